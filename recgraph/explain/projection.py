@@ -31,6 +31,8 @@ Method = Literal["pca", "tsne"]
 _PERPLEXITY = 30
 #: the most common values of a feature get a colour
 _N_COLOURS = 7
+#: variance of vectors of unit length up to which they are equal, but for rounding
+_EQUAL = 1e-24
 #: a feature is chosen where its coloured values cover this fraction of the nodes
 _COVERED = 0.5
 
@@ -61,7 +63,8 @@ class ItemMap:
         groups: its most common values. A point with several has the colour of the rarest of them.
         points: at most ``limit`` of the items or nodes that have a vector.
         n_vectors: how many have one (an item that was never trained has none).
-        variance: fractions of the variance on both axes (PCA), or None.
+        variance: fractions of the variance on both axes (PCA), or None: also where all vectors are equal, which are
+            then one point.
     """
 
     method: Method
@@ -70,6 +73,11 @@ class ItemMap:
     points: tuple[MapPoint, ...]
     n_vectors: int
     variance: tuple[float, float] | None
+
+    @property
+    def is_one_point(self) -> bool:
+        """Whether all that is drawn lies in one place."""
+        return len({(point.x, point.y) for point in self.points}) == 1
 
     def to_dict(self) -> dict[str, Any]:
         """As nested dictionaries and tuples."""
@@ -187,16 +195,19 @@ def _map(
 def _project(
     units: Tensor, nonzero_mask: Tensor, shown: Tensor, method: Method, seed: int
 ) -> tuple[npt.NDArray[np.float64], tuple[float, float] | None]:
+    # axes are fitted to all vectors, so that they do not depend on which points are shown
+    read = units[shown if method == "tsne" else nonzero_mask]
+    if float(read.var(0).sum()) <= _EQUAL:  # there are no axes, and t-SNE would divide by 0
+        return np.zeros((len(shown), 2)), None
     if method == "tsne":
         from sklearn.manifold import TSNE
 
         perplexity = min(_PERPLEXITY, (len(shown) - 1) / 3)
         model = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
-        return model.fit_transform(units[shown].numpy()), None
+        return model.fit_transform(read.numpy()), None
     from sklearn.decomposition import PCA
 
-    # fitted to all vectors, so that the axes do not depend on which points are shown
-    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(units[nonzero_mask].numpy())
+    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(read.numpy())
     first, second = pca.explained_variance_ratio_.tolist()
     return pca.transform(units[shown].numpy()), (first, second)
 

@@ -16,6 +16,7 @@ from small_recommender import SETTINGS, recommender
 
 import recgraph as rg
 from recgraph.data.ids import IdMap
+from recgraph.explain import projection
 from recgraph.explain.projection import Grouping, ItemMap, _relation_groupings
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import Recommender
@@ -88,6 +89,22 @@ def test_of_several_values_the_rarest() -> None:
     grouping = Grouping("genre", nodes, values, ("drama", "war", "noir"))
     assert grouping.colours(5) == (("drama", "war", "noir"), [1, 0, 2, 1, -1])
     assert grouping.coverage(5) == 4 / 5
+
+
+@pytest.mark.parametrize("vector", [[0.5] * 4, [0.1, 0.2, 0.3]], ids=["exact", "rounded"])
+def test_a_map_of_equal_vectors_is_one_point_without_variance(
+    vector: list[float], whole: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as those of a model that has learnt nothing; t-SNE would end the process."""
+    vectors = torch.tensor([vector]).repeat(5, 1)
+    monkeypatch.setattr(projection, "item_vectors_of", lambda _: vectors)
+    for method in ("pca", "tsne"):
+        found = rg.explain.item_map(whole, method=method)  # type: ignore[arg-type]
+        assert {(point.x, point.y) for point in found.points} == {(0.0, 0.0)}
+        assert found.variance is None
+        text = rg.explain.page(rg.explain.explain(whole, "ann", k=3), found)
+        assert "All embeddings that are drawn are the same at unit length" in text
+        assert "nan" not in text.partition("<svg")[2]
 
 
 def test_tsne_and_limits(whole: Recommender) -> None:
