@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 
 from recgraph.evaluate.topk import CHUNK
-from recgraph.explain.attribution.subject import MOST_SCORES
+from recgraph.explain.attribution.subject import MOST_CELLS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.memory import Estimate, check_estimate, resident
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.memory import vector_width
 from recgraph.serve.recommender import Recommender
 
-__all__ = ["check_explanation", "check_map", "check_node_explanation"]
+__all__ = ["check_attribution", "check_explanation", "check_map", "check_node_explanation"]
 
 #: bytes, measured: what polars' joins and torch's products begin to use, and what scikit-learn is, once it is imported
 _LIBRARIES, _PROJECTIONS = 10 * 2**20, 72 * 2**20
@@ -49,9 +49,36 @@ def check_explanation(recommender: Recommender, attributed: bool = False) -> Non
     }
     moments = {"walks along paths": _OF_WALKS * n_edges, "nearest items": _OF_DIRECTION * n_items * width}
     if attributed:
-        variants = _OF_SCORE * max(min(256 * n_items, MOST_SCORES), n_items)
-        moments["variants of the history"] = variants + _OF_DIRECTION * n_items * width
+        moments["variants of the history"] = _variants(recommender, 256) + _OF_DIRECTION * n_items * width
     _check(held, moments, f"the explanation of {type(model).__name__}")
+
+
+def check_attribution(recommender: Recommender, block_rows: int) -> None:
+    """Refuse an attribution of recommendations to the history that does not fit.
+
+    Args:
+        block_rows: variants of the history that are computed at a time, at most.
+
+    Raises:
+        MemoryLimitError: it does not fit.
+    """
+    model, n_items = recommender.model, len(recommender.items)
+    width = vector_width(model) if model.has_vectors else 0
+    held = {
+        "library and bundle": resident(),
+        "libraries at work": _LIBRARIES,
+        "items": 24 * n_items + 4 * (n_items + CHUNK) * width,
+    }
+    moments = {"variants of the history": _variants(recommender, block_rows)}
+    _check(held, moments, f"the attribution of {type(model).__name__}")
+
+
+def _variants(recommender: Recommender, block_rows: int) -> int:
+    """Bytes of the variants of a history that are in memory at a time."""
+    config = recommender.model.config
+    length = getattr(config, "max_len", 0)  # of a model of sequences, whose variants hold states and weights of pairs
+    of_variant = max(len(recommender.items), length * max(length, getattr(config, "hidden_dim", 0)))
+    return _OF_SCORE * max(min(block_rows * of_variant, MOST_CELLS), of_variant)
 
 
 def check_node_explanation(graph: HeteroGraph, n_vectors: int, width: int) -> None:

@@ -30,7 +30,7 @@ from recgraph.explain.explanation import (
     ScorePart,
 )
 from recgraph.explain.items import Items
-from recgraph.explain.memory import check_explanation
+from recgraph.explain.memory import check_attribution, check_explanation
 from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related_nodes
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
@@ -155,6 +155,7 @@ def attribute(
         One for each item, in the order given.
 
     Raises:
+        MemoryLimitError: it would not fit into memory.
         ValueError: the user or an item is unknown, a number is too small, the scores do not depend on the history, or a
             method does not apply to the model.
         NoHistoryError: the model cannot rank for a user without history.
@@ -164,6 +165,7 @@ def attribute(
             raise ValueError(f"{name} = {value} must be at least 1")
     recommender = recommender_of(run)
     made = None if methods is None else make_methods(methods)
+    check_attribution(recommender, block_rows)
     found = _User(recommender, index_of(recommender.users, len(recommender.users), user, "user"), 0)
     if items is None:
         indices, _ = found.recommended(k)

@@ -42,6 +42,11 @@ class Reading:
     items: Tensor
     n_unread: int = 0
 
+    @property
+    def n_cells(self) -> int:
+        """Numbers that a variant takes while it is computed, in the order of magnitude."""
+        return len(self.items)
+
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         """[V, D]: the user's vector by each variant; [V, n_items] scores of a model without vectors.
 
@@ -131,6 +136,10 @@ class StagesReading(Reading):
     def __init__(self, model: Any, readings: Sequence[Reading]) -> None:
         self.model, self.readings = model, readings
         self.items, self.n_unread = readings[0].items, readings[0].n_unread
+
+    @property
+    def n_cells(self) -> int:
+        return max(reading.n_cells for reading in self.readings)
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         return torch.cat([reading.represent(keep_mask, instead) for reading in self.readings], 1)

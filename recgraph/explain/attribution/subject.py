@@ -21,8 +21,8 @@ __all__ = ["Quantity", "Subject"]
 #: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items, which does
 #: not change where all scores rise alike
 Quantity = Literal["score", "log_probability"]
-#: scores that are in memory at a time
-MOST_SCORES = 1 << 22
+#: numbers of variants that are in memory at a time: scores, or what a model makes them of
+MOST_CELLS = 1 << 22
 
 
 class Subject:
@@ -35,7 +35,8 @@ class Subject:
         of: the quantity f that is attributed.
         unseen_mask: [n_items] bool, the items that the targets are ranked among, beside themselves; None: all.
         histories: a row for each user, for methods that read which items occur together.
-        block_rows: variants that are computed at a time; it does not alter results beyond rounding.
+        block_rows: variants that are computed at a time, fewer where a variant takes much memory; it does not alter
+            results beyond rounding.
 
     Raises:
         ValueError: more or less than one user; there is no target; the user has no history, or the model does not read
@@ -68,10 +69,10 @@ class Subject:
         self.targets = targets.to(self.device)
         self.unseen_mask = torch.ones(self.n_items, dtype=torch.bool) if unseen_mask is None else unseen_mask
         self.histories = histories
-        self.block_rows = max(min(block_rows, MOST_SCORES // self.n_items), 1)
         with evaluating(model):
             self.reading: Reading = model.reading(query.to(self.device))
         self.items = self.reading.items.to("cpu")
+        self.block_rows = max(min(block_rows, MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1)
 
     @property
     def n_events(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph.blocks import row_blocks
 from recgraph.data.samples import Query
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
@@ -136,7 +137,6 @@ class MetaPathReading(EdgeReading):
     def own_inputs(self, items: Tensor) -> Tensor | None:
         found = self._begin.new_zeros(len(items), self._begin.shape[1])
         for path in self._paths:
-            shares = self._through(path, items) / path.counts * (1 - path.is_self)
             for view in path.views:
                 (_, vectors), *_ = path.contexts
                 loop = (view.entries * path.is_self).sum()
@@ -145,14 +145,16 @@ class MetaPathReading(EdgeReading):
                 share = there[items] / there[self.items].sum().clamp(min=1)
                 found += view.attention * loop * share[:, None] * vectors[items]
                 if not (view.is_twin or path.binary):
-                    found += view.attention * (shares * view.entries) @ path.source
+                    for rows, through in _blocks(path.steps, items, path.ends):
+                        shares = through.to(found.dtype) / path.counts * (1 - path.is_self)
+                        found[rows] += view.attention * (shares * view.entries) @ path.source
         return found
 
     def _moving(self, row: Row) -> Tensor:
         """[V, D]: the sum of the user's views along the paths that begin with an edge to an item."""
         total = self._begin.new_zeros(len(row.marks), self._begin.shape[1])
         for path in self._paths:
-            left = row.marks @ self._through(path, row.items)
+            left = _reached(path.steps, row, path.ends)
             context = self._context(path, row)
             for view in path.views:
                 ratio = left / path.counts
@@ -167,19 +169,14 @@ class MetaPathReading(EdgeReading):
                 total += view.attention * (entries @ path.source + (entries @ path.is_self)[:, None] * context)
         return total
 
-    def _through(self, path: _Path, items: Tensor) -> Tensor:
-        """[K, E]: the paths from each item to each end."""
-        return _columns(_composed(path.steps, items), path.ends).to(path.source.dtype)
-
     def _context(self, path: _Path, row: Row) -> Tensor:
         """[V, D]: the user's context, the mean over the distinct nodes that each variant reaches in each step."""
         total = row.marks.new_zeros(len(row.marks), path.source.shape[1])
         for steps, vectors in path.contexts:
             marks, of_nodes = row.marks * path.weights[row.items].sign(), vectors[row.items] if not steps else vectors
             if steps:
-                reached = _composed(steps, row.items)
-                every = torch.arange(reached.shape[1], device=row.items.device)
-                marks = (row.marks @ _columns(reached, every).to(marks.dtype) > 0).to(marks.dtype)
+                every = torch.arange(steps[-1].shape[1], device=row.items.device)
+                marks = (_reached(steps, row, every) > 0).to(marks.dtype)
             total += power(marks.sum(1), -1)[:, None] * (marks @ of_nodes)
         return total
 
@@ -216,7 +213,8 @@ class MetaPathReading(EdgeReading):
                 binary=config.counts == "binary",
                 exponent=_EXPONENTS[config.normalisation],
             )
-            counts = self._through(made, self.items).sum(0)
+            row = Row(self.items, torch.ones(1, len(self.items), dtype=own.dtype, device=own.device))
+            counts = _reached(made.steps, row, ends)[0]
             yield replace(made, counts=counts.masked_fill(counts == 0, 1))
 
     def _composition(self, route: Route, graph: HeteroGraph, config: Any) -> tuple[Tensor, tuple[Csr, ...]]:
@@ -270,6 +268,21 @@ def _composed(steps: tuple[Csr, ...], starts: Tensor) -> Csr:
     for step in steps[1:]:
         rows = compose(rows, step, dtype=torch.float64)
     return rows
+
+
+def _blocks(steps: tuple[Csr, ...], items: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The number of paths from some of the items at a time to some of the nodes that they end at, [n, K] float64."""
+    like = torch.empty(0, dtype=torch.float64, device=items.device)
+    for rows in row_blocks(len(items), steps[-1].shape[1], like):
+        yield rows, _columns(_composed(steps, items[rows]), columns)
+
+
+def _reached(steps: tuple[Csr, ...], row: Row, columns: Tensor) -> Tensor:
+    """[V, K]: the number of paths from the items of each variant to some of the nodes that they end at."""
+    total = row.marks.new_zeros(len(row.marks), len(columns))
+    for rows, through in _blocks(steps, row.items, columns):
+        total += row.marks[:, rows] @ through.to(total.dtype)
+    return total
 
 
 def _columns(rows: Csr, columns: Tensor) -> Tensor:

@@ -32,6 +32,12 @@ class SequenceReading(HistoryReading):
         self.n_unread = max(len(self.items) - model.config.max_len, 0)
         self.items = self.items[self.n_unread :]
 
+    @property
+    def n_cells(self) -> int:
+        # states, and the weights of pairs of places
+        width: int = self.model.config.hidden_dim
+        return len(self.items) * max(len(self.items), width)
+
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
         n_before = 1 if self.query.times is not None and self.n_unread else 0
