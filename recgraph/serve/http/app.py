@@ -3,6 +3,7 @@
 # no postponed annotations: FastAPI reads those of the functions below, whose types are imported inside a function
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -44,6 +45,7 @@ def make_app(service: Service) -> "FastAPI":
     try:
         from fastapi import FastAPI, Request, Response
         from starlette.exceptions import HTTPException
+        from starlette.requests import ClientDisconnect
     except ImportError:
         raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
 
@@ -52,15 +54,40 @@ def make_app(service: Service) -> "FastAPI":
         body = content if isinstance(content, bytes) else for_terminal(json.dumps(content, ensure_ascii=False)).encode()
         return Response(body, status, headers, _JSON)
 
+    class Dropping(Response):
+        """An answer before the body is read to its end: the rest is read and dropped for a time, as a client that sends
+        all before it reads an answer would find the connection reset in its place."""
+
+        stream: Any
+
+        async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+            async def sent(message: _Message) -> None:
+                if message["type"] != "http.response.body":
+                    await send(message)
+                    return
+                await send({**message, "more_body": True})
+                with contextlib.suppress(TimeoutError, ClientDisconnect):
+                    async with asyncio.timeout(service.limits.read_s):
+                        async for _ in self.stream:
+                            pass
+                await send({"type": message["type"]})
+
+            await super().__call__(scope, receive, sent)
+
     async def recommend(request: Request) -> Response:
+        stream = request.stream()
         try:
             declared = request.headers.get("content-length", "")
-            body = await _read(request.stream(), declared, service.limits.body_kib * 1024, service.limits.read_s)
+            body = await _read(stream, declared, service.limits.body_kib * 1024, service.limits.read_s)
             # the connection's state, where the server keeps one (see server.bounded)
             gone = request.scope.get("state", {}).get
             return answer(await service.recommend(body, lambda: gone(GONE, False)))
         except Refused as refused:
-            return answer(refused.to_dict(), refused.status, _HEADERS.get(refused.status))
+            told = answer(refused.to_dict(), refused.status, _HEADERS.get(refused.status))
+            if refused.status == 413:
+                told = Dropping(told.body, told.status_code, dict(told.headers))
+                told.stream = stream
+            return told
 
     async def health() -> Response:
         return answer(service.health())

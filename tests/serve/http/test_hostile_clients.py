@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -98,6 +99,20 @@ def test_each_has_its_answer_and_the_service_goes_on(port: int, data: bytes, dri
     got = _answer(port, data, drip)
     assert got.startswith(b"HTTP/1.1 " + status), got[:200]
     assert b"Traceback" not in got
+    assert _answer(port, WHOLE).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_client_that_sends_all_before_it_reads_is_told_that_it_is_too_much(port: int, is_declared: bool) -> None:
+    blocks = [b" " * 0x10000] * 64
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    body = b"".join(blocks) if is_declared else iter(blocks)
+    client.request("POST", "/recommend", body)
+    answer = client.getresponse()
+    assert answer.status == 413
+    assert "the body is longer than 64 KiB; send fewer users" in json.loads(answer.read())["error"]
+    assert answer.getheader("connection") == "close"
+    client.close()
     assert _answer(port, WHOLE).startswith(b"HTTP/1.1 200")
 
 
