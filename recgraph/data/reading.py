@@ -221,7 +221,7 @@ class LogFile:
         return LogFile(str(Path(self.path).absolute()), reading)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells whether the files are the same: their number, size, latest change and the hash of their content.
+        """What tells whether the files are the same: their number, size, latest changes and the hash of their content.
 
         The hash of one file is its sha256; that of several is of the list of theirs. Files of given parts are among
         them.
@@ -236,6 +236,8 @@ class LogFile:
             "files": len(states),
             "size": sum(state.st_size for state in states),
             "mtime_ns": max(state.st_mtime_ns for state in states),
+            # of a file that is put in place with the time of an earlier one, too
+            "ctime_ns": max(state.st_ctime_ns for state in states),
         }
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:

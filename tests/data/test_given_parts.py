@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,30 @@ def test_a_changed_part_is_prepared_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert catalog.get(str(own)).cached
     _frame(TEST[:-1]).write_csv(tmp_path / "test.csv")
     assert DataConfig.of().split_of(str(own)).hash != first.hash
+
+
+def test_a_file_that_is_put_in_place_with_an_earlier_time_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As rsync and cp -p do: beside a newer file of the log neither size nor the latest change tells."""
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    (tmp_path / "log").mkdir()
+    for number, name in enumerate(("a", "b")):
+        _frame(TRAIN[number::2]).write_csv(tmp_path / "log" / f"{name}.csv")
+        os.utime(tmp_path / "log" / f"{name}.csv", (10**9 + number, 10**9 + number))
+    (tmp_path / "own.toml").write_text('name = "own"\n[data]\nfile = "log"\n')
+    first = catalog.get(str(tmp_path / "own.toml"))
+    assert catalog.get(str(tmp_path / "own.toml")).cached
+    file = tmp_path / "log" / "a.csv"
+    head, *lines = file.read_text().splitlines()
+    other = tmp_path / "other"
+    other.write_text("\n".join([head, *reversed(lines), ""]))
+    assert other.stat().st_size == file.stat().st_size
+    os.utime(other, (10**9 - 5, 10**9 - 5))
+    other.replace(file)
+    again = catalog.get(str(tmp_path / "own.toml"))
+    assert not again.cached
+    assert again.files != first.files
 
 
 def test_a_board_names_parts(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def stamped(paths: Iterable[Path], form: FileFormat | None = None) -> list[dict[
 def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = None) -> bool:
     """Whether a file is another than when it was stamped. One that is gone is as it was, which is logged.
 
-    The content is read only where the size is the same and the time is not.
+    The content is read only where the size is the same and a time is not.
 
     Args:
         stamps: of :func:`stamped`.
@@ -66,7 +66,9 @@ def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = No
             continue
         if any(now[name] != stamp[name] for name in ("files", "size")):
             return True
-        if now["mtime_ns"] != stamp["mtime_ns"] and file.fingerprint()["sha256"] != stamp["sha256"]:
+        # stamps of earlier versions have one time
+        is_touched = any(now[name] != stamp.get(name, now[name]) for name in ("mtime_ns", "ctime_ns"))
+        if is_touched and file.fingerprint()["sha256"] != stamp["sha256"]:
             return True
     return False
 
