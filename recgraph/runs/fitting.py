@@ -59,6 +59,7 @@ class FitOptions:
         observers: called during the training.
         memory_limit: of the process, e.g. ``"8GiB"``; see :func:`recgraph.runs.memory.check_fit`.
         beside: names of folders that may lie in a folder which is not a run yet.
+        selection: what the run's record keeps of the training that chose its number of epochs.
     """
 
     config: TrainConfig
@@ -70,6 +71,7 @@ class FitOptions:
     observers: tuple[Observer, ...] = ()
     beside: tuple[str, ...] = ()
     memory_limit: str | int | None = None
+    selection: Mapping[str, Any] | None = None
 
 
 def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[str, Any]) -> RunRecord:
@@ -86,6 +88,7 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
         history=[],
         results={},
         unsealed=[],
+        **({} if options.selection is None else {"selection": dict(options.selection)}),
     )
 
 

@@ -87,10 +87,11 @@ def refit_split(
         epochs,
     )
     config = _without_selection(options.config, epochs)
-    run = fit_split(model, split, replace(options, config=config, observers=(), beside=(SELECTION,)), fit_on, *more)
-    run.selection = first
     kept = found.only(*_KEPT)
-    if run.record.selection != kept:  # new, or the selection has gone on with more epochs
+    then = replace(options, config=config, observers=(), beside=(SELECTION,), selection=kept)
+    run = fit_split(model, split, then, fit_on, *more)
+    run.selection = first
+    if run.record.selection != kept:  # the selection has gone on with more epochs
         run.record.selection = kept
         run.write_record()
     return run

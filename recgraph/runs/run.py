@@ -192,7 +192,10 @@ class Run(BaseRun):
     def _make_recommender(self) -> Recommender:
         names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
         log = self._known if self._known is not None else self._require_split().interactions
-        return Recommender.for_log(self.model, log, self.record.only(*names))
+        record = self.record.only(*names)
+        if (selection := self.record.selection) is not None:  # an update is validated by its metric
+            record["selection"] = {"training": selection["training"]}
+        return Recommender.for_log(self.model, log, record)
 
     def keep(self) -> None:
         """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +23,6 @@ from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import validation
-from recgraph.evaluate.metrics.names import split_metric
 from recgraph.evaluate.ranking import device_of
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
@@ -44,6 +43,7 @@ from recgraph.train.trainer import Trainer
 
 __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
 
+#: what an update is validated by where nothing has selected the run
 _METRIC = "ndcg@10"
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def update(
             "new_items": space.n_items - len(parent.items),
             "new_interactions": joined.new.values.numel(),
             "valid": {
-                "metric": config.metric,
+                "metric": _metric(parent.record),
                 "share": options.valid,
                 "users": step.n_cases,
                 "before": old,
@@ -275,20 +275,22 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     # a bundle that was not made by a fit says nothing of a training
     config = training_config(model) if issubclass(model, TrainableModel) else TrainConfig
     before = config.of(parent.record.get("training") or {})
-    metric = before.metric
-    if not options.valid:
-        metric = "last"
-    else:
-        try:
-            split_metric(metric)
-        except ValueError:  # the training had no validation
-            metric = _METRIC
+    metric = _metric(parent.record) if options.valid else "last"
     rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
     rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
     here = {"compile": before.compile and is_accelerated(pick_device(options.device))}
     told = {"tensorboard": False, "track": None, "track_folder": False}
     return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})
+
+
+def _metric(record: Mapping[str, Any]) -> str:
+    """What an update is validated by: the metric that selected the run, by its record; of one that was fitted anew, the
+    metric that chose its epochs, and of one that was updated without a validation, that of the run before."""
+    selection, earlier = (record.get(name) or {} for name in ("selection", "update"))
+    settings = (record.get("training"), selection.get("training"), earlier.get("valid"))
+    found = ((each or {}).get("metric") for each in settings)
+    return next((metric for metric in found if metric not in (None, "loss", "last")), _METRIC)
 
 
 def _select(batches: Any, n_old: Tensor, idle_mask: Tensor, replay: float, trainer: Trainer) -> int:

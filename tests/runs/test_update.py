@@ -215,6 +215,25 @@ def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
     assert new.recommender.seen.values.numel() == joined.trained.values.numel()
 
 
+@pytest.mark.parametrize("name", ["sasrec", "bprmf"])
+def test_an_update_is_validated_by_the_metric_that_selected_the_run(name: str, tmp_path: Path) -> None:
+    """Also of a refit, which trains without a validation, from its bundle, and behind an update without one."""
+    refit = fitted(name, tmp_path / "refit", metric="mrr@20", refit=True)
+    unchecked = refit.update(NEW, valid=0, force=True, device="cpu", epochs=1)
+    for run in (refit, Run.of_bundle(tmp_path / "refit"), unchecked, Run.of_bundle(_saved(unchecked, tmp_path))):
+        new = run.update(NEW, valid=0.3, force=True, device="cpu", epochs=1)
+        assert new.record.update is not None
+        assert new.record.update["valid"]["metric"] == new.record.training["metric"] == "mrr@20"
+        assert "mrr@20" in new.history[0]
+    unselected = fitted(name, metric="last", patience=None).update(NEW, valid=0.3, force=True, device="cpu", epochs=1)
+    assert unselected.record.training["metric"] == "ndcg@10"
+
+
+def _saved(run: Run, folder: Path) -> Path:
+    run.save(folder / "bundle")
+    return folder / "bundle"
+
+
 def test_the_slice_is_not_trained_on() -> None:
     """An item that only the slice has gets no gradient: but for weight decay of Adam (none) it stays as it grew."""
     news = pl.concat([NEW, pl.DataFrame({"who": ["u3"], "what": [777], "when": [99]})])
