@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.blocks import total_of
-from recgraph.config import Added, Search
+from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
@@ -57,7 +57,7 @@ class OwnNegatives(NextItemLoss):
 
     Config = OwnNegativesConfig
     draws = True
-    #: whether :meth:`of_scores` takes weights of pairs
+    #: whether :meth:`of_scores` takes weights of pairs; one that does not is a mean over the negatives that are kept
     weighs_pairs: ClassVar[bool] = False
 
     def __init__(self, config: OwnNegativesConfig | None = None, /, **settings: Any) -> None:
@@ -129,11 +129,35 @@ class OwnNegatives(NextItemLoss):
         Args:
             positive: [T], the target's score; of a loss of cosines, that.
             negative: [T, K], the scores of the drawn.
-            keep_mask: [T, K], False where the target itself was drawn.
+            keep_mask: [T, K], False where a negative counts 0: where the target itself was drawn and, of negatives that
+                all share, an item of the target's user.
             n_items: how many items there are.
             weights: of the pairs, where the loss :attr:`weighs_pairs`; None: all count 1.
         """
         raise TypeError(f"{type(self).__name__} must define of_scores")
+
+    @torch.no_grad()
+    def check_kept(self, n_items: int) -> None:
+        """Refuse a loss in which shared negatives that are a user's own items would count as 0: one without weights of
+        pairs whose value falls where, of negatives with equal scores, fewer are kept.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        k = self.config.n_negatives
+        if self.weighs_pairs or k == 1:
+            return
+        scores = torch.tensor([[0.0], [1.0]]).expand(2, k)
+        every = torch.ones(2, k, dtype=torch.bool)
+        of_all, of_first = (
+            self.of_scores(torch.zeros(2), scores, mask, n_items) for mask in (every, every & (torch.arange(k) == 0))
+        )
+        if not torch.isclose(of_all, of_first, rtol=1e-4):
+            raise ConfigError(
+                f"loss = {type(self).__name__} with shared = True: a user's own items among the shared negatives would "
+                "count as 0; let of_scores divide by how many keep_mask keeps, or multiply by weights of pairs "
+                "(weighs_pairs = True); or set exclude_own = False, or shared = False"
+            )
 
 
 class _SharedNegatives(BlockwiseLoss):
