@@ -1,25 +1,41 @@
-"""The files of features that a run was made with: which of them its model reads, and whether they are the same now.
+"""The features that a run was made with: which of them its model reads, and whether they are the same now.
 
-The hash of a split is of the log alone, so that a record has the fingerprints of these files beside it.
+The hash of a split is of the log alone, so that a record has the fingerprints of the files of features beside it, or
+those of the frames where they were given in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from recgraph.data.log import InteractionLog
 from recgraph.data.reading import FEATURES
 from recgraph.models.base import Model
 from recgraph.runs.record import DataRecord
 
-__all__ = ["Fingerprints", "changed_features", "check_features", "check_features_of_training", "files_read"]
+__all__ = [
+    "Fingerprints",
+    "changed_features",
+    "check_features",
+    "check_features_of_training",
+    "files_read",
+    "fingerprints_of_frames",
+]
 
-#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.reading.LogFile.fingerprint`
+#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.reading.LogFile.fingerprint`; or of a frame,
+#: see :func:`fingerprints_of_frames`
 Fingerprints = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger(__name__)
+#: rows of a frame that are written as text at a time
+_ROWS = 1 << 16
 
 
 def files_read(model: Model) -> tuple[str, ...]:
@@ -29,11 +45,36 @@ def files_read(model: Model) -> tuple[str, ...]:
     return FEATURES if model.reads_graph else ()
 
 
-def changed_features(then: Fingerprints | None, now: Fingerprints | None, what: str) -> dict[str, str]:
-    """Name -> what has changed, in words, of each file of features with another content than it had.
+def fingerprints_of_frames(log: InteractionLog) -> dict[str, dict[str, Any]]:
+    """The fingerprint of each frame of features of a log, wherever it came from; ``path`` is None.
 
-    A file that only one of the two names says nothing: earlier versions recorded none, and features may be given in
-    memory.
+    It covers the names of the columns and all values, whatever the order of the rows and the width of the numbers.
+    """
+    users, items = (log.user_features, log.columns.user), (log.item_features, log.columns.item)
+    return {
+        name: {"path": None, "rows": len(frame), "sha256": _digest(frame, key)}
+        for name, (frame, key) in zip(FEATURES, (users, items), strict=True)
+        if frame is not None
+    }
+
+
+def _digest(frame: pl.DataFrame, key: str) -> str:
+    """64 hex digits, the same on every machine; columns of objects and bytes, which no model reads, count by name."""
+    texts = [
+        name for name, dtype in frame.schema.items() if not any(word in str(dtype) for word in ("Object", "Binary"))
+    ]
+    state, ordered = hashlib.sha256(json.dumps(frame.columns).encode()), frame.select(texts)
+    ordered = ordered.sort(key) if key in texts else ordered
+    for first in range(0, len(ordered), _ROWS):
+        state.update(ordered.slice(first, _ROWS).write_ndjson().encode())
+    return state.hexdigest()
+
+
+def changed_features(then: Fingerprints | None, now: Fingerprints | None, what: str) -> dict[str, str]:
+    """Name -> what has changed, in words, of each file or frame of features with another content than it had.
+
+    One that only one of the two names says nothing, nor does a file beside a frame: earlier versions recorded none, and
+    the same features may be given either way.
 
     Args:
         then, now: the fingerprints.
@@ -42,11 +83,13 @@ def changed_features(then: Fingerprints | None, now: Fingerprints | None, what: 
     found = {}
     for name, file in (then or {}).items():
         here = (now or {}).get(name)
-        if here is not None and here["sha256"] != file["sha256"]:
-            found[name] = (
-                f"{here['path']} is not the file of {name.replace('_', ' ')} that {what} was made with: its sha256 is "
-                f"{here['sha256'][:12]}, and was {file['sha256'][:12]}"
-            )
+        if here is None or here["sha256"] == file["sha256"] or (here["path"] is None) != (file["path"] is None):
+            continue
+        is_file, words = here["path"] is not None, name.replace("_", " ")
+        given = f"{here['path']} is not the file of {words}" if is_file else f"{name} is not the frame"
+        found[name] = (
+            f"{given} that {what} was made with: its sha256 is {here['sha256'][:12]}, and was {file['sha256'][:12]}"
+        )
     return found
 
 
@@ -58,10 +101,10 @@ def check_features(model: Model, data: DataRecord, now: Fingerprints | None) -> 
     Args:
         model: the run's.
         data: of the run's record.
-        now: the files of features that its data was read from; None: it was not read from files.
+        now: the features of the data that it is opened with; None: they are not known.
 
     Raises:
-        ValueError: names the file, both hashes and the way out.
+        ValueError: names the features, both hashes and the way out.
     """
     changed = changed_features(data.features, now, "the run")
     for name in files_read(model):
@@ -69,9 +112,10 @@ def check_features(model: Model, data: DataRecord, now: Fingerprints | None) -> 
             option, back = f"--{name.replace('_', '-')} FILE", "give it its content back"
             if data.file is not None:
                 back = f"say where that file lies now with {option} (in Python: Run.open(folder, {{{name!r}: 'FILE'}}))"
+            new = "frame" if (data.features or {})[name]["path"] is None else "file"
             raise ValueError(
                 f"{changed[name]}. {type(model).__name__} reads it, and a run is evaluated on the data that it was "
-                f"made from: {back}, or train again on the new file"
+                f"made from: {back}, or train again on the new {new}"
             )
     for text in changed.values():
         _log.warning("%s; %s does not read it", text, type(model).__name__)
@@ -84,16 +128,16 @@ def check_features_of_training(model: Model, folder: Path, then: Fingerprints | 
     Args:
         model: that is to be trained.
         folder: of the run.
-        then: the files of features that it began with.
+        then: the features that it began with.
         now: those that are given.
 
     Raises:
-        ValueError: names the file, both hashes and the way out.
+        ValueError: names the features, both hashes and the way out.
     """
     changed = changed_features(then, now, f"the run in {folder}")
     for name in files_read(model):
         if name in changed:
             raise ValueError(
                 f"{changed[name]}. {type(model).__name__} reads it, and a training goes on with the data that it began "
-                "with: give that file, or train anew in another folder"
+                "with: give that, or train anew in another folder"
             )

@@ -61,8 +61,8 @@ class DataRecord(_Entries):
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
         file: which file of one's own it was, see :meth:`recgraph.data.reading.LogFile.fingerprint`.
-        features: likewise the files of features, by their names in the settings; absent where there are none, and in
-            records of earlier versions.
+        features: likewise the files of features, by their names in the settings, or the frames of data in memory
+            (:mod:`recgraph.runs.changed_features`); absent where there are none, and in records of earlier versions.
         split, split_params, split_hash, n_users, n_items: of a split.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """
@@ -206,7 +206,7 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
     """The fields that identify a run, the same for each version of the library that knows the run's settings.
 
     Settings are given by :meth:`Config.identity`: one that did not exist when they were written has its default. A
-    split is identified by its hash, wherever it came from; which of its files of features may be others depends on the
+    split is identified by its hash, wherever it came from; which of its features may be others depends on the
     model (:mod:`recgraph.runs.changed_features`).
 
     Args:

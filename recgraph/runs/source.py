@@ -9,7 +9,7 @@ from typing import Any
 from recgraph.data.errors import DataError
 from recgraph.data.reading import FEATURES, PARTS, LogFile, Reading
 from recgraph.data.split import SealedSplit, Split
-from recgraph.runs.changed_features import Fingerprints, changed_features
+from recgraph.runs.changed_features import Fingerprints, changed_features, fingerprints_of_frames
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
 
@@ -19,10 +19,11 @@ _FIX = "say where that file lies now with --data FILE (in Python: Run.open(folde
 
 
 def source_of(split: Split | SealedSplit) -> dict[str, Any]:
-    """Where a split is from, for the record of a run, where that is all of a file of one's own; else empty."""
+    """Where a split is from, for the record of a run, where that is all of a file of one's own; else its features."""
     files = split.interactions.files
     if files is None:
-        return {}
+        features = fingerprints_of_frames(split.interactions)
+        return {"features": features} if features else {}
     settings = DataConfig.of(
         split=split.name, split_options=split.params, split_seed=split.seed or 0, reading=files.reading
     )
@@ -33,13 +34,13 @@ def source_of(split: Split | SealedSplit) -> dict[str, Any]:
 
 
 def features_of(split: Split | SealedSplit) -> Fingerprints | None:
-    """The fingerprints of the files of features that a split was read from, where that is all of a file of one's own.
+    """The fingerprints of the files of features that a split was read from, else of its frames of features.
 
-    None: it was not, or they are gone since it was read.
+    None: the files are gone since they were read.
     """
     files = split.interactions.files
     try:
-        return None if files is None else files.fingerprints_of_features()
+        return fingerprints_of_frames(split.interactions) if files is None else files.fingerprints_of_features()
     except FileNotFoundError:
         return None
 

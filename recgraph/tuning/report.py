@@ -268,7 +268,7 @@ def _facts(study: Study, identity: Mapping[str, Any], trials: Sequence[FrozenTri
         if fixed:
             facts["fixed"] = ", ".join(setting_text(*each).replace("=", " = ", 1) for each in fixed.items())
     source = study.user_attrs.get("source")
-    return ({"data set": source["dataset"]} if source else {}) | facts
+    return ({"data set": source["dataset"]} if source and "dataset" in source else {}) | facts
 
 
 def _tested(study: Study) -> dict[str, Any]:

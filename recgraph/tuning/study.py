@@ -20,6 +20,7 @@ from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
 from recgraph.runs.changed_features import changed_features
+from recgraph.runs.source import source_of
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
@@ -99,7 +100,8 @@ def tune(
             name is maximised.
         progress: show the trials while they run; None: on a terminal.
         source: where the split is from, for the commands on the study's page and for opening its runs without the
-            split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`.
+            split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A
+            log that was read from a file knows its own; of frames of features there is a fingerprint.
         engine: where the processes run, e.g. ``engine_of("ray")`` of :mod:`recgraph.workers.engines`; ``out`` is then a
             folder that its machines share, and so is a storage in a file. None: this machine.
         interval, grace: seconds between a worker's heartbeats, and without one until other machines replace its trial.
@@ -143,7 +145,7 @@ def tune(
         objective,
         interval,
         grace,
-        dict(source) if source is not None else None,
+        dict(source) if source is not None else source_of(split),
     )
     if engine is not None and plan.folder is None:
         raise ConfigError("engine needs a folder that its machines share: give out=...")
@@ -256,10 +258,10 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
 
 
 def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
-    """Refuse a study whose files of features have changed, whatever its trials read: they have those of its split.
+    """Refuse a study whose features have changed, whatever its trials read: they have those of its split.
 
     Raises:
-        ValueError: names the file, both hashes and the way out.
+        ValueError: names the features, both hashes and the way out.
     """
     then, now = ((source or {}).get("features") for source in (before, plan.source))
     for text in changed_features(then, now, f"study {plan.study!r}").values():

@@ -1,6 +1,6 @@
-"""A run notices that a file of features which it was made with has changed, as it notices a changed log.
+"""A run notices that features which it was made with have changed, as it notices a changed log: files and frames.
 
-The hash of a split does not cover these files. Where the model reads them, opening the run and going on with its
+The hash of a split does not cover them. Where the model reads them, opening the run and going on with its
 training are refused; elsewhere a word is said.
 """
 
@@ -17,9 +17,12 @@ import pytest
 import recgraph as rg
 from recgraph.data.split import Split
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs.changed_features import fingerprints_of_frames
 from recgraph.runs.fit import train
 from recgraph.runs.record import RunRecord
 from recgraph.runs.run import Run
+from recgraph.runs.source import source_of
+from recgraph.tuning.report import command
 
 SMALL = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1, "inner_dim": 8, "max_len": 8}
 TRAINING: dict[str, Any] = {"seed": 0, "device": "cpu", "batch_size": 16, "patience": None}
@@ -222,3 +225,74 @@ def test_a_study_does_not_go_on_with_other_features(log: Path, tmp_path: Path) -
         tuned(2)
     write_features(tmp_path / "items.csv")
     tuned(2)
+
+
+def in_memory(log: Path, step: int = 1) -> Split:
+    rows = [{"item": item, "kind": f"k{item // step % 2}"} for item in range(N_ITEMS)]
+    return rg.load_data(log, item_features=pl.DataFrame(rows)).split("leave-one-out")
+
+
+def test_frames_have_fingerprints_of_their_values(log: Path, tmp_path: Path) -> None:
+    rg.fit("popularity", in_memory(log), seed=0, out=tmp_path / "run")
+    kept = RunRecord.read(tmp_path / "run").data
+    assert kept.dataset is None
+    assert kept.features is not None
+    (own,) = kept.features.values()
+    assert (own["path"], own["rows"]) == (None, N_ITEMS)
+    given = in_memory(log).interactions.item_features
+    assert given is not None
+
+    def hashed(frame: pl.DataFrame) -> Any:
+        data = rg.load_data(log, item_features=frame)
+        return fingerprints_of_frames(data)["item_features"]["sha256"]
+
+    assert hashed(given) == own["sha256"]
+    assert hashed(given.reverse()) == own["sha256"]  # the order of the rows may be chance
+    assert hashed(given.with_columns(pl.col("item").cast(pl.Int32))) == own["sha256"]
+    others = (
+        given.rename({"kind": "sort"}),
+        given.head(8),
+        given.with_columns(pl.when(pl.col("item") == 3).then(None).otherwise("kind").alias("kind")),
+        given.with_columns(pl.lit(b"\xff").alias("bytes")),
+    )
+    assert len({own["sha256"], *map(hashed, others)}) == 1 + len(others)
+    assert source_of(rg.load_data(log.with_name("log.csv")).split().sealed()) == {}
+
+
+def test_frames_that_have_changed_are_noticed(log: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    rg.fit(reader(), in_memory(log), out=folder, max_epochs=1, **TRAINING)
+    assert opened(folder).split is None
+    assert opened(folder, in_memory(log)).split is not None
+    # the same features may come from a file, whose hash is of its bytes
+    assert opened(folder, split_of(log)).split is not None
+    with pytest.raises(ValueError, match=r"^item_features is not the frame that the run .*again on the new frame"):
+        Run.open(folder, in_memory(log, 2))
+    with pytest.raises(ValueError, match=r"item_features is not the frame that the run in .*another folder"):
+        rg.fit(reader(), in_memory(log, 2), out=folder, max_epochs=2, resume=True, **TRAINING)
+    longer = rg.fit(reader(), in_memory(log), out=folder, max_epochs=2, resume=True, **TRAINING)
+    assert len(longer.history) == 2
+
+
+def test_a_study_without_a_source_does_not_go_on_with_other_features(log: Path, tmp_path: Path) -> None:
+    def tuned(split: Split, n_trials: int, name: str) -> Any:
+        space = {"normalise": [True, False]}
+        more: dict[str, Any] = {"out": tmp_path / name, "test_seeds": 1, "sampler": "random", "progress": False}
+        return rg.tune("itemknn", split, space, n_trials, **more)
+
+    found = tuned(in_memory(log), 1, "frames")
+    kept = [RunRecord.read(path.parent).data.features for path in (tmp_path / "frames").rglob("record.json")]
+    assert kept
+    assert kept == [fingerprints_of_frames(in_memory(log).interactions)] * len(kept)
+    assert "--dataset DATASET" in command(found, found.best_trial)
+    with pytest.raises(ValueError, match=r"item_features is not the frame that study .*--study"):
+        tuned(in_memory(log, 2), 2, "frames")
+    tuned(in_memory(log), 2, "frames")
+    # what was read from files says which: its runs are opened without the data
+    found = tuned(split_of(log), 1, "files")
+    (path,) = (tmp_path / "files").rglob("final/trial-0000/seed-0/record.json")
+    assert opened(path.parent).split is not None
+    assert f"--dataset {log}" in command(found, found.best_trial)
+    write_features(tmp_path / "items.csv", 2)
+    with pytest.raises(ValueError, match=r"items\.csv is not the file of item features that study .*--study"):
+        tuned(split_of(log), 2, "files")
