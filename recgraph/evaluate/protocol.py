@@ -36,6 +36,19 @@ def is_leaked(part: str, fitted_on: str) -> bool:
     return part in ("valid", "test") and (fitted_on == "all" or part in fitted_on.split("+"))
 
 
+def check_cutoffs(cutoffs: tuple[int, ...]) -> tuple[int, ...]:
+    """The lengths of lists themselves.
+
+    Raises:
+        ValueError: one is no length that a list may have.
+    """
+    if min(cutoffs) < 1:
+        raise ValueError("every cut-off must be at least 1")
+    if max(cutoffs) > MOST_ITEMS:
+        raise ValueError(f"every cut-off must be at most {MOST_ITEMS:,}; no list is longer")
+    return cutoffs
+
+
 class Protocol(Config):
     """Everything that must be equal for two numbers to be comparable."""
 
@@ -78,11 +91,7 @@ class Protocol(Config):
     @field_validator("cutoffs", mode="after")
     @classmethod
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-        if min(cutoffs) < 1:
-            raise ValueError("every cut-off must be at least 1")
-        if max(cutoffs) > MOST_ITEMS:
-            raise ValueError(f"every cut-off must be at most {MOST_ITEMS:,}; no list is longer")
-        return tuple(sorted(set(cutoffs)))
+        return tuple(sorted(set(check_cutoffs(cutoffs))))
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:

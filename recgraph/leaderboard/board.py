@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.config import Added, Config, ConfigError, load_toml
-from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
-from recgraph.data.reading import PATHS, is_data_path
+from recgraph.data.catalog.cards import UnknownDatasetError, data_name, find_card
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
+from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.imports import ImportFailed, import_all
+from recgraph.leaderboard.places import with_data, with_teachers
 from recgraph.runs.run import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
@@ -29,7 +29,9 @@ _OF_NODES = (*SCORES, "nmi", "ari")
 class ProtocolSpec(DataConfig):
     """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
 
-    cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    cutoffs: Annotated[
+        tuple[int, ...], Field(min_length=1, description="list lengths"), AfterValidator(check_cutoffs)
+    ] = (5, 10, 20)
     fit_on: Annotated[
         Literal["train", "train+valid"],
         Field(
@@ -50,8 +52,9 @@ class EntrySpec(Config):
     name: Annotated[str, Field(description="shown; by default the model's")] = ""
     study: Annotated[
         str | None,
-        Field(description="its best trial's settings: a study's folder or record, from the board's file on"),
+        Field(description="its best trial's settings: a study's folder, record or storage, from the board's file on"),
     ] = None
+    study_name: Annotated[str | None, Field(description="of the study, in a storage that holds several")] = None
     settings: Annotated[
         dict[str, Any], Field(default_factory=dict, description="of the model and its training; they win")
     ]
@@ -59,6 +62,15 @@ class EntrySpec(Config):
         tuple[int, ...] | None, Field(min_length=1, description="where not those of the board: one without chance")
     ] = None
     note: Annotated[str, Field(description="shown on its card")] = ""
+
+    @model_validator(mode="after")
+    def _named_in_a_storage(self) -> Self:
+        if self.study_name is not None and (self.study is None or self.study.endswith(".json")):
+            raise ValueError(
+                f"study_name = {self.study_name!r} names a study of a storage that holds several: give the storage as "
+                "study, or leave study_name out"
+            )
+        return self
 
 
 class SheetSpec(Config):
@@ -120,7 +132,7 @@ class SheetSpec(Config):
                 if name in values:
                     raise ConfigError(f"{name} = {values[name]!r} is no setting of a board; leave it out")
             values = {**values, "file": path, "places": {}}
-            values = _with_data(values, path)
+            values = with_data(values, path)
             values.setdefault("title", data_name(values["dataset"]))
             own = values.get("import", ())
             if not isinstance(own, list | tuple) or not all(isinstance(each, str) for each in own):
@@ -132,7 +144,7 @@ class SheetSpec(Config):
             if not isinstance(models, list | tuple):
                 raise ConfigError(f"models = {models!r} must be a list of tables; begin each with [[models]]")
             values["models"] = [_named(entry) for entry in models]
-            return cls.of(values)._of_its_task()
+            return cls.of(with_teachers(values, path))._of_its_task()
         except (ConfigError, ImportFailed, UnknownDatasetError) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
@@ -194,55 +206,6 @@ class SheetSpec(Config):
         if "features" in own.needs:
             raise ConfigError(f"metrics: {metric!r} needs features of items, which a board does not have")
         return full_name(metric) if own.cut else name
-
-
-def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
-    """The values with the path of a file of one's own as the data set, and with how it is read in the protocol.
-
-    ``data`` is that path, or a table of ``file`` (``train``, beside ``valid`` or ``test``) and the settings of
-    :class:`recgraph.data.reading.Reading`. Paths count from the board's file on; those that are not absolute stay
-    so in ``places``, so that a folder which is moved as a whole keeps its addresses.
-    """
-    found, places = dict(values), values["places"]
-    data = with_train(found.pop("data", None))
-    if data is None:
-        dataset = found.setdefault("dataset", board.stem)
-        if not isinstance(dataset, str):
-            raise ConfigError(f"dataset = {dataset!r} must be the name of a data set, or the path of a card or a file")
-        if dataset.endswith(".toml"):
-            found["dataset"] = _card(board, dataset)
-            places |= {found["dataset"]: dataset}  # also before, addresses had it as it is written
-        elif dataset not in card_files() and is_data_path(dataset):
-            found["dataset"] = _path(board, dataset)
-        return found
-    table = {"file": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
-    file = table.pop("file", None)
-    if not isinstance(file, str):
-        raise ConfigError(f"data = {data!r} must be the path of a file, or a table {{file = ..., user = ..., ...}}")
-    if "dataset" in found:
-        raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
-    protocol = found.get("protocol", {})
-    for name in PATHS:
-        if isinstance(written := table.get(name), str):
-            table[name] = _path(board, written)
-            if not Path(written).is_absolute():
-                places[table[name]] = Path(os.path.normpath(written)).as_posix()
-    if table:
-        reading = protocol.get("reading", {}) if isinstance(protocol, Mapping) else None
-        if not isinstance(reading, Mapping):
-            raise ConfigError(f"protocol = {protocol!r} and its reading must be tables; begin them with [protocol]")
-        found["protocol"] = {**protocol, "reading": {**reading, **table}}
-    return found | {"dataset": _path(board, file)}
-
-
-def _path(board: Path, file: str) -> str:
-    return os.path.normpath((board.parent / file).absolute())
-
-
-def _card(board: Path, file: str) -> str:
-    """The path of a card; one that is there from the current folder on alone is taken, as earlier versions did."""
-    path = _path(board, file)
-    return file if not os.path.exists(path) and os.path.exists(file) else path
 
 
 def is_of_nodes(dataset: str) -> bool:

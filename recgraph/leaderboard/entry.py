@@ -12,8 +12,9 @@ from recgraph import registry
 from recgraph.config import setting_text
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.leaderboard.costs import device_of
-from recgraph.leaderboard.plan import Job, shown_study
+from recgraph.leaderboard.plan import Job
 from recgraph.leaderboard.store import Record
+from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
 
 __all__ = ["Entry", "ModelText", "entry_of", "text_of"]

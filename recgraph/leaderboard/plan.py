@@ -13,109 +13,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recgraph import registry
-from recgraph.bounded.files import named
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
-from recgraph.data.imprint import load_json
 from recgraph.data.reading import PATHS, is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.imports import is_file
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
+from recgraph.leaderboard.studies import TunedSettings, load_tuned, shown_study
 from recgraph.models.base import Model, TrainableModel
+from recgraph.models.distil import DistilConfig
 from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
-from recgraph.tuning.storage import without_password
 
 __all__ = [
     "TITLES",
     "Job",
-    "TunedSettings",
     "check_entries",
     "check_study",
     "data_hash_of",
     "digest",
     "jobs_of",
     "load_data_hash",
-    "load_tuned",
-    "shown_study",
 ]
-
-
-@dataclass(frozen=True)
-class TunedSettings:
-    """The settings of a study's best trial, and the data they were selected on.
-
-    Attributes:
-        settings: of the model and its training, without those of the split.
-        model: the qualified name of its class; None where the record does not name it.
-        dataset: its card; None where the record does not name it.
-        split_hash: of the split whose validation part selected the settings; None where it was not recorded.
-    """
-
-    settings: dict[str, Any]
-    model: str | None
-    dataset: str | None
-    split_hash: str | None
-
-
-def shown_study(entry: EntrySpec) -> str | None:
-    """Where an entry's settings are from, as it may be shown: an address without its password."""
-    return None if entry.study is None else without_password(entry.study)
-
-
-def load_tuned(place: str, folder: Path) -> TunedSettings:
-    """Load the settings of the best trial of a study.
-
-    Args:
-        place: a study's folder, a storage, or a JSON record of a study that was tested (``result.json`` of a study's
-            folder, or one under ``experiments/results``); a path counts from ``folder`` on.
-
-    Raises:
-        ValueError: the record has no settings.
-        FileNotFoundError: the study does not exist, or none of its trials is complete.
-    """
-    path = folder / place
-    if path.suffix == ".json":
-        record = load_json(path)
-        with named(path):
-            return _from_record(record, place)
-    from recgraph.tuning.final import best_trial
-    from recgraph.tuning.finding import find_study
-    from recgraph.tuning.report import settings_of
-
-    shown = without_password(place)
-    with find_study(place if "://" in place else str(path)) as (study, _), named(folder / shown):
-        best = best_trial(study)
-        if best is None:  # its entry waits, as for a study that does not exist yet
-            raise FileNotFoundError(f"study {shown!r} has no complete trial")
-        return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source"))
-
-
-def _from_record(record: Mapping[str, Any], place: str) -> TunedSettings:
-    tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
-    if not tested:
-        raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
-    settings: dict[str, Any] = tested[-1]["settings"]["tuned"]
-    identity = record.get("recgraph") or {}
-    if "metric" not in settings and identity.get("metrics"):
-        from recgraph.tuning.objectives import selecting
-
-        settings = {**settings, "metric": selecting(tuple(identity["metrics"]))}
-    source = record.get("source") or {}
-    of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
-    return _tuned({**source.get("settings", {}), **settings}, of_test, source)
-
-
-def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any] | None) -> TunedSettings:
-    return TunedSettings(
-        {name: value for name, value in settings.items() if name not in DataConfig.model_fields},
-        identity["model"].rpartition(":")[2] if "model" in identity else None,
-        (source or {}).get("dataset"),
-        identity.get("split_hash"),
-    )
 
 
 #: convention of seen items -> title of its table
@@ -252,6 +174,8 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         **resolved,
         "protocols": _protocol_hashes(sheet.protocol, of_nodes),
     }
+    if issubclass(cls.Config, DistilConfig) and (teacher := resolved["config"].get("teacher")):
+        identity["config"] = {**resolved["config"], "teacher": _written(teacher, sheet.places)}
     earlier = None
     if isinstance(reading := resolved["data"].get("reading"), dict):
         paths = {name: _written(reading[name], sheet.places) for name in PATHS if isinstance(reading.get(name), str)}
@@ -301,7 +225,7 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
     Raises:
         ConfigError: they were tuned on another split; names the entry and the study.
     """
-    tuned = None if entry.study is None else load_tuned(entry.study, sheet.file.parent)
+    tuned = _study_of(sheet, entry)
     if tuned is None or tuned.dataset is None or tuned.split_hash is None:
         return
     if data_name(tuned.dataset) != data_name(sheet.dataset):
@@ -314,11 +238,15 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
         )
 
 
+def _study_of(sheet: SheetSpec, entry: EntrySpec) -> TunedSettings | None:
+    return None if entry.study is None else load_tuned(entry.study, sheet.file.parent, entry.study_name)
+
+
 def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
     """The settings of the best trial of an entry's study; empty without a study."""
-    if entry.study is None:
+    tuned = _study_of(sheet, entry)
+    if tuned is None:
         return {}
-    tuned = load_tuned(entry.study, sheet.file.parent)
     if tuned.model not in (None, cls.__qualname__):
         shown = shown_study(entry)
         raise ConfigError(f"study {shown!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")

@@ -26,10 +26,10 @@ __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
 
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
-#: columns of the CSV: ``kind`` is score, group, cost, failure or missing; ``values`` are ``seed:value``; fields that do
-#: not apply are empty
+#: columns of the CSV: ``sheet`` is called as its file; ``kind`` is score, group, cost, failure or missing; ``values``
+#: are ``seed:value``; fields that do not apply are empty
 COLUMNS = (
-    *("board", "dataset", "entry", "model", "address", "kind", "table", "protocol", "group", "name"),
+    *("board", "sheet", "dataset", "entry", "model", "address", "kind", "table", "protocol", "group", "name"),
     *("mean", "sd", "n_seeds", "values", "mark", "difference"),
     *(f"{over}_{name}" for over in ("users", "seeds") for name in _TEST),
     "message",
@@ -64,14 +64,17 @@ def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
         message = f"{failure.error}: {failure.message}"
         yield {**entries[failure.entry], "kind": "failure", "name": f"seed {failure.seed}", "message": message}
     for missing in sheet.missing:
-        fields = entries.get(missing.entry, {"board": sheet.board, "dataset": sheet.dataset, "entry": missing.entry})
+        fields = entries.get(missing.entry, {**_sheet_fields(sheet), "entry": missing.entry})
         for seed in missing.seeds:
             yield {**fields, "kind": "missing", "name": f"seed {seed}", "message": missing.reason}
 
 
 def _entry_fields(sheet: Sheet, entry: Entry) -> dict[str, Any]:
-    own = {"entry": entry.name, "model": entry.model, "address": entry.address}
-    return {"board": sheet.board, "dataset": sheet.dataset, **own}
+    return {**_sheet_fields(sheet), "entry": entry.name, "model": entry.model, "address": entry.address}
+
+
+def _sheet_fields(sheet: Sheet) -> dict[str, Any]:
+    return {"board": sheet.board, "sheet": sheet.spec.name, "dataset": sheet.dataset}
 
 
 def _over_seeds(number: Number) -> dict[str, Any]:

@@ -85,8 +85,8 @@ class PendingJob:
 class Summary:
     """The names of a board's jobs by outcome.
 
-    A name is ``dataset / entry / seed``. Where several files of the board have one data set, the file's name follows
-    that of the data set in parentheses.
+    A name is ``dataset / entry / seed``. Where several files of the board have one data set, the name of the sheet
+    (the file's, without ``.toml``) follows that of the data set in parentheses.
 
     Attributes:
         kept: done before this run.
@@ -236,9 +236,9 @@ def _planned_jobs(
 
 
 def _shown(board: Board, sheet: SheetSpec) -> str:
-    """A sheet's data set in the names of its jobs, with the sheet's file where several have the data set."""
+    """A sheet's data set in the names of its jobs, with the sheet's name where several have the data set."""
     names = [data_name(each.dataset) for each in board.sheets]
-    return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.file.name})"
+    return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.name})"
 
 
 def _record_outcome(pending: PendingJob, outcome: Outcome, before: int | None) -> Literal["done", "failed", "stopped"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,18 @@ from recgraph.workers.lock import locked
 __all__ = ["Record", "Store", "read_json"]
 
 Record = dict[str, Any]
+Field = tuple[str, ...]
+#: what is read of every record, and of that of a failure: the keys that lead to it
+_FIELDS: tuple[Field, ...] = (
+    *(
+        (name,)
+        for name in ("data_hash", "scores", "protocols", "data", "curve", "peak_memory_mb", "n_parameters", "at")
+    ),
+    *(("training", name) for name in ("seconds", "cpu_seconds", "epochs", "best_epoch", "selected_by")),
+    *(("inference", name) for name in ("seconds", "cpu_seconds")),
+    *(("provenance", name) for name in ("python", "packages", "machine", "threads", "cuda", "commit")),
+)
+_OF_FAILURE: tuple[Field, ...] = (("error",), ("message",), ("at",))
 _SEEN = {title: seen for seen, title in TITLES.items()}
 
 
@@ -36,8 +48,15 @@ class Store:
         self.folder = folder
 
     def record(self, job: Job) -> Record | None:
-        """The record of a job, or None."""
-        return read_json(self.folder / f"{job.stem}.json")
+        """The record of a job, or None.
+
+        Raises:
+            ValueError: it is not whole, or lacks a field that is read; names the file and the field.
+        """
+        path = self.folder / f"{job.stem}.json"
+        record = _whole(read_json(path), _FIELDS, path)
+        titles = () if record is None else record["scores"]
+        return _whole(record, [("protocols", t, name) for t in titles for name in ("protocol", "protocol_hash")], path)
 
     def placed(self, job: Job) -> Job:
         """The job at the address that it has a record or a failure at, its own before that of earlier versions."""
@@ -85,8 +104,9 @@ class Store:
         return record
 
     def failure(self, job: Job) -> Record | None:
-        """The record of a job's failure when it was last tried, or None."""
-        return read_json(self._failed(job))
+        """The record of a job's failure when it was last tried, or None; errors are those of :meth:`record`."""
+        path = self._failed(job)
+        return _whole(read_json(path), _OF_FAILURE, path)
 
     def failure_written(self, job: Job) -> int | None:
         """When the record of a job's failure was written, in ns; None where there is none."""
@@ -189,3 +209,17 @@ def read_json(path: Path) -> Record | None:
     except CorruptFileError as error:
         what = f"{error}".removeprefix(f"{path}: ")
         raise ValueError(f"{path} is not whole ({what}); delete it, and the board's next run makes it again") from None
+
+
+def _whole(record: Record | None, fields: Iterable[Field], path: Path) -> Record | None:
+    """The record itself, if it has some fields."""
+    for field in fields if record is not None else ():
+        found: Any = record
+        for key in field:
+            if not isinstance(found, dict) or key not in found:
+                raise ValueError(
+                    f"{path} lacks the field {'.'.join(field)!r}, which every such record has; restore the file, or "
+                    "delete it, and the board's next run makes it again"
+                )
+            found = found[key]
+    return record

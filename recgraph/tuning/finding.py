@@ -58,7 +58,8 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
             name = names[0]
         if name not in names:
             wanted = "the storage holds several studies; name one" if name is None else f"there is no study {name!r}"
-            raise ValueError(f"{wanted} (--study): {', '.join(names) or 'it holds none'}")
+            where = "--study, of a board's entry study_name"
+            raise ValueError(f"{wanted} ({where}): {', '.join(names) or 'it holds none'}")
         with _explained(url):
             study = optuna.load_study(study_name=name, storage=storage.optuna)
             study.get_trials(deepcopy=False)

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import BOARD, jobs, store_of, write_board
+from made_up import BOARD, jobs, record, store_of, write_board
 
+import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
+from recgraph.data.catalog import load_dataset
 from recgraph.data.catalog.cards import card_files
 from recgraph.leaderboard import plan
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.plan import Job, TunedSettings, check_study, digest, jobs_of, load_data_hash
+from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet
+from recgraph.leaderboard.studies import TunedSettings, shown_study
 from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.runs.settings import DataConfig
 
@@ -84,6 +87,8 @@ def test_a_board_that_does_not_exist() -> None:
         ('"recall@10"]', '"gini@5"]', "metrics: 'gini@5' is not computed .* cutoffs 10"),
         ('"recall@10"]', '"diversity@10"]', "metrics: 'diversity@10' needs features of items"),
         ('"recall@10"]', '"macro_f1"]', "metrics: 'macro_f1' is not computed"),
+        ("cutoffs = [10]", "cutoffs = [0]", r"synthetic\.toml': protocol\.cutoffs = \[0\]: every cut-off .*least 1"),
+        ('model = "bprmf"', 'model = "bprmf"\nstudy_name = "a"', r"synthetic\.toml': .*study_name = 'a' names a study"),
         ("cutoffs = [10]", "probe = { steps = 3 }", r"synthetic\.toml': protocol: probe is of nodes with classes"),
     ],
 )
@@ -155,12 +160,13 @@ def test_metrics_beside_the_default_ones_change_no_address(tmp_path: Path) -> No
         assert " --metric first_hit --format json" in asking.command()
     # a record without them is made again
     store = store_of(board)
-    record = {"data_hash": "d", "scores": {"seen kept": {"ndcg@10": 0.1}}}
-    store.save(plain, record)
-    assert store.is_done(plain, "d")
-    assert not store.is_done(asking, "d")
-    store.save(plain, {**record, "scores": {"seen kept": dict.fromkeys(asking.metrics, 0.1)}})
-    assert store.is_done(asking, "d")
+    protocols = {"seen kept": {"protocol": {}, "protocol_hash": ""}}
+    made = record(plain, {"seen kept": {"ndcg@10": 0.1}}, protocols)
+    store.save(plain, made)
+    assert store.is_done(plain, made["data_hash"])
+    assert not store.is_done(asking, made["data_hash"])
+    store.save(plain, {**made, "scores": {"seen kept": dict.fromkeys(asking.metrics, 0.1)}})
+    assert store.is_done(asking, made["data_hash"])
 
 
 @pytest.mark.parametrize(("cutoffs", "k"), [("[5, 10, 20]", 10), ("[20, 50]", 50)])
@@ -276,6 +282,27 @@ def test_a_model_that_is_not_trained_takes_no_settings_of_training(tmp_path: Pat
         jobs(write_board(tmp_path, text + "settings = { max_epochs = 3 }\n"))
 
 
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_one_of_several_studies_of_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    storage = f"{kind}:///{tmp_path}/shop/studies.{kind}"
+    split = load_dataset("synthetic").split()
+    for name, value in (("one", True), ("two", False)):
+        space, more = {"normalise": [value]}, {"test_seeds": 0, "progress": False}
+        rg.tune("itemknn", split, space, 1, sampler="random", storage=storage, study=name, **more)  # type: ignore[arg-type]
+    text = f'seeds = [0]\n[[models]]\nmodel = "itemknn"\nstudy = "{kind}:///studies.{kind}"\n'
+    with pytest.raises(ValueError, match=r"several studies; name one \(.*study_name\): one, two"):
+        jobs(write_board(tmp_path, text))
+    for name, value in (("one", True), ("two", False)):
+        board = write_board(tmp_path, f'{text}study_name = "{name}"\n')
+        ((job,),) = jobs(board).values()
+        assert job.settings["normalise"] == value
+        assert shown_study(board.sheets[0].models[0]) == f"{name} in {kind}:///studies.{kind}"
+    # from the current folder on alone, as earlier versions had it
+    monkeypatch.chdir(tmp_path)
+    there = write_board(tmp_path, text.replace("studies.", "shop/studies.", 1) + 'study_name = "one"\n')
+    assert jobs(there)["ItemKNN"][0].settings["normalise"] is True
+
+
 def test_a_study_that_saw_other_parts_of_the_same_data(tmp_path: Path) -> None:
     """What is tested on here may have chosen its settings; of another data set nothing can have."""
     (sheet,) = of_study(tmp_path).sheets
@@ -338,7 +365,7 @@ def test_a_changed_file_of_features_is_other_data(tmp_path: Path) -> None:
 def test_the_password_of_a_studys_address_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "postgresql://me:secret@host/studies"
 
-    def tuned(place: str, folder: Path) -> TunedSettings:
+    def tuned(place: str, folder: Path, name: str | None) -> TunedSettings:
         assert place == address
         return TunedSettings({}, model, None, None)
 

@@ -194,6 +194,34 @@ def test_the_path_of_a_card_counts_from_the_boards_file(tmp_path: Path, monkeypa
         write_board(tmp_path / "two", text, "ours")
 
 
+def test_other_paths_count_from_the_boards_file_and_addresses_keep_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of ``[protocol] reading`` and teachers counted from the current folder, as which addresses have them."""
+    text = (
+        "dataset = '../data/log.csv'\nseeds = [0]\n[protocol]\nreading = { item_features = '../data/./items.csv' }\n"
+        "[training]\nteacher = '../runs/one'\n[[models]]\nmodel = 'bprmf'\n"
+        "[[models]]\nmodel = 'lightgcn'\nsettings = { teacher = '../runs/two' }\n"
+    )
+    found = jobs(write_board(tmp_path / "one", text, "log"))
+    for name, teacher in (("BPRMF", "one"), ("LightGCN", "two")):
+        (job,) = found[name]
+        assert job.settings["reading"]["item_features"] == str(tmp_path / "one" / "data" / "items.csv")
+        assert job.identity["data"]["reading"]["item_features"] == "../data/./items.csv"
+        assert job.settings["teacher"] == str(tmp_path / "one" / "runs" / teacher)
+        assert job.identity["config"]["teacher"] == f"../runs/{teacher}"
+    # from the current folder on alone
+    for place in ("data", "runs/one", "runs/two"):
+        (tmp_path / "two" / place).mkdir(parents=True)
+    (tmp_path / "two" / "data" / "items.csv").touch()
+    (tmp_path / "two" / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "two" / "shop")
+    for name, (job,) in jobs(write_board(tmp_path / "three", text, "log")).items():
+        assert job.entry == found[name][0].entry
+        assert job.settings["reading"]["item_features"] == "../data/./items.csv"
+        assert job.settings["teacher"] == found[name][0].identity["config"]["teacher"]
+
+
 @pytest.mark.parametrize("name", ["file", "places"])
 def test_what_reading_the_file_sets_is_no_setting(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} = 'x' is no setting of a board"):

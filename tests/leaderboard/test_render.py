@@ -17,6 +17,7 @@ from snapshots import EXPECTED, rendered
 
 import recgraph as rg
 from recgraph.config import setting_text
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.rendering import COLUMNS
 
@@ -39,6 +40,42 @@ def test_csv_holds_every_number_of_the_records(board: Board) -> None:
                 for metric, value in scores.items():
                     assert f"{job.seed}:{value!r}" in found[name, title, metric].split(" ")
     assert {row["message"] for row in rows if row["kind"] == "failure"} == {"ValueError: a | bad\nnumber"}
+
+
+def test_csv_tells_sheets_of_one_data_set_apart(board: Board) -> None:
+    (sheet,) = board.sheets
+    other = sheet.file.with_name("other.toml")
+    other.write_text("dataset = 'synthetic'\n" + sheet.file.read_text(encoding="utf-8"), encoding="utf-8")
+    two = rg.leaderboard.load_board(board.folder)
+    text = rg.leaderboard.render(two, board.folder / "out.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["sheet"] for row in rows} == {"synthetic", "other"}
+    assert {row["dataset"] for row in rows} == {"synthetic"}
+
+
+@pytest.mark.parametrize("field", ["data_hash", "curve", "training.selected_by", "provenance.cuda", "protocols"])
+def test_a_record_that_lacks_a_field(board: Board, field: str) -> None:
+    path = next(store_of(board).folder.glob("lightgcn-*-seed0.json"))
+    values = load_json(path)
+    *outer, name = field.split(".")
+    del (values[outer[0]] if outer else values)[name]
+    replace_json(values, path)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} lacks the field '{field}', .*delete it"):
+        rg.leaderboard.render(board, board.folder / "out.md")
+
+
+def test_what_a_record_lacks_is_said_of_protocols_and_failures(board: Board) -> None:
+    path = next(store_of(board).folder.glob("lightgcn-*-seed0.json"))
+    values = load_json(path)
+    del values["protocols"]["seen kept"]["protocol_hash"]
+    replace_json(values, path)
+    with pytest.raises(ValueError, match=r"lacks the field 'protocols\.seen kept\.protocol_hash'"):
+        rg.leaderboard.render(board, board.folder / "out.md")
+    path.unlink()
+    failed = next(store_of(board).folder.glob("*.failed.json"))
+    replace_json({name: value for name, value in load_json(failed).items() if name != "error"}, failed)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(failed))} lacks the field 'error'"):
+        rg.leaderboard.render(board, board.folder / "out.md")
 
 
 def test_a_page(board: Board) -> None:

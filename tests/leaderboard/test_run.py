@@ -216,7 +216,7 @@ def test_entries_of_one_name_in_two_files_of_one_data_set(tmp_path: Path) -> Non
     said: list[str] = []
     summary = rg.leaderboard.run(board, device="cpu", say=said.append)
     assert said[0].startswith("board tiny: 2 to do")
-    popular, meow = ("synthetic (synthetic.toml) / same / seed 3", "synthetic (other.toml) / same / seed 3")
+    popular, meow = ("synthetic (synthetic) / same / seed 3", "synthetic (other) / same / seed 3")
     assert (summary.made, summary.failed, summary.left) == ([popular], [meow], [])
     assert "classes of nodes" in summary.reasons[meow]
     found = load_board(board)

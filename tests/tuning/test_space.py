@@ -14,7 +14,7 @@ from small_study import SETTINGS, synthetic, tune
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search
-from recgraph.leaderboard.plan import load_tuned
+from recgraph.leaderboard.studies import load_tuned
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
