@@ -220,15 +220,25 @@ def main() -> None:
                 runs.append({**head, **task(name, variant, seed, made), "provenance": provenance()})
                 replace_text(json.dumps(record, indent=1) + "\n", given.out)
                 print(name, variant, seed, runs[-1]["test"]["metrics"], flush=True)
-    if given.task == "warm" and all("per_user" in run["test"] for run in runs):
-        record["over_users"] = _against_none(runs)
+    if given.task == "warm":
+        found = over_users_by_model(runs)
+        record["over_users"] = {**record.get("over_users", {}), **found}
         for run in runs:
-            del run["test"]["users"], run["test"]["per_user"]
+            if run["model"] in found:
+                del run["test"]["users"], run["test"]["per_user"]
         replace_text(json.dumps(record, indent=1) + "\n", given.out)
 
 
+def over_users_by_model(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Model -> its variants against ``none``, of the models all of whose runs have values of users."""
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        by_model.setdefault(run["model"], []).append(run)
+    return {name: _against_none(own) for name, own in by_model.items() if all("per_user" in run["test"] for run in own)}
+
+
 def _against_none(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Each variant against ``none`` over users, each of whom counts with the mean over the seeds."""
+    """Each variant of a model against ``none`` over users, each of whom counts with the mean over the seeds."""
     values: dict[str, dict[str, list[list[float]]]] = {}
     for run in runs:
         of_variant = values.setdefault(run["variant"], {})

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import recgraph as rg
+from experiments.cold_items import over_users_by_model
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query
@@ -201,3 +202,26 @@ def test_without_features_nothing_is_asked_for_and_settings_are_checked() -> Non
         rg.fit(rg.models.SASRec(item_features="all"), bare.split(), seed=0)
     with pytest.raises(DataError, match="no column 'colour'; the columns are 'group', 'price', 'text'"):
         rg.fit(rg.models.SASRec(item_features=["colour"]), LOG.split(), seed=0)
+
+
+def test_models_of_the_study_of_cold_items_are_not_seeds_of_one() -> None:
+    """``python experiments/cold_items.py warm --model A B`` compared the variants with the mean over A and B."""
+    noise = [0.02, 0.01, 0.03, 0.02]
+
+    def run(model: str, variant: str, seed: int, value: float) -> dict[str, Any]:
+        users = {"ndcg@10": [value + seed * one for one in noise]}
+        return {"model": model, "variant": variant, "seed": seed, "test": {"per_user": users}}
+
+    better = {"one": 0.1, "two": -0.3}
+    runs = [
+        run(model, variant, seed, 0.5 + (gain + 0.01 * seed if variant == "id" else 0.0))
+        for model, gain in better.items()
+        for variant in ("none", "id")
+        for seed in (0, 1)
+    ]
+    found = over_users_by_model(runs)
+    assert {model: own["id"]["ndcg@10"]["difference"] for model, own in found.items()} == pytest.approx(
+        {model: gain + 0.005 for model, gain in better.items()}
+    )
+    del runs[0]["test"]["per_user"]  # of a record whose values of users are gone
+    assert set(over_users_by_model(runs)) == {"two"}
