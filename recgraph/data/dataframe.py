@@ -151,6 +151,8 @@ def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uui
             f"{first!r} ({type(first).__name__}); bring all ids of the column to one type"
         )
         raise source.error(MixedIdError, message, row=row)
+    if types == {"Period"} and not is_id:  # of pandas, which stands for its beginning
+        values = [None if value is None else value.start_time for value in values]
     if types == {"UUID"}:
         uuids.add(name)
         values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]

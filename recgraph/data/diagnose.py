@@ -164,7 +164,7 @@ def _same_type(source: Source, seen: dict[str, tuple[type, int]], name: str, val
     if value is None:
         return
     kind, first = seen.setdefault(name, (type(value), line))
-    if kind is not type(value) and {kind, type(value)} != {int, float}:
+    if kind is not type(value) and ({kind, type(value)} != {int, float} or (kind is int and name in source.ids)):
         message = (
             f"column {name!r} holds {value!r} ({type(value).__name__}), but line {first} holds "
             f"a {kind.__name__}; write all values of the column in one type"

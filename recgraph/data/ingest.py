@@ -20,7 +20,7 @@ from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings,
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
 from recgraph.data.ids import IdMap, as_integers, whole_floats
-from recgraph.data.kinds import check_numbers, plain_ids
+from recgraph.data.kinds import check_numbers, plain_columns
 from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
@@ -82,7 +82,7 @@ def encode(
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
     lazy = raw.lazy.select(columns.named()).with_row_index(_ROW)
-    lazy = _plain_ids(lazy, columns, raw.source)
+    lazy = _plain_columns(lazy, columns, raw.source)
     if missing_ids == "drop":
         lazy = _without_missing(lazy, columns, raw)
     elif missing_ids != "error":
@@ -106,13 +106,13 @@ def with_parts(log: pl.DataFrame, ends: Sequence[int]) -> pl.DataFrame:
     return log.with_columns(pl.Series("part", parts.astype(np.uint8)))
 
 
-def _plain_ids(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyFrame:
-    """Ids of plain types: categories as texts, whole decimals as integers.
+def _plain_columns(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyFrame:
+    """Ids and times of plain types, see :func:`plain_columns`.
 
     Raises:
         MixedIdError: a column of ids holds values of a type that stands for no id.
     """
-    lazy = plain_ids(lazy, (columns.user, columns.item))
+    lazy = plain_columns(lazy, columns)
     schema = lazy.collect_schema()
     for role, name in (("user", columns.user), ("item", columns.item)):
         dtype = schema[name]
@@ -209,6 +209,7 @@ def _ids(
         raise _missing_id(lazy, column, role, raw, "NaN" if is_nan else "missing")
     _check_calendar(found, column, role, raw.source)
     _warn_of_words(found, codes, column, role, raw.source)
+    _warn_of_blanks(found, column, role, raw.source)
     whole = None if _stays_text(raw, column, dtype) else whole_floats(found[column])
     if whole is None:
         return found, codes
@@ -247,6 +248,30 @@ def _warn_of_words(found: pl.DataFrame, codes: Codes, column: str, role: str, so
         column,
         f"{rows:,}",
         "" if len(words) == 1 else f" with {listed(words[column][1:])}",
+    )
+
+
+def _warn_of_blanks(found: pl.DataFrame, column: str, role: str, source: Source) -> None:
+    """Log that an id has blanks around it: `` 12`` is another user, or item, than ``12``."""
+    if found[column].dtype != pl.String:
+        return
+    padded = found.filter(pl.col(column).str.strip_chars() != pl.col(column))
+    if not len(padded):
+        return
+    fix = "take them out of the log where they mean nothing"
+    if source.format == "delimited" and len(source.separator) == 1:
+        fix += f"; where each separator has one, separator={source.separator + ' '!r} reads it with it (--separator)"
+    _log.warning(
+        "%s: the %s id %r (column %r) has blanks around it, as %s of %s ids have; they belong to the id, which is "
+        "another one than %r; %s",
+        source.place(int(padded[_ROW][0])),
+        role,
+        padded[column][0],
+        column,
+        f"{len(padded):,}",
+        f"{len(found):,}",
+        padded[column][0].strip(),
+        fix,
     )
 
 

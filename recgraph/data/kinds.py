@@ -11,24 +11,27 @@ from dataclasses import replace
 
 import polars as pl
 
+from recgraph.data.columns import Columns
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import MixedIdError, RatingError, TimestampError
 from recgraph.data.source import Raw, Source
 
-__all__ = ["check_numbers", "ids_of_one_kind", "plain_ids", "times_of_one_kind"]
+__all__ = ["check_numbers", "ids_of_one_kind", "plain_columns", "times_of_one_kind"]
 
 
-def plain_ids(lazy: pl.LazyFrame, names: Sequence[str]) -> pl.LazyFrame:
-    """Categories as texts (each file has its own) and whole decimals as integers."""
+def plain_columns(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
+    """Ids and times: categories as texts (each file has its own), whole decimals as integers; of times also others."""
     schema = lazy.collect_schema()
-    casts = []
-    for name in names:
-        dtype = schema[name]
+    casts = {}
+    for name in (columns.user, columns.item, columns.timestamp):
+        dtype = None if name is None else schema[name]
         if isinstance(dtype, pl.Categorical | pl.Enum):
-            casts.append(pl.col(name).cast(pl.String))
+            casts[name] = pl.col(name).cast(pl.String)
         elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:
-            casts.append(pl.col(name).cast(pl.Int64))
-    return lazy.with_columns(casts)
+            casts[name] = pl.col(name).cast(pl.Int64)
+        elif isinstance(dtype, pl.Decimal) and name not in (columns.user, columns.item):
+            casts[name] = pl.col(name).cast(pl.Float64)
+    return lazy.with_columns(casts.values())
 
 
 def check_numbers(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source: Source) -> None:

@@ -31,7 +31,7 @@ from recgraph.data.errors import (
     MixedIdError,
 )
 from recgraph.data.ids import family
-from recgraph.data.kinds import check_numbers, ids_of_one_kind, plain_ids, times_of_one_kind
+from recgraph.data.kinds import check_numbers, ids_of_one_kind, plain_columns, times_of_one_kind
 from recgraph.data.lines import long_fields
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
@@ -192,7 +192,8 @@ def scan_jsonl(path: str | Path, columns: Columns, encoding: str = "utf-8") -> R
     Raises:
         DataError: empty, damaged, not JSON, ids of several types; with the line.
     """
-    source, held = Source("jsonl", check_file(path), encoding=check_encoding(encoding)).made_plain()
+    given = Source("jsonl", check_file(path), encoding=check_encoding(encoding), ids=(columns.user, columns.item))
+    source, held = given.made_plain()
     types, names = _types(source, columns)
     missing = [name for name in columns.named() if name not in types]
     if names and missing:
@@ -333,7 +334,7 @@ def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
     for raw in raws:
         check_columns(raw, columns)
         check_numbers(raw.lazy, {"rating": columns.rating, "weight": columns.weight}, raw.source)
-    raws = [replace(raw, lazy=plain_ids(raw.lazy, (columns.user, columns.item))) for raw in raws]
+    raws = [replace(raw, lazy=plain_columns(raw.lazy, columns)) for raw in raws]
     first, kinds = raws[0], dict[str, str]()
     for raw in raws:
         schema = raw.lazy.collect_schema()

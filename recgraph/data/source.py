@@ -48,6 +48,7 @@ class Source:
         parts: the files, where there are several, one after another.
         plain: where polars reads the text: the file, or while it is read a plain copy of it.
         first_row: of a Parquet file, where the rows that are read begin.
+        ids: the columns that must have one type throughout (``jsonl``).
     """
 
     format: Format
@@ -58,6 +59,7 @@ class Source:
     parts: tuple[Source, ...] = ()
     plain: Path | None = None
     first_row: int = 0
+    ids: tuple[str, ...] = ()
 
     def error(self, kind: type[E], message: str, *, row: int | None = None, line: int | None = None) -> E:
         """An error that says where: the line of a text file, or else the row."""

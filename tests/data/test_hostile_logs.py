@@ -251,6 +251,8 @@ def test_a_moment_that_no_calendar_has(tmp_path: Path) -> None:
         ("-Infinity", "-Infinity is no number of JSON"),
         ("9" * 30, "does not fit into 64 bits"),
         ('{"a": [1]}', "is a dict|holds {'a'"),
+        ("1.5", "is a float|holds 1.5"),
+        ("3.0", "is a float|holds 3.0"),
     ],
 )
 def test_json_values_that_cannot_be_ids(write: Write, value: str, wrong: str, late: int) -> None:

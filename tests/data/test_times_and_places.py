@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import gzip
 import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import polars as pl
@@ -118,6 +120,47 @@ def test_ids_that_are_words_for_missing_ones_are_told(caplog: pytest.LogCaptureF
     assert not caplog.records or "missing" not in caplog.text
 
 
+def test_ids_with_blanks_around_them_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id, item_id\n1, 12\n2, 12\n2, 13\n")
+    assert rg.load_data(path).items.values.to_list() == [" 12", " 13"]
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith(f"{path}, line 2: the item id ' 12' (column ' item_id') has blanks around it, as 2 of 2")
+    assert "another one than '12'" in message
+    assert "separator=', '" in message
+    caplog.clear()
+    assert rg.load_data(path, separator=", ").items.values.to_list() == [12, 13]
+    rg.load_data(pd.DataFrame({"user_id": ["a b", "c"], "item_id": [1, 2]}))
+    assert not caplog.text
+    rg.load_data(pd.DataFrame({"user_id": ["a", "c "], "item_id": [1, 2]}))
+    assert "row 1 (from 0): the user id 'c ' (column 'user_id') has blanks around it, as 1 of 2" in caplog.text
+    assert "separator" not in caplog.text
+
+
+DAYS = ["2024-01-02", "2024-01-01", "2024-01-03"]
+
+
+@pytest.mark.parametrize(
+    ("times", "read"),
+    [
+        (pd.Categorical(DAYS), None),
+        (pd.PeriodIndex(DAYS, freq="D"), None),
+        (pl.Series(DAYS, dtype=pl.Categorical), None),
+        (pl.Series(DAYS, dtype=pl.Enum(sorted(DAYS))), None),
+        (pd.Categorical([7, 5, 9]), [7, 5, 9]),
+        ([decimal.Decimal(n) for n in (7, 5, 9)], [7, 5, 9]),
+        (pl.Series([7, 5, 9]).cast(pl.Decimal(20, 2)), [7, 5, 9]),
+        ([decimal.Decimal(n) / 4 for n in (7, 5, 9)], [1.75, 1.25, 2.25]),
+    ],
+    ids=str,
+)
+def test_times_of_a_frame_that_are_categories_periods_or_decimals(times: object, read: list[float] | None) -> None:
+    frame: Any = {"user_id": [1, 1, 1], "item_id": [1, 2, 3], "timestamp": times}
+    data = rg.load_data((pl.DataFrame if isinstance(times, pl.Series) else pd.DataFrame)(frame))
+    found = pl.DataFrame(data.to_frame())["timestamp"]
+    assert found.to_list() == (read or [dt.datetime.fromisoformat(day) for day in DAYS])
+
+
 def test_columns_of_pandas_without_names_are_found_by_their_numbers() -> None:
     features = pd.DataFrame({1: [5], 2: ["a"]})
     data = rg.load_data(pd.DataFrame([[1, 5], [2, 6]]), user="0", item="1", item_features=features)
@@ -146,7 +189,7 @@ def test_features_of_no_item_of_the_log_are_told(tmp_path: Path, caplog: pytest.
     )
     caplog.clear()
     rg.load_data(path, item_features=features.with_columns(pl.Series(" item_id", [" 6", "6", "7"])))
-    assert not caplog.text
+    assert "none of the" not in caplog.text
 
 
 def folder_of(place: Path) -> Path:
