@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import socket
 import struct
 import sys
@@ -27,13 +28,33 @@ from recgraph.train.trackers import MLflow, Tracker, WandB, flat, keep_in_tracke
 SMALL: dict[str, Any] = {"max_epochs": 2, "batch_size": 256, "device": "cpu", "seed": 0}
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _no_network() -> Iterator[None]:
     """Where a test would ask the network it fails: proxies that do not exist, no telemetry."""
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        monkeypatch.setenv(name, "true")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+            patch.setenv(name, "true")
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(_no_network: None, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """A store that a tracker has made; each takes seconds, as each of its tables waits for the disk."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    try:
+        MLflow(experiment="first", uri=f"sqlite:///{path}").begin({"model": "none"}, None)
+    except ImportError:
+        return None
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path | None) -> None:
+    """The folder of the test for all that trackers write, with a store."""
+    if store is not None:
+        shutil.copy(store, tmp_path / "mlflow.db")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb-files"))
     (tmp_path / "wandb-files").mkdir()
