@@ -23,8 +23,8 @@ def plain_columns(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
     """Ids and times: categories as texts (each file has its own), whole decimals as integers; of times also others."""
     schema = lazy.collect_schema()
     casts = {}
-    for name in (columns.user, columns.item, columns.timestamp):
-        dtype = None if name is None else schema[name]
+    for name in (columns.user, columns.item, *(() if columns.timestamp is None else (columns.timestamp,))):
+        dtype = schema[name]
         if isinstance(dtype, pl.Categorical | pl.Enum):
             casts[name] = pl.col(name).cast(pl.String)
         elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:

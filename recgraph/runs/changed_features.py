@@ -34,8 +34,8 @@ __all__ = [
 Fingerprints = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger(__name__)
-#: rows of a frame that are written as text at a time
-_ROWS = 1 << 16
+#: rows of a frame that are written as text at a time; they may hold vectors
+_ROWS = 1 << 12
 
 
 def files_read(model: Model) -> tuple[str, ...]:
@@ -63,10 +63,10 @@ def _digest(frame: pl.DataFrame, key: str) -> str:
     texts = [
         name for name, dtype in frame.schema.items() if not any(word in str(dtype) for word in ("Object", "Binary"))
     ]
-    state, ordered = hashlib.sha256(json.dumps(frame.columns).encode()), frame.select(texts)
-    ordered = ordered.sort(key) if key in texts else ordered
-    for first in range(0, len(ordered), _ROWS):
-        state.update(ordered.slice(first, _ROWS).write_ndjson().encode())
+    state, given = hashlib.sha256(json.dumps(frame.columns).encode()), frame.select(texts)
+    order = frame[key].arg_sort()
+    for first in range(0, len(order), _ROWS):
+        state.update(given[order.slice(first, _ROWS)].write_ndjson().encode())
     return state.hexdigest()
 
 
