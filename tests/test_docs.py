@@ -396,15 +396,16 @@ def test_vectors_batch_and_rules_of_serving(tmp_path: Path, monkeypatch: pytest.
 
     rows = [(user, item, step) for user in (196, 22, *range(8)) for step, item in enumerate((475, 50, user % 5, 1682))]
     films = {"item_id": [475, 50, 1682], "genres": [["Comedy"], ["War"], ["Comedy"]], "margin": [1.0, 2.0, None]}
+    films |= {"title": ["Spy Hard", "Star Wars", "'Til There Was You"]}
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "t"], orient="row")
     data = rg.Interactions.from_frame(frame, user="user_id", item="item_id", timestamp="t")
     data = data.with_features(item_features=pl.DataFrame(films))
-    vectors, batch, rules, exported = blocks("serving.md", "python")
+    vectors, similar, batch, rules, exported = blocks("serving.md", "python")
     fitted = rg.fit(rg.models.SASRec(hidden_dim=16), data.split("leave-one-out"), seed=0, max_epochs=1)
     monkeypatch.setattr(rg, "fit", lambda model, data, seed, max_epochs: fitted)
     parts: list[Any] = []
     scope: dict[str, Any] = {"rg": rg, "data": data, "write": parts.append}
-    for code in (vectors, batch, rules):
+    for code in (vectors, similar, batch, rules):
         exec(compile(code, "serving.md", "exec", dont_inherit=True), scope)
     assert [scope[name].height for name in ("items", "users", "some", "new")] == [data.n_items, data.n_users, 2, 1]
     assert len(parts) == 1

@@ -85,6 +85,7 @@ MAY_IMPORT["explain"] = {
     "models.heterogeneous.base",
     "models.reading",
     "evaluate",
+    "rerank",
     "serve",
     "sparse",
     "pages",

@@ -166,5 +166,5 @@ def _related(found: Explanation | NodeExplanation) -> list[str]:
 def _parse(text: str, ids: IdMap, what: str) -> Any:
     value = ids.parse([text])
     if value[0] is None:
-        raise ValueError(f"--{what} {text!r} cannot be a {what} of this run: its ids are like {ids.ids([0])[0]!r}")
+        raise ValueError(f"--{what} {text!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}")
     return value.to_list()[0]

@@ -1,7 +1,8 @@
-"""The commands that take from trained runs: ``recgraph recommend``, ``vectors`` and ``export``."""
+"""The commands that take from trained runs: ``recgraph recommend``, ``similar``, ``vectors`` and ``export``."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,6 +123,52 @@ def _use_ann(recommender: Recommender, k: int) -> None:
     note(f"approximate lists: they contain {share:.1%} of the items of exact lists (a sample of users, {k} items each)")
 
 
+_ITEM = "An item of the training data; may be given many times."
+_BY = "vectors: the cosine of the model's item vectors, the default where it has them; co_occurrence: of who had both."
+
+
+class By(StrEnum):
+    """How items are compared."""
+
+    vectors = "vectors"
+    co_occurrence = "co_occurrence"
+
+
+def similar(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", metavar="ID", help=_ITEM)] = None,
+    every: Annotated[bool, typer.Option("--all", help="All items of the training data.")] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
+    by: Annotated[By | None, typer.Option("--by", help=_BY)] = None,
+    with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
+    allow: AllowOption = None,
+    block: BlockOption = None,
+    output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
+    for_spreadsheets: SpreadsheetOption = False,
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimitOption = None,
+    form: FileFormatOption = None,
+) -> None:
+    """List the items most like each item: "more like this", or bought together (--by co_occurrence)."""
+    take(context, threads, memory_limit)
+    if bool(item) + every != 1:
+        raise ValueError("say to which items: --item ID (once or more), or --all")
+    recommender = _open(run)
+    found = recommender.similar(
+        _parse(item, recommender.items, "item") if item else "all",
+        k,
+        by=None if by is None else by.value,
+        allow=allow,
+        block=block,
+        item_columns=with_columns or (),
+    )
+    lists = _as_polars(found)
+    if lists.is_empty():
+        note("no item is like it: nobody has it with another, or the rules leave none")
+    show_frame(lists, form, output, for_spreadsheets=for_spreadsheets)
+
+
 _USERS = "Vectors of the users of the training data, instead of the items'."
 _OUT = "Write to this file (.parquet, .json, .csv, .tsv)."
 
@@ -191,11 +238,11 @@ def _open(run: Path) -> Recommender:
     return recommender
 
 
-def _parse(texts: list[str], ids: IdMap) -> pl.Series:
+def _parse(texts: list[str], ids: IdMap, what: str = "user") -> pl.Series:
     parsed = ids.parse(texts)
     for text, value in zip(texts, parsed, strict=True):
         if value is None:
-            raise ValueError(f"--user {text!r} cannot be a user of this run: its ids are like {ids.ids([0])[0]!r}")
+            raise ValueError(f"--{what} {text!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}")
     return parsed
 
 

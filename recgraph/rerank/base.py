@@ -15,6 +15,7 @@ from recgraph import registry
 from recgraph.bounded.texts import parse_json
 from recgraph.config import Config, Search, configure
 from recgraph.data.errors import CorruptFileError
+from recgraph.rerank.similarity import SimilarBy
 
 __all__ = ["Gains", "Relevance", "Reranker", "RerankerConfig", "reranker_of"]
 
@@ -36,7 +37,7 @@ class RerankerConfig(Config):
         int, Field(ge=1, description="the best items among which is picked; the list goes on by rank below them")
     ] = 100
     similarity: Annotated[
-        Literal["vectors", "co_occurrence"],
+        SimilarBy,
         Field(description="of items: cosine of the model's vectors, or of the sets of users who have them"),
     ] = "vectors"
     columns: Annotated[

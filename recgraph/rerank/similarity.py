@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from recgraph.finite import first_bad_row
 from recgraph.sparse.products import co_occurrence, distinct, holders_of
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["CoOccurrence", "Compare", "Cosine", "Jaccard", "Similarity", "shared_values"]
+__all__ = ["CoOccurrence", "Compare", "Cosine", "Jaccard", "SimilarBy", "Similarity", "shared_values"]
+
+#: by the model's item vectors, or by the users who had both
+SimilarBy = Literal["vectors", "co_occurrence"]
 
 #: other items [R] -> their similarities [R, P] with the candidates of each row
 Compare = Callable[[Tensor], Tensor]
@@ -65,6 +69,11 @@ class Cosine(Similarity):
             raise ValueError(f"vectors: that of item index {item} is not finite; train or check the model")
         unit = torch.nn.functional.normalize(vectors.detach().double())
         self._unit = ((unit * _GRID).round() / _GRID).float()
+
+    @property
+    def unit(self) -> Tensor:
+        """[n_items, D] float32, the rounded directions."""
+        return self._unit
 
     def of(self, items: Tensor) -> Compare:
         rows = self._unit[items].double()
@@ -154,6 +163,15 @@ class CoOccurrence(Similarity):
             return both / (sizes * counts[other][:, None]).sqrt().clamp(min=1)
 
         return compare
+
+    def rows(self, items: Tensor) -> Tensor:
+        """[R, n_items] float64: the similarities of items [R] with all, 0 of an item with itself."""
+        counts = self._holders.lengths.double()
+        found = torch.empty(len(items), self.n_items, dtype=torch.float64)
+        for first, block in co_occurrence(self._users, self.n_items, holders=self._holders.take(items)):
+            found[first : first + len(block)] = block
+        found /= (counts[items, None] * counts).sqrt_().clamp_(min=1)
+        return found.scatter_(1, items[:, None], 0)
 
     def row_bytes(self, width: int) -> int:
         return 8 * (self.n_items + 3 * width)

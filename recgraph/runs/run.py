@@ -218,6 +218,10 @@ class Run(BaseRun):
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
         return self.recommender.recommend(users=users, histories=histories, k=k, **options)
 
+    def similar(self, items: Any = "all", k: int = 10, **options: Any) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.similar`."""
+        return self.recommender.similar(items, k, **options)
+
     def item_vectors(self) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.item_vectors`."""
         return self.recommender.item_vectors()

@@ -32,6 +32,12 @@ class Counts(Counter[str]):
         with _counting:
             self.update(counts)
 
+    def add_unknown_of_rules(self, n: int) -> None:
+        """Add items of rules that the model does not know; they are logged, too."""
+        self.add(Counter(unknown_items=n))
+        if n:
+            _log.warning("%d items of the rules are not known to the model; skipped", n)
+
     def add_request(self, request: Request, n_fallbacks: int) -> None:
         """Add what a request does not know; its items are logged, too."""
         counts = {

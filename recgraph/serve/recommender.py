@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +9,9 @@ from typing import Any, Self
 
 import polars as pl
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from recgraph.arguments import checked
-from recgraph.bounded.tensors import read_tensors
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
@@ -25,35 +21,24 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.models.base import Model
 from recgraph.notebook import block
-from recgraph.rerank.similarity import CoOccurrence
-from recgraph.serve import bundle
+from recgraph.rerank.similarity import CoOccurrence, SimilarBy
+from recgraph.serve import stored
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.checks import bundle_of, check_seen, check_sizes, device_here, names_of, read_item_features
+from recgraph.serve.answer import answer, check_item_columns, names_of_lists
+from recgraph.serve.checks import check_sizes
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
 from recgraph.serve.lists import Asked, Fallback, Lister
 from recgraph.serve.memory import check_answers, part_users
 from recgraph.serve.parts import Counts, answers
-from recgraph.serve.request import (
-    NoHistoryError,
-    Request,
-    answer,
-    check_item_columns,
-    is_all,
-    of_all,
-    of_histories,
-    of_users,
-)
+from recgraph.serve.request import NoHistoryError, Request, is_all, of_all, of_histories, of_users
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import resolve, with_arguments
+from recgraph.serve.similar import similar_items
 from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["NoHistoryError", "Recommender"]
-
-_FILES = ("users.parquet", "items.parquet", "seen.safetensors")
-_FEATURES = "item_features.parquet"
-_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -246,12 +231,10 @@ class Recommender:
                 raise ValueError(f"{name} = {value} must be at least 1")
         if fallback not in (None, "popularity"):
             raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
-        check_item_columns(self.item_features, item_columns, self.columns)
+        check_item_columns(self.item_features, item_columns, names_of_lists(self.columns, item_columns))
         made = with_arguments(rules, allow, block, self.columns)
         ruling = resolve(made, self.items, self._item_columns, self.model, self.in_common, self._lister.by_vectors)
-        self.counters.add(Counter(unknown_items=ruling.n_unknown))
-        if ruling.n_unknown:
-            _log.warning("%d items of the rules are not known to the model; skipped", ruling.n_unknown)
+        self.counters.add_unknown_of_rules(ruling.n_unknown)
         return Asked(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
 
     def _request(self, users: Any, histories: Any) -> Request:
@@ -273,7 +256,47 @@ class Recommender:
             raise NoHistoryError.of(request, empty)
         popularity = self.popularity if len(empty) else None
         lists = lister.lists(request, asked, empty, popularity, self.ann)
-        return answer(request, lists, self.items, self.columns, self.item_features, asked.item_columns)
+        names = names_of_lists(self.columns, asked.item_columns)
+        features, key = self.item_features, self.columns.item
+        return answer(request.labels, lists, self.items, names, request.kind, features, key, asked.item_columns)
+
+    @checked
+    def similar(
+        self,
+        items: Any = "all",
+        k: int = 10,
+        *,
+        by: SimilarBy | None = None,
+        allow: Any = None,
+        block: Any = None,
+        item_columns: Sequence[str] = (),
+        batch_size: int = 1024,
+    ) -> Any:
+        """The ``k`` items most like each item, for "more like this" and "bought together".
+
+        Args:
+            items: ids of items of the training data (list, array, series, or one id), or ``"all"``.
+            k: the length of the lists; shorter where fewer items are like it.
+            by: ``"vectors"``: the cosine of the model's item vectors; ``"co_occurrence"``: that of the sets of users
+                who have both. None: by vectors where the model has them.
+            allow, block: items to which the lists are restricted, and items that are in none.
+            item_columns: columns of the item features of the similar items to add, e.g. ``["title"]``.
+            batch_size: items at a time; bounds memory and does not alter results.
+
+        Returns:
+            A frame with the log's item column, ``similar``, score (the cosine), rank (from 1), of the kind that
+            :meth:`recommend` returns. An item that nobody has, or without a vector, has no rows and is in no list; by
+            ``"co_occurrence"`` a list ends where no user has both.
+
+        Raises:
+            ValueError: an item is not known, the model has no vectors, or an argument does not fit.
+            MemoryLimitError: so many lists of this length do not fit into memory.
+        """
+        check_not_forked()
+        of = self, self.in_common, self._lister.by_vectors
+        found, n_unknown = similar_items(*of, items, k, by, allow, block, item_columns, batch_size)
+        self.counters.add_unknown_of_rules(n_unknown)
+        return found
 
     def item_vectors(self) -> Any:
         """The vectors of all items.
@@ -351,19 +374,7 @@ class Recommender:
             BundleError: the folder exists and holds something that is no bundle.
         """
 
-        def fill(into: Path) -> None:
-            self.users.write(into / "users.parquet")
-            self.items.write(into / "items.parquet")
-            seen = {"values": self.seen.values.to(torch.int32), "offsets": self.seen.offsets}
-            if self.times is not None:
-                seen["times"] = self.times.values
-            save_file({name: value.contiguous() for name, value in seen.items()}, into / "seen.safetensors")
-            if self.item_features is not None:
-                self.item_features.write_parquet(into / _FEATURES)
-
-        unit = {} if self.times is None else {"time_unit": self.time_unit}
-        more = {"columns": self.columns.model_dump(mode="json"), "kind": self.kind, "record": self.record, **unit}
-        bundle.write(Path(folder), "recommender", self.model, fill, more)
+        stored.write(self, Path(folder))
 
     @classmethod
     @checked
@@ -375,21 +386,7 @@ class Recommender:
                 cannot read it. ValueError: the device is not there.
         """
         check_not_forked()
-        folder = bundle_of(folder)
-        config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
-        names = bundle.guard(folder / "config.json", lambda _: names_of(config))
-        users = bundle.guard(folder / "users.parquet", IdMap.read)
-        items = bundle.guard(folder / "items.parquet", IdMap.read)
-        tensors = bundle.guard(folder / "seen.safetensors", read_tensors)
-        seen = bundle.guard(folder / "seen.safetensors", lambda _: check_seen(tensors, len(users), len(items)))
-        read = partial(read_item_features, names.columns.item)
-        features = bundle.guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
-        model = bundle.load_model(folder, config, device_here(device))
-        bundle.guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
-        times = tensors.get("times")
-        return cls(
-            model, users, items, seen, **names._asdict(), item_features=features, record=config["record"], times=times
-        )
+        return cls(**stored.read(folder, device))
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"

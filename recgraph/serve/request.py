@@ -1,9 +1,9 @@
-"""Requests for recommendations, by users of the training data or by histories of new users, and their answers."""
+"""Requests for recommendations, by users of the training data or by histories of new users."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,13 +16,11 @@ from torch import Tensor
 from recgraph.arguments import is_list, shown
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.dataframe import FrameKind, frame_kind, from_native, to_native
+from recgraph.data.dataframe import FrameKind, frame_kind, from_native
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
-from recgraph.data.item_columns import feature_rows
 from recgraph.data.log import InteractionLog
-from recgraph.evaluate.topk import Lists
 from recgraph.sparse.ragged import Ragged
 from recgraph.texts import listed
 
@@ -106,7 +104,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
     Raises:
         ValueError: there are no ids, or they are of another type than those of the training data.
     """
-    values, kind = _ids(given, kind)
+    values, kind = given_ids(given, kind, "users")
     if not len(values):
         raise ValueError("users is empty: name at least one")
     index = torch.from_numpy(users.index(values))
@@ -149,7 +147,7 @@ def of_histories(
                 raise ValueError(f"histories[{user!r}] = {shown(row)} must be a list of items, oldest first")
         rows = [list(row) for row in given.values()]
         lengths = torch.tensor([len(row) for row in rows])
-        labels, _ = _ids(list(given), kind)
+        labels, _ = given_ids(list(given), kind, "users")
         index = items.index([item for row in rows for item in row])
         return _of_index(labels, index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns)
@@ -227,7 +225,13 @@ def _name(own: str, plain: str, there: list[str], argument: str = "histories") -
     raise ValueError(f"{argument} has no column {wanted}; its columns are {listed(there)}")
 
 
-def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:
+def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, FrameKind]:
+    """Ids of a list, array or series, or one id, and the kind of frame that is returned for them.
+
+    Args:
+        kind: where ``given`` is no series of a frame library.
+        argument: its name, for errors.
+    """
     series = nw.from_native(given, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         found = series.implementation.value
@@ -235,7 +239,7 @@ def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:
         given = series.to_list() if series.dtype in (nw.Object, nw.Unknown) else series.to_polars()
     elif isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
         given = [given]
-    return as_series(given, "users"), kind
+    return as_series(given, argument), kind
 
 
 def as_labels(values: pl.Series, as_uuid: bool) -> pl.Series:
@@ -249,67 +253,3 @@ def _label(text: str | None) -> uuid.UUID | str | None:
         return uuid.UUID(text)
     except (TypeError, ValueError):
         return text
-
-
-_OWN = ("score", "rank")
-
-
-def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str], columns: Columns) -> None:
-    """Check that the item features have the columns and that the answer has no others of these names.
-
-    Raises:
-        ValueError: names the column, and those that exist.
-    """
-    there = [] if item_features is None else item_features.columns
-    missing = [name for name in names if name not in there]
-    if missing:
-        known = listed(there) or "none"
-        raise ValueError(f"item_columns = {missing[0]!r} is no column of the item features; there are {known}")
-    taken = [*_OWN, *_id_names(columns, names)]
-    for name in names:
-        if name in taken:
-            raise ValueError(
-                f"item_columns = {name!r} would be in the answer twice, whose columns are {', '.join(taken)}; leave it "
-                "out, or rename the column of the item features"
-            )
-        taken.append(name)
-
-
-def _id_names(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
-    """The names of the user and the item column: those of the log, or ``user`` and ``item`` where one is taken."""
-    if {*_OWN, *item_columns} & {columns.user, columns.item}:
-        return "user", "item"
-    return columns.user, columns.item
-
-
-def answer(
-    request: Request,
-    lists: Lists,
-    items: IdMap,
-    columns: Columns,
-    item_features: pl.DataFrame | None,
-    item_columns: Sequence[str],
-) -> Any:
-    """One row a recommendation: user, item, score, rank (from 1) and the wanted item columns.
-
-    Args:
-        lists: for each row of the request; padding is left out.
-        columns: the names of the user and item columns; ``user`` and ``item`` are used where one is taken.
-        item_columns: checked by :func:`check_item_columns`.
-
-    Returns:
-        A frame of the request's kind.
-    """
-    rows, places = (lists.items >= 0).nonzero(as_tuple=True)
-    found = lists.items[rows, places]
-    user, item = _id_names(columns, item_columns)
-    series = [
-        take(request.labels, rows).alias(user),
-        items.ids(found).alias(item),
-        pl.Series("score", lists.scores[rows, places].numpy()),
-        pl.Series("rank", (places + 1).numpy()),
-    ]
-    if item_columns and item_features is not None:
-        row_of = feature_rows(items, item_features[columns.item])[found]
-        series += [item_features[name].gather(pl.Series(row_of.numpy()).replace(-1, None)) for name in item_columns]
-    return to_native(pl.DataFrame(series), request.kind)

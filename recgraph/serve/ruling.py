@@ -29,7 +29,7 @@ from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Allowance", "OwnItems", "Ruling", "TooMuchWork", "resolve", "with_arguments"]
+__all__ = ["Allowance", "OwnItems", "Ruling", "TooMuchWork", "candidates_of", "resolve", "with_arguments"]
 
 #: bytes of the scores that are changed and sorted at a time
 _BYTES = 1 << 27
@@ -308,7 +308,7 @@ def resolve(
     Raises:
         ValueError: an id is of another type, no item remains, or an item feature does not exist or fit; names the rule.
     """
-    candidates, n_unknown = _candidates(rules, items)
+    candidates, n_unknown = candidates_of(rules, items)
     own = [_own(getattr(rules, name), items, name) for name in ("allow_for", "block_for")]
     reranking = None
     if (reranker := rules.reranker) is not None:
@@ -332,7 +332,7 @@ def resolve(
     )
 
 
-def _candidates(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
+def candidates_of(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
     """The allowed items that are not blocked, None for all; and how many ids are not known."""
     if rules.allow is None and not rules.block:
         return None, 0

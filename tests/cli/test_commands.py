@@ -412,6 +412,32 @@ def test_recommend_rules_mistakes(run: Path, arguments: tuple[object, ...], mess
     assert not Path("x.csv").exists()
 
 
+def test_items_like_an_item(run: Path, tmp_path: Path) -> None:
+    options = ("-k", 4, "--by", "co_occurrence", "--block", 5, "--format", "json")
+    done = call("similar", run, "--item", 7, "-i", 3, *options)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)
+    assert [row["item_id"] for row in rows] == [7] * 4 + [3] * 4
+    assert 5 not in {row["similar"] for row in rows}
+    done = call("similar", run, "--all", "-k", 2, "--out", tmp_path / "all.parquet")
+    assert done.exit_code == 0, done.output
+    assert pl.read_parquet(tmp_path / "all.parquet").columns == ["item_id", "similar", "score", "rank"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say to which items"),
+        (("--item", 7, "--all"), "say to which items"),
+        (("--item", "x"), "--item 'x' is no item of this run"),
+        (("--item", 4711), "items: 4711 is not known to the model"),
+    ],
+)
+def test_similar_mistakes(run: Path, arguments: tuple[object, ...], message: str) -> None:
+    done = call("similar", run, *arguments)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.output
+
+
 @pytest.mark.parametrize("ending", ["parquet", "json", "csv"])
 def test_vectors_of_items_users_and_histories(run: Path, tmp_path: Path, ending: str) -> None:
     readers: dict[str, Any] = {"parquet": pl.read_parquet, "json": pl.read_json, "csv": pl.read_csv}
@@ -464,7 +490,7 @@ def test_a_parquet_file_can_be_piped(run: Path) -> None:
     [
         ((), "say for whom"),
         (("-u", "1", "--histories", "x.csv"), "say for whom"),
-        (("-u", "ann"), "--user 'ann' cannot be a user of this run: its ids are like"),
+        (("-u", "ann"), "--user 'ann' is no user of this run: its ids are like"),
         (("-u", "999999"), "999999"),
         (("--histories", "/nowhere.csv"), "/nowhere.csv"),
         (("-u", "1", "--with", "colour"), "'colour'"),

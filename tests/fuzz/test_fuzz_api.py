@@ -134,6 +134,9 @@ CALLS: dict[str, Call] = {
     "recommend to new users": Call(RUN.recommender.recommend, {"histories": {9: [1]}}, ("histories", *LISTS)),
     "stream": Call(_streamed, {"users": [1]}, ("users", "histories", *LISTS)),
     "user_vectors": Call(VECTORS.user_vectors, {}, ("users", "histories")),
+    "similar": Call(
+        VECTORS.similar, {"items": [1]}, ("items", "k", "by", "allow", "block", "item_columns", "batch_size")
+    ),
     "plot": Call(RUN.plot, {"kind": "groups"}, ("kind", "part", "metric")),
     "update": Call(
         RUN.update,

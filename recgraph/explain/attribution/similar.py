@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from recgraph.explain.attribution.subject import Subject
 from recgraph.explain.nodes import nearest
+from recgraph.rerank.similarity import SimilarBy
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import compose, distinct
 
 __all__ = ["SimilarBy", "similar_items"]
-
-#: by the model's item vectors, or by the users who had both
-SimilarBy = Literal["vectors", "co_occurrence"]
 
 
 def similar_items(subject: Subject, n: int, by: SimilarBy) -> Tensor:

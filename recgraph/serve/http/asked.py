@@ -11,17 +11,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from recgraph.config import Config
-from recgraph.data.columns import Columns
+from recgraph.serve.answer import check_item_columns
 from recgraph.serve.http.errors import Refused, cut, shown, unknown_name
 from recgraph.serve.http.jsonids import JsonIds, check_text
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import check_item_columns
 from recgraph.serve.rules import Rules
 
 __all__ = ["FIELDS", "Asked", "Limits", "Reader"]
 
 #: the names of the answer's entries, which item columns may not have
-_ANSWER = Columns(user="user", item="item")
+_ANSWER = ("user", "item")
 #: rules that hold ids, of which a request may have many
 _OF_IDS = {"allow", "block", "allow_for", "block_for"}
 

@@ -1,0 +1,124 @@
+"""The items most like an item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from test_recommender import ServedTowers, log, serve
+
+from recgraph.models.closed_form.linear import EASE
+from recgraph.serve.recommender import Recommender
+
+
+def cosines_by_users(served: Recommender) -> torch.Tensor:
+    had = torch.zeros(len(served.users), len(served.items), dtype=torch.float64)
+    had[served.seen.rows, served.seen.values] = 1
+    counts = had.sum(0)
+    return had.T @ had / (counts[:, None] * counts).sqrt().clamp(min=1)
+
+
+def cosines_of_vectors(served: Recommender) -> torch.Tensor:
+    unit = torch.nn.functional.normalize(served.model.encode_items().detach().double())
+    return unit @ unit.T
+
+
+@pytest.mark.parametrize("by", ["vectors", "co_occurrence"])
+def test_lists_are_those_of_a_slow_oracle(by: Any) -> None:
+    served = serve(log())
+    wanted = (cosines_of_vectors if by == "vectors" else cosines_by_users)(served)
+    frame = served.similar(k=6, by=by)
+    assert frame.columns == ["what", "similar", "score", "rank"]
+    assert frame["what"].unique(maintain_order=True).to_list() == served.items.values.to_list()
+    for (item,), part in frame.group_by("what"):
+        row = int(served.items.index([item])[0])
+        others = wanted[row].clone()
+        others[row] = -1
+        best = others.topk(6).values
+        best = best[best > 0] if by == "co_occurrence" else best
+        assert part["score"].to_list() == pytest.approx(best.tolist(), abs=1e-6)
+        found = torch.from_numpy(served.items.index(part["similar"]))
+        assert part["score"].to_list() == pytest.approx(wanted[row, found].tolist(), abs=1e-6)
+        assert row not in found.tolist()
+        assert part["rank"].to_list() == list(range(1, len(best) + 1))
+
+
+def test_batches_and_single_items_alter_nothing() -> None:
+    served = serve(log())
+    for by in ("vectors", "co_occurrence"):
+        whole = served.similar(k=5, by=by)
+        assert whole.equals(served.similar(k=5, by=by, batch_size=3))
+        wanted = served.items.values[[7, 2]].to_list()
+        some = served.similar(wanted, k=5, by=by)
+        parts = [whole.filter(pl.col("what") == item) for item in wanted]
+        assert some.equals(pl.concat(parts))
+
+
+def test_by_vectors_where_the_model_has_them() -> None:
+    towers, ease = serve(log()), serve(log(), EASE())
+    assert towers.similar(k=3).equals(towers.similar(k=3, by="vectors"))
+    assert ease.similar(k=3).equals(ease.similar(k=3, by="co_occurrence"))
+    with pytest.raises(ValueError, match="EASE ranks by scores alone"):
+        ease.similar(k=3, by="vectors")
+
+
+def test_lists_are_restricted_and_show_features() -> None:
+    names = pl.DataFrame({"what": list(range(40)), "title": [f"title {n}" for n in range(40)]})
+    served = serve(log(), item_features=names)
+    allowed = list(range(10, 30))
+    frame = served.similar([1, 12], k=30, allow=allowed, block=[15], item_columns=["title"])
+    assert frame.columns == ["what", "similar", "score", "rank", "title"]
+    assert set(frame.filter(pl.col("what") == 1)["similar"]) == set(allowed) - {15}
+    assert set(frame.filter(pl.col("what") == 12)["similar"]) == set(allowed) - {15, 12}
+    assert frame["title"].to_list() == [f"title {item}" for item in frame["similar"]]
+    with pytest.raises(ValueError, match="item_columns = 'titel' is no column"):
+        served.similar(1, item_columns=["titel"])
+
+
+def test_answers_are_of_the_kind_that_was_given() -> None:
+    served = serve(log("pandas"))
+    assert isinstance(served.similar(1, k=2), pd.DataFrame)
+    assert isinstance(served.similar(pl.Series([1, 2]), k=2), pl.DataFrame)
+
+
+def test_items_without_vector_or_users_are_in_no_list() -> None:
+    model = ServedTowers()
+    served = serve(log(), model)
+    with torch.no_grad():
+        model.table.weight[3] = 0
+    served.refresh()
+    frame = served.similar(k=100)
+    zero = served.items.ids([3])[0]
+    assert zero not in set(frame["what"])
+    assert zero not in set(frame["similar"])
+    assert len(frame) == 39 * 38
+    assert served.similar([zero]).is_empty()
+
+
+def test_equal_vectors_are_equally_similar_whatever_is_asked_beside() -> None:
+    model = ServedTowers()
+    served = serve(log(), model)
+    with torch.no_grad():
+        model.table.weight[10:20] = model.table.weight[10]
+    served.refresh()
+    frame = served.similar(k=9).filter(pl.col("what").is_in(served.items.ids(range(10, 20)).to_list()))
+    assert frame["score"].n_unique() == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"items": [1, 4711]}, "items: 4711 is not known to the model"),
+        ({"items": []}, "items is empty: name at least one"),
+        ({"items": ["x"]}, "texts"),
+        ({"k": 0}, "k = 0 must be at least 1"),
+        ({"by": "cosine"}, "by"),
+        ({"allow": [4711]}, "allow and block leave no item"),
+    ],
+)
+def test_mistakes_name_the_argument(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        serve(log()).similar(**asked)
