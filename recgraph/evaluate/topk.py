@@ -82,6 +82,9 @@ class Catalogue:
         block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
         device: where the ranking runs (default: that of ``item_vectors``, else the host).
         low: compute scores in this type, narrower than float32; such a catalogue chooses freely among equal scores.
+        wide: compute scores in float64 from float32 vectors, which are widened tile by tile: that costs no more than to
+            keep them wide. For vectors whose products float64 adds up without rounding; a tile then has as many rows as
+            there are users.
 
     Attributes:
         order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.
@@ -104,6 +107,7 @@ class Catalogue:
         block_items: int | None = None,
         device: torch.device | None = None,
         low: torch.dtype | None = None,
+        wide: bool = False,
     ) -> None:
         for name, value in (("k", k), ("block_items", BLOCK_ITEMS if block_items is None else block_items)):
             if value < 1:
@@ -130,7 +134,7 @@ class Catalogue:
         self.n_blocks = -(-(self.last - self.first) // self._block)
         step = min(self._block, CACHED_ITEMS) if device.type in TILE_ROWS else self._block
         self._step = min(_round_up(step, self._chunk), self._block)
-        self._low = low
+        self._low, self._wide = low, wide
         self._vectors = None if item_vectors is None else self._chunks(item_vectors)
         self._buffer = _Buffer()
         #: rows of a tile -> whether its scores are those of a whole one, bit for bit
@@ -243,6 +247,8 @@ class Catalogue:
     def prepared(self, queries: Tensor) -> Tensor:
         """User vectors in the type of the items', or scores in one that tells them apart."""
         queries = queries.detach()
+        if self._wide:
+            return queries.double()
         return as_wide_floats(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
 
     def rank_tile(
@@ -296,7 +302,7 @@ class Catalogue:
         """
         step = step or self._block
         n_rows = queries.shape[0]
-        if n_rows < self.rows and self._vectors is not None:
+        if n_rows < self.rows and self._vectors is not None and not self._wide:
             queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
         for start in range(self.first, self.last, step):
             scores = self._scores(queries, start, min(step, self.last - start))[:n_rows]
@@ -317,7 +323,7 @@ class Catalogue:
         else:
             for number in range(width // self._chunk):
                 chunk = self._vectors[(start - self.first) // self._chunk + number]
-                torch.mm(queries, chunk, out=scores[:, number * self._chunk : (number + 1) * self._chunk])
+                torch.mm(queries, chunk.to(queries.dtype), out=scores[:, number * self._chunk : (number + 1) * self._chunk])
         return scores
 
 

@@ -28,6 +28,8 @@ Compare = Callable[[Tensor], Tensor]
 #: unit vectors are rounded to multiples of 2^-24 (which float32 holds): products of two then add up without rounding in
 #: float64, so that equal vectors are equally similar, in every order of the sum, in blocks and on every machine
 _GRID = float(1 << 24)
+#: vectors that are rounded at a time
+_ROWS = 4096
 
 
 class Similarity:
@@ -65,10 +67,14 @@ class Cosine(Similarity):
     """
 
     def __init__(self, vectors: Tensor) -> None:
-        if (item := first_bad_row(vectors)) is not None:
-            raise ValueError(f"vectors: that of item index {item} is not finite; train or check the model")
-        unit = torch.nn.functional.normalize(vectors.detach().double())
-        self._unit = ((unit * _GRID).round() / _GRID).float()
+        vectors = vectors.detach()
+        self._unit = torch.empty_like(vectors, dtype=torch.float32)
+        for start in range(0, len(vectors), _ROWS):
+            part = vectors[start : start + _ROWS]
+            if (item := first_bad_row(part)) is not None:
+                raise ValueError(f"vectors: that of item index {start + item} is not finite; train or check the model")
+            unit = torch.nn.functional.normalize(part.double())
+            self._unit[start : start + _ROWS] = unit.mul_(_GRID).round_().div_(_GRID)
 
     @property
     def unit(self) -> Tensor:
@@ -165,13 +171,17 @@ class CoOccurrence(Similarity):
         return compare
 
     def rows(self, items: Tensor) -> Tensor:
-        """[R, n_items] float64: the similarities of items [R] with all, 0 of an item with itself."""
+        """[R, n_items] float64: the similarities of items [R] with all."""
         counts = self._holders.lengths.double()
         found = torch.empty(len(items), self.n_items, dtype=torch.float64)
         for first, block in co_occurrence(self._users, self.n_items, holders=self._holders.take(items)):
-            found[first : first + len(block)] = block
-        found /= (counts[items, None] * counts).sqrt_().clamp_(min=1)
-        return found.scatter_(1, items[:, None], 0)
+            rows = slice(first, first + len(block))
+            torch.div(block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows])
+        return found
+
+    def n_pairs(self, items: Tensor) -> int:
+        """How many pairs of a user and an item :meth:`rows` counts."""
+        return int(self._users.lengths[self._holders.take(items).values].sum())
 
     def row_bytes(self, width: int) -> int:
         return 8 * (self.n_items + 3 * width)

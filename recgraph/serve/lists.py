@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -54,7 +55,7 @@ class Lister:
 
     def __init__(self, model: Model, n_items: int) -> None:
         self.model, self.n_items = model, n_items
-        self._catalogue: Catalogue | None = None
+        self._catalogues: dict[str, Catalogue] = {}
         self._by_vectors: Cosine | None = None
 
     def unknown(self, request: Request) -> Tensor:
@@ -113,12 +114,30 @@ class Lister:
 
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
         """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is kept."""
+        return self._made("model", partial(catalogue_for, self.model), k, candidates)
+
+    def catalogue_of_scores(self, k: int, candidates: Tensor | None = None) -> Catalogue:
+        """The same, to rank scores of all items that are no model's."""
+        return self._made("scores", Catalogue, k, candidates)
+
+    def catalogue_of_directions(self, k: int, candidates: Tensor | None = None) -> Catalogue:
+        """The same, to rank items by the directions of their vectors; those without a vector are left out."""
+        return self._made("directions", self._of_directions, k, candidates)
+
+    def _of_directions(self, n_items: int, k: int, candidates: Tensor | None = None) -> Catalogue:
+        unit = self.by_vectors().unit
+        has_vector_mask = unit.any(1) if candidates is None else unit[candidates].any(1)
+        if not bool(has_vector_mask.all()):
+            candidates = (torch.arange(n_items) if candidates is None else candidates)[has_vector_mask]
+        return Catalogue(n_items, k, item_vectors=unit, candidates=candidates, wide=True)
+
+    def _made(self, name: str, make: Callable[..., Catalogue], k: int, candidates: Tensor | None) -> Catalogue:
         if candidates is not None:
-            return catalogue_for(self.model, self.n_items, k, candidates=candidates)
-        kept = self._catalogue  # read once: another thread may replace it
+            return make(self.n_items, k, candidates=candidates)
+        kept = self._catalogues.get(name)  # read once: another thread may replace it
         catalogue = None if kept is None else kept.for_length(k)
         if catalogue is None:
-            catalogue = self._catalogue = catalogue_for(self.model, self.n_items, k)
+            catalogue = self._catalogues[name] = make(self.n_items, k)
         return catalogue
 
     def by_vectors(self) -> Cosine:

@@ -293,7 +293,7 @@ class Recommender:
             MemoryLimitError: so many lists of this length do not fit into memory.
         """
         check_not_forked()
-        of = self, self.in_common, self._lister.by_vectors
+        of = self, self._lister, self.in_common
         found, n_unknown = similar_items(*of, items, k, by, allow, block, item_columns, batch_size)
         self.counters.add_unknown_of_rules(n_unknown)
         return found

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.topk import Catalogue, Lists
-from recgraph.rerank.similarity import CoOccurrence, Cosine, SimilarBy
+from recgraph.data.ids import IdMap
+from recgraph.evaluate.topk import Lists
+from recgraph.models.base import Model
+from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve.answer import answer, check_item_columns, names_of_similar
+from recgraph.serve.lists import Lister
 from recgraph.serve.memory import check_large
 from recgraph.serve.request import given_ids, is_all, take
 from recgraph.serve.rules import Rules
@@ -19,18 +22,20 @@ from recgraph.serve.stored import Stored
 from recgraph.serve.vectors import check_vectors
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["similar_items"]
+__all__ = ["CELLS", "chosen", "items_left", "lists_like", "similar_items"]
 
 #: of a place of a list: its item and its score twice, and the columns of the answer
 _OF_PLACE = 64
 #: similarities by users that are held at a time
-_CELLS = 1 << 24
+CELLS = 1 << 22
+#: without so many items or fewer, the lists are of the catalogue that is kept; without more, of one that is made for them
+_FEW = 1024
 
 
 def similar_items(
     recommender: Stored,
+    lister: Lister,
     in_common: CoOccurrence,
-    vectors: Callable[[], Cosine],
     items: Any,
     k: int,
     by: SimilarBy | None,
@@ -42,8 +47,8 @@ def similar_items(
     """The items most like each, as a frame, and how many ids of ``allow`` and ``block`` are not known.
 
     Args:
+        lister: of the recommender's model.
         in_common: the similarity of items by users in common.
-        vectors: gives that by the model's vectors.
         items, k, by, allow, block, item_columns, batch_size: of ``Recommender.similar``.
     """
     for name, value in (("k", k), ("batch_size", batch_size)):
@@ -51,9 +56,7 @@ def similar_items(
             raise ValueError(f"{name} = {value} must be at least 1")
     names = names_of_similar(recommender.columns, item_columns)
     check_item_columns(recommender.item_features, item_columns, names)
-    by = by or ("vectors" if recommender.model.has_vectors else "co_occurrence")
-    if by == "vectors":
-        check_vectors(recommender.model)
+    by = chosen(recommender.model, by)
     k, n_items = min(k, len(recommender.items)), len(recommender.items)
     if is_all(items):
         index, kind = torch.arange(n_items), recommender.kind
@@ -69,48 +72,78 @@ def similar_items(
                 f"{len(labels):,} are not); name items of the training data"
             )
     check_large(_OF_PLACE * k * len(index), f"{k:,} items like each of {len(index):,}", "ask for some items at a time")
-    candidates, n_unknown = candidates_of(
-        Rules.of({"allow": allow, "block": () if block is None else block}), recommender.items
-    )
-    if by == "vectors":
-        lists = _by_vectors(vectors().unit.double(), index, k, candidates, batch_size)
-    else:
-        lists = _by_users(in_common, index, k, candidates, batch_size)
+    candidates, n_unknown = items_left(allow, block, recommender.items)
+    lists = lists_like(lister, in_common, by, index, k, candidates, batch_size)
     features, key = recommender.item_features, recommender.columns.item
     return answer(labels, lists, recommender.items, names, kind, features, key, item_columns), n_unknown
 
 
-def _by_vectors(unit: Tensor, index: Tensor, k: int, candidates: Tensor | None, batch_size: int) -> Lists:
-    """Lists of items by directions: products of two are exact in float64, so that equal vectors are equally similar."""
-    has_vector_mask = unit.any(1)
-    among = torch.arange(len(unit)) if candidates is None else candidates
-    catalogue = Catalogue(len(unit), k, item_vectors=unit, candidates=among[has_vector_mask[among]])
-    asked = has_vector_mask[index].nonzero().flatten()
-    parts = [_ranked(catalogue, unit[rows], rows) for rows in torch.split(index[asked], batch_size) if len(rows)]
-    return _spread(parts, asked, len(index), k)
+def chosen(model: Model, by: SimilarBy | None) -> SimilarBy:
+    """What items are compared by; None: by vectors where the model has them.
+
+    Raises:
+        ValueError: by vectors, and it has none.
+    """
+    by = by or ("vectors" if model.has_vectors else "co_occurrence")
+    if by == "vectors":
+        check_vectors(model)
+    return by
 
 
-def _by_users(likeness: CoOccurrence, index: Tensor, k: int, candidates: Tensor | None, batch_size: int) -> Lists:
-    """Lists of items by the cosine of the sets of users who have two."""
-    n_items = likeness.n_items
-    catalogue = Catalogue(n_items, k, candidates=candidates)
-    parts = []
-    for rows in torch.split(index, max(min(batch_size, _CELLS // n_items), 1)):
-        lists = _ranked(catalogue, likeness.rows(rows), rows)
-        parts.append(Lists(lists.items.masked_fill(lists.scores <= 0, -1), lists.scores))
-    return _spread(parts, torch.arange(len(index)), len(index), k)
+def items_left(allow: Any, block: Any, items: IdMap) -> tuple[Tensor | None, int]:
+    """The allowed items that are not blocked, None for all; and how many ids are not known.
+
+    Raises:
+        ValueError: an id is of another type, or no item is left.
+    """
+    return candidates_of(Rules.of({"allow": allow, "block": () if block is None else block}), items)
 
 
-def _ranked(catalogue: Catalogue, queries: Tensor, items: Tensor) -> Lists:
-    """The lists of some items, without the items themselves."""
-    itself = Ragged.from_lengths(items, torch.ones_like(items))
-    return catalogue.rank(queries, itself, ("exclude",))["exclude"]
+def lists_like(
+    lister: Lister,
+    in_common: CoOccurrence,
+    by: SimilarBy,
+    index: Tensor,
+    k: int,
+    candidates: Tensor | None,
+    batch_size: int = 1024,
+) -> Lists:
+    """The items most like each of some; nothing alters a list but what is asked for it.
 
-
-def _spread(parts: Sequence[Lists], rows: Tensor, n_rows: int, k: int) -> Lists:
-    """Lists of some rows among ``n_rows``; the others are empty."""
-    items, scores = torch.full((n_rows, k), -1), torch.zeros(n_rows, k, dtype=torch.float64)
-    if parts:
-        found = Lists.cat(list(parts))
-        items[rows], scores[rows] = found.items, found.scores
+    Args:
+        in_common: the similarity of items by users in common.
+        index: [B] int64 items; -1 for one that is not known, whose list is empty.
+        k, by, batch_size: of ``Recommender.similar``, checked; ``k`` is at most the number of items.
+        candidates: [C] items that lists may have; None for all.
+    """
+    items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)
+    closed = None
+    if candidates is not None and lister.n_items - len(candidates) <= _FEW:
+        open_mask = torch.zeros(lister.n_items, dtype=torch.bool)
+        open_mask[candidates] = True
+        closed, candidates = (~open_mask).nonzero().flatten(), None
+    places = (index >= 0).nonzero().flatten()
+    if by == "vectors":
+        unit = lister.by_vectors().unit
+        places = places[unit[index[places]].any(1)]
+        catalogue = lister.catalogue_of_directions(k, candidates)
+    else:
+        catalogue = lister.catalogue_of_scores(k, candidates)
+        batch_size = max(min(batch_size, CELLS // lister.n_items), 1)
+    for start in range(0, len(places), batch_size):
+        here = places[start : start + batch_size]
+        rows = index[here]
+        queries = unit[rows] if by == "vectors" else in_common.rows(rows)
+        lists = catalogue.rank(queries, _barred(rows, closed), ("exclude",))["exclude"]
+        if by == "co_occurrence":
+            lists = Lists(lists.items.masked_fill(lists.scores <= 0, -1), lists.scores)
+        items[here], scores[here] = lists.items, lists.scores
     return Lists(items, scores)
+
+
+def _barred(items: Tensor, closed: Tensor | None) -> Ragged:
+    """For each item the items that its list may not have: itself, and those that are closed to all."""
+    barred = items[:, None]
+    if closed is not None:
+        barred = torch.cat([barred, closed.expand(len(items), -1)], 1)
+    return Ragged.from_lengths(barred.flatten(), torch.full((len(items),), barred.shape[1]))

@@ -262,18 +262,36 @@ def co_occurrence(
     pairs = torch.cumsum(rows.lengths[holders.values], 0)
     before = torch.cat([pairs.new_zeros(1), pairs])[holders.offsets]
     for first, last in _count_blocks(before.tolist(), n_columns):
-        entries = slice(int(holders.offsets[first]), int(holders.offsets[last]))
-        partners = rows.take(holders.values[entries])
-        cells = (holders.rows[entries] - first)[partners.rows] * n_columns + partners.values
-        weights = None if row_weights is None else row_weights[holders.values[entries]][partners.rows]
-        block = torch.bincount(cells, weights, minlength=(last - first) * n_columns)
-        yield first, block.view(last - first, n_columns).to(torch.float64)
+        start, end = int(holders.offsets[first]), int(holders.offsets[last])
+        # parts of a sum of weights would be rounded in another way
+        pieces = _pieces(pairs, start, end) if row_weights is None else [slice(start, end)]
+        total = torch.zeros((last - first) * n_columns, dtype=torch.float64, device=rows.device)
+        for entries in pieces:
+            partners = rows.take(holders.values[entries])
+            cells = (holders.rows[entries] - first)[partners.rows] * n_columns + partners.values
+            weights = None if row_weights is None else row_weights[holders.values[entries]][partners.rows]
+            total += torch.bincount(cells, weights, minlength=len(total))
+        yield first, total.view(last - first, n_columns)
 
 
 def holders_of(rows: Ragged, n_columns: int) -> Ragged:
     """The rows that hold each column, ascending."""
     order = torch.argsort(rows.values, stable=True)
     return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
+
+
+def _pieces(pairs: Tensor, start: int, end: int) -> Iterator[slice]:
+    """The holders from ``start`` to ``end`` in pieces within the limit of pairs, or of one that alone exceeds it.
+
+    Args:
+        pairs: [H] int64, how many there are up to each holder.
+    """
+    while start < end:
+        done = int(pairs[start - 1]) if start else 0
+        stop = int(torch.searchsorted(pairs, done + _MAX_COUNT_PAIRS, right=True))
+        stop = min(max(stop, start + 1), end)
+        yield slice(start, stop)
+        start = stop
 
 
 def _count_blocks(pairs_before: list[int], n_columns: int) -> Iterator[tuple[int, int]]:
