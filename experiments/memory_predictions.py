@@ -114,7 +114,7 @@ def exported(model: Any, n_users: int, n_items: int, each: int) -> Callable[[], 
 
 
 def served(n_users: int, n_items: int, each: int) -> Callable[[], Any]:
-    """A bundle is read, and the largest request answered that its limits allow."""
+    """A bundle is read, and the largest requests answered that its limits allow."""
     from recgraph.serve.http.asked import Limits
     from recgraph.serve.http.served import Served
 
@@ -122,8 +122,12 @@ def served(n_users: int, n_items: int, each: int) -> Callable[[], Any]:
     recommender_of(rg.models.BPRMF(hidden_dim=64), n_users, n_items, each).save(folder)
 
     def answer() -> None:
-        service, users = Served.load(Path(folder), Limits()), list(range(Limits().users))
-        service.answer([service.reader.read(json.dumps({"users": users, "k": Limits().k}).encode())])
+        service, some = Served.load(Path(folder), Limits()), list(range(Limits().users))
+        service.answer([service.reader.read(json.dumps({"users": some, "k": Limits().k}).encode())])
+        items = service.reader.items.write(some)
+        for by in ("vectors", "co_occurrence"):
+            asked = {"items": items, "k": Limits().k, "by": by}
+            service.answer([service.reader.read_similar(json.dumps(asked).encode())])
         shutil.rmtree(folder)
 
     return answer

@@ -30,14 +30,14 @@ def serve(
     threads: Annotated[int, typer.Option(min=1, help=_THREADS)] = 1,
     device: Annotated[str, typer.Option(help="Where the model computes, e.g. cuda.")] = "cpu",
     max_k: Annotated[int, typer.Option(min=1, help="Longest list that is answered.")] = 1000,
-    max_users: Annotated[int, typer.Option(min=1, help="Users, or histories, of one request.")] = 256,
+    max_users: Annotated[int, typer.Option(min=1, help="Users, histories or items of one request.")] = 256,
     max_history: Annotated[int, typer.Option(min=1, help="Items of one history.")] = 10_000,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
     poll: Annotated[float, typer.Option(min=0.01, metavar="S", help=_POLL)] = 0.5,
     admin: Annotated[bool, typer.Option("--admin", help=_ADMIN)] = False,
     memory_limit: MemoryLimitOption = None,
 ) -> None:
-    """Answer requests for recommendations over HTTP: POST /recommend, GET /health, GET /metrics.
+    """Answer requests over HTTP: POST /recommend, POST /similar, GET /health, GET /metrics.
 
     A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
     requests in flight and stops.

@@ -323,7 +323,9 @@ class Catalogue:
         else:
             for number in range(width // self._chunk):
                 chunk = self._vectors[(start - self.first) // self._chunk + number]
-                torch.mm(queries, chunk.to(queries.dtype), out=scores[:, number * self._chunk : (number + 1) * self._chunk])
+                torch.mm(
+                    queries, chunk.to(queries.dtype), out=scores[:, number * self._chunk : (number + 1) * self._chunk]
+                )
         return scores
 
 

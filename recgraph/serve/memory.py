@@ -19,7 +19,7 @@ from recgraph.memory import (
 )
 from recgraph.models.base import Model
 
-__all__ = ["check_answers", "check_export", "check_large", "check_service", "part_users", "vector_width"]
+__all__ = ["CELLS", "check_answers", "check_export", "check_large", "check_service", "part_users", "vector_width"]
 
 #: of a place of a list: items and scores twice, where they are, the columns of the answer and their copy in its file
 _OF_PLACE = 128
@@ -33,6 +33,12 @@ _OF_ID = 100
 _OF_ANSWER = 400
 #: what a service imports and begins to use with its first answers
 _SERVICE = 48 * 2**20
+#: similarities by users that are held at a time
+CELLS = 1 << 22
+#: of an interaction, where items are compared by their users: its rows both ways; and while these are made
+_OF_SEEN, _OF_COUNTING = 32, 40
+#: of a user's item that is counted, and all of them that are counted at a time
+_OF_PAIR, _PAIRS = 48, 96 * 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -123,11 +129,12 @@ def check_export(model: Model, n_users: int | None) -> None:
     check_estimate(Estimate(held, moments), what, lambda _: "export where there is more memory", _log)
 
 
-def check_service(model: Model, n_ids: int, n_users: int, k: int, threads: int) -> None:
+def check_service(model: Model, n_ids: int, n_seen: int, n_users: int, k: int, threads: int) -> None:
     """Refuse a service that does not fit, when its bundle is in memory. Requests that wait are not counted.
 
     Args:
         n_ids: of users and items, which are looked up by their text.
+        n_seen: interactions, by which items are compared.
         n_users: who are answered together, at most.
         k: length of their lists, at most.
         threads: batches that are answered at the same time.
@@ -143,16 +150,23 @@ def check_service(model: Model, n_ids: int, n_users: int, k: int, threads: int) 
         # a model without vectors gives each thread scores of its own
         "items": _catalogue_bytes(model, n_items) * (1 if model.has_vectors else threads),
         "ids by their text": _OF_ID * n_ids,
+        "items by their users": _OF_SEEN * n_seen,
+        "directions of items": 8 * (n_items + CHUNK) * vector_width(model) if model.has_vectors else 0,
     }
     of_length = _OF_ANSWER * n_users * threads
+    moments = {
+        "the largest answers": of_length * min(k, n_items),
+        "users of items": _OF_COUNTING * n_seen * threads,
+        "items that are compared": threads
+        * (min(_OF_PAIR * n_users * n_seen, _PAIRS) + 24 * min(n_users * n_items, CELLS)),
+    }
 
     def what_fits(left: int) -> str:
-        if left >= of_length:
+        if left >= of_length and left >= max(size for name, size in moments.items() if name != "the largest answers"):
             return f"what fits: lists of {left // of_length} (--max-k)"
         return "serve it where there is more memory, or with fewer --threads"
 
-    estimate = Estimate(held, {"the largest answers": of_length * min(k, n_items)})
-    check_estimate(estimate, f"the service of {type(model).__name__}", what_fits, _log)
+    check_estimate(Estimate(held, moments), f"the service of {type(model).__name__}", what_fits, _log)
 
 
 def vector_width(model: Model) -> int:

@@ -14,7 +14,7 @@ from recgraph.models.base import Model
 from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve.answer import answer, check_item_columns, names_of_similar
 from recgraph.serve.lists import Lister
-from recgraph.serve.memory import check_large
+from recgraph.serve.memory import CELLS, check_large
 from recgraph.serve.request import given_ids, is_all, take
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import candidates_of
@@ -22,13 +22,11 @@ from recgraph.serve.stored import Stored
 from recgraph.serve.vectors import check_vectors
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["CELLS", "chosen", "items_left", "lists_like", "similar_items"]
+__all__ = ["chosen", "items_left", "lists_like", "similar_items"]
 
 #: of a place of a list: its item and its score twice, and the columns of the answer
 _OF_PLACE = 64
-#: similarities by users that are held at a time
-CELLS = 1 << 22
-#: without so many items or fewer, the lists are of the catalogue that is kept; without more, of one that is made for them
+#: without so many items or fewer lists are of the catalogue that is kept, without more of one that is made for them
 _FEW = 1024
 
 

@@ -224,18 +224,19 @@ def test_exports_and_services_are_predicted_by_their_sizes(monkeypatch: pytest.M
     export, service = serve_memory.check_export, serve_memory.check_service
     assert 0 < peaks.of(export, small, 50) < peaks.of(export, small, 50_000)
     assert peaks.of(export, small, 50) < peaks.of(export, large, 50)
-    least = peaks.of(service, small, 90, 128, 10, 1)
+    least = peaks.of(service, small, 90, 2, 128, 10, 1)
     assert least > 0
-    assert peaks.of(service, small, 90, 128, 1000, 1) == peaks.of(service, small, 90, 128, 40, 1) > least
+    assert peaks.of(service, small, 90, 2, 128, 1000, 1) == peaks.of(service, small, 90, 2, 128, 40, 1) > least
     for larger in (
-        (large, 90, 128, 10, 1),
-        (small, 90_000, 128, 10, 1),
-        (small, 90, 256, 10, 1),
-        (small, 90, 128, 10, 4),
+        (large, 90, 2, 128, 10, 1),
+        (small, 90_000, 2, 128, 10, 1),
+        (small, 90, 20_000, 128, 10, 1),
+        (small, 90, 2, 256, 10, 1),
+        (small, 90, 2, 128, 10, 4),
     ):
         assert peaks.of(service, *larger) > least
     scores = rg.models.EASE().build(Space(n_users=50, n_items=40))  # no vectors: a thread has scores of its own
-    assert peaks.of(service, scores, 90, 1, 1, 9) - peaks.of(service, scores, 90, 1, 1, 1) > 8 * 4 * 256 * 40
+    assert peaks.of(service, scores, 90, 2, 1, 1, 9) - peaks.of(service, scores, 90, 2, 1, 1, 1) > 8 * 4 * 256 * 40
 
 
 def test_a_service_that_does_not_fit_is_refused_with_the_lists_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +244,7 @@ def test_a_service_that_does_not_fit_is_refused_with_the_lists_that_do(monkeypat
     monkeypatch.setattr(serve_memory, "resident", lambda: 0)
 
     def check(k: int, threads: int = 1) -> None:
-        serve_memory.check_service(model, 100, 128, k, threads)
+        serve_memory.check_service(model, 100, 2, 128, k, threads)
 
     peaks = Peaks(monkeypatch, serve_memory)
     monkeypatch.setenv("RECGRAPH_MEMORY_LIMIT", str(peaks.of(check, 7)))

@@ -10,7 +10,10 @@ import pytest
 import torch
 from test_recommender import ServedTowers, log, serve
 
+from recgraph.evaluate.topk import Catalogue
 from recgraph.models.closed_form.linear import EASE
+from recgraph.rerank.similarity import Cosine
+from recgraph.serve import similar as module
 from recgraph.serve.recommender import Recommender
 
 
@@ -106,6 +109,33 @@ def test_equal_vectors_are_equally_similar_whatever_is_asked_beside() -> None:
     served.refresh()
     frame = served.similar(k=9).filter(pl.col("what").is_in(served.items.ids(range(10, 20)).to_list()))
     assert frame["score"].n_unique() == 1
+
+
+@pytest.mark.parametrize("by", ["vectors", "co_occurrence"])
+def test_it_alters_nothing_where_items_are_left_out(by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row where they are few, else by a catalogue of their own."""
+    model = ServedTowers()
+    served = serve(log(), model)
+    with torch.no_grad():
+        model.table.weight[7] = 0
+    served.refresh()
+    found = []
+    for few in (0, 1024):
+        monkeypatch.setattr(module, "_FEW", few)
+        found.append([served.similar(k=8, by=by, block=[2, 3]), served.similar(k=8, by=by, allow=[*range(5, 25)])])
+    assert all(one.equals(other) for one, other in zip(*found, strict=True))
+    assert not {2, 3} & set(found[0][0]["similar"])
+
+
+def test_what_one_request_makes_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serve(log())
+    wanted = {by: served.similar([1], k=3, by=by) for by in ("vectors", "co_occurrence")}
+    monkeypatch.setattr(Catalogue, "__init__", None)
+    monkeypatch.setattr(Cosine, "__init__", None)
+    monkeypatch.setattr("recgraph.rerank.similarity.distinct", None)
+    for by, frame in wanted.items():
+        assert served.similar([1], k=3, by=by).equals(frame)
+        served.similar([1], k=3, by=by, block=[2])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from recgraph import __version__
-from recgraph.serve.http.asked import FIELDS
+from recgraph.serve.http.asked import FIELDS, SIMILAR_FIELDS
 from recgraph.serve.http.errors import Refused
 from recgraph.serve.http.service import Service
 from recgraph.texts import for_terminal
@@ -36,8 +36,8 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 def make_app(service: Service) -> "FastAPI":
     """The application of a service.
 
-    ``POST /recommend``, ``GET /health``, ``GET /metrics`` and, where the service's options say so, ``POST /reload``;
-    ``GET /openapi.json`` describes them.
+    ``POST /recommend``, ``POST /similar``, ``GET /health``, ``GET /metrics`` and, where the service's options say so,
+    ``POST /reload``; ``GET /openapi.json`` describes them.
 
     Raises:
         ImportError: FastAPI is not installed.
@@ -74,20 +74,26 @@ def make_app(service: Service) -> "FastAPI":
 
             await super().__call__(scope, receive, sent)
 
-    async def recommend(request: Request) -> Response:
+    async def asked(request: Request, told_by: Callable[[bytes, Callable[[], bool]], Awaitable[bytes]]) -> Response:
         stream = request.stream()
         try:
             declared = request.headers.get("content-length", "")
             body = await _read(stream, declared, service.limits.body_kib * 1024, service.limits.read_s)
             # the connection's state, where the server keeps one (see server.bounded)
             gone = request.scope.get("state", {}).get
-            return answer(await service.recommend(body, lambda: gone(GONE, False)))
+            return answer(await told_by(body, lambda: gone(GONE, False)))
         except Refused as refused:
             told = answer(refused.to_dict(), refused.status, _HEADERS.get(refused.status))
             if refused.status == 413:
                 told = Dropping(told.body, told.status_code, dict(told.headers))
                 told.stream = stream
             return told
+
+    async def recommend(request: Request) -> Response:
+        return await asked(request, service.recommend)
+
+    async def similar(request: Request) -> Response:
+        return await asked(request, service.similar)
 
     async def health() -> Response:
         return answer(service.health())
@@ -115,15 +121,19 @@ def make_app(service: Service) -> "FastAPI":
         lifespan=lambda _: service.running(),
         exception_handlers={HTTPException: other},
     )
-    body = {"required": True, "content": {_JSON: {"schema": {"type": "object", "properties": FIELDS}}}}
-    # the first of two routes answers; the second, whose handling costs more, is there for the description
-    app.add_route("/recommend", recommend, methods=["POST"], include_in_schema=False)
-    app.post("/recommend", openapi_extra={"requestBody": body}, summary="Recommend items")(recommend)
+    for path, handle, fields, summary in (
+        ("/recommend", recommend, FIELDS, "Recommend items"),
+        ("/similar", similar, SIMILAR_FIELDS, "Items like some"),
+    ):
+        body = {"required": True, "content": {_JSON: {"schema": {"type": "object", "properties": fields}}}}
+        # the first of two routes answers; the second, whose handling costs more, is there for the description
+        app.add_route(path, handle, methods=["POST"], include_in_schema=False)
+        app.post(path, openapi_extra={"requestBody": body}, summary=summary)(handle)
     app.get("/health", summary="The bundle that is served")(health)
     app.get("/metrics", summary="Figures for Prometheus")(metrics)
     if service.options.admin:
         app.post("/reload", summary="Load the bundle again")(reload)
-    paths = {"/recommend": "POST", "/health": "GET", "/metrics": "GET", "/openapi.json": "GET"}
+    paths = {"/recommend": "POST", "/similar": "POST", "/health": "GET", "/metrics": "GET", "/openapi.json": "GET"}
     paths |= {"/reload": "POST"} if service.options.admin else {}
     there = ", ".join(f"{method} {path}" for path, method in paths.items())
     app.add_middleware(_Counted, service=service, paths=frozenset(paths))
@@ -136,7 +146,9 @@ async def _read(stream: Any, declared: str, most: int, seconds: float) -> bytes:
     Raises:
         Refused: it is longer than ``most`` bytes, or not there in time.
     """
-    too_long = Refused(413, f"the body is longer than {most // 1024} KiB; send fewer users or shorter histories")
+    too_long = Refused(
+        413, f"the body is longer than {most // 1024} KiB; send fewer users or items, or shorter lists of ids"
+    )
     if declared.isdecimal() and int(declared[:20]) > most:
         raise too_long
     body = bytearray()

@@ -1,26 +1,29 @@
-"""What a request asks for: the body of ``POST /recommend``, read and checked."""
+"""What a request asks for: the bodies of ``POST /recommend`` and ``POST /similar``, read and checked."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
 from recgraph.config import Config
+from recgraph.rerank.similarity import SimilarBy
 from recgraph.serve.answer import check_item_columns
 from recgraph.serve.http.errors import Refused, cut, shown, unknown_name
 from recgraph.serve.http.jsonids import JsonIds, check_text
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Rules
+from recgraph.serve.similar import chosen
 
-__all__ = ["FIELDS", "Asked", "Limits", "Reader"]
+__all__ = ["FIELDS", "SIMILAR_FIELDS", "AnyAsked", "Asked", "AskedSimilar", "Limits", "Reader"]
 
 #: the names of the answer's entries, which item columns may not have
 _ANSWER = ("user", "item")
+T = TypeVar("T")
 #: rules that hold ids, of which a request may have many
 _OF_IDS = {"allow", "block", "allow_for", "block_for"}
 
@@ -31,12 +34,15 @@ class Limits(Config):
     body_kib: Annotated[int, Field(ge=1, description="size of a request's body, in KiB")] = 1024
     k: Annotated[int, Field(ge=1, description="length of a list")] = 1000
     history: Annotated[int, Field(ge=1, description="items of one history")] = 10_000
-    users: Annotated[int, Field(ge=1, description="users, or histories, of one request")] = 256
+    users: Annotated[int, Field(ge=1, description="users, or histories, or items asked for, of one request")] = 256
     rules: Annotated[int, Field(ge=0, description="boosts and columns in the rules of one request")] = 32
     rerank: Annotated[
         int, Field(ge=0, description="multiplications of one request's re-ranker, comparisons included")
     ] = 1 << 28
     max_per: Annotated[int, Field(ge=0, description="comparisons that max_per takes in one request")] = 1 << 30
+    pairs: Annotated[
+        int, Field(ge=0, description="items of users that one request for similar items counts, by co-occurrence")
+    ] = 1 << 28
     read_s: Annotated[float, Field(gt=0, description="seconds until the whole body must be there")] = 10.0
     waiting: Annotated[int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")] = 2048
 
@@ -67,13 +73,43 @@ class Asked:
     rules: Rules | None = None
 
     @property
-    def has_rules(self) -> bool:
+    def is_alone(self) -> bool:
         """Whether it is ranked by itself, since its items or scores are its own."""
         return self.rules is not None or self.allow is not None or self.block is not None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+
+@dataclass(frozen=True)
+class AskedSimilar:
+    """A checked request for the items most like some.
+
+    Attributes:
+        labels: [B] the items as the request names them.
+        items: [B] ids, as :meth:`JsonIds.read` gives them.
+        by, k, item_columns, allow, block: as :meth:`Recommender.similar` takes them.
+    """
+
+    labels: list[Any]
+    items: list[Any]
+    by: SimilarBy
+    k: int = 10
+    item_columns: tuple[str, ...] = ()
+    allow: list[Any] | None = None
+    block: list[Any] | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is ranked by itself: its items are its own, or users are counted for each of its items, which is
+        no cheaper together and would hold up those beside."""
+        return self.by == "co_occurrence" or self.allow is not None or self.block is not None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+AnyAsked = Asked | AskedSimilar
 
 #: field of the body -> JSON schema, for the service's own description
 FIELDS: dict[str, dict[str, Any]] = {
@@ -93,6 +129,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "block": {"type": "array", "description": "items that are never recommended"},
     "rules": {"type": "object", "description": "business rules: boost, max_per, rerank, lists of single users"},
 }
+SIMILAR_FIELDS: dict[str, dict[str, Any]] = {
+    "items": {"type": "array", "description": "items of the training data"},
+    "k": FIELDS["k"],
+    "by": {
+        "enum": ["vectors", "co_occurrence", None],
+        "default": None,
+        "description": "the model's vectors, or the users who have both; null: by vectors where the model has them",
+    },
+    "allow": {"type": "array", "description": "the items to which the lists are restricted"},
+    "block": {"type": "array", "description": "items that are in no list"},
+    "item_columns": FIELDS["item_columns"],
+}
 _WHOM = ("user", "users", "history", "histories")
 
 
@@ -110,20 +158,44 @@ class Reader:
         self.items = JsonIds(recommender.items, "items")
 
     def read(self, body: bytes) -> Asked:
-        """Read and check a body.
+        """Read and check the body of a request for recommendations.
 
         Raises:
             Refused: it is no JSON object, a field is not known, missing, of another type or out of range.
         """
-        try:
-            return self._read(_parse(body))
-        except RecursionError:  # also in writing a value into a message
-            raise Refused(400, 'the body is nested too deeply; send an object such as {"user": 1}') from None
+        return _read(body, FIELDS, '{"user": 1}', self._recommend)
 
-    def _read(self, fields: Mapping[str, Any]) -> Asked:
-        for name in fields:
-            if name not in FIELDS:
-                raise Refused(400, f"{shown(name)} is no field of a request; {unknown_name(name, FIELDS)}", cut(name))
+    def read_similar(self, body: bytes) -> AskedSimilar:
+        """Read and check the body of a request for similar items.
+
+        Raises:
+            Refused: as :meth:`read`; or the model has no vectors by which to compare.
+        """
+        return _read(body, SIMILAR_FIELDS, '{"items": [1]}', self._similar)
+
+    def _similar(self, fields: Mapping[str, Any]) -> AskedSimilar:
+        if "items" not in fields:
+            example = f'{{"items": [{shown(self.items.example())}]}}'
+            raise Refused(400, f"the request does not say which items; give items, such as {example}", "items")
+        items, by = fields["items"], fields.get("by")
+        self._count(_list(items, "items", "of item ids"), "items")
+        if by not in (None, "vectors", "co_occurrence"):
+            raise Refused(400, f'by = {shown(by)} must be "vectors", "co_occurrence" or null', "by")
+        try:
+            by = chosen(self.recommender.model, by)
+        except ValueError as error:
+            raise Refused(422, f"by: {error}", "by") from None
+        return AskedSimilar(
+            items,
+            self.items.read_all(items, "items"),
+            by,
+            k=self._k(fields),
+            item_columns=self._item_columns(fields.get("item_columns")),
+            allow=self._some_items(fields.get("allow"), "allow"),
+            block=self._some_items(fields.get("block"), "block"),
+        )
+
+    def _recommend(self, fields: Mapping[str, Any]) -> Asked:
         whom = [name for name in _WHOM if name in fields]
         if len(whom) != 1:
             given = f"{' and '.join(whom)} are given" if whom else "the request does not say for whom"
@@ -135,7 +207,7 @@ class Reader:
             labels,
             users,
             histories,
-            k=self._k(fields["k"]) if "k" in fields else min(10, self.limits.k),
+            k=self._k(fields),
             exclude_seen=_boolean(fields.get("exclude_seen", True), "exclude_seen"),
             popular=_popular(fields.get("fallback")),
             item_columns=self._item_columns(fields.get("item_columns")),
@@ -176,7 +248,8 @@ class Reader:
             )
         return self.items.read_all(value, field)
 
-    def _k(self, value: Any) -> int:
+    def _k(self, fields: Mapping[str, Any]) -> int:
+        value = fields.get("k", min(10, self.limits.k))
         if type(value) is not int or not 1 <= value <= self.limits.k:
             raise Refused(400, f"k = {shown(value)} must be an integer from 1 to {self.limits.k}", "k")
         return value
@@ -241,19 +314,31 @@ class Reader:
         return tuple(value)
 
 
-def _parse(body: bytes) -> Mapping[str, Any]:
+def _read(body: bytes, known: Mapping[str, Any], example: str, check: Callable[[Mapping[str, Any]], T]) -> T:
+    """A body whose fields are ``known``, checked."""
+    try:
+        fields = _parse(body, example)
+        for name in fields:
+            if name not in known:
+                raise Refused(400, f"{shown(name)} is no field of a request; {unknown_name(name, known)}", cut(name))
+        return check(fields)
+    except RecursionError:  # also in writing a value into a message
+        raise Refused(400, f"the body is nested too deeply; send an object such as {example}") from None
+
+
+def _parse(body: bytes, example: str) -> Mapping[str, Any]:
     try:
         fields = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
     except Refused:
         raise
     except json.JSONDecodeError as error:
-        raise Refused(400, f'the body is no JSON: {error}; send an object such as {{"user": 1}}') from None
+        raise Refused(400, f"the body is no JSON: {error}; send an object such as {example}") from None
     except UnicodeDecodeError:
         raise Refused(400, "the body is no UTF-8; send JSON in UTF-8") from None
     except ValueError as error:  # an integer of thousands of digits, NaN
         raise Refused(400, f"the body is no JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise Refused(400, f'the body is {shown(fields)}; send an object such as {{"user": 1}}')
+        raise Refused(400, f"the body is {shown(fields)}; send an object such as {example}")
     return fields
 
 

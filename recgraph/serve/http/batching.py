@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from recgraph.serve.http.asked import Asked
+from recgraph.serve.http.asked import AnyAsked
 from recgraph.serve.http.errors import Refused, as_exception
-from recgraph.serve.http.served import BATCH_USERS, Answer, Served
+from recgraph.serve.http.served import BATCH_USERS, Served
+from recgraph.serve.http.writing import Answer
 
 __all__ = ["Batcher"]
 
@@ -21,7 +22,7 @@ __all__ = ["Batcher"]
 @dataclass(frozen=True)
 class _Waiting:
     served: Served
-    asked: Asked
+    asked: AnyAsked
     answer: asyncio.Future[Answer]
     gone: Callable[[], bool]
 
@@ -33,7 +34,7 @@ class Batcher:
     Args:
         threads: batches that are ranked at the same time; each computes with one thread.
         most: requests that may wait; further ones are refused.
-        observe: is told the number of users of each batch, and the seconds that it took.
+        observe: is told the number of users and items of each batch, and the seconds that it took.
     """
 
     def __init__(self, threads: int, most: int, observe: Callable[[int, float], None]) -> None:
@@ -49,7 +50,7 @@ class Batcher:
         """Requests that no thread has begun to rank."""
         return len(self._queue)
 
-    async def ask(self, served: Served, asked: Asked, gone: Callable[[], bool] = lambda: False) -> Answer:
+    async def ask(self, served: Served, asked: AnyAsked, gone: Callable[[], bool] = lambda: False) -> Answer:
         """Answer a request by the given bundle.
 
         Args:
@@ -105,7 +106,7 @@ class Batcher:
                     waiting.answer.set_result(answer)
 
     def _collect(self) -> list[_Waiting]:
-        """The next requests of one bundle, without those whose client has gone; one with rules is ranked by itself."""
+        """The next requests of one bundle, without those whose client has gone; some are ranked by themselves."""
         batch: list[_Waiting] = []
         n_users = 0
         while self._queue:
@@ -113,7 +114,7 @@ class Batcher:
             fits = not batch or (
                 first.served is batch[0].served
                 and n_users + len(first.asked) <= BATCH_USERS
-                and not (first.asked.has_rules or batch[0].asked.has_rules)
+                and not (first.asked.is_alone or batch[0].asked.is_alone)
             )
             if not fits:
                 break

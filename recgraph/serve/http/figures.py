@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from recgraph.serve.http.errors import Refused
 from recgraph.serve.http.reloading import Outcome
-from recgraph.serve.http.served import Answer, Served
+from recgraph.serve.http.served import Served
+from recgraph.serve.http.writing import Answer
 
 __all__ = ["Figures"]
 
@@ -39,12 +40,16 @@ class Figures:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._users = Histogram("recgraph_batch_users", "Users ranked together.", buckets=_USERS, registry=registry)
+        self._users = Histogram(
+            "recgraph_batch_users", "Users, and items asked for, ranked together.", buckets=_USERS, registry=registry
+        )
         self._ranking = Histogram(
             "recgraph_batch_seconds", "From a batch's start to its lists.", buckets=_SECONDS, registry=registry
         )
         self._reloads = Counter("recgraph_reloads", "Attempts to load a bundle.", ("outcome",), registry=registry)
-        self._unknown_items = Counter("recgraph_unknown_items", "Items of histories, skipped.", registry=registry)
+        self._unknown_items = Counter(
+            "recgraph_unknown_items", "Items of histories, skipped, and items asked for, unknown.", registry=registry
+        )
         self._unknown_users = Counter("recgraph_unknown_users", "Users asked for, unknown.", registry=registry)
         self._fallbacks = Counter("recgraph_fallbacks", "Users who got a fallback.", registry=registry)
         self._bundle = Gauge(
@@ -64,7 +69,7 @@ class Figures:
         self._seconds.labels(path).observe(seconds)
 
     def answer(self, answer: Answer | Refused) -> None:
-        """Recommendations were given, or refused."""
+        """Lists were given, or refused."""
         self._unknown_items.inc(answer.n_unknown_items)
         self._unknown_users.inc(answer.n_unknown_users)
         if isinstance(answer, Answer):

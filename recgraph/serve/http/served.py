@@ -8,7 +8,6 @@ the scores of :meth:`Recommender.recommend`, whatever else is asked at the momen
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +21,15 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap, as_series
-from recgraph.data.item_columns import ItemColumns, feature_rows
+from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.rerank.pick import Reranking
 from recgraph.serve import lists
-from recgraph.serve.http.asked import Asked, Limits, Reader
+from recgraph.serve.http.alike import Alike
+from recgraph.serve.http.asked import AnyAsked, Asked, AskedSimilar, Limits, Reader
 from recgraph.serve.http.errors import Refused, as_exception, shown
-from recgraph.serve.http.jsonids import plain
+from recgraph.serve.http.writing import Answer, Writer
 from recgraph.serve.loading import bundle_of
 from recgraph.serve.memory import check_service
 from recgraph.serve.recommender import Recommender
@@ -37,23 +37,12 @@ from recgraph.serve.request import Request, as_labels
 from recgraph.serve.ruling import Allowance, TooMuchWork, resolve, with_arguments
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["BATCH_USERS", "Answer", "Served"]
+__all__ = ["BATCH_USERS", "Served"]
 
-#: users of several requests that are ranked together, at most: the rows of a tile of scores
+#: users, and items, of several requests that are ranked together, at most: the rows of a tile of scores
 BATCH_USERS = 128
 #: users of a tile of scores, where few are ranked
 _TILES = (16, 32, 64)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The body of an answer, and what is counted of it."""
-
-    body: bytes
-    n_users: int
-    n_unknown_items: int = 0
-    n_unknown_users: int = 0
-    n_fallbacks: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +76,8 @@ class Served:
         self._most = min(limits.k, self.n_items)
         self._device = device_of(recommender.model)
         self._lister = lists.Lister(recommender.model, self.n_items)
+        self._writer = Writer(recommender, self.reader.items, identity)
+        self._alike = Alike(self.reader, self._lister, self._writer)
         self._item_columns = ItemColumns(recommender.items, recommender.item_features, recommender.columns.item)
 
     @classmethod
@@ -105,7 +96,8 @@ class Served:
         named = (folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b""
         recommender = Recommender.load(folder, device)
         n_ids = len(recommender.users) + len(recommender.items)
-        check_service(recommender.model, n_ids, max(limits.users, BATCH_USERS), limits.k, threads)
+        n_seen = recommender.seen.values.numel()
+        check_service(recommender.model, n_ids, n_seen, max(limits.users, BATCH_USERS), limits.k, threads)
         served = cls(recommender, limits, hashlib.sha256(named).hexdigest()[:12])
         served.warm_up()
         return served
@@ -135,7 +127,7 @@ class Served:
             "item_columns": [] if recommender.item_features is None else recommender.item_features.columns,
         }
 
-    def answer(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
+    def answer(self, asked: Sequence[AnyAsked]) -> list[Answer | Exception]:
         """Answer requests together; an error of one does not concern the others.
 
         Returns:
@@ -148,13 +140,20 @@ class Served:
                 return [as_exception(error)]
             return [self.answer([one])[0] for one in asked]
 
-    def _together(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
+    def _together(self, asked: Sequence[AnyAsked]) -> list[Answer | Exception]:
+        of_users = {place: one for place, one in enumerate(asked) if isinstance(one, Asked)}
+        of_items = {place: one for place, one in enumerate(asked) if isinstance(one, AskedSimilar)}
+        made = dict(zip(of_users, self._recommend([*of_users.values()]) if of_users else [], strict=True))
+        made |= dict(zip(of_items, self._alike.answer([*of_items.values()]), strict=True))
+        return [made[place] for place in range(len(asked))]
+
+    def _recommend(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
         found = self._look_up(asked)
         answers: list[Answer | Exception | None] = [
             self._refusal(one, of) for one, of in zip(asked, found, strict=True)
         ]
         fine = [place for place, answer in enumerate(answers) if answer is None]
-        made = {place: self._by_rules(asked[place], found[place]) for place in fine if asked[place].has_rules}
+        made = {place: self._by_rules(asked[place], found[place]) for place in fine if asked[place].is_alone}
         left = [place for place in fine if place not in made]
         while left:
             catalogue = self._lister.catalogue_for(max(self._length(asked[place]) for place in left))
@@ -308,35 +307,17 @@ class Served:
         found = catalogue.rank(self.recommender.popularity.double()[None], None, ("keep",))["keep"]
         return Lists(found.items, found.scores)
 
-    @cached_property
-    def _feature_rows(self) -> Tensor:
-        features = self.recommender.item_features
-        assert features is not None
-        return feature_rows(self.recommender.items, features[self.recommender.columns.item])
-
     def _write(self, one: Asked, found: _Found, ranked: Lists) -> Answer:
-        rows, places = (ranked.items >= 0).nonzero(as_tuple=True)
-        index = ranked.items[rows, places]
-        columns: dict[str, list[Any]] = {
-            "item": self.reader.items.write(index.tolist()),
-            "score": [score if score - score == 0 else None for score in ranked.scores[rows, places].tolist()],
-            "rank": (places + 1).tolist(),
-        }
-        features = self.recommender.item_features
-        if one.item_columns and features is not None:
-            at = pl.Series(self._feature_rows[index].numpy()).replace(-1, None)
-            columns |= {name: plain(features[name].gather(at)) for name in one.item_columns}
-        entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        ends = torch.bincount(rows, minlength=len(one)).cumsum(0).tolist()
         popular = (~found.known_mask).tolist()
         results = [
-            {"user": label, "items": entries[start:end], "fallback": fallback}
-            for label, start, end, fallback in zip(one.labels, [0, *ends], ends, popular, strict=False)
+            {"user": label, "items": entries, "fallback": fallback}
+            for label, entries, fallback in zip(
+                one.labels, self._writer.entries(ranked, one.item_columns), popular, strict=True
+            )
         ]
-        body = {"bundle": self.identity, "results": results}
         return Answer(
-            json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
-            n_users=len(one),
+            self._writer.body(results),
+            n_lists=len(one),
             n_unknown_items=found.n_unknown_items,
             n_unknown_users=int((found.query.users < 0).sum()) if one.users is not None else 0,
             n_fallbacks=sum(popular),

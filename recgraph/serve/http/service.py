@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from recgraph.config import Config
-from recgraph.serve.http.asked import Limits
+from recgraph.serve.http.asked import AnyAsked, Limits, Reader
 from recgraph.serve.http.batching import Batcher
 from recgraph.serve.http.errors import Refused
 from recgraph.serve.http.figures import Figures
@@ -66,7 +66,7 @@ class Service:
             self._batcher = None
 
     async def recommend(self, body: bytes, gone: Callable[[], bool] = lambda: False) -> bytes:
-        """The answer to the body of a request.
+        """The answer to the body of a request for recommendations.
 
         Args:
             gone: whether its client has gone.
@@ -74,10 +74,17 @@ class Service:
         Raises:
             Refused: the request is wrong, or its client has gone while it waited.
         """
-        assert self._batcher is not None, "recommend() is called within running()"
+        return await self._answer(Reader.read, body, gone)
+
+    async def similar(self, body: bytes, gone: Callable[[], bool] = lambda: False) -> bytes:
+        """The answer to the body of a request for similar items, as :meth:`recommend`."""
+        return await self._answer(Reader.read_similar, body, gone)
+
+    async def _answer(self, read: Callable[[Reader, bytes], AnyAsked], body: bytes, gone: Callable[[], bool]) -> bytes:
+        assert self._batcher is not None, "requests are answered within running()"
         served = self.shelf.served
         try:
-            answer = await self._batcher.ask(served, served.reader.read(body), gone)
+            answer = await self._batcher.ask(served, read(served.reader, body), gone)
         except Refused as refused:
             self.figures.answer(refused)
             raise

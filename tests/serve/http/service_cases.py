@@ -17,9 +17,10 @@ from recgraph.models.base import Model, Space, TrainableModel
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.http.app import make_app
-from recgraph.serve.http.asked import Limits
-from recgraph.serve.http.served import Answer, Served
+from recgraph.serve.http.asked import AnyAsked, Limits
+from recgraph.serve.http.served import Served
 from recgraph.serve.http.service import Options, Service
+from recgraph.serve.http.writing import Answer
 from recgraph.serve.recommender import Recommender
 
 N_USERS = 40
@@ -93,9 +94,15 @@ def served(of: Recommender | None = None, **limits: Any) -> Served:
     return Served(of if of is not None else recommender(), Limits(**limits), "cafe")
 
 
+def read(of: Served, request: dict[str, Any]) -> AnyAsked:
+    """A request for similar items where it names items, else for recommendations."""
+    reading = of.reader.read_similar if "items" in request else of.reader.read
+    return reading(json.dumps(request).encode())
+
+
 def bodies(of: Served, requests: list[dict[str, Any]]) -> list[Any]:
     """The parsed answers to requests that are answered together; errors as they are."""
-    found = of.answer([of.reader.read(json.dumps(request).encode()) for request in requests])
+    found = of.answer([read(of, request) for request in requests])
     return [json.loads(answer.body) if isinstance(answer, Answer) else answer for answer in found]
 
 

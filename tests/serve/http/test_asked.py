@@ -16,7 +16,8 @@ from service_cases import recommender, served
 
 from recgraph.serve.http.asked import FIELDS
 from recgraph.serve.http.errors import Refused
-from recgraph.serve.http.served import Answer, Served
+from recgraph.serve.http.served import Served
+from recgraph.serve.http.writing import Answer
 from recgraph.serve.rules import Rules
 
 OF = served(k=50, users=3, history=4)
@@ -163,7 +164,7 @@ def test_rules_that_would_take_long_to_check_are_not(rules: dict[str, Any], monk
 
 def test_rules_may_have_many_ids() -> None:
     ids = {"block": [*range(5000)], "block_for": {f"{n}": [1] for n in range(5000)}}
-    assert OF.reader.read(json.dumps({"user": 1, "rules": ids}).encode()).has_rules
+    assert OF.reader.read(json.dumps({"user": 1, "rules": ids}).encode()).is_alone
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_any_body_is_answered_or_refused(of: Any, body: bytes) -> None:
         json.dumps(answer.to_dict()).encode()
     else:
         assert isinstance(answer, Answer), repr(answer)
-        assert len(json.loads(answer.body)["results"]) == answer.n_users
+        assert len(json.loads(answer.body)["results"]) == answer.n_lists
 
 
 def outcome(of: Served, body: bytes) -> Answer | Exception:

@@ -238,10 +238,10 @@ def test_what_is_counted() -> None:
     read = of.reader.read
     (answer,) = of.answer([read(b'{"users": [1, 999, 998], "fallback": "popularity"}')])
     assert not isinstance(answer, Exception)
-    assert (answer.n_users, answer.n_unknown_users, answer.n_fallbacks, answer.n_unknown_items) == (3, 2, 2, 0)
+    assert (answer.n_lists, answer.n_unknown_users, answer.n_fallbacks, answer.n_unknown_items) == (3, 2, 2, 0)
     (answer,) = of.answer([read(b'{"histories": {"a": [1, 777, 778], "b": [2]}}')])
     assert not isinstance(answer, Exception)
-    assert (answer.n_users, answer.n_unknown_users, answer.n_fallbacks, answer.n_unknown_items) == (2, 0, 0, 2)
+    assert (answer.n_lists, answer.n_unknown_users, answer.n_fallbacks, answer.n_unknown_items) == (2, 0, 0, 2)
     (answer,) = of.answer([read(b'{"users": [999, 1, 998]}')])
     assert isinstance(answer, Refused)
     assert (answer.n_unknown_users, answer.n_unknown_items) == (2, 0)

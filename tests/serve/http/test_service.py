@@ -22,9 +22,10 @@ from service_cases import client, recommender, served
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.http.asked import Limits
 from recgraph.serve.http.batching import Batcher
-from recgraph.serve.http.served import Answer, Served
+from recgraph.serve.http.served import Served
 from recgraph.serve.http.server import listen, run
 from recgraph.serve.http.service import Options, Service
+from recgraph.serve.http.writing import Answer
 
 
 @pytest.fixture(scope="module")
