@@ -37,14 +37,32 @@ def test_distinct(device: torch.device) -> None:
 def test_equals_the_dense_product(
     pairs: int, cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_PAIRS", pairs)
-    monkeypatch.setattr(module, "_MAX_CELLS", cells)
+    monkeypatch.setattr(module, "_MAX_COUNT_PAIRS", pairs)
+    monkeypatch.setattr(module, "_MAX_COUNT_CELLS", cells)
     rows, dense = _rows(device)
     rows = distinct(rows, N_COLUMNS)
     np.testing.assert_array_equal(_whole(rows), dense.T @ dense)
     weights = np.random.default_rng(1).random(len(dense))
     made = _whole(rows, torch.from_numpy(weights).to(device))
     np.testing.assert_allclose(made, (dense.T * weights) @ dense, rtol=1e-12)
+
+
+def test_a_column_that_many_rows_hold_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, dense = _rows()
+    monkeypatch.setattr(module, "_MAX_COUNT_PAIRS", 10)
+    sizes, bincount = [], torch.bincount
+
+    def counted(values: torch.Tensor, *more: object, **options: object) -> torch.Tensor:
+        if options.get("minlength", 0) >= N_COLUMNS:
+            sizes.append(len(values))
+        return bincount(values, *more, **options)  # type: ignore[arg-type]
+
+    rows = distinct(rows, N_COLUMNS)
+    holders = module.holders_of(rows, N_COLUMNS)
+    monkeypatch.setattr(torch, "bincount", counted)
+    made = torch.cat([block for _, block in co_occurrence(rows, N_COLUMNS, holders=holders)])
+    np.testing.assert_array_equal(made.numpy(), dense.T @ dense)
+    assert max(sizes) <= 10 < (dense.T @ dense).sum(1).max()
 
 
 @pytest.mark.parametrize("k", [1, 4, 20])
