@@ -79,6 +79,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.closed_form.neighbours": ("ItemKNN", "Popularity"),
         "recgraph.models.collaborative.contrastive": ("SGL", "SimGCL", "XSimGCL"),
         "recgraph.models.collaborative.lightgcn": ("BPRMF", "LightGCN"),
+        "recgraph.models.collaborative.ncl": ("NCL",),
         "recgraph.models.collaborative.simplex": ("SimpleX",),
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),

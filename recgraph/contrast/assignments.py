@@ -128,8 +128,8 @@ class SwAV(Objective):
         if self.directions is None:
             if self._shared is None:
                 raise ValueError(
-                    "prototypes = 'clusters' needs a model that clusters what it contrasts, as MEOW and MEOWRec do; "
-                    "use prototypes = 'learned'"
+                    "prototypes = 'clusters' needs a model that clusters what it contrasts, as MEOW, MEOWRec and NCL "
+                    "do; use prototypes = 'learned'"
                 )
             return [F.normalize(c.detach().to(like), dim=1) for c in self._shared()]
         is_frozen = epoch is not None and epoch < self.config.frozen_epochs

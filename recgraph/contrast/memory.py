@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,33 @@ class PrototypeMemory(nn.Module):
         for t, wanted in enumerate(n_clusters):
             self.register_buffer(f"directions_{t}", torch.zeros(min(wanted, n), dim))
             self.register_buffer(f"temperatures_{t}", torch.ones(min(wanted, n)))
+        #: ``epoch`` on the host, which would wait for it on an accelerator at every step; None: not read yet
+        self._epoch: int | None = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._epoch = None
 
     def is_of(self, epoch: int) -> bool:
         """Whether the prototypes were made in that epoch."""
-        return int(self.epoch) == epoch
+        if self._epoch is None:
+            self._epoch = int(self.epoch)
+        return self._epoch == epoch
+
+    def forget(self) -> None:
+        """Hold the prototypes of no epoch, before a training begins."""
+        self._hold(-1)
+
+    def _hold(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+        self._epoch = epoch
+
+    def of_epoch(self, epoch: int, make: Callable[[], Sequence[PrototypeSet]]) -> list[PrototypeSet]:
+        """The prototypes of an epoch, made in its first step."""
+        if not self.is_of(epoch):
+            # equal on all ranks, also where sums on a device are not the same each time
+            self.store(epoch, [one.of_first_rank() for one in make()])
+        return self.prototypes()
 
     def store(self, epoch: int, prototypes: Sequence[PrototypeSet]) -> None:
         """Keep the prototypes of each clustering, made in that epoch."""
@@ -49,7 +73,7 @@ class PrototypeMemory(nn.Module):
             self.assignments[t] = one.assignments
             getattr(self, f"directions_{t}").copy_(one.directions)
             getattr(self, f"temperatures_{t}").copy_(one.temperatures)
-        self.epoch.fill_(epoch)
+        self._hold(epoch)
 
     def prototypes(self) -> list[PrototypeSet]:
         """The stored prototypes of each clustering."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from recgraph.contrast.clustering import Clustering, Method, concentration, kmea
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.ranks import stacked
 
-__all__ = ["PrototypeSet", "Prototypes", "PrototypesConfig", "proto_nce", "prototypes_of"]
+__all__ = ["PrototypeSet", "Prototypes", "PrototypesConfig", "offer", "proto_nce", "prototypes_of"]
 
 
 class PrototypesConfig(Config):
@@ -111,27 +111,43 @@ def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperatur
     ]
 
 
+def offer(term: ContrastiveTerm, prototypes: Callable[[], Sequence[PrototypeSet]], ids: Tensor | None = None) -> None:
+    """Offer clusterings to the weight of a contrast, and prototypes to its objective, which are made if one reads them.
+
+    Args:
+        term: the contrast.
+        prototypes: makes the clusters of its candidates.
+        ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
+    """
+    term.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
+    term.offer(lambda: [found.directions for found in prototypes()])
+
+
 def proto_nce(
-    term: ContrastiveTerm, anchors: Tensor, prototypes: Sequence[PrototypeSet], ids: Tensor | None = None
+    term: ContrastiveTerm,
+    anchors: Tensor,
+    prototypes: Sequence[PrototypeSet],
+    ids: Tensor | None = None,
+    concentration: bool = True,
+    **how: Any,
 ) -> Tensor:
     """``mean_t mean_i -log(e^{z_i . p_c(i) / phi_c(i)} / sum_c e^{z_i . p_c / phi_c})`` over T clusterings.
 
     Args:
-        term: with ``objective="info_nce"`` and no weight.
+        term: with ``objective="info_nce"`` and no weight for this formula; others that take ``positives`` fit too.
         anchors: [B, D], z.
         prototypes: of each clustering.
         ids: [B] int64, which of the clustered rows the anchors are; None: they are all of them.
+        concentration: whether each prototype has its own temperature phi, or all the term's (NCL).
+        how: what else the term is called with.
 
-    Source: PCL (ICLR 2021), MEOW (SDM 2023). Departure: the published code takes a mean over N where the formula has
-    one over the prototypes, which adds the constant ``log(N / k)``.
+    Source: PCL (ICLR 2021), MEOW (SDM 2023), NCL (WWW 2022). Departure: MEOW's published code takes a mean over N where
+    the formula has one over the prototypes, which adds the constant ``log(N / k)``.
     """
-    losses = [
-        term(
-            anchors,
-            of_one.directions,
-            positives=of_one.assignments if ids is None else of_one.assignments[ids],
-            temperatures=of_one.temperatures,
-        )
-        for of_one in prototypes
-    ]
+    losses = []
+    for one in prototypes:
+        own = one.assignments if ids is None else one.assignments[ids]
+        temperatures = one.temperatures if concentration else None
+        # an anchor goes by its cluster's number, as the prototypes do
+        losses.append(term(anchors, one.directions, own, positives=own, temperatures=temperatures, **how))
     return torch.stack(losses).mean()

@@ -18,7 +18,7 @@ from recgraph.sparse.ragged import Ragged
 
 SPACE = Space(n_users=24, n_items=30)
 NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), CollaborativeModel)]
-CONTRASTIVE = ("sgl", "simgcl", "xsimgcl")
+CONTRASTIVE = ("ncl", "sgl", "simgcl", "xsimgcl")
 
 
 def planted(n_groups: int = 3) -> tuple[Part, Cases]:

@@ -26,7 +26,7 @@ def query(users: list[int], histories: list[list[int]]) -> Query:
 
 
 def test_all_are_here() -> None:
-    assert {"bprmf", "lightgcn", "sgl", "simgcl", "xsimgcl"} <= set(NAMES)
+    assert {"bprmf", "lightgcn", "ncl", "sgl", "simgcl", "xsimgcl"} <= set(NAMES)
 
 
 # --- learning ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
 from recgraph import blocks, registry
 from recgraph.config import ConfigError
 from recgraph.encoders.graph import LightGCN as Encoder
-from recgraph.models.collaborative.contrastive import SGL, SimGCL, XSimGCL
+from recgraph.models.collaborative.contrastive import SGL, GraphContrastiveModel, SimGCL, XSimGCL
 from recgraph.rng import Generators
 
 
@@ -20,11 +20,11 @@ from recgraph.rng import Generators
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_the_contrastive_term_is_infonce_of_users_and_items(name: str, candidates: str) -> None:
     model = made(name, candidates=candidates, temperature=0.3).double()
-    assert isinstance(model, SGL | SimGCL)
+    assert isinstance(model, GraphContrastiveModel)
     batch = first_batch(model)
     value = model(batch, ["cl"])["cl"]
     twin = made(name, candidates=candidates, temperature=0.3).double()
-    assert isinstance(twin, SGL | SimGCL)
+    assert isinstance(twin, GraphContrastiveModel)
     again = first_batch(twin)
     if isinstance(twin, XSimGCL):
         layers = twin._noisy_layers(again)[1:]
@@ -126,14 +126,25 @@ def test_noise_has_its_length_and_stays_in_the_orthant(name: str, n_layers: int)
     torch.testing.assert_close(model.encode_items(), torch.stack(every).mean(0)[SPACE.n_users :].detach())
 
 
-def test_xsimgcl_makes_one_propagation_for_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made("xsimgcl")
+@pytest.mark.parametrize("name", ["ncl", "xsimgcl"])
+def test_one_propagation_is_made_for_all_terms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(name)
     batch = first_batch(model)
     calls = []
     layers = Encoder.layers
     monkeypatch.setattr(Encoder, "layers", lambda *args, **more: calls.append(1) or layers(*args, **more))
-    model(batch, ["rec", "l2", "cl"])
+    model(batch, list(model.phases[0].terms))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_items_count_as_much_as_item_weight_says(name: str) -> None:
+    values = []
+    for item_weight in (0.0, 1.0, 0.25):
+        model = made(name, item_weight=item_weight).double()
+        values.append(model(first_batch(model), ["cl"])["cl"].detach())
+    users, both, quarter = values
+    torch.testing.assert_close(quarter, users + 0.25 * (both - users))
 
 
 def test_a_contrasted_layer_that_does_not_exist_is_refused() -> None:

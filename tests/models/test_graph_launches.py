@@ -43,6 +43,8 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("sgl", {"graph_view": "random_walk"}, 227),
     ("simgcl", {}, 275),
     ("xsimgcl", {}, 227),
+    ("ncl", {}, 250),
+    ("ncl", {"n_clusters": (3,), "warm_up_epochs": 0}, 450),
     ("ultragcn", {}, 98),
     ("bprmf", {"loss": "ccl", **SHARED}, 118),
     ("ultragcn", SHARED, 118),
@@ -115,7 +117,7 @@ def test_what_draws_neighbours_reads_so_often(name: str, settings: dict[str, Any
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [*((name, {}) for name in ("bprmf", "lightgcn", "simgcl", "ultragcn", "xsimgcl")), ("bprmf", SHARED)],
+    [*((name, {}) for name in ("bprmf", "lightgcn", "ncl", "simgcl", "ultragcn", "xsimgcl")), ("bprmf", SHARED)],
 )
 def test_no_copy_to_the_device_blocks(name: str, settings: dict[str, Any]) -> None:
     """On ``meta``, where tensors of the host are told apart from those of the device."""

@@ -162,7 +162,7 @@ def test_recommenders_and_sgl_refuse_what_they_do_not_read() -> None:
         made("sgl", objective="nt_xent")
 
 
-@pytest.mark.parametrize("name", ["meowrec", "adameowrec", "sgl", "simgcl", "xsimgcl"])
+@pytest.mark.parametrize("name", ["meowrec", "adameowrec", "ncl", "sgl", "simgcl", "xsimgcl"])
 @pytest.mark.parametrize(("objective", "weight"), list(product(("nt_xent", "info_nce"), WEIGHTS)))
 def test_recommenders_take_any_objective_and_weight(name: str, objective: str, weight: str | None, own: None) -> None:
     more: dict[str, Any] = {} if name.endswith("rec") else {"candidates": "batch"}

@@ -51,8 +51,8 @@ def test_of_sequences(name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_of_users_and_items(name: str) -> None:
     options = {"objective": name, "objective_options": OBJECTIVES[name], "weight": None}
-    for of in ("simgcl", "meowrec"):
-        model = made(of, **options)
+    for of, more in (("simgcl", {}), ("ncl", {"candidates": "batch"}), ("meowrec", {})):
+        model = made(of, **options, **more)
         model.train()
         terms = model(first_batch(model), list(model.phases[0].terms))
         torch.stack(list(terms.values())).sum().backward()
@@ -107,9 +107,10 @@ def test_swav_takes_the_prototypes_of_meow() -> None:
     batch = next(iter(model.batches(None, 20, Generators(3)).epoch(0)))
     model(batch, ["info"])["info"].backward()
     assert [len(c) for c in model.contrast.objective._prototypes(torch.zeros(1, 8), 0)] == [4, 8]
-    recommender = made("meowrec", **options)
-    recommender.train()
-    recommender(first_batch(recommender), ["info"])["info"].backward()
+    for name, more, term in (("meowrec", {}, "info"), ("ncl", {"candidates": "batch"}, "cl")):
+        recommender = made(name, **options, **more)
+        recommender.train()
+        recommender(first_batch(recommender), [term])[term].backward()
     with pytest.raises(ValueError, match="needs a model that clusters"):
         step("CL4SRec", options)
 

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "simgcl",
         {**COSINE, "objective": "simsiam", "objective_options": {"projector": [6]}, "target_momentum": 0.9},
     ),
+    "prototypes of an epoch": ("ncl", {"n_clusters": (2, 3), "warm_up_epochs": 0, "weight": "cluster"}),
     "swav of users and items": ("simgcl", {**COSINE, "objective": "swav", "objective_options": SWAV}),
 }
 

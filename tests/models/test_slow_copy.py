@@ -41,6 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "sgl": ("sgl", {"candidates": "batch"}, "cl"),
     "sgl against all": ("sgl", {}, "cl"),
     "xsimgcl": ("xsimgcl", {"noise": 0.0}, "cl"),
+    "ncl": ("ncl", {}, "cl"),
+    "ncl by batches": ("ncl", {"candidates": "batch", "queue_size": 16}, "cl"),
     "meow": ("meow", {**NODES, "n_clusters": (4, 8)}, "info"),
     "adameow": ("adameow", NODES, "info"),
     "meow by batches": ("meow", {**NODES, "n_clusters": (4, 8), "mini_batch": True, "queue_size": 16}, "info"),

@@ -67,7 +67,7 @@ def test_users_and_items_whitened(name: str) -> None:
     step(model, next(iter(model.batches(part(), 64, Generators(0)).epoch(0))))
 
 
-@pytest.mark.parametrize("name", ["sgl", "simgcl", "xsimgcl"])
+@pytest.mark.parametrize("name", ["ncl", "sgl", "simgcl", "xsimgcl"])
 def test_users_and_items_gated(name: str) -> None:
     model = registry.load("model", name)(hidden_dim=8, category_features=("genre",), **GATED)
     model.build(space())

@@ -63,6 +63,7 @@ CASES = {
         "adameowrec", {"hidden_dim": 8, "item_metapaths": _ITEMS, "weight_options": {"normalise": True}}
     ),
     "xsimgcl": Case("xsimgcl", {"hidden_dim": 8}),
+    "ncl": Case("ncl", {"hidden_dim": 8, "n_clusters": (2, 3), "warm_up_epochs": 1}),
     # each convolves its share of the batch's nodes
     "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),
     "meow by batches, a slow copy": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "target_momentum": 0.5}),

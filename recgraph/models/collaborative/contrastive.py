@@ -53,6 +53,9 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "batch"
+    item_weight: Annotated[
+        float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users"), Added()
+    ] = 1.0
     category_features: Annotated[
         FeatureWish,
         Field(
@@ -151,10 +154,19 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         users, items = batch.distinct()
         if self._labels is not None and self._labels[0].device != users.device:
             self._labels = tuple(of.to(users.device) for of in self._labels)
-        of_users, of_items = self._labels or (None, None)
+        chosen, labels, terms = (users, items), self._labels or (None, None), (self.contrast_users, self.contrast_items)
         sides, slow = self._sides(views, users, items), self._sides(self._views(batch), users, items)
-        loss = self._of_kind(0, self.contrast_users, users, batch, sides, slow, of_users)
-        return loss + self._of_kind(1, self.contrast_items, items, batch, sides, slow, of_items)
+        return self._both(lambda kind: self._of_kind(kind, terms[kind], chosen[kind], batch, sides, slow, labels[kind]))
+
+    def _both(self, loss_of: Callable[[int], Tensor]) -> Tensor:
+        """The loss of kind 0, users, plus alpha times that of kind 1, items."""
+        users, items = loss_of(0), loss_of(1)
+        return users + (items if self.config.item_weight == 1 else items * self.config.item_weight)
+
+    def _how(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
+        """What a contrast of n nodes of the batch, the same on all ranks, is told of the step."""
+        share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(n)
+        return {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
 
     def _sides(self, views: _Views, users: Tensor, items: Tensor) -> _Sides:
         """What makes the anchors of both kinds, and what makes the candidates.
@@ -192,8 +204,7 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         target = self.slow_sides(term, lambda: slow[0]()[kind], lambda: slow[1]()[kind])
         anchors = sides[0]()[kind]
         candidates = sides[1]()[kind] if target is None or target.a is not None else target.b
-        share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
-        how: dict[str, Any] = {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
+        how = self._how(term, len(chosen), batch)
         if labels is not None:
             how |= {"labels_a": labels[chosen], "labels_b": labels[chosen]}
         if self.config.candidates == "batch":

@@ -7,17 +7,18 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.config import ConfigError, Search
 from recgraph.contrast.clustering import Method
 from recgraph.contrast.memory import PrototypeMemory
-from recgraph.contrast.prototypes import Prototypes, PrototypeSet, proto_nce, prototypes_of
+from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.contrast import ClusterCounts
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender, MetaPathRecommenderConfig, Side
@@ -25,20 +26,6 @@ from recgraph.models.heterogeneous.views import BothViews
 
 WeightName = Annotated[
     str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
-]
-
-
-def _tell_apart(n_clusters: tuple[int, ...]) -> tuple[int, ...]:
-    """Refuse clusters that hold all nodes: no node would be a candidate of another."""
-    if max(n_clusters) < 2:
-        raise ValueError("one cluster holds all nodes; give at least 2 clusters in one of the granularities")
-    return n_clusters
-
-
-ClusterCounts = Annotated[
-    tuple[int, ...],
-    Field(min_length=1, description="clusters of each granularity (at most one a node)"),
-    AfterValidator(_tell_apart),
 ]
 
 
@@ -65,19 +52,6 @@ class MEOWLoss(nn.Module):
     def cluster(self, fine: Tensor) -> list[PrototypeSet]:
         """Step 1: the prototypes of f [n, D] at each granularity."""
         return prototypes_of(self.prototypes(fine), fine, self.config.temperature)
-
-    def weigh(
-        self, contrast: ContrastiveTerm, prototypes: Callable[[], list[PrototypeSet]], ids: Tensor | None = None
-    ) -> None:
-        """Step 2, if the weight of the contrast reads clusters, or its objective prototypes.
-
-        Args:
-            contrast: the term that is weighted.
-            prototypes: makes the clusters of the candidates.
-            ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
-        """
-        contrast.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
-        contrast.offer(lambda: [found.directions for found in prototypes()])
 
 
 class MEOWConfig(MetaPathModelConfig):
@@ -151,7 +125,7 @@ class MEOW(MEOWLoss, MetaPathModel):
         """The terms of the projected coarse and fine view [n, D], with the prototypes of all nodes."""
 
         def info() -> Tensor:
-            self.weigh(self.contrast, prototypes)
+            offer(self.contrast, prototypes)  # step 2
             return self.info(batch, views(), fine_first=False)  # step 3
 
         def proto() -> Tensor:  # step 4
@@ -161,10 +135,7 @@ class MEOW(MEOWLoss, MetaPathModel):
 
     def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
         """The prototypes of all nodes, made in the first step of an epoch."""
-        if not self.memory.is_of(epoch):
-            # equal on all ranks, also where sums on a device are not the same each time
-            self.memory.store(epoch, [one.of_first_rank() for one in self.cluster(self.project_all())])
-        return self.memory.prototypes()
+        return self.memory.of_epoch(epoch, lambda: self.cluster(self.project_all()))
 
 
 class MEOWRecConfig(MetaPathRecommenderConfig):
@@ -223,7 +194,7 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
             # a weight that keeps the clusters of stages has those of all nodes
             if term.queue is not None and isinstance(term.weight, Cluster) and not term.weight.kept:
                 raise ConfigError(self.config.queued_have_none)
-            self.weigh(term, lambda: prototypes()[side.number], side.ids)
+            offer(term, lambda: prototypes()[side.number], side.ids)  # step 2
             return self.contrast(side, fine_first=False)  # step 3
 
         def proto(side: Side) -> Tensor:  # step 4

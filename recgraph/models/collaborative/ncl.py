@@ -1,0 +1,198 @@
+"""NCL: LightGCN that contrasts a node with its neighbours in the graph, and with its neighbours in meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.config import ConfigError, Search
+from recgraph.contrast.clustering import Method
+from recgraph.contrast.memory import PrototypeMemory
+from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
+from recgraph.contrast.schedule import ScheduledSimilarity
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.batches import PairBatch
+from recgraph.data.part import Part
+from recgraph.encoders.graph import mean
+from recgraph.memory import Needs, Workload
+from recgraph.models.base import Phase, Space, Terms
+from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
+from recgraph.models.contrast import ClusterCounts
+from recgraph.models.memory import blocks, pair_needs
+
+
+class NCLConfig(GraphContrastiveConfig):
+    contrast_layer: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=100,
+            multiple_of=2,
+            description="k, the layer whose vectors are contrasted with those before propagation; even, so that a "
+            "user's is made of users' vectors",
+        ),
+    ] = 2
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
+    ] = 0.1
+    candidates: Annotated[
+        Literal["batch", "all"],
+        Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
+    ] = "all"
+    item_weight: Annotated[
+        float,
+        Field(ge=0, description="alpha, what the contrasts of items count beside those of users"),
+        Search(0.1, 10.0, log=True),
+    ] = 1.0
+    proto_weight: Annotated[
+        float,
+        Field(ge=0, description="weight of the contrast with prototypes, ProtoNCE"),
+        Search(1e-3, 1.0, log=True),
+    ] = 0.02
+    proto_contrast: Annotated[
+        dict[str, Any],
+        Field(
+            default_factory=dict,
+            description="settings of ContrastiveTerm (objective, weight, similarity, temperature, ...) of the contrast "
+            "with prototypes; by default info_nce, and the similarity and temperature of the other contrast",
+        ),
+    ]
+    n_clusters: ClusterCounts = (100,)
+    warm_up_epochs: Annotated[
+        int, Field(ge=0, description="epochs at the start without the contrast with prototypes")
+    ] = 5
+    concentration: Annotated[
+        bool, Field(description="whether each prototype has its own temperature, by how dense its cluster is (PCL)")
+    ] = False
+    kmeans: Annotated[Method, Field(description="inner-product k-means of directions, or scikit-learn's")] = "published"
+    kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
+    kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
+
+
+class NCL(GraphContrastiveModel):
+    """LightGCN with the contrast of each node with its even-layer output, and with the prototype of its cluster.
+
+    Of users u, whose vectors are ``e_u = z_u^0`` before propagation and ``z_u^k`` after k layers, with cosines s:
+
+    - ``cl = mean_u -log(e^{s(z_u^k, z_u^0) / tau} / sum_v e^{s(z_u^k, z_v^0) / tau})`` over all users v (structural
+      neighbours: k is even);
+    - ``proto = mean_u -log(e^{s(e_u, c_u) / tau} / sum_c e^{s(e_u, c) / tau})``, ProtoNCE, of the centroids c of
+      k-means of all users' vectors, c_u that of u's cluster (semantic neighbours). Clusters are made in the first step
+      of each epoch, from ``warm_up_epochs`` on; before them the term is 0.
+
+    Both plus alpha (``item_weight``) times the same of items. Loss: ``rec + l2 + lambda_1 cl + lambda_2 proto``, with
+    lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
+    layers; where k is more, the further layers are of the contrast alone.
+
+    The clusters are also those of parts of ``cl`` that read some: ``weight="cluster"``, or SwAV's prototypes. Several
+    ``n_clusters`` are several clusterings, of which ``proto`` is the mean.
+
+    Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
+    2022), equations 5 to 16. Departures: the terms are means over the distinct nodes of a batch where the authors have
+    sums over its samples, and lambda and tau have other defaults; k-means is of directions, which the cosines of the
+    authors' code compare, by inner products (theirs: Euclidean, of the vectors themselves); alpha weighs both terms, as
+    in the paper, where their code has it in the first alone.
+    """
+
+    Config = NCLConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        config = self.config
+        self.prototypes = Prototypes(
+            n_clusters=config.n_clusters,
+            iterations=config.kmeans_iterations,
+            restarts=config.kmeans_restarts,
+            method=config.kmeans,
+        )
+        self.memories = nn.ModuleList(
+            PrototypeMemory(n, config.hidden_dim, config.n_clusters) for n in (space.n_users, space.n_items)
+        )
+        similarity = {name: getattr(config, name) for name in ScheduledSimilarity.model_fields}
+        self.contrast_prototypes = ContrastiveTerm(
+            dim=config.hidden_dim, **{"objective": "info_nce", **similarity, **config.proto_contrast}
+        )
+        if self.contrast_prototypes.objective.needs_pairs or self.contrast_prototypes.queue is not None:
+            raise ConfigError(
+                f"proto_contrast = {config.proto_contrast} needs two views with rows in pairs, and here nodes are "
+                "contrasted with prototypes; use the objective 'info_nce' or 'debiased_info_nce', and no queue"
+            )
+
+    def setup(self, train: Part) -> None:
+        super().setup(train)
+        for memory in self._memories():
+            memory.forget()
+
+    def _memories(self) -> list[PrototypeMemory]:
+        return [memory for memory in self.memories if isinstance(memory, PrototypeMemory)]
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        (phase,) = super().phases
+        return (Phase("model", ("model",), {**phase.terms, "proto": self.config.proto_weight}),)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        needs, config, n_most = pair_needs(self, work, n_views=1), self.config, max(self.config.n_clusters)
+        table = 4 * (work.n_users + work.n_items) * config.hidden_dim
+        # layers of the contrast alone; directions, their gradients, and what k-means makes of them
+        more = max(config.contrast_layer - config.n_layers, 0) + 6
+        products = blocks(max(work.n_users, work.n_items), n_most) + blocks(work.batch_size, n_most)
+        return replace(needs, step=needs.step + more * table + products)
+
+    def _layers(self) -> list[Tensor]:
+        """The vectors before propagation and after each layer, as many as are read."""
+        weight, depth = self.embedding.weight, max(self.config.n_layers, self.config.contrast_layer)
+        return self.encoder.layers(weight, [self.encoder.adjacency(weight.dtype)] * depth)
+
+    def _views(self, batch: PairBatch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        return self._views_of(cache(self._layers))
+
+    def _views_of(self, layers: Callable[[], list[Tensor]]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        return lambda: layers()[self.config.contrast_layer], lambda: layers()[0]
+
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+        layers = cache(self._layers)  # one propagation for both terms
+        own: Terms = {
+            "rec": lambda: self._rec(batch, mean(layers()[: self.config.n_layers + 1])),
+            "cl": lambda: self._contrast(batch, self._views_of(layers)),
+            "proto": lambda: self._proto(batch),
+        }
+        return super().terms(batch, asked) | own
+
+    def _contrast(self, batch: PairBatch, views: tuple[Callable[[], Tensor], Callable[[], Tensor]]) -> Tensor:
+        for kind, term in enumerate((self.contrast_users, self.contrast_items)):
+            offer(term, partial(self._prototypes_of, kind, batch.epoch))
+        return super()._contrast(batch, views)
+
+    def _proto(self, batch: PairBatch) -> Tensor:
+        if batch.epoch < self.config.warm_up_epochs:
+            return self.embedding.weight.new_zeros(())
+        chosen, term = batch.distinct(), self.contrast_prototypes
+        weight = self.embedding.weight
+        anchors = self._sides((lambda: weight, lambda: weight), *chosen)[0]()
+
+        def of_kind(kind: int) -> Tensor:
+            ids, prototypes = chosen[kind], self._prototypes_of(kind, batch.epoch)
+            how = self._how(term, len(ids), batch)
+            return proto_nce(term, anchors[kind], prototypes, ids, self.config.concentration, **how)
+
+        return self._both(of_kind)
+
+    def _prototypes_of(self, kind: int, epoch: int) -> list[PrototypeSet]:
+        """Of all users (kind 0) or items (1), made from their vectors in the first step of an epoch that reads them."""
+        assert self.space is not None
+        sizes = [self.space.n_users, self.space.n_items]
+
+        def make() -> list[PrototypeSet]:
+            directions = F.normalize(torch.split(self.embedding.weight.detach(), sizes)[kind], dim=1)
+            temperature = self.contrast_prototypes.similarity(epoch).temperature
+            return prototypes_of(self.prototypes(directions), directions, temperature)
+
+        return self._memories()[kind].of_epoch(epoch, make)
