@@ -72,6 +72,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "simgcl objective=simsiam target_momentum=0.9",
             "xsimgcl",
             "xsimgcl similarity=dot temperature=1.0 weight=self_mask",
+            "ncl n_clusters=[3,7] warm_up_epochs=1",
+            "ncl n_clusters=[7] warm_up_epochs=0 candidates=batch weight=cluster concentration=true",
         ),
     ),
     (LOG, _UNITS, ("hstu", "hstu regime=prefix n_heads=2", "hstu encoder_options={time_bias=true}")),

@@ -117,6 +117,17 @@ def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...])
     assert_same(found, parts[0] + 0.4 * parts[1], table)
 
 
+def test_clusters_by_distances_are_of_the_vectors_themselves() -> None:
+    model = ncl(**CLUSTERED, kmeans="scikit-learn")
+    value(model, "proto")
+    tables = torch.split(model.embedding.weight.detach(), [N_USERS, N_ITEMS])
+    for memory, rows in zip(model._memories(), tables, strict=True):
+        own = memory.assignments[0]
+        centroids = torch.stack([rows[own == c].mean(0) for c in range(3)])
+        assert torch.equal(torch.cdist(rows, centroids).argmin(1), own)
+        torch.testing.assert_close(memory.directions_0, F.normalize(centroids, dim=1))
+
+
 def test_before_the_warm_up_ends_there_are_no_clusters() -> None:
     model = ncl(**{**CLUSTERED, "warm_up_epochs": 2})
     for epoch in (0, 1):
@@ -262,6 +273,18 @@ def test_the_temperature_of_prototypes_follows_the_schedule_or_the_density() -> 
     only_users = ncl(**CLUSTERED, concentration=True, temperature=0.3, item_weight=0.0)
     torch.testing.assert_close(value(only_users, "proto", batch), proto_nce(term, table[users], prototypes, users))
     assert not torch.allclose(value(dense, "proto", batch), value(ncl(**CLUSTERED, temperature=0.3), "proto", batch))
+
+
+def test_its_stages_contrast_within_the_clusters_of_those_before() -> None:
+    model = registry.load("model", "multistage")(
+        base="NCL", base_options={"hidden_dim": 4}, stages=2, stage_epochs=1, stage_clusters=3
+    )
+    model.build(SPACE, 0)
+    batches = model.batches(planted()[0], 32, Generators(0))
+    for epoch in range(2):
+        for batch in batches.epoch(epoch):
+            terms = model(batch, list(model.phases[0].terms))
+            assert all(bool(value.isfinite()) for value in terms.values())
 
 
 @pytest.mark.parametrize(

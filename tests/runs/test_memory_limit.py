@@ -386,6 +386,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int], dict[str, Any]]] = {
         {"n_users": 20_000, "n_items": 20_000, "longest": 10},
         {"max_epochs": 1, "batch_size": 16_384, "metric": "loss"},
     ),
+    "ncl": (
+        "NCL",
+        {"warm_up_epochs": 0, "hidden_dim": 128},
+        {"n_users": 10_000, "n_items": 30_000, "longest": 5},
+        {"max_epochs": 1, "batch_size": 65_536, "metric": "loss"},
+    ),
     "ease": ("EASE", {}, {"n_users": 10_000, "n_items": 4000, "longest": 12}, {}),
     "meow": (
         "MEOW",

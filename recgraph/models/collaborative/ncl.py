@@ -29,6 +29,12 @@ from recgraph.models.memory import blocks, pair_needs
 
 
 class NCLConfig(GraphContrastiveConfig):
+    # the published ones, 1e-7 and 8e-8 on MovieLens-1M, are of sums over 4,096 samples
+    contrast_weight: Annotated[
+        float,
+        Field(ge=0, description="lambda_1, weight of the contrast of layers"),
+        Search(1e-4, 1.0, log=True),
+    ] = 1e-3
     contrast_layer: Annotated[
         int,
         Field(
@@ -53,9 +59,9 @@ class NCLConfig(GraphContrastiveConfig):
     ] = 1.0
     proto_weight: Annotated[
         float,
-        Field(ge=0, description="weight of the contrast with prototypes, ProtoNCE"),
-        Search(1e-3, 1.0, log=True),
-    ] = 0.02
+        Field(ge=0, description="lambda_2, weight of the contrast with prototypes, ProtoNCE"),
+        Search(1e-4, 1.0, log=True),
+    ] = 1e-3
     proto_contrast: Annotated[
         dict[str, Any],
         Field(
@@ -71,7 +77,13 @@ class NCLConfig(GraphContrastiveConfig):
     concentration: Annotated[
         bool, Field(description="whether each prototype has its own temperature, by how dense its cluster is (PCL)")
     ] = False
-    kmeans: Annotated[Method, Field(description="inner-product k-means of directions, or scikit-learn's")] = "published"
+    kmeans: Annotated[
+        Method,
+        Field(
+            description="'published': MEOW's, by inner products, of directions; 'scikit-learn': by distances, of the "
+            "vectors themselves, as in the code of NCL's authors"
+        ),
+    ] = "published"
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
 
@@ -84,8 +96,8 @@ class NCL(GraphContrastiveModel):
     - ``cl = mean_u -log(e^{s(z_u^k, z_u^0) / tau} / sum_v e^{s(z_u^k, z_v^0) / tau})`` over all users v (structural
       neighbours: k is even);
     - ``proto = mean_u -log(e^{s(e_u, c_u) / tau} / sum_c e^{s(e_u, c) / tau})``, ProtoNCE, of the centroids c of
-      k-means of all users' vectors, c_u that of u's cluster (semantic neighbours). Clusters are made in the first step
-      of each epoch, from ``warm_up_epochs`` on; before them the term is 0.
+      k-means of all users' vectors, c_u that of u's cluster (semantic neighbours); 0 before ``warm_up_epochs``.
+      Clusters are made in the first step of an epoch that reads them, and kept for all its steps.
 
     Both plus alpha (``item_weight``) times the same of items. Loss: ``rec + l2 + lambda_1 cl + lambda_2 proto``, with
     lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
@@ -95,10 +107,10 @@ class NCL(GraphContrastiveModel):
     ``n_clusters`` are several clusterings, of which ``proto`` is the mean.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
-    2022), equations 5 to 16. Departures: the terms are means over the distinct nodes of a batch where the authors have
-    sums over its samples, and lambda and tau have other defaults; k-means is of directions, which the cosines of the
-    authors' code compare, by inner products (theirs: Euclidean, of the vectors themselves); alpha weighs both terms, as
-    in the paper, where their code has it in the first alone.
+    2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its
+    samples; prototypes are compared by cosine, as in the authors' code, and k-means is of directions by inner products
+    (theirs, by distances of the vectors themselves, is ``kmeans="scikit-learn"``); alpha weighs both terms, as in the
+    paper, where their code has it in the first alone.
     """
 
     Config = NCLConfig
@@ -173,7 +185,7 @@ class NCL(GraphContrastiveModel):
 
     def _proto(self, batch: PairBatch) -> Tensor:
         if batch.epoch < self.config.warm_up_epochs:
-            return self.embedding.weight.new_zeros(())
+            return self.embedding.weight[:0].sum()  # no anchors: 0, with a gradient as every term has one
         chosen, term = batch.distinct(), self.contrast_prototypes
         weight = self.embedding.weight
         anchors = self._sides((lambda: weight, lambda: weight), *chosen)[0]()
@@ -191,8 +203,10 @@ class NCL(GraphContrastiveModel):
         sizes = [self.space.n_users, self.space.n_items]
 
         def make() -> list[PrototypeSet]:
-            directions = F.normalize(torch.split(self.embedding.weight.detach(), sizes)[kind], dim=1)
+            members = torch.split(self.embedding.weight.detach(), sizes)[kind]
+            if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
+                members = F.normalize(members, dim=1)
             temperature = self.contrast_prototypes.similarity(epoch).temperature
-            return prototypes_of(self.prototypes(directions), directions, temperature)
+            return prototypes_of(self.prototypes(members), members, temperature)
 
         return self._memories()[kind].of_epoch(epoch, make)
