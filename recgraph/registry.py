@@ -60,12 +60,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "recgraph.evaluate.metrics.auc": ("AUC", "PartialAUC"),
         "recgraph.evaluate.metrics.distribution": (
-            "AveragePopularity",
-            "CatalogueCoverage",
-            "Entropy",
-            "Gini",
-            "Personalization",
-            "TailShare",
+            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "Personalization", "TailShare"),
         ),
         "recgraph.evaluate.metrics.novelty": (
             *("IntraListDiversity", "NewItems", "Novelty", "Serendipity", "Unexpectedness"),
