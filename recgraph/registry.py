@@ -38,6 +38,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.augment.parametric": ("AutoTCL",),
     },
     "encoder": {
+        "recgraph.encoders.bidirectional": ("BidirectionalTransformer",),
         "recgraph.encoders.experts": ("ExpertTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
@@ -82,6 +83,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.heterogeneous.hgmae": ("HGMAE",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
         "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
+        "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),

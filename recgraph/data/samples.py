@@ -84,7 +84,7 @@ class SequenceBatch:
         users: [B] int64.
         sequences: B rows of input tokens, oldest first, at most ``max_len``.
         targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
-            (``"causal"``, aligned with ``sequences.values``).
+            (``"causal"``, aligned with ``sequences.values``), or [M] those of masked items (``"cloze"``).
         contrast: B rows of tokens that are augmented into the views of the contrast.
         contrast_targets: the token that follows each row of ``contrast``, for the rows of all ranks.
         causal: whether there is a target after each input token.
@@ -96,6 +96,8 @@ class SequenceBatch:
         epoch: from 0.
         labels: [B] float, the ratings of the interactions with ``contrast_targets``, NaN where one has none; None where
             the log has none.
+        masked: [M] int64, the places among ``sequences.values`` of the masked items that are the targets; None: the
+            targets follow what is read.
     """
 
     users: Tensor
@@ -110,6 +112,7 @@ class SequenceBatch:
     whole: WholeBatch | None = None
     epoch: int = 0
     labels: Tensor | None = None
+    masked: Tensor | None = None
 
     @property
     def n_targets(self) -> int:
@@ -147,6 +150,7 @@ class SequenceBatch:
             drawn={name: [rows.mirrored(device) for rows in drawn] for name, drawn in self.drawn.items()},
             whole=None if self.whole is None else self.whole.to(device),
             labels=None if self.labels is None else to_device(self.labels, device),
+            masked=None if self.masked is None else to_device(self.masked, device),
         )
 
 

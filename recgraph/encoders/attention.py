@@ -28,7 +28,9 @@ __all__ = ["Layout", "attend", "lay_out"]
 Layout = Packed | Padded
 
 
-def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: int) -> Layout:
+def lay_out(
+    sequences: Ragged, where: torch.device, last_only: bool, max_len: int, sees_all: bool = False
+) -> Layout:
     """The layout for a device.
 
     Args:
@@ -37,18 +39,19 @@ def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: in
         where: the device that computes.
         last_only: only the last place of each row will be read, and no layer mixes places but by attention.
         max_len: the longest row that may come.
+        sees_all: every place sees all of its row, masked items too; else the items up to itself.
 
     Raises:
         ValueError: a row is empty.
     """
     if is_accelerated(where):
         check_rows(sequences.on_host.lengths)
-        return Padded.of(sequences, where, max_len)
+        return Padded.of(sequences, where, max_len, sees_all)
     if sequences.values.ndim == 1:
-        return pack(sequences, last_only)
+        return pack(sequences, last_only, sees_all)
     assert not last_only
     tokens, times = sequences.values.unbind(1)
-    return pack(sequences.with_values(tokens), last_only).with_times(times)
+    return pack(sequences.with_values(tokens), last_only, sees_all).with_times(times)
 
 
 def attend(
@@ -59,7 +62,9 @@ def attend(
     generator: torch.Generator | None,
     queries: Tensor | None = None,
 ) -> Tensor:
-    """Causal self-attention of each sequence, ``softmax(Q K^T / sqrt(D / n_heads) + mask) V``, heads side by side.
+    """Self-attention of each sequence, ``softmax(Q K^T / sqrt(D / n_heads) + mask) V``, heads side by side.
+
+    The mask is causal, or where the layout ``sees_all`` that of padding alone.
 
     Args:
         parts: [N, 3 D], queries, keys and values of all tokens of the layout; with ``queries`` [N, 2 D],
@@ -75,7 +80,7 @@ def attend(
         return layout.attend(parts, n_heads, p, generator, queries)
     attended: Tensor
     if queries is None:
-        attended = _Causal.apply(parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
+        attended = _Every.apply(parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
     else:
         attended = _Last.apply(queries, parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
     return attended
@@ -133,14 +138,15 @@ def _attend_backward(
     return torch.bmm(grad_scores, keys), torch.bmm(grad_scores.transpose(1, 2), queries), grad_values
 
 
-class _Causal(torch.autograd.Function):
+class _Every(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: Any) -> Tensor:
         out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
         saved: list[Tensor | None] = []
         for bucket in packed.buckets:
             queries, keys, values = _heads(bucket.pad(qkv[bucket.tokens]), 3, n_heads)
-            result, *kept = _attend(queries, keys, values, bucket.causal_bias, n_heads, p, generator)
+            bias = bucket.last_bias if packed.sees_all else bucket.causal_bias
+            result, *kept = _attend(queries, keys, values, bias, n_heads, p, generator)
             out[bucket.tokens] = bucket.unpad(_merge([result], n_heads))
             saved += [queries, keys, values, *kept]
         ctx.save_for_backward(*saved)

@@ -71,6 +71,8 @@ class SequenceEncoder(nn.Module):
 
     #: whether :meth:`padded` reads rows of any length up to max_len; else of max_len alone
     pads_to_any_length: ClassVar[bool] = True
+    #: whether a history is read by a masked item that stands behind it: token 0 is then a token as any other
+    ends_masked: ClassVar[bool] = False
     #: coefficient of :meth:`penalty` in the loss; 0: it has none
     penalty_weight: float = 0.0
 

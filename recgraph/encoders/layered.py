@@ -56,11 +56,13 @@ class LayeredEncoder(SequenceEncoder):
 
     Nothing is computed for padding, nor, where ``drops_masked``, for masked items that no key can reach; where only the
     last state is read, the last layer computes that place alone. A masked item's place passes no gradient to the
-    embedding of token 0. A subclass makes ``position_embedding`` and ``layers``.
+    embedding of token 0, unless the encoder ``sees_all``. A subclass makes ``position_embedding`` and ``layers``.
     """
 
     #: whether masked items, which no key can reach, may be left out before the last place alone is computed
     drops_masked: ClassVar[bool] = True
+    #: whether every place sees all of its row, masked items too, whose vector is then learned; else the items up to it
+    sees_all: ClassVar[bool] = False
     position_embedding: nn.Embedding
     layers: nn.ModuleList
 
@@ -89,7 +91,7 @@ class LayeredEncoder(SequenceEncoder):
         layout.make_biases(last_only)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        layout = lay_out(sequences, table.device, last_only and self.drops_masked, self.max_len)
+        layout = lay_out(sequences, table.device, last_only and self.drops_masked, self.max_len, self.sees_all)
         if self._compiled is None or not isinstance(layout, Padded):
             return self._states(layout, table, generator, last_only)
         self.make_masks(layout, last_only)
@@ -102,7 +104,7 @@ class LayeredEncoder(SequenceEncoder):
         self._compiled = compiled(type(self)._states, backend)
 
     def _states(self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        vectors = self.scaled(lookup(table, layout.tokens, padding_idx=0))
+        vectors = self.scaled(lookup(table, layout.tokens, padding_idx=None if self.sees_all else 0))
         x = self.enter(layout.with_positions(vectors, self.position_embedding))
         x = dropout(x, self.embedding_dropout, generator)
         *inner, final = cast("list[EncoderLayer]", list(self.layers))

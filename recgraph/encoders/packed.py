@@ -119,6 +119,7 @@ class Packed:
         token_order: [T] int64: the original index of each packed token; None where unchanged.
         buckets: cover all rows.
         times: [T] int64, of the packed tokens, 0 where unknown; None: there are none.
+        sees_all: whether every place sees all of its row, masked items too; else the items up to itself.
     """
 
     tokens: Tensor
@@ -128,6 +129,7 @@ class Packed:
     token_order: Tensor | None
     buckets: tuple[Bucket, ...]
     times: Tensor | None = None
+    sees_all: bool = False
 
     def with_times(self, times: Tensor) -> Packed:
         """The same with the times [T] of the tokens in the order of the rows that were packed."""
@@ -192,20 +194,21 @@ def check_rows(lengths: Tensor) -> None:
         raise ValueError(f"sequences: row {row} is empty; give it one token 0 (nothing known) instead")
 
 
-def pack(sequences: Ragged, last_only: bool) -> Packed:
+def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     """Plan the layout.
 
     Args:
         sequences: B rows of tokens (0 is a masked item), none empty.
         last_only: only the last place of each row will be read. Masked items before it are then dropped: they are no
             keys, and nothing reads their queries.
+        sees_all: every place sees all of its row, masked items too.
 
     Raises:
         ValueError: a row is empty.
     """
     check_rows(sequences.lengths)
     masked = sequences.values == 0
-    any_masked = bool(masked.any())
+    any_masked = not sees_all and bool(masked.any())
     positions = sequences.positions
     if last_only and any_masked:
         masked = masked.index_fill(0, sequences.offsets[1:] - 1, False)
@@ -227,7 +230,8 @@ def pack(sequences: Ragged, last_only: bool) -> Packed:
         positions = positions[token_order]
         row_masked = row_masked[row_order] if row_masked is not None else None
     buckets = _buckets(tokens, int(row_masked.sum()) if row_masked is not None else 0)
-    return Packed(tokens.values, positions, tokens.offsets[1:] - 1, row_order, token_order, buckets)
+    last = tokens.offsets[1:] - 1
+    return Packed(tokens.values, positions, last, row_order, token_order, buckets, sees_all=sees_all)
 
 
 def _buckets(tokens: Ragged, n_masked: int) -> tuple[Bucket, ...]:

@@ -34,10 +34,11 @@ class Padded:
         last: [B] int64: the place of each row's last token among the B * L.
         slots: [T] int64: the place of each token.
         lengths: [B] int64.
-        visible_keys: [B, L], False at masked items and at the padding.
+        visible_keys: [B, L], False at the padding and, where they are hidden, at masked items.
         alone: [B, L], True at the queries that would see no key and see themselves: masked items that lead their row.
-            None where no item is masked.
+            None where no item is masked, or none is hidden.
         times: [B, L] int64, 0 where unknown; None: there are none.
+        sees_all: whether every place sees all of its row, masked items too; else the items up to itself.
     """
 
     n_rows: int
@@ -49,15 +50,17 @@ class Padded:
     visible_keys: Tensor
     alone: Tensor | None
     times: Tensor | None = None
+    sees_all: bool = False
 
     @classmethod
-    def of(cls, sequences: Ragged, device: torch.device, max_len: int) -> Padded:
+    def of(cls, sequences: Ragged, device: torch.device, max_len: int, sees_all: bool = False) -> Padded:
         """Plan the layout on the host.
 
         Args:
             sequences: B rows of tokens (0 is a masked item), or of pairs of a token and its time, none empty; mirrored,
                 or else the device is read.
             max_len: the greatest L.
+            sees_all: every place sees all of its row, masked items too.
         """
         host = sequences.on_host
         lengths, n_rows = host.lengths, host.n_rows
@@ -66,9 +69,9 @@ class Padded:
         columns = [host.values] if host.values.ndim == 1 else list(host.values.unbind(1))
         tokens, *times = (column.new_zeros(n_rows * length).index_copy_(0, slots, column) for column in columns)
         last = torch.arange(n_rows) * length + lengths - 1
-        visible_keys = tokens.view(n_rows, length) != 0
+        visible_keys = torch.arange(length) < lengths[:, None] if sees_all else tokens.view(n_rows, length) != 0
         alone = None
-        if bool((columns[0] == 0).any()):
+        if not sees_all and bool((columns[0] == 0).any()):
             alone = visible_keys.long().cumsum(1) == 0
         parts = [tokens, last, slots, lengths, *times]
         integers = to_device(torch.cat(parts), device)
@@ -76,7 +79,7 @@ class Padded:
         flags = to_device(torch.stack([visible_keys] if alone is None else [visible_keys, alone]), device).unbind()
         of_alone = None if alone is None else flags[1]
         of_time = of_times[0].view(n_rows, length) if of_times else None
-        return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone, of_time)
+        return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone, of_time, sees_all)
 
     @cached_property
     def causal_mask(self) -> Tensor:
@@ -92,6 +95,11 @@ class Padded:
     def causal_bias(self) -> Tensor | None:
         """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
         return None if self.alone is None else score_bias(self.causal_mask)
+
+    @property
+    def every_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores of all places; None: a causal mask says all."""
+        return self.last_bias if self.sees_all else self.causal_bias
 
     @cached_property
     def last_mask(self) -> Tensor:
@@ -119,7 +127,7 @@ class Padded:
 
     def make_biases(self, last_only: bool) -> None:
         """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
-        _ = self.causal_bias, self.last_bias if last_only else None
+        _ = self.every_bias, self.last_bias if last_only else None
 
     def make_masks(self, last_only: bool) -> None:
         """The same for layers that read masks and spans instead of biases."""
@@ -157,7 +165,7 @@ class Padded:
         """See :func:`recgraph.encoders.attention.attend`."""
         *of_tokens, keys, values = self._heads(parts, 3 if queries is None else 2, n_heads).unbind(0)
         if queries is None:
-            (queries,), bias = of_tokens, self.causal_bias
+            (queries,), bias = of_tokens, self.every_bias
         else:
             queries, bias = queries.view(self.n_rows, n_heads, 1, -1), self.last_bias
         with lent(generator, parts.device) as draws:

@@ -64,25 +64,29 @@ class Layer(EncoderLayer):
         return attend(kv, layout, self.n_heads, self.attention_dropout, generator, queries)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
-        return self._finish(x, self._attend_padded(x), None)
+        return self._finish(x, self._attend_padded(x, keep_mask), None)
 
     def attention(self, x: Tensor) -> Tensor:
         return self._weighed(x)[0]
 
-    def _attend_padded(self, x: Tensor) -> Tensor:
-        probabilities, values = self._weighed(x)
+    def _attend_padded(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
+        probabilities, values = self._weighed(x, keep_mask)
         return (probabilities @ values).transpose(1, 2).reshape(x.shape)
 
-    def _weighed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _weighed(self, x: Tensor, keep_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The probabilities, and the values [B, n_heads, L, D / n_heads] that they weigh."""
-        # rows end before their padding: no causal query sees a key of it
         n_rows, length, width = x.shape
         heads = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
         queries, keys, values = heads.unbind(0)
         scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
         places = torch.arange(length, device=x.device)
-        scores = scores.masked_fill(places > places[:, None], float("-inf"))
+        scores = scores.masked_fill(self._hidden(places, keep_mask), float("-inf"))
         return torch.softmax(scores, -1), values
+
+    def _hidden(self, places: Tensor, keep_mask: Tensor | None) -> Tensor:
+        """Which keys a query of a padded row does not see, of a shape that extends to [B, n_heads, L, L]."""
+        # rows end before their padding: no causal query sees a key of it
+        return places > places[:, None]
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         return self._feed_forward(self._after_attention(x, attended, generator), generator)

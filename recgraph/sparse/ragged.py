@@ -143,6 +143,15 @@ class Ragged:
         every = torch.arange(self.n_rows, device=self.device)
         return self.window(every, torch.zeros_like(lengths), lengths)
 
+    def lengthened(self) -> Ragged:
+        """The rows with a zero behind each, mirrored where they are."""
+        if self._is_mirrored:
+            return self.on_host.lengthened().mirrored(self.device)
+        shape = self.values.shape
+        values = self.values.new_zeros(shape[0] + self.n_rows, *shape[1:])
+        values.index_copy_(0, torch.arange(shape[0], device=self.device) + self.rows, self.values)
+        return Ragged.from_lengths(values, self.lengths + 1)
+
     def filter(self, keep_mask: Tensor) -> Ragged:
         """Only the values where ``keep_mask`` [T] is True; rows may become empty."""
         # sums over the mask, and not over the rows: these would be kept, as large as the values of a whole log

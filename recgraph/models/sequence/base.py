@@ -255,6 +255,8 @@ class SequenceModel(TrainableModel):
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
+        if batch.masked is not None:
+            return self.encode(batch.sequences, batch, last_only=False).index_select(0, batch.masked)
         return self.encode(batch.sequences, batch, last_only=not batch.causal)
 
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
@@ -277,10 +279,15 @@ class SequenceModel(TrainableModel):
 
         Args:
             sequences: B rows of tokens, or of what :meth:`tokens_of` gives where times are read.
+            last_only: of each row as :meth:`closed` gives it; else of the places that there are.
         """
-        tokens, table = self._inputs(sequences, self.token_table(batch))
+        tokens, table = self._inputs(self.closed(sequences) if last_only else sequences, self.token_table(batch))
         states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only=last_only)
         return states
+
+    def closed(self, sequences: Ragged) -> Ragged:
+        """Rows as the encoder reads them: with a masked item behind each where it ``ends_masked``."""
+        return sequences.lengthened() if self.encoder.ends_masked else sequences
 
     def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:
         """Tokens, with times where the encoder reads them, and the table that it looks them up in. With time gaps each
@@ -299,12 +306,12 @@ class SequenceModel(TrainableModel):
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""
-        together = Ragged.cat(parts)
         if not with_states:
             sizes = [part.n_rows for part in parts]
-            return [Encoded(last) for last in torch.split(self.encode(together, batch), sizes)]
+            return [Encoded(last) for last in torch.split(self.encode(Ragged.cat(parts), batch), sizes)]
+        parts = [self.closed(part) for part in parts]
         sizes = [len(part.values) for part in parts]
-        states = torch.split(self.encode(together, batch, last_only=False), sizes)
+        states = torch.split(self.encode(Ragged.cat(parts), batch, last_only=False), sizes)
         each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
         return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
 
@@ -321,6 +328,7 @@ class SequenceModel(TrainableModel):
 
     def encode_tokens(self, tokens: Ragged) -> Tensor:
         """[B, D]: the vectors of users by at most ``max_len`` tokens each (:meth:`tokens_of`), in evaluation mode."""
+        tokens = self.closed(tokens)
         empty_mask = tokens.lengths == 0
         if bool(empty_mask.any()):
             tokens = _fill_empty(tokens, empty_mask)
@@ -376,7 +384,18 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     if not issubclass(cls, SequenceEncoder):
         raise ConfigError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
     shared = {name: getattr(config, name) for name in type(config).model_fields}
+    if config.regime == "causal" and cls.ends_masked:
+        raise ConfigError(
+            f"regime = 'causal' would show encoder = {config.encoder!r} the targets, as its places see what lies behind "
+            "them; use regime='prefix', or the model BERT4Rec, whose regime masks items"
+        )
+    if config.regime == "cloze" and not cls.ends_masked:
+        raise ConfigError(
+            f"regime = 'cloze' masks items for an encoder that sees both sides of them, and encoder = "
+            f"{config.encoder!r} does not; use encoder='bidirectional_transformer'"
+        )
     shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
+    shared["max_len"] += cls.ends_masked
     own = [name for name in registry.settings_of(cls) if name not in shared]
     if unknown := sorted(set(config.encoder_options) - set(own)):
         raise ConfigError(

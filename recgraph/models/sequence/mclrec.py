@@ -193,7 +193,7 @@ class MCLRec(ContrastiveSequenceModel):
             rows = tokens.with_values(lookup(table, ids, padding_idx=0))
             changed, probability = augmenter.change_rows(rows, generators.of_rank("augmenters"))
             placed = tokens_of_places(tokens.on_host, changed, lookup(table, ids.new_zeros(1)))
-            view = self.encoder(*placed, generators.of_rank("dropout"))
+            view = self.encoder(self.closed(placed[0]), placed[1], generators.of_rank("dropout"))
             if len(view) < len(hidden):  # of all ranks
                 view = batch.share.gathered(view)
         else:

@@ -11,7 +11,7 @@ __all__ = ["PaddedSequences"]
 
 
 class PaddedSequences(nn.Module):
-    """User vectors [B, D] of padded rows of tokens."""
+    """User vectors [B, D] of padded rows of tokens; padding is a masked item."""
 
     table: Tensor
 
@@ -22,7 +22,10 @@ class PaddedSequences(nn.Module):
 
     def forward(self, history: Tensor, gaps: Tensor | None = None) -> Tensor:
         """[B, L] tokens and, of a model that reads them, [B, L] buckets of time gaps -> [B, D]."""
+        lengths = (history != 0).sum(1)
+        if self.encoder.ends_masked:
+            history, gaps, lengths = F.pad(history, (0, 1)), None if gaps is None else F.pad(gaps, (0, 1)), lengths + 1
         inputs = F.embedding(history, self.table)
         if self.gap_embedding is not None and gaps is not None:
             inputs = inputs + self.gap_embedding(gaps)
-        return self.encoder.padded(inputs, (history != 0).sum(1).clamp(min=1))
+        return self.encoder.padded(inputs, lengths.clamp(min=1))

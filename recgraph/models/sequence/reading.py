@@ -81,28 +81,40 @@ class SequenceReading(HistoryReading):
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         n_rows, length, width = inputs.shape
-        # each place is a token of its own, and none is a masked item
+        # each place is a token of its own; one that stands behind them may be a masked item
         tokens = torch.arange(1, n_rows * length + 1)
         lengths = torch.full((n_rows,), length)
-        table = torch.cat([inputs.new_zeros(1, width), inputs.reshape(-1, width)])
-        rows = Ragged.from_lengths(tokens, lengths).mirrored(inputs.device)
+        table = torch.cat([self._masked(), inputs.reshape(-1, width)])
+        rows = self.model.closed(Ragged.from_lengths(tokens, lengths)).mirrored(inputs.device)
         # the derivative of a recurrent layer by cuDNN exists in training mode alone
         with torch.backends.cudnn.flags(enabled=False):
             states: Tensor = self.model.encoder(rows, table)
         return states
 
     def attention(self, form: AttentionForm) -> Tensor:
-        """[H]: of the last place, heads averaged.
+        """[H]: of the last place, heads averaged. Where that is a masked item, its own share is left out.
 
         ``rollout`` multiplies ``(A + I) / 2`` of all layers, so that the residual connections count (Abnar and Zuidema,
         Quantifying Attention Flow in Transformers, ACL 2020, section 3); ``last_layer`` is A of the last one, whose
         places hold more than their own items. Neither sees the values that are attended to, the feed-forward parts, a
         filter (BSARec) or how far a gate is open (eSASRec).
         """
-        maps: list[Tensor] = [layer[0].mean(0) for layer in self.model.encoder.attention(self.inputs()[None])]
-        if form == "last_layer":
-            return maps[-1][-1]
-        flow = torch.eye(len(self.items), dtype=maps[0].dtype, device=maps[0].device)
-        for one in maps:
-            flow = (one + torch.eye(len(one), dtype=one.dtype, device=one.device)) / 2 @ flow
-        return flow[-1]
+        inputs = self.inputs()
+        ends_masked = self.model.encoder.ends_masked
+        if ends_masked:
+            inputs = torch.cat([inputs, self._masked()])
+        maps: list[Tensor] = [layer[0].mean(0) for layer in self.model.encoder.attention(inputs[None])]
+        found = maps[-1][-1]
+        if form == "rollout":
+            flow = torch.eye(len(inputs), dtype=found.dtype, device=found.device)
+            for one in maps:
+                flow = (one + torch.eye(len(one), dtype=one.dtype, device=one.device)) / 2 @ flow
+            found = flow[-1]
+        if ends_masked:
+            found = found[:-1] / found[:-1].sum()
+        return found
+
+    def _masked(self) -> Tensor:
+        """[1, D]: of token 0."""
+        table: Tensor = self.model.token_table()
+        return table[:1].detach()
