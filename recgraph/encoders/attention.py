@@ -28,9 +28,7 @@ __all__ = ["Layout", "attend", "lay_out"]
 Layout = Packed | Padded
 
 
-def lay_out(
-    sequences: Ragged, where: torch.device, last_only: bool, max_len: int, sees_all: bool = False
-) -> Layout:
+def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: int, sees_all: bool = False) -> Layout:
     """The layout for a device.
 
     Args:

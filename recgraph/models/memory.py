@@ -77,10 +77,11 @@ def largest_batch(counts: Tensor, batch_size: int) -> int:
 def sample_sizes(lengths: Tensor, max_len: int, regime: str) -> Tensor:
     """[L + 1] int64: how many training samples of a sequence model have 0 ... L tokens."""
     inputs = (lengths - 1).clamp(min=0)
-    if regime == "causal":
+    if regime != "prefix":
         counts = torch.bincount(inputs.clamp(max=max_len), minlength=2)
         counts[0] = 0
-        return counts
+        # of masked items the last one is read, too
+        return counts if regime == "causal" else torch.cat([counts[:1], counts])
     # a prefix of each length up to that of the user; longer ones are cut
     of_users = torch.bincount(inputs, minlength=2)
     at_least = of_users.flip(0).cumsum(0).flip(0)
@@ -99,15 +100,18 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     config = model.config
     parameters, buffers = state_bytes(model, work.space, work.n_shards)
     sizes = sample_sizes(work.lengths, config.max_len, config.regime)
+    if (step := getattr(config, "window_items", None)) is not None:
+        sizes[-1] += int(((work.lengths - config.max_len - 1).clamp(min=0) / step).ceil().sum())
     tokens = largest_batch(sizes, work.batch_size)
     n_rows = min(work.batch_size, int(sizes.sum()))
     width = config.hidden_dim
-    longest = min(len(sizes) - 1, config.max_len)
+    longest = len(sizes) - 1
     # of views, and of prefixes, the last layer computes the last place alone
     whole, last = token_floats(config, longest), token_floats(config, longest, last_only=True)
-    of_rows = whole if config.regime == "causal" else last
+    of_rows = last if config.regime == "prefix" else whole
     step = _SLACK * _FLOAT * tokens * (of_rows + (n_sets - 1) * last)
-    targets = tokens if config.regime == "causal" else n_rows
+    of_tokens = math.ceil(getattr(config, "mask_ratio", 1.0) * tokens) + n_rows
+    targets = n_rows if config.regime == "prefix" else min(tokens, of_tokens)
     step += _FLOAT * targets * 6 * width + loss_block(config, targets, work.n_items, width)
     if n_sets > 1:
         step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width
@@ -123,7 +127,7 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
         step += _of_rows(min(tokens + targets + drawn, work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
-    batches = 8 * work.n_interactions * (3 if config.regime == "causal" else 6)
+    batches = 8 * work.n_interactions * (6 if config.regime == "prefix" else 3)
     held, fitting = {"batches": batches}, 0
     if config.item_graph is not None:
         graph = registry.load("item_graph", config.item_graph)

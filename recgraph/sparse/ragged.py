@@ -143,14 +143,16 @@ class Ragged:
         every = torch.arange(self.n_rows, device=self.device)
         return self.window(every, torch.zeros_like(lengths), lengths)
 
-    def lengthened(self) -> Ragged:
-        """The rows with a zero behind each, mirrored where they are."""
-        if self._is_mirrored:
+    def lengthened(self, which_mask: Tensor | None = None) -> Ragged:
+        """The rows with a zero behind each, mirrored where they are; or behind those of ``which_mask`` [R]."""
+        if which_mask is None and self._is_mirrored:
             return self.on_host.lengthened().mirrored(self.device)
-        shape = self.values.shape
-        values = self.values.new_zeros(shape[0] + self.n_rows, *shape[1:])
-        values.index_copy_(0, torch.arange(shape[0], device=self.device) + self.rows, self.values)
-        return Ragged.from_lengths(values, self.lengths + 1)
+        n_more, (n_values, *shape) = self.n_rows if which_mask is None else int(which_mask.sum()), self.values.shape
+        lengths = self.lengths + (1 if which_mask is None else which_mask)
+        longer = Ragged.from_lengths(self.values.new_zeros(n_values + n_more, *shape), lengths)
+        places = torch.arange(n_values, device=self.device) + (longer.offsets - self.offsets)[self.rows]
+        longer.values.index_copy_(0, places, self.values)
+        return longer
 
     def filter(self, keep_mask: Tensor) -> Ragged:
         """Only the values where ``keep_mask`` [T] is True; rows may become empty."""

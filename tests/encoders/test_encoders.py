@@ -15,6 +15,7 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.encoders.attention import attend
 from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.bidirectional import BidirectionalTransformer
 from recgraph.encoders.experts import ExpertTransformer
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.packed import pack
@@ -109,7 +110,20 @@ def padded_experts(encoder: ExpertTransformer, padded: Tensor, lengths: Tensor, 
     return x
 
 
+def padded_bidirectional(encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
+    """Every place sees all of its row, masked items too, which are tokens as others."""
+    places = torch.arange(padded.shape[1], device=padded.device)
+    x = encoder.norm(F.embedding(padded, table) + encoder.position_embedding(places))
+    hidden = (places >= lengths[:, None])[:, None, None]
+    bias = torch.zeros_like(hidden, dtype=x.dtype).masked_fill(hidden, float("-inf"))
+    for layer in encoder.layers:
+        mixed = padded_attention(layer, x, bias)
+        x = layer.norm(mixed + layer.down(F.gelu(layer.up(mixed))))
+    return encoder.head_norm(F.gelu(encoder.head(x)))
+
+
 CASES = {
+    "bidirectionaltransformer": (BidirectionalTransformer, padded_bidirectional),
     "experttransformer": (ExpertTransformer, padded_experts),
     "transformer": (Transformer, padded_transformer),
     "filteredtransformer": (FilteredTransformer, padded_transformer),

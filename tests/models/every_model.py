@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import torch
 from collaborative_cases import with_relations
@@ -39,6 +41,12 @@ def recommender(name: str, device: torch.device | str = "cpu", seed: int = 0, **
     small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
     model: Model = cls(**{**small, **settings})
     return model.build(with_relations(part()) if cls.reads_graph else SPACE, seed=seed).to(device)
+
+
+def regimes_of(name: str) -> tuple[str, ...]:
+    """What the setting ``regime`` of a model may be; none where it has no such setting."""
+    field = registry.load("model", name).Config.model_fields.get("regime")
+    return () if field is None else get_args(field.annotation)
 
 
 def part() -> Part:

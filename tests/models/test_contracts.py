@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import safetensors.torch
 import torch
-from every_model import CLOSED_FORM, RECOMMENDERS, SPACE, TRAINABLE, part, recommender
+from every_model import CLOSED_FORM, RECOMMENDERS, SPACE, TRAINABLE, part, recommender, regimes_of
 from torch import Tensor
 
 from recgraph import registry
@@ -233,11 +233,11 @@ def test_a_step_of_mixed_precision(name: str, phase: Phase, device: torch.device
     assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
-@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("regime", ["prefix", "causal", "cloze"])
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_a_few_steps_lower_the_loss(name: str, regime: str) -> None:
-    if "regime" not in registry.load("model", name).Config.model_fields:
-        pytest.skip("the model has no regimes")
+    if regime not in regimes_of(name):
+        pytest.skip("the model has no such regime")
     model, batch = _training(name, "cpu", regime=regime, dropout=0.0)
     terms = model.phases[0].terms
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "sasrec",
         {"encoder": "expert_transformer", "encoder_options": {"n_experts": 2, "routing": "learned"}},
     ),
+    "masked items": ("bert4rec", {"mask_ratio": 0.4, "last_share": 0.3, "window_step": 0.7, "max_len": 3}),
     "gate of users and items": ("simgcl", {**COSINE, "transform": "gate", "category_features": "all"}),
     "a slow copy and its queue": (
         "cl4srec",

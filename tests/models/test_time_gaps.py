@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from every_model import regimes_of
 
 import recgraph as rg
 from recgraph import registry
@@ -72,8 +73,7 @@ def query(times: bool = True) -> Query:
     return Query(torch.tensor([0, 1, 2, -1]), history, when if times else None)
 
 
-@pytest.mark.parametrize("regime", ["prefix", "causal"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "regime"), [(name, regime) for name in NAMES for regime in regimes_of(name)])
 def test_gaps_are_learnt_and_change_the_scores(name: str, regime: str, device: torch.device) -> None:
     model = built(name, device, time_gaps=True, regime=regime)
     assert model.reads_times
@@ -114,7 +114,7 @@ def test_an_input_is_the_sum_of_item_and_gap(name: str) -> None:
             table = [model.item_embedding.weight[0]]
             for item, gap in zip(items, gaps, strict=True):
                 table.append(model.item_embedding.weight[item] + model.gap_embedding.weight[gap])  # type: ignore[union-attr]
-            tokens = Ragged.from_lists([list(range(1, len(items) + 1))])
+            tokens = Ragged.from_lists([[*range(1, len(items) + 1), *[0] * model.encoder.ends_masked]])
             torch.testing.assert_close(model.encoder(tokens, torch.stack(table))[0], found[row])
 
 

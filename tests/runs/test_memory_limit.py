@@ -91,6 +91,8 @@ def test_the_largest_batch_of_sequences() -> None:
     assert torch.equal(sample_sizes(lengths, 8, "prefix"), torch.bincount(torch.tensor(prefixes), minlength=9))
     sequences = [min(n - 1, 8) for n in lengths.tolist() if n > 1]
     assert torch.equal(sample_sizes(lengths, 8, "causal"), torch.bincount(torch.tensor(sequences), minlength=9))
+    masked = [min(int(n), 9) for n in lengths if n > 1]
+    assert torch.equal(sample_sizes(lengths, 8, "cloze"), torch.bincount(torch.tensor(masked), minlength=10))
     counts = torch.bincount(torch.tensor(prefixes))
     assert largest_batch(counts, 10**6) == sum(prefixes)
     assert largest_batch(counts, 5) == 40  # five of the longest: the bound of few samples
@@ -374,6 +376,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int], dict[str, Any]]] = {
         {"max_epochs": 1, "batch_size": 1024},
     ),
     "mclrec": ("MCLRec", {}, {"n_users": 1500, "n_items": 5000, "longest": 12}, {"max_epochs": 1, "batch_size": 1024}),
+    "bert4rec": (
+        "BERT4Rec",
+        {"mask_ratio": 0.4},
+        {"n_users": 3000, "n_items": 20_000, "longest": 90},
+        {"max_epochs": 1, "batch_size": 1024},
+    ),
     "lightgcn": (
         "LightGCN",
         {},

@@ -66,6 +66,7 @@ def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
                 ("hstu", "prefix"),
                 ("hstu", "causal"),
                 ("fuxialpha", "prefix"),
+                ("bert4rec", "cloze"),
             )
         ),
     ],

@@ -36,6 +36,8 @@ CASES = {
     "bce of prefixes": _sequence("sasrec", loss="bce", n_negatives=3, regime="prefix"),
     "rows of the table": _sequence("sasrec", _LAZY, loss="sampled_softmax", n_negatives=5),
     "rows of pairs": Case("bprmf", {"hidden_dim": 8, "l2": 0.0}, {**_LAZY, "table_optimiser": "rowwise_adam"}),
+    "masked items": _sequence("bert4rec", mask_ratio=0.4, last_share=0.3, window_step=0.5),
+    "masked items, sampled": _sequence("bert4rec", _LAZY, loss="sampled_softmax", n_negatives=5),
     "gru": Case("gru4rec", {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "inner_dim": 8}),
     "published phases": _sequence("mclrec"),
     "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),

@@ -38,7 +38,7 @@ from recgraph.models.base import (
 )
 from recgraph.models.distil import distilled
 from recgraph.models.memory import sequence_needs
-from recgraph.models.sequence.config import SequenceConfig
+from recgraph.models.sequence.config import SequenceConfig, check_regime
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
@@ -331,7 +331,7 @@ class SequenceModel(TrainableModel):
         tokens = self.closed(tokens)
         empty_mask = tokens.lengths == 0
         if bool(empty_mask.any()):
-            tokens = _fill_empty(tokens, empty_mask)
+            tokens = tokens.lengthened(empty_mask)  # a masked item
         tokens, table = self._inputs(tokens, self.token_table())
         states: Tensor = self.encoder(tokens, table)
         return states
@@ -378,22 +378,14 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     """The configured encoder: it gets the settings of the model that it has a parameter for, and ``encoder_options``.
 
     Raises:
-        ValueError: it is not an encoder of sequences, or an option is not a parameter that it alone has.
+        ValueError: it is not an encoder of sequences, or not for the regime, or an option is not a parameter that it
+            alone has.
     """
     cls = registry.load("encoder", config.encoder)
     if not issubclass(cls, SequenceEncoder):
         raise ConfigError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
     shared = {name: getattr(config, name) for name in type(config).model_fields}
-    if config.regime == "causal" and cls.ends_masked:
-        raise ConfigError(
-            f"regime = 'causal' would show encoder = {config.encoder!r} the targets, as its places see what lies behind "
-            "them; use regime='prefix', or the model BERT4Rec, whose regime masks items"
-        )
-    if config.regime == "cloze" and not cls.ends_masked:
-        raise ConfigError(
-            f"regime = 'cloze' masks items for an encoder that sees both sides of them, and encoder = "
-            f"{config.encoder!r} does not; use encoder='bidirectional_transformer'"
-        )
+    check_regime(config, cls.ends_masked)
     shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
     shared["max_len"] += cls.ends_masked
     own = [name for name in registry.settings_of(cls) if name not in shared]
@@ -404,11 +396,3 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
         )
     encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)
     return encoder
-
-
-def _fill_empty(tokens: Ragged, empty_mask: Tensor) -> Ragged:
-    """Give each empty row one masked token."""
-    lengths = tokens.lengths + empty_mask
-    filled = Ragged.from_lengths(tokens.values.new_zeros(int(lengths.sum()), *tokens.values.shape[1:]), lengths)
-    filled.values[~empty_mask[filled.rows]] = tokens.values
-    return filled

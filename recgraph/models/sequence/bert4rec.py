@@ -17,9 +17,10 @@ from recgraph.rng import Generators
 
 class BERT4RecConfig(TransformerConfig):
     encoder: EncoderName = "bidirectional_transformer"
+    # a regime that no other model has
     regime: Annotated[
         Literal["cloze"], Field(description="training samples: every sequence, some of its items masked")
-    ] = "cloze"
+    ] = "cloze"  # type: ignore[assignment]
     mask_ratio: Annotated[
         float,
         Field(gt=0, lt=1, description="share of a sequence's items that are masked, at least one"),
@@ -31,13 +32,39 @@ class BERT4RecConfig(TransformerConfig):
         Search(0.0, 0.5, step=0.1),
     ] = 0.1
     window_step: Annotated[
-        int | None,
-        Field(ge=1, description="items between the samples of a history longer than max_len; None: its last items"),
-    ] = None
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="a history longer than max_len gives samples that cover it, in steps of this share of max_len; "
+            "None: its last items alone",
+        ),
+    ] = 0.5
+
+    @property
+    def window_items(self) -> int | None:
+        """``window_step`` in items, at least one."""
+        return None if self.window_step is None else max(round(self.window_step * self.max_len), 1)
 
 
 class BERT4Rec(SequenceModel):
-    """x."""
+    """A transformer that sees both sides of each place, trained to fill in masked items (the cloze task).
+
+    Of a sequence ``s`` with masked places ``M`` the loss is ``-1/|M| sum_(m in M) log P(s_m | s with M masked)``, the
+    mean over all masked places of a batch. ``P`` is the softmax of ``h_m . e_j`` over the items and the mask, and
+    ``h_m = LN(gelu(W x_m + b))`` of the last layer's output ``x``. ``mask_ratio`` of the items of a sample are masked;
+    of a share of the samples (``last_share``) the last one alone, as in ranking: a history is read with a masked item
+    behind it, whose state ranks. The mask's vector is learned, as the row of the table before the items'. A history
+    of more than ``max_len + 1`` items gives several samples that overlap (``window_step``).
+
+    Source: Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
+    Transformer (CIKM 2019), with the output layer, masks and windows of the published code, as it sets them for
+    MovieLens-1M: .2 of the items, one sample of eleven with the last item masked, windows half their length apart.
+    Departures: masks are drawn anew each epoch (published: ten draws, written once); scores have no bias for each
+    item; Adam as of all models, without decay of rate or weights unless set (``schedule="linear"``,
+    ``weight_decay``); ``max_len`` does not count the mask. With few targets a sequence it needs more epochs than
+    SASRec, and a larger ``patience``.
+    """
 
     Config = BERT4RecConfig
 
@@ -51,6 +78,6 @@ class BERT4Rec(SequenceModel):
             generators,
             mask_ratio=config.mask_ratio,
             last_share=config.last_share,
-            window_step=config.window_step,
+            window_step=config.window_items,
             gaps=config.time_gaps,
         )

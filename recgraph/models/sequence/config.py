@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from recgraph.config import Added, Search
+from recgraph.config import Added, ConfigError, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.models.distil import DistilConfig
 
-__all__ = ["EncoderName", "SequenceConfig", "TransformerConfig"]
+__all__ = ["EncoderName", "SequenceConfig", "TransformerConfig", "check_regime"]
 
 #: a setting whose default is another in each model
 EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
@@ -98,3 +98,24 @@ class TransformerConfig(SequenceConfig):
     ] = 2
     inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
+
+
+def check_regime(config: SequenceConfig, ends_masked: bool) -> None:
+    """Whether the encoder suits the regime.
+
+    Args:
+        ends_masked: whether its places see both sides, and a history is read by a masked item behind it.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if config.regime == "causal" and ends_masked:
+        raise ConfigError(
+            f"regime = 'causal' would show encoder = {config.encoder!r} its targets: places see what lies behind them; "
+            "use regime='prefix', or the model bert4rec, whose regime masks items"
+        )
+    if config.regime not in ("prefix", "causal") and not ends_masked:
+        raise ConfigError(
+            f"regime = {config.regime!r} masks items for an encoder that sees both sides of them, and encoder = "
+            f"{config.encoder!r} does not; use encoder='bidirectional_transformer'"
+        )

@@ -1,0 +1,372 @@
+"""BERT4Rec: its samples, its loss and scores against dense padded attention, and the whole way to served lists."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import recgraph as rg
+from recgraph.accelerated import accelerator_path
+from recgraph.config import ConfigError
+from recgraph.data.batches import Query
+from recgraph.data.cloze import ClozeBatches, draw_masks
+from recgraph.data.part import Part
+from recgraph.memory import Workload
+from recgraph.models.base import Space
+from recgraph.models.memory import sample_sizes
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.ranks import Ranks
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+N_ITEMS = 20
+SMALL: dict[str, Any] = {"hidden_dim": 8, "max_len": 6, "inner_dim": 12, "dropout": 0.0, "attention_dropout": 0.0}
+
+
+def random_train(n: int = 30, longest: int = 12) -> Part:
+    draw = torch.Generator().manual_seed(2)
+    lengths = torch.randint(0, longest + 1, (n,), generator=draw)
+    return Part(Ragged.from_lengths(torch.randint(N_ITEMS, (int(lengths.sum()),), generator=draw), lengths), N_ITEMS)
+
+
+def built(cls: type[SequenceModel] = rg.models.BERT4Rec, **settings: Any) -> SequenceModel:
+    """A model in float64 whose weights are large enough for attention to differ from a mean."""
+    model = cls(**{**SMALL, **settings}).build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
+    draw = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64) * 0.3)
+    return model
+
+
+# --- the oracle: one padded batch, dense attention, one head at a time ------------------------------
+
+
+def norm(layer: Any, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-12).sqrt() * layer.weight + layer.bias
+
+
+def oracle_states(model: Any, rows: list[list[int]], kept: list[Tensor] | None = None) -> Tensor:
+    """[B, L, D] of rows of tokens, 0 the mask; ``kept`` gets the weights [B, L, L] of each head and layer."""
+    encoder, table = model.encoder, model.item_embedding.weight
+    length = max(map(len, rows))
+    there = torch.tensor([[place < len(row) for place in range(length)] for row in rows])
+    tokens = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    x = norm(encoder.norm, table[tokens] + encoder.position_embedding.weight[:length])
+    for layer in encoder.layers:
+        queries, keys, values = (x @ layer.qkv.weight.T + layer.qkv.bias).chunk(3, -1)
+        width = x.shape[-1] // layer.n_heads
+        heads = []
+        for head in range(layer.n_heads):
+            own = slice(head * width, (head + 1) * width)
+            scores = queries[..., own] @ keys[..., own].transpose(1, 2) / math.sqrt(width)
+            weights = (scores.exp() * there[:, None]) / (scores.exp() * there[:, None]).sum(-1, keepdim=True)
+            heads.append(weights @ values[..., own])
+            if kept is not None:
+                kept.append(weights)
+        x = norm(layer.attention_norm, x + torch.cat(heads, -1) @ layer.out.weight.T + layer.out.bias)
+        inner = F.gelu(x @ layer.up.weight.T + layer.up.bias)
+        x = norm(layer.norm, x + inner @ layer.down.weight.T + layer.down.bias)
+    return norm(encoder.head_norm, F.gelu(x @ encoder.head.weight.T + encoder.head.bias))
+
+
+def oracle_loss(model: Any, batch: Any) -> Tensor:
+    """Cross-entropy over all tokens at the masked places, one by one."""
+    rows, table = batch.sequences.to_lists(), model.item_embedding.weight
+    states, losses = oracle_states(model, rows), []
+    targets = iter(batch.targets.tolist())
+    for row, tokens in enumerate(rows):
+        for place, token in enumerate(tokens):
+            if token == 0:
+                scores = table @ states[row, place]
+                losses.append(scores.exp().sum().log() - scores[next(targets)])
+    assert next(targets, None) is None
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mask_ratio": 0.6, "last_share": 0.5, "window_step": None}, {"n_heads": 4, "n_layers": 3}]
+)
+def test_the_loss_and_its_gradient_are_those_of_dense_attention(settings: dict[str, Any], path: str) -> None:
+    model = built(**settings)
+    (batch,) = model.batches(random_train(), 100, Generators(0)).epoch(0)
+    parameters = dict(model.named_parameters())
+
+    def of(loss: Tensor) -> tuple[Tensor, ...]:
+        return loss, *torch.autograd.grad(loss, list(parameters.values()))
+
+    expected = of(oracle_loss(model, batch))
+    if path == "host":
+        found = of(model(batch, ("rec",))["rec"])
+    else:
+        with accelerator_path():
+            found = of(model(batch, ("rec",))["rec"])
+    for name, one, other in zip(("loss", *parameters), found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12, msg=lambda told, name=name: f"{name}: {told}")
+    of_mask = expected[1 + [*parameters].index("item_embedding.weight")][0]
+    assert bool(of_mask.any()), "the mask's vector is learned"
+
+
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_scores_are_those_of_the_history_with_the_mask_behind_it(path: str) -> None:
+    model = built().eval()
+    rows = [[3], [], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [19, 0], [5, 5, 8, 5]]
+    query = Query(torch.full((len(rows),), -1), Ragged.from_lists(rows))
+    with torch.no_grad():
+        if path == "host":
+            found = model.score(query)
+        else:
+            with accelerator_path():
+                found = model.score(query)
+        for row, items in enumerate(rows):
+            tokens = [item + 1 for item in items[-6:]] + [0]
+            state = oracle_states(model, [tokens])[0, -1]
+            torch.testing.assert_close(found[row], model.item_embedding.weight[1:] @ state, rtol=1e-11, atol=1e-12)
+
+
+def test_prefixes_of_other_models_are_read_by_a_mask_behind_them() -> None:
+    model = built(rg.models.SASRec, encoder="bidirectional_transformer", regime="prefix")
+    (batch,) = model.batches(random_train(), 1000, Generators(0)).epoch(0)
+    states = oracle_states(model, [[*row, 0] for row in batch.sequences.to_lists()])
+    last = states[torch.arange(len(states)), batch.sequences.lengths]
+    expected = F.cross_entropy(last @ model.item_embedding.weight.T, batch.targets)
+    torch.testing.assert_close(model(batch, ("rec",))["rec"], expected, rtol=1e-11, atol=0)
+
+
+def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
+    settings = {"encoder": "bidirectional_transformer", "regime": "prefix", "augmentations": ("mask", "crop")}
+    for cls, more in ((rg.models.CL4SRec, {}), (rg.models.MCLRec, {"augmenter": "attention"})):
+        model = built(cls, **settings, **more)
+        batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
+        for with_states in (False, True):
+            for view, encoded in zip(
+                model.draw_views(batch),  # type: ignore[attr-defined]
+                model.encode_together(model.draw_views(batch), batch, with_states),  # type: ignore[attr-defined]
+                strict=True,
+            ):
+                states = oracle_states(model, [[*row, 0] for row in view.to_lists()])
+                wanted = states[torch.arange(len(states)), view.lengths]
+                torch.testing.assert_close(encoded.last, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_to_events_is_that_of_the_mask_behind_them_without_its_own() -> None:
+    model = built(n_layers=2, n_heads=2).eval()
+    items = [4, 2, 9, 4, 11]
+    reading, kept = model.reading(Query(torch.tensor([0]), Ragged.from_lists([items]))), []
+    with torch.no_grad():
+        oracle_states(model, [[*(item + 1 for item in items), 0]], kept)
+        first, second = (torch.stack(kept[2 * layer : 2 * layer + 2]).mean(0)[0] for layer in (0, 1))
+        one = torch.eye(6, dtype=torch.float64)
+        for form, whole in (("last_layer", second), ("rollout", (second + one) / 2 @ (first + one) / 2)):
+            expected = whole[-1, :-1] / whole[-1, :-1].sum()
+            torch.testing.assert_close(reading.attention(form), expected, rtol=1e-10, atol=0)  # type: ignore[arg-type]
+        # the vectors that stand for the history, the mask's behind them
+        state = oracle_states(model, [[*(item + 1 for item in items), 0]])[:, -1]
+        torch.testing.assert_close(reading.of_inputs(reading.inputs()[None]), state, rtol=1e-10, atol=1e-12)
+
+
+# --- samples ----------------------------------------------------------------------------------------
+
+
+def batches(train: Part | None = None, seed: int = 1, **settings: Any) -> ClozeBatches:
+    given = {"mask_ratio": 0.4, "last_share": 0.0, **settings}
+    return ClozeBatches(train or random_train(), 8, 6, Generators(seed), **given)
+
+
+def test_samples_are_the_last_items_of_each_user_some_of_them_masked() -> None:
+    rows, users = random_train().items.to_lists(), []
+    for batch in batches().epoch(0):
+        targets = iter(batch.targets.tolist())
+        assert batch.masked is not None
+        assert torch.equal(batch.masked, (batch.sequences.values == 0).nonzero().squeeze(1))
+        for user, read, contrast, follows in zip(
+            batch.users.tolist(),
+            batch.sequences.to_lists(),
+            batch.contrast.to_lists(),
+            batch.contrast_targets.tolist(),
+            strict=True,
+        ):
+            tokens = [item + 1 for item in rows[user]][-7:]
+            n_masked = read.count(0)
+            assert n_masked == min(max(round(0.4 * len(tokens)), 1), len(tokens) - 1)
+            assert [token or next(targets) for token in read] == tokens
+            assert [*contrast, follows] == tokens
+            users.append(user)
+        assert next(targets, None) is None
+        assert batch.n_targets == len(batch.targets)
+    assert sorted(users) == [user for user, row in enumerate(rows) if len(row) > 1]
+
+
+def test_every_choice_of_masks_is_equally_likely() -> None:
+    masks = draw_masks(torch.full((6000,), 4), 0.5, 0.0, torch.Generator().manual_seed(0))
+    drawn = Counter(tuple(row) for row in masks.values.view(-1, 4).tolist())
+    assert len(drawn) == 6
+    assert all(sum(row) == 2 for row in drawn)
+    assert all(900 < count < 1100 for count in drawn.values())
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.5, 0.99])
+def test_at_least_one_item_is_masked_and_one_is_read(ratio: float) -> None:
+    lengths = torch.arange(2, 60)
+    masks = draw_masks(lengths, ratio, 0.0, torch.Generator().manual_seed(0))
+    counts = [sum(row) for row in masks.to_lists()]
+    assert all(1 <= count < length for count, length in zip(counts, lengths.tolist(), strict=True))
+
+
+def test_of_a_share_of_the_samples_the_last_item_alone_is_masked() -> None:
+    masks = draw_masks(torch.full((4000,), 6), 0.5, 0.25, torch.Generator().manual_seed(0))
+    drawn = Counter(tuple(row) for row in masks.values.view(-1, 6).tolist())
+    last = (False,) * 5 + (True,)
+    assert 900 < drawn[last] < 1100
+    assert all(sum(row) == 3 for row in drawn if row != last)
+    alone = draw_masks(torch.full((50,), 6), 0.5, 1.0, torch.Generator())
+    assert alone.to_lists() == [list(last)] * 50
+
+
+def test_masks_differ_by_epoch_repeat_by_seed_and_go_on_from_any_batch() -> None:
+    def epoch(number: int, start: int = 0, seed: int = 1) -> list[list[int]]:
+        return [batch.sequences.values.tolist() for batch in batches(seed=seed, last_share=0.3).epoch(number, start)]
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+    assert epoch(0) != epoch(0, seed=2)
+    assert epoch(0)[2:] == epoch(0, start=2)
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 50])
+def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
+    train = random_train(longest=30)
+    found: dict[int, list[list[int]]] = {}
+    for batch in batches(train, window_step=step).epoch(0):
+        whole = batch.sequences.values.clone()
+        assert batch.masked is not None
+        whole[batch.masked] = batch.targets
+        for user, row in zip(batch.users.tolist(), batch.sequences.with_values(whole).to_lists(), strict=True):
+            found.setdefault(user, []).append(row)
+    for user, items in enumerate(train.items.to_lists()):
+        tokens = [item + 1 for item in items]
+        if len(tokens) < 2:
+            assert user not in found
+            continue
+        begins = [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]  # as in the published code
+        assert sorted(found[user]) == sorted(tokens[begin : begin + 7] for begin in begins)
+    sizes = Counter(len(row) for rows in found.values() for row in rows)
+    work = Workload(30, N_ITEMS, train.items.lengths, 8, Space(n_users=30, n_items=N_ITEMS))
+    assert rg.models.BERT4Rec(**SMALL, window_step=min(step / 6, 1)).memory_needs(work).step > 0
+    if step == 50:  # one window, or two
+        alone = sample_sizes(train.items.lengths, 6, "cloze")
+        assert all(sizes[n] == alone[n] for n in range(7))
+
+
+def test_places_are_the_last_targets_so_that_updates_select_samples() -> None:
+    train = random_train()
+    made = batches(train)
+    users, places = made.places()
+    assert torch.equal(places, train.items.lengths[users] - 1)
+    made.keep(places > 5)
+    kept = torch.cat([batch.users for batch in made.epoch(0)])
+    assert sorted(kept.tolist()) == [user for user, n in enumerate(train.items.lengths.tolist()) if n > 6]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("train", [random_train(), random_train(2)])
+def test_ranks_have_shares_of_the_masks_of_one_process(count: int, train: Part) -> None:
+    def of(ranks: Ranks) -> list[Any]:
+        how = {"mask_ratio": 0.4, "last_share": 0.2, "window_step": 3}
+        return list(ClozeBatches(train, 8, 6, Generators(1, ranks=ranks), **how).epoch(0))
+
+    whole, of_ranks = of(Ranks()), [of(Ranks(rank, count)) for rank in range(count)]
+    for number, batch in enumerate(whole):
+        for rank, found in enumerate(each[number] for each in of_ranks):
+            own = slice(None) if len(batch.users) < count else slice(rank, None, count)
+            assert found.sequences.to_lists() == batch.sequences.to_lists()[own]
+            assert found.contrast.to_lists() == batch.contrast.to_lists()[own]
+            assert torch.equal(found.targets, batch.targets[found.target_places()])
+            assert torch.equal(found.masked, (found.sequences.values == 0).nonzero().squeeze(1))
+            assert torch.equal(found.contrast_targets, batch.contrast_targets)
+            assert found.n_targets == len(batch.targets)
+        assert sum(each[number].weight for each in of_ranks) == pytest.approx(count)
+
+
+def test_masked_places_show_no_gap() -> None:
+    items = random_train().items
+    train = Part(items, N_ITEMS, times=torch.arange(len(items.values)) * 5)
+    for batch in batches(train, gaps=True).epoch(0):
+        tokens, gaps = batch.sequences.values.unbind(1)
+        assert not gaps[tokens == 0].any()
+        shown = (tokens > 0) & (batch.sequences.positions > 0)
+        assert bool((gaps[shown] > 0).all())
+
+
+# --- what does not fit is refused -------------------------------------------------------------------
+
+
+def test_regimes_and_encoders_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"regime = 'causal' would show encoder = 'bidirectional_transformer' its"):
+        built(rg.models.SASRec, encoder="bidirectional_transformer")
+    for encoder in ("transformer", "gru", "hstu"):
+        with pytest.raises(
+            ConfigError, match=rf"encoder = '{encoder}' does not; use encoder='bidirectional_transformer'"
+        ):
+            built(encoder=encoder)
+    for settings in (
+        {"regime": "causal"},
+        {"mask_ratio": 0},
+        {"mask_ratio": 1},
+        {"last_share": 1.5},
+        {"window_step": 0},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            rg.models.BERT4Rec(**settings)
+
+
+# --- the whole way ----------------------------------------------------------------------------------
+
+
+def log() -> rg.Interactions:
+    """Walks on a circle of items, from each to the next one."""
+    rows = [(user, (user + step) % N_ITEMS, step) for user in range(120) for step in range(4 + user * 3 % 8)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time")
+
+
+SETTINGS: dict[str, Any] = {"hidden_dim": 32, "max_len": 8, "dropout": 0.0, "attention_dropout": 0.0, "last_share": 0.5}
+TRAINING: dict[str, Any] = {"seed": 0, "batch_size": 16, "learning_rate": 0.003, "metric": "last", "progress": False}
+
+
+def test_it_learns_what_comes_next_and_serves_it(tmp_path: Path) -> None:
+    split = log().split("leave-one-out")
+    run = rg.fit(rg.models.BERT4Rec(**SETTINGS), split, max_epochs=50, out=tmp_path / "run", **TRAINING)
+    assert run.evaluate("valid", metrics=["hit_rate@1"])["exclude"]["hit_rate@1"] > 0.3
+    again = rg.load(tmp_path / "run")
+    asked = {"histories": {"short": [3, 4, 5, 6], "long": [*range(N_ITEMS)]}, "k": 3}
+    assert again.recommend(**asked).equals(run.recommend(**asked))
+    newer = pl.DataFrame({"user": [0, 0, 500, 500, 500], "item": [3, 4, 5, 6, 50], "time": [20, 21, 20, 21, 22]})
+    updated = run.update(newer, out=tmp_path / "updated", epochs=1, valid=0.0, force=True)
+    assert updated.recommend(users=[500], k=2).height == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "sampled_softmax", "n_negatives": 8},
+        {"loss": "bce", "n_negatives": 4},
+        {"loss": "bpr", "n_negatives": 1},
+        {"item_graph": "transitions", "item_contrast": 0.1},
+        {"time_gaps": True},
+    ],
+)
+def test_other_losses_and_side_information(settings: dict[str, Any]) -> None:
+    run = rg.fit(rg.models.BERT4Rec(**SETTINGS, **settings), log().split("leave-one-out"), max_epochs=30, **TRAINING)
+    first, *_, last = (epoch["rec"] for epoch in run.history)
+    assert last < 0.8 * first
