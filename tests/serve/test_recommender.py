@@ -17,12 +17,13 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.interactions import Interactions
-from recgraph.evaluate.ranking import evaluating
+from recgraph.evaluate.ranking import catalogue_for, evaluating
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.serve import recommender as module
 from recgraph.serve.recall import recall_of_lists
 from recgraph.serve.recommender import NoHistoryError, Recommender
+from recgraph.sparse.ragged import Ragged
 
 
 class ServedTowersConfig(ModelConfig):
@@ -246,12 +247,45 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
     near = served.use_ann(module.AnnIndex.build(served.model, "Flat")).recommend(users=data.users.values, k=10)
     assert near.drop("score").equals(exact.drop("score"))
     assert (near["score"] - exact["score"]).abs().max() < 1e-5
-    hnsw = served.use_ann().recommend(users=data.users.values, k=10)
+    hnsw = served.use_ann(module.AnnIndex.build(served.model, "HNSW32")).recommend(users=data.users.values, k=10)
     assert len(hnsw.join(exact, on=["who", "what"])) > 0.9 * len(exact)
     with pytest.raises(ValueError, match="factory"):
         module.AnnIndex.build(served.model, "nonsense")
     with pytest.raises(ValueError, match="search = 'nprobe=2' does not fit factory = 'HNSW32'"):
-        module.AnnIndex.build(served.model, search="nprobe=2")
+        module.AnnIndex.build(served.model, "HNSW32", search="nprobe=2")
+    assert served.use_ann().recommend(users=data.users.values, k=10).drop("score").equals(exact.drop("score"))
+
+
+@pytest.mark.parametrize(("dim", "kind"), [(8, "IndexIVFFlat"), (32, "IndexIVFPQFastScan")])
+def test_a_large_catalogue_is_searched_by_cells(dim: int, kind: str) -> None:
+    faiss = pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    n_items, n_users = 22_000, 64
+    model = ServedTowers(hidden_dim=dim).build(Space(n_users=n_users, n_items=n_items), seed=1)
+    # trained vectors lie around some directions, and users near items
+    ways = torch.randn(50, dim, generator=generator)
+    rows = ways[torch.randint(50, (n_items,), generator=generator)] + 0.5 * torch.randn(
+        n_items, dim, generator=generator
+    )
+    model.table.weight.data.copy_(rows)
+    histories = Ragged.from_lengths(
+        torch.randint(n_items, (3 * n_users,), generator=generator), torch.full((n_users,), 3)
+    )
+    query = Query(torch.arange(n_users), histories)
+    index = module.AnnIndex.build(model)
+    assert type(faiss.downcast_index(index.index)).__name__ == kind
+    assert index.index.nlist == 148
+    found = index.rank(model, query, histories, 10)
+    catalogue = catalogue_for(model, n_items, 10)
+    exact = catalogue.rank(model.encode_users(query), histories, ("exclude",))["exclude"]
+    hits = (found.items[:, :, None] == exact.items[:, None, :]).any(2)
+    assert hits.float().mean() > 0.95
+    again = module.AnnIndex.build(model).rank(model, query, histories, 10)
+    assert torch.equal(found.items, again.items)
+    alone = [
+        index.rank(model, query.take(row), histories.take(row), 10).items for row in torch.arange(n_users)[:, None]
+    ]
+    assert torch.equal(found.items, torch.cat(alone))
 
 
 def test_how_near_approximate_lists_are_to_exact_ones() -> None:
