@@ -31,5 +31,10 @@ class Part(nn.Module):
         super().__init__()
         self.config: Any = configuration.configure(self, self.Config, config, settings)
 
+    @property
+    def reads_ids(self) -> bool:
+        """Whether it reads what :meth:`setup` tells of the ids."""
+        return type(self).setup is not Part.setup
+
     def setup(self, about: About) -> None:
         """Called before training with what is known of the ids."""

@@ -136,6 +136,10 @@ class FalseNegative(_Counted):
         super().__init__(config, **settings)
         self.register_buffer("categories", None, persistent=False)
 
+    @property
+    def reads_ids(self) -> bool:
+        return bool(self.config.same_category or self.config.popularity)
+
     def setup(self, about: About) -> None:
         super().setup(about)
         if self.config.same_category and about.categories is None:

@@ -134,12 +134,16 @@ class ContrastiveTerm(nn.Module):
         """Whether it needs a generator."""
         return self.mixture is not None or self.transform is not None or self.objective.draws
 
+    @property
+    def parts(self) -> list[Any]:
+        """All parts that there are."""
+        parts = [self.objective, self.weight, self.mixture, self.transform, *self.regularisers.values()]
+        return [part for part in parts if part is not None]
+
     def setup(self, about: About) -> None:
         """Tell all parts before training what is known of the ids."""
-        parts: list[Any] = [self.objective, self.weight, self.mixture, self.transform, *self.regularisers.values()]
-        for part in parts:
-            if part is not None:
-                part.setup(about)
+        for part in self.parts:
+            part.setup(about)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs what can be compiled; see :meth:`Objective.compile_parts`."""

@@ -235,6 +235,7 @@ def test_parts_of_the_structural_contrast_read_the_clusters() -> None:
         {"objective": "debiased_info_nce"},
         {"objective_settings": {"count_positive": False}},
         {"weight": "hardness"},
+        {"weight": "false_negative", "weight_settings": {"threshold": -0.5}},
         {"similarity": "dot"},
         {"temperature": 1.0},
         {"regularisers": {"alignment": 0.5}},
@@ -297,6 +298,18 @@ def test_its_stages_contrast_within_the_clusters_of_those_before() -> None:
         ({"proto_contrast": {"queue_size": 4, "similarity": "cosine"}}, "queue_size.*needs two views"),
         ({"proto_contrast": {"tempreture": 4}}, "tempreture"),
         ({"objective": "nt_xent"}, "candidates = 'all' gives"),
+        # these would fail, or do nothing, in the first step after the warm-up
+        ({"proto_contrast": {"transform": "gate"}}, "Gate reads counts, categories or ratings"),
+        ({"proto_contrast": {"weight": "label_distance"}}, "LabelDistance reads counts"),
+        ({"proto_contrast": {"mixture": "supremix"}}, "SupReMix reads counts"),
+        ({"proto_contrast": {"weight": "propensity"}}, "Propensity reads counts"),
+        (
+            {"proto_contrast": {"weight": "false_negative", "weight_settings": {"popularity": 0.5}}},
+            "FalseNegative reads counts",
+        ),
+        ({"proto_contrast": {"objective_settings": {"both_directions": True}}}, "both_directions = True needs rows in"),
+        ({"proto_contrast": {"objective_settings": {"n_candidates": 2}}}, "n_candidates = 2 of .* needs a generator"),
+        ({"proto_contrast": {"objective": "debiased_info_nce", "mixture": "mochi"}}, "DebiasedInfoNCE takes all"),
     ],
 )
 def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str) -> None:

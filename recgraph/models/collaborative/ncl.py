@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import ConfigError, Search
+from recgraph.contrast.blockwise import NoCandidateError
 from recgraph.contrast.clustering import Method
 from recgraph.contrast.memory import PrototypeMemory
 from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
@@ -136,6 +138,34 @@ class NCL(GraphContrastiveModel):
                 f"proto_contrast = {config.proto_contrast} needs two views with rows in pairs, and here nodes are "
                 "contrasted with prototypes; use the objective 'info_nce' or 'debiased_info_nce', and no queue"
             )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot contrast nodes with prototypes: their first step comes after the warm-up.
+
+        Raises:
+            ConfigError: there is such a part; names it, or says what does not fit.
+        """
+        given = f"proto_contrast = {self.config.proto_contrast}"
+        for part in self.contrast_prototypes.parts:
+            if part.reads_ids or part.reads_labels:
+                raise ConfigError(
+                    f"{given}: {type(part).__name__} reads counts, categories or ratings, and prototypes have none; "
+                    "leave it out"
+                )
+        rows = self.embedding.weight.detach()[: max(self.config.n_clusters)]
+        if rows.is_meta:  # of a model whose size alone is asked for
+            return
+        term, own = copy.deepcopy(self.contrast_prototypes), torch.arange(len(rows), device=rows.device)
+        every = PrototypeSet(own, F.normalize(rows, dim=1), torch.ones_like(rows[:, 0]))
+        generator = torch.Generator(rows.device).manual_seed(0) if term.draws else None
+        try:
+            with torch.no_grad():
+                proto_nce(term, rows[:4], [every], own[:4], self.config.concentration, generator=generator, epoch=0)
+        except NoCandidateError:  # of these rows alone
+            pass
+        except ValueError as error:
+            raise ConfigError(f"{given}: {error}") from None
 
     def setup(self, train: Part) -> None:
         super().setup(train)
