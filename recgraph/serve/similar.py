@@ -124,6 +124,8 @@ def lists_like(
     if by == "vectors":
         unit = lister.by_vectors().unit
         places = places[unit[index[places]].any(1)]
+        if not len(places) or (candidates is not None and not bool(unit[candidates].any())):
+            return Lists(items, scores)  # no vector that may be in a list
         catalogue = lister.catalogue_of_directions(k, candidates)
     else:
         catalogue = lister.catalogue_of_scores(k, candidates)

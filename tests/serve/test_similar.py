@@ -101,6 +101,22 @@ def test_items_without_vector_or_users_are_in_no_list() -> None:
     assert served.similar([zero]).is_empty()
 
 
+def test_lists_that_are_restricted_to_items_without_vector_are_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a large catalogue, where a catalogue of the allowed items is made."""
+    monkeypatch.setattr(module, "_FEW", 0)
+    model = ServedTowers()
+    served = serve(log(), model)
+    with torch.no_grad():
+        model.table.weight[3] = 0
+    served.refresh()
+    zero = served.items.ids([3])[0]
+    assert served.similar(k=5, allow=[zero]).is_empty()
+    assert served.similar([zero], k=5, allow=[1]).is_empty()
+    with torch.no_grad():
+        model.table.weight[:] = 0
+    assert served.refresh().similar(k=5).is_empty()
+
+
 def test_equal_vectors_are_equally_similar_whatever_is_asked_beside() -> None:
     model = ServedTowers()
     served = serve(log(), model)
