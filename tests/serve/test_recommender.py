@@ -20,6 +20,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.evaluate.ranking import catalogue_for, evaluating
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.closed_form.linear import EASE
+from recgraph.serve import ann
 from recgraph.serve import recommender as module
 from recgraph.serve.recall import recall_of_lists
 from recgraph.serve.recommender import NoHistoryError, Recommender
@@ -286,6 +287,25 @@ def test_a_large_catalogue_is_searched_by_cells(dim: int, kind: str) -> None:
         index.rank(model, query.take(row), histories.take(row), 10).items for row in torch.arange(n_users)[:, None]
     ]
     assert torch.equal(found.items, torch.cat(alone))
+
+
+def test_codes_in_few_cells_are_trained_on_all_items() -> None:
+    """256 centroids of a part of a vector need more rows than the centroids of two cells."""
+    pytest.importorskip("faiss")
+    served = serve(log(n_users=60, n_items=2000))
+    served.use_ann(module.AnnIndex.build(served.model, "IVF2,PQ2", search="nprobe=2"))
+    assert recall_of_lists(served) > 0.9
+
+
+def test_vectors_of_candidates_are_gathered_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long lists have ten thousand candidates a user."""
+    pytest.importorskip("faiss")
+    data = log(n_users=50, n_items=400)
+    served = serve(data).use_ann()
+    whole = served.recommend(users=data.users.values, k=50)
+    monkeypatch.setattr(ann, "_NUMBERS", 1)
+    assert served.recommend(users=data.users.values, k=50).equals(whole)
+    assert pl.concat(served.recommend(users=[user], k=50) for user in data.users.values).equals(whole)
 
 
 def test_how_near_approximate_lists_are_to_exact_ones() -> None:
