@@ -253,7 +253,7 @@ def _no_ids(frame: pl.DataFrame) -> str:
 
 
 def as_series(values: Any, name: str) -> pl.Series:
-    """A series of ids of one type; UUIDs and categories become texts.
+    """A series of ids of one type; UUIDs and categories become texts, whole decimals integers.
 
     Raises:
         ValueError: the values are no list, array or series, are of several types, or of a type that cannot be an id.
@@ -263,7 +263,7 @@ def as_series(values: Any, name: str) -> pl.Series:
     if isinstance(values, pl.Series):
         if values.dtype == pl.Object:
             return _from_objects(values.to_list(), name)
-        return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
+        return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else _whole(values)
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return pl.Series(name, values)
     return _from_objects(list(values), name)
@@ -280,9 +280,15 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
     if len(types) > 1:
         raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
     try:
-        return pl.Series(name, values)
+        return _whole(pl.Series(name, values))
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
+
+
+def _whole(ids: pl.Series) -> pl.Series:
+    """Whole decimals as integers, as a log's are read; one that is too large for that is no id of a log."""
+    is_whole = isinstance(ids.dtype, pl.Decimal) and ids.dtype.scale == 0
+    return ids.cast(pl.Int64, strict=False) if is_whole else ids
 
 
 def python_types(values: Iterable[Any]) -> set[str]:
