@@ -86,7 +86,17 @@ class _OverAll(OwnNegatives):
 
 
 class _OverKept(BPR):
-    pass
+    """With a count of its calls."""
+
+    calls: Tensor
+
+    def __init__(self, config: Any = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def of_scores(self, *args: Any, **more: Any) -> Tensor:
+        self.calls += 1
+        return super().of_scores(*args, **more)
 
 
 def test_a_loss_in_which_a_users_own_items_would_count_as_0_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,4 +111,6 @@ def test_a_loss_in_which_a_users_own_items_would_count_as_0_is_refused(monkeypat
         {"loss": "overall", "n_negatives": 12},
         {"loss": "overall", "loss_options": {"shared": True}, "n_negatives": 1},
     ):
-        first_batch(made("bprmf", **settings))
+        model = made("bprmf", **settings)
+        first_batch(model)
+        assert all(int(calls) == 0 for name, calls in model.named_buffers() if name == "loss.calls")
