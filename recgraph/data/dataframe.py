@@ -181,9 +181,10 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     if key not in table.columns:
         there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
-    if isinstance(table[key].dtype, pl.Categorical | pl.Enum):
+    dtype = table[key].dtype
+    if isinstance(dtype, pl.Categorical | pl.Enum):
         table = table.with_columns(pl.col(key).cast(pl.String))
-    elif isinstance(table[key].dtype, pl.Decimal) and table[key].dtype.scale == 0:  # as the log's, see plain_columns
+    elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:  # as the log's, see plain_columns
         table = table.with_columns(pl.col(key).cast(pl.Int64, strict=False))
     have, want = family(table[key].dtype), family(ids.values.dtype)
     as_whole = have == "floats" and want == "integers" and whole_floats(table[key]) is not None

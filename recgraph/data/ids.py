@@ -287,8 +287,8 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
 
 def _whole(ids: pl.Series) -> pl.Series:
     """Whole decimals as integers, as a log's are read; one that is too large for that is no id of a log."""
-    is_whole = isinstance(ids.dtype, pl.Decimal) and ids.dtype.scale == 0
-    return ids.cast(pl.Int64, strict=False) if is_whole else ids
+    dtype = ids.dtype
+    return ids.cast(pl.Int64, strict=False) if isinstance(dtype, pl.Decimal) and dtype.scale == 0 else ids
 
 
 def python_types(values: Iterable[Any]) -> set[str]:
