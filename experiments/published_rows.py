@@ -71,8 +71,8 @@ ROWS = (
         "LightGCN",
         "LightGCN",
         (0.1820, 0.1547),
-        gap="not run to its end: in batches of 16,384 at rate .01 5 CPU seconds an epoch, NDCG@20 on the valid part .0908 "
-        "after 50, .0989 after 100, .1034 after 180 (XSimGCL .1160); as published "
+        gap="not run to its end: in batches of 16,384 at rate .01 5 CPU seconds an epoch, NDCG@20 on the valid part "
+        ".0908 after 50, .0989 after 100, .1034 after 180 (XSimGCL .1160); as published "
         f"{_COST.format('1.2')}, and 1,000 of them",
     ),
     Row("XSimGCL", "XSimGCL", settings="2 layers, weight .2, temperature .2, noise .2; 23 epochs by the valid part"),
