@@ -124,7 +124,7 @@ REFUSE = {
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/weights.py:_Hidden": learned_weight,
     "contrast/whitening.py:_InverseRoot": whitening,
-    "encoders/attention.py:_Causal": attention,
+    "encoders/attention.py:_Every": attention,
     "encoders/attention.py:_Last": attention_of_the_last,
     "losses/scores.py:_OwnScores": scores_of_own_negatives,
     "losses/scores.py:_PairScores": scores_of_pairs,

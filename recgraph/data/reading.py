@@ -221,15 +221,16 @@ class LogFile:
         return LogFile(str(Path(self.path).absolute()), reading)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells whether the files are the same: their number, size, latest changes and the hash of their content.
+        """What tells whether the files are the same: their number, size, latest change and the hash of their content.
 
         The hash of one file is its sha256; that of several is of the list of theirs. Files of given parts are among
-        them.
+        them. Records hold it: of a copy of the files with their times it is the same.
         """
-        return {**self.stamp(), "sha256": _sha256(self._all_files())}
+        stamp = self.stamp()
+        return {name: stamp[name] for name in stamp if name != "ctime_ns"} | {"sha256": _sha256(self._all_files())}
 
     def stamp(self) -> dict[str, Any]:
-        """The part of the fingerprint that is found without reading the files."""
+        """What is found without reading the files, with the time at which one was put in place or last touched."""
         states = [file.stat() for file in self._all_files()]
         return {
             "path": str(Path(self.path).absolute()),

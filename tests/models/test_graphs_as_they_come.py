@@ -13,6 +13,7 @@ from every_model import OF_NODES, of_nodes
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous import meow
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
@@ -69,7 +70,7 @@ def test_a_batch_inside_one_cluster(
     model = of_nodes("meow", mini_batch=True, queue_size=0, dropout=0.0, **settings)
     assert isinstance(model, MetaPathModel)
     clusters = torch.zeros(1, 30, dtype=torch.int64)
-    monkeypatch.setattr(model, "weigh", lambda term, *_: term.prepare(lambda: clusters))
+    monkeypatch.setattr(meow, "offer", lambda term, *_: term.prepare(lambda: clusters))
     nodes = torch.tensor([3, 4, 7])
     if accelerated:
         with accelerator_path():

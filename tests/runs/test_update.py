@@ -122,7 +122,9 @@ def test_a_bundle_alone_is_enough(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FIXED)
 def test_a_model_that_cannot_says_so(name: str) -> None:
     run = fitted(name)
-    message = f"{type(run.model).__name__} cannot be updated; fit it again on everything. The models that can: bprmf,"
+    message = (
+        f"{type(run.model).__name__} cannot be updated; fit it again on everything. The models that can: bert4rec,"
+    )
     with pytest.raises(ValueError, match=message):
         run.update(NEW)
 

@@ -167,7 +167,7 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
 
 
 def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
-    from recgraph.data.catalog.own import prepare_files, stamped
+    from recgraph.data.catalog.own import prepare_files, stamp_of, stamped
 
     if isinstance(card, GraphCard):
         from recgraph.data.catalog.graphs import prepare_graph
@@ -179,7 +179,7 @@ def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
         file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
         # before they are read: what changes meanwhile is prepared again the next time
         beside = dict.fromkeys([*map(Path, card.paths[1:]), *file.feature_files().values()])
-        stamps = [file.of_train.fingerprint(), *stamped(beside, card.data.format)]
+        stamps = [stamp_of(file.of_train), *stamped(beside, card.data.format)]
         data, label = prepare_files(card, file), file.path
     else:
         from recgraph.data.catalog.logs import local_files, prepare_log

@@ -45,7 +45,12 @@ def stamped(paths: Iterable[Path], form: FileFormat | None = None) -> list[dict[
         paths: of files, or of folders of files.
         form: which files of a folder they are; None: their names say it.
     """
-    return [LogFile(str(path), Reading(format=form)).fingerprint() for path in paths]
+    return [stamp_of(LogFile(str(path), Reading(format=form))) for path in paths]
+
+
+def stamp_of(file: LogFile) -> dict[str, Any]:
+    """The entry of one file, or of those of a folder."""
+    return {**file.stamp(), "sha256": file.fingerprint()["sha256"]}
 
 
 def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = None) -> bool:
