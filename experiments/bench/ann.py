@@ -38,14 +38,13 @@ from recgraph.sparse.ragged import Ragged
 K, USERS = 10, 1000
 #: noise of a copy in standard deviations of the vectors, which are shortened for it
 NOISE, SHORTER = 0.4, 0.9
-INDEXES: tuple[tuple[str | None, str | None], ...] = (
+INDEXES: tuple[tuple[str | None, str], ...] = (
     (None, "nprobe=32"),
     (None, "nprobe=64"),
     (None, "nprobe=128"),
     ("HNSW32", "efSearch=32"),
     ("HNSW32", "efSearch=64"),
     ("HNSW32", "efSearch=128"),
-    ("IVF{cells},Flat", "nprobe=64"),
 )
 
 
@@ -103,15 +102,14 @@ def measured(recommender: Recommender, times: int) -> Iterator[dict[str, Any]]:
     yield {"index": "exact", "items": n_items, "us_a_list": round(1e6 * seconds / USERS, 1), "recall": 1.0}
     built: dict[str | None, tuple[float, AnnIndex]] = {}
     for factory, search in INDEXES:
-        name = None if factory is None else factory.format(cells=int(n_items**0.5))
-        if name not in built:
-            built[name] = cpu_of(lambda name=name, search=search: AnnIndex.build(model, name, search=search), 1)
-        built_in, index = built[name]
+        if factory not in built:
+            built[factory] = cpu_of(lambda factory=factory: AnnIndex.build(model, factory), 1)
+        built_in, index = built[factory]
         set_search(index, search)
         seconds, lists = cpu_of(lambda index=index: index.rank(model, query, seen, K))
         hits = (lists.items[:, :, None] == wanted[:, None, :]).any(2)
         yield {
-            "index": "default" if name is None else name,
+            "index": factory or "default",
             "search": search,
             "items": n_items,
             "build_s": round(built_in, 2),
@@ -120,7 +118,7 @@ def measured(recommender: Recommender, times: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def set_search(index: AnnIndex, search: str | None) -> None:
+def set_search(index: AnnIndex, search: str) -> None:
     import faiss
 
     parameters: Any = faiss.ParameterSpace()

@@ -11,6 +11,7 @@ import typer
 
 from recgraph.cli.machine import MemoryLimitOption, take
 from recgraph.cli.output import Format, FormatOption, Row, default_format, note, say, show
+from recgraph.cli.recommend import parse_ids
 
 if TYPE_CHECKING:
     from recgraph.data.ids import IdMap
@@ -164,7 +165,4 @@ def _related(found: Explanation | NodeExplanation) -> list[str]:
 
 
 def _parse(text: str, ids: IdMap, what: str) -> Any:
-    value = ids.parse([text])
-    if value[0] is None:
-        raise ValueError(f"--{what} {text!r} is no {what} of this run: its ids are like {ids.ids([0])[0]!r}")
-    return value.to_list()[0]
+    return parse_ids([text], ids, what).to_list()[0]

@@ -100,7 +100,7 @@ def recommend(
         write_parts((_as_polars(part) for part in stream), form, output, for_spreadsheets)
         return
     found = recommender.recommend(
-        users=_parse(user, recommender.users) if user else None,
+        users=parse_ids(user, recommender.users, "user") if user else None,
         histories=_read(histories, recommender) if histories is not None else None,
         **asked,
     )
@@ -156,7 +156,7 @@ def similar(
         raise ValueError("say to which items: --item ID (once or more), or --all")
     recommender = _open(run)
     found = recommender.similar(
-        _parse(item, recommender.items, "item") if item else "all",
+        parse_ids(item, recommender.items, "item") if item else "all",
         k,
         by=None if by is None else by.value,
         allow=allow,
@@ -165,7 +165,7 @@ def similar(
     )
     lists = _as_polars(found)
     if lists.is_empty():
-        note("no item is like it: nobody has it with another, or the rules leave none")
+        note("no similar items: nobody has them with others, or the rules leave none")
     show_frame(lists, form, output, for_spreadsheets=for_spreadsheets)
 
 
@@ -238,7 +238,8 @@ def _open(run: Path) -> Recommender:
     return recommender
 
 
-def _parse(texts: list[str], ids: IdMap, what: str = "user") -> pl.Series:
+def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
+    """Ids that were typed as options ``--what ID``."""
     parsed = ids.parse(texts)
     for text, value in zip(texts, parsed, strict=True):
         if value is None:

@@ -82,7 +82,7 @@ class ClozeBatches(SequenceBatches):
         step = self.window_step
         if step is None:
             return rows, ends
-        # as published: windows from the end on, and one at the begin
+        # as published: windows from the end on, and one at the beginning
         further = (ends - self.max_len).clamp(min=0)
         windows = consecutive(torch.zeros_like(rows), 1 + (further + step - 1) // step)
         of_each = windows.rows

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
-from recgraph.data.ids import IdMap, as_integers, family, is_missing, python_types, whole_floats
+from recgraph.data.ids import IdMap, as_integers, family, is_missing, plain_series, python_types, whole_floats
 from recgraph.data.readers import check_header
 from recgraph.data.source import Raw, Source
 from recgraph.texts import listed
@@ -181,11 +181,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     if key not in table.columns:
         there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
-    dtype = table[key].dtype
-    if isinstance(dtype, pl.Categorical | pl.Enum):
-        table = table.with_columns(pl.col(key).cast(pl.String))
-    elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:  # as the log's, see plain_columns
-        table = table.with_columns(pl.col(key).cast(pl.Int64, strict=False))
+    table = table.with_columns(plain_series(table[key]))
     have, want = family(table[key].dtype), family(ids.values.dtype)
     as_whole = have == "floats" and want == "integers" and whole_floats(table[key]) is not None
     if have != want and not as_whole and not (have == "texts" and want == "integers"):

@@ -19,7 +19,7 @@ from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_frame, replace_parquet
 
-__all__ = ["IdMap", "as_integers", "has_float_texts", "is_missing", "whole_floats"]
+__all__ = ["IdMap", "as_integers", "has_float_texts", "is_missing", "plain_series", "plain_type", "whole_floats"]
 
 _UUID = "uuid"
 _UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -35,6 +35,13 @@ _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
 
 #: the Python types that an id may have, beside UUIDs
 _PLAIN = (str, bytes, numbers.Number, dt.date, dt.time, dt.timedelta)
+
+
+def plain_type(dtype: pl.DataType) -> pl.DataType:
+    """The type that ids of a type are read as: categories as texts, whole decimals as integers, others as they are."""
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return pl.String()
+    return pl.Int64() if isinstance(dtype, pl.Decimal) and dtype.scale == 0 else dtype
 
 
 def family(dtype: pl.DataType) -> str:
@@ -263,7 +270,7 @@ def as_series(values: Any, name: str) -> pl.Series:
     if isinstance(values, pl.Series):
         if values.dtype == pl.Object:
             return _from_objects(values.to_list(), name)
-        return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else _whole(values)
+        return plain_series(values)
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return pl.Series(name, values)
     return _from_objects(list(values), name)
@@ -280,15 +287,15 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
     if len(types) > 1:
         raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
     try:
-        return _whole(pl.Series(name, values))
+        return plain_series(pl.Series(name, values))
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
 
 
-def _whole(ids: pl.Series) -> pl.Series:
-    """Whole decimals as integers, as a log's are read; one that is too large for that is no id of a log."""
-    dtype = ids.dtype
-    return ids.cast(pl.Int64, strict=False) if isinstance(dtype, pl.Decimal) and dtype.scale == 0 else ids
+def plain_series(ids: pl.Series) -> pl.Series:
+    """Ids of their plain type; a decimal that is too large for an integer is no id of a log, and missing."""
+    wanted = plain_type(ids.dtype)
+    return ids if wanted == ids.dtype else ids.cast(wanted, strict=False)
 
 
 def python_types(values: Iterable[Any]) -> set[str]:

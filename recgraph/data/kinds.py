@@ -14,23 +14,22 @@ import polars as pl
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import MixedIdError, RatingError, TimestampError
+from recgraph.data.ids import plain_type
 from recgraph.data.source import Raw, Source
 
 __all__ = ["check_numbers", "ids_of_one_kind", "plain_columns", "times_of_one_kind"]
 
 
 def plain_columns(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
-    """Ids and times: categories as texts (each file has its own), whole decimals as integers; of times also others."""
+    """Ids and times of plain types (categories are of a file's own); of times, all decimals become numbers."""
     schema = lazy.collect_schema()
     casts = {}
     for name in (columns.user, columns.item, *(() if columns.timestamp is None else (columns.timestamp,))):
-        dtype = schema[name]
-        if isinstance(dtype, pl.Categorical | pl.Enum):
-            casts[name] = pl.col(name).cast(pl.String)
-        elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:
-            casts[name] = pl.col(name).cast(pl.Int64)
-        elif isinstance(dtype, pl.Decimal) and name not in (columns.user, columns.item):
-            casts[name] = pl.col(name).cast(pl.Float64)
+        wanted = plain_type(schema[name])
+        if isinstance(wanted, pl.Decimal) and name not in (columns.user, columns.item):
+            wanted = pl.Float64()
+        if wanted != schema[name]:
+            casts[name] = pl.col(name).cast(wanted)
     return lazy.with_columns(casts.values())
 
 

@@ -224,22 +224,23 @@ class LogFile:
         """What tells whether the files are the same: their number, size, latest change and the hash of their content.
 
         The hash of one file is its sha256; that of several is of the list of theirs. Files of given parts are among
-        them. Records hold it: of a copy of the files with their times it is the same.
+        them.
         """
-        stamp = self.stamp()
-        return {name: stamp[name] for name in stamp if name != "ctime_ns"} | {"sha256": _sha256(self._all_files())}
+        return {**self.stamp(), "sha256": _sha256(self._all_files())}
 
     def stamp(self) -> dict[str, Any]:
-        """What is found without reading the files, with the time at which one was put in place or last touched."""
+        """The part of the fingerprint that is found without reading the files."""
         states = [file.stat() for file in self._all_files()]
         return {
             "path": str(Path(self.path).absolute()),
             "files": len(states),
             "size": sum(state.st_size for state in states),
             "mtime_ns": max(state.st_mtime_ns for state in states),
-            # of a file that is put in place with the time of an earlier one, too
-            "ctime_ns": max(state.st_ctime_ns for state in states),
         }
+
+    def touched_ns(self) -> int:
+        """When one of the files was last put in place or touched, which its own time need not tell (``cp -p``)."""
+        return max(file.stat().st_ctime_ns for file in self._all_files())
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
         """The fingerprint of each file of features, by its name in the settings; that of the log does not cover them.

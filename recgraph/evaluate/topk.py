@@ -82,9 +82,9 @@ class Catalogue:
         block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
         device: where the ranking runs (default: that of ``item_vectors``, else the host).
         low: compute scores in this type, narrower than float32; such a catalogue chooses freely among equal scores.
-        wide: compute scores in float64 from float32 vectors, which are widened tile by tile: that costs no more than to
-            keep them wide. For vectors whose products float64 adds up without rounding; a tile then has as many rows as
-            there are users.
+        wide: compute scores in float64 from float32 vectors, widened tile by tile, which costs no more than vectors
+            kept in float64. Tiles are not padded to a fixed number of users, as products that add up without rounding
+            do not depend on it: for vectors whose products do.
 
     Attributes:
         order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.

@@ -34,19 +34,13 @@ def check_explanation(recommender: Recommender, attributed: bool = False) -> Non
     Raises:
         MemoryLimitError: it does not fit.
     """
-    model, n_items = recommender.model, len(recommender.items)
-    width = vector_width(model) if model.has_vectors else 0
+    model, n_items, width = recommender.model, len(recommender.items), _width(recommender)
     space = model.space
     if model.path_weights() and isinstance(space, GraphSpace):
         n_edges = _edges(space.graph)
     else:
         n_edges = recommender.seen.values.numel()
-    held = {
-        "library and bundle": resident(),
-        "libraries at work": _LIBRARIES,
-        "items": 24 * n_items + 4 * (n_items + CHUNK) * width,
-        "paths": _OF_EDGE * n_edges,
-    }
+    held = _held(recommender) | {"paths": _OF_EDGE * n_edges}
     moments = {"walks along paths": _OF_WALKS * n_edges, "nearest items": _OF_DIRECTION * n_items * width}
     if attributed:
         moments["variants of the history"] = _variants(recommender, 256) + _OF_DIRECTION * n_items * width
@@ -62,15 +56,20 @@ def check_attribution(recommender: Recommender, block_rows: int) -> None:
     Raises:
         MemoryLimitError: it does not fit.
     """
-    model, n_items = recommender.model, len(recommender.items)
-    width = vector_width(model) if model.has_vectors else 0
-    held = {
-        "library and bundle": resident(),
-        "libraries at work": _LIBRARIES,
-        "items": 24 * n_items + 4 * (n_items + CHUNK) * width,
-    }
     moments = {"variants of the history": _variants(recommender, block_rows)}
-    _check(held, moments, f"the attribution of {type(model).__name__}")
+    _check(_held(recommender), moments, f"the attribution of {type(recommender.model).__name__}")
+
+
+def _held(recommender: Recommender) -> dict[str, int]:
+    """Bytes that are held throughout."""
+    n_items = len(recommender.items)
+    items = 24 * n_items + 4 * (n_items + CHUNK) * _width(recommender)
+    return {"library and bundle": resident(), "libraries at work": _LIBRARIES, "items": items}
+
+
+def _width(recommender: Recommender) -> int:
+    """Of the model's vectors; 0 where it has none."""
+    return vector_width(recommender.model) if recommender.model.has_vectors else 0
 
 
 def _variants(recommender: Recommender, block_rows: int) -> int:

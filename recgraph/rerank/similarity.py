@@ -62,34 +62,32 @@ class Cosine(Similarity):
     Args:
         vectors: [n_items, D].
 
+    Attributes:
+        unit: [n_items, D] float32, the rounded directions.
+
     Raises:
         ValueError: a vector holds NaN or an infinite number.
     """
 
     def __init__(self, vectors: Tensor) -> None:
         vectors = vectors.detach()
-        self._unit = torch.empty_like(vectors, dtype=torch.float32)
+        self.unit = torch.empty_like(vectors, dtype=torch.float32)
         for start in range(0, len(vectors), _ROWS):
             part = vectors[start : start + _ROWS]
             if (item := first_bad_row(part)) is not None:
                 raise ValueError(f"vectors: that of item index {start + item} is not finite; train or check the model")
             unit = torch.nn.functional.normalize(part.double())
-            self._unit[start : start + _ROWS] = unit.mul_(_GRID).round_().div_(_GRID)
-
-    @property
-    def unit(self) -> Tensor:
-        """[n_items, D] float32, the rounded directions."""
-        return self._unit
+            self.unit[start : start + _ROWS] = unit.mul_(_GRID).round_().div_(_GRID)
 
     def of(self, items: Tensor) -> Compare:
-        rows = self._unit[items].double()
-        return lambda other: (rows @ self._unit[other].double()[:, :, None]).squeeze(2)
+        rows = self.unit[items].double()
+        return lambda other: (rows @ self.unit[other].double()[:, :, None]).squeeze(2)
 
     def row_bytes(self, width: int) -> int:
-        return 12 * width * self._unit.shape[1]
+        return 12 * width * self.unit.shape[1]
 
     def work(self, width: int) -> int:
-        return width * self._unit.shape[1]
+        return width * self.unit.shape[1]
 
 
 class Jaccard(Similarity):

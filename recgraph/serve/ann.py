@@ -93,7 +93,7 @@ class AnnIndex:
             vectors = model.encode_items().detach().float().to("cpu").contiguous()
         if (item := first_bad_row(vectors)) is not None:  # such an item is never found, and nothing would say so
             raise ValueError(f"the vector of item index {item} is not finite; train or check the model")
-        is_own = factory is None
+        is_default = factory is None
         if factory is None:
             factory = _factory_for(*vectors.shape)
             search = _SEARCH_OF_CELLS if search is None and factory != "Flat" else search
@@ -109,7 +109,7 @@ class AnnIndex:
                 parameters.set_index_parameters(index, search)
             except RuntimeError as error:
                 raise ValueError(f"search = {search!r} does not fit factory = {factory!r}: {error}") from None
-        index.train(_sample_for(index, vectors.numpy()) if is_own else vectors.numpy())
+        index.train(_sample_for(index, vectors.numpy()) if is_default else vectors.numpy())
         index.add(vectors.numpy())
         if oversample is None:
             oversample = _OVERSAMPLE_OF_CODES if "PQ" in factory else _OVERSAMPLE

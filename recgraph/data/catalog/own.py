@@ -50,7 +50,7 @@ def stamped(paths: Iterable[Path], form: FileFormat | None = None) -> list[dict[
 
 def stamp_of(file: LogFile) -> dict[str, Any]:
     """The entry of one file, or of those of a folder."""
-    return {**file.stamp(), "sha256": file.fingerprint()["sha256"]}
+    return {**file.fingerprint(), "ctime_ns": file.touched_ns()}
 
 
 def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = None) -> bool:
@@ -65,7 +65,7 @@ def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = No
     for stamp in stamps:
         file = LogFile(stamp["path"], Reading(format=form))
         try:
-            now = file.stamp()
+            now = {**file.stamp(), "ctime_ns": file.touched_ns()}
         except FileNotFoundError:
             _log.warning("%s is gone; what was prepared from it is used", stamp["path"])
             continue

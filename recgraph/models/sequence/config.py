@@ -101,7 +101,7 @@ class TransformerConfig(SequenceConfig):
 
 
 def check_regime(config: SequenceConfig, ends_masked: bool) -> None:
-    """Whether the encoder suits the regime.
+    """Check that the encoder suits the regime.
 
     Args:
         ends_masked: whether its places see both sides, and a history is read by a masked item behind it.

@@ -123,7 +123,7 @@ def make_app(service: Service) -> "FastAPI":
     )
     for path, handle, fields, summary in (
         ("/recommend", recommend, FIELDS, "Recommend items"),
-        ("/similar", similar, SIMILAR_FIELDS, "Items like some"),
+        ("/similar", similar, SIMILAR_FIELDS, "Similar items"),
     ):
         body = {"required": True, "content": {_JSON: {"schema": {"type": "object", "properties": fields}}}}
         # the first of two routes answers; the second, whose handling costs more, is there for the description

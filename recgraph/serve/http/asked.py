@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class Limits(Config):
     body_kib: Annotated[int, Field(ge=1, description="size of a request's body, in KiB")] = 1024
     k: Annotated[int, Field(ge=1, description="length of a list")] = 1000
     history: Annotated[int, Field(ge=1, description="items of one history")] = 10_000
-    users: Annotated[int, Field(ge=1, description="users, or histories, or items asked for, of one request")] = 256
+    users: Annotated[int, Field(ge=1, description="users, histories or items of one request")] = 256
     rules: Annotated[int, Field(ge=0, description="boosts and columns in the rules of one request")] = 32
     rerank: Annotated[
         int, Field(ge=0, description="multiplications of one request's re-ranker, comparisons included")
@@ -133,7 +133,7 @@ SIMILAR_FIELDS: dict[str, dict[str, Any]] = {
     "items": {"type": "array", "description": "items of the training data"},
     "k": FIELDS["k"],
     "by": {
-        "enum": ["vectors", "co_occurrence", None],
+        "enum": [*get_args(SimilarBy), None],
         "default": None,
         "description": "the model's vectors, or the users who have both; null: by vectors where the model has them",
     },
@@ -179,7 +179,7 @@ class Reader:
             raise Refused(400, f"the request does not say which items; give items, such as {example}", "items")
         items, by = fields["items"], fields.get("by")
         self._count(_list(items, "items", "of item ids"), "items")
-        if by not in (None, "vectors", "co_occurrence"):
+        if by not in SIMILAR_FIELDS["by"]["enum"]:
             raise Refused(400, f'by = {shown(by)} must be "vectors", "co_occurrence" or null', "by")
         try:
             by = chosen(self.recommender.model, by)
