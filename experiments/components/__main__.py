@@ -1,6 +1,7 @@
 """The study of what the parts of the contrastive core are worth.
 
     python -m experiments.components search --dataset ml-100k --base sasrec --trials 8 --hours 2
+    python -m experiments.components search --dataset yelp-hin --base lightgcn --like ml-100k lastfm-hin --best 5
     python -m experiments.components board --dataset ml-100k --base sasrec     # the best together, the board's file
     recgraph leaderboard run experiments/components --budget 2                 # trains and tests, three seeds
     python -m experiments.components report                                    # differences, tested, and the page
@@ -19,7 +20,7 @@ from experiments.components import page
 from experiments.components.boards import board_file, write_board
 from experiments.components.plan import BASES, ITSELF, Component, components
 from experiments.components.report import DIFFERENCES, differences, save, saved
-from experiments.components.search import search, study_record, tested, together
+from experiments.components.search import best_of, search, study_record, tested, together
 
 
 def main() -> int:
@@ -32,6 +33,8 @@ def main() -> int:
     parser.add_argument(
         "--tested", type=int, metavar="N", help="board: the N best on valid alone, and the best of each kind"
     )
+    parser.add_argument("--like", nargs="+", metavar="DATASET", help="search: what is best on their valid parts alone")
+    parser.add_argument("--best", type=int, default=5, help="search: how many of these")
     parser.add_argument("--work", type=Path, default=Path("runs/components"), help="folder of the studies")
     asked = parser.parse_args()
     if asked.what == "report":
@@ -42,6 +45,8 @@ def main() -> int:
     if asked.what == "list":
         print("\n".join(component.title for component in found))
     elif asked.what == "search":
+        if asked.like:
+            found = [ITSELF, *best_of(asked.like, asked.base, found[1:], asked.best)]
         _search(asked, found)
     else:
         _board(asked, found[1:])

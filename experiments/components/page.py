@@ -40,7 +40,8 @@ def valid_table(dataset: str, base: str) -> str:
         lines.append(f"| {one.title} | {value:.4f} | {value / own[0] - 1:+.1%} |")
     missing = [one.title for one in components(BASES[base]) if not study_record(dataset, base, one).exists()]
     if missing:
-        lines.append(f"\nNot searched: {', '.join(missing)}.")
+        named = ", ".join(missing) if len(missing) < len(found) else f"the other {len(missing)}"
+        lines.append(f"\nNot searched: {named}.")
     return "\n".join(lines) + "\n"
 
 

@@ -120,6 +120,24 @@ def tested(dataset: str, base: str, found: Iterable[Component], n: int) -> list[
     return [each for place, each in enumerate(ordered) if place < n or best_of_kind[each.kind] is each]
 
 
+def best_of(datasets: Iterable[str], base: str, found: Iterable[Component], n: int) -> list[Component]:
+    """The n components with the greatest mean gain over the base on the valid parts of some data sets.
+
+    Raises:
+        ConfigError: a data set has no study of the base itself.
+    """
+    gains: dict[str, list[float]] = {}
+    found, datasets = list(found), list(datasets)
+    for dataset in datasets:
+        own = best_valid(dataset, base, ITSELF)
+        if own is None:
+            raise ConfigError(f"{base} on {dataset} has no study of the base itself; run the search first")
+        for value, component, _ in _measured(dataset, base, found):
+            gains.setdefault(component.title, []).append(value / own[0] - 1)
+    everywhere = [one for one in found if len(gains.get(one.title, ())) == len(datasets)]
+    return sorted(everywhere, key=lambda one: -sum(gains[one.title]))[:n]
+
+
 def _measured(
     dataset: str, base: str, found: Iterable[Component]
 ) -> Iterator[tuple[float, Component, Mapping[str, Any]]]:
