@@ -17,6 +17,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset
+    from recgraph.data.folds import folds
     from recgraph.data.interactions import Interactions, load_data
     from recgraph.data.split import Split
     from recgraph.imports import import_file
@@ -38,6 +39,7 @@ _WHERE = {
     "Split": "recgraph.data.split",
     "fit": "recgraph.runs.fit",
     "fit_graph": "recgraph.runs.fit",
+    "folds": "recgraph.data.folds",
     "import_file": "recgraph.imports",
     "load": "recgraph.serve.loading",
     "load_data": "recgraph.data.interactions",
@@ -59,6 +61,7 @@ __all__ = [
     "explain",
     "fit",
     "fit_graph",
+    "folds",
     "import_file",
     "leaderboard",
     "load",

@@ -16,7 +16,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import OrderedLog
 from recgraph.rng import numpy_generator
 
-__all__ = ["GROUPS", "Label", "Share", "Strategy", "occur", "random_ranks", "share_of"]
+__all__ = ["GROUPS", "Label", "Share", "Strategy", "occur", "random_ranks", "share_of", "sizes_of"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -41,6 +41,7 @@ GROUPS: Mapping[str, tuple[Label, ...]] = {
     "valid": (Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
     "test": (Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
 }
+_LEFT = (Label.VALID_LEFT, Label.TEST_LEFT)
 
 
 class Strategy(Config):
@@ -98,6 +99,14 @@ class Strategy(Config):
 
     def check_counts(self, counts: Mapping[Label, int]) -> None:
         """Raise ``ValueError`` where the numbers of interactions with each label make no usable split."""
+
+
+def sizes_of(labels: Tensor) -> dict[str, int]:
+    """The interactions in each part, and how many are left out, where some are."""
+    counts = torch.bincount(labels, minlength=len(Label)).tolist()
+    left = sum(counts[label] for label in _LEFT)
+    sizes = {name: sum(counts[label] for label in own if label not in _LEFT) for name, own in GROUPS.items()}
+    return {**sizes, "left out": left} if left else sizes
 
 
 def occur(values: Tensor, among: Tensor, n: int) -> Tensor:

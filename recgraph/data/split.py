@@ -24,7 +24,7 @@ from recgraph.data.files import make_folder, recover, replacing_files
 from recgraph.data.given_log import read_parts
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import load_set, write_parquet
-from recgraph.data.labels import GROUPS, Label, Strategy
+from recgraph.data.labels import GROUPS, Label, Strategy, sizes_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.masks import kept
 from recgraph.data.part import Cases, Part, order
@@ -106,8 +106,7 @@ class _Labelled:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         """The interactions in each part that there are rows of; counted once."""
-        counts = torch.bincount(self.labels, minlength=1 + max(map(int, Label))).tolist()
-        sizes = {name: sum(counts[int(label)] for label in labels) for name, labels in GROUPS.items()}
+        sizes = sizes_of(self.labels)
         return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
 
     def _repr_html_(self) -> str:

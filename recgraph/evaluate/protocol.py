@@ -55,7 +55,9 @@ class Protocol(Config):
     split: Annotated[str, Field(description="name of the split; empty where it is not known")] = ""
     split_hash: Annotated[str, Field(description="of the data's content and the split's parameters")] = ""
     split_facts: Annotated[
-        str, Field(description="of parts that were given: what was found of them, as JSON; else empty"), Added()
+        str,
+        Field(description="what was found of parts that were given, or which fold it is, as JSON; else empty"),
+        Added(),
     ] = ""
     part: Annotated[str, Field(description="which part holds the truth")] = ""
     fitted_on: Annotated[str, Field(description="what the model was fitted on: train, train+valid or all")] = ""

@@ -45,6 +45,7 @@ __all__ = [
     "results_of",
     "standings",
     "table",
+    "user_means",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -126,7 +127,7 @@ def over_users(
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: the users are not the same, or the metric has values of none or (``TooFewPairs``) one of them.
     """
-    means = _of_users(results_of(a), results_of(b), metric)
+    means = user_means(results_of(a), results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
@@ -140,7 +141,7 @@ def p_value(
     seed: int = 0,
 ) -> float:
     """The p-value of one test over users, without the rest of :func:`over_users`; 1 where no two users have values."""
-    own, other = _of_users(results_of(a), results_of(b), metric)
+    own, other = user_means(results_of(a), results_of(b), metric)
     values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
     if values.size < 2:
         return 1.0
@@ -180,7 +181,7 @@ def results_of(given: Source | Sequence[Source]) -> list[Result]:
     return [one if isinstance(one, Result) else load_users(one) for one in several]
 
 
-def _of_users(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
+def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
     """[U] each: the mean over the results of each user's values."""
     _check_alike([*a, *b], metric)
     own, other = (np.mean([result.per_user[metric] for result in results], axis=0) for results in (a, b))

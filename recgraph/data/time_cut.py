@@ -1,0 +1,146 @@
+"""The split strategy ``"time"``: one cut of time for all users."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator, model_validator
+from torch import Tensor
+
+from recgraph.config import Added
+from recgraph.data.columns import instant
+from recgraph.data.folded import Shares, whole
+from recgraph.data.labels import Label
+from recgraph.data.log import InteractionLog
+from recgraph.data.targets import Targets, with_targets, without_unknown
+
+__all__ = ["TimeCut"]
+
+
+def _plain_number(value: object) -> object:
+    """numpy scalars as Python numbers: pydantic would read an integer of numpy as a float, and round it."""
+    if isinstance(value, dt.date) and value != value:  # pandas' NaT, at which pydantic fails
+        raise ValueError("it is no moment")
+    return value.item() if isinstance(value, np.number) else value
+
+
+Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain_number)]
+
+
+class TimeCut(Shares):
+    """One cut of time for all users: train before valid before test.
+
+    The test parts of folds are windows that follow one another up to the end of the log, fold 0 the newest. Each has
+    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end; its
+    valid part lies before it, and what comes after it is in no part.
+
+    Args:
+        valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
+            instant of a cut belong to the later part, so that a share may come out larger.
+        valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
+            dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
+        targets: what is asked of a user who did something after the cut: ``"all"`` of it as one set, with what was
+            known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
+            what the user had done by then: what came before it after the cut is history, and what came after it is
+            asked of nobody. Nothing at or after a cut is trained on. As in Time-to-Split (RecSys 2025).
+        unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid and test, before
+            targets are chosen; ``"keep"``: they are misses of models without item features.
+        new_users: users without history are not evaluated (``"drop"``; their interactions stay in their part), or
+            evaluated with an empty history (``"keep"``).
+    """
+
+    valid_from: Moment | None = None
+    test_from: Moment | None = None
+    targets: Annotated[Targets, Added()] = "all"
+    unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("valid_from and test_from are given both or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _train_before_all_folds(self) -> Self:
+        if self.n_folds is not None and self.valid_from is None and self.valid + self.n_folds * self.test >= 1:
+            raise ValueError(
+                f"valid = {self.valid:g} and test = {self.test:g} of n_folds = {self.n_folds} windows leave nothing to "
+                "train on: give fewer folds or smaller shares"
+            )
+        return self
+
+    @property
+    def draws(self) -> bool:
+        return self.targets == "random"
+
+    @property
+    def is_by_user(self) -> bool:
+        is_whole = self.valid_from is None or self.n_folds is not None
+        return not is_whole and not self.draws and self.unknown_items == "keep"
+
+    def _facts(self) -> dict[str, int | str]:
+        if self.targets == "all" and self.unknown_items == "keep":
+            return super()._facts()
+        return {**super()._facts(), "targets": self.targets, "unknown_items": self.unknown_items}
+
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
+        times = interactions.ordered.times
+        if times is None:
+            raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
+        labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
+        parts = (Label.VALID, Label.TEST, Label.TEST_LEFT)
+        for start, label in zip(self._cuts(times, interactions), parts, strict=False):
+            labels[times >= start] = int(label)
+        if self.unknown_items == "drop":
+            labels = without_unknown(interactions.ordered, labels)
+        return with_targets(interactions.ordered, labels, self.targets, seed)
+
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        super().check_counts(counts)
+        if counts[Label.TRAIN]:
+            return
+        if self.valid_from is None:
+            message = f"valid = {self.valid:g} and test = {self.test:g} leave nothing to train on: "
+            raise ValueError(message + "too many interactions are at the very instant of the cut")
+        message = f"valid_from = {self.valid_from!r} leaves nothing to train on: no interaction is before it; "
+        raise ValueError(message + "is it in the unit of the log's timestamps?")
+
+    def _cuts(self, times: Tensor, interactions: InteractionLog) -> tuple[int, ...]:
+        """Where valid and test begin, and of a fold what comes after its test."""
+        if self.valid_from is not None and self.test_from is not None:
+            defaults = (type(self).model_fields[name].default for name in ("valid", "test"))
+            # here and not where the settings are read, so that splits saved with both are still read
+            if (self.valid, self.test) != tuple(defaults):
+                message = f"valid = {self.valid:g} and test = {self.test:g} are shares: leave them out, "
+                raise ValueError(message + "or leave out valid_from and test_from")
+            unit = interactions.time_unit
+            cuts = instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
+            if cuts[0] > cuts[1]:
+                raise ValueError(f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}")
+            return cuts if self.fold is None else self._windows(*cuts, times)
+        ordered = times.sort().values
+        count = times.numel()
+        n_test = whole(self.test * count)
+        end = count - n_test * (self.fold or 0)
+        places = (end - n_test - whole(self.valid * count), end - n_test, *((end,) if self.fold else ()))
+        # one past the last time is a cut that leaves nothing
+        return tuple(int(ordered[-1]) + 1 if place >= count else int(ordered[place]) for place in places)
+
+    def _windows(self, valid_from: int, test_from: int, times: Tensor) -> tuple[int, ...]:
+        """The cuts of the newest fold moved back to those of this one."""
+        assert self.n_folds is not None
+        assert self.fold is not None
+        first, end = int(times.min()), int(times.max()) + 1
+        length = end - test_from
+        if length <= 0 or valid_from - (self.n_folds - 1) * length <= first:
+            raise ValueError(
+                f"n_folds = {self.n_folds}: the log is too short for so many windows of the time from test_from = "
+                f"{self.test_from!r} to its end, which need something to train on before them; give fewer folds or a "
+                "later test_from, which is not after the end"
+            )
+        later = self.fold * length
+        return valid_from - later, test_from - later, end - later

@@ -1,0 +1,279 @@
+"""Folds of cross-validation: each against a few lines of pandas, what they share, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import refused, works
+
+import recgraph as rg
+from recgraph.data.labels import Label
+from recgraph.data.preparing import prepare
+from recgraph.data.reading import LogFile, Reading
+from recgraph.data.split import SealedSplit
+from recgraph.evaluate.over_folds import over_folds
+from recgraph.evaluate.results import ProtocolMismatch
+
+#: what a log was split into before there were folds
+_BEFORE: list[tuple[str, dict[str, Any], str]] = [
+    ("leave-one-out", {}, "100de674f0795049"),
+    ("leave-one-out", {"short_users": "train"}, "55f420adf4a7c08f"),
+    ("time", {}, "71616e4b4171c256"),
+    ("time", {"valid": 0.2, "test": 0.3, "targets": "last", "unknown_items": "drop"}, "5c7536555827cf1c"),
+    ("time", {"valid_from": 1000003000, "test_from": 1000004000}, "e3be169e19566324"),
+    ("time", {"targets": "random"}, "3f2ecefbc62a10b0"),
+    ("ratio", {}, "d126a5109d430102"),
+    ("ratio", {"order": "time", "valid": 0.2, "test": 0.2}, "b36320c208c1498f"),
+    ("ratio", {"valid": 0.3, "test": 0.5}, "e6b5e038fc775671"),
+    ("users", {}, "62a1e8965bd8ae09"),
+    ("users", {"order": "random", "valid": 0.2, "test": 0.3, "fold_in": 0.5}, "af8f7048fc8aa9a6"),
+    ("all", {}, "f25db52ef0c2c156"),
+]
+
+
+def _frame(n: int = 400, n_users: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    return pd.DataFrame(
+        {
+            "user_id": rng.integers(n_users, size=n),
+            "item_id": rng.integers(30, size=n),
+            "timestamp": rng.integers(10**9, 10**9 + 5000, size=n),
+            "rating": rng.integers(1, 6, size=n),
+        }
+    )
+
+
+def _rows(split: rg.Split) -> pd.DataFrame:
+    """The log by user, time and row, with the part of each interaction."""
+    frame = split.interactions.log.to_pandas().sort_values(["user", "time", "row"], kind="stable")
+    return frame.assign(part=[Label(label).name for label in split.labels.tolist()])
+
+
+@pytest.mark.parametrize(("strategy", "params", "digest"), _BEFORE)
+def test_a_split_without_folds_has_the_hash_that_it_had(strategy: str, params: dict[str, Any], digest: str) -> None:
+    split = rg.load_data(_frame()).split(strategy, seed=5, **params)
+    assert split.hash[:16] == digest
+    assert not {"fold", "n_folds"} & split.params.keys()
+
+
+@pytest.mark.parametrize("least", [1, 5])
+def test_leave_one_out_of_a_fold_is_that_of_a_log_that_ends_earlier(least: int) -> None:
+    data = rg.load_data(_frame()).k_core(least, 0)
+    for fold, split in enumerate(rg.folds(data, 3)):
+        found = _rows(split)
+        left = found.groupby("user").cumcount(ascending=False) - fold  # places from the end of what is left
+        n = found.groupby("user")["row"].transform("size") - fold
+        expected = np.select(
+            [left < 0, (left == 0) & (n >= 3), (left == 1) & (n >= 3)], ["TEST_LEFT", "TEST", "VALID"], "TRAIN"
+        )
+        assert (found["part"] == expected).all()
+        assert split.fit_part("train+valid").n_interactions == np.isin(expected, ["TRAIN", "VALID"]).sum()
+        history = split.test.history.lengths.sum()
+        assert history == (np.isin(expected, ["TRAIN", "VALID"]) & (n >= 3)).sum()
+
+
+def test_windows_of_time_follow_one_another_to_the_end_of_the_log() -> None:
+    data = rg.load_data(_frame())
+    whole = data.split("time", valid=0.1, test=0.2)
+    cut_before = np.inf
+    for fold, split in enumerate(rg.folds(data, 3, "time", valid=0.1, test=0.2)):
+        found = _rows(split)
+        times = np.sort(found["time"])
+        places = 400 - 80 * fold - 80 - 40, 400 - 80 * fold - 80
+        expected = np.select(
+            [found["time"] >= cut_before, found["time"] >= times[places[1]], found["time"] >= times[places[0]]],
+            ["TEST_LEFT", "TEST", "VALID"],
+            "TRAIN",
+        )
+        assert (found["part"] == expected).all()
+        cut_before = times[places[1]]
+        parts = found.groupby("part")["time"]
+        assert parts.max()["TRAIN"] < parts.min()["VALID"] <= parts.max()["VALID"] < parts.min()["TEST"]
+        if fold == 0:
+            assert torch.equal(split.labels, whole.labels)
+            assert split.hash != whole.hash
+        else:
+            later = found.loc[found["part"] == "TEST_LEFT", "row"]
+            sealed = split.sealed().interactions.log
+            assert not set(later) & set(sealed["row"])
+            assert "left out" in repr(split)
+
+
+def test_windows_from_an_instant_are_of_one_length() -> None:
+    data = rg.load_data(_frame().assign(timestamp=np.arange(400) // 4))  # 100 days of 4 interactions
+    for fold, split in enumerate(rg.folds(data, 3, "time", valid_from=70, test_from=80)):
+        found = _rows(split).groupby("part")["time"].agg(["min", "max"])
+        assert tuple(found.loc["TEST"]) == (80 - 20 * fold, 99 - 20 * fold)
+        assert tuple(found.loc["VALID"]) == (70 - 20 * fold, 79 - 20 * fold)
+        assert tuple(found.loc["TRAIN"]) == (0, 69 - 20 * fold)
+
+
+@pytest.mark.parametrize("targets", ["last", "first", "random"])
+def test_targets_lie_in_the_window(targets: str) -> None:
+    data = rg.load_data(_frame())
+    for plain, split in zip(
+        rg.folds(data, 2, "time", test=0.3), rg.folds(data, 2, "time", test=0.3, targets=targets), strict=True
+    ):
+        found = _rows(plain).assign(target=_rows(split)["part"])
+        assert set(found.loc[found["target"] == "TEST", "part"]) == {"TEST"}
+        assert set(found.loc[found["part"] == "TEST_LEFT", "target"]) <= {"TEST_LEFT"}
+        assert json.loads(split.facts)["targets"] == targets
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 7])
+def test_ratio_tests_each_interaction_once(n_folds: int) -> None:
+    frame = pd.concat([_frame(), pd.DataFrame({"user_id": [99], "item_id": [1], "timestamp": [0], "rating": [1]})])
+    data = rg.load_data(frame)
+    made = [_rows(split) for split in rg.folds(data, n_folds, "ratio", seed=3)]
+    tested = pd.concat(found[found["part"] == "TEST"] for found in made)
+    sizes = data.log.to_pandas().groupby("user").size()
+    assert not tested["row"].duplicated().any()
+    assert set(made[0]["row"]) - set(tested["row"]) == {400}  # the user of a single interaction
+    for found in made:
+        counts = found.groupby(["user", "part"]).size().unstack(fill_value=0).loc[sizes.index[sizes > 1]]
+        n = sizes[counts.index]
+        assert (counts["TEST"].between(n // n_folds, -(-n // n_folds))).all()
+        assert (counts["TRAIN"] >= 1).all()
+        expected = (n * 0.1 + 1e-9).astype(int)
+        expected += (expected == 0) & (n - counts["TEST"] >= 2)
+        assert (counts["VALID"] == np.minimum(expected, n - counts["TEST"] - 1)).all()
+    # users of fewer interactions than folds are spread over all folds
+    shares = [(found["part"] == "TEST").mean() for found in made]
+    assert max(shares) - min(shares) < 0.06
+
+
+def test_ratio_draws_by_its_seed_and_takes_smaller_parts() -> None:
+    data = rg.load_data(_frame())
+    first, again, other = (rg.folds(data, 3, "ratio", seed=seed) for seed in (3, 3, 4))
+    assert [split.hash for split in first] == [split.hash for split in again]
+    assert len({split.hash for split in (*first, *other)}) == 6
+    small = [_rows(split) for split in rg.folds(data, 3, "ratio", test=0.2)]
+    tested = pd.concat(found[found["part"] == "TEST"] for found in small)
+    assert not tested["row"].duplicated().any()
+    assert 200 <= len(tested) <= 280
+
+
+def test_users_are_tested_once() -> None:
+    data = rg.load_data(_frame())
+    splits = rg.folds(data, 4, "users", seed=3)
+    users = torch.cat([split.test.users for split in splits])
+    assert users.sort().values.tolist() == list(range(data.n_users))
+    for split in splits:
+        parts = _rows(split).groupby("user")["part"].agg(set)
+        assert sorted(map(sorted, {frozenset(each) for each in parts})) == [
+            ["TEST", "TEST_HISTORY"],
+            ["TRAIN"],
+            ["VALID", "VALID_HISTORY"],
+        ]
+        assert len(split.valid) == data.n_users // 10
+
+
+def test_a_fold_is_kept_on_disk_and_named_in_the_protocol(tmp_path: Path) -> None:
+    split = rg.folds(rg.load_data(_frame()), 3, "time")[1]
+    split.save(tmp_path)
+    read = SealedSplit.load(tmp_path)
+    assert read.params == split.params
+    assert read.unseal("compare").hash == split.hash
+    assert json.loads(read.facts) == {"fold": 1, "n_folds": 3}
+    again = rg.load_data(_frame()).split("time", **split.params)
+    assert again.hash == split.hash
+
+
+def test_shards_are_split_into_the_same_folds(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    _frame().to_csv(file, index=False)
+    made = prepare(LogFile(str(file), Reading()), tmp_path / "split", params={"n_folds": 3, "fold": 2}, range_rows=100)
+    assert made.n_ranges > 1
+    assert made.hash == rg.load_data(file).split(n_folds=3, fold=2).hash
+    with pytest.raises(ValueError, match="not by those of each user"):
+        prepare(
+            LogFile(str(file), Reading()),
+            tmp_path / "other",
+            "time",
+            params={"n_folds": 2, "fold": 0, "valid_from": 1000003000, "test_from": 1000004000},
+        )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "message"),
+    [
+        ("time", {"n_folds": 3, "fold": 3}, "fold = 3: give fold = 0 to 2"),
+        ("time", {"n_folds": 3}, "not given: give fold = 0 to 2"),
+        ("time", {"fold": 1}, "fold = 1 needs n_folds"),
+        ("ratio", {"n_folds": 1, "fold": 0}, "n_folds = 1: .*greater than or equal to 2"),
+        ("ratio", {"n_folds": 3, "fold": -1}, "fold = -1: .*greater than or equal to 0"),
+        ("time", {"n_folds": 9, "fold": 0}, "n_folds = 9 windows leave nothing to train on: give fewer"),
+        ("time", {"n_folds": 6, "fold": 0, "valid_from": 1000003000, "test_from": 1000004000}, "n_folds = 6: .*too sh"),
+        ("time", {"n_folds": 2, "fold": 0, "valid_from": 0, "test_from": 1000009000}, "not after the end"),
+        ("time", {"n_folds": 2, "fold": 0, "test": 0.001}, "fold = 0 of n_folds = 2 tests no interaction"),
+        ("leave-one-out", {"n_folds": 99, "fold": 90}, "fold = 90 of n_folds = 99 tests no .* give a smaller n_folds"),
+        ("leave-one-out", {"n_folds": 9, "fold": 8, "short_users": "error"}, "leave-one-out needs 11 interactions"),
+        ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test = 0.5 of n_folds = 3 test parts comes to more"),
+        ("ratio", {"n_folds": 3, "fold": 0, "order": "time"}, "order = 'time' has no folds"),
+        ("all", {"n_folds": 3, "fold": 0}, "unknown setting 'n_folds'"),
+    ],
+)
+def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rg.load_data(_frame()).split(strategy, **params)
+
+
+def test_folds_name_what_they_do_not_take() -> None:
+    data = rg.load_data(_frame())
+    with pytest.raises(ValueError, match="strategy = 'given' has no folds; give one of 'leave-one-out', 'ratio', 't"):
+        rg.folds(data, 3, "given")
+    with pytest.raises(ValueError, match="fold = 1 is set for each fold; leave it out"):
+        rg.folds(data, 3, fold=1)
+    with pytest.raises(ValueError, match="n_folds = 1"):
+        rg.folds(data, 1)
+
+
+def test_short_users_of_a_fold_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    data = rg.load_data(_frame(120)).k_core(3, 0)
+    short = int((data.ordered.items.lengths < 5).sum())
+    assert short
+    data.split(n_folds=3, fold=2)
+    assert f"{short} of {data.n_users} users have fewer than 5 interactions" in caplog.text
+
+
+def test_users_of_several_folds_count_once() -> None:
+    splits = rg.folds(rg.load_data(_frame()), 3)
+    results = {
+        name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5])["exclude"] for split in splits]
+        for name in ("ease", "itemknn")
+    }
+    found = over_folds(results["ease"], results["itemknn"], "ndcg@5")
+    values = [
+        pd.concat(pd.Series(one.per_user["ndcg@5"], index=one.users) for one in own).groupby(level=0).mean()
+        for own in results.values()
+    ]
+    expected = values[1] - values[0]
+    assert found.n == len(expected)
+    assert found.difference == pytest.approx(expected.mean(), abs=1e-12)
+    seeds = [[one, one] for one in results["ease"]]  # a list for each fold is of its seeds
+    assert over_folds(seeds, results["itemknn"], "ndcg@5").difference == found.difference
+    with pytest.raises(ProtocolMismatch, match="split_hash"):
+        over_folds(results["ease"], results["itemknn"][::-1], "ndcg@5")
+    with pytest.raises(ValueError, match="a has 2 folds and b has 3"):
+        over_folds(results["ease"][:2], results["itemknn"], "ndcg@5")
+    with pytest.raises(ValueError, match="two of the folds have the same split"):
+        over_folds(results["ease"][:1] * 2, results["itemknn"][:1] * 2, "ndcg@5")
+
+
+def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    _frame().to_csv(file, index=False)
+    settings = ("--set", "split=time", "--set", "split_options={n_folds=3, fold=1}")
+    works(f"train ease --data {file} --out {tmp_path / 'run'}", *settings)
+    works(f"evaluate {tmp_path / 'run'}")
+    record = rg.Run.open(tmp_path / "run").record
+    expected = rg.load_data(file).split("time", n_folds=3, fold=1)
+    assert record.data.split_hash == expected.hash
+    told = refused(f"train ease --data {file} --out {tmp_path / 'other'}", *settings[:3], "split_options={n_folds=3}")
+    assert "n_folds = 3 needs a fold, which is not given: give fold = 0 to 2" in told
