@@ -40,9 +40,35 @@ class ProtocolSpec(DataConfig):
         ),
         Added(),
     ] = "train"
+    n_folds: Annotated[
+        int | None,
+        Field(ge=2, description="of a cross-validation: each entry is trained and tested on each fold of the split"),
+        Added(),
+    ] = None
     probe: Annotated[
         dict[str, Any], Field(default_factory=dict, description="of a node task: settings of the linear probe")
     ]
+
+    @model_validator(mode="after")
+    def _one_number_of_folds(self) -> Self:
+        if self.n_folds is not None and (own := {"fold", "n_folds"} & self.split_options.keys()):
+            raise ValueError(
+                f"split_options: {min(own)} = {self.split_options[min(own)]!r} beside n_folds = {self.n_folds}: leave "
+                "it out for all folds, or leave n_folds of the protocol out for that one"
+            )
+        return self
+
+    @property
+    def folds(self) -> tuple[int | None, ...]:
+        """The folds; one None where there are none."""
+        return (None,) if self.n_folds is None else tuple(range(self.n_folds))
+
+    def data_of(self, fold: int | None = None) -> DataConfig:
+        """How the data set is split, of a fold or without folds."""
+        data = DataConfig.of(self.model_dump(include=set(DataConfig.model_fields)))
+        if fold is None:
+            return data
+        return data.model_copy(update={"split_options": {**data.split_options, "n_folds": self.n_folds, "fold": fold}})
 
 
 class EntrySpec(Config):
@@ -165,7 +191,7 @@ class SheetSpec(Config):
             ConfigError: the protocol has settings of the other task, or a metric is not available.
         """
         of_nodes = is_of_nodes(self.dataset)
-        others = {"cutoffs", "fit_on", *DataConfig.model_fields} if of_nodes else {"probe"}
+        others = {"cutoffs", "fit_on", "n_folds", *DataConfig.model_fields} if of_nodes else {"probe"}
         for name in sorted(self.protocol.model_fields_set & others):
             whose = "users to recommend to" if of_nodes else "nodes with classes"
             raise ConfigError(f"protocol: {name} is of {whose}, which {self.dataset!r} has not; leave it out")

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.over_folds import over_folds
 from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.statistics import TooFewPairs, welch
-from recgraph.leaderboard.plan import TITLES
+from recgraph.leaderboard.plan import TITLES, digest
+from recgraph.leaderboard.repeats import Repeat, fold_of, seed_of
 from recgraph.leaderboard.store import Record, Store
 
 __all__ = [
     "ALPHA",
     "MARKS",
+    "OF_FOLD",
     "Column",
     "Comparison",
     "Comparisons",
@@ -33,6 +36,10 @@ __all__ = [
 
 #: an adjusted p-value below it counts as a difference
 ALPHA = 0.05
+#: what protocols of the folds of one sheet differ in
+OF_FOLD = ("split_hash", "split_facts")
+#: fold (None without folds) -> the values of users of each seed
+_Users = Mapping[int | None, list[Result]]
 Mark = Literal["best", "tied", "worse", "untested", ""]
 #: mark -> its sign in a table, and its meaning
 MARKS: dict[Mark, tuple[str, str]] = {
@@ -95,7 +102,7 @@ Comparisons = dict[str, dict[str, Column]]
 
 
 def compare(
-    records: Mapping[str, Mapping[int, Record]],
+    records: Mapping[str, Mapping[Repeat, Record]],
     metrics: Mapping[str, Sequence[str]],
     store: Store,
     kept: Comparisons | None = None,
@@ -104,10 +111,11 @@ def compare(
 
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
     over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
-    are corrected over a table.
+    are corrected over a table. Where there are folds, a user and a seed count with the mean over them, and entries with
+    records of different folds are not compared.
 
     Args:
-        records: address of an entry -> seed -> its record; comparisons are in this order.
+        records: address of an entry -> seed, or fold and seed -> its record; comparisons are in this order.
         metrics: title of a protocol -> the metrics to compare.
         store: where the values of users are.
         kept: comparisons of some of these records, taken where the values of users that they need are not at hand.
@@ -138,7 +146,7 @@ def tested(comparisons: Comparisons) -> set[tuple[str, str, str]]:
     }
 
 
-def _scored(records: Mapping[str, Mapping[int, Record]], title: str) -> list[str]:
+def _scored(records: Mapping[str, Mapping[Repeat, Record]], title: str) -> list[str]:
     """The addresses of the entries that a table has."""
     return [address for address, own in records.items() if any(title in record["scores"] for record in own.values())]
 
@@ -148,7 +156,7 @@ def _all_tests(columns: Mapping[str, Column]) -> list[Comparison]:
 
 
 def adjust_partly(
-    records: Mapping[str, Mapping[int, Record]], title: str, metrics: Sequence[str], columns: Mapping[str, Column]
+    records: Mapping[str, Mapping[Repeat, Record]], title: str, metrics: Sequence[str], columns: Mapping[str, Column]
 ) -> None:
     """Correct a table some of whose entries are not tested: as if each of them had a p of 1, which lowers no other.
 
@@ -164,27 +172,32 @@ def adjust_partly(
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
     """Refuse records of one table that were made in different ways.
 
-    Their lists of cut-offs may differ: a metric at a cut-off of both is the same number.
+    Their lists of cut-offs may differ: a metric at a cut-off of both is the same number. Folds have
+    splits of their own.
 
     Raises:
         ProtocolMismatch: names what differs.
     """
-    first = records[0]["protocols"][title]
+    of_folds: dict[int | None, Record] = {}
     for record in records:
-        other = record["protocols"][title]
-        if other["protocol_hash"] == first["protocol_hash"]:
-            continue
-        fields = {**first["protocol"], **other["protocol"]}
-        differing = [name for name in fields if first["protocol"].get(name) != other["protocol"].get(name)]
-        if differing != ["cutoffs"]:
-            raise ProtocolMismatch(
-                f"records of {dataset!r} under {title!r} have protocols {first['protocol_hash']} and "
-                f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run the "
-                "board again"
-            )
+        of_fold = of_folds.setdefault(record.get("fold"), record)
+        for first, may_differ in ((of_fold, {"cutoffs"}), (records[0], {"cutoffs", *OF_FOLD})):
+            one, other = (each["protocols"][title] for each in (first, record))
+            if one["protocol_hash"] == other["protocol_hash"]:
+                continue
+            fields = {**one["protocol"], **other["protocol"]}
+            differing = [name for name in fields if one["protocol"].get(name) != other["protocol"].get(name)]
+            if not differing or not may_differ.issuperset(differing):
+                raise ProtocolMismatch(
+                    f"records of {dataset!r} under {title!r} have protocols {one['protocol_hash']} and "
+                    f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run "
+                    "the board again"
+                )
 
 
-def values_over_seeds(records: Mapping[str, Mapping[int, Record]], title: str, metric: str) -> dict[str, list[float]]:
+def values_over_seeds(
+    records: Mapping[str, Mapping[Repeat, Record]], title: str, metric: str
+) -> dict[str, list[float]]:
     """Address (or name) of an entry -> its values of a metric, one for each seed; entries without it are left out."""
     found = {}
     for entry, own in records.items():
@@ -194,22 +207,24 @@ def values_over_seeds(records: Mapping[str, Mapping[int, Record]], title: str, m
     return found
 
 
-def _users(records: Mapping[str, Mapping[int, Record]], title: str, store: Store) -> dict[str, list[Result]]:
-    """Address of an entry -> the values of users of each seed; without those of which a file is missing, or is not its
-    record's."""
-    found = {}
+def _users(records: Mapping[str, Mapping[Repeat, Record]], title: str, store: Store) -> dict[str, _Users]:
+    """Address of an entry -> its values of users; without those of which a file is missing, or is not its record's."""
+    found: dict[str, _Users] = {}
     for address in _scored(records, title):
-        of_seeds = [
-            store.values(f"{record['model']}-{address}-seed{seed}", title, record)
-            for seed, record in records[address].items()
-        ]
-        if None not in of_seeds:
-            found[address] = [result for result in of_seeds if result is not None]
+        own: dict[int | None, list[Result]] = {}
+        for repeat, record in records[address].items():
+            # folds of an entry have addresses of their own
+            stem = f"{record['model']}-{digest(record['identity'])}-seed{seed_of(repeat)}"
+            if (result := store.values(stem, title, record)) is None:
+                break
+            own.setdefault(fold_of(repeat), []).append(result)
+        else:
+            found[address] = own
     return found
 
 
 def _compare_metric(
-    records: Mapping[str, Mapping[int, Record]], title: str, metric: str, users: Mapping[str, list[Result]] | None
+    records: Mapping[str, Mapping[Repeat, Record]], title: str, metric: str, users: Mapping[str, _Users] | None
 ) -> Column:
     """The best entry of a metric against each other one; p-values are not adjusted yet.
 
@@ -224,9 +239,12 @@ def _compare_metric(
             continue
         if users is not None and not {address, best} <= users.keys():
             continue
-        # records from before the metric was asked for lack it
-        own, others = ([one for one in (users or {}).get(of, ()) if metric in one.per_user] for of in (address, best))
-        tests = tuple(_tests(values, scores[best], own, others, metric))
+        folds, others = ({fold_of(repeat) for repeat in records[of]} for of in (address, best))
+        if folds != others:
+            continue
+        of_seeds = [_over_folds(records[of], title, metric) for of in (address, best)]
+        of_users = [(users or {}).get(of, {}) for of in (address, best)]
+        tests = tuple(_tests(of_seeds, of_users, metric))
         if tests:
             column.versus[address] = tests
     return column
@@ -237,9 +255,19 @@ def best_of(scores: Mapping[str, Sequence[float]], metric: str) -> str:
     return best_first({address: statistics.fmean(values) for address, values in scores.items()}, metric)[0]
 
 
-def _tests(
-    own: list[float], best: list[float], own_users: list[Result], best_users: list[Result], metric: str
-) -> Iterator[Comparison]:
+def _over_folds(own: Mapping[Repeat, Record], title: str, metric: str) -> list[float]:
+    """The metric of each seed, the mean over its folds; without seeds that lack it on a fold that others have."""
+    values: dict[int, dict[int | None, float]] = {}
+    for repeat, record in own.items():
+        if metric in (scores := record["scores"].get(title, {})):
+            values.setdefault(seed_of(repeat), {})[fold_of(repeat)] = float(scores[metric])
+    folds = set().union(*values.values())
+    return [statistics.fmean(each.values()) for each in values.values() if each.keys() == folds]
+
+
+def _tests(seeds: Sequence[list[float]], users: Sequence[_Users], metric: str) -> Iterator[Comparison]:
+    """The tests of an entry and of the best one, by their values of seeds and of users."""
+    (own, best), (own_users, best_users) = seeds, users
     if own_users and best_users and (of_users := _over_users(own_users, best_users, metric)) is not None:
         yield of_users
     if len(own) > 1 and len(best) > 1:
@@ -248,10 +276,16 @@ def _tests(
         yield Comparison("seeds", n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
 
 
-def _over_users(own: list[Result], best: list[Result], metric: str) -> Comparison | None:
+def _over_users(own: _Users, best: _Users, metric: str) -> Comparison | None:
     """None where fewer than two users have a value of both: a metric may leave users without one."""
+    # records from before the metric was asked for lack it
+    ours, theirs = (
+        [[one for one in of[fold] if metric in one.per_user] for fold in own if fold in of] for of in (own, best)
+    )
+    if not all([*ours, *theirs]) or len(ours) != len(theirs):
+        return None
     try:
-        found = over_users(own, best, metric)
+        found = over_users(ours[0], theirs[0], metric) if None in own else over_folds(ours, theirs, metric)
     except TooFewPairs:
         return None
     p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
@@ -275,7 +309,7 @@ def _adjust(tests: Sequence[Comparison], untested: int = 0) -> None:
             test.p_adjusted = p
 
 
-def describe_tests(comparisons: Comparisons) -> str:
+def describe_tests(comparisons: Comparisons, has_folds: bool = False) -> str:
     """A sentence on how the entries were tested; says so where nothing was tested."""
     columns = [(metric, column) for metrics in comparisons.values() for metric, column in metrics.items()]
     decisive: dict[str, dict[str, None]] = {}
@@ -285,9 +319,11 @@ def describe_tests(comparisons: Comparisons) -> str:
     if not decisive:
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
     of_users = (
-        "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"
+        "Fisher's randomisation test over users, each with the mean over "
+        f"{'its folds and ' if has_folds else ''}an entry's seeds; intervals by the bootstrap"
     )
-    of_seeds = "Welch's t-test over seeds; intervals are Welch's"
+    over_seeds = f"seeds{', each with the mean over the folds' if has_folds else ''}"
+    of_seeds = f"Welch's t-test over {over_seeds}; intervals are Welch's"
     if len(decisive) > 1:
         how = f"{of_users}; where values of users are lacking ({', '.join(decisive['seeds'])}), {of_seeds}"
     else:

@@ -20,12 +20,13 @@ from recgraph.leaderboard.compare import (
     values_over_seeds,
 )
 from recgraph.leaderboard.plan import digest
+from recgraph.leaderboard.repeats import Repeat
 from recgraph.leaderboard.store import Record, read_json
 
 __all__ = ["inputs_of", "load_comparisons", "save_comparisons"]
 
 
-def inputs_of(records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]]) -> str:
+def inputs_of(records: Mapping[str, Mapping[Repeat, Record]], metrics: Mapping[str, Sequence[str]]) -> str:
     """The digest of the scores that are compared: comparisons on file fit the records where it is the same.
 
     Args:
@@ -36,7 +37,7 @@ def inputs_of(records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str,
     return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
 
 
-def _digests(records: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
+def _digests(records: Mapping[str, Mapping[Repeat, Record]]) -> dict[str, str]:
     """Address of an entry -> the digest of its scores."""
     return {
         address: digest({"scores": {str(seed): record["scores"] for seed, record in own.items()}})
@@ -45,7 +46,7 @@ def _digests(records: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
 
 
 def load_comparisons(
-    path: Path, records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]], inputs: str
+    path: Path, records: Mapping[str, Mapping[Repeat, Record]], metrics: Mapping[str, Sequence[str]], inputs: str
 ) -> tuple[Comparisons, bool]:
     """Read the comparisons of some records, and whether they are all of them; empty where the file does not exist.
 
@@ -84,7 +85,7 @@ def load_comparisons(
 
 
 def _still_valid(
-    records: Mapping[str, Mapping[int, Record]],
+    records: Mapping[str, Mapping[Repeat, Record]],
     title: str,
     columns: Mapping[str, Column],
     metrics: Sequence[str],
@@ -103,7 +104,7 @@ def _still_valid(
 
 def save_comparisons(
     comparisons: Comparisons,
-    records: Mapping[str, Mapping[int, Record]],
+    records: Mapping[str, Mapping[Repeat, Record]],
     metrics: Mapping[str, Sequence[str]],
     path: Path,
     *,

@@ -12,7 +12,8 @@ from recgraph import registry
 from recgraph.config import setting_text
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.leaderboard.costs import device_of
-from recgraph.leaderboard.plan import Job
+from recgraph.leaderboard.plan import Job, without_fold
+from recgraph.leaderboard.repeats import Repeat
 from recgraph.leaderboard.store import Record
 from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
@@ -75,8 +76,9 @@ class Entry:
         text: its docstring: summary, paper, departures.
         note: of the board, and which classes of nodes its training reads, if any.
         study: the study whose best trial gave the settings, or None.
-        address: of the configuration, as in the names of its records.
-        seeds: those that the board asks for; ``done`` are those with a record.
+        address: of the configuration, as in the names of its records; of a board with folds that of all folds.
+        seeds: those that the board asks for, each with its fold where there are folds; ``done`` are those with a
+            record. What is said of each seed is then said of each of these pairs.
         settings: ``key=value`` of all that are not defaults; ``configuration``: all settings, by part.
         best_epochs: seed -> the epoch whose weights were kept; None for a model without epochs.
         commands: seed -> the commands that reproduce its numbers, for every seed. ``command``: the same with ``$seed``
@@ -94,33 +96,37 @@ class Entry:
     note: str
     study: str | None
     address: str
-    seeds: tuple[int, ...]
+    seeds: tuple[Repeat, ...]
     settings: tuple[str, ...]
     configuration: Mapping[str, Any]
-    best_epochs: Mapping[int, int | None]
-    commands: Mapping[int, str]
+    best_epochs: Mapping[Repeat, int | None]
+    commands: Mapping[Repeat, str]
     command: str
-    records: Mapping[int, str]
+    records: Mapping[Repeat, str]
     machines: tuple[str, ...]
     versions: tuple[str, ...]
     commits: tuple[str, ...]
-    times: Mapping[int, str]
+    times: Mapping[Repeat, str]
 
     @property
-    def done(self) -> tuple[int, ...]:
+    def done(self) -> tuple[Repeat, ...]:
         """The seeds that have a record."""
         return tuple(self.records)
 
 
-def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) -> Entry:
+def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record]) -> Entry:
     """Build an entry from its records.
 
     Args:
-        jobs: one for each seed.
-        records: seed -> record, where there is one.
+        jobs: one for each seed, or fold and seed.
+        records: of each of them, where there is one.
     """
     cls = registry.load("model", spec.model)
     first, provenance = jobs[0], [record["provenance"] for record in records.values()]
+    parts = {name: first.identity[name] for name in _PARTS if name in first.identity}
+    settings = first.settings
+    if first.fold is not None:
+        settings, parts = without_fold(settings), {**parts, "data": without_fold(parts["data"])}
     return Entry(
         name=spec.name,
         model=first.model,
@@ -128,14 +134,14 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) ->
         text=text_of(cls),
         note=" ".join(filter(None, (spec.note, _what_it_read(first)))),
         study=shown_study(spec),
-        address=first.entry,
-        seeds=tuple(job.seed for job in jobs),
-        settings=tuple(setting_text(*each) for each in first.settings.items()),
-        configuration={name: first.identity[name] for name in _PARTS if name in first.identity},
+        address=first.of_all_folds,
+        seeds=tuple(job.repeat for job in jobs),
+        settings=tuple(setting_text(*each) for each in settings.items()),
+        configuration=parts,
         best_epochs={seed: record["training"]["best_epoch"] for seed, record in records.items()},
-        commands={job.seed: _command(job, records.get(job.seed)) for job in jobs},
+        commands={job.repeat: _command(job, records.get(job.repeat)) for job in jobs},
         command=_command(first, next(iter(records.values()), None), "$seed"),
-        records={job.seed: f"{job.stem}.json" for job in jobs if job.seed in records},
+        records={job.repeat: f"{job.stem}.json" for job in jobs if job.repeat in records},
         machines=_each(_machine(each) for each in provenance),
         versions=_each(_versions(each) for each in provenance),
         commits=_each(each["commit"] or "unknown" for each in provenance),

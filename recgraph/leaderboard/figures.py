@@ -9,6 +9,7 @@ import polars as pl
 
 from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.entry import Entry
+from recgraph.leaderboard.repeats import Repeat, named, repeat_of
 from recgraph.leaderboard.sheet import Sheet
 from recgraph.leaderboard.tables import duration, metric_name
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
@@ -24,7 +25,7 @@ _LOG_RATIO = 8.0
 _POINTS = 100
 _COSTS = {"training_seconds": "training", "inference_seconds": "inference"}
 #: name of an entry, seed, and the metric that selected its weights by epoch
-_Curve = tuple[str, int, list[tuple[int, float]]]
+_Curve = tuple[str, Repeat, list[tuple[int, float]]]
 
 
 def cost_figures(sheet: Sheet) -> list[Figure]:
@@ -82,7 +83,7 @@ def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
         [Line("so-far", _steps((costs[mark.name], mark.y) for mark in marks if mark.kind == "front"))],
     )
     note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
-    whiskers = " Whiskers: ± sd over seeds." if any(mark.spread for mark in marks) else ""
+    whiskers = f" Whiskers: ± sd over {sheet.repeats}." if any(mark.spread for mark in marks) else ""
     return Figure(f"Quality against time of {name}", str(chart), note + whiskers)
 
 
@@ -106,12 +107,12 @@ def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
     if not curves:
         return None
     metric = _axis_name(name)
-    lines = [Line("curve c1", _thinned(points), f"seed {seed}") for _, seed, points in curves]
+    lines = [Line("curve c1", _thinned(points), named(repeat)) for _, repeat, points in curves]
     marks = [
-        Mark(epoch, value, "kept", f"seed {seed}: epoch {epoch}, {value:.4f}")
-        for _, seed, points in curves
+        Mark(epoch, value, "kept", f"{named(repeat)}: epoch {epoch}, {value:.4f}")
+        for _, repeat, points in curves
         for epoch, value in points
-        if epoch == entry.best_epochs[seed] and math.isfinite(value)
+        if epoch == entry.best_epochs[repeat] and math.isfinite(value)
     ]
     title = f"{metric[0].upper()}{metric[1:]} of {entry.name} by epoch, a line a seed"
     note = "A dot marks the epoch whose weights were kept." if marks else ""
@@ -122,16 +123,18 @@ def _curves(sheet: Sheet, entry: Entry | None = None) -> dict[str, list[_Curve]]
     """Metric -> its curves, one for each entry and seed, or those of one entry."""
     found: dict[str, list[_Curve]] = {}
     kept = pl.col("kind") == "epoch" if entry is None else (pl.col("kind") == "epoch") & (pl.col("entry") == entry.name)
-    rows = sheet.frame.filter(kept).group_by("metric", "entry", "seed", maintain_order=True)
-    for metric, name, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
-        found.setdefault(metric, []).append((name, seed, list(zip(epochs, values, strict=True))))
+    rows = sheet.frame.filter(kept).group_by("metric", "entry", "fold", "seed", maintain_order=True)
+    for metric, name, fold, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
+        found.setdefault(metric, []).append((name, repeat_of(fold, seed), list(zip(epochs, values, strict=True))))
     return found
 
 
 def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
     names = list(dict.fromkeys(name for name, _, _ in curves))
     kinds = {name: f"c{i + 1}" if i < N_COLOURS else "other" for i, name in enumerate(names)}
-    lines = [Line(f"curve {kinds[name]}", _thinned(points), f"{name}, seed {seed}") for name, seed, points in curves]
+    lines = [
+        Line(f"curve {kinds[name]}", _thinned(points), f"{name}, {named(repeat)}") for name, repeat, points in curves
+    ]
     key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
     if len(names) > N_COLOURS:
         key.append(("other", "others"))

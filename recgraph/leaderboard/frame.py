@@ -12,6 +12,7 @@ import polars as pl
 
 from recgraph.leaderboard.compare import MARKS, Comparison, Mark
 from recgraph.leaderboard.costs import COSTS
+from recgraph.leaderboard.repeats import Repeat, fold_of, repeat_of, seed_of
 from recgraph.leaderboard.store import Record
 
 __all__ = ["Key", "Number", "frame_of", "numbers_of"]
@@ -20,6 +21,7 @@ __all__ = ["Key", "Number", "frame_of", "numbers_of"]
 #: the weights, by epoch); ``table`` is the title of a protocol; columns that do not apply are empty
 SCHEMA = {
     "entry": pl.String,
+    "fold": pl.Int64,
     "seed": pl.Int64,
     "kind": pl.String,
     "table": pl.String,
@@ -35,22 +37,22 @@ Key = tuple[str, str, str, str, str]
 
 @dataclass(frozen=True)
 class Number:
-    """A score or cost of an entry over seeds, or a metric of a group of users.
+    """A score or cost of an entry over seeds (and folds), or a metric of a group of users.
 
     Attributes:
-        by_seed: seed -> its value; at least one.
+        by_seed: seed, or fold and seed -> its value; at least one.
         mark: how a score compares with its column, see :data:`recgraph.leaderboard.compare.MARKS`; empty where it is
             not compared.
         versus: the column's best entry less this one; empty for the best itself and where nothing was tested.
     """
 
-    by_seed: Mapping[int, float]
+    by_seed: Mapping[Repeat, float]
     mark: Mark = ""
     versus: tuple[Comparison, ...] = ()
 
     @property
     def n(self) -> int:
-        """Number of seeds."""
+        """Number of trainings."""
         return len(self.by_seed)
 
     @property
@@ -76,16 +78,16 @@ class Number:
         return f"{self.mean:.{digits}f}{sd}"
 
 
-def frame_of(records: Mapping[str, Mapping[int, Record]]) -> pl.DataFrame:
+def frame_of(records: Mapping[str, Mapping[Repeat, Record]]) -> pl.DataFrame:
     """The frame of all numbers of the records, see ``SCHEMA``.
 
     Args:
-        records: name of an entry -> seed -> record.
+        records: name of an entry -> seed, or fold and seed -> record.
     """
     rows = [
-        (name, seed, *row)
+        (name, fold_of(repeat), seed_of(repeat), *row)
         for name, by_seed in records.items()
-        for seed, record in by_seed.items()
+        for repeat, record in by_seed.items()
         for row in _rows(record)
     ]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -114,5 +116,5 @@ def numbers_of(frame: pl.DataFrame) -> dict[Key, Number]:
     """Scores, costs and metrics of groups over seeds, in the order of the frame."""
     kept = frame.filter((pl.col("kind") != "epoch") & pl.col("value").is_not_null())
     keys = ("entry", "table", "group_kind", "group", "metric")
-    grouped = kept.group_by(keys, maintain_order=True).agg("seed", "value")
-    return {row[:5]: Number(dict(zip(*row[5:], strict=True))) for row in grouped.iter_rows()}
+    grouped = kept.group_by(keys, maintain_order=True).agg("fold", "seed", "value")
+    return {row[:5]: Number(dict(zip(map(repeat_of, *row[5:7]), row[7], strict=True))) for row in grouped.iter_rows()}

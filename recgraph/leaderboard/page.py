@@ -13,7 +13,9 @@ from recgraph.leaderboard.costs import COSTS, WATTS_PER_CORE, WATTS_PER_GIB
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.figures import N_COLOURS, cost_figures, curve_figure, curve_figures
 from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.sheet import ScoreTable, Sheet
+from recgraph.leaderboard.repeats import named
+from recgraph.leaderboard.score_tables import ScoreTable
+from recgraph.leaderboard.sheet import Sheet
 from recgraph.leaderboard.tables import (
     anchors,
     duration,
@@ -48,7 +50,12 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     entries = [entry for sheet in sheets for entry in sheet.entries]
     times = [time for entry in entries for time in entry.times.values()]
     templates = environment("leaderboard")
-    templates.filters |= {"metric_name": metric_name, "spread": spread, "pretty": partial(json.dumps, indent=1)}
+    templates.filters |= {
+        "metric_name": metric_name,
+        "named": named,
+        "spread": spread,
+        "pretty": partial(json.dumps, indent=1),
+    }
     return templates.get_template("page.html.j2").render(
         board=board,
         sections=list(zip(sheets, anchors(sheet.spec.name for sheet in sheets), strict=True)),
@@ -56,6 +63,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         commits=list(dict.fromkeys(commit for entry in entries for commit in entry.commits)),
         machines=list(dict.fromkeys(machine for entry in entries for machine in entry.machines)),
         conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
+        has_folds=any(sheet.spec.protocol.n_folds is not None for sheet in sheets),
         most_seeds=max((len(entry.seeds) for entry in entries), default=1),
         n_colours=N_COLOURS,
         marks=MARKS,

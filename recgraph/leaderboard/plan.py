@@ -10,17 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.reading import PATHS, is_data_path
+from recgraph.data.split import Split
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.imports import is_file
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
+from recgraph.leaderboard.repeats import Repeat, repeat_of
 from recgraph.leaderboard.studies import TunedSettings, load_tuned, shown_study
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.distil import DistilConfig
@@ -30,18 +32,23 @@ from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
 
 __all__ = [
     "TITLES",
+    "DataHashes",
     "Job",
     "check_entries",
     "check_study",
     "data_hash_of",
     "digest",
+    "hash_of_folds",
     "jobs_of",
-    "load_data_hash",
+    "load_data_hashes",
+    "without_fold",
 ]
 
 
 #: convention of seen items -> title of its table
 TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
+#: strategies whose oldest fold holds nothing that a fold tests
+_BACK_IN_TIME = ("time", "leave-one-out")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Job:
         fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
             time, for as many epochs as were best on the validation part.
         earlier: the identity that earlier versions gave the job, with paths of this machine; None: the same.
+        fold: of the split, where the board has folds.
     """
 
     dataset: str
@@ -77,6 +85,7 @@ class Job:
     imports: tuple[str, ...] = ()
     fit_on: Literal["train", "train+valid"] = "train"
     earlier: dict[str, Any] | None = None
+    fold: int | None = None
 
     @property
     def before(self) -> Job | None:
@@ -87,6 +96,18 @@ class Job:
     def entry(self) -> str:
         """The address of the configuration: 16 hexadecimal digits, equal for all seeds."""
         return digest(self.identity)
+
+    @property
+    def repeat(self) -> Repeat:
+        """Its seed and its fold."""
+        return repeat_of(self.fold, self.seed)
+
+    @cached_property
+    def of_all_folds(self) -> str:
+        """The address of the configuration, equal for all folds, too."""
+        if self.fold is None:
+            return self.entry
+        return digest({**self.identity, "data": without_fold(self.identity["data"])})
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -136,13 +157,19 @@ class Job:
         return cls(**{**values, **lists})
 
 
+def without_fold(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a fold without the number that says which one it is."""
+    options = {name: value for name, value in settings["split_options"].items() if name != "fold"}
+    return {**settings, "split_options": options}
+
+
 def digest(values: Any) -> str:
     """A hash of JSON values, 16 hexadecimal digits; equal values have equal digests on every machine."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
-    """The jobs of an entry, one a seed.
+    """The jobs of an entry, one a seed, or one a seed and fold.
 
     Raises:
         ConfigError: a setting does not exist, is out of range or belongs to the protocol, or the study is of another
@@ -156,9 +183,13 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
             "which worker processes do not run: move it into a file of its own, and name that in the board, "
             'import = ["FILE.py"], or import it with rg.import_file("FILE.py")'
         )
+    return [job for fold in sheet.protocol.folds for job in _jobs_of_fold(sheet, entry, cls, fold)]
+
+
+def _jobs_of_fold(sheet: SheetSpec, entry: EntrySpec, cls: type[Model], fold: int | None) -> list[Job]:
     of_nodes = is_of_nodes(sheet.dataset)
     training = sheet.training if issubclass(cls, TrainableModel) else {}
-    of_test = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
+    of_test = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol.data_of(fold))
     try:
         _check_no_test_settings(sheet, entry, of_nodes)
         settings = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings, **of_test}
@@ -184,7 +215,8 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
     imports = tuple(_place(each, sheet.file.parent) for each in sheet.imports)
-    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), imports, sheet.protocol.fit_on, earlier)
+    protocol = sheet.protocol
+    shared = (protocol.cutoffs, identity, metrics, modules_of(metrics), imports, protocol.fit_on, earlier, fold)
     return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
 
 
@@ -213,14 +245,14 @@ def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) ->
             )
 
 
-def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
+def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
     """Check that an entry's settings were not tuned on another split of the data set.
 
     The validation part of another split may hold interactions that the board tests on.
 
     Args:
         entry: with a study or without.
-        data_hash: of the sheet, see :func:`load_data_hash`.
+        tuning: the hash of the data that settings may be tuned on, see :func:`load_data_hashes`.
 
     Raises:
         ConfigError: they were tuned on another split; names the entry and the study.
@@ -230,12 +262,21 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
         return
     if data_name(tuned.dataset) != data_name(sheet.dataset):
         return
-    if data_hash_of(tuned.split_hash, _data_of(sheet).features_of(sheet.dataset)) != data_hash:
+    if data_hash_of(tuned.split_hash, sheet.protocol.data_of().features_of(sheet.dataset)) != tuning:
         raise ConfigError(
             f"board on {sheet.dataset!r}, model {entry.name!r}: study {shown_study(entry)!r} was tuned on another "
             f"split of {tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have "
-            "chosen its settings; tune on the board's split, or give the board the study's in [protocol]"
+            f"chosen its settings; {_where_to_tune(sheet)}"
         )
+
+
+def _where_to_tune(sheet: SheetSpec) -> str:
+    n_folds = sheet.protocol.n_folds
+    if n_folds is None:
+        return "tune on the board's split, or give the board the study's in [protocol]"
+    if (sheet.protocol.split or "leave-one-out") in _BACK_IN_TIME:
+        return f"tune on the oldest fold, fold = {n_folds - 1} of n_folds = {n_folds}, of which no fold tests anything"
+    return "each fold trains on what others test: tune on other data"
 
 
 def _study_of(sheet: SheetSpec, entry: EntrySpec) -> TunedSettings | None:
@@ -268,9 +309,8 @@ def _check_no_test_settings(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) 
             )
 
 
-def _split(protocol: ProtocolSpec) -> dict[str, Any]:
-    chosen = protocol.model_dump(mode="json", include=set(DataConfig.model_fields), exclude_defaults=True)
-    return {name: value for name, value in chosen.items() if value}
+def _split(data: DataConfig) -> dict[str, Any]:
+    return {name: value for name, value in data.model_dump(mode="json", exclude_defaults=True).items() if value}
 
 
 def _probe(protocol: ProtocolSpec) -> dict[str, Any]:
@@ -299,8 +339,20 @@ def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
     return [Protocol.of(fields, seen=seen).hash for seen in ("keep", "exclude")]
 
 
-def load_data_hash(sheet: SheetSpec) -> str:
-    """The hash of the training and test data; reads the data.
+class DataHashes(NamedTuple):
+    """Hashes of the data of a sheet.
+
+    Attributes:
+        data: of the training and test data, of all folds.
+        tuning: of the data that settings may be tuned on; empty where there is none.
+    """
+
+    data: str
+    tuning: str
+
+
+def load_data_hashes(sheet: SheetSpec) -> DataHashes:
+    """The hashes of a sheet's data; reads the data.
 
     Raises:
         UnavailableError: the data set is not available.
@@ -308,16 +360,32 @@ def load_data_hash(sheet: SheetSpec) -> str:
     if is_of_nodes(sheet.dataset):
         from recgraph.data.catalog import load_graph, load_node_task
 
-        return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
-    chosen = _data_of(sheet)
-    return data_hash_of(chosen.split_of(sheet.dataset).hash, chosen.features_of(sheet.dataset))
+        found = digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
+        return DataHashes(found, found)
+    chosen = sheet.protocol.data_of(sheet.protocol.folds[-1])
+    split, features = chosen.split_of(sheet.dataset), chosen.features_of(sheet.dataset)
+    last = data_hash_of(split.hash, features)
+    if sheet.protocol.n_folds is None:
+        return DataHashes(last, last)
+    return DataHashes(data_hash_of(hash_of_folds(split, chosen), features), last if split.name in _BACK_IN_TIME else "")
+
+
+def hash_of_folds(split: Split, data: DataConfig) -> str:
+    """The hash of the splits of all folds: records of all of them are of the same data.
+
+    Args:
+        split: any of the folds.
+        data: the settings of its data.
+    """
+    log, options = split.interactions, data.split_options
+    splits = (
+        Split.of(log, split.name, seed=data.split_seed, **{**options, "fold": fold})
+        for fold in range(options["n_folds"])
+    )
+    return digest([each.hash for each in splits])
 
 
 def data_hash_of(split_hash: str, features: Fingerprints) -> str:
     """The hash of the data of a split, with the files of features of one's own if there are: models may read them."""
     hashes = {name: file["sha256"] for name, file in features.items()}
     return digest([split_hash, hashes] if hashes else split_hash)
-
-
-def _data_of(sheet: SheetSpec) -> DataConfig:
-    return DataConfig.of(sheet.protocol.model_dump(include=set(DataConfig.model_fields)))

@@ -18,7 +18,9 @@ from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.costs import COSTS, WATTS_PER_CORE, WATTS_PER_GIB
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.repeats import fold_of, named, seed_of
+from recgraph.leaderboard.score_tables import ScoreTable
+from recgraph.leaderboard.sheet import GroupTable, Sheet, open_sheet, update_comparisons
 from recgraph.leaderboard.tables import short_hash
 from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
 
@@ -27,7 +29,7 @@ __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
 #: columns of the CSV: ``sheet`` is called as its file; ``kind`` is score, group, cost, failure or missing; ``values``
-#: are ``seed:value``; fields that do not apply are empty
+#: are ``seed:value``, or ``fold/seed:value``; fields that do not apply are empty
 COLUMNS = (
     *("board", "sheet", "dataset", "entry", "model", "address", "kind", "table", "protocol", "group", "name"),
     *("mean", "sd", "n_seeds", "values", "mark", "difference"),
@@ -62,11 +64,11 @@ def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
                 yield {**entries[entry.name], "kind": "cost", "name": name, **_over_seeds(cost)}
     for failure in sheet.failures:
         message = f"{failure.error}: {failure.message}"
-        yield {**entries[failure.entry], "kind": "failure", "name": f"seed {failure.seed}", "message": message}
+        yield {**entries[failure.entry], "kind": "failure", "name": named(failure.seed), "message": message}
     for missing in sheet.missing:
         fields = entries.get(missing.entry, {**_sheet_fields(sheet), "entry": missing.entry})
         for seed in missing.seeds:
-            yield {**fields, "kind": "missing", "name": f"seed {seed}", "message": missing.reason}
+            yield {**fields, "kind": "missing", "name": named(seed), "message": missing.reason}
 
 
 def _entry_fields(sheet: Sheet, entry: Entry) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _tests(score: Number) -> dict[str, Any]:
 #: maximum number of score columns in one table; with more, each protocol has its own table
 _WIDEST = 6
 _COSTS = ("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds")
-_LEGEND = "Means ± standard deviations over seeds. {marks}"
+_LEGEND = "Means ± standard deviations over {repeats}. {marks}"
 
 
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
@@ -140,7 +142,10 @@ def _scores(sheet: Sheet) -> list[str]:
     together = sum(len(table.metrics) for table in sheet.tables) <= _WIDEST
     blocks = [sheet.tables] if together else [(table,) for table in sheet.tables]
     marks = "; ".join(f"{sign}{': ' if sign else ''}{meaning}" for sign, meaning in MARKS.values())
-    return [*(_block(sheet, tables) for tables in blocks), _LEGEND.format(marks=f"{marks[0].upper()}{marks[1:]}.")]
+    return [
+        *(_block(sheet, tables) for tables in blocks),
+        _LEGEND.format(repeats=sheet.repeats, marks=f"{marks[0].upper()}{marks[1:]}."),
+    ]
 
 
 def _block(sheet: Sheet, tables: Sequence[ScoreTable]) -> str:
@@ -162,7 +167,7 @@ def _protocols(sheet: Sheet) -> str:
 
 
 def _protocol(table: ScoreTable) -> str:
-    users = "" if table.n_users is None else f", {table.n_users} users"
+    users = "" if table.n_users is None else f", {table.n_users} users{table.in_folds}"
     unreachable = table.n_unreachable_users
     missed = f" ({unreachable} of them with items that cannot be reached, counted as misses)" if unreachable else ""
     fields = ", ".join(f"{name} {short_hash(text)}" for name, text in table.protocol.items())
@@ -248,10 +253,13 @@ def _card(entry: Entry) -> str:
     lines = [" ".join(part for part in parts if part)]
     if entry.done:
         lines += [f"Records {records}; commit {for_markdown(', '.join(entry.commits))}."]
+    seeds = list(dict.fromkeys(map(seed_of, entry.seeds)))
     if len(entry.seeds) > 1:
-        lines += [f"To make it again, with one of the seeds {', '.join(map(str, entry.seeds))}:"]
+        which = "with one of the seeds" if len(seeds) > 1 else "with the seed"
+        fold = "" if fold_of(entry.seeds[0]) is None else "on fold 0 (`fold` in `split_options` says which), "
+        lines += [f"To make it again, {fold}{which} {', '.join(map(str, seeds))}:"]
     # without prompts: the text can be pasted into a shell
-    return "\n\n".join([*lines, markdown_block(f"seed={entry.seeds[0]}\n{entry.command}", "bash")])
+    return "\n\n".join([*lines, markdown_block(f"seed={seeds[0]}\n{entry.command}", "bash")])
 
 
 def _undone(sheet: Sheet, head: str) -> list[str]:

@@ -16,7 +16,8 @@ from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.adopting import adopt
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
-from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
+from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hashes
+from recgraph.leaderboard.repeats import named
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import failure_record
@@ -85,8 +86,9 @@ class PendingJob:
 class Summary:
     """The names of a board's jobs by outcome.
 
-    A name is ``dataset / entry / seed``. Where several files of the board have one data set, the name of the sheet
-    (the file's, without ``.toml``) follows that of the data set in parentheses.
+    A name is ``dataset / entry / seed``, with the fold before the seed where there are folds. Where several files of
+    the board have one data set, the name of the sheet (the file's, without ``.toml``) follows that of the data set in
+    parentheses.
 
     Attributes:
         kept: done before this run.
@@ -220,17 +222,18 @@ def _planned_jobs(
             summary.missing.append(f"{shown} / {entry.name}: {error}")
     check_entries(sheet, planned)
     try:
-        data_hash = load_data_hash(sheet)
+        hashes = load_data_hashes(sheet)
     except OSError as error:
         summary.missing.append(f"{shown}: {error}")
         return []
     for entry in there:
-        check_study(sheet, entry, data_hash)
-    # the first seed of every model before the second of any, so that an interrupted board still compares all models
-    planned.sort(key=lambda pair: _seed_index(sheet, *pair))
+        check_study(sheet, entry, hashes.tuning)
+    # the first seed of every model before the second of any, so that an interrupted board still compares all models,
+    # and of a seed a fold of every model before the next one of any
+    planned.sort(key=lambda pair: (_seed_index(sheet, *pair), pair[1].fold or 0))
     budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
     return [
-        PendingJob(f"{shown} / {entry.name} / seed {job.seed}", job, store, data_hash, budget, values)
+        PendingJob(f"{shown} / {entry.name} / {named(job.repeat)}", job, store, hashes.data, budget, values)
         for entry, job in planned
     ]
 

@@ -16,8 +16,8 @@ from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
+    OF_FOLD,
     Comparisons,
-    check_protocols,
     compare,
     describe_tests,
     tested,
@@ -26,14 +26,15 @@ from recgraph.leaderboard.compare import (
 from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
-from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
+from recgraph.leaderboard.plan import Job, check_entries, jobs_of
+from recgraph.leaderboard.repeats import Repeat, repeat_of
+from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
 from recgraph.leaderboard.store import Record, Store
 
 __all__ = [
     "Failure",
     "GroupTable",
     "Missing",
-    "ScoreTable",
     "Sheet",
     "compared_records",
     "open_sheet",
@@ -42,27 +43,6 @@ __all__ = [
 
 #: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """The protocol and the columns of one table; numbers of different protocols must not be compared.
-
-    Attributes:
-        title: ``seen excluded``, ``20 labels a class``, ...
-        metrics: the compared metrics; the first one orders the rows.
-        protocol: field -> value as text.
-        protocol_hash: 16 digits.
-        n_users: number of ranked users; None for a node task.
-        n_unreachable_users: number of users with a relevant item that the protocol excludes; counted as misses.
-    """
-
-    title: str
-    metrics: tuple[str, ...]
-    protocol: Mapping[str, str]
-    protocol_hash: str
-    n_users: int | None
-    n_unreachable_users: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ class Failure:
     """A job that failed when it was last tried."""
 
     entry: str
-    seed: int
+    seed: Repeat
     error: str
     message: str
     traceback: str
@@ -102,7 +82,7 @@ class Missing:
     """Seeds of an entry that have neither a record nor a failure, with the reason."""
 
     entry: str
-    seeds: tuple[int, ...]
+    seeds: tuple[Repeat, ...]
     reason: str
 
 
@@ -162,7 +142,12 @@ class Sheet:
     @property
     def tested(self) -> str:
         """A sentence on how the entries were tested; says so where nothing was tested."""
-        return describe_tests(self.comparisons)
+        return describe_tests(self.comparisons, self.spec.protocol.n_folds is not None)
+
+    @property
+    def repeats(self) -> str:
+        """What numbers are means over."""
+        return "seeds" if self.spec.protocol.n_folds is None else "folds and seeds"
 
     @property
     def n_done(self) -> int:
@@ -235,9 +220,10 @@ class Sheet:
 
     def _group_table(self, rows: pl.DataFrame, kind: str, title: str) -> GroupTable:
         own = rows.filter(pl.col("group_kind") == kind, pl.col("table") == title, pl.col("metric") == "n_users")
+        own = own.unique(["group", "fold"], keep="first", maintain_order=True)
         sizes = {
             group: int(n)
-            for group, n in own.unique("group", keep="first", maintain_order=True)["group", "value"].iter_rows()
+            for group, n in own.group_by("group", maintain_order=True).agg(pl.col("value").sum()).iter_rows()
         }
         metric = self.spec.metrics[0]
         found = {
@@ -269,16 +255,16 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
     newest = _newest_data([record for own in found.values() for record in own.values()])
     current = {
-        name: {seed: record for seed, record in own.items() if record["data_hash"] == newest}
+        name: {repeat: record for repeat, record in own.items() if record["data_hash"] == newest}
         for name, own in found.items()
     }
-    tables = _tables(sheet, [record for own in current.values() for record in own.values()])
+    tables = score_tables(sheet, [record for own in current.values() for record in own.values()])
     failures: list[Failure] = []
     for spec, jobs in planned:
-        left = [job for job in jobs if job.seed not in current[spec.name]]
-        failed = {job.seed: _failure(spec, job, record) for job in left if (record := store.failure(job)) is not None}
+        left = [job for job in jobs if job.repeat not in current[spec.name]]
+        failed = {job.repeat: _failure(spec, job, record) for job in left if (record := store.failure(job)) is not None}
         failures += failed.values()
-        seeds = tuple(job.seed for job in left if job.seed not in failed)
+        seeds = tuple(job.repeat for job in left if job.repeat not in failed)
         old = [seed for seed in seeds if seed in found[spec.name]]
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
@@ -321,14 +307,14 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     return replace(sheet, comparisons=found, is_compared=is_whole)
 
 
-def compared_records(sheet: Sheet) -> tuple[dict[str, dict[int, Record]], dict[str, tuple[str, ...]]]:
+def compared_records(sheet: Sheet) -> tuple[dict[str, dict[Repeat, Record]], dict[str, tuple[str, ...]]]:
     """The records of each address, and the metrics of each table."""
     read = Store(sheet.folder).read
     records = {one.address: {seed: read(name) for seed, name in one.records.items()} for one in sheet.entries}
     return records, {table.title: table.metrics for table in sheet.tables}
 
 
-def _best_first(records: Mapping[str, Mapping[int, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:
+def _best_first(records: Mapping[str, Mapping[Repeat, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:
     """The names of the entries by the first table's first metric; those without it last."""
     if not tables:
         return [*records]
@@ -344,13 +330,14 @@ def _plan(sheet: SheetSpec, store: Store) -> tuple[list[tuple[EntrySpec, list[Jo
         try:
             planned.append((entry, [store.placed(job) for job in jobs_of(sheet, entry)]))
         except FileNotFoundError as error:
-            missing.append(Missing(entry.name, entry.seeds or sheet.seeds, f"{error}"))
+            seeds = tuple(repeat_of(fold, seed) for fold in sheet.protocol.folds for seed in entry.seeds or sheet.seeds)
+            missing.append(Missing(entry.name, seeds, f"{error}"))
     check_entries(sheet, ((entry, job) for entry, jobs in planned for job in jobs))
     return planned, missing
 
 
-def _records(store: Store, jobs: Iterable[Job]) -> dict[int, Record]:
-    return {job.seed: record for job in jobs if (record := store.record(job)) is not None}
+def _records(store: Store, jobs: Iterable[Job]) -> dict[Repeat, Record]:
+    return {job.repeat: record for job in jobs if (record := store.record(job)) is not None}
 
 
 def _newest_data(records: Iterable[Record]) -> str | None:
@@ -358,40 +345,14 @@ def _newest_data(records: Iterable[Record]) -> str | None:
     return None if newest is None else str(newest["data_hash"])
 
 
-def _tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, ...]:
-    titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
-    # the convention of most papers comes first
-    titles.sort(key=lambda title: title != TITLES["exclude"])
-    return tuple(_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles)
-
-
-def _table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
-    first = records[0]["protocols"][title]
-    check_protocols(sheet.dataset, title, records)
-    available = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
-    return ScoreTable(
-        title,
-        tuple(metric for metric in sheet.metrics if metric in available) or tuple(available),
-        {name: _text(value) for name, value in first["protocol"].items() if value not in (None, "")},
-        first["protocol_hash"],
-        first.get("n_users"),
-        first.get("n_unreachable_users", 0),
-    )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(held)}" for name, held in value.items())
-    return f"{value}"
-
-
 def _failure(spec: EntrySpec, job: Job, record: Record) -> Failure:
     trace = record.get("traceback", "")
-    return Failure(spec.name, job.seed, record["error"], record["message"], trace, record["at"], job.command())
+    return Failure(spec.name, job.repeat, record["error"], record["message"], trace, record["at"], job.command())
 
 
-def _data(current: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
+def _data(current: Mapping[str, Mapping[Repeat, Record]]) -> dict[str, str]:
     record = next((record for own in current.values() for record in own.values()), None)
-    return {} if record is None else {name: _text(value) for name, value in record["data"].items() if value}
+    if record is None:
+        return {}
+    of_fold = OF_FOLD if record.get("fold") is not None else ()
+    return {name: text_of_field(value) for name, value in record["data"].items() if value and name not in of_fold}

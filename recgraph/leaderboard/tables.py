@@ -13,7 +13,9 @@ from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
+from recgraph.leaderboard.repeats import named
+from recgraph.leaderboard.score_tables import ScoreTable
+from recgraph.leaderboard.sheet import GroupTable, Sheet
 
 __all__ = [
     "ColumnGroup",
@@ -136,7 +138,7 @@ class PageColumn:
             return f"{self.numbers[entry].mean:,.0f}"
         if not self.is_score:
             return ""
-        return "; ".join(f"seed {seed}: {value:.6f}" for seed, value in self.numbers[entry].by_seed.items())
+        return "; ".join(f"{named(repeat)}: {value:.6f}" for repeat, value in self.numbers[entry].by_seed.items())
 
     @cached_property
     def _best(self) -> float:
@@ -200,7 +202,7 @@ def score_table(sheet: Sheet) -> PageTable:
             )
             for metric in table.metrics
         )
-        note = "" if table.n_users is None else f"{table.n_users:,} users"
+        note = "" if table.n_users is None else f"{table.n_users:,} users{table.in_folds}"
         groups.append(ColumnGroup(table.title, note, columns, is_visible=i < _VISIBLE))
     costs = (
         _cost(sheet, "Training", "training_seconds", duration),

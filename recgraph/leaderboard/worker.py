@@ -19,12 +19,13 @@ from recgraph.data.disk import DiskError, told
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest
+from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest, hash_of_folds
 from recgraph.leaderboard.store import Record, Store
 from recgraph.memory import lacks_memory
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
 from recgraph.runs.run import NodeRun, Run
+from recgraph.runs.settings import DataConfig
 from recgraph.workers.pool import DONE, FAILED, INTERRUPTED, run_worker
 
 __all__ = ["failure_record", "train_and_test"]
@@ -50,6 +51,7 @@ def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
         "seed": job.seed,
         "identity": job.identity,
         "settings": job.settings,
+        **_fold(job),
         "data_hash": _data_hash(run, job),
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
         "training": _training_record(run.record.to_json()),
@@ -93,11 +95,20 @@ def _evaluate(run: Run | NodeRun, job: Job) -> Results | NodeResults:
     return run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
 
 
+def _fold(job: Job) -> dict[str, int]:
+    return {} if job.fold is None else {"fold": job.fold}
+
+
 def _data_hash(run: Run | NodeRun, job: Job) -> str:
-    """The same hash as :func:`recgraph.leaderboard.plan.load_data_hash`."""
+    """The same hash as that of :func:`recgraph.leaderboard.plan.load_data_hashes`."""
     if isinstance(run, Run):
         data = run.record["data"]
-        return data_hash_of(data["split_hash"], data.get("features") or {})
+        split_hash = data["split_hash"]
+        if job.fold is not None:
+            assert run.split is not None
+            whole = run.split.unseal("tell the splits of all folds by their hashes")
+            split_hash = hash_of_folds(whole, DataConfig.of(data["settings"]))
+        return data_hash_of(split_hash, data.get("features") or {})
     # of all splits: a run that has read labels is not measured on each
     return digest([run.record["data"]["graph_hash"], load_node_task(job.dataset).hash])
 
@@ -192,6 +203,7 @@ def failure_record(job: Job, error: str, message: str, trace: str = "") -> Recor
         "model": job.model,
         "dataset": job.dataset,
         "seed": job.seed,
+        **_fold(job),
         "identity": job.identity,
         "settings": job.settings,
         "error": error,

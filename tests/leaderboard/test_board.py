@@ -19,7 +19,7 @@ from recgraph.data.catalog import load_dataset
 from recgraph.data.catalog.cards import card_files
 from recgraph.leaderboard import plan
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hash
+from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hashes
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.studies import TunedSettings, shown_study
 from recgraph.models.collaborative.lightgcn import LightGCN
@@ -307,12 +307,12 @@ def test_a_study_that_saw_other_parts_of_the_same_data(tmp_path: Path) -> None:
     """What is tested on here may have chosen its settings; of another data set nothing can have."""
     (sheet,) = of_study(tmp_path).sheets
     with pytest.raises(ConfigError, match=r"'\.\./study\.json' was tuned on another split of 'synthetic', 5{12}:"):
-        check_study(sheet, sheet.models[0], load_data_hash(sheet))
+        check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)
     check_study(sheet, sheet.models[0], digest("5" * 64))
     record = json.loads((tmp_path / "study.json").read_text())
     record["source"]["dataset"] = "ml-100k"
     (tmp_path / "study.json").write_text(json.dumps(record))
-    check_study(sheet, sheet.models[0], load_data_hash(sheet))
+    check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)
 
 
 def test_a_data_set_by_the_path_of_its_card(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_changed_file_of_features_is_other_data(tmp_path: Path) -> None:
     for head, kind in ((plain, "a"), (given, "a"), (given, "b"), (given, "a")):
         features.write_text("item,kind\n" + "".join(f"{i},{kind}\n" for i in range(5)))
         (sheet,) = write_board(tmp_path, head + entry, "own").sheets
-        hashes.append(load_data_hash(sheet))
+        hashes.append(load_data_hashes(sheet).tuning)
         split = DataConfig.of(sheet.protocol.model_dump(include={*DataConfig.model_fields})).split_of(sheet.dataset)
         for split_hash, is_same in ((split.hash, True), ("5" * 64, False)):
             record = {

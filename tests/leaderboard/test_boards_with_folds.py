@@ -1,0 +1,264 @@
+"""A board whose entries are trained and tested on each fold of a split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import forked
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import jobs, write_board
+
+import recgraph as rg
+from recgraph.config import ConfigError
+from recgraph.data.imprint import load_json, replace_json
+from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.page import page
+from recgraph.leaderboard.plan import check_study, load_data_hashes
+from recgraph.leaderboard.rendering import markdown, to_csv
+from recgraph.leaderboard.repeats import FoldSeed
+from recgraph.leaderboard.runner import Summary
+from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
+
+TEXT = """
+data = "../log.csv"
+seeds = [5, 6]
+metrics = ["ndcg@10", "gini@10"]
+[protocol]
+split = "time"
+split_options = { valid = 0.1, test = 0.2 }
+n_folds = 2
+cutoffs = [10]
+[training]
+max_epochs = 2
+[[models]]
+model = "popularity"
+seeds = [0]
+[[models]]
+model = "itemknn"
+seeds = [0]
+[[models]]
+model = "bprmf"
+settings = { hidden_dim = 4 }
+"""
+
+
+def _log(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    items = np.minimum(rng.zipf(1.5, 900) - 1, 39)
+    frame = {"user_id": rng.integers(40, size=900), "item_id": items, "timestamp": rng.permutation(900)}
+    pd.DataFrame(frame).to_csv(folder / "log.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Board, Summary]]:
+    folder = tmp_path_factory.mktemp("folds")
+    _log(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forked.fork_workers(patch)
+        board = write_board(folder, TEXT, "own")
+        yield board, rg.leaderboard.run(board, device="cpu", workers=2)
+
+
+def _sheet(board: Board) -> Sheet:
+    return update_comparisons(open_sheet(board, board.sheets[0]))
+
+
+def _records(sheet: Sheet) -> dict[str, dict[Any, dict[str, Any]]]:
+    return {
+        entry.name: {repeat: json.loads((sheet.folder / name).read_text()) for repeat, name in entry.records.items()}
+        for entry in sheet.entries
+    }
+
+
+def test_each_entry_has_a_record_of_each_fold_and_seed(ran: tuple[Board, Summary]) -> None:
+    board, summary = ran
+    assert summary.is_complete, summary
+    assert f"{board.sheets[0].dataset} / BPRMF / fold 1, seed 5" in summary.made
+    sheet = _sheet(board)
+    assert {entry.name: set(entry.done) for entry in sheet.entries} == {
+        "Popularity": {FoldSeed(0, 0), FoldSeed(1, 0)},
+        "ItemKNN": {FoldSeed(0, 0), FoldSeed(1, 0)},
+        "BPRMF": {FoldSeed(fold, seed) for fold in (0, 1) for seed in (5, 6)},
+    }
+    log = rg.load_data(board.folder.parent / "log.csv")
+    splits = rg.folds(log, 2, "time", valid=0.1, test=0.2)
+    for own in _records(sheet).values():
+        for repeat, record in own.items():
+            assert record["fold"] == repeat.fold
+            assert record["data"]["split_hash"] == splits[repeat.fold].hash
+            assert record["data_hash"] == load_data_hashes(board.sheets[0]).data
+            (protocol, _) = record["protocols"].values()
+            assert json.loads(protocol["protocol"]["split_facts"]) == {"fold": repeat.fold, "n_folds": 2}
+            assert protocol["n_users"] == len(splits[repeat.fold].test)
+
+
+def test_what_is_done_is_kept_and_folds_come_one_after_another(ran: tuple[Board, Summary]) -> None:
+    board, summary = ran
+    again = rg.leaderboard.run(board, device="cpu")
+    assert (again.made, sorted(again.kept)) == ([], sorted(summary.made))
+    order = [name.split(" / ", 1)[1] for name in again.kept]
+    assert order == [
+        *(
+            f"{name} / fold {fold}, seed {seed}"
+            for fold in (0, 1)
+            for name, seed in (("Popularity", 0), ("ItemKNN", 0), ("BPRMF", 5))
+        ),
+        *(f"BPRMF / fold {fold}, seed 6" for fold in (0, 1)),
+    ]
+
+
+def test_the_table_has_means_over_folds_and_seeds(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    sheet = _sheet(board)
+    for name, own in _records(sheet).items():
+        for table in sheet.tables:
+            score = sheet.score(name, table.title, "ndcg@10")
+            assert score is not None
+            assert score.mean == pytest.approx(fmean(each["scores"][table.title]["ndcg@10"] for each in own.values()))
+    (first, _) = sheet.tables
+    assert first.n_folds == 2
+    of_popularity = _records(sheet)["Popularity"].values()
+    assert first.n_users == sum(each["protocols"][first.title]["n_users"] for each in of_popularity)
+    assert first.protocol["folds"] == "0, 1 of 2; numbers are means over folds and seeds"
+    assert not {"split_hash", "split_facts"} & first.protocol.keys()
+    sizes = next(each.sizes for each in sheet.groups if each.kind == "history" and each.table == first.title)
+    assert sum(sizes.values()) == first.n_users
+
+
+def test_users_and_seeds_are_compared_by_their_means_over_folds(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    sheet = _sheet(board)
+    title = sheet.tables[0].title
+    means = {}
+    for entry in sheet.entries:
+        values = [
+            pd.read_parquet(sheet.folder / name.replace(".json", "-exclude.parquet")) for name in entry.records.values()
+        ]
+        by_user = pd.concat(
+            each.assign(fold=repeat.fold)
+            for each, repeat in zip(values, entry.records, strict=True)  # type: ignore[union-attr]
+        )
+        user = by_user.columns[0]
+        means[entry.address] = by_user.groupby([user, "fold"])["ndcg@10"].mean().groupby(level=0).mean()
+    column = sheet.comparisons[title]["ndcg@10"]
+    assert len(column.versus) == 2
+    for address, tests in column.versus.items():
+        difference = means[column.best] - means[address]
+        assert tests[0].over == "users"
+        assert tests[0].n == len(difference)
+        assert tests[0].difference == pytest.approx(difference.mean())
+    # a metric of all lists together is compared over seeds, which two entries have one of
+    assert not any(tests for tests in sheet.comparisons[title]["gini@10"].versus.values())
+    assert "each with the mean over its folds and an entry's seeds" in sheet.tested
+
+
+def test_what_is_shown_names_folds(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    sheet = _sheet(board)
+    text = markdown([sheet], board.name)
+    assert "Means ± standard deviations over folds and seeds." in text
+    assert " users in 2 folds: " in text
+    assert "8 of 8 trainings are done" in text
+    assert "on fold 0 (`fold` in `split_options` says which), with one of the seeds 5, 6:" in text
+    rows = list(csv.DictReader(io.StringIO(to_csv([sheet]))))
+    values = next(row["values"] for row in rows if row["entry"] == "BPRMF" and row["name"] == "ndcg@10")
+    assert [each.partition(":")[0] for each in values.split()] == ["0/5", "0/6", "1/5", "1/6"]
+    html = page([sheet], board)
+    assert "fold 1, seed 6: epoch" in html
+    assert "in 2 folds" in html
+    (bprmf,) = [entry for entry in sheet.entries if entry.name == "BPRMF"]
+    assert bprmf.configuration["data"]["split_options"] == {"valid": 0.1, "test": 0.2, "n_folds": 2}
+    assert '"fold" = 1' in bprmf.commands[FoldSeed(1, 5)]
+
+
+def test_an_entry_that_lacks_a_fold_is_not_compared(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    sheet = _sheet(board)
+    best = sheet.ranked(sheet.tables[0].title, "ndcg@10")[0]
+    other = next(entry for entry in sheet.entries if entry.name != best.name)
+    hidden = sheet.folder / other.records[max(other.records)]  # type: ignore[type-var]
+    text = hidden.read_bytes()
+    hidden.unlink()
+    try:
+        found = update_comparisons(open_sheet(board, board.sheets[0]))
+        column = found.comparisons[sheet.tables[0].title]["ndcg@10"]
+        assert len(column.versus) == (0 if other.address == column.best else 1)
+        assert other.address not in column.versus
+        assert [one.seeds for one in found.missing] == [(max(other.records),)]  # type: ignore[type-var]
+    finally:
+        hidden.write_bytes(text)
+        update_comparisons(open_sheet(board, board.sheets[0]))
+
+
+def test_folds_of_other_protocols_are_refused(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    sheet = _sheet(board)
+    path = sheet.folder / sheet.entries[0].records[FoldSeed(1, 0 if sheet.entries[0].name != "BPRMF" else 5)]
+    text = path.read_text()
+    record = load_json(path)
+    for each in record["protocols"].values():
+        each["protocol"]["ties"] = "expected"
+        each["protocol_hash"] = "0" * 16
+    replace_json(record, path)
+    try:
+        with pytest.raises(ProtocolMismatch, match=r"which differ in .*ties"):
+            open_sheet(board, board.sheets[0])
+    finally:
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("split", "allowed", "advice"),
+    [
+        ("time", 2, "fold = 2 of n_folds = 3"),
+        ("leave-one-out", 2, "fold = 2 of n_folds = 3"),
+        ("ratio", None, "tune on other data"),
+    ],
+)
+def test_settings_are_tuned_where_no_fold_tests(tmp_path: Path, split: str, allowed: int | None, advice: str) -> None:
+    _log(tmp_path)
+    text = f'data = "../log.csv"\n[protocol]\nsplit = "{split}"\nn_folds = 3\n'
+    (sheet,) = write_board(tmp_path, f'{text}[[models]]\nmodel = "ease"\nstudy = "../study.json"\n', "own").sheets
+    log = rg.load_data(tmp_path / "log.csv")
+    for fold, each in enumerate([*rg.folds(log, 3, split), log.split(split)]):
+        record = {
+            "unsealed": [{"settings": {"tuned": {}}}],
+            "source": {"dataset": sheet.dataset},
+            "recgraph": {"split_hash": each.hash},
+        }
+        (tmp_path / "study.json").write_text(json.dumps(record))
+        if fold == allowed:
+            check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)
+            continue
+        with pytest.raises(ConfigError, match=advice):
+            check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)
+
+
+def test_folds_of_a_board_are_asked_for_once(tmp_path: Path) -> None:
+    _log(tmp_path)
+    model = '[[models]]\nmodel = "ease"\n'
+    twice = 'data = "../log.csv"\n[protocol]\nn_folds = 3\nsplit_options = { n_folds = 3, fold = 1 }\n'
+    with pytest.raises(ConfigError, match="split_options: fold = 1 beside n_folds = 3: leave it out"):
+        write_board(tmp_path, twice + model, "own")
+    with pytest.raises(ConfigError, match="protocol: n_folds is of users to recommend to"):
+        write_board(tmp_path, 'dataset = "acm"\n[protocol]\nn_folds = 3\n[[models]]\nmodel = "meow"\n', "acm")
+
+
+def test_a_board_without_folds_has_the_addresses_that_it_had() -> None:
+    found = load_board("sequential")
+    (sheet,) = [each for each in found.sheets if each.name == "ml-100k"]
+    board = Board("sequential", found.folder, (sheet,))
+    own = [job for each in jobs(board).values() for job in each]
+    assert {job.of_all_folds for job in own} == {job.entry for job in own}
+    done = {path.stem for path in found.folder_of(sheet).glob("*-seed*.json")}
+    assert {job.stem for job in own} & done
