@@ -21,20 +21,22 @@ __all__ = ["check_numbers", "ids_of_one_kind", "plain_columns", "times_of_one_ki
 
 
 def plain_columns(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
-    """Ids and times of plain types (categories are of a file's own); of times, all decimals become numbers."""
+    """Columns of plain types (categories are of a file's own, and become texts); of times and numbers, decimals become
+    floats."""
     schema = lazy.collect_schema()
     casts = {}
-    for name in (columns.user, columns.item, *(() if columns.timestamp is None else (columns.timestamp,))):
-        wanted = plain_type(schema[name])
+    for name in columns.named():
+        dtype = schema[name]
+        wanted = pl.Float64() if name in (columns.rating, columns.weight) and dtype.is_decimal() else plain_type(dtype)
         if isinstance(wanted, pl.Decimal) and name not in (columns.user, columns.item):
             wanted = pl.Float64()
-        if wanted != schema[name]:
+        if wanted != dtype:
             casts[name] = pl.col(name).cast(wanted)
     return lazy.with_columns(casts.values())
 
 
 def check_numbers(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source: Source) -> None:
-    """Refuse ratings and weights of a type that holds no numbers; texts are read.
+    """Refuse ratings and weights of a type that holds no numbers; texts are read, and categories as texts.
 
     Args:
         numbers: role -> column, or None.
@@ -46,7 +48,7 @@ def check_numbers(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source:
     for role, name in numbers.items():
         if name is None:
             continue
-        dtype = schema[name]
+        dtype = plain_type(schema[name])
         if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
             raise source.error(RatingError, f"column {name!r} (the {role}) of type {dtype} holds no numbers")
 

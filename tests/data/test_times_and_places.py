@@ -161,6 +161,32 @@ def test_times_of_a_frame_that_are_categories_periods_or_decimals(times: object,
     assert found.to_list() == (read or [dt.datetime.fromisoformat(day) for day in DAYS])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        pd.Categorical(["4", "2.5", "5"]),
+        pd.Categorical([4, 2.5, 5]),
+        pl.Series(["4", "2.5", "5"], dtype=pl.Categorical),
+        pl.Series(["4", "2.5", "5"], dtype=pl.Enum(["2.5", "4", "5"])),
+        pl.Series([4.0, 2.5, 5.0]).cast(pl.Decimal(38, 1)),
+    ],
+    ids=lambda given: f"{type(given).__module__.partition('.')[0]} {given.dtype}",
+)
+def test_ratings_and_weights_of_a_frame_that_are_categories_or_decimals(given: Any) -> None:
+    kind: Any = pl.DataFrame if isinstance(given, pl.Series) else pd.DataFrame
+    frame = kind({"user": [1, 1, 1], "item": [1, 2, 3], "rating": given, "weight": given})
+    data = rg.load_data(frame, weight="weight")
+    assert data.log["rating"].to_list() == data.log["weight"].to_list() == [4, 2.5, 5]
+    split = rg.Split.from_parts(train=frame, test=kind({"user": [1], "item": [1], "rating": [3]}))
+    assert split.interactions.log["rating"].to_list() == [4, 2.5, 5, 3]
+
+
+def test_a_rating_that_is_a_category_and_no_number_is_named() -> None:
+    frame = pd.DataFrame({"user": [1, 1], "item": [1, 2], "rating": pd.Categorical(["4", "good"])})
+    with pytest.raises(errors.RatingError, match=r"row 1 .*the rating 'good' \(column 'rating'\) is not a number"):
+        rg.load_data(frame)
+
+
 def test_columns_of_pandas_without_names_are_found_by_their_numbers() -> None:
     features = pd.DataFrame({1: [5], 2: ["a"]})
     data = rg.load_data(pd.DataFrame([[1, 5], [2, 6]]), user="0", item="1", item_features=features)
