@@ -60,6 +60,16 @@ def test_every_model_has_a_space_or_says_that_it_has_none() -> None:
         assert plan.space.shared(plan.space.settings(default))
 
 
+def test_lists_may_be_the_choices_of_an_annotation() -> None:
+    config = registry.load("model", "ncl").Config
+    found = SearchSpace.of({"model": config}, {})
+    assert found.dimensions["n_clusters"].choices == ([10], [30], [100], [300], [1000])
+    default = found.default()
+    assert default is not None
+    assert config.of(found.settings(default)).n_clusters == (100,)
+    assert config.of(found.settings({**default, "n_clusters": "[1000]"})).n_clusters == (1000,)
+
+
 @pytest.mark.parametrize("name", ["lightgcn", "sasrec"])
 def test_what_has_no_effect_is_not_searched(name: str) -> None:
     def searched(**fixed: Any) -> set[str]:

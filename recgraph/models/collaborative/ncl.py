@@ -72,7 +72,7 @@ class NCLConfig(GraphContrastiveConfig):
             "with prototypes; by default info_nce, and the similarity and temperature of the other contrast",
         ),
     ]
-    n_clusters: ClusterCounts = (100,)
+    n_clusters: Annotated[ClusterCounts, Search(choices=([10], [30], [100], [300], [1000]))] = (100,)
     warm_up_epochs: Annotated[
         int, Field(ge=0, description="epochs at the start without the contrast with prototypes")
     ] = 5
