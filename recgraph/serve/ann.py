@@ -76,7 +76,8 @@ class AnnIndex:
             oversample: see the class; None: 10 for codes (``PQ``), else 4.
             search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``. Larger values raise the
                 recall (:func:`recgraph.serve.recall.recall_of_lists` measures it) and the time of a search. None:
-                64 cells of the default index, ``efSearch=64`` for HNSW, faiss's defaults for other indexes.
+                64 cells of the default index, ``efSearch=64`` for HNSW, faiss's defaults for other indexes. ``"Flat"``
+                takes none.
 
         Raises:
             ImportError: faiss is not installed.
@@ -108,7 +109,12 @@ class AnnIndex:
             try:
                 parameters.set_index_parameters(index, search)
             except RuntimeError as error:
-                raise ValueError(f"search = {search!r} does not fit factory = {factory!r}: {error}") from None
+                of = f"factory = {factory!r}"
+                if is_default:
+                    of = f"the default index of {len(vectors):,} items, {factory!r}"
+                    if factory == "Flat":
+                        of += ", which compares all; leave search out, or give a factory, e.g. 'IVF64,Flat'"
+                raise ValueError(f"search = {search!r} does not fit {of}: {error}") from None
         index.train(_sample_for(index, vectors.numpy()) if is_default else vectors.numpy())
         index.add(vectors.numpy())
         if oversample is None:
