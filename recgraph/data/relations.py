@@ -33,6 +33,10 @@ class RelationGraph(Protocol):
     def node_types(self) -> list[str]:
         """The names of its node types."""
 
+    @property
+    def hash(self) -> str:
+        """A digest of all that it holds."""
+
     def save(self, folder: str | Path) -> None:
         """Write it into a folder, with a file ``graph.json``."""
 

@@ -1,7 +1,7 @@
 """The features that a run was made with: which of them its model reads, and whether they are the same now.
 
 The hash of a split is of the log alone, so that a record has the fingerprints of the files of features beside it, or
-those of the frames where they were given in memory.
+those of the frames and of the graph of relations where they were given in memory.
 """
 
 from __future__ import annotations
@@ -26,36 +26,40 @@ __all__ = [
     "check_features",
     "check_features_of_training",
     "files_read",
-    "fingerprints_of_frames",
+    "fingerprints_in_memory",
 ]
 
-#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.reading.LogFile.fingerprint`; or of a frame,
-#: see :func:`fingerprints_of_frames`
+#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.reading.LogFile.fingerprint`; or of a frame
+#: or a graph, see :func:`fingerprints_in_memory`
 Fingerprints = Mapping[str, Mapping[str, Any]]
 
+#: the name of a graph of relations among the features
+_GRAPH = "graph"
 _log = logging.getLogger(__name__)
 #: rows of a frame that are written as text at a time; they may hold vectors
 _ROWS = 1 << 12
 
 
 def files_read(model: Model) -> tuple[str, ...]:
-    """Which files of features a model is built with; a graph has all side information."""
+    """Which features a model is built with; a graph has all side information."""
     if model.wanted_features:
         return ("item_features",)
-    return FEATURES if model.reads_graph else ()
+    return (*FEATURES, _GRAPH) if model.reads_graph else ()
 
 
-def fingerprints_of_frames(log: InteractionLog) -> dict[str, dict[str, Any]]:
-    """The fingerprint of each frame of features of a log, wherever it came from; ``path`` is None.
+def fingerprints_in_memory(log: InteractionLog) -> dict[str, dict[str, Any]]:
+    """The fingerprints of the frames of features and of the graph of a log, wherever they came from; ``path`` is None.
 
-    It covers the names of the columns and all values, whatever the order of the rows and the width of the numbers.
+    That of a frame covers the names of the columns and all values, whatever the order of the rows and the width of the
+    numbers; that of a graph is its hash.
     """
     users, items = (log.user_features, log.columns.user), (log.item_features, log.columns.item)
-    return {
+    found: dict[str, dict[str, Any]] = {
         name: {"path": None, "rows": len(frame), "sha256": _digest(frame, key)}
         for name, (frame, key) in zip(FEATURES, (users, items), strict=True)
         if frame is not None
     }
+    return found if log.graph is None else {**found, _GRAPH: {"path": None, "sha256": log.graph.hash}}
 
 
 def _digest(frame: pl.DataFrame, key: str) -> str:
@@ -71,9 +75,9 @@ def _digest(frame: pl.DataFrame, key: str) -> str:
 
 
 def changed_features(then: Fingerprints | None, now: Fingerprints | None, what: str) -> dict[str, str]:
-    """Name -> what has changed, in words, of each file or frame of features with another content than it had.
+    """Name -> what has changed, in words, of the features with another content than they had.
 
-    One that only one of the two names says nothing, nor does a file beside a frame: earlier versions recorded none, and
+    What only one of the two names says nothing, nor does a file beside a frame: earlier versions recorded none, and
     the same features may be given either way.
 
     Args:
@@ -85,12 +89,18 @@ def changed_features(then: Fingerprints | None, now: Fingerprints | None, what: 
         here = (now or {}).get(name)
         if here is None or here["sha256"] == file["sha256"] or (here["path"] is None) != (file["path"] is None):
             continue
-        is_file, words = here["path"] is not None, name.replace("_", " ")
-        given = f"{here['path']} is not the file of {words}" if is_file else f"{name} is not the frame"
+        given = f"{name} is not the {_kind(name, here)}"
+        if here["path"] is not None:
+            given = f"{here['path']} is not the file of {name.replace('_', ' ')}"
         found[name] = (
             f"{given} that {what} was made with: its sha256 is {here['sha256'][:12]}, and was {file['sha256'][:12]}"
         )
     return found
+
+
+def _kind(name: str, fingerprint: Mapping[str, Any]) -> str:
+    """What features are, in a word."""
+    return "file" if fingerprint["path"] is not None else "graph" if name == _GRAPH else "frame"
 
 
 def check_features(model: Model, data: DataRecord, now: Fingerprints | None) -> dict[str, str]:
@@ -110,12 +120,12 @@ def check_features(model: Model, data: DataRecord, now: Fingerprints | None) -> 
     for name in files_read(model):
         if name in changed:
             option, back = f"--{name.replace('_', '-')} FILE", "give it its content back"
-            if data.file is not None:
+            kind = _kind(name, (data.features or {})[name])
+            if kind == "file" and data.file is not None:
                 back = f"say where that file lies now with {option} (in Python: Run.open(folder, {{{name!r}: 'FILE'}}))"
-            new = "frame" if (data.features or {})[name]["path"] is None else "file"
             raise ValueError(
                 f"{changed[name]}. {type(model).__name__} reads it, and a run is evaluated on the data that it was "
-                f"made from: {back}, or train again on the new {new}"
+                f"made from: {back}, or train again on the new {kind}"
             )
     for text in changed.values():
         _log.warning("%s; %s does not read it", text, type(model).__name__)

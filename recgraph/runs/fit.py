@@ -83,6 +83,7 @@ def fit(
         init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
         source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
             and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A log that was read from a file knows its own.
+            Fingerprints of the features are added.
         memory_limit: of this process, e.g. ``"8GiB"`` or bytes: the predicted peak is logged first, and what does not
             fit is refused with what would; None: that of ``RECGRAPH_MEMORY_LIMIT``, if any.
         training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
@@ -109,7 +110,9 @@ def fit(
     folder = None if out is None else Path(out)
     options = FitOptions(TrainConfig(), seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
     with on_all_ranks(options.folder):
-        return _fit_log(made, data, training, options, fit_on, refit, init_items, init_items_scale, source)
+        split, part = split_and_part(data, _part_of(fit_on, refit))
+        more = (init_items, init_items_scale, source_of(split, source))
+        return _fit_log(made, split, part, training, options, refit, *more)
 
 
 @checked
@@ -210,8 +213,9 @@ def train(
         items = InitItemsConfig.of(parts.get("items"))
         options = FitOptions(TrainConfig(), seed, folder, device, resume, progress)
         source = data.source_of(dataset)
+        split, part = split_and_part(data.split_of(dataset), _part_of(fit_on, refit))
         more = (items.init_items, items.init_items_scale, source)
-        return _fit_log(made, data.split_of(dataset), parts.get("training", {}), options, fit_on, refit, *more)
+        return _fit_log(made, split, part, parts.get("training", {}), options, refit, *more)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
@@ -223,25 +227,27 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     return {"training": training_config(model), "items": InitItemsConfig, "data": DataConfig}
 
 
+def _part_of(fit_on: FitPart | None, refit: bool) -> FitPart | None:
+    """What is fitted to: of a refit, which has chosen on the training part, by default all."""
+    return "all" if refit and fit_on is None else fit_on
+
+
 def _fit_log(
     model: Model,
-    data: InteractionLog | Split | SealedSplit,
+    split: Split | SealedSplit,
+    part: FitPart,
     training: Mapping[str, Any],
     options: FitOptions,
-    fit_on: FitPart | None,
     refit: bool,
     init_items: Any,
     init_items_scale: Scale,
-    source: Mapping[str, Any] | None,
+    source: Mapping[str, Any],
 ) -> Run:
-    """Fit to a log or a part of a split, once or (``refit``) twice, with ``training`` in the place of ``options``'."""
-    split, part = split_and_part(data, "all" if refit and fit_on is None else fit_on)
+    """Fit to a part of a split, once or (``refit``) twice, with ``training`` in the place of ``options``'."""
     if isinstance(model, TrainableModel):
         options = replace(options, config=training_of(training, "train" if refit else part, type(model)))
     fit_it = refit_split if refit else fit_split
-    return fit_it(
-        model, split, options, part, init_items, init_items_scale, source_of(split) if source is None else source
-    )
+    return fit_it(model, split, options, part, init_items, init_items_scale, source)
 
 
 def _fit_nodes(

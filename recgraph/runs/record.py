@@ -61,8 +61,9 @@ class DataRecord(_Entries):
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
         file: which file of one's own it was, see :meth:`recgraph.data.reading.LogFile.fingerprint`.
-        features: likewise the files of features, by their names in the settings, or the frames of data in memory
-            (:mod:`recgraph.runs.changed_features`); absent where there are none, and in records of earlier versions.
+        features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
+            memory (:mod:`recgraph.runs.changed_features`); absent where there are none, and in records of earlier
+            versions.
         split, split_params, split_hash, n_users, n_items: of a split.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """

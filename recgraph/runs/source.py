@@ -9,7 +9,7 @@ from typing import Any
 from recgraph.data.errors import DataError
 from recgraph.data.reading import FEATURES, PARTS, LogFile, Reading
 from recgraph.data.split import SealedSplit, Split
-from recgraph.runs.changed_features import Fingerprints, changed_features, fingerprints_of_frames
+from recgraph.runs.changed_features import Fingerprints, changed_features, fingerprints_in_memory
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
 
@@ -18,12 +18,17 @@ __all__ = ["check_split", "features_of", "source_of", "split_again"]
 _FIX = "say where that file lies now with --data FILE (in Python: Run.open(folder, 'FILE'))"
 
 
-def source_of(split: Split | SealedSplit) -> dict[str, Any]:
-    """Where a split is from, for the record of a run, where that is all of a file of one's own; else its features."""
+def source_of(split: Split | SealedSplit, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Where a split is from, for the record of a run: a file of one's own where that is all of it; else its features.
+
+    Args:
+        split: the data.
+        given: what is said of it; the features are added where it names none.
+    """
     files = split.interactions.files
-    if files is None:
-        features = fingerprints_of_frames(split.interactions)
-        return {"features": features} if features else {}
+    if given is not None or files is None:
+        features = None if given is not None and "features" in given else features_of(split)
+        return {**(given or {}), **({"features": features} if features else {})}
     settings = DataConfig.of(
         split=split.name, split_options=split.params, split_seed=split.seed or 0, reading=files.reading
     )
@@ -34,13 +39,13 @@ def source_of(split: Split | SealedSplit) -> dict[str, Any]:
 
 
 def features_of(split: Split | SealedSplit) -> Fingerprints | None:
-    """The fingerprints of the files of features that a split was read from, else of its frames of features.
+    """The fingerprints of the files of features that a split was read from, else of its features in memory.
 
     None: the files are gone since they were read.
     """
     files = split.interactions.files
     try:
-        return fingerprints_of_frames(split.interactions) if files is None else files.fingerprints_of_features()
+        return fingerprints_in_memory(split.interactions) if files is None else files.fingerprints_of_features()
     except FileNotFoundError:
         return None
 
@@ -78,7 +83,8 @@ def split_again(
     if data.file is None:
         split = settings.split_of(data.dataset, again=True)
         check_split(split, data)
-        return split, settings.features_of(data.dataset)
+        in_memory = any(each["path"] is None for each in (data.features or {}).values())
+        return split, features_of(split) if in_memory else settings.features_of(data.dataset)
     place = str(Path(data.dataset if path is None else path).absolute())
     file = LogFile(place, settings.reading or Reading())
     try:
@@ -125,8 +131,9 @@ def _moved(
     """The settings with the new places of given parts and files of features, and that of the training part."""
     reading, train = settings.reading or Reading(), parts.pop("train", None)
     of_run = [name for name in (*PARTS, *FEATURES) if getattr(reading, name) is not None]
+    of_run += [name for name, each in (data.features or {}).items() if each["path"] is not None]
     for name, place in parts.items():
-        if name not in (*of_run, *(data.features or {})):
+        if name not in of_run:
             raise ValueError(f"{name} = {str(place)!r}: this run was made without such a file; leave it out")
     places = {name: str(Path(place).absolute()) for name, place in parts.items()}
     return settings.model_copy(update={"reading": reading.model_copy(update=places)}), train

@@ -101,7 +101,7 @@ def tune(
         progress: show the trials while they run; None: on a terminal.
         source: where the split is from, for the commands on the study's page and for opening its runs without the
             split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A
-            log that was read from a file knows its own; of frames of features there is a fingerprint.
+            log that was read from a file knows its own. Fingerprints of the features are added.
         engine: where the processes run, e.g. ``engine_of("ray")`` of :mod:`recgraph.workers.engines`; ``out`` is then a
             folder that its machines share, and so is a storage in a file. None: this machine.
         interval, grace: seconds between a worker's heartbeats, and without one until other machines replace its trial.
@@ -145,7 +145,7 @@ def tune(
         objective,
         interval,
         grace,
-        dict(source) if source is not None else source_of(split),
+        source_of(split, source),
     )
     if engine is not None and plan.folder is None:
         raise ConfigError("engine needs a folder that its machines share: give out=...")

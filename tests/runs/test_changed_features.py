@@ -16,12 +16,13 @@ import pytest
 
 import recgraph as rg
 from recgraph.data.split import Split
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.runs.changed_features import fingerprints_of_frames
+from recgraph.runs.changed_features import fingerprints_in_memory
 from recgraph.runs.fit import train
 from recgraph.runs.record import RunRecord
 from recgraph.runs.run import Run
-from recgraph.runs.source import source_of
+from recgraph.runs.source import features_of, source_of
 from recgraph.tuning.report import command
 
 SMALL = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1, "inner_dim": 8, "max_len": 8}
@@ -244,7 +245,7 @@ def test_frames_have_fingerprints_of_their_values(log: Path, tmp_path: Path) -> 
 
     def hashed(frame: pl.DataFrame) -> Any:
         data = rg.load_data(log, item_features=frame)
-        return fingerprints_of_frames(data)["item_features"]["sha256"]
+        return fingerprints_in_memory(data)["item_features"]["sha256"]
 
     assert hashed(given) == own["sha256"]
     assert hashed(given.reverse()) == own["sha256"]  # the order of the rows may be chance
@@ -274,6 +275,55 @@ def test_frames_that_have_changed_are_noticed(log: Path, tmp_path: Path) -> None
     assert len(longer.history) == 2
 
 
+def with_friends(log: Path, step: int = 1) -> Split:
+    users = list(range(12))
+    friends = pl.DataFrame({"user": users, "friend": [(user + step) % 12 for user in users]})
+    graph = HeteroGraph.from_frames({("user", "knows", "user"): friends})
+    return rg.load_data(log).with_features(graph=graph).split("leave-one-out")
+
+
+def test_graphs_have_fingerprints_and_are_noticed_when_they_have_changed(
+    log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {"user_metapaths": ["user>knows>user"], "item_metapaths": ["item-user-item"]}
+    folder, training = tmp_path / "run", {**TRAINING, "max_epochs": 1}
+    rg.fit(rg.models.MEOWRec(hidden_dim=8, n_clusters=(2,), **settings), with_friends(log), out=folder, **training)
+    graph = with_friends(log).interactions.graph
+    assert graph is not None
+    assert RunRecord.read(folder).data.features == {"graph": {"path": None, "sha256": graph.hash}}
+    assert opened(folder, with_friends(log)).split is not None
+    with pytest.raises(ValueError, match=r"^graph is not the graph that the run .* MEOWRec reads it, .* the new graph"):
+        Run.open(folder, with_friends(log, 2))
+    model = rg.models.MEOWRec(hidden_dim=8, n_clusters=(2,), **settings)
+    with pytest.raises(ValueError, match=r"graph is not the graph that the run in .*another folder"):
+        rg.fit(model, with_friends(log, 2), out=folder, resume=True, **{**training, "max_epochs": 2})
+    # a model that does not read it
+    rg.fit("popularity", with_friends(log), seed=0, out=tmp_path / "popularity")
+    with caplog.at_level(logging.WARNING, "recgraph"):
+        opened(tmp_path / "popularity", with_friends(log, 2))
+    assert "Popularity does not read it" in caplog.text
+
+
+def test_a_source_that_is_given_by_hand_gets_the_fingerprints(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    card = tmp_path / "mine.toml"
+    card.write_text('name = "mine"\n[data]\nfile = "log.csv"\nitem_features = "items.csv"\n')
+    source = {"dataset": str(card), "settings": {"split": "leave-one-out"}}
+    for name, split in (("frames", in_memory(log)), ("files", split_of(log))):
+        rg.fit(reader(), split, out=tmp_path / name, max_epochs=1, source=source, **TRAINING)
+        kept = RunRecord.read(tmp_path / name).data
+        assert (kept.dataset, kept.features) == (str(card), features_of(split))
+        assert opened(tmp_path / name).split is not None
+    named = {**source, "features": {}}
+    assert source_of(in_memory(log), named) == named
+    write_features(tmp_path / "items.csv", 2)
+    for name, told in (("frames", "item_features is not the frame"), ("files", r"items\.csv is not the file")):
+        with pytest.raises(ValueError, match=told):
+            Run.open(tmp_path / name)
+
+
 def test_a_study_without_a_source_does_not_go_on_with_other_features(log: Path, tmp_path: Path) -> None:
     def tuned(split: Split, n_trials: int, name: str) -> Any:
         space = {"normalise": [True, False]}
@@ -283,7 +333,7 @@ def test_a_study_without_a_source_does_not_go_on_with_other_features(log: Path, 
     found = tuned(in_memory(log), 1, "frames")
     kept = [RunRecord.read(path.parent).data.features for path in (tmp_path / "frames").rglob("record.json")]
     assert kept
-    assert kept == [fingerprints_of_frames(in_memory(log).interactions)] * len(kept)
+    assert kept == [fingerprints_in_memory(in_memory(log).interactions)] * len(kept)
     assert "--dataset DATASET" in command(found, found.best_trial)
     with pytest.raises(ValueError, match=r"item_features is not the frame that study .*--study"):
         tuned(in_memory(log, 2), 2, "frames")

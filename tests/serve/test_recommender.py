@@ -254,7 +254,9 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
         module.AnnIndex.build(served.model, "nonsense")
     with pytest.raises(ValueError, match="search = 'nprobe=2' does not fit factory = 'HNSW32'"):
         module.AnnIndex.build(served.model, "HNSW32", search="nprobe=2")
-    with pytest.raises(ValueError, match="the default index of 246 items, 'Flat', which compares all; leave search out"):
+    with pytest.raises(
+        ValueError, match="the default index of 246 items, 'Flat', which compares all; leave search out"
+    ):
         module.AnnIndex.build(served.model, search="nprobe=2")
     assert served.use_ann().recommend(users=data.users.values, k=10).drop("score").equals(exact.drop("score"))
 
