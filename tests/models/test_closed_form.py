@@ -174,12 +174,17 @@ def test_ease_in_float32_is_that_of_float64_to_rounding(recwarn: pytest.Warnings
     torch.testing.assert_close(narrow, wide, rtol=1e-3, atol=1e-5)
 
 
-def test_ease_says_where_float32_is_not_enough() -> None:
+def test_ease_says_where_float32_is_not_enough(recwarn: pytest.WarningsRecorder) -> None:
+    # the users keep the matrix from being singular, however small l2 is
     part, space = _log_of(700, 900), Space(n_users=900, n_items=700)
-    with pytest.warns(UserWarning, match="may be wrong by .*solve_in = 'float64'"):
-        EASE(l2=1e-4, solve_in="float32").build(space).fit(part)
-    # fewer users than items: l2 alone keeps the matrix from being singular
+    for l2 in (1e-3, 1e-4, 1e-5):
+        wide, narrow = (EASE(l2=l2, solve_in=name).build(space).fit(part).weights for name in ("float64", "float32"))
+        torch.testing.assert_close(narrow, wide, rtol=1e-3, atol=1e-5)
+    assert not recwarn
+    # of fewer users than items l2 alone does
     part, space = _log_of(700, 100), Space(n_users=100, n_items=700)
+    with pytest.warns(UserWarning, match=r"wrong by up to \d+\.\d%; raise l2 = 1e-05, or set solve_in = 'float64'"):
+        EASE(l2=1e-5, solve_in="float32").build(space).fit(part)
     with pytest.raises(ValueError, match=r"l2 = 1e-06 is too small .* or solve_in = 'float64'"):
         EASE(l2=1e-6, solve_in="float32").build(space).fit(part)
 
