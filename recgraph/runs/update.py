@@ -108,7 +108,7 @@ def update(
             "new_items": space.n_items - len(parent.items),
             "new_interactions": joined.new.values.numel(),
             "valid": {
-                "metric": _metric(parent.record),
+                "metric": _selected_by(parent.record) or _METRIC,
                 "share": options.valid,
                 "users": step.n_cases,
                 "before": old,
@@ -275,7 +275,10 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     # a bundle that was not made by a fit says nothing of a training
     config = training_config(model) if issubclass(model, TrainableModel) else TrainConfig
     before = config.of(parent.record.get("training") or {})
-    metric = _metric(parent.record) if options.valid else "last"
+    selected_by = _selected_by(parent.record)
+    if selected_by is None and options.valid and issubclass(model, TrainableModel):
+        _log.warning("the record of the run names no metric that selected it: %s validates the update", _METRIC)
+    metric = (selected_by or _METRIC) if options.valid else "last"
     rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
     rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
@@ -284,13 +287,13 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})
 
 
-def _metric(record: Mapping[str, Any]) -> str:
-    """What an update is validated by: the metric that selected the run, by its record; of one that was fitted anew, the
-    metric that chose its epochs, and of one that was updated without a validation, that of the run before."""
+def _selected_by(record: Mapping[str, Any]) -> str | None:
+    """The metric that selected a run; of one that was fitted anew, the metric that chose its epochs, and of one that was
+    updated without a validation, that of the run before. An earlier version kept none of a run that was fitted anew."""
     selection, earlier = (record.get(name) or {} for name in ("selection", "update"))
     settings = (record.get("training"), selection.get("training"), earlier.get("valid"))
     found = ((each or {}).get("metric") for each in settings)
-    return next((metric for metric in found if metric not in (None, "loss", "last")), _METRIC)
+    return next((metric for metric in found if metric not in (None, "loss", "last")), None)
 
 
 def _select(batches: Any, n_old: Tensor, idle_mask: Tensor, replay: float, trainer: Trainer) -> int:

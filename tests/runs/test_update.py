@@ -218,7 +218,9 @@ def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
 
 
 @pytest.mark.parametrize("name", ["sasrec", "bprmf"])
-def test_an_update_is_validated_by_the_metric_that_selected_the_run(name: str, tmp_path: Path) -> None:
+def test_an_update_is_validated_by_the_metric_that_selected_the_run(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Also of a refit, which trains without a validation, from its bundle, and behind an update without one."""
     refit = fitted(name, tmp_path / "refit", metric="mrr@20", refit=True)
     unchecked = refit.update(NEW, valid=0, force=True, device="cpu", epochs=1)
@@ -227,8 +229,19 @@ def test_an_update_is_validated_by_the_metric_that_selected_the_run(name: str, t
         assert new.record.update is not None
         assert new.record.update["valid"]["metric"] == new.record.training["metric"] == "mrr@20"
         assert "mrr@20" in new.history[0]
+    told = "names no metric that selected it: ndcg@10 validates the update"
+    assert told not in caplog.text
     unselected = fitted(name, metric="last", patience=None).update(NEW, valid=0.3, force=True, device="cpu", epochs=1)
     assert unselected.record.training["metric"] == "ndcg@10"
+    assert told in caplog.text
+    # the next update has a metric to go on with; a refit of an earlier version has not
+    caplog.clear()
+    unselected.update(NEW, valid=0.3, force=True, device="cpu", epochs=1)
+    assert told not in caplog.text
+    earlier = Run.of_bundle(tmp_path / "refit")
+    earlier.recommender.record.pop("selection")
+    earlier.update(NEW, valid=0.3, force=True, device="cpu", epochs=1)
+    assert told in caplog.text
 
 
 def _saved(run: Run, folder: Path) -> Path:
