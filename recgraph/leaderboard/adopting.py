@@ -25,7 +25,7 @@ def adopt(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> 
     Args:
         results: the folder of records; by default ``results`` beside the board's folder.
     """
-    jobs = [job for job in _jobs(sheet) if job.earlier is not None] if sheet.places else []
+    jobs = [job for job in _jobs(sheet) if job.earlier is not None] if sheet.data_places else []
     store = Store(board.folder_of(sheet, results))
     addresses = {job.before.entry: job.entry for job in jobs if job.before is not None}
     if any(store.placed(job) is not job for job in jobs):

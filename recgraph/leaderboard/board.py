@@ -135,6 +135,10 @@ class SheetSpec(Config):
             description="set when the file is read: a path that it gives from its folder on -> how addresses have it",
         ),
     ]
+    data_places: Annotated[
+        dict[str, str],
+        Field(default_factory=dict, description="the same of paths in data, which addresses once had as absolute ones"),
+    ]
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
@@ -154,10 +158,10 @@ class SheetSpec(Config):
         """
         values = load_toml(path)
         try:
-            for name in ("file", "places"):
+            for name in ("file", "places", "data_places"):
                 if name in values:
                     raise ConfigError(f"{name} = {values[name]!r} is no setting of a board; leave it out")
-            values = {**values, "file": path, "places": {}}
+            values = {**values, "file": path, "places": {}, "data_places": {}}
             values = with_data(values, path)
             values.setdefault("title", data_name(values["dataset"]))
             own = values.get("import", ())

@@ -10,6 +10,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import card_files, with_train
+from recgraph.data.file_names import fitting
 from recgraph.data.reading import PATHS, is_data_path
 from recgraph.models.distil import DistilConfig
 
@@ -21,7 +22,7 @@ def with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
 
     ``data`` is that path, or a table of ``file`` (``train``, beside ``valid`` or ``test``) and the settings of
     :class:`recgraph.data.reading.Reading`. Paths count from the board's file on; those that are not absolute stay
-    so in ``places``, so that a folder which is moved as a whole keeps its addresses.
+    so in ``data_places``, so that a folder which is moved as a whole keeps its addresses.
     """
     found, places = _with_reading(values, board), values["places"]
     data = with_train(found.pop("data", None))
@@ -45,8 +46,9 @@ def with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     for name in PATHS:
         if isinstance(written := table.get(name), str):
             table[name] = _path(board, written)
+            places.pop(table[name], None)  # what [protocol] reading says of the same file does not count
             if not Path(written).is_absolute():
-                places[table[name]] = Path(os.path.normpath(written)).as_posix()
+                found["data_places"][table[name]] = Path(os.path.normpath(written)).as_posix()
     if table:
         reading = protocol.get("reading", {}) if isinstance(protocol, Mapping) else None
         if not isinstance(reading, Mapping):
@@ -63,7 +65,12 @@ def _place(board: Path, file: str) -> str:
     """A path from the board's file on; one that is there from the current folder on alone is taken, as earlier versions
     did with cards, ``[protocol] reading`` and teachers."""
     path = _path(board, file)
-    return file if not os.path.exists(path) and os.path.exists(file) else path
+    return file if not _is_there(path) and _is_there(file) else path
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a file or folder, or a file that fits the pattern."""
+    return os.path.exists(path) or bool(fitting(path))
 
 
 def _with_reading(values: Mapping[str, Any], board: Path) -> dict[str, Any]:

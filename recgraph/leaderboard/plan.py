@@ -207,11 +207,9 @@ def _jobs_of_fold(sheet: SheetSpec, entry: EntrySpec, cls: type[Model], fold: in
     }
     if issubclass(cls.Config, DistilConfig) and (teacher := resolved["config"].get("teacher")):
         identity["config"] = {**resolved["config"], "teacher": _written(teacher, sheet.places)}
-    earlier = None
-    if isinstance(reading := resolved["data"].get("reading"), dict):
-        paths = {name: _written(reading[name], sheet.places) for name in PATHS if isinstance(reading.get(name), str)}
-        if any(reading[name] != path for name, path in paths.items()):
-            earlier, identity = identity, {**identity, "data": {**resolved["data"], "reading": {**reading, **paths}}}
+    before = {**identity, "data": _with_written(resolved["data"], sheet.places)}
+    identity = {**identity, "data": _with_written(resolved["data"], sheet.places | sheet.data_places)}
+    earlier = None if before == identity else before
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
     imports = tuple(_place(each, sheet.file.parent) for each in sheet.imports)
@@ -223,6 +221,15 @@ def _jobs_of_fold(sheet: SheetSpec, entry: EntrySpec, cls: type[Model], fold: in
 def _written(path: str, places: Mapping[str, str]) -> str:
     """A path as an address has it, see :attr:`recgraph.leaderboard.board.SheetSpec.places`."""
     return places.get(path, path)
+
+
+def _with_written(data: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of data with the paths of their files as an address has them."""
+    reading = data.get("reading")
+    if not isinstance(reading, dict):
+        return dict(data)
+    paths = {name: _written(reading[name], places) for name in PATHS if isinstance(reading.get(name), str)}
+    return {**data, "reading": {**reading, **paths}}
 
 
 def _place(what: str, folder: Path) -> str:

@@ -42,7 +42,7 @@ def of_files(folder: Path) -> Board:
 def as_earlier(board: Board) -> Board:
     """The board as an earlier version read it, whose addresses held absolute paths."""
     (sheet,) = board.sheets
-    return Board(board.name, board.folder, (sheet.model_copy(update={"places": {}}),))
+    return Board(board.name, board.folder, (sheet.model_copy(update={"data_places": {}}),))
 
 
 def opened(board: Board) -> Sheet:
@@ -100,6 +100,21 @@ def test_an_address_holds_paths_from_the_boards_file_on(tmp_path: Path) -> None:
     assert before.stem == earlier.stem
     assert earlier.identity["data"]["reading"]["item_features"] == str(tmp_path / "one" / "data" / "items.csv")
     assert earlier.before is None
+
+
+def test_earlier_addresses_had_absolute_paths_of_data_alone(tmp_path: Path) -> None:
+    """Those of ``[protocol] reading`` were as they are written, also where a board has both; then ``data`` counts."""
+    reading = "[protocol]\nreading = { user_features = '../data/./users.csv', item_features = '../data/./items.csv' }\n"
+    both = BOARD.replace("[protocol]\n", reading)
+    (job, *_) = jobs(write_board(tmp_path, DATA + both, "log"))["LightGCN"]
+    assert job.before is not None
+    earlier, now = (each.identity["data"]["reading"] for each in (job.before, job))
+    names = ("test", "item_features", "user_features")
+    assert [now[name] for name in names] == ["../data/test.csv", "../data/items.csv", "../data/./users.csv"]
+    data = tmp_path / "data"
+    assert [earlier[name] for name in names] == [f"{data}/test.csv", f"{data}/items.csv", "../data/./users.csv"]
+    (alone, *_) = jobs(write_board(tmp_path, "data = '../data/log.csv'\n" + both, "log"))["LightGCN"]
+    assert alone.before is None
 
 
 def test_records_of_earlier_versions_are_shown_where_they_lie(tmp_path: Path) -> None:
@@ -222,7 +237,25 @@ def test_other_paths_count_from_the_boards_file_and_addresses_keep_them(
         assert job.settings["teacher"] == found[name][0].identity["config"]["teacher"]
 
 
-@pytest.mark.parametrize("name", ["file", "places"])
+def test_patterns_count_as_other_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "dataset = '../data/log.csv'\nseeds = [0]\n[protocol]\nreading = { test = '../data/test-*.csv' }\n"
+        "[[models]]\nmodel = 'popularity'\n"
+    )
+    for place in ("one/data", "two/data", "two/shop"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "two" / "data" / "test-1.csv").touch()
+    monkeypatch.chdir(tmp_path / "two" / "shop")
+    # from the current folder on alone
+    (job,) = jobs(write_board(tmp_path / "one", text, "log"))["Popularity"]
+    assert job.settings["reading"]["test"] == job.identity["data"]["reading"]["test"] == "../data/test-*.csv"
+    (tmp_path / "one" / "data" / "test-1.csv").touch()
+    (other,) = jobs(write_board(tmp_path / "one", text, "log"))["Popularity"]
+    assert other.settings["reading"]["test"] == str(tmp_path / "one" / "data" / "test-*.csv")
+    assert other.entry == job.entry
+
+
+@pytest.mark.parametrize("name", ["file", "places", "data_places"])
 def test_what_reading_the_file_sets_is_no_setting(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} = 'x' is no setting of a board"):
         write_board(tmp_path, f"{name} = 'x'\n[[models]]\nmodel = 'popularity'\n")
