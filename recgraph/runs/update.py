@@ -288,8 +288,8 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
 
 
 def _selected_by(record: Mapping[str, Any]) -> str | None:
-    """The metric that selected a run; of one that was fitted anew, the metric that chose its epochs, and of one that was
-    updated without a validation, that of the run before. An earlier version kept none of a run that was fitted anew."""
+    """The metric that selected a run; of one that was fitted anew, that which chose its epochs (earlier versions kept
+    none), and of one that was updated without a validation, that of the run before."""
     selection, earlier = (record.get(name) or {} for name in ("selection", "update"))
     settings = (record.get("training"), selection.get("training"), earlier.get("valid"))
     found = ((each or {}).get("metric") for each in settings)

@@ -31,6 +31,15 @@ def test_traffic() -> None:
     assert list(again) == requests
 
 
+def test_traffic_for_similar_items() -> None:
+    requests = list(islice(serve.similar_traffic(["a", "b"], 0.2, seed=0), 500))
+    good = [request for request in requests if request.kind == "item"]
+    assert 350 < len(good) < 450
+    assert {request.status for request in good} == {200}
+    assert all(request.content.startswith(b"POST /similar HTTP/1.1") for request in requests)
+    assert len({request.kind for request in requests}) == 5
+
+
 def test_percentile() -> None:
     assert serve.percentile([float(n) for n in range(1, 101)], 0.5) == 51
     assert serve.percentile([float(n) for n in range(1, 101)], 0.99) == 100
@@ -76,11 +85,17 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--rate", "40", "--seconds", "1.5", "--warmup", "0.2", "--repeats", "1", "--bad", "0.3"]
     out = tmp_path / "serve.jsonl"
     assert in_own_thread(serve.main, ["--bundle", str(tmp_path / "bundle"), *options, "--out", str(out)]) == 0
-    (line,) = (json.loads(text) for text in out.read_text().splitlines())
-    assert line["wrong"] == 0
-    assert line["requests"] > 20
-    assert line["equal_to_library"] == 50
-    assert set(line["statuses"]) == {"200", "400", "404"}
-    assert line["p50_ms"] <= line["p90_ms"] <= line["p99_ms"] <= line["max_ms"]
-    assert not line["goal"]["met"]  # of 300 a second
-    assert "requests a second (asked for 40)" in capsys.readouterr().out
+    lines = [json.loads(text) for text in out.read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["/recommend", "/similar"]
+    for line in lines:
+        assert line["wrong"] == 0
+        assert line["requests"] > 20
+        assert line["equal_to_library"] == 50
+        assert set(line["statuses"]) == {"200", "400", "404"}
+        assert line["p50_ms"] <= line["p90_ms"] <= line["p99_ms"] <= line["max_ms"]
+        assert line["first_ms"] > 0
+    assert not lines[0]["goal"]["met"]  # of 300 a second
+    assert "goal" not in lines[1]
+    printed = capsys.readouterr().out
+    assert all(f"{path}: " in printed for path in ("/recommend", "/similar"))
+    assert printed.count("requests a second (asked for 40)") == 2
