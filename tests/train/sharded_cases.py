@@ -32,6 +32,9 @@ CASES = {
         {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "encoder": "gru", "loss": "sampled_softmax", "n_negatives": 4},
         {"accumulate": 2},
     ),
+    "masked items": Case(
+        "bert4rec", {**SMALL, "loss": "sampled_softmax", "n_negatives": 4, "mask_ratio": 0.4, "window_step": 0.5}
+    ),
     "bprmf": Case("bprmf", {"hidden_dim": 8, "l2": 0.1}),
     "row-wise": Case(
         "sasrec",
