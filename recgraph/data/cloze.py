@@ -115,5 +115,5 @@ class ClozeBatches(SequenceBatches):
             whole=whole,
             epoch=epoch,
             labels=None if self.ratings is None else self.ratings[places].float(),
-            masked=masked.nonzero().squeeze(1),
+            masked=masks.with_values(torch.arange(len(masked))).filter(masked),
         )

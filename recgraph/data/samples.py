@@ -96,7 +96,7 @@ class SequenceBatch:
         epoch: from 0.
         labels: [B] float, the ratings of the interactions with ``contrast_targets``, NaN where one has none; None where
             the log has none.
-        masked: [M] int64, the places among ``sequences.values`` of the masked items that are the targets; None: the
+        masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets; None: the
             targets follow what is read.
     """
 
@@ -112,7 +112,7 @@ class SequenceBatch:
     whole: WholeBatch | None = None
     epoch: int = 0
     labels: Tensor | None = None
-    masked: Tensor | None = None
+    masked: Ragged | None = None
 
     @property
     def n_targets(self) -> int:
@@ -150,7 +150,7 @@ class SequenceBatch:
             drawn={name: [rows.mirrored(device) for rows in drawn] for name, drawn in self.drawn.items()},
             whole=None if self.whole is None else self.whole.to(device),
             labels=None if self.labels is None else to_device(self.labels, device),
-            masked=None if self.masked is None else to_device(self.masked, device),
+            masked=None if self.masked is None else self.masked.mirrored(device),
         )
 
 

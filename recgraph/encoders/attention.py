@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recgraph.accelerated import is_accelerated
 from recgraph.blocks import refuse_second_derivative
-from recgraph.encoders.packed import Packed, check_rows, pack
+from recgraph.encoders.packed import Asked, Bucket, Packed, check_rows, pack
 from recgraph.encoders.padded import Padded
 from recgraph.rng import dropout_scale
 from recgraph.sparse.ragged import Ragged
@@ -59,6 +59,7 @@ def attend(
     p: float,
     generator: torch.Generator | None,
     queries: Tensor | None = None,
+    asked: Asked | None = None,
 ) -> Tensor:
     """Self-attention of each sequence, ``softmax(Q K^T / sqrt(D / n_heads) + mask) V``, heads side by side.
 
@@ -70,9 +71,10 @@ def attend(
         n_heads: divides D.
         p: dropout of the attention probabilities; needs ``generator``.
         queries: [B, D], rows in the order of the layout: the attention of the last places alone.
+        asked: of these places instead, where the layout ``sees_all``.
 
     Returns:
-        [N, D], or [B, D] of the last places.
+        [N, D], or of the shape of ``queries``.
     """
     if isinstance(layout, Padded):
         return layout.attend(parts, n_heads, p, generator, queries)
@@ -80,7 +82,8 @@ def attend(
     if queries is None:
         attended = _Every.apply(parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
     else:
-        attended = _Last.apply(queries, parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
+        own = layout.last_buckets if asked is None else asked.buckets
+        attended = _Some.apply(queries, parts, layout, own, n_heads, p, generator)  # type: ignore[no-untyped-call]
     return attended
 
 
@@ -163,33 +166,42 @@ class _Every(torch.autograd.Function):
         return grad_qkv, None, None, None, None
 
 
-class _Last(torch.autograd.Function):
+class _Some(torch.autograd.Function):
+    """Of some places, in ``asked`` of each bucket."""
+
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, kv: Tensor, packed: Packed, n_heads: int, p: float, generator: Any
+        ctx: Any,
+        queries: Tensor,
+        kv: Tensor,
+        packed: Packed,
+        asked: tuple[Bucket, ...],
+        n_heads: int,
+        p: float,
+        generator: Any,
     ) -> Tensor:
         out = torch.empty_like(queries)
         saved: list[Tensor | None] = []
-        for bucket in packed.buckets:
-            (query,) = _heads(queries[bucket.rows][:, None], 1, n_heads)
+        for bucket, own in zip(packed.buckets, asked, strict=True):
+            (query,) = _heads(own.pad(queries[own.tokens]), 1, n_heads)
             keys, values = _heads(bucket.pad(kv[bucket.tokens]), 2, n_heads)
             result, *kept = _attend(query, keys, values, bucket.last_bias, n_heads, p, generator)
-            out[bucket.rows] = _merge([result], n_heads)[:, 0]
+            out[own.tokens] = own.unpad(_merge([result], n_heads))
             saved += [query, keys, values, *kept]
         ctx.save_for_backward(*saved)
-        ctx.packed, ctx.n_heads = packed, n_heads
+        ctx.packed, ctx.asked, ctx.n_heads = packed, asked, n_heads
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("attention")
         grad = grads[0]
         n_tokens = sum(bucket.n_tokens for bucket in ctx.packed.buckets)
         grad_queries = torch.empty_like(grad)
         grad_kv = grad.new_empty(n_tokens, 2 * grad.shape[1])
-        for index, bucket in enumerate(ctx.packed.buckets):
-            (of_out,) = _heads(grad[bucket.rows][:, None], 1, ctx.n_heads)
+        for index, (bucket, own) in enumerate(zip(ctx.packed.buckets, ctx.asked, strict=True)):
+            (of_out,) = _heads(own.pad(grad[own.tokens]), 1, ctx.n_heads)
             of_query, *of_kv = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
-            grad_queries[bucket.rows] = _merge([of_query], ctx.n_heads)[:, 0]
+            grad_queries[own.tokens] = own.unpad(_merge([of_query], ctx.n_heads))
             grad_kv[bucket.tokens] = bucket.unpad(_merge(of_kv, ctx.n_heads))
-        return grad_queries, grad_kv, None, None, None, None
+        return grad_queries, grad_kv, None, None, None, None, None

@@ -88,6 +88,7 @@ class SequenceEncoder(nn.Module):
         table: Tensor,
         generator: torch.Generator | None = None,
         last_only: bool = True,
+        places: Ragged | None = None,
     ) -> Tensor:
         """The states of sequences.
 
@@ -97,9 +98,10 @@ class SequenceEncoder(nn.Module):
             table: [n_tokens, D], the embedding of each token.
             generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
             last_only: return the state after each whole row alone.
+            places: B rows of M places among ``sequences.values``: return their states alone, whatever ``last_only``.
 
         Returns:
-            [B, D], or [T, D] aligned with ``sequences.values`` where ``last_only`` is False.
+            [B, D]; [T, D] aligned with ``sequences.values`` where ``last_only`` is False; or [M, D].
 
         Raises:
             ValueError: a row is empty or longer than ``max_len``, or no generator was given in training mode.
@@ -110,6 +112,8 @@ class SequenceEncoder(nn.Module):
         if longest > self.max_len:
             raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
         generator = dropout_generator(self, self.most_dropped, generator)
+        if places is not None:
+            return self._encode_some(sequences, table, generator, places)
         return self._encode(sequences, table, generator, last_only)
 
     @classmethod
@@ -159,6 +163,11 @@ class SequenceEncoder(nn.Module):
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _encode")
+
+    def _encode_some(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, places: Ragged
+    ) -> Tensor:
+        return self._encode(sequences, table, generator, False).index_select(0, places.values)
 
     def attention(self, inputs: Tensor) -> list[Tensor]:
         """The attention of each layer, in evaluation mode.

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.encoders.attention import Layout
 from recgraph.encoders.base import Saved
+from recgraph.encoders.packed import Asked
 from recgraph.encoders.transformer import Layer, Transformer, initialise
 
 __all__ = ["BidirectionalTransformer"]
@@ -16,6 +19,10 @@ __all__ = ["BidirectionalTransformer"]
 
 class BidirectionalLayer(Layer):
     """A :class:`~recgraph.encoders.transformer.Layer` whose places see all of their row."""
+
+    def some(self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None) -> Tensor:
+        of_asked = x.index_select(0, asked.tokens)
+        return self._finish(of_asked, self._attend_last(x, of_asked, layout, generator, asked), generator)
 
     def _hidden(self, places: Tensor, keep_mask: Tensor | None) -> Tensor:
         return places < 0 if keep_mask is None else ~keep_mask[:, None, None]

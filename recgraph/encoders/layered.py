@@ -12,6 +12,7 @@ from recgraph.accelerated import compiled
 from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout, lay_out
 from recgraph.encoders.base import SequenceEncoder, last_of
+from recgraph.encoders.packed import Asked
 from recgraph.encoders.padded import Padded
 from recgraph.rng import dropout, lent
 from recgraph.rows import lookup
@@ -30,6 +31,10 @@ class EncoderLayer(nn.Module):
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         """[N, D] -> [B, D], the last place of each row alone: all other queries are never read."""
         raise TypeError(f"{type(self).__name__} must define last")
+
+    def some(self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None) -> Tensor:
+        """[N, D] -> [M, D], of some places; a layer that can computes no others."""
+        return self(x, layout, generator).index_select(0, asked.tokens)  # type: ignore[no-any-return]
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; what lies behind their ends means nothing.
@@ -55,8 +60,9 @@ class LayeredEncoder(SequenceEncoder):
     """Base of encoders of layers: item plus learned position embedding, dropout, layers.
 
     Nothing is computed for padding, nor, where ``drops_masked``, for masked items that no key can reach; where only the
-    last state is read, the last layer computes that place alone. A masked item's place passes no gradient to the
-    embedding of token 0, unless the encoder ``sees_all``. A subclass makes ``position_embedding`` and ``layers``.
+    last state is read, or some are (:meth:`EncoderLayer.some`), the last layer computes these places alone. A masked
+    item's place passes no gradient to the embedding of token 0, unless the encoder ``sees_all``. A subclass makes
+    ``position_embedding`` and ``layers``.
     """
 
     #: whether masked items, which no key can reach, may be left out before the last place alone is computed
@@ -90,20 +96,36 @@ class LayeredEncoder(SequenceEncoder):
         """Make what layers will read of the layout now: in a compiled graph nothing can be kept."""
         layout.make_biases(last_only)
 
+    def laid_out(self, sequences: Ragged, where: torch.device, last_only: bool) -> Layout:
+        """The layout of sequences for a device; see :func:`recgraph.encoders.attention.lay_out`."""
+        return lay_out(sequences, where, last_only and self.drops_masked, self.max_len, self.sees_all)
+
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        layout = lay_out(sequences, table.device, last_only and self.drops_masked, self.max_len, self.sees_all)
+        return self._computed(self.laid_out(sequences, table.device, last_only), table, generator, last_only, None)
+
+    def _encode_some(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, places: Ragged
+    ) -> Tensor:
+        layout = self.laid_out(sequences, table.device, last_only=False)
+        return self._computed(layout, table, generator, False, layout.asked(places))
+
+    def _computed(
+        self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
+    ) -> Tensor:
         if self._compiled is None or not isinstance(layout, Padded):
-            return self._states(layout, table, generator, last_only)
+            return self._states(layout, table, generator, last_only, asked)
         self.make_masks(layout, last_only)
         with lent(generator, table.device):
-            states: Tensor = self._compiled(self, layout, table, generator, last_only)
+            states: Tensor = self._compiled(self, layout, table, generator, last_only, asked)
         return states
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile all that follows the layout, as one graph; it is used on accelerators alone."""
         self._compiled = compiled(type(self)._states, backend)
 
-    def _states(self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+    def _states(
+        self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
+    ) -> Tensor:
         vectors = self.scaled(lookup(table, layout.tokens, padding_idx=None if self.sees_all else 0))
         x = self.enter(layout.with_positions(vectors, self.position_embedding))
         x = dropout(x, self.embedding_dropout, generator)
@@ -112,6 +134,8 @@ class LayeredEncoder(SequenceEncoder):
             x = layer(x, layout, generator)
         if last_only:
             return layout.restore_rows(self.leave(final.last(x, layout, generator)))
+        if asked is not None:
+            return asked.restore(self.leave(final.some(x, layout, asked, generator)))
         return layout.restore_tokens(self.leave(final(x, layout, generator)))
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:

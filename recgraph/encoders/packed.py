@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["N_SPANS", "Bucket", "Packed", "check_rows", "pack", "score_bias", "spans"]
+__all__ = ["N_SPANS", "Asked", "Bucket", "Packed", "check_rows", "pack", "score_bias", "spans"]
 
 
 # A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.
@@ -108,6 +108,25 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Some places of a batch, whose states alone the last layer computes.
+
+    Attributes:
+        tokens: [N] int64: their tokens in the layout, row after row.
+        kept: [M] int64: which of the N each place is, in the order in which the places were given.
+        buckets: of a packed layout, the N in the place of the tokens of each bucket.
+    """
+
+    tokens: Tensor
+    kept: Tensor
+    buckets: tuple[Bucket, ...] = ()
+
+    def restore(self, states: Tensor) -> Tensor:
+        """[N, ...] -> [M, ...]."""
+        return states.index_select(0, self.kept)
+
+
+@dataclass(frozen=True)
 class Packed:
     """A batch of sequences, rows sorted by length.
 
@@ -147,6 +166,29 @@ class Packed:
             None if times is None else spans(times.gather(1, bucket.lengths[:, None] - 1), times)
             for bucket, times in zip(self.buckets, self._times_of_buckets, strict=True)
         ]
+
+    @cached_property
+    def last_buckets(self) -> tuple[Bucket, ...]:
+        """The buckets with the last places in the place of all tokens."""
+        return tuple(
+            replace(each, first_token=each.first_row, n_tokens=each.n_rows, length=1, slots=None, valid_mask=None)
+            for each in self.buckets
+        )
+
+    def asked(self, places: Ragged) -> Asked:
+        """Some places [M] among the values of the rows that were packed, row by row."""
+        order = places.with_values(torch.arange(len(places.values), device=places.device))
+        if self.row_order is not None:
+            order = order.take(self.row_order)
+        tokens = places.values[order.values]
+        if self.token_order is not None:
+            tokens = torch.argsort(self.token_order)[tokens]
+        lengths, bounds = order.lengths.tolist(), order.offsets.tolist()
+        buckets = [
+            _bucket(order, each.first_row, each.first_row + each.n_rows, lengths, bounds, masked=False)
+            for each in self.buckets
+        ]
+        return Asked(tokens, torch.argsort(order.values), tuple(buckets))
 
     @property
     def _times_of_buckets(self) -> list[Tensor | None]:
@@ -248,10 +290,10 @@ def _buckets(tokens: Ragged, n_masked: int) -> tuple[Bucket, ...]:
 
 
 def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: list[int], masked: bool) -> Bucket:
-    length, start, stop = lengths[end - 1], bounds[first], bounds[end]
-    of_rows = tokens.lengths[first:end]
+    own, start, stop = lengths[first:end], bounds[first], bounds[end]
+    of_rows, length = tokens.lengths[first:end], max(1, *own)
     slots = None
-    if lengths[first] != length:
+    if min(own) != length:
         slots = (tokens.rows[start:stop] - first) * length + tokens.positions[start:stop]
     bucket = Bucket(first, end - first, start, stop - start, length, slots, of_rows, None)
     return replace(bucket, valid_mask=bucket.pad(tokens.values[start:stop]) != 0) if masked else bucket

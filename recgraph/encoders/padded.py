@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.accelerated import to_device
-from recgraph.encoders.packed import score_bias, spans
+from recgraph.encoders.packed import Asked, score_bias, spans
 from recgraph.rng import lent
 from recgraph.sparse.ragged import Ragged
 
@@ -145,6 +145,14 @@ class Padded:
         """[B * L, ...] -> [T, ...], without the padding."""
         return x.index_select(0, self.slots)
 
+    def asked(self, places: Ragged) -> Asked:
+        """Some places [M] among the values of the rows, row by row; as many of each row, the rest any token."""
+        host = places.on_host
+        most = min(-(-max(host.longest, 1) // _STEP) * _STEP, self.length)
+        kept = to_device(host.rows * most + host.positions, self.tokens.device)
+        tokens = kept.new_zeros(self.n_rows * most).index_copy_(0, kept, self.slots.index_select(0, places.values))
+        return Asked(tokens, kept)
+
     def mix(self, x: Tensor, matrix: Tensor) -> Tensor:
         """[B * L, D] -> [B * L, D]: the places of each row mixed by the rows of ``matrix`` [max_len, max_len]."""
         return (matrix[: self.length, : self.length] @ self._kept(x)).flatten(0, 1)
@@ -167,7 +175,8 @@ class Padded:
         if queries is None:
             (queries,), bias = of_tokens, self.every_bias
         else:
-            queries, bias = queries.view(self.n_rows, n_heads, 1, -1), self.last_bias
+            queries = queries.view(self.n_rows, len(queries) // self.n_rows, n_heads, -1).transpose(1, 2)
+            bias = self.last_bias
         with lent(generator, parts.device) as draws:
             out = F.scaled_dot_product_attention(
                 queries,

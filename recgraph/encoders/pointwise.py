@@ -242,11 +242,11 @@ class PointwiseEncoder(LayeredEncoder):
     def reads_times(self) -> bool:
         return self.time_bias
 
-    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+    def laid_out(self, sequences: Ragged, where: torch.device, last_only: bool) -> Layout:
         if self.time_bias and sequences.values.ndim == 1:  # no time is known
             host = sequences.on_host
-            sequences = host.with_values(F.pad(host.values[:, None], (0, 1))).mirrored(table.device)
-        return super()._encode(sequences, table, generator, last_only)
+            sequences = host.with_values(F.pad(host.values[:, None], (0, 1))).mirrored(where)
+        return super().laid_out(sequences, where, last_only)
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         if self.time_bias:

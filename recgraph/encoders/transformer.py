@@ -16,6 +16,7 @@ from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout, attend
 from recgraph.encoders.layered import EncoderLayer, LayeredEncoder
+from recgraph.encoders.packed import Asked
 from recgraph.rng import dropout
 
 __all__ = ["FilteredTransformer", "GatedTransformer", "Transformer", "initialise", "low_pass"]
@@ -57,11 +58,13 @@ class Layer(EncoderLayer):
     def _attend(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         return attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
 
-    def _attend_last(self, x: Tensor, of_last: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+    def _attend_last(
+        self, x: Tensor, of_last: Tensor, layout: Layout, generator: torch.Generator | None, asked: Asked | None = None
+    ) -> Tensor:
         width, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
         queries = F.linear(of_last, weight[:width], bias[:width])
         kv = F.linear(x, weight[width:], bias[width:])
-        return attend(kv, layout, self.n_heads, self.attention_dropout, generator, queries)
+        return attend(kv, layout, self.n_heads, self.attention_dropout, generator, queries, asked)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         return self._finish(x, self._attend_padded(x, keep_mask), None)

@@ -106,12 +106,12 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     n_rows = min(work.batch_size, int(sizes.sum()))
     width = config.hidden_dim
     longest = len(sizes) - 1
-    # of views, and of prefixes, the last layer computes the last place alone
-    whole, last = token_floats(config, longest), token_floats(config, longest, last_only=True)
-    of_rows = last if config.regime == "prefix" else whole
-    step = _SLACK * _FLOAT * tokens * (of_rows + (n_sets - 1) * last)
     of_tokens = math.ceil(getattr(config, "mask_ratio", 1.0) * tokens) + n_rows
     targets = n_rows if config.regime == "prefix" else min(tokens, of_tokens)
+    # of views, and of prefixes, the last layer computes the last place alone, and of masked items these
+    whole, last = token_floats(config, longest), token_floats(config, longest, last_only=True)
+    of_rows = last if config.regime == "prefix" else last + (whole - last) * targets / max(tokens, 1)
+    step = _SLACK * _FLOAT * tokens * (of_rows + (n_sets - 1) * last)
     step += _FLOAT * targets * 6 * width + loss_block(config, targets, work.n_items, width)
     if n_sets > 1:
         step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pointwise_oracles import of_batch
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.bidirectional import BidirectionalTransformer
@@ -172,6 +174,32 @@ def test_packed_equals_padded(
     last = encoder(rows, table)
     at_last = expected[torch.arange(rows.n_rows, device=device), rows.lengths - 1]
     torch.testing.assert_close(last, at_last, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> None:
+    torch.manual_seed(0)
+    cls, wide = CASES[name][0], {"dtype": torch.float64}
+    encoder = narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0, time_bias=True).double()
+    table = torch.randn(30, 16, **wide, requires_grad=True)
+    rows = random_rows(torch.device("cpu"), masked=True)
+    places = rows.with_values(torch.arange(len(rows.values))).filter(torch.rand(len(rows.values)) < 0.2)
+    assert 0 in places.lengths
+    weights = torch.randn(len(places.values), 16, **wide)
+
+    def of(states: Tensor) -> list[Tensor]:
+        given = [table, *encoder.parameters()]
+        return [states, *torch.autograd.grad((states * weights).sum(), given, allow_unused=True)]
+
+    encoder.eval()
+    every = of(encoder(rows, table, last_only=False)[places.values])
+    with accelerator_path() if path == "accelerator" else nullcontext():
+        some = of(encoder(rows, table, places=places))
+        none = encoder(rows, table, places=places.filter(torch.zeros(len(places.values), dtype=torch.bool)))
+    for got, want in zip(some, every, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
+    assert none.shape == (0, 16)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

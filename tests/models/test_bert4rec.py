@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,24 @@ def oracle_loss(model: Any, batch: Any) -> Tensor:
                 losses.append(scores.exp().sum().log() - scores[next(targets)])
     assert next(targets, None) is None
     return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_the_last_layer_computes_masked_places_alone(path: str) -> None:
+    sizes: list[int] = []
+    model = built(max_len=31)
+    (batch,) = model.batches(random_train(longest=40), 100, Generators(0)).epoch(0)
+    for layer in model.encoder.layers:  # type: ignore[union-attr]
+        layer.up.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    with accelerator_path() if path == "accelerator" else nullcontext():
+        model(batch, ("rec",))
+    assert batch.masked is not None
+    n_rows, longest, most = len(batch.users), batch.sequences.longest, batch.masked.longest
+    assert (longest, most) == (32, 6)
+    if path == "host":
+        assert sizes == [len(batch.sequences.values), len(batch.targets)]
+    else:  # as many of each row, in steps of eight
+        assert sizes == [32 * n_rows, 8 * n_rows]
 
 
 @pytest.mark.parametrize("path", ["host", "accelerator"])
@@ -188,7 +207,7 @@ def test_samples_are_the_last_items_of_each_user_some_of_them_masked() -> None:
     for batch in batches().epoch(0):
         targets = iter(batch.targets.tolist())
         assert batch.masked is not None
-        assert torch.equal(batch.masked, (batch.sequences.values == 0).nonzero().squeeze(1))
+        assert torch.equal(batch.masked.values, (batch.sequences.values == 0).nonzero().squeeze(1))
         for user, read, contrast, follows in zip(
             batch.users.tolist(),
             batch.sequences.to_lists(),
@@ -250,7 +269,7 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
     for batch in batches(train, window_step=step).epoch(0):
         whole = batch.sequences.values.clone()
         assert batch.masked is not None
-        whole[batch.masked] = batch.targets
+        whole[batch.masked.values] = batch.targets
         for user, row in zip(batch.users.tolist(), batch.sequences.with_values(whole).to_lists(), strict=True):
             found.setdefault(user, []).append(row)
     for user, items in enumerate(train.items.to_lists()):
@@ -292,7 +311,7 @@ def test_ranks_have_shares_of_the_masks_of_one_process(count: int, train: Part) 
             assert found.sequences.to_lists() == batch.sequences.to_lists()[own]
             assert found.contrast.to_lists() == batch.contrast.to_lists()[own]
             assert torch.equal(found.targets, batch.targets[found.target_places()])
-            assert torch.equal(found.masked, (found.sequences.values == 0).nonzero().squeeze(1))
+            assert torch.equal(found.masked.values, (found.sequences.values == 0).nonzero().squeeze(1))
             assert torch.equal(found.contrast_targets, batch.contrast_targets)
             assert found.n_targets == len(batch.targets)
         assert sum(each[number].weight for each in of_ranks) == pytest.approx(count)

@@ -421,7 +421,7 @@ def test_a_process_takes_no_more_than_was_predicted(case: str, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     said, taken = json.loads(done.stdout.splitlines()[-1])
     last = said.splitlines()[-1].split()
-    predicted = parse_size("".join(last[2:4]))
+    predicted = parse_size("".join(last[2:4]).replace(",", ""))
     print(case, predicted / taken, "\n", said)
     # sizes are printed to a tenth
     assert 0.995 * taken <= predicted <= FACTOR * taken

@@ -255,9 +255,7 @@ class SequenceModel(TrainableModel):
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
-        if batch.masked is not None:
-            return self.encode(batch.sequences, batch, last_only=False).index_select(0, batch.masked)
-        return self.encode(batch.sequences, batch, last_only=not batch.causal)
+        return self.encode(batch.sequences, batch, batch.masked is None and not batch.causal, batch.masked)
 
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
         """The recommendation loss of :meth:`training_states`."""
@@ -274,15 +272,17 @@ class SequenceModel(TrainableModel):
             loss = self.loss(states, targets, table, generator)
         return loss if batch.weight == 1 else loss * batch.weight
 
-    def encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
-        """The encoder's states of B rows, [B, D] or [T, D]; dropout draws from the batch's generators.
+    def encode(
+        self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True, places: Ragged | None = None
+    ) -> Tensor:
+        """The encoder's states of B rows, [B, D], [T, D] or [M, D]; dropout draws from the batch's generators.
 
         Args:
             sequences: B rows of tokens, or of what :meth:`tokens_of` gives where times are read.
-            last_only: of each row as :meth:`closed` gives it; else of the places that there are.
+            last_only: of each row as :meth:`closed` gives it; else of the places that there are, or M of these.
         """
         tokens, table = self._inputs(self.closed(sequences) if last_only else sequences, self.token_table(batch))
-        states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only=last_only)
+        states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only, places)
         return states
 
     def closed(self, sequences: Ragged) -> Ragged:
