@@ -52,37 +52,45 @@ class Hardness(Weight):
     Config = HardnessConfig
 
     def log_w(self, pairs: Pairs) -> Tensor:
-        c = pairs.cosines()
-        own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
-        lowest, shift = self._reference(c, own_mask)
-        return self._of(c, own_mask, lowest, shift)
+        c, own_mask, out_mask, _ = self._sorted(pairs)
+        return self._of(c, own_mask, out_mask)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        c = pairs.cosines()
-        own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
-        lowest, shift = self._reference(c, own_mask)
+        c, own_mask, out_mask, lowest = self._sorted(pairs)
+        kept, n_kept = self._kept(c, out_mask)
         of_rows = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))[:, None]
-        beside = self._of(of_rows, (pairs.anchor_ids == ids)[:, None], lowest, shift)
-        return self._of(c, own_mask, lowest, shift), beside[:, 0]
+        beside = self.config.beta * of_rows - kept.logsumexp(1, keepdim=True) + n_kept.log()
+        beside = beside.masked_fill((of_rows < lowest) | (of_rows > self.config.most_similar), -math.inf)
+        beside = beside.masked_fill((pairs.anchor_ids == ids)[:, None], 0)
+        return self._of(c, own_mask, out_mask), beside[:, 0]
 
-    def _reference(self, c: Tensor, own_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, 1] each: the least cosine in K_i, and the logarithm of the mean of ``e^{beta c}`` over K_i."""
+    def _sorted(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[n, M] each: cosines, whether a candidate is of the anchor's own id, whether it is out of K_i; and [n, 1], the
+        least cosine in K_i."""
+        c = pairs.cosines()
+        out_mask = own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
         lowest = c.new_full((len(c), 1), -math.inf)
-        out_mask = own_mask
-        if not self._takes_all:
-            with torch.no_grad():
-                out_mask = own_mask | (c > self.config.most_similar)
-                if self.config.hardest < 1:
-                    lowest = self._threshold(c.masked_fill(out_mask, -math.inf), out_mask)
-                    out_mask = out_mask | (c < lowest)
+        with torch.no_grad():
+            if self.config.most_similar < 1:
+                out_mask = out_mask | (c > self.config.most_similar)
+            if self.config.hardest < 1:
+                lowest = self._threshold(c.masked_fill(out_mask, -math.inf), out_mask)
+                out_mask = out_mask | (c < lowest)
+        return c, own_mask, out_mask, lowest
+
+    def _kept(self, c: Tensor, out_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, M]: ``beta c`` over K_i, ``-inf`` outside; [n, 1]: how many are in it, at least 1."""
         n_kept = c.shape[1] - out_mask.sum(1, keepdim=True)
         # rows without any candidate have no mean, and no gradient of one
-        kept = (self.config.beta * c).masked_fill(out_mask & (n_kept > 0), -math.inf)
-        return lowest, kept.logsumexp(1, keepdim=True) - n_kept.clamp(min=1).to(c.dtype).log()
+        kept = (self.config.beta * c).masked_fill_(out_mask & (n_kept > 0), -math.inf)
+        return kept, n_kept.clamp(min=1).to(c.dtype)
 
-    @property
-    def _takes_all(self) -> bool:
-        return bool(self.config.hardest == 1 and self.config.most_similar == 1)
+    def _of(self, c: Tensor, own_mask: Tensor, out_mask: Tensor) -> Tensor:
+        kept, n_kept = self._kept(c, out_mask)
+        log_w = kept.log_softmax(1) + n_kept.log()
+        if out_mask is not own_mask:
+            log_w = log_w.masked_fill_(out_mask, -math.inf)
+        return log_w.masked_fill_(own_mask, 0)
 
     def _threshold(self, among: Tensor, out_mask: Tensor) -> Tensor:
         """[n, 1]: the least of the greatest entries of each row, a share ``hardest`` of those that are not out."""
@@ -91,9 +99,3 @@ class Hardness(Weight):
         lowest = among.topk(most, dim=1).values.gather(1, n_hard.clamp(max=most) - 1)
         # what another product rounds otherwise is still the same candidate
         return lowest - 8 * torch.finfo(among.dtype).eps
-
-    def _of(self, c: Tensor, own_mask: Tensor, lowest: Tensor, shift: Tensor) -> Tensor:
-        log_w: Tensor = self.config.beta * c - shift
-        if not self._takes_all:
-            log_w = log_w.masked_fill((c < lowest) | (c > self.config.most_similar), -math.inf)
-        return log_w.masked_fill(own_mask, 0)
