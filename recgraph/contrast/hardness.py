@@ -65,7 +65,7 @@ class Hardness(Weight):
         return self._of(c, own_mask, out_mask), beside[:, 0]
 
     def _sorted(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[n, M] each: cosines, whether a candidate is of the anchor's own id, whether it is out of K_i; and [n, 1], the
+        """[n, M] each: cosines, whether a candidate is of the anchor's own id, whether it is out of K_i; [n, 1]: the
         least cosine in K_i."""
         c = pairs.cosines()
         out_mask = own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
