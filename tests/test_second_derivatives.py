@@ -125,7 +125,7 @@ REFUSE = {
     "contrast/weights.py:_Hidden": learned_weight,
     "contrast/whitening.py:_InverseRoot": whitening,
     "encoders/attention.py:_Every": attention,
-    "encoders/attention.py:_Last": attention_of_the_last,
+    "encoders/attention.py:_Some": attention_of_the_last,
     "losses/scores.py:_OwnScores": scores_of_own_negatives,
     "losses/scores.py:_PairScores": scores_of_pairs,
 }
