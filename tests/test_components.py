@@ -67,6 +67,12 @@ def test_the_best_of_each_kind_that_gained_on_valid_are_taken_together(
     best = search.together("ml-100k", "sasrec", [*weights, terms, alone])
     assert best is not None
     assert best.title == "together: objective: barlow_twins + regulariser: alignment"
+    # the best weight is taken, so that what sets the weight otherwise is not
+    slow = Component("slow copy", "byol", {"target_momentum": 0.99, "weight": None})
+    _study(tmp_path, "ml-100k", "sasrec", slow, 0.115)
+    best = search.together("ml-100k", "sasrec", [*weights, terms, slow])
+    assert best is not None
+    assert best.title == "together: weight: self_mask + regulariser: alignment"
     all_four = [*weights, terms, objective]
     assert search.tested("ml-100k", "sasrec", all_four, 1) == [weights[1], terms, objective]
     assert search.tested("ml-100k", "sasrec", all_four, 2) == [weights[1], weights[0], terms, objective]

@@ -79,8 +79,8 @@ def best_valid(dataset: str, base: str, component: Component) -> tuple[float, Ma
 def together(dataset: str, base: str, found: Iterable[Component]) -> Component | None:
     """The best components of different kinds in one, by their gain over the base on the valid part.
 
-    One that the better ones exclude is left out, as a weight is by an objective without candidates. A component takes
-    part with the settings of its best trial, but for the base's common space, which is searched anew.
+    One that the better ones exclude is left out, as a weight is by an objective without candidates, and one that needs
+    another value of a setting of theirs. A component takes part with the settings of its best trial, but for the base's common space, which is searched anew.
 
     Raises:
         ConfigError: the base itself has no study.
@@ -91,10 +91,13 @@ def together(dataset: str, base: str, found: Iterable[Component]) -> Component |
     taken: dict[str, Component] = {}
     settings: dict[str, Any] = {}
     for value, component, params in sorted(_measured(dataset, base, found), key=lambda of: -of[0]):
-        with_it = settings | _as_settings(component, params, BASES[base].common)
-        if value <= own[0] or component.kind in taken or len(taken) == TOGETHER or not _go_together(base, with_it):
+        its_own = _as_settings(component, params, BASES[base].common)
+        if value <= own[0] or component.kind in taken or len(taken) == TOGETHER:
             continue
-        taken[component.kind], settings = component, with_it
+        if any(settings.get(name, needed) != needed for name, needed in its_own.items()):
+            continue
+        if _go_together(base, settings | its_own):
+            taken[component.kind], settings = component, settings | its_own
     if len(taken) < 2:
         return None
     names = " + ".join(component.title for component in taken.values())
