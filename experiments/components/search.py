@@ -80,7 +80,8 @@ def together(dataset: str, base: str, found: Iterable[Component]) -> Component |
     """The best components of different kinds in one, by their gain over the base on the valid part.
 
     One that the better ones exclude is left out, as a weight is by an objective without candidates, and one that needs
-    another value of a setting of theirs. A component takes part with the settings of its best trial, but for the base's common space, which is searched anew.
+    another value of a setting of theirs. A component takes part with the settings of its best trial, but for the base's
+    common space, which is searched anew.
 
     Raises:
         ConfigError: the base itself has no study.
