@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recgraph.evaluate.results import Result, check_comparable
 from recgraph.evaluate.significance import Comparison, Source, compare_values, results_of, user_means
 
-__all__ = ["over_folds"]
+__all__ = ["OF_FOLD", "over_folds"]
+
+#: what the protocols of two folds differ in
+OF_FOLD = ("split_hash", "split_facts")
 
 FloatArray = NDArray[np.float64]
 
@@ -33,16 +37,27 @@ def over_folds(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways, or those at one place are of different folds.
-        ValueError: not as many folds of each, one fold twice, or as of :func:`over_users`.
+        ValueError: no list of folds, not as many of each, one fold twice, or as of :func:`over_users`.
     """
+    folds = [*zip(*(_of_folds(name, given) for name, given in (("a", a), ("b", b))), strict=False)]
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} folds and b has {len(b)}; give the same ones of each")
-    folds = [(results_of(one), results_of(other)) for one, other in zip(a, b, strict=True)]
+    check_comparable([own[0] for own, _ in folds], metric, aside=OF_FOLD)
     splits = [own[0].protocol.split_hash for own, _ in folds]
     if len(set(splits)) < len(splits):
         raise ValueError("two of the folds have the same split; give each fold once, and seeds of a fold as a list")
     means = _over_all_folds([(own[0].users, *user_means(own, other, metric)) for own, other in folds])
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
+
+
+def _of_folds(name: str, given: Sequence[Source | Sequence[Source]]) -> list[list[Result]]:
+    """The results of each fold."""
+    if isinstance(given, Source) or not len(given):
+        raise ValueError(f"{name} = {given!r} must be a list with the result of each fold")
+    found = [results_of(one) for one in given]
+    if [] in found:
+        raise ValueError(f"{name}[{found.index([])}] is empty; give the result of that fold, or those of its seeds")
+    return found
 
 
 def _over_all_folds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +13,9 @@ import polars as pl
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
+from recgraph.evaluate.over_folds import OF_FOLD
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
-    OF_FOLD,
     Comparisons,
     compare,
     describe_tests,
@@ -27,7 +26,7 @@ from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_c
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
 from recgraph.leaderboard.plan import Job, check_entries, jobs_of
-from recgraph.leaderboard.repeats import Repeat, repeat_of
+from recgraph.leaderboard.repeats import Repeat, mean_of, repeat_of
 from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
 from recgraph.leaderboard.store import Record, Store
 
@@ -176,7 +175,7 @@ class Sheet:
         column = self.comparisons.get(title, {}).get(metric)
         if column is None:
             return replace(number, mark="untested")
-        return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
+        return replace(number, mark=column.mark(address, metric), versus=column.versus.get(address, ()))
 
     def __repr__(self) -> str:
         return f"Sheet({self.board}, {self.dataset}: {self.n_done} of {self.n_asked} trainings are done)"
@@ -320,7 +319,7 @@ def _best_first(records: Mapping[str, Mapping[Repeat, Record]], tables: tuple[Sc
         return [*records]
     metric = tables[0].metrics[0]
     scores = values_over_seeds(records, tables[0].title, metric)
-    ordered = best_first({name: statistics.fmean(values) for name, values in scores.items()}, metric)
+    ordered = best_first({name: mean_of(values) for name, values in scores.items()}, metric)
     return [*ordered, *(name for name in records if name not in scores)]
 
 

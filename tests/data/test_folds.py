@@ -216,7 +216,11 @@ def test_shards_are_split_into_the_same_folds(tmp_path: Path) -> None:
         ("leave-one-out", {"n_folds": 9, "fold": 8, "short_users": "error"}, "leave-one-out needs 11 interactions"),
         ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test = 0.5 of n_folds = 3 test parts comes to more"),
         ("ratio", {"n_folds": 3, "fold": 0, "order": "time"}, "order = 'time' has no folds"),
-        ("all", {"n_folds": 3, "fold": 0}, "unknown setting 'n_folds'"),
+        (
+            "all",
+            {"n_folds": 3, "fold": 0},
+            "strategy = 'all' has no folds; give one of 'leave-one-out', .* or leave n_f",
+        ),
     ],
 )
 def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], message: str) -> None:
@@ -264,6 +268,24 @@ def test_users_of_several_folds_count_once() -> None:
         over_folds(results["ease"][:2], results["itemknn"], "ndcg@5")
     with pytest.raises(ValueError, match="two of the folds have the same split"):
         over_folds(results["ease"][:1] * 2, results["itemknn"][:1] * 2, "ndcg@5")
+
+
+def test_folds_that_were_made_in_different_ways_are_not_compared() -> None:
+    splits = rg.folds(rg.load_data(_frame()), 2)
+    found = {name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5]) for split in splits] for name in ("ease", "slim")}
+    mixed = ([own[0]["keep"], own[1]["exclude"]] for own in found.values())
+    with pytest.raises(ProtocolMismatch, match=r"differ in\n  seen: 'keep' and 'exclude'$"):
+        over_folds(*mixed, "ndcg@5")
+
+
+def test_folds_are_a_list_of_results(tmp_path: Path) -> None:
+    split = rg.folds(rg.load_data(_frame()), 2)[0]
+    one = rg.fit("ease", split, seed=0).evaluate(cutoffs=[5])["exclude"]
+    for given in (one, str(tmp_path / "users.parquet"), []):
+        with pytest.raises(ValueError, match=r"a = .* must be a list with the result of each fold"):
+            over_folds(given, [one], "ndcg@5")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"b\[1\] is empty; give the result of that fold"):
+        over_folds([one, one], [one, []], "ndcg@5")
 
 
 def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:

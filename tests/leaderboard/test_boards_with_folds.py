@@ -21,12 +21,14 @@ from recgraph.config import ConfigError
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.compare import Column, Comparison
 from recgraph.leaderboard.page import page
 from recgraph.leaderboard.plan import check_study, load_data_hashes
 from recgraph.leaderboard.rendering import markdown, to_csv
 from recgraph.leaderboard.repeats import FoldSeed
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.studies import TunedSettings
 
 TEXT = """
 data = "../log.csv"
@@ -198,6 +200,50 @@ def test_an_entry_that_lacks_a_fold_is_not_compared(ran: tuple[Board, Summary]) 
     finally:
         hidden.write_bytes(text)
         update_comparisons(open_sheet(board, board.sheets[0]))
+
+
+def test_folds_count_alike_where_a_seed_is_done_on_some_of_them(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    own = _records(_sheet(board))["BPRMF"]
+    bprmf = next(entry for entry in _sheet(board).entries if entry.name == "BPRMF")
+    hidden = _sheet(board).folder / bprmf.records[FoldSeed(1, 6)]
+    text = hidden.read_bytes()
+    hidden.unlink()
+    try:
+        sheet = open_sheet(board, board.sheets[0])
+        title = sheet.tables[0].title
+        value = {repeat: record["scores"][title]["ndcg@10"] for repeat, record in own.items()}
+        of_first = (value[FoldSeed(0, 5)] + value[FoldSeed(0, 6)]) / 2
+        score = sheet.score("BPRMF", title, "ndcg@10")
+        assert score is not None
+        assert score.n == 3
+        assert score.mean == pytest.approx((of_first + value[FoldSeed(1, 5)]) / 2)
+    finally:
+        hidden.write_bytes(text)
+
+
+def test_a_mark_says_worse_only_of_an_entry_that_is_worse() -> None:
+    """Users count alike and folds count alike, so that another entry than the best of the means may be the better."""
+
+    def test(difference: float) -> tuple[Comparison]:
+        return (Comparison("users", 90, difference, difference - 0.01, difference + 0.01, 0.001, 0.002, None),)
+
+    column = Column("best", {"less": test(0.02), "more": test(-0.02)})
+    assert [column.mark(name, "ndcg@10") for name in ("best", "less", "more")] == ["tied", "worse", "tied"]
+    assert [column.mark(name, "gini@10") for name in ("best", "less", "more")] == ["tied", "tied", "worse"]
+    assert Column("best", {"less": test(0.02)}).mark("best", "ndcg@10") == "best"
+
+
+def test_all_folds_have_the_settings_of_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best trial of a study that goes on may change between two looks."""
+    _log(tmp_path)
+    trials = iter(range(9))
+    monkeypatch.setattr(
+        "recgraph.leaderboard.plan.load_tuned", lambda *_: TunedSettings({"l2": 1 + next(trials)}, None, None, None)
+    )
+    text = 'data = "../log.csv"\nseeds = [0]\n[protocol]\nn_folds = 3\n'
+    board = write_board(tmp_path, f'{text}[[models]]\nmodel = "ease"\nstudy = "../study"\n', "own")
+    assert [job.settings["l2"] for job in jobs(board)["EASE"]] == [1, 1, 1]
 
 
 def test_folds_of_other_protocols_are_refused(ran: tuple[Board, Summary]) -> None:
