@@ -145,7 +145,7 @@ class Sheet:
 
     @property
     def repeats(self) -> str:
-        """What numbers are means over."""
+        """What numbers are means over, and what is counted of an entry."""
         return "seeds" if self.spec.protocol.n_folds is None else "folds and seeds"
 
     @property

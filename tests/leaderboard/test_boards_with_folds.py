@@ -170,6 +170,7 @@ def test_what_is_shown_names_folds(ran: tuple[Board, Summary]) -> None:
     text = markdown([sheet], board.name)
     assert "Means ± standard deviations over folds and seeds." in text
     assert " users in 2 folds: " in text
+    assert "| model | folds and seeds | " in text
     assert "8 of 8 trainings are done" in text
     assert "on fold 0 (`fold` in `split_options` says which), with one of the seeds 5, 6:" in text
     rows = list(csv.DictReader(io.StringIO(to_csv([sheet]))))
@@ -178,6 +179,7 @@ def test_what_is_shown_names_folds(ran: tuple[Board, Summary]) -> None:
     html = page([sheet], board)
     assert "fold 1, seed 6: epoch" in html
     assert "in 2 folds" in html
+    assert ">Folds and seeds</button>" in html
     (bprmf,) = [entry for entry in sheet.entries if entry.name == "BPRMF"]
     assert bprmf.configuration["data"]["split_options"] == {"valid": 0.1, "test": 0.2, "n_folds": 2}
     assert '"fold" = 1' in bprmf.commands[FoldSeed(1, 5)]
@@ -211,6 +213,7 @@ def test_folds_count_alike_where_a_seed_is_done_on_some_of_them(ran: tuple[Board
     hidden.unlink()
     try:
         sheet = open_sheet(board, board.sheets[0])
+        assert "<li>BPRMF, fold 1, seed 6: not run</li>" in page([sheet], board)
         title = sheet.tables[0].title
         value = {repeat: record["scores"][title]["ndcg@10"] for repeat, record in own.items()}
         of_first = (value[FoldSeed(0, 5)] + value[FoldSeed(0, 6)]) / 2
