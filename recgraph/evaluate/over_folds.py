@@ -29,8 +29,8 @@ def over_folds(
 ) -> Comparison:
     """Compare two models over the users of a cross-validation (:func:`recgraph.data.folds.folds`).
 
-    Each user counts once, with the mean over the folds in which it has a value: its values in several folds are no
-    independent ones.
+    Each user counts once, with all its values: those of several folds are no independent ones. Folds count alike,
+    however many users have a value in them, so that the difference is that of the means over folds.
 
     Args:
         a, b: of each fold what :func:`over_users` takes, in the same order of folds.
@@ -63,8 +63,11 @@ def _of_folds(name: str, given: Sequence[Source | Sequence[Source]]) -> list[lis
 def _over_all_folds(
     folds: Sequence[tuple[NDArray[np.int64], FloatArray, FloatArray]],
 ) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean of each user over the folds in which both have a value."""
-    users, own, other = (np.concatenate(each) for each in zip(*folds, strict=True))
-    has = ~np.isnan(own) & ~np.isnan(other)
-    _, place, counts = np.unique(users[has], return_inverse=True, return_counts=True)
-    return np.bincount(place, own[has]) / counts, np.bincount(place, other[has]) / counts
+    """[U] each: of each user what it adds to the mean over folds of the means over users, times U."""
+    has = [~np.isnan(own) & ~np.isnan(other) for _, own, other in folds]
+    counts = [int(one.sum()) for one in has]
+    users, own, other = (np.concatenate([fold[k][one] for fold, one in zip(folds, has, strict=True)]) for k in range(3))
+    found, place = np.unique(users, return_inverse=True)
+    shares = np.repeat([1 / max(1, n) for n in counts], counts)
+    scale = np.full(len(found), len(found) / max(1, sum(n > 0 for n in counts)))
+    return scale * np.bincount(place, own * shares), scale * np.bincount(place, other * shares)

@@ -84,15 +84,9 @@ class Column:
     best: str
     versus: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
 
-    def mark(self, address: str, metric: str) -> Mark:
-        """The mark of an entry, a key of ``MARKS``, in the column of a metric."""
-        sign = 1 if higher_is_better(metric) else -1
-        # over users another entry may be the better one, where folds have different numbers of them
-        differs = {
-            other: tests[0].p_adjusted < ALPHA and sign * tests[0].difference > 0
-            for other, tests in self.versus.items()
-            if tests
-        }
+    def mark(self, address: str) -> Mark:
+        """The mark of an entry, a key of ``MARKS``."""
+        differs = {other: tests[0].p_adjusted < ALPHA for other, tests in self.versus.items() if tests}
         if address in differs:
             return "worse" if differs[address] else "tied"
         if address == self.best and differs:
@@ -114,7 +108,7 @@ def compare(
 
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
     over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
-    are corrected over a table. Where there are folds, a user and a seed count with the mean over them, and entries with
+    are corrected over a table. Where there are folds, a user and a seed count once, with all of them, and entries with
     records of different folds are not compared.
 
     Args:
@@ -321,8 +315,8 @@ def describe_tests(comparisons: Comparisons, has_folds: bool = False) -> str:
     if not decisive:
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
     of_users = (
-        "Fisher's randomisation test over users, each with the mean over "
-        f"{'its folds and ' if has_folds else ''}an entry's seeds; intervals by the bootstrap"
+        f"Fisher's randomisation test over users, each with {'all its folds and ' if has_folds else ''}the mean over "
+        "an entry's seeds; intervals by the bootstrap"
     )
     over_seeds = f"seeds{', each with the mean over the folds' if has_folds else ''}"
     of_seeds = f"Welch's t-test over {over_seeds}; intervals are Welch's"

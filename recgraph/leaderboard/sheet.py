@@ -175,7 +175,7 @@ class Sheet:
         column = self.comparisons.get(title, {}).get(metric)
         if column is None:
             return replace(number, mark="untested")
-        return replace(number, mark=column.mark(address, metric), versus=column.versus.get(address, ()))
+        return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
 
     def __repr__(self) -> str:
         return f"Sheet({self.board}, {self.dataset}: {self.n_done} of {self.n_asked} trainings are done)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from recgraph.data.reading import LogFile, Reading
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.over_folds import over_folds
 from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.evaluate.significance import compare_values
+from recgraph.evaluate.statistics import TooFewPairs
 
 #: what a log was split into before there were folds
 _BEFORE: list[tuple[str, dict[str, Any], str]] = [
@@ -253,15 +256,26 @@ def test_users_of_several_folds_count_once() -> None:
         for name in ("ease", "itemknn")
     }
     found = over_folds(results["ease"], results["itemknn"], "ndcg@5")
+    means = {name: np.mean([one["ndcg@5"] for one in own]) for name, own in results.items()}
+    assert found.difference == pytest.approx(means["itemknn"] - means["ease"], abs=1e-12)
     values = [
-        pd.concat(pd.Series(one.per_user["ndcg@5"], index=one.users) for one in own).groupby(level=0).mean()
+        pd.concat(pd.Series(one.per_user["ndcg@5"] / len(one.users), index=one.users) for one in own)
         for own in results.values()
     ]
-    expected = values[1] - values[0]
-    assert found.n == len(expected)
-    assert found.difference == pytest.approx(expected.mean(), abs=1e-12)
+    of_users = (values[1] - values[0]).groupby(level=0).sum()
+    assert found.n == len(of_users)
+    # the interval is that of users, each with what it adds to the mean
+    alone = compare_values(np.zeros(found.n), of_users.to_numpy() * found.n / 3, n_draws=9999, seed=0)
+    assert (found.interval.low, found.interval.high) == pytest.approx((alone.interval.low, alone.interval.high))
     seeds = [[one, one] for one in results["ease"]]  # a list for each fold is of its seeds
     assert over_folds(seeds, results["itemknn"], "ndcg@5").difference == found.difference
+    # a fold in which nobody has a value is none
+    nobody = [replace(own[0], per_user={"ndcg@5": np.full(len(own[0].users), np.nan)}) for own in results.values()]
+    others = [own[1:] for own in results.values()]
+    among = over_folds([nobody[0], *others[0]], [nobody[1], *others[1]], "ndcg@5")
+    assert among.difference == pytest.approx(over_folds(*others, "ndcg@5").difference)
+    with pytest.raises(TooFewPairs):
+        over_folds(nobody[:1], nobody[1:], "ndcg@5")
     with pytest.raises(ProtocolMismatch, match="split_hash"):
         over_folds(results["ease"], results["itemknn"][::-1], "ndcg@5")
     with pytest.raises(ValueError, match="a has 2 folds and b has 3"):
