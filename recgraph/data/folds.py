@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from recgraph.arguments import checked
-from recgraph.data.folded import Folded
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
-from recgraph.data.strategies import STRATEGIES, strategy_of
+from recgraph.data.strategies import strategy_of
 
 __all__ = ["folds"]
 
@@ -36,8 +35,5 @@ def folds(
     """
     if given := {"n_folds", "fold"} & params.keys():
         raise ValueError(f"{min(given)} = {params[min(given)]!r} is set for each fold; leave it out")
-    with_folds = [name for name, each in STRATEGIES.items() if issubclass(each, Folded)]
-    if strategy in STRATEGIES and strategy not in with_folds:
-        raise ValueError(f"strategy = {strategy!r} has no folds; give one of {', '.join(map(repr, with_folds))}")
     strategy_of(strategy, {**params, "n_folds": n_folds, "fold": 0})  # before a number of folds is counted up to
     return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]

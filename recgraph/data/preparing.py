@@ -175,7 +175,8 @@ def prepare(
     if not chosen.is_by_user:
         raise ValueError(
             f"split {strategy!r} with these parameters labels by all interactions, not by those of each user; in "
-            "shards can be split: leave-one-out, ratio with order=time, time with valid_from and test_from, and all"
+            "shards can be split: leave-one-out, ratio with order=time, time with valid_from and test_from but without "
+            "n_folds, and all"
         )
     check_replaceable(Path(out))
     # workers have folders of their own

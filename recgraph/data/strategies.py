@@ -247,6 +247,9 @@ def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
+    if "n_folds" in params and not issubclass(STRATEGIES[name], Folded):
+        folded = ", ".join(repr(each) for each, own in STRATEGIES.items() if issubclass(own, Folded))
+        raise ValueError(f"strategy = {name!r} has no folds; give one of {folded}, or leave n_folds out")
     try:
         return STRATEGIES[name].of(params)
     except ConfigError as error:

@@ -104,7 +104,8 @@ class SequenceEncoder(nn.Module):
             [B, D]; [T, D] aligned with ``sequences.values`` where ``last_only`` is False; or [M, D].
 
         Raises:
-            ValueError: a row is empty or longer than ``max_len``, or no generator was given in training mode.
+            ValueError: a row is empty or longer than ``max_len``, ``places`` has not as many rows, or no generator was
+                given in training mode.
         """
         if not sequences.n_rows:
             return table.new_zeros(0, self.hidden_dim)
@@ -113,6 +114,8 @@ class SequenceEncoder(nn.Module):
             raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
         generator = dropout_generator(self, self.most_dropped, generator)
         if places is not None:
+            if places.n_rows != sequences.n_rows:
+                raise ValueError(f"places has {places.n_rows} rows; give one for each of {sequences.n_rows} sequences")
             return self._encode_some(sequences, table, generator, places)
         return self._encode(sequences, table, generator, last_only)
 

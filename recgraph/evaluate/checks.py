@@ -1,4 +1,5 @@
-"""Checks of a split and of the evaluation on it: leakage of time, duplicates, unknown items, scorers at chance."""
+"""Checks of a split and of the evaluation on it: leakage of time, duplicates, unknown items, popularity, scorers at
+chance."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ from recgraph.rng import numpy_generator
 
 #: how many standard errors a scorer may be away from chance
 _SIGMAS = 5.0
+#: the share by which popularity may differ, where chance does not explain it
+_DRIFT = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: in
         duplicates(split, "test"),
         unknown_items(split, "valid"),
         unknown_items(split, "test"),
+        popularity(split),
         *chance(split.test, cutoff=cutoff, n_users=n_users, seed=seed),
     ]
 
@@ -118,6 +122,33 @@ def unknown_items(split: Split, part: Literal["valid", "test"]) -> Check:
         f"users; a model without item features cannot find them"
     )
     return Check(f"items only in {part}", "warn" if n_items else "ok", float(n_items), detail)
+
+
+def popularity(split: Split) -> Check:
+    """Whether valid and test ask for equally popular items: or else the best settings differ between them.
+
+    Compared are training interactions of an item, in the mean over users of the means of their items.
+    """
+    name = "popularity in valid and test"
+    counts = split.fit_part("train").item_counts().double()
+    valid, test = (_means_of_users(_cases(split, part), counts) for part in ("valid", "test"))
+    if min(len(valid), len(test)) < 2:
+        return Check(name, "skipped", None, "valid or test has fewer than two users")
+    own, other = float(valid.mean()), float(test.mean())
+    error = _SIGMAS * float((valid.var() / len(valid) + test.var() / len(test)).sqrt())
+    drifts = abs(other - own) > max(error, _DRIFT * own)
+    detail = (
+        f"an item of test has {other:.1f} training interactions in the mean, one of valid {own:.1f} (within "
+        f"{error:.2g} allowed){'; settings that valid chose may not be the best on test' if drifts else ''}"
+    )
+    return Check(name, "warn" if drifts else "ok", other / own if own else None, detail)
+
+
+def _means_of_users(cases: Cases, of_items: Tensor) -> Tensor:
+    """The mean of a value of items over the relevant ones of each user that has any."""
+    sums = torch.zeros(len(cases), dtype=of_items.dtype).index_add_(0, cases.truth.rows, of_items[cases.truth.values])
+    lengths = torch.bincount(cases.truth.rows, minlength=len(cases))
+    return (sums / lengths)[lengths > 0]
 
 
 def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, n_seeds: int = 10, seed: int = 0) -> list[Check]:

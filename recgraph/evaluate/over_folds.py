@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recgraph.evaluate.results import Result, check_comparable
 from recgraph.evaluate.significance import Comparison, Source, compare_values, results_of, user_means
 
-__all__ = ["over_folds"]
+__all__ = ["OF_FOLD", "over_folds"]
+
+#: what the protocols of two folds differ in
+OF_FOLD = ("split_hash", "split_facts")
 
 FloatArray = NDArray[np.float64]
 
@@ -25,19 +29,20 @@ def over_folds(
 ) -> Comparison:
     """Compare two models over the users of a cross-validation (:func:`recgraph.data.folds.folds`).
 
-    Each user counts once, with the mean over the folds in which it has a value: its values in several folds are no
-    independent ones.
+    Each user counts once, with all its values: those of several folds are no independent ones. Folds count alike,
+    however many users have a value in them, so that the difference is that of the means over folds.
 
     Args:
         a, b: of each fold what :func:`over_users` takes, in the same order of folds.
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways, or those at one place are of different folds.
-        ValueError: not as many folds of each, one fold twice, or as of :func:`over_users`.
+        ValueError: no list of folds, not as many of each, one fold twice, or as of :func:`over_users`.
     """
+    folds = [*zip(*(_of_folds(name, given) for name, given in (("a", a), ("b", b))), strict=False)]
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} folds and b has {len(b)}; give the same ones of each")
-    folds = [(results_of(one), results_of(other)) for one, other in zip(a, b, strict=True)]
+    check_comparable([own[0] for own, _ in folds], metric, aside=OF_FOLD)
     splits = [own[0].protocol.split_hash for own, _ in folds]
     if len(set(splits)) < len(splits):
         raise ValueError("two of the folds have the same split; give each fold once, and seeds of a fold as a list")
@@ -45,11 +50,24 @@ def over_folds(
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
+def _of_folds(name: str, given: Sequence[Source | Sequence[Source]]) -> list[list[Result]]:
+    """The results of each fold."""
+    if isinstance(given, Source) or not len(given):
+        raise ValueError(f"{name} = {given!r} must be a list with the result of each fold")
+    found = [results_of(one) for one in given]
+    if [] in found:
+        raise ValueError(f"{name}[{found.index([])}] is empty; give the result of that fold, or those of its seeds")
+    return found
+
+
 def _over_all_folds(
     folds: Sequence[tuple[NDArray[np.int64], FloatArray, FloatArray]],
 ) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean of each user over the folds in which both have a value."""
-    users, own, other = (np.concatenate(each) for each in zip(*folds, strict=True))
-    has = ~np.isnan(own) & ~np.isnan(other)
-    _, place, counts = np.unique(users[has], return_inverse=True, return_counts=True)
-    return np.bincount(place, own[has]) / counts, np.bincount(place, other[has]) / counts
+    """[U] each: of each user what it adds to the mean over folds of the means over users, times U."""
+    has = [~np.isnan(own) & ~np.isnan(other) for _, own, other in folds]
+    counts = [int(one.sum()) for one in has]
+    users, own, other = (np.concatenate([fold[k][one] for fold, one in zip(folds, has, strict=True)]) for k in range(3))
+    found, place = np.unique(users, return_inverse=True)
+    shares = np.repeat([1 / max(1, n) for n in counts], counts)
+    scale = np.full(len(found), len(found) / max(1, sum(n > 0 for n in counts)))
+    return scale * np.bincount(place, own * shares), scale * np.bincount(place, other * shares)

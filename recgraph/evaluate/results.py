@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -194,11 +194,14 @@ def compare(a: Result, b: Result) -> dict[str, float]:
     return {name: others[name] - ours[name] for name in comparable(a, b)}
 
 
-def comparable(a: Result, b: Result) -> list[str]:
+def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str]:
     """The metrics that both results have and that were made in the same way.
 
     Where the lists of cut-offs alone differ, a metric at a cut-off of both is the same number: NDCG@10 of cut-offs
     ``(10,)`` and of ``(5, 10, 20)``. A metric that reads whole lists is not, where the longest lists differ.
+
+    Args:
+        aside: fields of the protocol that may differ.
 
     Raises:
         ProtocolMismatch: the protocols differ in anything else, or there is no such metric; the message shows what
@@ -207,7 +210,7 @@ def comparable(a: Result, b: Result) -> list[str]:
     shared = [name for name in a.metrics if name in b.metrics]
     if a.hash == b.hash:
         return shared
-    differing = a.protocol.differences(b.protocol)
+    differing = {name: both for name, both in a.protocol.differences(b.protocol).items() if name not in aside}
     cutoffs = differing.pop("cutoffs", None)
     if cutoffs is not None and max(cutoffs[0]) != max(cutoffs[1]):
         shared = [name for name in shared if not _reads_whole_lists(name)]
@@ -219,6 +222,17 @@ def comparable(a: Result, b: Result) -> list[str]:
             f"results of protocols {a.hash} and {b.hash} cannot be compared; they differ in\n" + "\n".join(lines)
         )
     return shared
+
+
+def check_comparable(results: Sequence[Result], metric: str, *, aside: Collection[str] = ()) -> None:
+    """Refuse results that were made in different ways, or whose values of a metric were; as :func:`comparable`."""
+    for result in results:
+        shared = comparable(results[0], result, aside=aside)
+        if metric not in shared and metric in results[0].metrics and metric in result.metrics:
+            raise ProtocolMismatch(
+                f"{metric} reads whole lists, which end at {max(results[0].protocol.cutoffs)} and "
+                f"{max(result.protocol.cutoffs)}: give both results the same longest cut-off"
+            )
 
 
 def _reads_whole_lists(column: str) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.results import ProtocolMismatch, Result, comparable, load_users
+from recgraph.evaluate.results import Result, check_comparable, comparable, load_users
 from recgraph.evaluate.statistics import (
     Interval,
     TooFewPairs,
@@ -170,7 +170,7 @@ def over_seeds(
     """
     if len(a) != len(b):
         raise ValueError(f"there are {len(a)} results of a and {len(b)} of b; give one of each for every seed")
-    _check_comparable([*a, *b], metric)
+    check_comparable([*a, *b], metric)
     values = [[result[metric] for result in results] for results in (a, b)]
     return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
 
@@ -189,23 +189,13 @@ def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[F
 
 
 def _check_alike(results: Sequence[Result], metric: str) -> None:
-    _check_comparable(results, metric)
+    check_comparable(results, metric)
     for result in results:
         if metric not in result.per_user:
             raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
         ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, results[0])]
         if not np.array_equal(result.users, results[0].users) or ids[0] != ids[1]:
             raise ValueError("the results are of different users; evaluate both models on the same cases")
-
-
-def _check_comparable(results: Sequence[Result], metric: str) -> None:
-    """Refuse results that were made in different ways, or whose values of a metric were."""
-    for result in results:
-        if metric not in comparable(results[0], result) and metric in results[0].metrics and metric in result.metrics:
-            raise ProtocolMismatch(
-                f"{metric} reads whole lists, which end at {max(results[0].protocol.cutoffs)} and "
-                f"{max(result.protocol.cutoffs)}: give both results the same longest cut-off"
-            )
 
 
 _SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
@@ -303,7 +293,7 @@ def table(
     shared = [comparable(every[0], result) for result in every]
     columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
     for metric in columns:
-        _check_comparable(every, metric)
+        check_comparable(every, metric)
     means = {
         (name, metric): float(np.mean([result[metric] for result in own]))
         for name, own in models.items()

@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
-from recgraph.evaluate.over_folds import over_folds
+from recgraph.evaluate.over_folds import OF_FOLD, over_folds
 from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.statistics import TooFewPairs, welch
 from recgraph.leaderboard.plan import TITLES, digest
-from recgraph.leaderboard.repeats import Repeat, fold_of, seed_of
+from recgraph.leaderboard.repeats import Repeat, fold_of, mean_of, seed_of
 from recgraph.leaderboard.store import Record, Store
 
 __all__ = [
     "ALPHA",
     "MARKS",
-    "OF_FOLD",
     "Column",
     "Comparison",
     "Comparisons",
@@ -36,8 +35,6 @@ __all__ = [
 
 #: an adjusted p-value below it counts as a difference
 ALPHA = 0.05
-#: what protocols of the folds of one sheet differ in
-OF_FOLD = ("split_hash", "split_facts")
 #: fold (None without folds) -> the values of users of each seed
 _Users = Mapping[int | None, list[Result]]
 Mark = Literal["best", "tied", "worse", "untested", ""]
@@ -111,7 +108,7 @@ def compare(
 
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
     over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
-    are corrected over a table. Where there are folds, a user and a seed count with the mean over them, and entries with
+    are corrected over a table. Where there are folds, a user and a seed count once, with all of them, and entries with
     records of different folds are not compared.
 
     Args:
@@ -197,12 +194,12 @@ def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None
 
 def values_over_seeds(
     records: Mapping[str, Mapping[Repeat, Record]], title: str, metric: str
-) -> dict[str, list[float]]:
+) -> dict[str, dict[Repeat, float]]:
     """Address (or name) of an entry -> its values of a metric, one for each seed; entries without it are left out."""
     found = {}
     for entry, own in records.items():
-        scores = [record["scores"].get(title, {}) for record in own.values()]
-        if values := [float(each[metric]) for each in scores if metric in each]:
+        scores = {repeat: record["scores"].get(title, {}) for repeat, record in own.items()}
+        if values := {repeat: float(each[metric]) for repeat, each in scores.items() if metric in each}:
             found[entry] = values
     return found
 
@@ -235,14 +232,14 @@ def _compare_metric(
     best = best_of(scores, metric)
     column = Column(best)
     for address, values in scores.items():
-        if address == best or not all(math.isfinite(value) for value in (*values, *scores[best])):
+        if address == best or not all(math.isfinite(value) for value in (*values.values(), *scores[best].values())):
             continue
         if users is not None and not {address, best} <= users.keys():
             continue
         folds, others = ({fold_of(repeat) for repeat in records[of]} for of in (address, best))
         if folds != others:
             continue
-        of_seeds = [_over_folds(records[of], title, metric) for of in (address, best)]
+        of_seeds = [_over_folds(scores[of]) for of in (address, best)]
         of_users = [(users or {}).get(of, {}) for of in (address, best)]
         tests = tuple(_tests(of_seeds, of_users, metric))
         if tests:
@@ -250,19 +247,18 @@ def _compare_metric(
     return column
 
 
-def best_of(scores: Mapping[str, Sequence[float]], metric: str) -> str:
+def best_of(scores: Mapping[str, Mapping[Repeat, float]], metric: str) -> str:
     """The address of the entry with the best mean."""
-    return best_first({address: statistics.fmean(values) for address, values in scores.items()}, metric)[0]
+    return best_first({address: mean_of(values) for address, values in scores.items()}, metric)[0]
 
 
-def _over_folds(own: Mapping[Repeat, Record], title: str, metric: str) -> list[float]:
-    """The metric of each seed, the mean over its folds; without seeds that lack it on a fold that others have."""
-    values: dict[int, dict[int | None, float]] = {}
-    for repeat, record in own.items():
-        if metric in (scores := record["scores"].get(title, {})):
-            values.setdefault(seed_of(repeat), {})[fold_of(repeat)] = float(scores[metric])
-    folds = set().union(*values.values())
-    return [statistics.fmean(each.values()) for each in values.values() if each.keys() == folds]
+def _over_folds(values: Mapping[Repeat, float]) -> list[float]:
+    """The value of each seed, the mean over its folds; without seeds that lack a fold that others have."""
+    seeds: dict[int, dict[int | None, float]] = {}
+    for repeat, value in values.items():
+        seeds.setdefault(seed_of(repeat), {})[fold_of(repeat)] = value
+    folds = set().union(*seeds.values())
+    return [statistics.fmean(each.values()) for each in seeds.values() if each.keys() == folds]
 
 
 def _tests(seeds: Sequence[list[float]], users: Sequence[_Users], metric: str) -> Iterator[Comparison]:
@@ -319,8 +315,8 @@ def describe_tests(comparisons: Comparisons, has_folds: bool = False) -> str:
     if not decisive:
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
     of_users = (
-        "Fisher's randomisation test over users, each with the mean over "
-        f"{'its folds and ' if has_folds else ''}an entry's seeds; intervals by the bootstrap"
+        f"Fisher's randomisation test over users, each with {'all its folds and ' if has_folds else ''}the mean over "
+        "an entry's seeds; intervals by the bootstrap"
     )
     over_seeds = f"seeds{', each with the mean over the folds' if has_folds else ''}"
     of_seeds = f"Welch's t-test over {over_seeds}; intervals are Welch's"

@@ -12,7 +12,7 @@ import polars as pl
 
 from recgraph.leaderboard.compare import MARKS, Comparison, Mark
 from recgraph.leaderboard.costs import COSTS
-from recgraph.leaderboard.repeats import Repeat, fold_of, repeat_of, seed_of
+from recgraph.leaderboard.repeats import Repeat, fold_of, mean_of, repeat_of, seed_of
 from recgraph.leaderboard.store import Record
 
 __all__ = ["Key", "Number", "frame_of", "numbers_of"]
@@ -57,7 +57,8 @@ class Number:
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.by_seed.values())
+        """Over seeds, and over folds alike."""
+        return mean_of(self.by_seed)
 
     @property
     def sd(self) -> float | None:

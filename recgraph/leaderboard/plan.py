@@ -183,19 +183,22 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
             "which worker processes do not run: move it into a file of its own, and name that in the board, "
             'import = ["FILE.py"], or import it with rg.import_file("FILE.py")'
         )
-    return [job for fold in sheet.protocol.folds for job in _jobs_of_fold(sheet, entry, cls, fold)]
-
-
-def _jobs_of_fold(sheet: SheetSpec, entry: EntrySpec, cls: type[Model], fold: int | None) -> list[Job]:
-    of_nodes = is_of_nodes(sheet.dataset)
     training = sheet.training if issubclass(cls, TrainableModel) else {}
-    of_test = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol.data_of(fold))
     try:
-        _check_no_test_settings(sheet, entry, of_nodes)
-        settings = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings, **of_test}
-        resolved = _resolve(cls, of_nodes, settings)
+        _check_no_test_settings(sheet, entry, is_of_nodes(sheet.dataset))
+        # of all folds at once: the best trial of a study that goes on may change
+        given = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings}
+        return [job for fold in sheet.protocol.folds for job in _jobs_of_fold(sheet, entry, cls, given, fold)]
     except ConfigError as error:
         raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
+
+
+def _jobs_of_fold(
+    sheet: SheetSpec, entry: EntrySpec, cls: type[Model], given: Mapping[str, Any], fold: int | None
+) -> list[Job]:
+    of_nodes = is_of_nodes(sheet.dataset)
+    settings = {**given, **(_probe(sheet.protocol) if of_nodes else _split(sheet.protocol.data_of(fold)))}
+    resolved = _resolve(cls, of_nodes, settings)
     identity = {
         "model": cls.key(),
         "revision": cls.revision,
@@ -210,8 +213,7 @@ def _jobs_of_fold(sheet: SheetSpec, entry: EntrySpec, cls: type[Model], fold: in
     before = {**identity, "data": _with_written(resolved["data"], sheet.places)}
     identity = {**identity, "data": _with_written(resolved["data"], sheet.places | sheet.data_places)}
     earlier = None if before == identity else before
-    seeds = entry.seeds or sheet.seeds
-    metrics = sheet.more_metrics
+    seeds, metrics = entry.seeds or sheet.seeds, sheet.more_metrics
     imports = tuple(_place(each, sheet.file.parent) for each in sheet.imports)
     protocol = sheet.protocol
     shared = (protocol.cutoffs, identity, metrics, modules_of(metrics), imports, protocol.fit_on, earlier, fold)

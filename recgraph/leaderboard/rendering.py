@@ -155,7 +155,7 @@ def _block(sheet: Sheet, tables: Sequence[ScoreTable]) -> str:
         for entry in sheet.entries
         if entry.done
     ]
-    return _table(["model", "seeds", *(f"{title}: {metric}" for title, metric in columns)], rows)
+    return _table(["model", sheet.repeats, *(f"{title}: {metric}" for title, metric in columns)], rows)
 
 
 def _score(number: Number | None) -> str:
@@ -266,7 +266,7 @@ def _undone(sheet: Sheet, head: str) -> list[str]:
     rows = [[one.entry, f"{one.seed}", f"{one.error}: {one.message}", one.at] for one in sheet.failures]
     failed = [f"{head} Failures", _table(["model", "seed", "error", "at"], rows)] if rows else []
     gone = [[one.entry, ", ".join(map(str, one.seeds)), one.reason] for one in sheet.missing]
-    return [*failed, *([f"{head} Not there", _table(["model", "seeds", "why"], gone)] if gone else [])]
+    return [*failed, *([f"{head} Not there", _table(["model", sheet.repeats, "why"], gone)] if gone else [])]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

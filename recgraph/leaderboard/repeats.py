@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import fmean
 from typing import NamedTuple
 
-__all__ = ["FoldSeed", "Repeat", "fold_of", "named", "repeat_of", "seed_of"]
+__all__ = ["FoldSeed", "Repeat", "fold_of", "mean_of", "named", "repeat_of", "seed_of"]
 
 
 class FoldSeed(NamedTuple):
@@ -34,6 +36,14 @@ def fold_of(repeat: Repeat) -> int | None:
 def seed_of(repeat: Repeat) -> int:
     """Its seed."""
     return repeat.seed if isinstance(repeat, FoldSeed) else repeat
+
+
+def mean_of(values: Mapping[Repeat, float]) -> float:
+    """The mean over an entry's trainings, each fold alike: a seed may be done on some of the folds alone."""
+    folds: dict[int | None, list[float]] = {}
+    for repeat, value in values.items():
+        folds.setdefault(fold_of(repeat), []).append(value)
+    return fmean(map(fmean, folds.values()))
 
 
 def named(repeat: Repeat) -> str:

@@ -182,6 +182,8 @@ def run(
         before[task.log] = todo[task.log].store.failure_written(todo[task.log].job)
 
     def ended(task: Task, outcome: Outcome) -> bool:
+        if outcome.status == "busy":  # another run has begun it between two looks
+            return True
         pending = todo[task.log]
         status = _record_outcome(pending, outcome, before[task.log])
         if status != "stopped":

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recgraph.evaluate.over_folds import OF_FOLD
 from recgraph.leaderboard.board import SheetSpec
-from recgraph.leaderboard.compare import OF_FOLD, check_protocols
+from recgraph.leaderboard.compare import check_protocols
 from recgraph.leaderboard.plan import TITLES, digest
 from recgraph.leaderboard.store import Record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +13,9 @@ import polars as pl
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
+from recgraph.evaluate.over_folds import OF_FOLD
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
-    OF_FOLD,
     Comparisons,
     compare,
     describe_tests,
@@ -27,7 +26,7 @@ from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_c
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
 from recgraph.leaderboard.plan import Job, check_entries, jobs_of
-from recgraph.leaderboard.repeats import Repeat, repeat_of
+from recgraph.leaderboard.repeats import Repeat, mean_of, repeat_of
 from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
 from recgraph.leaderboard.store import Record, Store
 
@@ -146,7 +145,7 @@ class Sheet:
 
     @property
     def repeats(self) -> str:
-        """What numbers are means over."""
+        """What numbers are means over, and what is counted of an entry."""
         return "seeds" if self.spec.protocol.n_folds is None else "folds and seeds"
 
     @property
@@ -320,7 +319,7 @@ def _best_first(records: Mapping[str, Mapping[Repeat, Record]], tables: tuple[Sc
         return [*records]
     metric = tables[0].metrics[0]
     scores = values_over_seeds(records, tables[0].title, metric)
-    ordered = best_first({name: statistics.fmean(values) for name, values in scores.items()}, metric)
+    ordered = best_first({name: mean_of(values) for name, values in scores.items()}, metric)
     return [*ordered, *(name for name in records if name not in scores)]
 
 

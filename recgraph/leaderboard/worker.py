@@ -26,7 +26,7 @@ from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
 from recgraph.runs.run import NodeRun, Run
 from recgraph.runs.settings import DataConfig
-from recgraph.workers.pool import DONE, FAILED, INTERRUPTED, run_worker
+from recgraph.workers.pool import BUSY, DONE, FAILED, INTERRUPTED, run_worker
 
 __all__ = ["failure_record", "train_and_test"]
 
@@ -215,19 +215,18 @@ def failure_record(job: Job, error: str, message: str, trace: str = "") -> Recor
 
 
 def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
-    """Run a job unless another process has done it meanwhile; returns the exit code."""
-    with store.lock(job):
-        if store.is_done(job, data_hash, values):
-            return DONE
-        try:
-            import_all(job.modules)
-            store.save(job, train_and_test(job, store, device))
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except Exception as error:
-            record = failure_record(job, type(error).__name__, str(error), traceback.format_exc())
-            store.save_failure(job, record, restart=not _is_of_machine(error))
-            return FAILED
+    """Run a job, which this process has locked, unless another one has done it meanwhile; returns the exit code."""
+    if store.is_done(job, data_hash, values):
+        return DONE
+    try:
+        import_all(job.modules)
+        store.save(job, train_and_test(job, store, device))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        record = failure_record(job, type(error).__name__, str(error), traceback.format_exc())
+        store.save_failure(job, record, restart=not _is_of_machine(error))
+        return FAILED
     return DONE
 
 
@@ -240,7 +239,11 @@ def _is_of_machine(error: Exception) -> bool:
 def run_orders(orders: dict[str, Any]) -> int:
     """Run the job of a worker process's orders; returns the exit code."""
     job, store = Job.from_dict(orders["job"]), Store(Path(orders["folder"]))
-    return run_job(job, store, orders["data_hash"], orders["values"], orders["device"])
+    try:
+        with store.lock(job, wait=orders["waits"]):
+            return run_job(job, store, orders["data_hash"], orders["values"], orders["device"])
+    except BlockingIOError:
+        return BUSY
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -27,10 +27,21 @@ from recgraph import imports
 from recgraph.data.files import replace_text
 from recgraph.workers.records import Inbox, log_in_worker
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "TO_SAVE", "Outcome", "Pool", "Task", "WorkerPool", "run_worker"]
+__all__ = [
+    "BUSY",
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "TO_SAVE",
+    "Outcome",
+    "Pool",
+    "Task",
+    "WorkerPool",
+    "run_worker",
+]
 
 #: exit codes of a worker
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+DONE, FAILED, BUSY, INTERRUPTED = 0, 1, 75, 130
 #: seconds between two looks at the workers, and between two looks of a worker at its parent
 _POLL, _POLL_PARENT = 0.05, 0.5
 #: seconds that a worker has to save its training when it is interrupted
@@ -47,12 +58,15 @@ class Task:
             on disk.
         log: the file that gets its output; what was there stays.
         seconds: the most that it may take, or None.
+        waits: whether it waits for another process that works on the same, or ends as ``"busy"``; in the worker's
+            orders, too. Set by the pool: where nothing else is left to do.
     """
 
     name: str
     orders: Mapping[str, Any]
     log: Path
     seconds: float | None = None
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,11 +75,12 @@ class Outcome:
 
     Attributes:
         status: ``"done"``; ``"failed"``, with an error; ``"killed"``, by a signal; ``"interrupted"``, by a signal or at
-            the pool's deadline; ``"late"``, interrupted when its task's seconds were over.
+            the pool's deadline; ``"late"``, interrupted when its task's seconds were over; ``"busy"``: another process
+            works on it.
         message: what failed or killed it, else empty.
     """
 
-    status: Literal["done", "failed", "killed", "interrupted", "late"]
+    status: Literal["done", "failed", "killed", "interrupted", "late", "busy"]
     message: str = ""
 
 
@@ -111,7 +126,7 @@ class WorkerPool(ABC):
             tasks: to do.
             on_end: called when a worker has ended; returns whether its task is to be done again, before all others.
             on_start: called before a worker is started.
-            is_free: whether no other process works on a task; tasks that are not free are started last.
+            is_free: whether no other process works on a task; tasks that are not free are started last, and wait.
 
         Raises:
             KeyboardInterrupt: every worker has saved its training.
@@ -123,7 +138,10 @@ class WorkerPool(ABC):
                 if self._is_over():
                     waiting.clear()
                 while waiting and self._n_running() < self._size:
-                    task = waiting.pop(next((place for place, task in enumerate(waiting) if is_free(task)), 0))
+                    place = next((place for place, task in enumerate(waiting) if is_free(task)), None)
+                    task = waiting.pop(place or 0)
+                    if place is None:
+                        task = replace(task, waits=True)
                     if on_start is not None:
                         on_start(task)
                     self._start(task)
@@ -212,7 +230,7 @@ class Pool(WorkerPool):
         try:
             own = imports.orders() if self._own is None else self._own
             more = {"parent": os.getpid(), "error": str(error), "records": records.orders(), "own": own}
-            process.stdin.write(json.dumps({**task.orders, **more}).encode())
+            process.stdin.write(json.dumps({**task.orders, **more, "waits": task.waits}).encode())
             process.stdin.close()
         except BrokenPipeError:  # it died at once; its exit code says how
             pass
@@ -261,6 +279,8 @@ def _outcome(worker: _Worker, code: int) -> Outcome:
         return Outcome(worker.interrupted)
     if code == INTERRUPTED:
         return Outcome("interrupted")
+    if code == BUSY:
+        return Outcome("busy")
     if code < 0:
         name = signal.Signals(-code).name
         why = "; the machine may have run out of memory" if name == "SIGKILL" else ""

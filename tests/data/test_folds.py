@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from recgraph.data.reading import LogFile, Reading
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.over_folds import over_folds
 from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.evaluate.significance import compare_values
+from recgraph.evaluate.statistics import TooFewPairs
 
 #: what a log was split into before there were folds
 _BEFORE: list[tuple[str, dict[str, Any], str]] = [
@@ -216,7 +219,11 @@ def test_shards_are_split_into_the_same_folds(tmp_path: Path) -> None:
         ("leave-one-out", {"n_folds": 9, "fold": 8, "short_users": "error"}, "leave-one-out needs 11 interactions"),
         ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test = 0.5 of n_folds = 3 test parts comes to more"),
         ("ratio", {"n_folds": 3, "fold": 0, "order": "time"}, "order = 'time' has no folds"),
-        ("all", {"n_folds": 3, "fold": 0}, "unknown setting 'n_folds'"),
+        (
+            "all",
+            {"n_folds": 3, "fold": 0},
+            "strategy = 'all' has no folds; give one of 'leave-one-out', .* or leave n_f",
+        ),
     ],
 )
 def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], message: str) -> None:
@@ -249,21 +256,50 @@ def test_users_of_several_folds_count_once() -> None:
         for name in ("ease", "itemknn")
     }
     found = over_folds(results["ease"], results["itemknn"], "ndcg@5")
+    means = {name: np.mean([one["ndcg@5"] for one in own]) for name, own in results.items()}
+    assert found.difference == pytest.approx(means["itemknn"] - means["ease"], abs=1e-12)
     values = [
-        pd.concat(pd.Series(one.per_user["ndcg@5"], index=one.users) for one in own).groupby(level=0).mean()
+        pd.concat(pd.Series(one.per_user["ndcg@5"] / len(one.users), index=one.users) for one in own)
         for own in results.values()
     ]
-    expected = values[1] - values[0]
-    assert found.n == len(expected)
-    assert found.difference == pytest.approx(expected.mean(), abs=1e-12)
+    of_users = (values[1] - values[0]).groupby(level=0).sum()
+    assert found.n == len(of_users)
+    # the interval is that of users, each with what it adds to the mean
+    alone = compare_values(np.zeros(found.n), of_users.to_numpy() * found.n / 3, n_draws=9999, seed=0)
+    assert (found.interval.low, found.interval.high) == pytest.approx((alone.interval.low, alone.interval.high))
     seeds = [[one, one] for one in results["ease"]]  # a list for each fold is of its seeds
     assert over_folds(seeds, results["itemknn"], "ndcg@5").difference == found.difference
+    # a fold in which nobody has a value is none
+    nobody = [replace(own[0], per_user={"ndcg@5": np.full(len(own[0].users), np.nan)}) for own in results.values()]
+    others = [own[1:] for own in results.values()]
+    among = over_folds([nobody[0], *others[0]], [nobody[1], *others[1]], "ndcg@5")
+    assert among.difference == pytest.approx(over_folds(*others, "ndcg@5").difference)
+    with pytest.raises(TooFewPairs):
+        over_folds(nobody[:1], nobody[1:], "ndcg@5")
     with pytest.raises(ProtocolMismatch, match="split_hash"):
         over_folds(results["ease"], results["itemknn"][::-1], "ndcg@5")
     with pytest.raises(ValueError, match="a has 2 folds and b has 3"):
         over_folds(results["ease"][:2], results["itemknn"], "ndcg@5")
     with pytest.raises(ValueError, match="two of the folds have the same split"):
         over_folds(results["ease"][:1] * 2, results["itemknn"][:1] * 2, "ndcg@5")
+
+
+def test_folds_that_were_made_in_different_ways_are_not_compared() -> None:
+    splits = rg.folds(rg.load_data(_frame()), 2)
+    found = {name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5]) for split in splits] for name in ("ease", "slim")}
+    mixed = ([own[0]["keep"], own[1]["exclude"]] for own in found.values())
+    with pytest.raises(ProtocolMismatch, match=r"differ in\n  seen: 'keep' and 'exclude'$"):
+        over_folds(*mixed, "ndcg@5")
+
+
+def test_folds_are_a_list_of_results(tmp_path: Path) -> None:
+    split = rg.folds(rg.load_data(_frame()), 2)[0]
+    one = rg.fit("ease", split, seed=0).evaluate(cutoffs=[5])["exclude"]
+    for given in (one, str(tmp_path / "users.parquet"), []):
+        with pytest.raises(ValueError, match=r"a = .* must be a list with the result of each fold"):
+            over_folds(given, [one], "ndcg@5")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"b\[1\] is empty; give the result of that fold"):
+        over_folds([one, one], [one, []], "ndcg@5")
 
 
 def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:

@@ -200,6 +200,8 @@ def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> Non
     for got, want in zip(some, every, strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
     assert none.shape == (0, 16)
+    with pytest.raises(ValueError, match=f"places has 1 rows; give one for each of {rows.n_rows} sequences"):
+        encoder(rows, table, places=places.take(torch.tensor([0])))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -10,7 +10,15 @@ import torch
 import recgraph as rg
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, checks
-from recgraph.evaluate.checks import chance, check_split, duplicates, seed_variance, time_leakage, unknown_items
+from recgraph.evaluate.checks import (
+    chance,
+    check_split,
+    duplicates,
+    popularity,
+    seed_variance,
+    time_leakage,
+    unknown_items,
+)
 from recgraph.evaluate.results import by_group, history_groups, popularity_groups
 from recgraph.sparse.ragged import Ragged
 
@@ -43,6 +51,22 @@ def test_duplicates_and_unknown_items_by_hand() -> None:
     assert unknown_items(split, "valid").value == 1
 
 
+def test_popularity_by_hand() -> None:
+    found = popularity(interactions(ROWS).split("leave-one-out"))
+    # items 1 and 2 have two training interactions each; valid asks for item 3 twice, test for items 1 and 5
+    assert (found.status, found.value) == ("ok", None)
+    assert found.detail.endswith("has 1.0 training interactions in the mean, one of valid 0.0 (within 5 allowed)")
+    # every other user begins with item 0, and in the end all want it
+    rows = [(user, user % 2 * (1 + user), 0) for user in range(40)]
+    rows += [(user, 100 + (user + place) % 7, 1 + place) for user in range(40) for place in range(2)]
+    rows += [(user, 0, 9) for user in range(40) if user % 2]
+    found = popularity(interactions(rows).split("leave-one-out", short_users="train"))
+    # item 0 has twenty training interactions, the seven others twenty together
+    assert (found.status, found.value) == ("warn", pytest.approx(11.45 / 2.85))
+    one = interactions([(1, 1, 0), (1, 2, 1), (1, 3, 2)]).split("leave-one-out")
+    assert popularity(one).status == "skipped"
+
+
 def random_log(n_users: int = 150, n_items: int = 60) -> rg.Interactions:
     rng = np.random.default_rng(0)
     rows = [
@@ -55,7 +79,7 @@ def random_log(n_users: int = 150, n_items: int = 60) -> rg.Interactions:
 
 def test_all_rows_of_a_sound_split() -> None:
     rows = {row.name: row for row in check_split(random_log().split("leave-one-out"))}
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert rows["time leakage"].status == "warn"
     assert rows["time leakage"].value > 0.7
     assert (rows["split by time"].status, rows["split by time"].value) == ("ok", 0)

@@ -27,6 +27,7 @@ from recgraph.leaderboard.rendering import markdown, to_csv
 from recgraph.leaderboard.repeats import FoldSeed
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.studies import TunedSettings
 
 TEXT = """
 data = "../log.csv"
@@ -135,31 +136,24 @@ def test_the_table_has_means_over_folds_and_seeds(ran: tuple[Board, Summary]) ->
     assert sum(sizes.values()) == first.n_users
 
 
-def test_users_and_seeds_are_compared_by_their_means_over_folds(ran: tuple[Board, Summary]) -> None:
+def test_users_are_compared_by_what_they_add_to_the_means_over_folds(ran: tuple[Board, Summary]) -> None:
     board, _ = ran
     sheet = _sheet(board)
     title = sheet.tables[0].title
-    means = {}
-    for entry in sheet.entries:
-        values = [
-            pd.read_parquet(sheet.folder / name.replace(".json", "-exclude.parquet")) for name in entry.records.values()
-        ]
-        by_user = pd.concat(
-            each.assign(fold=repeat.fold)
-            for each, repeat in zip(values, entry.records, strict=True)  # type: ignore[union-attr]
-        )
-        user = by_user.columns[0]
-        means[entry.address] = by_user.groupby([user, "fold"])["ndcg@10"].mean().groupby(level=0).mean()
+    scores = {entry.address: sheet.score(entry.name, title, "ndcg@10") for entry in sheet.entries}
+    files = [name.replace(".json", "-exclude.parquet") for name in sheet.entries[0].records.values()]
+    users = pd.concat(pd.read_parquet(sheet.folder / name).iloc[:, 0] for name in files)
     column = sheet.comparisons[title]["ndcg@10"]
     assert len(column.versus) == 2
     for address, tests in column.versus.items():
-        difference = means[column.best] - means[address]
-        assert tests[0].over == "users"
-        assert tests[0].n == len(difference)
-        assert tests[0].difference == pytest.approx(difference.mean())
+        best, other = scores[column.best], scores[address]
+        assert best is not None
+        assert other is not None
+        assert (tests[0].over, tests[0].n) == ("users", users.nunique())
+        assert tests[0].difference == pytest.approx(best.mean - other.mean)
     # a metric of all lists together is compared over seeds, which two entries have one of
     assert not any(tests for tests in sheet.comparisons[title]["gini@10"].versus.values())
-    assert "each with the mean over its folds and an entry's seeds" in sheet.tested
+    assert "each with all its folds and the mean over an entry's seeds" in sheet.tested
 
 
 def test_what_is_shown_names_folds(ran: tuple[Board, Summary]) -> None:
@@ -168,6 +162,7 @@ def test_what_is_shown_names_folds(ran: tuple[Board, Summary]) -> None:
     text = markdown([sheet], board.name)
     assert "Means ± standard deviations over folds and seeds." in text
     assert " users in 2 folds: " in text
+    assert "| model | folds and seeds | " in text
     assert "8 of 8 trainings are done" in text
     assert "on fold 0 (`fold` in `split_options` says which), with one of the seeds 5, 6:" in text
     rows = list(csv.DictReader(io.StringIO(to_csv([sheet]))))
@@ -176,6 +171,7 @@ def test_what_is_shown_names_folds(ran: tuple[Board, Summary]) -> None:
     html = page([sheet], board)
     assert "fold 1, seed 6: epoch" in html
     assert "in 2 folds" in html
+    assert ">Folds and seeds</button>" in html
     (bprmf,) = [entry for entry in sheet.entries if entry.name == "BPRMF"]
     assert bprmf.configuration["data"]["split_options"] == {"valid": 0.1, "test": 0.2, "n_folds": 2}
     assert '"fold" = 1' in bprmf.commands[FoldSeed(1, 5)]
@@ -198,6 +194,39 @@ def test_an_entry_that_lacks_a_fold_is_not_compared(ran: tuple[Board, Summary]) 
     finally:
         hidden.write_bytes(text)
         update_comparisons(open_sheet(board, board.sheets[0]))
+
+
+def test_folds_count_alike_where_a_seed_is_done_on_some_of_them(ran: tuple[Board, Summary]) -> None:
+    board, _ = ran
+    own = _records(_sheet(board))["BPRMF"]
+    bprmf = next(entry for entry in _sheet(board).entries if entry.name == "BPRMF")
+    hidden = _sheet(board).folder / bprmf.records[FoldSeed(1, 6)]
+    text = hidden.read_bytes()
+    hidden.unlink()
+    try:
+        sheet = open_sheet(board, board.sheets[0])
+        assert "<li>BPRMF, fold 1, seed 6: not run</li>" in page([sheet], board)
+        title = sheet.tables[0].title
+        value = {repeat: record["scores"][title]["ndcg@10"] for repeat, record in own.items()}
+        of_first = (value[FoldSeed(0, 5)] + value[FoldSeed(0, 6)]) / 2
+        score = sheet.score("BPRMF", title, "ndcg@10")
+        assert score is not None
+        assert score.n == 3
+        assert score.mean == pytest.approx((of_first + value[FoldSeed(1, 5)]) / 2)
+    finally:
+        hidden.write_bytes(text)
+
+
+def test_all_folds_have_the_settings_of_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best trial of a study that goes on may change between two looks."""
+    _log(tmp_path)
+    trials = iter(range(9))
+    monkeypatch.setattr(
+        "recgraph.leaderboard.plan.load_tuned", lambda *_: TunedSettings({"l2": 1 + next(trials)}, None, None, None)
+    )
+    text = 'data = "../log.csv"\nseeds = [0]\n[protocol]\nn_folds = 3\n'
+    board = write_board(tmp_path, f'{text}[[models]]\nmodel = "ease"\nstudy = "../study"\n', "own")
+    assert [job.settings["l2"] for job in jobs(board)["EASE"]] == [1, 1, 1]
 
 
 def test_folds_of_other_protocols_are_refused(ran: tuple[Board, Summary]) -> None:

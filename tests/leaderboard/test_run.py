@@ -487,8 +487,13 @@ def test_a_study_of_another_split_is_refused_before_anything_is_trained(tmp_path
     assert not [*tmp_path.rglob("results/**/*.json")]
 
 
-def test_two_runners_divide_the_jobs(tmp_path: Path) -> None:
-    """A job that another runner works on comes last, and is waited for."""
+@pytest.mark.parametrize("seen", [True, False])
+def test_two_runners_divide_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool) -> None:
+    """A job that another runner works on comes last, and is waited for; also where that one begins it unseen."""
+    if not seen:
+        looks = iter([True])
+        is_free = PendingJob.is_free
+        monkeypatch.setattr(PendingJob, "is_free", lambda self: next(looks, False) or is_free(self))
     seeds = TEXT[: TEXT.index("[[models]]")].replace("[3]", "[3, 4, 5]")
     board = load_board(write(tmp_path, f'{seeds}[[models]]\nmodel = "bprmf"\nsettings = {{ max_epochs = 1 }}\n'))
     store, jobs = Store(board.folder_of(board.sheets[0])), jobs_of(board.sheets[0], board.sheets[0].models[0])

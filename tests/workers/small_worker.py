@@ -1,4 +1,4 @@
-"""A worker process that does what its orders say: nothing, sleep, fail, or end by a signal the first time."""
+"""A worker process that does what its orders say: nothing, sleep, fail, be busy, or end by a signal the first time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recgraph.workers.pool import DONE, run_worker
+from recgraph.workers.pool import BUSY, DONE, run_worker
 
 
 def follow(orders: dict[str, Any]) -> int:
     act = orders["act"]
     if act == "fail":
         raise ValueError("it cannot be")
+    if act == "share" and not orders["waits"]:
+        return BUSY
     if act == "sleep":
         Path(orders["mark"]).touch()
         time.sleep(600)

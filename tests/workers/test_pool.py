@@ -59,6 +59,23 @@ def task(folder: Path, act: str, seconds: float | None = None) -> Task:
     return Task(act, {"act": act, "mark": str(folder / f"{act}.mark")}, folder / f"{act}.log", seconds)
 
 
+def test_what_another_process_has_begun_comes_last_and_waits(kind: Kind, tmp_path: Path) -> None:
+    ends: list[tuple[str, str]] = []
+    looks = {"share": 0}
+
+    def is_free(one: Task) -> bool:
+        """Another process begins it behind the first look."""
+        looks[one.name] = looks.get(one.name, 0) + 1
+        return one.name != "share" or looks["share"] == 1
+
+    def ended(done: Task, outcome: Outcome) -> bool:
+        ends.append((done.name, outcome.status))
+        return outcome.status == "busy"
+
+    kind.pool(size=1).run([task(tmp_path, "share"), task(tmp_path, "do")], ended, is_free=is_free)
+    assert ends == [("share", "busy"), ("do", "done"), ("share", "done")]
+
+
 def test_every_end_is_reported_and_a_killed_worker_is_started_again(kind: Kind, tmp_path: Path) -> None:
     ends: list[tuple[str, Outcome]] = []
 
