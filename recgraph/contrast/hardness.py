@@ -52,11 +52,11 @@ class Hardness(Weight):
     Config = HardnessConfig
 
     def log_w(self, pairs: Pairs) -> Tensor:
-        c, own_mask, out_mask, _ = self._sorted(pairs)
+        c, own_mask, out_mask, _ = self._compared(pairs)
         return self._of(c, own_mask, out_mask)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        c, own_mask, out_mask, lowest = self._sorted(pairs)
+        c, own_mask, out_mask, lowest = self._compared(pairs)
         kept, n_kept = self._kept(c, out_mask)
         of_rows = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))[:, None]
         beside = self.config.beta * of_rows - kept.logsumexp(1, keepdim=True) + n_kept.log()
@@ -64,7 +64,7 @@ class Hardness(Weight):
         beside = beside.masked_fill((pairs.anchor_ids == ids)[:, None], 0)
         return self._of(c, own_mask, out_mask), beside[:, 0]
 
-    def _sorted(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _compared(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[n, M] each: cosines, whether a candidate is of the anchor's own id, whether it is out of K_i; [n, 1]: the
         least cosine in K_i."""
         c = pairs.cosines()
