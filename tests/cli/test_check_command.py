@@ -53,7 +53,7 @@ def test_a_failing_check_exits_with_1_and_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checks, "_recall_at_chance", lambda cases, k, exclude: np.full(len(cases), 0.9))
     done = call("check", "synthetic", "--users", 50, "--format", "json")
     assert done.exit_code == 1
-    assert "6 of 12 checks failed: constant scorer, expectation, seen keep, " in done.stderr
+    assert "6 of 13 checks failed: constant scorer, expectation, seen keep, " in done.stderr
     assert rows(done)["random scorer, seen exclude"]["status"] == "fail"
 
 
