@@ -33,7 +33,9 @@ def main() -> int:
     parser.add_argument(
         "--tested", type=int, metavar="N", help="board: the N best on valid alone, and the best of each kind"
     )
-    parser.add_argument("--like", nargs="+", metavar="DATASET", help="search: what is best on their valid parts alone")
+    parser.add_argument(
+        "--like", nargs="+", metavar="DATASET", help="search: only what gained most on their valid parts"
+    )
     parser.add_argument("--best", type=int, default=5, help="search: how many of these")
     parser.add_argument("--work", type=Path, default=Path("runs/components"), help="folder of the studies")
     asked = parser.parse_args()

@@ -53,16 +53,16 @@ class Hardness(Weight):
 
     def log_w(self, pairs: Pairs) -> Tensor:
         c, own_mask, out_mask, _ = self._compared(pairs)
-        return self._of(c, own_mask, out_mask)
+        return self._of(*self._kept(c, out_mask), own_mask, out_mask)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         c, own_mask, out_mask, lowest = self._compared(pairs)
         kept, n_kept = self._kept(c, out_mask)
         of_rows = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))[:, None]
         beside = self.config.beta * of_rows - kept.logsumexp(1, keepdim=True) + n_kept.log()
-        beside = beside.masked_fill((of_rows < lowest) | (of_rows > self.config.most_similar), -math.inf)
+        beside = beside.masked_fill((of_rows < lowest) | (of_rows > self._highest), -math.inf)
         beside = beside.masked_fill((pairs.anchor_ids == ids)[:, None], 0)
-        return self._of(c, own_mask, out_mask), beside[:, 0]
+        return self._of(kept, n_kept, own_mask, out_mask), beside[:, 0]
 
     def _compared(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[n, M] each: cosines, whether a candidate is of the anchor's own id, whether it is out of K_i; [n, 1]: the
@@ -71,8 +71,8 @@ class Hardness(Weight):
         out_mask = own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
         lowest = c.new_full((len(c), 1), -math.inf)
         with torch.no_grad():
-            if self.config.most_similar < 1:
-                out_mask = out_mask | (c > self.config.most_similar)
+            if self._highest < 1:
+                out_mask = out_mask | (c > self._highest)
             if self.config.hardest < 1:
                 lowest = self._threshold(c.masked_fill(out_mask, -math.inf), out_mask)
                 out_mask = out_mask | (c < lowest)
@@ -85,8 +85,13 @@ class Hardness(Weight):
         kept = (self.config.beta * c).masked_fill_(out_mask & (n_kept > 0), -math.inf)
         return kept, n_kept.clamp(min=1).to(c.dtype)
 
-    def _of(self, c: Tensor, own_mask: Tensor, out_mask: Tensor) -> Tensor:
-        kept, n_kept = self._kept(c, out_mask)
+    @property
+    def _highest(self) -> float:
+        """The greatest cosine in K_i; without a limit that is not 1, above which a cosine may be rounded."""
+        return math.inf if self.config.most_similar == 1 else self.config.most_similar
+
+    def _of(self, kept: Tensor, n_kept: Tensor, own_mask: Tensor, out_mask: Tensor) -> Tensor:
+        """[n, M], the logarithms of the weights."""
         log_w = kept.log_softmax(1) + n_kept.log()
         if out_mask is not own_mask:
             log_w = log_w.masked_fill_(out_mask, -math.inf)

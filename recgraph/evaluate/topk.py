@@ -83,8 +83,8 @@ class Catalogue:
         device: where the ranking runs (default: that of ``item_vectors``, else the host).
         low: compute scores in this type, narrower than float32; such a catalogue chooses freely among equal scores.
         wide: compute scores in float64 from float32 vectors, widened tile by tile, which costs no more than vectors
-            kept in float64. Tiles are not padded to a fixed number of users, as products that add up without rounding
-            do not depend on it: for vectors whose products do.
+            kept in float64. Only for vectors whose products float64 adds up without rounding: such sums do not depend
+            on the number of users, so that tiles are not padded to a fixed one.
 
     Attributes:
         order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.

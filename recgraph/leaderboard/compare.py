@@ -169,27 +169,28 @@ def adjust_partly(
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
     """Refuse records of one table that were made in different ways.
 
-    Their lists of cut-offs may differ: a metric at a cut-off of both is the same number. Folds have
-    splits of their own.
+    Their lists of cut-offs may differ: a metric at a cut-off of both is the same number. Each fold has a split of its
+    own.
 
     Raises:
         ProtocolMismatch: names what differs.
     """
     of_folds: dict[int | None, Record] = {}
     for record in records:
-        of_fold = of_folds.setdefault(record.get("fold"), record)
-        for first, may_differ in ((of_fold, {"cutoffs"}), (records[0], {"cutoffs", *OF_FOLD})):
-            one, other = (each["protocols"][title] for each in (first, record))
-            if one["protocol_hash"] == other["protocol_hash"]:
-                continue
-            fields = {**one["protocol"], **other["protocol"]}
-            differing = [name for name in fields if one["protocol"].get(name) != other["protocol"].get(name)]
-            if not differing or not may_differ.issuperset(differing):
-                raise ProtocolMismatch(
-                    f"records of {dataset!r} under {title!r} have protocols {one['protocol_hash']} and "
-                    f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run "
-                    "the board again"
-                )
+        first, may_differ = of_folds.setdefault(record.get("fold"), record), {"cutoffs"}
+        if first is record:  # its fold's first, beside that of all
+            first, may_differ = records[0], {"cutoffs", *OF_FOLD}
+        one, other = (each["protocols"][title] for each in (first, record))
+        if one["protocol_hash"] == other["protocol_hash"]:
+            continue
+        fields = {**one["protocol"], **other["protocol"]}
+        differing = [name for name in fields if one["protocol"].get(name) != other["protocol"].get(name)]
+        if not differing or not may_differ.issuperset(differing):
+            raise ProtocolMismatch(
+                f"records of {dataset!r} under {title!r} have protocols {one['protocol_hash']} and "
+                f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run the "
+                "board again"
+            )
 
 
 def values_over_seeds(

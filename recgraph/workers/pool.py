@@ -59,7 +59,7 @@ class Task:
         log: the file that gets its output; what was there stays.
         seconds: the most that it may take, or None.
         waits: whether it waits for another process that works on the same, or ends as ``"busy"``; in the worker's
-            orders, too. Set by the pool: where nothing else is left to do.
+            orders, too. The pool sets it where no other task is free.
     """
 
     name: str

@@ -52,6 +52,16 @@ def test_hardness(beta: float, hardest: float, most_similar: float) -> None:
     torch.testing.assert_close(weight.log_w(of).exp(), slow(of, beta, hardest, most_similar), rtol=1e-10, atol=1e-12)
 
 
+def test_a_row_of_the_same_direction_counts_whatever_its_cosine_is_rounded_to() -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, ids = torch.randn(200, 64, generator=draw), torch.arange(200)
+    of = Pairs(ids, ids, a, torch.randn(200, 64, generator=draw))
+    unit = torch.nn.functional.normalize(a, dim=1)
+    assert bool((torch.linalg.vecdot(unit, unit) > 1).any())
+    _, beside = Hardness().log_w_beside(of, ids + 200, a)
+    assert bool(beside.isfinite().all())
+
+
 def test_importance_of_hard_negatives_as_published() -> None:
     """The loss of the authors' code: ``Ng = sum_j imp_j neg_j / mean_j imp_j``, of stacked views."""
     draw, n, tau, beta = torch.Generator().manual_seed(0), 5, 0.5, 0.8
