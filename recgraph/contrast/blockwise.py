@@ -20,6 +20,7 @@ from torch import Tensor
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import exponent_limit, refuse_second_derivative, score_blocks, total_of, work_type
 from recgraph.contrast.views import Pairs
+from recgraph.contrast.weight_blocks import WeightBlocks
 from recgraph.contrast.weights import Weight
 from recgraph.rows import row_gradient
 
@@ -27,7 +28,6 @@ __all__ = [
     "BlockwiseLoss",
     "Candidates",
     "NoCandidateError",
-    "WeightBlocks",
     "contrast",
     "exponentials",
     "one_pass",
@@ -276,8 +276,8 @@ class _Contrast(BlockwiseLoss):
             self.add_gradients(rows, t)
             return losses, None
         s_pos = t.gather(1, positives)
-        factor = self.weights.factor(rows) if self.weights is not None and bounded else None
-        log_w, leaf = (None, None) if self.weights is None or factor is not None else self.weights.block(rows)
+        factor = self.weights.factor(rows, t) if self.weights is not None and bounded else None
+        log_w, leaves = (None, None) if self.weights is None or factor is not None else self.weights.block(rows, t)
         peak = torch.zeros_like(s_pos)
         if factor is not None:
             self._weigh(rows, t.exp_(), positives, s_pos, factor)
@@ -296,10 +296,16 @@ class _Contrast(BlockwiseLoss):
         if grad_x is None and grad_y is None and log_w is None:
             return losses, keep_mask
         p = t.mul_(torch.where(keep_mask, 1 / total, 0))
-        if self.weights is not None and log_w is not None and leaf is not None and log_w.requires_grad:
-            by_weight = p if self.candidates.weigh_positive else p.scatter(1, positives, 0)
-            self.weights.add_gradients(rows, log_w, leaf, by_weight)
+        through_weight: Tensor | None = None
+        if self.weights is not None and log_w is not None and leaves is not None and log_w.requires_grad:
+            own = p.gather(1, positives)
+            if not self.candidates.weigh_positive:
+                p.scatter_(1, positives, 0)
+            through_weight = self.weights.add_gradients(rows, log_w, leaves, p)
+            p.scatter_(1, positives, own)
         p.scatter_add_(1, positives, -keep_mask.to(p.dtype))
+        if through_weight is not None:
+            p += through_weight
         self.add_gradients(rows, p)
         return losses, keep_mask
 
@@ -344,57 +350,3 @@ def exponentials(t: Tensor, peak: Tensor) -> Tensor:
     limit = exponent_limit(t.dtype)
     smallest = 2 * math.exp(-limit)
     return torch.threshold_(t.sub_(peak).clamp_(min=-limit).exp_(), smallest, 0)
-
-
-class WeightBlocks:
-    """The log-weights of a block, and the sums of their gradients.
-
-    Args:
-        inputs: the embeddings of anchors and candidates, and the parameters of the weight that are trained.
-        needs: which of them need a gradient.
-    """
-
-    def __init__(
-        self, weight: Weight, pairs: Pairs, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
-    ) -> None:
-        self.weight, self.pairs, self.needs = weight, pairs, needs
-        self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
-        self.candidates.requires_grad_(needs[1])
-        # one tensor for all blocks: a weight may keep what it makes of it
-        self._constant = self.candidates.detach()
-        self.parameters = list(inputs[2:])
-        self.gradients: list[Tensor | None] = [None] * len(inputs)
-
-    def block(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """The log-weights of the rows, and the leaf [n, D] of anchors that they depend on."""
-        anchors = self.anchors[rows].detach().requires_grad_(self.needs[0])
-        with torch.set_grad_enabled(any(self.needs)):
-            log_w = self.weight.log_w(self._pairs(rows, anchors, self.candidates))
-        expected = (anchors.shape[0], self.candidates.shape[0])
-        if log_w.shape != expected:
-            name = type(self.weight).__name__
-            raise ValueError(f"{name}.log_w returned {list(log_w.shape)}; it must be {list(expected)}")
-        return log_w, anchors
-
-    def factor(self, rows: slice) -> Tensor | None:
-        """The weights of the rows themselves, where the weight has them at hand."""
-        return self.weight.factor(self._pairs(rows, self.anchors[rows], self._constant))
-
-    def _pairs(self, rows: slice, anchors: Tensor, candidates: Tensor) -> Pairs:
-        return self.pairs.block(rows, anchors, candidates)
-
-    def add_gradients(self, rows: slice, log_w: Tensor, anchors: Tensor, grad_log_w: Tensor) -> None:
-        """Add the gradients of a block, given those by its log-weights [n, M]."""
-        leaves = [anchors, self.candidates, *self.parameters]
-        asked = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            log_w, [leaves[k] for k in asked], grad_log_w.to(log_w.dtype), allow_unused=True
-        )
-        for k, grad in zip(asked, found, strict=True):
-            if grad is None:
-                continue
-            if self.gradients[k] is None:
-                self.gradients[k] = torch.zeros_like(self.anchors if k == 0 else leaves[k].detach())
-            total = self.gradients[k]
-            assert total is not None
-            (total[rows] if k == 0 else total).add_(grad)

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import log_sums
@@ -40,9 +39,7 @@ class _Debiased(Objective):
     ) -> tuple[Tensor, Tensor]:
         if views.mixture is not None or self.config.n_candidates is not None:
             raise ValueError(f"{type(self).__name__} takes all candidates as they are; leave mixture and n_candidates")
-        work = work_type(x, y)
-        x, y, places = x.to(work), y.to(work), candidates.positives
-        barred = candidates.barred
+        places, barred = candidates.positives, candidates.barred
         n = len(y) - barred.shape[1]
         sums = log_sums(x, y, barred, weight, pairs, self.config.block_rows)
         own = torch.linalg.vecdot(x, y.index_select(0, places))

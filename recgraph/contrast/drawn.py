@@ -51,13 +51,13 @@ def contrast_drawn(
         x, y = x.to(work), y.to(work)
         s_pos = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
     inputs = [x, y.index_select(0, drawn), s_pos]
-    ids, labels = None, None
+    ids, labels, temperature = None, None, None
     if weight is not None and pairs is not None:
         ids = (pairs.anchor_ids, pairs.candidate_ids[drawn], pairs.candidate_ids[candidates.positives])
         others = [pairs.candidates.index_select(0, chosen) for chosen in (drawn, candidates.positives)]
         inputs += [pairs.anchors, *others, *weight.trained()]
         of_drawn = None if pairs.candidate_labels is None else pairs.candidate_labels[drawn]
-        labels = (pairs.anchor_labels, of_drawn)
+        labels, temperature = (pairs.anchor_labels, of_drawn), pairs.temperature
     settings = {
         "drawn": drawn,
         "candidates": candidates,
@@ -65,6 +65,7 @@ def contrast_drawn(
         "weight": weight,
         "ids": ids,
         "labels": labels,
+        "temperature": temperature,
     }
     loss, counted = one_pass(_Drawn, settings, block_rows, inputs)
     return loss, len(x) - counted
@@ -82,6 +83,7 @@ class _Drawn(BlockwiseLoss):
             drawn candidates [K, D] and of positives [N, D], and the parameters of the weight that are trained.
         ids: of anchors, drawn candidates and positives.
         labels: of anchors and drawn candidates, each None where there are none.
+        temperature: of :class:`recgraph.contrast.views.Pairs`.
     """
 
     name = "a contrastive term"
@@ -96,6 +98,7 @@ class _Drawn(BlockwiseLoss):
         weight: Weight | None,
         ids: tuple[Tensor, Tensor, Tensor] | None,
         labels: tuple[Tensor | None, Tensor | None] | None,
+        temperature: float | None,
     ) -> None:
         super().__init__(inputs, needs)
         self.may_be_empty = not candidates.required
@@ -104,6 +107,7 @@ class _Drawn(BlockwiseLoss):
             self.inputs[3:6] = [rows.to(self.x.dtype) for rows in inputs[3:6]]
         self.needs, self.drawn, self.candidates, self.shift = needs, drawn, candidates, shift
         self.weight, self.ids, self.labels = weight, ids, labels or (None, None)
+        self.temperature = temperature
         self.gradients = [
             torch.zeros_like(one) if needed else None for one, needed in zip(self.inputs, needs, strict=True)
         ]
@@ -156,13 +160,14 @@ class _Drawn(BlockwiseLoss):
     def _logits(self, rows: slice, leaves: dict[int, Tensor]) -> Tensor:
         """[n, K], or [n, K + 1] where the positive is counted: ``-inf`` where a column is no candidate."""
         candidates, positives = self.candidates, self.candidates.positives[rows, None]
-        t = torch.addmm(self.x.new_full((), self.shift), leaves[0], leaves[1].t())
+        s = leaves[0] @ leaves[1].t()
+        t = s + self.shift
         own = leaves[2]
         if self.weight is not None and self.ids is not None:
             anchor_ids, drawn_ids, positive_ids = self.ids
             ours, theirs = self.labels
             ours = None if ours is None else ours[rows]
-            pairs = Pairs(anchor_ids[rows], drawn_ids, leaves[3], leaves[4], ours, theirs)
+            pairs = Pairs(anchor_ids[rows], drawn_ids, leaves[3], leaves[4], ours, theirs, self.temperature, s)
             if candidates.count_positive and candidates.weigh_positive:
                 log_w, log_w_own = self.weight.log_w_beside(pairs, positive_ids[rows], leaves[5])
                 own = own + log_w_own

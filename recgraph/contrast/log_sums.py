@@ -16,8 +16,9 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import refuse_second_derivative, score_blocks, work_type
-from recgraph.contrast.blockwise import WeightBlocks, exponentials
+from recgraph.contrast.blockwise import exponentials
 from recgraph.contrast.views import Pairs
+from recgraph.contrast.weight_blocks import WeightBlocks
 from recgraph.contrast.weights import Weight
 
 __all__ = ["hardest", "log_sums"]
@@ -69,8 +70,7 @@ class _LogSums(torch.autograd.Function):
             weights = _weights(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
             sums = x.new_empty(len(x))
             for rows, t in score_blocks(len(x), len(y), x, block_rows):
-                log_w = None if weights is None else weights.block(rows)[0]
-                _logits(x[rows], y, log_w, None if barred is None else barred[rows], t)
+                _logits(x, y, rows, t, barred, weights)
                 peak = t.amax(1, keepdim=True)
                 peak.masked_fill_(peak == -math.inf, 0)
                 sums[rows] = exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
@@ -94,15 +94,16 @@ class _LogSums(torch.autograd.Function):
             of_x = torch.empty_like(x) if needs[0] else None
             of_y = torch.zeros_like(y) if needs[1] else None
             for rows, t in score_blocks(len(x), len(y), x, block_rows):
-                log_w, anchors = (None, None) if weights is None else weights.block(rows)
-                _logits(x[rows], y, log_w, None if barred is None else barred[rows], t)
+                of_weight = _logits(x, y, rows, t, barred, weights)
                 p = exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
+                if weights is not None and of_weight is not None and of_weight[0].requires_grad:
+                    through_weight = weights.add_gradients(rows, *of_weight, p)
+                    if through_weight is not None:
+                        p += through_weight
                 if of_x is not None:
                     torch.mm(p, y, out=of_x[rows])
                 if of_y is not None:
                     of_y.addmm_(p.t(), x[rows])
-                if weights is not None and log_w is not None and anchors is not None and log_w.requires_grad:
-                    weights.add_gradients(rows, log_w, anchors, p)
         found = [of_x, of_y, *(() if weights is None else weights.gradients)]
         typed = [None if one is None else one.to(like.dtype) for one, like in zip(found, inputs, strict=True)]
         return None, None, None, None, *typed
@@ -114,13 +115,21 @@ def _weights(
     return None if weight is None or pairs is None else WeightBlocks(weight, pairs, inputs, needs, work)
 
 
-def _logits(x: Tensor, y: Tensor, log_w: Tensor | None, barred: Tensor | None, out: Tensor) -> None:
-    """Into ``out`` [n, M], without gradient; ``-inf`` where a column is no candidate."""
-    torch.mm(x, y.t(), out=out)
-    if log_w is not None:
-        out += log_w.detach()
+def _logits(
+    x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate.
+
+    Returns:
+        What :meth:`WeightBlocks.block` does, where there is a weight.
+    """
+    torch.mm(x[rows], y.t(), out=out)
+    of_weight = None if weights is None else weights.block(rows, out)
+    if of_weight is not None:
+        out += of_weight[0].detach()
     if barred is not None:
-        out.scatter_(1, barred, -math.inf)
+        out.scatter_(1, barred[rows], -math.inf)
+    return of_weight
 
 
 @torch.no_grad()
@@ -146,7 +155,7 @@ def hardest(
     """
     found = []
     for rows, t in score_blocks(len(x), len(y), x, block_rows):
-        _logits(x[rows], y, None, None if barred is None else barred[rows], t)
+        _logits(x, y, rows, t, barred)
         if labels is not None:
             t.masked_fill_(~((labels[0][rows, None] - labels[1]).abs() > 0), -math.inf)
         found.append(t.topk(min(k, len(y)), dim=1).indices)

@@ -142,10 +142,14 @@ class Objective(Part):
         config = self.config
         required = config.if_none == "error"
         candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required, kept)
-        pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
-        # products under autocast would be rounded to half precision
+        pairs: Pairs | None = None
+        if weight is not None:
+            over = similarity.over_cosines(views.temperatures)
+            pairs = Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b, over)
+        work = work_type(a, views.b)
+        # products under autocast would be rounded to half precision, as directions of half precision are
         with full_precision(a):
-            x, y = similarity.shape(a, views.b, views.temperatures)
+            x, y = similarity.shape(a.to(work), views.b.to(work), views.temperatures)
             loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
         if not required:
             loss = torch.where(left_out < len(a), loss, 0)
@@ -154,17 +158,20 @@ class Objective(Part):
     def evaluate(
         self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss over anchors x [N, D], shaped by the similarity, and how many of them had no candidate."""
+        """The mean loss over anchors x [N, D], shaped by the similarity, and how many of them had no candidate.
+
+        Both sides are at least float32, and ``x @ y.T`` are the cosines of ``pairs`` over its temperature, if any.
+        """
         block_rows, n_candidates = self.config.block_rows, self.config.n_candidates
         if views.mixture is not None:
-            work = work_type(x, y)
-            mixed = views.mixture(x.to(work), y.to(work), candidates, views)
+            mixed = views.mixture(x, y, candidates, views)
+            if pairs is not None and mixed.y is not y:
+                pairs = replace(pairs, temperature=None)
             return contrast_mixed(x, mixed, candidates, weight, pairs, block_rows)
         if n_candidates is not None and n_candidates < len(y):
             return contrast_drawn(x, y, self._draw(views), candidates, weight, pairs, block_rows)
         if self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
-            work = work_type(x, y)
-            loss = self._compiled(x.to(work), y.to(work), candidates.positives, candidates.excluded)
+            loss = self._compiled(x, y, candidates.positives, candidates.excluded)
             return loss, torch.zeros((), dtype=torch.int64, device=x.device)
         return contrast(x, y, candidates, weight, pairs, block_rows)
 

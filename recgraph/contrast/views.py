@@ -47,6 +47,10 @@ class Similarity(Config):
             return anchors, candidates / temperatures[:, None]
         return (anchors if self.temperature == 1 else anchors * (1 / self.temperature)), candidates
 
+    def over_cosines(self, temperatures: Tensor | None = None) -> float | None:
+        """The temperature where the similarities of :meth:`shape` are cosines over one; None: they are not."""
+        return self.temperature if self.similarity == "cosine" and temperatures is None else None
+
 
 @dataclass(frozen=True)
 class About:
@@ -73,6 +77,9 @@ class Pairs:
         candidates: [M, D].
         anchor_labels, candidate_labels: [n] and [M] float, a rating or an ordered label of each row, NaN where it is
             not known; None: there are none.
+        temperature: where the similarities are the cosines of these embeddings over it; None: they are others (inner
+            products, of mixed candidates, with a temperature for each candidate).
+        similarities: [n, M], where they are at hand; gradients flow into them.
     """
 
     anchor_ids: Tensor
@@ -81,15 +88,34 @@ class Pairs:
     candidates: Tensor
     anchor_labels: Tensor | None = None
     candidate_labels: Tensor | None = None
+    temperature: float | None = None
+    similarities: Tensor | None = None
 
     def cosines(self) -> Tensor:
-        """[n, M], of each anchor with each candidate."""
+        """[n, M], of each anchor with each candidate, from similarities where these are cosines over a temperature."""
+        if self.temperature is not None and self.similarities is not None:
+            return self.similarities * self.temperature
         return F.normalize(self.anchors, dim=1) @ F.normalize(self.candidates, dim=1).t()
 
-    def block(self, rows: slice, anchors: Tensor, candidates: Tensor) -> Pairs:
-        """The pairs of some of the anchors, with these embeddings [n, D] and [M, D]."""
+    def same(self) -> Tensor:
+        """[n, M], in the type of the embeddings: 1 where both have the same id, else 0.
+
+        Numbers, since a pass over all pairs with a mask of bool takes about six times as long.
+        """
+        found = self.anchors.new_empty(len(self.anchor_ids), len(self.candidate_ids))
+        return torch.eq(self.anchor_ids[:, None], self.candidate_ids, out=found)
+
+    def block(self, rows: slice, anchors: Tensor, candidates: Tensor, similarities: Tensor | None = None) -> Pairs:
+        """The pairs of some of the anchors, with these embeddings [n, D] and [M, D], and similarities [n, M]."""
         labels = None if self.anchor_labels is None else self.anchor_labels[rows]
-        return Pairs(self.anchor_ids[rows], self.candidate_ids, anchors, candidates, labels, self.candidate_labels)
+        return replace(
+            self,
+            anchor_ids=self.anchor_ids[rows],
+            anchors=anchors,
+            candidates=candidates,
+            anchor_labels=labels,
+            similarities=similarities,
+        )
 
 
 class SlowSides(NamedTuple):
