@@ -15,6 +15,9 @@ from recgraph.contrast.weights import Pairs, Weight, WeightConfig
 
 __all__ = ["Hardness", "HardnessConfig"]
 
+# taken off the exponent of a candidate that is not in K_i: its share of the sum is 0, and so is its gradient
+_FAR = 1e4
+
 
 class HardnessConfig(WeightConfig):
     beta: Annotated[
@@ -52,54 +55,53 @@ class Hardness(Weight):
     Config = HardnessConfig
 
     def log_w(self, pairs: Pairs) -> Tensor:
-        c, own_mask, out_mask, _ = self._compared(pairs)
-        return self._of(*self._kept(c, out_mask), own_mask, out_mask)
+        c, own, out, _ = self._compared(pairs)
+        return self._of(*self._kept(c, out), own, out)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        c, own_mask, out_mask, lowest = self._compared(pairs)
-        kept, n_kept = self._kept(c, out_mask)
+        c, own, out, lowest = self._compared(pairs)
+        kept, n_kept = self._kept(c, out)
         of_rows = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))[:, None]
         beside = self.config.beta * of_rows - kept.logsumexp(1, keepdim=True) + n_kept.log()
+        # where K_i is empty it is the only candidate
+        beside = torch.where(n_kept > 0, beside, 0)
         beside = beside.masked_fill((of_rows < lowest) | (of_rows > self._highest), -math.inf)
         beside = beside.masked_fill((pairs.anchor_ids == ids)[:, None], 0)
-        return self._of(kept, n_kept, own_mask, out_mask), beside[:, 0]
+        return self._of(kept, n_kept, own, out), beside[:, 0]
 
     def _compared(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[n, M] each: cosines, whether a candidate is of the anchor's own id, whether it is out of K_i; [n, 1]: the
+        """[n, M] each: cosines, 1 where a candidate is of the anchor's own id, 1 where it is out of K_i; [n, 1]: the
         least cosine in K_i."""
         c = pairs.cosines()
-        out_mask = own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
+        out = own = pairs.same()
         lowest = c.new_full((len(c), 1), -math.inf)
         with torch.no_grad():
             if self._highest < 1:
-                out_mask = out_mask | (c > self._highest)
+                out = torch.maximum(out, (c > self._highest).to(c.dtype))
             if self.config.hardest < 1:
-                lowest = self._threshold(c.masked_fill(out_mask, -math.inf), out_mask)
-                out_mask = out_mask | (c < lowest)
-        return c, own_mask, out_mask, lowest
+                lowest = self._threshold(torch.sub(c, out, alpha=_FAR), out)
+                out = torch.maximum(out, (c < lowest).to(c.dtype))
+        return c, own, out, lowest
 
-    def _kept(self, c: Tensor, out_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, M]: ``beta c`` over K_i, ``-inf`` outside; [n, 1]: how many are in it, at least 1."""
-        n_kept = c.shape[1] - out_mask.sum(1, keepdim=True)
-        # rows without any candidate have no mean, and no gradient of one
-        kept = (self.config.beta * c).masked_fill_(out_mask & (n_kept > 0), -math.inf)
-        return kept, n_kept.clamp(min=1).to(c.dtype)
+    def _kept(self, c: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, M]: ``beta c`` over K_i, far less outside, in the memory of c; [n, 1]: how many are in it."""
+        return c.mul_(self.config.beta).sub_(out, alpha=_FAR), c.shape[1] - out.sum(1, keepdim=True)
 
     @property
     def _highest(self) -> float:
         """The greatest cosine in K_i; without a limit that is not 1, above which a cosine may be rounded."""
         return math.inf if self.config.most_similar == 1 else self.config.most_similar
 
-    def _of(self, kept: Tensor, n_kept: Tensor, own_mask: Tensor, out_mask: Tensor) -> Tensor:
-        """[n, M], the logarithms of the weights."""
-        log_w = kept.log_softmax(1) + n_kept.log()
-        if out_mask is not own_mask:
-            log_w = log_w.masked_fill_(out_mask, -math.inf)
-        return log_w.masked_fill_(own_mask, 0)
+    def _of(self, kept: Tensor, n_kept: Tensor, own: Tensor, out: Tensor) -> Tensor:
+        """[n, M], the logarithms of the weights; own is overwritten."""
+        out_mask = None if out is own else out > own
+        # each matrix more would drive others from the cache: the complement is in the memory of own
+        log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
+        return log_w if out_mask is None else log_w.masked_fill_(out_mask, -math.inf)
 
-    def _threshold(self, among: Tensor, out_mask: Tensor) -> Tensor:
+    def _threshold(self, among: Tensor, out: Tensor) -> Tensor:
         """[n, 1]: the least of the greatest entries of each row, a share ``hardest`` of those that are not out."""
-        n_hard = (~out_mask).sum(1, keepdim=True).mul(self.config.hardest).ceil().long().clamp(min=1)
+        n_hard = (1 - out).sum(1, keepdim=True).mul(self.config.hardest).ceil().long().clamp(min=1)
         most = max(1, math.ceil(self.config.hardest * among.shape[1]))
         lowest = among.topk(most, dim=1).values.gather(1, n_hard.clamp(max=most) - 1)
         # what another product rounds otherwise is still the same candidate

@@ -156,22 +156,25 @@ class FalseNegative(_Counted):
 
     @torch.no_grad()
     def factor(self, pairs: Pairs) -> Tensor:
-        return self._of(pairs.cosines(), pairs.anchor_ids[:, None], pairs.candidate_ids)
+        w = self._of(pairs.cosines(), pairs.anchor_ids[:, None], pairs.candidate_ids)
+        return w.addcmul_(w, pairs.same(), value=-1)
 
     @torch.no_grad()
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         c = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))
-        return self.log_w(pairs), self._of(c, pairs.anchor_ids, ids).log_()
+        w = self._of(c, pairs.anchor_ids, ids).masked_fill_(pairs.anchor_ids == ids, 0)
+        return self.log_w(pairs), w.log_()
 
     def _of(self, c: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-        """The weights of cosines c, of anchors and candidates with these ids; all three broadcast."""
+        """The weights of cosines c, of anchors and candidates with these ids, as if none were the same, in the memory
+        of c; all three broadcast."""
         config = self.config
-        w: Tensor = 1 - ((c - config.threshold) / (1 - config.threshold)).clamp_(0, 1)
+        w: Tensor = c.neg_().add_(1).div_(1 - config.threshold).clamp_(0, 1)
         if config.same_category:
             w = w * torch.where(self._alike(ours, theirs), 1 - config.same_category, 1)
         if config.popularity:
             w = w * (1 - config.popularity * self._popularity(theirs, c))
-        return w.masked_fill(ours == theirs, 0)
+        return w
 
     def _alike(self, ours: Tensor, theirs: Tensor) -> Tensor:
         if self.categories is None:  # before setup

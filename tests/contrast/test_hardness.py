@@ -62,6 +62,18 @@ def test_a_row_of_the_same_direction_counts_whatever_its_cosine_is_rounded_to() 
     assert bool(beside.isfinite().all())
 
 
+def test_one_more_candidate_of_an_anchor_that_has_none_counts_fully() -> None:
+    of = pairs()
+    a, b = of.anchors.requires_grad_(), of.candidates
+    ids = torch.zeros(M, dtype=torch.int64)
+    of = Pairs(ids[:N], ids, a, b)
+    whole, beside = Hardness(beta=2.0).log_w_beside(of, ids[:N] + 1, b[:N])
+    assert bool((whole == 0).all())
+    assert bool((beside == 0).all())
+    (by_a,) = torch.autograd.grad((whole + beside[:, None]).sum(), a)
+    assert bool((by_a == 0).all())
+
+
 def test_importance_of_hard_negatives_as_published() -> None:
     """The loss of the authors' code: ``Ng = sum_j imp_j neg_j / mean_j imp_j``, of stacked views."""
     draw, n, tau, beta = torch.Generator().manual_seed(0), 5, 0.5, 0.8
