@@ -88,6 +88,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
+        "recgraph.models.two_stage.model": ("TwoStage",),
     },
     "mixture": {
         "recgraph.contrast.mixing": ("FeatureTransformation", "Mochi"),
@@ -103,6 +104,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
         "recgraph.contrast.separation": ("SepCLR",),
     },
+    "ranker": {"recgraph.models.two_stage.rankers": ("BoostedTrees", "Logistic")},
     "regulariser": {
         "recgraph.contrast.gap": ("CrossUniformity", "MeanGap"),
         "recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity"),

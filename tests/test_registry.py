@@ -226,6 +226,7 @@ BASES = {
     "metric": ("recgraph.evaluate.metrics.base", "Metric"),
     "model": ("recgraph.models.base", "Model"),
     "objective": ("recgraph.contrast.objectives", "Objective"),
+    "ranker": ("recgraph.models.two_stage.rankers", "Ranker"),
     "regulariser": ("recgraph.contrast.regularisers", "Regulariser"),
     "reranker": ("recgraph.rerank.base", "Reranker"),
     "weight": ("recgraph.contrast.weights", "Weight"),

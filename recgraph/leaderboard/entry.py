@@ -17,6 +17,7 @@ from recgraph.leaderboard.repeats import Repeat
 from recgraph.leaderboard.store import Record
 from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
+from recgraph.models.two_stage.model import TwoStage
 
 __all__ = ["Entry", "ModelText", "entry_of", "text_of"]
 
@@ -74,7 +75,7 @@ class Entry:
         model: its key in the registry.
         class_name: of the model.
         text: its docstring: summary, paper, departures.
-        note: of the board, and which classes of nodes its training reads, if any.
+        note: of the board, the models that it is an ensemble of, and which classes of nodes its training reads, if any.
         study: the study whose best trial gave the settings, or None.
         address: of the configuration, as in the names of its records; of a board with folds that of all folds.
         seeds: those that the board asks for, each with its fold where there are folds; ``done`` are those with a
@@ -127,12 +128,13 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
     settings = first.settings
     if first.fold is not None:
         settings, parts = without_fold(settings), {**parts, "data": without_fold(parts["data"])}
+    notes = spec.note, ensemble_of(cls, first.identity["config"]), _what_it_read(first)
     return Entry(
         name=spec.name,
         model=first.model,
         class_name=cls.__name__,
         text=text_of(cls),
-        note=" ".join(filter(None, (spec.note, _what_it_read(first)))),
+        note=" ".join(filter(None, notes)),
         study=shown_study(spec),
         address=first.of_all_folds,
         seeds=tuple(job.repeat for job in jobs),
@@ -147,6 +149,14 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
         commits=_each(each["commit"] or "unknown" for each in provenance),
         times={seed: record["at"] for seed, record in records.items()},
     )
+
+
+def ensemble_of(cls: type[Model], config: Mapping[str, Any]) -> str:
+    """A sentence that names the models that a row is made of; empty where it is one model."""
+    if not issubclass(cls, TwoStage):
+        return ""
+    names = [each if isinstance(each, str) else each["name"] for each in config["models"]]
+    return f"An ensemble: {config['ranker']} over the candidates of {', '.join(names)}."
 
 
 def _what_it_read(job: Job) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from recgraph.config import ConfigError
@@ -17,12 +19,15 @@ from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.two_stage.members import Member
+from recgraph.models.two_stage.model import TwoStage
 from recgraph.ranks import Ranks
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
+from recgraph.runs.inner_split import give_plan
 from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
-from recgraph.runs.teacher import give_teacher, teacher_record
+from recgraph.runs.teacher import give_teacher, teacher_of, teacher_record
 from recgraph.train.config import TrainConfig, own_defaults, pick_device
 
 __all__ = ["fit_split", "split_and_part", "training_of"]
@@ -93,8 +98,9 @@ def fit_split(
     """Fit a model that is not built to a part of a split, in the folder of ``options``; see :func:`rg.fit`."""
     sealed = split.sealed()
     part, log = sealed.train, sealed.interactions
+    read: Split | SealedSplit = sealed
     if fit_on != "train" and split.name != EVERYTHING:
-        whole = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
+        whole = read = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
         part = whole.fit_part(fit_on)
         log = whole.interactions if fit_on == "all" else log
     data = {
@@ -145,10 +151,42 @@ def fit_split(
         check_fit(fit, options.memory_limit)
         build(model, space, options, record, initialise)
         give_teacher(model, sealed, fit_on)
+        if isinstance(model, TwoStage):
+            fit_member = _fit_member(model, sealed, options)
+            give_plan(model, read, fit_on, options.seed, partial(_space, model, sealed), fit_member)
         train_model(model, part, options, record, validate if validates else None)
         run = Run(model, sealed, record, options.folder, log)
         run.keep()
         return run
+
+
+def _fit_member(models: TwoStage, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
+    """What fits a built model, one of several, to a part of a split on which nothing selects an epoch.
+
+    Raises:
+        ConfigError: a setting of a training that there is not, or that needs a validation or a teacher.
+    """
+    configs = [_training_of_member(member, options.config) for member in models.members]
+
+    def fit(model: Model, part: Part, member: Member) -> None:
+        config = configs[models.members.index(member)]
+        own = replace(options, config=config, folder=None, resume=False, observers=())
+        data = {"split": split.name, "n_users": split.n_users, "n_items": split.n_items}
+        train_model(model, part, own, new_record(model, own, "its part", data))
+
+    return fit
+
+
+def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
+    """The settings by which one of several models is trained; ``instead`` for one that is fitted in one step."""
+    if not issubclass(member.cls, TrainableModel):
+        return instead
+    if (teacher := teacher_of(member.make())) is not None:
+        raise ConfigError(f"models: {member.name}: teacher = {teacher!r}: one of several models has none; leave it out")
+    try:
+        return training_of(member.training, "all", member.cls)
+    except ConfigError as error:
+        raise ConfigError(f"models: {member.name}: {error}") from None
 
 
 def _check_validation(metric: str, split: SealedSplit) -> None:

@@ -19,7 +19,7 @@ from recgraph import registry
 from recgraph.data.batches import PairBatches, sequence_batches
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
-from recgraph.models.base import Space
+from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 from recgraph.runs.new_log import Joined, newest
@@ -60,7 +60,7 @@ def fitted(name: str, out: Path | None = None, **more: Any) -> Run:
     cls = registry.load("model", name)
     small = SMALL | ({"n_layers": 2} if name == "xsimgcl" else {})  # it contrasts two layers
     model = cls(**{key: value for key, value in small.items() if key in cls.Config.model_fields})
-    training: dict[str, Any] = {} if cls.updated_by == "fitting" else {"max_epochs": 2, "batch_size": 16}
+    training: dict[str, Any] = {} if issubclass(cls, ClosedFormModel) else {"max_epochs": 2, "batch_size": 16}
     return rg.fit(model, log_of(OLD).split(), seed=0, out=out, device="cpu", **training, **more)
 
 

@@ -1,0 +1,141 @@
+"""The split within a training part by which the second of two stages learns: as the data set itself is split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.config import ConfigError
+from recgraph.data.errors import DataError
+from recgraph.data.ids import IdMap
+from recgraph.data.item_features import FeatureWish, ItemFeatures
+from recgraph.data.labels import GROUPS, Label, Strategy
+from recgraph.data.log import InteractionLog
+from recgraph.data.part import Part
+from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.strategies import HeldOutUsers, LeaveOneOut, Ratio, TimeCut
+from recgraph.models.base import Model, Space
+from recgraph.models.two_stage.members import Member, Plan
+from recgraph.models.two_stage.model import TwoStage
+from recgraph.ranks import Ranks
+from recgraph.rng import derive
+
+__all__ = ["give_plan", "inner_split"]
+
+#: columns of side information that the second stage takes, at most
+_WIDEST = 256
+#: what becomes of the labels of a split: what it tests is asked for, what it validates on is known
+_INNER = {
+    Label.TRAIN: Label.TRAIN,
+    Label.VALID: Label.TRAIN,
+    Label.TEST: Label.VALID,
+    Label.VALID_HISTORY: Label.TRAIN,
+    Label.TEST_HISTORY: Label.VALID_HISTORY,
+    Label.VALID_LEFT: Label.TRAIN,
+    Label.TEST_LEFT: Label.VALID_LEFT,
+}
+
+
+def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> Split:
+    """A training part, split once more: its train part is what models are fitted to, its valid part what followed.
+
+    The rule is that of the data set, with the share that it tests; of parts that were given, a tenth of each user's
+    interactions, drawn as they say; of a log that is not split, the last one of each user.
+
+    Raises:
+        ConfigError: the part cannot be split so.
+    """
+    rule = _rule(strategy)
+    try:
+        labels = rule.labels(log, seed)
+    except ValueError as error:
+        raise ConfigError(f"the training part cannot be split once more, for the second stage: {error}") from None
+    becomes = torch.tensor([_INNER[label] for label in Label], dtype=labels.dtype)
+    return Split(log, becomes[labels.long()], rule, "inner", seed)
+
+
+def _rule(strategy: Strategy) -> Strategy:
+    found = strategy.model_dump()
+    given = {
+        name: found[name] for name in ("new_users", "order", "fold_in", "targets", "unknown_items") if name in found
+    }
+    share = found.get("test") or 0.1
+    if isinstance(strategy, TimeCut):
+        return TimeCut(**given, valid=0.0, test=share)
+    if isinstance(strategy, HeldOutUsers):
+        return HeldOutUsers(**given, valid=0.0, test=share)
+    if isinstance(strategy, Ratio):
+        return Ratio(**given, valid=0.0, test=share)
+    if "order" in given:  # of parts that are given
+        return Ratio(order=given["order"], valid=0.0, test=share)
+    return LeaveOneOut(short_users="train")
+
+
+def give_plan(
+    model: TwoStage,
+    split: Split | SealedSplit,
+    fit_on: FitPart,
+    seed: int,
+    space: Callable[[Part], Space],
+    fit: Callable[[Model, Part, Member], object],
+) -> None:
+    """Tell a model of two stages how it is fitted to a part of a split.
+
+    Args:
+        split: with the rows of the part; whole where that is more than train.
+        seed: of what the inner split draws.
+        space, fit: see :class:`recgraph.models.two_stage.members.Plan`.
+
+    Raises:
+        ConfigError: the part cannot be split, or the side information cannot be read.
+        ValueError: several processes fit together.
+    """
+    if (count := Ranks.here().count) > 1:
+        raise ValueError(f"TwoStage is fitted by one process, and {count} are connected: start one")
+    wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
+    there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
+    log = split.interactions.masked(there.numpy())
+    inner = inner_split(log, split.strategy, derive(seed, "inner split"))
+    known = [torch.bincount(part, minlength=n) > 0 for part, n in _occurring(log)]
+    of_items, of_users = log.item_features, log.user_features
+    model.plan = Plan(
+        inner.train,
+        inner.valid,
+        space,
+        fit,
+        _side("item", of_items, log.columns.item, log.items, known[0], model.config.item_features),
+        _side("user", of_users, log.columns.user, log.users, known[1], model.config.user_features),
+    )
+
+
+def _occurring(log: InteractionLog) -> list[tuple[Tensor, int]]:
+    items = log.ordered.items
+    return [(items.values, log.n_items), (items.rows, log.n_users)]
+
+
+def _side(
+    what: str, features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wish: FeatureWish
+) -> Tensor | None:
+    """[n, F] side information as dense columns, learnt from the ids of the part; None where none is wanted."""
+    if not wish:
+        return None
+    name = f"{what}_features"
+    if features is None:
+        raise DataError(f"{name} = {wish!r}: the log has no {what} features; give them with with_features({name}=...)")
+    try:
+        found = ItemFeatures.learn(features, key, ids, known, wish)
+    except DataError as error:
+        raise type(error)(f"{name} of two stages: {error}") from None
+    width = found.schema.n_entries + found.schema.width
+    if width > _WIDEST:
+        raise ConfigError(
+            f"{name} = {wish!r}: as columns these are {width:,}, above {_WIDEST}; name columns of fewer values"
+        )
+    rows = torch.cat([found.dense, torch.zeros(len(ids), found.schema.n_entries)], 1)
+    entries = found.entries
+    of = torch.arange(len(ids)).repeat_interleave(torch.diff(entries.indptr))
+    rows[of, found.schema.width + entries.indices] = entries.values()
+    return rows

@@ -1,0 +1,294 @@
+"""Two stages: candidates and features against loops, second stages against scikit-learn, specifications."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from every_model import SPACE, part
+from torch import Tensor
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.data.part import Part
+from recgraph.data.samples import Query
+from recgraph.models.base import Space
+from recgraph.models.two_stage.candidates import Candidates, above_the_rest, best_of
+from recgraph.models.two_stage.features import Features
+from recgraph.models.two_stage.members import Plan, last_held_out
+from recgraph.models.two_stage.model import TwoStage
+from recgraph.models.two_stage.rankers import BoostedTrees, Logistic, Ranker
+from recgraph.sparse.ragged import Ragged
+
+
+def labelled(n: int = 3000, width: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Features with missing values, labels that follow from two of them, users of ten rows."""
+    draw = torch.Generator().manual_seed(1)
+    features = torch.randn(n, width, generator=draw)
+    chance = torch.sigmoid(2 * features[:, 0] - features[:, 3].abs() - 1)
+    features[torch.rand(features.shape, generator=draw) < 0.3] = math.nan
+    labels = (torch.rand(n, generator=draw) < chance).float()
+    return features, labels, torch.full((n // 10,), 10)
+
+
+def query(rows: list[list[int]], times: list[list[int]] | None = None) -> Query:
+    known = None if times is None else Ragged.from_lists(times)
+    return Query(torch.arange(len(rows)), Ragged.from_lists(rows), known)
+
+
+# --- second stages ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_leaf_nodes": 31, "min_samples_leaf": 5, "max_iter": 30}])
+def test_trees_give_the_scores_of_scikit_learn(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    monkeypatch.setattr("recgraph.models.two_stage.rankers._ROWS", 700)
+    features, labels, groups = labelled()
+    mine = BoostedTrees(**settings)
+    mine.fit(features, labels, groups)
+    config = mine.config
+    theirs = HistGradientBoostingClassifier(
+        learning_rate=config.learning_rate,
+        max_iter=config.max_iter,
+        max_leaf_nodes=config.max_leaf_nodes,
+        min_samples_leaf=config.min_samples_leaf,
+        l2_regularization=config.l2,
+        early_stopping=False,
+    ).fit(features.numpy(), labels.numpy())
+    other = torch.randn(2000, 5, generator=torch.Generator().manual_seed(2)) * 3
+    other[::3, 0], other[::5, 3] = math.nan, math.nan
+    np.testing.assert_allclose(mine.score(other).numpy(), theirs.decision_function(other.numpy()), rtol=1e-12)
+
+
+def test_the_logistic_stage_is_that_of_standardised_features() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels, groups = labelled()
+    features[:, 4] = 2.0  # says nothing, and has no spread
+    mine = Logistic(l2=4.0)
+    mine.fit(features, labels, groups)
+    x = features.double().numpy()
+    scale = np.where(np.nanstd(x, 0) > 0, np.nanstd(x, 0), 1)
+    z = np.nan_to_num((x - np.nanmean(x, 0)) / scale)
+    theirs = LogisticRegression(C=0.25, max_iter=1000).fit(z, labels.numpy())
+    np.testing.assert_allclose(mine.score(features).numpy(), theirs.decision_function(z), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", registry.written("ranker"))
+def test_every_second_stage_learns_and_goes_through_safetensors(name: str, device: torch.device) -> None:
+    features, labels, groups = (each.to(device) for each in labelled())
+    ranker = registry.make("ranker", name).to(device)
+    ranker.fit(features, labels, groups)
+    scores = ranker.score(features)
+    assert scores.shape == (len(features),)
+    right, wrong = scores[labels > 0].mean(), scores[labels == 0].mean()
+    assert right > wrong + 0.3
+    torch.testing.assert_close(ranker.score(features[:7]), scores[:7])
+    assert ranker.score(features[:0]).shape == (0,)
+    assert all(bool(value.isfinite().all()) for value in ranker.state_dict().values())
+    other = registry.make("ranker", name).to(device)
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(ranker.state_dict())))
+    assert torch.equal(other.score(features), scores)
+
+
+# --- candidates and features ------------------------------------------------------------------------
+
+
+def test_candidates_against_loops() -> None:
+    draw = torch.Generator().manual_seed(0)
+    models = [torch.rand(4, 9, generator=draw) for _ in range(2)]
+    asked, able = query([[1, 2], [], [0, 3, 3, 8], [4]]), torch.tensor([True, False, True, True])
+    for repeats in (False, True):
+        found = [best_of(scores, asked, k, able, repeats) for scores, k in zip(models, (2, 4), strict=True)]
+        every = Candidates.union(found)
+        wanted: dict[int, list[list[float]]] = {}
+        for column, (scores, k) in enumerate(zip(models, (2, 4), strict=True)):
+            for row in range(4):
+                had = set() if repeats else set(asked.history.row(row).tolist())
+                best = sorted(set(range(9)) - had, key=lambda item: -float(scores[row, item]))[:k]
+                for place, item in enumerate(best if able[row] else []):
+                    cell = wanted.setdefault(9 * row + item, [[math.nan, 0.0], [math.nan, 0.0]])
+                    cell[column] = [float(scores[row, item]), 1 / (place + 1)]
+        assert every.keys.tolist() == sorted(wanted)
+        table = torch.tensor([wanted[key] for key in sorted(wanted)])
+        torch.testing.assert_close(every.scores, table[:, :, 0], equal_nan=True)
+        torch.testing.assert_close(every.ranks, table[:, :, 1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8])
+def test_candidates_come_before_all_others_in_the_order_of_the_first_model(scale: float) -> None:
+    first = torch.tensor([[5.0, 9.0, 1.0, 7.0], [0.0, 0.0, 0.0, 0.0]])
+    first = first.T.contiguous().T  # as models that rank column by column give them
+    scores = above_the_rest(first, torch.tensor([0, 2]), torch.tensor([-3.0, -2.0]) * scale)
+    assert scores[0].argsort(descending=True).tolist() == [2, 0, 1, 3]
+    assert len(scores[0].unique()) == 4
+    assert len(scores[1].unique()) == 1, "what ties for the first model ties"
+
+
+def test_features_against_loops() -> None:
+    train = Part(Ragged.from_lists([[0, 1], [1], [2, 1, 2]]), 5, times=torch.tensor([10, 20, 30, 5, 40, 70]))
+    sides = torch.arange(10.0).view(5, 2), torch.arange(3.0).view(3, 1)
+    features = Features(3, 5, repeats=True).fit(train, *sides)
+    asked = Query(torch.tensor([2, -1]), Ragged.from_lists([[2, 1, 2], []]), Ragged.from_lists([[5, 40, 90], []]))
+    found = features(torch.tensor([1, 2, 5 + 4]), asked)
+    plain = found[:, :5].expm1()
+    # item 1: three interactions, the last at 40 of 70; the user has three items and was there after the newest
+    torch.testing.assert_close(plain[0], torch.tensor([3.0, 3.0, 1.0, 30.0, 0.0]))
+    torch.testing.assert_close(plain[1], torch.tensor([2.0, 3.0, 2.0, 0.0, 0.0]))
+    torch.testing.assert_close(plain[2], torch.tensor([0.0, 0.0, 0.0, math.nan, math.nan]), equal_nan=True)
+    assert found[:, 5:7].tolist() == [[2, 3], [4, 5], [8, 9]]
+    torch.testing.assert_close(found[:, 7], torch.tensor([2.0, 2.0, math.nan]), equal_nan=True)
+    without = Query(asked.users, asked.history)
+    assert bool(features(torch.tensor([1]), without)[0, 4].isnan()), "times of the history are not known"
+    untimed = Features(3, 5).fit(Part(train.items, 5))
+    assert untimed(torch.tensor([1]), without).shape == (1, 2)
+    assert (features.reads_times, untimed.reads_times) == (True, False)
+
+
+def test_the_last_item_of_each_user_is_held_out() -> None:
+    train = Part(Ragged.from_lists([[0, 1, 2], [4], [], [3, 3]]), 5, times=torch.arange(6))
+    inner, cases = last_held_out(train)
+    assert inner.items.to_lists() == [[0, 1], [4], [], [3]]
+    assert cases.users.tolist() == [0, 3]
+    assert cases.history.to_lists() == [[0, 1], [3]]
+    assert cases.truth.to_lists() == [[2], [3]]
+    assert cases.times is not None
+    assert cases.times.to_lists() == [[0, 1], [4]]
+
+
+# --- the whole --------------------------------------------------------------------------------------
+
+
+class Seen(Ranker):
+    """Keeps what it was taught with, and ranks by the first column."""
+
+    taught: tuple[Tensor, Tensor, Tensor]
+
+    def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> object:
+        self.taught = features, labels, groups
+        return self
+
+    def score(self, features: Tensor) -> Tensor:
+        return features[:, 0].nan_to_num(-1.0)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._registered, ("ranker", "seen"), Seen)
+
+
+@pytest.mark.usefixtures("seen")
+def test_what_the_second_stage_learns_from() -> None:
+    settings: dict[str, Any] = {"models": [{"name": "itemknn", "k": 5}, "popularity"], "candidates": 6}
+    model = TwoStage(**settings, ranker="seen").build(SPACE, seed=3)
+    model.fit(part())
+    features, labels, groups = model.ranker.taught  # type: ignore[attr-defined]
+    inner, cases = last_held_out(part())
+    # as each would be alone, of the inner part
+    alone = [each.build(SPACE, seed=3).fit(inner) for each in (rg.models.ItemKNN(k=5), rg.models.Popularity())]
+    asked = Query(cases.users, cases.history)
+    every = Candidates.union(
+        [best_of(each.score(asked), asked, 6, asked.history.lengths > 0, repeats=False) for each in alone]
+    )
+    rows, items = every.keys // SPACE.n_items, every.keys % SPACE.n_items
+    right = torch.tensor([int(i) in cases.truth.row(int(r)).tolist() for r, i in zip(rows, items, strict=True)])
+    kept = torch.isin(rows, rows[right])
+    assert 0 < int(right.sum()) < len(cases), "of some users no candidate is right"
+    assert torch.equal(labels, right[kept].float())
+    assert groups.tolist() == [n for n in torch.bincount(rows[kept]).tolist() if n]
+    torch.testing.assert_close(features[:, :2], every.scores[kept], equal_nan=True)
+    torch.testing.assert_close(features[:, 2:4], every.ranks[kept])
+    # then all of the part is what ranks
+    whole = rg.models.ItemKNN(k=5).build(SPACE, seed=3).fit(part())
+    assert torch.equal(model.stages[0].similarities, whole.similarities)  # type: ignore[union-attr]
+    assert torch.equal(model.features.counts, part().item_counts())
+
+
+@pytest.mark.usefixtures("seen")
+def test_wrong_candidates_and_users_are_drawn_by_the_seed() -> None:
+    def taught(seed: int, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+        model = TwoStage(models=("itemknn",), candidates=20, ranker="seen", **settings).build(SPACE, seed=seed)
+        return model.fit(part()).ranker.taught  # type: ignore[attr-defined,no-any-return]
+
+    features, labels, groups = taught(0)
+    few, few_labels, few_groups = taught(0, negatives=3)
+    assert few_labels.sum() == labels.sum()
+    assert few_groups.tolist() == [min(n, 4) for n in groups.tolist()]
+    ends = few_groups.cumsum(0)
+    assert [int(few_labels[e - n : e].sum()) for e, n in zip(ends, few_groups, strict=True)] == [1] * len(ends)
+    assert torch.equal(few.nan_to_num(), taught(0, negatives=3)[0].nan_to_num())
+    assert not torch.equal(few.nan_to_num(), taught(1, negatives=3)[0].nan_to_num())
+    assert len(taught(0, max_users=5)[2]) <= 5
+    assert len(features) == len(labels)
+
+
+def test_repeats_are_candidates_where_they_are_asked_for() -> None:
+    rows = [[0, 1, 0, 1, 0], [2, 3, 2, 3, 2], [4, 5, 4, 5, 4]] * 12
+    train, asked = Part(Ragged.from_lists(rows), 8), Query(torch.tensor([0]), Ragged.from_lists([rows[0]]))
+    for repeats in (False, True):
+        model = TwoStage(models=("popularity",), candidates=8, repeats=repeats).build(Space(n_users=36, n_items=8))
+        if repeats:
+            model.fit(train)
+            assert set(model.score(asked)[0].topk(2).indices.tolist()) == {0, 1}
+        else:
+            with pytest.warns(UserWarning, match="the second stage learns nothing; ranked by the sum of 1 / rank"):
+                model.fit(train)
+            assert not {0, 1} & set(model.score(asked)[0].topk(6).indices.tolist())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models": []}, "models"),
+        ({"models": "ease"}, "give a list of models"),
+        ({"models": ["eas"]}, "model 'eas' does not exist; did you mean ease"),
+        ({"models": [{"l2": 1.0}]}, "must be a name or have one"),
+        (
+            {"models": [{"name": "ease", "l3": 1.0}]},
+            "ease: unknown setting 'l3'; known settings: candidates, l2",
+        ),
+        ({"models": [{"name": "ease", "l2": -1.0}]}, "models: ease: l2 = -1.0"),
+        ({"models": [{"name": "ease", "max_epochs": 3}]}, "models: ease: unknown setting 'max_epochs'"),
+        ({"models": [{"name": "ease", "candidates": 0}]}, "ease: candidates = 0 must be a whole number"),
+        ({"models": ["meow"]}, "MEOW embeds nodes and ranks no items"),
+        ({"models": ["twostage"]}, "TwoStage gives no candidates to another one"),
+        ({"ranker": "boosted"}, "ranker 'boosted' does not exist; did you mean boosted_trees"),
+        ({"ranker_options": {"trees": 3}}, "BoostedTrees has no setting trees"),
+        (
+            {"models": [{"name": "sasrec", "item_features": ["a"]}, {"name": "gru4rec", "item_features": ["b"]}]},
+            "they read item features in 2 ways",
+        ),
+        ({"models": ["meowrec", {"name": "gru4rec", "item_features": ["b"]}]}, "and a graph; give all the same"),
+    ],
+)
+def test_specifications_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TwoStage(**settings)
+
+
+def test_a_ranker_that_could_not_be_saved_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> None: ...
+
+    monkeypatch.setitem(registry._registered, ("ranker", "plain"), Plain)
+    with pytest.raises(ConfigError, match="'plain' is no Ranker, whose buffers are saved; derive Plain from"):
+        TwoStage(ranker="plain")
+
+
+def test_models_may_be_given_as_objects() -> None:
+    model = TwoStage(models=[rg.models.EASE(l2=7.0), "popularity"])
+    assert model.config.models == ({"name": "ease", "l2": 7.0}, "popularity")
+    assert TwoStage.Config.of(model.config.model_dump(mode="json")) == model.config
+
+
+def test_a_trained_member_needs_a_run() -> None:
+    model = TwoStage(models=("ease", {"name": "bprmf", "max_epochs": 2})).build(SPACE)
+    with pytest.raises(ValueError, match=r"bprmf is trained, and rg\.fit alone trains"):
+        model.fit(part())
+    assert Plan.alone(part(), SPACE).inner.n_interactions < part().n_interactions
