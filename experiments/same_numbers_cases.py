@@ -42,6 +42,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "turbocf k=20 filter=third user_power=0.6",
             "ials hidden_dim=16 n_iterations=3",
             "ials hidden_dim=16 n_iterations=3 solver=cg frequency_power=0.5",
+            'twostage models=["ease",{name="itemknn",k=20}] candidates=30 ranker_options={max_iter=20}',
+            'twostage models=["itemknn",{name="bprmf",max_epochs=2}] ranker=logistic negatives=5 split=time',
         ),
     ),
     (

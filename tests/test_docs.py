@@ -11,8 +11,10 @@ import logging
 import pkgutil
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -204,6 +206,44 @@ def test_graph_recommenders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     scope = run("graph-recommenders.md")
     assert sorted(scope["run"].recommend(users=["u3"], k=24, exclude_seen=False)["film"]) == list(range(24))
     assert scope["run"].record["init_items"]["n_found"] == 24
+
+
+def test_two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's second stage runs on a stand-in for LightGBM, which sums the columns."""
+    import recgraph as rg
+    from recgraph.tuning.space import SearchSpace
+
+    class Booster:
+        def __init__(self, model_str: str = "sum") -> None:
+            assert model_str == "sum"
+
+        def model_to_string(self) -> str:
+            return "sum"
+
+        def predict(self, features: Any) -> Any:
+            return np.nansum(features, 1).astype(np.float64)
+
+    class LGBMRanker:
+        def __init__(self, **settings: Any) -> None:
+            self.booster_ = Booster()
+
+        def fit(self, features: Any, labels: Any, group: Any) -> None:
+            assert len(features) == len(labels) == group.sum()
+
+    monkeypatch.setitem(sys.modules, "lightgbm", SimpleNamespace(Booster=Booster, LGBMRanker=LGBMRanker))
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    made = run("two-stage.md")["run"]
+    made.recommender.save("bundle")
+    assert rg.load("bundle").recommend(users="all", k=3).equals(made.recommend(users="all", k=3))
+    (space,) = blocks("two-stage.md", "toml")
+    Path("space.toml").write_text(space + '"*" = "fixed"\n')
+    parts = {"model": registry.load("model", "twostage").Config}
+    assert set(SearchSpace.of(parts, {}, "space.toml").dimensions) == set(tomllib.loads(space))
+    train, evaluate, tune = commands("two-stage.md")
+    call(train)
+    assert "ndcg@10" in call(evaluate)
+    call([*tune[:-2], "--trials", "2", "--workers", "1", "--test-seeds", "1"])
 
 
 def test_typed_graphs() -> None:

@@ -180,9 +180,7 @@ def test_parts_that_were_given_give_a_tenth() -> None:
 
 def test_a_training_part_that_cannot_be_split_says_so() -> None:
     data = log_of([(user, item, 5) for user in range(4) for item in range(3)] + [(0, 3, 6), (1, 3, 7)])
-    with pytest.raises(
-        ConfigError, match=r"cannot be split once more, for the second stage: valid = 0 and test = 0\.1"
-    ):
+    with pytest.raises(ConfigError, match="cannot be split once more, for the second stage: valid = 0 and test"):
         rg.fit("twostage", data.split("time", valid=0.1, test=0.1), seed=0, device="cpu")
 
 
@@ -209,7 +207,7 @@ def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
     asked = {"users": [1, 2, 3], "k": 5}
     assert run.recommend(**asked).equals(again.recommend(**asked))
     assert again.recommend(histories={"new": [3, 4]}, k=3).height == 3
-    assert Run.open(tmp_path / "run", data.split()).evaluate("valid")[0].values == found[0].values
+    assert Run.open(tmp_path / "run", data.split()).evaluate("valid")[0].metrics == found[0].metrics
     assert not list((tmp_path / "run").rglob("*.pkl"))
     with pytest.raises(ValueError, match="TwoStage cannot be updated; fit it again on everything"):
         run.update(log_of([(1, 2, 500)]))
