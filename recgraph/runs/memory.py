@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 #: bytes of what a validation keeps of each user
 _OF_USER = 800
 #: settings of which a smaller value takes less, in the order in which they are tried
-_KNOBS = ("batch_size", "hidden_dim", "n_layers", "max_len", "k")
+_KNOBS = ("batch_size", "hidden_dim", "n_layers", "max_len", "k", "max_users", "candidates")
 
 
 @dataclass(frozen=True)
