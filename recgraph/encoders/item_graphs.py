@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recgraph.encoders.graph import SizedByState, mean
+from recgraph.encoders.graph import mean
+from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Workload
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise

@@ -13,7 +13,7 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.encoders.graph import SizedByState
+from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
