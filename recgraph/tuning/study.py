@@ -241,10 +241,10 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
         )
         there = made.user_attrs.get("recgraph")
         if there is None:
-            made.set_user_attr("recgraph", identity)
             default = plan.space.default()
             if default is not None and plan.sampler != "grid" and not made.get_trials(deepcopy=False):
                 made.enqueue_trial(default)
+            made.set_user_attr("recgraph", identity)  # last: a study that was killed before is begun again
         elif different := _different(there, identity):
             raise ValueError(
                 f"study {plan.study!r} exists with another {different}; "
