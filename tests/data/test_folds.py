@@ -19,7 +19,7 @@ from recgraph.data.preparing import prepare
 from recgraph.data.reading import LogFile, Reading
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.over_folds import over_folds
-from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.evaluate.results import ProtocolMismatch, save_users
 from recgraph.evaluate.significance import compare_values
 from recgraph.evaluate.statistics import TooFewPairs
 
@@ -343,6 +343,48 @@ def test_users_of_several_folds_count_once() -> None:
         over_folds(results["ease"][:2], results["itemknn"], "ndcg@5")
     with pytest.raises(ValueError, match="two of the folds have the same split"):
         over_folds(results["ease"][:1] * 2, results["itemknn"][:1] * 2, "ndcg@5")
+
+
+def test_folds_of_different_logs_are_not_compared(tmp_path: Path) -> None:
+    logs = [
+        rg.load_data(frame) for frame in (_frame(), _frame().assign(timestamp=lambda frame: frame["timestamp"] + 1))
+    ]
+    pairs = [(rg.folds(logs[0], 2)[0], rg.folds(log, 2)[1]) for log in logs]
+    of_one, of_two = (
+        {
+            name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5])["exclude"] for split in pair]
+            for name in ("ease", "slim")
+        }
+        for pair in pairs
+    )
+    over_folds(of_one["ease"], of_one["slim"], "ndcg@5")
+    hashes = [one.log_hash for one in of_two["ease"]]
+    assert hashes[0] == of_one["ease"][1].log_hash != hashes[1]
+    message = rf"a\[0\] and a\[1\] are folds of different logs, {hashes[0][:12]} and {hashes[1][:12]} "
+    with pytest.raises(ValueError, match=message):
+        over_folds(of_two["ease"], of_two["slim"], "ndcg@5")
+    files = {name: [tmp_path / f"{name}-{fold}.parquet" for fold in (0, 1)] for name in of_two}
+    for name, own in of_two.items():
+        for result, file in zip(own, files[name], strict=True):
+            save_users(result, file)
+    with pytest.raises(ValueError, match=message):
+        over_folds(files["ease"], files["slim"], "ndcg@5")
+    # results of earlier versions do not know their log
+    known = {name: [own[0], replace(own[1], log_hash="")] for name, own in of_two.items()}
+    over_folds(known["ease"], known["slim"], "ndcg@5")
+
+
+@pytest.mark.parametrize("strategy", ["time", "leave-one-out", "ratio", "users"])
+def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> None:
+    data = rg.load_data(_frame())
+    splits = rg.folds(data, 2, strategy)
+    (digest,) = {split.log_hash for split in splits}
+    assert len(digest) == 64
+    sealed = splits[1].sealed()
+    assert sealed.log_hash == sealed.without_test().log_hash == digest
+    splits[1].save(tmp_path)
+    assert SealedSplit.load(tmp_path).log_hash == digest
+    assert data.split(strategy).log_hash == ""
 
 
 def test_folds_that_were_made_in_different_ways_are_not_compared() -> None:
