@@ -40,9 +40,9 @@ class SizedByState(nn.Module):
         """Forget what was made of the buffers; to be called where one is set."""
         self._made = None
 
-    def _apply(self, *args: Any) -> Self:
+    def _apply(self, *args: Any, **settings: Any) -> Self:
         before = list(self._buffers.values())
-        super()._apply(*args)  # type: ignore[no-untyped-call]
+        super()._apply(*args, **settings)  # type: ignore[no-untyped-call]
         if any(one is not other for one, other in zip(before, self._buffers.values(), strict=True)):
             self.changed()
         return self

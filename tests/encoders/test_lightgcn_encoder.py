@@ -137,6 +137,8 @@ def test_a_graph_is_made_anew_only_where_its_edges_change() -> None:
     again = encoder.adjacency()
     encoder.to(torch.float16)  # no buffer is of this type
     assert encoder.adjacency() is again
+    encoder.to_empty(device="cpu").load_state_dict(connected().state_dict())
+    torch.testing.assert_close(encoder.adjacency().to_dense(), made.to_dense())
 
 
 def test_a_graph_of_other_users_is_refused() -> None:

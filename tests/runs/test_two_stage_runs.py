@@ -146,8 +146,7 @@ INNER: list[tuple[str, dict[str, Any]]] = [
 def test_the_training_part_is_split_as_the_data_set_is(strategy: str, params: dict[str, Any]) -> None:
     split = log_of(rows()).split(strategy, **params)
     log = split.interactions.masked((split.labels == 0).numpy())
-    inner = inner_split(log, split.strategy, seed=1)
-    train, cases = inner.train, inner.valid
+    train, cases = inner_split(log, split.strategy, seed=1)
     assert len(cases)
     asked = cases.truth.values.numel()
     assert train.n_items == N_ITEMS
@@ -173,6 +172,12 @@ def test_the_training_part_is_split_as_the_data_set_is(strategy: str, params: di
     else:
         assert train.n_interactions + asked <= of_log.n_interactions
     assert bool((cases.history.lengths > 0).all())
+
+
+def test_users_of_two_interactions_in_training_teach() -> None:
+    data = log_of([(user, (3 * user + n) % 12, 10 * user + n) for user in range(60) for n in range(4)])
+    run = rg.fit("twostage", data.split(), seed=0, device="cpu")
+    assert bool(state(run)["is_taught"])
 
 
 def test_parts_that_were_given_give_a_tenth() -> None:

@@ -249,6 +249,9 @@ def test_mistakes_in_options_name_the_nearest(given: dict[str, Any], message: st
         parts(given)
     with pytest.raises(ConfigError, match="weight is none; fix it"):
         parts({"weight.n_clusters": [[5]]}, weight=None)
+    twice = ["crop", {"name": "Crop", "ratio": 0.5}]
+    with pytest.raises(ConfigError, match="'crop' is among augmentations more than once; search whole lists"):
+        parts({"augmentations.crop.ratio": {}}, augmentations=twice)
 
 
 def test_an_option_of_a_real_model_is_tuned_from_its_annotation(tmp_path: Path) -> None:
