@@ -201,7 +201,7 @@ def _jobs_of_fold(
     resolved = _resolve(cls, of_nodes, settings)
     identity = {
         "model": cls.key(),
-        "revision": cls.revision,
+        "revision": cls.revision_of(resolved["config"]),
         # where files of one's own lie does not matter, as long as they lie alike beside the board
         "dataset": data_name(sheet.dataset) if is_data_path(sheet.dataset) else _written(sheet.dataset, sheet.places),
         "card": find_card(sheet.dataset).hash,

@@ -206,7 +206,7 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     """The fields that identify a study, as plain values."""
     identity: dict[str, Any] = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
-        "revision": plan.model.revision,
+        "revision": plan.model.revision_of(plan.space.fixed),
         "metrics": list(plan.metrics),
         "space": plan.space.to_dict(),
         "split_hash": split.hash,

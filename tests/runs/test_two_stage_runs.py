@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import recgraph as rg
+from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
 from recgraph.data.interactions import Interactions
@@ -222,6 +224,30 @@ def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
         run.update(log_of([(1, 2, 500)]))
     with pytest.raises(ValueError, match="TwoStage"):
         run.recommender.export(tmp_path / "exported")
+
+
+class OwnModel(rg.models.Popularity):
+    pass
+
+
+def test_a_bundle_tells_the_models_that_it_needs_and_their_revisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered, ("model", "ownmodel"), OwnModel)
+    run = rg.fit(TwoStage(models=("ease", "OwnModel")), log_of(rows()).split(), seed=0, device="cpu")
+    run.recommender.save(tmp_path / "bundle")
+    (need,) = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]["needs"]
+    assert (need["kind"], need["name"]) == ("model", "ownmodel")
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnModel, "revision", 3)
+        assert TwoStage(models=("ease", "ownmodel")).revision == 3
+        assert TwoStage(models=("ease",)).revision == 1
+        with pytest.raises(ValueError, match="holds revision 1 of TwoStage, here it is revision 3"):
+            rg.load(tmp_path / "bundle")
+    assert rg.load(tmp_path / "bundle").recommend(users=[1], k=3).equals(run.recommend(users=[1], k=3))
+    monkeypatch.delitem(registry._registered, ("model", "ownmodel"))
+    with pytest.raises(ValueError, match="needs the model 'ownmodel' of .*, which is not imported"):
+        rg.load(tmp_path / "bundle")
 
 
 def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
@@ -119,6 +120,7 @@ class TwoStage(ClosedFormModel):
         if nested := [type(each).__name__ for each in made if isinstance(each, TwoStage)]:
             raise ConfigError(f"models: {nested[0]} gives no candidates to another one; name its models here")
         self._make_ranker(0)
+        self.revision = self.revision_of({"models": self.config.models})  # type: ignore[misc]
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
         wishes = {repr(each.wanted_features): each.wanted_features for each in made if each.wanted_features}
@@ -131,6 +133,12 @@ class TwoStage(ClosedFormModel):
             )
         #: how a run fits it; None: alone
         self.plan: Plan | None = None
+
+    @classmethod
+    def revision_of(cls, settings: Mapping[str, Any]) -> int:
+        given = {name: settings[name] for name in ("models",) if name in settings}
+        members = [Member.of(spec, 1).cls for spec in cls.Config.of(given).models]
+        return cls.revision + sum(each.revision - 1 for each in members)
 
     def _make_ranker(self, seed: int) -> Ranker:
         given = {"name": self.config.ranker, **self.config.ranker_options}
