@@ -100,21 +100,16 @@ def give_plan(
     there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
     log = split.interactions.masked(there.numpy())
     inner, cases = inner_split(log, split.strategy, derive(seed, "inner split"))
-    known = [torch.bincount(part, minlength=n) > 0 for part, n in _occurring(log)]
-    of_items, of_users = log.item_features, log.user_features
+    rows, given = log.ordered.items, model.config
+    known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
     model.plan = Plan(
         inner,
         cases,
         space,
         fit,
-        _side("item", of_items, log.columns.item, log.items, known[0], model.config.item_features),
-        _side("user", of_users, log.columns.user, log.users, known[1], model.config.user_features),
+        _side("item", log.item_features, log.columns.item, log.items, known_items, given.item_features),
+        _side("user", log.user_features, log.columns.user, log.users, known_users, given.user_features),
     )
-
-
-def _occurring(log: InteractionLog) -> list[tuple[Tensor, int]]:
-    items = log.ordered.items
-    return [(items.values, log.n_items), (items.rows, log.n_users)]
 
 
 def _side(
