@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
+from recgraph.data.file_order import warn_if_sorted
 from recgraph.data.folded import Shares
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
@@ -51,6 +52,8 @@ def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> tuple[Par
         ConfigError: the part cannot be split so.
     """
     if (rule := _rule(strategy)) is None:
+        if not strategy.reads_order:  # else it was warned of when the data set was split
+            warn_if_sorted(log)
         return last_held_out(log.ordered.part)
     try:
         labels = rule.labels(log, seed)

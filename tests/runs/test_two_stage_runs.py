@@ -250,6 +250,29 @@ def test_a_bundle_tells_the_models_that_it_needs_and_their_revisions(
         rg.load(tmp_path / "bundle")
 
 
+def test_a_whole_log_in_the_order_of_items_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame(sorted({(user, item) for user, item, _ in rows()}), schema=["user", "item"], orient="row")
+    data = Interactions.from_frame(frame, user="user", item="item")
+    with caplog.at_level(logging.WARNING, "recgraph"):
+        rg.fit(TwoStage(models=("popularity",)), data, seed=0, device="cpu")
+    assert "no times, and its file is sorted by item" in caplog.text
+
+
+class OwnContrast(rg.models.SimGCL):
+    pass
+
+
+def test_a_bundle_of_several_stages_tells_the_model_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered, ("model", "owncontrast"), OwnContrast)
+    model = rg.models.Multistage(base="OwnContrast", stages=2, stage_epochs=1, base_options={"hidden_dim": 8})
+    run = rg.fit(model, log_of(rows()).split(), seed=0, device="cpu", max_epochs=2)
+    run.recommender.save(tmp_path / "bundle")
+    (need,) = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]["needs"]
+    assert (need["kind"], need["name"]) == ("model", "owncontrast")
+
+
 def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "recgraph"):
         rg.fit("twostage", log_of(rows()).split(), seed=0, device="cpu")
