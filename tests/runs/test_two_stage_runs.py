@@ -246,7 +246,7 @@ def test_a_bundle_tells_the_models_that_it_needs_and_their_revisions(
             rg.load(tmp_path / "bundle")
     assert rg.load(tmp_path / "bundle").recommend(users=[1], k=3).equals(run.recommend(users=[1], k=3))
     monkeypatch.delitem(registry._registered, ("model", "ownmodel"))
-    with pytest.raises(ValueError, match="needs the model 'ownmodel' of .*, which is not imported"):
+    with pytest.raises(ValueError, match=r"needs the model 'ownmodel' of .*, which is not imported"):
         rg.load(tmp_path / "bundle")
 
 
