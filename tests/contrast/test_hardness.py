@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recgraph.contrast import hardness
 from recgraph.contrast.hardness import Hardness
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.contrast.term import ContrastiveTerm
@@ -76,8 +77,12 @@ def test_one_more_candidate_of_an_anchor_that_has_none_counts_fully() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("hardest", [1e-3, 0.05, 0.5, 0.999])
-def test_the_hardest_are_those_of_a_sorted_row(hardest: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("waits", [True, False])  # an accelerator is not asked whether it is done
+def test_the_hardest_are_those_of_a_sorted_row(
+    waits: bool, hardest: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With ties and a row of zeros, too: where the last counts, all that are equal to it do."""
+    monkeypatch.setattr(hardness, "is_accelerated", lambda x: not waits)
     draw = torch.Generator().manual_seed(3)
     a, b = (torch.randn(n, 8, generator=draw, dtype=torch.float64).to(dtype) for n in (40, 500))
     a[3], b[100:200], b[300:] = 0, b[7], b[300:].round()
