@@ -16,7 +16,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
-    from recgraph.data.catalog import load_dataset
+    from recgraph.data.catalog import load_dataset, load_split
     from recgraph.data.folds import folds
     from recgraph.data.interactions import Interactions, load_data
     from recgraph.data.split import Split
@@ -44,6 +44,7 @@ _WHERE = {
     "load": "recgraph.serve.loading",
     "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",
+    "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",
     "tune": "recgraph.tuning.study",
 }
@@ -67,6 +68,7 @@ __all__ = [
     "load",
     "load_data",
     "load_dataset",
+    "load_split",
     "models",
     "register",
     "tune",

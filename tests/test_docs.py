@@ -237,9 +237,12 @@ def test_two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.recommender.save("bundle")
     assert rg.load("bundle").recommend(users="all", k=3).equals(made.recommend(users="all", k=3))
     (space,) = blocks("two-stage.md", "toml")
-    Path("space.toml").write_text(space + '"*" = "fixed"\n')
+    Path("space.toml").write_text(space)
     parts = {"model": registry.load("model", "twostage").Config}
-    assert set(SearchSpace.of(parts, {}, "space.toml").dimensions) == set(tomllib.loads(space))
+    searched = {*tomllib.loads(space), "candidates", "negatives"} - {"ranker"}
+    assert set(SearchSpace.of(parts, {}, "space.toml").dimensions) == searched
+    lists = [["ease"], ["ease", "itemknn"]]
+    assert SearchSpace.of(parts, {}, {"models": lists}).dimensions["models"].choices == tuple(lists)
     train, evaluate, tune = commands("two-stage.md")
     call(train)
     assert "ndcg@10" in call(evaluate)

@@ -122,7 +122,7 @@ REFUSE = {
     "contrast/log_sums.py:_LogSums": sum_over_candidates,
     "sparse/pair_products.py:_InBlocks": products_of_pairs,
     "contrast/regularisers.py:_Potential": uniformity,
-    "contrast/weights.py:_Hidden": learned_weight,
+    "contrast/hidden_units.py:_TanhSums": learned_weight,
     "contrast/whitening.py:_InverseRoot": whitening,
     "encoders/attention.py:_Every": attention,
     "encoders/attention.py:_Some": attention_of_the_last,

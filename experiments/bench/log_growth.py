@@ -37,7 +37,7 @@ SASREC: dict[str, Any] = {
     "n_negatives": 512,
 }
 LIGHTGCN: dict[str, Any] = {"hidden_dim": WIDTH, "n_layers": 2}
-_STEPS, _RANKED, _RECOMMENDED = 30, 1024, 4096
+_STEPS, _LIGHTGCN_MEASURED, _RANKED, _RECOMMENDED = 30, 5, 1024, 4096
 
 
 def stages() -> list[Stage]:
@@ -189,7 +189,7 @@ def _sasrec(rows: int) -> _Training:
 def _lightgcn(rows: int) -> _Training:
     part = _train_part(rows)
     batch_size = -(-part.n_interactions // LIGHTGCN_STEPS)
-    return _training("LightGCN", LIGHTGCN, part, batch_size, 2, part.n_interactions)
+    return _training("LightGCN", LIGHTGCN, part, batch_size, _LIGHTGCN_MEASURED, part.n_interactions)
 
 
 def _some_steps(training: _Training) -> float:

@@ -276,32 +276,31 @@ class _Contrast(BlockwiseLoss):
             self.add_gradients(rows, t)
             return losses, None
         s_pos = t.gather(1, positives)
-        factor = self.weights.factor(rows, t) if self.weights is not None and bounded else None
-        log_w, leaves = (None, None) if self.weights is None or factor is not None else self.weights.block(rows, t)
+        weights = None if self.weights is None else self.weights.block(rows, t, bounded)
         peak = torch.zeros_like(s_pos)
-        if factor is not None:
-            self._weigh(rows, t.exp_(), positives, s_pos, factor)
+        if weights is not None and weights.is_factor:
+            self._weigh(rows, t.exp_(), positives, s_pos, weights.w.detach())
         else:
-            self._select(rows, t, positives, s_pos, log_w)
-        if factor is None and (not bounded or log_w is not None):
-            peak = t.amax(1, keepdim=True)
-            peak.masked_fill_(peak == -math.inf, 0)
-            exponentials(t, peak)
-        elif factor is None:
-            t.exp_()
+            self._select(rows, t, positives, s_pos, None if weights is None else weights.w.detach())
+            if bounded and weights is None:
+                t.exp_()
+            else:
+                peak = t.amax(1, keepdim=True)
+                peak.masked_fill_(peak == -math.inf, 0)
+                exponentials(t, peak)
         total = t.sum(1, keepdim=True)
         keep_mask = total != 0
         losses = torch.where(keep_mask, total.log() + peak - s_pos, 0)
-        grad_x, grad_y = self.gradients[:2]
-        if grad_x is None and grad_y is None and log_w is None:
+        learns = weights is not None and weights.w.requires_grad
+        if self.gradients[0] is None and self.gradients[1] is None and not learns:
             return losses, keep_mask
         p = t.mul_(torch.where(keep_mask, 1 / total, 0))
         through_weight: Tensor | None = None
-        if self.weights is not None and log_w is not None and leaves is not None and log_w.requires_grad:
+        if self.weights is not None and weights is not None and learns:
             own = p.gather(1, positives)
             if not self.candidates.weigh_positive:
                 p.scatter_(1, positives, 0)
-            through_weight = self.weights.add_gradients(rows, log_w, leaves, p)
+            through_weight = self.weights.add_gradients(rows, weights, p)
             p.scatter_(1, positives, own)
         p.scatter_add_(1, positives, -keep_mask.to(p.dtype))
         if through_weight is not None:
@@ -333,7 +332,7 @@ class _Contrast(BlockwiseLoss):
         """Add log-weights to similarities [n, M]; ``-inf`` where a column is no candidate."""
         candidates = self.candidates
         if log_w is not None:
-            t.add_(log_w.detach())
+            t.add_(log_w)
         if not candidates.count_positive:
             t.scatter_(1, positives, -math.inf)
         elif log_w is not None and not candidates.weigh_positive:

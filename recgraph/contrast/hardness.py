@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.accelerated import is_accelerated
 from recgraph.config import Search
 from recgraph.contrast.weights import Pairs, Weight, WeightConfig
 
@@ -17,6 +18,8 @@ __all__ = ["Hardness", "HardnessConfig"]
 
 # taken off the exponent of a candidate that is not in K_i: its share of the sum is 0, and so is its gradient
 _FAR = 1e4
+# no cosine is as great, rounded as it may be
+_MOST = 1.1
 
 
 class HardnessConfig(WeightConfig):
@@ -77,10 +80,11 @@ class Hardness(Weight):
         lowest = c.new_full((len(c), 1), -math.inf)
         with torch.no_grad():
             if self._highest < 1:
-                out = torch.maximum(out, (c > self._highest).to(c.dtype))
+                out = torch.maximum(own, torch.gt(c, self._highest, out=torch.empty_like(c)))
             if self.config.hardest < 1:
-                lowest = self._threshold(torch.sub(c, out, alpha=_FAR), out)
-                out = torch.maximum(out, (c < lowest).to(c.dtype))
+                among = torch.sub(c, out, alpha=_FAR)
+                lowest = self._threshold(among, c.shape[1] - out.sum(1, keepdim=True))
+                out = torch.maximum(out, torch.lt(c, lowest, out=among))
         return c, own, out, lowest
 
     def _kept(self, c: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,16 +97,28 @@ class Hardness(Weight):
         return math.inf if self.config.most_similar == 1 else self.config.most_similar
 
     def _of(self, kept: Tensor, n_kept: Tensor, own: Tensor, out: Tensor) -> Tensor:
-        """[n, M], the logarithms of the weights; own is overwritten."""
-        out_mask = None if out is own else out > own
+        """[n, M], the logarithms of the weights; own and out are overwritten."""
+        # 0, and -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times as long
+        barred = None if out is own else out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
         # each matrix more would drive others from the cache: the complement is in the memory of own
         log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
-        return log_w if out_mask is None else log_w.masked_fill_(out_mask, -math.inf)
+        return log_w if barred is None else log_w.add_(barred)
 
-    def _threshold(self, among: Tensor, out: Tensor) -> Tensor:
-        """[n, 1]: the least of the greatest entries of each row, a share ``hardest`` of those that are not out."""
-        n_hard = (1 - out).sum(1, keepdim=True).mul(self.config.hardest).ceil().long().clamp(min=1)
-        most = max(1, math.ceil(self.config.hardest * among.shape[1]))
-        lowest = among.topk(most, dim=1).values.gather(1, n_hard.clamp(max=most) - 1)
+    def _threshold(self, among: Tensor, n_among: Tensor) -> Tensor:
+        """[n, 1]: the least of the greatest cosines of each row, a share ``hardest`` of the ``n_among`` [n, 1].
+
+        By halving the interval that it is in: to count takes a hundredth of the time that sorting does. Cosines that
+        differ by less than they are rounded count as the same.
+        """
+        n_hard, eps = n_among.mul(self.config.hardest).ceil_(), torch.finfo(among.dtype).eps
+        low, high = torch.full_like(n_hard, -_MOST), torch.full_like(n_hard, _MOST)
+        found = torch.empty_like(among)
+        for _ in range(math.ceil(math.log2(2 * _MOST / eps))):
+            middle = (low + high) / 2
+            surplus = torch.ge(among, middle, out=found).sum(1, keepdim=True) - n_hard
+            low, high = torch.where(surplus < 0, low, middle), torch.where(surplus > 0, high, middle)
+            if not is_accelerated(among) and bool((low == high).all()):
+                break
+        lowest = torch.lt(among, low, out=found).mul_(2 * _FAR).add_(among).amin(1, keepdim=True)
         # what another product rounds otherwise is still the same candidate
-        return lowest - 8 * torch.finfo(among.dtype).eps
+        return torch.where(n_among > 0, lowest - 8 * eps, -math.inf)

@@ -18,7 +18,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import refuse_second_derivative, score_blocks, work_type
 from recgraph.contrast.blockwise import exponentials
 from recgraph.contrast.views import Pairs
-from recgraph.contrast.weight_blocks import WeightBlocks
+from recgraph.contrast.weight_blocks import BlockWeights, WeightBlocks
 from recgraph.contrast.weights import Weight
 
 __all__ = ["hardest", "log_sums"]
@@ -96,8 +96,8 @@ class _LogSums(torch.autograd.Function):
             for rows, t in score_blocks(len(x), len(y), x, block_rows):
                 of_weight = _logits(x, y, rows, t, barred, weights)
                 p = exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
-                if weights is not None and of_weight is not None and of_weight[0].requires_grad:
-                    through_weight = weights.add_gradients(rows, *of_weight, p)
+                if weights is not None and of_weight is not None and of_weight.w.requires_grad:
+                    through_weight = weights.add_gradients(rows, of_weight, p)
                     if through_weight is not None:
                         p += through_weight
                 if of_x is not None:
@@ -117,7 +117,7 @@ def _weights(
 
 def _logits(
     x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None = None
-) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+) -> BlockWeights | None:
     """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate.
 
     Returns:
@@ -126,7 +126,7 @@ def _logits(
     torch.mm(x[rows], y.t(), out=out)
     of_weight = None if weights is None else weights.block(rows, out)
     if of_weight is not None:
-        out += of_weight[0].detach()
+        out += of_weight.w.detach()
     if barred is not None:
         out.scatter_(1, barred[rows], -math.inf)
     return of_weight

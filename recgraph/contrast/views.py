@@ -79,7 +79,8 @@ class Pairs:
             not known; None: there are none.
         temperature: where the similarities are the cosines of these embeddings over it; None: they are others (inner
             products, of mixed candidates, with a temperature for each candidate).
-        similarities: [n, M], where they are at hand; gradients flow into them.
+        similarities: [n, M], where they are at hand, in memory that is overwritten afterwards: read them by
+            :meth:`cosines`, which copies. Gradients flow into them.
     """
 
     anchor_ids: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,11 +11,25 @@ from torch import Tensor
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
 
-__all__ = ["WeightBlocks"]
+__all__ = ["BlockWeights", "WeightBlocks"]
+
+
+class BlockWeights(NamedTuple):
+    """The weights of a block of anchors.
+
+    Attributes:
+        w: [n, M], their logarithms, or where ``is_factor`` the weights themselves.
+        anchors, similarities: [n, D] and [n, M], the leaves of this block that they depend on.
+    """
+
+    w: Tensor
+    is_factor: bool
+    anchors: Tensor
+    similarities: Tensor
 
 
 class WeightBlocks:
-    """The log-weights of a block, and the sums of their gradients.
+    """The weights of a block, and the sums of their gradients.
 
     Args:
         inputs: the embeddings of anchors and candidates, and the parameters of the weight that are trained.
@@ -26,45 +41,47 @@ class WeightBlocks:
     ) -> None:
         self.weight, self.pairs, self.needs = weight, pairs, needs
         self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
-        self.candidates.requires_grad_(needs[1])
         # one tensor for all blocks: a weight may keep what it makes of it
-        self._constant = self.candidates.detach()
+        self.candidates.requires_grad_(needs[1])
         self.parameters = list(inputs[2:])
         self.gradients: list[Tensor | None] = [None] * len(inputs)
 
-    def block(self, rows: slice, similarities: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The log-weights of the rows, and the leaves that they depend on: anchors [n, D], similarities [n, M].
+    def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> BlockWeights:
+        """The weights of the rows.
 
         A weight of cosines that are the similarities over a temperature depends on the embeddings by these alone, so
         that one product makes both, and its gradient joins that of the loss before that is multiplied by the rows.
+
+        Args:
+            similarities: [n, M].
+            bounded: whether the weights themselves will do, where they are at hand.
         """
         anchors = self.anchors[rows].detach().requires_grad_(self.needs[0])
         similarities = similarities.detach().requires_grad_(any(self.needs[:2]))
         with torch.set_grad_enabled(any(self.needs)):
-            log_w = self.weight.log_w(self.pairs.block(rows, anchors, self.candidates, similarities))
+            pairs = self.pairs.block(rows, anchors, self.candidates, similarities)
+            factor = self.weight.factor(pairs) if bounded else None
+            w, name = (self.weight.log_w(pairs), "log_w") if factor is None else (factor, "factor")
         expected = (anchors.shape[0], self.candidates.shape[0])
-        if log_w.shape != expected:
-            name = type(self.weight).__name__
-            raise ValueError(f"{name}.log_w returned {list(log_w.shape)}; it must be {list(expected)}")
-        return log_w, (anchors, similarities)
+        if w.shape != expected:
+            raise ValueError(
+                f"{type(self.weight).__name__}.{name} returned {list(w.shape)}; it must be {list(expected)}"
+            )
+        return BlockWeights(w, factor is not None, anchors, similarities)
 
-    def factor(self, rows: slice, similarities: Tensor) -> Tensor | None:
-        """The weights of the rows themselves, where the weight has them at hand."""
-        return self.weight.factor(self.pairs.block(rows, self.anchors[rows], self._constant, similarities))
-
-    def add_gradients(
-        self, rows: slice, log_w: Tensor, of_block: tuple[Tensor, Tensor], grad_log_w: Tensor
-    ) -> Tensor | None:
+    def add_gradients(self, rows: slice, of_block: BlockWeights, grad_log_w: Tensor) -> Tensor | None:
         """Add the gradients of a block, given those by its log-weights [n, M].
 
         Returns:
-            [n, M], those by its similarities; None where the log-weights do not depend on them.
+            [n, M], those by its similarities; None where the weights do not depend on them.
         """
-        anchors, similarities = of_block
+        w, is_factor, anchors, similarities = of_block
+        if is_factor:  # a weight of 0 passes nothing
+            grad_log_w = grad_log_w / w.detach().clamp(min=torch.finfo(w.dtype).tiny)
         leaves = [anchors, self.candidates, *self.parameters, similarities]
         asked = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            log_w, [leaves[k] for k in asked], grad_log_w.to(log_w.dtype), allow_unused=True
+            w, [leaves[k] for k in asked], grad_log_w.to(w.dtype), allow_unused=True
         )
         by_leaf = dict(zip(asked, found, strict=True))
         through_similarities = by_leaf.pop(len(self.gradients), None)

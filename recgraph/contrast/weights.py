@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
-from recgraph.blocks import exponent_limit, refuse_second_derivative
+from recgraph.blocks import FEWEST_ROWS
 from recgraph.config import Config
 from recgraph.contrast.clustering import assign, kmeans
+from recgraph.contrast.hidden_units import tanh_sums
 from recgraph.contrast.part import Part
 from recgraph.contrast.views import Pairs
 
@@ -66,7 +66,7 @@ class Weight(Part):
             ids: [n] int64, of the further candidates.
             rows: [n, D], their embeddings.
         """
-        tiles = [slice(start, start + _ROWS_HOST) for start in range(0, len(ids), _ROWS_HOST)]
+        tiles = [slice(start, start + FEWEST_ROWS) for start in range(0, len(ids), FEWEST_ROWS)]
         beside = [
             self.log_w(Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile])).diagonal()
             for tile in tiles
@@ -76,8 +76,8 @@ class Weight(Part):
     def factor(self, pairs: Pairs) -> Tensor | None:
         """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
 
-        For weights without gradient, between 0 and 256. They spare a logarithm and two passes for each pair: an eighth
-        of the time of MEOW's loss.
+        For weights between 0 and 256, the greatest of a row 0 or at least e^-10. They spare a logarithm and two passes
+        for each pair: an eighth of the time of MEOW's loss.
         """
         return None
 
@@ -208,8 +208,8 @@ def _differ(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> Tensor:
     return (ours.to(torch.int32)[:, None] != theirs.to(torch.int32)).view(torch.uint8).to(dtype)
 
 
-# Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
-_ROWS_HOST, _ROWS_ACCELERATOR = 32, 4096
+# sums of smaller weights might leave the range of numbers
+_MOST_LOGIT = 10.0
 
 
 class LearnedConfig(WeightConfig):
@@ -225,8 +225,8 @@ class Learned(Weight):
 
     Source: AdaMEOW (TKDE 2024, arXiv 2212.13847). Nothing stops the published weights from shrinking everywhere: the
     loss falls with them. ``normalise`` takes that way out. The first layer is linear, so that it is applied to rows,
-    ``W z_i + W z_j``; hidden units are computed one after the other and again in backward: no n x M x ``inner_dim``
-    tensor is made. Differentiable once.
+    ``W z_i + W z_j``; no n x M x ``inner_dim`` tensor is made (:func:`recgraph.contrast.hidden_units.tanh_sums`).
+    Differentiable once.
     """
 
     Config = LearnedConfig
@@ -237,16 +237,25 @@ class Learned(Weight):
         self.second = nn.Linear(self.config.inner_dim, 1)
 
     def log_w(self, pairs: Pairs) -> Tensor:
+        log_w = F.logsigmoid(self._logits(pairs))
+        if self.config.normalise:
+            log_w = log_w - (log_w.logsumexp(1, keepdim=True) - math.log(log_w.shape[1]))
+        return log_w.to(pairs.anchors.dtype)
+
+    def factor(self, pairs: Pairs) -> Tensor | None:
+        _, _, v, b = self._layers(pairs.anchors)
+        # tanh is at most 1
+        if self.config.normalise or float(v.detach().abs().sum() + b.detach().abs()) > _MOST_LOGIT:
+            return None
+        return torch.sigmoid(self._logits(pairs)).to(pairs.anchors.dtype)
+
+    def _logits(self, pairs: Pairs) -> Tensor:
         dim = pairs.anchors.shape[1]
         if dim != self.config.dim:
             raise ValueError(f"the embeddings have width {dim}, dim = {self.config.dim}; give dim={dim}")
         w, c, v, b = self._layers(pairs.anchors)
         x, y = F.linear(pairs.anchors.to(w.dtype), w, c), F.linear(pairs.candidates.to(w.dtype), w)
-        logits = _Hidden.apply(x, y, v[0]) + b  # type: ignore[no-untyped-call]
-        log_w = F.logsigmoid(logits)
-        if self.config.normalise:
-            log_w = log_w - (log_w.logsumexp(1, keepdim=True) - math.log(log_w.shape[1]))
-        return log_w.to(pairs.anchors.dtype)
+        return tanh_sums(x, y.t().contiguous(), v[0]).add_(b)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         log_w = self.log_w(pairs)
@@ -265,99 +274,3 @@ class Learned(Weight):
         w, c, v, b = self._layers(anchors)
         hidden = torch.tanh(F.linear(anchors.to(w.dtype), w, c) + F.linear(rows.to(w.dtype), w))
         return F.logsigmoid(hidden @ v[0] + b)
-
-
-class _Hidden(torch.autograd.Function):
-    """[n, M]: ``sum_h v_h tanh(x_ih + y_jh)`` of x [n, H], y [M, H], v [H].
-
-    As ``tanh(x + y) = 1 - 2 g / (f + g)`` with ``g = e^-2x`` and ``f = e^2y``, a pair takes a sum and a quotient, and
-    exponentials are of rows alone: a ninth of tanh's time. Where those could leave the range of numbers, it is tanh.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(x, y, v)
-        ctx.bounded = _bounded(x, y)
-        columns = _columns(y, ctx.bounded)
-        if not ctx.bounded:
-            out = x.new_zeros(x.shape[0], y.shape[0])
-            for rows in _tiles(x):
-                unit = torch.empty_like(out[rows])
-                for h in range(len(v)):
-                    torch.add(x[rows, h, None], columns[h], out=unit).tanh_()
-                    out[rows].addcmul_(unit, v[h])
-            return out
-        out = v.sum().expand(x.shape[0], y.shape[0]).contiguous()
-        g = torch.exp(-2 * x)
-        scaled = -2 * v * g
-        for rows in _tiles(x):
-            unit = torch.empty_like(out[rows])
-            for h in range(len(v)):
-                torch.add(columns[h], g[rows, h, None], out=unit)
-                out[rows].addcdiv_(scaled[rows, h, None], unit)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        refuse_second_derivative("a learned weight")
-        x, y, v = ctx.saved_tensors
-        made = _gradients if ctx.bounded else _gradients_of_tanh
-        grad_x, grad_y, grad_v = made(x, _columns(y, ctx.bounded), grad)
-        return grad_x * v, grad_y.t() * v, grad_v
-
-
-def _bounded(x: Tensor, y: Tensor) -> bool:
-    """Whether ``e^-2x + e^2y`` and the inverse of its square are far from overflow and from subnormal numbers.
-
-    An accelerator is not asked: the host would wait for the answer, and tanh costs no more there than a quotient.
-    """
-    if is_accelerated(x):
-        return False
-    return bool(torch.maximum(x.abs().amax(), y.abs().amax()) <= exponent_limit(x.dtype) / 8)
-
-
-def _columns(y: Tensor, bounded: bool) -> Tensor:
-    """[H, M]: y or its exponentials."""
-    return (torch.exp(2 * y) if bounded else y).t().contiguous()
-
-
-def _gradients(x: Tensor, f: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By x [n, H], y [H, M] and v [H], the former two before they are multiplied by v.
-
-    With ``s = grad / (f + g)^2`` and ``q = g / (f + g)``: ``grad q (1 - q) = s f g`` and ``grad q = s f g + s g^2``.
-    """
-    g = torch.exp(-2 * x)
-    along = g.t().contiguous()
-    by_f, by_one, grad_y = torch.empty_like(g), torch.empty_like(g), torch.zeros_like(f)
-    for rows in _tiles(x):
-        part = grad[rows].contiguous()
-        unit, of_column = torch.empty_like(part), part.new_ones(part.shape[1])
-        for h in range(len(f)):
-            torch.add(f[h], g[rows, h, None], out=unit).square_()
-            torch.div(part, unit, out=unit)
-            by_f[rows, h], by_one[rows, h] = unit @ f[h], unit @ of_column
-            grad_y[h].addmv_(unit.t(), along[h, rows])
-    by_f *= g
-    return 4 * by_f, 4 * f * grad_y, grad.sum() - 2 * (by_f + by_one * g * g).sum(0)
-
-
-def _gradients_of_tanh(x: Tensor, y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`_gradients`, of any x and y."""
-    grad_x, grad_y, grad_v = torch.empty_like(x), torch.zeros_like(y), x.new_zeros(len(y))
-    for rows in _tiles(x):
-        part = grad[rows].contiguous()
-        unit, slope = torch.empty_like(part), torch.empty_like(part)
-        of_row, of_column = part.new_ones(part.shape[0]), part.new_ones(part.shape[1])
-        for h in range(len(y)):
-            torch.add(x[rows, h, None], y[h], out=unit).tanh_()
-            grad_v[h] += torch.dot(unit.view(-1), part.view(-1))
-            # the derivative of tanh is 1 - tanh^2
-            torch.addcmul(part, torch.mul(unit, part, out=slope), unit, value=-1, out=slope)
-            grad_x[rows, h] = slope @ of_column
-            grad_y[h] += of_row @ slope
-    return grad_x, grad_y, grad_v
-
-
-def _tiles(x: Tensor) -> list[slice]:
-    step = _ROWS_HOST if x.is_cpu else _ROWS_ACCELERATOR
-    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]

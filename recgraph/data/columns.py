@@ -19,7 +19,7 @@ from recgraph.data.diagnose import collect
 from recgraph.data.errors import TimestampError
 from recgraph.data.source import Source
 
-__all__ = ["Columns", "TimeReading", "TimeUnit", "check_times", "instant", "time_readings", "to_integers"]
+__all__ = ["Columns", "TimeReading", "TimeUnit", "check_times", "duration", "instant", "time_readings", "to_integers"]
 
 
 class Columns(Config):
@@ -50,6 +50,10 @@ _OF_CLOCK = frozenset("HIklMSTRrXcfpPs+")
 _IS_UTC = r"(?i)(?:^|[^a-z])(?:UTC|GMT|Z)(?:[^a-z]|$)"
 #: in microseconds; "%Y" reads the 24 of 05/01/24 as the year 24
 _YEAR_1000 = (dt.datetime(1000, 1, 1) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
+
+#: a duration, and the seconds of each of its units, in small letters
+_DURATION = re.compile(r"(\d{1,9}) ?([A-Za-z]+)")
+_SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "min": 60, "s": 1}
 
 
 @dataclass(frozen=True)
@@ -229,3 +233,41 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     if value.tzinfo is None:
         value = value.replace(tzinfo=dt.UTC)
     return (value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
+def duration(name: str, value: float | str, unit: TimeUnit) -> int:
+    """A length of time in the unit of a log's integer times, at least 1.
+
+    Args:
+        name: of the setting, for errors.
+        value: a text such as ``"14D"``, of a log whose times are dates or seconds with fractions; a number in the unit
+            in which they came in, of one whose times are numbers.
+        unit: the log's.
+
+    Raises:
+        ValueError: a text for a log of whole numbers, a number for one of dates, or no such length.
+    """
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value.strip())
+        if found is None or found[2].lower() not in _SECONDS:
+            raise ValueError(
+                f"{name} = {value!r} is no length of time: give a whole number and one of W, D, h, min, s, e.g. '14D' "
+                "or '12h'; months and years differ in length"
+            )
+        seconds = int(found[1]) * _SECONDS[found[2].lower()]
+        if unit == "own":
+            raise ValueError(
+                f"{name} = {value!r}: the log's timestamps are plain numbers: give the length as one, in their unit "
+                f"({seconds:_} where they are seconds, {1000 * seconds:_} where milliseconds)"
+            )
+        length = seconds * 1_000_000
+    elif unit == "us":
+        raise ValueError(f"{name} = {value!r}: the log's timestamps came in as dates: give a text such as '14D'")
+    else:
+        size = 1 if unit == "own" else 1_000_000
+        if not abs(float(value)) < 2**63 / size:  # NaN is not, either
+            raise ValueError(f"{name} = {value!r} is no length of time: give a number above 0 within 64 bits")
+        length = math.ceil(float(value) * size) if isinstance(value, float) else int(value) * size
+    if length < 1:
+        raise ValueError(f"{name} = {value!r} must be above 0")
+    return length

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config
+from recgraph.data.file_order import warn_if_sorted
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import OrderedLog
 from recgraph.rng import numpy_generator
@@ -62,6 +63,11 @@ class Strategy(Config):
         """Whether the label of an interaction depends on its user's interactions alone, and on no draw."""
         return False
 
+    @property
+    def reads_order(self) -> bool:
+        """Whether the label of an interaction depends on what came before it."""
+        return False
+
     def resolved(self, lengths: Tensor) -> Self:
         """The strategy with the settings that it has for this log: those that its split is hashed and kept with.
 
@@ -79,6 +85,8 @@ class Strategy(Config):
         """The strategy as it is kept with the split of this log, and :meth:`labels`."""
         made = self.resolved(interactions.ordered.items.lengths)
         made.check_columns(interactions.log.columns)
+        if made.reads_order:
+            warn_if_sorted(interactions)
         return made, made.labels(interactions, seed)
 
     @property

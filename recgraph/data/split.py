@@ -50,6 +50,8 @@ class _Labelled:
     """
 
     hash: str
+    #: of a fold: a hash of the log alone, which all folds share; empty where there are none, or where it is not known
+    log_hash: str
 
     def __init__(
         self, interactions: InteractionLog, labels: Tensor, strategy: Strategy, name: str, seed: int | None
@@ -152,7 +154,8 @@ class _Labelled:
                 make_folder((new / split_files.TEST_FILE).parent)
                 write_parquet(test, new / split_files.TEST_FILE)
             self.interactions.write_all_but_log(new)
-            split_files.save_head(new, {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash})
+            head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
+            split_files.save_head(new, {**head, **({"log_hash": self.log_hash} if self.log_hash else {})})
         self.interactions.remove_unsaved(folder)
         split_files.remove_older_rows(folder, has_test=test is not None)
 
@@ -233,25 +236,21 @@ class Split(_Labelled):
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
         """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
-        log = self.interactions.ordered
-        columns = (
-            ("offsets", log.items.offsets),
-            ("items", log.items.values),
-            ("labels", self.labels),
-            ("times", log.times),
-            ("weights", log.weights),
-            ("ratings", log.ratings),
-        )
-        given = [(name, values.numel(), [values.numpy()]) for name, values in columns if values is not None]
-        return split_files.split_hash(
-            {"name": self.name, "params": self.params, "seed": self.seed}, self.users, self.items, given
-        )
+        head = {"name": self.name, "params": self.params, "seed": self.seed}
+        columns = split_files.columns_of(self.interactions.ordered, self.labels)
+        return split_files.split_hash(head, self.users, self.items, columns)
+
+    @cached_property
+    def log_hash(self) -> str:  # type: ignore[override]
+        if "n_folds" not in self.params:
+            return ""
+        return split_files.split_hash({}, self.users, self.items, split_files.columns_of(self.interactions.ordered))
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
         keep_mask = ~self._has(GROUPS["test"])
         log, labels = self.interactions.masked(keep_mask.numpy()), kept(self.labels, keep_mask)
-        return SealedSplit(log, labels, self.strategy, self.name, self.seed, self.hash, lambda: self)
+        return SealedSplit(log, labels, self.strategy, self.name, self.seed, self.hash, lambda: self, self.log_hash)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
@@ -295,9 +294,10 @@ class SealedSplit(_Labelled):
         seed: int | None,
         digest: str,
         reveal: Callable[[], Split],
+        log_hash: str = "",
     ) -> None:
         super().__init__(interactions, labels, strategy, name, seed)
-        self.hash = digest
+        self.hash, self.log_hash = digest, log_hash
         self.unsealed_reasons: list[str] = []
         self._reveal = reveal
 
@@ -344,7 +344,7 @@ class SealedSplit(_Labelled):
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
         own = (self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash)
-        return SealedSplit(*own, _refuse_to_unseal)
+        return SealedSplit(*own, _refuse_to_unseal, self.log_hash)
 
     def save(self, folder: str | Path) -> None:
         """Write all but the test rows, and remove an older test file; a copy loaded from there has none to unseal."""
@@ -382,7 +382,8 @@ class SealedSplit(_Labelled):
                 raise CorruptFileError(message, path=folder / split_files.TEST_FILE)
             return split
 
-        return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal)
+        log_hash = head.get("log_hash", "")
+        return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal, log_hash)
 
     def __repr__(self) -> str:
         return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from torch import Tensor
 
 from recgraph.data.files import contents
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, replace_json
 from recgraph.data.labels import GROUPS
 from recgraph.data.log import DESCRIPTION, FILES_OF_LOG
+from recgraph.data.part import OrderedLog
 
 __all__ = [
     "HEAD_FILE",
@@ -29,6 +31,7 @@ __all__ = [
     "TEST_FILE",
     "Column",
     "check_replaceable",
+    "columns_of",
     "load_rows",
     "open_and_test",
     "parts_folder",
@@ -111,12 +114,26 @@ def remove_older_rows(folder: Path, has_test: bool) -> None:
             parts.rmdir()
 
 
+def columns_of(log: OrderedLog, labels: Tensor | None = None) -> list[Column]:
+    """The columns of an ordered log as :func:`split_hash` reads them."""
+    columns = (
+        ("offsets", log.items.offsets),
+        ("items", log.items.values),
+        ("labels", labels),
+        ("times", log.times),
+        ("weights", log.weights),
+        ("ratings", log.ratings),
+    )
+    return [(name, values.numel(), [values.numpy()]) for name, values in columns if values is not None]
+
+
 def split_hash(head: Mapping[str, Any], users: IdMap, items: IdMap, columns: Iterable[Column]) -> str:
     """64 hex digits from ids, ordered log, labels and parameters; the same on every machine.
 
     Args:
         head: name, parameters and seed of the strategy.
         columns: of the ordered log: offsets, items, labels and, where it has them, times, weights, ratings.
+            Without labels, and with an empty head, the hash is of the log alone.
     """
     state = hashlib.sha256(json.dumps({**head, "version": 1}, sort_keys=True).encode())
     state.update(users.digest())

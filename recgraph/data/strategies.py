@@ -54,6 +54,10 @@ class LeaveOneOut(Folded):
     def is_by_user(self) -> bool:
         return True
 
+    @property
+    def reads_order(self) -> bool:
+        return True
+
     def resolved(self, lengths: Tensor) -> Self:
         if self.short_users is not None:
             return self
@@ -137,6 +141,10 @@ class Ratio(SharedOut):
     def is_by_user(self) -> bool:
         return not self.draws
 
+    @property
+    def reads_order(self) -> bool:
+        return self.order == "time"
+
     def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         rows, lengths = log.items.rows, log.items.lengths
@@ -188,6 +196,10 @@ class HeldOutUsers(SharedOut):
     @property
     def draws(self) -> bool:
         return True
+
+    @property
+    def reads_order(self) -> bool:
+        return self.order == "time"
 
     def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
 from recgraph.config import Added
-from recgraph.data.columns import instant
+from recgraph.data.columns import duration, instant
 from recgraph.data.folded import Shares, whole
 from recgraph.data.labels import Label
 from recgraph.data.log import InteractionLog
@@ -35,14 +35,17 @@ class TimeCut(Shares):
     """One cut of time for all users: train before valid before test.
 
     The test parts of folds are windows that follow one another up to the end of the log, fold 0 the newest. Each has
-    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end; its
-    valid part lies before it, and what comes after it is in no part.
+    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end, or the
+    length ``window``; its valid part lies before it, and what comes after it is in no part.
 
     Args:
         valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
             instant of a cut belong to the later part, so that a share may come out larger.
         valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
             dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
+        window: a length of time instead of either, of the test part and of the valid part before it: ``"14D"``
+            (``W``, ``D``, ``h``, ``min``, ``s``) where the log has dates (or seconds with fractions), a number in their
+            unit where its times came in as numbers. The newest window ends with the log's last interaction.
         targets: what is asked of a user who did something after the cut: ``"all"`` of it as one set, with what was
             known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
             what the user had done by then: what came before it after the cut is history, and what came after it is
@@ -55,6 +58,7 @@ class TimeCut(Shares):
 
     valid_from: Moment | None = None
     test_from: Moment | None = None
+    window: Annotated[int | float | str | None, BeforeValidator(_plain_number), Added()] = None
     targets: Annotated[Targets, Added()] = "all"
     unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
 
@@ -62,16 +66,29 @@ class TimeCut(Shares):
     def _both_or_none(self) -> Self:
         if (self.valid_from is None) != (self.test_from is None):
             raise ValueError("valid_from and test_from are given both or not at all")
+        if self.window is not None and self.valid_from is not None:
+            raise ValueError(f"window = {self.window!r} and valid_from both set the cuts: leave out one of them")
+        if self.window is not None and not self._has_default_shares:
+            raise ValueError(f"{self._shares}, and window = {self.window!r} is a length of time: leave out one of them")
         return self
 
     @model_validator(mode="after")
     def _train_before_all_folds(self) -> Self:
-        if self.n_folds is not None and self.valid_from is None and self.valid + self.n_folds * self.test >= 1:
+        by_share = self.valid_from is None and self.window is None
+        if self.n_folds is not None and by_share and self.valid + self.n_folds * self.test >= 1:
             raise ValueError(
                 f"valid = {self.valid:g} and test = {self.test:g} of n_folds = {self.n_folds} windows leave nothing to "
                 "train on: give fewer folds or smaller shares"
             )
         return self
+
+    @property
+    def _shares(self) -> str:
+        return f"valid = {self.valid:g} and test = {self.test:g} are shares"
+
+    @property
+    def _has_default_shares(self) -> bool:
+        return (self.valid, self.test) == tuple(type(self).model_fields[name].default for name in ("valid", "test"))
 
     @property
     def draws(self) -> bool:
@@ -100,6 +117,13 @@ class TimeCut(Shares):
         return with_targets(interactions.ordered, labels, self.targets, seed)
 
     def check_counts(self, counts: Mapping[Label, int]) -> None:
+        if self.window is not None and not (counts[Label.TEST] and counts[Label.VALID]):
+            which = "the log" if self.fold is None else f"fold = {self.fold} of n_folds = {self.n_folds}"
+            part = "valid" if counts[Label.TEST] else "test"
+            raise ValueError(
+                f"window = {self.window!r}: the {part} part of {which} has no interaction: give a longer window, or "
+                "fewer folds"
+            )
         super().check_counts(counts)
         if counts[Label.TRAIN]:
             return
@@ -112,16 +136,16 @@ class TimeCut(Shares):
     def _cuts(self, times: Tensor, interactions: InteractionLog) -> tuple[int, ...]:
         """Where valid and test begin, and of a fold what comes after its test."""
         if self.valid_from is not None and self.test_from is not None:
-            defaults = (type(self).model_fields[name].default for name in ("valid", "test"))
             # here and not where the settings are read, so that splits saved with both are still read
-            if (self.valid, self.test) != tuple(defaults):
-                message = f"valid = {self.valid:g} and test = {self.test:g} are shares: leave them out, "
-                raise ValueError(message + "or leave out valid_from and test_from")
+            if not self._has_default_shares:
+                raise ValueError(f"{self._shares}: leave them out, or leave out valid_from and test_from")
             unit = interactions.time_unit
             cuts = instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
             if cuts[0] > cuts[1]:
                 raise ValueError(f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}")
             return cuts if self.fold is None else self._windows(*cuts, times)
+        if self.window is not None:
+            return self._windows_of(duration("window", self.window, interactions.time_unit), times)
         ordered = times.sort().values
         count = times.numel()
         n_test = whole(self.test * count)
@@ -144,3 +168,15 @@ class TimeCut(Shares):
             )
         later = self.fold * length
         return valid_from - later, test_from - later, end - later
+
+    def _windows_of(self, length: int, times: Tensor) -> tuple[int, ...]:
+        """The cuts of windows of a length that follow one another up to the end of the log."""
+        first, last = int(times.min()), int(times.max())
+        n_windows = (self.n_folds or 1) + 1  # each fold's, and the valid part of the oldest
+        if last + 1 - n_windows * length <= first:
+            raise ValueError(
+                f"window = {self.window!r} is too long: {n_windows} windows, of the valid part too, leave nothing to "
+                f"train on; the log spans {(last - first) / length:.3g} of them: give a shorter window, or fewer folds"
+            )
+        end = last + 1 - (self.fold or 0) * length
+        return (end - 2 * length, end - length, *((end,) if self.fold else ()))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recgraph.config import ConfigError
 from recgraph.encoders.base import dropout_generator
+from recgraph.encoders.sized import SizedByState
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum, power
@@ -25,7 +26,6 @@ __all__ = [
     "LightGCN",
     "Propagation",
     "SemanticAttention",
-    "SizedByState",
     "symmetric_product",
     "weighted_sum",
 ]
@@ -151,24 +151,8 @@ def _listed(adj: Operators) -> list[Operator | Layered]:
     return [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
 
 
-T = TypeVar("T")
-
 #: changes the output of a layer in its place, without gradient
 Perturbation = Callable[[Tensor], object]
-
-
-class SizedByState(nn.Module):
-    """Base of modules with buffers as long as what they were connected or fitted to: a state alone says how long."""
-
-    #: the names of these buffers, which have one dimension
-    sized_by_state: ClassVar[tuple[str, ...]] = ()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in self.sized_by_state:
-            saved = state_dict.get(f"{prefix}{name}")
-            if saved is not None and saved.dim() == 1:
-                setattr(self, name, self.get_buffer(name).new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class LightGCN(SizedByState):
@@ -196,7 +180,6 @@ class LightGCN(SizedByState):
         # half the bytes of int64, in every checkpoint
         self.register_buffer("offsets", torch.zeros(n_users + 1, dtype=torch.int64))
         self.register_buffer("items", torch.zeros(0, dtype=torch.int32))
-        self._made: dict[Hashable, Any] = {}
 
     def connect(self, rows: Ragged) -> None:
         """Set the edges.
@@ -211,17 +194,17 @@ class LightGCN(SizedByState):
             raise ValueError(f"rows has {rows.n_rows} users, the encoder was built for {self.n_users}")
         device = self.offsets.device
         self.offsets, self.items = rows.offsets.to(device), rows.values.to(device, torch.int32)
-        self._made = {}
+        self.changed()
 
     @property
     def edges(self) -> Csr:
         """[n_users, n_items]: who interacted with what, without weights."""
         shape = (self.n_users, self.n_items)
-        return self._once("edges", lambda: Csr(self.offsets, self.items.long(), None, shape))
+        return self.once("edges", lambda: Csr(self.offsets, self.items.long(), None, shape))
 
     def adjacency(self, dtype: torch.dtype = torch.float32) -> Csr:
         """The symmetric normalised adjacency of all nodes; made once."""
-        return self._once(("adjacency", dtype), lambda: self.subgraph(self.edges, dtype))
+        return self.once(("adjacency", dtype), lambda: self.subgraph(self.edges, dtype))
 
     def subgraph(self, edges: Csr, dtype: torch.dtype = torch.float32) -> Csr:
         """The symmetric adjacency of all nodes with other edges, normalised by the degrees that these leave.
@@ -267,23 +250,6 @@ class LightGCN(SizedByState):
     def forward(self, x: Tensor, adjacencies: Sequence[Csr] = ()) -> Tensor:
         """[n_users + n_items, D]: the mean over ``E_0 ... E_K``; see :meth:`layers`."""
         return mean(self.layers(x, adjacencies))
-
-    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        every = self._made  # read once: another thread may replace it
-        if key not in every:
-            # made under inference mode it could not be used in training
-            with torch.inference_mode(False):
-                every[key] = make()
-        made: T = every[key]
-        return made
-
-    def _apply(self, *args: Any) -> Any:
-        self._made = {}
-        return super()._apply(*args)  # type: ignore[no-untyped-call]
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._made = {}
-        super()._load_from_state_dict(*args)
 
 
 def mean(layers: Sequence[Tensor]) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from recgraph.encoders.graph import SizedByState, mean
+from recgraph.encoders.graph import mean
+from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Workload
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
@@ -73,7 +74,6 @@ class LinkedItems(SizedByState, ItemGraph):
         self.register_buffer("indptr", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("indices", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(0))
-        self._made: dict[torch.dtype, tuple[Csr, Csr]] = {}
 
     @classmethod
     def memory(cls, options: Mapping[str, Any], work: Workload) -> tuple[int, int]:
@@ -87,7 +87,7 @@ class LinkedItems(SizedByState, ItemGraph):
         found = normalise(self.links(rows.to(self.indptr.device)), "symmetric", self.weights.dtype)
         assert found.weights is not None
         self.indptr, self.indices, self.weights = found.indptr, found.indices.to(torch.int32), found.weights
-        self._made = {}
+        self.changed()
 
     def links(self, rows: Ragged) -> Csr:
         """[R, n_items]: what is normalised and kept."""
@@ -105,24 +105,13 @@ class LinkedItems(SizedByState, ItemGraph):
         return mean(every)
 
     def _matrices(self, dtype: torch.dtype) -> tuple[Csr, Csr]:
-        made = self._made  # read once: another thread may replace it
-        if dtype not in made:
-            # made under inference mode it could not be used in training
-            with torch.inference_mode(False):
-                shape = (len(self.indptr) - 1, self.n_items)
-                # a file of weights may hold anything
-                matrix = Csr(self.indptr, self.indices.long(), self.weights.to(dtype), shape).checked()
-                made[dtype] = matrix, matrix.t()
-        return made[dtype]
+        def make() -> tuple[Csr, Csr]:
+            shape = (len(self.indptr) - 1, self.n_items)
+            # a file of weights may hold anything
+            matrix = Csr(self.indptr, self.indices.long(), self.weights.to(dtype), shape).checked()
+            return matrix, matrix.t()
 
-    def _apply(self, *args: Any) -> Self:
-        self._made = {}
-        super()._apply(*args)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._made = {}
-        super()._load_from_state_dict(*args)
+        return self.once(dtype, make)
 
 
 class Interactions(LinkedItems):

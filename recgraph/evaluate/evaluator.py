@@ -180,11 +180,11 @@ def evaluate(
         measurements.append(Measurement(named, chosen, candidates, rerankings.of(named)))
     lists = collect(model, cases, measurements, facts, fit_part, limits, engine)
     users = cases.users.cpu().numpy().astype(np.int64)
-    results = []
+    results, log_hash = [], getattr(split, "log_hash", "")
     for measurement, ranked in zip(measurements, lists, strict=True):
         per_user, overall = metric_values(measurement.metrics, ranked, measurement.protocol.cutoffs, asked)
         unreachable = _n_unreachable(cases, measurement)
-        results.append(Result(measurement.protocol, users, per_user, overall, unreachable))
+        results.append(Result(measurement.protocol, users, per_user, overall, unreachable, log_hash=log_hash))
     return Results(results)
 
 

@@ -37,7 +37,8 @@ def over_folds(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways, or those at one place are of different folds.
-        ValueError: no list of folds, not as many of each, one fold twice, or as of :func:`over_users`.
+        ValueError: no list of folds, not as many of each, one fold twice, folds of different logs, or as of
+            :func:`over_users`.
     """
     folds = [*zip(*(_of_folds(name, given) for name, given in (("a", a), ("b", b))), strict=False)]
     if len(a) != len(b):
@@ -46,6 +47,7 @@ def over_folds(
     splits = [own[0].protocol.split_hash for own, _ in folds]
     if len(set(splits)) < len(splits):
         raise ValueError("two of the folds have the same split; give each fold once, and seeds of a fold as a list")
+    _check_one_log([own[0] for own, _ in folds])
     means = _over_all_folds([(own[0].users, *user_means(own, other, metric)) for own, other in folds])
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
@@ -58,6 +60,19 @@ def _of_folds(name: str, given: Sequence[Source | Sequence[Source]]) -> list[lis
     if [] in found:
         raise ValueError(f"{name}[{found.index([])}] is empty; give the result of that fold, or those of its seeds")
     return found
+
+
+def _check_one_log(results: Sequence[Result]) -> None:
+    """Refuse folds of different logs, as of one that has grown between two trainings."""
+    known = [(place, result) for place, result in enumerate(results) if result.log_hash]
+    for place, result in known:
+        first, before = known[0]
+        if result.log_hash != before.log_hash:
+            raise ValueError(
+                f"a[{first}] and a[{place}] are folds of different logs, {before.log_hash[:12]} and "
+                f"{result.log_hash[:12]} ({before.protocol.split_facts} and {result.protocol.split_facts}): train and "
+                "test all folds of one log, which does not change in between"
+            )
 
 
 def _over_all_folds(

@@ -47,6 +47,7 @@ class Result:
         n_unreachable_users: users with a relevant item that the protocol takes out of the candidates;
             counted as misses.
         user_ids: [U], where the users are known by their ids.
+        log_hash: of a fold of a split: the hash of the log that all folds share; empty where it is not known.
     """
 
     protocol: Protocol
@@ -55,6 +56,7 @@ class Result:
     overall: dict[str, float] = field(default_factory=dict)
     n_unreachable_users: int = 0
     user_ids: pl.Series | None = None
+    log_hash: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -255,6 +257,7 @@ def save_users(result: Result, path: str | Path) -> None:
         "protocol_hash": result.hash,
         "overall": result.metrics,
         "n_unreachable_users": result.n_unreachable_users,
+        **({"log_hash": result.log_hash} if result.log_hash else {}),
     }
     replace_parquet(result.users_frame(), path, {_KEY: json.dumps(about)})
 
@@ -288,6 +291,7 @@ def _users_result(frame: pl.DataFrame, about: Mapping[str, Any], path: Path) -> 
         about["overall"],
         about["n_unreachable_users"],
         frame[who] if known else None,
+        about.get("log_hash", ""),
     )
 
 

@@ -227,7 +227,8 @@ class Catalogue:
             tile = queries[start : start + self.rows]
             tile_seen = None if columns_seen is None else columns_seen.tile(start, start + tile.shape[0])
             for name, (values, columns) in self.rank_tile(tile, tile_seen, conventions).items():
-                items = torch.where(columns < 0, columns, self.order[columns.clamp(min=0)])
+                # where scores are NaN, which is refused below, columns may lie past the last one
+                items = torch.where(columns < 0, columns, self.order[columns.clamp(0, len(self.order) - 1)])
                 parts[name].append(Lists(items, values))
         ranked = {name: Lists.cat(lists) for name, lists in parts.items()}
         for lists in ranked.values():

@@ -38,7 +38,7 @@ __all__ = [
     "check_study",
     "data_hash_of",
     "digest",
-    "hash_of_folds",
+    "hashes_of_folds",
     "jobs_of",
     "load_data_hashes",
     "without_fold",
@@ -201,7 +201,7 @@ def _jobs_of_fold(
     resolved = _resolve(cls, of_nodes, settings)
     identity = {
         "model": cls.key(),
-        "revision": cls.revision,
+        "revision": cls.revision_of(resolved["config"]),
         # where files of one's own lie does not matter, as long as they lie alike beside the board
         "dataset": data_name(sheet.dataset) if is_data_path(sheet.dataset) else _written(sheet.dataset, sheet.places),
         "card": find_card(sheet.dataset).hash,
@@ -354,10 +354,12 @@ class DataHashes(NamedTuple):
     Attributes:
         data: of the training and test data, of all folds.
         tuning: of the data that settings may be tuned on; empty where there is none.
+        folds: of the split of each fold, where there are folds.
     """
 
     data: str
     tuning: str
+    folds: tuple[str, ...] = ()
 
 
 def load_data_hashes(sheet: SheetSpec) -> DataHashes:
@@ -376,22 +378,19 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
     last = data_hash_of(split.hash, features)
     if sheet.protocol.n_folds is None:
         return DataHashes(last, last)
-    return DataHashes(data_hash_of(hash_of_folds(split, chosen), features), last if split.name in _BACK_IN_TIME else "")
+    folds = hashes_of_folds(split, chosen)
+    return DataHashes(data_hash_of(digest(folds), features), last if split.name in _BACK_IN_TIME else "", folds)
 
 
-def hash_of_folds(split: Split, data: DataConfig) -> str:
-    """The hash of the splits of all folds: records of all of them are of the same data.
-
-    Args:
-        split: any of the folds.
-        data: the settings of its data.
-    """
+def hashes_of_folds(split: Split, data: DataConfig) -> tuple[str, ...]:
+    """The hash of the split of each fold, given any of the folds and the settings of its data."""
     log, options = split.interactions, data.split_options
-    splits = (
-        Split.of(log, split.name, seed=data.split_seed, **{**options, "fold": fold})
+    return tuple(
+        split.hash
+        if fold == options["fold"]
+        else Split.of(log, split.name, seed=data.split_seed, **{**options, "fold": fold}).hash
         for fold in range(options["n_folds"])
     )
-    return digest([each.hash for each in splits])
 
 
 def data_hash_of(split_hash: str, features: Fingerprints) -> str:

@@ -38,6 +38,7 @@ class PendingJob:
         data_hash: of the current data.
         budget: maximum duration in seconds, or None.
         values: whether its values of users are required, too, see :meth:`recgraph.leaderboard.store.Store.is_done`.
+        folds: the hash of the split of each fold, where the board has folds.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PendingJob:
     data_hash: str
     budget: float | None = None
     values: bool = False
+    folds: tuple[str, ...] = ()
 
     def task(self, device: str | None) -> Task:
         """The task for a worker process, see :mod:`recgraph.leaderboard.worker`."""
@@ -55,6 +57,7 @@ class PendingJob:
             "data_hash": self.data_hash,
             "values": self.values,
             "device": device,
+            "folds": self.folds,
         }
         return Task(self.name, orders, self.log, self.budget)
 
@@ -235,7 +238,9 @@ def _planned_jobs(
     planned.sort(key=lambda pair: (_seed_index(sheet, *pair), pair[1].fold or 0))
     budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
     return [
-        PendingJob(f"{shown} / {entry.name} / {named(job.repeat)}", job, store, hashes.data, budget, values)
+        PendingJob(
+            f"{shown} / {entry.name} / {named(job.repeat)}", job, store, hashes.data, budget, values, hashes.folds
+        )
         for entry, job in planned
     ]
 

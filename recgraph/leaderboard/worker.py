@@ -11,6 +11,7 @@ import math
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from recgraph.data.disk import DiskError, told
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest, hash_of_folds
+from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest, hashes_of_folds
 from recgraph.leaderboard.store import Record, Store
 from recgraph.memory import lacks_memory
 from recgraph.runs.fit import train
@@ -35,8 +36,11 @@ _POINTS = 300
 _BY_POPULARITY = ("head", "mixed", "tail", "cold")
 
 
-def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
+def train_and_test(job: Job, store: Store, device: str | None = None, folds: Sequence[str] = ()) -> Record:
     """Run a job, or resume one that was stopped, and return its record; values of users are written to the store.
+
+    Args:
+        folds: the hash of the split of each fold as the run of the board found them.
 
     Raises:
         Exception: any error of the training or the test.
@@ -52,7 +56,7 @@ def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
         "identity": job.identity,
         "settings": job.settings,
         **_fold(job),
-        "data_hash": _data_hash(run, job),
+        "data_hash": _data_hash(run, job, folds),
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
         "training": _training_record(run.record.to_json()),
         "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
@@ -99,15 +103,17 @@ def _fold(job: Job) -> dict[str, int]:
     return {} if job.fold is None else {"fold": job.fold}
 
 
-def _data_hash(run: Run | NodeRun, job: Job) -> str:
+def _data_hash(run: Run | NodeRun, job: Job, folds: Sequence[str]) -> str:
     """The same hash as that of :func:`recgraph.leaderboard.plan.load_data_hashes`."""
     if isinstance(run, Run):
         data = run.record["data"]
         split_hash = data["split_hash"]
         if job.fold is not None:
-            assert run.split is not None
-            whole = run.split.unseal("tell the splits of all folds by their hashes")
-            split_hash = hash_of_folds(whole, DataConfig.of(data["settings"]))
+            if split_hash not in folds:  # the log has changed since; else no fold of it has
+                assert run.split is not None
+                whole = run.split.unseal("tell the splits of all folds by their hashes")
+                folds = hashes_of_folds(whole, DataConfig.of(data["settings"]))
+            split_hash = digest(folds)
         return data_hash_of(split_hash, data.get("features") or {})
     # of all splits: a run that has read labels is not measured on each
     return digest([run.record["data"]["graph_hash"], load_node_task(job.dataset).hash])
@@ -214,13 +220,13 @@ def failure_record(job: Job, error: str, message: str, trace: str = "") -> Recor
     }
 
 
-def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
+def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | None, folds: Sequence[str] = ()) -> int:
     """Run a job, which this process has locked, unless another one has done it meanwhile; returns the exit code."""
     if store.is_done(job, data_hash, values):
         return DONE
     try:
         import_all(job.modules)
-        store.save(job, train_and_test(job, store, device))
+        store.save(job, train_and_test(job, store, device, folds))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
@@ -241,7 +247,8 @@ def run_orders(orders: dict[str, Any]) -> int:
     job, store = Job.from_dict(orders["job"]), Store(Path(orders["folder"]))
     try:
         with store.lock(job, wait=orders["waits"]):
-            return run_job(job, store, orders["data_hash"], orders["values"], orders["device"])
+            own = orders["data_hash"], orders["values"], orders["device"], orders["folds"]
+            return run_job(job, store, *own)
     except BlockingIOError:
         return BUSY
 

@@ -149,6 +149,15 @@ class Model(nn.Module):
         """The name under which the registry finds the model."""
         return registry.key_of("model", cls)
 
+    @classmethod
+    def revision_of(cls, settings: Mapping[str, Any]) -> int:
+        """:attr:`revision`, with those of the models that it is made of by these settings.
+
+        Raises:
+            ValueError: they name a model that is not there.
+        """
+        return cls.revision
+
     def build(self, space: Space, seed: int = 0) -> Self:
         """Create the parameters.
 

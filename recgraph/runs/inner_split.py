@@ -10,15 +10,17 @@ from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
+from recgraph.data.file_order import warn_if_sorted
+from recgraph.data.folded import Shares
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
-from recgraph.data.part import Part
+from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.data.strategies import HeldOutUsers, LeaveOneOut, Ratio, TimeCut
+from recgraph.data.strategies import Ratio
 from recgraph.models.base import Model, Space
-from recgraph.models.two_stage.members import Member, Plan
+from recgraph.models.two_stage.members import Member, Plan, last_held_out
 from recgraph.models.two_stage.model import TwoStage
 from recgraph.ranks import Ranks
 from recgraph.rng import derive
@@ -39,39 +41,41 @@ _INNER = {
 }
 
 
-def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> Split:
-    """A training part, split once more: its train part is what models are fitted to, its valid part what followed.
+def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
+    """A training part, split once more: what models are fitted to, and what followed.
 
-    The rule is that of the data set, with the share that it tests; of parts that were given, a tenth of each user's
-    interactions, drawn as they say; of a log that is not split, the last one of each user.
+    The rule is that of the data set, with the share that it tests, a tenth where it says none; of parts that were
+    given, a tenth of each user's interactions, drawn as they say; of leave-one-out, and of a log that is not split, the
+    last one of each user.
 
     Raises:
         ConfigError: the part cannot be split so.
     """
-    rule = _rule(strategy)
+    if (rule := _rule(strategy)) is None:
+        if not strategy.reads_order:  # else it was warned of when the data set was split
+            warn_if_sorted(log)
+        return last_held_out(log.ordered.part)
     try:
         labels = rule.labels(log, seed)
     except ValueError as error:
         raise ConfigError(f"the training part cannot be split once more, for the second stage: {error}") from None
     becomes = torch.tensor([_INNER[label] for label in Label], dtype=labels.dtype)
-    return Split(log, becomes[labels.long()], rule, "inner", seed)
+    split = Split(log, becomes[labels.long()], rule, "inner", seed)
+    return split.train, split.valid
 
 
-def _rule(strategy: Strategy) -> Strategy:
+def _rule(strategy: Strategy) -> Strategy | None:
+    """None: the last interaction of each user is held out."""
     found = strategy.model_dump()
     given = {
         name: found[name] for name in ("new_users", "order", "fold_in", "targets", "unknown_items") if name in found
     }
     share = found.get("test") or 0.1
-    if isinstance(strategy, TimeCut):
-        return TimeCut(**given, valid=0.0, test=share)
-    if isinstance(strategy, HeldOutUsers):
-        return HeldOutUsers(**given, valid=0.0, test=share)
-    if isinstance(strategy, Ratio):
-        return Ratio(**given, valid=0.0, test=share)
+    if isinstance(strategy, Shares):
+        return type(strategy)(**given, valid=0.0, test=share)
     if "order" in given:  # of parts that are given
         return Ratio(order=given["order"], valid=0.0, test=share)
-    return LeaveOneOut(short_users="train")
+    return None
 
 
 def give_plan(
@@ -98,22 +102,17 @@ def give_plan(
     wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
     there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
     log = split.interactions.masked(there.numpy())
-    inner = inner_split(log, split.strategy, derive(seed, "inner split"))
-    known = [torch.bincount(part, minlength=n) > 0 for part, n in _occurring(log)]
-    of_items, of_users = log.item_features, log.user_features
+    inner, cases = inner_split(log, split.strategy, derive(seed, "inner split"))
+    rows, given = log.ordered.items, model.config
+    known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
     model.plan = Plan(
-        inner.train,
-        inner.valid,
+        inner,
+        cases,
         space,
         fit,
-        _side("item", of_items, log.columns.item, log.items, known[0], model.config.item_features),
-        _side("user", of_users, log.columns.user, log.users, known[1], model.config.user_features),
+        _side("item", log.item_features, log.columns.item, log.items, known_items, given.item_features),
+        _side("user", log.user_features, log.columns.user, log.users, known_users, given.user_features),
     )
-
-
-def _occurring(log: InteractionLog) -> list[tuple[Tensor, int]]:
-    items = log.ordered.items
-    return [(items.values, log.n_items), (items.rows, log.n_users)]
 
 
 def _side(

@@ -37,6 +37,8 @@ from recgraph.train.config import TrainConfig
 __all__ = ["Fit", "check_fit"]
 
 _log = logging.getLogger(__name__)
+# the heap that a training keeps has gaps between the arrays of its steps (recgraph.train.host_memory)
+_GAPS = 17 / 16
 #: bytes of what a validation keeps of each user
 _OF_USER = 800
 #: settings of which a smaller value takes less, in the order in which they are tried
@@ -91,7 +93,7 @@ class Fit:
                 # Adam's two moments; the best weights so far are kept beside the present ones
                 held |= {"optimiser": 2 * needs.parameters, "best weights": needs.parameters + needs.buffers}
                 of_rows = 0 if self.config.table_optimiser == "adam" else needs.row_tables
-                moments["a step"] = needs.parameters - of_rows + needs.step
+                moments["a step"] = int(_GAPS * (needs.parameters - of_rows + needs.step))
             if self.saves:
                 # the writer makes the bytes of a file before it writes them
                 moments["a checkpoint"] = 2 * needs.parameters + needs.buffers

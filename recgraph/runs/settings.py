@@ -9,11 +9,10 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field
 
 from recgraph.config import Added, Config, prefixed, unprefixed
-from recgraph.data.catalog import get, load_dataset, load_split
+from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
 from recgraph.data.split import Split
-from recgraph.data.strategies import GIVEN
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.launcher import local_rank
 from recgraph.ranks import Ranks, of_all
@@ -131,5 +130,4 @@ class DataConfig(Config):
                     raise ValueError(f"{name} = {value} belongs to a strategy; give split=... too")
             return load_split(dataset)
         data = load_dataset(dataset, self.reading)
-        name = self.split or (GIVEN if data.has_parts else "leave-one-out")
-        return data.split(name, seed=self.split_seed, **self.split_options)
+        return data.split(self.split or default_strategy(data), seed=self.split_seed, **self.split_options)

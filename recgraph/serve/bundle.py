@@ -156,11 +156,12 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
 
 def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The user's own classes that the model is made of, each with what registers it."""
-    named = {registry.key(text) for text in _texts(config)}
+    of_models = config.get("models"), config.get("base")  # of two stages, and of several
+    named, models = ({registry.key(text) for text in _texts(of)} for of in (config, of_models))
     if type(model).__module__.partition(".")[0] != "recgraph":
         yield {"kind": "model", "name": model.key(), **source_of(type(model)).to_dict()}
     for kind, name, cls in registry.registered():
-        if kind not in ("model", "metric") and name in named:
+        if kind != "metric" and name in (models if kind == "model" else named):
             yield {"kind": kind, "name": name, **source_of(cls).to_dict()}
 
 
@@ -313,13 +314,14 @@ def _read_model(folder: Path, config: Mapping[str, Any], device: torch.device) -
     _check_needs(folder, config.get("needs", ()))
     try:
         cls: type[Model] = registry.load("model", config["key"])
+        revision = cls.revision_of(config["config"])
     except ValueError as error:
         raise BundleError(
             f"{folder} holds a model that is not here; import the module that registers it: {error}"
         ) from None
-    if cls.revision != config["revision"]:
+    if revision != config["revision"]:
         raise BundleError(
-            f"{folder} holds revision {config['revision']} of {cls.__name__}, here it is revision {cls.revision} and "
+            f"{folder} holds revision {config['revision']} of {cls.__name__}, here it is revision {revision} and "
             "would give other numbers; train again, or use the version of recgraph that wrote the bundle"
         )
     heads = guard(folder / _MODEL, read_heads)

@@ -10,21 +10,22 @@ from contextlib import contextmanager
 
 __all__ = ["freed_memory_kept"]
 
-#: how much of what is free a training keeps, in bytes
+#: how much of what is free at the end of the heap a training keeps, in bytes
 KEPT = 256 * 2**20
-# parameters of mallopt; arrays up to the greatest threshold that it takes come from the heap
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 32 * 2**20
+# parameters of mallopt, and what glibc begins with, or comes to by itself at most
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_TRIMMED, _LARGEST, _MAPPED = 64 * 2**20, 32 * 2**20, 65536
 
 _lock, _users = threading.Lock(), 0
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within it the C library keeps up to 256 MiB of what was freed; afterwards what is free goes back to the system.
+    """Within it the C library keeps what was freed; afterwards what is free goes back to the system.
 
-    By itself glibc hands the end of its heap back whenever twice the largest freed array is free there. The arrays of
-    each step are then fresh pages, each a fault: a third of the CPU time of LightGCN over 71,000 nodes of width 64
-    (:doc:`/scale`). Arrays of more than 32 MiB are fresh pages in any case. Other C libraries stay as they are.
+    By itself glibc hands the end of its heap back whenever twice the largest freed array is free there, and maps each
+    array of more than 32 MiB anew. The arrays of each step are then fresh pages, each a fault: 0.4 of the CPU time of
+    LightGCN over 500,000 nodes (:doc:`/scale`). Other C libraries stay as they are.
     """
     global _users
     library = _glibc()
@@ -34,7 +35,7 @@ def freed_memory_kept() -> Iterator[None]:
     mallopt, malloc_trim = library
     with _lock:
         _users += 1
-        mallopt(_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_MMAP_MAX, 0)  # arrays of any size come from the heap
         mallopt(_TRIM_THRESHOLD, KEPT)
     try:
         yield
@@ -42,7 +43,10 @@ def freed_memory_kept() -> Iterator[None]:
         with _lock:
             _users -= 1
             if not _users:
-                mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)  # the most that glibc comes to by itself
+                # set by hand, neither threshold follows the sizes that are freed any more
+                mallopt(_MMAP_THRESHOLD, _LARGEST)
+                mallopt(_MMAP_MAX, _MAPPED)
+                mallopt(_TRIM_THRESHOLD, _TRIMMED)
                 malloc_trim(0)
 
 

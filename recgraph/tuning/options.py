@@ -79,7 +79,12 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldIn
     if len(rest) != 2:
         raise ConfigError(f"space of {name!r}: must be of the form {setting}.PART.OPTION")
     settings[setting] = dict(chosen) if isinstance(chosen, Mapping) else list(chosen)
-    parts = list(_specs(chosen))
+    parts = list(chosen) if isinstance(chosen, Mapping) else [_name(spec) for spec in chosen]
+    if sum(registry.key(part) == registry.key(rest[0]) for part in parts) > 1:
+        raise ConfigError(
+            f"space of {name!r}: {rest[0]!r} is among {setting} more than once; search whole lists: {setting} = "
+            "[[...], [...]]"
+        )
     if registry.key(rest[0]) not in map(registry.key, parts):
         close = nearest_names(rest[0], parts) or parts
         raise ConfigError(

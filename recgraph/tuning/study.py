@@ -206,7 +206,7 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     """The fields that identify a study, as plain values."""
     identity: dict[str, Any] = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
-        "revision": plan.model.revision,
+        "revision": plan.model.revision_of(plan.space.fixed),
         "metrics": list(plan.metrics),
         "space": plan.space.to_dict(),
         "split_hash": split.hash,
@@ -241,10 +241,10 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
         )
         there = made.user_attrs.get("recgraph")
         if there is None:
-            made.set_user_attr("recgraph", identity)
             default = plan.space.default()
             if default is not None and plan.sampler != "grid" and not made.get_trials(deepcopy=False):
                 made.enqueue_trial(default)
+            made.set_user_attr("recgraph", identity)  # last: a study that was killed before is begun again
         elif different := _different(there, identity):
             raise ValueError(
                 f"study {plan.study!r} exists with another {different}; "

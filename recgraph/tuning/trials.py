@@ -127,20 +127,25 @@ class Trials:
 
     def _fail(self, trial: FrozenTrial, reason: str, retries: int | None) -> None:
         """Fail a trial and queue another one with its parameters, unless workers died more than ``retries`` times."""
-        from optuna.exceptions import ExperimentalWarning
-        from optuna.storages import RetryHeartbeatStaleTrialCallback
         from optuna.trial import TrialState
 
         self.storage.optuna.set_trial_user_attr(trial._trial_id, "reason", reason)
-        self.storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         trials = {each.number: each for each in self.study.get_trials()}
         # those that were interrupted are in the history, too, and are no reason to give parameters up
         tried = [*trial.system_attrs.get("retry_history", []), trial.number]
         reasons = [trials[number].user_attrs.get("reason") for number in tried if number in trials]
         deaths = sum(why in (GONE, _NOT_BEGUN) for why in reasons)
-        if retries is not None and deaths > retries:
-            return
-        failed = trials[trial.number]
+        # queued first: a kill in between leaves a trial that runs, which the next look finds, and no parameters lost
+        queued = any(trial.number in each.system_attrs.get("retry_history", []) for each in trials.values())
+        if not queued and (retries is None or deaths <= retries):
+            self._queue(trials[trial.number])
+        self.storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def _queue(self, failed: FrozenTrial) -> None:
+        """Queue a trial that goes on where this one stopped."""
+        from optuna.exceptions import ExperimentalWarning
+        from optuna.storages import RetryHeartbeatStaleTrialCallback
+
         failed.user_attrs = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

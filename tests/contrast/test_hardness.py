@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recgraph.contrast import hardness
 from recgraph.contrast.hardness import Hardness
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.contrast.term import ContrastiveTerm
@@ -72,6 +73,41 @@ def test_one_more_candidate_of_an_anchor_that_has_none_counts_fully() -> None:
     assert bool((beside == 0).all())
     (by_a,) = torch.autograd.grad((whole + beside[:, None]).sum(), a)
     assert bool((by_a == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hardest", [1e-3, 0.05, 0.5, 0.999])
+@pytest.mark.parametrize("waits", [True, False])  # an accelerator is not asked whether it is done
+def test_the_hardest_are_those_of_a_sorted_row(
+    waits: bool, hardest: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ties and a row of zeros, too: where the last counts, all that are equal to it do."""
+    monkeypatch.setattr(hardness, "is_accelerated", lambda x: not waits)
+    draw = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(n, 8, generator=draw, dtype=torch.float64).to(dtype) for n in (40, 500))
+    a[3], b[100:200], b[300:] = 0, b[7], b[300:].round()
+    ids = torch.arange(500)
+    of = Pairs(ids[:40] % 7, ids % 11, a, b)
+    weight = Hardness(beta=0.0, hardest=hardest)
+    log_w, beside = weight.log_w_beside(of, ids[:40] + 20, b[100:140])
+    c, same_mask = of.cosines(), of.same() > 0
+    for i, row in enumerate(c):
+        among = row[~same_mask[i]].sort(descending=True).values
+        least = among[math.ceil(hardest * len(among)) - 1]
+        slack = 16 * torch.finfo(dtype).eps
+        weighed_mask = log_w[i][~same_mask[i]] > -math.inf
+        assert bool(weighed_mask[row[~same_mask[i]] >= least].all())
+        assert not bool(weighed_mask[row[~same_mask[i]] < least - slack].any())
+        own = torch.nn.functional.cosine_similarity(a[i], b[100 + i], dim=0)
+        assert bool(beside[i] > -math.inf) == bool(own >= least - slack)
+
+
+def test_of_no_candidates_none_is_the_hardest() -> None:
+    of = pairs()
+    of = Pairs(torch.zeros(N, dtype=torch.int64), torch.zeros(M, dtype=torch.int64), of.anchors, of.candidates)
+    log_w, beside = Hardness(hardest=0.3).log_w_beside(of, torch.ones(N, dtype=torch.int64), -of.anchors)
+    assert bool((log_w == 0).all())
+    assert bool((beside == 0).all())
 
 
 def test_importance_of_hard_negatives_as_published() -> None:

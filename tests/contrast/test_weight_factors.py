@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import Cluster
+from recgraph.contrast.weights import Cluster, Learned, Pairs, Weight
+
+
+def by_logarithm(self: Weight, pairs: Pairs) -> None:
+    """In the place of ``factor``: the weights are not at hand."""
 
 
 @pytest.mark.parametrize("scale", [1.0, 60.0])  # within the range of exp, and beyond it
@@ -30,6 +34,80 @@ def test_factor(objective: str, positive: tuple[bool, bool], scale: float, monke
         return [loss.detach(), *torch.autograd.grad(loss, (a, b))]
 
     found = run()
-    monkeypatch.setattr(Cluster, "factor", lambda self, pairs: None)
+    monkeypatch.setattr(Cluster, "factor", by_logarithm)
     for ours, theirs in zip(found, run(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize("positive", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
+def test_learned_factor(
+    objective: str, positive: tuple[bool, bool], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(30, 5, generator=draw, dtype=torch.float64).mul_(scale).requires_grad_() for _ in range(2))
+    torch.manual_seed(0)
+    weight = Learned(dim=5).double()
+    settings = {"count_positive": positive[0], "weigh_positive": positive[1], "block_rows": 7}
+    term = ContrastiveTerm(temperature=0.7, objective=objective, objective_settings=settings, weight=weight)
+
+    def run(*leaves: Tensor) -> list[Tensor]:
+        loss = term(a, b)
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    leaves = (a, b, *weight.parameters())
+    found, of_weight = run(*leaves), run(*weight.parameters())
+    # the weight learns, whatever else does
+    for ours, theirs in zip(of_weight[1:], found[3:], strict=True):
+        assert torch.equal(ours, theirs)
+    monkeypatch.setattr(Learned, "factor", by_logarithm)
+    for ours, theirs in zip(found, run(*leaves), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+def test_learned_weights_may_shrink_as_far_as_their_logarithms_go() -> None:
+    """Weights of e^-200 are as good as others: they cancel in the gradients by the embeddings, but for the positive."""
+    a, b = (torch.randn(20, 4, generator=torch.Generator().manual_seed(k)).requires_grad_() for k in (0, 1))
+    losses = []
+    for bias in (-200.0, -300.0):
+        torch.manual_seed(0)
+        weight = Learned(dim=4)
+        with torch.no_grad():
+            weight.second.bias.fill_(bias)
+        term = ContrastiveTerm(objective_settings={"weigh_positive": True}, weight=weight, objective="info_nce")
+        losses.append(term(a, b))
+    torch.testing.assert_close(losses[0] - losses[1], torch.tensor(100.0), rtol=1e-5, atol=0)
+    for ours, theirs in zip(*(torch.autograd.grad(loss, (a, b)) for loss in losses), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class Gate(Weight):
+    """Weights of which some are 0 and the others learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def factor(self, pairs: Pairs) -> Tensor:
+        open_mask = (pairs.anchor_ids[:, None] + pairs.candidate_ids) % 3 > 0
+        return torch.sigmoid(self.slope * pairs.cosines()) * open_mask
+
+
+def test_a_weight_of_0_passes_no_gradient() -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(9, 5, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2))
+    weight, ids = Gate(), torch.arange(9)
+    settings = {"weigh_positive": True, "block_rows": 4}
+    term = ContrastiveTerm(
+        similarity="cosine", temperature=0.5, objective="info_nce", objective_settings=settings, weight=weight
+    )
+    x, y = (torch.nn.functional.normalize(side, dim=1) for side in (a, b))
+    s = x @ y.t() / 0.5
+    total = (weight.factor(Pairs(ids, ids, a, b)) * s.exp()).sum(1)
+    leaves = (a, b, weight.slope)
+    ours, theirs = (
+        torch.autograd.grad(loss, leaves) for loss in (term(a, b, ids, ids), (total.log() - s.diagonal()).mean())
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)

@@ -19,7 +19,7 @@ from recgraph.data.preparing import prepare
 from recgraph.data.reading import LogFile, Reading
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.over_folds import over_folds
-from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.evaluate.results import ProtocolMismatch, save_users
 from recgraph.evaluate.significance import compare_values
 from recgraph.evaluate.statistics import TooFewPairs
 
@@ -115,6 +115,67 @@ def test_windows_from_an_instant_are_of_one_length() -> None:
         assert tuple(found.loc["TEST"]) == (80 - 20 * fold, 99 - 20 * fold)
         assert tuple(found.loc["VALID"]) == (70 - 20 * fold, 79 - 20 * fold)
         assert tuple(found.loc["TRAIN"]) == (0, 69 - 20 * fold)
+
+
+def _days(n: int = 100, gap: range = range(0)) -> pd.DataFrame:
+    """Four interactions a day."""
+    days = np.array([day for day in range(n) if day not in gap]).repeat(4)
+    users, items = (np.random.default_rng(5).integers(20, size=(2, len(days)))).tolist()
+    dates = pd.Timestamp("2024-01-01") + pd.to_timedelta(days, "D")
+    return pd.DataFrame({"user_id": users, "item_id": items, "timestamp": dates, "day": days})
+
+
+@pytest.mark.parametrize(
+    ("column", "window"),
+    [("dates", "20D"), ("dates", "480 h"), ("numbers", 20), ("numbers", 20.0), ("fractions", "20s"), ("fractions", 20)],
+)
+def test_windows_of_a_length_follow_one_another_to_the_end_of_the_log(column: str, window: float | str) -> None:
+    frame = _days()
+    times = {"dates": frame["timestamp"], "numbers": frame["day"], "fractions": frame["day"] + 0.25}[column]
+    data = rg.load_data(frame[["user_id", "item_id"]].assign(timestamp=times))
+    whole = data.split("time", window=window)
+    for fold, split in enumerate(rg.folds(data, 3, "time", window=window)):
+        rows = _rows(split)
+        found = pd.Series(frame["day"].to_numpy()[rows["row"]]).groupby(rows["part"].to_numpy()).agg(["min", "max"])
+        assert tuple(found.loc["TEST"]) == (80 - 20 * fold, 99 - 20 * fold)
+        assert tuple(found.loc["VALID"]) == (60 - 20 * fold, 79 - 20 * fold)
+        assert tuple(found.loc["TRAIN"]) == (0, 59 - 20 * fold)
+        assert ("TEST_LEFT" in found.index) == (fold > 0)
+        assert (fold > 0) or torch.equal(split.labels, whole.labels)
+        assert split.params["window"] == window
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"window": "1M"}, "window = '1M' is no length of time: .* W, D, h, min, s, e.g. '14D'"),
+        ({"window": "14"}, "window = '14' is no length of time"),
+        ({"window": 14}, "window = 14: the log's timestamps came in as dates: give a text such as '14D'"),
+        ({"window": "0D"}, "window = '0D' must be above 0"),
+        ({"window": "50D"}, "window = '50D' is too long: 2 windows.* spans 1.98 of them: give a shorter window"),
+        ({"window": "25D", "n_folds": 3, "fold": 0}, "window = '25D' is too long: 4 windows, .* or fewer folds"),
+        ({"window": "999999999W"}, "is too long"),
+        ({"window": "9D", "test": 0.2}, "valid = 0.1 and test = 0.2 are shares, and window = '9D' is a length of time"),
+        ({"window": "9D", "valid_from": "2024-02-01", "test_from": "2024-03-01"}, "window = '9D' and valid_from both"),
+        ({"window": "5D", "n_folds": 8, "fold": 6}, "the test part of fold = 6 of n_folds = 8 has no interaction"),
+        ({"window": "5D", "n_folds": 8, "fold": 5}, "the valid part of fold = 5 of n_folds = 8 has no interaction"),
+    ],
+)
+def test_windows_of_a_length_that_cannot_be_are_refused(params: dict[str, Any], message: str) -> None:
+    data = rg.load_data(_days(gap=range(62, 72))[["user_id", "item_id", "timestamp"]])
+    with pytest.raises(ValueError, match=message):
+        data.split("time", **params)
+
+
+def test_a_window_of_plain_numbers_is_a_number() -> None:
+    data = rg.load_data(_days()[["user_id", "item_id", "day"]].rename(columns={"day": "timestamp"}))
+    with pytest.raises(
+        ValueError, match=r"'14D': the log's timestamps are plain numbers: .*1_209_600 where they are s"
+    ):
+        data.split("time", window="14D")
+    for wrong in (0, -1, float("nan"), 1e30):
+        with pytest.raises(ValueError, match="window = "):
+            data.split("time", window=wrong)
 
 
 @pytest.mark.parametrize("targets", ["last", "first", "random"])
@@ -284,6 +345,48 @@ def test_users_of_several_folds_count_once() -> None:
         over_folds(results["ease"][:1] * 2, results["itemknn"][:1] * 2, "ndcg@5")
 
 
+def test_folds_of_different_logs_are_not_compared(tmp_path: Path) -> None:
+    logs = [
+        rg.load_data(frame) for frame in (_frame(), _frame().assign(timestamp=lambda frame: frame["timestamp"] + 1))
+    ]
+    pairs = [(rg.folds(logs[0], 2)[0], rg.folds(log, 2)[1]) for log in logs]
+    of_one, of_two = (
+        {
+            name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5])["exclude"] for split in pair]
+            for name in ("ease", "slim")
+        }
+        for pair in pairs
+    )
+    over_folds(of_one["ease"], of_one["slim"], "ndcg@5")
+    hashes = [one.log_hash for one in of_two["ease"]]
+    assert hashes[0] == of_one["ease"][1].log_hash != hashes[1]
+    message = rf"a\[0\] and a\[1\] are folds of different logs, {hashes[0][:12]} and {hashes[1][:12]} "
+    with pytest.raises(ValueError, match=message):
+        over_folds(of_two["ease"], of_two["slim"], "ndcg@5")
+    files = {name: [tmp_path / f"{name}-{fold}.parquet" for fold in (0, 1)] for name in of_two}
+    for name, own in of_two.items():
+        for result, file in zip(own, files[name], strict=True):
+            save_users(result, file)
+    with pytest.raises(ValueError, match=message):
+        over_folds(files["ease"], files["slim"], "ndcg@5")
+    # results of earlier versions do not know their log
+    known = {name: [own[0], replace(own[1], log_hash="")] for name, own in of_two.items()}
+    over_folds(known["ease"], known["slim"], "ndcg@5")
+
+
+@pytest.mark.parametrize("strategy", ["time", "leave-one-out", "ratio", "users"])
+def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> None:
+    data = rg.load_data(_frame())
+    splits = rg.folds(data, 2, strategy)
+    (digest,) = {split.log_hash for split in splits}
+    assert len(digest) == 64
+    sealed = splits[1].sealed()
+    assert sealed.log_hash == sealed.without_test().log_hash == digest
+    splits[1].save(tmp_path)
+    assert SealedSplit.load(tmp_path).log_hash == digest
+    assert data.split(strategy).log_hash == ""
+
+
 def test_folds_that_were_made_in_different_ways_are_not_compared() -> None:
     splits = rg.folds(rg.load_data(_frame()), 2)
     found = {name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5]) for split in splits] for name in ("ease", "slim")}
@@ -311,5 +414,9 @@ def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:
     record = rg.Run.open(tmp_path / "run").record
     expected = rg.load_data(file).split("time", n_folds=3, fold=1)
     assert record.data.split_hash == expected.hash
+    windows = ("--set", "split=time", "--set", "split_options={n_folds=3, fold=1, window=900}")
+    works(f"train ease --data {file} --out {tmp_path / 'windows'}", *windows)
+    expected = rg.load_data(file).split("time", n_folds=3, fold=1, window=900)
+    assert rg.Run.open(tmp_path / "windows").record.data.split_hash == expected.hash
     told = refused(f"train ease --data {file} --out {tmp_path / 'other'}", *settings[:3], "split_options={n_folds=3}")
     assert "n_folds = 3 needs a fold, which is not given: give fold = 0 to 2" in told

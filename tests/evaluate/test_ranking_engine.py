@@ -173,6 +173,15 @@ def test_nan_scores_name_the_user(where: int, is_seen: bool, block_items: int | 
         gather(Scores(scores), history, 5000, 10, block_items=block_items)
 
 
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_scores_that_are_all_nan_name_the_user_of_a_list_of_all_items(is_seen: bool) -> None:
+    scores = torch.zeros(80, 30)
+    scores[75] = torch.nan
+    history = Ragged.from_lists([[3] if is_seen else [] for _ in range(80)])
+    with pytest.raises(ValueError, match="user index 75 with NaN"):
+        gather(Scores(scores), history, 30, 50)
+
+
 def test_model_mode_is_restored() -> None:
     class Net(torch.nn.Linear):
         has_vectors = False

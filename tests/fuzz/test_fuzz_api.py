@@ -94,6 +94,7 @@ CALLS: dict[str, Call] = {
     "read": Call(rg.Interactions.read, {"path": "there-is-none.csv"}, ("path", "format", *COLUMNS, "encoding")),
     "from_csv": Call(rg.Interactions.from_csv, {"path": "there-is-none.csv"}, ("path", *COLUMNS, "separator", "names")),
     "from_sequences": Call(rg.Interactions.from_sequences, {"path": "there-is-none"}, ("path", "user", "item")),
+    "load_split": Call(rg.load_split, {"name": "there-is-none"}, ("name",)),
     "load_dataset": Call(rg.load_dataset, {"name": "there-is-none"}, ("name", "reading")),
     "with_features": Call(LOG.with_features, {}, (*SIDES, "graph")),
     "with_ids": Call(LOG.with_ids, {}, ("users", "items")),

@@ -22,6 +22,7 @@ from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hashes
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.studies import TunedSettings, shown_study
+from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.runs.settings import DataConfig
 
@@ -209,8 +210,12 @@ def test_the_address_is_of_what_decides_the_numbers(tmp_path: Path, monkeypatch:
     changes = [("n_layers = 2", "n_layers = 4"), ("max_epochs = 3", "max_epochs = 4"), ("[10]", "[10, 20]")]
     for old, new in changes:
         assert light(tmp_path, old, new).entry != own.entry
+    both = BOARD.replace('model = "popularity"', 'model = "twostage"')
+    ensemble = jobs(write_board(tmp_path, both))["TwoStage"][0]
     monkeypatch.setattr(LightGCN, "revision", LightGCN.revision + 1)
     assert light(tmp_path).entry != own.entry
+    monkeypatch.setattr(Popularity, "revision", Popularity.revision + 1)
+    assert jobs(write_board(tmp_path, both))["TwoStage"][0].entry != ensemble.entry
 
 
 def test_a_last_fit_to_more_has_addresses_and_commands_of_its_own(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ from recgraph.data.imprint import load_json, replace_json
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.page import page
-from recgraph.leaderboard.plan import check_study, load_data_hashes
+from recgraph.leaderboard.plan import check_study, hashes_of_folds, load_data_hashes
 from recgraph.leaderboard.rendering import markdown, to_csv
 from recgraph.leaderboard.repeats import FoldSeed
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.studies import TunedSettings
+from recgraph.leaderboard.worker import train_and_test
 
 TEXT = """
 data = "../log.csv"
@@ -101,6 +103,24 @@ def test_each_entry_has_a_record_of_each_fold_and_seed(ran: tuple[Board, Summary
             (protocol, _) = record["protocols"].values()
             assert json.loads(protocol["protocol"]["split_facts"]) == {"fold": repeat.fold, "n_folds": 2}
             assert protocol["n_users"] == len(splits[repeat.fold].test)
+
+
+def test_a_worker_splits_the_log_once(
+    ran: tuple[Board, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fold that it trains on tells whether the log is still that of the plan; else alone all are made."""
+    board, _ = ran
+    (sheet,) = board.sheets
+    job = next(job for job in jobs(board)["ItemKNN"] if job.fold == 1)
+    hashes = load_data_hashes(sheet)
+    made: list[int] = []
+    monkeypatch.setattr(
+        "recgraph.leaderboard.worker.hashes_of_folds", lambda *given: made.append(1) or hashes_of_folds(*given)
+    )
+    (tmp_path / "a").mkdir()
+    for folds, n_made in ((hashes.folds, 0), (("an earlier log",) * 2, 1), ((), 2)):
+        assert train_and_test(job, Store(tmp_path / "a"), "cpu", folds)["data_hash"] == hashes.data
+        assert len(made) == n_made
 
 
 def test_what_is_done_is_kept_and_folds_come_one_after_another(ran: tuple[Board, Summary]) -> None:
@@ -271,6 +291,17 @@ def test_settings_are_tuned_where_no_fold_tests(tmp_path: Path, split: str, allo
             continue
         with pytest.raises(ConfigError, match=advice):
             check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)
+
+
+def test_folds_of_a_board_may_be_windows_of_a_length(tmp_path: Path) -> None:
+    _log(tmp_path)
+    text = TEXT.replace("valid = 0.1, test = 0.2", "window = 100")
+    board = write_board(tmp_path, text, "own")
+    splits = rg.folds(rg.load_data(tmp_path / "log.csv"), 2, "time", window=100)
+    assert load_data_hashes(board.sheets[0]).folds == tuple(split.hash for split in splits)
+    assert [job.settings["split_options"] for job in jobs(board)["ItemKNN"]] == [
+        {"window": 100, "n_folds": 2, "fold": fold} for fold in (0, 1)
+    ]
 
 
 def test_folds_of_a_board_are_asked_for_once(tmp_path: Path) -> None:

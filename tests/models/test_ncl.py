@@ -117,6 +117,29 @@ def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...])
     assert_same(found, parts[0] + 0.4 * parts[1], table)
 
 
+def test_with_a_slow_copy_nodes_are_contrasted_with_its_prototypes() -> None:
+    settings = {**CLUSTERED, "temperature": 0.3}
+    model, plain = ncl(**settings, target_momentum=0.9), ncl(**settings)
+    batch, table = first_batch(model), model.embedding.weight  # the slow copy begins as the parameters are
+    before = model.embedding.weight.detach().clone()
+    with torch.no_grad():
+        plain.embedding.weight.copy_(before)
+        model.embedding.weight.copy_(before.roll(1, 0))
+    for kind in (0, 1):
+        for found, expected in zip(model._prototypes_of(kind, 0), plain._prototypes_of(kind, 0), strict=True):
+            assert torch.equal(found.assignments, expected.assignments)
+            torch.testing.assert_close(found.directions, expected.directions)
+    parts = []
+    for kind, of_batch in enumerate((batch.users, batch.items)):
+        rows, chosen = torch.split(table, [N_USERS, N_ITEMS])[kind], sorted(set(of_batch.tolist()))
+        of_each = [
+            info_nce({i: rows[i] for i in chosen}, one.directions, {i: int(one.assignments[i]) for i in chosen}, 0.3)
+            for one in plain._prototypes_of(kind, 0)
+        ]
+        parts.append(torch.stack(of_each).mean())
+    assert_same(value(model, "proto", batch), parts[0] + parts[1], table)
+
+
 def test_clusters_by_distances_are_of_the_vectors_themselves() -> None:
     model = ncl(**CLUSTERED, kmeans="scikit-learn")
     value(model, "proto")

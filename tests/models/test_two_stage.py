@@ -97,6 +97,21 @@ def test_every_second_stage_learns_and_goes_through_safetensors(name: str, devic
     assert torch.equal(other.score(features), scores)
 
 
+@pytest.mark.parametrize("name", registry.written("ranker"))
+def test_a_column_without_a_value_says_nothing(name: str) -> None:
+    features, labels, groups = labelled()
+    empty = features.clone()
+    empty[:, 1] = math.nan
+    constant = features.clone()
+    constant[:, 1] = 0.0
+    scores = []
+    for given in (empty, constant):
+        ranker = registry.make("ranker", name)
+        ranker.fit(given, labels, groups)
+        scores.append(ranker.score(given))
+    torch.testing.assert_close(*scores)
+
+
 # --- candidates and features ------------------------------------------------------------------------
 
 
@@ -226,6 +241,53 @@ def test_wrong_candidates_and_users_are_drawn_by_the_seed() -> None:
     assert not torch.equal(few.nan_to_num(), taught(1, negatives=3)[0].nan_to_num())
     assert len(taught(0, max_users=5)[2]) <= 5
     assert len(features) == len(labels)
+
+
+class Unsound(rg.models.Popularity):
+    def score(self, query: Query) -> Tensor:
+        scores = super().score(query).clone()
+        scores[:, 3] = math.nan
+        return scores
+
+
+def test_a_model_that_scores_with_nan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._registered, ("model", "unsound"), Unsound)
+    model = TwoStage(models=("itemknn", "unsound"), candidates=5).build(SPACE)
+    with pytest.raises(ValueError, match="models: unsound: it scores items with NaN; train or check it"):
+        model.fit(part())
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda x: x[:, :1].nan_to_num(), r"Seen.score returned \[1, 1\]; it must be a tensor \[1\]"),
+        (lambda x: torch.tensor(1.0), r"returned \[\]; it must be a tensor \[1\]"),
+        (lambda x: np.zeros(len(x)), r"returned a ndarray; it must be a tensor \[1\]"),
+        (lambda x: x.sum(1) + math.nan, "returned NaN or infinite scores; features are NaN where a value is missing"),
+    ],
+)
+@pytest.mark.usefixtures("seen")
+def test_scores_of_a_second_stage_that_cannot_rank_are_refused(
+    score: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Seen, "score", lambda self, features: score(features))
+    model = TwoStage(models=("popularity",), ranker="seen").build(SPACE)
+    with pytest.raises(ValueError, match=message):
+        model.fit(part())
+    assert not bool(model.is_taught)
+
+
+def test_a_second_fit_forgets_the_first() -> None:
+    times = torch.arange(part().n_interactions)
+    timed = Part(part().items, SPACE.n_items, times=times)
+    model = TwoStage(models=("popularity",)).build(SPACE).fit(timed)
+    assert model.reads_times
+    assert bool(model.is_taught)
+    nothing = Part(Ragged.from_lists([[1]] * SPACE.n_users), SPACE.n_items)
+    with pytest.warns(UserWarning, match="the second stage learns nothing"):
+        model.fit(nothing)
+    assert not model.reads_times
+    assert not bool(model.is_taught)
 
 
 def test_repeats_are_candidates_where_they_are_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import recgraph as rg
+from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
 from recgraph.data.interactions import Interactions
@@ -146,8 +148,7 @@ INNER: list[tuple[str, dict[str, Any]]] = [
 def test_the_training_part_is_split_as_the_data_set_is(strategy: str, params: dict[str, Any]) -> None:
     split = log_of(rows()).split(strategy, **params)
     log = split.interactions.masked((split.labels == 0).numpy())
-    inner = inner_split(log, split.strategy, seed=1)
-    train, cases = inner.train, inner.valid
+    train, cases = inner_split(log, split.strategy, seed=1)
     assert len(cases)
     asked = cases.truth.values.numel()
     assert train.n_items == N_ITEMS
@@ -173,6 +174,12 @@ def test_the_training_part_is_split_as_the_data_set_is(strategy: str, params: di
     else:
         assert train.n_interactions + asked <= of_log.n_interactions
     assert bool((cases.history.lengths > 0).all())
+
+
+def test_users_of_two_interactions_in_training_teach() -> None:
+    data = log_of([(user, (3 * user + n) % 12, 10 * user + n) for user in range(60) for n in range(4)])
+    run = rg.fit("twostage", data.split(), seed=0, device="cpu")
+    assert bool(state(run)["is_taught"])
 
 
 def test_parts_that_were_given_give_a_tenth() -> None:
@@ -217,6 +224,53 @@ def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
         run.update(log_of([(1, 2, 500)]))
     with pytest.raises(ValueError, match="TwoStage"):
         run.recommender.export(tmp_path / "exported")
+
+
+class OwnModel(rg.models.Popularity):
+    pass
+
+
+def test_a_bundle_tells_the_models_that_it_needs_and_their_revisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered, ("model", "ownmodel"), OwnModel)
+    run = rg.fit(TwoStage(models=("ease", "OwnModel")), log_of(rows()).split(), seed=0, device="cpu")
+    run.recommender.save(tmp_path / "bundle")
+    (need,) = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]["needs"]
+    assert (need["kind"], need["name"]) == ("model", "ownmodel")
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnModel, "revision", 3)
+        assert TwoStage(models=("ease", "ownmodel")).revision == 3
+        assert TwoStage(models=("ease",)).revision == 1
+        with pytest.raises(ValueError, match="holds revision 1 of TwoStage, here it is revision 3"):
+            rg.load(tmp_path / "bundle")
+    assert rg.load(tmp_path / "bundle").recommend(users=[1], k=3).equals(run.recommend(users=[1], k=3))
+    monkeypatch.delitem(registry._registered, ("model", "ownmodel"))
+    with pytest.raises(ValueError, match=r"needs the model 'ownmodel' of .*, which is not imported"):
+        rg.load(tmp_path / "bundle")
+
+
+def test_a_whole_log_in_the_order_of_items_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame(sorted({(user, item) for user, item, _ in rows()}), schema=["user", "item"], orient="row")
+    data = Interactions.from_frame(frame, user="user", item="item")
+    with caplog.at_level(logging.WARNING, "recgraph"):
+        rg.fit(TwoStage(models=("popularity",)), data, seed=0, device="cpu")
+    assert "no times, and its file is sorted by item" in caplog.text
+
+
+class OwnContrast(rg.models.SimGCL):
+    pass
+
+
+def test_a_bundle_of_several_stages_tells_the_model_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered, ("model", "owncontrast"), OwnContrast)
+    model = rg.models.Multistage(base="OwnContrast", stages=2, stage_epochs=1, base_options={"hidden_dim": 8})
+    run = rg.fit(model, log_of(rows()).split(), seed=0, device="cpu", max_epochs=2)
+    run.recommender.save(tmp_path / "bundle")
+    (need,) = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]["needs"]
+    assert (need["kind"], need["name"]) == ("model", "owncontrast")
 
 
 def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:

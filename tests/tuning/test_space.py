@@ -60,14 +60,23 @@ def test_every_model_has_a_space_or_says_that_it_has_none() -> None:
         assert plan.space.shared(plan.space.settings(default))
 
 
-def test_lists_may_be_the_choices_of_an_annotation() -> None:
-    config = registry.load("model", "ncl").Config
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("ncl", ([10], [30], [100], [300], [1000])),
+        ("meow", ([100, 300], [200, 700], [500, 700], [500, 1200])),
+        ("meowrec", ([5, 15], [10, 30], [20, 60], [50, 150], [100, 300])),
+    ],
+)
+def test_lists_may_be_the_choices_of_an_annotation(name: str, choices: tuple[list[int], ...]) -> None:
+    config = registry.load("model", name).Config
     found = SearchSpace.of({"model": config}, {})
-    assert found.dimensions["n_clusters"].choices == ([10], [30], [100], [300], [1000])
+    assert found.dimensions["n_clusters"].choices == choices
     default = found.default()
     assert default is not None
-    assert config.of(found.settings(default)).n_clusters == (100,)
-    assert config.of(found.settings({**default, "n_clusters": "[1000]"})).n_clusters == (1000,)
+    assert config.of(found.settings(default)) == config()
+    last = {**default, "n_clusters": json.dumps(choices[-1])}
+    assert config.of(found.settings(last)).n_clusters == tuple(choices[-1])
 
 
 @pytest.mark.parametrize("name", ["lightgcn", "sasrec"])
@@ -240,6 +249,9 @@ def test_mistakes_in_options_name_the_nearest(given: dict[str, Any], message: st
         parts(given)
     with pytest.raises(ConfigError, match="weight is none; fix it"):
         parts({"weight.n_clusters": [[5]]}, weight=None)
+    twice = ["crop", {"name": "Crop", "ratio": 0.5}]
+    with pytest.raises(ConfigError, match="'crop' is among augmentations more than once; search whole lists"):
+        parts({"augmentations.crop.ratio": {}}, augmentations=twice)
 
 
 def test_an_option_of_a_real_model_is_tuned_from_its_annotation(tmp_path: Path) -> None:

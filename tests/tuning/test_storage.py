@@ -97,6 +97,36 @@ def test_a_trial_whose_process_is_gone_is_failed_and_replaced_once(storage: Stud
     assert trials.counts().waiting == 0
 
 
+@pytest.mark.parametrize("before", ["reason", "queued", "failed"])
+def test_a_kill_between_the_steps_of_a_replacement_loses_no_parameters(
+    storage: StudyStorage, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = trials_of(storage)
+    taken = trials.ask("a")
+    assert taken is not None
+    taken[0].report(0.25, 1)
+    taken[0].set_user_attr("lease", gone())
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    at, name = {
+        "reason": (storage.optuna, "set_trial_user_attr"),
+        "queued": (trials.study, "add_trial"),
+        "failed": (storage.optuna, "set_trial_state_values"),
+    }[before]
+    with monkeypatch.context() as patch:
+        patch.setattr(at, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.replace_expired()
+    assert trials.replace_expired() == 1
+    assert (trials.counts().failed, trials.counts().waiting, trials.counts().running) == (1, 1, 0)
+    again = trials.ask("b")
+    assert again is not None
+    assert again[0].params == taken[0].params
+    assert trials.study.trials[again[0].number].intermediate_values == {1: 0.25}
+
+
 def test_a_trial_without_a_heartbeat_is_failed_and_not_tried_again(storage: StudyStorage) -> None:
     trials = trials_of(storage)
     trials.study.ask(PLAN.space.distributions)  # its worker dies here

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import objectives
+import optuna
 import polars as pl
 import pytest
 from small_study import LONG, SETTINGS, states, synthetic, tune
@@ -120,6 +121,20 @@ def test_a_study_that_was_killed_before_it_had_its_name_begins_again(split: Spli
     assert lock is not None
     os.close(lock)  # as the system does when the process is killed
     assert len(tune(split, tmp_path / "s", n_trials=1).trials) == 1
+
+
+def test_a_study_that_was_killed_before_its_default_configuration_was_queued_begins_with_it(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "enqueue_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(split, tmp_path / "s", n_trials=1)
+    (trial,) = tune(split, tmp_path / "s", n_trials=1).trials
+    assert trial.params == {"learning_rate": 1e-3, "dropout": 0.5}
 
 
 def test_of_two_processes_that_begin_a_study_at_once_none_is_refused(split: Split, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Prepared",
+    "default_strategy",
     "get",
     "home",
     "info",
@@ -248,17 +249,27 @@ def load_node_task(name: str) -> NodeTask:
     return NodeTask.load(get(name).path)
 
 
+@checked
 def load_split(name: str) -> Split:
-    """The split that the card of a recommendation graph says.
+    """The split of a data set that commands and boards use by default: the one that its card says, or of a log its own
+    parts, where it has some, else leave-one-out.
 
     Raises:
-        ValueError: the data set has a task on nodes, or is a log.
+        ValueError: the data set has a task on nodes.
         UnavailableError: it is not prepared.
     """
-    card = _graph_card(name)
-    if card.interactions is None:
-        raise ValueError(f"dataset {name!r} has classes of nodes, no interactions; see load_node_task")
-    return load_dataset(name).split(**card.interactions.split)
+    card = find_card(name)
+    if isinstance(card, GraphCard):
+        if card.interactions is None:
+            raise ValueError(f"dataset {name!r} has classes of nodes, no interactions; see load_node_task")
+        return load_dataset(name).split(**card.interactions.split)
+    data = load_dataset(name)
+    return data.split(default_strategy(data))
+
+
+def default_strategy(data: Interactions) -> str:
+    """How a log is split where nothing is said: as the parts that it was given in, where it has some."""
+    return "given" if data.has_parts else "leave-one-out"
 
 
 def _graph_card(name: str) -> GraphCard:

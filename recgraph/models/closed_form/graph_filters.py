@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.encoders.graph import SizedByState
+from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
@@ -26,26 +25,12 @@ from recgraph.sparse.products import compose, distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
-T = TypeVar("T")
 #: the shorter side of a matrix up to which all its singular vectors are computed, of a dense copy
 _DENSE = 512
 #: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
 _ZERO = 1e-7
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256
-
-
-class _MadeOf(Generic[T]):
-    """What a model makes of a buffer, as long as the buffer is the same; made once."""
-
-    def __init__(self) -> None:
-        self._made: tuple[Tensor, int, T] | None = None
-
-    def get(self, buffer: Tensor, make: Callable[[], T]) -> T:
-        made = self._made  # read once: another thread may replace it
-        if made is None or made[0] is not buffer or made[1] != buffer._version:
-            made = self._made = (buffer, buffer._version, make())
-        return made[2]
 
 
 class _Filter(NamedTuple):
@@ -95,7 +80,6 @@ class GFCF(SizedByState, ClosedFormModel):
     factors: Tensor
 
     def _build(self, space: Space) -> None:
-        self._made: _MadeOf[_Filter] = _MadeOf()
         width = min(self.config.n_factors, space.n_users, space.n_items)
         self.register_buffer("items", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("offsets", torch.zeros(space.n_users + 1, dtype=torch.int64))
@@ -110,6 +94,7 @@ class GFCF(SizedByState, ClosedFormModel):
         self.items, self.offsets = rows.values.to(device), rows.offsets.to(device)
         if self.factors.shape[1] and len(rows.values):
             self.factors.copy_(self._singular(rows))
+        self.changed()
         return self
 
     def _singular(self, rows: Ragged) -> Tensor:
@@ -143,7 +128,7 @@ class GFCF(SizedByState, ClosedFormModel):
         assert self.space is not None
         n_items = self.space.n_items
         history = distinct(query.history, n_items)
-        matrix, there, back = self._made.get(self.items, self._filter)
+        matrix, there, back = self.once("filter", self._filter)
         scores = self.factors.new_zeros(len(query), n_items)
         for first in range(0, len(query), _SIGNALS):
             some = history.take(torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device))
@@ -193,7 +178,7 @@ class TurboCF(NeighbourModel):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        self._made: _MadeOf[Csr] = _MadeOf()
+        self._made: tuple[Tensor, int, Csr] | None = None
 
     def fit(self, train: Part) -> Self:
         rows = fit_rows(self, train, self.neighbours.device)
@@ -213,7 +198,7 @@ class TurboCF(NeighbourModel):
         history = distinct(query.history, n_items)
         # a history has few items, whatever the catalogue; what it leads to is dense
         known = Csr(history.offsets, history.values, None, (len(query), n_items))
-        signal = compose(known, self._made.get(self.similarities, self._matrix)).to_dense().T
+        signal = compose(known, self._matrix()).to_dense().T
         scores = first * signal
         for coefficient in higher:
             signal = F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
@@ -221,10 +206,15 @@ class TurboCF(NeighbourModel):
         return scores.T
 
     def _matrix(self) -> Csr:
-        """P [items of a history, scored items]."""
-        kept = self.similarities > 0
-        entries = (self.neighbours[kept], kept.nonzero()[:, 0], self.similarities[kept])
-        return Csr.from_coo(*entries, shape=(len(kept), len(kept)))
+        """P [items of a history, scored items]; made once for similarities that nothing has changed since."""
+        made, entries = self._made, self.similarities  # read once: another thread may replace it
+        if made is None or made[0] is not entries or made[1] != entries._version:
+            kept = entries > 0
+            matrix = Csr.from_coo(
+                self.neighbours[kept], kept.nonzero()[:, 0], entries[kept], shape=(len(kept), len(kept))
+            )
+            made = self._made = (entries, entries._version, matrix)
+        return made[2]
 
     def padded_form(self) -> PaddedForm | None:
         return super().padded_form() if self.config.filter == "linear" else None

@@ -106,7 +106,8 @@ class NCL(GraphContrastiveModel):
     layers; where k is more, the further layers are of the contrast alone.
 
     The clusters are also those of parts of ``cl`` that read some: ``weight="cluster"``, or SwAV's prototypes. Several
-    ``n_clusters`` are several clusterings, of which ``proto`` is the mean.
+    ``n_clusters`` are several clusterings, of which ``proto`` is the mean. With ``target_momentum`` the candidates of
+    ``cl`` are vectors of the slow copy, and the clusters are of its vectors, as in PCL.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
     2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its
@@ -233,7 +234,10 @@ class NCL(GraphContrastiveModel):
         sizes = [self.space.n_users, self.space.n_items]
 
         def make() -> list[PrototypeSet]:
-            members = torch.split(self.embedding.weight.detach(), sizes)[kind]
+            weight = self.embedding.weight.detach()
+            if self.slow is not None:
+                weight = self.slow.compute(self, lambda: self.embedding.weight)
+            members = torch.split(weight, sizes)[kind]
             if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
                 members = F.normalize(members, dim=1)
             temperature = self.contrast_prototypes.similarity(epoch).temperature

@@ -56,7 +56,8 @@ class MEOWLoss(nn.Module):
 
 class MEOWConfig(MetaPathModelConfig):
     weight: WeightName = "cluster"
-    n_clusters: ClusterCounts = (100, 300)
+    # those of the authors on ACM, DBLP, IMDB and AMiner
+    n_clusters: Annotated[ClusterCounts, Search(choices=([100, 300], [200, 700], [500, 700], [500, 1200]))] = (100, 300)
     proto_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of ProtoNCE"), Search(0.01, 2.0, log=True)
     ] = 1.0
@@ -140,7 +141,11 @@ class MEOW(MEOWLoss, MetaPathModel):
 
 class MEOWRecConfig(MetaPathRecommenderConfig):
     weight: WeightName = "cluster"
-    n_clusters: ClusterCounts = (20, 60)
+    # of a batch's nodes of a side, of which the authors' hundreds would be clusters of a few nodes each
+    n_clusters: Annotated[ClusterCounts, Search(choices=([5, 15], [10, 30], [20, 60], [50, 150], [100, 300]))] = (
+        20,
+        60,
+    )
     proto_weight: Annotated[
         float,
         Field(ge=0, description="of ProtoNCE, relative to the contrast of the views"),

@@ -45,6 +45,9 @@ def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -
         scores: [B, n_items].
         able: [B] bool, the rows that the model can rank for; the others get no candidate.
         repeats: whether items of the history may be candidates.
+
+    Raises:
+        ValueError: a score is NaN.
     """
     n_rows, n_items = scores.shape
     open_to = scores.clone()
@@ -52,6 +55,9 @@ def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -
         open_to[query.history.rows, query.history.values] = -torch.inf
     open_to[~able] = -torch.inf
     values, items = open_to.topk(min(k, n_items), dim=1)
+    # NaN is above all numbers
+    if bool(values[:, :1].isnan().any()):
+        raise ValueError("it scores items with NaN; train or check it")
     there = values > -torch.inf
     first = n_items * torch.arange(n_rows, device=scores.device)[:, None]
     ranks = 1 / torch.arange(1, values.shape[1] + 1, device=scores.device, dtype=scores.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recgraph.data.part import Part
 from recgraph.data.samples import Query
-from recgraph.encoders.graph import SizedByState
+from recgraph.encoders.sized import SizedByState
 
 __all__ = ["Features"]
 
@@ -59,15 +59,14 @@ class Features(SizedByState):
         """
         device, items = self.counts.device, train.items.values
         self.counts.copy_(train.item_counts())
+        self.knows_times.fill_(train.times is not None and len(items) > 0)
         if train.times is not None and len(items):
             latest = torch.full((train.n_items,), torch.iinfo(torch.int64).min, device=items.device)
             self.latest.copy_(latest.scatter_reduce(0, items, train.times, "amax"))
             self.newest.copy_(train.times.max())
-            self.knows_times.fill_(True)
-        if of_items is not None:
-            self.of_items = of_items.to(device).flatten()
-        if of_users is not None:
-            self.of_users = of_users.to(device).flatten()
+        nothing = self.of_items.new_zeros(0)
+        self.of_items = nothing if of_items is None else of_items.to(device).flatten()
+        self.of_users = nothing if of_users is None else of_users.to(device).flatten()
         return self
 
     @property

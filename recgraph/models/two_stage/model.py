@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
@@ -119,6 +120,7 @@ class TwoStage(ClosedFormModel):
         if nested := [type(each).__name__ for each in made if isinstance(each, TwoStage)]:
             raise ConfigError(f"models: {nested[0]} gives no candidates to another one; name its models here")
         self._make_ranker(0)
+        self.revision = self.revision_of({"models": self.config.models})  # type: ignore[misc]
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
         wishes = {repr(each.wanted_features): each.wanted_features for each in made if each.wanted_features}
@@ -131,6 +133,12 @@ class TwoStage(ClosedFormModel):
             )
         #: how a run fits it; None: alone
         self.plan: Plan | None = None
+
+    @classmethod
+    def revision_of(cls, settings: Mapping[str, Any]) -> int:
+        given = {name: settings[name] for name in ("models",) if name in settings}
+        members = [Member.of(spec, 1).cls for spec in cls.Config.of(given).models]
+        return cls.revision + sum(each.revision - 1 for each in members)
 
     def _make_ranker(self, seed: int) -> Ranker:
         given = {"name": self.config.ranker, **self.config.ranker_options}
@@ -207,6 +215,7 @@ class TwoStage(ClosedFormModel):
     @torch.no_grad()
     def _teach(self, plan: Plan) -> None:
         """Fit the second stage: candidates of models of the inner part, labelled by what is asked for after it."""
+        self.is_taught.fill_(False)
         device, cases = self.is_taught.device, self._some(plan.cases)
         query = Query(cases.users, cases.history, cases.times).to(device)
         space, found = plan.space(plan.inner), []
@@ -239,7 +248,9 @@ class TwoStage(ClosedFormModel):
         known.fit(plan.inner, plan.of_items, plan.of_users)
         groups = torch.bincount(every.keys // cases.n_items)
         with torch.enable_grad():
-            self.ranker.fit(_columns(every, known, query), labels.float(), groups[groups > 0])
+            columns = _columns(every, known, query)
+            self.ranker.fit(columns, labels.float(), groups[groups > 0])
+        self._second(columns[:1])  # scores of a wrong form are an error before the models are fitted anew
         self.is_taught.fill_(True)
 
     def _some(self, cases: Cases) -> Cases:
@@ -265,7 +276,10 @@ class TwoStage(ClosedFormModel):
         return Found.cat([*parts, Found(empty, like, like)])
 
     def _best(self, model: Model, member: Member, query: Query, scores: Tensor) -> Found:
-        return best_of(scores, query, member.n_candidates, model.can_rank(query), self.config.repeats)
+        try:
+            return best_of(scores, query, member.n_candidates, model.can_rank(query), self.config.repeats)
+        except ValueError as error:
+            raise ValueError(f"models: {member.name}: {error}") from None
 
     def _drawn(self, rows: Tensor, labels: Tensor, n_rows: int) -> Tensor:
         """[U] bool: the candidates that teach, those of rows with a right one: it, and some of the wrong ones."""
@@ -291,11 +305,20 @@ class TwoStage(ClosedFormModel):
             found.append(self._best(model, member, query, scores))
         assert first is not None
         every = Candidates.union(found)
-        if bool(self.is_taught):
-            second = self.ranker.score(_columns(every, self.features, query))
-        else:
-            second = every.ranks.sum(1)
+        taught = bool(self.is_taught)
+        second = self._second(_columns(every, self.features, query)) if taught else every.ranks.sum(1)
         return above_the_rest(first, every.keys, second)
+
+    def _second(self, columns: Tensor) -> Tensor:
+        """[U]: the scores of the second stage, which may be anyone's."""
+        second: object = self.ranker.score(columns)
+        expected, name = columns.shape[:1], type(self.ranker).__name__
+        if not isinstance(second, Tensor) or second.shape != expected:
+            found = list(second.shape) if isinstance(second, Tensor) else f"a {type(second).__name__}"
+            raise ValueError(f"{name}.score returned {found}; it must be a tensor {list(expected)}, a number a row")
+        if not bool(second.isfinite().all()):
+            raise ValueError(f"{name}.score returned NaN or infinite scores; features are NaN where a value is missing")
+        return second
 
 
 def _alone(needs: Needs) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config, Search
-from recgraph.encoders.graph import SizedByState
+from recgraph.encoders.sized import SizedByState
 
 __all__ = ["BoostedTrees", "Logistic", "Ranker"]
 
@@ -105,7 +105,8 @@ class BoostedTrees(Ranker):
     def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> object:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        config, x = self.config, _on_host(features)
+        # scikit-learn refuses a column without a number, which no tree can ask for anyway
+        config, x = self.config, _on_host(features.masked_fill(features.isnan().all(0), 0.0))
         made = HistGradientBoostingClassifier(
             learning_rate=config.learning_rate,
             max_iter=config.max_iter,
