@@ -72,8 +72,8 @@ ROWS = (
         "LightGCN",
         (0.1820, 0.1547),
         settings="3 layers, l2 1e-4, batches of 8,192 at rate .006, 180 epochs",
-        gap="not at its end: NDCG@20 on the valid part still rises, .1020 after 120 epochs, .1047 after 180 (GF-CF .1075); "
-        f"as published {_COST.format('1.2')}, and 1,000 of them",
+        gap="not at its end: NDCG@20 on the valid part still rises, .1020 after 120 epochs, .1047 after 180 "
+        f"(GF-CF .1075); as published {_COST.format('1.2')}, and 1,000 of them",
     ),
     Row("XSimGCL", "XSimGCL", settings="2 layers, weight .2, temperature .2, noise .2; 23 epochs by the valid part"),
     Row("MF-CCL", "MF-CCL", (0.1837, 0.1493), gap='not run: BPR-MF with `loss="ccl"` and 800 negatives'),
