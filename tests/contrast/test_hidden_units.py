@@ -115,3 +115,14 @@ def test_few_rows_take_quotients_and_no_number_takes_tanh(ways: list[str]) -> No
     tanh_sums(x, y, v)
     assert bool(tanh_sums(torch.full_like(x, torch.nan), y, v).isnan().all())
     assert ways == ["_Quotients", "_Units"]
+
+
+@pytest.mark.parametrize("size", [0.3, 500.0])
+@pytest.mark.parametrize("n_rows", [1, 60])
+def test_sums_of_one_pair_may_be_changed_in_place(n_rows: int, size: float) -> None:
+    x, y, v = draw(n_rows, H, size=size), draw(H, 1, size=size, seed=1), draw(H, seed=2)
+    sums = tanh_sums(x.requires_grad_(), y.requires_grad_(), v.requires_grad_())
+    expected = sums.detach() + 1
+    torch.testing.assert_close(sums.add_(1), expected)
+    sums.sum().backward()
+    assert x.grad is not None
