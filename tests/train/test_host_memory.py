@@ -19,12 +19,11 @@ SIZES = [8 * 2**20] * 8 + [48 * 2**20] * 2
 
 _PROGRAM = f"""
 import contextlib, resource, sys
-import numpy as np
 from recgraph.train.host_memory import freed_memory_kept
 
 def work():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    arrays = [np.full(size, 1, np.uint8) for size in {SIZES}]
+    arrays = [bytearray(b'1') * size for size in {SIZES}]  # numpy would ask for huge pages, which it may get or not
     del arrays
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
