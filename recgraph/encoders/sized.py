@@ -48,7 +48,8 @@ class SizedByState(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if not all(_equal(state_dict.get(f"{prefix}{name}"), own) for name, own in self._buffers.items()):
+        buffers = self._buffers.items()
+        if self._made and not all(_equal(state_dict.get(f"{prefix}{name}"), own) for name, own in buffers):
             self.changed()
         for name in self.sized_by_state:
             saved = state_dict.get(f"{prefix}{name}")

@@ -226,6 +226,13 @@ def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
         run.recommender.export(tmp_path / "exported")
 
 
+def saved_needs(run: Run, folder: Path) -> list[tuple[str, str]]:
+    """Save a bundle; kind and name of each class of the user's own that it says it needs."""
+    run.recommender.save(folder)
+    needs = json.loads((folder / "config.json").read_text())["model"]["needs"]
+    return [(need["kind"], need["name"]) for need in needs]
+
+
 class OwnModel(rg.models.Popularity):
     pass
 
@@ -235,9 +242,7 @@ def test_a_bundle_tells_the_models_that_it_needs_and_their_revisions(
 ) -> None:
     monkeypatch.setitem(registry._registered, ("model", "ownmodel"), OwnModel)
     run = rg.fit(TwoStage(models=("ease", "OwnModel")), log_of(rows()).split(), seed=0, device="cpu")
-    run.recommender.save(tmp_path / "bundle")
-    (need,) = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]["needs"]
-    assert (need["kind"], need["name"]) == ("model", "ownmodel")
+    assert saved_needs(run, tmp_path / "bundle") == [("model", "ownmodel")]
     with monkeypatch.context() as patch:
         patch.setattr(OwnModel, "revision", 3)
         assert TwoStage(models=("ease", "ownmodel")).revision == 3
@@ -268,9 +273,7 @@ def test_a_bundle_of_several_stages_tells_the_model_that_it_needs(
     monkeypatch.setitem(registry._registered, ("model", "owncontrast"), OwnContrast)
     model = rg.models.Multistage(base="OwnContrast", stages=2, stage_epochs=1, base_options={"hidden_dim": 8})
     run = rg.fit(model, log_of(rows()).split(), seed=0, device="cpu", max_epochs=2)
-    run.recommender.save(tmp_path / "bundle")
-    (need,) = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]["needs"]
-    assert (need["kind"], need["name"]) == ("model", "owncontrast")
+    assert saved_needs(run, tmp_path / "bundle") == [("model", "owncontrast")]
 
 
 def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:

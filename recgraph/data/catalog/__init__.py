@@ -269,7 +269,9 @@ def load_split(name: str) -> Split:
 
 def default_strategy(data: Interactions) -> str:
     """How a log is split where nothing is said: as the parts that it was given in, where it has some."""
-    return "given" if data.has_parts else "leave-one-out"
+    from recgraph.data.strategies import GIVEN
+
+    return GIVEN if data.has_parts else "leave-one-out"
 
 
 def _graph_card(name: str) -> GraphCard:

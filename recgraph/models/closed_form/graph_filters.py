@@ -13,6 +13,7 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
+from recgraph.encoders.kept import Kept
 from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
@@ -178,7 +179,7 @@ class TurboCF(NeighbourModel):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        self._made: tuple[Tensor, int, Csr] | None = None
+        self._made: Kept[Csr] = Kept()
 
     def fit(self, train: Part) -> Self:
         rows = fit_rows(self, train, self.neighbours.device)
@@ -198,7 +199,8 @@ class TurboCF(NeighbourModel):
         history = distinct(query.history, n_items)
         # a history has few items, whatever the catalogue; what it leads to is dense
         known = Csr(history.offsets, history.values, None, (len(query), n_items))
-        signal = compose(known, self._matrix()).to_dense().T
+        matrix = self._made.get(self.training, lambda: (self.neighbours, self.similarities), self._matrix)
+        signal = compose(known, matrix).to_dense().T
         scores = first * signal
         for coefficient in higher:
             signal = F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
@@ -206,15 +208,10 @@ class TurboCF(NeighbourModel):
         return scores.T
 
     def _matrix(self) -> Csr:
-        """P [items of a history, scored items]; made once for similarities that nothing has changed since."""
-        made, entries = self._made, self.similarities  # read once: another thread may replace it
-        if made is None or made[0] is not entries or made[1] != entries._version:
-            kept = entries > 0
-            matrix = Csr.from_coo(
-                self.neighbours[kept], kept.nonzero()[:, 0], entries[kept], shape=(len(kept), len(kept))
-            )
-            made = self._made = (entries, entries._version, matrix)
-        return made[2]
+        """P [items of a history, scored items]."""
+        kept = self.similarities > 0
+        entries = (self.neighbours[kept], kept.nonzero()[:, 0], self.similarities[kept])
+        return Csr.from_coo(*entries, shape=(len(kept), len(kept)))
 
     def padded_form(self) -> PaddedForm | None:
         return super().padded_form() if self.config.filter == "linear" else None

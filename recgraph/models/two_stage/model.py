@@ -172,12 +172,6 @@ class TwoStage(ClosedFormModel):
         return self.features.reads_times or any(model.reads_times for model in self._models)
 
     @property
-    def sized_by_state(self) -> tuple[str, ...]:
-        """The buffers of parts that a state alone sizes."""
-        parts = [(name, part) for name, part in self.named_modules() if part is not self]
-        return tuple(f"{name}.{each}" for name, part in parts for each in getattr(part, "sized_by_state", ()))
-
-    @property
     def _models(self) -> list[Any]:
         return list(self.stages)
 
