@@ -65,14 +65,14 @@ def _read(text: str) -> Any:
         return text == "True"
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return _read_json(text) if text.startswith(("{", "[")) else text
 
 
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise ConfigError(f"the value is neither TOML nor JSON; give {_FORMS}, within '...' for the shell") from None
 
 

@@ -31,6 +31,7 @@ from recgraph.setting_texts import parse_settings, setting_text
         ("[null]", [None]),
         ("NaN", "NaN"),
         ("007", "007"),
+        ("1" * 10_000, "1" * 10_000),
     ],
 )
 def test_values_on_the_command_line(text: str, value: object) -> None:
@@ -53,6 +54,7 @@ def test_values_on_the_command_line(text: str, value: object) -> None:
         (["a={shared: true}"], r"^--set 'a=\{shared: true\}': the value is neither TOML nor JSON; give \{name = "),
         (["a=[crop, mask]"], "within '...' for the shell"),
         (["a=" + "[" * 100_000], "neither TOML nor JSON"),
+        (["a=[" + "1" * 10_000 + "]"], "neither TOML nor JSON"),
     ],
 )
 def test_bad_pairs(pairs: list[str], message: str) -> None:
