@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,16 @@ from pydantic.fields import FieldInfo
 from recgraph.bounded.texts import read_toml
 from recgraph.data.errors import CorruptFileError
 
+#: what other libraries call a setting -> its name here
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "embedding_size": "hidden_dim",
+    "hidden_size": "hidden_dim",
+    "factors": "hidden_dim",
+    "reg_weight": "l2",
+    "stopping_step": "patience",
+}
 #: characters of a value that a message repeats, at most
 _LONGEST = 200
 
@@ -181,13 +190,18 @@ def did_you_mean(close: Sequence[str]) -> str:
 def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
     """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
     names = sorted(known)
-    meant = did_you_mean(nearest_names(key, names)) or f"known settings: {', '.join(names)}"
+    close = [_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names)
+    meant = did_you_mean(close) or f"known settings: {', '.join(names)}"
     return f"unknown setting {within + key!r}; {meant}"
 
 
 def _explain(cls: type[Config], error: ValidationError) -> str:
     lines = []
-    for item in error.errors():
+    found = error.errors()
+    for item in found:
+        inside = (other["loc"] for other in found if len(other["loc"]) > len(item["loc"]))
+        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inside):
+            continue  # pydantic does not count entries that are wrong
         where = ".".join(str(part) for part in item["loc"])
         head = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "extra_forbidden":
@@ -198,9 +212,24 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
         field = cls.model_fields.get(head)
         allowed = _allowed(field) if field else ""
         message = item["msg"].removeprefix("Value error, ")
-        value = "" if item["type"] == "missing" else f" = {_shown(item['input'])}"
+        message += _hint(cls, where, item["type"], item["input"])
+        value = "" if item["type"] == "missing" else f" = {shown(item['input'])}"
         lines.append(f"{where or cls.__name__}{value}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
     return "\n".join(lines)
+
+
+def _hint(cls: type[Config], where: str, kind: str, value: object) -> str:
+    """How a value of another type is written; ``kind`` is that of pydantic's error."""
+    if kind == "dict_type":
+        return ', as {"name": value}'
+    if kind == "tuple_type" and isinstance(value, str | int | float):
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+        return f", as {json.dumps(parts)}"
+    if kind == "tuple_type" and isinstance(value, Mapping):
+        return ', as [{"name": value}]'
+    if isinstance(value, Mapping) and f"{where}_options" in cls.model_fields:
+        return f"; its options are in {where}_options"
+    return ""
 
 
 def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
@@ -219,54 +248,10 @@ def _classes_in(annotation: Any) -> Iterator[type[Config]]:
         yield from _classes_in(each)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``key=value`` texts as the command line gives them; a value is TOML, or else a plain string."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, text = pair.partition("=")
-        key = key.strip()
-        if not sign or not key:
-            raise ConfigError(f"--set {pair!r} is not of the form key=value")
-        if key in values:
-            raise ConfigError(f"--set names {key!r} twice")
-        values[key] = _parse_value(text.strip())
-    return values
-
-
-def _parse_value(text: str) -> Any:
-    if text.lower() in ("none", "null"):
-        return None
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
-
-
-def setting_text(name: str, value: Any) -> str:
-    """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
-    text = value if isinstance(value, str) and _parse_value(value) == value else toml_text(value)
-    return f"{name}={text}"
-
-
-def toml_text(value: Any) -> str:
-    """A value as TOML; None, which TOML has not, as ``none``."""
-    if value is None or isinstance(value, bool):
-        return f"{value}".lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(name)} = {toml_text(held)}" for name, held in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml_text, value)) + "]"
-    return f"{value}"
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:

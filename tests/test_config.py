@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field, field_validator
@@ -17,7 +17,6 @@ from recgraph.config import (
     configure,
     distribute,
     load_toml,
-    parse_settings,
     to_json,
     unknown_key,
 )
@@ -27,6 +26,8 @@ class Encoder(Config):
     hidden_dim: Annotated[int, Field(ge=1, le=4096, description="width of the vectors"), Search(16, 256, log=True)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     loss: Literal["full", "sampled"] = "full"
+    loss_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    views: tuple[str, ...] = ()
 
     @field_validator("hidden_dim")
     @classmethod
@@ -60,12 +61,20 @@ def test_frozen() -> None:
     ("settings", "message"),
     [
         ({"hidden_dims": 64}, r"unknown setting 'hidden_dims'; did you mean hidden_dim\?"),
-        ({"zzz": 1}, r"unknown setting 'zzz'; known settings: dropout, hidden_dim, loss"),
+        ({"zzz": 1}, r"unknown setting 'zzz'; known settings: dropout, hidden_dim, loss, loss_options, views"),
         ({"dropout": 1.0}, r"dropout = 1\.0: .*less than 1.*\(allowed: >= 0 and < 1\)"),
         ({"hidden_dim": 0}, r"hidden_dim = 0: .*\(allowed: >= 1 and <= 4096\)"),
         ({"hidden_dim": "wide"}, r"hidden_dim = 'wide': .*integer"),
         ({"hidden_dim": 3}, r"hidden_dim = 3: must be even"),
         ({"loss": "bpr"}, r"loss = 'bpr': .*'full' or 'sampled'"),
+        ({"loss": {"name": "full"}}, r"loss = .*'sampled'; its options are in loss_options$"),
+        ({"loss_options": "margin=1"}, r"loss_options = 'margin=1': .*dictionary, as \{\"name\": value\}$"),
+        ({"views": "crop, mask"}, r", as \[\"crop\", \"mask\"\]$"),
+        ({"views": {"crop": {"ratio": 0.3}}}, r"tuple, as \[\{\"name\": value\}\]$"),
+        ({"views": 3}, r"views = 3: .*tuple, as \[3\]$"),
+        ({"lr": 3}, r"unknown setting 'lr'; known settings: "),
+        ({"embedding_size": 3}, r"unknown setting 'embedding_size'; did you mean hidden_dim\?"),
+        ({"views": "crop"}, r"views = 'crop': .*tuple, as \[\"crop\"\]$"),
     ],
 )
 def test_refusals_name_field_value_and_range(settings: dict[str, object], message: str) -> None:
@@ -80,13 +89,27 @@ def test_all_problems_are_named_at_once() -> None:
     assert "unknown setting 'nope'" in str(caught.value)
 
 
+def test_a_list_that_is_short_of_wrong_entries_alone_is_not_told() -> None:
+    class Several(Config):
+        entries: Annotated[tuple[Required, ...], Field(min_length=1)] = (Required(n_items=1),)
+
+    with pytest.raises(ConfigError) as caught:
+        Several.of({"entries": [{"n_item": 1}]})
+    assert str(caught.value).splitlines() == [
+        "entries.0.n_items: Field required",
+        "unknown setting 'entries.0.n_item'; did you mean n_items?",
+    ]
+    with pytest.raises(ConfigError, match=r"^entries = \[\]: .*at least 1 item"):
+        Several.of({"entries": []})
+
+
 def test_missing_field() -> None:
     with pytest.raises(ConfigError, match=r"n_items: Field required \(allowed: > 0\)"):
         Required.of()
 
 
 def test_settings_describe_the_fields() -> None:
-    first, second, _ = Encoder.describe()
+    first, second, *_ = Encoder.describe()
     assert (first.name, first.type, first.default, first.allowed) == (
         "hidden_dim",
         "int",
@@ -103,40 +126,6 @@ def test_settings_describe_the_fields() -> None:
 
 def test_settings_show_the_range_of_an_optional_field() -> None:
     assert Training.describe()[1].allowed == ">= 1"
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("64", 64),
-        ("1e-3", 1e-3),
-        ("true", True),
-        ("True", True),
-        ("none", None),
-        ("full", "full"),
-        ('"64"', "64"),
-        ("[1, 2]", [1, 2]),
-        ("a=b", "a=b"),
-        ("", ""),
-    ],
-)
-def test_values_on_the_command_line(text: str, value: object) -> None:
-    (parsed,) = parse_settings([f"key = {text}"]).values()
-    assert parsed == value
-    assert type(parsed) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        (["lr"], "'lr' is not of the form key=value"),
-        (["=1"], "key=value"),
-        (["a=1", "a=2"], "names 'a' twice"),
-    ],
-)
-def test_bad_pairs(pairs: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_settings(pairs)
 
 
 def test_toml(tmp_path: Path) -> None:
@@ -172,7 +161,7 @@ def test_distribute_refuses_unknown_keys_and_collisions() -> None:
 
 def test_json_is_stable_and_reads_back() -> None:
     text = to_json(Encoder())
-    assert list(json.loads(text)) == ["dropout", "hidden_dim", "loss"]
+    assert list(json.loads(text)) == ["dropout", "hidden_dim", "loss", "loss_options", "views"]
     assert Encoder.of(json.loads(text)) == Encoder()
 
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from recgraph import registry
 from recgraph.augment.latent import Augmenter
-from recgraph.config import parse_settings
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster, Learned
 from recgraph.data.part import Part
@@ -23,6 +22,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import Generators
+from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 

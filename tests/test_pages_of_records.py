@@ -19,6 +19,8 @@ NODES = {
     "AdaMEOW, ACM, ties by cosine": ("ACM: three classes of papers", "AdaMEOW"),
     "HeCo, ACM, authors one-hot, ties at random": ("ACM: three classes of papers", "HeCo"),
     "MEOW, DBLP, full counts": ("DBLP: four classes of authors", "MEOW"),
+    "MEOW, DBLP in a random order, ties at random": ("DBLP, nodes in a random order", "MEOW, ties at random"),
+    "HeCo, DBLP in a random order, papers one-hot": ("DBLP, nodes in a random order", "HeCo"),
     "MEOW, IMDB, ties by cosine": ("IMDB: three classes of movies", "MEOW"),
     "MEOW, IMDB, ties by index": ("IMDB: three classes of movies", "MEOW, ties by index"),
 }

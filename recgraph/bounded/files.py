@@ -43,7 +43,8 @@ def file_size(path: Path, most: int | None = None) -> int:
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise CorruptFileError("this is no regular file", path=path)
+        what = "a folder; give a file" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise CorruptFileError(f"this is {what}", path=path)
     if most is not None and found.st_size > most:
         raise CorruptFileError(f"the file has {found.st_size:,} bytes; such a file has at most {most:,}", path=path)
     return found.st_size

@@ -44,6 +44,7 @@ class Commands(TyperGroup):
             if is_silent(error):
                 raise typer.Exit(getattr(error, "exit_code", describe(error)[0])) from None
             if ctx.params.get("debug") or _is_typers(error):
+                _say_how_settings_are_given(error)
                 raise
             code, message = describe(error)
             tell_error(message, error)
@@ -69,6 +70,18 @@ def _imports_first(args: list[str]) -> list[str]:
 def _is_typers(error: BaseException) -> bool:
     """Whether typer reports the error itself (usage, exit), or the reader of a pipe has gone."""
     return hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
+
+
+def _say_how_settings_are_given(error: Any) -> None:
+    """Add it to an error about an option or an argument that a command with a MODEL does not have."""
+    context = getattr(error, "ctx", None)
+    if context is None or context.info_name not in ("train", "tune"):
+        return
+    if not getattr(error, "possibilities", True):
+        key = error.option_name.lstrip("-").replace("-", "_")
+        error.message += f". A setting is given by --set {key}=VALUE."
+    elif "extra argument" in error.message:
+        error.message += ". Data are given by --dataset NAME or --data FILE, a setting by --set KEY=VALUE."
 
 
 app = typer.Typer(

@@ -236,8 +236,8 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.config import parse_settings
     from recgraph.runs.run import ProbeSettings, probe_of
+    from recgraph.setting_texts import parse_settings
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
     results = run.evaluate(probe=probe_of(chosen))
@@ -267,9 +267,9 @@ def check(
     and random scorers at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
     they seem to, and is no failure.
     """
-    from recgraph.config import parse_settings
     from recgraph.evaluate.checks import check_split
     from recgraph.runs.run import DataConfig
+    from recgraph.setting_texts import parse_settings
 
     data = DataConfig.of(
         source.settings, split=split, split_options=parse_settings(settings or []), split_seed=split_seed

@@ -48,11 +48,11 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     """
     if not (name or settings):
         return None
-    from recgraph.config import parse_settings
     from recgraph.engine import Local
+    from recgraph.setting_texts import parse_settings
     from recgraph.workers.engines import engine_of
 
-    engine = engine_of(name, parse_settings(settings or []))
+    engine = engine_of(name, parse_settings(settings or [], option="--engine-set"))
     return None if isinstance(engine, Local) else engine
 
 

@@ -37,9 +37,9 @@ def prepare(
     part of an interaction depends on its user's alone. Python reads it: SealedSplit.load(FOLDER).
     """
     take(context, memory_limit=memory_limit)
-    from recgraph.config import parse_settings
     from recgraph.data.preparing import prepare as run
     from recgraph.data.reading import LogFile
+    from recgraph.setting_texts import parse_settings
 
     with source.shown():
         made = run(

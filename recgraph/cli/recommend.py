@@ -76,7 +76,7 @@ def recommend(
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
     take(context, threads, memory_limit)
     if bool(user) + (histories is not None) + every != 1:
-        raise ValueError("say for whom: --user ID (once or more), or --histories FILE, or --all")
+        raise ValueError("say for whom: one of --user ID (once or more), --histories FILE and --all")
     if every and output is None:
         raise ValueError("--all writes a file: add --out FILE (.parquet, .csv, .tsv, .json, .jsonl)")
     answers_on = given_engine(engine, engine_set)
@@ -153,7 +153,7 @@ def similar(
     """List the items most like each item: "more like this", or bought together (--by co_occurrence)."""
     take(context, threads, memory_limit)
     if bool(item) + every != 1:
-        raise ValueError("say to which items: --item ID (once or more), or --all")
+        raise ValueError("say to which items: one of --item ID (once or more) and --all")
     recommender = _open(run)
     found = recommender.similar(
         parse_ids(item, recommender.items, "item") if item else "all",

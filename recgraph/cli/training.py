@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from recgraph.cli.watching import is_quiet, progress_wanted
 if TYPE_CHECKING:
     from optuna import Study
 
+    from recgraph.config import Config
     from recgraph.runs.run import DataConfig
 
 
@@ -29,7 +31,12 @@ class FitOn(StrEnum):
     ALL = "all"
 
 
-_TRAIN_SET = "A setting of the model or of training; may be given many times."
+#: options that are settings elsewhere
+_OPTIONS = ("dataset", "device", "out", "seed", "threads")
+_TRAIN_SET = (
+    "A setting of the model or of training, e.g. hidden_dim=32, or an entry of one, e.g. loss_options.shared=true; may "
+    "be given many times."
+)
 _REFIT = "Choose the epoch on the validation part first, then fit anew to all for so many epochs."
 _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"
 
@@ -54,12 +61,16 @@ def train(
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
     take(context, threads, memory_limit)
-    from recgraph.config import load_toml, parse_settings
+    from recgraph import registry
+    from recgraph.config import load_toml
     from recgraph.finite import NonFinite
     from recgraph.runs import fit
     from recgraph.runs.record import SELECTION
+    from recgraph.setting_texts import parse_settings
 
-    values = {**(load_toml(config) if config else {}), **parse_settings(settings or []), **source.settings}
+    values = {**parse_settings(settings or [], load_toml(config) if config else {}), **source.settings}
+    cls = registry.load("model", model)
+    _refuse_options(values, {"model": cls.Config, **fit.parts_of(cls)})
     try:
         with source.shown(), notes_of("recgraph.runs.refit"):
             run = fit.train(
@@ -198,19 +209,29 @@ def tune(
 def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str, Any], DataConfig]:
     """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
-    from recgraph.config import Config, distribute, parse_settings
+    from recgraph.config import distribute
     from recgraph.models.base import TrainableModel
     from recgraph.runs.pretrained import InitItemsConfig
     from recgraph.runs.run import DataConfig
+    from recgraph.setting_texts import parse_settings
     from recgraph.train.config import training_config
 
     cls = registry.load("model", model)
     known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
     if issubclass(cls, TrainableModel):
         known |= {"training": training_config(cls), "items": InitItemsConfig}
-    parts = distribute({**parse_settings(pairs), **source.settings}, known)
+    settings = {**parse_settings(pairs), **source.settings}
+    _refuse_options(settings, known)
+    parts = distribute(settings, known)
     of_data = DataConfig.of(parts["data"]).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
+
+
+def _refuse_options(settings: Mapping[str, Any], known: Mapping[str, type[Config]]) -> None:
+    """Refuse what is an option of the command and no setting."""
+    for name in _OPTIONS:
+        if name in settings and not any(name in part.model_fields for part in known.values()):
+            raise ValueError(f"{name} = {settings[name]!r} is no setting; give it as the option --{name}")
 
 
 def _report(study: Study, folder: Path, storage: str | None) -> None:

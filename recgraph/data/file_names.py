@@ -27,6 +27,7 @@ SUFFIXES: dict[str, FileFormat] = {
     ".pq": "parquet",
     ".inter": "recbole",
 }
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 #: of files that are packed in ways that are not read
 _UNREAD = (".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4", ".lzo", ".sz", ".snappy", ".br", ".z")
 
@@ -47,8 +48,11 @@ def format_of(path: Path) -> FileFormat:
         return SUFFIXES[suffix_of(path)]
     if suffix_of(path) in _UNREAD:
         raise _unread(path)
+    if suffix_of(path) in _SPREADSHEETS:
+        raise ValueError(f"{str(path)!r} is a spreadsheet, which is not read; save it as csv and give that file")
     raise ValueError(
-        f"the format of {str(path)!r} cannot be told by its name; give format= one of {', '.join(get_args(FileFormat))}"
+        f"the format of {str(path)!r} cannot be told by its name; give format= (--data-format) one of "
+        f"{', '.join(get_args(FileFormat))}"
     )
 
 

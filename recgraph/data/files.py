@@ -40,6 +40,7 @@ __all__ = [
     "replacing_files",
     "replacing_folder",
     "sweep",
+    "why_without",
 ]
 
 #: errors of file systems that cannot flush a folder
@@ -187,6 +188,13 @@ def remove_folder(folder: Path) -> None:
 def contents(folder: Path) -> set[str]:
     """The names of what a folder holds, without temporaries; a folder that is not there holds nothing."""
     return {name for name in os.listdir(folder) if not _TEMPORARY.fullmatch(name)} if folder.is_dir() else set()
+
+
+def why_without(folder: Path, what: str) -> str:
+    """Why a folder does not hold something, in words."""
+    if folder.is_dir():
+        return f"it has no {what}"
+    return "it is a file" if folder.exists() else "there is no such folder"
 
 
 def recover(path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from recgraph.data.columns import Columns
+from recgraph.data.diagnose import usual_separator
 from recgraph.data.errors import AmbiguousColumnError, MissingColumnError
 from recgraph.data.source import Source
 from recgraph.texts import listed
@@ -94,11 +96,15 @@ def _guess(role: str, free: Sequence[str], names: Sequence[str], source: Source)
             f"(--{option} {candidates[0]}){none}",
         )
     if not candidates and role not in _OPTIONAL:
-        no_header = " If the file has no header line, give the names of its columns in their order: names=."
+        hint = ""
+        if _looks_like_values(names):
+            hint = " If the file has no header line, give their names in their order: names=[...] (--names a,b,c)."
+        elif len(names) == 1 and (mark := usual_separator(names[0])):
+            hint = f" It looks separated by {mark!r}: separator={mark!r} (--separator {shlex.quote(mark)})."
         raise source.error(
             MissingColumnError,
             f"no column looks like the {role}; say which is, {role}=... (--{option} NAME). The columns are "
-            f"{listed(names)}.{no_header if _looks_like_values(names) else ''}",
+            f"{listed(names)}.{hint}",
         )
     return candidates[0] if candidates else None
 

@@ -332,4 +332,7 @@ def _find(name: str) -> Path:
         if path.is_dir() and any(path.glob("*.toml")):
             return path
     known = sorted({file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"})
-    raise ValueError(f"board {name!r} does not exist; give a folder of TOML files or one of {', '.join(known) or '-'}")
+    why = "does not exist"
+    if (path := Path(name)).exists():
+        why = "is a folder without a TOML file" if path.is_dir() else "is no TOML file"
+    raise ValueError(f"board {name!r} {why}; give a TOML file, a folder of them or one of {', '.join(known) or '-'}")

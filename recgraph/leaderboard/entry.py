@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from recgraph import registry
-from recgraph.config import setting_text
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.leaderboard.costs import device_of
 from recgraph.leaderboard.plan import Job, without_fold
@@ -18,6 +17,7 @@ from recgraph.leaderboard.store import Record
 from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
 from recgraph.models.two_stage.model import TwoStage
+from recgraph.setting_texts import setting_text
 
 __all__ = ["Entry", "ModelText", "entry_of", "text_of"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, distribute, setting_text
+from recgraph.config import Config, ConfigError, distribute
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.reading import PATHS, is_data_path
 from recgraph.data.split import Split
@@ -28,6 +28,7 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.models.distil import DistilConfig
 from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
+from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +20,7 @@ from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, TrainableModel
+from recgraph.models.base import Model, ModelConfig, PathKey, Phase, Space, Terms, TrainableModel
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.contrast import ContrastConfig
 from recgraph.models.heterogeneous.base import GraphConfig, GraphModel, evaluating
@@ -71,7 +71,13 @@ class _Staged(TrainableModel):
         self.reads_graph = self.template.reads_graph  # type: ignore[misc]
         self.ranks_in_threads = self.template.ranks_in_threads  # type: ignore[misc]
         self.diagnostics = self.template.diagnostics  # type: ignore[misc]
+        self.revision = self.revision_of({"base": self.config.base})  # type: ignore[misc]
         self._kept: int | None = None
+
+    @classmethod
+    def revision_of(cls, settings: Mapping[str, Any]) -> int:
+        base: type[Model] = registry.load("model", settings.get("base", cls.Config.model_fields["base"].default))
+        return cls.revision + base.revision - 1
 
     def _base_settings(self) -> dict[str, Any]:
         return dict(self.config.base_options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,7 @@ def fit(
             f"{type(made).__name__} embeds the nodes of a typed graph and reads no split; "
             "use rg.fit_graph(model, graph)"
         )
-    if training and not isinstance(made, TrainableModel):
-        raise ConfigError(
-            f"{type(made).__name__} is fitted in one step and takes no settings of training: leave out "
-            f"{', '.join(training)}"
-        )
+    _refuse_training(type(made), training)
     folder = None if out is None else Path(out)
     options = FitOptions(TrainConfig(), seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
     with on_all_ranks(options.folder):
@@ -200,6 +196,7 @@ def train(
         cls, card = registry.load("model", model), find_card(dataset)
         _check_task(cls, dataset, card)
         of_nodes = issubclass(cls, GraphModel)
+        _refuse_training(cls, {*settings} & {*TrainConfig.model_fields} - {*cls.Config.model_fields})
         parts = distribute(settings, {"model": cls.Config, **parts_of(cls)})
         prepare_once(dataset)
         if of_nodes:
@@ -225,6 +222,15 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": training_config(model), "items": InitItemsConfig, "data": DataConfig}
+
+
+def _refuse_training(model: type[Model], names: Collection[str]) -> None:
+    """Refuse settings of training that a model does not take."""
+    if names and not issubclass(model, TrainableModel):
+        raise ConfigError(
+            f"{model.__name__} is fitted in one step and takes no settings of training: leave out "
+            f"{', '.join(sorted(names))}"
+        )
 
 
 def _part_of(fit_on: FitPart | None, refit: bool) -> FitPart | None:

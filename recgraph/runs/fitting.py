@@ -165,6 +165,8 @@ def _take(
     folder: Path, model: Model, options: FitOptions, record: RunRecord, held: ExitStack
 ) -> tuple[bool, list[str]]:
     """Hold a folder, unless the run in it is complete -> whether it is, and why the run's test data was read before."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; the run is kept in a folder: give an empty or new one (out=..., --out)")
     configs = {"config": model.Config, "training": type(options.config), "evaluation": ProbeSettings}
     if has_finished_run(folder):
         _check_folder(folder, model, record, configs, options)

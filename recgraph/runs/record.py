@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import why_without
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.imports import imported
 from recgraph.memory import peak
@@ -199,8 +200,7 @@ def _no_record(folder: Path) -> str:
         )
     if (folder / "config.json").is_file():
         return f"{folder} is not a finished run; go on with --resume"
-    why = "it has no record" if folder.is_dir() else "there is no such folder"
-    return f"{folder} is not a finished run: {why}; give a folder that `recgraph train` wrote"
+    return f"{folder} is not a finished run: {why_without(folder, 'record')}; give a folder that `recgraph train` wrote"
 
 
 def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> dict[str, Any]:

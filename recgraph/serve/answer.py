@@ -46,7 +46,7 @@ def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str],
     there = [] if item_features is None else item_features.columns
     missing = [name for name in names if name not in there]
     if missing:
-        known = listed(there) or "none"
+        known = listed(there) or "none: fit with item_features"
         raise ValueError(f"item_columns = {missing[0]!r} is no column of the item features; there are {known}")
     taken = [*_OWN, *own]
     for name in names:

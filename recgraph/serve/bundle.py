@@ -43,7 +43,7 @@ from recgraph import __version__, registry
 from recgraph.bounded.files import sha256_of, within
 from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
 from recgraph.data.errors import CorruptFileError, NewerFileError
-from recgraph.data.files import contents, recover, replacing_folder
+from recgraph.data.files import contents, recover, replacing_folder, why_without
 from recgraph.data.imprint import json_text, load_json
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.finite import check_weights
@@ -258,8 +258,7 @@ def _parse_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     recover(folder)
     if not path.is_file():
-        why = "it has no config.json" if folder.is_dir() else "there is no such folder"
-        raise BundleError(f"{folder} is no bundle: {why}; {_INSTEAD}")
+        raise BundleError(f"{folder} is no bundle: {why_without(folder, 'config.json')}; {_INSTEAD}")
     try:
         config = load_json(path)
     except (OSError, CorruptFileError) as error:

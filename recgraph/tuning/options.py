@@ -10,15 +10,18 @@ registry, or the plural of it.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, get_type_hints
 
+import numpy as np
 from pydantic.fields import FieldInfo
 
 from recgraph import registry
-from recgraph.config import ConfigError, nearest_names, unknown_key
+from recgraph.config import ConfigError, nearest_names, shown, unknown_key
 
-__all__ = ["default_of", "flatten", "merge", "option_field"]
+__all__ = ["default_of", "flatten", "merge", "option_field", "plain"]
 
 Fields = Mapping[str, FieldInfo]
 
@@ -30,6 +33,31 @@ def _kind(setting: str) -> str | None:
 
 def _is_list(setting: str) -> bool:
     return _kind(setting) not in (None, setting)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings or a space as JSON keeps them: numbers of numpy as numbers, models and parts by their specifications.
+
+    Raises:
+        ConfigError: an object that is neither.
+        ValueError: a model or a part whose class is not registered.
+    """
+    kept = dict(settings)
+    for name, value in settings.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            kept[name] = json.loads(json.dumps(value, default=partial(_plain, name)))
+    return kept
+
+
+def _plain(setting: str, value: Any) -> Any:
+    kind = _kind(setting.partition(".")[0])
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if kind is not None and hasattr(value, "config"):
+        return registry.specification(kind, value)
+    raise ConfigError(f"setting {setting!r}: a study keeps numbers, texts, lists and dictionaries, not {shown(value)}")
 
 
 def flatten(given: Mapping[str, Any], fields: Fields, ranges: tuple[str, ...]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph.config import setting_text
 from recgraph.data.imprint import replace_page
 from recgraph.pages import environment
 from recgraph.pages.charts import Axis, Chart, Choices, Figure, Line, Mark, Scale, bars, number
+from recgraph.setting_texts import setting_text
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
 from recgraph.tuning.options import merge
 

@@ -221,9 +221,14 @@ class SearchSpace:
                 _check(found, fields[name])
                 dimensions[name] = found
         if not dimensions:
-            raise ConfigError("the space is empty: every field is fixed, or none has a range; give ranges in the space")
+            raise ConfigError(
+                "the space is empty: every field is fixed, or none has a range; give ranges in the space (--space FILE)"
+            )
         for part, values in distribute(settled, parts).items():
-            parts[part].of(values)
+            try:
+                parts[part].of(values)
+            except ConfigError as error:
+                raise ConfigError(f"{error}{_searched(fixed, str(error))}") from None
         earlier = _earlier_names(parts, dimensions)
         return cls(parts, {earlier.get(name, name): each for name, each in dimensions.items()}, settled, fields)
 
@@ -258,6 +263,13 @@ class SearchSpace:
             "searched": {name: dimension.to_dict() for name, dimension in sorted(self.dimensions.items())},
             "fixed": {earlier.get(name, name): value for name, value in self.fixed.items()},
         }
+
+
+def _searched(fixed: Mapping[str, Any], error: str) -> str:
+    """What to do where a list of values, which is refused, was meant to be searched."""
+    lists = (name for name, value in fixed.items() if isinstance(value, list))
+    name = next((name for name in lists if error.startswith(f"{name} = [")), None)
+    return "" if name is None else f"; values to search are given in the space (--space FILE): {name} = {fixed[name]}"
 
 
 def _current_names(values: Mapping[str, Any], current: Mapping[str, str]) -> dict[str, Any]:

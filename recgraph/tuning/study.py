@@ -24,6 +24,7 @@ from recgraph.runs.source import source_of
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
+from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
@@ -135,8 +136,8 @@ def tune(
         cls,
         metrics,
         n_trials,
-        fixed,
-        load_toml(space) if isinstance(space, str | Path) else dict(space or {}),
+        plain(fixed),
+        load_toml(space) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if several else "tpe"),
         pruner or ("median" if objectives.can_prune(metrics) else "none"),
         seed,

@@ -33,9 +33,11 @@ GIB = 1 << 30
 
 def test_a_pipe_and_a_device_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(CorruptFileError, match="no regular file"):
             file_size(path)
+    with pytest.raises(CorruptFileError, match="this is a folder; give a file"):
+        file_size(tmp_path)
 
 
 @pytest.mark.parametrize(

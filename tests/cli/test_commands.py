@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -129,6 +130,27 @@ def test_config_file_and_set(tmp_path: Path) -> None:
     assert (config["config"]["hidden_dim"], config["training"]["batch_size"]) == (4, 256)
 
 
+def test_options_of_a_part_as_json_and_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("max_epochs = 1\n[loss_options]\nn_negatives = 3\nshared = false\n")
+
+    def options(*sets: str) -> dict[str, Any]:
+        out = tmp_path / "run"
+        given = [text for pair in sets for text in ("--set", pair)]
+        done = call("train", "bprmf", "-d", "synthetic", "-o", out, "--config", file, *given, "--set", "hidden_dim=4")
+        assert done.exit_code == 0, done.output
+        config = json.loads((out / "config.json").read_text())["config"]
+        shutil.rmtree(out)
+        found: dict[str, Any] = config["loss_options"]
+        return found
+
+    assert options() == {"n_negatives": 3, "shared": False}
+    assert options('loss_options={"shared": true}') == {"shared": True}
+    assert options("loss_options.shared=true") == {"n_negatives": 3, "shared": True}
+    once_more = options("loss_options={shared=false}", "loss_options.n_negatives=2")
+    assert once_more == {"shared": False, "n_negatives": 2}
+
+
 def test_an_existing_run_is_refused_without_resume(run: Path) -> None:
     again = ("train", "sasrec", "--dataset", "synthetic", "--out", run, *SETTINGS, "--seed", 3)
     done = call(*again)
@@ -149,6 +171,13 @@ def test_an_existing_run_is_refused_without_resume(run: Path) -> None:
         (("--dataset", "nope"), "dataset 'nope' has no card"),
         (("--device", "abacus"), "abacus"),
         (("--set", "split=sideways"), "sideways"),
+        (("--set", "seed=3"), "seed = 3 is no setting; give it as the option --seed"),
+        (("--set", "loss.margin=3"), "its options are in loss_options"),
+        (
+            ("--set", "loss_options={shared: true}"),
+            "--set 'loss_options={shared: true}': the value is neither TOML nor",
+        ),
+        (("--out", __file__), "test_commands.py is a file; the run is kept in a folder"),
     ],
 )
 def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -161,7 +190,7 @@ def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], mes
 def test_settings_of_training_are_refused_where_nothing_is_trained(tmp_path: Path) -> None:
     done = call("train", "ease", "--dataset", "synthetic", "--out", tmp_path / "run", "--set", "max_epochs=3")
     assert done.exit_code == 2
-    assert "unknown setting 'max_epochs'" in done.stderr
+    assert "EASE is fitted in one step and takes no settings of training: leave out max_epochs" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -175,6 +204,34 @@ def test_an_unknown_model_lists_the_known(tmp_path: Path) -> None:
 def test_usage_errors_are_typers_own() -> None:
     assert call("train", "sasrec").exit_code == 2
     assert call("fly").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "sasrec", "--max-epochs", 3), "A setting is given by --set max_epochs=VALUE."),
+        (
+            ("tune", "sasrec", "ml-100k"),
+            "Data are given by --dataset NAME or --data FILE, a setting by --set KEY=VALUE.",
+        ),
+        (("train", "sasrec", "--set", "max_epochs", 3), "a setting by --set KEY=VALUE."),
+    ],
+)
+def test_usage_errors_say_how_settings_and_data_are_given(arguments: tuple[object, ...], message: str) -> None:
+    done = call(*arguments, "--out", "x")
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_usage_errors_of_other_commands_do_not_speak_of_settings() -> None:
+    assert "--set" not in call("recommend", "run", "--max-epochs", 3).stderr
+    assert "--set" not in call("models", "sasrec", "more").stderr
+    assert "Possible options: --seed" in " ".join(call("train", "sasrec", "--sed", 3).stderr.replace("│", " ").split())
+
+
+def test_a_seed_of_tuning_is_an_option(tmp_path: Path) -> None:
+    done = call("tune", "sasrec", "-d", "synthetic", "-o", tmp_path / "s", "--set", "seed=3")
+    assert (done.exit_code, "seed = 3 is no setting; give it as the option --seed" in done.stderr) == (2, True)
 
 
 def test_ctrl_c_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +338,10 @@ def test_values_of_users_of_picked_lists_have_a_file_of_their_own(run: Path, tmp
 def test_evaluate_what_is_no_run(tmp_path: Path) -> None:
     done = call("evaluate", tmp_path)
     assert done.exit_code == 2
-    assert str(tmp_path) in done.stderr
+    assert f"{tmp_path} is not a finished run: it has no record" in done.stderr
+    assert f"{__file__} is not a finished run: it is a file" in call("evaluate", __file__).stderr
+    assert f"{__file__} is no bundle: it is a file" in call("recommend", __file__, "-u", 1).stderr
+    assert "is no bundle: there is no such folder" in call("recommend", tmp_path / "none", "-u", 1).stderr
 
 
 def test_recommend_to_users(run: Path) -> None:

@@ -196,6 +196,19 @@ def test_columns_that_cannot_be_guessed(tmp_path: Path) -> None:
     assert len(rg.load_data(path, names=["user", "item", "rating", "time"])) == 2
 
 
+def test_another_separator_than_the_given_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id\n1,2\n")
+    for separator in (";", "::"):
+        with pytest.raises(errors.MissingColumnError, match=r"separated by ',': separator=',' \(--separator ,\)\.$"):
+            rg.load_data(tmp_path / "log.csv", separator=separator)
+
+
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path: Path) -> None:
+    (tmp_path / "log.xlsx").touch()
+    with pytest.raises(ValueError, match=r"log\.xlsx' is a spreadsheet, which is not read; save it as csv"):
+        rg.load_data(tmp_path / "log.xlsx")
+
+
 def test_a_duplicated_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,item_id,ts,user_id\n1,2,3,4\n")
     (tmp_path / "log.dat").write_text("user_id::item_id::item_id\n1::2::3\n")

@@ -68,11 +68,16 @@ def test_two_data_sets_of_one_name_in_a_board(tmp_path: Path) -> None:
         assert len(load_board(tmp_path / "shop").sheets) == 2
 
 
-def test_a_board_that_does_not_exist() -> None:
+def test_a_board_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"board 'nothing' does not exist; .* collaborative, components, heterogeneous, .*smoke"
     ):
         load_board("nothing")
+    (tmp_path / "board.csv").touch()
+    with pytest.raises(ValueError, match=r"board '.*board\.csv' is no TOML file; give a TOML file, a folder of them"):
+        load_board(tmp_path / "board.csv")
+    with pytest.raises(ValueError, match=r"' is a folder without a TOML file; give "):
+        load_board(tmp_path)
 
 
 @pytest.mark.parametrize(

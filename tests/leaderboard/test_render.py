@@ -16,10 +16,10 @@ from markdown_it import MarkdownIt
 from snapshots import EXPECTED, rendered
 
 import recgraph as rg
-from recgraph.config import setting_text
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.rendering import COLUMNS
+from recgraph.setting_texts import setting_text
 
 
 @pytest.mark.parametrize("suffix", EXPECTED)

@@ -14,6 +14,7 @@ from test_metapath_models import PATHS, small
 from torch import Tensor
 
 import recgraph as rg
+from recgraph import registry
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.data.batches import Query
@@ -159,3 +160,28 @@ def test_an_unknown_user_is_folded_in_by_every_stage() -> None:
     with torch.no_grad():
         parts = [model.of_stage(k).eval().encode_users(query) for k in range(2)]
         torch.testing.assert_close(model.eval().encode_users(query), torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize(
+    ("cls", "base", "other"), [(Multistage, "CL4SRec", "SimGCL"), (MultistageNodes, "HeCo", "MEOW")]
+)
+def test_the_revision_of_the_base_is_part_of_its_own(
+    cls: type[Any], base: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"metapaths": PATHS} if cls is MultistageNodes else {}
+    before = {name: cls(base=name, **paths).revision for name in (base, other)}
+    loaded = registry.load("model", base)
+    monkeypatch.setattr(loaded, "revision", loaded.revision + 1)
+    assert cls.revision_of({"base": base}) == cls(base=base, **paths).revision == before[base] + 1
+    assert cls.revision_of({}) == cls.revision_of({"base": other}) == before[other]
+    with pytest.raises(ValueError, match="model 'nothing' does not exist"):
+        cls.revision_of({"base": "nothing"})
+
+
+def test_a_bundle_of_another_revision_of_the_base_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = rg.load_dataset("synthetic").split()
+    rg.fit(Multistage(base="SimGCL", base_options=BASE), split, seed=0, max_epochs=1, out=tmp_path / "run")
+    rg.load(tmp_path / "run")
+    monkeypatch.setattr(registry.load("model", "simgcl"), "revision", 7)
+    with pytest.raises(ValueError, match="holds revision 1 of Multistage, here it is revision 7"):
+        rg.load(tmp_path / "run")

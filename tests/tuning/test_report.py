@@ -12,9 +12,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from small_study import RANGES, sampled, synthetic, tune
 
-from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.pages.charts import Choices, Scale, number
+from recgraph.setting_texts import parse_settings
 from recgraph.tuning.final import UNSEALED
 from recgraph.tuning.finding import find_study
 from recgraph.tuning.report import command, figures, page

@@ -12,11 +12,13 @@ import pytest
 from pydantic import Field
 from small_study import SETTINGS, synthetic, tune
 
+import recgraph as rg
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search
 from recgraph.leaderboard.studies import load_tuned
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
+from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
 from recgraph.tuning.space import Dimension, SearchSpace
@@ -150,7 +152,13 @@ def test_choices_of_any_kind_come_back_as_they_were() -> None:
         ({"dropout": []}, {}, "has none"),
         ({"dropout": [0.1]}, {"dropout": 0.2}, "both set and in the space"),
         ({"*": "frozen"}, {}, "must be 'fixed' or 'searched'"),
-        ({"*": "fixed"}, {}, "the space is empty"),
+        ({"*": "fixed"}, {}, r"the space is empty: .*\(--space FILE\)"),
+        (
+            {},
+            {"batch_size": [64, 128]},
+            r"batch_size = .*integer.*; values .* \(--space FILE\): batch_size = \[64, 128\]$",
+        ),
+        ({}, {"dropout": 2}, r"dropout = 2: [^;]*$"),
     ],
 )
 def test_mistakes_name_the_field(given: dict[str, Any], fixed: dict[str, Any], message: str) -> None:
@@ -379,3 +387,31 @@ def test_what_cannot_work_together_is_refused(arguments: tuple[str, str, int, in
     sampler, pruner, n_objectives, n_trials = arguments
     with pytest.raises(ConfigError, match=message):
         check(sampler, pruner, space({**SMALL, "learning_rate": [1e-3, 1e-2]}), n_objectives, n_trials)
+
+
+def test_objects_are_kept_by_their_specifications() -> None:
+    given = {
+        "models": [rg.models.EASE(l2=5), "popularity", {"name": "itemknn"}],
+        "augmentations": (registry.make("augmentation", {"name": "crop", "ratio": 0.3}),),
+        "dropout": np.linspace(0, 0.5, 3),
+        "hidden_dim": {"choices": [np.int64(8), 16]},
+        "views": ("crop", "mask"),
+    }
+    assert plain(given) == {
+        "models": [{"name": "ease", "l2": 5.0}, "popularity", {"name": "itemknn"}],
+        "augmentations": [{"name": "crop", "ratio": 0.3}],
+        "dropout": [0.0, 0.25, 0.5],
+        "hidden_dim": {"choices": [8, 16]},
+        "views": ("crop", "mask"),
+    }
+
+
+def test_objects_that_a_study_cannot_keep() -> None:
+    class Own(rg.models.EASE):
+        pass
+
+    with pytest.raises(ValueError, match=r"model Own is not registered; decorate the class with @register\('model'\)"):
+        plain({"models": [Own()]})
+    for value in (object(), [rg.models.EASE()], {"a": {1, 2}}):
+        with pytest.raises(ConfigError, match="'loss_options': a study keeps numbers, texts, lists and dictionaries"):
+            plain({"loss_options": value})

@@ -487,3 +487,16 @@ def test_a_device_that_is_not_there_is_refused_before_the_study_exists(split: Sp
     assert not (tmp_path / "study").exists()
     with pytest.raises(TypeError, match=r"^tune\(\): missing a required argument: 'split'"):
         rg.tune("bprmf")  # type: ignore[call-arg]
+
+
+def test_models_as_objects_are_tuned_as_their_specifications(split: Split) -> None:
+    def study(settings: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
+        given = {"*": "fixed", "candidates": [10, 20], **space}
+        found = tune(split, None, 1, model="twostage", space=given, settings={"ranker": "logistic", **settings})
+        assert states(found) == {"COMPLETE": 1}
+        identity: dict[str, Any] = found.user_attrs["recgraph"]["space"]
+        return identity
+
+    objects, texts = [rg.models.EASE(l2=5.0), "popularity"], [{"name": "ease", "l2": 5.0}, "popularity"]
+    assert study({"models": objects}, {}) == study({"models": texts}, {})
+    assert study({}, {"models": [objects, ["ease"]]}) == study({}, {"models": [texts, ["ease"]]})

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recgraph.config import toml_text
 from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
 from recgraph.data.reading import PATHS, FileFormat, LogFile, Reading
+from recgraph.setting_texts import toml_text
 
 __all__ = ["is_changed", "prepare_files", "stamped", "write_card"]
 

@@ -34,13 +34,13 @@ class UltraGCNConfig(CollaborativeConfig):
     n_negatives: Annotated[
         int | None,
         Field(ge=1, description="negatives of losses that draw them; none: the loss's own default"),
-        Search(50, 2000, log=True),
-    ] = 200
+        Search(20, 2000, log=True),
+    ] = 50
     negative_weight: Annotated[
         float,
         Field(gt=0, description="what the mean over a sample's negatives counts beside its item"),
-        Search(10.0, 1000.0, log=True),
-    ] = 200.0
+        Search(3.0, 1000.0, log=True),
+    ] = 30.0
     positive_weights: Annotated[
         tuple[float, float], Field(description="(w1, w2): a chosen item i of user u counts w1 + w2 b_ui")
     ] = (1e-6, 1.0)
@@ -65,7 +65,8 @@ class UltraGCN(BPRMF):
 
     over their negatives j (term ``rec``), plus lambda times that of ``sum_k w_ik softplus(-s_uk)`` over the K nearest
     items k of i (term ``neighbours``, see :func:`neighbours_of`), plus ``l2``. Published for Gowalla: 1,500 negatives,
-    W 300, K 10, lambda 5e-4.
+    W 300, K 10, lambda 5e-4. With a large W all vectors first turn to one line, on which all scores are low and all
+    users have one list, and leave it after thousands of steps.
 
     Source: Mao et al., UltraGCN: Ultra Simplification of Graph Convolutional Networks for Recommendation (CIKM 2021),
     equations 8 to 14; the weights of neighbours are those of the published code (``with_itself``; the paper subtracts
