@@ -21,6 +21,7 @@ NODES = {
     "MEOW, DBLP, full counts": ("DBLP: four classes of authors", "MEOW"),
     "MEOW, DBLP in a random order, ties at random": ("DBLP, nodes in a random order", "MEOW, ties at random"),
     "HeCo, DBLP in a random order, papers one-hot": ("DBLP, nodes in a random order", "HeCo"),
+    "MEOW, AMiner in a random order": ("AMiner, nodes in a random order", "MEOW"),
     "MEOW, IMDB, ties by cosine": ("IMDB: three classes of movies", "MEOW"),
     "MEOW, IMDB, ties by index": ("IMDB: three classes of movies", "MEOW, ties by index"),
 }
