@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.published_rows import PAGE, ROWS, Row, is_close, page, ratios, scores_of, sheet_of
+from experiments.published_rows import (
+    PAGE,
+    ROWS,
+    UNFINISHED,
+    Row,
+    ending,
+    is_close,
+    page,
+    ratios,
+    scores_of,
+    sheet_of,
+)
 
 
 def test_the_page_has_what_the_records_have() -> None:
@@ -24,3 +35,6 @@ def test_a_gap_has_a_cause_and_nothing_else_has_one(row: Row) -> None:
     is_gap = row.theirs is not None and (found is None or not is_close(found))
     assert bool(row.gap) == is_gap, "say why ours are not run or more than a hundredth below, and then alone"
     assert row.gap.startswith("not run") == (is_gap and found is None)
+    how = ending(sheet_of("published"), row.entry)
+    is_cut = how is not None and how.epoch == how.last
+    assert row.gap.startswith(UNFINISHED) == (is_gap and is_cut), "a training whose best epoch is its last was cut"
