@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import platform
@@ -275,12 +276,19 @@ def _caches() -> Iterator[Fact]:
     from recgraph.data.catalog import home
 
     folder = home()
-    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-    size = sum(path.stat().st_size for path in files) / 2**20
-    contents = f"{len(files)} files, {size:.1f} MiB" if files else "empty"
+    sizes = list(_sizes(folder))
+    contents = f"{len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB" if sizes else "empty"
     yield "cache", "prepared data", f"{folder} ({contents}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
     writable = "yes" if _is_writable(folder) else f"NO: set RECGRAPH_HOME to a folder of yours, not {folder}"
     yield "cache", "writable", writable
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Bytes of each file; what another process deletes meanwhile is left out (``rglob`` stops there)."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.stat(os.path.join(place, name)).st_size
 
 
 def _is_writable(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -112,6 +113,23 @@ def test_doctor() -> None:
     assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu", "mlflow-skinny", "wandb", "torch on cpu"} <= set(
         facts
     )
+
+
+def test_doctor_while_another_process_deletes_prepared_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("kept", "going"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "log.parquet").write_bytes(b"12345")
+    read = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if str(folder).endswith("going"):
+            shutil.rmtree(folder)
+        return read(folder)
+
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "scandir", scandir)
+    (cache,) = (row["value"] for row in rows("doctor") if row["name"] == "prepared data")
+    assert "(1 files, 0.0 MiB)" in cache
 
 
 def test_train_writes_the_resolved_configuration(run: Path) -> None:
