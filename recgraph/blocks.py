@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from recgraph.accelerated import is_accelerated
 __all__ = [
     "BYTES_HOST",
     "FEWEST_ROWS",
+    "even_bounds",
     "exponent_limit",
     "group_sizes",
     "group_sums",
+    "of_groups",
     "refuse_second_derivative",
     "row_blocks",
     "score_blocks",
@@ -112,6 +115,34 @@ def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
         part = slice(start, start + step)
         total += values.new_zeros(shape).index_add_(0, groups[part], values[part])
     return total.to(values.dtype)
+
+
+def even_bounds(n_rows: int, n_groups: int, own: slice = slice(None)) -> list[int]:
+    """Where consecutive groups of as equal size as can be begin and end: 0, ..., and how many rows there are.
+
+    Args:
+        n_rows: of all groups.
+        n_groups: G; of more than rows some are empty.
+        own: consecutive rows whose bounds are wanted, counted from the first of them.
+
+    Returns:
+        G + 1 ascending numbers: group g has the rows from number g to number g + 1.
+    """
+    start, stop, _ = own.indices(n_rows)
+    return [min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)]
+
+
+def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
+    """[n, ...]: of each row the values of its group; [1, ...] of a single group, which broadcasts.
+
+    Args:
+        values: [G, ...].
+        bounds: as of :func:`even_bounds`.
+    """
+    if len(values) == 1:
+        return values
+    sizes = [stop - start for start, stop in pairwise(bounds)]
+    return torch.cat([one.expand(size, *one.shape) for one, size in zip(values, sizes, strict=True)])
 
 
 def exponent_limit(dtype: torch.dtype) -> float:

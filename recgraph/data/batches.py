@@ -7,11 +7,13 @@ whole sequences, packed. Their values are in :mod:`recgraph.data.samples`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from recgraph.blocks import even_bounds
 from recgraph.data.gaps import with_gaps
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
@@ -62,6 +64,7 @@ class PairBatches:
         popularity_power: negatives ~ popularity ** power; 0 is uniform.
         exclude_own: whether the items that the user has in ``train`` are never drawn.
         shared: whether all samples of a batch have the same K negatives; ``excluded`` names a user's own items.
+        n_groups: G, shared negatives are drawn for each of so many groups of a batch's samples.
 
     Raises:
         ValueError: there is no interaction.
@@ -77,6 +80,7 @@ class PairBatches:
         popularity_power: float = 0.0,
         exclude_own: bool = True,
         shared: bool = False,
+        n_groups: int = 1,
     ) -> None:
         if not train.n_interactions:
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
@@ -84,7 +88,7 @@ class PairBatches:
         self.batch_size, self.generators, self.n_negatives = batch_size, generators, n_negatives
         self._positions = train.items.positions
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
-        self._shared = shared
+        self._n_groups = n_groups if shared else None
 
     def places(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the user of each sample, [S] int64 the place of its item among the user's."""
@@ -114,15 +118,17 @@ class PairBatches:
             pairs = self.users[chosen], self.items[chosen]
             share = self.generators.ranks.share_of_batch(len(chosen))
             users, items = (of_all[share.rows] for of_all in pairs)
-            negatives, excluded = items.new_empty(items.numel(), 0), None
+            negatives, excluded, bounds = items.new_empty(items.numel(), 0), None, None
             if self._sampler is not None:
                 drawn = self.generators.fresh("negatives", number, index)
-                if self._shared:
-                    negatives, excluded = self._sampler.draw_shared(users, items, self.n_negatives, drawn)
+                if self._n_groups is not None:
+                    bounds = even_bounds(len(chosen), self._n_groups, share.rows)
+                    negatives, excluded = self._sampler.draw_shared(users, items, self.n_negatives, drawn, bounds)
                 else:
                     negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
             every = None if share.is_whole else pairs
-            yield PairBatch(users, items, negatives, self.generators, number, share, every, excluded=excluded)
+            batch = PairBatch(users, items, negatives, self.generators, number, share, every)
+            yield batch if excluded is None else replace(batch, excluded=excluded, bounds=bounds)
 
 
 Regime = Literal["prefix", "causal"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -65,23 +68,33 @@ class NegativeSampler:
         return self._items(place + self._own.mass_before(users, place))
 
     def draw_shared(
-        self, users: Tensor, items: Tensor, count: int, generator: torch.Generator
+        self, users: Tensor, items: Tensor, count: int, generator: torch.Generator, bounds: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Negatives that all samples share, and which of them do not count for which sample.
+        """Negatives that all samples of a group share, and which of them do not count for which sample.
 
         Args:
             users: [B] int64.
             items: [B] int64: those that the users chose.
             count: K.
             generator: on the host.
+            bounds: of the groups (:func:`recgraph.blocks.even_bounds`); None: all samples are one.
 
         Returns:
-            [1, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's
+            [G, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's
             item, or with ``exclude_own`` any item of its user (but one who has every item). What is drawn does not
             depend on the samples.
         """
-        part = torch.rand(count, generator=generator, dtype=torch.float64)
+        bounds = [0, len(users)] if bounds is None else bounds
+        part = torch.rand(len(bounds) - 1, count, generator=generator, dtype=torch.float64)
         drawn = self._items((part * self._total).long())
+        excluded = []
+        for of_group, (start, stop) in zip(drawn, pairwise(bounds), strict=True):
+            samples, columns = self._not_counted(of_group, users[start:stop], items[start:stop])
+            excluded.append(torch.stack([samples + start, columns]))
+        return drawn, torch.cat(excluded, 1)
+
+    def _not_counted(self, drawn: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """-> the sample and the column, [E] each, of what does not count of the items drawn for all samples."""
         if self._own is None:
             barred = Ragged(items, torch.arange(len(items) + 1))
         else:
@@ -89,7 +102,7 @@ class NegativeSampler:
         ascending, columns = drawn.sort()
         first, last = (torch.searchsorted(ascending, barred.values, right=right) for right in (False, True))
         places = consecutive(first, last - first)
-        return drawn[None], torch.stack([barred.rows[places.rows], columns[places.values]])
+        return barred.rows[places.rows], columns[places.values]
 
     def _items(self, place: Tensor) -> Tensor:
         """The item whose mass covers each place on the line of all masses."""

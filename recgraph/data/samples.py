@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from recgraph.accelerated import to_device
+from recgraph.blocks import even_bounds, of_groups
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -138,6 +140,15 @@ class SequenceBatch:
         rows = torch.arange(len(self.whole.lengths), device=self.targets.device)[self.share.rows]
         return Ragged.from_lengths(every, self.whole.lengths).take(rows).values
 
+    def group_bounds(self, n_groups: int) -> list[int]:
+        """Where this rank's targets of each of G even groups of the batch's targets begin and end, [G + 1]."""
+        places = self.target_places()
+        if n_groups == 1 or isinstance(places, slice):
+            return even_bounds(len(self.targets), n_groups)
+        bounds = torch.tensor(even_bounds(self.n_targets, n_groups), device=places.device)
+        found: list[int] = torch.searchsorted(places, bounds).tolist()
+        return found
+
     def to(self, device: torch.device | str) -> SequenceBatch:
         return replace(
             self,
@@ -161,8 +172,8 @@ class PairBatch:
     Attributes:
         users: [B] int64.
         items: [B] int64, 0-based: an item that the user chose.
-        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none. [1, K] where all
-            samples share them.
+        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none. [G, K] where the
+            samples of each of G groups share them.
         generators: the run's random streams.
         epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
         share: which samples of the batch these are.
@@ -170,6 +181,8 @@ class PairBatch:
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
         excluded: [2, E] int64, the sample and the column of each shared negative that does not count for the sample;
             None where each sample has negatives of its own.
+        bounds: of the groups that share negatives (:func:`recgraph.blocks.even_bounds`), among these samples; None
+            where each sample has its own.
     """
 
     users: Tensor
@@ -181,6 +194,7 @@ class PairBatch:
     all_pairs: tuple[Tensor, Tensor] | None = None
     drawn: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
     excluded: Tensor | None = None
+    bounds: Sequence[int] | None = None
 
     @property
     def n_targets(self) -> int:
@@ -196,6 +210,10 @@ class PairBatch:
     def all_items(self) -> Tensor:
         """The items that the users of all ranks' samples chose."""
         return self.items if self.all_pairs is None else self.all_pairs[1]
+
+    def negatives_of_samples(self) -> Tensor:
+        """[B, K], or [1, K] where all samples share their negatives."""
+        return self.negatives if self.bounds is None else of_groups(self.negatives, self.bounds)
 
     def negative_mask(self) -> Tensor:
         """[B, K]: False where a negative does not count for a sample."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.blocks import total_of
+from recgraph.blocks import even_bounds, of_groups, score_blocks, total_of
 from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
@@ -43,13 +44,21 @@ class OwnNegativesConfig(LossConfig):
         bool,
         Field(description="draw the negatives once for all targets of a step, instead of for each"),
     ] = False
+    n_groups: Annotated[
+        int,
+        Field(ge=1, description="groups of a step's targets with shared negatives, each group with K of its own"),
+        Search(low=1, high=64, log=True),
+        Added(),
+    ] = 1
 
 
 class OwnNegatives(NextItemLoss):
     """Base of the losses that draw negatives for each target; a subclass fills :meth:`of_scores`.
 
     With ``shared`` all targets of a step have the same K negatives. The expected loss is the same, and one matrix
-    product computes the scores. Fewer distinct negatives make the gradient noisier: draw hundreds.
+    product computes the scores. Fewer distinct negatives make the gradient noisier: draw hundreds. With ``n_groups``
+    (G) the targets of a step are G groups of as equal size as can be, each with K negatives of its own: as many scores,
+    and up to G times as many distinct negatives.
 
     User-item models, whose negatives come with the batch, score them with
     :func:`recgraph.losses.scores.pair_scores` and call :meth:`of_scores` themselves, or :meth:`against_shared`.
@@ -72,16 +81,25 @@ class OwnNegatives(NextItemLoss):
         return self.against(negatives, hidden, targets, table)
 
     def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """[n_targets, K]: tokens to rank below each target; shared ones are [1, K]."""
-        n_rows = 1 if self.config.shared else n_targets
+        """[n_targets, K]: tokens to rank below each target; shared ones are [n_groups, K]."""
+        n_rows = self.config.n_groups if self.config.shared else n_targets
         return self.sampler.draw((n_rows, self.config.n_negatives), n_items, generator, device)
 
-    def against(self, negatives: Tensor, hidden: Tensor, targets: Tensor, table: Tensor) -> Tensor:
-        """The mean loss with given negatives [T, K], or [1, K] that are shared; the other arguments are those of a
-        call."""
-        keep_mask = negatives != targets[:, None]
+    def against(
+        self,
+        negatives: Tensor,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        bounds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The mean loss with given negatives [T, K], or [n_groups, K] that are shared; ``bounds`` as in
+        :meth:`against_shared`, None: those of :func:`recgraph.blocks.even_bounds`; else the arguments of a call."""
         if self.config.shared:
-            return self.against_shared(negatives[0], keep_mask, hidden, targets, table, table.shape[0] - 1)
+            bounds = even_bounds(len(targets), len(negatives)) if bounds is None else bounds
+            keep_mask = of_groups(negatives, bounds) != targets[:, None]
+            return self.against_shared(negatives, bounds, keep_mask, hidden, targets, table, table.shape[0] - 1)
+        keep_mask = negatives != targets[:, None]
         part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
         if self.cosine:
             hidden, (part, columns) = F.normalize(hidden, dim=1), unit_rows(part, columns)
@@ -91,6 +109,7 @@ class OwnNegatives(NextItemLoss):
     def against_shared(
         self,
         drawn: Tensor,
+        bounds: Sequence[int],
         keep_mask: Tensor,
         hidden: Tensor,
         targets: Tensor,
@@ -98,21 +117,24 @@ class OwnNegatives(NextItemLoss):
         n_items: int,
         weights: PairWeights | None = None,
     ) -> Tensor:
-        """The mean loss with the same negatives for all targets; it can be differentiated once.
+        """The mean loss with the same negatives for all targets of a group; it can be differentiated once.
 
         Args:
-            drawn: [K] rows of the table.
+            drawn: [G, K] rows of the table, those of each group.
+            bounds: G + 1 ascending numbers from 0 to T: group g has the targets from ``bounds[g]`` to
+                ``bounds[g + 1]``.
             keep_mask: [T, K], False where a negative counts 0 for a target.
             hidden: [T, D].
             targets: [T] rows of the table.
             table: [N, D].
             n_items, weights: see :meth:`of_scores`.
         """
-        part, places = touched(table, torch.cat([targets, drawn]))
+        part, places = touched(table, torch.cat([targets, drawn.flatten()]))
         if self.cosine:
             hidden, (part, places) = F.normalize(hidden, dim=1), unit_rows(part, places)
-        targets, drawn = torch.split(places, [len(targets), len(drawn)])
-        settings = {"targets": targets, "drawn": drawn, "row_sparse": is_row_sparse(part)}
+        targets, columns = torch.split(places, [len(targets), drawn.numel()])
+        settings = {"targets": targets, "drawn": columns.view_as(drawn), "row_sparse": is_row_sparse(part)}
+        settings["bounds"] = bounds
         settings |= {"loss": self, "keep_mask": keep_mask, "n_items": n_items, "weights": weights}
         return one_pass(_SharedNegatives, settings, None, (hidden, part))[0]
 
@@ -163,13 +185,14 @@ class OwnNegatives(NextItemLoss):
 
 
 class _SharedNegatives(BlockwiseLoss):
-    """A pairwise loss of T rows against K rows of the table that all have, a mean over the former.
+    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former.
 
     Args:
         inputs: hidden [T, D] and table [N, D].
         loss: whose :meth:`OwnNegatives.of_scores` gives the mean over a block of rows.
         targets: [T] rows of the table.
-        drawn: [K] rows of the table.
+        drawn: [G, K] rows of the table.
+        bounds: see :meth:`OwnNegatives.against_shared`.
         keep_mask: [T, K].
         n_items, weights: see :meth:`OwnNegatives.of_scores`.
         row_sparse: whether the gradient by the table is that of these rows alone.
@@ -184,6 +207,7 @@ class _SharedNegatives(BlockwiseLoss):
         loss: OwnNegatives,
         targets: Tensor,
         drawn: Tensor,
+        bounds: Sequence[int],
         keep_mask: Tensor,
         n_items: int,
         weights: PairWeights | None,
@@ -191,25 +215,29 @@ class _SharedNegatives(BlockwiseLoss):
     ) -> None:
         super().__init__(inputs, needs, row_sparse)
         self.loss, self.targets, self.drawn, self.n_items = loss, targets, drawn, n_items
-        self.keep_mask, self.weights = keep_mask, weights
+        self.bounds, self.keep_mask, self.weights = bounds, keep_mask, weights
         self.rows, self.w_pos = self.y[drawn], self.y[targets]
         self.by_drawn = torch.zeros_like(self.rows) if needs[1] else None
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         positive = (self.x * self.w_pos).sum(1)
         pull, sums = torch.empty_like(positive), []
-        for rows, scores in self.blocks(len(self.rows), block_rows):
-            torch.mm(self.x[rows], self.rows.t(), out=scores)
-            sums.append(self._block(rows, positive[rows], scores, pull[rows]))
+        for group, (start, stop) in enumerate(pairwise(self.bounds)):
+            vectors = self.rows[group]
+            for block, scores in score_blocks(stop - start, len(vectors), self.x, block_rows):
+                rows = slice(start + block.start, start + block.stop)
+                torch.mm(self.x[rows], vectors.t(), out=scores)
+                sums.append(self._block(group, rows, positive[rows], scores, pull[rows]))
         by_hidden = self.gradients[0]
         if by_hidden is not None:
             by_hidden.addcmul_(self.w_pos, pull[:, None])
         if self.by_drawn is not None:
-            self.add_rows((self.drawn, self.by_drawn), (self.targets, self.x * pull[:, None]))
+            by_drawn = self.by_drawn.flatten(0, 1)
+            self.add_rows((self.drawn.flatten(), by_drawn), (self.targets, self.x * pull[:, None]))
         return total_of(sums, self.x).to(self.x.dtype), self.x.new_ones(())
 
-    def _block(self, rows: slice, positive: Tensor, negative: Tensor, pull: Tensor) -> Tensor:
-        """The share of a block in the mean; ``pull`` becomes the derivative by the targets' scores."""
+    def _block(self, group: int, rows: slice, positive: Tensor, negative: Tensor, pull: Tensor) -> Tensor:
+        """The share of a group's block in the mean; ``pull`` becomes the derivative by the targets' scores."""
         by_hidden, is_trained = self.gradients[0], self.by_drawn is not None or self.gradients[0] is not None
         weights = self.weights
         if weights is not None:
@@ -222,9 +250,9 @@ class _SharedNegatives(BlockwiseLoss):
             by_positive, by_negative = torch.autograd.grad(share, (positive, negative))
             pull.copy_(by_positive)
             if by_hidden is not None:
-                torch.mm(by_negative, self.rows, out=by_hidden[rows])
+                torch.mm(by_negative, self.rows[group], out=by_hidden[rows])
             if self.by_drawn is not None:
-                self.by_drawn.addmm_(by_negative.t(), self.x[rows])
+                self.by_drawn[group].addmm_(by_negative.t(), self.x[rows])
         return share.detach()
 
 

@@ -54,7 +54,7 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
     expected = loss.of_scores(positive, negative, keep_mask, N_ITEMS, weights)
     wanted = torch.autograd.grad(expected, (hidden, table))
     set_row_sparse(table, row_sparse)
-    value = loss.against_shared(drawn, keep_mask, hidden, targets, table, N_ITEMS, weights)
+    value = loss.against_shared(drawn[None], [0, T], keep_mask, hidden, targets, table, N_ITEMS, weights)
     torch.testing.assert_close(value, expected, **EXACT)
     found = torch.autograd.grad(value, (hidden, table))
     assert found[1].is_sparse == row_sparse

@@ -50,7 +50,7 @@ def test_models_of_pairs_leave_out_a_users_own_items(
         of_pairs = (torch.ones(32), torch.ones(32, 12)) if given is None else given
         weights = PairWeights(of_pairs[0].double(), of_pairs[1].double() * scale[:, None])
         monkeypatch.setattr(own, "pair_weights", lambda _: weights)
-    expected = own(replace(batch, negatives=negatives, excluded=None), ["rec"])["rec"]
+    expected = own(replace(batch, negatives=negatives, excluded=None, bounds=None), ["rec"])["rec"]
     value = ours(batch, ["rec"])["rec"]
     torch.testing.assert_close(value, expected, **EXACT)
     parameters = [one for one in ours.parameters() if one.requires_grad]

@@ -159,6 +159,7 @@ class CollaborativeModel(TrainableModel):
             popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
             exclude_own=self.config.exclude_own,
             shared=pairwise and self.loss.config.shared,
+            n_groups=self.loss.config.n_groups if pairwise else 1,
         )
 
     def prepare(self, batch: PairBatch) -> None:
@@ -252,8 +253,10 @@ class CollaborativeModel(TrainableModel):
                 if self.config.exclude_own and self.loss.weighs_pairs:
                     weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
                 pairs = lookup(nodes, batch.users), batch.items + n_users, nodes
-                drawn = batch.negatives[0] + n_users
-                return weighted(self.loss.against_shared(drawn, keep_mask, *pairs, n_items, weights), batch)
+                assert batch.bounds is not None
+                drawn = batch.negatives + n_users
+                mean = self.loss.against_shared(drawn, batch.bounds, keep_mask, *pairs, n_items, weights)
+                return weighted(mean, batch)
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
             if self.loss.cosine:

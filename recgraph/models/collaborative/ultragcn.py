@@ -110,7 +110,8 @@ class UltraGCN(BPRMF):
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
         (w1, w2), (w3, w4) = self.config.positive_weights, self.config.negative_weights
-        of_items, of_drawn = (degree_weights(self._degrees, batch.users, on) for on in (batch.items, batch.negatives))
+        read = batch.items, batch.negatives_of_samples()
+        of_items, of_drawn = (degree_weights(self._degrees, batch.users, items) for items in read)
         return PairWeights(w1 + w2 * of_items, w3 + w4 * of_drawn)
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:

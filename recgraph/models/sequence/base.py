@@ -265,9 +265,12 @@ class SequenceModel(TrainableModel):
         generator = batch.generators["negatives"]
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
             drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device)
-            if not self.loss.config.shared:
+            is_shared, bounds = self.loss.config.shared, None
+            if is_shared:
+                bounds = batch.group_bounds(len(drawn))
+            else:
                 drawn = drawn[batch.target_places()]
-            loss: Tensor = self.loss.against(drawn, states, targets, table)
+            loss: Tensor = self.loss.against(drawn, states, targets, table, bounds)
         else:
             loss = self.loss(states, targets, table, generator)
         return loss if batch.weight == 1 else loss * batch.weight
