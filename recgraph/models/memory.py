@@ -122,8 +122,8 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     is_row_sparse = loss != _FULL and not is_made and not is_slow and work.n_items >= ROWS_OF_LAZY
     row_tables = _FLOAT * (work.n_items + 1) * width // work.n_shards if is_row_sparse else 0
     if is_row_sparse:
-        n_negatives, is_own = _negatives(config)
-        drawn = n_negatives * (targets if is_own else 1)
+        n_negatives, is_own, n_groups = _negatives(config)
+        drawn = n_negatives * (targets if is_own else n_groups)
         step += _of_rows(min(tokens + targets + drawn, work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
@@ -161,24 +161,28 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     return float(n_layers * of_layer + 8 * width + saved.shared * length)
 
 
-def _negatives(config: Any) -> tuple[int, bool]:
-    """How many negatives the recommendation loss draws, and whether each target has its own."""
+def _negatives(config: Any) -> tuple[int, bool, int]:
+    """How many negatives the recommendation loss draws, whether each target has its own, and for how many groups of
+    targets they are drawn where not."""
     given = {} if config.n_negatives is None else {"n_negatives": config.n_negatives}
     loss = registry.make("loss", {"name": config.loss, **config.loss_options}, **given)
-    return getattr(loss.config, "n_negatives", 0), isinstance(loss, OwnNegatives) and not loss.config.shared
+    is_own = isinstance(loss, OwnNegatives) and not loss.config.shared
+    return getattr(loss.config, "n_negatives", 0), is_own, getattr(loss.config, "n_groups", 1)
 
 
 def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
     """The scores of a recommendation loss."""
-    (n_negatives, is_own), loss = _negatives(config), registry.key(config.loss)
+    (n_negatives, is_own, n_groups), loss = _negatives(config), registry.key(config.loss)
     if loss == _FULL:
         return blocks(n_targets, n_items + 1)
     if loss == _SAMPLED:
         return blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width
     if not is_own:
-        # what is computed of a block of scores, a mask of all, and for weights of pairs three numbers of each
-        of_each = 1 + 3 * _FLOAT * hasattr(config, "negative_weights")
-        return 2 * blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width + of_each * n_targets * n_negatives
+        # what is computed of a block of scores, a mask of all, and for weights of pairs three numbers of each and, of
+        # groups, its item
+        weighs, vectors = hasattr(config, "negative_weights"), 3 * _FLOAT * n_groups * n_negatives * width
+        of_each = 1 + weighs * (3 * _FLOAT + 8 * (n_groups > 1))
+        return 2 * blocks(n_targets, n_negatives) + vectors + of_each * n_targets * n_negatives
     # every target has negatives of its own: their scores and places, and the gradients of distinct rows
     places = n_targets * (n_negatives + 1)
     return _SAMPLED_PLACE * places + 3 * _FLOAT * min(places, n_items) * width
@@ -196,7 +200,7 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True,
     parameters, buffers = state_bytes(model, work.space, work.n_shards) if state else (0, 0)
     table, n_layers = _FLOAT * n_nodes * config.hidden_dim // work.n_shards, getattr(config, "n_layers", 0)
     n_rows = min(work.batch_size, max(n_edges, 1))
-    n_negatives, is_own = _negatives(config)
+    n_negatives, is_own, _ = _negatives(config)
     is_row_sparse = by_rows and n_nodes > ROWS_OF_LAZY and registry.key(config.loss) != _FULL
     step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
     # vectors of user, item and negatives, and their gradients; of many negatives scores alone, and their places by item

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from recgraph.data.batches import PairBatches
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
+from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -80,6 +81,38 @@ def test_shared_negatives_follow_the_law_of_all_items(power: float, exclude_own:
     assert expected == set(map(tuple, excluded.T.tolist()))
     # ranks draw the same for their shares of a batch
     assert torch.equal(sampler.draw_shared(users[:2], items[:2], n, stream())[0], drawn)
+
+
+def test_groups_of_samples_share_negatives() -> None:
+    """Each group is one as if it were alone, and the last may be empty."""
+    sampler, bounds = NegativeSampler(part(), 0.0, True), [0, 3, 4, 4]
+    users, items = torch.tensor([3, 0, 4, 0]), torch.tensor([2, 5, 6, 3])
+    drawn, excluded = sampler.draw_shared(users, items, 50, stream(), bounds)
+    assert drawn.shape == (3, 50)
+    generator, columns = stream(), torch.zeros(4, 50, dtype=torch.bool)
+    columns[tuple(excluded)] = True
+    for group, rows in enumerate((slice(0, 3), slice(3, 4))):
+        alone, barred = sampler.draw_shared(users[rows], items[rows], 50, generator)
+        assert torch.equal(alone[0], drawn[group])
+        expected = torch.zeros(rows.stop - rows.start, 50, dtype=torch.bool)
+        expected[tuple(barred)] = True
+        assert torch.equal(columns[rows], expected)
+
+
+def test_ranks_share_the_negatives_of_groups() -> None:
+    """What the ranks have of a batch is what one process has, group by group."""
+    settings: dict[str, Any] = {"n_negatives": 5, "shared": True, "n_groups": 3}
+    whole = next(PairBatches(part(), 10, Generators(3), **settings).epoch(0))
+    masks, samples = [], []
+    for rank in range(2):
+        ranks = Ranks(rank, 2)
+        batch = next(PairBatches(part(), 10, Generators(3, ranks=ranks), **settings).epoch(0))
+        assert torch.equal(batch.negatives, whole.negatives)
+        masks.append(batch.negative_mask())
+        samples.append(batch.negatives_of_samples())
+    assert torch.equal(torch.cat(masks), whole.negative_mask())
+    assert torch.equal(torch.cat(samples), whole.negatives_of_samples())
+    assert whole.negatives_of_samples().shape == (10, 5)
 
 
 class _Largest(TorchDispatchMode):

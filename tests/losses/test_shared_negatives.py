@@ -40,21 +40,30 @@ def weights_of(loss: Any, device: torch.device) -> PairWeights | None:
 @pytest.mark.parametrize(("name", "settings"), LOSSES)
 @pytest.mark.parametrize("row_sparse", [False, True])
 @pytest.mark.parametrize("budget", [1, 2**20])
+@pytest.mark.parametrize("bounds", [[0, T], [0, 37, 37, T]])
 def test_blocks_of_shared_negatives_are_the_dense_loss(
-    name: str, settings: dict[str, Any], row_sparse: bool, budget: int, device: torch.device, monkeypatch: Any
+    name: str,
+    settings: dict[str, Any],
+    row_sparse: bool,
+    budget: int,
+    bounds: list[int],
+    device: torch.device,
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr(blocks, "BYTES_HOST", budget)  # of blocks of 32 rows, or of one
     loss = registry.load("loss", name)(n_negatives=K, shared=True, **settings)
     hidden, targets, table = inputs(device)
-    drawn = torch.randint(1, N_ITEMS + 1, (K,), generator=torch.Generator().manual_seed(2)).to(device)
-    keep_mask, weights = drawn != targets[:, None], weights_of(loss, device)
+    n_groups = len(bounds) - 1
+    drawn = torch.randint(1, N_ITEMS + 1, (n_groups, K), generator=torch.Generator().manual_seed(2)).to(device)
+    of_each = torch.stack([drawn[max(g for g in range(n_groups) if bounds[g] <= t)] for t in range(T)])
+    keep_mask, weights = of_each != targets[:, None], weights_of(loss, device)
     x, y = (F.normalize(one, dim=1) if loss.cosine else one for one in (hidden, table))
     scores = x @ y.T
-    positive, negative = scores.gather(1, targets[:, None])[:, 0], scores[:, drawn]
+    positive, negative = scores.gather(1, targets[:, None])[:, 0], scores.gather(1, of_each)
     expected = loss.of_scores(positive, negative, keep_mask, N_ITEMS, weights)
     wanted = torch.autograd.grad(expected, (hidden, table))
     set_row_sparse(table, row_sparse)
-    value = loss.against_shared(drawn[None], [0, T], keep_mask, hidden, targets, table, N_ITEMS, weights)
+    value = loss.against_shared(drawn, bounds, keep_mask, hidden, targets, table, N_ITEMS, weights)
     torch.testing.assert_close(value, expected, **EXACT)
     found = torch.autograd.grad(value, (hidden, table))
     assert found[1].is_sparse == row_sparse
@@ -63,14 +72,18 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
 
 
 @pytest.mark.parametrize(("name", "settings"), LOSSES)
-def test_one_draw_serves_all_targets_of_a_call(name: str, settings: dict[str, Any]) -> None:
-    loss = registry.load("loss", name)(n_negatives=K, shared=True, **settings)
+@pytest.mark.parametrize("n_groups", [1, 4, 250])
+def test_one_draw_serves_all_targets_of_a_group(name: str, settings: dict[str, Any], n_groups: int) -> None:
+    loss = registry.load("loss", name)(n_negatives=K, shared=True, n_groups=n_groups, **settings)
     hidden, targets, table = inputs(torch.device("cpu"))
     drawn = loss.draw(T, N_ITEMS, torch.Generator().manual_seed(4), table.device)
-    assert drawn.shape == (1, K)
-    # each target with the same negatives as its own
+    assert drawn.shape == (n_groups, K)
+    # each target with the negatives of its group as its own
     own = registry.load("loss", name)(n_negatives=K, **settings)
-    expected = own.against(drawn.expand(T, K), hidden, targets, table)
+    bounds = blocks.even_bounds(T, n_groups)
+    sizes = torch.tensor(bounds).diff()
+    assert int(sizes.max()) - int(sizes.min()) <= 1
+    expected = own.against(drawn.repeat_interleave(sizes, 0), hidden, targets, table)
     value = loss(hidden, targets, table, torch.Generator().manual_seed(4))
     torch.testing.assert_close(value, expected, **EXACT)
     inputs_of = hidden, table

@@ -18,33 +18,35 @@ from recgraph.losses.pairwise import BPR, OwnNegatives, PairWeights
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
 
+@pytest.mark.parametrize("n_groups", [1, 3])
 @pytest.mark.parametrize("exclude_own", [False, True])
 @pytest.mark.parametrize(
     ("model", "loss"),
     [("bprmf", "bpr"), ("bprmf", "ccl"), ("lightgcn", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")],
 )
 def test_models_of_pairs_leave_out_a_users_own_items(
-    model: str, loss: str, exclude_own: bool, monkeypatch: pytest.MonkeyPatch
+    model: str, loss: str, exclude_own: bool, n_groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
     with ``exclude_own`` the others count as all."""
     options = {"loss": loss, "n_negatives": 12, "exclude_own": exclude_own}
     if model == "simplex":
         options["dropout"] = 0.0
-    ours = made(model, loss_options={"shared": True}, **options).double()
+    ours = made(model, loss_options={"shared": True, "n_groups": n_groups}, **options).double()
     batch = first_batch(ours)
-    assert batch.negatives.shape == (1, 12)
+    assert batch.negatives.shape == (n_groups, 12)
+    of_samples = batch.negatives_of_samples().expand(len(batch.items), -1)
     assert batch.excluded is not None
     histories = [set(row) for row in planted()[0].items.to_lists()]
     mask = batch.negative_mask()
     for row, user in enumerate(batch.users.tolist()):
         barred = histories[user] if exclude_own else {int(batch.items[row])}
-        assert mask[row].tolist() == [item not in barred for item in batch.negatives[0].tolist()]
+        assert mask[row].tolist() == [item not in barred for item in of_samples[row].tolist()]
     own = made(model, **options).double()
     own.load_state_dict(ours.state_dict())
     first_batch(own)
     # what is excluded is said as it is there: by the sample's own item
-    negatives = torch.where(mask, batch.negatives, batch.items[:, None])
+    negatives = torch.where(mask, of_samples, batch.items[:, None])
     if exclude_own and own.loss.weighs_pairs:
         scale, given = 12 / mask.sum(1).double(), own.pair_weights(batch)
         of_pairs = (torch.ones(32), torch.ones(32, 12)) if given is None else given

@@ -27,17 +27,20 @@ _BATCHES = {**_NODES, "dropout": 0.0, "mini_batch": True}
 _SLOW = {"target_momentum": 0.5, "similarity": "cosine"}
 _WALKS = {"metapaths": ("paper-author-paper-author-paper", "paper-author-paper"), "form": "factorised"}
 _ITEMS = ("item-genre-item", "item-user-item")
+_GROUPS = {"shared": True, "n_groups": 3}
 
 CASES = {
     "sasrec": _sequence("sasrec"),
     "prefixes": _sequence("sasrec", regime="prefix"),
     "sampled softmax": _sequence("sasrec", loss="sampled_softmax", n_negatives=5),
     "bce": _sequence("sasrec", loss="bce", n_negatives=3),
+    "bce, in groups": _sequence("sasrec", loss="bce", n_negatives=3, loss_options=_GROUPS),
     "bce of prefixes": _sequence("sasrec", loss="bce", n_negatives=3, regime="prefix"),
     "rows of the table": _sequence("sasrec", _LAZY, loss="sampled_softmax", n_negatives=5),
     "rows of pairs": Case("bprmf", {"hidden_dim": 8, "l2": 0.0}, {**_LAZY, "table_optimiser": "rowwise_adam"}),
     "masked items": _sequence("bert4rec", mask_ratio=0.4, last_share=0.3, window_step=0.5),
     "masked items, sampled": _sequence("bert4rec", _LAZY, loss="sampled_softmax", n_negatives=5),
+    "masked items, in groups": _sequence("bert4rec", loss="bpr", n_negatives=3, loss_options=_GROUPS),
     "gru": Case("gru4rec", {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "inner_dim": 8}),
     "published phases": _sequence("mclrec"),
     "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
@@ -52,6 +55,7 @@ CASES = {
     "bprmf": Case("bprmf", {"hidden_dim": 8}),
     "simplex": Case("simplex", {"hidden_dim": 8, "dropout": 0.0, "n_negatives": 5, "aggregator": "user_attention"}),
     "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
+    "ultragcn, in groups": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5, "loss_options": _GROUPS}),
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
     "lightgcn, softmax": Case("lightgcn", {"hidden_dim": 8, "loss": "sampled_softmax", "n_negatives": 5}),
     "sgl": Case("sgl", {"hidden_dim": 8}),
