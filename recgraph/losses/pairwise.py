@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from recgraph.blocks import even_bounds, of_groups, score_blocks, total_of
@@ -47,9 +47,15 @@ class OwnNegativesConfig(LossConfig):
     n_groups: Annotated[
         int,
         Field(ge=1, description="groups of a step's targets with shared negatives, each group with K of its own"),
-        Search(low=1, high=64, log=True),
         Added(),
     ] = 1
+
+    @field_validator("n_groups", mode="after")
+    @classmethod
+    def _check_groups(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("shared") is False:
+            raise ValueError("without shared = true each target has negatives of its own; set it, or leave this out")
+        return value
 
 
 class OwnNegatives(NextItemLoss):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import blocks, registry
+from recgraph.config import ConfigError
 from recgraph.losses.pairwise import PairWeights
 from recgraph.rows import set_row_sparse
 
@@ -69,6 +70,11 @@ def test_blocks_of_shared_negatives_are_the_dense_loss(
     assert found[1].is_sparse == row_sparse
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got.to_dense() if got.is_sparse else got, want, **EXACT)
+
+
+def test_groups_of_targets_that_have_negatives_of_their_own_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"n_groups = 4.*without shared = true each target has negatives of its own"):
+        registry.load("loss", "ccl")(n_groups=4)
 
 
 @pytest.mark.parametrize(("name", "settings"), LOSSES)
