@@ -264,9 +264,8 @@ class SequenceModel(TrainableModel):
             table, targets = self.item_tower.of_candidates(table, targets)
         generator = batch.generators["negatives"]
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
-            drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device)
-            is_shared, bounds = self.loss.config.shared, None
-            if is_shared:
+            drawn, bounds = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device), None
+            if self.loss.config.shared:
                 bounds = batch.group_bounds(len(drawn))
             else:
                 drawn = drawn[batch.target_places()]
