@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,11 @@ from recgraph.config import ConfigError, shown
 __all__ = ["parse_settings", "setting_text", "toml_text"]
 
 _FORMS = """{name = "text", flag = true} or ["a", "b"] as TOML, {"name": "text", "flag": true} as JSON"""
+#: a number as Python writes it; one that begins with a needless 0 may be an id and stays a text
+_NUMBER = re.compile(r"([+-]?)(?=\.?[0-9])(0|[1-9](?:_?[0-9])*)?(?:(\.)([0-9](?:_?[0-9])*)?)?((?:[eE][+-]?[0-9]+)?)")
+_WORDS = {"True": "true", "False": "false", "None": "null", "none": "null"}
+#: within a list or dictionary: a text in quotes, or a value
+_PARTS = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'|(?<![^\s=:,\[])[\w.+-]+(?=\s*(?:[],}]|$))""")
 
 
 def parse_settings(
@@ -19,6 +25,7 @@ def parse_settings(
 ) -> dict[str, Any]:
     """Read ``key=value`` texts as a command line gives them; a value is TOML, JSON, or else a plain string.
 
+    Numbers and constants may be written as Python does (``.5``, ``1.``, ``True``), also in lists and dictionaries.
     ``key.entry=value`` sets one entry of a dictionary, and keeps the others that ``base`` or a text before has.
 
     Args:
@@ -61,19 +68,43 @@ def _put(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
 def _read(text: str) -> Any:
     if text.lower() in ("none", "null"):
         return None
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except (ValueError, RecursionError):
-        return _read_json(text) if text.startswith(("{", "[")) else text
+    if text.startswith(("{", "[")):
+        return _read_nested(text)
+    for form in (text, _plain(text)):
+        try:
+            return _from_toml(form)
+        except (ValueError, RecursionError):
+            continue
+    return text
 
 
-def _read_json(text: str) -> Any:
+def _from_toml(text: str) -> Any:
+    return tomllib.loads(f"x = {text}")["x"]
+
+
+def _read_nested(text: str) -> Any:
+    """A list or a dictionary: as it is, else with what Python writes otherwise than TOML and JSON do."""
+    plain = _PARTS.sub(lambda part: _plain(part[0]), text)
+    for form in (text, plain):
+        for read in (_from_toml, json.loads):
+            try:
+                return read(form)
+            except (ValueError, RecursionError):
+                continue
     try:
-        return json.loads(text)
+        _from_toml(_PARTS.sub(lambda part: "0" if part[0] == "null" else part[0], plain))
     except (ValueError, RecursionError):
         raise ConfigError(f"the value is neither TOML nor JSON; give {_FORMS}, within '...' for the shell") from None
+    raise ConfigError('TOML has no none; give JSON, as {"name": null, "other": 3}, or name.entry=none for one entry')
+
+
+def _plain(word: str) -> str:
+    """A number or a constant of Python as TOML and JSON write it; anything else as it is."""
+    if (found := _NUMBER.fullmatch(word)) is None:
+        return _WORDS.get(word, word)
+    sign, whole, point, fraction, exponent = found.groups()
+    digits = f"{whole or 0}.{fraction or 0}" if point else f"{whole}"
+    return f"{sign.strip('+')}{digits}{exponent}".replace("_", "")
 
 
 def setting_text(name: str, value: Any) -> str:

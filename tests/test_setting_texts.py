@@ -32,6 +32,26 @@ from recgraph.setting_texts import parse_settings, setting_text
         ("NaN", "NaN"),
         ("007", "007"),
         ("1" * 10_000, "1" * 10_000),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("-.5e1", -5.0),
+        ("+.5", 0.5),
+        ("1_000.", 1000.0),
+        ("+3", 3),
+        ("1_000", 1000),
+        (".5.", ".5."),
+        ("00.5", "00.5"),
+        (".", "."),
+        ("1__0.", "1__0."),
+        ("{a=.5, b=-.5, c=1., d=+3, e=1_000}", {"a": 0.5, "b": -0.5, "c": 1.0, "d": 3, "e": 1000}),
+        ('{"a": .5, "b":-.5, "c": 1., "d": +3, "e": 1_000}', {"a": 0.5, "b": -0.5, "c": 1.0, "d": 3, "e": 1000}),
+        ("[.5,1., 1e-3 ,+3,1_000]", [0.5, 1.0, 1e-3, 3, 1000]),
+        ("[[.5], {a=1.}]", [[0.5], {"a": 1.0}]),
+        ("{a = True, b = [False]}", {"a": True, "b": [False]}),
+        ('{"a": True, "b": None}', {"a": True, "b": None}),
+        ("[None, none]", [None, None]),
+        ("[\"x, .5\", '1., None', .5]", ["x, .5", "1., None", 0.5]),
+        ('{"a": "\\", .5, None]", "b": .5}', {"a": '", .5, None]', "b": 0.5}),
     ],
 )
 def test_values_on_the_command_line(text: str, value: object) -> None:
@@ -53,6 +73,9 @@ def test_values_on_the_command_line(text: str, value: object) -> None:
         (["a={b=[1]}", "a.b.c=1"], r"a\.b = \[1\] is no dictionary"),
         (["a={shared: true}"], r"^--set 'a=\{shared: true\}': the value is neither TOML nor JSON; give \{name = "),
         (["a=[crop, mask]"], "within '...' for the shell"),
+        (["a=[007, .5]"], "neither TOML nor JSON"),
+        (["a={b=None, c=.5}"], r'TOML has no none; give JSON, as \{"name": null, "other": 3\}, or name.entry=none'),
+        (["a={b=null}"], "TOML has no none"),
         (["a=" + "[" * 100_000], "neither TOML nor JSON"),
         (["a=[" + "1" * 10_000 + "]"], "neither TOML nor JSON"),
     ],
@@ -72,6 +95,7 @@ def test_an_entry_of_a_dictionary() -> None:
     assert parse_settings(["a.b.c=x", "a.b.d=y"]) == {"a": {"b": {"c": "x", "d": "y"}}}
     assert parse_settings(["a={b=1, c=2}", "a.b=3"]) == {"a": {"b": 3, "c": 2}}
     assert parse_settings(["a=none", "a.b=3"]) == {"a": {"b": 3}}
+    assert parse_settings(["a.b=.5", "a.c=None"]) == {"a": {"b": 0.5, "c": None}}
 
 
 def test_settings_of_a_file_are_kept_replaced_or_added_to() -> None:
@@ -90,6 +114,10 @@ def test_settings_of_a_file_are_kept_replaced_or_added_to() -> None:
         "true",
         "64",
         "full",
+        ".5",
+        "1.",
+        [".5", "None", {"a": "1."}],
+        {"a": ".5, None", "b": None},
         "[a]",
         "{",
         'a"b',
