@@ -17,7 +17,7 @@ from recgraph.data.given import Given
 from recgraph.data.labels import Label, Strategy, random_ranks, share_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.time_cut import TimeCut
-from recgraph.registry import proposal
+from recgraph.registry import key, proposal
 from recgraph.rng import numpy_generator
 
 __all__ = [
@@ -250,6 +250,20 @@ STRATEGIES: dict[str, type[Strategy]] = {
     EVERYTHING: Everything,
 }
 
+_BY_TIME = "'time' (one cut for all users), or 'ratio' with order='time' (each user's own)"
+_DRAWN = "'ratio' with order='random', its default (a share of each user's interactions), or 'users' (whole users)"
+#: what other libraries call a split, as the registry compares names -> how it is asked for here
+_ELSEWHERE = {
+    **dict.fromkeys(("loo", "lso", "last", "lastitem", "leaveonelast", "leavelastout"), "'leave-one-out'"),
+    **dict.fromkeys(("random", "randomsplit", "holdout", "percentage"), _DRAWN),
+    **dict.fromkeys(("temporal", "timestamp", "timebased", "chronological", "chrono", "date"), _BY_TIME),
+    **dict.fromkeys(("globaltime", "globaltemporal", "timesplit", "timepoint", "timecut"), "'time'"),
+    **dict.fromkeys(("user", "userbased", "coldusers", "stronggeneralization"), "'users'"),
+    **dict.fromkeys(("none", "full", "everything"), "'all' (nothing is held out)"),
+    **dict.fromkeys(("kfold", "crossvalidation", "cv"), "a strategy with n_folds and fold, as 'ratio'"),
+    **dict.fromkeys(("predefined", "fixed"), "'given', by rg.Split.from_parts or --train, --valid and --test"),
+}
+
 
 def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
     """A strategy by its name.
@@ -258,7 +272,9 @@ def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
         ValueError: no such strategy, or a parameter that it does not have or allow.
     """
     if name not in STRATEGIES:
-        raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
+        here = _ELSEWHERE.get(key(name))
+        known = f"did you mean {here}? There are {', '.join(STRATEGIES)}" if here else proposal(name, STRATEGIES)
+        raise ValueError(f"strategy = {name!r} does not exist; {known}")
     if "n_folds" in params and not issubclass(STRATEGIES[name], Folded):
         folded = ", ".join(repr(each) for each, own in STRATEGIES.items() if issubclass(own, Folded))
         raise ValueError(f"strategy = {name!r} has no folds; give one of {folded}, or leave n_folds out")

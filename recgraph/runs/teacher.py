@@ -51,12 +51,16 @@ def give_teacher(model: Model, split: SealedSplit, fit_on: str) -> None:
 
     Raises:
         ValueError: the teacher is no recommender, was fitted on another split or part, or has other users or items.
-        BundleError: the folder cannot be read.
+        BundleError: the folder cannot be read; names the setting.
     """
     folder = teacher_of(model)
     if folder is None:
         return
-    served, name = load(folder), f"teacher = {folder!r}"
+    name = f"teacher = {folder!r}"
+    try:
+        served = load(folder)
+    except BundleError as error:
+        raise BundleError(f"{name}: {error}") from error
     if not isinstance(served, Recommender):
         raise ValueError(f"{name} embeds nodes and ranks no items; give the run of a recommender")
     theirs = served.record.get("data", {}).get("split_hash")

@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 import torch
 
-from recgraph import Interactions, Split
+from recgraph import Interactions, Split, registry
+from recgraph.data import strategies
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import SealedSplit, SealedTestError
@@ -381,8 +382,8 @@ def test_changed_test_file_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_names_are_refused() -> None:
     data = _log()
-    with pytest.raises(ValueError, match=r"'chronological' does not exist; there are leave-one-out, ratio"):
-        data.split("chronological")
+    with pytest.raises(ValueError, match=r"'sideways' does not exist; there are leave-one-out, ratio"):
+        data.split("sideways")
     with pytest.raises(
         ValueError, match=r"'leave_one_ot' does not exist; did you mean leave-one-out\? There are leave-"
     ):
@@ -395,6 +396,34 @@ def test_unknown_names_are_refused() -> None:
         data.split("time", valid_from=3)
     with pytest.raises(ValueError, match="which = 'valid'"):
         data.split().fit_part("valid")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("random", r"'ratio' with order='random', its default \("),
+        ("LOO", "'leave-one-out'"),
+        ("leave_one_last", "'leave-one-out'"),
+        ("leave_one_out", "leave-one-out"),
+        ("temporal", r"'time' \(.*\), or 'ratio' with order='time' \("),
+        ("chronological", r"'time' \(.*\), or 'ratio' with order='time' \("),
+        ("user-based", "'users'"),
+        ("none", r"'all' \(nothing is held out\)"),
+        ("k-fold", "a strategy with n_folds and fold"),
+        ("predefined", "'given', by rg.Split.from_parts"),
+    ],
+)
+def test_a_split_as_other_libraries_call_it_is_led_to_the_one_here(name: str, meant: str) -> None:
+    message = rf"^strategy = '{name}' does not exist; did you mean {meant}.*\? There are leave-one-out, ratio, time, "
+    with pytest.raises(ValueError, match=message):
+        _log().split(name)
+
+
+def test_what_splits_are_called_elsewhere_leads_to_strategies_that_exist() -> None:
+    for name, here in strategies._ELSEWHERE.items():
+        assert name == registry.key(name)
+        assert name not in map(registry.key, strategies.STRATEGIES)
+        assert set(re.findall(r"(?<!=)'([\w-]+)'", here)) <= {*strategies.STRATEGIES}
 
 
 def test_a_grade_that_is_none_names_itself_and_what_to_do() -> None:

@@ -23,6 +23,7 @@ from recgraph.models.distil import Teacher
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.memory import Fit
 from recgraph.runs.teacher import teacher_record
+from recgraph.serve.bundle import BundleError
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig
 
@@ -155,6 +156,15 @@ def test_a_student_comes_near_its_teacher(split: Split, teacher: Path) -> None:
             scores = (run.model.eval().score(query), served.score(query))
         found.append(float(distil_loss(*scores)))
     assert found[1] < 0.8 * found[0]
+
+
+def test_a_teacher_that_cannot_be_read_is_named_as_the_setting(split: Split, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "nowhere", tmp_path / "empty"):
+        model = SASRec(**STUDENTS["sasrec"], teacher=str(folder))
+        message = rf"^teacher = '{folder}': {folder} is no bundle: .*; give a bundle or a finished run"
+        with pytest.raises(BundleError, match=message):
+            rg.fit(model, split, seed=0, device="cpu", max_epochs=1)
 
 
 def test_a_teacher_of_other_data_is_refused(split: Split, teacher: Path, tmp_path: Path) -> None:
