@@ -209,12 +209,11 @@ def tune(
 def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str, Any], DataConfig]:
     """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
-    from recgraph.config import distribute
     from recgraph.models.base import TrainableModel
     from recgraph.runs.pretrained import InitItemsConfig
     from recgraph.runs.run import DataConfig
     from recgraph.setting_texts import parse_settings
-    from recgraph.train.config import training_config
+    from recgraph.train.config import share_out, training_config
 
     cls = registry.load("model", model)
     known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
@@ -222,7 +221,7 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
         known |= {"training": training_config(cls), "items": InitItemsConfig}
     settings = {**parse_settings(pairs), **source.settings}
     _refuse_options(settings, known)
-    parts = distribute(settings, known)
+    parts = share_out(cls, settings, known)
     of_data = DataConfig.of(parts["data"]).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, distribute
+from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.reading import PATHS, is_data_path
 from recgraph.data.split import Split
@@ -29,7 +29,7 @@ from recgraph.models.distil import DistilConfig
 from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
 from recgraph.setting_texts import setting_text
-from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
+from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 
 __all__ = [
     "TITLES",
@@ -334,7 +334,7 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
         parts |= {"training": GraphTrainConfig, "labels": LabelsConfig}
     elif issubclass(cls, TrainableModel):
         parts["training"] = training_config(cls)
-    shared = distribute(settings, parts)
+    shared = share_out(cls, settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
     if made.get("labels") == LabelsConfig():  # entries that read none keep their address
         del made["labels"]

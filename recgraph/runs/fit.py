@@ -9,7 +9,7 @@ from typing import Any
 
 from recgraph import registry
 from recgraph.arguments import checked
-from recgraph.config import Config, ConfigError, distribute
+from recgraph.config import Config, ConfigError, unknown_key
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
 from recgraph.data.log import InteractionLog
@@ -31,7 +31,14 @@ from recgraph.runs.settings import LabelsConfig, prepare_once
 from recgraph.runs.source import source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
-from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device, training_config
+from recgraph.train.config import (
+    GraphTrainConfig,
+    TrainConfig,
+    pick_device,
+    refuse_training,
+    share_out,
+    training_config,
+)
 
 __all__ = ["fit", "fit_graph", "parts_of", "train"]
 
@@ -196,8 +203,7 @@ def train(
         cls, card = registry.load("model", model), find_card(dataset)
         _check_task(cls, dataset, card)
         of_nodes = issubclass(cls, GraphModel)
-        _refuse_training(cls, {*settings} & {*TrainConfig.model_fields} - {*cls.Config.model_fields})
-        parts = distribute(settings, {"model": cls.Config, **parts_of(cls)})
+        parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
         prepare_once(dataset)
         if of_nodes:
             assert isinstance(card, GraphCard)
@@ -225,12 +231,14 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
 
 
 def _refuse_training(model: type[Model], names: Collection[str]) -> None:
-    """Refuse settings of training that a model does not take."""
-    if names and not issubclass(model, TrainableModel):
-        raise ConfigError(
-            f"{model.__name__} is fitted in one step and takes no settings of training: leave out "
-            f"{', '.join(sorted(names))}"
-        )
+    """Refuse what stands where settings of training do, for a model that takes none."""
+    if not names or issubclass(model, TrainableModel):
+        return
+    refuse_training(model, names)
+    first, own, name = next(iter(names)), model.Config.model_fields, model.__name__
+    if first in own:
+        raise ConfigError(f"{first} is a setting of the model: give it there, as {name}({first}=...)")
+    raise ConfigError(f"{name}: {unknown_key(first, own)}")
 
 
 def _part_of(fit_on: FitPart | None, refit: bool) -> FitPart | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import Annotated, Any, Literal
 
@@ -10,8 +11,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from pydantic import Field, ValidationInfo, create_model, field_validator
 
-from recgraph.config import Added, Config, Search
-from recgraph.models.base import TrainableModel
+from recgraph.config import Added, Config, ConfigError, Search, distribute
+from recgraph.models.base import Model, TrainableModel
 from recgraph.ranks import connect
 
 
@@ -120,6 +121,33 @@ class TrainConfig(Config):
                 f"the rate would be 0 before the last of max_epochs = {info.data['max_epochs']}; give more"
             )
         return value
+
+
+def refuse_training(model: type[Model], names: Iterable[str]) -> None:
+    """Refuse settings of training for a model that is fitted in one step; other names are let through.
+
+    Raises:
+        ConfigError: names these settings, and those that the model has.
+    """
+    own = model.Config.model_fields
+    wrong = sorted({*names} & TrainConfig.model_fields.keys() - own.keys())
+    if wrong and not issubclass(model, TrainableModel):
+        raise ConfigError(
+            f"{model.__name__} is fitted in one step and takes no settings of training: leave out {', '.join(wrong)}; "
+            + (f"its own settings are {', '.join(own)}" if own else "it has no settings of its own")
+        )
+
+
+def share_out(
+    model: type[Model], settings: Mapping[str, Any], parts: Mapping[str, type[Config]]
+) -> dict[str, dict[str, Any]]:
+    """Share one flat namespace of settings of a model's run out, as :func:`recgraph.config.distribute` does.
+
+    Raises:
+        ConfigError: as there; and settings of training for a model that takes none.
+    """
+    refuse_training(model, settings)
+    return distribute(settings, parts)
 
 
 def own_defaults(model: type[TrainableModel]) -> dict[str, Any]:

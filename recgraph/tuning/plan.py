@@ -20,7 +20,7 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.runs.pretrained import InitItemsConfig
 from recgraph.runs.run import Run
-from recgraph.train.config import TrainConfig, training_config
+from recgraph.train.config import TrainConfig, refuse_training, training_config
 from recgraph.tuning import objectives
 from recgraph.tuning.space import SearchSpace
 from recgraph.workers.heartbeat import GRACE, INTERVAL
@@ -78,6 +78,7 @@ class Plan:
         parts: dict[str, type[Config]] = {"model": self.model.Config}
         if self.is_trained:
             parts |= {"training": self._training, "items": InitItemsConfig}
+        refuse_training(self.model, [*self.fixed, *self.given])
         return SearchSpace.of(parts, self.fixed, self.given)
 
     @property

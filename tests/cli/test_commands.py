@@ -205,10 +205,14 @@ def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], mes
     assert "Traceback" not in done.output
 
 
-def test_settings_of_training_are_refused_where_nothing_is_trained(tmp_path: Path) -> None:
-    done = call("train", "ease", "--dataset", "synthetic", "--out", tmp_path / "run", "--set", "max_epochs=3")
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_settings_of_training_are_refused_where_nothing_is_trained(tmp_path: Path, command: str) -> None:
+    done = call(command, "ease", "--dataset", "synthetic", "--out", tmp_path / "run", "--set", "max_epochs=3")
     assert done.exit_code == 2
-    assert "EASE is fitted in one step and takes no settings of training: leave out max_epochs" in done.stderr
+    assert (
+        "EASE is fitted in one step and takes no settings of training: leave out max_epochs; its own settings are l2"
+        in done.stderr
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -170,8 +170,18 @@ def test_a_valid_part_without_users_is_an_error_before_anything_is_computed(monk
 
 @pytest.mark.parametrize("given", [{"max_epochs": 3}, {"learning_rate": 3.0, "metric": "ndcg@5"}])
 def test_a_model_that_is_fitted_in_one_step_takes_no_settings_of_training(given: dict[str, Any], split: Split) -> None:
-    with pytest.raises(ValueError, match=f"EASE .* no settings of training: leave out {', '.join(given)}"):
+    message = f"EASE .* no settings of training: leave out {', '.join(given)}; its own settings are l2"
+    with pytest.raises(ValueError, match=message):
         rg.fit("ease", split, seed=0, **given)
+
+
+def test_other_settings_beside_a_model_that_is_fitted_in_one_step(split: Split) -> None:
+    with pytest.raises(ValueError, match=r"^l2 is a setting of the model: give it there, as EASE\(l2=\.\.\.\)$"):
+        rg.fit("ease", split, seed=0, l2=3.0)
+    with pytest.raises(ValueError, match=r"^EASE: unknown setting 'l3'; known settings: l2"):
+        rg.fit("ease", split, seed=0, l3=3.0)
+    with pytest.raises(ValueError, match=r"leave out max_epochs; it has no settings of its own$"):
+        rg.fit("popularity", split, seed=0, max_epochs=3)
 
 
 def test_a_model_that_is_fitted_in_one_step_is_fitted_on_the_device(

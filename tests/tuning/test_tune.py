@@ -278,6 +278,16 @@ def test_a_closed_form_model_and_blocks_of_users(split: Split) -> None:
     assert sum(states(study).values()) == 3
 
 
+@pytest.mark.parametrize("where", ["settings", "space"])
+def test_a_closed_form_model_has_no_settings_of_training(split: Split, where: str) -> None:
+    message = "^EASE is fitted in one step and takes no settings of training: leave out max_epochs; its own settings"
+    options: dict[str, Any] = {where: {"max_epochs": 3 if where == "settings" else [3, 4]}}
+    with pytest.raises(ConfigError, match=message):
+        rg.tune("ease", split, n_trials=1, test_seeds=0, **options)
+    with pytest.raises(ConfigError, match="unknown setting 'max_epoch'; known settings: l2"):
+        rg.tune("ease", split, n_trials=1, test_seeds=0, settings={"max_epoch": 3})
+
+
 def test_a_configuration_that_diverges_is_pruned(split: Split) -> None:
     study = rg.tune("sasrec", split, {"*": "fixed", "learning_rate": [1e30]}, 1, settings=SETTINGS, test_seeds=0)
     assert states(study) == {"PRUNED": 1}
