@@ -190,7 +190,10 @@ def did_you_mean(close: Sequence[str]) -> str:
 def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
     """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
     names = sorted(known)
-    close = [_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names)
+    if (options := f"{key.partition('.')[0]}_options") in names:
+        close = [options]  # a dotted name, or that of the options without a setting that chooses what they are of
+    else:
+        close = [_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names)
     meant = did_you_mean(close) or f"known settings: {', '.join(names)}"
     return f"unknown setting {within + key!r}; {meant}"
 
@@ -227,8 +230,10 @@ def _hint(cls: type[Config], where: str, kind: str, value: object) -> str:
         return f", as {json.dumps(parts)}"
     if kind == "tuple_type" and isinstance(value, Mapping):
         return ', as [{"name": value}]'
-    if isinstance(value, Mapping) and f"{where}_options" in cls.model_fields:
-        return f"; its options are in {where}_options"
+    options = f"{where.partition('.')[0]}_options"
+    if isinstance(value, Mapping) and options in cls.model_fields:
+        given = [f"{options}.{name}={json.dumps(each, default=str)}" for name, each in value.items() if name != "name"]
+        return f"; its options are in {options}" + (f": {cut(' '.join(given))}" if given else "")
     return ""
 
 
@@ -250,7 +255,11 @@ def _classes_in(annotation: Any) -> Iterator[type[Config]]:
 
 def shown(value: object) -> str:
     """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text in a message, without its end where it is long."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from recgraph.config import ConfigError, shown
+from recgraph.config import ConfigError, cut, shown
 
 __all__ = ["parse_settings", "setting_text", "toml_text"]
 
@@ -60,9 +60,21 @@ def _put(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
     for number, name in enumerate(outer, start=1):
         held = values.get(name)
         if not isinstance(held, Mapping | None):
-            raise ConfigError(f"{'.'.join(names[:number])} = {shown(held)} is no dictionary and has no entries")
+            setting, rest = ".".join(names[:number]), ".".join(names[number:])
+            raise ConfigError(
+                f"{setting} = {shown(held)} is no dictionary and has no entries"
+                + (
+                    ""
+                    if isinstance(held, list | tuple)
+                    else f"; where it has options, {_as_option(setting, rest, value)}"
+                )
+            )
         values[name] = values = dict(held or {})
     values[last] = value
+
+
+def _as_option(setting: str, rest: str, value: Any) -> str:
+    return f"they are entries of {setting}_options: {cut(setting_text(f'{setting}_options.{rest}', value))}"
 
 
 def _read(text: str) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field, field_validator
 
+from recgraph import registry
 from recgraph.config import (
     Added,
     Config,
@@ -20,6 +22,8 @@ from recgraph.config import (
     to_json,
     unknown_key,
 )
+from recgraph.runs.settings import DataConfig
+from recgraph.setting_texts import parse_settings
 
 
 class Encoder(Config):
@@ -68,6 +72,11 @@ def test_frozen() -> None:
         ({"hidden_dim": 3}, r"hidden_dim = 3: must be even"),
         ({"loss": "bpr"}, r"loss = 'bpr': .*'full' or 'sampled'"),
         ({"loss": {"name": "full"}}, r"loss = .*'sampled'; its options are in loss_options$"),
+        (
+            {"loss": {"margin": 1, "name": "full", "kind": "a"}},
+            r"; its options are in loss_options: loss_options\.margin=1 loss_options\.kind=\"a\"$",
+        ),
+        ({"loss.margin": 1}, r"^unknown setting 'loss\.margin'; did you mean loss_options\?$"),
         ({"loss_options": "margin=1"}, r"loss_options = 'margin=1': .*dictionary, as \{\"name\": value\}$"),
         ({"views": "crop, mask"}, r", as \[\"crop\", \"mask\"\]$"),
         ({"views": {"crop": {"ratio": 0.3}}}, r"tuple, as \[\{\"name\": value\}\]$"),
@@ -80,6 +89,34 @@ def test_frozen() -> None:
 def test_refusals_name_field_value_and_range(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Encoder.of(settings)
+
+
+def test_options_of_every_setting_that_has_some_are_led_to_where_they_belong() -> None:
+    found = set()
+    configs = [DataConfig, *(cls.Config for _, cls in registry.classes("model"))]
+    for config in configs:
+        for options in [name for name in config.model_fields if name.endswith("_options")]:
+            setting = options.removesuffix("_options")
+            found.add(setting)
+            given = parse_settings([f"{setting}.n_clusters=8"])
+            is_there = setting in config.model_fields
+            message = (
+                f"its options are in {options}: {options}.n_clusters=8" if is_there else f"did you mean {options}?"
+            )
+            with pytest.raises(ConfigError, match=re.escape(message)):
+                config.of(given)
+    assert found >= {
+        "weight",
+        "encoder",
+        "loss",
+        "augmenter",
+        "mixture",
+        "transform",
+        "objective",
+        "item_graph",
+        "split",
+    }
+    assert found >= {"aggregator", "base", "item_contrast", "ranker", "walk"}
 
 
 def test_all_problems_are_named_at_once() -> None:

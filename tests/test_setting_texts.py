@@ -69,8 +69,14 @@ def test_values_on_the_command_line(text: str, value: object) -> None:
         (["a=1", "a=2"], "--set names 'a' twice; give it once"),
         (["a.b=1", "a.b=2"], r"names 'a\.b' twice"),
         (["a.b=1", "a={c=2}"], r"^--set a=\.\.\. replaces a\.b, which stands before it; give a first$"),
-        (["a=3", "a.b=1"], r"^--set 'a\.b=1': a = 3 is no dictionary and has no entries$"),
-        (["a={b=[1]}", "a.b.c=1"], r"a\.b = \[1\] is no dictionary"),
+        (
+            ["a=3", "a.b=1"],
+            r"^--set 'a\.b=1': a = 3 is no dictionary and has no entries; where it has options, they are entries of "
+            r"a_options: a_options\.b=1$",
+        ),
+        (["weight=cluster", "weight.n_clusters=[8]"], r"weight_options\.n_clusters=\[8\]$"),
+        (["a={b=[1]}", "a.b.c=1"], r"a\.b = \[1\] is no dictionary and has no entries$"),
+        (["a={b='x'}", "a.b.c.d=y"], r"entries of a\.b_options: a\.b_options\.c\.d=y$"),
         (["a={shared: true}"], r"^--set 'a=\{shared: true\}': the value is neither TOML nor JSON; give \{name = "),
         (["a=[crop, mask]"], "within '...' for the shell"),
         (["a=[007, .5]"], "neither TOML nor JSON"),
