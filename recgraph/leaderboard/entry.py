@@ -16,7 +16,6 @@ from recgraph.leaderboard.repeats import Repeat
 from recgraph.leaderboard.store import Record
 from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
-from recgraph.models.two_stage.model import TwoStage
 from recgraph.setting_texts import setting_text
 
 __all__ = ["Entry", "ModelText", "entry_of", "text_of"]
@@ -75,7 +74,7 @@ class Entry:
         model: its key in the registry.
         class_name: of the model.
         text: its docstring: summary, paper, departures.
-        note: of the board, the models that it is an ensemble of, and which classes of nodes its training reads, if any.
+        note: of the board, what the model is made of, and which classes of nodes its training reads, if any.
         study: the study whose best trial gave the settings, or None.
         address: of the configuration, as in the names of its records; of a board with folds that of all folds.
         seeds: those that the board asks for, each with its fold where there are folds; ``done`` are those with a
@@ -122,13 +121,13 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
         jobs: one for each seed, or fold and seed.
         records: of each of them, where there is one.
     """
-    cls = registry.load("model", spec.model)
+    cls: type[Model] = registry.load("model", spec.model)
     first, provenance = jobs[0], [record["provenance"] for record in records.values()]
     parts = {name: first.identity[name] for name in _PARTS if name in first.identity}
     settings = first.settings
     if first.fold is not None:
         settings, parts = without_fold(settings), {**parts, "data": without_fold(parts["data"])}
-    notes = spec.note, ensemble_of(cls, first.identity["config"]), _what_it_read(first)
+    notes = spec.note, cls.said_of(first.identity["config"]), _what_it_read(first)
     return Entry(
         name=spec.name,
         model=first.model,
@@ -149,14 +148,6 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
         commits=_each(each["commit"] or "unknown" for each in provenance),
         times={seed: record["at"] for seed, record in records.items()},
     )
-
-
-def ensemble_of(cls: type[Model], config: Mapping[str, Any]) -> str:
-    """A sentence that names the models that a row is made of; empty where it is one model."""
-    if not issubclass(cls, TwoStage):
-        return ""
-    names = [each if isinstance(each, str) else each["name"] for each in config["models"]]
-    return f"An ensemble: {config['ranker']} over the candidates of {', '.join(names)}."
 
 
 def _what_it_read(job: Job) -> str:

@@ -25,6 +25,7 @@ from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.contrast import ContrastConfig
 from recgraph.models.heterogeneous.base import GraphConfig, GraphModel, evaluating
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
+from recgraph.models.members import models_in
 from recgraph.models.reading import Reading, StagesReading
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.ranks import stacked
@@ -78,6 +79,11 @@ class _Staged(TrainableModel):
     def revision_of(cls, settings: Mapping[str, Any]) -> int:
         base: type[Model] = registry.load("model", settings.get("base", cls.Config.model_fields["base"].default))
         return cls.revision + base.revision - 1
+
+    @classmethod
+    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        base = settings.get("base", cls.Config.model_fields["base"].default)
+        return models_in([{**settings.get("base_options", {}), "name": base}])
 
     def _base_settings(self) -> dict[str, Any]:
         return dict(self.config.base_options)

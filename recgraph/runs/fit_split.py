@@ -19,8 +19,7 @@ from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.two_stage.members import Member
-from recgraph.models.two_stage.model import TwoStage
+from recgraph.models.members import Member, PlannedModel
 from recgraph.ranks import Ranks
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.inner_split import give_plan
@@ -151,7 +150,7 @@ def fit_split(
         check_fit(fit, options.memory_limit)
         build(model, space, options, record, initialise)
         give_teacher(model, sealed, fit_on)
-        if isinstance(model, TwoStage):
+        if isinstance(model, PlannedModel):
             fit_member = _fit_member(model, sealed, options)
             give_plan(model, read, fit_on, options.seed, partial(_space, model, sealed), fit_member)
         train_model(model, part, options, record, validate if validates else None)
@@ -160,7 +159,7 @@ def fit_split(
         return run
 
 
-def _fit_member(models: TwoStage, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
+def _fit_member(models: PlannedModel, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
     """What fits a built model, one of several, to a part of a split on which nothing selects an epoch.
 
     Raises:

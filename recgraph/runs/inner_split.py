@@ -1,4 +1,4 @@
-"""The split within a training part by which the second of two stages learns: as the data set itself is split."""
+"""The split within a training part by which models of several learn to rank: as the data set itself is split."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import Ratio
 from recgraph.models.base import Model, Space
-from recgraph.models.two_stage.members import Member, Plan, last_held_out
-from recgraph.models.two_stage.model import TwoStage
+from recgraph.models.members import Member, Plan, PlannedModel, last_held_out
 from recgraph.ranks import Ranks
 from recgraph.rng import derive
 
@@ -79,39 +78,39 @@ def _rule(strategy: Strategy) -> Strategy | None:
 
 
 def give_plan(
-    model: TwoStage,
+    model: PlannedModel,
     split: Split | SealedSplit,
     fit_on: FitPart,
     seed: int,
     space: Callable[[Part], Space],
     fit: Callable[[Model, Part, Member], object],
 ) -> None:
-    """Tell a model of two stages how it is fitted to a part of a split.
+    """Tell a model of several how it is fitted to a part of a split.
 
     Args:
         split: with the rows of the part; whole where that is more than train.
         seed: of what the inner split draws.
-        space, fit: see :class:`recgraph.models.two_stage.members.Plan`.
+        space, fit: see :class:`recgraph.models.members.Plan`.
 
     Raises:
         ConfigError: the part cannot be split, or the side information cannot be read.
         ValueError: several processes fit together.
     """
     if (count := Ranks.here().count) > 1:
-        raise ValueError(f"TwoStage is fitted by one process, and {count} are connected: start one")
+        raise ValueError(f"{type(model).__name__} is fitted by one process, and {count} are connected: start one")
     wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
     there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
     log = split.interactions.masked(there.numpy())
     inner, cases = inner_split(log, split.strategy, derive(seed, "inner split"))
-    rows, given = log.ordered.items, model.config
+    rows, wish = log.ordered.items, model.side_information
     known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
     model.plan = Plan(
         inner,
         cases,
         space,
         fit,
-        _side("item", log.item_features, log.columns.item, log.items, known_items, given.item_features),
-        _side("user", log.user_features, log.columns.user, log.users, known_users, given.user_features),
+        _side("item", log.item_features, log.columns.item, log.items, known_items, wish.get("item", ())),
+        _side("user", log.user_features, log.columns.user, log.users, known_users, wish.get("user", ())),
     )
 
 
@@ -127,7 +126,7 @@ def _side(
     try:
         found = ItemFeatures.learn(features, key, ids, known, wish)
     except DataError as error:
-        raise type(error)(f"{name} of two stages: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     width = found.schema.n_entries + found.schema.width
     if width > _WIDEST:
         raise ConfigError(

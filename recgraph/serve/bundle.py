@@ -156,8 +156,7 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
 
 def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The user's own classes that the model is made of, each with what registers it."""
-    of_models = config.get("models"), config.get("base")  # of two stages, and of several
-    named, models = ({registry.key(text) for text in _texts(of)} for of in (config, of_models))
+    named, models = ({registry.key(text) for text in of} for of in (_texts(config), model.models_of(config)))
     if type(model).__module__.partition(".")[0] != "recgraph":
         yield {"kind": "model", "name": model.key(), **source_of(type(model)).to_dict()}
     for kind, name, cls in registry.registered():

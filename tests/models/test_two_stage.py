@@ -18,9 +18,9 @@ from recgraph.config import ConfigError
 from recgraph.data.part import Part
 from recgraph.data.samples import Query
 from recgraph.models.base import Space
+from recgraph.models.members import Plan, last_held_out
 from recgraph.models.two_stage.candidates import Candidates, above_the_rest, best_of
 from recgraph.models.two_stage.features import Features
-from recgraph.models.two_stage.members import Plan, last_held_out
 from recgraph.models.two_stage.model import TwoStage
 from recgraph.models.two_stage.rankers import BoostedTrees, Logistic, Ranker
 from recgraph.sparse.ragged import Ragged

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import polars as pl
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
 from recgraph.data.interactions import Interactions
+from recgraph.data.item_features import FeatureWish
+from recgraph.data.part import Part
+from recgraph.data.samples import Query
 from recgraph.data.split import Split
-from recgraph.leaderboard.entry import ensemble_of
+from recgraph.leaderboard.board import EntrySpec, SheetSpec
+from recgraph.leaderboard.entry import entry_of
+from recgraph.leaderboard.plan import jobs_of
 from recgraph.memory import MemoryLimitError
-from recgraph.models.base import Space
+from recgraph.models.base import ModelConfig, Space
+from recgraph.models.members import Member, Plan, PlannedModel, models_in
 from recgraph.models.two_stage.model import TwoStage
 from recgraph.runs.inner_split import inner_split
 from recgraph.runs.memory import Fit
@@ -321,7 +328,83 @@ def test_more_candidates_need_more_memory() -> None:
         rg.fit("twostage", split, seed=0, device="cpu", memory_limit="50MiB")
 
 
+def note_on_a_board(model: str, **settings: Any) -> str:
+    spec = EntrySpec(model=model, settings=settings)
+    sheet = SheetSpec(dataset="synthetic", seeds=(0,), models=(spec,))
+    return entry_of(spec, jobs_of(sheet, spec), {}).note
+
+
 def test_a_board_names_the_models_of_a_row() -> None:
-    config = TwoStage(models=("ease", {"name": "itemknn", "k": 5})).config.model_dump(mode="json")
-    assert ensemble_of(TwoStage, config) == "An ensemble: boosted_trees over the candidates of ease, itemknn."
-    assert ensemble_of(rg.models.EASE, {}) == ""
+    found = note_on_a_board("twostage", models=["ease", {"name": "itemknn", "k": 5}])
+    assert found == "An ensemble: boosted_trees over the candidates of ease, itemknn."
+    assert note_on_a_board("ease") == ""
+
+
+# --- another model that is made of others: runs, boards and bundles know it by what it says of itself -----
+
+
+class MeanConfig(ModelConfig):
+    parts: tuple[str, ...] = ("ease",)
+
+
+class Mean(PlannedModel):
+    """The mean of the scores of several models."""
+
+    Config = MeanConfig
+
+    def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.members = [Member.of(name, 1) for name in self.config.parts]
+        self.plans: list[Plan | None] = []
+
+    @classmethod
+    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        return models_in(settings.get("parts", ()))
+
+    @classmethod
+    def said_of(cls, settings: Mapping[str, Any]) -> str:
+        return f"A mean of {' and '.join(settings['parts'])}."
+
+    @property
+    def side_information(self) -> Mapping[Literal["item", "user"], FeatureWish]:
+        return {"item": "all"}
+
+    def _build(self, space: Space) -> None:
+        self.stages = nn.ModuleList(member.make().build(space) for member in self.members)
+
+    def fit(self, train: Part) -> Self:
+        self.plans.append(self.plan)
+        assert self.plan is not None
+        for member, model in zip(self.members, self.stages, strict=True):
+            self.plan.fit(model, train, member)  # type: ignore[arg-type]
+        return self
+
+    def score(self, query: Query) -> Tensor:
+        return torch.stack([model.score(query) for model in self.stages]).mean(0)  # type: ignore[operator]
+
+
+def test_another_model_that_is_made_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, cls in (("mean", Mean), ("ownmodel", OwnModel)):
+        monkeypatch.setitem(registry._registered, ("model", name), cls)
+    log = log_of(rows(), item_features=sides()["item_features"])
+    run = rg.fit(Mean(parts=("OwnModel", "ease")), log.split(), seed=0, device="cpu")
+    assert isinstance(run.model, Mean)
+    (plan,) = run.model.plans
+    assert plan is not None
+    assert (len(plan.cases), plan.of_users) == (N_USERS, None)
+    assert plan.of_items is not None
+    assert plan.of_items.shape == (N_ITEMS, 4)
+    ease = rg.fit("ease", log.split(), seed=0, device="cpu")
+    assert same(run.model.stages[1].state_dict(), ease.model.state_dict())  # type: ignore[union-attr]
+    assert saved_needs(run, tmp_path / "bundle") == [("model", "mean"), ("model", "ownmodel")]
+    assert rg.load(tmp_path / "bundle").recommend(users=[1], k=3).equals(run.recommend(users=[1], k=3))
+    assert note_on_a_board("mean", parts=["OwnModel", "ease"]) == "A mean of OwnModel and ease."
+
+
+def test_models_name_those_that_they_are_made_of() -> None:
+    assert rg.models.EASE.models_of({}) == ()
+    assert TwoStage.models_of({}) == ("ease", "itemknn", "popularity")
+    nested = {"name": "multistage", "base": "CL4SRec"}
+    assert TwoStage.models_of({"models": ["ease", nested]}) == ("ease", "multistage", "CL4SRec")
+    assert rg.models.Multistage.models_of({}) == ("SimGCL",)
+    assert rg.models.MultistageNodes.models_of({"base": "HeCo", "base_options": {}}) == ("HeCo",)

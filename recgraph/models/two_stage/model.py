@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -19,11 +19,11 @@ from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
 from recgraph.data.samples import Query
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space
+from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.heterogeneous.base import evaluating
+from recgraph.models.members import Member, Plan, PlannedModel, models_in, space_for
 from recgraph.models.two_stage.candidates import Candidates, Found, above_the_rest, best_of
 from recgraph.models.two_stage.features import Features
-from recgraph.models.two_stage.members import Member, Plan, space_for
 from recgraph.models.two_stage.rankers import Ranker
 from recgraph.rng import derive
 
@@ -83,7 +83,7 @@ class TwoStageConfig(ModelConfig):
     ] = ()
 
 
-class TwoStage(ClosedFormModel):
+class TwoStage(PlannedModel):
     """Candidates of several models, ranked by a second model of their scores, ranks and plain facts.
 
     The training part is split once more, as the data set is. Models that are fitted to what comes first give the
@@ -117,7 +117,7 @@ class TwoStage(ClosedFormModel):
         super().__init__(config, **settings)
         self.members = [Member.of(spec, self.config.candidates) for spec in self.config.models]
         made = [member.make() for member in self.members]
-        if nested := [type(each).__name__ for each in made if isinstance(each, TwoStage)]:
+        if nested := [type(each).__name__ for each in made if isinstance(each, PlannedModel)]:
             raise ConfigError(f"models: {nested[0]} gives no candidates to another one; name its models here")
         self._make_ranker(0)
         self.revision = self.revision_of({"models": self.config.models})  # type: ignore[misc]
@@ -131,14 +131,25 @@ class TwoStage(ClosedFormModel):
                 + (" and a graph" if self.reads_graph else "")
                 + "; give all the same item_features, and none beside a model that reads a graph"
             )
-        #: how a run fits it; None: alone
-        self.plan: Plan | None = None
 
     @classmethod
     def revision_of(cls, settings: Mapping[str, Any]) -> int:
         given = {name: settings[name] for name in ("models",) if name in settings}
         members = [Member.of(spec, 1).cls for spec in cls.Config.of(given).models]
         return cls.revision + sum(each.revision - 1 for each in members)
+
+    @classmethod
+    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        return models_in(settings.get("models", cls.Config.model_fields["models"].default))
+
+    @classmethod
+    def said_of(cls, settings: Mapping[str, Any]) -> str:
+        names = [each if isinstance(each, str) else each["name"] for each in settings["models"]]
+        return f"An ensemble: {settings['ranker']} over the candidates of {', '.join(names)}."
+
+    @property
+    def side_information(self) -> Mapping[Literal["item", "user"], FeatureWish]:
+        return {"item": self.config.item_features, "user": self.config.user_features}
 
     def _make_ranker(self, seed: int) -> Ranker:
         given = {"name": self.config.ranker, **self.config.ranker_options}

@@ -1,27 +1,28 @@
-"""The models that give candidates: their specifications, and how runs fit them."""
+"""Models that are made of others: the specifications of these, and how runs fit them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import ConfigError, unknown_key
+from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Member", "Plan", "last_held_out", "space_for"]
+__all__ = ["Member", "Plan", "PlannedModel", "last_held_out", "models_in", "space_for"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model of the first stage.
+    """A model that gives candidates to another one.
 
     Attributes:
         cls: its class.
@@ -59,7 +60,8 @@ class Member:
         own = {*model.Config.model_fields, *model.Config.renamed}
         rest = {key: value for key, value in given.items() if key not in own}
         if rest and not issubclass(model, TrainableModel):
-            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), [*own, 'candidates'])}")
+            message = f"models: {name}: {unknown_key(next(iter(rest)), [*own, 'candidates'])}"
+            raise ConfigError(f"{message}; {model.__name__} is fitted in one step and takes no settings of training")
         settings = {key: value for key, value in given.items() if key in own}
         try:
             model(**settings)
@@ -74,6 +76,14 @@ class Member:
     def make(self) -> Model:
         """The model, not built."""
         return self.cls(**self.settings)
+
+
+def models_in(specs: Iterable[str | Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of the models that specifications name, each with those of the models that it is made of itself."""
+    given = [{"name": spec} if isinstance(spec, str) else spec for spec in specs]
+    return tuple(
+        name for spec in given for name in (spec["name"], *registry.load("model", spec["name"]).models_of(spec))
+    )
 
 
 def space_for(model: Model, space: Space) -> Space:
@@ -107,7 +117,7 @@ def fit_in_one_step(model: Model, part: Part, member: Member) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the two stages are fitted to a training part.
+    """How a model of several is fitted to a training part.
 
     Attributes:
         inner: what of it the models that label candidates are fitted to.
@@ -134,3 +144,21 @@ class Plan:
         if isinstance(space, GraphSpace):
             raise ValueError("a model that reads a graph needs one of the inner part, which rg.fit makes: fit by it")
         return cls(*last_held_out(train), lambda part: space)
+
+
+class PlannedModel(ClosedFormModel):
+    """A model of several, to which a run gives a :class:`Plan` before it fits it; ``fit`` follows the plan.
+
+    Attributes:
+        members: the models that the plan fits.
+        plan: how a run fits it; None: alone.
+    """
+
+    members: Sequence[Member] = ()
+    plan: Plan | None = None
+
+    @property
+    def side_information(self) -> Mapping[Literal["item", "user"], FeatureWish]:
+        """The columns of the features of items and of users that the plan is to hold; a setting of the model each,
+        ``item_features`` and ``user_features``."""
+        return {}
