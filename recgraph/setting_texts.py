@@ -94,11 +94,15 @@ def _from_toml(text: str) -> Any:
     return tomllib.loads(f"x = {text}")["x"]
 
 
+def _from_json(text: str) -> Any:
+    return json.loads(text)
+
+
 def _read_nested(text: str) -> Any:
     """A list or a dictionary: as it is, else with what Python writes otherwise than TOML and JSON do."""
     plain = _PARTS.sub(lambda part: _plain(part[0]), text)
     for form in (text, plain):
-        for read in (_from_toml, json.loads):
+        for read in (_from_toml, _from_json):
             try:
                 return read(form)
             except (ValueError, RecursionError):
