@@ -246,6 +246,7 @@ SHARED = {
     "MetaPathModel",
     "MetaPathRecommender",
     "NeighbourModel",
+    "PlannedModel",
     "SequenceModel",
     "TrainableModel",
 }
