@@ -19,7 +19,7 @@ METRICS = ("recall@20", "ndcg@20")
 #: how far a ratio may be from 1 without a cause, in rounding of the published figures besides
 CLOSE = 0.01
 _NEGATIVES = "1,000 shared negatives"
-#: of a training whose best epoch is its last
+#: of a training whose best epoch is its last, and whose rate had not fallen to 0
 UNFINISHED = "not at its end"
 _UNEXPLAINED = "not explained; the valid part asks for rarer places than the test part"
 
@@ -146,14 +146,22 @@ def is_close(found: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Ending:
-    """NDCG@20 on the valid part of a training's best epoch, that epoch, and the last one that was validated."""
+    """NDCG@20 on the valid part of a training's best epoch, that epoch, the last one that was validated, and whether
+    the learning rate falls to 0 (a schedule ends where it was told to)."""
 
     best: float
     epoch: int
     last: int
+    falls: bool
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it might have gone on to a better epoch at the rate that it had."""
+        return self.epoch == self.last and not self.falls
 
     def __str__(self) -> str:
         after = "" if self.epoch == self.last else f", and no higher by {self.last}"
+        after += ", where the rate has fallen to 0" if self.falls and not after else ""
         return f"NDCG@20 {_short(self.best)} on the valid part after {self.epoch} epochs{after}"
 
 
@@ -163,7 +171,9 @@ def ending(sheet: Sheet, entry: str) -> Ending | None:
     if found.is_empty():
         return None
     best = found.row(found["value"].arg_max() or 0, named=True)
-    return Ending(best["value"], best["epoch"], found["epoch"][-1])
+    (of_entry,) = (each for each in sheet.entries if each.name == entry)
+    falls = of_entry.configuration["training"]["schedule"] != "constant"
+    return Ending(best["value"], best["epoch"], found["epoch"][-1], falls)
 
 
 def table() -> str:

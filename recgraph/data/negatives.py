@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from recgraph.blocks import of_groups
 from recgraph.data.part import Part
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged, consecutive
@@ -87,22 +87,17 @@ class NegativeSampler:
         bounds = [0, len(users)] if bounds is None else bounds
         part = torch.rand(len(bounds) - 1, count, generator=generator, dtype=torch.float64)
         drawn = self._items((part * self._total).long())
-        excluded = []
-        for of_group, (start, stop) in zip(drawn, pairwise(bounds), strict=True):
-            samples, columns = self._not_counted(of_group, users[start:stop], items[start:stop])
-            excluded.append(torch.stack([samples + start, columns]))
-        return drawn, torch.cat(excluded, 1)
-
-    def _not_counted(self, drawn: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """-> the sample and the column, [E] each, of what does not count of the items drawn for all samples."""
+        # an item in a group is one number
+        first_of = self.n_items * torch.arange(len(drawn))
+        keys, of_samples = drawn + first_of[:, None], of_groups(first_of, bounds).expand(len(users))
         if self._own is None:
-            barred = Ragged(items, torch.arange(len(items) + 1))
+            barred = Ragged(of_samples + items, torch.arange(len(items) + 1))
         else:
-            barred = self._own.among(drawn, users, items)
-        ascending, columns = drawn.sort()
+            barred = self._own.among(keys, of_samples, users, items)
+        ascending, order = keys.flatten().sort()
         first, last = (torch.searchsorted(ascending, barred.values, right=right) for right in (False, True))
         places = consecutive(first, last - first)
-        return barred.rows[places.rows], columns[places.values]
+        return drawn, torch.stack([barred.rows[places.rows], order[places.values] % count])
 
     def _items(self, place: Tensor) -> Tensor:
         """The item whose mass covers each place on the line of all masses."""
@@ -145,14 +140,23 @@ class _OwnItems:
         passed = torch.searchsorted(self._keys, users * self._stride + place, right=True)
         return (self._sums[passed] - self._first[users]) * self._restricted[users]
 
-    def among(self, drawn: Tensor, users: Tensor, items: Tensor) -> Ragged:
-        """B rows: the items among the drawn [K] that do not count for each sample; arguments as of a shared draw."""
-        is_drawn = torch.zeros(self._n_items, dtype=torch.bool)
+    def among(self, drawn: Tensor, first: Tensor, users: Tensor, items: Tensor) -> Ragged:
+        """B rows: what is drawn in each sample's group and does not count for it.
+
+        Args:
+            drawn: [G, K], ``n_items`` times the group plus the item; so are the values of the rows.
+            first: [B], ``n_items`` times the group of each sample.
+            users, items: as of a shared draw.
+        """
+        is_drawn = torch.zeros(len(drawn) * self._n_items, dtype=torch.bool)
         is_drawn[drawn] = True
-        asked, of_sample = torch.unique(users, return_inverse=True)
-        own = self._rows.take(asked)
+        # a user of several samples of a group is asked for once
+        n_users = self._rows.n_rows
+        asked, of_sample = torch.unique(first * n_users + users, return_inverse=True)
+        own = self._rows.take(asked % n_users)
+        own = own.with_values(own.values + (asked // n_users)[own.rows])
         found = own.filter(is_drawn[own.values]).take(of_sample)
-        return found.filter(self._restricted[users][found.rows] | (found.values == items[found.rows]))
+        return found.filter(self._restricted[users][found.rows] | (found.values == (first + items)[found.rows]))
 
 
 def _masses(train: Part, power: float) -> Tensor:
