@@ -15,13 +15,14 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from recgraph import registry
-from recgraph.config import distribute, parse_settings
+from recgraph.config import distribute
 from recgraph.data.files import replace_text
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
 from recgraph.rng import Generators
 from recgraph.runs.record import provenance
 from recgraph.runs.run import DataConfig
+from recgraph.setting_texts import parse_settings
 from recgraph.train.callbacks import JsonLines
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer

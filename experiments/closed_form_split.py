@@ -22,11 +22,11 @@ import torch
 
 from experiments.bench.ours.growth_stage import forget_peak, peak_mb
 from recgraph import registry
-from recgraph.config import parse_settings
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
 from recgraph.runs.new_log import after
+from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
 
 FIT_ON = ("train", "train+valid")

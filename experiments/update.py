@@ -27,7 +27,6 @@ import torch
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.config import parse_settings
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
 from recgraph.data.labels import Label
@@ -41,6 +40,7 @@ from recgraph.runs.new_log import newest
 from recgraph.runs.record import RunRecord, provenance
 from recgraph.runs.run import Run
 from recgraph.serve.recommender import Recommender
+from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
 
 SHARE = 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import re
 import shutil
 import subprocess
@@ -55,6 +56,15 @@ def test_names_say_what_is_inside() -> None:
 def test_no_code_branches_on_a_data_set() -> None:
     pattern = re.compile(r"\bdataset\s*(==|!=|in)\s*[\"'(\[{]")
     assert [_name(path) for path in FILES if pattern.search(path.read_text(encoding="utf-8"))] == []
+
+
+EXPERIMENTS = [path for part in ("", "components/", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
+def test_experiments_find_what_they_import(path: Path) -> None:
+    """What else runs them takes hours; what stands in front of them is found here."""
+    importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
 
 
 def _packages() -> dict[str, Path]:

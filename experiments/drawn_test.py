@@ -1,0 +1,96 @@
+"""How much a board's numbers are of the way its test part was drawn: Gowalla's, drawn anew.
+
+    python -m experiments.drawn_test FOLDER "GFCF" "SLIM" "SimpleX" --out experiments/results/gowalla-drawn-test.jsonl
+
+``train.txt``, ``valid.txt`` and ``test.txt`` of the folder have lines of ``user item item ...``, numbered from 0. Each
+user's items of all three are put in a random order, and as many as the published test part has of that user are held
+out. Entries of the board ``published`` are fitted to the rest with the settings and the number of epochs that they have
+there, and each adds a line to the file, in the place of the one that it may have. Nothing is chosen on a test part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+import recgraph as rg
+from experiments.closed_form_split import read
+from experiments.published_rows import METRICS, sheet_of
+from recgraph import registry
+from recgraph.data.files import replace_text
+from recgraph.leaderboard.board import load_board
+from recgraph.models.base import TrainableModel
+from recgraph.sparse.ragged import Ragged
+
+BOARD = Path(__file__).parent / "published" / "gowalla.toml"
+#: the places chosen most often, whose share in a test part is told
+POPULAR = 100
+
+
+def drawn(parts: dict[str, Ragged], seed: int) -> tuple[Ragged, Ragged]:
+    """All interactions with a test part of the published size for each user -> train, test."""
+    users = torch.cat([part.rows for part in parts.values()])
+    items = torch.cat([part.values for part in parts.values()])
+    order = torch.randperm(len(users), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(users[order], stable=True)]
+    every = Ragged.from_lengths(items[order], torch.bincount(users, minlength=parts["train"].n_rows))
+    held_out = every.positions < parts["test"].lengths[every.rows]
+    return every.filter(~held_out), every.filter(held_out)
+
+
+def share_of_popular(part: Ragged, counts: Tensor) -> float:
+    """Which share of a part's interactions is with the places of the greatest counts."""
+    popular = torch.argsort(counts, descending=True, stable=True)[:POPULAR]
+    return float(torch.isin(part.values, popular).double().mean())
+
+
+def measured(entry: str, split: rg.Split) -> dict[str, float]:
+    """Fit an entry of the board to all but the test part, and test it."""
+    spec = next(each for each in load_board(BOARD).sheets[0].models if each.name == entry)
+    cls, settings = registry.load("model", spec.model), dict(spec.settings)
+    model = cls(**{name: settings.pop(name) for name in [*settings] if name in cls.Config.model_fields})
+    if issubclass(cls, TrainableModel):
+        (of_board,) = (each for each in sheet_of("published").entries if each.name == entry)
+        if settings.get("schedule", "constant") != "constant":
+            settings["schedule_epochs"] = settings["max_epochs"]
+        (epochs,) = of_board.best_epochs.values()
+        settings |= {"metric": "last", "patience": None, "max_epochs": epochs}
+    run = rg.fit(model, split, seed=0, fit_on="train+valid", **settings)
+    found = run.evaluate("test", seen="exclude", cutoffs=(20,), metrics=("recall", "ndcg"))["exclude"]
+    return {name: round(float(found[name]), 5) for name in METRICS}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.drawn_test", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("entries", nargs="+", help="of the board published")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    parts = read(asked.folder)
+    train, test = drawn(parts, asked.seed)
+    counts = sum(torch.bincount(part.values, minlength=1 + int(train.values.max())) for part in (train, test))
+    facts = {"seed": asked.seed, "popular": POPULAR, "n_interactions": len(train.values) + len(test.values)}
+    facts |= {
+        f"{name}_share": round(share_of_popular(part, counts), 4)
+        for name, part in (("published", parts["test"]), ("drawn", test))
+    }
+    frames = (pl.DataFrame({"user": part.rows.numpy(), "item": part.values.numpy()}) for part in (train, test))
+    split = rg.Split.from_parts(next(frames), None, next(frames))
+    for entry in asked.entries:
+        line: dict[str, Any] = {"entry": entry, **measured(entry, split), **facts}
+        print(json.dumps(line), flush=True)
+        kept = asked.out.read_text(encoding="utf-8").splitlines() if asked.out.exists() else []
+        kept = [each for each in kept if (json.loads(each)["entry"], json.loads(each)["seed"]) != (entry, asked.seed)]
+        replace_text("".join(f"{each}\n" for each in [*kept, json.dumps(line)]), asked.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
