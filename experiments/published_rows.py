@@ -1,8 +1,10 @@
-"""Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows`` writes the table of
-docs/baselines.md from the records of the boards ``published`` and ``collaborative`` (a test says when to)."""
+"""Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows`` writes two tables of
+docs/baselines.md from the records of the boards ``published`` and ``collaborative`` and of ``experiments.drawn_test``
+(a test says when to)."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 
 PAGE = Path(__file__).parents[1] / "docs" / "baselines.md"
-NAME = "gowalla-published"
+NAME, DRAWN_NAME = "gowalla-published", "gowalla-drawn"
+#: what ``experiments.drawn_test`` wrote
+DRAWN = PAGE.parents[1] / "experiments" / "results" / "gowalla-drawn-test.jsonl"
 METRICS = ("recall@20", "ndcg@20")
 #: how far a ratio may be from 1 without a cause, in rounding of the published figures besides
 CLOSE = 0.01
@@ -216,9 +220,23 @@ def _short(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}".removeprefix("0")
 
 
+def drawn_table() -> str:
+    """The same models on the published test part and on one of its size that was drawn from all interactions."""
+    published = sheet_of("published")
+    titles = {row.entry: row.title for row in ROWS}
+    lines = ["| model | published test part | drawn anew | drawn / published |", "| --- | --- | --- | --- |"]
+    found = [json.loads(line) for line in DRAWN.read_text(encoding="utf-8").splitlines()]
+    for one in sorted(found, key=lambda line: -line["ndcg@20"]):
+        theirs, ours = scores_of(published, one["entry"]), tuple(one[metric] for metric in METRICS)
+        assert theirs is not None
+        ratio = tuple(b / a for a, b in zip(theirs, ours, strict=True))
+        lines.append(f"| {titles[one['entry']]} | {_pair(theirs)} | {_pair(ours)} | {_pair(ratio, 2)} |")
+    return "\n".join(lines)
+
+
 def page() -> str:
-    """The page with the table."""
-    return marked(PAGE.read_text(encoding="utf-8"), NAME, table())
+    """The page with both tables."""
+    return marked(marked(PAGE.read_text(encoding="utf-8"), NAME, table()), DRAWN_NAME, drawn_table())
 
 
 if __name__ == "__main__":
