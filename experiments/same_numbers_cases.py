@@ -61,6 +61,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "simplex n_negatives=20",
             "simplex n_negatives=20 loss_options={shared=true} exclude_own=false",
             "bprmf loss=ccl n_negatives=20 loss_options={shared=true,n_groups=4}",
+            "bprmf loss=ccl n_negatives=20 loss_options={dropout=0.1}",
+            "simplex history_table=true aggregator=user_attention",
             "simplex n_negatives=20 aggregator=user_attention own_weight=0.8",
             "simplex n_negatives=20 aggregator=self_attention",
             "ultragcn n_negatives=20",

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from recgraph.blocks import even_bounds, of_groups, score_blocks, total_of
+from recgraph.blocks import even_bounds, of_groups
 from recgraph.config import Added, ConfigError, Search
-from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
+from recgraph.contrast.blockwise import one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
+from recgraph.losses.shared_negatives import PairWeights, SharedNegatives
+from recgraph.rng import dropout
 from recgraph.rows import is_row_sparse, touched
 
 __all__ = ["PairWeights"]
-
-
-class PairWeights(NamedTuple):
-    """What the pairs of T targets count. Attributes: ``positive`` [T]; ``negative`` [T, K], or [T, 1] for all K."""
-
-    positive: Tensor
-    negative: Tensor
 
 
 def _weighed(of_targets: Tensor, of_drawn: Tensor, weights: PairWeights | None) -> tuple[Tensor, Tensor]:
@@ -84,7 +78,7 @@ class OwnNegatives(NextItemLoss):
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         negatives = self.draw(targets.numel(), table.shape[0] - 1, generator, table.device)
-        return self.against(negatives, hidden, targets, table)
+        return self.against(negatives, hidden, targets, table, generator=generator)
 
     def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """[n_targets, K]: tokens to rank below each target; shared ones are [n_groups, K]."""
@@ -98,17 +92,19 @@ class OwnNegatives(NextItemLoss):
         targets: Tensor,
         table: Tensor,
         bounds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The mean loss with given negatives [T, K], or [n_groups, K] that are shared; ``bounds`` as in
         :meth:`against_shared`, None: those of :func:`recgraph.blocks.even_bounds`; else the arguments of a call."""
         if self.config.shared:
             bounds = even_bounds(len(targets), len(negatives)) if bounds is None else bounds
             keep_mask = of_groups(negatives, bounds) != targets[:, None]
-            return self.against_shared(negatives, bounds, keep_mask, hidden, targets, table, table.shape[0] - 1)
+            given = negatives, bounds, keep_mask, hidden, targets, table, table.shape[0] - 1
+            return self.against_shared(*given, generator=generator)
         keep_mask = negatives != targets[:, None]
         part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
         if self.cosine:
-            hidden, (part, columns) = F.normalize(hidden, dim=1), unit_rows(part, columns)
+            hidden, (part, columns) = self.dropped(F.normalize(hidden, dim=1), generator), unit_rows(part, columns)
         scores = own_scores(hidden, part, columns)
         return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
 
@@ -122,6 +118,7 @@ class OwnNegatives(NextItemLoss):
         table: Tensor,
         n_items: int,
         weights: PairWeights | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The mean loss with the same negatives for all targets of a group; it can be differentiated once.
 
@@ -134,15 +131,26 @@ class OwnNegatives(NextItemLoss):
             targets: [T] rows of the table.
             table: [N, D].
             n_items, weights: see :meth:`of_scores`.
+            generator: see :meth:`dropped`.
         """
         part, places = touched(table, torch.cat([targets, drawn.flatten()]))
         if self.cosine:
-            hidden, (part, places) = F.normalize(hidden, dim=1), unit_rows(part, places)
+            hidden, (part, places) = self.dropped(F.normalize(hidden, dim=1), generator), unit_rows(part, places)
         targets, columns = torch.split(places, [len(targets), drawn.numel()])
         settings = {"targets": targets, "drawn": columns.view_as(drawn), "row_sparse": is_row_sparse(part)}
         settings["bounds"] = bounds
-        settings |= {"loss": self, "keep_mask": keep_mask, "n_items": n_items, "weights": weights}
-        return one_pass(_SharedNegatives, settings, None, (hidden, part))[0]
+        settings |= {"of_scores": self.of_scores, "keep_mask": keep_mask, "n_items": n_items, "weights": weights}
+        return one_pass(SharedNegatives, settings, None, (hidden, part))[0]
+
+    @property
+    def drops(self) -> bool:
+        """Whether :meth:`dropped` drops anything now."""
+        return False
+
+    def dropped(self, vectors: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Vectors of length 1 [T, D] as a loss of cosines multiplies them with items'; the generator draws its dropout,
+        None: there is none."""
+        return vectors
 
     def of_scores(
         self,
@@ -188,78 +196,6 @@ class OwnNegatives(NextItemLoss):
                 "count as 0; let of_scores divide by how many keep_mask keeps, or multiply by weights of pairs "
                 "(weighs_pairs = True); or set exclude_own = False, or shared = False"
             )
-
-
-class _SharedNegatives(BlockwiseLoss):
-    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former.
-
-    Args:
-        inputs: hidden [T, D] and table [N, D].
-        loss: whose :meth:`OwnNegatives.of_scores` gives the mean over a block of rows.
-        targets: [T] rows of the table.
-        drawn: [G, K] rows of the table.
-        bounds: see :meth:`OwnNegatives.against_shared`.
-        keep_mask: [T, K].
-        n_items, weights: see :meth:`OwnNegatives.of_scores`.
-        row_sparse: whether the gradient by the table is that of these rows alone.
-    """
-
-    name = "a pairwise loss"
-
-    def __init__(
-        self,
-        inputs: Sequence[Tensor],
-        needs: Sequence[bool],
-        loss: OwnNegatives,
-        targets: Tensor,
-        drawn: Tensor,
-        bounds: Sequence[int],
-        keep_mask: Tensor,
-        n_items: int,
-        weights: PairWeights | None,
-        row_sparse: bool,
-    ) -> None:
-        super().__init__(inputs, needs, row_sparse)
-        self.loss, self.targets, self.drawn, self.n_items = loss, targets, drawn, n_items
-        self.bounds, self.keep_mask, self.weights = bounds, keep_mask, weights
-        self.rows, self.w_pos = self.y[drawn], self.y[targets]
-        self.by_drawn = torch.zeros_like(self.rows) if needs[1] else None
-
-    def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
-        positive = (self.x * self.w_pos).sum(1)
-        pull, sums = torch.empty_like(positive), []
-        for group, (start, stop) in enumerate(pairwise(self.bounds)):
-            vectors = self.rows[group]
-            for block, scores in score_blocks(stop - start, len(vectors), self.x, block_rows):
-                rows = slice(start + block.start, start + block.stop)
-                torch.mm(self.x[rows], vectors.t(), out=scores)
-                sums.append(self._block(group, rows, positive[rows], scores, pull[rows]))
-        by_hidden = self.gradients[0]
-        if by_hidden is not None:
-            by_hidden.addcmul_(self.w_pos, pull[:, None])
-        if self.by_drawn is not None:
-            by_drawn = self.by_drawn.flatten(0, 1)
-            self.add_rows((self.drawn.flatten(), by_drawn), (self.targets, self.x * pull[:, None]))
-        return total_of(sums, self.x).to(self.x.dtype), self.x.new_ones(())
-
-    def _block(self, group: int, rows: slice, positive: Tensor, negative: Tensor, pull: Tensor) -> Tensor:
-        """The share of a group's block in the mean; ``pull`` becomes the derivative by the targets' scores."""
-        by_hidden, is_trained = self.gradients[0], self.by_drawn is not None or self.gradients[0] is not None
-        weights = self.weights
-        if weights is not None:
-            weights = PairWeights(weights.positive[rows], weights.negative[rows])
-        positive, negative = (scores.detach().requires_grad_(is_trained) for scores in (positive, negative))
-        with torch.set_grad_enabled(is_trained):
-            mean = self.loss.of_scores(positive, negative, self.keep_mask[rows], self.n_items, weights)
-            share = mean * (len(positive) / len(self.x))
-        if is_trained:
-            by_positive, by_negative = torch.autograd.grad(share, (positive, negative))
-            pull.copy_(by_positive)
-            if by_hidden is not None:
-                torch.mm(by_negative, self.rows[group], out=by_hidden[rows])
-            if self.by_drawn is not None:
-                self.by_drawn[group].addmm_(by_negative.t(), self.x[rows])
-        return share.detach()
 
 
 class BCEConfig(OwnNegativesConfig):
@@ -352,16 +288,23 @@ class CCLConfig(OwnNegativesConfig):
         Field(gt=0, description="w, what the mean over a target's negatives counts beside the target"),
         Search(low=1.0, high=1000.0, log=True),
     ] = 100.0
+    dropout: Annotated[
+        float,
+        Field(ge=0, lt=1, description="of the hidden states or user vectors, brought to length 1 before, in training"),
+        Added(),
+    ] = 0.0
 
 
 class CCL(OwnNegatives):
-    """Cosine contrastive loss: ``mean_i (1 - c_i,pos + w mean_k max(0, c_ik - m))`` of cosines c, k over the row's K
-    negatives.
+    """Cosine contrastive loss: ``mean_i (max(0, 1 - c_i,pos) + w mean_k max(0, c_ik - m))`` of cosines c, k over the
+    row's K negatives.
 
     Only negatives that are nearer than the margin m cost anything, so that many can be drawn. A model that is trained
-    by it ranks by cosines. Weights of pairs multiply their addends.
+    by it ranks by cosines. Weights of pairs multiply their addends. With ``dropout`` a state loses dimensions after it
+    was brought to length 1, so that c is noisy, and may exceed 1: negatives a little below the margin count then, too.
 
-    Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021), equation 1.
+    Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021), equation 1, and
+    the published code for the dropout (.1 there).
     Departure: a drawn item that is the target counts 0, and still counts among the K. Draw hundreds of negatives: a
     single one a target, the default, is mostly below the margin.
     """
@@ -369,6 +312,13 @@ class CCL(OwnNegatives):
     Config = CCLConfig
     cosine = True
     weighs_pairs = True
+
+    @property
+    def drops(self) -> bool:
+        return bool(self.training and self.config.dropout > 0)
+
+    def dropped(self, vectors: Tensor, generator: torch.Generator | None) -> Tensor:
+        return dropout(vectors, self.config.dropout, generator) if self.drops else vectors
 
     def of_scores(
         self,
@@ -378,7 +328,7 @@ class CCL(OwnNegatives):
         n_items: int,
         weights: PairWeights | None = None,
     ) -> Tensor:
-        of_targets, of_drawn = 1 - positive, F.relu(negative - self.config.margin) * keep_mask
+        of_targets, of_drawn = F.relu(1 - positive), F.relu(negative - self.config.margin) * keep_mask
         of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)
         mean: Tensor = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
         return mean

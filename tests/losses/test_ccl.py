@@ -10,8 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import recgraph as rg
+from recgraph import registry
+from recgraph.blocks import even_bounds, of_groups
 from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
 from recgraph.losses.scores import unit_rows
+from recgraph.rng import dropout
 
 T, K, N_ITEMS, D = 7, 5, 11, 4
 
@@ -110,3 +114,45 @@ def test_unit_rows_are_the_distinct_ones_of_the_index() -> None:
     rows, places = unit_rows(table, index)
     assert rows.shape == (3, D)
     torch.testing.assert_close(rows[places], F.normalize(table, dim=1)[index])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
+    hidden, targets, table, negatives = inputs()
+    settings = {"shared": True, "n_groups": 2} if shared else {}
+    loss = CCL(margin=0.1, negative_weight=20.0, n_negatives=K, dropout=0.5, **settings)
+    drawn = negatives[:2] if shared else negatives
+    of_each = of_groups(drawn, even_bounds(T, 2)) if shared else drawn
+    value = loss.against(drawn, hidden, targets, table, generator=torch.Generator().manual_seed(4))
+
+    unit = dropout(F.normalize(hidden, dim=1), 0.5, torch.Generator().manual_seed(4))
+    assert 0 < int((unit == 0).sum()) < unit.numel()
+    cosines = unit @ F.normalize(table, dim=1).T
+    assert bool((cosines.gather(1, targets[:, None]) > 1).any())  # such a target costs nothing, and not less
+    own = (1 - cosines.gather(1, targets[:, None])[:, 0]).clamp(min=0)
+    hinge = (cosines.gather(1, of_each) - 0.1).clamp(min=0) * (of_each != targets[:, None])
+    expected = (own + 20 * hinge.mean(1)).mean()
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(
+        torch.autograd.grad(value, (hidden, table)), torch.autograd.grad(expected, (hidden, table)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+    plain = CCL(margin=0.1, negative_weight=20.0, n_negatives=K, **settings)
+    without = loss.eval().against(drawn, hidden, targets, table, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(without, plain.against(drawn, hidden, targets, table))
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"), [("bprmf", False), ("lightgcn", True), ("simplex", True), ("sasrec", False), ("sasrec", True)]
+)
+def test_models_of_both_lines_draw_the_dropout_of_ccl(name: str, shared: bool) -> None:
+    split = rg.load_dataset("synthetic").split()
+    options = {"shared": True, "n_groups": 3} if shared else {}
+    rows = []
+    for p in (0.0, 0.3, 0.3):
+        given = {"loss": "ccl", "n_negatives": 20, "loss_options": {**options, "dropout": p}, "hidden_dim": 16}
+        model = registry.load("model", name)(**given)
+        run = rg.fit(model, split, seed=0, max_epochs=2, metric="last", patience=None)
+        rows.append([row["rec"] for row in run.history])
+    assert rows[1] == rows[2]
+    assert rows[0] != rows[1]

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.batches import PairBatch, Query
+from recgraph.models.base import Space
 from recgraph.models.collaborative.base import CollaborativeModel
+from recgraph.models.growth import grown
 from recgraph.sparse.ragged import Ragged
 
 OPTIONS = {"margin": 0.1, "negative_weight": 25.0}
@@ -19,6 +21,8 @@ OPTIONS = {"margin": 0.1, "negative_weight": 25.0}
 def history_part(model: CollaborativeModel, own: Tensor, history: list[int]) -> Tensor:
     """``W sum_i a_i q_i`` with attention by the user's own vector, item by item."""
     items, aggregator = model.embedding.weight[SPACE.n_users :], model.aggregator
+    if model.config.history_table:
+        items = model.history_embedding.weight
     keys = [torch.tanh(aggregator.key.weight @ items[i] + aggregator.key.bias) for i in history]
     shares = torch.softmax(torch.stack([own @ key for key in keys]), 0)
     return aggregator.out.weight @ sum(a * items[i] for a, i in zip(shares, history, strict=True))
@@ -39,9 +43,10 @@ def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
     return total / len(batch.users)
 
 
-def test_the_loss_is_that_of_the_paper() -> None:
+@pytest.mark.parametrize("history_table", [False, True])
+def test_the_loss_is_that_of_the_paper(history_table: bool) -> None:
     settings = {"aggregator": "user_attention", "own_weight": 0.7, "dropout": 0.0, "n_negatives": 6}
-    model = made("simplex", loss_options=OPTIONS, **settings).double()
+    model = made("simplex", loss_options=OPTIONS, history_table=history_table, **settings).double()
     batch = first_batch(model)
     value, expected = model(batch, ["rec"])["rec"], oracle(model, batch, 0.7)
     torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
@@ -52,8 +57,9 @@ def test_the_loss_is_that_of_the_paper() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds() -> None:
-    model = made("simplex", aggregator="user_attention", own_weight=0.6).double()
+@pytest.mark.parametrize("history_table", [False, True])
+def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_table: bool) -> None:
+    model = made("simplex", aggregator="user_attention", own_weight=0.6, history_table=history_table).double()
     model.setup(planted()[0])
     model.eval()
     users, histories = [4, 4, -1], [[2, 9], [1], [5, 6, 7]]
@@ -128,3 +134,11 @@ def test_sequence_models_rank_by_cosines_too() -> None:
 def test_a_table_may_start_normal() -> None:
     table = made("simplex", hidden_dim=64, init_std=1e-4).embedding.weight
     assert 0.9e-4 < float(table.detach().std()) < 1.1e-4
+
+
+def test_a_table_of_histories_grows_with_the_items() -> None:
+    model = made("simplex", history_table=True)
+    larger = grown(model, Space(n_users=SPACE.n_users, n_items=SPACE.n_items + 2), seed=0)
+    old, new = model.history_embedding.weight, larger.history_embedding.weight
+    assert new.shape == (SPACE.n_items + 2, 16)
+    assert torch.equal(new[: SPACE.n_items], old)

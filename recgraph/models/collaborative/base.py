@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.accelerated import is_accelerated
@@ -20,7 +20,7 @@ from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
-from recgraph.losses.scores import pair_scores, unit_rows
+from recgraph.losses.scores import own_scores, pair_scores, unit_rows
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.collaborative.norms import half_squared_norms
@@ -102,15 +102,16 @@ class CollaborativeModel(TrainableModel):
     known_users: Tensor
 
     def _build(self, space: Space) -> None:
-        width, std = self.config.hidden_dim, self.config.init_std
-        sizes = (space.n_users, space.n_items)
-        self.embedding = new_table(
-            width, [_xavier(n_rows, width) if std is None else _normal(n_rows, std) for n_rows in sizes]
-        )
+        self.embedding = self._new_table(space.n_users, space.n_items)
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
         self._histories: Ragged | None = None
+
+    def _new_table(self, *sizes: int) -> nn.Embedding:
+        """A table of rows of several kinds, as many as ``sizes`` says, as they are drawn at first."""
+        width, std = self.config.hidden_dim, self.config.init_std
+        return new_table(width, [_xavier(n_rows, width) if std is None else _normal(n_rows, std) for n_rows in sizes])
 
     def item_table(self) -> Tensor:
         assert self.space is not None
@@ -249,19 +250,24 @@ class CollaborativeModel(TrainableModel):
             raise ValueError(f"shard_tables: loss = {self.config.loss!r} reads cosines; use loss = 'bpr' or 'bce'")
         if isinstance(self.loss, OwnNegatives):
             keep_mask, weights = batch.negative_mask(), self.pair_weights(batch)
+            generator = batch.generators.of_rank("dropout")
             if self.loss.config.shared:
                 if self.config.exclude_own and self.loss.weighs_pairs:
                     weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
                 pairs = lookup(nodes, batch.users), batch.items + n_users, nodes
                 assert batch.bounds is not None
                 drawn = batch.negatives + n_users
-                mean = self.loss.against_shared(drawn, batch.bounds, keep_mask, *pairs, n_items, weights)
+                mean = self.loss.against_shared(drawn, batch.bounds, keep_mask, *pairs, n_items, weights, generator)
                 return weighted(mean, batch)
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
             if self.loss.cosine:
                 part, places = unit_rows(part, places)
-            scores = pair_scores(part, places[:, 0], places[:, 1:])
+            if self.loss.drops:
+                users = self.loss.dropped(lookup(part, places[:, 0]), generator)
+                scores = own_scores(users, part, places[:, 1:])
+            else:
+                scores = pair_scores(part, places[:, 0], places[:, 1:])
             return weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch)
         # losses read tokens: row 0 is the padding's; those that draw never read it, so that any row may be there
         if is_sharded(nodes):

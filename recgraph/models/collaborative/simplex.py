@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
@@ -49,6 +50,9 @@ class SimpleXConfig(CollaborativeConfig):
         Field(ge=0, le=1, description="g, what the user's own vector counts; the history counts 1 - g"),
         Search(0.0, 1.0),
     ] = 0.5
+    history_table: Annotated[
+        bool, Field(description="whether histories read a table of items of their own, beside that of scores"), Added()
+    ] = False
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
     ] = 0.1
@@ -67,14 +71,22 @@ class SimpleX(CollaborativeModel):
     of the trained users' own vectors. With ``own_weight=1`` it is :class:`BPRMF`.
 
     Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021). Departures:
-    histories are not cut; dropout is before the cosine, which the published code takes first; ``l2`` is of the vectors
-    of a batch's samples; the table starts by Xavier unless ``init_std`` is given (published: 1e-4).
+    histories are not cut; ``l2`` is of the vectors of a batch's samples. The published code differs from the defaults
+    here: q of a history are of a table of their own (``history_table=True``), dropout is after vectors are brought to
+    length 1 (``dropout=0, loss_options={"dropout": 0.1}``), tables start from N(0, 1e-4) (``init_std``), gradients are
+    clipped (``clip_norm=10``, without which such a start is slow), and samples may draw items of their own user
+    (``exclude_own=False``).
     """
 
     Config: ClassVar[type[ModelConfig]] = SimpleXConfig
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **CollaborativeModel.tables,
+        "history_embedding.weight": ("items",),
+    }
 
     def _build(self, space: Space) -> None:
         super()._build(space)
+        self.history_embedding = self._new_table(space.n_items) if self.config.history_table else None
         spec = {"name": self.config.aggregator, **self.config.aggregator_options}
         self.aggregator = registry.make("aggregator", spec, hidden_dim=self.config.hidden_dim)
 
@@ -102,14 +114,18 @@ class SimpleX(CollaborativeModel):
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
         assert self.space is not None
         table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
-        items = table[self.space.n_users :]
         # a user with many samples has many in a batch, and a long history: it is read once
         users, places = batch.drawn.get(_USERS) or _users_once(batch)
-        vectors = self._vectors(lookup(table, users), self._histories_of(users), items, generator)[places]
+        own, items = lookup(table, users), self.item_table()
+        vectors = self._vectors(own, self._histories_of(users), self._read(items), generator)[places]
         if self.training:
             vectors = dropout(vectors, self.config.dropout, generator)
         rows = torch.arange(len(places), device=places.device)
         return replace(batch, users=rows), torch.cat([vectors, items])
+
+    def _read(self, items: Tensor) -> Tensor:
+        """[n_items, D]: what histories read, given the vectors of items that are scored."""
+        return items if self.history_embedding is None else self.history_embedding.weight
 
     def _vectors(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[U, D], of own vectors [U, D], histories and items [n_items, D]; the generator draws the aggregator's
@@ -123,8 +139,7 @@ class SimpleX(CollaborativeModel):
         known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
         own = nodes.new_zeros(len(query), nodes.shape[1])
         own[known_mask] = lookup(nodes, query.users[known_mask])
-        items = nodes[self.space.n_users :]
-        vectors = self._vectors(own, query.history, items)
+        vectors = self._vectors(own, query.history, self._read(nodes[self.space.n_users :]))
         lost_mask = ~known_mask & ((query.history.lengths == 0) | (self.config.own_weight == 1))
         if bool(lost_mask.any()):
             vectors[lost_mask] = super()._fold_in(query.take(lost_mask.nonzero()[:, 0]), nodes)

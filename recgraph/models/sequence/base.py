@@ -262,14 +262,14 @@ class SequenceModel(TrainableModel):
         table, targets = self.token_table(batch), batch.targets
         if self.item_tower is not None:
             table, targets = self.item_tower.of_candidates(table, targets)
-        generator = batch.generators["negatives"]
+        generator, dropout = batch.generators["negatives"], batch.generators.of_rank("dropout")
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
             drawn, bounds = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device), None
             if self.loss.config.shared:
                 bounds = batch.group_bounds(len(drawn))
             else:
                 drawn = drawn[batch.target_places()]
-            loss: Tensor = self.loss.against(drawn, states, targets, table, bounds)
+            loss: Tensor = self.loss.against(drawn, states, targets, table, bounds, dropout)
         else:
             loss = self.loss(states, targets, table, generator)
         return loss if batch.weight == 1 else loss * batch.weight
