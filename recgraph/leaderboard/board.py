@@ -36,7 +36,7 @@ class ProtocolSpec(DataConfig):
         Literal["train", "train+valid"],
         Field(
             description="what is learned from before the test; train+valid: of trained models after the number of "
-            "epochs was chosen on the validation part"
+            "epochs was chosen on the validation part, or at once with metric = 'last'"
         ),
         Added(),
     ] = "train"

@@ -118,7 +118,10 @@ class Job:
     @property
     def refit(self) -> bool:
         """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
-        return self.fit_on != "train" and issubclass(registry.load("model", self.model), TrainableModel)
+        chooses = (
+            issubclass(registry.load("model", self.model), TrainableModel) and self.settings.get("metric") != "last"
+        )
+        return self.fit_on != "train" and chooses
 
     @property
     def stem(self) -> str:

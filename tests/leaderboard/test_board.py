@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,8 @@ def test_a_last_fit_to_more_has_addresses_and_commands_of_its_own(tmp_path: Path
     assert " --fit-on train+valid --refit \\\n" in again.command()
     assert " --fit-on train+valid \\\n" in at_once.command()
     assert Job.from_dict(json.loads(json.dumps(again.to_dict()))) == again
+    last = replace(again, settings={**again.settings, "metric": "last"})
+    assert " --fit-on train+valid \\\n" in last.command()
     with pytest.raises(ConfigError, match="fit_on"):
         write_board(tmp_path, BOARD.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "all"'))
 

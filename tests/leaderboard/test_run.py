@@ -199,6 +199,18 @@ def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
         labels = {which: popularity_groups(split.test, split.fit_part(which).item_counts()) for which in _PARTS}
         sizes = {group: one["n_users"] for group, one in record["groups"]["popularity"]["seen excluded"].items()}
         assert sizes == Counter(labels["train+valid"]) != Counter(labels["train"])
+    # what chooses no epoch is fitted once, and at once
+    fixed = re.sub("patience = .*\n", "", text).replace(
+        "[training]", '[training]\nmetric = "last"\nlearning_rate = 0.01'
+    )
+    at_once = write(tmp_path / "last", fixed)
+    assert len(rg.leaderboard.run(at_once, device="cpu", only=["bprmf"]).made) == 1
+    (last,) = records(at_once).values()
+    model = registry.load("model", "bprmf")(hidden_dim=8)
+    training = {"max_epochs": 3, "batch_size": 1024, "learning_rate": 0.01, "metric": "last"}
+    run = rg.fit(model, split, seed=3, device="cpu", fit_on="train+valid", **training)
+    assert last["scores"]["seen excluded"]["ndcg@10"] == run.evaluate(cutoffs=(10,))["exclude"]["ndcg@10"]
+    assert sorted(last["curve"]) == ["epoch", "loss"]
     # the curve and the best epoch are those of the training that chose
     chosen = found["bprmf"]
     assert len(chosen["curve"]["ndcg@10"]) == chosen["training"]["epochs"] == 3
