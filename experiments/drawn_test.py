@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,11 @@ from torch import Tensor
 
 import recgraph as rg
 from experiments.closed_form_split import read
-from experiments.published_rows import METRICS, sheet_of
-from recgraph import registry
+from experiments.published_rows import METRICS, settings_of, sheet_of
 from recgraph.data.files import replace_text
-from recgraph.leaderboard.board import load_board
 from recgraph.models.base import TrainableModel
 from recgraph.sparse.ragged import Ragged
 
-BOARD = Path(__file__).parent / "published" / "gowalla.toml"
 #: the places chosen most often, whose share in a test part is told
 POPULAR = 100
 
@@ -52,18 +50,23 @@ def share_of_popular(part: Ragged, counts: Tensor) -> float:
 
 def measured(entry: str, split: rg.Split) -> dict[str, float]:
     """Fit an entry of the board to all but the test part, and test it."""
-    spec = next(each for each in load_board(BOARD).sheets[0].models if each.name == entry)
-    cls, settings = registry.load("model", spec.model), dict(spec.settings)
-    model = cls(**{name: settings.pop(name) for name in [*settings] if name in cls.Config.model_fields})
-    if issubclass(cls, TrainableModel):
+    model, training = settings_of(entry)
+    if isinstance(model, TrainableModel) and training.get("metric") != "last":
         (of_board,) = (each for each in sheet_of("published").entries if each.name == entry)
-        if settings.get("schedule", "constant") != "constant":
-            settings["schedule_epochs"] = settings["max_epochs"]
+        if training.get("schedule", "constant") != "constant":
+            training["schedule_epochs"] = training["max_epochs"]
         (epochs,) = of_board.best_epochs.values()
-        settings |= {"metric": "last", "patience": None, "max_epochs": epochs}
-    run = rg.fit(model, split, seed=0, fit_on="train+valid", **settings)
+        training |= {"metric": "last", "patience": None, "max_epochs": epochs}
+    run = rg.fit(model, split, seed=0, fit_on="train+valid", **training)
     found = run.evaluate("test", seen="exclude", cutoffs=(20,), metrics=("recall", "ndcg"))["exclude"]
     return {name: round(float(found[name]), 5) for name in METRICS}
+
+
+def keep_line(path: Path, line: Mapping[str, Any], by: Sequence[str]) -> None:
+    """Add a line to a file of JSON lines, in the place of the one that is equal in ``by``."""
+    kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [each for each in kept if any(json.loads(each)[name] != line[name] for name in by)]
+    replace_text("".join(f"{each}\n" for each in [*kept, json.dumps(line)]), path)
 
 
 def main() -> int:
@@ -86,9 +89,7 @@ def main() -> int:
     for entry in asked.entries:
         line: dict[str, Any] = {"entry": entry, **measured(entry, split), **facts}
         print(json.dumps(line), flush=True)
-        kept = asked.out.read_text(encoding="utf-8").splitlines() if asked.out.exists() else []
-        kept = [each for each in kept if (json.loads(each)["entry"], json.loads(each)["seed"]) != (entry, asked.seed)]
-        replace_text("".join(f"{each}\n" for each in [*kept, json.dumps(line)]), asked.out)
+        keep_line(asked.out, line, ("entry", "seed"))
     return 0
 
 
