@@ -118,10 +118,8 @@ class Job:
     @property
     def refit(self) -> bool:
         """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
-        chooses = (
-            issubclass(registry.load("model", self.model), TrainableModel) and self.settings.get("metric") != "last"
-        )
-        return self.fit_on != "train" and chooses
+        is_trained = issubclass(registry.load("model", self.model), TrainableModel)
+        return self.fit_on != "train" and is_trained and self.settings.get("metric") != "last"
 
     @property
     def stem(self) -> str:
