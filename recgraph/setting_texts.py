@@ -10,7 +10,7 @@ from typing import Any
 
 from recgraph.config import ConfigError, cut, shown
 
-__all__ = ["parse_settings", "setting_text", "toml_text"]
+__all__ = ["parse_settings", "setting_text", "toml_text", "with_none"]
 
 _FORMS = """{name = "text", flag = true} or ["a", "b"] as TOML, {"name": "text", "flag": true} as JSON"""
 #: a number as Python writes it; one that begins with a needless 0 may be an id and stays a text
@@ -77,8 +77,17 @@ def _as_option(setting: str, rest: str, value: Any) -> str:
     return f"they are entries of {setting}_options: {cut(setting_text(f'{setting}_options.{rest}', value))}"
 
 
+def with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a TOML file, which has no word for it, with None where the text none stands, as in ``--set``."""
+    return {name: None if _is_none(value) else value for name, value in settings.items()}
+
+
+def _is_none(value: Any) -> bool:
+    return isinstance(value, str) and value.lower() in ("none", "null")
+
+
 def _read(text: str) -> Any:
-    if text.lower() in ("none", "null"):
+    if _is_none(text):
         return None
     if text.startswith(("{", "[")):
         return _read_nested(text)

@@ -66,9 +66,9 @@ def train(
     from recgraph.finite import NonFinite
     from recgraph.runs import fit
     from recgraph.runs.record import SELECTION
-    from recgraph.setting_texts import parse_settings
+    from recgraph.setting_texts import parse_settings, with_none
 
-    values = {**parse_settings(settings or [], load_toml(config) if config else {}), **source.settings}
+    values = {**parse_settings(settings or [], with_none(load_toml(config)) if config else {}), **source.settings}
     cls = registry.load("model", model)
     _refuse_options(values, {"model": cls.Config, **fit.parts_of(cls)})
     try:

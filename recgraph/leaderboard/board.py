@@ -19,6 +19,7 @@ from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.imports import ImportFailed, import_all
 from recgraph.leaderboard.places import with_data, with_teachers
 from recgraph.runs.run import DataConfig
+from recgraph.setting_texts import with_none
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
 
@@ -82,7 +83,9 @@ class EntrySpec(Config):
     ] = None
     study_name: Annotated[str | None, Field(description="of the study, in a storage that holds several")] = None
     settings: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="of the model and its training; they win")
+        dict[str, Any],
+        Field(default_factory=dict, description="of the model and its training; they win"),
+        AfterValidator(with_none),
     ]
     seeds: Annotated[
         tuple[int, ...] | None, Field(min_length=1, description="where not those of the board: one without chance")
@@ -120,7 +123,9 @@ class SheetSpec(Config):
     budget_hours: Annotated[float | None, Field(gt=0, description="the most that one seed of a model may take")] = None
     protocol: Annotated[ProtocolSpec, Field(default_factory=lambda: ProtocolSpec.of())]
     training: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="settings of training that all models begin with")
+        dict[str, Any],
+        Field(default_factory=dict, description="settings of training that all models begin with"),
+        AfterValidator(with_none),
     ]
     models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
     imports: Annotated[

@@ -140,12 +140,13 @@ def test_train_writes_the_resolved_configuration(run: Path) -> None:
 
 def test_config_file_and_set(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text("hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\n")
+    file.write_text("hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n")
     out = tmp_path / "run"
     done = call("train", "sasrec", "-d", "synthetic", "-o", out, "--config", file, "--set", "hidden_dim=4")
     assert done.exit_code == 0, done.output
     config = json.loads((out / "config.json").read_text())
     assert (config["config"]["hidden_dim"], config["training"]["batch_size"]) == (4, 256)
+    assert config["training"]["patience"] is None
 
 
 def test_options_of_a_part_as_json_and_one_by_one(tmp_path: Path) -> None:

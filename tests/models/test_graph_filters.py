@@ -106,14 +106,16 @@ def test_more_factors_than_a_side_are_all_there_are(device: torch.device) -> Non
 
 
 @pytest.mark.parametrize("order", ["linear", "second", "third"])
-@pytest.mark.parametrize(("alpha", "s", "k"), [(0.5, 1.0, N_ITEMS), (0.6, 0.7, N_ITEMS), (0.4, 1.4, 5)])
+@pytest.mark.parametrize(
+    ("alpha", "s", "k"), [(0.5, 1.0, N_ITEMS), (0.6, 0.7, N_ITEMS), (0.4, 1.4, 5), (0.6, 0.7, None), (0.4, 1.4, None)]
+)
 def test_turbo_cf_is_a_polynomial_of_the_graph_of_items(
-    order: str, alpha: float, s: float, k: int, device: torch.device
+    order: str, alpha: float, s: float, k: int | None, device: torch.device
 ) -> None:
     # of an item with ties at its k-th place either may be kept: weights of distinct users make none
     train, asked = _lists(2, 40), _lists(3, 9)
     model = _fitted(TurboCF(user_power=alpha, power=s, filter=order, k=k), train, device)
-    expected = turbo_scores(_dense(train), _dense(asked), alpha, s, order, k)
+    expected = turbo_scores(_dense(train), _dense(asked), alpha, s, order, k or N_ITEMS)
     np.testing.assert_allclose(_scores(model, asked, device), expected, rtol=2e-5, atol=2e-6)
 
 
@@ -124,22 +126,23 @@ def test_turbo_cf_without_powers_and_one_half_is_gfcf_without_factors(device: to
     np.testing.assert_allclose(_scores(one, asked, device), _scores(other, asked, device), rtol=2e-5, atol=2e-6)
 
 
-def test_a_bundle_keeps_the_training_matrix(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [GFCF(n_factors=4), TurboCF(k=None, power=0.7)], ids=lambda model: model.key())
+def test_a_run_keeps_what_is_as_long_as_its_data(model: ClosedFormModel, tmp_path: Path) -> None:
     train = _lists(6, 30)
     pairs = [(user, item) for user, items in enumerate(train) for item in items]
     frame = pl.DataFrame({"u": [user for user, _ in pairs], "i": [item for _, item in pairs]})
     split = rg.Interactions.from_frame(frame, user="u", item="i").split("ratio")
-    run = rg.fit(GFCF(n_factors=4), split, seed=3, out=tmp_path / "run")
+    run = rg.fit(type(model)(model.config), split, seed=3, out=tmp_path / "run")
     loaded = rg.Run.open(tmp_path / "run", split)
     query = Query(split.test.users, split.test.history)
     assert torch.equal(run.model.score(query), loaded.model.score(query))
-    again = rg.fit(GFCF(n_factors=4), split, seed=3)
+    again = rg.fit(type(model)(model.config), split, seed=3)
     assert torch.equal(run.model.score(query), again.model.score(query))
 
 
 def test_no_filter_takes_memory_of_items_by_items() -> None:
     rows = Ragged.from_lists([[0, 1], [1, 2]])
-    for model, most in ((GFCF(n_factors=8), 1e6), (TurboCF(k=10), 3e6)):
+    for model, most in ((GFCF(n_factors=8), 1e6), (TurboCF(k=10), 3e6), (TurboCF(k=None), 2e5)):
         built = model.build(Space(n_users=2, n_items=20_000)).fit(Part(rows, 20_000))
         assert sum(buffer.nbytes for buffer in built.buffers()) < most
     log = pl.DataFrame({"u": [0, 0, 0, 1, 1, 1], "i": [0, 1, 2, 1, 2, 3]})

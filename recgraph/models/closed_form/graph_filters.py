@@ -13,12 +13,11 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.encoders.kept import Kept
 from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
-from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
-from recgraph.models.memory import user_filter_needs
+from recgraph.models.closed_form.neighbours import NeighbourModel
+from recgraph.models.memory import neighbour_needs, user_filter_needs
 from recgraph.rng import numpy_generator
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
@@ -30,6 +29,8 @@ from recgraph.sparse.spmm import spmm
 _DENSE = 512
 #: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
 _ZERO = 1e-7
+#: how many times the square of the users' mean number of items their mean square may be, where memory is predicted
+_SPREAD = 4
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256
 
@@ -143,7 +144,12 @@ class GFCF(SizedByState, ClosedFormModel):
         return scores
 
 
-class TurboCFConfig(NeighbourConfig):
+class TurboCFConfig(ModelConfig):
+    k: Annotated[
+        int | None,
+        Field(ge=1, description="entries of the graph that are kept of each item; none: all"),
+        Search(low=10, high=1000, log=True),
+    ] = 200
     user_power: Annotated[
         float,
         Field(ge=0, le=1, description="alpha: of users' degrees; items' have 1 - alpha"),
@@ -163,7 +169,7 @@ class TurboCFConfig(NeighbourConfig):
 _POLYNOMIALS = {"linear": (1.0,), "second": (2.0, -1.0), "third": (0.71, 0.1, -0.01)}
 
 
-class TurboCF(NeighbourModel):
+class TurboCF(SizedByState, NeighbourModel):
     """A polynomial low-pass filter of a history on the graph of items, without factors.
 
     ``P = (R~' R~) ** s`` entry by entry, with ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the binary [users, items] matrix
@@ -172,46 +178,88 @@ class TurboCF(NeighbourModel):
 
     Source: Park, Shin and Shin, Turbo-CF: Matrix Decomposition-Free Graph Filtering for Fast Recommendation (SIGIR
     2024), equations 5 to 9. Departure: of each item the ``k`` greatest entries of P are kept (12 bytes each), itself
-    among them, where the paper holds items by items; with ``k`` of the number of items it is the paper's.
+    among them, where the paper holds items by items. With ``k=None`` it is the paper's, and P is held sparse: 12 bytes
+    for each pair of items that a user has both of.
+
+    Attributes:
+        neighbours, similarities: as in :class:`NeighbourModel`; of all entries [nnz], those of one item after another.
+        offsets: [n_items + 1] int64, where those of each item begin; of all entries alone.
     """
 
     Config = TurboCFConfig
+    sized_by_state = ("neighbours", "similarities")
+    offsets: Tensor | None
 
     def _build(self, space: Space) -> None:
-        super()._build(space)
-        self._made: Kept[Csr] = Kept()
+        if self.config.k is not None:
+            super()._build(space)
+        else:
+            self.register_buffer("neighbours", torch.zeros(0, dtype=torch.int64))
+            self.register_buffer("similarities", torch.zeros(0))
+        offsets = torch.zeros(space.n_items + 1, dtype=torch.int64)
+        self.register_buffer("offsets", offsets if self.config.k is None else None)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        if self.config.k is not None:
+            return neighbour_needs(self, work)
+        pairs = min(work.n_items**2, _SPREAD * work.n_interactions**2 // max(work.n_users, 1))
+        fitting = 96 * work.n_interactions + 40 * pairs
+        return Needs(buffers=12 * pairs + 8 * work.n_items, fitting=fitting, scoring=8 * 256 * work.n_items)
 
     def fit(self, train: Part) -> Self:
         rows = fit_rows(self, train, self.neighbours.device)
         alpha = self.config.user_power
         weights = rows.lengths.to(torch.float64).clamp(min=1).pow(-2 * alpha)
-        width = self.neighbours.shape[1]
-        index, entries = neighbours(
-            rows, train.n_items, width, row_weights=weights, norm_power=1 - alpha, with_itself=True
-        )
-        self.neighbours.copy_(index)
-        self.similarities.copy_(torch.where(entries > 0, entries.pow(self.config.power), 0))
+        if self.offsets is None:
+            index, entries = neighbours(
+                rows,
+                train.n_items,
+                self.neighbours.shape[1],
+                row_weights=weights,
+                norm_power=1 - alpha,
+                with_itself=True,
+            )
+            self.neighbours.copy_(index)
+            self.similarities.copy_(torch.where(entries > 0, entries.pow(self.config.power), 0))
+        else:
+            edges = Csr(rows.offsets, rows.values, None, (rows.n_rows, train.n_items))
+            degrees = torch.bincount(rows.values, minlength=train.n_items).to(torch.float64)
+            of_items = power(degrees, alpha - 1)
+            graph = compose(edges.scale(weights, of_items).t(), edges, dtype=torch.float64).scale(None, of_items)
+            self.offsets, self.neighbours = graph.indptr, graph.indices
+            self.similarities = graph.values(torch.float64).pow(self.config.power).to(torch.float32)
+        self.changed()
         return self
 
     def score(self, query: Query) -> Tensor:
         first, *higher = _POLYNOMIALS[self.config.filter]
-        n_items = len(self.neighbours)
+        assert self.space is not None
+        n_items = self.space.n_items
         history = distinct(query.history, n_items)
         # a history has few items, whatever the catalogue; what it leads to is dense
         known = Csr(history.offsets, history.values, None, (len(query), n_items))
-        matrix = self._made.get(self.training, lambda: (self.neighbours, self.similarities), self._matrix)
+        matrix = self.once("matrix", self._matrix)
         signal = compose(known, matrix).to_dense().T
         scores = first * signal
         for coefficient in higher:
-            signal = F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
+            signal = self._filtered(matrix, signal)
             scores.add_(signal, alpha=coefficient)
         return scores.T
 
+    def _filtered(self, matrix: Csr, signal: Tensor) -> Tensor:
+        """P' of a signal [n_items, B]."""
+        if self.offsets is not None:  # P is symmetric
+            return spmm(matrix, signal)
+        return F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
+
     def _matrix(self) -> Csr:
         """P [items of a history, scored items]."""
+        if self.offsets is not None:
+            n_items = len(self.offsets) - 1
+            return Csr(self.offsets, self.neighbours, self.similarities, (n_items, n_items))
         kept = self.similarities > 0
         entries = (self.neighbours[kept], kept.nonzero()[:, 0], self.similarities[kept])
         return Csr.from_coo(*entries, shape=(len(kept), len(kept)))
 
     def padded_form(self) -> PaddedForm | None:
-        return super().padded_form() if self.config.filter == "linear" else None
+        return super().padded_form() if self.config.filter == "linear" and self.offsets is None else None
