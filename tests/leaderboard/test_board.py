@@ -52,7 +52,7 @@ def test_a_board_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_none_is_written_as_a_text(tmp_path: Path) -> None:
     model = '[training]\npatience = "none"\n[[models]]\nmodel = "turbocf"\nsettings = { k = "none", power = 0.7 }\n'
-    sheet = load_board(write_board(tmp_path, f'dataset = "synthetic"\n{model}')).sheets[0]
+    sheet = write_board(tmp_path, f'dataset = "synthetic"\n{model}').sheets[0]
     assert sheet.training == {"patience": None}
     assert sheet.models[0].settings == {"k": None, "power": 0.7}
     (job,) = (job for job in jobs_of(sheet, sheet.models[0]) if job.seed == 2020)
