@@ -60,8 +60,7 @@ class Job:
         dataset: a card.
         model: its name in the registry.
         settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
-        seed: of the training.
-        cutoffs: list lengths of the test.
+        seed, cutoffs: of the training; list lengths of the test.
         identity: the fields that identify a job and decide its numbers: the resolved configuration, the model's
             revision, the card and the protocol, paths from the board's file on. The hash of the data is compared
             separately.
@@ -70,7 +69,7 @@ class Job:
         modules: those that register these metrics; a worker imports them.
         imports: what the board's file imports; files by their absolute paths.
         fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
-            time, for as many epochs as were best on the validation part.
+            time, for as many epochs as were best on the validation part, or at once with ``metric = "last"``.
         earlier: the identity that earlier versions gave the job, with paths of this machine; None: the same.
         fold: of the split, where the board has folds.
     """
@@ -118,8 +117,8 @@ class Job:
     @property
     def refit(self) -> bool:
         """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
-        is_trained = issubclass(registry.load("model", self.model), TrainableModel)
-        return self.fit_on != "train" and is_trained and self.settings.get("metric") != "last"
+        chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
+        return chooses and issubclass(registry.load("model", self.model), TrainableModel)
 
     @property
     def stem(self) -> str:
