@@ -104,7 +104,7 @@ def test_the_moments_of_the_optimiser_move_with_their_rows(name: str) -> None:
             assert torch.equal(moved, before), "old rows, in their order; all new rows are 0"
         else:
             assert torch.equal(value, before)
-    assert seen == set(model.tables)
+    assert seen == set(model.tables) & set(names.values())  # some tables are there by a setting alone
 
 
 def test_a_model_only_grows() -> None:
