@@ -10,9 +10,11 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.batches import PairBatch, Query
+from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.growth import grown
+from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
 OPTIONS = {"margin": 0.1, "negative_weight": 25.0}
@@ -33,7 +35,8 @@ def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
     total = table.new_zeros(())
     for user, item, negatives in zip(batch.users, batch.items, batch.negatives, strict=True):
         own = table[user]
-        vector = g * own + (1 - g) * history_part(model, own, histories[int(user)])
+        history = [each for each in histories[int(user)] if not model.config.exclude_target or each != int(item)]
+        vector = g * own + (1 - g) * history_part(model, own, history)
 
         def cosine(index: Tensor, vector: Tensor = vector) -> Tensor:
             return F.cosine_similarity(vector, table[SPACE.n_users + index], dim=0)
@@ -43,10 +46,10 @@ def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
     return total / len(batch.users)
 
 
-@pytest.mark.parametrize("history_table", [False, True])
-def test_the_loss_is_that_of_the_paper(history_table: bool) -> None:
+@pytest.mark.parametrize("more", [{}, {"history_table": True}, {"history_table": True, "exclude_target": True}])
+def test_the_loss_is_that_of_the_paper(more: dict[str, bool]) -> None:
     settings = {"aggregator": "user_attention", "own_weight": 0.7, "dropout": 0.0, "n_negatives": 6}
-    model = made("simplex", loss_options=OPTIONS, history_table=history_table, **settings).double()
+    model = made("simplex", loss_options=OPTIONS, **settings, **more).double()
     batch = first_batch(model)
     value, expected = model(batch, ["rec"])["rec"], oracle(model, batch, 0.7)
     torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
@@ -142,3 +145,15 @@ def test_a_table_of_histories_grows_with_the_items() -> None:
     old, new = model.history_embedding.weight, larger.history_embedding.weight
     assert new.shape == (SPACE.n_items + 2, 16)
     assert torch.equal(new[: SPACE.n_items], old)
+
+
+def test_a_history_of_the_target_alone_is_an_empty_one() -> None:
+    model = made("simplex", exclude_target=True, dropout=0.0, own_weight=0.5, aggregator="user_attention")
+    part = Part(Ragged.from_lists([[2], [4, 5], [3, 4]]), 8)
+    built = type(model)(model.config).build(Space(n_users=3, n_items=8), 0)
+    batch = next(built.batches(part, 5, Generators(0)).epoch(0))
+    local, nodes = built.nodes_of(batch)
+    (alone,) = (batch.users == 0).nonzero()[0].tolist()
+    torch.testing.assert_close(nodes[local.users][alone], 0.5 * built.embedding.weight[0])
+    built(batch, ["rec"])["rec"].backward()
+    assert all(bool(one.grad.isfinite().all()) for one in built.parameters() if one.grad is not None)

@@ -53,6 +53,9 @@ class SimpleXConfig(CollaborativeConfig):
     history_table: Annotated[
         bool, Field(description="whether histories read a table of items of their own, beside that of scores"), Added()
     ] = False
+    exclude_target: Annotated[
+        bool, Field(description="whether a sample's history leaves out the item that it predicts, in training"), Added()
+    ] = False
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
     ] = 0.1
@@ -63,8 +66,8 @@ class SimpleX(CollaborativeModel):
 
     The weights a of the history's items are those of ``aggregator``. It is trained by the cosine contrastive loss, with
     many negatives (``loss_options`` has its margin and the weight of the negatives): on Gowalla the publication has
-    2,000, user attention, g .8, margin .9 and weight 250. In training a history holds the item that is predicted, as
-    published: a large ``own_weight`` or many negatives keep the model from copying it.
+    2,000, user attention, g .8, margin .9 and weight 250. In training a history holds the item that is predicted,
+    unless ``exclude_target`` leaves it out: a large ``own_weight`` or many negatives keep the model from copying it.
 
     A user is ranked for by the history of the query, so that what a known user did since the training counts. A user
     who is unknown has the part of the history alone; one who is unknown and without history is ranked for by the mean
@@ -72,10 +75,10 @@ class SimpleX(CollaborativeModel):
 
     Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021). Departures:
     histories are not cut; ``l2`` is of the vectors of a batch's samples. The published code differs from the defaults
-    here: q of a history are of a table of their own (``history_table=True``), dropout is after vectors are brought to
-    length 1 (``dropout=0, loss_options={"dropout": 0.1}``), tables start from N(0, 1e-4) (``init_std``), gradients are
-    clipped (``clip_norm=10``, without which such a start is slow), and samples may draw items of their own user
-    (``exclude_own=False``).
+    here: a history lacks the item that is predicted (``exclude_target=True``), and its q are of a table of their own
+    (``history_table=True``); dropout is after vectors are brought to length 1 (``dropout=0, loss_options={"dropout":
+    0.1}``); tables start from N(0, 1e-4) (``init_std``); gradients are clipped (``clip_norm=10``, without which such a
+    start is slow); samples may draw items of their own user (``exclude_own=False``).
     """
 
     Config: ClassVar[type[ModelConfig]] = SimpleXConfig
@@ -114,14 +117,25 @@ class SimpleX(CollaborativeModel):
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
         assert self.space is not None
         table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
-        # a user with many samples has many in a batch, and a long history: it is read once
-        users, places = batch.drawn.get(_USERS) or _users_once(batch)
-        own, items = lookup(table, users), self.item_table()
-        vectors = self._vectors(own, self._histories_of(users), self._read(items), generator)[places]
+        users, histories, places = (self._apart if self.config.exclude_target else self._once)(batch)
+        items = self.item_table()
+        vectors = self._vectors(lookup(table, users), histories, self._read(items), generator)[places]
         if self.training:
             vectors = dropout(vectors, self.config.dropout, generator)
         rows = torch.arange(len(places), device=places.device)
         return replace(batch, users=rows), torch.cat([vectors, items])
+
+    def _once(self, batch: PairBatch) -> tuple[Tensor, Ragged, Tensor]:
+        """Users, their histories, and [B] the row of each sample: a user with many samples has many in a batch, and a
+        long history, which is read once."""
+        users, places = batch.drawn.get(_USERS) or _users_once(batch)
+        return users, self._histories_of(users), places
+
+    def _apart(self, batch: PairBatch) -> tuple[Tensor, Ragged, Tensor]:
+        """The same with a history for each sample, which lacks the item that it predicts."""
+        histories = self._histories_of(batch.users)
+        kept = histories.filter(histories.values != batch.items[histories.rows])
+        return batch.users, kept, torch.arange(len(batch.users), device=batch.users.device)
 
     def _read(self, items: Tensor) -> Tensor:
         """[n_items, D]: what histories read, given the vectors of items that are scored."""
