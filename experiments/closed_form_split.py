@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from experiments.bench.ours.growth_stage import forget_peak, peak_mb
@@ -46,6 +47,12 @@ def read(folder: Path) -> dict[str, Ragged]:
     files = {name: folder / f"{name}.txt" for name in ("train", "valid", "test")}
     last = max(int(line.split(None, 1)[0]) for path in files.values() for line in path.open(encoding="ascii"))
     return {name: rows_of(path, last + 1) for name, path in files.items()}
+
+
+def frame_of(*parts: Ragged) -> pl.DataFrame:
+    """The pairs of parts, with columns ``user`` and ``item``."""
+    users, items = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "values"))
+    return pl.DataFrame({"user": users.numpy(), "item": items.numpy()})
 
 
 def restricted(parts: dict[str, Ragged], n_items: int) -> dict[str, Ragged]:

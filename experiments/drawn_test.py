@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from torch import Tensor
 
 import recgraph as rg
-from experiments.closed_form_split import read
+from experiments.closed_form_split import frame_of, read
 from experiments.published_rows import METRICS, settings_of, sheet_of
 from recgraph.data.files import replace_text
 from recgraph.models.base import TrainableModel
@@ -84,8 +83,7 @@ def main() -> int:
         f"{name}_share": round(share_of_popular(part, counts), 4)
         for name, part in (("published", parts["test"]), ("drawn", test))
     }
-    frames = (pl.DataFrame({"user": part.rows.numpy(), "item": part.values.numpy()}) for part in (train, test))
-    split = rg.Split.from_parts(next(frames), None, next(frames))
+    split = rg.Split.from_parts(frame_of(train), None, frame_of(test))
     for entry in asked.entries:
         line: dict[str, Any] = {"entry": entry, **measured(entry, split), **facts}
         print(json.dumps(line), flush=True)

@@ -3,10 +3,9 @@
     python -m experiments.published_curve FOLDER "MF-CCL" --epochs 18 --out experiments/results/gowalla-curves.jsonl
 
 ``train.txt``, ``valid.txt`` and ``test.txt`` of the folder have lines of ``user item item ...``, numbered from 0. An
-entry of the board ``published`` is fitted to train and valid with its settings, at a rate that does not fall, and the
-test part is looked at after each epoch, as the published code does. It is a comparison of two programs: nothing is
-chosen by it, and no row of a board comes from it. Each entry is one line of the file, in the place of the one that it
-may have.
+entry of the board ``published`` is fitted to train and valid with its settings at a constant rate, and evaluated on the
+test part after each epoch, as the published code is. This compares two programs: it chooses nothing, and no row of a
+board comes from it. Each entry has one line in the file; a new run replaces it.
 """
 
 from __future__ import annotations
@@ -16,20 +15,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import torch
-
 import recgraph as rg
-from experiments.closed_form_split import read
+from experiments.closed_form_split import frame_of, read
 from experiments.drawn_test import keep_line
 from experiments.published_rows import METRICS, settings_of
-from recgraph.sparse.ragged import Ragged
-
-
-def frame_of(*parts: Ragged) -> pl.DataFrame:
-    """Pairs of users and items."""
-    users, items = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "values"))
-    return pl.DataFrame({"user": users.numpy(), "item": items.numpy()})
 
 
 def curve(entry: str, folder: Path, epochs: int) -> list[dict[str, float]]:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.components.plan import BASES, ITSELF, Component
-from experiments.components.search import as_toml, study_record
+from experiments.components.search import study_record
 from recgraph.data.files import replace_text
+from recgraph.setting_texts import toml_text
 
 FOLDER = Path(__file__).parent
 SEEDS = (0, 1, 2)
@@ -36,11 +37,11 @@ def write_board(dataset: str, base: str, found: Iterable[Component], trials: int
         "",
         "[protocol]",
         f"cutoffs = [{cutoff}]",
-        *(f"{name} = {as_toml(value)}" for name, value in chosen.split.get(dataset, {}).items()),
+        *(f"{name} = {toml_text(value)}" for name, value in chosen.split.get(dataset, {}).items()),
     ]
     plain = {name: value for name, value in chosen.settings[dataset].items() if name != "recommend_by"}
     lines += ["", "[[models]]", f"model = {json.dumps(chosen.plain)}", 'name = "no contrast"']
-    lines += [f"settings = {as_toml(plain)}"]
+    lines += [f"settings = {toml_text(plain)}"]
     for component in (ITSELF, *found):
         record = study_record(dataset, base, component)
         if record.exists():

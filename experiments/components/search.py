@@ -19,6 +19,7 @@ from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.files import replace_text
 from recgraph.models.base import Space
+from recgraph.setting_texts import toml_text
 from recgraph.tuning.final import best_trial
 from recgraph.tuning.finding import find_study
 from recgraph.tuning.options import merge
@@ -44,8 +45,8 @@ def search(dataset: str, base: str, component: Component, trials: int, work: Pat
     space = {**{name: of for name, of in chosen.common.items() if name not in fixed}, **component.space, "*": "fixed"}
     folder = work / dataset / base / component.stem
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "space.toml").write_text("".join(f"{json.dumps(name)} = {as_toml(of)}\n" for name, of in space.items()))
-    settings = [f"--set={name}={as_toml(value)}" for name, value in fixed.items() if name != "metric"]
+    (folder / "space.toml").write_text("".join(f"{json.dumps(name)} = {toml_text(of)}\n" for name, of in space.items()))
+    settings = [f"--set={name}={toml_text(value)}" for name, value in fixed.items() if name != "metric"]
     command = [
         *(sys.executable, "-m", "recgraph", "tune", chosen.model, "--dataset", dataset, "--metric", fixed["metric"]),
         *("--trials", str(trials), "--workers", "1", "--space", str(folder / "space.toml"), "--test-seeds", "0"),
@@ -158,14 +159,3 @@ def _as_settings(component: Component, params: Mapping[str, Any], common: Mappin
         if name not in common
     }
     return merge({**component.settings, **own})
-
-
-def as_toml(value: Any) -> str:
-    """A value as TOML writes it on one line; none as settings are given on the command line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(name)} = {as_toml(of)}" for name, of in value.items()) + "}"
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(as_toml, value)) + "]"
-    return json.dumps(value)

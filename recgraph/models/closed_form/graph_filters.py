@@ -29,7 +29,7 @@ from recgraph.sparse.spmm import spmm
 _DENSE = 512
 #: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
 _ZERO = 1e-7
-#: how many times the square of the users' mean number of items their mean square may be, where memory is predicted
+#: predictions of memory assume that the mean square of the users' numbers of items is so many squares of their mean
 _SPREAD = 4
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256

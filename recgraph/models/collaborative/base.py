@@ -109,7 +109,7 @@ class CollaborativeModel(TrainableModel):
         self._histories: Ragged | None = None
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
-        """A table of rows of several kinds, as many as ``sizes`` says, as they are drawn at first."""
+        """A table with so many rows of each kind, drawn as the configuration says."""
         width, std = self.config.hidden_dim, self.config.init_std
         return new_table(width, [_xavier(n_rows, width) if std is None else _normal(n_rows, std) for n_rows in sizes])
 

@@ -112,7 +112,8 @@ class SimpleX(CollaborativeModel):
 
     def prepare(self, batch: PairBatch) -> None:
         super().prepare(batch)
-        batch.drawn[_USERS] = _users_once(batch)  # on the host: on an accelerator it would wait for their number
+        if not self.config.exclude_target:  # on the host: on an accelerator it would wait for their number
+            batch.drawn[_USERS] = _users_once(batch)
 
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
         assert self.space is not None
