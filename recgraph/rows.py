@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.accelerated import is_accelerated
 from recgraph.blocks import refuse_second_derivative
 from recgraph.shards import is_sharded, local_rows, own_rows
 
@@ -24,6 +25,7 @@ __all__ = [
     "distinct_rows",
     "is_row_sparse",
     "lookup",
+    "read_once",
     "row_gradient",
     "rows_from",
     "set_row_sparse",
@@ -149,6 +151,18 @@ def touched(table: Tensor, index: Tensor, padding_idx: int | None = None) -> tup
     rows, places = distinct_rows(index, len(table))
     part: Tensor = _Fetched.apply(table, rows, padding_idx)  # type: ignore[no-untyped-call]
     return part, places
+
+
+def read_once(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`touched`, and on the host of every table: readers of parts of the index share a gradient of the table.
+
+    Each reader of a table would make a gradient as large as it, and autograd would add them. On an accelerator, which
+    would have to tell how many rows are distinct, what was given.
+    """
+    if is_sharded(table) or is_accelerated(table):
+        return touched(table, index)
+    rows, places = distinct_rows(index, len(table))
+    return lookup(table, rows), places
 
 
 class _Fetched(torch.autograd.Function):

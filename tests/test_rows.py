@@ -13,7 +13,16 @@ from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
 from recgraph.rng import Generators
-from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient, rows_from, set_row_sparse, summed_rows
+from recgraph.rows import (
+    distinct_rows,
+    is_row_sparse,
+    lookup,
+    read_once,
+    row_gradient,
+    rows_from,
+    set_row_sparse,
+    summed_rows,
+)
 from recgraph.sparse.ragged import Ragged
 
 
@@ -48,6 +57,23 @@ def test_rows_from_shifts_the_rows() -> None:
     torch.testing.assert_close(got.to_dense(), expected)
     # a reader that does not ask gives a dense gradient
     torch.testing.assert_close(torch.autograd.grad(rows_from(table, 2)[index].pow(2).sum(), table)[0], expected)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_read_once_makes_one_gradient_of_several_readers(is_sparse: bool) -> None:
+    table = torch.nn.Parameter(torch.randn(40, 2))
+    users, items = torch.tensor([3, 0, 3]), torch.tensor([39, 20, 39, 7])
+
+    def value(source: Tensor, of_users: Tensor, of_items: Tensor) -> Tensor:
+        return (lookup(source, of_users).sum(0) * lookup(source, of_items).pow(2).sum(0)).sum()
+
+    expected = torch.autograd.grad(value(table, users, items), table)[0]
+    set_row_sparse(table, is_sparse)
+    part, places = read_once(table, torch.cat([users, items]))
+    assert part.shape == (5, 2)
+    got = torch.autograd.grad(value(part, *places.split([3, 4])), table)[0]
+    assert got.is_sparse == is_sparse
+    torch.testing.assert_close(got.to_dense(), expected)
 
 
 SMALL = {"hidden_dim": 8, "n_negatives": 3}

@@ -160,17 +160,18 @@ def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | No
 
 
 def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of an index, brought to length 1, and the index into them.
+    """The rows of an index, brought to length 1, and the index into them.
 
     Args:
         table: [N, D].
         index: int64 of any shape.
 
     Returns:
-        [U, D], with the gradient that the table takes, and a tensor of the index's shape. On an accelerator, which
-        would have to tell how many rows are distinct, they are all rows.
+        [U, D], the distinct ones, with the gradient that the table takes, and a tensor of the index's shape. They are
+        all rows of the table on an accelerator, which would have to tell how many are distinct, and where the index
+        has as many entries.
     """
-    if is_accelerated(table) and not is_row_sparse(table):
+    if (is_accelerated(table) or len(table) <= index.numel()) and not is_row_sparse(table):
         return F.normalize(table, dim=1), index
     rows, places = distinct_rows(index, len(table))
     return F.normalize(lookup(table, rows), dim=1), places

@@ -116,6 +116,16 @@ def test_unit_rows_are_the_distinct_ones_of_the_index() -> None:
     torch.testing.assert_close(rows[places], F.normalize(table, dim=1)[index])
 
 
+def test_unit_rows_of_many_entries_are_all_rows() -> None:
+    table = inputs()[2].detach().index_fill_(0, torch.tensor([5]), 0).requires_grad_()  # a row that has no direction
+    index = torch.tensor([[4, 9, 4]]).expand(5, 3)
+    rows, places = unit_rows(table, index)
+    assert rows.shape == table.shape
+    torch.testing.assert_close(rows[places], F.normalize(table, dim=1)[index])
+    (gradient,) = torch.autograd.grad(rows[places].sin().sum(), table)
+    assert gradient.abs().sum(1).nonzero().flatten().tolist() == [4, 9]
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
     hidden, targets, table, negatives = inputs()

@@ -28,7 +28,7 @@ from recgraph.models.distil import DistilConfig, distilled
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
-from recgraph.rows import is_row_sparse, lookup, rows_from, touched
+from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
 from recgraph.sparse.ragged import Ragged
 
@@ -254,11 +254,12 @@ class CollaborativeModel(TrainableModel):
             if self.loss.config.shared:
                 if self.config.exclude_own and self.loss.weighs_pairs:
                     weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
-                pairs = lookup(nodes, batch.users), batch.items + n_users, nodes
                 assert batch.bounds is not None
-                drawn = batch.negatives + n_users
-                mean = self.loss.against_shared(drawn, batch.bounds, keep_mask, *pairs, n_items, weights, generator)
-                return weighted(mean, batch)
+                read = batch.users, batch.items + n_users, batch.negatives.flatten() + n_users
+                part, places = read_once(nodes, torch.cat(read))
+                users, items, drawn = torch.split(places, [len(index) for index in read])
+                pairs = drawn.view_as(batch.negatives), batch.bounds, keep_mask, lookup(part, users), items, part
+                return weighted(self.loss.against_shared(*pairs, n_items, weights, generator), batch)
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
             if self.loss.cosine:
