@@ -110,7 +110,7 @@ def _from_json(text: str) -> Any:
 def _read_nested(text: str) -> Any:
     """A list or a dictionary: as it is, else with what Python writes otherwise than TOML and JSON do."""
     plain = _PARTS.sub(lambda part: _plain(part[0]), text)
-    for form in (text, plain):
+    for form in (text, plain, _PARTS.sub(lambda part: _in_double_quotes(part[0]), plain)):
         for read in (_from_toml, _from_json):
             try:
                 return read(form)
@@ -121,6 +121,11 @@ def _read_nested(text: str) -> Any:
     except (ValueError, RecursionError):
         raise ConfigError(f"the value is neither TOML nor JSON; give {_FORMS}, within '...' for the shell") from None
     raise ConfigError('TOML has no none; give JSON, as {"name": null, "other": 3}, or name.entry=none for one entry')
+
+
+def _in_double_quotes(word: str) -> str:
+    """A text in single quotes, which JSON does not have and Python's dictionaries do; anything else as it is."""
+    return json.dumps(word[1:-1], ensure_ascii=False) if word.startswith("'") else word
 
 
 def _plain(word: str) -> str:

@@ -52,6 +52,8 @@ from recgraph.setting_texts import parse_settings, setting_text
         ("[None, none]", [None, None]),
         ("[\"x, .5\", '1., None', .5]", ["x, .5", "1., None", 0.5]),
         ('{"a": "\\", .5, None]", "b": .5}', {"a": '", .5, None]', "b": 0.5}),
+        ("{'shared': True, 'of': ['a\"b', .5], 'none': None}", {"shared": True, "of": ['a"b', 0.5], "none": None}),
+        ("{'a': \"it's\", 'b': '', 'c': 'None'}", {"a": "it's", "b": "", "c": "None"}),
     ],
 )
 def test_values_on_the_command_line(text: str, value: object) -> None:
@@ -79,6 +81,7 @@ def test_values_on_the_command_line(text: str, value: object) -> None:
         (["a={b='x'}", "a.b.c.d=y"], r"entries of a\.b_options: a\.b_options\.c\.d=y$"),
         (["a={shared: true}"], r"^--set 'a=\{shared: true\}': the value is neither TOML nor JSON; give \{name = "),
         (["a=[crop, mask]"], "within '...' for the shell"),
+        (["a={'b': 'c}"], "neither TOML nor JSON"),
         (["a=[007, .5]"], "neither TOML nor JSON"),
         (["a={b=None, c=.5}"], r'TOML has no none; give JSON, as \{"name": null, "other": 3\}, or name.entry=none'),
         (["a={b=null}"], "TOML has no none"),
