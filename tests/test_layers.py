@@ -37,6 +37,7 @@ OPEN = {
     "shards",
     "sparse.ragged",
     "texts",
+    "unit_length",
 }
 
 # A layer -> the layers (or single modules) of recgraph that it may import, besides itself and OPEN. A module with a
@@ -61,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "setting_texts": {"config"},
     "shards": set(),
     "texts": set(),
+    "unit_length": set(),
     "pages": set(),
     "sparse": set(),
     "contrast": {"sparse.pair_products"},

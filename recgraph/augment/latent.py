@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.sparse.ragged import Ragged, row_softmax
+from recgraph.unit_length import unit_length
 
 Variant = Literal["row", "published"]
 
@@ -83,7 +84,7 @@ class Augmenter(nn.Module):
         if self.needs_states and (states is None or states.n_rows != hidden.shape[0]):
             given = "None" if states is None else f"{states.n_rows} rows"
             raise ValueError(f"states = {given}; {type(self).__name__} needs those of the {hidden.shape[0]} rows")
-        return F.normalize(self._vary(hidden, states, generator), dim=-1)
+        return unit_length(self._vary(hidden, states, generator))
 
     def _vary(self, hidden: Tensor, states: Ragged | None, generator: torch.Generator | None) -> Tensor:
         """[B, D], before the normalisation; for a subclass that draws."""

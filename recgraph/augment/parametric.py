@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recgraph.augment.latent import Augmenter, Variant
 from recgraph.blocks import work_type
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 __all__ = ["AutoTCL"]
 
@@ -152,7 +153,7 @@ class AutoTCL(Augmenter):
             probability: p of the same call.
             rows: of tokens, those that p is of.
         """
-        target = F.normalize(hidden.detach(), dim=-1)
+        target = unit_length(hidden.detach())
         loss = (target - view).square().sum(1).mean()
         loss = loss + self.share_weight * F.relu(probability.mean() - self.share)
         if rows is not None and self.consistency_weight:

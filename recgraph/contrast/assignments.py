@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.contrast.non_contrastive import Dim, in_pairs, width_of
 from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.unit_length import unit_length
 
 __all__ = ["SwAV", "prices"]
 
@@ -80,7 +80,7 @@ class SwAV(Objective):
         assert isinstance(config, SwAVConfig)
         self.directions: nn.Parameter | None = None
         if config.prototypes == "learned":
-            self.directions = nn.Parameter(F.normalize(torch.randn(config.n_prototypes, width_of(self)), dim=1))
+            self.directions = nn.Parameter(unit_length(torch.randn(config.n_prototypes, width_of(self))))
         if config.queue:
             self.register_buffer("queued", torch.zeros(2, config.queue, width_of(self)))
             self.register_buffer("n_queued", torch.zeros((), dtype=torch.int64))
@@ -96,7 +96,7 @@ class SwAV(Objective):
         self._shared = prototypes
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        a, b = (F.normalize(x, dim=1) for x in in_pairs(views))
+        a, b = (unit_length(x) for x in in_pairs(views))
         with full_precision(a):
             fixed = [a.detach(), b.detach()]
             assigned = self._with_queue(fixed, views.epoch)
@@ -131,10 +131,10 @@ class SwAV(Objective):
                     "prototypes = 'clusters' needs a model that clusters what it contrasts, as MEOW, MEOWRec and NCL "
                     "do; use prototypes = 'learned'"
                 )
-            return [F.normalize(c.detach().to(like), dim=1) for c in self._shared()]
+            return [unit_length(c.detach().to(like)) for c in self._shared()]
         is_frozen = epoch is not None and epoch < self.config.frozen_epochs
         directions = self.directions.detach() if is_frozen else self.directions
-        return [F.normalize(directions.to(like.dtype), dim=1)]
+        return [unit_length(directions.to(like.dtype))]
 
     def _with_queue(self, rows: list[Tensor], epoch: int | None) -> list[Tensor]:
         """The rows of each view, and below them those that are queued for it, where the queue is in use."""

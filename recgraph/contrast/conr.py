@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConf
 from recgraph.contrast.ratings import deviation, labelled
 from recgraph.contrast.views import Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.unit_length import unit_length
 
 __all__ = ["ConR", "ConRConfig"]
 
@@ -112,7 +112,7 @@ class _NearAndFar(BlockwiseLoss):
     ) -> None:
         super().__init__(inputs, needs)
         self.config, self.counted = config, counted
-        self.units = [F.normalize(side, dim=1) for side in (self.x, self.y)]
+        self.units = [unit_length(side) for side in (self.x, self.y)]
         self.lengths = [side.norm(dim=1).clamp_(min=_SHORTEST) for side in (self.x, self.y)]
         y = labels.to(self.x.dtype)
         self.known = y.isfinite()

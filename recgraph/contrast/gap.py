@@ -14,12 +14,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.blocks import work_type
 from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.regularisers import Regulariser, UniformityConfig
+from recgraph.unit_length import unit_length
 
 __all__ = ["CrossUniformity", "Gap", "MeanGap", "gap"]
 
@@ -39,7 +39,7 @@ class CrossUniformity(Regulariser):
         n, t = len(a), self.config.t
         if n == 1:
             return (a * 0).sum() + (b * 0).sum()
-        x, y = (F.normalize(side, dim=1) for side in (a, b))
+        x, y = (unit_length(side) for side in (a, b))
         own = torch.arange(n, device=a.device)[:, None]
         # ||x - y||^2 = 2 - 2 x.y
         value: Tensor = log_sums(2 * t * x, y, own).logsumexp(0) - 2 * t - math.log(n * (n - 1))
@@ -54,7 +54,7 @@ class MeanGap(Regulariser):
     """
 
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        difference = F.normalize(a, dim=1).mean(0) - F.normalize(b, dim=1).mean(0)
+        difference = unit_length(a).mean(0) - unit_length(b).mean(0)
         return difference.square().sum()
 
 
@@ -92,7 +92,7 @@ def gap(a: Tensor, b: Tensor) -> Gap:
             f"a {list(a.shape)} and b {list(b.shape)} must be [N, D] and [M, D] with four rows or more each"
         )
     work = work_type(a, b)
-    a, b = (F.normalize(x.to(work), dim=1) for x in (a, b))
+    a, b = (unit_length(x.to(work)) for x in (a, b))
     means = a.mean(0), b.mean(0)
     cosines = [float(x @ y) for x, y in ((means[0], means[0]), (means[1], means[1]), means)]
     return Gap(float((means[0] - means[1]).norm()), _separability(a, b), (cosines[0], cosines[1], cosines[2]))

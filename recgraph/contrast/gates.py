@@ -14,6 +14,7 @@ from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.transforms import Transform, TransformConfig
 from recgraph.contrast.views import About, Views
+from recgraph.unit_length import unit_length
 
 __all__ = ["Gate"]
 
@@ -96,7 +97,7 @@ class Gate(Transform):
         # autocast would round gates to half precision
         with full_precision(a):
             if self.config.unit:
-                a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+                a, b = unit_length(a), unit_length(b)
             of_a = self.gates(views.ids_a)
             of_b = of_a if views.ids_b is views.ids_a else self.gates(views.ids_b)
             return [(a * of_a, b * of_b)]

@@ -6,13 +6,13 @@ import math
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from recgraph.accelerated import is_accelerated
 from recgraph.config import Search
 from recgraph.contrast.weights import Pairs, Weight, WeightConfig
+from recgraph.unit_length import unit_length
 
 __all__ = ["Hardness", "HardnessConfig"]
 
@@ -64,7 +64,7 @@ class Hardness(Weight):
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         c, own, out, lowest = self._compared(pairs)
         kept, n_kept = self._kept(c, out)
-        of_rows = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))[:, None]
+        of_rows = torch.linalg.vecdot(unit_length(pairs.anchors), unit_length(rows))[:, None]
         beside = self.config.beta * of_rows - kept.logsumexp(1, keepdim=True) + n_kept.log()
         # where K_i is empty it is the only candidate
         beside = torch.where(n_kept > 0, beside, 0)

@@ -17,6 +17,7 @@ from recgraph.config import Search
 from recgraph.contrast.non_contrastive import Dim, Head, in_pairs, width_of
 from recgraph.contrast.objectives import Objective, ObjectiveConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.unit_length import unit_length
 
 __all__ = ["MultiHead"]
 
@@ -84,7 +85,7 @@ class MultiHead(Objective):
         with full_precision(views.a):
             for head, layer in zip(self.heads, self.temperatures, strict=True):
                 assert isinstance(layer, nn.Linear)
-                z = [F.normalize(head(x), dim=1) for x in sides]
+                z = [unit_length(head(x)) for x in sides]
                 log_tau = [self._log_temperatures(x, layer, similarity.temperature) for x in z]
                 # products of scaled rows are similarities over the root of both temperatures
                 a, b = (x * (-t / 2).exp()[:, None] for x, t in zip(z, log_tau, strict=True))

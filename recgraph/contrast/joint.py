@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.accelerated import full_precision
@@ -13,6 +12,7 @@ from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.non_contrastive import in_pairs
 from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.unit_length import unit_length
 
 __all__ = ["Symile"]
 
@@ -48,7 +48,7 @@ class Symile(Objective):
         sides = [a, b, *(x.to(a.dtype) for x in views.further)]
         with full_precision(a):
             if similarity.similarity == "cosine":
-                sides = [F.normalize(x, dim=1) for x in sides]
+                sides = [unit_length(x) for x in sides]
             own = torch.arange(len(a), device=a.device)[:, None]
             s = _product(sides).sum(1) / similarity.temperature
             losses = []

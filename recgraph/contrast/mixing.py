@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import hardest
 from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig, generator_of
 from recgraph.contrast.views import Views
+from recgraph.unit_length import unit_length
 
 __all__ = ["FeatureTransformation", "FeatureTransformationConfig", "Mochi", "MochiConfig"]
 
@@ -78,7 +78,7 @@ class Mochi(Mixture):
         made = x.new_empty(n, n_pairs + n_own, x.shape[1])
         for rows in row_blocks(n, made[0].numel(), x):
             n1, n2, n3 = (y[columns[rows].gather(1, which[rows])] for which in (first, second, third))
-            q = F.normalize(x[rows], dim=1)[:, None] * n3.norm(dim=2, keepdim=True)
+            q = unit_length(x[rows])[:, None] * n3.norm(dim=2, keepdim=True)
             made[rows, :n_pairs] = _mixed(n1, n2, alpha[rows])
             made[rows, n_pairs:] = _mixed(q, n3, beta[rows])
         return made
@@ -121,7 +121,7 @@ class FeatureTransformation(Mixture):
             outside = along * (1 - along)
             # x . p' = (l^2 + (1 - l)^2) x . k + 2 l (1 - l) |x| |k|
             length = positive.norm(dim=1, keepdim=True)
-            positive = (1 - 2 * outside) * positive + 2 * outside * length * F.normalize(x, dim=1)
+            positive = (1 - 2 * outside) * positive + 2 * outside * length * unit_length(x)
         if config.negative_alpha is None:
             return Mixed(y, positive)
         share = _beta(config.negative_alpha, len(y), generator, y)
@@ -132,7 +132,7 @@ class FeatureTransformation(Mixture):
 def _mixed(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """``norm(share a + (1 - share) b)`` at the mixed length of both, over the last dimension."""
     length = share * a.norm(dim=-1, keepdim=True) + (1 - share) * b.norm(dim=-1, keepdim=True)
-    mixed: Tensor = F.normalize(share * a + (1 - share) * b, dim=-1) * length
+    mixed: Tensor = unit_length(share * a + (1 - share) * b) * length
     return mixed
 
 

@@ -6,13 +6,13 @@ import warnings
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Search
 from recgraph.contrast.views import About, Pairs
 from recgraph.contrast.weights import Weight, WeightConfig
+from recgraph.unit_length import unit_length
 
 __all__ = ["FalseNegative", "FalseNegativeConfig", "Propensity", "PropensityConfig"]
 
@@ -161,7 +161,7 @@ class FalseNegative(_Counted):
 
     @torch.no_grad()
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        c = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))
+        c = torch.linalg.vecdot(unit_length(pairs.anchors), unit_length(rows))
         w = self._of(c, pairs.anchor_ids, ids).masked_fill_(pairs.anchor_ids == ids, 0)
         return self.log_w(pairs), w.log_()
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from recgraph.config import Config, configure
 from recgraph.contrast.clustering import Clustering, Method, concentration, kmeans
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.ranks import stacked
+from recgraph.unit_length import unit_length
 
 __all__ = ["PrototypeSet", "Prototypes", "PrototypesConfig", "offer", "proto_nce", "prototypes_of"]
 
@@ -104,7 +104,7 @@ def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperatur
     return [
         PrototypeSet(
             found.assignments,
-            F.normalize(found.centroids, dim=1),
+            unit_length(found.centroids),
             concentration(members.detach(), found, temperature),
         )
         for found in clusterings

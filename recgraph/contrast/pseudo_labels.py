@@ -12,6 +12,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import row_blocks, work_type
 from recgraph.contrast.clustering import kmeans
 from recgraph.ranks import stacked
+from recgraph.unit_length import unit_length
 
 __all__ = ["PseudoLabels", "voted"]
 
@@ -49,7 +50,7 @@ class PseudoLabels(nn.Module):
 
     def __init__(self, dim: int, n_classes: int, temperature: float = 0.1, share: float = 0.5) -> None:
         super().__init__()
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(n_classes, dim), dim=1))
+        self.prototypes = nn.Parameter(unit_length(torch.randn(n_classes, dim)))
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         self.temperature, self.share = temperature, share
         self._has_begun: bool | None = None
@@ -75,8 +76,8 @@ class PseudoLabels(nn.Module):
     def _loss(self, fine: Tensor, coarse: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         if not self._has_begun:
             self._begin(fine.detach(), labels)
-        f, c = F.normalize(fine, dim=1), F.normalize(coarse, dim=1)
-        weights = F.normalize(self.prototypes.to(f.dtype), dim=1) / self.temperature
+        f, c = unit_length(fine), unit_length(coarse)
+        weights = unit_length(self.prototypes.to(f.dtype)) / self.temperature
         log_p, log_q = (F.log_softmax(view @ weights.t(), 1) for view in (f, c))
         p = log_p.exp()
         known = (labels >= 0).to(p.dtype)
@@ -100,12 +101,12 @@ class PseudoLabels(nn.Module):
 
     @torch.no_grad()
     def _begin(self, fine: Tensor, labels: Tensor) -> None:
-        f, there = F.normalize(fine, dim=1), torch.unique(labels)
+        f, there = unit_length(fine), torch.unique(labels)
         there = there[there >= 0]
-        found = {int(name): F.normalize(f[labels == name].mean(0), dim=0) for name in there}
+        found = {int(name): unit_length(f[labels == name].mean(0)) for name in there}
         unlabelled, n_classes = f[labels < 0], len(self.prototypes)
         if len(found) < n_classes and len(unlabelled) >= n_classes:
-            centroids = F.normalize(kmeans(unlabelled, n_classes).centroids, dim=1).to(f)
+            centroids = unit_length(kmeans(unlabelled, n_classes).centroids).to(f)
             for name in (name for name in range(n_classes) if name not in found):
                 nearest = (centroids @ torch.stack(list(found.values())).t()).amax(1) if found else centroids[:, 0]
                 found[name] = centroids[nearest.argmin()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recgraph.unit_length import unit_length
 
 __all__ = ["Queue"]
 
@@ -80,4 +81,4 @@ def _aligned(old: Tensor, new: Tensor) -> Tensor:
         return old
     (var, mean), (var_old, mean_old) = torch.var_mean(new, 0), torch.var_mean(old, 0)
     scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
-    return F.normalize((old - mean_old) * scale + mean, dim=1)
+    return unit_length((old - mean_old) * scale + mean)

@@ -10,7 +10,6 @@ import math
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from recgraph.contrast.log_sums import hardest
 from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig, generator_of
 from recgraph.contrast.views import Pairs, Views
 from recgraph.contrast.weights import Weight, WeightConfig
+from recgraph.unit_length import unit_length
 
 __all__ = ["LabelDistance", "SupReMix", "deviation", "labelled"]
 
@@ -141,7 +141,7 @@ class SupReMix(Mixture):
         units, lengths = _directions(y)
         # unlike units[chosen], whose gradient takes several times as long
         those = [of.index_select(0, chosen.flatten()).view(*chosen.shape, *of.shape[1:]) for of in (units, lengths)]
-        mixed = _mixed(share, F.normalize(x, dim=1)[:, None], *those)
+        mixed = _mixed(share, unit_length(x)[:, None], *those)
         return mixed, log_w.masked_fill(is_barred, -math.inf)
 
     def _positives(
@@ -176,7 +176,7 @@ def _uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, li
 
 def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [n, D] of unit length, and their lengths [n]."""
-    return F.normalize(x, dim=1), x.norm(dim=1)
+    return unit_length(x), x.norm(dim=1)
 
 
 def _mixed(share: Tensor, one: Tensor, other: Tensor, length: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, total_of, work_type
 from recgraph.config import Config, Search
 from recgraph.contrast.part import Part
+from recgraph.unit_length import unit_length
 
 __all__ = ["Regulariser", "RegulariserConfig"]
 
@@ -83,7 +83,7 @@ class Alignment(Regulariser):
     Config = AlignmentConfig
 
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        squared = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
+        squared = (unit_length(a) - unit_length(b)).square().sum(1)
         if self.config.alpha == 2:
             return squared.mean()
         # the root of 0 has no gradient
@@ -107,7 +107,7 @@ class Uniformity(Regulariser):
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
         if len(a) == 1:
             return (a * 0).sum() + (b * 0).sum()
-        units = [F.normalize(x, dim=1) for x in (a, b)]
+        units = [unit_length(x) for x in (a, b)]
         both = [_Potential.apply(x, self.config.t) for x in units]  # type: ignore[no-untyped-call]
         mean: Tensor = (both[0] + both[1]) / 2
         return mean

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from recgraph.contrast.non_contrastive import in_pairs
 from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome
 from recgraph.contrast.views import About, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.unit_length import unit_length
 
 __all__ = ["SepCLR", "SepCLRConfig"]
 
@@ -104,9 +104,7 @@ class SepCLR(Objective):
         self.targets = self.targets.to(a.device)
         is_target = self.targets[views.ids_a]
         with full_precision(a):
-            loss = self._loss(
-                [F.normalize(x[:, :width], dim=1) for x in (a, b)], [x[:, width:] for x in (a, b)], is_target
-            )
+            loss = self._loss([unit_length(x[:, :width]) for x in (a, b)], [x[:, width:] for x in (a, b)], is_target)
         return Outcome.of_all(loss, len(a))
 
     def _loss(self, common: list[Tensor], salient: list[Tensor], is_target: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from recgraph.contrast.views import About, Outcome, Similarity, SlowSides, Views
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 __all__ = ["ContrastiveTerm", "TermConfig"]
 
@@ -251,7 +252,7 @@ class ContrastiveTerm(nn.Module):
         joined = views if self.queue is None else self._with_queue(self.queue, views, aligned=slow is None)
         outcome = self._over_views(joined)
         if self.queue is not None and self.training and torch.is_grad_enabled():
-            self.queue.push(F.normalize(b, dim=1), ids_b)
+            self.queue.push(unit_length(b), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
         self._tell(a, self.outcome)
         return outcome.loss if not self.regularisers else outcome.loss + self._regularised(views)
@@ -274,7 +275,7 @@ class ContrastiveTerm(nn.Module):
                 f"queue_size = {self.config.queue_size} needs two views with rows in pairs; use queue_size=0 where all "
                 "rows are candidates, an anchor has several positives, or there are further views"
             )
-        rows, ids = queue.join(F.normalize(views.b, dim=1), views.ids_b, aligned)
+        rows, ids = queue.join(unit_length(views.b), views.ids_b, aligned)
         labels = views.labels_b
         if labels is not None:
             labels = F.pad(labels, (0, len(ids) - len(labels)), value=math.nan)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.blocks import work_type
+from recgraph.unit_length import unit_length
 
 __all__ = ["tolerance"]
 
@@ -32,7 +32,7 @@ def tolerance(x: Tensor, classes: Tensor) -> float:
     if classes.shape != x.shape[:1]:
         raise ValueError(f"classes {list(classes.shape)} must be [{len(x)}], one for each row of x")
     known_mask = classes >= 0
-    units = F.normalize(x[known_mask].to(torch.promote_types(work_type(x, x), torch.float64)), dim=1)
+    units = unit_length(x[known_mask].to(torch.promote_types(work_type(x, x), torch.float64)))
     _, of_row = torch.unique(classes[known_mask], return_inverse=True)
     counts = torch.bincount(of_row).to(units.dtype)
     sums = units.new_zeros(len(counts), x.shape[1]).index_add_(0, of_row, units)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Config, Search
 from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 __all__ = ["About", "Outcome", "Pairs", "Similarity", "SlowSides", "Views"]
 
@@ -41,8 +41,8 @@ class Similarity(Config):
         """
         if self.similarity == "cosine":
             same = anchors is candidates
-            anchors = F.normalize(anchors, dim=1)
-            candidates = anchors if same else F.normalize(candidates, dim=1)
+            anchors = unit_length(anchors)
+            candidates = anchors if same else unit_length(candidates)
         if temperatures is not None:
             return anchors, candidates / temperatures[:, None]
         return (anchors if self.temperature == 1 else anchors * (1 / self.temperature)), candidates
@@ -96,7 +96,7 @@ class Pairs:
         """[n, M], of each anchor with each candidate, from similarities where these are cosines over a temperature."""
         if self.temperature is not None and self.similarities is not None:
             return self.similarities * self.temperature
-        return F.normalize(self.anchors, dim=1) @ F.normalize(self.candidates, dim=1).t()
+        return unit_length(self.anchors) @ unit_length(self.candidates).t()
 
     def same(self) -> Tensor:
         """[n, M], in the type of the embeddings: 1 where both have the same id, else 0.

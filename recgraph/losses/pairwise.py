@@ -18,6 +18,7 @@ from recgraph.losses.scores import own_scores, unit_rows
 from recgraph.losses.shared_negatives import PairWeights, SharedNegatives
 from recgraph.rng import dropout
 from recgraph.rows import is_row_sparse, touched
+from recgraph.unit_length import unit_length
 
 __all__ = ["PairWeights"]
 
@@ -104,7 +105,7 @@ class OwnNegatives(NextItemLoss):
         keep_mask = negatives != targets[:, None]
         part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
         if self.cosine:
-            hidden, (part, columns) = self.dropped(F.normalize(hidden, dim=1), generator), unit_rows(part, columns)
+            hidden, (part, columns) = self.dropped(unit_length(hidden), generator), unit_rows(part, columns)
         scores = own_scores(hidden, part, columns)
         return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
 
@@ -135,7 +136,7 @@ class OwnNegatives(NextItemLoss):
         """
         part, places = touched(table, torch.cat([targets, drawn.flatten()]))
         if self.cosine:
-            hidden, (part, places) = self.dropped(F.normalize(hidden, dim=1), generator), unit_rows(part, places)
+            hidden, (part, places) = self.dropped(unit_length(hidden), generator), unit_rows(part, places)
         targets, columns = torch.split(places, [len(targets), drawn.numel()])
         settings = {"targets": targets, "drawn": columns.view_as(drawn), "row_sparse": is_row_sparse(part)}
         settings["bounds"] = bounds

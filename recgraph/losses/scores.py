@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
@@ -18,6 +17,7 @@ from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 __all__ = ["MANY", "own_scores", "pair_scores", "unit_rows"]
 
@@ -172,6 +172,6 @@ def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         has as many entries.
     """
     if (is_accelerated(table) or len(table) <= index.numel()) and not is_row_sparse(table):
-        return F.normalize(table, dim=1), index
+        return unit_length(table), index
     rows, places = distinct_rows(index, len(table))
-    return F.normalize(lookup(table, rows), dim=1), places
+    return unit_length(lookup(table, rows)), places

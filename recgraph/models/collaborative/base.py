@@ -31,6 +31,7 @@ from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 
 class CollaborativeConfig(DistilConfig):
@@ -289,7 +290,7 @@ class CollaborativeModel(TrainableModel):
 
     def _as_scored(self, items: Tensor) -> Tensor:
         """Vectors of items as they are in scores: of length 1 with a loss of cosines."""
-        return F.normalize(items, dim=1) if self.loss.cosine else items
+        return unit_length(items) if self.loss.cosine else items
 
     def _kept_nodes(self) -> Tensor:
         """:meth:`nodes`; in evaluation mode computed once."""

@@ -9,7 +9,6 @@ from functools import cache, partial
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from recgraph.models.base import Phase, Space, Terms
 from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
 from recgraph.models.contrast import ClusterCounts
 from recgraph.models.memory import blocks, pair_needs
+from recgraph.unit_length import unit_length
 
 
 class NCLConfig(GraphContrastiveConfig):
@@ -158,7 +158,7 @@ class NCL(GraphContrastiveModel):
         if rows.is_meta:  # of a model whose size alone is asked for
             return
         term, own = copy.deepcopy(self.contrast_prototypes), torch.arange(len(rows), device=rows.device)
-        every = PrototypeSet(own, F.normalize(rows, dim=1), torch.ones_like(rows[:, 0]))
+        every = PrototypeSet(own, unit_length(rows), torch.ones_like(rows[:, 0]))
         generator = torch.Generator(rows.device).manual_seed(0) if term.draws else None
         try:
             with torch.no_grad():
@@ -239,7 +239,7 @@ class NCL(GraphContrastiveModel):
                 weight = self.slow.compute(self, lambda: self.embedding.weight)
             members = torch.split(weight, sizes)[kind]
             if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
-                members = F.normalize(members, dim=1)
+                members = unit_length(members)
             temperature = self.contrast_prototypes.similarity(epoch).temperature
             return prototypes_of(self.prototypes(members), members, temperature)
 

@@ -21,6 +21,7 @@ from recgraph.ranks import WHOLE
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Layered, Operator, spmm
+from recgraph.unit_length import unit_length
 
 __all__ = ["BothViews", "MetaPathViews", "make_encoder"]
 
@@ -193,7 +194,7 @@ class MetaPathViews(nn.Module):
                 views.append(self._path(path.masked, _of_path(masked, number) + context, generator))
             elif self.augmenters:
                 views.append(self.augmenters[number](z, generator=generator))
-        return views if self.linear else [F.normalize(z, dim=1) for z in views]
+        return views if self.linear else [unit_length(z) for z in views]
 
     def contexts(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """[N, D] each, before dropout: the context of each path, which is added to the target's own vectors; [] where
@@ -245,7 +246,7 @@ class MetaPathViews(nn.Module):
 
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""
-        return F.normalize(z if self.linear else torch.tanh(self.project(z)), dim=1)
+        return unit_length(z if self.linear else torch.tanh(self.project(z)))
 
 
 def _of_path(h: Tensor, number: int) -> Tensor:

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph import registry
@@ -46,6 +45,7 @@ from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.shards import TablePart, new_table
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 
 class Encoded(NamedTuple):
@@ -373,7 +373,7 @@ class SequenceModel(TrainableModel):
     def encode_items(self, index: Tensor | None = None) -> Tensor:
         table = self.token_table()
         items = table[1:] if index is None else lookup(table, index + 1)
-        return F.normalize(items, dim=1) if self.loss.cosine else items
+        return unit_length(items) if self.loss.cosine else items
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
+from recgraph.unit_length import unit_length
 
 
 class MCLRecConfig(ContrastiveConfig):
@@ -198,7 +198,7 @@ class MCLRec(ContrastiveSequenceModel):
                 view = batch.share.gathered(view)
         else:
             view, probability = augmenter.change(hidden, draw)
-        view = F.normalize(view, dim=-1)
+        view = unit_length(view)
         return LatentView(view, lambda: augmenter.loss(hidden, view, probability, rows))
 
 
