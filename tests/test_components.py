@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.components import __main__ as commands
 from experiments.components import boards, page, report, search
 from experiments.components.plan import BASES, ITSELF, Base, Component, components
 from experiments.marked import marked
@@ -129,3 +130,21 @@ def test_from_the_searches_to_the_differences(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FileNotFoundError, match="run the board with --values"):
         report.differences([("synthetic", "small")], tmp_path / "results")
     assert report.differences([("synthetic", "small")], tmp_path / "results", before=found) == found
+
+
+def test_a_search_of_some_components_keeps_their_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched: list[str] = []
+
+    def one(dataset: str, base: str, component: Component, trials: int, work: Path) -> str:
+        searched.append(component.title)
+        return "made"
+
+    monkeypatch.setattr(commands, "search", one)
+    asked = ["search", "--base", "lightgcn", "--only"]
+    assert commands.main([*asked, "objective: swav", "base", "weight: cluster"]) == 0
+    assert searched == ["objective: swav", "base", "weight: cluster"]
+    with pytest.raises(SystemExit):
+        commands.main([*asked, "weight: clusters"])
+    assert "'weight: clusters' is no component of lightgcn" in capsys.readouterr().err

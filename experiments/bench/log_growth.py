@@ -52,7 +52,7 @@ def stages() -> list[Stage]:
         logs("split", run=_split, prepare=_log),
         logs("split-files", run=_split_files, prepare=_split_of),
         logs("sasrec-epoch", run=_some_steps, prepare=_sasrec),
-        logs("lightgcn-epoch", run=_some_steps, prepare=_lightgcn),
+        logs("lightgcn-epoch", run=_some_steps, prepare=_lightgcn, counted="bytes moved", count=_lightgcn_bytes),
         Stage("ranking-exact", ITEMS, "items", _rank, partial(_ranking, ann=False)),
         Stage("ann-build", INDEXED, "items", _build_ann, _item_model),
         Stage("ranking-ann", ITEMS, "items", _rank, partial(_ranking, ann=True)),
@@ -190,6 +190,13 @@ def _lightgcn(rows: int) -> _Training:
     part = _train_part(rows)
     batch_size = -(-part.n_interactions // LIGHTGCN_STEPS)
     return _training("LightGCN", LIGHTGCN, part, batch_size, _LIGHTGCN_MEASURED, part.n_interactions)
+
+
+def _lightgcn_bytes(training: _Training) -> float:
+    """What the sparse products and Adam of an epoch move, wherever a row that they read lies."""
+    from experiments.bench import work
+
+    return work.step(training.model, None).n_bytes * LIGHTGCN_STEPS
 
 
 def _some_steps(training: _Training) -> float:

@@ -2,6 +2,7 @@
 
     python -m experiments.components search --dataset ml-100k --base sasrec --trials 8 --hours 2
     python -m experiments.components search --dataset yelp-hin --base lightgcn --like ml-100k lastfm-hin --best 5
+    python -m experiments.components search --dataset lastfm-hin --base lightgcn --only "objective: multi_head"
     python -m experiments.components board --dataset ml-100k --base sasrec     # the best together, the board's file
     recgraph leaderboard run experiments/components --budget 2                 # trains and tests, three seeds
     python -m experiments.components report                                    # differences, tested, and the page
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.components import page
@@ -23,7 +25,7 @@ from experiments.components.report import DIFFERENCES, differences, save, saved
 from experiments.components.search import best_of, search, study_record, tested, together
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.components", description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["list", "search", "board", "report"])
     parser.add_argument("--dataset", default="ml-100k")
@@ -33,12 +35,12 @@ def main() -> int:
     parser.add_argument(
         "--tested", type=int, metavar="N", help="board: the N best on valid alone, and the best of each kind"
     )
-    parser.add_argument(
-        "--like", nargs="+", metavar="DATASET", help="search: only what gained most on their valid parts"
-    )
-    parser.add_argument("--best", type=int, default=5, help="search: how many of these")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--like", nargs="+", metavar="DATASET", help="search: only what gained most on their valid parts")
+    some.add_argument("--only", nargs="+", metavar="COMPONENT", help="search: these, in this order, by their titles")
+    parser.add_argument("--best", type=int, default=5, help="search: how many of --like")
     parser.add_argument("--work", type=Path, default=Path("runs/components"), help="folder of the studies")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     if asked.what == "report":
         return _report()
     if asked.dataset not in BASES[asked.base].settings:
@@ -47,7 +49,12 @@ def main() -> int:
     if asked.what == "list":
         print("\n".join(component.title for component in found))
     elif asked.what == "search":
-        if asked.like:
+        if asked.only:
+            titles = {component.title: component for component in found}
+            if missing := next((title for title in asked.only if title not in titles), None):
+                parser.error(f"--only: {missing!r} is no component of {asked.base}; `list` prints their titles")
+            found = [titles[title] for title in asked.only]
+        elif asked.like:
             found = [ITSELF, *best_of(asked.like, asked.base, found[1:], asked.best)]
         _search(asked, found)
     else:

@@ -32,13 +32,14 @@ _GENERATION = "cma:generation"
 _MEAN, _SIGMA = 0.5, 1 / 6
 
 
-def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: int) -> BaseSampler:
+def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: int, number: int) -> BaseSampler:
     """A sampler for one proposal, in a study with one objective.
 
     Args:
         seed: of this proposal.
         distributions: the search space. Parameters with choices are drawn at random.
         n_random: complete trials before the first generation; until then all parameters are drawn at random.
+        number: how many proposals were made before, which in a study without interruptions is the trial's number.
 
     Source: N. Hansen, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; the package ``cmaes``.
     """
@@ -72,7 +73,7 @@ def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: i
             draws = np.random.RandomState(seed)
             if not any(one.system_attrs[_GENERATION] > 0 for one in drawn):
                 draws.randint(1, 2**31 - 2)  # Optuna's sampler draws once more where it finds no state
-            optimiser.reseed_rng(draws.randint(1, 2**16) + trial.number)
+            optimiser.reseed_rng(draws.randint(1, 2**16) + number)
             return transform.untransform(optimiser.ask())
 
     return CmaEs(seed)

@@ -53,23 +53,23 @@ def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_tr
             raise ConfigError(f"n_trials = {n_trials} is more than the {size} points of the grid; ask for {size}")
 
 
-def make_sampler(name: str, seed: int, space: SearchSpace, *draw: str | int) -> BaseSampler:
-    """A sampler by name, for one proposal.
+def make_sampler(name: str, seed: int, space: SearchSpace, number: int, worker: str) -> BaseSampler:
+    """A sampler by name, for one proposal. Each has a seed of its own, so that workers draw different trials.
 
     Args:
         name: one of :data:`SAMPLERS`.
         seed: of the study.
         space: what is searched.
-        draw: identifies the proposal. A sampler is made for each trial with a seed of its own, so that workers draw
-            different trials, and a study that is resumed does not draw the same again.
+        number: how many proposals were made before.
+        worker: who asks, different for those who ask at the same time.
     """
     from optuna import samplers
 
-    own = derive(seed, "sampler", *draw) % 2**32
+    own = derive(seed, "sampler", number, worker) % 2**32
     if name == "tpe":
         return samplers.TPESampler(seed=own, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True)
     if name == "cmaes":
-        return cma_es(own, space.distributions, N_RANDOM)
+        return cma_es(own, space.distributions, N_RANDOM, number)
     if name == "gp":
         return samplers.GPSampler(seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False)
     if name == "nsga2":

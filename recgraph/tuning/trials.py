@@ -24,8 +24,11 @@ HEARTBEAT = "lease"
 #: how often the same parameters are tried again after a worker died with them
 _RETRIES = 3
 _NOT_BEGUN = "its worker ended before it began"
+#: the attribute of a trial that goes on with another's parameters: that trial's number
+_GOES_ON_WITH = "failed_trial"
 #: attributes of a trial whose parameters were queued: those of a trial that was given back, or a user's
-_QUEUED = frozenset({"failed_trial", "fixed_params"})
+_FIXED = "fixed_params"
+_QUEUED = frozenset({_GOES_ON_WITH, _FIXED})
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ class Trials:
             counts = self.counts()
             if counts.finished + counts.running >= self.plan.n_trials:
                 return None
-            n_made = len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = make_sampler(self.plan.sampler, self.plan.seed, self.plan.space, n_made, worker)
+            n_drawn = sum(map(_has_own, self.study.get_trials(deepcopy=False)))
+            self.study.sampler = make_sampler(self.plan.sampler, self.plan.seed, self.plan.space, n_drawn, worker)
             trial = self.study.ask(self.plan.space.distributions)
             return trial, Heartbeat(lambda values: _write(trial, values), self.plan.interval)
 
@@ -153,6 +156,13 @@ class Trials:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.storage.optuna.get_trial(trial._trial_id)
+
+
+def _has_own(trial: FrozenTrial) -> bool:
+    """Whether a trial's parameters are its own and were not lost with it. The others do not count where the next one is
+    drawn, so that a study that was interrupted draws what it would have drawn."""
+    is_lost = trial.user_attrs.get("reason") == _NOT_BEGUN and _FIXED not in trial.system_attrs
+    return not is_lost and _GOES_ON_WITH not in trial.system_attrs
 
 
 def _write(trial: Trial, heartbeat: dict[str, Any]) -> None:

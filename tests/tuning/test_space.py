@@ -128,7 +128,7 @@ def test_the_rest_can_be_fixed() -> None:
 
 def test_choices_of_any_kind_come_back_as_they_were() -> None:
     found = space({"*": "fixed", "loss_options": {"choices": [{}, {"a": [1, 2]}]}, "clip_norm": [None, 1.0]})
-    study = optuna.create_study(sampler=make_sampler("random", 0, found))
+    study = optuna.create_study(sampler=make_sampler("random", 0, found, 0, "one"))
     seen = []
     for _ in range(8):
         trial = study.ask(found.distributions)

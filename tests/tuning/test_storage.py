@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import threading
 import time
@@ -207,6 +209,32 @@ def test_interruptions_are_no_reason_to_give_parameters_up(storage: StudyStorage
         trials.replace_expired()
         waiting.append(trials.counts().waiting)
     assert waiting == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+def test_a_study_that_is_interrupted_draws_what_it_would_have_drawn(sampler: str) -> None:
+    space = {"*": "fixed", "learning_rate": {"low": 1e-4, "high": 1e-1}, "dropout": {}}
+    plan = dataclasses.replace(PLAN, sampler=sampler, n_trials=16, given=space)
+
+    def drawn(losses: dict[int, str]) -> list[dict[str, Any]]:
+        """The parameters of the trials that end; trials of some numbers are lost before, in a way each."""
+        with contextlib.closing(open_storage(None)) as storage:
+            study = optuna.create_study(storage=storage.optuna, direction="maximize")
+            study.enqueue_trial({"learning_rate": 0.01, "dropout": 0.5})
+            trials = Trials(study, storage, plan)
+            while (taken := trials.ask("a")) is not None:
+                trial, way = taken[0], losses.get(taken[0].number, "")
+                if way == "given back":
+                    trials.give_back(trial, "interrupted")
+                elif way:
+                    trial.set_user_attr("lease", gone() if way == "killed" else None)
+                else:
+                    trials.tell(trial, TrialState.COMPLETE, [-((trial.params["learning_rate"] - 0.02) ** 2)])
+            return [trial.params for trial in study.trials if trial.state == TrialState.COMPLETE]
+
+    whole = drawn({})
+    assert len({params["learning_rate"] for params in whole}) == plan.n_trials
+    assert drawn({0: "not begun", 3: "given back", 4: "given back", 8: "not begun", 15: "killed"}) == whole
 
 
 def hold(url: str, mark: str) -> None:
