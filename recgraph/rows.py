@@ -153,16 +153,27 @@ def touched(table: Tensor, index: Tensor, padding_idx: int | None = None) -> tup
     return part, places
 
 
-def read_once(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`touched`, and on the host of every table: readers of parts of the index share a gradient of the table.
+def read_once(table: Tensor, *indices: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A table of the rows of several indices, and these as indices into it: one lookup, and so one gradient.
 
-    Each reader of a table would make a gradient as large as it, and autograd would add them. On an accelerator, which
-    would have to tell how many rows are distinct, what was given.
+    With a lookup for each index, each would make a gradient as large as the table, and autograd would add them.
+
+    Args:
+        table: [N, D].
+        indices: int64 of any shapes.
+
+    Returns:
+        [U, D], the distinct rows, with the gradient that the table takes, and a tensor of each index's shape. On an
+        accelerator, which would have to wait for the number of distinct rows, the table itself unless it is sharded.
     """
+    index = torch.cat([each.flatten() for each in indices])
     if is_sharded(table) or is_accelerated(table):
-        return touched(table, index)
-    rows, places = distinct_rows(index, len(table))
-    return lookup(table, rows), places
+        part, places = touched(table, index)
+    else:
+        rows, places = distinct_rows(index, len(table))
+        part = lookup(table, rows)
+    of_each = torch.split(places, [each.numel() for each in indices])
+    return part, [one.view(each.shape) for one, each in zip(of_each, indices, strict=True)]
 
 
 class _Fetched(torch.autograd.Function):

@@ -15,8 +15,8 @@ _SHORTEST = 1e-12
 def unit_length(vectors: Tensor) -> Tensor:
     """Vectors [..., D] over their lengths; one that is 0 stays 0 and gets no gradient.
 
-    A narrow state is 0 where all of its dimensions were dropped, and has no direction. ``F.normalize`` would hand it
-    1e12 times the gradient that comes in, which no optimiser survives.
+    A narrow state is 0 where dropout takes all of its dimensions, and has no direction. ``F.normalize`` multiplies the
+    gradient by 1e12 there, so that weights become infinite.
     """
     lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)

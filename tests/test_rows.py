@@ -62,16 +62,17 @@ def test_rows_from_shifts_the_rows() -> None:
 @pytest.mark.parametrize("is_sparse", [False, True])
 def test_read_once_makes_one_gradient_of_several_readers(is_sparse: bool) -> None:
     table = torch.nn.Parameter(torch.randn(40, 2))
-    users, items = torch.tensor([3, 0, 3]), torch.tensor([39, 20, 39, 7])
+    users, items = torch.tensor([3, 0, 3]), torch.tensor([[39, 20], [39, 7]])
 
     def value(source: Tensor, of_users: Tensor, of_items: Tensor) -> Tensor:
-        return (lookup(source, of_users).sum(0) * lookup(source, of_items).pow(2).sum(0)).sum()
+        return (lookup(source, of_users).sum(0) * lookup(source, of_items).pow(2).sum((0, 1))).sum()
 
     expected = torch.autograd.grad(value(table, users, items), table)[0]
     set_row_sparse(table, is_sparse)
-    part, places = read_once(table, torch.cat([users, items]))
+    part, places = read_once(table, users, items)
     assert part.shape == (5, 2)
-    got = torch.autograd.grad(value(part, *places.split([3, 4])), table)[0]
+    assert [place.shape for place in places] == [users.shape, items.shape]
+    got = torch.autograd.grad(value(part, *places), table)[0]
     assert got.is_sparse == is_sparse
     torch.testing.assert_close(got.to_dense(), expected)
 

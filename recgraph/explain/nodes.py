@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.arguments import check_path, checked
@@ -21,6 +20,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.loading import load
+from recgraph.unit_length import unit_length
 
 __all__ = [
     "embedder_of",
@@ -149,7 +149,7 @@ def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) 
     Returns:
         For each row pairs of index and cosine.
     """
-    units = F.normalize(vectors.to(torch.float64), dim=1)
+    units = unit_length(vectors.to(torch.float64))
     candidates = torch.arange(len(vectors)) if among is None else among
     candidates = candidates[units[candidates].any(1)]
     found: list[list[tuple[int, float]]] = []

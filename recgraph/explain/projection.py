@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.arguments import checked
@@ -23,6 +22,7 @@ from recgraph.explain.user import recommender_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
+from recgraph.unit_length import unit_length
 
 __all__ = ["Grouping", "ItemMap", "MapPoint", "Method", "item_map", "node_map"]
 
@@ -177,7 +177,7 @@ def _map(
     if limit < 3:
         raise ValueError(f"limit = {limit} must be at least 3")
     check_map(*vectors.shape)
-    units = F.normalize(vectors.to(torch.float64), dim=1)
+    units = unit_length(vectors.to(torch.float64))
     nonzero_mask = units.any(1)
     n_vectors = int(nonzero_mask.sum())
     if n_vectors < 3 or units.shape[1] < 2:

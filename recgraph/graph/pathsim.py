@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.blocks import row_blocks
@@ -22,6 +21,7 @@ from recgraph.sparse.operators import power
 from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, pieces_for, stack_rows
 from recgraph.sparse.spmm import spmm
 from recgraph.sparse.top_k import top_k_mask
+from recgraph.unit_length import unit_length
 
 __all__ = [
     "Cost",
@@ -329,7 +329,7 @@ class _Cosine:
             if features.density > _DENSE:
                 self.columns = self.columns.to_dense()
         else:
-            self.units = F.normalize(features.to(torch.float64), dim=1)
+            self.units = unit_length(features.to(torch.float64))
             self.columns = self.units.t()
 
     def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:

@@ -30,6 +30,7 @@ from recgraph.models.reading import Reading, StagesReading
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.ranks import stacked
 from recgraph.rng import Generators, derive
+from recgraph.unit_length import unit_length
 
 __all__ = ["Multistage", "MultistageNodes"]
 
@@ -202,7 +203,7 @@ class _Staged(TrainableModel):
         self._kept = number
 
     def _cluster(self, rows: Tensor, stage: int) -> Tensor:
-        units = F.normalize(rows, dim=1)
+        units = unit_length(rows)
         found = kmeans(
             units, min(self.config.stage_clusters, len(units)), seed=derive(self.seed or 0, "clusters", stage)
         )
@@ -307,7 +308,7 @@ class MultistageNodes(_Staged, GraphModel):  # type: ignore[misc]  # batches nee
         return width * int(self.config.stages)
 
     def embed(self) -> Tensor:
-        return torch.cat([F.normalize(model.embed(), dim=1) for model in self.trained()], 1)
+        return torch.cat([unit_length(model.embed()) for model in self.trained()], 1)
 
     def path_weights(self) -> dict[PathKey, float]:
         """Those of the stage that was trained last."""

@@ -39,7 +39,7 @@ def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: i
         seed: of this proposal.
         distributions: the search space. Parameters with choices are drawn at random.
         n_random: complete trials before the first generation; until then all parameters are drawn at random.
-        number: how many proposals were made before, which in a study without interruptions is the trial's number.
+        number: how many proposals were made before; the trial's number, where the study was not interrupted.
 
     Source: N. Hansen, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; the package ``cmaes``.
     """

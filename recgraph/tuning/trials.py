@@ -159,8 +159,8 @@ class Trials:
 
 
 def _has_own(trial: FrozenTrial) -> bool:
-    """Whether a trial's parameters are its own and were not lost with it. The others do not count where the next one is
-    drawn, so that a study that was interrupted draws what it would have drawn."""
+    """Whether a trial has parameters of its own, which were not lost with it. Only these trials count for the seed of
+    the next draw, so that an interrupted study draws what it would have drawn without the interruption."""
     is_lost = trial.user_attrs.get("reason") == _NOT_BEGUN and _FIXED not in trial.system_attrs
     return not is_lost and _GOES_ON_WITH not in trial.system_attrs
 

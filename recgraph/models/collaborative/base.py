@@ -256,10 +256,9 @@ class CollaborativeModel(TrainableModel):
                 if self.config.exclude_own and self.loss.weighs_pairs:
                     weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
                 assert batch.bounds is not None
-                read = batch.users, batch.items + n_users, batch.negatives.flatten() + n_users
-                part, places = read_once(nodes, torch.cat(read))
-                users, items, drawn = torch.split(places, [len(index) for index in read])
-                pairs = drawn.view_as(batch.negatives), batch.bounds, keep_mask, lookup(part, users), items, part
+                read = batch.users, batch.items + n_users, batch.negatives + n_users
+                part, (users, items, drawn) = read_once(nodes, *read)
+                pairs = drawn, batch.bounds, keep_mask, lookup(part, users), items, part
                 return weighted(self.loss.against_shared(*pairs, n_items, weights, generator), batch)
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))

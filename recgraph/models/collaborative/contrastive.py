@@ -7,7 +7,6 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pai
 from recgraph.models.memory import pair_needs
 from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.sparse.csr import Csr
+from recgraph.unit_length import unit_length
 
 #: what makes each of two views of all nodes, [n_users + n_items, D]
 _Views = tuple[Callable[[], Tensor], Callable[[], Tensor]]
@@ -335,7 +335,7 @@ class SimGCL(GraphContrastiveModel):
             for rows in row_blocks(len(x), x.shape[1], x):  # temporaries stay in the cache
                 vectors = x[rows]
                 direction = torch.rand(vectors.shape, generator=generator, device=x.device, dtype=x.dtype)
-                vectors += F.normalize(direction).mul_(vectors.sign()).mul_(self.config.noise)
+                vectors += unit_length(direction).mul_(vectors.sign()).mul_(self.config.noise)
 
         return self.encoder.layers(self.embedding.weight, perturb=perturb)
 

@@ -27,6 +27,7 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import spmm
+from recgraph.unit_length import unit_length
 
 __all__ = ["HERO", "HEROConfig", "correlations", "far", "self_expressed", "spread"]
 
@@ -115,7 +116,7 @@ def _transposed_times(x: Features, b: Tensor) -> Tensor:
 
 def correlations(a: Tensor, b: Tensor) -> Tensor:
     """[P, P]: ``A^T B`` of [N, P] each, with rows of length 1."""
-    return F.normalize(a.T @ b, dim=1)
+    return unit_length(a.T @ b)
 
 
 def spread(a: Tensor) -> Tensor:
