@@ -26,7 +26,8 @@ def curve(entry: str, folder: Path, epochs: int) -> list[dict[str, float]]:
     parts = read(folder)
     split = rg.Split.from_parts(frame_of(parts["train"], parts["valid"]), frame_of(parts["test"]))
     model, training = settings_of(entry)
-    training |= {"schedule": "constant", "max_epochs": epochs, "metric": METRICS[0], "patience": None}
+    training |= {"schedule": "constant", "drop_after": (), "max_epochs": epochs}
+    training |= {"metric": METRICS[0], "patience": None}
     run = rg.fit(model, split, seed=0, **training)
     return [{"epoch": row["epoch"], "loss": row["rec"], **{one: row[one] for one in METRICS}} for row in run.history]
 

@@ -18,7 +18,7 @@ from recgraph.data.files import replace_text
 from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.models.base import Model, TrainableModel
-from recgraph.train.config import share_out, training_config
+from recgraph.train.config import FALLING, share_out, training_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "baselines.md"
 NAME, DRAWN_NAME, CURVES_NAME = "gowalla-published", "gowalla-drawn", "gowalla-curves"
@@ -212,7 +212,7 @@ def ending(sheet: Sheet, entry: str) -> Ending | None:
         return None
     best = found.row(found["value"].arg_max() or 0, named=True)
     (of_entry,) = (each for each in sheet.entries if each.name == entry)
-    falls = of_entry.configuration["training"]["schedule"] != "constant"
+    falls = of_entry.configuration["training"]["schedule"] in FALLING
     return Ending(best["value"], best["epoch"], found["epoch"][-1], falls)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from recgraph.config import Config
 from recgraph.data.imprint import load_json
 from recgraph.runs.record import RunRecord, identity
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import FALLING, TrainConfig
 
 __all__ = ["check_same_run", "has_finished_run", "is_complete"]
 
@@ -98,7 +98,7 @@ def _check_more(folder: Path, was: Mapping[str, Any], now: Any) -> None:
             f"patience = {now.patience}: {folder} holds a run of patience {'none' if patience is None else patience}; "
             "with less it would have stopped elsewhere; give at least that, or another folder"
         )
-    if now.max_epochs > before and now.schedule != "constant" and now.schedule_epochs is None:
+    if now.max_epochs > before and now.schedule in FALLING and now.schedule_epochs is None:
         raise ValueError(
             f"max_epochs = {now.max_epochs}: the {now.schedule} schedule of the run in {folder} brings the learning "
             f"rate down to 0 over its {before} epochs; stretched to {now.max_epochs} it would have been another at "

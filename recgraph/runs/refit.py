@@ -20,7 +20,7 @@ from recgraph.runs.pretrained import Scale
 from recgraph.runs.record import SELECTION
 from recgraph.runs.run import Run
 from recgraph.runs.teacher import teacher_of
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import FALLING, TrainConfig
 from recgraph.workers.lock import LOCK
 
 __all__ = ["refit_split"]
@@ -43,7 +43,7 @@ def refit_split(
 
     The number of epochs is what is carried over, so that every interaction is read as often as in the selection; with
     more interactions an epoch has more steps. A linear or cosine schedule keeps the selection's length in epochs and
-    ends where the best epoch was; a warm-up keeps its number of steps. A model that is fitted in one step has nothing
+    ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps. A model that is fitted in one step has nothing
     to select, and is fitted to ``fit_on`` straight away. Observers of ``options`` see the selection.
 
     Raises:
@@ -100,7 +100,7 @@ def refit_split(
 def _without_selection(config: TrainConfig, epochs: int) -> TrainConfig:
     """The same training of exactly so many epochs, whose learning rates are those of the selection's epochs."""
     length = config.schedule_epochs
-    if config.schedule != "constant" and length is None and epochs != config.max_epochs:
+    if config.schedule in FALLING and length is None and epochs != config.max_epochs:
         length = config.max_epochs
     more = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
     return TrainConfig.of({**config.model_dump(), **more})

@@ -281,7 +281,7 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     metric = (selected_by or _METRIC) if options.valid else "last"
     rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
-    rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
+    rates = {"schedule": "constant", "drop_after": (), "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
     here = {"compile": before.compile and is_accelerated(pick_device(options.device))}
     told = {"tensorboard": False, "track": None, "track_folder": False}
     return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})

@@ -16,6 +16,10 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.ranks import connect
 
 
+#: the schedules that bring the learning rate down to 0 over a number of epochs
+FALLING = frozenset({"linear", "cosine"})
+
+
 class TrainConfig(Config):
     """How a model is trained; the same names for every model."""
 
@@ -64,8 +68,19 @@ class TrainConfig(Config):
     ] = 1
     clip_norm: Annotated[float | None, Field(gt=0, description="largest gradient norm; none: no clipping")] = None
     schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="of the learning rate after the warm-up")
+        Literal["constant", "linear", "cosine", "step"], Field(description="of the learning rate after the warm-up")
     ] = "constant"
+    drop_after: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(
+            validate_default=True,
+            description="the epochs after each of which the step schedule multiplies the learning rate by drop_factor",
+        ),
+        Added(),
+    ] = ()
+    drop_factor: Annotated[
+        float, Field(gt=0, lt=1, description="what the step schedule multiplies the learning rate by"), Added()
+    ] = 0.1
     schedule_epochs: Annotated[
         int | None,
         Field(
@@ -109,13 +124,27 @@ class TrainConfig(Config):
             )
         return value
 
+    @field_validator("drop_after", mode="after")
+    @classmethod
+    def _check_drops(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        schedule = info.data.get("schedule")  # none: it is wrong itself
+        if value and schedule not in ("step", None):
+            raise ValueError(f"the {schedule} schedule has no drops; leave drop_after out, or give schedule='step'")
+        if not value and schedule == "step":
+            raise ValueError("the step schedule needs the epochs after which the rate drops; give drop_after=[30, 40]")
+        if list(value) != sorted(set(value)):
+            raise ValueError("the epochs must ascend, each given once")
+        return value
+
     @field_validator("schedule_epochs", mode="after")
     @classmethod
     def _check_schedule(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is None or not {"schedule", "max_epochs"} <= set(info.data):  # else these are wrong themselves
             return value
-        if info.data["schedule"] == "constant":
-            raise ValueError("the constant schedule has no length; leave it out, or give schedule='cosine' or 'linear'")
+        if (schedule := info.data["schedule"]) not in FALLING:
+            raise ValueError(
+                f"the {schedule} schedule has no length; leave it out, or give schedule='cosine' or 'linear'"
+            )
         if value < info.data["max_epochs"]:
             raise ValueError(
                 f"the rate would be 0 before the last of max_epochs = {info.data['max_epochs']}; give more"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recgraph.models.base import TrainableModel
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import FALLING, TrainConfig
 
 __all__ = ["Fingerprint"]
 
@@ -37,7 +37,7 @@ class Fingerprint:
         """A fingerprint, also of an earlier version, with the settings by :meth:`Config.identity`."""
         training = self._config.identity_of(value["training"])
         # a schedule that goes down over max_epochs gives every step another rate where these differ
-        is_laid_out = training.get("schedule", "constant") != "constant" and not training.get("schedule_epochs")
+        is_laid_out = training.get("schedule") in FALLING and not training.get("schedule_epochs")
         may_differ = _MAY_DIFFER - {"max_epochs"} if is_laid_out else _MAY_DIFFER
         return {
             **value,

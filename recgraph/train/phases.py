@@ -145,10 +145,15 @@ def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:
     return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 
 
-def rate_factor(step: int, n_steps: int, config: TrainConfig) -> float:
-    """The factor of ``learning_rate`` at a step. It depends on the step alone, so that there is no state to save."""
+def rate_factor(step: int, n_batches: int, config: TrainConfig) -> float:
+    """The factor of ``learning_rate`` at a step, of epochs of ``n_batches`` steps. It depends on the step alone, so
+    that there is no state to save."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    if config.schedule == "step":
+        n_drops = sum(step >= epoch * n_batches for epoch in config.drop_after)
+        return config.drop_factor**n_drops
+    n_steps = (config.schedule_epochs or config.max_epochs) * n_batches
     done = (step - config.warmup_steps) / max(1, n_steps - config.warmup_steps)
     if config.schedule == "linear":
         return max(0.0, 1 - done)

@@ -207,8 +207,7 @@ class Trainer:
             clip_gradients(parameters, config.clip_norm)
         elif config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, config.clip_norm)
-        n_steps = (config.schedule_epochs or config.max_epochs) * len(self.batches)
-        rate = config.learning_rate * rate_factor(self.progress.step, n_steps, config)
+        rate = config.learning_rate * rate_factor(self.progress.step, len(self.batches), config)
         for name in phase.groups:
             if name in self.optimisers:
                 step_at(rate, self.optimisers[name])

@@ -155,6 +155,15 @@ def test_a_schedule_that_has_ended_is_not_stretched(schedule: str, split: Split,
         assert torch.equal(more.model.state_dict()[name], value)
 
 
+def test_more_epochs_follow_a_schedule_of_drops(split: Split, tmp_path: Path) -> None:
+    drops: dict[str, Any] = {"schedule": "step", "drop_after": [1, 3]}
+    fitted(split, tmp_path / "run", max_epochs=2, **drops)
+    more = fitted(split, tmp_path / "run", max_epochs=4, **drops, resume=True)
+    assert_same(more, fitted(split, max_epochs=4, **drops))
+    with pytest.raises(ValueError, match="drop_after"):
+        fitted(split, tmp_path / "run", max_epochs=4, schedule="step", drop_after=[1, 2], resume=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -142,6 +142,14 @@ def test_a_schedule_keeps_its_length(schedule: str, split: Split) -> None:
     assert whole.record.training["schedule_epochs"] is None
 
 
+def test_a_schedule_of_drops_keeps_its_epochs(split: Split) -> None:
+    drops: dict[str, Any] = {"schedule": "step", "drop_after": [1, 5], "learning_rate": 0.3}
+    run = fitted(split, refit=True, max_epochs=8, patience=2, **drops)
+    best = run.record.best_epoch
+    assert best is not None
+    assert same(run, fitted(split, fit_on="all", max_epochs=best, **drops))
+
+
 def test_a_model_that_is_fitted_in_one_step_is_fitted_to_all_at_once(split: Split, tmp_path: Path) -> None:
     run = rg.fit("ease", split, seed=0, out=tmp_path / "run", refit=True)
     assert (run.record.fitted_on, run.selection, run.record.selection) == ("all", None, None)

@@ -17,6 +17,7 @@ from ranks_cases import StopAt
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recgraph.config import ConfigError
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.train.callbacks import JsonLines, Observer, TrainingInterrupted
@@ -567,18 +568,38 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"),
+    ("settings", "expected"),
     [
-        ("constant", [0.5, 1, 1, 1, 1]),
-        ("linear", [0.5, 1, 1, 0.75, 0.5]),
-        ("cosine", [0.5, 1, 1, 0.8536, 0.5]),
+        ({"schedule": "constant"}, [0.5, 1, 1, 1, 1, 1]),
+        ({"schedule": "linear"}, [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ({"schedule": "cosine"}, [0.5, 1, 1, 0.8536, 0.5, 0.1464]),
+        ({"schedule": "step", "drop_after": [2]}, [0.5, 1, 1, 1, 0.1, 0.1]),
+        ({"schedule": "step", "drop_after": [1, 2], "drop_factor": 0.5}, [0.5, 1, 0.5, 0.5, 0.25, 0.25]),
     ],
 )
-def test_learning_rate_follows_its_schedule(schedule: str, expected: list[float]) -> None:
+def test_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: list[float]) -> None:
     from recgraph.train.phases import rate_factor
 
-    config = TrainConfig.of(schedule=schedule, warmup_steps=2)
-    assert [rate_factor(step, 6, config) for step in range(5)] == pytest.approx(expected, abs=1e-4)
+    config = TrainConfig.of(warmup_steps=2, max_epochs=3, **settings)
+    assert [rate_factor(step, 2, config) for step in range(6)] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "step"}, r"the step schedule needs the epochs .* drop_after=\[30, 40\]"),
+        ({"drop_after": [3]}, "the constant schedule has no drops"),
+        ({"schedule": "cosine", "drop_after": [3]}, "the cosine schedule has no drops"),
+        ({"schedule": "step", "drop_after": [3, 2]}, r"drop_after = .*the epochs must ascend"),
+        ({"schedule": "step", "drop_after": [2, 2]}, "the epochs must ascend, each given once"),
+        ({"schedule": "step", "drop_after": [0]}, "drop_after"),
+        ({"schedule": "step", "drop_after": [2], "drop_factor": 1.0}, "drop_factor = 1.0"),
+        ({"schedule": "step", "drop_after": [2], "schedule_epochs": 300}, "the step schedule has no length"),
+    ],
+)
+def test_drops_that_fit_no_schedule_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.of(**settings)
 
 
 @pytest.mark.usefixtures("two_gpus")
