@@ -43,8 +43,9 @@ def refit_split(
 
     The number of epochs is what is carried over, so that every interaction is read as often as in the selection; with
     more interactions an epoch has more steps. A linear or cosine schedule keeps the selection's length in epochs and
-    ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps. A model that is fitted in one step has nothing
-    to select, and is fitted to ``fit_on`` straight away. Observers of ``options`` see the selection.
+    ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps. A
+    model that is fitted in one step has nothing to select, and is fitted to ``fit_on`` straight away. Observers of
+    ``options`` see the selection.
 
     Raises:
         ConfigError: ``metric`` selects on nothing, or the model has a teacher.
