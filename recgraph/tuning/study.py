@@ -139,7 +139,7 @@ def tune(
         plain(fixed),
         load_toml(space) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if several else "tpe"),
-        pruner or ("median" if objectives.can_prune(metrics) else "none"),
+        pruner or ("median" if objective is None and objectives.can_prune(metrics) else "none"),
         seed,
         device,
         folder,
@@ -200,7 +200,8 @@ def _check(plan: Plan, workers: int) -> None:
         plan.to_dict()
     samplers.check(plan.sampler, plan.pruner, plan.space, len(plan.metrics), plan.n_trials)
     if plan.pruner != "none" and not plan.can_prune:
-        raise ConfigError(f"pruner = {plan.pruner!r} reads {plan.selecting}, not {plan.metrics[0]}; use 'none'")
+        wanted = plan.metrics[0] if plan.objective is None else "the objective"
+        raise ConfigError(f"pruner = {plan.pruner!r} reads {plan.selecting}, not {wanted}; use 'none'")
 
 
 def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:

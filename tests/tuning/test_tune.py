@@ -32,6 +32,7 @@ from recgraph.evaluate.metrics.base import Metric, RankedHits
 from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
+from recgraph.tuning.final import outcomes
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.study import _claim, _identity
@@ -301,6 +302,7 @@ def test_a_configuration_that_diverges_is_pruned(split: Split) -> None:
         ({"settings": {"metric": "mrr@5"}}, "give it as metric"),
         ({"workers": 2}, "needs a folder"),
         ({"metric": "coverage@20", "pruner": "median"}, "reads ndcg@10, not catalogue_coverage@20"),
+        ({"objective": objectives.honest, "pruner": "median"}, "reads ndcg@10, not the objective; use 'none'"),
         ({"n_trials": 0}, "must be at least 1"),
         ({"storage": "redis://here"}, "must be journal"),
         ({"sampler": "best"}, "there are tpe"),
@@ -314,6 +316,7 @@ def test_mistakes_name_the_value(split: Split, options: dict[str, Any], message:
 def test_an_objective_of_ones_own(split: Split) -> None:
     study = tune(split, n_trials=1, objective=objectives.honest)
     assert 0 < study.best_value < 1
+    assert study.user_attrs["asked"]["pruner"] == "none"  # what the epochs report is not the objective
 
 
 def test_an_objective_that_is_not_a_number_prunes_its_trial(split: Split) -> None:
@@ -401,6 +404,12 @@ def test_an_objective_of_another_number_of_values_fails(split: Split) -> None:
         tune(split, n_trials=1, objective=objectives.two_values)
 
 
+@pytest.mark.parametrize(("value", "shown"), [(None, "None"), ("many", "'many'"), ([None], r"\[None\]")])
+def test_an_objective_that_returns_no_number_is_told_so(split: Split, value: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"the objective returned {shown}; return a number, ndcg@10"):
+        tune(split, n_trials=1, objective=lambda _: value)
+
+
 def test_trials_know_the_relations_of_items(tmp_path: Path) -> None:
     rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(5)]
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
@@ -473,6 +482,26 @@ def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: 
     (again,) = tune(split, tmp_path / "s", n_trials=3, workers=2, test_seeds=2).user_attrs["unsealed"]
     assert len(list((tmp_path / "s" / "workers").glob("*-*.log"))) == 4
     assert (again["results"], again["comparison"]) == (tested["results"], tested["comparison"])
+
+
+@pytest.mark.usefixtures("pythonpath", "forked_workers")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(
+    split: Split, tmp_path: Path, workers: int
+) -> None:
+    settings = {**SETTINGS, "n_heads": 3, "max_epochs": 1}
+    del settings["hidden_dim"]  # its default, 64, is no multiple of 3 heads
+    asked: dict[str, Any] = {"space": {"*": "fixed", "hidden_dim": [6, 9]}, "settings": settings, "n_trials": 2}
+    study = tune(split, tmp_path / "s", test_seeds=2, workers=workers, **asked)
+    (tested,) = study.user_attrs["unsealed"]
+    assert list(tested["results"]) == ["tuned"]
+    assert tested["default_not_trained"] == "n_heads = 3 must divide hidden_dim = 64"
+    assert outcomes(study) == [f"the default configuration cannot be trained: {tested['default_not_trained']}"]
+    page = (tmp_path / "s" / "study.html").read_text()
+    assert "trained with 2 seeds and tested once" in page
+    assert "which is the default configuration" not in page
+    again = tune(split, tmp_path / "s", test_seeds=2, workers=workers, **asked)
+    assert again.user_attrs["unsealed"] == [tested]
 
 
 @pytest.mark.usefixtures("pythonpath", "forked_workers")
