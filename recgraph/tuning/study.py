@@ -28,7 +28,14 @@ from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
-from recgraph.tuning.storage import StudyStorage, open_storage, telling, without_password
+from recgraph.tuning.storage import (
+    StudyStorage,
+    is_same_storage,
+    open_storage,
+    storage_url,
+    telling,
+    without_password,
+)
 from recgraph.tuning.trial import keep_results, save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
@@ -155,8 +162,9 @@ def tune(
     if engine is None:
         pick_device(device)  # one that is not there is an error before the study exists
     identity = _identity(plan, split)
-    _claim(plan, identity, storage)
-    with telling(storage or f"journal:///{folder or ''}/study.journal"):
+    url = storage_url(storage, folder)
+    _claim(plan, identity, url)
+    with telling(url):
         kept = open_storage(storage, folder)
         try:
             found = _open(plan, kept, identity)
@@ -272,7 +280,7 @@ def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
         )
 
 
-def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None:
+def _claim(plan: Plan, identity: Mapping[str, Any], storage: str) -> None:
     """Write the identity of the study into its folder, or check that the folder is this study's."""
     if plan.folder is None:
         return
@@ -284,7 +292,7 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
         _write_claim(plan, path, identity, storage)
 
 
-def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str | None) -> None:
+def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str) -> None:
     if path.exists():
         there = load_json(path)
         name = there.get("study")
@@ -295,8 +303,16 @@ def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: s
                 f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "
                 "give the new study another folder (--out) and name (--study)"
             )
+        before = storage_url(there.get("storage"), plan.folder)
+        # the first versions did not say which storage it is, where it is no journal in the folder
+        is_known = "storage" in there or (path.parent / "study.journal").exists()
+        if is_known and not is_same_storage(before, without_password(storage)):
+            raise ValueError(
+                f"{plan.folder} holds a study that is kept in {before}; go on with that storage (--storage), or give "
+                "another folder (--out)"
+            )
         return
-    where = {} if storage is None else {"storage": without_password(storage)}
+    where = {} if storage == storage_url(None, plan.folder) else {"storage": without_password(storage)}
     replace_json({"study": plan.study, **where, **identity}, path)
 
 

@@ -33,8 +33,9 @@ from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
 from recgraph.tuning.final import outcomes
+from recgraph.tuning.finding import find_study
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.storage import open_storage
+from recgraph.tuning.storage import is_same_storage, open_storage, storage_url
 from recgraph.tuning.study import _claim, _identity
 from recgraph.tuning.worker import WorkerFailed
 from recgraph.workers.lock import hold
@@ -92,10 +93,32 @@ def test_another_study_is_told_apart(split: Split, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"study 's' exists with another seed in .*give the new study another folder"):
         tune(split, tmp_path / "s", seed=5, storage=f"sqlite:///{tmp_path}/new.db")
     assert not (tmp_path / "new.db").exists()
+    with pytest.raises(ValueError, match=r"kept in journal:///.*/s/study.journal; go on with that storage"):
+        tune(split, tmp_path / "s", storage=f"sqlite:///{tmp_path}/new.db")
+    assert not (tmp_path / "new.db").exists()
+    assert len(tune(split, tmp_path / "s", n_trials=1, storage=f"{tmp_path}/s/study.journal").trials) == 1
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="exists and holds no study"):
         tune(split, tmp_path / "full")
+
+
+def test_a_storage_is_known_by_its_whole_path_and_a_wrong_one_leaves_no_folder(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="storage = 'mysql://here' must be"):
+        tune(split, tmp_path / "s", n_trials=1, storage="mysql://here")
+    assert not (tmp_path / "s").exists()
+    monkeypatch.chdir(tmp_path)
+    tune(split, tmp_path / "s", n_trials=1, storage="sqlite:///here.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with find_study(str(tmp_path / "s")) as (study, _):
+        assert len(study.trials) == 1
+    with pytest.raises(ValueError, match=r"kept in sqlite:///.*/here.db; go on with that storage"):
+        tune(split, tmp_path / "s", n_trials=1, storage="sqlite:///here.db")
+    assert is_same_storage("postgresql://me@a:5432/db", "postgresql+psycopg://me:x@localhost/db?sslmode=disable")
+    assert not is_same_storage("postgresql://me@a/db", "postgresql://me@a/other")
 
 
 def test_the_revision_of_a_model_is_part_of_a_study(
@@ -141,15 +164,16 @@ def test_a_study_that_was_killed_before_its_default_configuration_was_queued_beg
 def test_of_two_processes_that_begin_a_study_at_once_none_is_refused(split: Split, tmp_path: Path) -> None:
     plan = Plan("s", SASRec, ("ndcg@10",), 1, folder=tmp_path / "s")
     identity = _identity(plan, split)
+    kept = storage_url(None, plan.folder)
     for _ in range(10):
         with ThreadPoolExecutor(4) as pool:
-            for each in [pool.submit(_claim, plan, identity, None) for _ in range(4)]:
+            for each in [pool.submit(_claim, plan, identity, kept) for _ in range(4)]:
                 each.result()
         shutil.rmtree(tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "mine.txt").touch()
     with pytest.raises(ValueError, match="holds no study"):
-        _claim(plan, identity, None)
+        _claim(plan, identity, kept)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
 
 
