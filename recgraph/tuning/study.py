@@ -167,6 +167,7 @@ def tune(
     with telling(url):
         kept = open_storage(storage, folder)
         try:
+            _check_storage(plan, kept)
             found = _open(plan, kept, identity)
             # the first one stays: runs that are resumed have it
             before = found.user_attrs.get("source")
@@ -303,17 +304,31 @@ def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: s
                 f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "
                 "give the new study another folder (--out) and name (--study)"
             )
-        before = storage_url(there.get("storage"), plan.folder)
-        # the first versions did not say which storage it is, where it is no journal in the folder
-        is_known = "storage" in there or (path.parent / "study.journal").exists()
-        if is_known and not is_same_storage(before, without_password(storage)):
-            raise ValueError(
-                f"{plan.folder} holds a study that is kept in {before}; go on with that storage (--storage), or give "
-                "another folder (--out)"
-            )
         return
     where = {} if storage == storage_url(None, plan.folder) else {"storage": without_password(storage)}
     replace_json({"study": plan.study, **where, **identity}, path)
+
+
+def _check_storage(plan: Plan, storage: StudyStorage) -> None:
+    """Refuse another storage than that of the folder's study, unless the study was copied there; the folder says so."""
+    import optuna
+
+    if plan.folder is None:
+        return
+    path = plan.folder / "study.json"
+    there = load_json(path)
+    before, now = storage_url(there.get("storage"), plan.folder), without_password(storage.url)
+    # the first versions did not say which storage it is, where it is no journal in the folder
+    is_known = "storage" in there or (plan.folder / "study.journal").exists()
+    if is_same_storage(before, now):
+        return
+    if is_known and plan.study not in optuna.get_all_study_names(storage.optuna):
+        raise ValueError(
+            f"{plan.folder} holds a study that is kept in {before}; go on with that storage (--storage), copy the "
+            "study (optuna.copy_study), or give another folder (--out)"
+        )
+    with locked(plan.folder / LOCK):
+        replace_json({**there, "storage": now}, path)
 
 
 def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int, engine: Engine | None) -> None:

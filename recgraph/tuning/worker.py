@@ -110,7 +110,9 @@ def work(plan: Plan, trials: Trials, split: SealedSplit, name: str) -> None:
     while trials.counts().finished < plan.n_trials:
         asked = trials.ask(name)
         if asked is not None:
-            _run(plan, trials, *asked, split)
+            trial, heartbeat = asked
+            with heartbeat:  # until the trial is told: other threads of this process would take it over
+                _run(plan, trials, trial, heartbeat, split)
         else:
             time.sleep(_POLL)
 
@@ -122,8 +124,7 @@ def _run(plan: Plan, trials: Trials, trial: Trial, heartbeat: Heartbeat, split: 
 
     values = None
     try:
-        with heartbeat:
-            values = run_trial(plan, trial, split, heartbeat)
+        values = run_trial(plan, trial, split, heartbeat)
         state, reason = TrialState.COMPLETE, ""
     except OwnershipLost:
         return

@@ -37,6 +37,7 @@ from recgraph.tuning.finding import find_study
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import is_same_storage, open_storage, storage_url
 from recgraph.tuning.study import _claim, _identity
+from recgraph.tuning.trials import Trials
 from recgraph.tuning.worker import WorkerFailed
 from recgraph.workers.lock import hold
 
@@ -95,7 +96,6 @@ def test_another_study_is_told_apart(split: Split, tmp_path: Path) -> None:
     assert not (tmp_path / "new.db").exists()
     with pytest.raises(ValueError, match=r"kept in journal:///.*/s/study.journal; go on with that storage"):
         tune(split, tmp_path / "s", storage=f"sqlite:///{tmp_path}/new.db")
-    assert not (tmp_path / "new.db").exists()
     assert len(tune(split, tmp_path / "s", n_trials=1, storage=f"{tmp_path}/s/study.journal").trials) == 1
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
@@ -347,6 +347,21 @@ def test_an_objective_that_is_not_a_number_prunes_its_trial(split: Split) -> Non
     study = tune(split, n_trials=1, objective=objectives.not_a_number)
     assert states(study) == {"PRUNED": 1}
     assert study.trials[0].user_attrs["reason"] == "ndcg@10 is not a number"
+
+
+def test_a_result_that_could_not_be_written_is_made_again_by_the_same_process(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> bool:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trials, "tell", full)
+        with pytest.raises(OSError, match="No space left"):
+            tune(split, tmp_path / "s", n_trials=2)
+    study = tune(split, tmp_path / "s", n_trials=2)
+    assert states(study) == {"COMPLETE": 2, "FAIL": 1}
+    assert study.trials[0].user_attrs["reason"] == "its worker is gone"
 
 
 def test_the_point_of_a_grid_whose_trial_ended_with_an_error_is_tried_again(split: Split, tmp_path: Path) -> None:
