@@ -2,7 +2,7 @@
 
 Polars' streaming engine scans the raw log several times and never holds it as a whole: first for the keys of ids, by
 which they are numbered (:mod:`recgraph.data.numbering`), then for the ids, then for all else. What stays in memory is
-the encoded log, about 20 to 30 bytes an interaction.
+the encoded log, about 20 to 30 bytes an interaction. (A frame is in memory already, or is brought there first.)
 """
 
 from __future__ import annotations

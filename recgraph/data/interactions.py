@@ -47,7 +47,7 @@ class Interactions(InteractionLog):
         """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
 
         Args:
-            frame: the log.
+            frame: the log. Of a lazy frame the columns that are named here are collected, once.
             user, item: the columns of ids: integers, texts, dates, UUIDs, ...; one type a column.
             timestamp: numbers (whole ones are kept as they are; with fractions they are seconds, kept to the
                 microsecond), dates, datetimes or ISO 8601 texts (without a zone: UTC).

@@ -59,6 +59,21 @@ def test_frames_come_in_and_go_out_as_the_same_kind(kind: str) -> None:
         assert pl.DataFrame(out).equals(ROWS)
 
 
+def test_a_lazy_frame_is_collected_once() -> None:
+    draws = iter(range(9))
+
+    def shuffled(frame: pl.DataFrame) -> pl.DataFrame:  # as unique() and group_by() may give the rows
+        return frame.sample(fraction=1.0, shuffle=True, seed=next(draws))
+
+    rows = pl.DataFrame({"who": range(50), "what": [f"i{number}" for number in range(50)], "when": range(50)})
+    lazy = rows.lazy().map_batches(shuffled, schema=rows.schema, validate_output_schema=False)
+    data = Interactions.from_frame(lazy, user="who", item="what", timestamp="when")
+    assert next(draws) == 1
+    assert data.to_frame().sort("who").equals(rows)
+    with pytest.raises(MissingColumnError, match="there is no column 'stars'; the columns are 'who', 'what', 'when'"):
+        Interactions.from_frame(lazy, user="who", item="what", rating="stars")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"])
 def test_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"
