@@ -227,7 +227,8 @@ def _ids(
 
 
 def _stays_text(raw: Raw, column: str, dtype: pl.DataType) -> bool:
-    return column in raw.texts and dtype == pl.String
+    """Whether ids stay texts as written: those of text files alone may stand for integers."""
+    return dtype == pl.String and (column in raw.texts or not raw.as_text)
 
 
 def _warn_of_words(found: pl.DataFrame, codes: Codes, column: str, role: str, source: Source) -> None:

@@ -57,7 +57,7 @@ class Interactions(InteractionLog):
             time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``.
             missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
 
-        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers.
+        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
 
         Raises:
             DataError: one of its subclasses for what is wrong, with the row.

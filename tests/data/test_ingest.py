@@ -74,6 +74,19 @@ def test_a_lazy_frame_is_collected_once() -> None:
         Interactions.from_frame(lazy, user="who", item="what", rating="stars")
 
 
+@pytest.mark.parametrize("kind", ["frame", "parquet", "jsonl"])
+def test_ids_that_come_as_texts_stay_as_written(kind: str, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"who": ["1.0", "2.0", "1"], "what": ["1.0", "2.0", "3.0"]})
+    path = tmp_path / f"log.{kind}"
+    if kind != "frame":
+        (rows.write_parquet if kind == "parquet" else rows.write_ndjson)(path)
+    data = load_data(rows if kind == "frame" else path, user="who", item="what")
+    assert data.to_frame().equals(rows)
+    assert (data.n_users, data.n_items) == (3, 3)
+    assert data.with_features(item_features=pl.DataFrame({"what": ["2.0"], "n": [7]})).item_features is not None
+    assert data.with_features(item_features=rows.select("what", n="who")).item_relation("n").height == 3
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"])
 def test_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"

@@ -421,9 +421,9 @@ def test_ids_of_a_new_log_stay_texts_as_those_of_the_run(kind: str, tmp_path: Pa
     updated = run.update(news, valid=0, force=True).recommender
     assert updated.users.values.to_list() == ["1000.0", "x", "2000.0"]
     assert updated.items.values.to_list() == ["a", "7", "7.0"]
-    # where all were whole floats, they were read as integers, and are again
+    # also where all are of whole floats
     run = rg.fit("popularity", log_of(old.with_columns(pl.lit("1000.0").alias("who"))).split(), seed=0)
-    assert run.update(news, valid=0, force=True).recommender.users.values.to_list() == ["1000", "2000"]
+    assert run.update(news, valid=0, force=True).recommender.users.values.to_list() == ["1000.0", "2000.0"]
 
 
 def test_files_hold_ids_of_dates_as_texts(tmp_path: Path) -> None:

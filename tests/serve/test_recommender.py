@@ -139,6 +139,14 @@ def test_histories_equal_the_same_users() -> None:
     assert again.sort("who", "rank").equals(known.sort("who", "rank"))
 
 
+def test_histories_in_a_frame_are_those_of_a_mapping_where_ids_are_texts_of_floats() -> None:
+    rows = pl.DataFrame({"who": ["a"] * 4 + ["b"] * 3, "what": ["1", "1.0", "2", "2.0", "beta", "1", "2.0"]})
+    served = serve(Interactions.from_frame(rows, user="who", item="what"))
+    frame = served.recommend(histories=pl.DataFrame({"who": ["c"] * 2, "what": ["1.0", "2.0"]}), k=5)
+    assert frame.equals(served.recommend(histories={"c": ["1.0", "2.0"]}, k=5))
+    assert set(frame["what"]) == {"1", "2", "beta"}
+
+
 def test_unknown_items_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     served = serve(log())
     frame = served.recommend(histories={"x": [1, 999, 2, -5]}, k=3)
