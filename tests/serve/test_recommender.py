@@ -309,6 +309,13 @@ def test_codes_in_few_cells_are_trained_on_all_items() -> None:
     assert recall_of_lists(served) > 0.9
 
 
+@pytest.mark.parametrize("factory", ["IVF256,Flat", "PQ3"])
+def test_an_index_of_more_cells_or_codes_than_items_is_refused(factory: str) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match=f"factory = '{factory}' cannot be trained on 40 items; take fewer cells"):
+        module.AnnIndex.build(serve(log()).model, factory)
+
+
 def test_vectors_of_candidates_are_gathered_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long lists have ten thousand candidates a user."""
     pytest.importorskip("faiss")
