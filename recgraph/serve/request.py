@@ -148,6 +148,7 @@ def of_histories(
         rows = [list(row) for row in given.values()]
         lengths = torch.tensor([len(row) for row in rows])
         labels, _ = given_ids(list(given), kind, "users")
+        labels = as_labels(labels, any(isinstance(user, uuid.UUID) for user in given))
         index = items.index([item for row in rows for item in row])
         return _of_index(labels, index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns)

@@ -147,6 +147,15 @@ def test_histories_in_a_frame_are_those_of_a_mapping_where_ids_are_texts_of_floa
     assert set(frame["what"]) == {"1", "2", "beta"}
 
 
+def test_users_of_a_mapping_that_are_uuids_come_back_as_uuids() -> None:
+    served, user = serve(log("pandas", user=lambda number: uuid.UUID(int=number))), uuid.UUID(int=99)
+    rows = pd.DataFrame({"who": [user] * 2, "what": served.items.ids([3, 4]).to_list()})
+    mapping = {user: rows["what"].tolist()}
+    pd.testing.assert_frame_equal(served.recommend(histories=mapping, k=3), served.recommend(histories=rows, k=3))
+    blocked = served.recommend(histories=mapping, k=3, block={user: served.recommend(histories=mapping, k=3)["what"]})
+    assert blocked["who"].tolist() == [user] * 3
+
+
 def test_unknown_items_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     served = serve(log())
     frame = served.recommend(histories={"x": [1, 999, 2, -5]}, k=3)
