@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgraph.arguments import check_path
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError
 from recgraph.data.file_names import SUFFIXES, suffix_of
@@ -85,10 +85,8 @@ class Joined:
         features = _merged(recommender.item_features, log.item_features, recommender.columns.item, log.columns.item)
         old_times = new_times = None
         if recommender.times is not None:
-            _check_times(log, recommender)
-            assert ordered.times is not None
             old_times = _with_rows(recommender.times, len(users))
-            new_times = new.with_values(ordered.times[order])
+            new_times = new.with_values(_times_of(log, recommender)[order])
         return cls(users, items, old, new, mask[order], features, n_known, old_times, new_times)
 
     @property
@@ -272,12 +270,15 @@ def _of_type(ids: IdMap, known: IdMap, column: str) -> IdMap:
     return IdMap(parsed)
 
 
-def _check_times(log: InteractionLog, recommender: Recommender) -> None:
-    if log.time_unit != recommender.time_unit:
+def _times_of(log: InteractionLog, recommender: Recommender) -> Tensor:
+    """The ordered times of a new log, in the unit of the run's."""
+    times = log.ordered.times
+    if times is None or (times := in_unit(times, log.time_unit, recommender.time_unit)) is None:
         raise ValueError(
             f"new_log has times of the form {log.time_unit!r}, but the model reads times and was trained with "
             f"{recommender.time_unit!r}; give times in the form of the run's log"
         )
+    return times
 
 
 def _extended(known: IdMap, new: IdMap, column: str) -> IdMap:

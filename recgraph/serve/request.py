@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recgraph.arguments import is_list, shown
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.columns import Columns, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, frame_kind, from_native
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap, as_series
@@ -152,8 +152,10 @@ def of_histories(
         index = items.index([item for row in rows for item in row])
         return _of_index(labels, index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns)
-    times = None if time_unit is None else log.ordered.times
-    if times is not None and time_unit is not None and log.time_unit != time_unit:
+    times = log.ordered.times
+    if time_unit is None or times is None:
+        times = None
+    elif (times := in_unit(times, log.time_unit, time_unit)) is None:
         raise ValueError(
             f"histories have times as {_UNITS[log.time_unit]}, but the model was trained with {_UNITS[time_unit]}; "
             "give them in the form of the training data"
