@@ -26,6 +26,7 @@ from recgraph.data.reading import FileFormat, LogFile, Reading
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
+from recgraph.serve.request import with_times_like
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Before", "Joined", "newest", "read_new_log", "reading_of"]
@@ -183,9 +184,8 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
     there = names_of(given)
     user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
     time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
-    return Interactions.from_columns(
-        given, Columns(user=user, item=item, timestamp=time), texts=_roles_of_texts(recommender)
-    )
+    named = Columns(user=user, item=item, timestamp=time)
+    return with_times_like(given, named, recommender.time_format, _roles_of_texts(recommender))
 
 
 def _roles_of_texts(recommender: Recommender) -> list[str]:
@@ -204,7 +204,7 @@ def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
     """A new log, written like that of the run as far as it is not found out how it is written."""
-    written = reading_of(recommender.record)
+    written = {"time_format": recommender.time_format, **reading_of(recommender.record)}
     form: FileFormat | None = None
     if path.suffix == ".txt" or (path.is_file() and suffix_of(path) not in SUFFIXES):
         form = written.get("format") or ("sequences" if path.suffix == ".txt" else None)

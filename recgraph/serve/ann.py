@@ -81,8 +81,8 @@ class AnnIndex:
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: the model ranks by scores alone, a vector is not finite, faiss does not know the description or the
-                parameters, or there are too few items for it.
+            ValueError: the model ranks by scores alone, a vector is not finite, faiss does not know the description or
+                the parameters, or there are too few items for it.
         """
         if not model.has_vectors:
             raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")

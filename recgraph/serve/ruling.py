@@ -71,7 +71,9 @@ class OwnItems:
             floats = users.values if have == "floats" else labels
             if whole_floats(floats) is None:
                 first = floats.head(3).to_list()
-                raise ValueError(f"{self.setting}: users {first!r} are no integers below 2**53, but others are; write one type")
+                raise ValueError(
+                    f"{self.setting}: users {first!r} are no integers below 2**53, but others are; write one type"
+                )
             users, labels = IdMap(users.values.cast(pl.Int64, strict=False)), labels.cast(pl.Int64, strict=False)
         elif have != want:
             raise ValueError(f"{self.setting}: its users are {have}, but the users asked for are {want}")

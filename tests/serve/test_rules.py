@@ -293,7 +293,9 @@ def test_users_of_rules_may_be_whole_floats_where_those_asked_for_are_integers()
         assert set(found["item"][found["user"] == 2]) == {10, 12}
     # a float of 2**53 and more may stand for several integers
     for user in (1.5, 2.0**53):
-        with pytest.raises(ValueError, match=rf"block_for: users \[{user}\] are no integers below 2\*\*53, but others are"):
+        with pytest.raises(
+            ValueError, match=rf"block_for: users \[{user}\] are no integers below 2\*\*53, but others are"
+        ):
             made.recommend(users=[1], block={user: [10]})
     with pytest.raises(ValueError, match=r"block_for: users \[1\.5\] are no integers below 2\*\*53, but others are"):
         made.recommend(histories={1.5: [10]}, block={1: [10]})
