@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -24,6 +25,9 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.sparse.ragged import Ragged
 from recgraph.texts import listed
+
+#: a form beside which a text in a usual one, which begins with year and month, stands for no other day: not "%Y/%d/%m"
+_IS_NO_OTHER_DAY = re.compile("(?!%Y)|%Y[-/]?%m")
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def with_times_like(frame: Any, columns: Columns, time_format: str | None, texts
     try:
         return Interactions.from_columns(frame, columns, time_format if is_written else None, texts=texts)
     except TimestampError as error:
-        if time_format is not None and not time_format.startswith("%Y"):  # beside "%Y/%d/%m" it could be another day
+        if time_format is not None and _IS_NO_OTHER_DAY.match(time_format):
             with suppress(TimestampError):
                 log = Interactions.from_columns(frame, columns, texts=texts)
                 if log.time_unit == "us":  # the order of numbers may be another one than that of the training data
