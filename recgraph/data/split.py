@@ -226,12 +226,13 @@ class Split(_Labelled):
 
         Args:
             which: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the fit that serves,
-                of which no part can be evaluated.
+                of which no part can be evaluated, and which a block without test data refuses (SealedTestError).
         """
         _check_which(which)
-        if which == "train":
-            return self.train
-        return self._part(Label if which == "all" else (Label.TRAIN, *GROUPS["valid"]))
+        if which != "all":
+            return self.train if which == "train" else self._part((Label.TRAIN, *GROUPS["valid"]))
+        check_open()
+        return self._part(Label)
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
