@@ -109,6 +109,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "sasrec encoder=gated_transformer regime=prefix",
             "sasrec split=time",
             "sasrec split=users",
+            "sasrec schedule=step drop_after=[1] drop_factor=0.5",
             "sasrec accumulate=2 clip_norm=0.5 schedule=cosine warmup_steps=3 weight_decay=0.01",
             "sasrec precision=bf16 metric=loss schedule=linear",
             "bert4rec",

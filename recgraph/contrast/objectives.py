@@ -180,8 +180,8 @@ class Objective(Part):
         generator = views.generator
         if generator is None:
             raise ValueError(
-                f"n_candidates = {self.config.n_candidates} of {len(views.b)} needs a generator to draw with, which "
-                "models whose candidates are a batch do not give; leave n_candidates out"
+                f"n_candidates = {self.config.n_candidates} of {len(views.b)} needs a generator to draw with; give the "
+                "term generator=..., or leave n_candidates out"
             )
         order = torch.randperm(len(views.b), generator=generator, device=generator.device)
         return order[: self.config.n_candidates].sort().values.to(views.b.device)

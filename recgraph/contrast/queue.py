@@ -58,7 +58,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor, ids: Tensor) -> None:
-        """Replace the oldest rows, and earlier rows of the same ids.
+        """Replace the oldest rows, and earlier rows of the same ids; a batch that was the last one, its own.
 
         Args:
             rows: [B, D]; where B > Q, the last Q are kept.
@@ -68,11 +68,15 @@ class Queue(nn.Module):
         if not size:
             return
         rows, ids = rows[-size:], ids[-size:]
+        steps = torch.arange(len(ids), device=ids.device)
+        # several phases of a step contrast one batch: elsewhere, its rows would leave as many places empty
+        is_again = (self.ids[(self.place - len(ids) + steps) % size] == ids).all()
+        first = self.place - len(ids) * is_again
         self.ids.masked_fill_(torch.isin(self.ids, ids), -1)
-        places = (self.place + torch.arange(len(ids), device=ids.device)) % size
+        places = (first + steps) % size
         self.rows[places] = rows.detach().to(self.rows.dtype)
         self.ids[places] = ids
-        self.place.add_(len(ids)).remainder_(size)
+        self.place.copy_((first + len(ids)) % size)
 
 
 def _aligned(old: Tensor, new: Tensor) -> Tensor:

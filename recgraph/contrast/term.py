@@ -133,7 +133,8 @@ class ContrastiveTerm(nn.Module):
     @property
     def draws(self) -> bool:
         """Whether it needs a generator."""
-        return self.mixture is not None or self.transform is not None or self.objective.draws
+        draws_candidates = getattr(self.objective.config, "n_candidates", None) is not None
+        return self.mixture is not None or self.transform is not None or self.objective.draws or draws_candidates
 
     @property
     def parts(self) -> list[Any]:

@@ -13,13 +13,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
+from torch import Tensor
 
 from recgraph.config import Config
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import TimestampError
 from recgraph.data.source import Source
 
-__all__ = ["Columns", "TimeReading", "TimeUnit", "check_times", "duration", "instant", "time_readings", "to_integers"]
+__all__ = [
+    "Columns",
+    "TimeReading",
+    "TimeUnit",
+    "check_times",
+    "duration",
+    "in_unit",
+    "instant",
+    "time_readings",
+    "to_integers",
+]
 
 
 class Columns(Config):
@@ -196,6 +207,19 @@ def to_integers(log: pl.DataFrame, unit: TimeUnit) -> tuple[pl.DataFrame, TimeUn
     if bool((times.round() == times).all()):
         return log.with_columns(times.cast(pl.Int64, strict=False)), unit
     return log.with_columns((times * 1e6).round().cast(pl.Int64, strict=False)), "seconds"
+
+
+def in_unit(times: Tensor, unit: TimeUnit, wanted: TimeUnit) -> Tensor | None:
+    """Integer times in the unit of a log that they are read beside; None: they are of another form.
+
+    Beside seconds with fractions whole numbers are seconds, too.
+    """
+    if unit == wanted:
+        return times
+    most = (2**63 - 1) // 10**6
+    if (unit, wanted) != ("own", "seconds") or bool(((times < -most) | (times > most)).any()):
+        return None
+    return times * 10**6
 
 
 def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:

@@ -11,6 +11,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
+from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
 from recgraph.data.ids import IdMap, as_integers, family, is_missing, plain_series, python_types, whole_floats
 from recgraph.data.readers import check_header
@@ -51,7 +52,8 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     """The named columns of a frame as a lazy polars frame.
 
     Args:
-        frame: pandas, polars (also lazy) or pyarrow.
+        frame: pandas, polars (also lazy) or pyarrow. A lazy frame is collected, once: each run of a query such as
+            ``unique()`` or ``group_by()`` may give the rows in another order, and encoding reads them several times.
         columns: the names to read; other columns are not touched.
         ids: the names among them that hold ids.
 
@@ -62,14 +64,15 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     """
     source = Source("frame")
     frame_kind(frame)
-    if isinstance(frame, pl.LazyFrame):
-        return Raw(frame, source)
-    table = nw.from_native(frame, eager_only=True)
-    own = {str(name): name for name in table.columns}  # those of pandas need not be texts
+    names = frame.collect_schema().names() if isinstance(frame, pl.LazyFrame) else nw.from_native(frame).columns
+    own = {str(name): name for name in names}  # those of pandas need not be texts
     missing = [name for name in columns if name not in own]
     if missing:
         message = f"there is no column {missing[0]!r}; the columns are {listed(own)}"
         raise source.error(MissingColumnError, message)
+    if isinstance(frame, pl.LazyFrame):
+        return Raw(collect(frame.select(*dict.fromkeys(columns)), source).lazy(), source)
+    table = nw.from_native(frame, eager_only=True)
     uuids: set[str] = set()
     series = []
     for name in dict.fromkeys(columns):

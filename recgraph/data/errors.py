@@ -19,6 +19,7 @@ __all__ = [
     "MixedIdError",
     "NewerFileError",
     "RatingError",
+    "ReplacedFileError",
     "ShortUserError",
     "TimestampError",
     "first_line",
@@ -79,6 +80,10 @@ class CorruptFileError(DataError):
 
 class NewerFileError(DataError):
     """A file of a format that a newer version of the library writes."""
+
+
+class ReplacedFileError(DataError):
+    """A file that was written anew since what it belongs to was read."""
 
 
 class MixedIdError(DataError):

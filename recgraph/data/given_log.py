@@ -51,7 +51,8 @@ def read_parts(parts: Sequence[Any], features: Sequence[Any] = (None, None), **o
         kind = {name: frame_kind(frame, name) for name, frame in given.items()}["train"]
         found, at = _of_frames(given, reading), (None, {})
     log, users, items, unit = encode(found.raw, found.columns, reading.time_format, reading.missing_ids)
-    data = InteractionLog(log, users, items, found.columns, unit, found.raw.source.kept(), kind)
+    source, form = found.raw.source.kept(), reading.time_format
+    data = InteractionLog(log, users, items, found.columns, unit, source, kind, time_format=form)
     data = data.with_feature_files({name: getattr(found, name) for name in FEATURES}, at[1])
     frames = [None if isinstance(each, str | Path) else each for each in features]
     return replace(data, files=at[0]).with_features(*frames)

@@ -2,7 +2,7 @@
 
 Polars' streaming engine scans the raw log several times and never holds it as a whole: first for the keys of ids, by
 which they are numbered (:mod:`recgraph.data.numbering`), then for the ids, then for all else. What stays in memory is
-the encoded log, about 20 to 30 bytes an interaction.
+the encoded log, about 20 to 30 bytes an interaction. (A frame is in memory already, or is brought there first.)
 """
 
 from __future__ import annotations
@@ -227,7 +227,8 @@ def _ids(
 
 
 def _stays_text(raw: Raw, column: str, dtype: pl.DataType) -> bool:
-    return column in raw.texts and dtype == pl.String
+    """Whether ids stay texts as written: those of text files alone may stand for integers."""
+    return dtype == pl.String and (column in raw.texts or not raw.as_text)
 
 
 def _warn_of_words(found: pl.DataFrame, codes: Codes, column: str, role: str, source: Source) -> None:

@@ -47,17 +47,17 @@ class Interactions(InteractionLog):
         """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
 
         Args:
-            frame: the log.
+            frame: the log. Of a lazy frame the columns that are named here are collected, once.
             user, item: the columns of ids: integers, texts, dates, UUIDs, ...; one type a column.
             timestamp: numbers (whole ones are kept as they are; with fractions they are seconds, kept to the
                 microsecond), dates, datetimes or ISO 8601 texts (without a zone: UTC).
             rating: numbers, for :meth:`min_rating`.
             weight: numbers of at least 0: how much an interaction counts in training.
             user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
-            time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``.
+            time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``; histories are read by it, too.
             missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
 
-        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers.
+        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
 
         Raises:
             DataError: one of its subclasses for what is wrong, with the row.
@@ -297,7 +297,7 @@ class Interactions(InteractionLog):
     ) -> Self:
         raw = replace(raw, texts=frozenset(getattr(columns, role) for role in texts))
         log, users, items, time_unit = encode(raw, columns, time_format, missing_ids)
-        return cls(log, users, items, columns, time_unit, raw.source.kept(), kind)
+        return cls(log, users, items, columns, time_unit, raw.source.kept(), kind, time_format=time_format)
 
     @checked
     def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:

@@ -59,6 +59,7 @@ class InteractionLog:
             nodes ``user`` and ``item`` carry the user's own ids (without ids, the index is the id). It may hold nodes
             that the log does not have. Or None.
         files: where all of it, and nothing else, was read from, with the columns that were found; or None.
+        time_format: by which its times were read, by which those of later logs are read too; or None.
     """
 
     log: pl.DataFrame
@@ -72,6 +73,7 @@ class InteractionLog:
     item_features: pl.DataFrame | None = None
     graph: RelationGraph | None = None
     files: LogFile | None = None
+    time_format: str | None = None
 
     @property
     def n_users(self) -> int:
@@ -289,6 +291,7 @@ class InteractionLog:
         description = {
             "columns": self.columns.model_dump(),
             "time_unit": self.time_unit,
+            "time_format": self.time_format,
             "kind": self.kind,
             "format": self.source.format,
             "path": str(path) if path is not None else None,
@@ -340,6 +343,7 @@ class InteractionLog:
             items=IdMap.read(folder / "items.parquet"),
             columns=Columns(**saved["columns"]),
             time_unit=saved["time_unit"],
+            time_format=saved.get("time_format"),  # an earlier version did not write it
             source=_saved_source(saved, path),
             kind=saved["kind"],
             graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has(_GRAPH) else None,

@@ -237,8 +237,8 @@ class _Preparation:
             raise source.error(EmptyLogError, "there is no interaction")
         users = _together(self.work, held, "users", columns.user)
         items = _together(self.work, held, "items", columns.item)
-        unit = _unit(held, source)
-        return InteractionLog(pl.DataFrame(), users, items, columns, unit, source.kept()), held
+        more = _unit(held, source), source.kept()
+        return InteractionLog(pl.DataFrame(), users, items, columns, *more, time_format=reading.time_format), held
 
     def by_range(
         self, shards: Sequence[_Shard], encoded: Sequence[_Encoded], unit: TimeUnit, ranges: Sequence[_Range]

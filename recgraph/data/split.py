@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recgraph.arguments import checked
 from recgraph.data import split_files
-from recgraph.data.errors import CorruptFileError
+from recgraph.data.errors import CorruptFileError, ReplacedFileError
 from recgraph.data.files import make_folder, recover, replacing_files
 from recgraph.data.given_log import read_parts
 from recgraph.data.ids import IdMap
@@ -226,12 +226,13 @@ class Split(_Labelled):
 
         Args:
             which: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the fit that serves,
-                of which no part can be evaluated.
+                of which no part can be evaluated, and which a block without test data refuses (SealedTestError).
         """
         _check_which(which)
-        if which == "train":
-            return self.train
-        return self._part(Label if which == "all" else (Label.TRAIN, *GROUPS["valid"]))
+        if which != "all":
+            return self.train if which == "train" else self._part((Label.TRAIN, *GROUPS["valid"]))
+        check_open()
+        return self._part(Label)
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
@@ -332,6 +333,7 @@ class SealedSplit(_Labelled):
             ValueError: the reason is empty.
             SealedTestError: this copy cannot be unsealed, or the code runs in a block without test data.
             CorruptFileError: the saved test part is damaged or was changed.
+            ReplacedFileError: another split was saved in the folder since this one was loaded from there.
         """
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"reason = {reason!r} must say why the test part is opened")
@@ -368,20 +370,25 @@ class SealedSplit(_Labelled):
     @staticmethod
     def _of(folder: Path, head: dict[str, Any]) -> SealedSplit:
         rows = split_files.load_rows(folder / split_files.OPEN_FILE)
-        frame, labels = _log_and_labels(rows)
+        frame, labels = split_files.log_and_labels(rows)
         log = InteractionLog.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
 
-        def reveal() -> Split:
-            if not head.get("has_test", True):
+        def with_test(now: dict[str, Any]) -> Split:
+            if now["hash"] != head["hash"]:
+                message = "the split was written anew since it was loaded from here; load it again"
+                raise ReplacedFileError(message, path=folder / split_files.HEAD_FILE)
+            if not now.get("has_test", True):
                 return _refuse_to_unseal()
-            frame, labels = _log_and_labels(pl.concat([rows, split_files.load_rows(folder / split_files.TEST_FILE)]))
+            test_rows = split_files.load_rows(folder / split_files.TEST_FILE)
+            frame, labels = split_files.log_and_labels(pl.concat([rows, test_rows]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
             if split.hash != head["hash"]:
                 message = "the rows do not give the hash of the split; it was changed"
                 raise CorruptFileError(message, path=folder / split_files.TEST_FILE)
             return split
 
+        reveal = partial(load_set, folder / split_files.HEAD_FILE, with_test)
         log_hash = head.get("log_hash", "")
         return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal, log_hash)
 
@@ -391,10 +398,3 @@ class SealedSplit(_Labelled):
 
 def _refuse_to_unseal() -> Split:
     raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
-
-
-def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
-    """The log in the order of its rows, and the labels in that of ``InteractionLog.ordered``."""
-    rows = order(rows)
-    labels = torch.from_numpy(rows["label"].cast(pl.UInt8).to_numpy(writable=True))
-    return rows.drop("label").sort("row"), labels

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from torch import Tensor
 
 from recgraph.data.files import contents
@@ -23,7 +24,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, replace_json
 from recgraph.data.labels import GROUPS
 from recgraph.data.log import DESCRIPTION, FILES_OF_LOG
-from recgraph.data.part import OrderedLog
+from recgraph.data.part import OrderedLog, order
 
 __all__ = [
     "HEAD_FILE",
@@ -33,6 +34,7 @@ __all__ = [
     "check_replaceable",
     "columns_of",
     "load_rows",
+    "log_and_labels",
     "open_and_test",
     "parts_folder",
     "remove_older_rows",
@@ -83,6 +85,13 @@ def load_rows(path: Path) -> pl.DataFrame:
     """
     parts = _row_files(path)
     return pl.concat([load_frame(part) for part in parts]) if parts else load_frame(path)
+
+
+def log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
+    """The log in the order of its rows, and the labels in that of ``InteractionLog.ordered``."""
+    rows = order(rows)
+    labels = torch.from_numpy(rows["label"].cast(pl.UInt8).to_numpy(writable=True))
+    return rows.drop("label").sort("row"), labels
 
 
 def open_and_test(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

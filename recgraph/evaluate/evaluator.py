@@ -300,6 +300,19 @@ def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
     return int(torch.unique(cases.truth.rows[gone]).numel())
 
 
+def check_selects(metric: str) -> None:
+    """Refuse a metric that cannot select the best epoch.
+
+    Raises:
+        ValueError: no such metric, or lower values of it are better (a model that has learnt nothing has the lowest),
+            or it needs features of items.
+    """
+    of = metric_class(split_metric(metric)[0])
+    if not of.higher_is_better or "features" in of().needs:
+        why = "needs features of items" if of.higher_is_better else "is better when it is lower"
+        raise ValueError(f"metric = {metric!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'")
+
+
 def validation(
     model: Ranker, cases: Cases, selects: str, *, seen: Seen, fit_part: Part, cutoffs: Sequence[int] = (5, 10, 20)
 ) -> dict[str, float]:
@@ -310,14 +323,10 @@ def validation(
         fit_part: what the model is fitted on.
 
     Raises:
-        ValueError: no such metric, or one that cannot select: lower values of it are better (a model that has learnt
-            nothing has the lowest), or it needs features of items.
+        ValueError: see :func:`check_selects`.
     """
+    check_selects(selects)
     name, k = split_metric(selects)
-    metric = metric_class(name)
-    if not metric.higher_is_better or "features" in metric().needs:
-        why = "needs features of items" if metric.higher_is_better else "is better when it is lower"
-        raise ValueError(f"metric = {selects!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'")
     wanted = tuple(dict.fromkeys((*DEFAULT_METRICS, name)))
     every = sorted({*cutoffs, *([] if k is None else [k])})
     (result,) = evaluate(model, cases, seen=(seen,), cutoffs=every, metrics=wanted, fit_part=fit_part)

@@ -14,7 +14,7 @@ from torch import Tensor
 from recgraph.arguments import checked
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
-from recgraph.data.ids import IdMap, family
+from recgraph.data.ids import IdMap, family, plain_series
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
@@ -137,12 +137,14 @@ def _reads_scores(convention: Convention, metrics: Sequence[Metric]) -> str:
 def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) -> pl.DataFrame:
     """A frame, refused where its columns of ids or of numbers lack values."""
     found = from_native(table)
-    for column in ids if number is None else [*ids, number]:
+    read = ids if number is None else [*ids, number]
+    for column in read:
         if column not in found.columns:
             raise ValueError(f"{name} has no column {column!r}; there are {', '.join(found.columns)}")
+    # categories of two frames are compared by what they stand for, and whole decimals are integers
+    found = found.with_columns(plain_series(found[column]) for column in ids)
+    for column in read:
         _refuse(found[column].is_null(), "a missing value", name, column)
-    # categories of two frames are compared by what they stand for
-    found = found.with_columns(pl.col(column).cast(pl.String) for column in ids if _is_category(found[column].dtype))
     # what holds no rows has no type of its own
     if number is not None and len(found):
         values = found[number]
@@ -151,10 +153,6 @@ def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) 
             raise ValueError(f"{name} has {held}; turn them into numbers")
         _refuse(values.cast(pl.Float64).is_nan(), "NaN", name, number)
     return found
-
-
-def _is_category(dtype: pl.DataType) -> bool:
-    return dtype in (pl.Categorical, pl.Enum)
 
 
 def _refuse(bad: pl.Series, what: str, name: str, column: str) -> None:
@@ -282,12 +280,12 @@ def matrix(
         features: [n_items, F], a tensor or an array, for the diversity of lists.
 
     Raises:
-        ValueError: shapes that do not fit, no user with a relevant item, or a metric or ``seen`` that needs
-            ``seen_items`` or ``features`` and they are not given.
+        ValueError: a frame in the place of an array, shapes that do not fit, no user with a relevant item, or a metric
+            or ``seen`` that needs ``seen_items`` or ``features`` and they are not given.
     """
     if seen_items is None and "exclude" in (seen or ()):
         raise ValueError("seen = 'exclude' leaves out what seen_items names; give seen_items, or take seen=('keep',)")
-    table = torch.as_tensor(scores)
+    table = _tensor(scores, "scores")
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
     check_needs(Asked.of(metrics).made(convention), seen_items, features, "seen_items")
@@ -309,14 +307,27 @@ def matrix(
         convention=convention,
         ties=ties,
         fit_part=None if seen_items is None else Part(known, table.shape[1]),
-        features=None if features is None else torch.as_tensor(features),
+        features=None if features is None else _tensor(features, "features"),
         history="a matrix of scores",
     )
 
 
+def _tensor(values: Any, name: str) -> Tensor:
+    """An array as a tensor.
+
+    Raises:
+        ValueError: it is a frame or sparse.
+    """
+    if hasattr(values, "tocoo"):
+        raise ValueError(f"{name} is sparse ({type(values).__name__}); give an array: {name}.toarray()")
+    if hasattr(values, "columns"):
+        raise ValueError(f"{name} is a frame; give its numbers as an array, e.g. {name}.to_numpy()")
+    return torch.as_tensor(values)
+
+
 def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | None]:
     """Rows of item indices, and their grades."""
-    if isinstance(values, (list, tuple)) and len(values) == len(scores) and not np.isscalar(values[0]):
+    if isinstance(values, (list, tuple)) and len(values) == len(scores) and not (values and np.isscalar(values[0])):
         rows = Ragged.from_lists(values)
         if bool(((rows.values < 0) | (rows.values >= scores.shape[1])).any()):
             raise ValueError(f"{name} holds an item outside 0 to {scores.shape[1] - 1}")
@@ -329,7 +340,7 @@ def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | No
         order = order[entries.data[order] != 0]
         row, column, data = entries.row[order], entries.col[order], entries.data[order]
     else:
-        dense = torch.as_tensor(values).numpy(force=True)
+        dense = _tensor(values, name).numpy(force=True)
         row, column = dense.nonzero()
         data = dense[row, column]
     lengths = torch.from_numpy(np.bincount(row, minlength=len(scores)))

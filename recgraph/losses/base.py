@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recgraph.config import Config, configure
+from recgraph.unit_length import unit_length
 
 __all__ = ["LossConfig", "NextItemLoss"]
 
@@ -74,6 +75,10 @@ class NextItemLoss(nn.Module):
         if self.draws and generator is None:
             raise ValueError(f"{type(self).__name__} draws negatives and needs a generator; got None")
         return self._loss(hidden, targets, table, generator)
+
+    def as_scored(self, items: Tensor) -> Tensor:
+        """Vectors of items [..., D] as a model multiplies them into scores: of length 1 with a loss of cosines."""
+        return unit_length(items) if self.cosine else items
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""

@@ -28,6 +28,7 @@ from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.models.members import models_in
 from recgraph.models.reading import Reading, StagesReading
 from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.sequence.contrastive import token_terms
 from recgraph.ranks import stacked
 from recgraph.rng import Generators, derive
 from recgraph.unit_length import unit_length
@@ -318,7 +319,7 @@ class MultistageNodes(_Staged, GraphModel):  # type: ignore[misc]  # batches nee
 def _terms_of(model: nn.Module) -> dict[str, list[ContrastiveTerm]]:
     """Kind of ids -> the terms that tell their rows apart by them."""
     if isinstance(model, SequenceModel):
-        return {"tokens": [part for part in model.modules() if isinstance(part, ContrastiveTerm)]}
+        return {"tokens": token_terms(model)}
     if isinstance(model, GraphModel):
         named = {"nodes": model.contrast}
     elif isinstance(model, MetaPathRecommender):

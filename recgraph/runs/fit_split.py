@@ -14,8 +14,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
-from recgraph.evaluate.evaluator import validation
-from recgraph.evaluate.metrics.names import split_metric
+from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
@@ -189,8 +188,8 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
 
 
 def _check_validation(metric: str, split: SealedSplit) -> None:
-    """Refuse a metric that cannot be measured, before anything is computed."""
-    split_metric(metric)
+    """Refuse a metric that cannot be measured or cannot select, before anything is computed."""
+    check_selects(metric)
     if not len(split.valid):
         raise ValueError(
             f"metric = {metric!r} needs users to validate on, and the valid part of split {split.name!r} is empty; use "

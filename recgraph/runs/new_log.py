@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgraph.arguments import check_path
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError
 from recgraph.data.file_names import SUFFIXES, suffix_of
@@ -26,6 +26,7 @@ from recgraph.data.reading import FileFormat, LogFile, Reading
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
+from recgraph.serve.request import with_times_like
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Before", "Joined", "newest", "read_new_log", "reading_of"]
@@ -85,10 +86,8 @@ class Joined:
         features = _merged(recommender.item_features, log.item_features, recommender.columns.item, log.columns.item)
         old_times = new_times = None
         if recommender.times is not None:
-            _check_times(log, recommender)
-            assert ordered.times is not None
             old_times = _with_rows(recommender.times, len(users))
-            new_times = new.with_values(ordered.times[order])
+            new_times = new.with_values(_times_of(log, recommender)[order])
         return cls(users, items, old, new, mask[order], features, n_known, old_times, new_times)
 
     @property
@@ -185,9 +184,8 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
     there = names_of(given)
     user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
     time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
-    return Interactions.from_columns(
-        given, Columns(user=user, item=item, timestamp=time), texts=_roles_of_texts(recommender)
-    )
+    named = Columns(user=user, item=item, timestamp=time)
+    return with_times_like(given, named, recommender.time_format, _roles_of_texts(recommender))
 
 
 def _roles_of_texts(recommender: Recommender) -> list[str]:
@@ -206,7 +204,7 @@ def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
     """A new log, written like that of the run as far as it is not found out how it is written."""
-    written = reading_of(recommender.record)
+    written = {"time_format": recommender.time_format, **reading_of(recommender.record)}
     form: FileFormat | None = None
     if path.suffix == ".txt" or (path.is_file() and suffix_of(path) not in SUFFIXES):
         form = written.get("format") or ("sequences" if path.suffix == ".txt" else None)
@@ -272,12 +270,15 @@ def _of_type(ids: IdMap, known: IdMap, column: str) -> IdMap:
     return IdMap(parsed)
 
 
-def _check_times(log: InteractionLog, recommender: Recommender) -> None:
-    if log.time_unit != recommender.time_unit:
+def _times_of(log: InteractionLog, recommender: Recommender) -> Tensor:
+    """The ordered times of a new log, in the unit of the run's."""
+    times = log.ordered.times
+    if times is None or (times := in_unit(times, log.time_unit, recommender.time_unit)) is None:
         raise ValueError(
             f"new_log has times of the form {log.time_unit!r}, but the model reads times and was trained with "
             f"{recommender.time_unit!r}; give times in the form of the run's log"
         )
+    return times
 
 
 def _extended(known: IdMap, new: IdMap, column: str) -> IdMap:

@@ -10,6 +10,7 @@ from typing import Any
 
 from recgraph.config import ConfigError
 from recgraph.data.files import contents
+from recgraph.data.imprint import load_json
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
 from recgraph.models.base import Model, TrainableModel
@@ -43,8 +44,9 @@ def refit_split(
 
     The number of epochs is what is carried over, so that every interaction is read as often as in the selection; with
     more interactions an epoch has more steps. A linear or cosine schedule keeps the selection's length in epochs and
-    ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps. A model that is fitted in one step has nothing
-    to select, and is fitted to ``fit_on`` straight away. Observers of ``options`` see the selection.
+    ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps. A
+    model that is fitted in one step has nothing to select, and is fitted to ``fit_on`` straight away. Observers of
+    ``options`` see the selection.
 
     Raises:
         ConfigError: ``metric`` selects on nothing, or the model has a teacher.
@@ -86,7 +88,7 @@ def refit_split(
         fit_on,
         epochs,
     )
-    config = _without_selection(options.config, epochs)
+    config = _without_selection(options.config, epochs, folder)
     kept = found.only(*_KEPT)
     then = replace(options, config=config, observers=(), beside=(SELECTION,), selection=kept)
     run = fit_split(model, split, then, fit_on, *more)
@@ -97,13 +99,22 @@ def refit_split(
     return run
 
 
-def _without_selection(config: TrainConfig, epochs: int) -> TrainConfig:
+def _without_selection(config: TrainConfig, epochs: int, folder: Path | None) -> TrainConfig:
     """The same training of exactly so many epochs, whose learning rates are those of the selection's epochs."""
     length = config.schedule_epochs
-    if config.schedule in FALLING and length is None and epochs != config.max_epochs:
-        length = config.max_epochs
+    if config.schedule in FALLING and length is None and not _says_no_length(folder, config.max_epochs):
+        length = max(1, config.max_epochs)
     more = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
     return TrainConfig.of({**config.model_dump(), **more})
+
+
+def _says_no_length(folder: Path | None, max_epochs: int) -> bool:
+    """Whether a fit is there that an earlier version made, which gave no length where the best epoch was the last."""
+    path = None if folder is None else folder / "config.json"
+    if path is None or not path.exists():
+        return False
+    training = load_json(path).get("training") or {}
+    return training.get("max_epochs") == max_epochs and training.get("schedule_epochs") is None
 
 
 def _check_folder(folder: Path | None, resume: bool) -> None:

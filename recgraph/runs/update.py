@@ -242,6 +242,7 @@ class _Update:
             record=self.record.only(*names),
             times=None if times is None else times.values,
             time_unit=parent.time_unit,
+            time_format=parent.time_format,
         )
 
 

@@ -81,8 +81,8 @@ class AnnIndex:
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: the model ranks by scores alone, a vector is not finite, or faiss does not know the description
-                or the parameters.
+            ValueError: the model ranks by scores alone, a vector is not finite, faiss does not know the description or
+                the parameters, or there are too few items for it.
         """
         if not model.has_vectors:
             raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")
@@ -115,8 +115,12 @@ class AnnIndex:
                     if factory == "Flat":
                         of += ", which compares all; leave search out, or give a factory, e.g. 'IVF64,Flat'"
                 raise ValueError(f"search = {search!r} does not fit {of}: {error}") from None
-        index.train(_sample_for(index, vectors.numpy()) if is_default else vectors.numpy())
-        index.add(vectors.numpy())
+        try:
+            index.train(_sample_for(index, vectors.numpy()) if is_default else vectors.numpy())
+            index.add(vectors.numpy())
+        except RuntimeError as error:  # such as fewer items than cells or codes
+            what = f"factory = {factory!r} cannot be trained on {len(vectors):,} items"
+            raise ValueError(f"{what}; take fewer cells or codes, or 'Flat': {error}") from None
         if oversample is None:
             oversample = _OVERSAMPLE_OF_CODES if "PQ" in factory else _OVERSAMPLE
         return cls(index, vectors, oversample)

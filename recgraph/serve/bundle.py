@@ -12,7 +12,7 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
     users.parquet          ids in the order of their indices, in their own type
     items.parquet
     seen.safetensors       what each user did: ``values``, ``offsets``; of a model that reads times also ``times``
-                           (their ``time_unit`` is in ``config.json``)
+                           (their ``time_unit`` is in ``config.json``, as is the ``time_format`` of texts, if any)
     item_features.parquet  where there are some
 
 and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.

@@ -107,24 +107,27 @@ def check_seen(tensors: Mapping[str, Tensor], n_users: int, n_items: int) -> Rag
 
 
 class Names(NamedTuple):
-    """How answers are written: arguments of a recommender."""
+    """How answers are written, and histories read: arguments of a recommender."""
 
     columns: Columns
     kind: FrameKind
     time_unit: TimeUnit
+    time_format: str | None
 
 
 def names_of(config: Mapping[str, Any]) -> Names:
-    """How answers are written, by ``config.json``: the columns' names, the kind of frames, the unit of times.
+    """How answers are written, by ``config.json``: the columns' names, the kind of frames, the unit and form of times.
 
     Raises:
-        ValueError: another kind or unit.
+        ValueError: another kind or unit, or a form that is no text.
     """
     kind, unit = config["kind"], config.get("time_unit", "none")
     for name, value, allowed in (("kind", kind, get_args(FrameKind)), ("time_unit", unit, get_args(TimeUnit))):
         if value not in allowed:
             raise ValueError(f"{name} = {value!r} must be one of {', '.join(allowed)}"[:300])
-    return Names(Columns.of(config["columns"]), kind, unit)
+    if not isinstance(form := config.get("time_format"), str | None):
+        raise ValueError(f"time_format = {form!r} must be a text"[:300])
+    return Names(Columns.of(config["columns"]), kind, unit, form)
 
 
 def read_item_features(key: str, path: Path) -> pl.DataFrame:

@@ -58,6 +58,7 @@ class Recommender:
         record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
         times: when the users did it, for a model that reads times: [T] int64, aligned with ``seen.values``.
         time_unit: of ``times``.
+        time_format: by which the times of histories are read where they are texts, as those of the training data were.
 
     Attributes:
         counters: the numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks`` so far.
@@ -80,6 +81,7 @@ class Recommender:
         record: Mapping[str, Any] | None = None,
         times: Tensor | None = None,
         time_unit: TimeUnit = "none",
+        time_format: str | None = None,
     ) -> None:
         if model.space is None:
             raise ValueError(f"{type(model).__name__} is not built; build and fit it first")
@@ -89,7 +91,7 @@ class Recommender:
         self.model = model.eval()
         self.users, self.items, self.seen, self.in_common = users, items, seen, CoOccurrence(seen, len(items))
         self.times = None if times is None or not model.reads_times else seen.with_values(times)
-        self.time_unit = time_unit
+        self.time_unit, self.time_format = time_unit, time_format
         self.columns = columns if columns is not None else Columns(user="user", item="item")
         self.kind = kind
         self.item_features = item_features
@@ -118,6 +120,7 @@ class Recommender:
             record=record,
             times=log.ordered.times,
             time_unit=log.time_unit,
+            time_format=log.time_format,
         )
 
     @property
@@ -240,7 +243,7 @@ class Recommender:
     def _request(self, users: Any, histories: Any) -> Request:
         if histories is not None:
             unit = self.time_unit if self.model.reads_times else None
-            return of_histories(histories, self.items, self.columns, self.kind, unit)
+            return of_histories(histories, self.items, self.columns, self.kind, unit, self.time_format)
         if is_all(users):
             return of_all(self.users, self.seen, self.kind, self.times)
         return of_users(users, self.users, self.seen, self.kind, self.times)

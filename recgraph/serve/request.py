@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,14 +17,17 @@ from torch import Tensor
 
 from recgraph.arguments import is_list, shown
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.columns import Columns, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, frame_kind, from_native
-from recgraph.data.errors import DataError
+from recgraph.data.errors import DataError, TimestampError
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.sparse.ragged import Ragged
 from recgraph.texts import listed
+
+#: a form beside which a text in a usual one, which begins with year and month, stands for no other day: not "%Y/%d/%m"
+_IS_NO_OTHER_DAY = re.compile("(?!%Y)|%Y[-/]?%m")
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,12 @@ def of_all(users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = N
 
 
 def of_histories(
-    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None = None
+    given: Any,
+    items: IdMap,
+    columns: Columns,
+    kind: FrameKind,
+    time_unit: TimeUnit | None = None,
+    time_format: str | None = None,
 ) -> Request:
     """The request for new users with the given histories.
 
@@ -135,6 +145,7 @@ def of_histories(
         kind: the kind of frame to return where ``given`` is no frame.
         time_unit: that of the training data, for a model that reads times; None: it reads none. Histories without times
             are read as if no gap were known.
+        time_format: by which the times of the training data were read, where they were texts.
 
     Raises:
         ValueError: a column is missing, or ids or times are of another type than those of the training data.
@@ -148,11 +159,14 @@ def of_histories(
         rows = [list(row) for row in given.values()]
         lengths = torch.tensor([len(row) for row in rows])
         labels, _ = given_ids(list(given), kind, "users")
+        labels = as_labels(labels, any(isinstance(user, uuid.UUID) for user in given))
         index = items.index([item for row in rows for item in row])
         return _of_index(labels, index, lengths, kind)
-    log = given if isinstance(given, InteractionLog) else _read(given, columns)
-    times = None if time_unit is None else log.ordered.times
-    if times is not None and time_unit is not None and log.time_unit != time_unit:
+    log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
+    times = log.ordered.times
+    if time_unit is None or times is None:
+        times = None
+    elif (times := in_unit(times, log.time_unit, time_unit)) is None:
         raise ValueError(
             f"histories have times as {_UNITS[log.time_unit]}, but the model was trained with {_UNITS[time_unit]}; "
             "give them in the form of the training data"
@@ -180,7 +194,7 @@ def _of_index(
     return Request(labels, Query(users, known, when), kind, int((index < 0).sum()))
 
 
-def _read(frame: Any, columns: Columns) -> Interactions:
+def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
     try:
         frame_kind(frame, "histories")
     except DataError:
@@ -191,7 +205,34 @@ def _read(frame: Any, columns: Columns) -> Interactions:
     user = _name(columns.user, "user", there)
     item = _name(columns.item, "item", there)
     times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
-    return Interactions.from_frame(frame, user=user, item=item, timestamp=times[0] if times else None)
+    named = Columns(user=user, item=item, timestamp=times[0] if times else None)
+    return with_times_like(frame, named, time_format)
+
+
+def with_times_like(frame: Any, columns: Columns, time_format: str | None, texts: Collection[str] = ()) -> Interactions:
+    """A log in a frame whose times are written like those of the training data, or are dates.
+
+    Args:
+        frame: the log.
+        columns: its columns.
+        time_format: by which the times of the training data were read, where they were texts.
+        texts: as of :meth:`Interactions.from_files`.
+
+    Raises:
+        DataError: what is wrong with the log; a TimestampError where its times are written in another way.
+    """
+    dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
+    is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
+    try:
+        return Interactions.from_columns(frame, columns, time_format if is_written else None, texts=texts)
+    except TimestampError as error:
+        if time_format is not None and _IS_NO_OTHER_DAY.match(time_format):
+            with suppress(TimestampError):
+                log = Interactions.from_columns(frame, columns, texts=texts)
+                if log.time_unit == "us":  # the order of numbers may be another one than that of the training data
+                    return log
+        way = "times in another form come in by rg.Interactions.from_frame(frame, ..., time_format=...)"
+        raise type(error)(f"{error}; {way}") from None
 
 
 def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:

@@ -15,7 +15,7 @@ from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve.answer import answer, check_item_columns, names_of_similar
 from recgraph.serve.lists import Lister
 from recgraph.serve.memory import CELLS, check_large
-from recgraph.serve.request import given_ids, is_all, take
+from recgraph.serve.request import as_labels, given_ids, is_all, take
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import candidates_of
 from recgraph.serve.stored import Stored
@@ -69,6 +69,7 @@ def similar_items(
                 f"items: {take(labels, unknown[:1])[0]!r} is not known to the model ({len(unknown):,} of "
                 f"{len(labels):,} are not); name items of the training data"
             )
+        labels = as_labels(labels, recommender.items.as_uuid)
     check_large(_OF_PLACE * k * len(index), f"{k:,} items like each of {len(index):,}", "ask for some items at a time")
     candidates, n_unknown = items_left(allow, block, recommender.items)
     lists = lists_like(lister, in_common, by, index, k, candidates, batch_size)

@@ -34,6 +34,7 @@ class Stored(Protocol):
     seen: Ragged
     times: Ragged | None
     time_unit: TimeUnit
+    time_format: str | None
     columns: Columns
     kind: FrameKind
     item_features: pl.DataFrame | None
@@ -58,6 +59,7 @@ def write(recommender: Stored, folder: Path) -> None:
         "kind": recommender.kind,
         "record": recommender.record,
         **({} if recommender.times is None else {"time_unit": recommender.time_unit}),
+        **({} if recommender.time_format is None else {"time_format": recommender.time_format}),
     }
     bundle.write(folder, "recommender", recommender.model, fill, more)
 

@@ -15,7 +15,6 @@ from recgraph.config import Added, Config, ConfigError, Search, distribute
 from recgraph.models.base import Model, TrainableModel
 from recgraph.ranks import connect
 
-
 #: the schedules that bring the learning rate down to 0 over a number of epochs
 FALLING = frozenset({"linear", "cosine"})
 

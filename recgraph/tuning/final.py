@@ -6,6 +6,7 @@ import datetime as dt
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.trial import fit, save_split
 from recgraph.tuning.trials import Trials
-from recgraph.tuning.worker import run_processes
+from recgraph.tuning.worker import WorkerFailed, cannot_be_trained, run_processes
 from recgraph.workers.heartbeat import Expiry, Heartbeat
 from recgraph.workers.process import Process, this_process
 
@@ -204,7 +205,7 @@ def _train_and_test(
         for number in range(n_seeds):
             folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
             trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
-    runs = train(plan, trainings, split, workers, progress, engine)
+    runs, untrained = _train_all(plan, trainings, split, workers, progress, engine)
     # everything is chosen and trained: now, and only now, the test part
     tested = {name: _test(plan, own) for name, own in runs.items()}
     entry = {
@@ -216,11 +217,34 @@ def _train_and_test(
         "settings": configurations,
         "results": {name: _spreads(results) for name, results in tested.items()},
         "comparison": _compare(tested, plan.selecting),
+        **untrained,
     }
     with trials.storage.exclusive():
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
     _write(plan, study, entry)
     return entry
+
+
+def _train_all(
+    plan: Plan,
+    trainings: Sequence[Training],
+    split: Split | SealedSplit,
+    workers: int,
+    progress: bool | None,
+    engine: Engine | None,
+) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """The runs, and under ``default_not_trained`` why the default configuration has none: no trial need have had it."""
+    if engine is not None or workers > 1:
+        with suppress(WorkerFailed):  # of which training, and why, is seen below
+            train(plan, trainings, split, workers, progress, engine)
+    tuned, default = ([each for each in trainings if each.of == name] for name in ("tuned", "default"))
+    runs = train(plan, tuned, split, workers, progress, engine)
+    try:
+        return {**runs, **train(plan, default, split, 1, progress)}, {}
+    except Exception as error:
+        if not cannot_be_trained(error):
+            raise
+        return runs, {"default_not_trained": f"{error}" or type(error).__name__}
 
 
 def _write(plan: Plan, study: Study, entry: Mapping[str, Any]) -> None:
@@ -325,8 +349,12 @@ def _last(study: Study) -> dict[str, Any]:
 
 
 def outcomes(study: Study) -> list[str]:
-    """Lines with the difference of the tuned and the default configuration on test, its interval and its p-value."""
-    comparison = _last(study).get("comparison") or {}
+    """Lines with the difference of the tuned and the default configuration on test, its interval and its p-value; or
+    why the default configuration was not trained."""
+    last = _last(study)
+    if (why := last.get("default_not_trained")) is not None:
+        return [f"the default configuration cannot be trained: {why}"]
+    comparison = last.get("comparison") or {}
     return [
         f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
         f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "

@@ -97,7 +97,7 @@ class Plan:
     @property
     def can_prune(self) -> bool:
         """Whether what a training reports of each epoch is the objective."""
-        return objectives.can_prune(self.metrics)
+        return self.objective is None and objectives.can_prune(self.metrics)
 
     @property
     def max_epochs(self) -> int:

@@ -282,7 +282,9 @@ def _tested(study: Study) -> dict[str, Any]:
         for row in rows
     ]
     named = {name: entry[name] for name in ("trial", "n_seeds", "at")}
-    return {**named, "is_default": "default" not in entry["results"], "rows": cells}
+    is_alone = "default" not in entry["results"]
+    is_default = is_alone and "default_not_trained" not in entry
+    return {**named, "is_alone": is_alone, "is_default": is_default, "rows": cells}
 
 
 def _named(names: Sequence[str], trial: FrozenTrial | None) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,6 +26,8 @@ __all__ = ["SearchSpace"]
 # Types of choices that a storage takes as they are; others (lists, tables) are stored as JSON.
 _PLAIN = (bool, int, float, str, type(None))
 _MOST_WHOLE_NUMBERS = 20
+#: combinations of searched values that are tried beside what is fixed
+_MOST_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,15 @@ class Dimension:
             if not self.choices:
                 raise ConfigError(f"space of {self.name!r}: choices = [] has none")
             return
+        for end in ("low", "high", "step"):
+            value = getattr(self, end)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not is_number:
+                raise ConfigError(f"space of {self.name!r}: {end} = {value!r} must be a number")
         if self.low is None or self.high is None:
             raise ConfigError(f"space of {self.name!r} needs low and high, or choices")
+        if self.step is not None and self.step <= 0:
+            raise ConfigError(f"space of {self.name!r}: step = {self.step} must be above 0")
         if self.low > self.high:
             raise ConfigError(f"space of {self.name!r}: low = {self.low} is above high = {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
@@ -224,9 +235,11 @@ class SearchSpace:
             raise ConfigError(
                 "the space is empty: every field is fixed, or none has a range; give ranges in the space (--space FILE)"
             )
+        # those that the space names come last: they are the first to change
+        searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
         for part, values in distribute(settled, parts).items():
             try:
-                parts[part].of(values)
+                _check_together(parts[part], values, searched)
             except ConfigError as error:
                 raise ConfigError(f"{error}{_searched(fixed, str(error))}") from None
         earlier = _earlier_names(parts, dimensions)
@@ -319,6 +332,8 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
         if key not in _RANGE:
             raise ConfigError(f"space of {name!r}: {unknown_key(key, _RANGE)}")
     if "choices" in given:
+        if not isinstance(given["choices"], list | tuple):
+            raise ConfigError(f"space of {name!r}: choices = {given['choices']!r} must be a list")
         return Dimension(name, choices=tuple(given["choices"]))
     written = asdict(_search(field) or Search())
     del written["needs"]
@@ -331,6 +346,20 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
     if choices is not None:
         return Dimension(name, choices=tuple(choices))
     return Dimension(name, **merged, whole=_is_whole(field))
+
+
+def _check_together(config: type[Config], settled: Mapping[str, Any], searched: Iterable[Dimension]) -> None:
+    """What is fixed must be allowed beside the defaults of what is searched, or beside some of its ends or choices."""
+    try:
+        config.of(settled)
+    except ConfigError:
+        own = [each for each in searched if each.name in config.model_fields]
+        points = itertools.product(*(each.choices or (each.low, each.high) for each in own))
+        for point in itertools.islice(points, _MOST_POINTS):
+            with suppress(ConfigError):
+                config.of({**settled, **{each.name: value for each, value in zip(own, point, strict=True)}})
+                return
+        raise
 
 
 def _check(dimension: Dimension, field: FieldInfo) -> None:

@@ -29,8 +29,10 @@ __all__ = [
     "StudyStorage",
     "dashboard_of",
     "is_postgres",
+    "is_same_storage",
     "no_storage",
     "open_storage",
+    "storage_url",
     "telling",
     "without_password",
 ]
@@ -121,6 +123,31 @@ def dashboard_of(url: str) -> str:
     return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(url.removeprefix(JOURNAL)))
 
 
+def storage_url(url: str | None, folder: Path | None = None) -> str:
+    """The URL of :func:`open_storage` with whole paths, as it is known from any working directory; opens nothing.
+
+    Raises:
+        ConfigError: another kind of URL.
+    """
+    if url is None:
+        return "" if folder is None else f"{JOURNAL}{(folder / 'study.journal').resolve()}"
+    if url.startswith(JOURNAL) or url.endswith(".journal"):
+        return f"{JOURNAL}{Path(url.removeprefix(JOURNAL)).resolve()}"
+    if url.startswith(SQLITE):
+        return f"{SQLITE}{Path(url.removeprefix(SQLITE)).resolve()}"
+    if is_postgres(url):
+        return url
+    raise no_storage(url)
+
+
+def is_same_storage(one: str, other: str) -> bool:
+    """Whether two URLs of :func:`storage_url` are of one storage; of PostgreSQL, whose server has other names on other
+    machines, whether the databases have one name."""
+    if is_postgres(one) and is_postgres(other):
+        one, other = (re.split(r"[?#]", url)[0].rpartition("/")[2] for url in (one, other))
+    return one == other
+
+
 def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
     """Open or make a storage.
 
@@ -134,18 +161,12 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
     """
     from optuna.storages import InMemoryStorage
 
-    if url is None and folder is None:
+    url = storage_url(url, folder)
+    if not url:
         return StudyStorage(InMemoryStorage(), "", nullcontext)
-    if url is None:
-        assert folder is not None
-        return _journal(folder / "study.journal")
-    if url.startswith(JOURNAL) or url.endswith(".journal"):
+    if url.startswith(JOURNAL):
         return _journal(Path(url.removeprefix(JOURNAL)))
-    if url.startswith(SQLITE):
-        return _sqlite(url)
-    if is_postgres(url):
-        return _postgres(url)
-    raise no_storage(url)
+    return _sqlite(Path(url.removeprefix(SQLITE))) if url.startswith(SQLITE) else _postgres(url)
 
 
 def is_postgres(url: str) -> bool:
@@ -163,16 +184,14 @@ def _journal(path: Path) -> StudyStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_write_lock(path)))
     return StudyStorage(storage, f"{JOURNAL}{path}", lambda: locked(path.with_name(f"{path.name}.flock")))
 
 
-def _sqlite(url: str) -> StudyStorage:
+def _sqlite(path: Path) -> StudyStorage:
     from optuna.storages import RDBStorage
 
-    path = Path(url.removeprefix(SQLITE)).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{path.name}.flock")
     url = f"{SQLITE}{path}"

@@ -28,7 +28,14 @@ from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
-from recgraph.tuning.storage import StudyStorage, open_storage, telling, without_password
+from recgraph.tuning.storage import (
+    StudyStorage,
+    is_same_storage,
+    open_storage,
+    storage_url,
+    telling,
+    without_password,
+)
 from recgraph.tuning.trial import keep_results, save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
@@ -139,7 +146,7 @@ def tune(
         plain(fixed),
         load_toml(space) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if several else "tpe"),
-        pruner or ("median" if objectives.can_prune(metrics) else "none"),
+        pruner or ("median" if objective is None and objectives.can_prune(metrics) else "none"),
         seed,
         device,
         folder,
@@ -155,10 +162,12 @@ def tune(
     if engine is None:
         pick_device(device)  # one that is not there is an error before the study exists
     identity = _identity(plan, split)
-    _claim(plan, identity, storage)
-    with telling(storage or f"journal:///{folder or ''}/study.journal"):
+    url = storage_url(storage, folder)
+    _claim(plan, identity, url)
+    with telling(url):
         kept = open_storage(storage, folder)
         try:
+            _check_storage(plan, kept)
             found = _open(plan, kept, identity)
             # the first one stays: runs that are resumed have it
             before = found.user_attrs.get("source")
@@ -200,7 +209,8 @@ def _check(plan: Plan, workers: int) -> None:
         plan.to_dict()
     samplers.check(plan.sampler, plan.pruner, plan.space, len(plan.metrics), plan.n_trials)
     if plan.pruner != "none" and not plan.can_prune:
-        raise ConfigError(f"pruner = {plan.pruner!r} reads {plan.selecting}, not {plan.metrics[0]}; use 'none'")
+        wanted = plan.metrics[0] if plan.objective is None else "the objective"
+        raise ConfigError(f"pruner = {plan.pruner!r} reads {plan.selecting}, not {wanted}; use 'none'")
 
 
 def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
@@ -271,7 +281,7 @@ def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
         )
 
 
-def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None:
+def _claim(plan: Plan, identity: Mapping[str, Any], storage: str) -> None:
     """Write the identity of the study into its folder, or check that the folder is this study's."""
     if plan.folder is None:
         return
@@ -283,7 +293,7 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
         _write_claim(plan, path, identity, storage)
 
 
-def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str | None) -> None:
+def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str) -> None:
     if path.exists():
         there = load_json(path)
         name = there.get("study")
@@ -295,8 +305,30 @@ def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: s
                 "give the new study another folder (--out) and name (--study)"
             )
         return
-    where = {} if storage is None else {"storage": without_password(storage)}
+    where = {} if storage == storage_url(None, plan.folder) else {"storage": without_password(storage)}
     replace_json({"study": plan.study, **where, **identity}, path)
+
+
+def _check_storage(plan: Plan, storage: StudyStorage) -> None:
+    """Refuse another storage than that of the folder's study, unless the study was copied there; the folder says so."""
+    import optuna
+
+    if plan.folder is None:
+        return
+    path = plan.folder / "study.json"
+    there = load_json(path)
+    before, now = storage_url(there.get("storage"), plan.folder), without_password(storage.url)
+    # the first versions did not say which storage it is, where it is no journal in the folder
+    is_known = "storage" in there or (plan.folder / "study.journal").exists()
+    if is_same_storage(before, now):
+        return
+    if is_known and plan.study not in optuna.get_all_study_names(storage.optuna):
+        raise ValueError(
+            f"{plan.folder} holds a study that is kept in {before}; go on with that storage (--storage), copy the "
+            "study (optuna.copy_study), or give another folder (--out)"
+        )
+    with locked(plan.folder / LOCK):
+        replace_json({**there, "storage": now}, path)
 
 
 def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int, engine: Engine | None) -> None:

@@ -143,7 +143,7 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit, heartbeat: Heartbeat
 
     Raises:
         TrialPruned: the pruner ended it, or an objective is not a number.
-        ValueError: an objective of one's own returned more or fewer values than there are metrics.
+        ValueError: an objective of one's own returned no numbers, or more or fewer than there are metrics.
         SealedTestError: something reached for test data.
         OwnershipLost: others have taken the trial over.
     """
@@ -167,11 +167,16 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit, heartbeat: Heartbeat
         return _checked(values, plan.metrics)
 
 
-def _checked(values: float | Sequence[float], metrics: Sequence[str]) -> list[float]:
+def _checked(values: Any, metrics: Sequence[str]) -> list[float]:
     """One value for each objective, as Optuna takes them."""
     import optuna
 
-    numbers = [float(value) for value in (values if isinstance(values, Sequence) else [values])]
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
+    try:
+        numbers = [float(value) for value in (values if is_sequence else [values])]
+    except (TypeError, ValueError):
+        wanted = "a number for each of " if len(metrics) > 1 else "a number, "
+        raise ValueError(f"the objective returned {values!r}; return {wanted}{', '.join(metrics)}") from None
     if len(numbers) != len(metrics):
         raise ValueError(f"the objective returned {len(numbers)} values for {', '.join(metrics)}; return one for each")
     for name, value in zip(metrics, numbers, strict=True):

@@ -31,7 +31,7 @@ from recgraph.workers.ray_pool import pool_on
 if TYPE_CHECKING:
     from optuna import Trial
 
-__all__ = ["WorkerFailed", "run_processes", "work"]
+__all__ = ["WorkerFailed", "cannot_be_trained", "run_processes", "work"]
 
 #: seconds between two requests for a trial where all that are wanted run
 _POLL = 0.5
@@ -110,7 +110,9 @@ def work(plan: Plan, trials: Trials, split: SealedSplit, name: str) -> None:
     while trials.counts().finished < plan.n_trials:
         asked = trials.ask(name)
         if asked is not None:
-            _run(plan, trials, *asked, split)
+            trial, heartbeat = asked
+            with heartbeat:  # until the trial is told: other threads of this process would take it over
+                _run(plan, trials, trial, heartbeat, split)
         else:
             time.sleep(_POLL)
 
@@ -122,8 +124,7 @@ def _run(plan: Plan, trials: Trials, trial: Trial, heartbeat: Heartbeat, split: 
 
     values = None
     try:
-        with heartbeat:
-            values = run_trial(plan, trial, split, heartbeat)
+        values = run_trial(plan, trial, split, heartbeat)
         state, reason = TrialState.COMPLETE, ""
     except OwnershipLost:
         return
@@ -136,13 +137,18 @@ def _run(plan: Plan, trials: Trials, trial: Trial, heartbeat: Heartbeat, split: 
             with suppress(Exception):  # where the storage is on it, the trial is replaced then
                 trials.give_back(trial, reason)
             raise
-        if not isinstance(error, optuna.TrialPruned | NonFinite | ConfigError) and not lacks_memory(error):
+        if not isinstance(error, optuna.TrialPruned) and not cannot_be_trained(error):
             trials.tell(trial, TrialState.FAIL, reason=reason)
             raise
-        # a configuration that is worse, diverges, cannot be or does not fit
+        # a configuration that is worse, or cannot be trained
         state, reason = TrialState.PRUNED, f"{error}" or type(error).__name__
     if trials.tell(trial, state, values, reason):
         keep_result(plan, trials.storage.optuna.get_trial(trial._trial_id))
+
+
+def cannot_be_trained(error: BaseException) -> bool:
+    """Whether an error is the configuration's fault: it is not possible, diverges, or does not fit into memory."""
+    return isinstance(error, NonFinite | ConfigError) or lacks_memory(error)
 
 
 def follow(orders: dict[str, Any]) -> int:

@@ -4,12 +4,13 @@ Optuna's heartbeats exist on database storages only, miss a trial whose worker e
 for the grace period even where the process is known to be gone. These are the same on every storage: a mapping with
 the process and a counter. One has expired when its process is gone from the observer's own machine or, of another
 machine, when the counter has stood still for the grace period by the observer's clock; so machines' clocks need not
-agree.
+agree. A process also knows which of its own heartbeats have ended: in a notebook it lives on where a storage failed.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ INTERVAL, GRACE = 15.0, 60.0
 _log = logging.getLogger(__name__)
 
 Values = dict[str, Any]
+#: the heartbeats of this process that have not ended
+_renewed: set[str] = set()
 
 
 class OwnershipLost(RuntimeError):
@@ -44,12 +47,17 @@ class Heartbeat:
 
     def __init__(self, write: Callable[[Values], None], interval: float = INTERVAL) -> None:
         self._write, self._interval = write, interval
-        self._process = this_process()
+        self._process, self._token = this_process(), secrets.token_hex(8)
+        _renewed.add(self._token)
         self._ended = threading.Event()
         self._beat = 0
         self.is_lost = False
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
-        self._put()
+        try:
+            self._put()
+        except BaseException:
+            _renewed.discard(self._token)
+            raise
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -58,6 +66,7 @@ class Heartbeat:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
+        _renewed.discard(self._token)
 
     def check(self) -> None:
         """Raise :class:`OwnershipLost` where others have taken over."""
@@ -65,7 +74,7 @@ class Heartbeat:
             raise OwnershipLost
 
     def _put(self) -> None:
-        self._write({**self._process.to_dict(), "beat": self._beat})
+        self._write({**self._process.to_dict(), "token": self._token, "beat": self._beat})
 
     def _renew(self) -> None:
         while not self._ended.wait(self._interval):
@@ -94,6 +103,8 @@ class Expiry:
     def has_expired(self, name: Any, heartbeat: Values) -> bool:
         """Whether the heartbeat of that name has expired."""
         process = Process.of(heartbeat)
+        if process == this_process() and "token" in heartbeat:
+            return heartbeat["token"] not in _renewed
         if process.is_here:
             return process.is_gone
         now = self._clock()

@@ -59,6 +59,34 @@ def test_frames_come_in_and_go_out_as_the_same_kind(kind: str) -> None:
         assert pl.DataFrame(out).equals(ROWS)
 
 
+def test_a_lazy_frame_is_collected_once() -> None:
+    draws = iter(range(9))
+
+    def shuffled(frame: pl.DataFrame) -> pl.DataFrame:  # as unique() and group_by() may give the rows
+        return frame.sample(fraction=1.0, shuffle=True, seed=next(draws))
+
+    rows = pl.DataFrame({"who": range(50), "what": [f"i{number}" for number in range(50)], "when": range(50)})
+    lazy = rows.lazy().map_batches(shuffled, schema=rows.schema, validate_output_schema=False)
+    data = Interactions.from_frame(lazy, user="who", item="what", timestamp="when")
+    assert next(draws) == 1
+    assert data.to_frame().sort("who").equals(rows)
+    with pytest.raises(MissingColumnError, match="there is no column 'stars'; the columns are 'who', 'what', 'when'"):
+        Interactions.from_frame(lazy, user="who", item="what", rating="stars")
+
+
+@pytest.mark.parametrize("kind", ["frame", "parquet", "jsonl"])
+def test_ids_that_come_as_texts_stay_as_written(kind: str, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"who": ["1.0", "2.0", "1"], "what": ["1.0", "2.0", "3.0"]})
+    path = tmp_path / f"log.{kind}"
+    if kind != "frame":
+        (rows.write_parquet if kind == "parquet" else rows.write_ndjson)(path)
+    data = load_data(rows if kind == "frame" else path, user="who", item="what")
+    assert data.to_frame().equals(rows)
+    assert (data.n_users, data.n_items) == (3, 3)
+    assert data.with_features(item_features=pl.DataFrame({"what": ["2.0"], "n": [7]})).item_features is not None
+    assert data.with_features(item_features=rows.select("what", n="who")).item_relation("n").height == 3
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"])
 def test_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"

@@ -274,6 +274,15 @@ def test_ids_that_are_no_integers_beside_those_that_are(tmp_path: Path) -> None:
     same(tmp_path / "split", Interactions.from_files(files).split("all"), tmp_path)
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_texts_of_whole_floats_are_the_ids_of_the_whole_log(form: str, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"user": ["1.0", "2.0", "beta", "1"] * 3, "item": ["5.0", "6.0", "7.0"] * 4})
+    files = LogFile(written(rows.sort("user"), tmp_path / "log", form), Reading())
+    made = prepare(files, tmp_path / "split", "all", shard_rows=4)
+    assert made.hash == Interactions.from_files(files).split("all").hash
+    assert (made.n_users, made.n_items) == (4, 3)
+
+
 def test_whole_numbers_beside_fractions_of_seconds_are_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir()

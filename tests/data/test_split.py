@@ -18,6 +18,7 @@ from recgraph import Interactions, Split, registry
 from recgraph.data import strategies
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
+from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, SealedTestError
 from recgraph.evaluate.hits import Truth
 
@@ -313,6 +314,16 @@ def test_sealed_split_has_no_test_rows(name: str) -> None:
     with pytest.raises(SealedTestError, match=r"train\+valid"):
         sealed.fit_part("train+valid")
     assert sealed.sealed() is sealed
+
+
+def test_a_block_without_test_data_refuses_the_part_of_all() -> None:
+    split = _log().split()
+    with without_test_data("a trial runs"):
+        assert split.fit_part("train+valid").n_interactions < len(split.interactions)
+        for refused in (lambda: split.fit_part("all"), lambda: split.test):
+            with pytest.raises(SealedTestError, match="the test part is sealed while a trial runs"):
+                refused()
+    assert split.fit_part("all").n_interactions == len(split.interactions)
 
 
 def test_unsealing_is_logged_and_remembered(caplog: pytest.LogCaptureFixture) -> None:

@@ -321,6 +321,32 @@ class TopScore(Metric):
         return ranked.scores[:, :k].double().mean(1)
 
 
+def test_whole_decimals_are_the_integers_that_they_stand_for() -> None:
+    plain = pl.DataFrame({"user_id": [1, 2], "item_id": [5, 6]})
+    decimals = plain.with_columns(pl.all().cast(pl.Decimal(38, 0)))
+    for recs in (decimals, plain):
+        result = frame(recs, decimals, cutoffs=(1,))
+        assert result["recall@1"] == 1
+        assert result.users_frame()["user_id"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize("argument", ["scores", "truth", "seen_items", "features"])
+def test_a_matrix_that_is_a_frame_or_sparse_is_refused(argument: str) -> None:
+    plain = {name: np.eye(3) for name in ("scores", "truth", "seen_items", "features")}
+    for made in (pl.DataFrame(np.eye(3)), pl.DataFrame(np.eye(3)).to_pandas(), pl.DataFrame(np.eye(3)).to_arrow()):
+        with pytest.raises(ValueError, match=rf"{argument} is a frame; give .* array, e\.g\. {argument}\.to_numpy"):
+            matrix(**{**plain, argument: made})
+    if argument in ("scores", "features"):
+        with pytest.raises(ValueError, match=rf"{argument} is sparse \(csr_matrix\); .*{argument}\.toarray\(\)"):
+            matrix(**{**plain, argument: scipy.sparse.csr_matrix(np.eye(3))})
+
+
+def test_a_matrix_without_rows_has_no_truth() -> None:
+    for truth in ([], np.zeros((0, 3))):
+        with pytest.raises(ValueError, match="truth is empty: no user has a relevant item"):
+            matrix(np.zeros((0, 3)), truth)
+
+
 def test_a_metric_of_ones_own_may_read_scores() -> None:
     scores, settings = np.array([[0.5, 3, 1], [2, 0.25, -1]]), {"metrics": [TopScore()], "cutoffs": (2,)}
     assert matrix(scores, [[0], [1]], **settings)[0].per_user["top_score@2"].tolist() == [2, 1.125]

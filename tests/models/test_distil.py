@@ -21,6 +21,7 @@ from recgraph.losses.distil import DistilBy, distil_loss
 from recgraph.models.base import Model, Space
 from recgraph.models.distil import Teacher
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.rng import Generators
 from recgraph.runs.memory import Fit
 from recgraph.runs.teacher import teacher_record
 from recgraph.serve.bundle import BundleError
@@ -126,6 +127,29 @@ def test_a_student_learns_from_a_run_and_is_served_without_it(
     assert served.model.teacher is None
     assert not any("teacher" in key for key in served.model.state_dict())
     assert len(served.recommend([0], k=3)) == 3
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bprmf"])
+def test_a_student_that_ranks_by_cosines_learns_by_them(
+    name: str, split: Split, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lengths of item vectors, which change no list, change no score that is compared."""
+    settings = {**STUDENTS.get(name, {"hidden_dim": 8}), "loss": "ccl", "teacher": str(teacher)}
+
+    def loss(factor: float) -> float:
+        model = registry.load("model", name)(**settings)
+        rg.fit(model, split, out=None, seed=0, device="cpu", metric="last", max_epochs=0)
+        model.teacher = Teacher.of(model)
+        table = model.item_embedding.weight if name == "sasrec" else model.embedding.weight
+        batch = next(iter(model.eval().batches(split.train, 8, Generators(0)).epoch(0)))
+        with torch.no_grad():
+            if name == "sasrec":  # the states read the table, too
+                states = model.encode(batch.contrast, batch)
+                monkeypatch.setattr(model, "encode", lambda *_: states)
+            table[-4:] *= factor
+            return float(model(batch, ("distil",))["distil"])
+
+    assert loss(10.0) == pytest.approx(loss(1.0))
 
 
 def test_a_run_goes_on_with_the_same_teacher_alone(split: Split, tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ def test_the_contrastive_term_is_infonce_of_users_and_items(name: str, candidate
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_candidates_can_be_drawn(name: str) -> None:
+    model = made(name, candidates="all", objective_options={"n_candidates": 4})
+    terms = [term for phase in model.phases for term in phase.terms]
+    batch = first_batch(model)
+    found = model(batch, tuple(terms))
+    assert all(value.isfinite() for value in found.values())
+
+
 def test_negatives_can_be_weighted() -> None:
     model = made("simgcl", weight="self_mask")
     batch = first_batch(model)

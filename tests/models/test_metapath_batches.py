@@ -228,6 +228,10 @@ def test_the_queue_holds_the_last_and_nobody_twice() -> None:
     assert torch.equal(joined[:2], rows(3, 9)[0])
     queue.push(*rows(*range(10, 17)))
     assert sorted(queue.ids.tolist()) == [12, 13, 14, 15, 16]
+    # two phases of a step contrast one batch: its rows take their own places again
+    for ids in ([20, 21], [20, 21], [22, 23], [22, 23], [24]):
+        queue.push(*rows(*ids))
+    assert sorted(queue.ids.tolist()) == [20, 21, 22, 23, 24]
     none = Queue(0, 2)
     none.push(*rows(1))
     assert none.join(*rows(2))[1].tolist() == [2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,6 +143,12 @@ def test_inputs_take_on_a_device_what_they_take_on_the_host(form: str, redraw: b
         assert (after.plain is after.adjacency) is (before.plain is before.adjacency)
         assert after.adjacency.shape == before.adjacency.shape
     assert sum(held(there).values()) <= sum(held(here).values())
+
+
+@pytest.mark.parametrize("setting", [{"features": {"papr": "one-hot"}}, {"raw_features": ("papr",)}])
+def test_a_type_that_is_not_there_is_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no node type 'papr'; did you mean paper"):
+        MEOW(**{**SETTINGS, **setting}).build(small())
 
 
 @pytest.mark.parametrize("sparse", [False, True])

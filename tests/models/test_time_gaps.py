@@ -163,6 +163,18 @@ def test_cases_and_queries_keep_times_with_their_histories() -> None:
     assert part.history.to_lists() == query().history.to_lists()[1:]
 
 
+def test_whole_seconds_are_read_by_a_model_of_seconds_with_fractions() -> None:
+    rows = frame().with_columns(pl.col("time") + pl.col("user") * 0.25)
+    log = rg.Interactions.from_frame(rows, user="user", item="item", timestamp="time")
+    served = rg.Recommender.for_log(built("sasrec", time_gaps=True), log)
+    whole = [4, 8]  # users whose seconds happen to be whole
+    of_rows = served.recommend(histories=rows.filter(pl.col("user").is_in(whole)), k=3, exclude_seen=False)
+    assert of_rows.equals(served.recommend(users=whole, k=3, exclude_seen=False))
+    large = rows.with_columns(pl.col("time").cast(pl.Int64) + 2**53)
+    with pytest.raises(ValueError, match="times as whole numbers, but the model was trained with seconds with"):
+        served.recommend(histories=large)
+
+
 def test_a_log_without_times_and_old_bundles() -> None:
     bare = rg.Interactions.from_frame(frame().drop("time"), user="user", item="item")
     with pytest.raises(ValueError, match="time_gaps = True needs the times of interactions"):

@@ -37,6 +37,7 @@ def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
     ("mistake", "message"),
     [
         ({"metric": "ndgc@10"}, "metric 'ndgc' does not exist"),
+        ({"metric": "gini@10"}, "metric = 'gini@10' cannot select the best epoch: it is better when it is lower"),
         ({"fit_on": "train+valid", "metric": "ndcg@10"}, "needs a validation part"),
         ({"device": "abacus"}, "device = 'abacus' is not there"),
         ({"tensorboard": True}, "needs the extra"),

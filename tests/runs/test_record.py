@@ -18,6 +18,7 @@ from recgraph.data.imprint import load_json
 from recgraph.data.split import Split
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs import record as record_module
 from recgraph.runs.record import Measured, RunRecord, identity
 
 #: of a run of a closed-form model, as the first versions wrote it
@@ -58,6 +59,11 @@ def test_the_peak_of_memory_is_not_that_of_the_process_that_started_this_one(mon
     """``ru_maxrss`` of a worker begins at the peak of its starter, here a terabyte."""
     monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=2**30))
     assert 10 < Measured().to_dict()["peak_memory_mb"] < 2**19
+
+
+def test_a_checkout_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert record_module._commit() is None
 
 
 def test_a_bundle_is_no_run(split: Split, tmp_path: Path) -> None:

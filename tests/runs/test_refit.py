@@ -17,6 +17,8 @@ import recgraph as rg
 from recgraph.config import ConfigError
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
+from recgraph.runs import fit_split as fit_split_module
+from recgraph.runs import refit as refit_module
 from recgraph.runs.record import RunRecord
 from recgraph.runs.run import Run
 from recgraph.train.callbacks import Observer
@@ -139,7 +141,35 @@ def test_a_schedule_keeps_its_length(schedule: str, split: Split) -> None:
         run, fitted(split, fit_on="all", schedule=schedule, max_epochs=best, schedule_epochs=8, learning_rate=0.3)
     )
     whole = fitted(split, refit=True, schedule=schedule, max_epochs=1)
-    assert whole.record.training["schedule_epochs"] is None
+    assert whole.record.training["schedule_epochs"] == 1
+
+
+@pytest.mark.parametrize("length", [None, 5])
+def test_more_patience_may_make_the_last_epoch_the_best(
+    length: int | None, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.1, 0.5, 0.2, 0.3, 0.6])
+    measured = fit_split_module.validation
+    monkeypatch.setattr(
+        fit_split_module, "validation", lambda *a, **more: {**measured(*a, **more), "ndcg@10": next(values)}
+    )
+    asked: dict[str, Any] = {"refit": True, "schedule": "cosine", "schedule_epochs": length}
+    first = fitted(split, tmp_path / "run", patience=2, **asked)
+    assert first.record.best_epoch == 2
+    more = fitted(split, tmp_path / "run", patience=5, **asked, resume=True)
+    assert more.record.best_epoch == 5
+    assert same(more, fitted(split, fit_on="all", schedule="cosine", max_epochs=5))
+
+
+def test_a_fit_that_an_earlier_version_gave_no_length_is_the_same(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"refit": True, "schedule": "cosine", "max_epochs": 1}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(refit_module, "_says_no_length", lambda *_: True)
+        run = fitted(split, tmp_path / "run", **asked)
+    assert run.record.training["schedule_epochs"] is None
+    assert same(fitted(split, tmp_path / "run", **asked, resume=True), run)
 
 
 def test_a_schedule_of_drops_keeps_its_epochs(split: Split) -> None:

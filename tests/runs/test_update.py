@@ -407,6 +407,23 @@ def test_files_are_read(tmp_path: Path) -> None:
     assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
 
 
+@pytest.mark.parametrize("kind", ["frame", "csv"])
+def test_times_of_a_new_log_are_read_as_those_of_the_run(kind: str, tmp_path: Path) -> None:
+    def rows(user: str) -> pl.DataFrame:  # the order of the texts is another one than that of the days
+        return pl.DataFrame({"who": [user] * 3, "what": [7, 8, 9], "when": ["28012024", "03022024", "01032024"]})
+
+    old = Interactions.from_frame(rows("a"), user="who", item="what", timestamp="when", time_format="%d%m%Y")
+    run = rg.fit("popularity", old, seed=0)
+    news: Any = rows("b")
+    if kind == "csv":
+        news = tmp_path / "new.csv"
+        rows("b").write_csv(news)
+    updated = run.update(news, valid=0, force=True).recommender
+    assert updated.time_format == "%d%m%Y"
+    for user in ("a", "b"):
+        assert updated.items.ids(updated.seen.row(int(updated.users.index([user])[0]))).to_list() == [7, 8, 9]
+
+
 @pytest.mark.parametrize("kind", ["csv", "txt", "jsonl", "frame"])
 def test_ids_of_a_new_log_stay_texts_as_those_of_the_run(kind: str, tmp_path: Path) -> None:
     old = pl.DataFrame({"who": ["1000.0"] * 3 + ["x"] * 3, "what": ["a", "7", "7.0"] * 2, "when": [1, 2, 3] * 2})
@@ -421,9 +438,9 @@ def test_ids_of_a_new_log_stay_texts_as_those_of_the_run(kind: str, tmp_path: Pa
     updated = run.update(news, valid=0, force=True).recommender
     assert updated.users.values.to_list() == ["1000.0", "x", "2000.0"]
     assert updated.items.values.to_list() == ["a", "7", "7.0"]
-    # where all were whole floats, they were read as integers, and are again
+    # also where all are of whole floats
     run = rg.fit("popularity", log_of(old.with_columns(pl.lit("1000.0").alias("who"))).split(), seed=0)
-    assert run.update(news, valid=0, force=True).recommender.users.values.to_list() == ["1000", "2000"]
+    assert run.update(news, valid=0, force=True).recommender.users.values.to_list() == ["1000.0", "2000.0"]
 
 
 def test_files_hold_ids_of_dates_as_texts(tmp_path: Path) -> None:

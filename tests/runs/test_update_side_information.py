@@ -62,6 +62,15 @@ def test_times_of_another_form_are_refused() -> None:
         run.update(bare, force=True)
 
 
+def test_whole_seconds_of_a_new_log_are_those_of_a_run_with_fractions() -> None:
+    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
+    run = rg.fit(model, log_of(OLD.with_columns(pl.col("when") + 0.5)), seed=0, max_epochs=1)
+    updated = run.update(log_of(NEW), valid=0, force=True, epochs=1).recommender
+    assert updated.times is not None
+    times = updated.times.row(int(updated.users.index(["u9"])[0])).tolist()
+    assert times == [10**6 * (1000 * step + 9) + 500_000 * (step < 7) for step in range(12)]
+
+
 def test_categories_keep_the_experts_that_have_learnt_them() -> None:
     """The weights of an expert are of its categories: other numbers of interactions do not share these out anew."""
     model = rg.models.SASRec(

@@ -73,6 +73,7 @@ def _refused(folder: Path, *messages: str) -> str:
         (("columns",), {"user": 1}),
         (("record",), "x"),
         (("time_unit",), "years"),
+        (("time_format",), 5),
     ],
 )
 def test_settings_that_no_bundle_has(at: tuple[str, ...], value: Any, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pandas as pd
@@ -85,6 +86,14 @@ def test_answers_are_of_the_kind_that_was_given() -> None:
     served = serve(log("pandas"))
     assert isinstance(served.similar(1, k=2), pd.DataFrame)
     assert isinstance(served.similar(pl.Series([1, 2]), k=2), pl.DataFrame)
+
+
+def test_items_that_are_uuids_come_back_as_uuids() -> None:
+    served = serve(log("pandas", item=lambda number: uuid.UUID(int=number)))
+    whole = served.similar(k=2)
+    item = whole["what"][0]
+    for asked in (item, str(item)):
+        pd.testing.assert_frame_equal(served.similar([asked], k=2), whole[:2])
 
 
 def test_items_without_vector_or_users_are_in_no_list() -> None:

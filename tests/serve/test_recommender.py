@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.batches import Query
+from recgraph.data.errors import TimestampError
 from recgraph.data.interactions import Interactions
 from recgraph.evaluate.ranking import catalogue_for, evaluating
 from recgraph.models.base import Model, ModelConfig, Space
@@ -137,6 +138,57 @@ def test_histories_equal_the_same_users() -> None:
     again = served.recommend(histories=shuffled, k=4)
     assert again["who"].unique(maintain_order=True).to_list() == shuffled["who"].unique(maintain_order=True).to_list()
     assert again.sort("who", "rank").equals(known.sort("who", "rank"))
+
+
+def test_histories_in_a_frame_are_those_of_a_mapping_where_ids_are_texts_of_floats() -> None:
+    rows = pl.DataFrame({"who": ["a"] * 4 + ["b"] * 3, "what": ["1", "1.0", "2", "2.0", "beta", "1", "2.0"]})
+    served = serve(Interactions.from_frame(rows, user="who", item="what"))
+    frame = served.recommend(histories=pl.DataFrame({"who": ["c"] * 2, "what": ["1.0", "2.0"]}), k=5)
+    assert frame.equals(served.recommend(histories={"c": ["1.0", "2.0"]}, k=5))
+    assert set(frame["what"]) == {"1", "2", "beta"}
+
+
+def test_users_of_a_mapping_that_are_uuids_come_back_as_uuids() -> None:
+    served, user = serve(log("pandas", user=lambda number: uuid.UUID(int=number))), uuid.UUID(int=99)
+    rows = pd.DataFrame({"who": [user] * 2, "what": served.items.ids([3, 4]).to_list()})
+    mapping = {user: rows["what"].tolist()}
+    pd.testing.assert_frame_equal(served.recommend(histories=mapping, k=3), served.recommend(histories=rows, k=3))
+    blocked = served.recommend(histories=mapping, k=3, block={user: served.recommend(histories=mapping, k=3)["what"]})
+    assert blocked["who"].tolist() == [user] * 3
+
+
+@pytest.mark.parametrize("form", ["%d%m%y", "%y/%d/%m", "%Y/%d/%m %H:%M", "%Y-%m-%d at %H:%M"])
+def test_times_of_histories_are_read_as_those_of_the_training_data(form: str, tmp_path: Any) -> None:
+    days = [datetime.datetime(2024, 1, 28), datetime.datetime(2024, 2, 3), datetime.datetime(2024, 3, 1)]
+    rows = pl.DataFrame({"who": ["a"] * 3, "what": [0, 1, 2], "when": [day.strftime(form) for day in days]})
+    data = Interactions.from_frame(rows, user="who", item="what", timestamp="when", time_format=form)
+    data.save(tmp_path / "log")
+    model = ServedTowers()
+    model.build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
+    Recommender.for_log(model, Interactions.load(tmp_path / "log")).save(tmp_path / "bundle")
+    served = Recommender.load(tmp_path / "bundle")
+
+    def order(frame: Any) -> list[int]:
+        return served.items.ids(served._request(None, frame).query.history.values).to_list()
+
+    for frame in (rows, rows[::-1].to_pandas(), rows.with_columns(when=pl.Series(days)), data):
+        assert order(frame) == [0, 1, 2]
+    iso = rows.with_columns(when=pl.Series([f"{day:%Y-%m-%d}" for day in days]))
+    if form.startswith("%Y/%d"):
+        with pytest.raises(TimestampError, match=r"has not the form time_format='%Y/.*; times in another form come in"):
+            order(iso)
+    else:
+        assert order(iso) == [0, 1, 2]
+    with pytest.raises(
+        TimestampError, match=r"has not the form .*; .* by rg\.Interactions\.from_frame\(frame, \.\.\., ti"
+    ):
+        order(rows.with_columns(when=pl.Series([1706400000, 1706900000, 1709200000])))
+
+
+def test_times_of_histories_that_cannot_be_read_say_how_they_come_in() -> None:
+    served = serve(log())
+    with pytest.raises(TimestampError, match=r"'28.01.24' .* by rg\.Interactions\.from_frame\(frame, .*time_format="):
+        served.recommend(histories=pl.DataFrame({"who": ["a"], "what": [1], "when": ["28.01.24"]}))
 
 
 def test_unknown_items_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -299,6 +351,13 @@ def test_codes_in_few_cells_are_trained_on_all_items() -> None:
     served = serve(log(n_users=60, n_items=2000))
     served.use_ann(module.AnnIndex.build(served.model, "IVF2,PQ2", search="nprobe=2"))
     assert recall_of_lists(served) > 0.9
+
+
+@pytest.mark.parametrize("factory", ["IVF256,Flat", "PQ3"])
+def test_an_index_of_more_cells_or_codes_than_items_is_refused(factory: str) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match=f"factory = '{factory}' cannot be trained on 40 items; take fewer cells"):
+        module.AnnIndex.build(serve(log()).model, factory)
 
 
 def test_vectors_of_candidates_are_gathered_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -280,6 +281,24 @@ def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
         made.recommend(users=[1], rules={"block_for": {"x": [10]}})
     with pytest.raises(ValueError, match=r"block_for: user '01' is given in another form, too; give one list of each"):
         made.recommend(users=[1], rules={"block_for": {"1": [10], "01": [12]}})
+
+
+def test_users_of_rules_may_be_whole_floats_where_those_asked_for_are_integers() -> None:
+    frame = pd.DataFrame({"user": [1, 1, 2], "item": [10, 11, 12]})
+    made = serve(Interactions.from_frame(frame, user="user", item="item"))
+    beside_none = pd.DataFrame({"user": [1.0, 2.0, None], "item": [10, 11, 12]})
+    for users, block in (([1, 2], beside_none), ([1.0, 2.0], {1: [10], 2: [11]})):
+        found = made.recommend(users=users, k=3, block=block, exclude_seen=False)
+        assert set(found["item"][found["user"] == 1]) == {11, 12}
+        assert set(found["item"][found["user"] == 2]) == {10, 12}
+    # a float of 2**53 and more may stand for several integers
+    for user in (1.5, 2.0**53):
+        with pytest.raises(
+            ValueError, match=rf"block_for: users \[{user}\] are no integers below 2\*\*53, but others are"
+        ):
+            made.recommend(users=[1], block={user: [10]})
+    with pytest.raises(ValueError, match=r"block_for: users \[1\.5\] are no integers below 2\*\*53, but others are"):
+        made.recommend(histories={1.5: [10]}, block={1: [10]})
 
 
 def test_uuids_of_rules_may_have_capitals() -> None:

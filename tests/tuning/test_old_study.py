@@ -48,6 +48,8 @@ def test_an_old_study_goes_on(kind: str, tmp_path: Path) -> None:
             optuna.copy_study(from_study_name="s", from_storage=kept.optuna, to_storage=storage)
     given: dict[str, Any] = {"space": SPACE, "settings": SETTINGS, "storage": storage}
     study = tune(synthetic(), folder, 4, model="cl4srec", interval=0.1, grace=0.2, **given)
+    with find_study(str(folder)) as (found, _):
+        assert len(found.trials) == len(study.trials)  # also of a study that was copied into another storage
     assert states(study) == {"COMPLETE": 4, "FAIL": 1}
     lost = study.trials[2]
     assert lost.user_attrs["reason"] == "its worker is gone"

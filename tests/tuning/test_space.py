@@ -120,6 +120,24 @@ def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
     assert found.default() is None  # 64 is not among the widths
 
 
+@pytest.mark.parametrize(
+    ("given", "fixed"),
+    [
+        ({"drop_after": [[1], [2, 3]]}, {"schedule": "step"}),
+        ({"schedule": ["constant", "step"]}, {"drop_after": [1]}),
+        ({"max_epochs": [10, 20]}, {"schedule": "cosine", "schedule_epochs": 20}),
+        ({"max_epochs": {"low": 10, "high": 40}}, {"schedule": "cosine", "schedule_epochs": 20}),
+    ],
+)
+def test_what_is_fixed_need_not_fit_the_defaults_of_what_is_searched(given: dict[str, Any], fixed: Any) -> None:
+    space = SearchSpace.of({"training": TrainConfig}, fixed, {"*": "fixed", **given})
+    assert list(space.dimensions) == list(given)
+    with pytest.raises(ConfigError, match="schedule_epochs = 5: the rate would be 0"):
+        SearchSpace.of(
+            {"training": TrainConfig}, {"schedule": "cosine", "schedule_epochs": 5}, {"max_epochs": [10, 20]}
+        )
+
+
 def test_the_rest_can_be_fixed() -> None:
     found = space({"*": "fixed", "dropout": {}, "n_layers": [1, 2]})
     assert set(found.dimensions) == {"dropout", "n_layers"}
@@ -150,6 +168,12 @@ def test_choices_of_any_kind_come_back_as_they_were() -> None:
         ({"n_layers": {"low": 1.5}}, {}, "whole numbers"),
         ({"dropout": {"low": 0.0, "log": True}}, {}, "needs low > 0"),
         ({"dropout": []}, {}, "has none"),
+        ({"hidden_dim": {"low": "16", "high": 64}}, {}, "space of 'hidden_dim': low = '16' must be a number"),
+        ({"dropout": {"low": 0.0, "high": float("nan")}}, {}, "high = nan must be a number"),
+        ({"dropout": {"low": 0.0, "high": 0.5, "step": "0.1"}}, {}, "step = '0.1' must be a number"),
+        ({"dropout": {"low": 0.0, "high": 0.5, "step": 0}}, {}, "step = 0 must be above 0"),
+        ({"hidden_dim": {"low": 16, "high": 64, "step": -8}}, {}, "step = -8 must be above 0"),
+        ({"dropout": {"choices": 0.5}}, {}, "space of 'dropout': choices = 0.5 must be a list"),
         ({"dropout": [0.1]}, {"dropout": 0.2}, "both set and in the space"),
         ({"*": "frozen"}, {}, "must be 'fixed' or 'searched'"),
         ({"*": "fixed"}, {}, r"the space is empty: .*\(--space FILE\)"),

@@ -32,9 +32,12 @@ from recgraph.evaluate.metrics.base import Metric, RankedHits
 from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
+from recgraph.tuning.final import outcomes
+from recgraph.tuning.finding import find_study
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.storage import open_storage
+from recgraph.tuning.storage import is_same_storage, open_storage, storage_url
 from recgraph.tuning.study import _claim, _identity
+from recgraph.tuning.trials import Trials
 from recgraph.tuning.worker import WorkerFailed
 from recgraph.workers.lock import hold
 
@@ -91,10 +94,31 @@ def test_another_study_is_told_apart(split: Split, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"study 's' exists with another seed in .*give the new study another folder"):
         tune(split, tmp_path / "s", seed=5, storage=f"sqlite:///{tmp_path}/new.db")
     assert not (tmp_path / "new.db").exists()
+    with pytest.raises(ValueError, match=r"kept in journal:///.*/s/study.journal; go on with that storage"):
+        tune(split, tmp_path / "s", storage=f"sqlite:///{tmp_path}/new.db")
+    assert len(tune(split, tmp_path / "s", n_trials=1, storage=f"{tmp_path}/s/study.journal").trials) == 1
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="exists and holds no study"):
         tune(split, tmp_path / "full")
+
+
+def test_a_storage_is_known_by_its_whole_path_and_a_wrong_one_leaves_no_folder(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="storage = 'mysql://here' must be"):
+        tune(split, tmp_path / "s", n_trials=1, storage="mysql://here")
+    assert not (tmp_path / "s").exists()
+    monkeypatch.chdir(tmp_path)
+    tune(split, tmp_path / "s", n_trials=1, storage="sqlite:///here.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with find_study(str(tmp_path / "s")) as (study, _):
+        assert len(study.trials) == 1
+    with pytest.raises(ValueError, match=r"kept in sqlite:///.*/here.db; go on with that storage"):
+        tune(split, tmp_path / "s", n_trials=1, storage="sqlite:///here.db")
+    assert is_same_storage("postgresql://me@a:5432/db", "postgresql+psycopg://me:x@localhost/db?sslmode=disable")
+    assert not is_same_storage("postgresql://me@a/db", "postgresql://me@a/other")
 
 
 def test_the_revision_of_a_model_is_part_of_a_study(
@@ -140,15 +164,16 @@ def test_a_study_that_was_killed_before_its_default_configuration_was_queued_beg
 def test_of_two_processes_that_begin_a_study_at_once_none_is_refused(split: Split, tmp_path: Path) -> None:
     plan = Plan("s", SASRec, ("ndcg@10",), 1, folder=tmp_path / "s")
     identity = _identity(plan, split)
+    kept = storage_url(None, plan.folder)
     for _ in range(10):
         with ThreadPoolExecutor(4) as pool:
-            for each in [pool.submit(_claim, plan, identity, None) for _ in range(4)]:
+            for each in [pool.submit(_claim, plan, identity, kept) for _ in range(4)]:
                 each.result()
         shutil.rmtree(tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "mine.txt").touch()
     with pytest.raises(ValueError, match="holds no study"):
-        _claim(plan, identity, None)
+        _claim(plan, identity, kept)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
 
 
@@ -301,6 +326,7 @@ def test_a_configuration_that_diverges_is_pruned(split: Split) -> None:
         ({"settings": {"metric": "mrr@5"}}, "give it as metric"),
         ({"workers": 2}, "needs a folder"),
         ({"metric": "coverage@20", "pruner": "median"}, "reads ndcg@10, not catalogue_coverage@20"),
+        ({"objective": objectives.honest, "pruner": "median"}, "reads ndcg@10, not the objective; use 'none'"),
         ({"n_trials": 0}, "must be at least 1"),
         ({"storage": "redis://here"}, "must be journal"),
         ({"sampler": "best"}, "there are tpe"),
@@ -314,12 +340,28 @@ def test_mistakes_name_the_value(split: Split, options: dict[str, Any], message:
 def test_an_objective_of_ones_own(split: Split) -> None:
     study = tune(split, n_trials=1, objective=objectives.honest)
     assert 0 < study.best_value < 1
+    assert study.user_attrs["asked"]["pruner"] == "none"  # what the epochs report is not the objective
 
 
 def test_an_objective_that_is_not_a_number_prunes_its_trial(split: Split) -> None:
     study = tune(split, n_trials=1, objective=objectives.not_a_number)
     assert states(study) == {"PRUNED": 1}
     assert study.trials[0].user_attrs["reason"] == "ndcg@10 is not a number"
+
+
+def test_a_result_that_could_not_be_written_is_made_again_by_the_same_process(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> bool:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trials, "tell", full)
+        with pytest.raises(OSError, match="No space left"):
+            tune(split, tmp_path / "s", n_trials=2)
+    study = tune(split, tmp_path / "s", n_trials=2)
+    assert states(study) == {"COMPLETE": 2, "FAIL": 1}
+    assert study.trials[0].user_attrs["reason"] == "its worker is gone"
 
 
 def test_the_point_of_a_grid_whose_trial_ended_with_an_error_is_tried_again(split: Split, tmp_path: Path) -> None:
@@ -401,6 +443,12 @@ def test_an_objective_of_another_number_of_values_fails(split: Split) -> None:
         tune(split, n_trials=1, objective=objectives.two_values)
 
 
+@pytest.mark.parametrize(("value", "shown"), [(None, "None"), ("many", "'many'"), ([None], r"\[None\]")])
+def test_an_objective_that_returns_no_number_is_told_so(split: Split, value: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"the objective returned {shown}; return a number, ndcg@10"):
+        tune(split, n_trials=1, objective=lambda _: value)
+
+
 def test_trials_know_the_relations_of_items(tmp_path: Path) -> None:
     rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(5)]
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
@@ -473,6 +521,26 @@ def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: 
     (again,) = tune(split, tmp_path / "s", n_trials=3, workers=2, test_seeds=2).user_attrs["unsealed"]
     assert len(list((tmp_path / "s" / "workers").glob("*-*.log"))) == 4
     assert (again["results"], again["comparison"]) == (tested["results"], tested["comparison"])
+
+
+@pytest.mark.usefixtures("pythonpath", "forked_workers")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(
+    split: Split, tmp_path: Path, workers: int
+) -> None:
+    settings = {**SETTINGS, "n_heads": 3, "max_epochs": 1}
+    del settings["hidden_dim"]  # its default, 64, is no multiple of 3 heads
+    asked: dict[str, Any] = {"space": {"*": "fixed", "hidden_dim": [6, 9]}, "settings": settings, "n_trials": 2}
+    study = tune(split, tmp_path / "s", test_seeds=2, workers=workers, **asked)
+    (tested,) = study.user_attrs["unsealed"]
+    assert list(tested["results"]) == ["tuned"]
+    assert tested["default_not_trained"] == "n_heads = 3 must divide hidden_dim = 64"
+    assert outcomes(study) == [f"the default configuration cannot be trained: {tested['default_not_trained']}"]
+    page = (tmp_path / "s" / "study.html").read_text()
+    assert "trained with 2 seeds and tested once" in page
+    assert "which is the default configuration" not in page
+    again = tune(split, tmp_path / "s", test_seeds=2, workers=workers, **asked)
+    assert again.user_attrs["unsealed"] == [tested]
 
 
 @pytest.mark.usefixtures("pythonpath", "forked_workers")

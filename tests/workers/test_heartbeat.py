@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from recgraph.workers.heartbeat import Expiry, Heartbeat, OwnershipLost
 from recgraph.workers.process import Process, this_process
 
@@ -42,6 +44,21 @@ def test_a_heartbeat_expires_with_its_process_or_after_the_grace_period() -> Non
     assert not expiry.has_expired("here", here)
     assert expiry.has_expired("elsewhere", elsewhere)
     assert not expiry.has_expired("elsewhere", {**elsewhere, "beat": 1})
+
+
+def test_a_heartbeat_of_this_process_expires_with_its_block() -> None:
+    written: list[dict[str, Any]] = []
+    with Heartbeat(written.append, 0.01):
+        assert not Expiry(0.05).has_expired("mine", written[-1])
+    assert Expiry(0.05).has_expired("mine", written[-1])
+
+    def fail(values: dict[str, Any]) -> None:
+        written.append(values)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        Heartbeat(fail)
+    assert Expiry(0.05).has_expired("mine", written[-1])
 
 
 def test_a_process_is_known_by_its_number_and_its_start() -> None:

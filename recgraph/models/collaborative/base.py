@@ -31,7 +31,6 @@ from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class CollaborativeConfig(DistilConfig):
@@ -231,7 +230,7 @@ class CollaborativeModel(TrainableModel):
         )
 
         def vectors_of(items: Tensor) -> Tensor:
-            return self._as_scored(lookup(nodes, items + first))
+            return self.loss.as_scored(lookup(nodes, items + first))
 
         return weighted(distilled(self, query, generator, users, vectors_of), batch)
 
@@ -287,10 +286,6 @@ class CollaborativeModel(TrainableModel):
         items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
         return weighted(half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch)
 
-    def _as_scored(self, items: Tensor) -> Tensor:
-        """Vectors of items as they are in scores: of length 1 with a loss of cosines."""
-        return unit_length(items) if self.loss.cosine else items
-
     def _kept_nodes(self) -> Tensor:
         """:meth:`nodes`; in evaluation mode computed once."""
         kept = self._kept()
@@ -308,7 +303,7 @@ class CollaborativeModel(TrainableModel):
             # made under inference mode it could not be used elsewhere
             with torch.inference_mode(False), torch.no_grad():
                 nodes = self.nodes().detach()
-                ranking = self._ranking = _Ranking(state, nodes, self._as_scored(nodes[self.space.n_users :]))
+                ranking = self._ranking = _Ranking(state, nodes, self.loss.as_scored(nodes[self.space.n_users :]))
         return ranking
 
     def train(self, mode: bool = True) -> Any:
@@ -360,7 +355,7 @@ class CollaborativeModel(TrainableModel):
         if kept is not None:
             return kept.items if index is None else lookup(kept.items, index)
         nodes = self.nodes()
-        return self._as_scored(nodes[n_users:] if index is None else lookup(nodes, index + n_users))
+        return self.loss.as_scored(nodes[n_users:] if index is None else lookup(nodes, index + n_users))
 
 
 def _xavier(n_rows: int, width: int) -> TablePart:

@@ -254,13 +254,13 @@ class GraphModel(HoldsGraph, TrainableModel):
 
         Raises:
             ValueError: the model is built already, there is no graph, or the graph has not the meta-paths or a type
-                that ``features`` names.
+                that ``features`` or ``raw_features`` names.
         """
         if isinstance(space, HeteroGraph):
             space = GraphSpace(n_users=0, n_items=max(space.count(self._target(space)), 1), graph=space)
         if not isinstance(space, GraphSpace):
             raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
-        for node_type in self.config.features:
+        for node_type in (*self.config.features, *self.config.raw_features):
             space.graph.count(node_type)
         self._seed = derive(seed, "graph views")
         return super().build(space, seed)

@@ -45,7 +45,6 @@ from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.shards import TablePart, new_table
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class Encoded(NamedTuple):
@@ -178,7 +177,7 @@ class SequenceModel(TrainableModel):
         counts = train.item_counts()
         self.encoder.setup(counts, self.item_categories)
         if self.item_graph is not None:
-            self.item_graph.setup(train)
+            self.item_graph.setup(train, self.item_categories)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def go_on_from(self, smaller: Model) -> None:
@@ -250,7 +249,7 @@ class SequenceModel(TrainableModel):
         tokens = rows.values if rows.values.ndim == 1 else rows.values[:, 0]
         query = Query(batch.users, rows.with_values(tokens - 1))
         states, generator = self.encode(rows, batch), batch.generators["distil"]
-        loss = distilled(self, query, generator, states, lambda items: lookup(table, items + 1))
+        loss = distilled(self, query, generator, states, lambda items: self.loss.as_scored(lookup(table, items + 1)))
         return loss * batch.share.weight
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
@@ -372,8 +371,7 @@ class SequenceModel(TrainableModel):
 
     def encode_items(self, index: Tensor | None = None) -> Tensor:
         table = self.token_table()
-        items = table[1:] if index is None else lookup(table, index + 1)
-        return unit_length(items) if self.loss.cosine else items
+        return self.loss.as_scored(table[1:] if index is None else lookup(table, index + 1))
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:

@@ -85,6 +85,9 @@ class SequenceConfig(DistilConfig):
     def _has_items(self) -> Self:
         if not self.item_id_embedding and not self.item_features:
             raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
+        if self.item_id_dropout and not self.item_features:
+            given = f"item_id_dropout = {self.item_id_dropout}"
+            raise ValueError(f"{given} has no effect without item_features; name some, or leave it out")
         for name in ("item_graph_options", "item_contrast", "item_contrast_options"):
             if self.item_graph is None and (value := getattr(self, name)):
                 raise ValueError(f"{name} = {value!r} has no effect without item_graph; name one, or leave it out")

@@ -115,9 +115,8 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         counts = torch.cat([torch.zeros(1), train.item_counts().float()])
         of_items = self.item_categories
         categories = None if of_items is None else torch.cat([of_items.new_full((1,), -1), of_items])
-        for part in self.modules():
-            if isinstance(part, ContrastiveTerm):
-                part.setup(About(counts, categories))
+        for term in token_terms(self):
+            term.setup(About(counts, categories))
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The views of each sequence, drawn once for all phases of a batch, on the host.
@@ -243,6 +242,12 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
             return prefixes.last, encoded
         encoded = self.encode_together(views, batch, self.needs_states)
         return self.training_states(batch) if with_rec else None, encoded
+
+
+def token_terms(model: SequenceModel) -> list[ContrastiveTerm]:
+    """The terms that tell their rows apart by tokens: all but that of the item graph, whose rows are of items."""
+    of_items = set() if model.item_graph is None else set(model.item_graph.modules())
+    return [part for part in model.modules() if isinstance(part, ContrastiveTerm) and part not in of_items]
 
 
 def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:

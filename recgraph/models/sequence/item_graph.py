@@ -119,11 +119,11 @@ class RelatedItems(nn.Module):
             )
         return made
 
-    def setup(self, train: Part) -> None:
-        """Show the training part to the graph and to the contrast."""
+    def setup(self, train: Part, categories: Tensor | None = None) -> None:
+        """Show the training part, and the categories of items [n_items] where they have some, to graph and contrast."""
         self.graph.connect(train.items)
         if self.contrast is not None:
-            self.contrast.setup(About(train.item_counts().float()))
+            self.contrast.setup(About(train.item_counts().float(), categories))
 
     def tables(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
         """The tables of tokens.
