@@ -155,7 +155,7 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     after = model.encode_items().clone()
     assert not torch.allclose(after, before)
     with torch.no_grad():
-        torch.testing.assert_close(after, model._as_scored(model.nodes()[SPACE.n_users :]))
+        torch.testing.assert_close(after, model.loss.as_scored(model.nodes()[SPACE.n_users :]))
     model.load_state_dict(made(name, seed=9).state_dict() | {"known_users": model.known_users})
     assert not torch.allclose(model.encode_items(), after)
     model.train()

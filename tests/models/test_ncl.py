@@ -331,7 +331,6 @@ def test_its_stages_contrast_within_the_clusters_of_those_before() -> None:
             "FalseNegative reads counts",
         ),
         ({"proto_contrast": {"objective_settings": {"both_directions": True}}}, "both_directions = True needs rows in"),
-        ({"proto_contrast": {"objective_settings": {"n_candidates": 2}}}, "n_candidates = 2 of .* needs a generator"),
         ({"proto_contrast": {"objective": "debiased_info_nce", "mixture": "mochi"}}, "DebiasedInfoNCE takes all"),
     ],
 )
