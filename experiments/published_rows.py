@@ -121,15 +121,15 @@ ROWS = (
         "SimpleX, no targets in histories",
         (0.1872, 0.1557),
         settings="the same without that item, 40 epochs",
-        gap="after 40 epochs along a cosine the mean loss is .121, in the published log .124; with its rates the gap is "
-        "as large (next row)",
+        gap="after 40 epochs along a cosine the mean loss is .121, in the published log .124; with its rates the gap "
+        "is as large (next row)",
     ),
     Row(
         "SimpleX, published rates",
         "SimpleX, published rates",
         (0.1872, 0.1557),
-        settings="the same at rate .0001 for 14 epochs, .00001 for 14 and .000001 for 4, as in the published log, which "
-        "has 14, 17 and 7",
+        settings="the same at rate .0001 for 14 epochs, .00001 for 14 and .000001 for 4, as in the published log, "
+        "which has 14, 17 and 7",
         gap="the rates are not the reason. Left are padding, which takes a share of the attention in theirs, and "
         "negatives that 32 samples share here",
     ),
