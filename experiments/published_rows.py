@@ -130,8 +130,8 @@ ROWS = (
         (0.1872, 0.1557),
         settings="the same at rate .0001 for 14 epochs, .00001 for 14 and .000001 for 4, as in the published log, "
         "which has 14, 17 and 7",
-        gap="the rates are not the reason; MF-CCL, whose samples share negatives in the same way, has its figure. Left "
-        "is padding, which takes a share of the attention in theirs",
+        gap="the rates are not the reason; MF-CCL, whose samples share negatives in the same way, has its figure. Not "
+        "tried in full: padding, which takes a share of the attention in theirs",
     ),
     Row(
         "SimpleX, batches of 4,096",

@@ -58,7 +58,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor, ids: Tensor) -> None:
-        """Replace the oldest rows, and earlier rows of the same ids; a batch that was the last one, its own.
+        """Replace the oldest rows, and earlier rows of the same ids. A batch that is pushed again replaces itself.
 
         Args:
             rows: [B, D]; where B > Q, the last Q are kept.
@@ -69,7 +69,7 @@ class Queue(nn.Module):
             return
         rows, ids = rows[-size:], ids[-size:]
         steps = torch.arange(len(ids), device=ids.device)
-        # several phases of a step contrast one batch: elsewhere, its rows would leave as many places empty
+        # phases of a step push one batch several times: in new places, it would leave as many old ones empty
         is_again = (self.ids[(self.place - len(ids) + steps) % size] == ids).all()
         first = self.place - len(ids) * is_again
         self.ids.masked_fill_(torch.isin(self.ids, ids), -1)

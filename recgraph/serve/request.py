@@ -26,8 +26,8 @@ from recgraph.data.log import InteractionLog
 from recgraph.sparse.ragged import Ragged
 from recgraph.texts import listed
 
-#: a form beside which a text in a usual one, which begins with year and month, stands for no other day: not "%Y/%d/%m"
-_IS_NO_OTHER_DAY = re.compile("(?!%Y)|%Y[-/]?%m")
+#: the formats that read no ISO date as another day, as "%Y/%d/%m" does
+_SAFE_BESIDE_ISO = re.compile("(?!%Y)|%Y[-/]?%m")
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,8 @@ def of_histories(
         index = items.index([item for row in rows for item in row])
         return _of_index(labels, index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
-    times = log.ordered.times
-    if time_unit is None or times is None:
-        times = None
-    elif (times := in_unit(times, log.time_unit, time_unit)) is None:
+    times = None if time_unit is None else log.ordered.times
+    if times is not None and time_unit is not None and (times := in_unit(times, log.time_unit, time_unit)) is None:
         raise ValueError(
             f"histories have times as {_UNITS[log.time_unit]}, but the model was trained with {_UNITS[time_unit]}; "
             "give them in the form of the training data"
@@ -226,7 +224,7 @@ def with_times_like(frame: Any, columns: Columns, time_format: str | None, texts
     try:
         return Interactions.from_columns(frame, columns, time_format if is_written else None, texts=texts)
     except TimestampError as error:
-        if time_format is not None and _IS_NO_OTHER_DAY.match(time_format):
+        if time_format is not None and _SAFE_BESIDE_ISO.match(time_format):
             with suppress(TimestampError):
                 log = Interactions.from_columns(frame, columns, texts=texts)
                 if log.time_unit == "us":  # the order of numbers may be another one than that of the training data

@@ -233,11 +233,12 @@ def _train_all(
     progress: bool | None,
     engine: Engine | None,
 ) -> tuple[dict[str, list[Run]], dict[str, str]]:
-    """The runs, and under ``default_not_trained`` why the default configuration has none: no trial need have had it."""
-    if engine is not None or workers > 1:
-        with suppress(WorkerFailed):  # of which training, and why, is seen below
-            train(plan, trainings, split, workers, progress, engine)
+    """The runs. Where the default configuration cannot be trained, ``default_not_trained`` says why: the search may
+    never have tried it."""
     tuned, default = ([each for each in trainings if each.of == name] for name in ("tuned", "default"))
+    if default and (engine is not None or workers > 1):
+        with suppress(WorkerFailed):  # which training failed, and why, shows below
+            train(plan, trainings, split, workers, progress, engine)
     runs = train(plan, tuned, split, workers, progress, engine)
     try:
         return {**runs, **train(plan, default, split, 1, progress)}, {}

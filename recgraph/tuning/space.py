@@ -235,7 +235,7 @@ class SearchSpace:
             raise ConfigError(
                 "the space is empty: every field is fixed, or none has a range; give ranges in the space (--space FILE)"
             )
-        # those that the space names come last: they are the first to change
+        # those that the space names come last: the product changes them first
         searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
         for part, values in distribute(settled, parts).items():
             try:
@@ -349,7 +349,8 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
 
 
 def _check_together(config: type[Config], settled: Mapping[str, Any], searched: Iterable[Dimension]) -> None:
-    """What is fixed must be allowed beside the defaults of what is searched, or beside some of its ends or choices."""
+    """Refuse fixed settings that are allowed neither beside the defaults of what is searched nor beside any of the
+    combinations of its ends and choices that are tried."""
     try:
         config.of(settled)
     except ConfigError:

@@ -124,7 +124,10 @@ def dashboard_of(url: str) -> str:
 
 
 def storage_url(url: str | None, folder: Path | None = None) -> str:
-    """The URL of :func:`open_storage` with whole paths, as it is known from any working directory; opens nothing.
+    """The URL of a storage with an absolute path, which holds in any working directory; opens nothing.
+
+    Args:
+        url, folder: of :func:`open_storage`.
 
     Raises:
         ConfigError: another kind of URL.
@@ -141,8 +144,8 @@ def storage_url(url: str | None, folder: Path | None = None) -> str:
 
 
 def is_same_storage(one: str, other: str) -> bool:
-    """Whether two URLs of :func:`storage_url` are of one storage; of PostgreSQL, whose server has other names on other
-    machines, whether the databases have one name."""
+    """Whether two URLs of :func:`storage_url` are of one storage. Of PostgreSQL only the names of the databases count:
+    machines may know one server by different names."""
     if is_postgres(one) and is_postgres(other):
         one, other = (re.split(r"[?#]", url)[0].rpartition("/")[2] for url in (one, other))
     return one == other

@@ -146,7 +146,7 @@ def tune(
         plain(fixed),
         load_toml(space) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if several else "tpe"),
-        pruner or ("median" if objective is None and objectives.can_prune(metrics) else "none"),
+        pruner or "none",
         seed,
         device,
         folder,
@@ -155,6 +155,8 @@ def tune(
         grace,
         source_of(split, source),
     )
+    if pruner is None and plan.can_prune:
+        plan = replace(plan, pruner="median")
     if engine is not None and plan.folder is None:
         raise ConfigError("engine needs a folder that its machines share: give out=...")
     size = workers_on(engine, workers)
@@ -310,7 +312,7 @@ def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: s
 
 
 def _check_storage(plan: Plan, storage: StudyStorage) -> None:
-    """Refuse another storage than that of the folder's study, unless the study was copied there; the folder says so."""
+    """Refuse another storage than that of the folder's study; one that the study was copied into is written down."""
     import optuna
 
     if plan.folder is None:
@@ -318,10 +320,10 @@ def _check_storage(plan: Plan, storage: StudyStorage) -> None:
     path = plan.folder / "study.json"
     there = load_json(path)
     before, now = storage_url(there.get("storage"), plan.folder), without_password(storage.url)
-    # the first versions did not say which storage it is, where it is no journal in the folder
-    is_known = "storage" in there or (plan.folder / "study.journal").exists()
     if is_same_storage(before, now):
         return
+    # the first versions did not say which storage it is, where it is no journal in the folder
+    is_known = "storage" in there or (plan.folder / "study.journal").exists()
     if is_known and plan.study not in optuna.get_all_study_names(storage.optuna):
         raise ValueError(
             f"{plan.folder} holds a study that is kept in {before}; go on with that storage (--storage), copy the "

@@ -120,7 +120,7 @@ class RelatedItems(nn.Module):
         return made
 
     def setup(self, train: Part, categories: Tensor | None = None) -> None:
-        """Show the training part, and the categories of items [n_items] where they have some, to graph and contrast."""
+        """Show the training part to the graph and the contrast, and the items' categories [n_items] to the latter."""
         self.graph.connect(train.items)
         if self.contrast is not None:
             self.contrast.setup(About(train.item_counts().float(), categories))

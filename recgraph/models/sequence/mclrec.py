@@ -113,7 +113,7 @@ class MCLRec(ContrastiveSequenceModel):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         learned = list(self.augmenters.parameters())
-        # without a latent contrast the encoder's phase is the only one, and trains that of items, too
+        # without a latent contrast there is one phase, the encoder's, which trains the augmenter of items, too
         if self.config.latent_weight and self.item_graph is not None and self.item_graph.augmenter is not None:
             learned += self.item_graph.augmenter.parameters()
         of_augmenters = {id(parameter) for parameter in learned}
