@@ -19,28 +19,38 @@ class HistoryAggregator(nn.Module):
     ``W sum_i a_ui q_i``, [U, D], over the items i of each user's history; 0 of an empty one.
 
     A subclass says in :meth:`attention` what each item counts. Repeats in a history count as often as they occur.
-    Source: Mao et al., SimpleX (CIKM 2021), section 4.1. Departure: the published code gives the padding of a batch a
-    share of the attention; here the weights of a history sum to 1, however long the others are.
+    Source: Mao et al., SimpleX (CIKM 2021), section 4.1. Departures: the published code pads histories, and the padding
+    takes a share of the attention; here the weights of a history sum to 1, unless ``n_places`` says otherwise. Its
+    matrices start wider (``init="xavier"``).
 
     Args:
         hidden_dim: D.
         dropout: of the weights a, in training.
+        init: how matrices start: "uniform", entries up to ``1 / sqrt(D)``, as torch's; or "xavier", N(0, 1 / D), with
+            biases of 0, as in the published code.
     """
 
-    def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform") -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout = {dropout} must be from 0 to below 1")
+        if init not in ("uniform", "xavier"):
+            raise ValueError(f"init = {init!r} must be 'uniform' or 'xavier'")
         self.dropout = dropout
-        self.out = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.init = init
+        self.out = self._linear(hidden_dim, bias=False)
+
+    def _linear(self, hidden_dim: int, bias: bool) -> nn.Linear:
+        layer = nn.Linear(hidden_dim, hidden_dim, bias=bias)
+        if self.init == "xavier":
+            nn.init.xavier_normal_(layer.weight)
+            if bias:
+                nn.init.zeros_(layer.bias)
+        return layer
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         """[T]: what the events of the histories count, those of each history summing to 1; arguments as of a call."""
         raise TypeError(f"{type(self).__name__} must define attention(own, rows, items)")
-
-    def _softmax(self, scores: Tensor, rows: Ragged, items: Tensor) -> Tensor:
-        """Of the scores of events, within each history, in the type of the items: half precision stops adding up."""
-        return row_softmax(scores.to(items.dtype), rows.offsets, rows.rows)
 
     def forward(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Aggregate.
@@ -71,11 +81,23 @@ class Mean(HistoryAggregator):
 
 
 class _Attention(HistoryAggregator):
-    """Base of those that ask the keys ``tanh(K q_i + b)`` of items."""
+    """Base of those that ask the keys ``tanh(K q_i + b)`` of items.
 
-    def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
-        super().__init__(hidden_dim, dropout)
-        self.key = nn.Linear(hidden_dim, hidden_dim)
+    Args:
+        hidden_dim, dropout, init: see :class:`HistoryAggregator`.
+        n_places: of a history: those that its items leave empty have the score 0 and take their share of the softmax,
+            as in the published code, whose number of places is the length of the longest history. None: no place is
+            empty.
+    """
+
+    def __init__(
+        self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform", n_places: int | None = None
+    ) -> None:
+        super().__init__(hidden_dim, dropout, init)
+        if n_places is not None and n_places < 1:
+            raise ValueError(f"n_places = {n_places} must be at least 1, or None, where no place is empty")
+        self.n_places = n_places
+        self.key = self._linear(hidden_dim, bias=True)
 
     def _read(self, rows: Ragged, items: Tensor) -> tuple[Tensor, Tensor]:
         """Keys, and the row of them of each event: those of all items where there are more events than items."""
@@ -83,6 +105,11 @@ class _Attention(HistoryAggregator):
             return torch.tanh(self.key(items)), rows.values
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
         return keys, torch.arange(len(keys), device=keys.device)
+
+    def _softmax(self, scores: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        """Of the scores of events, within each history, in the type of the items: half precision stops adding up."""
+        n_empty = None if self.n_places is None else (self.n_places - rows.lengths).clamp(min=0)
+        return row_softmax(scores.to(items.dtype), rows.offsets, rows.rows, n_empty)
 
 
 class UserAttention(_Attention):
@@ -96,8 +123,10 @@ class UserAttention(_Attention):
 class SelfAttention(_Attention):
     """``a_ui = softmax_i(h . tanh(K q_i + b))``: a learned vector h asks, the same of all users."""
 
-    def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
-        super().__init__(hidden_dim, dropout)
+    def __init__(
+        self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform", n_places: int | None = None
+    ) -> None:
+        super().__init__(hidden_dim, dropout, init, n_places)
         self.query = nn.Parameter(torch.empty(hidden_dim, 1))
         nn.init.xavier_normal_(self.query)
 

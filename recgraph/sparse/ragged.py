@@ -198,16 +198,21 @@ def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ra
     return Ragged(first.add_(torch.arange(total, device=starts.device)), offsets)
 
 
-def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
-    """[T]: the softmax within each row, ``exp(s_t) / sum of exp(s_u) over the values u of t's row``.
+def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor | None = None) -> Tensor:
+    """[T]: the softmax within each row, ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``.
 
     Args:
         scores: [T] floating point, row after row; a row without values has no share.
         offsets: [R + 1] int64, where each row begins, and T.
         rows: [T] int64, the row of each.
+        n_zeros: [R], z: how many further values of score 0 take their share of each row; none of them is returned.
     """
     # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient
     peak = torch.segment_reduce(scores.detach(), "max", offsets=offsets, initial=-torch.inf)
+    if n_zeros is not None:
+        peak = peak.clamp(min=0)
     raised = (scores - peak[rows]).exp()
     total = torch.zeros_like(peak).index_add(0, rows, raised)
+    if n_zeros is not None:
+        total = total + n_zeros * (-peak).exp()
     return raised / total[rows]

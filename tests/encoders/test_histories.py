@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def case(dtype: torch.dtype = torch.float64, times: int = 1) -> tuple[Tensor, Ra
     return own, Ragged.from_lists(times * ROWS), items
 
 
-def made(name: str, dtype: torch.dtype = torch.float64, **settings: float) -> HistoryAggregator:
+def made(name: str, dtype: torch.dtype = torch.float64, **settings: Any) -> HistoryAggregator:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         one: HistoryAggregator = registry.make("aggregator", {"name": name, **settings}, hidden_dim=D)
@@ -51,6 +52,40 @@ def test_a_history_is_the_weighted_mean_of_its_items(name: str, times: int) -> N
             shares = [math.exp(float(asked @ key)) for key in keys]
         pooled = sum((share / sum(shares) * items[i] for share, i in zip(shares, history, strict=True)), torch.zeros(D))
         torch.testing.assert_close(found[user], aggregator.out.weight @ pooled.double(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_places", [1, 3, 700])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mean"])
+def test_empty_places_take_a_share_as_padding_does_in_the_published_code(name: str, n_places: int) -> None:
+    aggregator, (own, rows, items) = made(name, n_places=n_places), case()
+    width = max(n_places, rows.longest)
+    padded = torch.zeros(len(ROWS), width, D, dtype=torch.float64)
+    scores = torch.zeros(len(ROWS), width, dtype=torch.float64)
+    n_taken = torch.zeros(len(ROWS), width, dtype=torch.float64)
+    for user, history in enumerate(ROWS):
+        asked = question(aggregator, own[user])
+        assert asked is not None
+        padded[user, : len(history)] = items[history]
+        scores[user, : len(history)] = torch.tanh(aggregator.key(items[history])) @ asked
+        n_taken[user, : max(n_places, len(history))] = 1
+    shares = scores.exp() * n_taken
+    expected = aggregator.out((shares / shares.sum(1, keepdim=True))[:, None] @ padded)[:, 0]
+    torch.testing.assert_close(aggregator(own, rows, items), expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda a, b: aggregator(a, rows, b), (own, items))
+    great = aggregator(own.detach() * 1e4, rows, items)  # scores of thousands, of both signs
+    assert bool(great.isfinite().all())
+
+
+def test_matrices_start_as_the_published_ones_where_asked() -> None:
+    wide = UserAttention(200, init="xavier")
+    for layer in (wide.out, wide.key):
+        assert float(layer.weight.std()) == pytest.approx(200**-0.5, rel=0.03)
+    assert float(wide.key.bias.abs().max()) == 0
+    assert float(UserAttention(200).out.weight.abs().max()) <= 200**-0.5
+    with pytest.raises(ValueError, match="init = 'wide'"):
+        Mean(D, init="wide")
+    with pytest.raises(ValueError, match="n_places = 0"):
+        SelfAttention(D, n_places=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
