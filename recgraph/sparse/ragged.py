@@ -210,7 +210,7 @@ def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor |
     # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient
     peak = torch.segment_reduce(scores.detach(), "max", offsets=offsets, initial=-torch.inf)
     if n_zeros is not None:
-        peak = peak.clamp(min=0)
+        peak = torch.where(n_zeros > 0, peak.clamp(min=0), peak)
     raised = (scores - peak[rows]).exp()
     total = torch.zeros_like(peak).index_add(0, rows, raised)
     if n_zeros is not None:
