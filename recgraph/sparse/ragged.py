@@ -214,5 +214,5 @@ def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor |
     raised = (scores - peak[rows]).exp()
     total = torch.zeros_like(peak).index_add(0, rows, raised)
     if n_zeros is not None:
-        total = total + n_zeros * (-peak).exp()
+        total = total + n_zeros * (-peak.clamp(min=0)).exp()
     return raised / total[rows]
