@@ -65,6 +65,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "simplex history_table=true aggregator=user_attention",
             "simplex n_negatives=20 aggregator=user_attention own_weight=0.8",
             "simplex n_negatives=20 aggregator=self_attention",
+            'simplex aggregator=user_attention aggregator_options={n_places=40,init="xavier"}',
             "ultragcn n_negatives=20",
             "sgl graph_view=edge_drop",
             "sgl graph_view=node_drop",

@@ -75,10 +75,12 @@ class SimpleX(CollaborativeModel):
 
     Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021). Departures:
     histories are not cut; ``l2`` is of the vectors of a batch's samples. The published code differs from the defaults
-    here: a history lacks the item that is predicted (``exclude_target=True``), and its q are of a table of their own
-    (``history_table=True``); dropout is after vectors are brought to length 1 (``dropout=0, loss_options={"dropout":
-    0.1}``); tables start from N(0, 1e-4) (``init_std``); gradients are clipped (``clip_norm=10``, without which such a
-    start is slow); samples may draw items of their own user (``exclude_own=False``).
+    here: a history lacks the item that is predicted (``exclude_target=True``), its q are of a table of their own
+    (``history_table=True``), the padding takes a share of the attention, and matrices start from N(0, 1 / D)
+    (``aggregator_options={"n_places": 810, "init": "xavier"}`` on Gowalla); dropout is after vectors are brought to
+    length 1 (``dropout=0, loss_options={"dropout": 0.1}``); tables start from N(0, 1e-4) (``init_std``); gradients are
+    clipped (``clip_norm=10``, without which such a start is slow); samples may draw items of their own user
+    (``exclude_own=False``).
     """
 
     Config: ClassVar[type[ModelConfig]] = SimpleXConfig
