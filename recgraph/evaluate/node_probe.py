@@ -189,10 +189,15 @@ def logistic_probe(
     host = x.double().cpu().numpy()
     train, valid, test = (index.cpu().numpy() for index in (split.train, split.valid, split.test))
     valid_labels, test_labels = labels[split.valid].cpu(), labels[split.test].cpu()
+    of_train = labels.cpu().numpy()[train]
+    if (of_train == of_train[0]).all():
+        raise ValueError(
+            f"split: the {len(train)} train nodes are all of class {of_train[0]}; give nodes of two classes"
+        )
     rows = []
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        model.fit(host[train], labels.cpu().numpy()[train])
+        model.fit(host[train], of_train)
         on_valid = torch.as_tensor(model.predict(host[valid]))[None]
         on_test = torch.zeros(n_classes, 1, len(test), dtype=torch.float64)
         on_test[model.classes_, 0] = torch.as_tensor(model.predict_proba(host[test]).T)
@@ -253,23 +258,27 @@ def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
     """[R] float64: the area under the ROC curve of each class against the rest, averaged over classes; ties count half.
 
+    A class of none or all of the test nodes, whose area is not defined, does not enter the mean.
+
     Args:
         probabilities: [C, R, n].
 
     Raises:
-        ValueError: a class has no test node, or all.
+        ValueError: all test nodes are of one class.
     """
     areas = []
     for c, scores in enumerate(probabilities.contiguous()):
         positive = labels == c
         n_positive, n_negative = int(positive.sum()), int((~positive).sum())
         if not n_positive or not n_negative:
-            raise ValueError(f"class {c} has {n_positive} of {len(labels)} test nodes; the area is not defined")
+            continue
         ordered = scores.sort(1).values
         below, upto = (torch.searchsorted(ordered, scores, right=right) for right in (False, True))
         ranks = (below + upto + 1).to(torch.float64) / 2
         wins = ranks[:, positive].sum(1) - n_positive * (n_positive + 1) / 2
         areas.append(wins / (n_positive * n_negative))
+    if not areas:
+        raise ValueError(f"the {len(labels)} test nodes are all of class {int(labels[0])}; areas are not defined")
     return torch.stack(areas).mean(0)
 
 

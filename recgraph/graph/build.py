@@ -10,10 +10,20 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
-from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_indices, check_type
+from recgraph.graph.schema import (
+    Edges,
+    EdgeType,
+    FeatureError,
+    GraphError,
+    GraphParts,
+    Nodes,
+    check_ends,
+    check_indices,
+    check_type,
+)
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 
-__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges"]
+__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges", "named_features"]
 
 
 def make_edges(
@@ -42,6 +52,8 @@ def make_edges(
         if values is not None and values.shape != source.shape:
             raise GraphError(f"edges {edge_type}: {name} have shape {tuple(values.shape)} for {source.numel()} edges")
     adj = Csr.from_coo(source, target, weights, shape=counts)
+    if times is not None and times.dtype == torch.bool:  # which a file of numbers does not hold
+        times = times.to(torch.int64)
     order = sort_entries(source, target, counts[1]) if times is not None else None
     return Edges(adj, None if times is None or order is None else times[order])
 
@@ -71,7 +83,7 @@ def from_edge_lists(
     for edge_type in (*weights, *times):
         check_type("edge type", edge_type, edges)
     nodes = {
-        name: Nodes(n, ids.get(name), None if name not in features else as_features(features[name]))
+        name: Nodes(n, ids.get(name), None if name not in features else named_features(name, features[name]))
         for name, n in counts.items()
     }
     made = {}
@@ -79,7 +91,8 @@ def from_edge_lists(
         check_ends(edge_type, counts)
         source, target = _pairs(edge_type, pairs)
         sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        w, t = (_tensor(given.get(edge_type)) for given in (weights, times))
+        w = _numbers(edge_type, "weights", weights.get(edge_type))
+        t = _numbers(edge_type, "times", times.get(edge_type))
         made[edge_type] = make_edges(edge_type, source, target, sizes, w, t)
     return nodes, made
 
@@ -101,7 +114,8 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
     for name in features:
         check_type("node type", name, counts)
     nodes = {
-        name: Nodes(n, features=as_features(features[name]) if name in features else None) for name, n in counts.items()
+        name: Nodes(n, features=named_features(name, features[name]) if name in features else None)
+        for name, n in counts.items()
     }
     return nodes, edges
 
@@ -119,6 +133,24 @@ def as_features(values: Any) -> Tensor | Csr:
         rows, cols = coo.indices()
         return Csr.from_coo(rows, cols, coo.values(), shape=(coo.shape[0], coo.shape[1]))
     return as_floating(tensor)
+
+
+def named_features(node_type: str, values: Any) -> Tensor | Csr:
+    """:func:`as_features` of a type; a FeatureError names it where they are no numbers."""
+    try:
+        return as_features(values)
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"features of {node_type!r} are no numbers: {error}") from None
+
+
+def _numbers(edge_type: EdgeType, name: str, values: Any) -> Tensor | None:
+    """Weights or times; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
+    try:
+        if not (values is None or isinstance(values, Tensor)) and np.asarray(values).dtype.kind == "M":
+            values = np.asarray(values).astype("datetime64[us]").astype(np.int64)
+        return _tensor(values)
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"edges {edge_type}: {name} are no numbers: {error}") from None
 
 
 def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:

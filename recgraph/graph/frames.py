@@ -26,6 +26,7 @@ from recgraph.graph.schema import (
     GraphParts,
     Nodes,
     check_ends,
+    check_triple,
     check_type,
 )
 from recgraph.sparse.csr import Csr
@@ -61,6 +62,7 @@ def from_frames(
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
     ends: Ends = {}
     for edge_type, table in lists.items():
+        check_triple(edge_type)
         if table.width < 2:
             raise GraphError(f"edges {edge_type}: the frame has {table.width} columns; the first two must be the ids")
         ends[edge_type] = ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
@@ -84,16 +86,27 @@ def from_frames(
 
 def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
     if table is not None:
-        ids = _id_column(table, 0)
+        ids = _present(f"node type {name!r}", _id_column(table, 0))
         if ids.is_duplicated().any():
             raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
         return IdMap(ids)
     named = [(edge_type, ids) for edge_type, both in ends.items() for end, ids in both if end == name]
     kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]
     for edge_type, ids in named:
-        _check_kind(edge_type, ids, name, next(iter(kinds), ""))
+        _check_kind(edge_type, _present(f"edges {edge_type}", ids), name, next(iter(kinds), ""))
     wide = pl.concat([ids.alias("id").to_frame() for _, ids in named], how="vertical_relaxed")
     return IdMap(wide["id"].unique(maintain_order=True))
+
+
+def _present(what: str, ids: pl.Series) -> pl.Series:
+    """The ids, none of which is missing."""
+    missing = ids.is_null() | (ids.is_nan() if ids.dtype.is_float() else False)
+    if missing.any():
+        row = int(missing.arg_max() or 0)
+        raise GraphError(
+            f"{what}, row {row} (from 0): the id {ids.name} is missing ({missing.sum()} such rows); drop them"
+        )
+    return ids
 
 
 def _id_column(table: pl.DataFrame, place: int) -> pl.Series:
@@ -167,6 +180,8 @@ def from_interactions(
             None takes the columns of lists and of texts that have at most half as many values as the frame has rows.
         separator: between the values of one text.
     """
+    if not (part is None or isinstance(part, Part)):
+        raise TypeError(f"part is a {type(part).__name__}; give a part of a split, such as split.train, or None")
     logs = part if part is not None else interactions.ordered.part
     users, items = interactions.users, interactions.items
     nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}

@@ -162,7 +162,7 @@ class HeteroGraph:
         nodes = dict(self.nodes)
         for node_type, values in features.items():
             check_type("node type", node_type, nodes)
-            made = None if values is None else build.as_features(values)
+            made = None if values is None else build.named_features(node_type, values)
             nodes[node_type] = replace(nodes[node_type], features=made)
         return HeteroGraph(nodes, self.edges)
 

@@ -261,8 +261,8 @@ class MetaPath:
         if cost.nbytes > self.config.max_memory_mib * _MIB:
             raise PathTooLargeError(
                 f"{cost}. The composed form is above max_memory_mib = {self.config.max_memory_mib:g}: use "
-                f"form='factorised' ({cost.factor_nbytes / _MIB:,.1f} MiB; no top_k, full counts), a smaller top_k, or "
-                "a larger max_memory_mib",
+                f"form='factorised' ({cost.factor_nbytes / _MIB:,.1f} MiB; no top_k, full counts) or a smaller top_k, "
+                "where the model has these settings, or a larger max_memory_mib",
                 cost,
             )
         return halves(route, steps, self.config.counts, engine)

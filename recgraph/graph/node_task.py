@@ -62,7 +62,7 @@ class NodeTask:
         target: the node type.
         labels: [N] int64, classes from 0, and -1 for a node whose class is not known; given as a tensor, an array or a
             list.
-        splits: name, e.g. labels a class (``"20"``) -> its parts.
+        splits: name, e.g. labels a class (``"20"``; numbers become texts) -> its parts.
         paths: the published meta-paths.
 
     Raises:
@@ -87,6 +87,7 @@ class NodeTask:
             )
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "paths", tuple(self.paths))
+        object.__setattr__(self, "splits", {str(name): split for name, split in self.splits.items()})
         for name, split in self.splits.items():
             for part in MASKS:
                 self._check_part(f"split {name!r}: {part}", getattr(split, part))

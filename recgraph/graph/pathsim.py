@@ -94,8 +94,8 @@ def steps_of(route: Route, graph: HeteroGraph, weights: bool, counts: Counts = "
         if counts == "full" and matrix.weights is not None and bool((negative := matrix.weights < 0).any()):
             raise PathError(
                 f"{int(negative.sum()):,} edges {'-'.join(step.edge_type)} have negative weights, down to "
-                f"{float(matrix.weights.min()):.3g}, which counts = 'full' cannot take; use counts='binary', "
-                "weights=False of a MetaPath, or weights from 0"
+                f"{float(matrix.weights.min()):.3g}, which counts = 'full' cannot take; use counts='binary' "
+                "(of a path that is not factorised), weights=False of a MetaPath, or weights from 0"
             )
     return matrices
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from recgraph.blocks import work_type
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
@@ -43,10 +44,15 @@ class Step:
         return adj.t() if self.backwards else adj
 
     def followed(self, graph: HeteroGraph, weights: bool) -> Csr:
-        """:meth:`matrix` as a path follows it: with weights no edge of weight 0 is one, without them all are alike."""
+        """:meth:`matrix` as a path follows it: with weights no edge of weight 0 is one, without them all are alike.
+
+        Weights of half precision are widened: their products and sums soon exceed what it holds.
+        """
         adj = self.matrix(graph)
         if not weights or adj.weights is None:
             return adj.with_weights(None)
+        adj = adj.with_weights(adj.weights.to(work_type(adj.weights)))
+        assert adj.weights is not None
         is_edge = adj.weights != 0
         return adj if bool(is_edge.all()) else adj.select(is_edge)
 

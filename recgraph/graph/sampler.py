@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -59,8 +59,12 @@ class NeighbourSampler:
         direction: Direction = "both",
         replace: bool = False,
     ) -> None:
+        if direction not in get_args(Direction):
+            raise ValueError(f"direction = {direction!r} must be one of {', '.join(get_args(Direction))}")
         for edge_type, counts in fan_outs.items():
             check_type("edge type", edge_type, graph.edges)
+            if not isinstance(counts, Sequence):
+                raise ValueError(f"fan_outs[{edge_type}] = {counts!r} must have a value for each hop, such as [10, 5]")
             if any(count is not None and count < 1 for count in counts):
                 raise ValueError(f"fan_outs[{edge_type}] = {tuple(counts)} must be at least 1 each, or None for all")
         self.graph, self.fan_outs, self.direction, self.replace = graph, dict(fan_outs), direction, replace
@@ -79,6 +83,8 @@ class NeighbourSampler:
         """
         for node_type, nodes in seeds.items():
             check_type("node type", node_type, self.graph.nodes)
+            if not isinstance(nodes, Tensor) or nodes.dtype != torch.int64 or nodes.dim() != 1:
+                raise ValueError(f"seeds[{node_type!r}] must be a tensor of int64, one node after another")
             if torch.unique(nodes).numel() != nodes.numel():
                 raise ValueError(f"seeds[{node_type!r}] holds a node twice; give each once")
             outside = (nodes < 0) | (nodes >= (n := self.graph.count(node_type)))

@@ -28,6 +28,7 @@ __all__ = [
     "check_ends",
     "check_indices",
     "check_nodes",
+    "check_triple",
     "check_type",
 ]
 
@@ -136,6 +137,8 @@ def check_edges(edge_type: EdgeType, edges: Edges, nodes: Mapping[str, Nodes]) -
         raise GraphError(f"edges {edge_type}: the matrix has shape {edges.adj.shape}, the nodes need {wanted}")
     if edges.times is not None and edges.times.shape != (edges.adj.nnz,):
         raise GraphError(f"edges {edge_type}: {edges.times.numel()} times for {edges.adj.nnz} edges")
+    if edges.adj.weights is not None:
+        _check_type(f"edges {edge_type}: the weights", edges.adj.weights, GraphError)
     for name, values in (("weight", edges.adj.weights), ("time", edges.times)):
         if values is not None and not bool(torch.isfinite(values).all()):
             entry = int(torch.nonzero(~torch.isfinite(values))[0])
@@ -150,17 +153,23 @@ def check_nodes(node_type: str, nodes: Nodes) -> None:
     """Ids and features of one node type."""
     if nodes.count < 0:
         raise GraphError(f"node type {node_type!r}: count = {nodes.count} must not be negative")
+    if not (nodes.ids is None or isinstance(nodes.ids, IdMap)):
+        raise GraphError(
+            f"node type {node_type!r}: ids are a {type(nodes.ids).__name__}; give an IdMap, or frames with ids to "
+            "HeteroGraph.from_frames"
+        )
     if nodes.ids is not None and len(nodes.ids) != nodes.count:
         raise GraphError(f"node type {node_type!r}: {len(nodes.ids)} ids for {nodes.count} nodes")
     features = nodes.features
     if features is None:
         return
+    values = features.values() if isinstance(features, Csr) else features
+    _check_type(f"features of {node_type!r}", values, FeatureError)
     if len(features.shape) != 2 or features.shape[0] != nodes.count:
         raise FeatureError(
             f"features of {node_type!r} have shape {tuple(features.shape)}; {nodes.count} nodes need "
             f"({nodes.count}, width)"
         )
-    values = features.values() if isinstance(features, Csr) else features
     wrong_mask = ~torch.isfinite(values)
     if bool(wrong_mask.any()):
         at = torch.nonzero(wrong_mask)[0]
@@ -172,9 +181,20 @@ def check_nodes(node_type: str, nodes: Nodes) -> None:
         )
 
 
+def _check_type(what: str, values: Tensor, error: type[GraphError]) -> None:
+    """Models compute with floating-point numbers, and NumPy, which files and hashes are made by, has no bfloat16."""
+    if not values.is_floating_point() or values.dtype == torch.bfloat16:
+        raise error(f"{what} are {str(values.dtype).removeprefix('torch.')}; make them float32 (.float())")
+
+
 def check_ends(edge_type: EdgeType, counts: Mapping[str, object]) -> None:
     """Raise where an edge type is no triple, or ends at a type that is not there."""
-    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
-        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
+    check_triple(edge_type)
     check_type("node type", edge_type[0], counts)
     check_type("node type", edge_type[2], counts)
+
+
+def check_triple(edge_type: object) -> None:
+    """Raise where an edge type is no triple."""
+    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
+        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")

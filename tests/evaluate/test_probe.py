@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,20 @@ def test_area_counts_ties_half() -> None:
     areas = probe._areas(p, labels)
     for r in range(2):
         assert float(areas[r]) == pytest.approx(roc_auc_score(labels, p[:, r].T, multi_class="ovr"))
-    with pytest.raises(ValueError, match="class 2 has 0 of 60"):
-        probe._areas(p, labels.clamp(max=1))
+    # a class without test nodes does not enter the mean
+    of_two = probe._areas(p, labels.clamp(max=1))
+    for r in range(2):
+        each = [roc_auc_score(labels.clamp(max=1) == c, p[c, r]) for c in range(2)]
+        assert float(of_two[r]) == pytest.approx(sum(each) / 2)
+    with pytest.raises(ValueError, match="the 60 test nodes are all of class 0"):
+        probe._areas(p, torch.zeros_like(labels))
+
+
+def test_a_train_part_of_one_class_is_refused() -> None:
+    x, y, split = nodes()
+    alone = replace(split, train=(y == 1).nonzero().flatten())
+    with pytest.raises(ValueError, match="train nodes are all of class 1; give nodes of two"):
+        probe.logistic_probe(x, y, alone)
 
 
 def test_the_seed_decides() -> None:

@@ -6,11 +6,86 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
+import recgraph as rg
 from recgraph.data.errors import CorruptFileError
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.graph.schema import FeatureError, GraphError, Nodes, UnknownTypeError
+from recgraph.sparse.csr import Csr
+
+BY = ("paper", "by", "author")
+PAIRS = (torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]))
+
+
+def made(**more: Any) -> HeteroGraph:
+    return HeteroGraph.from_edge_lists({"paper": 3, "author": 2}, {BY: PAIRS}, **more)
+
+
+def test_path_counts_of_weights_of_half_precision_do_not_overflow() -> None:
+    """300 * 300 is above what float16 holds."""
+    weights = torch.tensor([300.0, 300.0, 1.0])
+    half, single = (made(weights={BY: weights.to(dtype)}) for dtype in (torch.float16, torch.float32))
+    path = MetaPath("paper-author-paper")
+    for of in (path.counts, path):
+        assert torch.equal(of(half).to_dense(), of(single).to_dense())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bfloat16])
+def test_features_and_weights_are_floating_point_numbers(dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(FeatureError, match=rf"features of 'paper' are {name}; make them float32"):
+        HeteroGraph({"paper": Nodes(3, None, torch.ones(3, 3, dtype=dtype))})
+    adj = Csr.from_coo(*PAIRS, shape=(3, 2)).with_weights(torch.ones(3, dtype=dtype))
+    with pytest.raises(GraphError, match=rf"the weights are {name}; make them float32"):
+        made().with_edges({BY: adj})
+
+
+def test_what_is_no_number_is_refused_by_its_name() -> None:
+    with pytest.raises(FeatureError, match="features of 'paper' are no numbers"):
+        made(features={"paper": np.array([["a"], ["b"], ["c"]], dtype=object)})
+    with pytest.raises(FeatureError, match="features of 'paper' are no numbers"):
+        made().with_features({"paper": np.array([["a"], ["b"], ["c"]])})
+    with pytest.raises(GraphError, match="weights are no numbers"):
+        made(weights={BY: ["a", "b", "c"]})
+    with pytest.raises(GraphError, match="ids are a list; give an IdMap"):
+        made(ids={"paper": ["u", "v", "w"]})
+
+
+def test_times_as_numpy_has_them(tmp_path: Path) -> None:
+    dates = np.array(["2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[D]")
+    frame = pl.DataFrame({"p": [0, 1, 2], "a": [0, 0, 1], "time": dates})
+    times = made(times={BY: dates}).edges[BY].times
+    from_frame = HeteroGraph.from_frames({BY: frame}).edges[BY].times
+    assert times is not None
+    assert from_frame is not None
+    assert torch.equal(times, from_frame)
+    booleans = made(times={BY: np.array([True, False, True])})
+    booleans.save(tmp_path)
+    assert HeteroGraph.load(tmp_path).hash == booleans.hash
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_ids_are_refused(missing: float | None) -> None:
+    whole, holed = pl.DataFrame({"id": [0.0, 1.5]}), pl.DataFrame({"id": [0.0, missing]})
+    edges = pl.DataFrame({"p": [0.0, 1.5], "a": [0.0, missing]})
+    with pytest.raises(GraphError, match=r"node type 'author', row 1 \(from 0\): the id id is missing"):
+        HeteroGraph.from_frames({BY: pl.DataFrame({"p": [0.0], "a": [0.0]})}, {"paper": whole, "author": holed})
+    with pytest.raises(GraphError, match=r"edges .*, row 1 \(from 0\): the id a is missing"):
+        HeteroGraph.from_frames({BY: edges}, {"paper": whole})
+
+
+def test_frames_of_a_type_that_is_no_triple_and_a_split_for_its_part() -> None:
+    frame = pl.DataFrame({"p": [0, 1], "a": [0, 1]})
+    with pytest.raises(UnknownTypeError, match=r"must be \(source type, relation, target type"):
+        HeteroGraph.from_frames({("paper", "author"): frame})  # type: ignore[dict-item]
+    log = rg.Interactions.from_frame(frame, user="p", item="a")
+    with pytest.raises(TypeError, match="part is a Split; give a part of a split"):
+        HeteroGraph.from_interactions(log, log.split("ratio", test=0.5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,12 @@ def test_bad_settings_are_refused() -> None:
         NeighbourSampler(graph(), {BY: (2, 0)})
     with pytest.raises(UnknownTypeError):
         NeighbourSampler(graph(), {("paper", "by", "venue"): (2,)})
+    with pytest.raises(ValueError, match="direction = 'sideways' must be one of out, in, both"):
+        NeighbourSampler(graph(), {BY: (2,)}, direction="sideways")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="= 10 must have a value for each hop"):
+        NeighbourSampler(graph(), {BY: 10})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"seeds\['paper'\] must be a tensor of int64"):
+        NeighbourSampler(graph(), {BY: (2,)})({"paper": [1, 2]}, generator())  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="holds a node twice"):
         NeighbourSampler(graph(), {BY: (2,)})({"paper": torch.tensor([1, 1])}, generator())
     for seed in (-1, 30):

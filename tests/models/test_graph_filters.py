@@ -13,7 +13,7 @@ import torch
 import recgraph as rg
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.memory import MemoryLimitError
+from recgraph.memory import MemoryLimitError, Workload
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.closed_form import graph_filters
 from recgraph.models.closed_form.graph_filters import GFCF, TurboCF
@@ -103,6 +103,28 @@ def test_more_factors_than_a_side_are_all_there_are(device: torch.device) -> Non
     assert model.get_buffer("factors").shape == (N_ITEMS, 6)
     expected = gfcf_scores(_dense(train), _dense(train), 6, 0.3)
     np.testing.assert_allclose(_scores(model, train, device), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_a_dense_copy_is_made_of_small_matrices_alone(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """Singular vectors of many users and few items are those of the dense copy, without one."""
+    train = _lists(0, 40)
+    expected = _fitted(GFCF(n_factors=4), train, device)
+    monkeypatch.setattr(graph_filters, "_DENSE_CELLS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(np.linalg, "svd", None)
+        found = _fitted(GFCF(n_factors=4), train, device)
+    np.testing.assert_allclose(_scores(found, train, device), _scores(expected, train, device), rtol=2e-5, atol=2e-6)
+
+
+def test_the_dense_copy_is_in_the_predicted_memory() -> None:
+    space = Space(n_users=1_000_000, n_items=200)
+    dense, sparse = (
+        GFCF(n_factors=n)
+        .memory_needs(Workload(space.n_users, space.n_items, torch.full((space.n_users,), 4), 256, space))
+        .fitting
+        for n in (200, 64)
+    )
+    assert dense > 3 * 8 * 1_000_000 * 200 > 1.2 * sparse
 
 
 @pytest.mark.parametrize("order", ["linear", "second", "third"])

@@ -13,6 +13,7 @@ from every_model import OF_NODES, of_nodes
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import PathTooLargeError
 from recgraph.models.heterogeneous import meow
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.meow import MEOW
@@ -40,6 +41,29 @@ def step(model: GraphModel, nodes: torch.Tensor | None = None) -> dict[str, torc
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
     return {name: value.detach() for name, value in terms.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in OF_NODES if name != "hero"])
+def test_a_path_is_named_once(name: str) -> None:
+    with pytest.raises(ValueError, match=r"holds 'paper-author-paper' twice; name each path once"):
+        of_nodes(name, of=alike(4), metapaths=("paper-author-paper", "paper-author-paper"))
+
+
+def test_a_path_that_is_too_large_is_answered_with_a_setting_that_the_model_has() -> None:
+    for name in ("heco", "hgmae"):
+        with pytest.raises(PathTooLargeError, match="a larger max_memory_mib"):
+            of_nodes(name, of=alike(40), metapaths=("paper-author-paper",), max_memory_mib=1e-4)
+
+
+@pytest.mark.parametrize(("augmenter", "needs"), [("attention", "the states of a sequence"), ("conv", "exactly")])
+def test_an_augmenter_that_views_of_nodes_cannot_feed_is_refused(augmenter: str, needs: str) -> None:
+    settings: dict[str, Any] = {"twin": "latent", "augmenter": augmenter, "metapaths": ("paper-author-paper",)}
+    if augmenter == "conv":
+        settings["augmenter_options"] = {"variant": "published"}
+    with pytest.raises(ValueError, match=f"augmenter = '{augmenter}' with variant = .* needs {needs}"):
+        MEOW(**settings).build(alike(4), seed=0)
+    fits = {"variant": "published"} if augmenter == "attention" else {}
+    step(MEOW(**{**settings, "augmenter_options": fits}).build(alike(4), seed=0))
 
 
 @pytest.mark.parametrize("n", [1, 4])

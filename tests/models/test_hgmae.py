@@ -106,6 +106,14 @@ def test_cosines_of_edges(compressed: bool) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_lengths_of_features_of_half_precision(sparse: bool) -> None:
+    """Squares of 1e-4 are 0 in float16, and those of 300 infinite."""
+    x = torch.tensor([[1e-4] * 50, [300.0] * 50]).half()
+    found = lengths_of(Csr.from_dense(x) if sparse else x, 2, torch.empty(0))
+    torch.testing.assert_close(found, x.float().norm(dim=1), rtol=1e-6, atol=0)
+
+
 def test_masked_nodes() -> None:
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
@@ -25,8 +27,8 @@ from recgraph.sparse.products import compose, distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
-#: the shorter side of a matrix up to which all its singular vectors are computed, of a dense copy
-_DENSE = 512
+#: the shorter side of a matrix, and its cells, up to which all its singular vectors are computed, of a dense copy
+_DENSE, _DENSE_CELLS = 512, 1 << 23
 #: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
 _ZERO = 1e-7
 #: predictions of memory assume that the mean square of the users' numbers of items is so many squares of their mean
@@ -41,6 +43,11 @@ class _Filter(NamedTuple):
     matrix: Csr
     there: Tensor
     back: Tensor
+
+
+def _is_dense(shape: tuple[int, int], n_vectors: int) -> bool:
+    """Whether all singular vectors are computed: ARPACK finds fewer than the shorter side has."""
+    return min(shape) <= n_vectors or (min(shape) <= _DENSE and math.prod(shape) <= _DENSE_CELLS)
 
 
 class GFCFConfig(ModelConfig):
@@ -66,7 +73,8 @@ class GFCF(SizedByState, ClosedFormModel):
 
     Source: Shen et al., How Powerful is Graph Convolution for Recommendation? (CIKM 2021), equations 10 to 12, and the
     published code for where D_I stands around V. Departures: none; V is computed in float64 on the host by ARPACK
-    (implicitly restarted Lanczos, a seeded start), or from a dense copy where a side is at most 512.
+    (implicitly restarted Lanczos, a seeded start), or from a dense copy where a side is at most 512 and the copy small,
+    or ``n_factors`` is all of a side.
 
     Attributes:
         items: [nnz] int64, the distinct items of each training user, one after another.
@@ -88,7 +96,7 @@ class GFCF(SizedByState, ClosedFormModel):
         self.register_buffer("factors", torch.zeros(space.n_items, width))
 
     def memory_needs(self, work: Workload) -> Needs:
-        return user_filter_needs(self, work, _SIGNALS)
+        return user_filter_needs(self, work, _SIGNALS, partial(_is_dense, (work.n_users, work.n_items)))
 
     def fit(self, train: Part) -> Self:
         device = self.factors.device
@@ -104,7 +112,7 @@ class GFCF(SizedByState, ClosedFormModel):
         from scipy.sparse.linalg import svds
 
         matrix, width = self._normalised(rows.values, rows.offsets, torch.float64)[0].to_scipy(), self.factors.shape[1]
-        if min(matrix.shape) <= max(_DENSE, width):
+        if _is_dense(matrix.shape, width):
             _, values, found = np.linalg.svd(matrix.toarray(), full_matrices=False)
         else:
             assert self.seed is not None

@@ -19,6 +19,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.graph.spectral import coordinates
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.heterogeneous.paths import check_once
 from recgraph.models.heterogeneous.type_layers import TypeLayer
 from recgraph.models.memory import graph_needs
 from recgraph.ranks import WHOLE, Share
@@ -269,6 +270,7 @@ class GraphModel(HoldsGraph, TrainableModel):
         paths = self.config.metapaths
         if not paths:
             raise ValueError(f"metapaths = () must name at least one path, such as {_example(graph)!r}")
+        check_once("metapaths", paths)
         ends = {path: MetaPath(path).route(graph) for path in paths}
         for path, route in ends.items():
             if route[0].start != route[-1].end or route[0].start != ends[paths[0]][0].start:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
 from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
@@ -105,6 +106,7 @@ class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
         Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
     ] = None
     counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
+    max_memory_mib: Annotated[float, Field(gt=0, description="a path that needs more is refused"), Added()] = 4096
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
@@ -185,7 +187,8 @@ class HeCo(ContrastiveModel, LearnsClasses):
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         features = {name: self._features(graph, name) for name in self.types}
-        made = [MetaPath(path, counts=config.counts, normalisation="symmetric") for path in config.metapaths]
+        shared: dict[str, Any] = {"counts": config.counts, "max_memory_mib": config.max_memory_mib}
+        made = [MetaPath(path, normalisation="symmetric", **shared) for path in config.metapaths]
         counts = [path.counts(graph) for path in made]
         looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
         self._inputs = _Inputs(
@@ -221,6 +224,11 @@ class HeCo(ContrastiveModel, LearnsClasses):
                 f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
                 "objective"
             )
+
+    def memory_needs(self, work: Workload) -> Needs:
+        needs = super().memory_needs(work)
+        # the shares of all paths at once, and their mean, of which positives are chosen
+        return replace(needs, fitting=max(needs.fitting, needs.held["adjacencies"]))
 
     def _order(self, of: Csr) -> Tensor:
         """[N]: a place for each node, by which ties are broken."""

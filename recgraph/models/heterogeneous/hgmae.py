@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recgraph.augment.graph import EdgeDrop
 from recgraph.blocks import work_type
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.encoders.graph_attention import HANLayer
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.walks import WalkConfig, metapath2vec
@@ -57,6 +57,7 @@ def rate_at(rate: float | tuple[float, float, float], epoch: int) -> float:
 
 
 class HGMAEConfig(OneWidthConfig):
+    max_memory_mib: Annotated[float, Field(gt=0, description="a path that needs more is refused"), Added()] = 4096
     n_layers: Annotated[int, Field(ge=1, description="of the encoder"), Search(1, 3)] = 2
     n_heads: Annotated[int, Field(ge=1, description="of the encoder's attention; a divisor of hidden_dim")] = 4
     n_neighbours: Annotated[
@@ -197,7 +198,7 @@ class HGMAE(GraphModel):
         self.type_layers = nn.ModuleList([self._type_layer(graph, target)])
         self._begin_rows(graph, target, {target: self.type_layers[0]})
         features = self._features(graph, target)
-        paths = [MetaPath(path) for path in config.metapaths]
+        paths = [MetaPath(path, max_memory_mib=config.max_memory_mib) for path in config.metapaths]
         counts = [path.counts(graph) for path in paths]
         exact = [normalise(matrix, "symmetric", torch.float64) for matrix in counts]
         n, like = graph.count(target), torch.empty(0, dtype=torch.float64, device=graph.device)

@@ -7,6 +7,7 @@ pattern as its path, so that one sample of edges serves both.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -25,7 +26,7 @@ from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, 
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import Layered, Operator
 
-__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "normalised", "read_graph", "walkable"]
+__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "check_once", "normalised", "read_graph", "walkable"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,17 @@ _MAX_COMPOSED = 1 << 24
 
 Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
+
+
+def check_once(name: str, paths: Sequence[str]) -> None:
+    """Refuse a path that a setting names twice: what a model says of its paths is told apart by their names.
+
+    Raises:
+        ValueError: names the setting and the path.
+    """
+    twice = next((path for path, n in Counter(paths).items() if n > 1), None)
+    if twice is not None:
+        raise ValueError(f"{name} = {tuple(paths)} holds {twice!r} twice; name each path once")
 
 
 @dataclass(frozen=True, eq=False)

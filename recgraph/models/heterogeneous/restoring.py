@@ -33,7 +33,7 @@ def scaled_cosine_error(cosines: Tensor, power: float) -> Tensor:
 
 
 def lengths_of(x: Features, n: int, like: Tensor) -> Tensor:
-    """[N]: the lengths of rows of features [N, F], dense or sparse; None: of the identity.
+    """[N]: the lengths of rows of features [N, F], dense or sparse; None: of the identity. Summed in float32 at least.
 
     Args:
         n: N.
@@ -41,8 +41,11 @@ def lengths_of(x: Features, n: int, like: Tensor) -> Tensor:
     """
     if x is None:
         return like.new_ones(n)
-    squares = x.with_weights(x.values().square()).row_sums() if isinstance(x, Csr) else x.square().sum(1)
-    return squares.sqrt().to(like.dtype)
+    # squares of half precision are 0 below 2e-4 and infinite above 255
+    values = x.values() if isinstance(x, Csr) else x
+    squares = values.to(work_type(values)).square()
+    sums = x.with_weights(squares).row_sums() if isinstance(x, Csr) else squares.sum(1)
+    return sums.sqrt().to(like.dtype)
 
 
 def attribute_cosines(z: Tensor, decoder: nn.Linear, x: Features, lengths: Tensor) -> Tensor:

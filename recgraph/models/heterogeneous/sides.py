@@ -8,7 +8,7 @@ from typing import Any
 from recgraph.augment.graph import make_augmentation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
-from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
+from recgraph.models.heterogeneous.paths import MetaPathInputs, check_once, read_graph
 from recgraph.models.heterogeneous.settings import make_masks, make_paths
 from recgraph.rng import Generators, derive
 
@@ -48,6 +48,7 @@ def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, c
     names = _offered(graph, side) if given is None else given
     if not names:
         raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
+    check_once(f"{side}_metapaths", names)
     made: list[MetaPath] = []
     for name in names:
         route = MetaPath(name).route(graph)

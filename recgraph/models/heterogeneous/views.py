@@ -47,6 +47,21 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
     return encoder
 
 
+def _check_latent(augmenter: Any, spec: Mapping[str, Any]) -> None:
+    """Refuse an augmenter that needs more than the vectors of nodes, of which there are any number."""
+    needs = {
+        "the states of a sequence": augmenter.needs_states,
+        "the items of a sequence": augmenter.changes_tokens,
+        f"exactly {augmenter.batch_size} vectors": augmenter.batch_size is not None,
+    }
+    for what, is_needed in needs.items():
+        if is_needed:
+            raise ValueError(
+                f"augmenter = {spec['name']!r} with variant = {augmenter.variant!r} needs {what}, and views of nodes "
+                "have vectors alone; use augmenter='mlp', or attention with augmenter_options={'variant': 'published'}"
+            )
+
+
 @dataclass(frozen=True)
 class BothViews:
     """Attributes: ``coarse``, ``fine``, also the embedding, and ``paths``, one a path without its twin; [N, D] each."""
@@ -107,6 +122,8 @@ class MetaPathViews(nn.Module):
         spec = {"name": config.augmenter, **config.augmenter_options}
         latent = inputs.paths if config.twin == "latent" else ()
         self.augmenters = nn.ModuleList(registry.make("augmenter", spec, hidden_dim=dim) for _ in latent)
+        for augmenter in self.augmenters:
+            _check_latent(augmenter, spec)
 
     def forward(
         self,
