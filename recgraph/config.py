@@ -124,6 +124,20 @@ class Config(BaseModel):
     # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
+    @model_validator(mode="after")
+    def _options_are_of_a_part(self) -> Self:
+        """``X_options`` are settings of the part that ``X`` names: they name no other, and need one."""
+        fields = type(self).model_fields
+        for name in fields:
+            part, options = name.removesuffix("_options"), getattr(self, name)
+            if part == name or part not in fields or not isinstance(options, dict) or not options:
+                continue
+            if getattr(self, part) is None:
+                raise ValueError(f"{name} = {options} has no effect without {part}; name the part, or leave it out")
+            if "name" in options:
+                raise ValueError(f"{name} = {options} names a part; write {part} = {options['name']!r} instead")
+        return self
+
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""

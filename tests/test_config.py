@@ -91,6 +91,28 @@ def test_refusals_name_field_value_and_range(settings: dict[str, object], messag
         Encoder.of(settings)
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("sasrec", {"loss_options": {"name": "bce"}}, "loss_options = .* names a part; write loss = 'bce' instead"),
+        ("mclrec", {"augmenter_options": {"name": "attention"}}, "write augmenter = 'attention' instead"),
+        ("twostage", {"ranker_options": {"name": "logistic"}}, "write ranker = 'logistic' instead"),
+        ("cl4srec", {"objective_options": {"name": "info_nce"}}, "write objective = 'info_nce' instead"),
+        ("cl4srec", {"weight_options": {"bta": 1}}, "weight_options = .* has no effect without weight"),
+        ("cl4srec", {"mixture_options": {"n_mixed": 1}}, "mixture_options = .* has no effect without mixture"),
+        ("cl4srec", {"temperature_end": 0.1}, "temperature_end = 0.1 has no effect without a schedule"),
+        (
+            "sasrec",
+            {"item_graph": "transitions", "item_contrast_options": {"temperature": 0.1}},
+            "item_contrast_options = .* has no effect without item_contrast",
+        ),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(model: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        registry.load("model", model)(**settings)
+
+
 def test_options_of_every_setting_that_has_some_are_led_to_where_they_belong() -> None:
     found = set()
     configs = [DataConfig, *(cls.Config for _, cls in registry.classes("model"))]

@@ -58,10 +58,14 @@ class ScheduledSimilarity(Similarity):
 
 
 def check_schedule(schedule: str, end: float | None) -> None:
-    """Refuse a schedule that lacks its second temperature.
+    """Refuse a schedule that lacks its second temperature, and a second temperature without a schedule.
 
     Raises:
         ValueError: that is so.
     """
     if schedule != "constant" and end is None:
         raise ValueError(f"temperature_schedule = {schedule!r} needs temperature_end, the temperature that it goes to")
+    if schedule == "constant" and end is not None:
+        raise ValueError(
+            f"temperature_end = {end} has no effect without a schedule; give temperature_schedule='linear' or 'cosine'"
+        )

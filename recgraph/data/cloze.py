@@ -54,6 +54,7 @@ class ClozeBatches(SequenceBatches):
         mask_ratio, last_share: of :func:`draw_masks`.
         window_step: items between the samples of a longer history, which then cover it; None: its last items alone.
         gaps: rows of inputs also hold the bucket of the time gap before each item, 0 where it is masked.
+        times: and the time of each item, 0 where it is masked.
 
     Raises:
         ValueError: no user has two interactions, or ``gaps`` and the log has no times.
@@ -72,9 +73,10 @@ class ClozeBatches(SequenceBatches):
         last_share: float,
         window_step: int | None = None,
         gaps: bool = False,
+        times: bool = False,
     ) -> None:
         self.mask_ratio, self.last_share, self.window_step = mask_ratio, last_share, window_step
-        super().__init__(train, batch_size, max_len, generators, "sequence", False, False, gaps, False, False)
+        super().__init__(train, batch_size, max_len, generators, "sequence", False, False, gaps, times, False)
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         rows = (self.tokens.lengths > 1).nonzero().squeeze(1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["N_GAPS", "gap_buckets", "with_gaps"]
+__all__ = ["N_GAPS", "gap_buckets", "times_of", "with_gaps"]
 
 #: buckets: unknown, no gap, then one for each number of binary digits
 N_GAPS = 65
@@ -50,3 +50,11 @@ def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False) ->
         )
     columns = [tokens.values, gap_buckets(tokens.with_values(times)).values]
     return tokens.with_values(torch.stack([*columns, times + (times >= 0)] if with_times else columns, 1))
+
+
+def times_of(rows: Ragged) -> Ragged | None:
+    """The times of rows of triples of :func:`with_gaps`; None: the rows hold none."""
+    if rows.values.ndim == 1 or rows.values.shape[1] < 3:
+        return None
+    counted = rows.values[:, 2]
+    return rows.with_values(counted - (counted > 0).to(counted.dtype))

@@ -236,6 +236,7 @@ def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged 
             f"cases is empty: {where} asks nothing of any user; give another part or split, or a log whose users have "
             "enough interactions (leave-one-out: three)"
         )
+    _check_rows(cases)
     if bool((cases.truth.lengths == 0).any()):
         row = int((cases.truth.lengths == 0).nonzero()[0])
         raise ValueError(f"user index {int(cases.users[row])} has no relevant item; leave such users out of the cases")
@@ -243,6 +244,21 @@ def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged 
         differing = set(protocols[0].differences(other)) - _MAY_DIFFER
         if differing:
             raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
+
+
+def _check_rows(cases: Cases) -> None:
+    """Refuse cases whose parts are not of the same users and items."""
+    n = len(cases.users)
+    for name, rows in (("history", cases.history), ("truth", cases.truth), ("times", cases.times)):
+        if rows is not None and rows.n_rows != n:
+            raise ValueError(f"cases.{name} has {rows.n_rows} rows for {n} users; give one for each user")
+    values = cases.history.values
+    if bool(((values < 0) | (values >= cases.n_items)).any()):
+        raise ValueError(
+            f"cases.history holds an item outside 0 to {cases.n_items - 1}; leave out padding and unknown items"
+        )
+    if cases.grades is not None and len(cases.grades) != len(cases.truth.values):
+        raise ValueError(f"cases.grades has {len(cases.grades)} grades for {len(cases.truth.values)} relevant items")
 
 
 def _check_held_out(protocols: Sequence[Protocol]) -> None:

@@ -188,6 +188,14 @@ class Model(nn.Module):
     def _build(self, space: Space) -> None:
         raise TypeError(f"{type(self).__name__} must define _build(space)")
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if self.__dict__.get("space") is None:
+                error.add_note("The model is not built: rg.fit builds it, or call build(Space(...)).")
+            raise
+
     def encode_users(self, query: Query) -> Tensor:
         """[B, D]: a vector for each query."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no user vectors")

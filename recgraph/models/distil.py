@@ -12,10 +12,11 @@ from torch import Tensor
 from recgraph.blocks import row_blocks
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query
+from recgraph.data.part import Part
 from recgraph.losses.distil import DistilBy, distil_loss
 from recgraph.models.base import Model, ModelConfig
 
-__all__ = ["DistilConfig", "Teacher", "distilled"]
+__all__ = ["DistilConfig", "Teacher", "distilled", "teacher_reads_times"]
 
 
 class DistilConfig(ModelConfig):
@@ -84,6 +85,11 @@ class Teacher:
             )
         return model.teacher
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether its scores depend on the times of histories."""
+        return self.model.reads_times
+
     @torch.no_grad()
     def __call__(self, query: Query, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """[B, K] int64 candidates and [B, K] their scores; all scores are there for a block of rows alone.
@@ -106,6 +112,11 @@ class Teacher:
             candidates.append(torch.cat([places, drawn.expand(len(every), -1)], 1))
             scores.append(torch.cat([best, every.index_select(1, drawn)], 1))
         return torch.cat(candidates), torch.cat(scores)
+
+
+def teacher_reads_times(model: Model, train: Part) -> bool:
+    """Whether a model's teacher reads the times of histories, and the training part has them."""
+    return isinstance(model.teacher, Teacher) and model.teacher.reads_times and train.times is not None
 
 
 def distilled(

@@ -89,6 +89,7 @@ def export(
     users: IdMap,
     items: IdMap,
     seen: Ragged,
+    times: Ragged | None,
     columns: Columns,
     folder: Path,
     record: Mapping[str, Any],
@@ -100,6 +101,7 @@ def export(
         model: built; in evaluation mode.
         users, items: index <-> id.
         seen: a row for each user: what the user did.
+        times: of ``seen``, row by row, or None.
         columns: the names of the columns of ids.
         folder: of the export.
         record: what belongs to the model, for the manifest.
@@ -126,7 +128,7 @@ def export(
             manifest["graph"] = _write_graph(_graph(form, vectors, _UNITS[time_unit]), temporary)
         tables = {"items": _write_ids(temporary, "item", columns.item, items.ids(range(len(items))), vectors)}
         if form is None:
-            index, of_users = _user_table(model, seen)
+            index, of_users = _user_table(model, seen, times)
             tables["users"] = _write_ids(temporary, "user", columns.user, users.ids(index), of_users)
         manifest["tables"] = tables
         (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
@@ -136,12 +138,12 @@ def export(
     return manifest
 
 
-def _user_table(model: Model, seen: Ragged) -> tuple[Tensor, Tensor]:
+def _user_table(model: Model, seen: Ragged, times: Ragged | None) -> tuple[Tensor, Tensor]:
     """The indices [U] of the users of whom enough is known, and their vectors [U, D]."""
-    every = Query(torch.arange(seen.n_rows), seen)
+    every = Query(torch.arange(seen.n_rows), seen, times)
     with evaluating(model):
         index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
-    return index, encode_users(model, Query(index, seen.take(index)))
+    return index, encode_users(model, every.take(index))
 
 
 def _check_installed() -> None:

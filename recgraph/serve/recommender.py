@@ -366,7 +366,7 @@ class Recommender:
             ExportError: the model has no form that can be exported, or the folder holds something else.
             ImportError: the extra ``export`` is not installed.
         """
-        of = self.model, self.users, self.items, self.seen, self.columns
+        of = self.model, self.users, self.items, self.seen, self.times, self.columns
         return export(*of, Path(folder), self.record, self.time_unit)
 
     @checked

@@ -113,6 +113,13 @@ class TrainConfig(Config):
         bool, Field(description="also send the run's folder to the tracker, as an artefact"), Added()
     ] = False
 
+    @field_validator("track_folder", mode="after")
+    @classmethod
+    def _check_track(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("track", "") is None:
+            raise ValueError("there is no tracker to send the folder to; give track='mlflow' or 'wandb'")
+        return value
+
     @field_validator("shard_tables", mode="after")
     @classmethod
     def _check_shards(cls, value: bool, info: ValidationInfo) -> bool:

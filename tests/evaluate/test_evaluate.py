@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import forked
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate
 from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.frames import ScoreMatrix
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, split_metric, value_of
+from recgraph.evaluate.metrics.rank import RBP
 from recgraph.evaluate.topk import tie_order
 from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.sparse.ragged import Ragged
@@ -348,6 +353,32 @@ def test_cases_that_do_not_fit() -> None:
         evaluate(model, Cases(torch.tensor([6, 7]), Ragged.from_lists([[], []]), Ragged.from_lists([[1], []]), 40))
     with pytest.raises(ValueError, match="outside 0 to 39"):
         evaluate(model, Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([[40]]), 40))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"history": Ragged.from_lists([[-1], [2]])}, "cases.history holds an item outside 0 to 5"),
+        ({"history": Ragged.from_lists([[0], [6]])}, "cases.history holds an item outside 0 to 5"),
+        ({"history": Ragged.from_lists([[0]])}, "cases.history has 1 rows for 2 users"),
+        ({"users": torch.arange(3)}, "cases.history has 2 rows for 3 users"),
+        ({"grades": torch.ones(3)}, "cases.grades has 3 grades for 2 relevant items"),
+    ],
+)
+def test_cases_whose_parts_do_not_fit(changed: dict[str, Any], message: str) -> None:
+    cases = Cases(torch.arange(2), Ragged.from_lists([[0], [2]]), Ragged.from_lists([[5], [3]]), 6)
+    with pytest.raises(ValueError, match=message):
+        evaluate(ScoreMatrix(torch.arange(12.0).reshape(2, 6)), replace(cases, **changed), metrics=["recall@6"])
+
+
+def test_the_best_list_of_graded_rbp_has_the_greatest_grades_first() -> None:
+    truth = Ragged.from_lists([[0, 1, 2], [1, 3]])
+    cases = Cases(torch.arange(2), Ragged.from_lists([[], []]), truth, 4, torch.tensor([3.0, 2.0, 1.0, 4.0, 1.0]))
+    scores = ScoreMatrix(torch.tensor([[9.0, 8.0, 7.0, 0.0], [9.0, 8.0, 7.0, 6.0]]))
+    found = evaluate(scores, cases, seen=("keep",), metrics=[RBP(graded=True)], cutoffs=(4,))["keep"]
+    p = 0.85
+    second = (4 * p + p**3) / (4 + p)
+    assert found.per_user["rbp(graded=True)@4"].tolist() == pytest.approx([1.0, second], rel=1e-12)
 
 
 @pytest.mark.parametrize("selects", ["coverage@20", "novelty@3", "ndcg@10", "auc@5"])

@@ -271,6 +271,11 @@ def test_matrix_forms() -> None:
         matrix(scores[0], relevant)
 
 
+def test_items_of_a_matrix_are_integers() -> None:
+    with pytest.raises(ValueError, match=r"truth holds \[1.9\]; give indices of items, which are integers"):
+        matrix([[0.0, 1.0, 2.0]], [[1.9]])
+
+
 def test_seen_items_that_are_not_given_are_not_left_out() -> None:
     with pytest.raises(ValueError, match="give seen_items, or take seen="):
         matrix(np.eye(4), np.eye(4), seen=["exclude"])

@@ -129,6 +129,41 @@ def test_a_student_learns_from_a_run_and_is_served_without_it(
     assert len(served.recommend([0], k=3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sasrec", {}),
+        ("cl4srec", {"time_gaps": True, "dropout": 0.1}),
+        ("hstu", {"encoder_options": {"time_bias": True}}),
+        ("bert4rec", {}),
+        ("bprmf", {}),
+    ],
+)
+def test_a_teacher_that_reads_times_is_given_them(
+    name: str, settings: dict[str, Any], split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The histories that it is asked for are those of the log, with the times that stand there."""
+    of_times = SASRec(hidden_dim=8, time_gaps=True)
+    taught = rg.fit(of_times, split, seed=0, out=tmp_path / "run", max_epochs=1, device="cpu")
+    assert taught.model.reads_times
+    asked: list[Query] = []
+    ask = Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, query, draw: asked.append(query) or ask(self, query, draw))
+    model = registry.load("model", name)(hidden_dim=8, teacher=str(tmp_path / "run"), **settings)
+    rg.fit(model, split, seed=0, max_epochs=1, device="cpu", batch_size=4)
+    log = split.train
+    assert asked
+    assert log.times is not None
+    for query in asked:
+        assert query.times is not None
+        rows = zip(query.users.tolist(), query.history.to_lists(), query.times.to_lists(), strict=True)
+        for user, items, times in rows:
+            of_user = log.items.with_values(log.times).row(user).tolist()
+            part = slice(of_user.index(times[0]), of_user.index(times[0]) + len(times))
+            assert times == of_user[part]
+            assert items == log.items.row(user).tolist()[part]
+
+
 @pytest.mark.parametrize("name", ["sasrec", "bprmf"])
 def test_a_student_that_ranks_by_cosines_learns_by_them(
     name: str, split: Split, teacher: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,3 +238,10 @@ def test_a_teacher_of_other_data_is_refused(split: Split, teacher: Path, tmp_pat
     model = SASRec(**STUDENTS["sasrec"], teacher=str(teacher)).build(Space(n_users=14, n_items=11))
     with pytest.raises(ValueError, match=r"is not read: rg\.fit reads it"):
         Teacher.of(model)
+
+
+def test_what_a_model_that_is_not_built_lacks_says_so() -> None:
+    with pytest.raises(AttributeError) as refused:
+        SASRec().encode_items()
+    assert "not built: rg.fit builds it" in refused.value.__notes__[0]
+    assert not hasattr(SASRec(), "item_embedding")

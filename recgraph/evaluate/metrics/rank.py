@@ -233,6 +233,8 @@ class NCRR(Metric):
 class RBP(Metric):
     """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible list.
 
+    The best list of graded hits has the greatest grades first.
+
     Attributes:
         patience: p, the probability that a user goes on to the next item.
         normalize: whether the best possible list scores 1, by default. Else the sum is multiplied by 1 - p (Moffat and
@@ -257,4 +259,9 @@ class RBP(Metric):
         if self.normalize is False:
             return found * (1 - self.patience)
         n_hits = ranked.n_relevant.minimum(ranked.n_listed(k)) if self.within_list else ranked.n_relevant
-        return (found / _best(weights, n_hits)).masked_fill(n_hits == 0, nan)
+        if gains is ranked.hits or ranked.ideal_gains is None:
+            best = _best(weights, n_hits)
+        else:
+            ranks = torch.arange(k, device=weights.device)
+            best = (ranked.ideal_gains[:, :k] * weights * (ranks < n_hits[:, None])).sum(1)
+        return (found / best).masked_fill(n_hits == 0, nan)

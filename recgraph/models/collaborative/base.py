@@ -24,7 +24,7 @@ from recgraph.losses.scores import own_scores, pair_scores, unit_rows
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.collaborative.norms import half_squared_norms
-from recgraph.models.distil import DistilConfig, distilled
+from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
@@ -107,6 +107,7 @@ class CollaborativeModel(TrainableModel):
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
         self._histories: Ragged | None = None
+        self._times: Ragged | None = None
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
@@ -185,6 +186,7 @@ class CollaborativeModel(TrainableModel):
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
         self._histories = train.items if self.config.teacher is not None else None
+        self._times = train.items.with_values(train.times) if teacher_reads_times(self, train) else None
         self._ranking = None
 
     def nodes(self) -> Tensor:
@@ -222,7 +224,8 @@ class CollaborativeModel(TrainableModel):
             local, nodes: see :meth:`nodes_of`.
         """
         assert self.space is not None
-        query = Query(batch.users, self._histories_of(batch.users))
+        times = None if self._times is None else self._times.to(batch.users.device).take(batch.users)
+        query = Query(batch.users, self._histories_of(batch.users), times)
         users, first, generator = (
             lookup(nodes, local.users),
             len(nodes) - self.space.n_items,

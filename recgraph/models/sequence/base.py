@@ -13,7 +13,7 @@ from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
-from recgraph.data.gaps import N_GAPS, with_gaps
+from recgraph.data.gaps import N_GAPS, times_of, with_gaps
 from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
@@ -35,7 +35,7 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
-from recgraph.models.distil import distilled
+from recgraph.models.distil import distilled, teacher_reads_times
 from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.config import SequenceConfig, check_regime
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
@@ -161,7 +161,7 @@ class SequenceModel(TrainableModel):
             partners=self.needs_partners,
             drop_last=self.needs_full_batches,
             gaps=self.config.time_gaps,
-            times=self.encoder.reads_times,
+            times=self.encoder.reads_times or teacher_reads_times(self, train),
             views=self.draws_views,
         )
 
@@ -247,7 +247,7 @@ class SequenceModel(TrainableModel):
         """How the scores after each row of ``batch.contrast`` differ from the teacher's."""
         rows, table = batch.contrast, self.token_table(batch)
         tokens = rows.values if rows.values.ndim == 1 else rows.values[:, 0]
-        query = Query(batch.users, rows.with_values(tokens - 1))
+        query = Query(batch.users, rows.with_values(tokens - 1), times_of(rows))
         states, generator = self.encode(rows, batch), batch.generators["distil"]
         loss = distilled(self, query, generator, states, lambda items: self.loss.as_scored(lookup(table, items + 1)))
         return loss * batch.share.weight

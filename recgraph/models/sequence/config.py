@@ -91,6 +91,9 @@ class SequenceConfig(DistilConfig):
         for name in ("item_graph_options", "item_contrast", "item_contrast_options"):
             if self.item_graph is None and (value := getattr(self, name)):
                 raise ValueError(f"{name} = {value!r} has no effect without item_graph; name one, or leave it out")
+        if self.item_contrast_options and not self.item_contrast:
+            given = f"item_contrast_options = {self.item_contrast_options!r}"
+            raise ValueError(f"{given} has no effect without item_contrast; give it a weight, or leave it out")
         return self
 
 
