@@ -129,11 +129,12 @@ def _check_names(runs: list[Path], save: Path) -> None:
     """Refuse runs whose values of users would be written into one file."""
     named: dict[str, Path] = {}
     for run in runs:
-        other = named.setdefault(run.name, run)
-        if other != run:
+        name = run.resolve().name
+        other = named.setdefault(name, run)
+        if other.resolve() != run.resolve():
             raise ValueError(
-                f"--save-users {save}: {other} and {run} are both called {run.name!r} and would be written into one "
-                "file; rename one of the folders, or evaluate them one by one into different folders"
+                f"--save-users {save}: {other} and {run} are both called {name!r} and would be written into one file; "
+                "rename one of the folders, or evaluate them one by one into different folders"
             )
 
 
@@ -193,7 +194,9 @@ def _ranked(
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:
                 picked = "" if rerank is None else f"-{rerank['name']}"
-                save_users(result, save / f"{folder.name}-{split.value}-{result.protocol.seen}{picked}.parquet")
+                save_users(
+                    result, save / f"{folder.resolve().name}-{split.value}-{result.protocol.seen}{picked}.parquet"
+                )
     return found
 
 

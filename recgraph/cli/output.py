@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -123,12 +125,25 @@ def show(
     if chosen == Format.TABLE:
         _table(rows, title, columns)
     elif chosen == Format.JSON:
-        say(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
+        say(_json(rows, indent=2))
     elif chosen == FileFormat.JSONL:
         for row in rows:
-            say(json.dumps(row, default=str, ensure_ascii=False))
+            say(_json(row))
     else:
         _separated(rows, "," if chosen == Format.CSV else "\t", columns)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON, which has no NaN and no infinity: null is in their place."""
+    return json.dumps(_finite(value), indent=indent, default=str, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def show_frame(
@@ -141,15 +156,23 @@ def show_frame(
     """Print a frame, or write it to a file; without ``form`` the file's ending decides.
 
     Raises:
-        ValueError: a table was asked for in a file, or Parquet on a terminal.
+        ValueError: a table was asked for in a file, Parquet on a terminal, or cells of a spreadsheet in another form
+            than theirs.
     """
     if output is None:
         if form == FileFormat.PARQUET:
             if sys.stdout.isatty():
                 raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
-            frame.write_parquet(sys.stdout.buffer)
-        else:
-            show(frame.iter_rows(named=True), form, title, frame.columns)
+            made = io.BytesIO()
+            frame.write_parquet(made)
+            sys.stdout.buffer.write(made.getvalue())
+            return
+        chosen = form or default_format()
+        if for_spreadsheets:
+            if chosen not in (Format.CSV, Format.TSV):
+                raise ValueError(f"--for-spreadsheets is for csv and tsv; the output is {chosen.value}")
+            (frame,) = _of_cells([frame], None, protected=True)
+        show(frame.iter_rows(named=True), chosen, title, frame.columns)
         return
     write_parts([frame], form, output, for_spreadsheets)
 
@@ -179,7 +202,7 @@ def write_parts(
     note(f"{written} rows written to {output}")
 
 
-def _of_cells(parts: Iterable[pl.DataFrame], output: Path, protected: bool) -> Iterator[pl.DataFrame]:
+def _of_cells(parts: Iterable[pl.DataFrame], output: Path | None, protected: bool) -> Iterator[pl.DataFrame]:
     """The frames with the texts that a spreadsheet would compute protected, or with a note of the first."""
     import polars as pl
 
@@ -260,5 +283,5 @@ def _separated_text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     if isinstance(value, dict):
-        return json.dumps(value, default=str, ensure_ascii=False)
+        return _json(value)
     return "" if value is None else value

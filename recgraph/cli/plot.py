@@ -42,6 +42,8 @@ def plot(
         raise ValueError(f"--out {out}: end its name in .svg or .html")
     if kind == Kind.CURVES and (part != Part.VALID or metric is not None):
         raise ValueError("--split and --metric are for --kind groups and popularity; curves are those of the training")
+    if form is not None and not numbers:
+        raise ValueError(f"--format {form.value} is of the numbers: add --numbers, or leave it out")
     found = Run.open(run)
     drawn = (
         found.plot(kind.value) if isinstance(found, NodeRun) else found.plot(kind.value, part=part.value, metric=metric)

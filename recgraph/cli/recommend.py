@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
-from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame, write_parts
+from recgraph.cli.output import FileFormat, FileFormatOption, default_format, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,
     BlockOption,
@@ -83,8 +83,13 @@ def recommend(
     if answers_on is not None and not every:
         raise ValueError("--engine answers all users in parts: give it with --all, or leave it out")
     made = rules_of(rules, allow, block, max_per, boost, diversity, reranker_given(rerank, rerank_options))
+    own = {name for name, given in (("allow_for", allow_for), ("block_for", block_for)) if given is not None}
+    without = type(made).of({})
+    made = made.model_copy(update={name: getattr(without, name) for name in own})  # options win over the file
     recommender = _open(run)
-    if ann:
+    if ann and (own or made != without):
+        note("--ann is not used: lists under rules are ranked exactly")
+    elif ann:
         _use_ann(recommender, k)
     asked: dict[str, Any] = {
         "k": k,
@@ -217,11 +222,11 @@ def export(
 
 
 def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> pl.DataFrame:
-    """Arrays as texts of JSON where the file's form has cells of text alone."""
+    """Arrays as texts of JSON where the form has cells of text alone; a table for people shows them as they are."""
     import polars as pl
 
-    nested = (".json", ".jsonl", ".parquet")
-    if output is None or (form is None and output.suffix.lower() in nested) or (form and f".{form.value}" in nested):
+    chosen = form.value if form else default_format().value if output is None else output.suffix.lower()[1:]
+    if chosen in ("json", "jsonl", "parquet", "table"):
         return frame
     as_text = pl.concat_str(
         pl.lit("["), pl.col("vector").arr.to_list().cast(pl.List(pl.String)).list.join(", "), pl.lit("]")
@@ -255,8 +260,8 @@ def _read(path: Path, recommender: Recommender, in_order: bool = True) -> pl.Dat
     if in_order and columns.timestamp is not None and log.columns.timestamp is None and path.suffix != ".txt":
         note(f"{path} has no column {columns.timestamp!r}: its lines are taken as oldest first")
     names = {log.columns.user: columns.user, log.columns.item: columns.item}
-    if columns.timestamp is not None and log.columns.timestamp is not None:
-        names[log.columns.timestamp] = columns.timestamp
+    if log.columns.timestamp is not None:
+        names[log.columns.timestamp] = columns.timestamp or "timestamp"
     return _as_polars(log.to_frame()).rename(names)
 
 

@@ -102,6 +102,20 @@ def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
     return scan_frame(frame, names_of(frame)).lazy.collect()
 
 
+def without_categories(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with columns of categories, also in lists, as columns of texts."""
+    wanted = {name: _of_texts(dtype) for name, dtype in frame.schema.items()}
+    return frame.cast({name: dtype for name, dtype in wanted.items() if dtype != frame.schema[name]})
+
+
+def _of_texts(dtype: Any) -> Any:
+    if isinstance(dtype, pl.List):
+        return pl.List(_of_texts(dtype.inner))
+    if isinstance(dtype, pl.Array):
+        return pl.Array(_of_texts(dtype.inner), dtype.shape[0]) if len(dtype.shape) == 1 else dtype
+    return pl.String() if isinstance(dtype, pl.Categorical | pl.Enum) else dtype
+
+
 def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
     """A polars frame as one of the wanted kind."""
     if kind == "polars":
@@ -180,7 +194,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
         ValueError: it is no frame.
         DataError: the column is missing, of another type, or not unique.
     """
-    table = from_native(frame, argument)
+    table = without_categories(from_native(frame, argument))
     if key not in table.columns:
         there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")

@@ -22,6 +22,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,8 +67,22 @@ _swept: set[str] = set()
 def replacing_file(path: Path) -> Iterator[Path]:
     """A path to write a new file to; it takes the place of ``path`` at the end of the block, unless an error ends it.
 
-    The path ends as ``path`` does.
+    The path ends as ``path`` does. A link stays, and what it points to is replaced; what is no regular file, such as
+    a pipe or ``/dev/stdout``, is written to at the end.
+
+    Raises:
+        IsADirectoryError: ``path`` is a folder.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory() as temporary:
+            new = Path(temporary) / f"{_NEW}{path.suffix}"
+            yield new
+            with naming(path), new.open("rb") as made, path.open("wb") as stream:
+                shutil.copyfileobj(made, stream)
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     with _temporary(path) as folder:
         new = folder / f"{_NEW}{path.suffix}"
         yield new
@@ -75,6 +90,11 @@ def replacing_file(path: Path) -> Iterator[Path]:
         _sync_file(new)
         os.replace(new, path)
         _sync_folder(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a pipe, a device, or a name that the system gives to an open file."""
+    return str(path).startswith(("/dev/std", "/dev/fd/", "/proc/")) or (path.exists() and not path.is_file())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -64,7 +65,36 @@ def _sink(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path, rows: in
     register_io_source(read, schema=schema).sink_parquet(path, row_group_size=rows, metadata=parquet_metadata())
 
 
+def _writable(part: pl.DataFrame, form: Form) -> pl.DataFrame:
+    """The frame with texts for columns that polars cannot write in a form: bytes, and in cells lists and the like."""
+    cells = form in ("csv", "tsv")
+    columns = [
+        pl.Series(name, [_text(value) for value in part[name]], pl.String)
+        for name, dtype in part.schema.items()
+        if _holds_bytes(dtype) or (cells and (dtype.is_nested() or dtype == pl.Duration))
+    ]
+    return part.with_columns(columns)
+
+
+def _holds_bytes(dtype: Any) -> bool:
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in dtype.fields)
+    return _holds_bytes(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else bool(dtype == pl.Binary)
+
+
+def _text(value: Any) -> str | None:
+    """A value as the commands print it in a cell."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, pl.Series | list | tuple):
+        return ",".join(_text(entry) or "" for entry in value)
+    return json.dumps(value, default=_text, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
 def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> None:
+    parts = (_writable(part, form) for part in parts)
     if form in ("csv", "tsv"):
         for number, part in enumerate(parts):
             part.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")

@@ -328,8 +328,9 @@ def _tensor(values: Any, name: str) -> Tensor:
 def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | None]:
     """Rows of item indices, and their grades."""
     if isinstance(values, (list, tuple)) and len(values) == len(scores) and not (values and np.isscalar(values[0])):
-        if any((row := np.asarray(items)).size and row.dtype.kind not in "iu" for items in values):
-            raise ValueError(f"{name} holds {row.tolist()}; give indices of items, which are integers")
+        for row in map(np.asarray, values):
+            if row.size and row.dtype.kind not in "iu":
+                raise ValueError(f"{name} holds {row.tolist()}; give indices of items, which are integers")
         rows = Ragged.from_lists(values)
         if bool(((rows.values < 0) | (rows.values >= scores.shape[1])).any()):
             raise ValueError(f"{name} holds an item outside 0 to {scores.shape[1] - 1}")

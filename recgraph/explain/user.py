@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.arguments import checked, is_list
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
@@ -140,7 +140,7 @@ def attribute(
     Args:
         run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
-        items: ids of items, also of the history; None: the k recommendations.
+        items: an id or ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
             ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves; None:
             ``"leave_one_out"``, and ``"integrated_gradients"`` where the model reads vectors of items.
@@ -172,7 +172,8 @@ def attribute(
         if not indices:
             return ()  # there is nothing that the user has not had
     else:
-        indices = [index_of(recommender.items, len(recommender.items), item, "item") for item in items]
+        wanted = items if is_list(items) else [items]
+        indices = [index_of(recommender.items, len(recommender.items), item, "item") for item in wanted]
     subject = found.subject(indices, of, block_rows)
     if made is None:
         made = make_methods(["leave_one_out", *(["integrated_gradients"] if subject.has_inputs else [])])

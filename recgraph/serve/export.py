@@ -41,6 +41,7 @@ from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.export_readme import readme
+from recgraph.serve.http.jsonids import plain as as_json
 from recgraph.serve.memory import check_export
 from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
@@ -316,7 +317,7 @@ def _quiet() -> Iterator[None]:
 
 def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None) -> dict[str, Any]:
     """Ids, and vectors where there are some, as Parquet and for readers of JSON and NumPy."""
-    plain = ids if ids.dtype.is_integer() else pl.Series([str(value) for value in ids], dtype=pl.String)
+    plain = ids if ids.dtype.is_integer() else pl.Series([str(value) for value in as_json(ids)], dtype=pl.String)
     named = role if column == VECTOR else column
     stored = plain if ids.dtype == pl.Object else ids
     frame = stored.alias(named).to_frame() if vectors is None else vector_frame(named, stored, vectors, "polars")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.dataframe import FrameKind
+from recgraph.data.dataframe import FrameKind, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
@@ -94,11 +94,11 @@ class Recommender:
         self.time_unit, self.time_format = time_unit, time_format
         self.columns = columns if columns is not None else Columns(user="user", item="item")
         self.kind = kind
-        self.item_features = item_features
+        self.item_features = None if item_features is None else without_categories(item_features)
         self.record = dict(record or {})
         self.counters = Counts()
         self.ann: AnnIndex | None = None
-        self._item_columns = ItemColumns(items, item_features, self.columns.item)
+        self._item_columns = ItemColumns(items, self.item_features, self.columns.item)
         self._lister = Lister(self.model, len(items))
 
     @classmethod

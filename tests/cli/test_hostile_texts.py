@@ -19,7 +19,7 @@ from command_line import call, works
 
 import recgraph as rg
 from recgraph.cli import output
-from recgraph.cli.output import Format, show, show_frame
+from recgraph.cli.output import FileFormat, Format, show, show_frame
 from recgraph.cli.watching import Watch
 from recgraph.notebook import block, table
 
@@ -178,6 +178,16 @@ def test_files_keep_ids_and_say_what_a_spreadsheet_would_do(
     assert "formula" not in capsys.readouterr().err
     with pytest.raises(ValueError, match="--for-spreadsheets is for csv and tsv"):
         show_frame(FRAME, None, tmp_path / "x.parquet", for_spreadsheets=True)
+
+
+@pytest.mark.parametrize("form", [FileFormat.CSV, FileFormat.TSV, None])
+def test_a_pipe_gets_texts_for_spreadsheets_too(form: FileFormat | None, capsys: pytest.CaptureFixture[str]) -> None:
+    show_frame(FRAME, form, None, for_spreadsheets=True)
+    assert "'=1+1" in capsys.readouterr().out
+    show_frame(FRAME, form, None)
+    assert "'" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--for-spreadsheets is for csv and tsv; the output is json"):
+        show_frame(FRAME, FileFormat.JSON, None, for_spreadsheets=True)
 
 
 def test_the_command_writes_for_spreadsheets(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime as dt
 import io
 import json
 from pathlib import Path
@@ -44,6 +46,42 @@ def test_csv_quotes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
     show(ROWS, Format.JSON)
     assert json.loads(capsys.readouterr().out) == ROWS
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}}], Format.JSON)
+    assert json.loads(capsys.readouterr().out, parse_constant=str) == [{"a": None, "b": [1.5, None], "c": {"d": None}}]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_columns_of_every_type_are_written(form: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "genres": [["a", "b"], [], None],
+            "vector": pl.Series([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype=pl.Array(pl.Float64, 2)),
+            "parts": [{"x": 1, "y": "é"}, {"x": 2, "y": None}, None],
+            "raw": [b"a", b"\xff", None],
+            "raws": [[b"a", b"b"], [], None],
+            "span": [dt.timedelta(days=1), dt.timedelta(0), None],
+        }
+    )
+    path = tmp_path / f"x.{form}"
+    show_frame(frame, None, path)
+    if form in ("csv", "tsv"):
+        rows = list(csv.DictReader(path.open(newline="", encoding="utf-8"), delimiter="," if form == "csv" else "\t"))
+        assert [row["genres"] for row in rows] == ["a,b", "", ""]
+        assert rows[0]["vector"] == "1.0,2.0"
+        assert json.loads(rows[0]["parts"]) == {"x": 1, "y": "é"}
+        assert [row["raw"] for row in rows] == ["a", "\\xff", ""]
+        assert rows[0]["raws"] == "a,b"
+        assert rows[0]["span"] == "1 day, 0:00:00"
+    elif form in ("json", "jsonl"):
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
+        assert [row["genres"] for row in rows] == [["a", "b"], [], None]
+        assert [row["raw"] for row in rows] == ["a", "\\xff", None]
+    else:
+        assert pl.read_parquet(path).equals(frame)
 
 
 def test_a_table_shows_every_value_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

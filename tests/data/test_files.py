@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +25,7 @@ from recgraph.data.files import (
     remove_folder,
     replace_bytes,
     replace_text,
+    replacing_file,
     replacing_folder,
     sweep,
 )
@@ -252,3 +257,38 @@ def test_readers_find_a_whole_folder_while_writers_replace_it(
         for each in written:
             each.result()
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    target, link = tmp_path / "of" / "target.csv", tmp_path / "link.csv"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    with replacing_file(link) as path:
+        path.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "p.csv"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    with replacing_file(pipe) as path:
+        path.write_text("rows")
+    reader.join(timeout=30)
+    assert read == [b"rows"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))), replacing_file(tmp_path) as path:
+        path.write_text("rows")
+
+
+def test_standard_output_by_its_name_is_written_to() -> None:
+    program = (
+        "from pathlib import Path\nfrom recgraph.data.files import replacing_file\n"
+        "with replacing_file(Path('/dev/stdout')) as path:\n    path.write_text('rows')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "rows"

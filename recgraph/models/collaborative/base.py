@@ -186,7 +186,9 @@ class CollaborativeModel(TrainableModel):
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
         self._histories = train.items if self.config.teacher is not None else None
-        self._times = train.items.with_values(train.times) if teacher_reads_times(self, train) else None
+        self._times = None
+        if train.times is not None and teacher_reads_times(self, train):
+            self._times = train.items.with_values(train.times)
         self._ranking = None
 
     def nodes(self) -> Tensor:
