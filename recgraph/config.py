@@ -82,6 +82,8 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
     renamed: ClassVar[dict[str, str]] = {}
+    #: names of parts of which none stands for one that follows from the data; they have options all the same
+    decided_later: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -132,7 +134,7 @@ class Config(BaseModel):
             part, options = name.removesuffix("_options"), getattr(self, name)
             if part == name or part not in fields or not isinstance(options, dict) or not options:
                 continue
-            if getattr(self, part) is None:
+            if getattr(self, part) is None and part not in self.decided_later:
                 raise ValueError(f"{name} = {options} has no effect without {part}; name the part, or leave it out")
             if "name" in options:
                 raise ValueError(f"{name} = {options} names a part; write {part} = {options['name']!r} instead")

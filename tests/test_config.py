@@ -113,6 +113,12 @@ def test_settings_that_would_be_ignored_are_refused(model: str, settings: dict[s
         registry.load("model", model)(**settings)
 
 
+def test_a_split_that_the_data_decide_has_options() -> None:
+    assert DataConfig(split_options={"test": 0.3}).split is None
+    with pytest.raises(ConfigError, match="write split = 'ratio' instead"):
+        DataConfig(split="users", split_options={"name": "ratio"})
+
+
 def test_options_of_every_setting_that_has_some_are_led_to_where_they_belong() -> None:
     found = set()
     configs = [DataConfig, *(cls.Config for _, cls in registry.classes("model"))]
