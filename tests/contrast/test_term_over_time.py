@@ -33,9 +33,8 @@ def views(seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_temperatures(schedule: str, expected: list[float]) -> None:
     """At epochs 0, a quarter of the period, the period, and one period and a half."""
     a, b = views()
-    term = ContrastiveTerm(
-        similarity="cosine", temperature=1.0, temperature_schedule=schedule, temperature_end=0.1, temperature_epochs=8
-    )
+    over_time = {} if schedule == "constant" else {"temperature_end": 0.1, "temperature_epochs": 8}
+    term = ContrastiveTerm(similarity="cosine", temperature=1.0, temperature_schedule=schedule, **over_time)
     for epoch, tau in zip((0, 2, 8, 12), expected, strict=True):
         assert term.similarity(epoch).temperature == pytest.approx(tau)
         plain = ContrastiveTerm(similarity="cosine", temperature=tau)
@@ -45,6 +44,8 @@ def test_temperatures(schedule: str, expected: list[float]) -> None:
 def test_a_schedule_needs_an_end_and_the_epoch() -> None:
     with pytest.raises(ValueError, match="'cosine' needs temperature_end"):
         ContrastiveTerm(temperature_schedule="cosine")
+    with pytest.raises(ValueError, match=r"temperature_end = 0.1 has no effect without a schedule"):
+        ContrastiveTerm(temperature_end=0.1)
     term = ContrastiveTerm(temperature_schedule="linear", temperature_end=0.1)
     with pytest.raises(ValueError, match="needs the epoch"):
         term(*views())
