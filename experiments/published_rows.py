@@ -121,7 +121,8 @@ ROWS = (
         "SimpleX, no targets in histories",
         (0.1872, 0.1557),
         settings="the same without that item, 40 epochs",
-        gap="no padding, narrower start; after 40 epochs along a cosine the mean loss is .121, in the published log .124",
+        gap="no padding, narrower start; after 40 epochs along a cosine the mean loss is .121, in the published log "
+        ".124",
     ),
     Row(
         "SimpleX, published rates",
