@@ -194,9 +194,8 @@ def _ranked(
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:
                 picked = "" if rerank is None else f"-{rerank['name']}"
-                save_users(
-                    result, save / f"{folder.resolve().name}-{split.value}-{result.protocol.seen}{picked}.parquet"
-                )
+                named = f"{folder.resolve().name}-{split.value}-{result.protocol.seen}{picked}"
+                save_users(result, save / f"{named}.parquet")
     return found
 
 

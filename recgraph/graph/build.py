@@ -146,7 +146,7 @@ def named_features(node_type: str, values: Any) -> Tensor | Csr:
 def _numbers(edge_type: EdgeType, name: str, values: Any) -> Tensor | None:
     """Weights or times; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
     try:
-        if not (values is None or isinstance(values, Tensor)) and np.asarray(values).dtype.kind == "M":
+        if name == "times" and not isinstance(values, Tensor | None) and np.asarray(values).dtype.kind == "M":
             values = np.asarray(values).astype("datetime64[us]").astype(np.int64)
         return _tensor(values)
     except (TypeError, ValueError) as error:

@@ -51,9 +51,9 @@ class Step:
         adj = self.matrix(graph)
         if not weights or adj.weights is None:
             return adj.with_weights(None)
-        adj = adj.with_weights(adj.weights.to(work_type(adj.weights)))
-        assert adj.weights is not None
-        is_edge = adj.weights != 0
+        if (wide := work_type(adj.weights)) != adj.weights.dtype:  # else it keeps what it has computed
+            adj = adj.with_weights(adj.weights.to(wide))
+        is_edge = adj.values() != 0
         return adj if bool(is_edge.all()) else adj.select(is_edge)
 
     def __str__(self) -> str:
