@@ -82,7 +82,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
     renamed: ClassVar[dict[str, str]] = {}
-    #: names of parts of which none stands for one that follows from the data; they have options all the same
+    #: parts that have options also where they are None, as the data then decide which part it is
     decided_later: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")

@@ -12,20 +12,23 @@ import html
 import io
 import json
 import logging
+import math
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
     "FORMULA",
     "RecordFormatter",
+    "cell",
     "csv_line",
     "for_html",
     "for_markdown",
     "for_spreadsheet",
     "for_terminal",
+    "json_of",
     "listed",
     "markdown_block",
     "markdown_code",
@@ -129,6 +132,32 @@ def csv_line(cells: Iterable[Any], separator: str = ",") -> str:
     line = io.StringIO()
     csv.writer(line, delimiter=separator, lineterminator="\r\n").writerow(cells)
     return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def cell(value: Any) -> Any:
+    """What a cell of a csv or tsv holds: bytes as UTF-8, the entries of a list after one another, a mapping as JSON."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(_plain, value))
+    if isinstance(value, dict):
+        return json_of(value)
+    return _plain(value) if isinstance(value, bytes) else value
+
+
+def json_of(value: Any, indent: int | None = None) -> str:
+    """JSON, with null for NaN and infinities, which it does not have; what it has no form for becomes a text."""
+    return json.dumps(_finite(value), indent=indent, default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from recgraph.cli.watching import NOTES, showing
-from recgraph.texts import FORMULA, csv_line, for_spreadsheet, for_terminal
+from recgraph.texts import FORMULA, cell, csv_line, for_spreadsheet, for_terminal, json_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -94,6 +92,9 @@ class FileFormat(StrEnum):
     PARQUET = "parquet"
 
 
+#: the forms whose cells hold texts
+_CELLS = (FileFormat.CSV, FileFormat.TSV)
+
 _HELP = "Form of the output; by default a table on a terminal and TSV in a pipe."
 FormatOption = Annotated[Format | None, typer.Option("--format", help=_HELP)]
 FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_HELP)]
@@ -125,25 +126,12 @@ def show(
     if chosen == Format.TABLE:
         _table(rows, title, columns)
     elif chosen == Format.JSON:
-        say(_json(rows, indent=2))
+        say(json_of(rows, indent=2))
     elif chosen == FileFormat.JSONL:
         for row in rows:
-            say(_json(row))
+            say(json_of(row))
     else:
         _separated(rows, "," if chosen == Format.CSV else "\t", columns)
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    """JSON, which has no NaN and no infinity: null is in their place."""
-    return json.dumps(_finite(value), indent=indent, default=str, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def show_frame(
@@ -167,10 +155,9 @@ def show_frame(
             frame.write_parquet(made)
             sys.stdout.buffer.write(made.getvalue())
             return
-        chosen = form or default_format()
+        chosen = chosen_form(form, output)
+        _check_spreadsheets(for_spreadsheets, chosen, "the output")
         if for_spreadsheets:
-            if chosen not in (Format.CSV, Format.TSV):
-                raise ValueError(f"--for-spreadsheets is for csv and tsv; the output is {chosen.value}")
             (frame,) = _of_cells([frame], None, protected=True)
         show(frame.iter_rows(named=True), chosen, title, frame.columns)
         return
@@ -189,11 +176,10 @@ def write_parts(
     Raises:
         ValueError: a table was asked for, the ending is not known, or the form is not one of spreadsheets.
     """
-    form = form or _form_of(output)
-    if form in (FileFormat.CSV, FileFormat.TSV):
+    form = chosen_form(form, output)
+    _check_spreadsheets(for_spreadsheets, form, f"--out {output}")
+    if form in _CELLS:
         parts = _of_cells(parts, output, for_spreadsheets)
-    elif for_spreadsheets:
-        raise ValueError(f"--for-spreadsheets is for csv and tsv; --out {output} is {form.value}")
     if form == FileFormat.TABLE:
         raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
     from recgraph.data.row_files import Form, replace_parts
@@ -206,8 +192,10 @@ def _of_cells(parts: Iterable[pl.DataFrame], output: Path | None, protected: boo
     """The frames with the texts that a spreadsheet would compute protected, or with a note of the first."""
     import polars as pl
 
+    from recgraph.data.row_files import as_cells
+
     told = False
-    for part in parts:
+    for part in map(as_cells, parts):
         for name in [name for name, dtype in part.schema.items() if dtype == pl.String]:
             found = part[name].str.contains(FORMULA)
             if not found.any():
@@ -224,9 +212,23 @@ def _of_cells(parts: Iterable[pl.DataFrame], output: Path | None, protected: boo
         yield part
 
 
+def _check_spreadsheets(wanted: bool, form: FileFormat, what: str) -> None:
+    if wanted and form not in _CELLS:
+        raise ValueError(f"--for-spreadsheets is for csv and tsv; {what} is {form.value}")
+
+
 def default_format() -> Format:
     """A table on a terminal, TSV in a pipe."""
     return Format.TABLE if sys.stdout.isatty() else Format.TSV
+
+
+def chosen_form(form: FileFormat | None, output: Path | None) -> FileFormat:
+    """The form that is asked for; else by the ending of the file, or :func:`default_format`.
+
+    Raises:
+        ValueError: the ending is not known.
+    """
+    return form or (FileFormat(default_format().value) if output is None else _form_of(output))
 
 
 def _form_of(path: Path) -> FileFormat:
@@ -259,7 +261,7 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
 
 def _separated(rows: Sequence[Row], separator: str, columns: Sequence[str]) -> None:
     lines = [header] if (header := list(rows[0] if rows else columns)) else []
-    lines += [[_separated_text(value) for value in row.values()] for row in rows]
+    lines += [[cell(value) for value in row.values()] for row in rows]
     text = "".join(csv_line(line, separator) for line in lines)
     # a program that reads a pipe gets every id as it is
     sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
@@ -277,11 +279,3 @@ def _table_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _separated_text(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    if isinstance(value, dict):
-        return _json(value)
-    return "" if value is None else value

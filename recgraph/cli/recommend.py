@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
-from recgraph.cli.output import FileFormat, FileFormatOption, default_format, note, show_frame, write_parts
+from recgraph.cli.output import FileFormat, FileFormatOption, chosen_form, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,
     BlockOption,
@@ -82,12 +82,11 @@ def recommend(
     answers_on = given_engine(engine, engine_set)
     if answers_on is not None and not every:
         raise ValueError("--engine answers all users in parts: give it with --all, or leave it out")
-    made = rules_of(rules, allow, block, max_per, boost, diversity, reranker_given(rerank, rerank_options))
-    own = {name for name, given in (("allow_for", allow_for), ("block_for", block_for)) if given is not None}
-    without = type(made).of({})
-    made = made.model_copy(update={name: getattr(without, name) for name in own})  # options win over the file
+    own = [name for name, given in (("allow_for", allow_for), ("block_for", block_for)) if given is not None]
+    picks = reranker_given(rerank, rerank_options)
+    made = rules_of(rules, allow, block, max_per, boost, diversity, picks, replaced=own)
     recommender = _open(run)
-    if ann and (own or made != without):
+    if ann and (own or made.model_fields_set):
         note("--ann is not used: lists under rules are ranked exactly")
     elif ann:
         _use_ann(recommender, k)
@@ -225,8 +224,7 @@ def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None)
     """Arrays as texts of JSON where the form has cells of text alone; a table for people shows them as they are."""
     import polars as pl
 
-    chosen = form.value if form else default_format().value if output is None else output.suffix.lower()[1:]
-    if chosen in ("json", "jsonl", "parquet", "table"):
+    if chosen_form(form, output) not in (FileFormat.CSV, FileFormat.TSV):
         return frame
     as_text = pl.concat_str(
         pl.lit("["), pl.col("vector").arr.to_list().cast(pl.List(pl.String)).list.join(", "), pl.lit("]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,8 +69,12 @@ def rules_of(
     boost: Sequence[str] | None,
     diversity: float | None,
     rerank: Mapping[str, Any] | None = None,
+    replaced: Collection[str] = (),
 ) -> Rules:
     """The rules of a file; what a short option says replaces what the file says.
+
+    Args:
+        replaced: settings of the file that options replace which are no part of the rules.
 
     Raises:
         ValueError: a rule that does not exist or fit; names the option or the file.
@@ -87,7 +91,8 @@ def rules_of(
     }
     base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
     if diversity is not None or rerank is not None:  # one setting with two names
-        base = {name: value for name, value in base.items() if name not in ("diversity", "rerank")}
+        replaced = {*replaced, "diversity", "rerank"}
+    base = {name: value for name, value in base.items() if name not in replaced}
     # 0 is a weight, empty lists are options that were not given
     return Rules.of({**base, **{name: value for name, value in given.items() if value not in (None, {}, [])}})
 

@@ -57,7 +57,7 @@ class ClozeBatches(SequenceBatches):
         times: and the time of each item, 0 where it is masked.
 
     Raises:
-        ValueError: no user has two interactions, or ``gaps`` and the log has no times.
+        ValueError: no user has two interactions, or ``gaps`` or ``times`` and the log has no times.
     """
 
     causal = False

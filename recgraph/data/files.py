@@ -82,7 +82,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
             with naming(path), new.open("rb") as made, path.open("wb") as stream:
                 shutil.copyfileobj(made, stream)
         return
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    path = _followed(path)
     with _temporary(path) as folder:
         new = folder / f"{_NEW}{path.suffix}"
         yield new
@@ -90,6 +90,11 @@ def replacing_file(path: Path) -> Iterator[Path]:
         _sync_file(new)
         os.replace(new, path)
         _sync_folder(path.parent)
+
+
+def _followed(path: Path) -> Path:
+    """What a link points to; another path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _is_stream(path: Path) -> bool:
@@ -103,7 +108,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     All files get the mode that the user's mask leaves: some writers give theirs to the owner alone.
     """
-    folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    folder = _followed(folder)
     with _temporary(folder) as temporary:
         new = temporary / _NEW
         new.mkdir()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -12,8 +11,9 @@ import polars as pl
 
 from recgraph.data.files import replacing_file
 from recgraph.data.imprint import imprint, parquet_metadata
+from recgraph.texts import cell
 
-__all__ = ["Form", "replace_parts"]
+__all__ = ["Form", "as_cells", "replace_parts"]
 
 #: of a file of rows
 Form = Literal["csv", "tsv", "json", "jsonl", "parquet"]
@@ -65,15 +65,18 @@ def _sink(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path, rows: in
     register_io_source(read, schema=schema).sink_parquet(path, row_group_size=rows, metadata=parquet_metadata())
 
 
-def _writable(part: pl.DataFrame, form: Form) -> pl.DataFrame:
-    """The frame with texts for columns that polars cannot write in a form: bytes, and in cells lists and the like."""
-    cells = form in ("csv", "tsv")
+def as_cells(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with texts (:func:`recgraph.texts.cell`) for what no cell of a csv holds: lists, bytes, spans."""
+    return _as_texts(frame, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration))
+
+
+def _as_texts(frame: pl.DataFrame, wanted: Callable[[pl.DataType], bool]) -> pl.DataFrame:
     columns = [
-        pl.Series(name, [_text(value) for value in part[name]], pl.String)
-        for name, dtype in part.schema.items()
-        if _holds_bytes(dtype) or (cells and (dtype.is_nested() or dtype == pl.Duration))
+        pl.Series(name, [None if value is None else str(cell(value)) for value in frame[name].to_list()], pl.String)
+        for name, dtype in frame.schema.items()
+        if wanted(dtype)
     ]
-    return part.with_columns(columns)
+    return frame.with_columns(columns)
 
 
 def _holds_bytes(dtype: Any) -> bool:
@@ -82,23 +85,13 @@ def _holds_bytes(dtype: Any) -> bool:
     return _holds_bytes(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else bool(dtype == pl.Binary)
 
 
-def _text(value: Any) -> str | None:
-    """A value as the commands print it in a cell."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, pl.Series | list | tuple):
-        return ",".join(_text(entry) or "" for entry in value)
-    return json.dumps(value, default=_text, ensure_ascii=False) if isinstance(value, dict) else str(value)
-
-
 def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> None:
-    parts = (_writable(part, form) for part in parts)
     if form in ("csv", "tsv"):
-        for number, part in enumerate(parts):
+        for number, part in enumerate(map(as_cells, parts)):
             part.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")
-    elif form == "jsonl":
+        return
+    parts = (_as_texts(part, _holds_bytes) for part in parts)  # polars writes no bytes into JSON
+    if form == "jsonl":
         for part in parts:
             part.write_ndjson(file)
     else:

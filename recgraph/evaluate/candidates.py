@@ -150,11 +150,20 @@ def _allowed(protocol: Protocol, cases: Cases, lists: Ragged) -> Ragged:
     return lists.filter(~torch.isin(lists.rows * cases.n_items + lists.values, known))
 
 
+def check_items(name: str, items: Tensor, n_items: int) -> None:
+    """Refuse indices of items that the catalogue does not have.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if bool(((items < 0) | (items >= n_items)).any()):
+        raise ValueError(f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items")
+
+
 def _check(lists: Ragged, cases: Cases) -> None:
     if lists.n_rows != len(cases):
         raise ValueError(f"candidate_lists has {lists.n_rows} rows; give one for each of the {len(cases)} cases")
-    if bool(((lists.values < 0) | (lists.values >= cases.n_items)).any()):
-        raise ValueError(f"candidate_lists holds an item outside 0 to {cases.n_items - 1}")
+    check_items("candidate_lists", lists.values, cases.n_items)
     keys = lists.rows * cases.n_items + lists.values
     if torch.unique(keys).numel() < keys.numel():
         raise ValueError("candidate_lists holds an item twice for a user; give each once")

@@ -14,7 +14,7 @@ from recgraph.arguments import checked
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.engine import Engine
-from recgraph.evaluate.candidates import candidates_for
+from recgraph.evaluate.candidates import candidates_for, check_items
 from recgraph.evaluate.collect import collect
 from recgraph.evaluate.hits import Facts, RankedHits
 from recgraph.evaluate.limits import Limits, metric_rows
@@ -252,11 +252,7 @@ def _check_rows(cases: Cases) -> None:
     for name, rows in (("history", cases.history), ("truth", cases.truth), ("times", cases.times)):
         if rows is not None and rows.n_rows != n:
             raise ValueError(f"cases.{name} has {rows.n_rows} rows for {n} users; give one for each user")
-    values = cases.history.values
-    if bool(((values < 0) | (values >= cases.n_items)).any()):
-        raise ValueError(
-            f"cases.history holds an item outside 0 to {cases.n_items - 1}; leave out padding and unknown items"
-        )
+    check_items("cases.history", cases.history.values, cases.n_items)
     if cases.grades is not None and len(cases.grades) != len(cases.truth.values):
         raise ValueError(f"cases.grades has {len(cases.grades)} grades for {len(cases.truth.values)} relevant items")
 

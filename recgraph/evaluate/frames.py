@@ -16,6 +16,7 @@ from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.data.ids import IdMap, family, plain_series
 from recgraph.data.part import Cases, Part
+from recgraph.evaluate.candidates import check_items
 from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.kept import known_items
@@ -332,8 +333,7 @@ def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | No
             if row.size and row.dtype.kind not in "iu":
                 raise ValueError(f"{name} holds {row.tolist()}; give indices of items, which are integers")
         rows = Ragged.from_lists(values)
-        if bool(((rows.values < 0) | (rows.values >= scores.shape[1])).any()):
-            raise ValueError(f"{name} holds an item outside 0 to {scores.shape[1] - 1}")
+        check_items(name, rows.values, scores.shape[1])
         return rows, None
     if tuple(getattr(values, "shape", ())) != tuple(scores.shape):
         raise ValueError(f"{name} must be {list(scores.shape)} like the scores, or a list of items for each user")

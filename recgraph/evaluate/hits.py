@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Cases
+from recgraph.evaluate.candidates import check_items
 from recgraph.sparse.ragged import Ragged
 
 
@@ -260,8 +261,7 @@ class Truth:
             ValueError: an item index outside the catalogue, or a grade that is not positive and finite.
         """
         values = cases.truth.values
-        if bool(((values < 0) | (values >= cases.n_items)).any()):
-            raise ValueError(f"cases.truth holds an item outside 0 to {cases.n_items - 1}")
+        check_items("cases.truth", values, cases.n_items)
         keys, inverse = torch.unique(cases.truth.rows * cases.n_items + values, return_inverse=True)
         n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
         grades = None

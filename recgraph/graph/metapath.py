@@ -24,6 +24,7 @@ from recgraph.sparse.spmm import Operator
 __all__ = [
     "Context",
     "Cost",
+    "MaxMemoryMiB",
     "MetaPath",
     "MetaPathConfig",
     "PathError",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 
+#: MiB that a path or context may take, a setting of paths and of models of paths
+MaxMemoryMiB = Annotated[float, Field(gt=0, description="a path or context that needs more is refused")]
 #: how nodes that are equally similar to another one are told apart
 Ties = Literal["index", "cosine", "random"]
 
@@ -89,7 +92,7 @@ class MetaPathConfig(Config):
         ),
     ] = "composed"
     normalisation: Annotated[Normalisation, Field(description="see recgraph.sparse.operators")] = "meow"
-    max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
+    max_memory_mib: MaxMemoryMiB = 4096
 
 
 class MetaPath:

@@ -85,11 +85,6 @@ class Teacher:
             )
         return model.teacher
 
-    @property
-    def reads_times(self) -> bool:
-        """Whether its scores depend on the times of histories."""
-        return self.model.reads_times
-
     @torch.no_grad()
     def __call__(self, query: Query, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """[B, K] int64 candidates and [B, K] their scores; all scores are there for a block of rows alone.
@@ -116,7 +111,7 @@ class Teacher:
 
 def teacher_reads_times(model: Model, train: Part) -> bool:
     """Whether a model's teacher reads the times of histories, and the training part has them."""
-    return isinstance(model.teacher, Teacher) and model.teacher.reads_times and train.times is not None
+    return isinstance(model.teacher, Teacher) and model.teacher.model.reads_times and train.times is not None
 
 
 def distilled(

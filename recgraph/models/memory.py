@@ -7,7 +7,7 @@ less. They count what is saved for the backward pass, tensor by tensor, in the l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -243,19 +243,19 @@ def neighbour_needs(model: Any, work: Workload) -> Needs:
     return Needs(buffers=kept, fitting=fitting, scoring=2 * _FLOAT * 256 * work.n_items)
 
 
-def user_filter_needs(model: Any, work: Workload, n_signals: int, is_dense: Callable[[int], bool]) -> Needs:
+def user_filter_needs(model: Any, work: Workload, n_signals: int, is_dense: bool) -> Needs:
     """Of GF-CF: the training matrix, singular vectors of items, and signals on users and items.
 
     Args:
         n_signals: histories that are filtered at a time.
-        is_dense: whether so many singular vectors are found in a dense copy of the matrix.
+        is_dense: whether singular vectors are found in a dense copy of the matrix.
     """
     width = min(model.config.n_factors, work.n_users, work.n_items)
     kept = 8 * (work.n_interactions + work.n_users) + _FLOAT * width * work.n_items
     sides = work.n_users + work.n_items
     # the basis of Lanczos is twice as wide, on the shorter side; vectors of both sides come out
     fitting = 8 * width * (2 * min(work.n_users, work.n_items) + sides) + 64 * work.n_interactions
-    if is_dense(width):  # a copy, that of LAPACK, and vectors of the longer side
+    if is_dense:  # a copy, that of LAPACK, and vectors of the longer side
         fitting += 4 * 8 * work.n_users * work.n_items
     matrices = 64 * work.n_interactions + 2 * _FLOAT * width * work.n_items
     return Needs(buffers=kept, fitting=fitting, scoring=2 * _FLOAT * n_signals * sides + matrices)

@@ -190,6 +190,15 @@ def test_a_pipe_gets_texts_for_spreadsheets_too(form: FileFormat | None, capsys:
         show_frame(FRAME, FileFormat.JSON, None, for_spreadsheets=True)
 
 
+@pytest.mark.parametrize("where", ["file", "pipe"])
+def test_texts_of_lists_are_protected_too(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pl.DataFrame({"tags": [["=1+1", "a"], ["b"], None], "raw": [b"@x", b"c", None]})
+    path = tmp_path / "x.csv"
+    show_frame(frame, FileFormat.CSV, path if where == "file" else None, for_spreadsheets=True)
+    text = path.read_text(encoding="utf-8") if where == "file" else capsys.readouterr().out
+    assert list(csv.reader(text.splitlines())) == [["tags", "raw"], ["'=1+1,a", "'@x"], ["b", "c"], ["", ""]]
+
+
 def test_the_command_writes_for_spreadsheets(run: Path, tmp_path: Path) -> None:
     works(f"recommend {run} --all -k 2 --out {tmp_path / 'x.csv'} --for-spreadsheets")
     with (tmp_path / "x.csv").open(newline="") as file:

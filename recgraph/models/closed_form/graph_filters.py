@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
@@ -96,7 +95,7 @@ class GFCF(SizedByState, ClosedFormModel):
         self.register_buffer("factors", torch.zeros(space.n_items, width))
 
     def memory_needs(self, work: Workload) -> Needs:
-        return user_filter_needs(self, work, _SIGNALS, partial(_is_dense, (work.n_users, work.n_items)))
+        return user_filter_needs(self, work, _SIGNALS, _is_dense((work.n_users, work.n_items), self.config.n_factors))
 
     def fit(self, train: Part) -> Self:
         device = self.factors.device

@@ -30,7 +30,6 @@ from recgraph.models.reading import Reading
 from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
-from recgraph.sparse.ragged import Ragged
 
 
 class CollaborativeConfig(DistilConfig):
@@ -106,8 +105,7 @@ class CollaborativeModel(TrainableModel):
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
-        self._histories: Ragged | None = None
-        self._times: Ragged | None = None
+        self._known: Query | None = None  # what each user did in training, where a term reads it
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
@@ -185,10 +183,7 @@ class CollaborativeModel(TrainableModel):
             raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
-        self._histories = train.items if self.config.teacher is not None else None
-        self._times = None
-        if train.times is not None and teacher_reads_times(self, train):
-            self._times = train.items.with_values(train.times)
+        self._known = self._known_of(train) if self.config.teacher is not None else None
         self._ranking = None
 
     def nodes(self) -> Tensor:
@@ -226,8 +221,7 @@ class CollaborativeModel(TrainableModel):
             local, nodes: see :meth:`nodes_of`.
         """
         assert self.space is not None
-        times = None if self._times is None else self._times.to(batch.users.device).take(batch.users)
-        query = Query(batch.users, self._histories_of(batch.users), times)
+        query = self._query_of(batch.users)
         users, first, generator = (
             lookup(nodes, local.users),
             len(nodes) - self.space.n_items,
@@ -239,12 +233,18 @@ class CollaborativeModel(TrainableModel):
 
         return weighted(distilled(self, query, generator, users, vectors_of), batch)
 
-    def _histories_of(self, users: Tensor) -> Ragged:
-        """The training items of users [U], U rows."""
-        assert self._histories is not None  # setup
-        if self._histories.device != users.device:
-            self._histories = self._histories.to(users.device)
-        return self._histories.take(users)
+    def _known_of(self, train: Part) -> Query:
+        """The training items of all users, with their times where the teacher reads them."""
+        times = train.times if teacher_reads_times(self, train) else None
+        users = torch.arange(train.n_users, device=train.items.device)
+        return Query(users, train.items, None if times is None else train.items.with_values(times))
+
+    def _query_of(self, users: Tensor) -> Query:
+        """Users [U] with what they did in training; moved to their device once."""
+        assert self._known is not None  # setup
+        if self._known.users.device != users.device:
+            self._known = self._known.to(users.device)
+        return self._known.take(users)
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""

@@ -105,7 +105,7 @@ class SimpleX(CollaborativeModel):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        self._histories = train.items
+        self._known = self._known_of(train)
 
     def nodes(self) -> Tensor:
         """[n_users + n_items, D]: own vectors of users, without their histories, and vectors of items."""
@@ -132,11 +132,11 @@ class SimpleX(CollaborativeModel):
         """Users, their histories, and [B] the row of each sample: a user with many samples has many in a batch, and a
         long history, which is read once."""
         users, places = batch.drawn.get(_USERS) or _users_once(batch)
-        return users, self._histories_of(users), places
+        return users, self._query_of(users).history, places
 
     def _apart(self, batch: PairBatch) -> tuple[Tensor, Ragged, Tensor]:
         """The same with a history for each sample, which lacks the item that it predicts."""
-        histories = self._histories_of(batch.users)
+        histories = self._query_of(batch.users).history
         kept = histories.filter(histories.values != batch.items[histories.rows])
         return batch.users, kept, torch.arange(len(batch.users), device=batch.users.device)
 

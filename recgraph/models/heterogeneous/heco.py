@@ -16,7 +16,7 @@ from recgraph.config import Added, Search
 from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
 from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_pairs
@@ -106,7 +106,7 @@ class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
         Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
     ] = None
     counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
-    max_memory_mib: Annotated[float, Field(gt=0, description="a path that needs more is refused"), Added()] = 4096
+    max_memory_mib: Annotated[MaxMemoryMiB, Added()] = 4096
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None

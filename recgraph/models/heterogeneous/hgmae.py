@@ -15,7 +15,7 @@ from recgraph.augment.graph import EdgeDrop
 from recgraph.blocks import work_type
 from recgraph.config import Added, Search
 from recgraph.encoders.graph_attention import HANLayer
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
 from recgraph.graph.walks import WalkConfig, metapath2vec
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
@@ -57,7 +57,6 @@ def rate_at(rate: float | tuple[float, float, float], epoch: int) -> float:
 
 
 class HGMAEConfig(OneWidthConfig):
-    max_memory_mib: Annotated[float, Field(gt=0, description="a path that needs more is refused"), Added()] = 4096
     n_layers: Annotated[int, Field(ge=1, description="of the encoder"), Search(1, 3)] = 2
     n_heads: Annotated[int, Field(ge=1, description="of the encoder's attention; a divisor of hidden_dim")] = 4
     n_neighbours: Annotated[
@@ -68,6 +67,7 @@ class HGMAEConfig(OneWidthConfig):
             "none: all, as published. Embeddings are made with all",
         ),
     ] = 64
+    max_memory_mib: Annotated[MaxMemoryMiB, Added()] = 4096
     attention_dropout: Annotated[
         float, Field(ge=0, lt=1, description="of the shares of neighbours"), Search(0.0, 0.6, step=0.1)
     ] = 0.2

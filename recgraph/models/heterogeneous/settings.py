@@ -12,7 +12,7 @@ from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
 from recgraph.contrast.objectives import InfoNCE
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.graph.metapath import MetaPath, Ties
+from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks
 from recgraph.sparse.operators import Normalisation
@@ -51,7 +51,7 @@ class ViewsConfig(ContrastConfig):
         Field(description="'factorised' never makes a path's matrix; without top_k, with full counts"),
     ] = "composed"
     normalisation: Annotated[Normalisation, Field(description="of adjacencies; see recgraph.sparse.operators")] = "meow"
-    max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
+    max_memory_mib: MaxMemoryMiB = 4096
     twin: Annotated[
         Literal["masked", "latent", "none"],
         Field(description="second view of each path: from masked features and edges, from a latent augmenter, or none"),

@@ -88,7 +88,7 @@ class SequenceConfig(DistilConfig):
         if self.item_id_dropout and not self.item_features:
             given = f"item_id_dropout = {self.item_id_dropout}"
             raise ValueError(f"{given} has no effect without item_features; name some, or leave it out")
-        for name in ("item_graph_options", "item_contrast", "item_contrast_options"):
+        for name in ("item_contrast", "item_contrast_options"):
             if self.item_graph is None and (value := getattr(self, name)):
                 raise ValueError(f"{name} = {value!r} has no effect without item_graph; name one, or leave it out")
         if self.item_contrast_options and not self.item_contrast:
