@@ -28,8 +28,8 @@ import torch
 
 import recgraph as rg
 from recgraph.data.files import replace_text
+from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
-from recgraph.data.reading import LogFile
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.memory import Estimate, peak
 from recgraph.models.base import Space

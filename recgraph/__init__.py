@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
     from recgraph.data.folds import folds
-    from recgraph.data.interactions import Interactions, load_data
+    from recgraph.data.interactions import Interactions
+    from recgraph.data.loading import load_data
     from recgraph.data.split import Split
     from recgraph.imports import import_file
     from recgraph.registry import register
@@ -42,7 +43,7 @@ _WHERE = {
     "folds": "recgraph.data.folds",
     "import_file": "recgraph.imports",
     "load": "recgraph.serve.loading",
-    "load_data": "recgraph.data.interactions",
+    "load_data": "recgraph.data.loading",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",

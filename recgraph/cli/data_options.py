@@ -92,11 +92,27 @@ _READING: dict[str, tuple[str, Any]] = {
         "user_features",
         Annotated[str | None, _option("A file of user features, one row a user.", "--user-features", metavar="FILE")],
     ),
+    "list": (
+        "lists",
+        Annotated[
+            list[str] | None,
+            _option(
+                "A column of features that is a list, and between what: 'genres=|'; 'city=': each text is one value.",
+                "--list",
+                metavar="COLUMN=SEPARATOR",
+            ),
+        ],
+    ),
+    "no_quotes": ("quotes", Annotated[bool, _option('No field is quoted: " is a part of its field.', "--no-quotes")]),
     "drop_missing_ids": (
         "missing_ids",
         Annotated[bool, _option("Leave out rows without a user or an item.", "--drop-missing-ids")],
     ),
 }
+
+
+#: options without a value
+_FLAGS = ("no_quotes", "drop_missing_ids")
 
 
 def _shows_reading() -> contextlib.ExitStack:
@@ -165,7 +181,7 @@ def _with_options(
     hints = {**get_type_hints(command, include_extras=True), **options}
     defaults = {name: value.default for name, value in signature.items()} | dict.fromkeys(_READING)
     defaults |= {name: inspect.Parameter.empty if hint.__origin__ is str else None for name, hint in first.items()}
-    defaults["drop_missing_ids"] = False
+    defaults |= dict.fromkeys(_FLAGS, False)
     own = list(signature)
     place = own.index("source")
     names = [*own[:place], *first, *own[place + 1 :], *_READING]
@@ -230,12 +246,23 @@ def _given_file(data: str, **options: Any) -> GivenFile:
 
 def _reading_of(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`recgraph.data.reading.Reading` that are given."""
-    given = {_READING[name][0]: value for name, value in options.items() if value is not None and value is not False}
+    given = {_READING[name][0]: value for name, value in options.items() if value not in (None, False, [])}
     if "missing_ids" in given:
         given["missing_ids"] = "drop"
+    if "quotes" in given:
+        given["quotes"] = False
+    if "lists" in given:
+        given["lists"] = dict(_column_and_separator(text) for text in given["lists"])
     if "names" in given:
         given["names"] = [name.strip() for name in given["names"].split(",")]
     given |= {name: str(Path(given[name]).absolute()) for name in ("user_features", "item_features") if name in given}
     if given.get("separator") == "\\t":
         given["separator"] = "\t"
     return given
+
+
+def _column_and_separator(text: str) -> tuple[str, str]:
+    column, equals, separator = text.partition("=")
+    if not (column and equals):
+        raise ValueError(f"--list {text!r} is not COLUMN=SEPARATOR, e.g. 'genres=|'")
+    return column, separator

@@ -37,8 +37,8 @@ def prepare(
     part of an interaction depends on its user's alone. Python reads it: SealedSplit.load(FOLDER).
     """
     take(context, memory_limit=memory_limit)
+    from recgraph.data.log_file import LogFile
     from recgraph.data.preparing import prepare as run
-    from recgraph.data.reading import LogFile
     from recgraph.setting_texts import parse_settings
 
     with source.shown():

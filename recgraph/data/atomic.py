@@ -1,7 +1,7 @@
 """RecBole's atomic files: tab separated, with a header of ``name:type``.
 
 Types are ``token``, ``token_seq``, ``float`` and ``float_seq``. A ``*_seq`` field stays a text, as titles are of that
-type as well as lists of genres; where a list is meant, ``Interactions.item_relation`` splits it.
+type as well as lists of genres; ``Interactions.item_relation`` splits it, and graphs have a node for each word.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import polars as pl
 
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import CorruptFileError, DuplicateColumnError, MissingColumnError
+from recgraph.data.packing import PACKED_SUFFIXES
 from recgraph.data.readers import scan_delimited
 from recgraph.data.source import Raw
 from recgraph.texts import listed
 
-__all__ = ["atomic_files", "read_features", "scan_atomic"]
+__all__ = ["atomic_files", "read_features", "scan_atomic", "side_files"]
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -26,23 +27,40 @@ def atomic_files(path: str | Path) -> dict[str, Path]:
     """The files of a data set by suffix (``inter``, and ``user``, ``item`` where they exist).
 
     Args:
-        path: the folder that holds one ``*.inter`` file, or that file.
+        path: the folder that holds one ``*.inter`` file, or that file, plain or packed.
 
     Raises:
         FileNotFoundError: there is no ``.inter`` file.
         ValueError: there are several.
     """
     path = Path(path)
-    found = [path] if path.suffix == ".inter" and path.is_file() else sorted(path.glob("*.inter"))
+    found = [path] if path.is_file() else sorted(path.glob("*.inter*"))
+    found = [file for file in found if _unpacked(file).suffix == ".inter"]
     if not found:
         raise FileNotFoundError(f"{str(path)!r} is no .inter file and no folder that holds one")
     if len(found) > 1:
         raise ValueError(f"{str(path)!r} holds {len(found)} .inter files; name one: {', '.join(f.name for f in found)}")
-    sides = {suffix: found[0].with_suffix(f".{suffix}") for suffix in ("user", "item")}
-    return {"inter": found[0], **{suffix: file for suffix, file in sides.items() if file.is_file()}}
+    return {"inter": found[0], **side_files(found[0])}
 
 
-def scan_atomic(path: Path, encoding: str = "utf-8") -> tuple[Raw, dict[str, str]]:
+def side_files(inter: Path) -> dict[str, Path]:
+    """The files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of ``ml.train`` also ``ml.item``."""
+    name = _unpacked(inter).name.removesuffix(".inter")
+    stems = dict.fromkeys((name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test")))
+    found: dict[str, Path] = {}
+    for side in ("user", "item"):
+        names = (f"{stem}.{side}{packing}" for stem in stems for packing in ("", *PACKED_SUFFIXES))
+        there = [file for name in names if (file := inter.with_name(name)).is_file()]
+        if there:
+            found[side] = there[0]
+    return found
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in PACKED_SUFFIXES else path
+
+
+def scan_atomic(path: Path, encoding: str = "utf-8", quotes: bool = True) -> tuple[Raw, dict[str, str]]:
     """Scan one atomic file.
 
     Returns:
@@ -52,7 +70,7 @@ def scan_atomic(path: Path, encoding: str = "utf-8") -> tuple[Raw, dict[str, str
         CorruptFileError: a header field is not ``name:type``.
         DuplicateColumnError: two have the same name.
     """
-    raw = scan_delimited(path, separator="\t", encoding=encoding)
+    raw = scan_delimited(path, separator="\t", encoding=encoding, quotes=quotes)
     header = raw.lazy.collect_schema().names()
     types: dict[str, str] = {}
     for field in header:
@@ -69,13 +87,13 @@ def scan_atomic(path: Path, encoding: str = "utf-8") -> tuple[Raw, dict[str, str
     return replace(raw, lazy=lazy), types
 
 
-def read_features(path: Path, key: str, encoding: str = "utf-8") -> pl.DataFrame:
+def read_features(path: Path, key: str, encoding: str = "utf-8", quotes: bool = True) -> pl.DataFrame:
     """A ``.user`` or ``.item`` file: ``float`` columns as numbers, all others as text, with the key column.
 
     Raises:
         MissingColumnError: the key column is not there.
     """
-    raw, types = scan_atomic(path, encoding)
+    raw, types = scan_atomic(path, encoding, quotes)
     if key not in types:
         raise raw.source.error(
             MissingColumnError,

@@ -155,13 +155,20 @@ def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReadi
     sample = collect(lazy.select(column).head(_SAMPLE), source)
     whole = TimeReading(value.str.strip_chars().cast(pl.Int64, strict=False), "own")
     real = TimeReading(value.str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None), "own")
-    if sample.select(whole.expression).to_series().null_count() < len(sample):
-        return [whole, real]
-    if sample.select(real.expression).to_series().null_count() < len(sample):
-        return [real]
+
+    def missed(read: pl.Expr) -> int:
+        return sample.select(read).to_series().null_count()
+
+    numbers = [whole, real] if missed(whole.expression) < len(sample) else [real]
+    unread = missed(real.expression)
+    if not unread:
+        return numbers
     # the formats that read something of the sample, so that the whole file is parsed as few times as can be
     parsed = [_parse(value, form) for form in _FORMATS]
-    fitting = [p for p in parsed if sample.select(p).to_series().null_count() < len(sample)]
+    fitting = [p for p in parsed if missed(p) < len(sample)]
+    # one number among dates, or one date among numbers, is what cannot be read
+    if unread < len(sample) and (not fitting or unread <= missed(pl.coalesce(fitting))):
+        return numbers
     if not fitting:
         raise source.error(
             TimestampError,

@@ -239,6 +239,7 @@ def relation(features: pl.DataFrame | None, key: str, column: str, separator: st
 
     Raises:
         MissingColumnError: there are no features, or not this column.
+        DataError: its values are no plain ones, such as lists within lists.
     """
     if features is None:
         raise MissingColumnError(f"the log has no {role} features; give {role}_features when reading")
@@ -250,5 +251,8 @@ def relation(features: pl.DataFrame | None, key: str, column: str, separator: st
         pairs = pairs.with_columns(pl.col(column).str.split(separator))
     if isinstance(pairs[column].dtype, pl.List):
         pairs = pairs.explode(column)
+    if pairs[column].dtype.is_nested():
+        of = pairs[column].dtype
+        raise DataError(f"column {column!r} of the {role} features holds {of}; make it one of plain values or of lists")
     pairs = pairs.filter(pl.col(column).is_not_null())
     return pairs.filter(pl.col(column) != "") if pairs[column].dtype == pl.String else pairs

@@ -26,7 +26,9 @@ from recgraph.data.source import Source
 
 __all__ = ["check_file", "check_separator", "collect", "explained", "json_record", "usual_separator"]
 
-_USUAL_SEPARATORS = (",", "\t", ";", "|", "::")
+_OR_NONE = "; or, where no field is quoted, give quotes=False (--no-quotes)"
+#: "::" first, as it separates no text of another form
+_USUAL_SEPARATORS = ("::", ",", "\t", ";", "|")
 
 
 def collect(lazy: pl.LazyFrame, source: Source) -> pl.DataFrame:
@@ -91,7 +93,11 @@ def _find_fault(source: Source, error: BaseException) -> None:
     if source.format == "delimited":
         check_separator(source)
         if isinstance(error, pl.exceptions.SchemaError) and not source.has_header:
-            raise source.error(DelimiterError, "names are not as many as the fields of the line", line=1) from None
+            message = (
+                f"names are not as many as the fields of the line, separated by {source.separator!r}; give another "
+                "separator= (--separator), or one name a field"
+            )
+            raise source.error(DelimiterError, message, line=1) from None
         if len(source.separator) == 1:
             _check_fields(source)
 
@@ -135,14 +141,24 @@ def json_record(source: Source, line: str, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
+        message = f"the line is not JSON: {error.msg}{_other_form(line)}"
+        raise source.error(CorruptFileError, message, line=number) from None
     except RecursionError:
         raise source.error(CorruptFileError, "the line's values are nested too deep", line=number) from None
     except ValueError as error:  # a constant, or an integer of thousands of digits
         raise source.error(CorruptFileError, f"the line is not JSON: {error}", line=number) from None
     if not isinstance(record, dict):
-        raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
+        raise source.error(CorruptFileError, f"the line is not a JSON object{_other_form(line)}", line=number)
     return record
+
+
+def _other_form(line: str) -> str:
+    """What a line of other usual forms is, and what to do with it."""
+    if line.lstrip().startswith("["):
+        return "; one list of all objects is not read: write one object a line (jq -c '.[]' FILE)"
+    if line.lstrip().startswith(("{'", "{u'")):
+        return "; this is a dict of Python: write it with json.dumps"
+    return ""
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -176,7 +192,7 @@ def _check_fields(source: Source) -> None:
     """Raise for the first row with more fields than the first, or with quotes that do not pair."""
     with source.open() as text, long_fields():
         lines = _Remembering(text)
-        reader = csv.reader(lines, delimiter=source.separator, strict=True)
+        reader = source.reader(lines, strict=True)
         width, start = None, 1
         while True:
             lines.quotes = 0
@@ -184,12 +200,14 @@ def _check_fields(source: Source) -> None:
                 fields = next(reader, None)
             except csv.Error as error:
                 message = f"a quote that begins in this row does not end as it must ({error}); write a quote within "
-                raise source.error(CorruptFileError, f'{message}a quoted field twice: ""', line=start) from None
+                raise source.error(
+                    CorruptFileError, f'{message}a quoted field twice: ""{_OR_NONE}', line=start
+                ) from None
             if fields is None:
                 return
-            if lines.quotes % 2:
+            if source.quotes and lines.quotes % 2:
                 message = "a quote stands within a field; put the field in quotes and write the quote within it twice"
-                raise source.error(CorruptFileError, message, line=start)
+                raise source.error(CorruptFileError, message + _OR_NONE, line=start)
             width = len(fields) if width is None else width
             if fields and len(fields) > width:
                 message = f"{len(fields)} fields separated by {source.separator!r}, the first line has {width}"
@@ -227,6 +245,7 @@ def check_separator(source: Source) -> None:
         raise source.error(DelimiterError, message, line=1)
 
 
-def usual_separator(line: str, otherwise: str | None = None) -> str | None:
-    """The first of the usual separators that a line holds."""
-    return next((mark for mark in _USUAL_SEPARATORS if mark in line), otherwise)
+def usual_separator(line: str, otherwise: str | None = None, n_fields: int | None = None) -> str | None:
+    """The first of the usual separators that a line holds; rather one that makes ``n_fields`` of it."""
+    held = [mark for mark in _USUAL_SEPARATORS if mark in line]
+    return next((mark for mark in held if line.count(mark) + 1 == n_fields), next(iter(held), otherwise))

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from recgraph.data import atomic
 from recgraph.data.packing import PACKED_SUFFIXES
 
-__all__ = ["SUFFIXES", "FileFormat", "fitting", "format_of", "in_folder", "suffix_of"]
+__all__ = ["SUFFIXES", "FileFormat", "fitting", "format_of", "format_of_features", "in_folder", "suffix_of"]
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
 SUFFIXES: dict[str, FileFormat] = {
@@ -53,6 +53,23 @@ def format_of(path: Path) -> FileFormat:
     raise ValueError(
         f"the format of {str(path)!r} cannot be told by its name; give format= (--data-format) one of "
         f"{', '.join(get_args(FileFormat))}"
+    )
+
+
+def format_of_features(path: Path) -> FileFormat:
+    """The format that the name of a file of features says.
+
+    Raises:
+        ValueError: it says none.
+    """
+    suffix = suffix_of(path)
+    if suffix in (".user", ".item"):
+        return "recbole"
+    if suffix in (*_UNREAD, *_SPREADSHEETS) or SUFFIXES.get(suffix, "recbole") != "recbole":
+        return format_of(path)
+    raise ValueError(
+        f"the format of the features in {str(path)!r} cannot be told by its name; rename it to .csv, .tsv, .jsonl, "
+        ".parquet, or .user and .item where its header is RecBole's name:type"
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from recgraph.data.dataframe import FrameKind, frame_kind, names_of, scan_frame
 from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
+from recgraph.data.log_file import LogFile, Scanned
 from recgraph.data.readers import given_apart
-from recgraph.data.reading import FEATURES, LogFile, Reading, Scanned
+from recgraph.data.reading import FEATURES, Reading
 from recgraph.data.source import Source
 
 __all__ = ["read_parts"]

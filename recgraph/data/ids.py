@@ -192,9 +192,15 @@ class IdMap:
         return state.digest()
 
     def write(self, path: Path) -> None:
-        """Save as Parquet."""
-        name = _UUID if self.as_uuid else "id"
-        replace_parquet(self.values.alias(name).to_frame(), path)
+        """Save as Parquet.
+
+        Raises:
+            ValueError: :meth:`read` could not read it again.
+        """
+        frame = self.values.alias(_UUID if self.as_uuid else "id").to_frame()
+        if wrong := _no_ids(frame):
+            raise ValueError(f"these are no ids: {wrong}")
+        replace_parquet(frame, path)
 
     @classmethod
     def read(cls, path: Path) -> IdMap:

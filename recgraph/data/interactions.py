@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -10,16 +10,17 @@ from typing import Any, Self, get_args
 from recgraph.arguments import checked
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
-from recgraph.data.dataframe import FrameKind, frame_kind, names_of, scan_frame
-from recgraph.data.errors import DataError
+from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
 from recgraph.data.ingest import MissingIds, encode
 from recgraph.data.log import InteractionLog
-from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
+from recgraph.data.log_file import LogFile
+from recgraph.data.reading import FEATURES, FileFormat, Reading
 from recgraph.data.roles import NO_COLUMN
-from recgraph.data.source import Raw, Source
+from recgraph.data.sequence_files import scan_sequences
+from recgraph.data.source import Raw
 from recgraph.data.split import Split
 
-__all__ = ["FileFormat", "Interactions", "load_data"]
+__all__ = ["FileFormat", "Interactions"]
 
 
 class Interactions(InteractionLog):
@@ -95,6 +96,7 @@ class Interactions(InteractionLog):
         encoding: str = "utf-8",
         time_format: str | None = None,
         missing_ids: MissingIds = "error",
+        quotes: bool = True,
     ) -> Self:
         """From a delimited text file, plain or packed, scanned and never loaded whole.
 
@@ -106,13 +108,16 @@ class Interactions(InteractionLog):
             names: the columns, where the file has no header line.
             encoding: of the text, e.g. ``"latin-1"``.
             time_format, missing_ids: see :meth:`from_frame`.
+            quotes: whether ``"`` begins and ends a quoted field; else it is a part of its field.
 
         Raises:
             DataError: one of its subclasses for what is wrong, with file and line.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
         needed = columns.named()
-        raw = readers.scan_delimited(path, separator=separator, columns=names, needed=needed, encoding=encoding)
+        raw = readers.scan_delimited(
+            path, separator=separator, columns=names, needed=needed, encoding=encoding, quotes=quotes
+        )
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
@@ -130,10 +135,13 @@ class Interactions(InteractionLog):
         encoding: str = "utf-8",
         time_format: str | None = None,
         missing_ids: MissingIds = "error",
+        quotes: bool = True,
     ) -> Self:
         """:meth:`from_csv` with tabs."""
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = readers.scan_delimited(path, separator="\t", columns=names, needed=columns.named(), encoding=encoding)
+        raw = readers.scan_delimited(
+            path, separator="\t", columns=names, needed=columns.named(), encoding=encoding, quotes=quotes
+        )
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
@@ -212,7 +220,7 @@ class Interactions(InteractionLog):
     @checked
     def from_sequences(cls, path: str | Path, *, user: str = "user_id", item: str = "item_id") -> Self:
         """From lines of ``user item item ...``, oldest first; ``user`` and ``item`` name the columns of outputs."""
-        return cls._encoded(readers.scan_sequences(path, user=user, item=item), Columns(user=user, item=item))
+        return cls._encoded(scan_sequences(path, user=user, item=item), Columns(user=user, item=item))
 
     @classmethod
     @checked
@@ -265,7 +273,7 @@ class Interactions(InteractionLog):
 
     @classmethod
     def from_files(cls, files: LogFile, texts: Collection[str] = ()) -> Self:
-        """From the files of a :class:`recgraph.data.reading.LogFile`.
+        """From the files of a :class:`recgraph.data.log_file.LogFile`.
 
         Args:
             files: the log.
@@ -309,89 +317,3 @@ class Interactions(InteractionLog):
             **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
         """
         return Split.of(self, strategy, seed=seed, **params)
-
-
-@checked
-def load_data(
-    path: str | Path | Any,
-    *,
-    user: str | None = None,
-    item: str | None = None,
-    timestamp: str | None = None,
-    rating: str | None = None,
-    weight: str | None = None,
-    format: FileFormat | None = None,
-    separator: str | None = None,
-    names: Sequence[str] = (),
-    encoding: str = "utf-8",
-    time_format: str | None = None,
-    missing_ids: MissingIds = "error",
-    user_features: str | Path | Any = None,
-    item_features: str | Path | Any = None,
-) -> Interactions:
-    """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
-
-    What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.reading``).
-
-    Args:
-        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON lines, Parquet,
-            RecBole's atomic files, lines of ``user item item ...`` (``format="sequences"``); text files also packed by
-            gzip, Zstandard, bzip2 or xz. Or a frame of pandas, polars or pyarrow, as :meth:`Interactions.from_frame`
-            reads it; ``format``, ``separator``, ``names`` and ``encoding`` are of files alone.
-        user, item: the columns of ids; guessed from usual names. Ids become integers where each is written as one
-            (``1000.0`` is ``1000``), else texts; those of a frame keep their type.
-        timestamp, rating: their columns; guessed, and ``"none"`` says that the log has none. Of times see
-            :meth:`Interactions.from_frame`.
-        weight: the column of weights.
-        format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"`` or ``"sequences"``; by default the names
-            of the files say it.
-        separator: of a CSV file, one or several characters; by default its first line says it.
-        names: of the columns, where a CSV file has no header line.
-        encoding: of text files, e.g. ``"latin-1"``.
-        time_format: of times that are texts in another form than ISO 8601, e.g. ``"%d/%m/%Y %H:%M"``.
-        missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
-        user_features, item_features: side information: files (CSV, TSV, JSON lines, Parquet), or frames, with the log's
-            column of ids and one row an id.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the format cannot be told, or an option has a value that is not allowed.
-        DataError: one of its subclasses for what is wrong, with file and line; a column that cannot be told.
-    """
-    reading = Reading.of(
-        user=user,
-        item=item,
-        timestamp=timestamp,
-        rating=rating,
-        weight=weight,
-        format=format,
-        separator=separator,
-        names=tuple(names),
-        encoding=encoding,
-        time_format=time_format,
-        missing_ids=missing_ids,
-        user_features=str(user_features) if isinstance(user_features, str | Path) else None,
-        item_features=str(item_features) if isinstance(item_features, str | Path) else None,
-    )
-    if isinstance(path, str | Path):
-        data = Interactions.from_files(LogFile(str(path), reading))
-    else:
-        data = _of_frame(path, reading)
-    frames = [None if isinstance(given, str | Path) else given for given in (user_features, item_features)]
-    return data.with_features(*frames)
-
-
-def _of_frame(frame: Any, reading: Reading) -> Interactions:
-    """The log in a frame, with the columns that are not given by their usual names."""
-    try:
-        frame_kind(frame, "path")
-    except DataError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{error}, or the path of a file, a folder or a pattern such as 'logs/*.csv'") from None
-    reading.check_of_frames()
-    columns = reading.columns_of(names_of(frame), Source("frame"), "frame")
-    named = columns.model_dump()
-    data = Interactions.from_frame(frame, **named, time_format=reading.time_format, missing_ids=reading.missing_ids)
-    files = {name: Path(path) for name in FEATURES if (path := getattr(reading, name)) is not None}
-    return data.with_feature_files(LogFile("", reading).features(columns), files) if files else data

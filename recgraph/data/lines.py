@@ -6,6 +6,7 @@ Readers hold a line, and all fields of a header, in memory; a file of one line o
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ LONGEST_HEADER = 1 << 20
 _BLOCK = 1 << 16
 #: bytes that are searched for quotes at once
 _SEARCHED = 1 << 22
+#: more lines than this in one row are said to be odd: what is separated by tabs is seldom quoted, reviews in CSV are
+_MOST_LINES, _MOST_LINES_OF_TSV = 100, 1
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -110,22 +114,26 @@ def _line_at(path: Path, start: int) -> int:
     return count
 
 
-def check_quotes(path: Path, text: Path) -> None:
+def check_quotes(path: Path, text: Path, separator: str = ",") -> None:
     """Refuse a delimited text with a row that quotes hold open for longer than a line may be.
 
     A quote that never ends makes one field of the rest of the file, which polars would read, and copy into its message.
-    All of the text is searched.
+    Two quotes that are none, as in names of artists, make one field of all rows between them: the first row of
+    unusually many lines is named in a warning. All of the text is searched.
 
     Args:
         path: the file, for messages.
         text: where its text is, in UTF-8, plain or packed.
+        separator: between fields.
 
     Raises:
         CorruptFileError: there is such a row; names its line.
     """
     start, done, inside = 0, 0, False
+    rows = _RowLines(_MOST_LINES_OF_TSV if separator == "\t" else _MOST_LINES)
     with open_bytes(text) as file:
         while block := file.read(_SEARCHED):
+            rows.read(block, done, inside)
             inside ^= block.count(b'"') % 2 == 1
             ended = _last_break(block, inside)
             if ended is not None:
@@ -137,6 +145,38 @@ def check_quotes(path: Path, text: Path) -> None:
                     'write a quote within a quoted field twice: ""'
                 )
                 raise CorruptFileError(message, path=path, line=_line_at(text, start))
+    if rows.found is not None:
+        begin, n_lines = rows.found
+        _log.warning(
+            "%s, line %s: quotes make one row of %s lines; where no field is quoted, give quotes=False (--no-quotes)",
+            *(path, f"{_line_at(text, begin):,}", f"{n_lines:,}"),
+        )
+
+
+class _RowLines:
+    """Finds the first row of more lines than ``most``: ``found`` is where it begins, and how many lines it has."""
+
+    def __init__(self, most: int) -> None:
+        self.found: tuple[int, int] | None = None
+        self._most, self._begin, self._lines = most, 0, 1
+
+    def read(self, block: bytes, done: int, inside: bool) -> None:
+        """Read the next bytes, those behind the first ``done``, which begin within quotes or not."""
+        if self.found is not None or not (inside or b'"' in block):
+            if (last := block.rfind(b"\n")) >= 0:
+                self._begin, self._lines = done + last + 1, 1
+            return
+        text = np.frombuffer(block, np.uint8)
+        breaks, quotes = np.flatnonzero(text == ord("\n")), np.flatnonzero(text == ord('"'))
+        within = (np.searchsorted(quotes, breaks) % 2 == 1) != inside
+        ends = np.flatnonzero(~within)
+        lines = np.diff(ends, prepend=-1, append=len(breaks))  # of each row; the last one goes on
+        lines[0] += self._lines - 1
+        begins = np.concatenate([[self._begin], done + breaks[ends] + 1])
+        many = np.flatnonzero(lines > self._most)
+        if len(many) and many[0] < len(ends):
+            self.found = int(begins[many[0]]), int(lines[many[0]])
+        self._begin, self._lines = int(begins[-1]), int(lines[-1])
 
 
 def _last_break(block: bytes, inside: bool) -> int | None:

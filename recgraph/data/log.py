@@ -22,9 +22,9 @@ from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
 from recgraph.data.files import replacing_files
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, load_set, replace_json, write_parquet
+from recgraph.data.log_file import LogFile
 from recgraph.data.part import OrderedLog
-from recgraph.data.reading import LogFile
-from recgraph.data.relations import RelationGraph, refuse_interactions
+from recgraph.data.relations import RelationGraph, check_graph
 from recgraph.data.source import Source
 from recgraph.notebook import block
 
@@ -120,20 +120,16 @@ class InteractionLog:
         """Add side information (frames of any kind, a typed graph); None keeps what is there.
 
         Raises:
-            DataError: the key column is missing, its ids are of another type than the log's, or not unique; the graph
-                has neither users nor items, or it holds interactions of the log under another name
-                (:func:`recgraph.data.relations.refuse_interactions`).
+            DataError: the key column is missing, its ids are of another type than the log's, or not unique; what
+                :func:`recgraph.data.relations.check_graph` says of the graph.
         """
         users, items = self.user_features, self.item_features
         if user_features is not None:
             users = attach(user_features, self.columns.user, self.users, "user_features")
         if item_features is not None:
             items = attach(item_features, self.columns.item, self.items, "item_features")
-        if graph is not None and not {"user", "item"} & set(graph.node_types):
-            raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
         if graph is not None:
-            pairs = (self.log["user"].to_numpy(), self.log["item"].to_numpy())
-            refuse_interactions(graph, self.users, self.items, pairs)
+            check_graph(graph, self.users, self.items, (self.log["user"].to_numpy(), self.log["item"].to_numpy()))
         changed = any(each is not None for each in (user_features, item_features, graph))
         return replace(
             self,
@@ -298,6 +294,7 @@ class InteractionLog:
             "separator": self.source.separator,
             "has_header": self.source.has_header,
             "encoding": self.source.encoding,
+            "quotes": self.source.quotes,
             "parts": [str(part.path) for part in self.source.parts],
             "files": checksums_of([each for each in files if each.name in _FILES], folder),
         }
@@ -353,8 +350,9 @@ class InteractionLog:
 
 def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
     shared = (saved["separator"], saved["has_header"], saved.get("encoding", "utf-8"))
-    parts = tuple(Source(saved["format"], Path(part), *shared) for part in saved.get("parts", ()))
-    return Source(saved["format"], path, *shared, parts)
+    quotes = saved.get("quotes", True)  # an earlier version did not write it
+    parts = tuple(Source(saved["format"], Path(part), *shared, quotes=quotes) for part in saved.get("parts", ()))
+    return Source(saved["format"], path, *shared, parts, quotes=quotes)
 
 
 #: the description of a saved log, the file that is written last

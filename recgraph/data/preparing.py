@@ -31,10 +31,11 @@ from recgraph.data.ingest import encode
 from recgraph.data.kinds import ids_of_one_kind
 from recgraph.data.labels import Label, Strategy
 from recgraph.data.log import InteractionLog
+from recgraph.data.log_file import LogFile
 from recgraph.data.part import order
 from recgraph.data.preparing_memory import check_preparation, n_rows_of_text
 from recgraph.data.readers import source_of_all
-from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
+from recgraph.data.reading import FileFormat, Reading
 from recgraph.data.source import Raw, Source
 from recgraph.data.split_files import (
     OPEN_FILE,
@@ -183,7 +184,7 @@ def prepare(
     paths, form = [path.absolute() for path in files.files], files.format
     first = paths[0]
     reading = LogFile(str(first), files.reading).completed()
-    plain = reading.model_copy(update=dict.fromkeys(FEATURES))
+    plain = reading.without_features()
     columns = LogFile(str(first), plain).scan().columns
     chosen.check_columns([name for name, column in columns if column is not None])
     shards = [*_shards(paths, form, shard_rows)]

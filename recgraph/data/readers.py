@@ -3,12 +3,10 @@
 - Delimited text (CSV, TSV): every column is read as text, which the encoding parses.
 - JSON lines: one object a line.
 - Parquet: a file, or all files of a folder.
-- Sequences: ``user item item ...`` a line, oldest first.
 """
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
 import zlib
@@ -27,7 +25,6 @@ from recgraph.data.errors import (
     DuplicateColumnError,
     EmptyLogError,
     MissingColumnError,
-    MissingIdError,
     MixedIdError,
 )
 from recgraph.data.ids import family
@@ -45,7 +42,6 @@ __all__ = [
     "scan_delimited",
     "scan_jsonl",
     "scan_parquet",
-    "scan_sequences",
     "together",
 ]
 
@@ -57,6 +53,7 @@ def scan_delimited(
     columns: Sequence[str] | None = None,
     needed: Sequence[str] = (),
     encoding: str = "utf-8",
+    quotes: bool = True,
 ) -> Raw:
     """Scan a delimited text file, plain or packed.
 
@@ -66,6 +63,7 @@ def scan_delimited(
         columns: the names of the columns where the file has no header line.
         needed: the names of columns that must be there; where one is missing, another separator is looked for.
         encoding: of the text.
+        quotes: whether ``"`` begins and ends a quoted field.
 
     Raises:
         DataError: empty, separated by another character, in another encoding, damaged, two columns of one name; with
@@ -73,7 +71,7 @@ def scan_delimited(
     """
     if not separator:
         raise ValueError("separator = '' must hold at least one character")
-    given = Source("delimited", check_file(path), separator, columns is None, check_encoding(encoding))
+    given = Source("delimited", check_file(path), separator, columns is None, check_encoding(encoding), quotes=quotes)
     source, held = given.made_plain()
     if columns is None:
         check_header(source, header_of(source))
@@ -117,7 +115,7 @@ def header_of(source: Source) -> list[str]:
         if len(source.separator) > 1:
             line = next((line for line in text if line.strip()), "")
             return [name.strip() for name in line.split(source.separator)] if line else []
-        return next((row for row in csv.reader(text, delimiter=source.separator) if any(row)), [])
+        return next((row for row in source.reader(text) if any(row)), [])
 
 
 def check_header(source: Source, names: Sequence[str]) -> None:
@@ -147,6 +145,7 @@ def _scan_delimited_text(source: Source, columns: Sequence[str] | None) -> pl.La
     return pl.scan_csv(
         source.text,
         separator=source.separator,
+        quote_char='"' if source.quotes else None,
         has_header=columns is None,
         new_columns=list(columns) if columns is not None else None,
         infer_schema=False,
@@ -294,29 +293,6 @@ def scan_parquet(path: str | Path) -> Raw:
     return Raw(lazy, source)
 
 
-def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item_id", encoding: str = "utf-8") -> Raw:
-    """Scan a file of one user a line, separated by white space; blank lines are skipped.
-
-    Args:
-        path: the file, plain or packed.
-        user, item: the names that the two columns get.
-        encoding: of the text.
-
-    Raises:
-        DataError: empty, damaged, not UTF-8, or a line with a user and no item; with the line.
-    """
-    source, held = Source("sequences", check_file(path), encoding=check_encoding(encoding)).made_plain()
-    fields = source.scan_lines().select("number", pl.col("line").str.extract_all(r"\S+").alias("fields"))
-    fields = fields.filter(pl.col("fields").list.len() > 0)
-    short = collect(fields.filter(pl.col("fields").list.len() == 1).head(1), source)
-    if len(short):
-        _refuse(source, int(short["number"][0]), short["fields"][0][0])
-    rows = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item)).explode(
-        item
-    )
-    return Raw(rows, source, as_text=True, held=(held,))
-
-
 def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
     """The rows of several files or frames, one after another.
 
@@ -390,11 +366,3 @@ def check_columns(raw: Raw, columns: Columns) -> None:
     if missing:
         message = f"there is no column {missing[0]!r}; the columns are {listed(there)}"
         raise raw.source.error(MissingColumnError, message)
-
-
-def _refuse(source: Source, line: int, text: str) -> None:
-    mark = next((mark for mark in ",;|" if mark in text), None)
-    if mark is not None:
-        message = f"{text[:60]!r} is not separated by spaces but by {mark!r}; is it a table (from_csv)?"
-        raise source.error(DelimiterError, message, line=line)
-    raise source.error(MissingIdError, f"user {text!r} has no item", line=line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +13,9 @@ import numpy.typing as npt
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 
-__all__ = ["INTERACTS", "RelationGraph", "ids_of", "refuse_interactions"]
+__all__ = ["INTERACTS", "RelationGraph", "check_graph", "ids_of"]
 
+_log = logging.getLogger(__name__)
 #: the relation that is the log itself: a model gets its training part, whatever a graph holds under this name
 INTERACTS = ("user", "interacts", "item")
 
@@ -41,23 +43,30 @@ class RelationGraph(Protocol):
         """Write it into a folder, with a file ``graph.json``."""
 
 
-def refuse_interactions(
+def check_graph(
     graph: RelationGraph, users: IdMap, items: IdMap, of_log: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 ) -> None:
-    """Refuse relations of users and items that hold interactions of the log: a split could not hide its test part.
+    """Refuse a graph that does not speak of a log's users and items, or that tells of its test part.
 
+    Users and items are matched by their ids; where none of either is of the log, a warning says so. A relation of users
+    and items that holds interactions of the log is refused, as a split could not hide its test part;
     ``("user", "interacts", "item")`` is the log itself, of which a model gets the training part instead.
 
     Args:
-        graph: users and items are matched by their ids.
+        graph: the graph.
         users, items: of the log.
         of_log: users and items of its interactions, by their indices.
 
     Raises:
-        DataError: names the relation, and how many of the interactions it holds.
+        DataError: it has neither users nor items; their ids are of another type than the log's; a relation holds
+            interactions: names it, and how many.
     """
+    ids = {name: known for name, known in (("user", users), ("item", items)) if name in graph.node_types}
+    if not ids:
+        raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
+    for name, known in ids.items():
+        _check_ids(name, graph.nodes[name], known)
     pairs: npt.NDArray[np.int64] | None = None
-    ids = {"user": users, "item": items}
     for relation, held in graph.edges.items():
         start, _, end = relation
         if relation == INTERACTS or {start, end} != {"user", "item"}:
@@ -72,6 +81,21 @@ def refuse_interactions(
                 "items, and those of a test part would be known in training: leave them out. Paths follow the log both "
                 f"ways, as {INTERACTS}"
             )
+
+
+def _check_ids(name: str, nodes: Any, known: IdMap) -> None:
+    given = ids_of(nodes)
+    hint = "" if nodes.ids is not None else ": it has no ids, so that numbers from 0 on stand for them; give ids="
+    try:
+        places = known.index(given)
+    except ValueError as error:
+        raise DataError(f"graph: its nodes {name!r} are not matched{hint} ({error})") from None
+    if len(places) and len(known) and not (places >= 0).any():
+        example = known.values[0]
+        _log.warning(
+            "graph: none of its %s nodes %r is of the log, whose ids are such as %r%s",
+            *(f"{len(places):,}", name, example, hint),
+        )
 
 
 def ids_of(nodes: Any) -> Any:

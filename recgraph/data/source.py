@@ -8,10 +8,10 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import polars as pl
 
@@ -49,6 +49,7 @@ class Source:
         plain: where polars reads the text: the file, or while it is read a plain copy of it.
         first_row: of a Parquet file, where the rows that are read begin.
         ids: the columns that must have one type throughout (``jsonl``).
+        quotes: whether ``"`` begins and ends a quoted field (``delimited``); else it is a part of its field.
     """
 
     format: Format
@@ -60,6 +61,7 @@ class Source:
     plain: Path | None = None
     first_row: int = 0
     ids: tuple[str, ...] = ()
+    quotes: bool = True
 
     def error(self, kind: type[E], message: str, *, row: int | None = None, line: int | None = None) -> E:
         """An error that says where: the line of a text file, or else the row."""
@@ -118,8 +120,8 @@ class Source:
         with unpacking(self.path):
             self._check_lines()
             plain, held = plain_copy(self.path, self.encoding)
-            if self.format == "delimited" and len(self.separator) == 1:
-                check_quotes(self.path, plain)
+            if self.format == "delimited" and len(self.separator) == 1 and self.quotes:
+                check_quotes(self.path, plain, self.separator)
             elif packing_of(plain) != "none":
                 read_through(plain)
         return replace(self, plain=plain), held
@@ -139,6 +141,12 @@ class Source:
     def no_pattern(self) -> str:
         """:attr:`text` for a reader of polars that takes each path for a pattern: ``log[1].json`` is not log1.json."""
         return glob.escape(str(self.text))
+
+    def reader(self, text: Iterable[str], *, strict: bool = False) -> Any:
+        """A reader of :mod:`csv` of its lines."""
+        if self.quotes:
+            return csv.reader(text, delimiter=self.separator, strict=strict)
+        return csv.reader(text, delimiter=self.separator, quoting=csv.QUOTE_NONE, strict=strict)
 
     def has_byte_order_mark(self) -> bool:
         """Whether the text starts with a byte order mark."""
@@ -172,7 +180,7 @@ class Source:
         row = -2 if self.has_header else -1
         start = 1
         with long_fields():
-            reader = csv.reader(text, delimiter=self.separator)
+            reader = self.reader(text)
             for fields in reader:
                 if any(fields):
                     row += 1

@@ -203,7 +203,7 @@ class Split(_Labelled):
                 user's train interactions is drawn by ``seed``; without ``test`` nothing can be tested.
             user_features, item_features: side information: files or frames, one row an id.
             split: settings of the strategy, e.g. ``{"valid": 0.2}``.
-            reading: how they are read, as of :func:`recgraph.data.interactions.load_data`.
+            reading: how they are read, as of :func:`recgraph.data.loading.load_data`.
 
         Raises:
             ValueError: no train, nothing beside it, a setting that does not exist, or what is wrong with a part.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from recgraph.sparse.csr import Csr
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
+_log = logging.getLogger(__name__)
 #: edge type -> (node type, ids) of its sources and of its targets
 Ends = dict[EdgeType, tuple[tuple[str, pl.Series], tuple[str, pl.Series]]]
 
@@ -177,7 +179,8 @@ def from_interactions(
         part: the interactions that become edges: ``split.train``, so that nothing of valid and test is known. None
             takes all.
         item_relations, user_relations: the columns; a mapping gives the node type a name (``{"genres": "genre"}``).
-            None takes the columns of lists and of texts that have at most half as many values as the frame has rows.
+            None takes the columns of texts, and of lists of plain values, that have at most half as many values as the
+            frame has rows; a column of users that is called as one of items has the node type ``"user_<name>"``.
         separator: between the values of one text.
     """
     if not (part is None or isinstance(part, Part)):
@@ -192,6 +195,8 @@ def from_interactions(
     )
     for role, ids, key, table, wanted in sides:
         for column, name in _relations(table, key, wanted, separator):
+            if name in nodes and wanted is None:
+                name = _free_name(f"{role}_{name}", nodes)
             if name in nodes:
                 raise GraphError(f"{role} relation {column!r}: node type {name!r} exists; name it with a mapping")
             pairs = relation(table, key, column, separator, role)
@@ -260,11 +265,39 @@ def _relations(
     found = []
     for column in table.columns:
         kind = table[column].dtype
-        if column != key and (isinstance(kind, pl.List) or kind == pl.String):
+        of_values = isinstance(kind, pl.List) and not kind.inner.is_nested()
+        if column != key and (of_values or kind == pl.String):
             values = relation(table, key, column, separator, "")[column]
             if values.n_unique() * 2 <= table.height:
                 found.append((column, column))
+                _warn_of_lists(table[column], separator)
     return found
+
+
+#: what separates lists in texts of usual data sets
+_OF_LISTS = ("|", ";", ",")
+
+
+def _warn_of_lists(texts: pl.Series, separator: str) -> None:
+    """Say so where texts look like lists that another separator divides."""
+    if texts.dtype != pl.String or separator.strip():
+        return
+    for mark in _OF_LISTS:
+        n_held = int(texts.str.contains(mark, literal=True).sum())
+        if n_held * 10 >= len(texts):
+            example = texts.filter(texts.str.contains(mark, literal=True))[0]
+            _log.warning(
+                "column %r: %r may be a list, but each of its words is a value: when reading the features give "
+                "lists={%r: %r} (--list '%s=%s'), '' where each text is one value, or give a column of lists",
+                *(texts.name, example, texts.name, mark, texts.name, mark),
+            )
+            return
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _side(edge_type: EdgeType, ids: IdMap, pairs: pl.DataFrame) -> tuple[Nodes, Edges]:

@@ -11,7 +11,8 @@ from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import card_files, with_train
 from recgraph.data.file_names import fitting
-from recgraph.data.reading import PATHS, is_data_path
+from recgraph.data.log_file import is_data_path
+from recgraph.data.reading import PATHS
 from recgraph.models.distil import DistilConfig
 
 __all__ = ["with_data", "with_teachers"]

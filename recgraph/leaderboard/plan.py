@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import data_name, find_card
-from recgraph.data.reading import PATHS, is_data_path
+from recgraph.data.log_file import is_data_path
+from recgraph.data.reading import PATHS
 from recgraph.data.split import Split
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig

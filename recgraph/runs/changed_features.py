@@ -29,7 +29,7 @@ __all__ = [
     "fingerprints_in_memory",
 ]
 
-#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.reading.LogFile.fingerprint`; or of a frame
+#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.log_file.LogFile.fingerprint`; or of a frame
 #: or a graph, see :func:`fingerprints_in_memory`
 Fingerprints = Mapping[str, Mapping[str, Any]]
 

@@ -21,8 +21,9 @@ from recgraph.data.file_names import SUFFIXES, suffix_of
 from recgraph.data.ids import IdMap, has_float_texts
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
+from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.reading import FileFormat, LogFile, Reading
+from recgraph.data.reading import FileFormat, Reading
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
@@ -32,7 +33,7 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["Before", "Joined", "newest", "read_new_log", "reading_of"]
 
 #: the settings of a reading that say how files are written
-_WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids")
+_WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids", "quotes")
 #: below it every score of a model ends; items that a model does not know rank behind all that it knows
 _LOWEST = torch.finfo(torch.float32).min
 
@@ -163,7 +164,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
 
     Args:
         given: a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or a
-            file, a folder or a pattern of files, see :class:`recgraph.data.reading.LogFile` (``.txt``: lines of
+            file, a folder or a pattern of files, see :class:`recgraph.data.log_file.LogFile` (``.txt``: lines of
             ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
             order.
         recommender: of the run.

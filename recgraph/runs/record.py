@@ -61,7 +61,7 @@ class DataRecord(_Entries):
 
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
-        file: which file of one's own it was, see :meth:`recgraph.data.reading.LogFile.fingerprint`.
+        file: which file of one's own it was, see :meth:`recgraph.data.log_file.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
             memory (:mod:`recgraph.runs.changed_features`); absent where there are none, and in records of earlier
             versions.

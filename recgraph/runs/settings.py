@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field
 from recgraph.config import Added, Config, prefixed, unprefixed
 from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
-from recgraph.data.reading import LogFile, Reading, is_data_path
+from recgraph.data.log_file import LogFile, is_data_path
+from recgraph.data.reading import Reading
 from recgraph.data.split import Split
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.launcher import local_rank
@@ -86,7 +87,7 @@ class DataConfig(Config):
         """The settings with the columns of a file of one's own that are guessed; they do not change then.
 
         Raises:
-            FileNotFoundError, ValueError: as :func:`recgraph.data.interactions.load_data`.
+            FileNotFoundError, ValueError: as :func:`recgraph.data.loading.load_data`.
         """
         if not is_data_path(dataset) or not isinstance(card := find_card(dataset), FileCard):
             return self

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.errors import DataError
-from recgraph.data.reading import FEATURES, PARTS, LogFile, Reading
+from recgraph.data.log_file import LogFile
+from recgraph.data.reading import FEATURES, PARTS, Reading
 from recgraph.data.split import SealedSplit, Split
 from recgraph.runs.changed_features import Fingerprints, changed_features, fingerprints_in_memory
 from recgraph.runs.record import DataRecord

@@ -15,8 +15,9 @@ from command_line import refused, works
 
 import recgraph as rg
 from recgraph.data.labels import Label
+from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
-from recgraph.data.reading import LogFile, Reading
+from recgraph.data.reading import Reading
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.over_folds import over_folds
 from recgraph.evaluate.results import ProtocolMismatch, save_users

@@ -22,7 +22,8 @@ import recgraph as rg
 from recgraph.data import catalog, errors
 from recgraph.data.catalog.cards import Card
 from recgraph.data.catalog.own import write_card
-from recgraph.data.reading import LogFile, Reading, is_data_path
+from recgraph.data.log_file import LogFile, is_data_path
+from recgraph.data.reading import Reading
 
 ROWS = [(f"u{n % 5}", n % 7, 1_700_000_000 + n, n % 5 + 1) for n in range(40)]
 TABLE = pl.DataFrame(ROWS, schema=["userId", "movieId", "ts", "stars"], orient="row")

@@ -13,8 +13,9 @@ import torch
 from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
+from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
-from recgraph.data.reading import LogFile, Reading
+from recgraph.data.reading import Reading
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 

@@ -9,9 +9,10 @@ import pytest
 from command_line import refused, works
 
 from recgraph.data import preparing_memory
+from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
 from recgraph.data.preparing_memory import check_preparation, n_rows_of_text
-from recgraph.data.reading import LogFile, Reading
+from recgraph.data.reading import Reading
 from recgraph.memory import Estimate, MemoryLimitError
 
 LINES = "user,item,timestamp\n" + "".join(f"{row % 50:04},{row % 30:04},{row:08}\n" for row in range(2000))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import recgraph as rg
+from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
-from recgraph.data.reading import LogFile
 from recgraph.data.split import SealedSplit
 from recgraph.models import ItemKNN
 

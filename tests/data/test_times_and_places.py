@@ -18,8 +18,8 @@ import pytest
 
 import recgraph as rg
 from recgraph.data import errors
+from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
-from recgraph.data.reading import LogFile
 from recgraph.data.split import SealedSplit
 
 FIRST = dt.datetime(2024, 5, 1, 9, 30)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from recgraph.arguments import checked
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
-from recgraph.data.reading import LogFile, Reading, is_data_path
+from recgraph.data.log_file import LogFile, is_data_path
+from recgraph.data.reading import Reading
 
 if TYPE_CHECKING:
     from recgraph.data.catalog.graphs import PreparedGraph
@@ -55,7 +56,7 @@ class Prepared:
         source: where it came from, in words.
         cached: whether it lay there before.
         files: the user's own files that it was prepared from, where they may change, as
-            :meth:`recgraph.data.reading.LogFile.fingerprint` has them.
+            :meth:`recgraph.data.log_file.LogFile.fingerprint` has them.
     """
 
     path: Path
@@ -203,7 +204,7 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
 
     Raises:
         ValueError: the task of the data set is not recommendation, ``reading`` is given and there is a card; and what
-            :func:`get` and :func:`recgraph.data.interactions.load_data` raise.
+            :func:`get` and :func:`recgraph.data.loading.load_data` raise.
     """
     from recgraph.data.interactions import Interactions
 

@@ -44,7 +44,8 @@ from recgraph.data.catalog.sources import (
     Url,
     Wheel,
 )
-from recgraph.data.reading import PATHS, LogFile, Reading, is_data_path
+from recgraph.data.log_file import LogFile, is_data_path
+from recgraph.data.reading import PATHS, Reading
 
 __all__ = [
     "AnyCard",

@@ -36,7 +36,8 @@ from recgraph.data.errors import DataError, DelimiterError, EncodingError, Missi
 from recgraph.data.ingest import with_parts
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import PART
-from recgraph.data.readers import scan_delimited, scan_sequences
+from recgraph.data.readers import scan_delimited
+from recgraph.data.sequence_files import scan_sequences
 
 __all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_table"]
 

@@ -14,7 +14,8 @@ from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
-from recgraph.data.reading import PATHS, FileFormat, LogFile, Reading
+from recgraph.data.log_file import LogFile
+from recgraph.data.reading import PATHS, FileFormat, Reading
 from recgraph.setting_texts import toml_text
 
 __all__ = ["is_changed", "prepare_files", "stamped", "write_card"]
