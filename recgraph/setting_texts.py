@@ -10,7 +10,7 @@ from typing import Any
 
 from recgraph.config import ConfigError, cut, shown
 
-__all__ = ["parse_settings", "setting_text", "toml_text", "with_none"]
+__all__ = ["choices_with_none", "parse_settings", "setting_text", "toml_text", "with_none"]
 
 _FORMS = """{name = "text", flag = true} or ["a", "b"] as TOML, {"name": "text", "flag": true} as JSON"""
 #: a number as Python writes it; one that begins with a needless 0 may be an id and stays a text
@@ -80,6 +80,17 @@ def _as_option(setting: str, rest: str, value: Any) -> str:
 def with_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a TOML file, which has no word for it, with None where the text none stands, as in ``--set``."""
     return {name: None if _is_none(value) else value for name, value in settings.items()}
+
+
+def choices_with_none(space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space of a TOML file with None where the text none stands, also among the choices of a setting."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, list):
+            return [None if _is_none(each) else each for each in value]
+        return {name: read(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+    return {name: read(value) for name, value in with_none(space).items()}
 
 
 def _is_none(value: Any) -> bool:

@@ -184,8 +184,7 @@ def prepare(
     paths, form = [path.absolute() for path in files.files], files.format
     first = paths[0]
     reading = LogFile(str(first), files.reading).completed()
-    plain = reading.without_features()
-    columns = LogFile(str(first), plain).scan().columns
+    columns = LogFile(str(first), plain := reading.without_features()).scan().columns
     chosen.check_columns([name for name, column in columns if column is not None])
     shards = [*_shards(paths, form, shard_rows)]
     if isinstance(engine or Local(), Local):

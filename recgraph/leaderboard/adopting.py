@@ -12,7 +12,8 @@ from pathlib import Path
 from recgraph.leaderboard.board import Board, SheetSpec
 from recgraph.leaderboard.compare import Comparisons
 from recgraph.leaderboard.comparisons import save_comparisons
-from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.plan import jobs_of
 from recgraph.leaderboard.sheet import compared_records, open_sheet
 from recgraph.leaderboard.store import Store
 

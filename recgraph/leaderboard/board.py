@@ -17,7 +17,7 @@ from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_c
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.imports import ImportFailed, import_all
-from recgraph.leaderboard.places import with_data, with_teachers
+from recgraph.leaderboard.places import with_data, with_inputs
 from recgraph.runs.run import DataConfig
 from recgraph.setting_texts import with_none
 
@@ -179,7 +179,7 @@ class SheetSpec(Config):
             if not isinstance(models, list | tuple):
                 raise ConfigError(f"models = {models!r} must be a list of tables; begin each with [[models]]")
             values["models"] = [_named(entry) for entry in models]
-            return cls.of(with_teachers(values, path))._of_its_task()
+            return cls.of(with_inputs(values, path))._of_its_task()
         except (ConfigError, ImportFailed, UnknownDatasetError) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 

@@ -19,7 +19,7 @@ from recgraph.leaderboard.compare import (
     best_of,
     values_over_seeds,
 )
-from recgraph.leaderboard.plan import digest
+from recgraph.leaderboard.job import digest
 from recgraph.leaderboard.repeats import Repeat
 from recgraph.leaderboard.store import Record, read_json
 

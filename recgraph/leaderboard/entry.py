@@ -11,7 +11,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.leaderboard.costs import device_of
-from recgraph.leaderboard.plan import Job, without_fold
+from recgraph.leaderboard.job import Job, without_fold
 from recgraph.leaderboard.repeats import Repeat
 from recgraph.leaderboard.store import Record
 from recgraph.leaderboard.studies import shown_study

@@ -13,9 +13,11 @@ from recgraph.data.catalog.cards import card_files, with_train
 from recgraph.data.file_names import fitting
 from recgraph.data.log_file import is_data_path
 from recgraph.data.reading import PATHS
-from recgraph.models.distil import DistilConfig
+from recgraph.models.base import TrainableModel
+from recgraph.runs.inputs import INPUTS
+from recgraph.runs.pretrained import InitItemsConfig
 
-__all__ = ["with_data", "with_teachers"]
+__all__ = ["with_data", "with_inputs"]
 
 
 def with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
@@ -83,26 +85,30 @@ def _with_reading(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     return {**values, "protocol": {**protocol, "reading": _placed(reading, PATHS, board, values["places"])}}
 
 
-def with_teachers(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
-    """The values with the teachers of the models that take one from the board's file on."""
+def with_inputs(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
+    """The values with the runs and bundles that the models read (:data:`recgraph.runs.inputs.INPUTS`) from the board's
+    file on."""
     found, places = dict(values), values["places"]
-    distils = [_distils(entry) for entry in values["models"]]
+    inputs = [_inputs_of(entry) for entry in values["models"]]
     found["models"] = [
-        {**entry, "settings": _placed(entry["settings"], ("teacher",), board, places)}
+        {**entry, "settings": _placed(entry["settings"], own, board, places)}
         if own and isinstance(entry.get("settings"), Mapping)
         else entry
-        for entry, own in zip(values["models"], distils, strict=True)
+        for entry, own in zip(values["models"], inputs, strict=True)
     ]
-    if any(distils) and isinstance(training := values.get("training"), Mapping):
-        found["training"] = _placed(training, ("teacher",), board, places)
+    if isinstance(training := values.get("training"), Mapping):
+        found["training"] = _placed(training, {name for own in inputs for name in own}, board, places)
     return found
 
 
-def _distils(entry: Mapping[str, Any]) -> bool:
+def _inputs_of(entry: Mapping[str, Any]) -> list[str]:
+    """The settings of a model that are folders."""
     try:
-        return issubclass(registry.load("model", entry["model"]).Config, DistilConfig)
+        cls = registry.load("model", entry["model"])
     except (KeyError, TypeError, ValueError):  # no model: an error where it is needed
-        return False
+        return []
+    known = {*cls.Config.model_fields, *(InitItemsConfig.model_fields if issubclass(cls, TrainableModel) else ())}
+    return [name for name in INPUTS if name in known]
 
 
 def _placed(settings: Mapping[str, Any], names: Iterable[str], board: Path, places: dict[str, str]) -> dict[str, Any]:

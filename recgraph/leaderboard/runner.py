@@ -13,10 +13,12 @@ from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
 from recgraph.engine import Engine
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, metric_of, modules_of
 from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.adopting import adopt
-from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
-from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hashes
+from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, is_of_nodes, load_board
+from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.plan import check_entries, check_study, jobs_of, load_data_hashes
 from recgraph.leaderboard.repeats import named
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
@@ -78,6 +80,13 @@ class PendingJob:
         metrics, modules = (*self.job.metrics, *job.metrics), (*self.job.modules, *job.modules)
         own = replace(self.job, metrics=tuple(dict.fromkeys(metrics)), modules=tuple(dict.fromkeys(modules)))
         return replace(self, job=own)
+
+    def with_metrics_of_record(self) -> PendingJob:
+        """The job with the metrics that its record has, which another file of the same data may have asked for."""
+        record = None if is_of_nodes(self.job.dataset) else self.store.record(self.job)
+        scores = [] if record is None else [name for table in record["scores"].values() for name in table]
+        more = tuple(name for name in dict.fromkeys(scores) if _can_be_asked(name))
+        return self.with_metrics_of(replace(self.job, metrics=more, modules=modules_of(more)))
 
     @property
     def log(self) -> Path:
@@ -174,7 +183,7 @@ def run(
         adopt(found, sheet, folder)
         for each in _planned_jobs(found, sheet, folder, tuple(only), values, summary):
             planned[each.log] = planned.setdefault(each.log, each).with_metrics_of(each.job)
-    todo = {log: each for log, each in planned.items() if not each.is_done()}
+    todo = {log: each.with_metrics_of_record() for log, each in planned.items() if not each.is_done()}
     summary.kept = [each.name for log, each in planned.items() if log not in todo]
     summary.left = [pending.name for pending in todo.values()]
     say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
@@ -245,6 +254,17 @@ def _planned_jobs(
     ]
 
 
+def _can_be_asked(column: str) -> bool:
+    """Whether a column of a record is of a metric, beyond the default ones, that a worker can compute by its name."""
+    metric = metric_of(column)
+    return (
+        metric is not None
+        and metric.name not in DEFAULT_METRICS
+        and metric.__module__ != "__main__"
+        and "(" not in column
+    )
+
+
 def _shown(board: Board, sheet: SheetSpec) -> str:
     """A sheet's data set in the names of its jobs, with the sheet's name where several have the data set."""
     names = [data_name(each.dataset) for each in board.sheets]
@@ -282,8 +302,9 @@ def _record_failure(
         with store.lock(job, wait=False):
             if pending.is_done():
                 return "done"
-            # a killed job resumes from its last checkpoint
-            store.save_failure(job, failure_record(job, error, message, trace), restart=error != "WorkerKilled")
+            # a job that was stopped goes on from its last checkpoint
+            is_whole = error in ("WorkerKilled", "BudgetExceeded")
+            store.save_failure(job, failure_record(job, error, message, trace), restart=not is_whole)
     except BlockingIOError:
         return "stopped"
     return "failed"

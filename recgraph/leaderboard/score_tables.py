@@ -9,7 +9,7 @@ from typing import Any
 from recgraph.evaluate.over_folds import OF_FOLD
 from recgraph.leaderboard.board import SheetSpec
 from recgraph.leaderboard.compare import check_protocols
-from recgraph.leaderboard.plan import TITLES, digest
+from recgraph.leaderboard.job import TITLES, digest
 from recgraph.leaderboard.store import Record
 
 __all__ = ["ScoreTable", "score_tables", "text_of_field"]

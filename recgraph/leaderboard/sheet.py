@@ -25,7 +25,8 @@ from recgraph.leaderboard.compare import (
 from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
-from recgraph.leaderboard.plan import Job, check_entries, jobs_of
+from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.plan import check_entries, jobs_of
 from recgraph.leaderboard.repeats import Repeat, mean_of, repeat_of
 from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
 from recgraph.leaderboard.store import Record, Store

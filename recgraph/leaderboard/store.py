@@ -13,7 +13,7 @@ from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import remove_folder
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.evaluate.results import Result, load_users
-from recgraph.leaderboard.plan import TITLES, Job
+from recgraph.leaderboard.job import TITLES, Job
 from recgraph.workers.lock import locked
 
 __all__ = ["Record", "Store", "read_json"]
@@ -116,7 +116,7 @@ class Store:
             return None
 
     def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
-        """Whether a job has a record of the current data with all metrics that it asks for.
+        """Whether a job has a record of the current data and inputs with all metrics that it asks for.
 
         Args:
             job: with or without a record.
@@ -125,6 +125,8 @@ class Store:
         """
         record = self.record(job)
         if record is None or record["data_hash"] != data_hash:
+            return False
+        if "inputs" in record and record["inputs"] != job.inputs:  # earlier versions did not write them
             return False
         if any(metric not in scores for scores in record["scores"].values() for metric in job.metrics):
             return False
@@ -157,8 +159,8 @@ class Store:
         """The values of users of one table of a record; None where the file is missing or does not fit the record.
 
         Args:
-            stem: of the record's files, see :attr:`recgraph.leaderboard.plan.Job.stem`.
-            title: of the table, one of :data:`recgraph.leaderboard.plan.TITLES`.
+            stem: of the record's files, see :attr:`recgraph.leaderboard.job.Job.stem`.
+            title: of the table, one of :data:`recgraph.leaderboard.job.TITLES`.
             record: the values must give its scores under its protocol.
         """
         path = self._users(stem, _SEEN[title])

@@ -17,10 +17,12 @@ from typing import Any
 
 from recgraph.data.catalog import load_node_task
 from recgraph.data.disk import DiskError, told
+from recgraph.data.files import remove_folder, replace_text
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest, hashes_of_folds
+from recgraph.leaderboard.job import TITLES, Job, digest
+from recgraph.leaderboard.plan import data_hash_of, hashes_of_folds
 from recgraph.leaderboard.store import Record, Store
 from recgraph.memory import lacks_memory
 from recgraph.runs.fit import train
@@ -36,6 +38,10 @@ _POINTS = 300
 _BY_POPULARITY = ("head", "mixed", "tail", "cold")
 
 
+class FailedTest(Exception):
+    """A test that failed, with the error as its cause: the training before it is done."""
+
+
 def train_and_test(job: Job, store: Store, device: str | None = None, folds: Sequence[str] = ()) -> Record:
     """Run a job, or resume one that was stopped, and return its record; values of users are written to the store.
 
@@ -43,9 +49,18 @@ def train_and_test(job: Job, store: Store, device: str | None = None, folds: Seq
         folds: the hash of the split of each fold as the run of the board found them.
 
     Raises:
-        Exception: any error of the training or the test.
+        FailedTest: any error of the test.
+        Exception: any error of the training.
     """
+    inputs = job.inputs
     run = _train(job, store.work(job) / "run", device)
+    try:
+        return {**_test(run, job, store, device, folds), **({"inputs": inputs} if inputs else {})}
+    except Exception as error:
+        raise FailedTest from error
+
+
+def _test(run: Run | NodeRun, job: Job, store: Store, device: str | None, folds: Sequence[str]) -> Record:
     chosen = run.record.selection or run.record
     with Measured() as cost:
         found = _evaluate(run, job)
@@ -226,14 +241,28 @@ def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | 
         return DONE
     try:
         import_all(job.modules)
+        _leave_other_data(job, store, data_hash)
         store.save(job, train_and_test(job, store, device, folds))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        record = failure_record(job, type(error).__name__, str(error), traceback.format_exc())
-        store.save_failure(job, record, restart=not _is_of_machine(error))
+        is_trained = isinstance(error, FailedTest)
+        cause = error.__cause__ if is_trained and isinstance(error.__cause__, Exception) else error
+        trace = "".join(traceback.format_exception(cause))
+        record = failure_record(job, type(cause).__name__, str(cause), trace)
+        store.save_failure(job, record, restart=not (is_trained or _is_of_machine(cause)))
         return FAILED
     return DONE
+
+
+def _leave_other_data(job: Job, store: Store, data_hash: str) -> None:
+    """Remove an unfinished training of data, or of a teacher, that are others by now: it cannot be resumed."""
+    mark, run = store.work(job) / "data", store.work(job) / "run"
+    state = digest([data_hash, job.inputs])
+    if run.exists() and mark.is_file() and mark.read_text(encoding="utf-8") != state:
+        remove_folder(run)  # the log beside it is open
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(state, mark)
 
 
 def _is_of_machine(error: Exception) -> bool:

@@ -351,12 +351,16 @@ def _last(study: Study) -> dict[str, Any]:
 
 def outcomes(study: Study) -> list[str]:
     """Lines with the difference of the tuned and the default configuration on test, its interval and its p-value; or
-    why the default configuration was not trained."""
-    last = _last(study)
+    why the default configuration was not trained; first, where the test is of an earlier best trial, that it is."""
+    last, best, lines = _last(study), best_trial(study), list[str]()
+    if last and best is not None and last["trial"] != best.number:
+        lines.append(
+            f"trial {best.number} is not tested yet (--test-seeds 3 tests it): the test is of trial {last['trial']}"
+        )
     if (why := last.get("default_not_trained")) is not None:
-        return [f"the default configuration cannot be trained: {why}"]
+        return [*lines, f"the default configuration cannot be trained: {why}"]
     comparison = last.get("comparison") or {}
-    return [
+    return lines + [
         f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
         f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "
         f"p = {each['p']:.2g}, {each['n_users']} users): {_conclusion(each)}"

@@ -231,7 +231,9 @@ def command(study: Study, trial: FrozenTrial) -> str:
     key, seed = (shlex.quote(f"{value}") for value in (identity["model"].rpartition(":")[2], identity["seed"]))
     pairs = [f"--set {shlex.quote(setting_text(*each))}" for each in settings_of(study, trial).items()]
     dataset = shlex.quote(f"{source['dataset']}") if "dataset" in source else "DATASET"
-    parts = [f"recgraph train {key} --dataset {dataset}", f"--seed {seed}", *pairs, "--out runs/best"]
+    imports = [each["file"] or each["module"] for each in study.user_attrs.get("imports", ())]
+    own = [f"--import {shlex.quote(f'{name}')}" for name in imports]
+    parts = [f"recgraph train {key} --dataset {dataset}", f"--seed {seed}", *own, *pairs, "--out runs/best"]
     return " \\\n  ".join(parts)
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recgraph.config import Config, ConfigError, Search, distribute, load_toml, unknown_key
+from recgraph.setting_texts import choices_with_none
 from recgraph.tuning.options import default_of, flatten, merge, option_field
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class SearchSpace:
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
         """
-        given = load_toml(given) if isinstance(given, str | Path) else dict(given or {})
+        given = choices_with_none(load_toml(given)) if isinstance(given, str | Path) else dict(given or {})
         rest = given.pop(REST, "searched")
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")

@@ -20,7 +20,9 @@ from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
 from recgraph.runs.changed_features import changed_features
+from recgraph.runs.inputs import input_digests
 from recgraph.runs.source import source_of
+from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["tune"]
 
 #: the fields that identify a study
-_IDENTITY = ("model", "revision", "metrics", "space", "split_hash", "seed")
+_IDENTITY = ("model", "revision", "metrics", "objective", "space", "split_hash", "seed")
 
 
 @checked
@@ -131,7 +133,7 @@ def tune(
     check_model(cls)
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
     if objective is None:
-        metrics = tuple(objectives.canonical(name) for name in metrics)
+        metrics = tuple(dict.fromkeys(objectives.canonical(name) for name in metrics))
     if not metrics:
         raise ConfigError("metric = () must name at least one, e.g. 'ndcg@10'")
     if n_trials < 1:
@@ -144,7 +146,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        load_toml(space) if isinstance(space, str | Path) else plain(space or {}),
+        choices_with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if several else "tpe"),
         pruner or "none",
         seed,
@@ -165,15 +167,21 @@ def tune(
         pick_device(device)  # one that is not there is an error before the study exists
     identity = _identity(plan, split)
     url = storage_url(storage, folder)
-    _claim(plan, identity, url)
+    is_new = _claim(plan, identity, url)
     with telling(url):
-        kept = open_storage(storage, folder)
+        try:
+            kept = open_storage(storage, folder)
+        except BaseException:
+            if is_new and folder is not None:  # another storage may be what was meant
+                (folder / "study.json").unlink(missing_ok=True)
+            raise
         try:
             _check_storage(plan, kept)
             found = _open(plan, kept, identity)
             # the first one stays: runs that are resumed have it
             before = found.user_attrs.get("source")
             _check_features(plan, before)
+            _check_inputs(plan, found)
             plan = replace(plan, source=before or plan.source)
             found.set_user_attr("source", plan.source)
             trials = Trials(found, kept, plan)
@@ -221,6 +229,7 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
         "revision": plan.model.revision_of(plan.space.fixed),
         "metrics": list(plan.metrics),
+        "objective": _name_of(plan.objective),
         "space": plan.space.to_dict(),
         "split_hash": split.hash,
         "seed": plan.seed,
@@ -229,9 +238,18 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     return plain
 
 
+def _name_of(objective: Objective | None) -> str | None:
+    """What tells one objective of a caller from another, as far as a name can."""
+    if objective is None:
+        return None
+    named = objective if hasattr(objective, "__qualname__") else type(objective)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
 def _different(there: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """The names of the fields in which a study that exists differs; empty where it is this one."""
-    before = {"revision": 1, **there}  # studies without one are from before any model was changed
+    # studies without a revision are from before any model was changed; of their own objective earlier ones said nothing
+    before = {"revision": 1, "objective": identity["objective"], **there}
     if _is_same_model(before.get("model", ""), identity["model"]):
         before["model"] = identity["model"]
     return ", ".join(name for name in _IDENTITY if before.get(name) != identity[name])
@@ -283,19 +301,38 @@ def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
         )
 
 
-def _claim(plan: Plan, identity: Mapping[str, Any], storage: str) -> None:
-    """Write the identity of the study into its folder, or check that the folder is this study's."""
+def _check_inputs(plan: Plan, study: Study) -> None:
+    """Refuse a study whose teacher, or whose initial item vectors, have been trained anew since its first trial.
+
+    Raises:
+        ValueError: names the setting and its folder.
+    """
+    choices = {each.name: list(each.choices) for each in plan.space.dimensions.values() if each.choices}
+    now = input_digests({**plan.space.fixed, **choices})
+    then = study.user_attrs.get("inputs", {})  # an earlier version did not write it
+    for name, digest in now.items():
+        if then.get(name, digest) != digest:
+            raise ValueError(
+                f"study {plan.study!r}: {name} holds another model than in its earlier trials; give it its content "
+                "back, or give the new study another folder (--out) and name (--study)"
+            )
+    if now.keys() - then.keys():
+        study.set_user_attr("inputs", {**now, **then})
+
+
+def _claim(plan: Plan, identity: Mapping[str, Any], storage: str) -> bool:
+    """Write the identity of the study into its folder, or check that the folder is this study's; whether it is new."""
     if plan.folder is None:
-        return
+        return False
     path = plan.folder / "study.json"
     # first what is there, then whether a study is: another process may have begun it in between
     if contents(plan.folder) - {LOCK} and not path.exists():
         raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")
     with locked(plan.folder / LOCK):
-        _write_claim(plan, path, identity, storage)
+        return _write_claim(plan, path, identity, storage)
 
 
-def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str) -> None:
+def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str) -> bool:
     if path.exists():
         there = load_json(path)
         name = there.get("study")
@@ -306,9 +343,10 @@ def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: s
                 f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "
                 "give the new study another folder (--out) and name (--study)"
             )
-        return
+        return False
     where = {} if storage == storage_url(None, plan.folder) else {"storage": without_password(storage)}
     replace_json({"study": plan.study, **where, **identity}, path)
+    return True
 
 
 def _check_storage(plan: Plan, storage: StudyStorage) -> None:

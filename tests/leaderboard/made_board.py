@@ -10,7 +10,8 @@ from made_up import record
 from recgraph.leaderboard.board import Board, SheetSpec
 from recgraph.leaderboard.compare import Column, Comparison
 from recgraph.leaderboard.comparisons import save_comparisons
-from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.plan import jobs_of
 from recgraph.leaderboard.sheet import Sheet, compared_records, open_sheet
 from recgraph.leaderboard.store import Record, Store
 from recgraph.leaderboard.worker import failure_record

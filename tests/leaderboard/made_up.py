@@ -11,7 +11,8 @@ import numpy as np
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, save_users
 from recgraph.leaderboard.board import Board, SheetSpec
-from recgraph.leaderboard.plan import TITLES, Job, jobs_of
+from recgraph.leaderboard.job import TITLES, Job
+from recgraph.leaderboard.plan import jobs_of
 from recgraph.leaderboard.store import Record, Store
 from recgraph.leaderboard.worker import failure_record
 

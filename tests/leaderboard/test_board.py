@@ -20,7 +20,8 @@ from recgraph.data.catalog import load_dataset
 from recgraph.data.catalog.cards import card_files
 from recgraph.leaderboard import plan
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hashes
+from recgraph.leaderboard.job import Job, digest
+from recgraph.leaderboard.plan import check_study, jobs_of, load_data_hashes
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.studies import TunedSettings, shown_study
 from recgraph.models.closed_form.neighbours import Popularity

@@ -17,8 +17,8 @@ from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.figures import cost_marks
 from recgraph.leaderboard.frame import Number
+from recgraph.leaderboard.job import TITLES
 from recgraph.leaderboard.page import page
-from recgraph.leaderboard.plan import TITLES
 from recgraph.leaderboard.rendering import markdown, render
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
 from recgraph.leaderboard.tables import score_table

@@ -20,7 +20,8 @@ from recgraph.data.catalog.cards import card_files
 from recgraph.data.imprint import load_json
 from recgraph.leaderboard.adopting import adopt
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.plan import digest, jobs_of
+from recgraph.leaderboard.job import digest
+from recgraph.leaderboard.plan import jobs_of
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"

@@ -32,7 +32,8 @@ from recgraph.data.split import FitPart
 from recgraph.evaluate.results import popularity_groups
 from recgraph.leaderboard import worker
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.plan import jobs_of
 from recgraph.leaderboard.runner import PendingJob, Summary
 from recgraph.leaderboard.runner import _record_failure as failed
 from recgraph.leaderboard.runner import _record_outcome as ended
