@@ -207,8 +207,8 @@ class LogFile:
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The features in :meth:`feature_files`."""
         reading, found = self.reading, {}
-        for (name, path), role in ((each, each[0].removesuffix("_features")) for each in self.feature_files().items()):
-            form = format_of_features(check_file(path))
+        for name, path in self.feature_files().items():
+            form, role = format_of_features(check_file(path)), name.removesuffix("_features")
             key = getattr(columns, role)
             found[name] = read_feature_file(str(path), form, key, role, reading.encoding, reading.quotes)
         return reading.split_lists(found)

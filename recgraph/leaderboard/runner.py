@@ -302,9 +302,8 @@ def _record_failure(
         with store.lock(job, wait=False):
             if pending.is_done():
                 return "done"
-            # a job that was stopped goes on from its last checkpoint
-            is_whole = error in ("WorkerKilled", "BudgetExceeded")
-            store.save_failure(job, failure_record(job, error, message, trace), restart=not is_whole)
+            # a killed job resumes from its last checkpoint
+            store.save_failure(job, failure_record(job, error, message, trace), restart=error != "WorkerKilled")
     except BlockingIOError:
         return "stopped"
     return "failed"

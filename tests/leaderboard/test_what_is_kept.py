@@ -12,7 +12,6 @@ from recgraph.leaderboard import worker
 from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.job import Job
 from recgraph.leaderboard.plan import jobs_of, load_data_hashes
-from recgraph.leaderboard.runner import PendingJob, _record_failure
 from recgraph.leaderboard.store import Store
 from recgraph.workers.pool import DONE, FAILED
 
@@ -71,15 +70,6 @@ def test_a_training_of_other_data_begins_anew(tmp_path: Path, monkeypatch: pytes
     job, store, changed = only_job(path)
     assert changed != data_hash
     assert worker.run_job(job, store, changed, values=False, device="cpu") == DONE
-
-
-@pytest.mark.parametrize(("error", "kept"), [("BudgetExceeded", True), ("WorkerKilled", True), ("WorkerFailed", False)])
-def test_a_training_that_was_stopped_goes_on(tmp_path: Path, error: str, kept: bool) -> None:
-    job, store, data_hash = only_job(write(tmp_path, "a.toml", BPRMF))
-    checkpoint = store.work(job) / "run" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    assert _record_failure(PendingJob("a", job, store, data_hash), error, "why") == "failed"
-    assert checkpoint.exists() == kept
 
 
 def test_two_files_of_one_data_set_keep_the_metrics_of_both(tmp_path: Path) -> None:
