@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recgraph import registry
 from recgraph.augment.graph import make_augmentation
@@ -26,6 +26,8 @@ TIES = (
     "of the greatest cosine of features, then by index; or the last ones of an order that the seed draws for each path"
 )
 Ratio = Annotated[float, Field(ge=0, lt=1)]
+#: settings of latent and of masked twins; feature_mask and edge_mask are searched whatever the twin is
+_OF_LATENT, _OF_MASKED = ("augmenter", "augmenter_options"), ("augmentations",)
 
 
 class ViewsConfig(ContrastConfig):
@@ -105,6 +107,12 @@ class ViewsConfig(ContrastConfig):
     projection_dim: Annotated[
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
+
+    @model_validator(mode="after")
+    def _twin_reads(self) -> Self:
+        unread = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
+        self.refuse_unread(unread, f"on twin = {self.twin!r}")
+        return self
 
 
 def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPath, ...]:

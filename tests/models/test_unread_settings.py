@@ -1,0 +1,35 @@
+"""Settings that another one leaves without effect are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from recgraph import registry
+from recgraph.config import ConfigError
+
+
+@pytest.mark.parametrize("model", ["meow", "adameow", "meowrec"])
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"augmenter": "conv"}, "augmenter = 'conv' has no effect on twin = 'masked'"),
+        ({"augmenter_options": {"nonsense": 3}}, "augmenter_options = .* has no effect on twin = 'masked'"),
+        ({"twin": "latent", "augmentations": ("node_drop",)}, "augmentations = .* has no effect on twin = 'latent'"),
+        ({"twin": "none", "augmenter": "conv"}, "augmenter = 'conv' has no effect on twin = 'none'"),
+    ],
+)
+def test_of_twins_that_are_not_made(model: str, settings: dict[str, Any], match: str) -> None:
+    cls = registry.load("model", model)
+    with pytest.raises(ConfigError, match=match):
+        cls(**settings)
+    written = cls(twin="latent", augmenter="conv").config.model_dump()  # as bundles have it, with all defaults
+    assert cls.Config.of(written).augmenter == "conv"
+
+
+def test_of_views_that_change_no_item() -> None:
+    cls = registry.load("model", "duorec")
+    with pytest.raises(ConfigError, match=r"augmentations = .* has no effect on DuoRec"):
+        cls(augmentations=("crop",))
+    assert cls(augmentations=()).config.augmentations == ()
