@@ -311,11 +311,22 @@ def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
     """
     if len(labels) != len(result.users):
         raise ValueError(f"labels has {len(labels)} entries; give one for each of the {len(result.users)} users")
-    table = pl.DataFrame({"group": labels, **result.per_user}).with_columns(
-        pl.col(name).fill_nan(None) for name in result.per_user
+    of_user = pl.Series("group", labels)
+    groups = of_user.unique(maintain_order=True)
+    masks = [of_user.eq_missing(group).to_numpy() for group in groups]
+    # polars' means of groups differ in the last digit by the number of threads
+    means = {
+        name: pl.Series([_mean(np.asarray(values)[mask]) for mask in masks], dtype=pl.Float64)
+        for name, values in result.per_user.items()
+    }
+    return pl.DataFrame({"group": groups, "n_users": [int(mask.sum()) for mask in masks], **means}).with_columns(
+        pl.col("n_users").cast(pl.UInt32)
     )
-    means = [pl.col(name).mean() for name in result.per_user]
-    return table.group_by("group", maintain_order=True).agg(pl.len().alias("n_users"), *means)
+
+
+def _mean(values: NDArray[np.floating[Any]]) -> float | None:
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else None
 
 
 def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]:

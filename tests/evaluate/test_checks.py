@@ -156,6 +156,12 @@ def test_groups() -> None:
     values = Result(Protocol(), np.arange(4), {"mrr@5": np.array([1.0, 0.0, np.nan, 0.5])})
     table = by_group(values, ["warm", "cold", "warm", "cold"])
     assert table.rows() == [("warm", 2, 1.0), ("cold", 2, 0.25)]
+    empty = Result(Protocol(), np.arange(2), {"mrr@5": np.array([np.nan, 0.5])})
+    assert by_group(empty, pl.Series([None, "a"])).rows() == [(None, 1, None), ("a", 1, 0.5)]
+    # to the last digit those of NumPy, whatever the number of threads
+    drawn = np.random.default_rng(0).random(20_000)
+    many = Result(Protocol(), np.arange(20_000), {"mrr@5": drawn})
+    assert by_group(many, ["a", "b"] * 10_000)["mrr@5"].to_list() == [drawn[::2].mean(), drawn[1::2].mean()]
     with pytest.raises(ValueError, match="labels has 1"):
         by_group(values, ["a"])
     with pytest.raises(ValueError, match="edges"):
