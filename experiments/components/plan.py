@@ -68,7 +68,11 @@ BASES: dict[str, Base] = {
             "contrast_weight": {"low": 0.002, "high": 0.5, "log": True},
             "temperature": {"low": 0.05, "high": 1.0, "log": True},
         },
-        {"ml-100k": _PAIRS, "lastfm-hin": _PAIRS, "yelp-hin": {**_PAIRS, "batch_size": 8192}},
+        {
+            **{"ml-100k": _PAIRS, "lastfm-hin": _PAIRS, "yelp-hin": {**_PAIRS, "batch_size": 8192}},
+            # the rate of the board of the next product; its last epochs, up to a hundred, gain nearly nothing
+            "amazon-beauty": {**_PAIRS, "learning_rate": 0.005, "max_epochs": 40},
+        },
         _RATIO,
     ),
     "meow": Base(
