@@ -67,7 +67,7 @@ def _file(rows: int, suffix: str, texts: bool = False) -> Path:
 
 
 def _ingest(path: Path) -> Any:
-    from recgraph.data.interactions import load_data
+    from recgraph.data.loading import load_data
 
     return load_data(path, **power_law.NAMES)
 

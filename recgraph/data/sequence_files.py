@@ -40,11 +40,13 @@ def scan_sequences(
     source, held = Source("sequences", check_file(path), encoding=check_encoding(encoding)).made_plain()
     fields = source.scan_lines().select("number", pl.col("line").str.extract_all(r"\S+").alias("fields"))
     fields = fields.filter(pl.col("fields").list.len() > 0)
-    short = collect(fields.filter(pl.col("fields").list.len() == 1).select("number", "fields"), source)
+    is_short = pl.col("fields").list.len() == 1
+    short = collect(fields.filter(is_short).head(1), source)
     if len(short):
         _check_short(source, int(short["number"][0]), short["fields"][0][0], missing_ids)
-        _log.warning("%s: %s users without an item are left out", path, f"{len(short):,}")
-        fields = fields.filter(pl.col("fields").list.len() > 1)
+        n_short = collect(fields.filter(is_short).select(pl.len()), source).item()
+        _log.warning("%s: %s users without an item are left out", path, f"{n_short:,}")
+        fields = fields.filter(~is_short)
     rows = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item)).explode(
         item
     )

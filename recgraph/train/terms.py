@@ -19,7 +19,7 @@ __all__ = ["NonFiniteLoss", "Terms"]
 
 # batches between two reads of the values: a read waits for the device
 _READ_EVERY = 20
-_WAY_OUT = "try clip_norm, a smaller learning_rate, or less dropout where the width is small"
+_WAY_OUT = "try a smaller learning_rate, clip_norm, or less dropout where the width is small"
 
 
 class NonFiniteLoss(NonFinite):

@@ -26,10 +26,3 @@ def test_of_twins_that_are_not_made(model: str, settings: dict[str, Any], match:
         cls(**settings)
     written = cls(twin="latent", augmenter="conv").config.model_dump()  # as bundles have it, with all defaults
     assert cls.Config.of(written).augmenter == "conv"
-
-
-def test_of_views_that_change_no_item() -> None:
-    cls = registry.load("model", "duorec")
-    with pytest.raises(ConfigError, match=r"augmentations = .* has no effect on DuoRec"):
-        cls(augmentations=("crop",))
-    assert cls(augmentations=()).config.augmentations == ()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from recgraph import registry
@@ -306,12 +306,6 @@ class DuoRecConfig(ContrastiveConfig):
         Field(ge=0, description="of the contrast of a dropout twin with a sequence of the same target"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
-
-    @model_validator(mode="after")
-    def _no_augmentations(self) -> Self:
-        if self.augmentations:
-            self.refuse_unread(("augmentations",), "on DuoRec, whose views change no item")
-        return self
 
 
 class DuoRec(ContrastiveSequenceModel):
