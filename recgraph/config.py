@@ -140,17 +140,6 @@ class Config(BaseModel):
                 raise ValueError(f"{name} = {options} names a part; write {part} = {options['name']!r} instead")
         return self
 
-    def refuse_unread(self, names: Iterable[str], where: str) -> None:
-        """Refuse settings that another one leaves without effect, unless they are at their defaults.
-
-        Raises:
-            ValueError: names the setting, its value and ``where`` it has no effect.
-        """
-        for name in names:
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"{name} = {value!r} has no effect {where}; leave it out")
-
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""

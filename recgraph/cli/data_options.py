@@ -109,8 +109,6 @@ _READING: dict[str, tuple[str, Any]] = {
         Annotated[bool, _option("Leave out rows without a user or an item.", "--drop-missing-ids")],
     ),
 }
-
-
 #: options without a value
 _FLAGS = ("no_quotes", "drop_missing_ids")
 

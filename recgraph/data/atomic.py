@@ -13,7 +13,7 @@ import polars as pl
 
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import CorruptFileError, DuplicateColumnError, MissingColumnError
-from recgraph.data.packing import PACKED_SUFFIXES
+from recgraph.data.packing import PACKED_SUFFIXES, unpacked_name
 from recgraph.data.readers import scan_delimited
 from recgraph.data.source import Raw
 from recgraph.texts import listed
@@ -35,7 +35,7 @@ def atomic_files(path: str | Path) -> dict[str, Path]:
     """
     path = Path(path)
     found = [path] if path.is_file() else sorted(path.glob("*.inter*"))
-    found = [file for file in found if _unpacked(file).suffix == ".inter"]
+    found = [file for file in found if unpacked_name(file).suffix == ".inter"]
     if not found:
         raise FileNotFoundError(f"{str(path)!r} is no .inter file and no folder that holds one")
     if len(found) > 1:
@@ -45,7 +45,7 @@ def atomic_files(path: str | Path) -> dict[str, Path]:
 
 def side_files(inter: Path) -> dict[str, Path]:
     """The files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of ``ml.train`` also ``ml.item``."""
-    name = _unpacked(inter).name.removesuffix(".inter")
+    name = unpacked_name(inter).name.removesuffix(".inter")
     stems = dict.fromkeys((name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test")))
     found: dict[str, Path] = {}
     for side in ("user", "item"):
@@ -54,10 +54,6 @@ def side_files(inter: Path) -> dict[str, Path]:
         if there:
             found[side] = there[0]
     return found
-
-
-def _unpacked(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix.lower() in PACKED_SUFFIXES else path
 
 
 def scan_atomic(path: Path, encoding: str = "utf-8", quotes: bool = True) -> tuple[Raw, dict[str, str]]:

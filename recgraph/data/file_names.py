@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from recgraph.data import atomic
-from recgraph.data.packing import PACKED_SUFFIXES
+from recgraph.data.packing import PACKED_SUFFIXES, unpacked_name
 
 __all__ = ["SUFFIXES", "FileFormat", "fitting", "format_of", "format_of_features", "in_folder", "suffix_of"]
 
@@ -34,8 +34,7 @@ _UNREAD = (".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4", ".lzo", ".sz", ".snapp
 
 def suffix_of(path: Path) -> str:
     """The suffix that says the format, without that of a packed file."""
-    packed = path.suffix.lower() in PACKED_SUFFIXES
-    return (path.with_suffix("") if packed else path).suffix.lower()
+    return unpacked_name(path).suffix.lower()
 
 
 def format_of(path: Path) -> FileFormat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +95,25 @@ class LogFile:
             ValueError: the format cannot be told.
             DataError: what is wrong with the first file, a column that cannot be told among them.
         """
+        raw, columns = self.scan_rows()
+        return Scanned(raw, columns, **self.features(columns))
+
+    def scan_rows(self) -> tuple[Raw, Columns]:
+        """The log of :meth:`scan` with its columns, without side information."""
         reading, files, form = self.reading, self.files, self.format
         if reading.has_parts:
             return self._scan_parts()
-        if form == "recbole":
-            return self._scan_recbole()
         if form == "sequences":
             columns = Columns(user=reading.user or "user_id", item=reading.item or "item_id")
             raws = [_scan_sequences(file, columns, reading) for file in files]
+        elif form == "recbole":
+            scans = [atomic.scan_atomic(file, reading.encoding, reading.quotes) for file in files]
+            raws = [raw for raw, _ in scans]
+            columns = reading.columns_of(list(scans[0][1]), raws[0].source, self.path)
         else:
             columns = self._columns(form, files[0])
             raws = [_scan(file, form, columns, reading) for file in files]
-        raw = raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns)
-        return Scanned(raw, columns, **self.features(columns))
+        return raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns), columns
 
     def completed(self) -> Reading:
         """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
@@ -163,18 +169,19 @@ class LogFile:
         if path is None:
             return None
         reading = self.of_train.found(columns).reading
-        return LogFile(path, reading.without_features())
+        return LogFile(path, reading)
 
     def _all_files(self) -> list[Path]:
         paths = (getattr(self.reading, name) for name in PARTS)
         others = (LogFile(path, self.of_train.reading).files for path in paths if path is not None)
         return [*self.files, *(file for files in others for file in files)]
 
-    def _scan_parts(self) -> Scanned:
+    def _scan_parts(self) -> tuple[Raw, Columns]:
         """The files of all parts as one log that knows where each ends."""
-        train = self.of_train.scan()
-        others = [None if file is None else file.scan().raw for file in (self._part(p, train.columns) for p in PARTS)]
-        return replace(train, raw=readers.given_apart(Path(self.path), [train.raw, *others], train.columns))
+        train, columns = self.of_train.scan_rows()
+        parts = [self._part(name, columns) for name in PARTS]
+        others = [None if part is None else part.scan_rows()[0] for part in parts]
+        return readers.given_apart(Path(self.path), [train, *others], columns), columns
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
         """All columns, by the first file."""
@@ -212,13 +219,6 @@ class LogFile:
             key = getattr(columns, role)
             found[name] = read_feature_file(str(path), form, key, role, reading.encoding, reading.quotes)
         return reading.split_lists(found)
-
-    def _scan_recbole(self) -> Scanned:
-        scans = [atomic.scan_atomic(file, self.reading.encoding, self.reading.quotes) for file in self.files]
-        columns = self.reading.columns_of(list(scans[0][1]), scans[0][0].source, self.path)
-        raws = [raw for raw, _ in scans]
-        raw = raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns)
-        return Scanned(raw, columns, **self.features(columns))
 
 
 def is_data_path(name: str) -> bool:

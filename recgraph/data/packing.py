@@ -42,6 +42,7 @@ __all__ = [
     "plain_copy",
     "read_through",
     "too_long",
+    "unpacked_name",
     "unpacking",
 ]
 
@@ -69,6 +70,11 @@ def too_long(path: Path, longest: int, line: int) -> DelimiterError:
     """The error of a line that is longer than so many bytes."""
     message = f"the line is longer than {longest // 1024:,} KiB; is this a text file with an interaction a line?"
     return DelimiterError(message, path=path, line=line)
+
+
+def unpacked_name(path: Path) -> Path:
+    """The path without the suffix of a packed file."""
+    return path.with_suffix("") if path.suffix.lower() in PACKED_SUFFIXES else path
 
 
 def packing_of(path: Path) -> Packing:

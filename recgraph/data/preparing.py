@@ -184,18 +184,18 @@ def prepare(
     paths, form = [path.absolute() for path in files.files], files.format
     first = paths[0]
     reading = LogFile(str(first), files.reading).completed()
-    columns = LogFile(str(first), plain := reading.without_features()).scan().columns
+    read = LogFile(str(first), reading)
+    _, columns = read.scan_rows()
     chosen.check_columns([name for name, column in columns if column is not None])
     shards = [*_shards(paths, form, shard_rows)]
     if isinstance(engine or Local(), Local):
-        check_preparation([_n_rows_about(shard, form, plain) for shard in shards], range_rows)
+        check_preparation([_n_rows_about(shard, form, reading) for shard in shards], range_rows)
     with replacing_folder(Path(out).absolute()) as folder:
         work = folder / "work"
         work.mkdir()
         made = _Preparation(engine or Local(), folder, work)
-        log, encoded = made.encoded(shards, Path(files.path), plain, columns)
+        log, encoded = made.encoded(shards, Path(files.path), reading, columns)
         total = sum(each.n_interactions for each in encoded)
-        read = LogFile(str(first), reading)
         log = log.with_feature_files(read.features(columns), read.feature_files())
         log.write_all_but_log(folder)
         ranges = _ranges(log.n_users, -(-total // range_rows))
@@ -284,15 +284,14 @@ def _n_rows_about(shard: _Shard, form: FileFormat, reading: Reading) -> int:
 def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
     """Encode a shard as a log of its own."""
     work, reading = shared
-    scanned = LogFile(shard.file, reading).scan()
-    raw = scanned.raw
+    raw, columns = LogFile(shard.file, reading).scan_rows()
     source = raw.source.kept()
     if shard.count is not None:
         rows = raw.lazy.slice(shard.start, shard.count)
         raw = replace(raw, lazy=rows, source=replace(raw.source, first_row=shard.start))
     n_rows = int(collect(raw.lazy.select(pl.len()), raw.source).item())
     try:
-        log, users, items, unit = encode(raw, scanned.columns, reading.time_format, reading.missing_ids)
+        log, users, items, unit = encode(raw, columns, reading.time_format, reading.missing_ids)
     except EmptyLogError:
         return _Encoded(shard.number, n_rows, source)
     replace_parquet(log, _path(work, "log", shard.number))

@@ -93,7 +93,7 @@ class Reading(Config):
         Raises:
             ValueError: such a setting is given.
         """
-        self._check_lists(any(getattr(self, name) for name in FEATURES))
+        self._check_lists(None)
         for name in ("format", "separator", "names", "encoding", "quotes"):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} = {value!r} says how files are read, and frames are given; leave it out")
@@ -104,13 +104,13 @@ class Reading(Config):
         Raises:
             ValueError: such a setting is given.
         """
-        self._check_lists(self._has_features(form))
+        self._check_lists(form)
         for name in self._unused(form):
             if (value := getattr(self, name)) not in (type(self).model_fields[name].default, NO_COLUMN):
                 raise ValueError(f"{name} = {value!r} says nothing of files of format {form!r}; leave it out")
 
-    def _check_lists(self, has_features: bool) -> None:
-        if self.lists and not has_features:
+    def _check_lists(self, form: FileFormat | None) -> None:
+        if self.lists and not self._has_features(form):
             raise ValueError(f"lists = {self.lists!r} names columns of features, and no file of features is given")
 
     def for_format(self, form: FileFormat) -> Self:
@@ -129,12 +129,8 @@ class Reading(Config):
             unused += ("quotes",)
         return unused if self._has_features(form) else (*unused, "lists")
 
-    def _has_features(self, form: FileFormat) -> bool:
+    def _has_features(self, form: FileFormat | None) -> bool:
         return form == "recbole" or any(getattr(self, name) for name in FEATURES)
-
-    def without_features(self) -> Self:
-        """The reading of the log alone."""
-        return self.model_copy(update={**dict.fromkeys(FEATURES), "lists": {}})
 
     def split_lists(self, features: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Files of features with the columns that :attr:`lists` names as lists, without blanks around their values.

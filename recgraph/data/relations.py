@@ -64,14 +64,12 @@ def check_graph(
     ids = {name: known for name, known in (("user", users), ("item", items)) if name in graph.node_types}
     if not ids:
         raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
-    for name, known in ids.items():
-        _check_ids(name, graph.nodes[name], known)
+    places = {name: _places(name, graph.nodes[name], known) for name, known in ids.items()}
     pairs: npt.NDArray[np.int64] | None = None
     for relation, held in graph.edges.items():
         start, _, end = relation
         if relation == INTERACTS or {start, end} != {"user", "item"}:
             continue
-        places = {name: ids[name].index(ids_of(graph.nodes[name])) for name in ids}
         found = {start: places[start][held.adj.rows.cpu()], end: places[end][held.adj.indices.cpu()]}
         theirs = np.unique((found["user"] * len(items) + found["item"])[(found["user"] >= 0) & (found["item"] >= 0)])
         pairs = np.unique(of_log[0] * len(items) + of_log[1]) if pairs is None else pairs
@@ -83,11 +81,11 @@ def check_graph(
             )
 
 
-def _check_ids(name: str, nodes: Any, known: IdMap) -> None:
-    given = ids_of(nodes)
+def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
+    """The indices in the log of a graph's nodes of one type; -1: not there."""
     hint = "" if nodes.ids is not None else ": it has no ids, so that numbers from 0 on stand for them; give ids="
     try:
-        places = known.index(given)
+        places = known.index(ids_of(nodes))
     except ValueError as error:
         raise DataError(f"graph: its nodes {name!r} are not matched{hint} ({error})") from None
     if len(places) and len(known) and not (places >= 0).any():
@@ -96,6 +94,7 @@ def _check_ids(name: str, nodes: Any, known: IdMap) -> None:
             "graph: none of its %s nodes %r is of the log, whose ids are such as %r%s",
             *(f"{len(places):,}", name, example, hint),
         )
+    return places
 
 
 def ids_of(nodes: Any) -> Any:

@@ -319,9 +319,8 @@ def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
         name: pl.Series([_mean(np.asarray(values)[mask]) for mask in masks], dtype=pl.Float64)
         for name, values in result.per_user.items()
     }
-    return pl.DataFrame({"group": groups, "n_users": [int(mask.sum()) for mask in masks], **means}).with_columns(
-        pl.col("n_users").cast(pl.UInt32)
-    )
+    n_users = pl.Series([int(mask.sum()) for mask in masks], dtype=pl.UInt32)
+    return pl.DataFrame({"group": groups, "n_users": n_users, **means})
 
 
 def _mean(values: NDArray[np.floating[Any]]) -> float | None:

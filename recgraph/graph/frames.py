@@ -180,7 +180,7 @@ def from_interactions(
             takes all.
         item_relations, user_relations: the columns; a mapping gives the node type a name (``{"genres": "genre"}``).
             None takes the columns of texts, and of lists of plain values, that have at most half as many values as the
-            frame has rows; a column of users that is called as one of items has the node type ``"user_<name>"``.
+            frame has rows; a column of users with the name of a column of items has the node type ``"user_<name>"``.
         separator: between the values of one text.
     """
     if not (part is None or isinstance(part, Part)):

@@ -111,7 +111,10 @@ class ViewsConfig(ContrastConfig):
     @model_validator(mode="after")
     def _twin_reads(self) -> Self:
         unread = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
-        self.refuse_unread(unread, f"on twin = {self.twin!r}")
+        for name in unread:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} = {value!r} has no effect on twin = {self.twin!r}; leave it out")
         return self
 
 
