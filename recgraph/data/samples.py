@@ -211,9 +211,9 @@ class PairBatch:
         """The items that the users of all ranks' samples chose."""
         return self.items if self.all_pairs is None else self.all_pairs[1]
 
-    def negatives_of_samples(self) -> Tensor:
-        """[B, K], or [1, K] where all samples share their negatives."""
-        return self.negatives if self.bounds is None else of_groups(self.negatives, self.bounds)
+    def of_samples(self, values: Tensor) -> Tensor:
+        """[B, K] of values of all negatives, shaped as these; [1, K] where all samples share their negatives."""
+        return values if self.bounds is None else of_groups(values, self.bounds)
 
     def negative_mask(self) -> Tensor:
         """[B, K]: False where a negative does not count for a sample."""

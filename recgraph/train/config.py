@@ -142,6 +142,14 @@ class TrainConfig(Config):
             raise ValueError("the epochs must ascend, each given once")
         return value
 
+    @field_validator("drop_factor", mode="after")
+    @classmethod
+    def _check_drop_factor(cls, value: float, info: ValidationInfo) -> float:
+        schedule = info.data.get("schedule")
+        if schedule not in ("step", None) and value != cls.model_fields["drop_factor"].default:
+            raise ValueError(f"the {schedule} schedule has no drops; leave drop_factor out, or give schedule='step'")
+        return value
+
     @field_validator("schedule_epochs", mode="after")
     @classmethod
     def _check_schedule(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -109,10 +109,10 @@ def test_ranks_share_the_negatives_of_groups() -> None:
         batch = next(PairBatches(part(), 10, Generators(3, ranks=ranks), **settings).epoch(0))
         assert torch.equal(batch.negatives, whole.negatives)
         masks.append(batch.negative_mask())
-        samples.append(batch.negatives_of_samples())
+        samples.append(batch.of_samples(batch.negatives))
     assert torch.equal(torch.cat(masks), whole.negative_mask())
-    assert torch.equal(torch.cat(samples), whole.negatives_of_samples())
-    assert whole.negatives_of_samples().shape == (10, 5)
+    assert torch.equal(torch.cat(samples), whole.of_samples(whole.negatives))
+    assert whole.of_samples(whole.negatives).shape == (10, 5)
 
 
 class _Largest(TorchDispatchMode):

@@ -35,7 +35,7 @@ def test_models_of_pairs_leave_out_a_users_own_items(
     ours = made(model, loss_options={"shared": True, "n_groups": n_groups}, **options).double()
     batch = first_batch(ours)
     assert batch.negatives.shape == (n_groups, 12)
-    of_samples = batch.negatives_of_samples().expand(len(batch.items), -1)
+    of_samples = batch.of_samples(batch.negatives).expand(len(batch.items), -1)
     assert batch.excluded is not None
     histories = [set(row) for row in planted()[0].items.to_lists()]
     mask = batch.negative_mask()

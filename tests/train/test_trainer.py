@@ -590,6 +590,7 @@ def test_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: 
         ({"schedule": "step"}, r"the step schedule needs the epochs .* drop_after=\[30, 40\]"),
         ({"drop_after": [3]}, "the constant schedule has no drops"),
         ({"schedule": "cosine", "drop_after": [3]}, "the cosine schedule has no drops"),
+        ({"schedule": "cosine", "drop_factor": 0.5}, "drop_factor = 0.5.*the cosine schedule has no drops"),
         ({"schedule": "step", "drop_after": [3, 2]}, r"drop_after = .*the epochs must ascend"),
         ({"schedule": "step", "drop_after": [2, 2]}, "the epochs must ascend, each given once"),
         ({"schedule": "step", "drop_after": [0]}, "drop_after"),

@@ -10,12 +10,12 @@ from torch import Tensor
 from recgraph.sparse.products import distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Degrees", "Neighbours", "degree_weights", "degrees_of", "neighbours_of"]
+__all__ = ["Degrees", "Neighbours", "degrees_of", "neighbours_of"]
 
 
 class Degrees(NamedTuple):
-    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``. Attributes: ``users`` [n_users], 0 of users
-    without items; ``items`` [n_items]."""
+    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``, the weight of a pair. Attributes: ``users``
+    [n_users], 0 of users without items; ``items`` [n_items]."""
 
     users: Tensor
     items: Tensor
@@ -37,12 +37,6 @@ def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> Degrees:
     d_i = torch.bincount(once.values, minlength=n_items).to(torch.float64)
     of_users = torch.where(d_u > 0, (d_u + 1).sqrt() / d_u.clamp(min=1), 0)
     return Degrees(of_users.to(like), (d_i + 1).rsqrt().to(like))
-
-
-def degree_weights(degrees: Degrees, users: Tensor, items: Tensor) -> Tensor:
-    """``b_ui``: [B, K] of users [B] and items [B, K], or [B] of as many items."""
-    of_users = degrees.users[users]
-    return (of_users if items.ndim == 1 else of_users[:, None]) * degrees.items[items]
 
 
 class Neighbours(NamedTuple):

@@ -20,7 +20,7 @@ from recgraph.losses.scores import pair_scores
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Terms
 from recgraph.models.collaborative.base import CollaborativeConfig, weighted
-from recgraph.models.collaborative.constraints import degree_weights, degrees_of, neighbours_of
+from recgraph.models.collaborative.constraints import degrees_of, neighbours_of
 from recgraph.models.collaborative.lightgcn import BPRMF
 from recgraph.rows import touched
 
@@ -110,9 +110,9 @@ class UltraGCN(BPRMF):
 
     def pair_weights(self, batch: PairBatch) -> PairWeights:
         (w1, w2), (w3, w4) = self.config.positive_weights, self.config.negative_weights
-        read = batch.items, batch.negatives_of_samples()
-        of_items, of_drawn = (degree_weights(self._degrees, batch.users, items) for items in read)
-        return PairWeights(w1 + w2 * of_items, w3 + w4 * of_drawn)
+        of_users, of_items = self._degrees.users[batch.users], self._degrees.items
+        of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
+        return PairWeights(w1 + w2 * (of_users * of_items[batch.items]), w3 + w4 * of_drawn)
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         device = batch.users.device
