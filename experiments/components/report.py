@@ -13,7 +13,8 @@ from experiments.components.plan import ITSELF
 from experiments.components.search import RESULTS
 from recgraph.data.files import replace_text
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.significance import holm, over_users
+from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.statistics import holm
 from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.sheet import Sheet, open_sheet

@@ -201,7 +201,7 @@ def _ranked(
 
 def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[str], form: Format | None) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
-    from recgraph.evaluate.significance import table
+    from recgraph.evaluate.standings import table
 
     alike: dict[str, list[Path]] = {}
     for folder, run in runs.items():

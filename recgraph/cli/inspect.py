@@ -57,6 +57,11 @@ def inspect(
         raise ValueError(f"--attribution {attribution!r} attributes to a user's history; a node has none: leave it out")
     take(context, memory_limit=memory_limit)
     chosen = form or default_format()
+    if attribution is not None and out is None and chosen not in (Format.JSON, Format.TABLE):
+        raise ValueError(
+            f"--attribution {attribution!r}: {chosen.value} has no attributions: add --format table, --format json or "
+            "--out FILE"
+        )
     if user is not None:
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
         _inspect_user(run, user, k, out, projection, color, chosen, methods, seed)
@@ -84,8 +89,6 @@ def _inspect_user(
     found = explain(recommender, _parse(text, recommender.users, "user"), k, attribution=methods, seed=seed)
     _print(found, form, why_rows(found), lambda: _user_tables(found))
     if out is None:
-        if methods and form not in (Format.JSON, Format.TABLE):
-            note(f"{form.value} has no attributions: add --format table, --format json or --out FILE")
         return
     drawn: ItemMap | None = None
     if projection != "none" and recommender.model.has_vectors:

@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from recgraph.evaluate.frames import frame, matrix
     from recgraph.evaluate.protocol import Protocol
     from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare, load_users, save_users
-    from recgraph.evaluate.significance import Table, table
+    from recgraph.evaluate.standings import Table, table
 
 _WHERE = {
     "Protocol": "protocol",
     "ProtocolMismatch": "results",
     "Result": "results",
     "Results": "results",
-    "Table": "significance",
+    "Table": "standings",
     "compare": "results",
     "evaluate": "evaluator",
     "frame": "frames",
     "load_users": "results",
     "matrix": "frames",
     "save_users": "results",
-    "table": "significance",
+    "table": "standings",
 }
 
 __all__ = [

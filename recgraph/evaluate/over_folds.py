@@ -56,10 +56,7 @@ def _of_folds(name: str, given: Sequence[Source | Sequence[Source]]) -> list[lis
     """The results of each fold."""
     if isinstance(given, Source) or not len(given):
         raise ValueError(f"{name} = {given!r} must be a list with the result of each fold")
-    found = [results_of(one) for one in given]
-    if [] in found:
-        raise ValueError(f"{name}[{found.index([])}] is empty; give the result of that fold, or those of its seeds")
-    return found
+    return [results_of(one, f"{name}[{fold}]") for fold, one in enumerate(given)]
 
 
 def _check_one_log(results: Sequence[Result]) -> None:

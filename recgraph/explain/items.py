@@ -31,6 +31,7 @@ class Items:
         self._ids, self.features = recommender.items, recommender.item_features
         self.count = len(self._ids)
         self.key = recommender.columns.item
+        self._items: dict[int, Item] = {}  # by index: an item is named once for each that it is near
         self.title: str | None = None
         self._columns: Sequence[str] = ()
         if self.features is not None:
@@ -45,6 +46,11 @@ class Items:
 
     def item(self, index: int) -> Item:
         """An item by its index."""
+        if index not in self._items:
+            self._items[index] = self._read(index)
+        return self._items[index]
+
+    def _read(self, index: int) -> Item:
         own = self._ids.ids([index]).to_list()[0]
         row = -1 if self.features is None else int(self._rows[index])
         if self.features is None or row < 0:

@@ -157,10 +157,20 @@ def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) 
         cosines = units[block] @ units[candidates].T
         for row, values in zip(block.tolist(), cosines, strict=True):
             values[candidates == row] = -torch.inf
-            order = torch.argsort(values, descending=True, stable=True)[:k]
+            order = _first(values, k)
             best = order[values[order] > -torch.inf].tolist() if units[row].any() else []
             found.append([(int(candidates[place]), float(values[place])) for place in best])
     return found
+
+
+def _first(values: Tensor, k: int) -> Tensor:
+    """The places of the k greatest values, best first; ties go by place."""
+    if k >= len(values):
+        return torch.argsort(values, descending=True, stable=True)
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64)
+    places = (values >= values.topk(k).values[-1]).nonzero()[:, 0]  # in order, with all that tie for the last place
+    return places[torch.argsort(values[places], descending=True, stable=True)[:k]]
 
 
 def node_of(graph: HeteroGraph, node_type: str, index: int) -> Node:
@@ -205,7 +215,10 @@ def index_of(ids: IdMap | None, count: int, wanted: Any, what: str) -> int:
         ValueError: the id is unknown; the message lists the nearest ids.
     """
     known = IdMap(pl.Series("id", range(count), dtype=pl.Int64)) if ids is None else ids
-    index = int(known.index([wanted])[0])
+    try:
+        index = int(known.index([wanted])[0])
+    except ValueError as error:
+        raise ValueError(f"{what} = {wanted!r}: {error}") from None
     if index < 0:
         near = ", ".join(f"{value!r}" for value in _closest_ids(known, wanted))
         raise ValueError(f"{what} = {wanted!r} is not among the {count:,} {what}s of this run; the nearest are {near}")

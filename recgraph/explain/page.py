@@ -88,23 +88,25 @@ def path_weight_rows(weights: Sequence[PathWeight]) -> list[Row]:
 
 
 def why_rows(explanation: Explanation) -> Iterator[Row]:
-    """One row for each recommendation and meta-path."""
+    """One row for each recommendation and meta-path; an empty one where no meta-path leads to the item."""
     for each in explanation.recommendations:
         head, parts = {"rank": each.rank, "item": each.item.id, "title": each.item.title}, _parts(each)
+        head["score"] = each.score
         for found in each.evidence:
             adds = {"adds": parts.get((found.side, found.path))} if parts else {}
             yield head | _evidence_row(found, adds)
+        if not each.evidence:
+            yield head | _empty_row(["adds"] if parts else [])
 
 
 def neighbour_rows(explanation: NodeExplanation) -> Iterator[Row]:
     """One row for each near node and meta-path; an empty one where no meta-path connects the two nodes."""
-    columns = ("view of", "meta-path", "paths", "similarity", "place", "of", "through", "for instance")
     for each in explanation.neighbours:
         head = {"rank": each.rank, explanation.node.type: each.near.node.id, "cosine": each.near.similarity}
         for found in each.evidence:
             yield head | _evidence_row(found, {})
         if not each.evidence:
-            yield head | dict.fromkeys(columns)
+            yield head | _empty_row([])
 
 
 def _evidence_row(found: Evidence, adds: Mapping[str, float | None]) -> Row:
@@ -119,6 +121,12 @@ def _evidence_row(found: Evidence, adds: Mapping[str, float | None]) -> Row:
         "through": "; ".join(_text(each.via) for each in found.connections),
         "for instance": next((walk(path) for each in found.connections for path in each.paths), ""),
     }
+
+
+def _empty_row(adds: Sequence[str]) -> Row:
+    return dict.fromkeys(
+        ("view of", "meta-path", "paths", "similarity", "place", "of", *adds, "through", "for instance")
+    )
 
 
 def _parts(recommendation: Recommendation) -> dict[tuple[str, str], float]:

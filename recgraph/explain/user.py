@@ -173,6 +173,8 @@ def attribute(
             return ()  # there is nothing that the user has not had
     else:
         wanted = items if is_list(items) else [items]
+        if not len(wanted):
+            raise ValueError("items is empty: name at least one, or leave it out for the recommendations")
         indices = [index_of(recommender.items, len(recommender.items), item, "item") for item in wanted]
     subject = found.subject(indices, of, block_rows)
     if made is None:
@@ -211,6 +213,8 @@ class _User:
 
     def subject(self, items: Sequence[int], of: Quantity = "log_probability", block_rows: int = 256) -> Subject:
         """What is attributed: some items for this user."""
+        if not len(self.seen):
+            raise self._no_history("that could be attributed to")
         user, times = torch.tensor([self.user]), self.recommender.times
         query = Query(user, self.recommender.seen.take(user), None if times is None else times.take(user))
         return Subject(
@@ -274,11 +278,14 @@ class _User:
         try:
             frame = from_native(self.recommender.recommend(users=ids, k=k))
         except NoHistoryError:  # an explanation has no fallback to propose
-            raise NoHistoryError(
-                f"user = {ids[0]!r} has no history, from which {type(self.model).__name__} could recommend; explain "
-                "another user, or a model that ranks by relations"
-            ) from None
+            raise self._no_history(f"from which {type(self.model).__name__} could recommend") from None
         return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()
+
+    def _no_history(self, why: str) -> NoHistoryError:
+        (own,) = self.recommender.users.ids([self.user])
+        return NoHistoryError(
+            f"user = {own!r} has no history, {why}; explain another user, or a model that ranks by relations"
+        )
 
     def _parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:
         user = torch.tensor([self.user])
@@ -313,10 +320,12 @@ class _User:
         """The nearest items of each of some items; empty where the model has no item vectors."""
         if self.vectors is None:
             return [()] * len(rows)
-        return [
+        distinct_rows, places = torch.unique(rows, return_inverse=True)
+        found = [
             tuple(Near(self.items.node(index), cosine, not bool(self.unseen_mask[index])) for index, cosine in each)
-            for each in nearest(self.vectors, rows, self.n_near, among)
+            for each in nearest(self.vectors, distinct_rows, self.n_near, among)
         ]
+        return [found[place] for place in places.tolist()]
 
     def _history(self) -> tuple[HistoryItem, ...]:
         history = self.seen.tolist()

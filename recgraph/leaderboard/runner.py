@@ -103,7 +103,7 @@ class Summary:
     parentheses.
 
     Attributes:
-        kept: done before this run.
+        kept: done before this run, or beside it by another run of the board.
         made: done in this run.
         failed: with an error, which the page shows.
         left: not started, or stopped at the end of the time budget; the next run resumes them.
@@ -190,8 +190,15 @@ def run(
 
     before: dict[Path, int | None] = {}
 
-    def begin(task: Task) -> None:
-        before[task.log] = todo[task.log].store.failure_written(todo[task.log].job)
+    def begin(task: Task) -> bool:
+        pending = todo[task.log]
+        if pending.is_done():  # by another run of the board, since this one looked
+            summary.left.remove(pending.name)
+            summary.kept.append(pending.name)
+            say(f"[{len(todo) - len(summary.left)}/{len(todo)}] done by another run: {pending.name}")
+            return False
+        before[task.log] = pending.store.failure_written(pending.job)
+        return True
 
     def ended(task: Task, outcome: Outcome) -> bool:
         if outcome.status == "busy":  # another run has begun it between two looks

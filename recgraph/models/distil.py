@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from recgraph.blocks import row_blocks
@@ -19,11 +20,21 @@ from recgraph.models.base import Model, ModelConfig
 __all__ = ["DistilConfig", "Teacher", "distilled", "teacher_reads_times"]
 
 
+def _as_text(teacher: Any) -> Any:
+    """A path as text; an empty one would be the current folder."""
+    if isinstance(teacher, os.PathLike):
+        teacher = os.fspath(teacher)
+    if teacher == "":
+        raise ValueError("it is empty; give the folder of a run or of a bundle, or none")
+    return teacher
+
+
 class DistilConfig(ModelConfig):
     """Settings of models that can learn from a teacher beside their own loss."""
 
     teacher: Annotated[
         str | None,
+        BeforeValidator(_as_text),
         Field(description="folder of a run or bundle on the same split, whose scores the model also learns; none"),
         Added(),
     ] = None

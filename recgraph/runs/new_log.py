@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -32,6 +33,7 @@ from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Before", "Joined", "newest", "read_new_log", "reading_of"]
 
+_log = logging.getLogger(__name__)
 #: the settings of a reading that say how files are written
 _WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids", "quotes")
 #: below it every score of a model ends; items that a model does not know rank behind all that it knows
@@ -46,7 +48,7 @@ class Joined:
         users, items: index <-> id.
         old, new: a row for each user: what was known, and the new interactions, oldest first.
         in_slice: [T] bool, aligned with ``new.values``: the newest slice, which an update is not trained on.
-        item_features: of both, or None; a row of the new log replaces one of the run.
+        item_features: of both, or None; of an item that both have the new values, where the new log has the column.
         n_known: new interactions whose user has had the item before.
         old_times, new_times: the times of ``old`` and ``new``, row by row, for a model that reads times; else None.
     """
@@ -89,6 +91,7 @@ class Joined:
         if recommender.times is not None:
             old_times = _with_rows(recommender.times, len(users))
             new_times = new.with_values(_times_of(log, recommender)[order])
+            _warn_of_earlier(old_times, new_times, users, recommender.time_unit)
         return cls(users, items, old, new, mask[order], features, n_known, old_times, new_times)
 
     @property
@@ -282,6 +285,23 @@ def _times_of(log: InteractionLog, recommender: Recommender) -> Tensor:
     return times
 
 
+def _warn_of_earlier(old: Ragged, new: Ragged, users: IdMap, unit: str | None) -> None:
+    """Say whose new interactions begin before the known ones end: the model reads the times between them."""
+    both_mask = (old.lengths > 0) & (new.lengths > 0)
+    last, first = old.values[old.offsets[1:][both_mask] - 1], new.values[new.offsets[:-1][both_mask]]
+    earlier = both_mask.nonzero()[:, 0][first < last]
+    if len(earlier):
+        _log.warning(
+            "the new log has times before the last known one of %d of %d users that the run knows, such as %r; the "
+            "model reads the times between items, and takes these for 0: give later interactions, with times as in the "
+            "run's log (%s)",
+            len(earlier),
+            int(both_mask.sum()),
+            users.ids(earlier[:1].tolist()).to_list()[0],
+            unit,
+        )
+
+
 def _extended(known: IdMap, new: IdMap, column: str) -> IdMap:
     try:
         return known.extended(new.values)
@@ -296,16 +316,47 @@ def _with_rows(rows: Ragged, n_rows: int) -> Ragged:
 
 
 def _merged(old: pl.DataFrame | None, new: pl.DataFrame | None, key: str, new_key: str) -> pl.DataFrame | None:
-    """The features of both logs by id, the newer row of an id."""
+    """The features of both logs by id: of an item that both have the new values, where the new log has the column.
+
+    Raises:
+        ValueError: the values of a column are not alike.
+    """
     if new is not None and new_key != key:
         new = new.rename({new_key: key})
     if old is None or new is None:
         return old if new is None else new
+    for name in old.columns:
+        if name != key and name in new.columns and not _are_alike(old[name].dtype, new[name].dtype):
+            raise ValueError(
+                f"column {name!r} of the item features is {new[name].dtype} in the new log and {old[name].dtype} in "
+                "the run's; give values of one kind"
+            )
+    absent = [name for name in old.columns if name not in new.columns]
+    if absent:
+        _log.warning(
+            "the item features of the new log have no column %s: items that the run knows keep their values, new items "
+            "have none",
+            ", ".join(map(repr, absent)),
+        )
     try:
-        both = pl.concat([old, new.with_columns(pl.col(key).cast(old[key].dtype))], how="diagonal_relaxed")
+        new = new.with_columns(pl.col(key).cast(old[key].dtype))
+        kept = new.join(old.select(key, *absent), on=key, how="left", maintain_order="left")
+        both = pl.concat([old, kept], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"the item features of the new log do not fit the run's: {error}") from None
     return both.unique(key, keep="last", maintain_order=True)
+
+
+def _are_alike(one: pl.DataType, other: pl.DataType) -> bool:
+    """Whether values of two types can stand in one column without becoming something else."""
+    if one == other or (one.is_numeric() and other.is_numeric()) or pl.Null in (one, other):
+        return True
+    texts = (pl.String, pl.Categorical, pl.Enum)
+    if isinstance(one, texts) and isinstance(other, texts):
+        return True
+    if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
+        return _are_alike(cast(pl.DataType, one.inner), cast(pl.DataType, other.inner))
+    return one.is_temporal() and other.is_temporal()
 
 
 class Before(Scorer):

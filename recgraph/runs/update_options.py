@@ -53,6 +53,8 @@ class UpdateOptions:
         for name, value, largest in (("replay", self.replay, 1.0), ("valid", self.valid, 0.9)):
             if not 0 <= value <= largest:
                 raise ValueError(f"{name} = {value} must be a share from 0 to {largest:g}")
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must be 0 or more")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be above 0")
         if not self.valid and not self.force:

@@ -115,7 +115,7 @@ class WorkerPool(ABC):
         self,
         tasks: Sequence[Task],
         on_end: Callable[[Task, Outcome], bool],
-        on_start: Callable[[Task], None] | None = None,
+        on_start: Callable[[Task], bool | None] | None = None,
         is_free: Callable[[Task], bool] = lambda _: True,
     ) -> None:
         """Do all tasks in order, each in a process of its own, until none is left or the deadline has passed.
@@ -125,7 +125,7 @@ class WorkerPool(ABC):
         Args:
             tasks: to do.
             on_end: called when a worker has ended; returns whether its task is to be done again, before all others.
-            on_start: called before a worker is started.
+            on_start: called before a worker is started; one that returns False leaves the task out.
             is_free: whether no other process works on a task; tasks that are not free are started last, and wait.
 
         Raises:
@@ -142,9 +142,8 @@ class WorkerPool(ABC):
                     task = waiting.pop(place or 0)
                     if place is None:
                         task = replace(task, waits=True)
-                    if on_start is not None:
-                        on_start(task)
-                    self._start(task)
+                    if on_start is None or on_start(task) is not False:
+                        self._start(task)
                 for task, outcome in self._ended():
                     if on_end(task, outcome):
                         waiting.insert(0, task)

@@ -402,7 +402,7 @@ def test_folds_are_a_list_of_results(tmp_path: Path) -> None:
     for given in (one, str(tmp_path / "users.parquet"), []):
         with pytest.raises(ValueError, match=r"a = .* must be a list with the result of each fold"):
             over_folds(given, [one], "ndcg@5")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"b\[1\] is empty; give the result of that fold"):
+    with pytest.raises(ValueError, match=r"b\[1\] is empty: give at least one result"):
         over_folds([one, one], [one, []], "ndcg@5")
 
 

@@ -27,7 +27,8 @@ from recgraph.evaluate.metrics.base import Aggregate, Metric, RankedHits
 from recgraph.evaluate.metrics.rank import NDCG
 from recgraph.evaluate.protocol import CONVENTIONS
 from recgraph.evaluate.results import comparable, save_users
-from recgraph.evaluate.significance import over_seeds, over_users, standings
+from recgraph.evaluate.significance import over_seeds, over_users
+from recgraph.evaluate.standings import standings
 
 CASES = random_cases(50, 60)
 MODEL = Scores(torch.randn(50, 60, generator=torch.Generator().manual_seed(3)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from recgraph.evaluate import Protocol, ProtocolMismatch, Result
-from recgraph.evaluate.significance import compare_values, over_seeds, over_users, standings
+from recgraph.evaluate import Protocol, ProtocolMismatch, Result, save_users
+from recgraph.evaluate.significance import compare_values, over_seeds, over_users, p_value
+from recgraph.evaluate.standings import standings
 from recgraph.evaluate.statistics import (
     bootstrap,
     cohen_d,
@@ -183,3 +187,31 @@ def test_welch_without_deviations() -> None:
         welch([1, 2], [3])
     with pytest.raises(ValueError, match="confidence = 2"):
         welch([1, 2], [3, 4], confidence=2)
+
+
+def test_seeds_may_be_files(tmp_path: Path) -> None:
+    given = {"a": [], "b": []}
+    for name, values in (("a", A), ("b", B)):
+        for seed in range(3):
+            own = result(values + 0.01 * seed * RNG.random(80))
+            save_users(own, tmp_path / f"{name}{seed}.parquet")
+            given[name].append(own)
+    files = {name: [tmp_path / f"{name}{seed}.parquet" for seed in range(3)] for name in given}
+    assert over_seeds(files["a"], files["b"], "ndcg@10") == over_seeds(given["a"], given["b"], "ndcg@10")
+
+
+@pytest.mark.parametrize(
+    ("a", "settings", "message"),
+    [
+        (None, {}, "a = None must be"),
+        ([], {}, "a is empty: give at least one result"),
+        (result(A), {"n_draws": 0}, "n_draws = 0 must be at least 1"),
+        (result(A), {"n_draws": "a"}, "n_draws = 'a' must be"),
+        (result(A), {"seed": -1}, "seed = -1 must be 0 or more"),
+        (result(A), {"test": "foo"}, "test = 'foo' must be"),
+    ],
+)
+def test_mistakes_of_comparisons(a: Any, settings: dict[str, Any], message: str) -> None:
+    compare = p_value if "test" in settings else over_users
+    with pytest.raises(ValueError, match=message):
+        compare(a, result(B), "ndcg@10", **settings)

@@ -93,6 +93,10 @@ def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> N
     assert table({"one": result(0)}).cells["one"]["ndcg@10"].mark == ""
     with pytest.raises(ValueError, match="results is empty"):
         table({})
+    with pytest.raises(ValueError, match=r"results\['a'\] is empty: give at least one result"):
+        table({"a": []})
+    with pytest.raises(ValueError, match="alpha = 5 must be between 0 and 1"):
+        table({"a": result(0)}, alpha=5)
     with pytest.raises(ProtocolMismatch):
         table({"a": result(0), "b": result(0, protocol=Protocol(seen="exclude"))})
 

@@ -142,10 +142,15 @@ def test_models_without_a_history_or_without_vectors() -> None:
     assert attributed(ease, "leave_one_out", 4).shape[0] == 2
     with pytest.raises(ValueError, match="EASE reads no item vectors"):
         attributed(ease, "integrated_gradients", 4)
+    found = []
+    for similar in ("auto", "co_occurrence"):
+        method = registry.make("attribution", {"name": "reagent", "similar": similar, "max_rounds": 1})
+        found.append(method.attribute(subject_of(ease, ROWS, 4), torch.Generator().manual_seed(0)))
+    assert found[0].shape[0] == 2
+    assert torch.equal(*found)
+    method = registry.make("attribution", {"name": "reagent", "similar": "vectors"})
     with pytest.raises(ValueError, match="similar = 'vectors': EASE has no item vectors; use 'co_occurrence'"):
-        attributed(ease, "reagent", 4)
-    method = registry.make("attribution", {"name": "reagent", "similar": "co_occurrence", "max_rounds": 1})
-    assert method.attribute(subject_of(ease, ROWS, 4), torch.Generator()).shape[0] == 2
+        method.attribute(subject_of(ease, ROWS, 4), torch.Generator())
     for setting, value in (("view_encoder", "gcn"), ("twin", "latent")):
         with pytest.raises(ValueError, match=f"{setting} = '{value}' mixes the rows of all users"):
             subject_of(model_of("meowrec", ROWS, **{**GRAPHS["meowrec"], setting: value}), ROWS, 4)

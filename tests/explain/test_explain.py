@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import recgraph as rg
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.explain.explanation import Evidence, Explanation
+from recgraph.explain.nodes import nearest
 from recgraph.explain.page import history_rows, recommendation_rows, walk, why_lines, why_rows
 from recgraph.sparse.ragged import Ragged
 
@@ -286,6 +288,24 @@ def test_rows(found: Explanation) -> None:
     reasons = list(why_rows(found))
     assert len({tuple(row) for row in reasons}) == 1
     assert len(reasons) == sum(len(each.evidence) for each in found.recommendations)
+    first, *others = found.recommendations
+    bare = list(why_rows(replace(found, recommendations=(replace(first, evidence=()), *others))))
+    assert list(bare[0]) == list(reasons[0])
+    assert [bare[0][name] for name in ("rank", "item", "score", "meta-path", "adds")] == [
+        1, first.item.id, first.score, None, None
+    ]  # fmt: skip
+    assert bare[1:] == reasons[len(first.evidence) :]
+
+
+def test_nearest_among_ties() -> None:
+    vectors = torch.randint(-1, 2, (60, 3), generator=torch.Generator().manual_seed(0)).double()
+    units = torch.nn.functional.normalize(vectors, dim=1)
+    for k in (0, 1, 7, 59, 80):
+        for row, found in enumerate(nearest(vectors, torch.arange(60), k)):
+            there = [other for other in range(60) if other != row and vectors[other].any()]
+            cosines = {other: round(float(units[row] @ units[other]), 9) for other in there}
+            best = sorted(there, key=lambda other, by=cosines: (-by[other], other))[:k] if vectors[row].any() else []
+            assert [cosines[other] for other, _ in found] == [cosines[other] for other in best]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def test_forms(run: Path) -> None:
     assert len(rows) == sum(len(each.evidence) for each in found.recommendations)
     assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path
     attributed = ("inspect", run, "--user", "ann", "--k", 2, "--attribution", "leave_one_out", "--format")
-    assert "tsv has no attributions: add --format table" in call(*attributed, "tsv").stderr
+    refused = call(*attributed, "tsv")
+    assert refused.exit_code == 2
+    assert "tsv has no attributions: add --format table" in refused.stderr
     assert "has no attributions" not in call(*attributed, "json").stderr
     table = call("inspect", run, "--user", "ann", "--k", 2, "--format", "table").stdout
     for words in (

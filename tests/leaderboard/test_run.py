@@ -523,6 +523,18 @@ def test_two_runners_divide_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [name.rpartition(" ")[2] for name in summary.made] == ["4", "5", "3"]
 
 
+def test_what_another_runner_has_done_meanwhile_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = TEXT[: TEXT.index("[[models]]")].replace("[3]", "[3, 4]")
+    board = write(tmp_path, f'{seeds}[[models]]\nmodel = "bprmf"\nsettings = {{ max_epochs = 1 }}\n')
+    lines: list[str] = []
+    is_done = PendingJob.is_done
+    monkeypatch.setattr(PendingJob, "is_done", lambda self: (lines != [] and self.job.seed == 4) or is_done(self))
+    summary = rg.leaderboard.run(board, device="cpu", say=lines.append)
+    assert [[name.rpartition(" ")[2] for name in each] for each in (summary.made, summary.kept)] == [["3"], ["4"]]
+    assert not summary.left
+    assert any(line.startswith("[1/2] done by another run: ") for line in lines)
+
+
 def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summary], tmp_path: Path) -> None:
     found = load_board(copied(ran[0], tmp_path))
     (sheet,) = found.sheets

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.config import ConfigError
 from recgraph.data.batches import Query
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
@@ -109,7 +110,7 @@ def test_candidates_are_the_best_and_drawn_ones(n_candidates: int, device: torch
 def test_a_student_learns_from_a_run_and_is_served_without_it(
     name: str, split: Split, teacher: Path, tmp_path: Path
 ) -> None:
-    settings = {**STUDENTS[name], "teacher": str(teacher), "distil_candidates": 8}
+    settings = {**STUDENTS[name], "teacher": teacher, "distil_candidates": 8}
 
     def fit(folder: str, **more: Any) -> Any:
         model = registry.load("model", name)(**settings)
@@ -245,3 +246,8 @@ def test_what_a_model_that_is_not_built_lacks_says_so() -> None:
         SASRec().encode_items()
     assert "not built: rg.fit builds it" in refused.value.__notes__[0]
     assert not hasattr(SASRec(), "item_embedding")
+
+
+def test_a_teacher_without_a_name() -> None:
+    with pytest.raises(ConfigError, match="teacher = '': it is empty; give the folder of a run"):
+        rg.models.SASRec(teacher="")

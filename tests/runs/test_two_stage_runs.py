@@ -295,7 +295,7 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         ({"item_features": "all"}, DataError, r"item_features = 'all': the log has no item features; give them"),
         ({"user_features": ["age"]}, DataError, r"user_features = \('age',\): the log has no user features"),
         ({"models": [{"name": "bprmf", "max_epoch": 3}]}, ConfigError, "unknown setting 'max_epoch'; did you mean max"),
-        ({"models": [{"name": "bprmf", "metric": "ndcg@10"}]}, ConfigError, "needs a validation part"),
+        ({"models": [{"name": "bprmf", "metric": "ndcg@10"}]}, ConfigError, "no part validates"),
         ({"models": [{"name": "bprmf", "teacher": "runs/one"}]}, ConfigError, "teacher = 'runs/one'"),
     ],
 )

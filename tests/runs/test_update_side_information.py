@@ -90,3 +90,26 @@ def test_categories_keep_the_experts_that_have_learnt_them() -> None:
         )
         assert before == after
         assert len({*after.values()}) == 2
+
+
+def test_features_that_a_new_log_lacks_stay(caplog: pytest.LogCaptureFixture) -> None:
+    old = ITEMS.head(12).with_columns(year=pl.col("what") + 1900)
+    run = rg.fit("ease", log_of(OLD, old), seed=0)
+    after = run.update(log_of(NEW, ITEMS.with_columns(kind=pl.lit("new"))), force=True).recommender.item_features
+    assert after is not None
+    assert "have no column 'year'" in caplog.text
+    assert dict(after.select("what", "year").iter_rows()) == {
+        what: what + 1900 if what < 112 else None for what in range(100, 114)
+    }
+    assert set(after["kind"]) == {"new"}
+    with pytest.raises(ValueError, match="column 'year' of the item features is String in the new log and Int64"):
+        run.update(log_of(NEW, ITEMS.with_columns(year=pl.lit("1999"))), force=True)
+
+
+def test_times_before_the_known_ones_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
+    run = rg.fit(model, log_of(OLD), seed=0, max_epochs=1)
+    run.update(log_of(NEW), valid=0, force=True, epochs=1)
+    assert "before the last known one" not in caplog.text
+    run.update(log_of(NEW.with_columns(pl.col("when") - 10**6)), valid=0, force=True, epochs=1)
+    assert "times before the last known one of 2 of 2 users that the run knows, such as 'u8'" in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -17,9 +17,12 @@ __all__ = ["Reagent"]
 
 class ReagentConfig(AttributionConfig):
     similar: Annotated[
-        SimilarBy,
-        Field(description="replacements: nearest by the model's item 'vectors', or by 'co_occurrence' in histories"),
-    ] = "vectors"
+        Literal["auto"] | SimilarBy,
+        Field(
+            description="replacements: nearest by the model's item 'vectors', or by 'co_occurrence' in histories; "
+            "'auto': by vectors where the model has them"
+        ),
+    ] = "auto"
     n_similar: Annotated[int, Field(ge=1, description="a replacement is one of so many most similar items")] = 20
     ratio: Annotated[float, Field(gt=0, lt=1, description="the share of the events that is replaced at a time")] = 0.3
     n_kept: Annotated[int, Field(ge=1, description="events that must suffice to keep the item among the first")] = 5
@@ -58,7 +61,10 @@ class Reagent(Attribution):
     signed = False
 
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
-        candidates = similar_items(subject, self.config.n_similar, self.config.similar)
+        by = self.config.similar
+        if by == "auto":
+            by = "co_occurrence" if subject.item_vectors is None else "vectors"
+        candidates = similar_items(subject, self.config.n_similar, by)
         return torch.stack(
             [self._importance(subject, place, candidates, generator) for place in range(len(subject.targets))]
         )
