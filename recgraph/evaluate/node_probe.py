@@ -1,11 +1,8 @@
-"""Evaluation of node embeddings: linear probes at each number of labels, and clustering."""
+"""What node embeddings tell of classes: a linear probe, a logistic regression, and clustering."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,18 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import notebook
 from recgraph.config import Config
-from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.graph.node_task import NodeSplit
 from recgraph.rng import derive
 
 __all__ = [
-    "NodeProtocol",
-    "NodeResults",
+    "SCORES",
+    "STRENGTHS",
     "ProbeConfig",
     "ProbeScores",
+    "check_split",
     "cluster_scores",
-    "evaluate_nodes",
     "f1_scores",
     "linear_probe",
     "logistic_probe",
@@ -95,13 +91,13 @@ def linear_probe(
         config: settings; or give some of :class:`ProbeConfig` by name.
 
     Raises:
-        ValueError: shapes that do not fit, indices out of range, embeddings that are not finite, a class without a test
-            node, or both ``config`` and settings.
+        ValueError: shapes that do not fit, indices out of range, embeddings that are not finite, train or test nodes
+            that are all of one class, or both ``config`` and settings.
     """
     if config is not None and settings:
         raise ValueError(f"give linear_probe a config or settings, not both (got {sorted(settings)})")
     config = config or ProbeConfig.of(settings)
-    x, n_classes = _checked(embedding, labels, split)
+    x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
     probes = _Probes(x.shape[1], n_classes, config.repeats, x.device, seed)
     optimiser = torch.optim.Adam(probes.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -185,15 +181,11 @@ def logistic_probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, n_classes = _checked(embedding, labels, split)
+    x, labels, n_classes = _checked(embedding, labels, split)
     host = x.double().cpu().numpy()
     train, valid, test = (index.cpu().numpy() for index in (split.train, split.valid, split.test))
     valid_labels, test_labels = labels[split.valid].cpu(), labels[split.test].cpu()
     of_train = labels.cpu().numpy()[train]
-    if (of_train == of_train[0]).all():
-        raise ValueError(
-            f"split: the {len(train)} train nodes are all of class {of_train[0]}; give nodes of two classes"
-        )
     rows = []
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
@@ -258,13 +250,11 @@ def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
     """[R] float64: the area under the ROC curve of each class against the rest, averaged over classes; ties count half.
 
-    A class of none or all of the test nodes, whose area is not defined, does not enter the mean.
+    A class of none of the test nodes, whose area is not defined, does not enter the mean.
 
     Args:
         probabilities: [C, R, n].
-
-    Raises:
-        ValueError: all test nodes are of one class.
+        labels: [n], of two classes or more.
     """
     areas = []
     for c, scores in enumerate(probabilities.contiguous()):
@@ -277,123 +267,41 @@ def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
         ranks = (below + upto + 1).to(torch.float64) / 2
         wins = ranks[:, positive].sum(1) - n_positive * (n_positive + 1) / 2
         areas.append(wins / (n_positive * n_negative))
-    if not areas:
-        raise ValueError(f"the {len(labels)} test nodes are all of class {int(labels[0])}; areas are not defined")
     return torch.stack(areas).mean(0)
 
 
-def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tensor, int]:
+def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tensor, Tensor, int]:
+    """The embedding in float32, the classes numbered from 0 without gaps, and how many there are."""
     if embedding.dim() != 2 or labels.shape != embedding.shape[:1]:
         raise ValueError(f"embedding {tuple(embedding.shape)} and labels {tuple(labels.shape)} must be [N, D] and [N]")
-    for name in ("train", "valid", "test"):
-        index = getattr(split, name)
-        if not len(index) or int(index.min()) < 0 or int(index.max()) >= len(labels):
-            raise ValueError(f"split: {name} must hold node indices in [0, {len(labels)})")
+    check_split(labels, split)
     x = embedding.detach().to(torch.float32)
     if not bool(x.isfinite().all()):
         raise ValueError("embedding holds NaN or infinite values")
-    return x, int(labels.max()) + 1
+    known = labels >= 0
+    classes, codes = torch.unique(labels[known], return_inverse=True)
+    numbered = torch.full_like(labels, -1)
+    numbered[known] = codes
+    return x, numbered, len(classes)
 
 
-class NodeProtocol(Config):
-    """Everything that must be equal for two tables of the node task to be comparable."""
-
-    task_hash: Annotated[str, Field(description="of the labels and the splits")]
-    probe: Annotated[ProbeConfig, Field(description="settings of the linear probe")]
-    seed: Annotated[int, Field(ge=0, description="of the probe's first weights and of k-means")] = 0
-    strengths: Annotated[tuple[float, ...], Field(min_length=1, description="C of the logistic regression")] = STRENGTHS
-    clusterings: Annotated[int, Field(ge=1, description="k-means whose scores are averaged")] = 10
-    cluster_starts: Annotated[int, Field(ge=1, description="starts of each k-means; the best is taken")] = 10
-
-    @property
-    def hash(self) -> str:
-        """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class NodeResults:
-    """The table of a node task.
-
-    Attributes:
-        protocol: how the numbers were made.
-        linear: number of labels a class (``"20"``) -> scores of the published linear probe.
-        logistic: the same of scikit-learn's logistic regression.
-        clusters: ``nmi`` and ``ari``.
-    """
-
-    protocol: NodeProtocol
-    linear: Mapping[str, ProbeScores]
-    logistic: Mapping[str, ProbeScores]
-    clusters: Mapping[str, float]
-
-    @property
-    def hash(self) -> str:
-        return self.protocol.hash
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each probe and number of labels, and one for the clustering; means over probes."""
-        empty = dict.fromkeys((*SCORES, *self.clusters))
-        found = [
-            {"probe": name, "labels": labels, **empty, **scores.mean()}
-            for name, table in (("linear", self.linear), ("logistic", self.logistic))
-            for labels, scores in table.items()
-        ]
-        return [*found, {"probe": "k-means", "labels": "none", **empty, **self.clusters}]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: means, and deviations over the probes (not over trainings)."""
-        probes = {
-            name: {labels: {"mean": scores.mean(), "std": scores.std()} for labels, scores in table.items()}
-            for name, table in (("linear", self.linear), ("logistic", self.logistic))
-        }
-        protocol = {"protocol": self.protocol.model_dump(mode="json"), "protocol_hash": self.hash}
-        return {**protocol, **probes, "clusters": dict(self.clusters)}
-
-    def __str__(self) -> str:
-        rows = self.rows()
-        table = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in table)
-
-    def __repr__(self) -> str:
-        return f"NodeResults(protocol {self.hash})\n{self}"
-
-    def _repr_html_(self) -> str:
-        return notebook.block("NodeResults", {"protocol": self.hash}, [notebook.table(self.rows())])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else f"{value:.4f}"
-
-
-def evaluate_nodes(
-    embedding: Tensor, task: NodeTask, *, probe: ProbeConfig | None = None, seed: int = 0
-) -> NodeResults:
-    """Both probes on every split of a task, and k-means on all nodes.
+def check_split(labels: Tensor, split: NodeSplit, name: str = "split") -> None:
+    """Refuse a split by which a probe cannot be fitted, chosen or scored.
 
     Args:
-        embedding: [N, D], frozen, in the order of the task's labels.
-        task: labels and splits.
-        probe: settings of the linear probe; the published learning rates differ from data set to data set.
-        seed: of the probe and of k-means, not of a training: use the same for all trainings that are compared.
+        labels: [N] int64.
+        name: of the split, for the message.
 
     Raises:
-        ValueError: the embedding does not fit the task.
+        ValueError: a part is empty or holds a node that does not exist, or train or test nodes are all of one class.
     """
-    protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
-    linear = {
-        name: linear_probe(embedding, task.labels, split, seed=seed, config=protocol.probe)
-        for name, split in task.splits.items()
-    }
-    logistic = {
-        name: logistic_probe(embedding, task.labels, split, strengths=protocol.strengths)
-        for name, split in task.splits.items()
-    }
-    clusters = cluster_scores(
-        embedding, task.labels, repeats=protocol.clusterings, n_init=protocol.cluster_starts, seed=seed
-    )
-    return NodeResults(protocol, linear, logistic, clusters)
+    for part in ("train", "valid", "test"):
+        index = getattr(split, part)
+        if not len(index) or int(index.min()) < 0 or int(index.max()) >= len(labels):
+            raise ValueError(f"{name}: {part} must hold node indices in [0, {len(labels)}), at least one")
+        found = set(labels[index].tolist())
+        if len(found) < 2 and part != "valid":
+            raise ValueError(
+                f"{name}: the {len(index)} {part} nodes are all of class {found.pop()}; give nodes of two classes, "
+                "or leave the split out"
+            )

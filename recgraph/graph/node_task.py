@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.arguments import shown
 from recgraph.bounded.files import check_memory, named
 from recgraph.bounded.tensors import read_heads
 from recgraph.data.imprint import load_tensors, replace_tensors
@@ -42,6 +43,8 @@ class NodeSplit:
     train: Tensor
     valid: Tensor
     test: Tensor
+    #: the length of each part that was given as a mask
+    lengths: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for part in MASKS:
@@ -49,8 +52,15 @@ class NodeSplit:
             if given.dtype == torch.uint8:
                 raise ValueError(f"split: {part} is of uint8, a mask or indices: give booleans, or indices of int64")
             if given.dtype == torch.bool:
+                self.lengths[part] = given.numel()
                 given = given.nonzero().flatten()
-            object.__setattr__(self, part, _integers(f"split: {part}", given))
+            index = _integers(f"split: {part}", given)
+            if len(index) > 7 and set(index.tolist()) == {0, 1}:
+                raise ValueError(
+                    f"split: {part} holds the nodes 0 and 1 again and again, {len(index):,} times: a mask of integers? "
+                    "give booleans, or the indices of nodes"
+                )
+            object.__setattr__(self, part, index)
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,20 @@ class NodeTask:
             )
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "paths", tuple(self.paths))
+        if not isinstance(self.splits, Mapping) or not all(isinstance(one, NodeSplit) for one in self.splits.values()):
+            raise ValueError(
+                f"splits = {shown(self.splits)} must be a mapping of names to NodeSplit(train, valid, test)"
+            )
         object.__setattr__(self, "splits", {str(name): split for name, split in self.splits.items()})
+        if wrong := [name for name in self.splits if not name or "\n" in name]:
+            raise ValueError(f"splits: {wrong[0]!r} is no name; give one line of text, or a number")
         for name, split in self.splits.items():
             for part in MASKS:
+                if (length := split.lengths.get(part, len(labels))) != len(labels):
+                    raise ValueError(
+                        f"split {name!r}: the mask of {part} is of {length:,} nodes, but there are {len(labels):,} of "
+                        f"{self.target!r}"
+                    )
                 self._check_part(f"split {name!r}: {part}", getattr(split, part))
 
     def _check_part(self, what: str, index: Tensor) -> None:
@@ -270,7 +291,12 @@ def _splits(target: str, masks: Mapping[str, Any], n: int, columns: Mapping[str,
     if any(table.shape[1] not in (1, width) for table in tables.values()):
         shapes = ", ".join(f"{MASKS[part]} {tuple(table.shape)}" for part, table in tables.items())
         raise GraphError(f"masks of {target!r} are of different numbers of splits: {shapes}")
-    names = columns.get("split_names") or (["masks"] if width == 1 else [f"masks {number}" for number in range(width)])
+    names = columns.get("split_names")
+    if names and len(names) != width:
+        raise GraphError(
+            f"split_names of {target!r} are {len(names)}, and the masks of {width} splits; give a name each"
+        )
+    names = names or (["masks"] if width == 1 else [f"masks {number}" for number in range(width)])
     return {
         name: NodeSplit(**{part: table[:, min(number, table.shape[1] - 1)] for part, table in tables.items()})
         for number, name in enumerate(names)

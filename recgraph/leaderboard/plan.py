@@ -14,7 +14,8 @@ from recgraph.data.log_file import is_data_path
 from recgraph.data.reading import PATHS
 from recgraph.data.split import Split
 from recgraph.evaluate.metrics.names import modules_of
-from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
+from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.evaluate.node_results import NodeProtocol
 from recgraph.evaluate.protocol import Protocol
 from recgraph.imports import is_file
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes

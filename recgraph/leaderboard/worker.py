@@ -19,7 +19,7 @@ from recgraph.data.catalog import load_node_task
 from recgraph.data.disk import DiskError, told
 from recgraph.data.files import remove_folder, replace_text
 from recgraph.evaluate.metrics.names import import_all
-from recgraph.evaluate.node_probe import NodeResults
+from recgraph.evaluate.node_results import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.leaderboard.job import TITLES, Job, digest
 from recgraph.leaderboard.plan import data_hash_of, hashes_of_folds

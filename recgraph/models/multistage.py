@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import ConfigError, Search
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.contrast.term import ContrastiveTerm
@@ -292,6 +292,12 @@ class MultistageNodes(_Staged, GraphModel):  # type: ignore[misc]  # batches nee
 
     def _base_settings(self) -> dict[str, Any]:
         own = {name: getattr(self.config, name) for name in GraphConfig.model_fields}
+        for name, value in self.config.base_options.items():
+            if name in own and _as_tuples(value) != _as_tuples(own[name]):
+                raise ConfigError(
+                    f"base_options: {name} = {value!r} is a setting of {type(self).__name__} itself, which has "
+                    f"{own[name]!r}; give it there"
+                )
         return {**own, **self.config.base_options}
 
     @staticmethod
@@ -345,3 +351,7 @@ def _rows_of(model: TrainableModel) -> dict[str, Tensor]:
         assert model.space is not None
         users, items = torch.split(model.nodes(), [model.space.n_users, model.space.n_items])
         return {"users": users, "items": items}
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value

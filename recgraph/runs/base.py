@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from recgraph.evaluate.node_probe import NodeResults
+from recgraph.evaluate.node_results import NodeResults
 from recgraph.evaluate.results import Results
 from recgraph.ranks import is_first
 from recgraph.runs.record import RunRecord

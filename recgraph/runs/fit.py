@@ -29,7 +29,7 @@ from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
 from recgraph.runs.settings import LabelsConfig, prepare_once
 from recgraph.runs.source import source_of
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.embedder import Embedder, check_target
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     GraphTrainConfig,
@@ -161,6 +161,7 @@ def fit_graph(
     """
     if not isinstance(model, GraphModel):
         raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(_models(True))}")
+    _refuse_batches(model, training)
     config = GraphTrainConfig.of(training)
     folder = None if out is None else Path(out)
     options = FitOptions(config, seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
@@ -273,6 +274,9 @@ def _fit_nodes(
     known: KnownLabels | None = None,
 ) -> NodeRun:
     target = _target(model, graph)
+    check_target(target)
+    if not graph.count(target):
+        raise ValueError(f"the graph has no node of type {target!r}, whose nodes {type(model).__name__} embeds")
     data = {
         **source,
         "target": target,
@@ -304,6 +308,15 @@ def _fit_nodes(
         return run
 
 
+def _refuse_batches(model: GraphModel, training: Mapping[str, Any]) -> None:
+    """Refuse a size of batches for a model that makes its steps on the whole graph."""
+    if "batch_size" in training and getattr(model.config, "mini_batch", None) is False:
+        raise ConfigError(
+            f"batch_size = {training['batch_size']!r} has no effect on steps on the whole graph; leave it out, or give "
+            f"{type(model).__name__}(mini_batch=True)"
+        )
+
+
 def _target(model: GraphModel, graph: HeteroGraph) -> str:
     """The node type that the meta-paths begin with; the model itself checks the rest when it is built."""
     if not model.config.metapaths:
@@ -326,6 +339,7 @@ def _train_nodes(
     as_published = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
     given = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
     model = cls(**{"metapaths": card.paths, "raw_features": as_published, **given})
+    _refuse_batches(model, parts["training"])
     evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
     graph = load_graph(dataset)
     target = _target(model, graph)

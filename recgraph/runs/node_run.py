@@ -6,9 +6,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from recgraph.arguments import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.sealing import check_open
-from recgraph.evaluate.node_probe import NodeResults, ProbeConfig, evaluate_nodes
+from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.evaluate.node_results import NodeResults, evaluate_nodes
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.ranks import is_first
@@ -55,6 +57,7 @@ class NodeRun(BaseRun):
         """One row a node: its id in a column that is called like the node type, and ``embedding``."""
         return self.embedder.embeddings()
 
+    @checked
     def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
         """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
 

@@ -21,10 +21,23 @@ from recgraph.serve.bundle import BundleError, guard
 from recgraph.serve.checks import bundle_of, device_here
 from recgraph.serve.forked import check_not_forked
 
-__all__ = ["Embedder"]
+__all__ = ["Embedder", "check_target"]
 
 _TABLE = "embeddings.parquet"
 _COLUMN = "embedding"
+
+
+def check_target(target: str) -> None:
+    """Refuse a node type that cannot name the column of ids beside that of the embeddings.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if target in ("", _COLUMN):
+        raise ValueError(
+            f"the node type {target!r} cannot be embedded: the ids stand in a column of that name, beside {_COLUMN!r}; "
+            "give the type another name"
+        )
 
 
 class Embedder:

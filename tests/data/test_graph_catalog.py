@@ -292,3 +292,36 @@ def test_own_cards(name: str, shared: Path) -> None:
         assert graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
     for path in card.paths:
         assert MetaPath(path).cost(graph).nnz > 0
+
+
+def _written_anew(card: Path, folder: Path, **arrays: np.ndarray) -> Path:
+    """The card of the toy with other files."""
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+    text = card.read_text()
+    begin, end = text.index("[files]"), text.index("[[sources]]")
+    card.write_text(text[:begin] + _hashes(folder) + text[end:])
+    return card
+
+
+@pytest.mark.parametrize("unknown", [-1.0, np.nan])
+def test_masks_and_unknown_classes_of_a_card(tmp_path: Path, unknown: float) -> None:
+    masks = {"train": np.array([True, True, False]), "val": np.array([False, True, False])}
+    card = _written_anew(*_toy_nodes(tmp_path), labels=np.array([4.0, 3.0, unknown]), **masks)
+    catalog.get(str(card), tmp_path)
+    task = load_node_task(str(card))
+    assert task.labels.tolist() == [1, 0, -1]
+    split = task.splits["20"]
+    assert [part.tolist() for part in (split.train, split.valid, split.test)] == [[0, 1], [1], [0, 1]]
+
+
+def test_fractions_are_no_nodes(tmp_path: Path) -> None:
+    card = _written_anew(*_toy_nodes(tmp_path), train=np.array([0.5, 1.0]))
+    with pytest.raises(ValueError, match=r"split '20' of train.npy, .*0.5 in row 0 .* is no integer"):
+        catalog.get(str(card), tmp_path)
+
+
+def test_the_command_for_a_card_of_ones_own_names_its_file(tmp_path: Path) -> None:
+    card, _ = _toy_nodes(tmp_path)
+    with pytest.raises(UnavailableError, match=f"recgraph data get {card} --from FOLDER"):
+        catalog.get(str(card))

@@ -15,7 +15,8 @@ from torch import Tensor
 from recgraph.config import ConfigError
 from recgraph.evaluate import node_probe as probe
 from recgraph.evaluate.node_probe import cluster_scores, f1_scores, linear_probe, logistic_probe
-from recgraph.graph.node_task import NodeSplit
+from recgraph.evaluate.node_results import evaluate_nodes
+from recgraph.graph.node_task import NodeSplit, NodeTask
 
 
 def nodes(n: int = 150, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, NodeSplit]:
@@ -85,15 +86,25 @@ def test_area_counts_ties_half() -> None:
     for r in range(2):
         each = [roc_auc_score(labels.clamp(max=1) == c, p[c, r]) for c in range(2)]
         assert float(of_two[r]) == pytest.approx(sum(each) / 2)
-    with pytest.raises(ValueError, match="the 60 test nodes are all of class 0"):
-        probe._areas(p, torch.zeros_like(labels))
 
 
-def test_a_train_part_of_one_class_is_refused() -> None:
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_part_of_one_class_is_refused_before_anything_is_fitted(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, split = nodes()
-    alone = replace(split, train=(y == 1).nonzero().flatten())
-    with pytest.raises(ValueError, match="train nodes are all of class 1; give nodes of two"):
-        probe.logistic_probe(x, y, alone)
+    alone = replace(split, **{part: (y == 1).nonzero().flatten()})
+    for fit in (logistic_probe, linear_probe):
+        with pytest.raises(ValueError, match=f"{part} nodes are all of class 1; give nodes of two"):
+            fit(x, y, alone)
+    monkeypatch.setattr("recgraph.evaluate.node_results.linear_probe", lambda *_, **__: pytest.fail("fitted"))
+    with pytest.raises(ValueError, match=f"split 'b': the .* {part} nodes are all of class 1"):
+        evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": alone}))
+
+
+def test_gaps_between_the_numbers_of_classes_say_nothing() -> None:
+    x, y, split = nodes()
+    for fit in (logistic_probe, lambda *given: linear_probe(*given, repeats=3, steps=5)):
+        one, other = (fit(x, labels, split) for labels in (y, 50_000 * y + 7))
+        assert one.mean() == other.mean()
 
 
 def test_the_seed_decides() -> None:

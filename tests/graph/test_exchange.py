@@ -16,7 +16,7 @@ from test_hetero import assert_same
 import recgraph as rg
 from recgraph.data.ids import IdMap
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.graph.node_task import MASKS, NodeSplit, NodeTask
 from recgraph.graph.schema import EdgeIndexError, EdgeType, GraphError, LeftOutWarning
 
 pytestmark = pytest.mark.filterwarnings("error::recgraph.graph.schema.LeftOutWarning")
@@ -199,7 +199,7 @@ def test_labels_are_read_from_lists_arrays_and_tensors(kind: str) -> None:
     split: Any = ([0], np.array([False, True, False, False]), torch.tensor([2, 3]))
     task = NodeTask("paper", labels, {"1": NodeSplit(*split)}, ["paper-author-paper"])  # type: ignore[arg-type]
     assert task.labels.dtype == torch.int64
-    assert [part.tolist() for part in vars(task.splits["1"]).values()] == [[0], [1], [2, 3]]
+    assert [getattr(task.splits["1"], part).tolist() for part in MASKS] == [[0], [1], [2, 3]]
     expected = NodeSplit(torch.tensor([0]), torch.tensor([1]), torch.tensor([2, 3]))
     assert same_task(task, NodeTask("paper", torch.tensor(plain), {"1": expected}, ("paper-author-paper",)))
 
@@ -320,3 +320,24 @@ def test_homogeneous_dgl(dgl: Any) -> None:
     graph, task = HeteroGraph.from_dgl_with_task(there, node_type="paper", relation="cites")
     assert graph.edge_types == [("paper", "cites", "paper")]
     assert (task.target, task.labels.tolist()) == ("paper", [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NodeSplit([1] * 5 + [0] * 5, [0], [1]), "split: train holds the nodes 0 and 1 again and again, 10"),
+        (
+            lambda: NodeTask("a", [0, 1, 1], {"1": ([0], [1], [2])}),
+            "splits = .* must be a mapping of names to NodeSplit",
+        ),
+        (lambda: NodeTask("a", [0, 1], [NodeSplit([0], [0], [1])]), "splits = .* must be a mapping"),
+        (lambda: NodeTask("a", [0, 1], {"x\ny": NodeSplit([0], [0], [1])}), "is no name"),
+        (
+            lambda: NodeTask("a", [0, 1, 1], {"1": NodeSplit([True, False], [1], [2])}),
+            "split '1': the mask of train is of 2 nodes, but there are 3 of 'a'",
+        ),
+    ],
+)
+def test_mistakes_of_splits(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -532,7 +532,7 @@ def test_what_another_runner_has_done_meanwhile_is_not_started(tmp_path: Path, m
     summary = rg.leaderboard.run(board, device="cpu", say=lines.append)
     assert [[name.rpartition(" ")[2] for name in each] for each in (summary.made, summary.kept)] == [["3"], ["4"]]
     assert not summary.left
-    assert any(line.startswith("[1/2] done by another run: ") for line in lines)
+    assert any(line.startswith("[2/2] done by another run: ") for line in lines)
 
 
 def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summary], tmp_path: Path) -> None:

@@ -144,6 +144,10 @@ def test_stages_of_nodes_learn_from_the_labels_that_their_base_reads() -> None:
         ),
         (lambda: Multistage(base="MEOW"), "base = 'MEOW' is no model that Multistage trains"),
         (lambda: MultistageNodes(metapaths=PATHS, base="SimGCL"), "use 'MEOW', 'AdaMEOW' or 'HeCo'"),
+        (
+            lambda: MultistageNodes(metapaths=PATHS, hidden_dim=16, base_options={"hidden_dim": 4}),
+            "base_options: hidden_dim = 4 is a setting of MultistageNodes itself, which has 16; give it there",
+        ),
     ],
 )
 def test_refused(make: Any, message: str) -> None:

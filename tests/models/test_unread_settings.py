@@ -26,3 +26,20 @@ def test_of_twins_that_are_not_made(model: str, settings: dict[str, Any], match:
         cls(**settings)
     written = cls(twin="latent", augmenter="conv").config.model_dump()  # as bundles have it, with all defaults
     assert cls.Config.of(written).augmenter == "conv"
+
+
+@pytest.mark.parametrize("model", ["meow", "adameow"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fan_out": ((3,), (3,))},
+        {"context_fan_out": (2,)},
+        {"sample_with_replacement": True},
+        {"context_cap": 8},
+    ],
+)
+def test_of_batches_that_are_not_made(model: str, settings: dict[str, Any]) -> None:
+    cls, (name,) = registry.load("model", model), settings
+    with pytest.raises(ConfigError, match=f"{name} = .* has no effect without mini_batch = True; set it"):
+        cls(**settings)
+    assert cls.Config.of(cls(mini_batch=True, **settings).config.model_dump()).mini_batch

@@ -16,7 +16,8 @@ import recgraph
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.sealing import SealedTestError
-from recgraph.evaluate.node_probe import ProbeConfig, evaluate_nodes, linear_probe
+from recgraph.evaluate.node_probe import ProbeConfig, linear_probe
+from recgraph.evaluate.node_results import evaluate_nodes
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.meow import MEOW
@@ -172,6 +173,14 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> 
         fit_graph(MEOW(), graph, seed=0)
     with pytest.raises(ValueError, match="metric = 'ndcg@10'"):
         fit_graph(meow(), graph, seed=0, metric="ndcg@10")
+    with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out, or"):
+        fit_graph(meow(), graph, seed=0, batch_size=16)
+    for name in ("embedding", ""):
+        own = HeteroGraph.from_edge_lists({name: 3, "a": 2}, {(name, "r", "a"): ([0, 1, 2], [0, 1, 1])})
+        with pytest.raises(ValueError, match=f"the node type '{name}' cannot be embedded"):
+            fit_graph(MEOW(metapaths=(f"{name}-a-{name}",)), own, seed=0)
+    with pytest.raises(ValueError, match="task = 'test' must be a NodeTask"):
+        fitted(graph).evaluate("test")  # type: ignore[arg-type]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not a run"):

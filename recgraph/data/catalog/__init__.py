@@ -165,16 +165,16 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
             return there
         _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
         given = Path(there.files[0]["path"])
-    return _prepare(card, given, source)
+    return _prepare(card, given, source, name)
 
 
-def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
+def _prepare(card: AnyCard, given: Path | None, source: str | None, name: str) -> Prepared:
     from recgraph.data.catalog.own import prepare_files, stamp_of, stamped
 
     if isinstance(card, GraphCard):
         from recgraph.data.catalog.graphs import prepare_graph
 
-        graph = prepare_graph(card, given)
+        graph = prepare_graph(card, given, name)
         _place(graph, graph.counts, card, str(given), [])
         return _read(card, cached=False)
     if isinstance(card, FileCard):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,13 @@ class PreparedGraph:
             self.graph.save(folder / "graph")
 
 
-def prepare_graph(card: GraphCard, given: Path | None) -> PreparedGraph:
+def prepare_graph(card: GraphCard, given: Path | None, name: str) -> PreparedGraph:
     """Read a folder of published files.
 
     Args:
         card: the card.
         given: the folder itself, or the one in which it lies under the name that the card says.
+        name: of the data set, or the path of its card, as it was asked for.
 
     Raises:
         UnavailableError: no folder is given; says where the files were published.
@@ -79,7 +81,7 @@ def prepare_graph(card: GraphCard, given: Path | None) -> PreparedGraph:
         known = "; ".join(source.note or source.folder for source in card.sources)
         raise UnavailableError(
             f"dataset {card.name!r} has no address ({known}). If you have its files, run: "
-            f"recgraph data get {card.name} --from FOLDER"
+            f"recgraph data get {shlex.quote(name)} --from FOLDER"
         )
     if not given.is_dir():
         raise ValueError(f"--from {str(given)!r} is not a folder; dataset {card.name!r} is a folder of files")
@@ -160,13 +162,20 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     labels = read_array(folder / task.file)
     _expect(card, "labels", card.nodes[task.target].count, len(labels))
-    classes, codes = np.unique(labels, return_inverse=True)
+    known = ~np.isnan(labels) if labels.dtype.kind == "f" else np.ones(len(labels), bool)
+    if labels.dtype.kind in "if":
+        known &= labels != -1  # as in a NodeTask: the class is not known
+    classes, numbers = np.unique(labels[known], return_inverse=True)
     _expect(card, "classes", task.classes, len(classes))
-    splits = {
-        name: NodeSplit(*(torch.from_numpy(read_array(folder / part).astype(np.int64)) for part in parts))
-        for name, parts in task.splits.items()
-    }
-    return NodeTask(task.target, torch.from_numpy(codes.astype(np.int64)), splits, task.paths)
+    codes = np.full(len(labels), -1, dtype=np.int64)
+    codes[known] = numbers
+    splits = {}
+    for name, parts in task.splits.items():
+        try:
+            splits[name] = NodeSplit(*(torch.from_numpy(read_array(folder / part)) for part in parts))
+        except ValueError as error:
+            raise ValueError(f"dataset {card.name!r}, split {name!r} of {', '.join(parts)}: {error}") from None
+    return NodeTask(task.target, torch.from_numpy(codes), splits, task.paths)
 
 
 def _interactions(card: GraphCard, task: GraphInteractions, folder: Path) -> Interactions:

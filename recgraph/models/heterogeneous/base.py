@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ __all__ = [
     "module_names",
     "tables_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def module_names(types: Iterable[str]) -> dict[str, str]:
@@ -294,6 +297,13 @@ class GraphModel(HoldsGraph, TrainableModel):
         features = self.features_of(graph, node_type)
         if features is None or node_type in self.config.raw_features:
             return features
+        if features.shape[1] == 1:
+            _log.warning(
+                "features of %r are a single column, and divided by their row sums all of them are 1: add %r to "
+                "raw_features",
+                node_type,
+                node_type,
+            )
         return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 
     def _type_layer(self, graph: HeteroGraph, node_type: str, dropout: float | None = None) -> TypeLayer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph.config import Added, ConfigError
@@ -80,6 +80,15 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
     queue_size: Annotated[
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
+
+    @model_validator(mode="after")
+    def _batches_read(self) -> Self:
+        for name in () if self.mini_batch else ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap"):
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} = {value!r} has no effect without mini_batch = True; set it, or leave this out"
+                )
+        return self
 
     @property
     def further_candidates(self) -> tuple[str, str] | None:
