@@ -23,7 +23,7 @@ from recgraph.graph.schema import (
 )
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 
-__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges", "named_features"]
+__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges", "named_features", "numbers"]
 
 
 def make_edges(
@@ -91,8 +91,8 @@ def from_edge_lists(
         check_ends(edge_type, counts)
         source, target = _pairs(edge_type, pairs)
         sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        w = _numbers(edge_type, "weights", weights.get(edge_type))
-        t = _numbers(edge_type, "times", times.get(edge_type))
+        w = numbers(edge_type, "weights", weights.get(edge_type))
+        t = numbers(edge_type, "times", times.get(edge_type))
         made[edge_type] = make_edges(edge_type, source, target, sizes, w, t)
     return nodes, made
 
@@ -143,7 +143,7 @@ def named_features(node_type: str, values: Any) -> Tensor | Csr:
         raise FeatureError(f"features of {node_type!r} are no numbers: {error}") from None
 
 
-def _numbers(edge_type: EdgeType, name: str, values: Any) -> Tensor | None:
+def numbers(edge_type: EdgeType, name: str, values: Any) -> Tensor | None:
     """Weights or times; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
     try:
         if name == "times" and not isinstance(values, Tensor | None) and np.asarray(values).dtype.kind == "M":

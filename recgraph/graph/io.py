@@ -24,8 +24,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.arguments import shown
 from recgraph.data.ids import IdMap
-from recgraph.graph.build import as_features, make_edges
+from recgraph.graph.build import as_features, make_edges, numbers
 from recgraph.graph.node_task import LABELS, NodeTask
 from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes
 from recgraph.sparse.backends.dgl import load as load_dgl
@@ -117,8 +118,10 @@ def from_pyg(data: Any, node_type: str = "node", relation: str = "to", *, labels
     for edge_type, store in edge_stores.items():
         source, target = index[edge_type]
         counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        weights = _weights(edge_type, store.get("edge_weight"), store.get("edge_attr"))
-        edges[edge_type] = make_edges(edge_type, source, target, counts, weights, store.get("time"))
+        given = {name: numbers(edge_type, name, store.get(name)) for name in ("edge_weight", "edge_attr")}
+        times = numbers(edge_type, "times", store.get("time"))
+        weights = _weights(edge_type, given["edge_weight"], given["edge_attr"])
+        edges[edge_type] = make_edges(edge_type, source, target, counts, weights, times)
     _name_left_out(_left_out(data, node_stores, edge_stores), _labelled(node_stores, "y"), labels, "from_pyg")
     return nodes, edges
 
@@ -129,6 +132,8 @@ def _is_homogeneous(data: Any) -> bool:
 
 def _stores(data: Any, node_type: str, relation: str) -> tuple[dict[str, Any], dict[EdgeType, Any]]:
     """The attributes of each type of nodes and of edges, as mappings."""
+    if isinstance(data, Mapping) or not hasattr(data, "to_dict"):
+        raise GraphError(f"data = {shown(data)} must be a HeteroData or a Data of PyTorch Geometric")
     if _is_homogeneous(data):
         one = data.to_dict()
         return {node_type: one}, {(node_type, relation, node_type): one}
@@ -160,7 +165,9 @@ def _count(
 ) -> int:
     """How many nodes of a type there are: as given, as many as it has of anything, or as its edges name."""
     if store.get("num_nodes") is not None:
-        return int(store["num_nodes"])
+        if (found := int(store["num_nodes"])) != store["num_nodes"]:
+            raise GraphError(f"node type {name!r}: num_nodes = {store['num_nodes']} must be a whole number")
+        return found
     if features is not None:
         return int(features.shape[0])
     if ids is not None:
@@ -180,6 +187,10 @@ def _ids(name: str, store: Mapping[str, Any]) -> IdMap | None:
     ids = pl.Series(values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values))
     if ids.dtype == pl.Object or isinstance(ids.dtype, pl.List | pl.Array):
         raise GraphError(f"ids of {name!r} must be one a node: integers or texts, not {ids.dtype}")
+    if ids.null_count():
+        raise GraphError(
+            f"ids of {name!r}: node {ids.is_null().arg_max()} has none; give each node an id, or none at all"
+        )
     if ids.is_duplicated().any():
         raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
     return IdMap(ids)
@@ -305,6 +316,8 @@ def from_dgl(graph: Any, node_type: str = "node", relation: str = "to", *, label
         node_type, relation: names of the one type of nodes and of edges of a homogeneous graph.
         labels: whether the caller reads labels and masks itself, so that no warning names them.
     """
+    if not hasattr(graph, "canonical_etypes"):
+        raise GraphError(f"graph = {shown(graph)} must be a graph of DGL")
     ids: dict[str, IdMap] = getattr(graph, "node_ids", {})
     stores = {name: dict(graph.nodes[name].data) for name in graph.ntypes}
     nodes, edges, left_out = {}, {}, []

@@ -345,7 +345,8 @@ def _steps_from(graph: HeteroGraph, start: str) -> list[Step]:
 
 
 def _judge(graph: HeteroGraph, route: Route) -> Proposal:
-    steps = steps_of(route, graph, weights=False)
+    # an edge of weight 0 is none, a negative one is
+    steps = [step.followed(graph, weights=True).with_weights(None) for step in route]
     path = text_of(route, graph)
     cost = estimate_cost(path, route, steps, "full", None)
     return Proposal(path, _coverage(route, steps), cost.density, cost)

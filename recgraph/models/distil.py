@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from recgraph.blocks import row_blocks
@@ -61,6 +61,13 @@ class DistilConfig(ModelConfig):
         Field(ge=2, description="candidates: half the teacher's best for each sample, half drawn for the batch"),
         Added(),
     ] = 128
+
+    @model_validator(mode="after")
+    def _teacher_reads(self) -> Self:
+        for name in () if self.teacher is not None else ("distil_weight", "distil_by", "distil_temperature"):
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} = {value!r} has no effect without a teacher; give one, or leave this out")
+        return self
 
     @property
     def distil_coefficient(self) -> float:

@@ -125,6 +125,18 @@ def test_edges_held_in_another_way_are_refused() -> None:
         HeteroGraph.from_pyg(Data(x=torch.eye(2), adj_t=torch.eye(2).to_sparse_csr()))
     with pytest.raises(GraphError, match=r"edge_index must be integers \[2, E\], not torch.float32 \[2, 2\]"):
         HeteroGraph.from_pyg(Data(edge_index=torch.zeros(2, 2)))
+    index = torch.tensor([[0, 1], [1, 0]])
+    assert HeteroGraph.from_pyg(Data(edge_index=index, edge_weight=[1.0, 2.0], time=np.array([3, 4]))).edges
+    with pytest.raises(GraphError, match="edge_attr are no numbers"):
+        HeteroGraph.from_pyg(Data(edge_index=index, edge_attr=["a", "b"]))
+    with pytest.raises(GraphError, match=r"num_nodes = 8\.5 must be a whole number"):
+        HeteroGraph.from_pyg(Data(edge_index=index, num_nodes=8.5))
+    with pytest.raises(GraphError, match="ids of 'node': node 1 has none"):
+        HeteroGraph.from_pyg(Data(edge_index=index, ids=["a", None], num_nodes=2))
+    with pytest.raises(GraphError, match=r"data = .* must be a HeteroData or a Data"):
+        HeteroGraph.from_pyg({"x": 1})
+    with pytest.raises(GraphError, match=r"graph = .* must be a graph of DGL"):
+        HeteroGraph.from_dgl(Data(edge_index=index))
 
 
 def test_which_type_has_the_labels() -> None:

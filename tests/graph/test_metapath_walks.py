@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import propose
 from recgraph.graph.route import parse
 from recgraph.graph.walks import WalkConfig, _gradient, metapath2vec, random_walks
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.hero import HERO
 from recgraph.sparse.csr import Csr
 
 
@@ -65,3 +68,27 @@ def test_papers_that_share_authors_are_near(path: str) -> None:
     same = torch.arange(40)[:, None] % 2 == torch.arange(40) % 2
     inside = cosines[same & ~torch.eye(40, dtype=torch.bool)].mean()
     assert float(inside - cosines[~same].mean()) > 0.3
+
+
+def test_an_edge_of_weight_0_is_none() -> None:
+    """For walks, proposals and HERO as for meta-paths."""
+    edge_type = ("paper", "by", "author")
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.stack([torch.randint(20, (90,), generator=generator), torch.randint(8, (90,), generator=generator)])
+    weights = torch.randint(3, (90,), generator=generator).float()
+    counts = {"paper": 20, "author": 8}
+    weighted = HeteroGraph.from_edge_lists(counts, {edge_type: (pairs[0], pairs[1])}, weights={edge_type: weights})
+    kept = pairs[:, weights != 0]
+    bare = HeteroGraph.from_edge_lists(counts, {edge_type: (kept[0], kept[1])})
+    routes = [parse("paper-author-paper", bare)]
+    config = WalkConfig.of({"dim": 4, "per_node": 2, "length": 5, "epochs": 1})
+    one, other = (metapath2vec(graph, routes, config, torch.Generator().manual_seed(1)) for graph in (weighted, bare))
+    assert torch.equal(one, other)
+    assert propose(weighted, "paper", 2) == propose(bare, "paper", 2)
+    vectors = []
+    for graph in (weighted, bare):
+        model = HERO(metapaths=("paper-author-paper",), hidden_dim=4, rows="random").build(
+            GraphSpace(n_users=0, n_items=20, graph=graph), seed=0
+        )
+        vectors.append(model.eval().embed().detach())
+    assert torch.equal(*vectors)

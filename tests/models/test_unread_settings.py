@@ -43,3 +43,12 @@ def test_of_batches_that_are_not_made(model: str, settings: dict[str, Any]) -> N
     with pytest.raises(ConfigError, match=f"{name} = .* has no effect without mini_batch = True; set it"):
         cls(**settings)
     assert cls.Config.of(cls(mini_batch=True, **settings).config.model_dump()).mini_batch
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bprmf"])
+@pytest.mark.parametrize("settings", [{"distil_weight": 5.0}, {"distil_by": "regression"}, {"distil_temperature": 2.0}])
+def test_of_a_teacher_that_is_not_there(model: str, settings: dict[str, Any]) -> None:
+    cls, (name,) = registry.load("model", model), settings
+    with pytest.raises(ConfigError, match=f"{name} = .* has no effect without a teacher"):
+        cls(**settings)
+    assert cls(teacher="runs/one", **settings).config.teacher == "runs/one"

@@ -16,6 +16,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.route import Step
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel, GraphSpace, OneWidthConfig
@@ -274,10 +275,11 @@ class HERO(GraphModel):
 
 
 def _relations(graph: HeteroGraph) -> tuple[list[_Relation], tuple[Csr, ...]]:
-    """Every edge type in both directions: where it begins and leads, and the mean over its edges."""
+    """Every edge type in both directions: where it begins and leads, and the mean over its edges of another weight than
+    0, which count alike."""
     relations, means = [], []
     for source, relation, end in graph.edge_types:
-        adj = graph.adjacency((source, relation, end)).pattern()
+        adj = Step((source, relation, end)).followed(graph, weights=True).pattern()
         for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
             relations.append((own, other))
             means.append(normalise(matrix, "row"))
