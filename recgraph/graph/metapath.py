@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from recgraph.engine import Engine
 from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.pathsim import Cost, estimate_cost, estimate_nnz, halves, pathsim_top_k, steps_of
-from recgraph.graph.route import PathError, Route, Step, parse, text_of, types_of
+from recgraph.graph.route import PathError, Route, Step, distinct_steps, parse, text_of, types_of
 from recgraph.graph.schema import EdgeType
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise
@@ -309,8 +309,9 @@ class Proposal:
 def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposal]:
     """All symmetric meta-paths of the target type, and its edges to itself, the best by :attr:`Proposal.score` first.
 
-    Symmetric paths walk some steps out and the same steps back; those whose way out comes back over the very edge type
-    that it has just taken are left out (``paper-author-paper-author-paper`` is a power of ``paper-author-paper``).
+    Symmetric paths walk some steps out and the same steps back; those whose way out comes back over the very edges that
+    it has just taken are left out (``paper-author-paper-author-paper`` is a power of ``paper-author-paper``). Of edge
+    types with the same edges, one perhaps from end to start, the first is followed.
 
     Args:
         target: the node type at both ends.
@@ -322,26 +323,26 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
     if max_steps < 1:
         raise ValueError(f"max_steps = {max_steps} must be at least 1")
     graph.count(target)
-    direct = [(Step(edge_type),) for edge_type in graph.edges if edge_type[0] == edge_type[2] == target]
+    steps = distinct_steps(graph)
+    once = list(dict.fromkeys(steps.values()))
+    direct = [(step,) for step in once if step.start == step.end == target and not step.backwards]
     round_trips = [
-        half + tuple(step.reversed for step in reversed(half)) for half in _ways_out(graph, target, max_steps)
+        half + tuple(step.reversed for step in reversed(half)) for half in _ways_out(steps, once, target, max_steps)
     ]
     found = [_judge(graph, route) for route in (*direct, *round_trips)]
     return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
 
 
-def _ways_out(graph: HeteroGraph, target: str, max_steps: int) -> Iterator[Route]:
-    walks: list[Route] = [(step,) for step in _steps_from(graph, target)]
+def _ways_out(steps: Mapping[Step, Step], once: Sequence[Step], target: str, max_steps: int) -> Iterator[Route]:
+    walks: list[Route] = [(step,) for step in once if step.start == target]
     for _ in range(max_steps // 2):
         yield from walks
         walks = [
-            (*walk, step) for walk in walks for step in _steps_from(graph, walk[-1].end) if step != walk[-1].reversed
+            (*walk, step)
+            for walk in walks
+            for step in once
+            if step.start == walk[-1].end and step != steps[walk[-1].reversed]
         ]
-
-
-def _steps_from(graph: HeteroGraph, start: str) -> list[Step]:
-    every = [Step(edge_type, backwards) for edge_type in graph.edges for backwards in (False, True)]
-    return [step for step in every if step.start == start]
 
 
 def _judge(graph: HeteroGraph, route: Route) -> Proposal:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
+
 from recgraph.blocks import work_type
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
 
-__all__ = ["PathError", "Route", "Step", "is_palindrome", "parse", "text_of", "types_of"]
+__all__ = ["PathError", "Route", "Step", "distinct_steps", "is_palindrome", "parse", "text_of", "types_of"]
 
 
 class PathError(ValueError):
@@ -62,6 +64,30 @@ class Step:
 
 
 Route = tuple[Step, ...]
+
+
+def distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
+    """Every step of a graph -> the first one with the same ends that follows the same edges.
+
+    A graph may hold a relation in both directions (as PyTorch Geometric's ``ToUndirected`` makes it): the one backwards
+    is then the other forwards.
+    """
+    found: dict[Step, Step] = {}
+    kept: dict[tuple[str, str], list[tuple[Step, Csr]]] = {}
+    for backwards in (False, True):
+        for edge_type in graph.edges:
+            step = Step(edge_type, backwards)
+            adj, others = step.followed(graph, weights=True), kept.setdefault((step.start, step.end), [])
+            found[step] = next((other for other, known in others if _are_same(adj, known)), step)
+            if found[step] is step:
+                others.append((step, adj))
+    return found
+
+
+def _are_same(one: Csr, other: Csr) -> bool:
+    if not (torch.equal(one.indptr, other.indptr) and torch.equal(one.indices, other.indices)):
+        return False
+    return bool((one.values() == other.values()).all())
 
 
 def parse(path: str | Sequence[EdgeType], graph: HeteroGraph) -> Route:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from recgraph.graph.metapath import Context, MetaPath, PathError, PathTooLargeEr
 from recgraph.graph.pathsim import _Cosine, pathsim
 from recgraph.graph.route import text_of
 from recgraph.graph.schema import EdgeType, UnknownTypeError
+from recgraph.models.heterogeneous.hero import _relations
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Normalisation, mean_of, normalise
 from recgraph.sparse.spmm import random_matrix, spmm
@@ -464,6 +466,22 @@ def test_proposals_from_the_schema() -> None:
     assert all(text_of(MetaPath(path).route(graph), graph) == path for path in paths)
     with pytest.raises(ValueError, match="max_steps = 0"):
         propose(graph, "user", 0)
+
+
+def test_a_relation_that_is_held_in_both_directions_is_proposed_once() -> None:
+    draw = torch.Generator().manual_seed(0)
+    papers, authors = torch.randint(12, (40,), generator=draw), torch.randint(6, (40,), generator=draw)
+    counts = {"paper": 12, "author": 6}
+    there: dict[EdgeType, Any] = {("paper", "by", "author"): (papers, authors)}
+    both = HeteroGraph.from_edge_lists(counts, {**there, ("author", "rev_by", "paper"): (authors, papers)})
+    alone = HeteroGraph.from_edge_lists(counts, there)
+    found = propose(both, "paper", 4)
+    assert [each.path for each in found] == ["paper>by>author<by<paper"]
+    assert [replace(each, path="", cost=None) for each in found] == [
+        replace(each, path="", cost=None) for each in propose(alone, "paper", 4)
+    ]
+    ways = [_relations(graph)[0] for graph in (both, alone)]
+    assert ways[0] == ways[1] == [("paper", "author"), ("author", "paper")]
 
 
 def test_cosines_are_looked_up_without_a_dense_row(monkeypatch: pytest.MonkeyPatch) -> None:

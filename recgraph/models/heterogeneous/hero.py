@@ -16,7 +16,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.route import Step
+from recgraph.graph.route import Step, distinct_steps
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel, GraphSpace, OneWidthConfig
@@ -275,12 +275,15 @@ class HERO(GraphModel):
 
 
 def _relations(graph: HeteroGraph) -> tuple[list[_Relation], tuple[Csr, ...]]:
-    """Every edge type in both directions: where it begins and leads, and the mean over its edges of another weight than
-    0, which count alike."""
+    """Every edge type in both directions, but for one that another edge type is already: where it begins and leads, and
+    the mean over its edges of another weight than 0, which count alike."""
     relations, means = [], []
-    for source, relation, end in graph.edge_types:
-        adj = Step((source, relation, end)).followed(graph, weights=True).pattern()
-        for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
-            relations.append((own, other))
-            means.append(normalise(matrix, "row"))
+    steps = distinct_steps(graph)
+    for edge_type in graph.edge_types:
+        forwards = Step(edge_type)
+        adj = forwards.followed(graph, weights=True).pattern()
+        for step, matrix in ((forwards, adj), (forwards.reversed, adj.t())):
+            if steps[step] == step or step.edge_type == steps[step].edge_type:
+                relations.append((step.start, step.end))
+                means.append(normalise(matrix, "row"))
     return relations, tuple(means)
