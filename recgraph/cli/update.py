@@ -15,6 +15,9 @@ from recgraph.cli.watching import progress_wanted
 if TYPE_CHECKING:
     from recgraph.runs.run import Run
 
+_FEATURES = (
+    "A file of features of items, those of new ones at least; items that RUN knows keep what the file does not have."
+)
 _DATA = "New interactions: a file, a folder or a pattern of files; columns are named like the run's, or guessed."
 _EPOCHS = "Over samples with new targets and replayed ones; the best is kept."
 _RATE = "Of the training; by default a quarter of the run's; an update of an update keeps the rate."
@@ -27,6 +30,7 @@ def update(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")],
+    item_features: Annotated[str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES)] = None,
     epochs: Annotated[int, typer.Option(min=1, help=_EPOCHS)] = 2,
     replay: Annotated[float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")] = 0.1,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help=_RATE)] = None,
@@ -53,6 +57,7 @@ def update(
     try:
         made = opened.update(
             data,
+            item_features=item_features,
             out=out,
             epochs=epochs,
             replay=replay,

@@ -162,7 +162,7 @@ def after(old: Ragged, new: Ragged) -> Ragged:
     return Ragged.from_lengths(torch.cat([old.values, new.values])[order], old.lengths + new.lengths)
 
 
-def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
+def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> InteractionLog:
     """New interactions as a log.
 
     Args:
@@ -171,10 +171,27 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
             ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
             order.
         recommender: of the run.
+        item_features: of the log's items, or of some: a frame or a file; None: those that the log has.
 
     Raises:
         ValueError: a column is missing, a file cannot be read, or it is no log.
     """
+    log = _read(given, recommender)
+    if isinstance(item_features, str | Path):
+        reading = Reading.of({**_written_texts(recommender), "item_features": str(item_features)})
+        frames = LogFile("", reading).features(log.columns)
+        return log.with_feature_files(frames, {"item_features": Path(item_features)})
+    return log.with_features(item_features=item_features)
+
+
+def _written_texts(recommender: Recommender) -> dict[str, Any]:
+    """How the texts of the run's files are written."""
+    written = reading_of(recommender.record)
+    return {name: written[name] for name in ("encoding", "quotes") if name in written}
+
+
+def _read(given: Any, recommender: Recommender) -> InteractionLog:
+    """See :func:`read_new_log`."""
     if isinstance(given, InteractionLog):
         return given
     columns = recommender.columns

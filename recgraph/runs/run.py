@@ -260,6 +260,7 @@ class Run(BaseRun):
         self,
         new_log: Any,
         *,
+        item_features: Any = None,
         out: str | Path | None = None,
         epochs: int = 2,
         replay: float = 0.1,
@@ -282,6 +283,7 @@ class Run(BaseRun):
         Args:
             new_log: new interactions: a log, a frame with the run's column names (or ``user``, ``item`` and
                 ``timestamp``), or files of them. Each user's follow what is known of the user.
+            item_features: a frame or a file of features of items, one row an item, beside those of ``new_log``.
             out: folder of the new run; written only when the update is accepted. None keeps it in memory.
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
@@ -304,7 +306,7 @@ class Run(BaseRun):
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
         with on_all_ranks(folder):
-            recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
+            recommender, record = update(self.recommender, new_log, options, folder, checkpoint, item_features)
         return Run.serving(recommender, record, folder)
 
     @classmethod

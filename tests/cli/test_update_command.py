@@ -42,6 +42,15 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def test_features_of_items_are_a_file(run: Path, news: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item,title\n0,Nothing\n1,One\n")
+    out = tmp_path / "new"
+    more = ("--item-features", tmp_path / "items.csv", "--epochs", 1, "--device", "cpu", "--force")
+    done = call("update", run, "--data", news, "--out", out, *more)
+    assert done.exit_code == 0, done.output
+    assert rg.load(out).item_features["title"].to_list() == ["Nothing", "One"]
+
+
 @pytest.mark.parametrize("part", [".", "bundle"])
 def test_a_run_and_a_bundle_are_updated(part: str, run: Path, news: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"

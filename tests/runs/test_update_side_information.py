@@ -113,3 +113,18 @@ def test_times_before_the_known_ones_are_told(caplog: pytest.LogCaptureFixture) 
     assert "before the last known one" not in caplog.text
     run.update(log_of(NEW.with_columns(pl.col("when") - 10**6)), valid=0, force=True, epochs=1)
     assert "times before the last known one of 2 of 2 users that the run knows, such as 'u8'" in caplog.text
+
+
+def test_features_may_be_a_file_or_a_frame_beside_the_log(tmp_path: Path) -> None:
+    run = rg.fit("ease", log_of(OLD, ITEMS.head(12)), seed=0)
+    fresh = ITEMS.tail(3).with_columns(kind=pl.lit("fresh"))
+    fresh.write_csv(tmp_path / "items.csv")
+    NEW.write_parquet(tmp_path / "news.parquet")
+    expected = [f"k{item % 3}" for item in range(11)] + ["fresh"] * 3
+    for given in (fresh, tmp_path / "items.csv", str(tmp_path / "items.csv")):
+        for news in (NEW, tmp_path / "news.parquet"):
+            made = run.update(news, item_features=given, force=True).recommender.item_features
+            assert made is not None
+            assert made.sort("what")["kind"].to_list() == expected
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+        run.update(NEW, item_features=tmp_path / "none.csv", force=True)
