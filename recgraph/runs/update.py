@@ -60,18 +60,13 @@ class SelectedBatches(Protocol):
 
 
 def update(
-    parent: Recommender,
-    new_log: Any,
-    options: UpdateOptions,
-    out: Path | None = None,
-    checkpoint: Path | None = None,
-    item_features: Any = None,
+    parent: Recommender, new_log: Any, options: UpdateOptions, out: Path | None = None, checkpoint: Path | None = None
 ) -> tuple[Recommender, RunRecord]:
     """A recommender that knows a new log, too, and the record of how it was made; see :meth:`Run.update`.
 
     Args:
         parent: what there was; it is not changed.
-        new_log, item_features: see :func:`recgraph.runs.new_log.read_new_log`.
+        new_log: see :func:`recgraph.runs.new_log.read_new_log`.
         options: how.
         out: folder of the new run; written when the update is accepted.
         checkpoint: folder of the parent's checkpoints, with the state of its optimisers, or None.
@@ -82,7 +77,7 @@ def update(
     """
     check_updatable(type(parent.model))
     parent = without_teacher(parent)
-    joined = Joined.of(parent, read_new_log(new_log, parent, item_features), options.valid)
+    joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
     _warn_of_known(joined)
     _warn_of_slice(joined, options.valid)
     config = _training(parent, options)

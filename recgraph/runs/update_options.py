@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from recgraph.train.callbacks import Observer
 
@@ -33,6 +34,7 @@ class UpdateOptions:
         progress: see :func:`recgraph.runs.fit.fit`.
         observers: called during the training.
         memory_limit: of the process; see :func:`recgraph.runs.memory.check_fit`.
+        item_features: beside those of the new log; see :func:`recgraph.runs.new_log.read_new_log`.
     """
 
     epochs: int = 2
@@ -46,6 +48,7 @@ class UpdateOptions:
     progress: bool | None = None
     observers: tuple[Observer, ...] = ()
     memory_limit: str | int | None = None
+    item_features: Any = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
