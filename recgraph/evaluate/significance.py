@@ -182,6 +182,11 @@ def results_of(given: Source | Sequence[Source], name: str) -> list[Result]:
 
 
 def check_draws(confidence: float, n_draws: int, seed: int) -> None:
+    """Refuse settings of intervals and tests that are out of range.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence} must be between 0 and 1")
     if n_draws < 1:
@@ -198,6 +203,12 @@ def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[F
 
 
 def check_alike(results: Sequence[Result], metric: str) -> None:
+    """Refuse results that cannot be compared user by user.
+
+    Raises:
+        ProtocolMismatch: the numbers were made in different ways.
+        ValueError: the metric has no values of users, or the users are not the same.
+    """
     check_comparable(results, metric)
     for result in results:
         if metric not in result.per_user:
