@@ -57,13 +57,16 @@ def inspect(
         raise ValueError(f"--attribution {attribution!r} attributes to a user's history; a node has none: leave it out")
     take(context, memory_limit=memory_limit)
     chosen = form or default_format()
-    if attribution is not None and out is None and chosen not in (Format.JSON, Format.TABLE):
-        raise ValueError(
-            f"--attribution {attribution!r}: {chosen.value} has no attributions: add --format table, --format json or "
-            "--out FILE"
-        )
     if user is not None:
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
+        if methods and out is None and chosen not in (Format.JSON, Format.TABLE):
+            from recgraph.explain.attribution.attributing import make_methods
+
+            make_methods(methods)  # a name that does not exist is told first
+            raise ValueError(
+                f"--attribution {attribution!r}: {chosen.value} has no attributions: add --format table, --format json "
+                "or --out FILE"
+            )
         _inspect_user(run, user, k, out, projection, color, chosen, methods, seed)
     else:
         assert node is not None

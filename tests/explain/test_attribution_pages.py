@@ -75,7 +75,7 @@ def test_mistakes_of_the_command(run: Path, arguments: tuple[object, ...], messa
 
 def test_a_model_that_a_method_does_not_apply_to(tmp_path: Path) -> None:
     recommender_of(model_of("gru4rec", ROWS, double=False, **SEQUENCES["gru4rec"]), ROWS).save(tmp_path / "bundle")
-    done = call("inspect", tmp_path, "--user", "u4", "--attribution", "attention")
+    done = call("inspect", tmp_path, "--user", "u4", "--attribution", "attention", "--format", "json")
     assert (done.exit_code, "GRU has no attention" in done.stderr) == (2, True)
 
 
