@@ -262,7 +262,7 @@ def test_the_cost_of_paths_is_what_the_page_says(shared: Path) -> None:
     rows = re.findall(r"^\| (acm|imdb|aminer) \| (\S+) \| (\S+) \| (\S+) \|.*\| (\S+) \| (\S+) \|$", text, re.MULTILINE)
     assert len(rows) == 4
     for name, path, nodes, entries, composed, factorised in rows:
-        graph = prepare_graph(Card.load(DOCS.parent / "datasets" / f"{name}.toml"), shared / "data" / "hin").graph
+        graph = prepare_graph(Card.load(DOCS.parent / "datasets" / f"{name}.toml"), shared / "data" / "hin", name).graph
         cost = MetaPath(path).cost(graph)
         assert (f"{cost.shape[0]:,}", f"{cost.nnz:,}") == (nodes, entries)
         assert (f"{cost.nbytes / 2**20:,.1f}", f"{cost.factor_nbytes / 2**20:,.1f}") == (composed, factorised)
