@@ -16,6 +16,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.losses.distil import DistilBy, distil_loss
 from recgraph.models.base import Model, ModelConfig
+from recgraph.models.unread import refuse_unread
 
 __all__ = ["DistilConfig", "Teacher", "distilled", "teacher_reads_times"]
 
@@ -64,9 +65,9 @@ class DistilConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _teacher_reads(self) -> Self:
-        for name in () if self.teacher is not None else ("distil_weight", "distil_by", "distil_temperature"):
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} = {value!r} has no effect without a teacher; give one, or leave this out")
+        if self.teacher is None:
+            of_teacher = ("distil_weight", "distil_by", "distil_temperature")
+            refuse_unread(self, of_teacher, "without a teacher; give one, or leave this out")
         return self
 
     @property

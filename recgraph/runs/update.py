@@ -33,7 +33,7 @@ from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.runs.teacher import without_teacher
-from recgraph.runs.update_options import RATE_SHARE, UpdateOptions, UpdateRefused
+from recgraph.runs.update_options import RATE_SHARE, SCHEDULED, UpdateOptions, UpdateRefused
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
@@ -282,7 +282,7 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     metric = (selected_by or _METRIC) if options.valid else "last"
     rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
-    rates = {"schedule": "constant", "drop_after": (), "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
+    rates = {name: TrainConfig.model_fields[name].default for name in SCHEDULED}
     here = {"compile": before.compile and is_accelerated(pick_device(options.device))}
     told = {"tensorboard": False, "track": None, "track_folder": False}
     return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})

@@ -7,10 +7,12 @@ from typing import Any
 
 from recgraph.train.callbacks import Observer
 
-__all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused"]
+__all__ = ["RATE_SHARE", "SCHEDULED", "UpdateOptions", "UpdateRefused"]
 
 #: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
 RATE_SHARE = 0.25
+#: settings of a training that an update has the defaults of
+SCHEDULED = ("schedule", "drop_after", "drop_factor", "schedule_epochs", "warmup_steps", "validate_every")
 
 
 class UpdateRefused(ValueError):

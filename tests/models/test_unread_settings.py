@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
 
@@ -52,3 +56,21 @@ def test_of_a_teacher_that_is_not_there(model: str, settings: dict[str, Any]) ->
     with pytest.raises(ConfigError, match=f"{name} = .* has no effect without a teacher"):
         cls(**settings)
     assert cls(teacher="runs/one", **settings).config.teacher == "runs/one"
+
+
+def test_what_was_saved_is_read(tmp_path: Path) -> None:
+    """A bundle of a version that took a setting without effect is a model like any other."""
+    log = rg.Interactions.from_frame(
+        pl.DataFrame({"user": [0, 0, 0, 1, 1, 1], "item": [0, 1, 2, 1, 2, 0], "time": range(6)}),
+        user="user", item="item", timestamp="time",
+    )  # fmt: skip
+    model = rg.models.SASRec(hidden_dim=4, n_heads=1, n_layers=1, max_len=4)
+    rg.fit(model, log, seed=0, device="cpu", max_epochs=1).recommender.save(tmp_path / "bundle")
+    before = rg.load(tmp_path / "bundle").recommend([0], k=1)
+    place = tmp_path / "bundle" / "config.json"
+    written = json.loads(place.read_text())
+    written["config"] |= {"distil_weight": 3.0, "item_id_dropout": 0.5}
+    place.write_text(json.dumps(written))
+    assert rg.load(tmp_path / "bundle").recommend([0], k=1).equals(before)
+    with pytest.raises(ConfigError, match="has no effect"):
+        rg.models.SASRec(**written["config"])

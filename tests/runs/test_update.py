@@ -635,3 +635,9 @@ def test_an_id_that_is_no_uuid_is_refused_where_all_are(tmp_path: Path) -> None:
     served = rg.load(tmp_path / "new")
     assert isinstance(served, rg.Recommender)
     assert served.users.ids([6]).to_list() == [other]
+
+
+def test_a_run_whose_rate_fell_by_steps_is_updated() -> None:
+    run = fitted("sasrec", schedule="step", drop_after=[1], drop_factor=0.5)
+    made = run.update(log_of(NEW), epochs=1, force=True, valid=0.3, device="cpu")
+    assert (made.record.training["schedule"], made.record.training["drop_factor"]) == ("constant", 0.1)

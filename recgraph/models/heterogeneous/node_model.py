@@ -36,6 +36,7 @@ from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
 from recgraph.models.slow_copy import ContrastiveModel
+from recgraph.models.unread import refuse_unread
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
@@ -83,11 +84,9 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
 
     @model_validator(mode="after")
     def _batches_read(self) -> Self:
-        for name in () if self.mini_batch else ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap"):
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} = {value!r} has no effect without mini_batch = True; set it, or leave this out"
-                )
+        if not self.mini_batch:
+            of_batches = ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap")
+            refuse_unread(self, of_batches, "without mini_batch = True; set it, or leave this out")
         return self
 
     @property

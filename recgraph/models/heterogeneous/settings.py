@@ -15,6 +15,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks
+from recgraph.models.unread import refuse_unread
 from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.products import Counts
 
@@ -111,10 +112,7 @@ class ViewsConfig(ContrastConfig):
     @model_validator(mode="after")
     def _twin_reads(self) -> Self:
         unread = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
-        for name in unread:
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"{name} = {value!r} has no effect on twin = {self.twin!r}; leave it out")
+        refuse_unread(self, unread, f"on twin = {self.twin!r}; leave it out")
         return self
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from recgraph.config import Added, ConfigError, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.models.distil import DistilConfig
+from recgraph.models.unread import refuse_unread
 
 __all__ = ["EncoderName", "SequenceConfig", "TransformerConfig", "check_regime"]
 
@@ -85,15 +86,13 @@ class SequenceConfig(DistilConfig):
     def _has_items(self) -> Self:
         if not self.item_id_embedding and not self.item_features:
             raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
-        if self.item_id_dropout and not self.item_features:
-            given = f"item_id_dropout = {self.item_id_dropout}"
-            raise ValueError(f"{given} has no effect without item_features; name some, or leave it out")
-        for name in ("item_contrast", "item_contrast_options"):
-            if self.item_graph is None and (value := getattr(self, name)):
-                raise ValueError(f"{name} = {value!r} has no effect without item_graph; name one, or leave it out")
-        if self.item_contrast_options and not self.item_contrast:
-            given = f"item_contrast_options = {self.item_contrast_options!r}"
-            raise ValueError(f"{given} has no effect without item_contrast; give it a weight, or leave it out")
+        if not self.item_features:
+            refuse_unread(self, ("item_id_dropout",), "without item_features; name some, or leave it out")
+        if self.item_graph is None:
+            of_graph = ("item_contrast", "item_contrast_options")
+            refuse_unread(self, of_graph, "without item_graph; name one, or leave it out")
+        if not self.item_contrast:
+            refuse_unread(self, ("item_contrast_options",), "without item_contrast; give it a weight, or leave it out")
         return self
 
 
