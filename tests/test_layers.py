@@ -76,7 +76,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"data", "models.base"},
     "rerank": {"data", "sparse"},
     "evaluate": {"data", "graph", "rerank", "sparse"},
-    "serve": {"data", "graph", "models.base", "models.heterogeneous.base", "models.unread", "evaluate", "rerank", "sparse"},
+    "serve": {
+        "data",
+        "graph",
+        "models.base",
+        "models.heterogeneous.base",
+        "models.unread",
+        "evaluate",
+        "rerank",
+        "sparse",
+    },
 }
 MAY_IMPORT["workers"] = {"data"}
 BELOW_RUNS = {*MAY_IMPORT} - {"pages"}
