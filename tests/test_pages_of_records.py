@@ -23,7 +23,7 @@ NODES = {
     "HeCo, DBLP in a random order, papers one-hot": ("DBLP, nodes in a random order", "HeCo"),
     "MEOW, AMiner in a random order": ("AMiner, nodes in a random order", "MEOW"),
     "HeCo, AMiner in a random order, rows at coordinates (seed 0)": ("AMiner, nodes in a random order", "HeCo"),
-    "HeCo, AMiner in a random order, drawn rows (seeds 0 and 1)": ("AMiner, nodes in a random order", "HeCo, drawn rows"),
+    "HeCo, AMiner in a random order, drawn rows (2 seeds)": ("AMiner, nodes in a random order", "HeCo, drawn rows"),
     "MEOW, IMDB, ties by cosine": ("IMDB: three classes of movies", "MEOW"),
     "MEOW, IMDB, ties by index": ("IMDB: three classes of movies", "MEOW, ties by index"),
 }
