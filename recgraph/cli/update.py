@@ -15,9 +15,7 @@ from recgraph.cli.watching import progress_wanted
 if TYPE_CHECKING:
     from recgraph.runs.run import Run
 
-_FEATURES = (
-    "A file of features of items, those of new ones at least; items that RUN knows keep what the file does not have."
-)
+_FEATURES = "A file of item features, one row an item; RUN's items keep what the file has no row or column for."
 _DATA = "New interactions: a file, a folder or a pattern of files; columns are named like the run's, or guessed."
 _EPOCHS = "Over samples with new targets and replayed ones; the best is kept."
 _RATE = "Of the training; by default a quarter of the run's; an update of an update keeps the rate."

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recgraph.arguments import checked
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import DataError
 from recgraph.data.ingest import MissingIds
 from recgraph.data.interactions import Interactions
+from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile
 from recgraph.data.reading import FEATURES, FileFormat, Reading
 from recgraph.data.source import Source
 
-__all__ = ["load_data"]
+__all__ = ["load_data", "with_features_of"]
+
+Log = TypeVar("Log", bound=InteractionLog)
 
 
 @checked
@@ -107,5 +110,15 @@ def _of_frame(frame: Any, reading: Reading) -> Interactions:
     columns = reading.columns_of(names_of(frame), Source("frame"), "frame")
     named = columns.model_dump()
     data = Interactions.from_frame(frame, **named, time_format=reading.time_format, missing_ids=reading.missing_ids)
+    return with_features_of(data, reading)
+
+
+def with_features_of(data: Log, reading: Reading) -> Log:
+    """A log with the features in the files that a reading names.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        DataError: what is wrong with one.
+    """
     files = {name: Path(path) for name in FEATURES if (path := getattr(reading, name)) is not None}
-    return data.with_feature_files(LogFile("", reading).features(columns), files) if files else data
+    return data.with_feature_files(LogFile("", reading).features(data.columns), files) if files else data

@@ -212,7 +212,7 @@ class PairBatch:
         return self.items if self.all_pairs is None else self.all_pairs[1]
 
     def of_samples(self, values: Tensor) -> Tensor:
-        """[B, K] of values of all negatives, shaped as these; [1, K] where all samples share their negatives."""
+        """Values of the negatives, in their shape -> those of each sample's, [B, K]; [1, K] where all share them."""
         return values if self.bounds is None else of_groups(values, self.bounds)
 
     def negative_mask(self) -> Tensor:

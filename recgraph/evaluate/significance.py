@@ -16,6 +16,7 @@ from recgraph.evaluate.statistics import (
     Interval,
     TooFewPairs,
     bootstrap,
+    check_draws,
     cohen_d,
     paired_t,
     randomisation,
@@ -81,7 +82,6 @@ def compare_values(
     values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
-    check_draws(confidence, n_draws, seed)
     return Comparison(
         values.size,
         float(values.mean()),
@@ -132,7 +132,7 @@ def p_value(
 ) -> float:
     """The p-value of one test over users, without the rest of :func:`over_users`; 1 where no two users have values."""
     own, other = user_means(results_of(a, "a"), results_of(b, "b"), metric)
-    check_draws(0.95, n_draws, seed)
+    check_draws(n_draws, seed)
     values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
     if values.size < 2:
         return 1.0
@@ -179,20 +179,6 @@ def results_of(given: Source | Sequence[Source], name: str) -> list[Result]:
     if not several:
         raise ValueError(f"{name} is empty: give at least one result")
     return [one if isinstance(one, Result) else load_users(one) for one in several]
-
-
-def check_draws(confidence: float, n_draws: int, seed: int) -> None:
-    """Refuse settings of intervals and tests that are out of range.
-
-    Raises:
-        ValueError: names the argument and its value.
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} must be between 0 and 1")
-    if n_draws < 1:
-        raise ValueError(f"n_draws = {n_draws} must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed = {seed} must be 0 or more")
 
 
 def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:

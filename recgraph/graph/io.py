@@ -118,10 +118,9 @@ def from_pyg(data: Any, node_type: str = "node", relation: str = "to", *, labels
     for edge_type, store in edge_stores.items():
         source, target = index[edge_type]
         counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        given = {name: numbers(edge_type, name, store.get(name)) for name in ("edge_weight", "edge_attr")}
+        of_edges = (numbers(edge_type, name, store.get(name)) for name in ("edge_weight", "edge_attr"))
         times = numbers(edge_type, "times", store.get("time"))
-        weights = _weights(edge_type, given["edge_weight"], given["edge_attr"])
-        edges[edge_type] = make_edges(edge_type, source, target, counts, weights, times)
+        edges[edge_type] = make_edges(edge_type, source, target, counts, _weights(edge_type, *of_edges), times)
     _name_left_out(_left_out(data, node_stores, edge_stores), _labelled(node_stores, "y"), labels, "from_pyg")
     return nodes, edges
 

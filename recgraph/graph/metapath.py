@@ -346,8 +346,7 @@ def _ways_out(steps: Mapping[Step, Step], once: Sequence[Step], target: str, max
 
 
 def _judge(graph: HeteroGraph, route: Route) -> Proposal:
-    # an edge of weight 0 is none, a negative one is
-    steps = [step.followed(graph, weights=True).with_weights(None) for step in route]
+    steps = [step.edges(graph) for step in route]
     path = text_of(route, graph)
     cost = estimate_cost(path, route, steps, "full", None)
     return Proposal(path, _coverage(route, steps), cost.density, cost)

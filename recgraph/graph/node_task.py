@@ -28,6 +28,8 @@ __all__ = ["LABELS", "MASKS", "NodeSplit", "NodeTask"]
 MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
 #: attributes beside the labels that a task is made of
 LABELS = (*MASKS.values(), "split_names", "metapaths")
+#: more indices than this, all of them 0 or 1, are a mask of integers, and no two nodes again and again
+_MOST_OF_TWO = 7
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class NodeSplit:
                 self.lengths[part] = given.numel()
                 given = given.nonzero().flatten()
             index = _integers(f"split: {part}", given)
-            if len(index) > 7 and set(index.tolist()) == {0, 1}:
+            if len(index) > _MOST_OF_TWO and set(index.tolist()) == {0, 1}:
                 raise ValueError(
                     f"split: {part} holds the nodes 0 and 1 again and again, {len(index):,} times: a mask of integers? "
                     "give booleans, or the indices of nodes"

@@ -58,6 +58,10 @@ class Step:
         is_edge = adj.values() != 0
         return adj if bool(is_edge.all()) else adj.select(is_edge)
 
+    def edges(self, graph: HeteroGraph) -> Csr:
+        """:meth:`matrix` without weights: an edge of weight 0 is none, all others are alike."""
+        return self.followed(graph, weights=True).with_weights(None)
+
     def __str__(self) -> str:
         source, relation, target = self.edge_type
         return f"{target}<{relation}<{source}" if self.backwards else f"{source}>{relation}>{target}"

@@ -73,7 +73,7 @@ def metapath2vec(graph: HeteroGraph, routes: Sequence[Route], config: WalkConfig
         generator: draws initial vectors, walks and negatives, on the host.
     """
     steps = [step for route in routes for step in route]
-    adjacencies = [step.followed(graph, weights=True).with_weights(None).to(generator.device) for step in steps]
+    adjacencies = [step.edges(graph).to(generator.device) for step in steps]
     types = [step.start for step in steps]
     counts = {name: graph.count(name) for name in dict.fromkeys(types)}
     first = dict(zip(counts, [0, *torch.tensor([*counts.values()]).cumsum(0).tolist()], strict=False))

@@ -182,12 +182,13 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
     if (teacher := teacher_of(member.make())) is not None:
         raise ConfigError(f"models: {member.name}: teacher = {teacher!r}: one of several models has none; leave it out")
     chosen = {**own_defaults(member.cls), **member.training}
-    for name, value in (("metric", chosen.get("metric")), ("patience", chosen.get("patience"))):
-        if value not in (None, "last", "loss") and not (name == "patience" and chosen.get("metric") == "loss"):
-            raise ConfigError(
-                f"models: {member.name}: {name} = {value!r}: no part validates the epochs of one of several models; "
-                "leave it out and give max_epochs"
-            )
+    metric = chosen.get("metric", "last")
+    reads_validation = "metric" if metric not in ("last", "loss") else "patience" if metric == "last" else None
+    if reads_validation and (value := chosen.get(reads_validation)) is not None:
+        raise ConfigError(
+            f"models: {member.name}: {reads_validation} = {value!r}: no part validates the epochs of one of several "
+            "models; leave it out and give max_epochs"
+        )
     try:
         return training_of(member.training, "all", member.cls)
     except ConfigError as error:

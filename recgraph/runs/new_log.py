@@ -21,6 +21,7 @@ from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingCol
 from recgraph.data.file_names import SUFFIXES, suffix_of
 from recgraph.data.ids import IdMap, has_float_texts
 from recgraph.data.interactions import Interactions
+from recgraph.data.loading import with_features_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part
@@ -178,16 +179,10 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     """
     log = _read(given, recommender)
     if isinstance(item_features, str | Path):
-        reading = Reading.of({**_written_texts(recommender), "item_features": str(item_features)})
-        frames = LogFile("", reading).features(log.columns)
-        return log.with_feature_files(frames, {"item_features": Path(item_features)})
+        written = reading_of(recommender.record)
+        texts: dict[str, Any] = {name: written[name] for name in ("encoding", "quotes") if name in written}
+        return with_features_of(log, Reading.of(texts, item_features=str(item_features)))
     return log.with_features(item_features=item_features)
-
-
-def _written_texts(recommender: Recommender) -> dict[str, Any]:
-    """How the texts of the run's files are written."""
-    written = reading_of(recommender.record)
-    return {name: written[name] for name in ("encoding", "quotes") if name in written}
 
 
 def _read(given: Any, recommender: Recommender) -> InteractionLog:

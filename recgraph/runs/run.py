@@ -300,8 +300,20 @@ class Run(BaseRun):
             ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
                 ``out`` is not empty, or a setting is out of range.
         """
-        every = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers))
-        options = UpdateOptions(*every, memory_limit, item_features)
+        options = UpdateOptions(
+            epochs,
+            replay,
+            learning_rate,
+            valid,
+            fold_in,
+            force,
+            seed,
+            device,
+            progress,
+            tuple(observers),
+            memory_limit,
+            item_features,
+        )
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
         with on_all_ranks(folder):

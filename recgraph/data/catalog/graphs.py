@@ -162,13 +162,12 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     labels = read_array(folder / task.file)
     _expect(card, "labels", card.nodes[task.target].count, len(labels))
-    known = ~np.isnan(labels) if labels.dtype.kind == "f" else np.ones(len(labels), bool)
-    if labels.dtype.kind in "if":
-        known &= labels != -1  # as in a NodeTask: the class is not known
-    classes, numbers = np.unique(labels[known], return_inverse=True)
+    # -1 as in a NodeTask: the class is not known; texts are all classes
+    known_mask = ~(np.isnan(labels) | (labels == -1)) if labels.dtype.kind in "if" else np.ones(len(labels), bool)
+    classes, numbers = np.unique(labels[known_mask], return_inverse=True)
     _expect(card, "classes", task.classes, len(classes))
     codes = np.full(len(labels), -1, dtype=np.int64)
-    codes[known] = numbers
+    codes[known_mask] = numbers
     splits = {}
     for name, parts in task.splits.items():
         try:

@@ -275,15 +275,15 @@ class HERO(GraphModel):
 
 
 def _relations(graph: HeteroGraph) -> tuple[list[_Relation], tuple[Csr, ...]]:
-    """Every edge type in both directions, but for one that another edge type is already: where it begins and leads, and
-    the mean over its edges of another weight than 0, which count alike."""
+    """Every edge type in both directions, the same edges once: where it begins and leads, and the mean over its edges
+    (:meth:`recgraph.graph.route.Step.edges`)."""
     relations, means = [], []
     steps = distinct_steps(graph)
     for edge_type in graph.edge_types:
         forwards = Step(edge_type)
-        adj = forwards.followed(graph, weights=True).pattern()
+        adj = forwards.edges(graph).pattern()
         for step, matrix in ((forwards, adj), (forwards.reversed, adj.t())):
-            if steps[step] == step or step.edge_type == steps[step].edge_type:
+            if steps[step].edge_type == edge_type:
                 relations.append((step.start, step.end))
                 means.append(normalise(matrix, "row"))
     return relations, tuple(means)
