@@ -16,6 +16,8 @@ __all__ = ["NegativeSampler"]
 
 # Popularity is held in whole units, so that sums are exact; the mass of all items in units, at most.
 _UNITS = 1 << 40
+# Keys from which on what is looked up among them is sorted first.
+_LARGE = 1 << 20
 
 
 class NegativeSampler:
@@ -137,7 +139,7 @@ class _OwnItems:
             place: [B, K], below ``free``.
         """
         users = users[:, None]
-        passed = torch.searchsorted(self._keys, users * self._stride + place, right=True)
+        passed = _passed(self._keys, users * self._stride + place)
         return (self._sums[passed] - self._first[users]) * self._restricted[users]
 
     def among(self, drawn: Tensor, first: Tensor, users: Tensor, items: Tensor) -> Ragged:
@@ -157,6 +159,18 @@ class _OwnItems:
         own = own.with_values(own.values + (asked // n_users)[own.rows])
         found = own.filter(is_drawn[own.values]).take(of_sample)
         return found.filter(self._restricted[users][found.rows] | (found.values == (first + items)[found.rows]))
+
+
+def _passed(keys: Tensor, wanted: Tensor) -> Tensor:
+    """How many of the keys, ascending, are at most each of the wanted ones.
+
+    In keys that outgrow the caches searches in ascending order read what the one before has read: .4 of the CPU time.
+    """
+    if len(keys) < _LARGE:
+        return torch.searchsorted(keys, wanted, right=True)
+    ascending, order = wanted.flatten().sort()
+    found = torch.searchsorted(keys, ascending, right=True)
+    return torch.empty_like(found).index_copy_(0, order, found).view(wanted.shape)
 
 
 def _masses(train: Part, power: float) -> Tensor:
