@@ -38,6 +38,7 @@ _MADE_BY = {
     "Split": "log.split('leave-one-out')",
     "device": "torch.device('cpu')",
 }
+_FITS_GRAPHS = "; rg.fit_graph(model, graph, seed=0) fits to a graph"
 
 
 def checked(function: F) -> F:
@@ -112,7 +113,9 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
             return read
     if isinstance(value, str) and any(get_origin(choice) in _LISTS for choice in choices):
         raise ValueError(f"{name} = {shown(value)} must be a list of names, as {name}=({value!r},)")
-    raise ValueError(f"{name} = {shown(value)} must be {_or([_in_words(choice) for choice in choices])}")
+    logs_are_asked_for = any(getattr(choice, "__name__", "") == "Split" for choice in choices)
+    hint = _FITS_GRAPHS if logs_are_asked_for and type(value).__name__ == "HeteroGraph" else ""
+    raise ValueError(f"{name} = {shown(value)} must be {_or([_in_words(choice) for choice in choices])}{hint}")
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

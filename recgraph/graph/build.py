@@ -101,15 +101,18 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
     """From scipy sparse matrices of sources and targets; values other than 1 become weights.
 
     Raises:
-        GraphError: two matrices disagree about the number of nodes of a type.
+        GraphError: a matrix is not scipy's, or two disagree about the number of nodes of a type.
     """
     counts: dict[str, int] = {}
     edges: dict[EdgeType, Edges] = {}
     for edge_type, matrix in matrices.items():
+        try:
+            adj = Csr.from_scipy(matrix)
+        except TypeError as error:
+            raise GraphError(f"edges {edge_type}: {error}") from None
         for name, n in zip((edge_type[0], edge_type[2]), matrix.shape, strict=True):
             if counts.setdefault(name, n) != n:
                 raise GraphError(f"edges {edge_type}: the matrix has {n} nodes of {name!r}, one before {counts[name]}")
-        adj = Csr.from_scipy(matrix)
         edges[edge_type] = Edges(adj.with_weights(None) if bool((adj.values() == 1).all()) else adj)
     for name in features:
         check_type("node type", name, counts)

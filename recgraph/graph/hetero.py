@@ -175,7 +175,7 @@ class HeteroGraph:
         """The same graph with the nodes of some types in other orders.
 
         Args:
-            orders: node type -> [N] int64: node j of the new graph is node ``orders[type][j]`` of this one.
+            orders: node type -> [N] integers: node j of the new graph is node ``orders[type][j]`` of this one.
 
         Raises:
             UnknownTypeError: there is no such type.
@@ -184,6 +184,7 @@ class HeteroGraph:
         nodes, places = dict(self.nodes), {}
         for name, order in orders.items():
             n = self.count(name)
+            order = torch.as_tensor(order)
             if not torch.equal(torch.sort(order).values, torch.arange(n, device=order.device)):
                 raise ValueError(f"orders: that of {name!r} must have each of its {n} nodes once")
             ids, x = nodes[name].ids, nodes[name].features

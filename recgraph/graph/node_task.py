@@ -130,8 +130,9 @@ class NodeTask:
         (:meth:`recgraph.graph.hetero.HeteroGraph.permuted`).
 
         Args:
-            order: [N] int64, each node once.
+            order: [N] integers, each node once.
         """
+        order = torch.as_tensor(order)
         places = torch.argsort(order)
         splits = {
             name: NodeSplit(places[split.train], places[split.valid], places[split.test])

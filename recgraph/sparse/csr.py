@@ -95,7 +95,13 @@ class Csr:
 
     @classmethod
     def from_scipy(cls, matrix: Any, device: torch.device | str | None = None) -> Csr:
-        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means them."""
+        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means them.
+
+        Raises:
+            TypeError: it is none.
+        """
+        if not hasattr(matrix, "tocoo"):
+            raise TypeError(f"matrix is a {type(matrix).__qualname__}; give a scipy sparse one, e.g. csr_array(matrix)")
         coo = matrix.tocoo()
         data = torch.as_tensor(coo.data, device=device)
         rows, cols = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col))
@@ -333,7 +339,13 @@ def _offsets(counts: Tensor) -> Tensor:
 
 
 def as_floating(weights: Tensor) -> Tensor:
-    """The weights, or numbers of the default floating type where they are integers or truth values."""
+    """The weights, or numbers of the default floating type where they are integers or truth values.
+
+    Raises:
+        TypeError: complex numbers.
+    """
+    if weights.is_complex():
+        raise TypeError("they are complex; give real ones, e.g. torch.view_as_real(...).flatten(1)")
     return weights if weights.is_floating_point() else weights.to(torch.get_default_dtype())
 
 

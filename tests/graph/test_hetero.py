@@ -455,6 +455,7 @@ def test_nodes_in_other_orders() -> None:
         was, now = getattr(task.splits["1"], part), getattr(moved.splits["1"], part)
         assert torch.equal(order[now], was)
         assert torch.equal(moved.labels[now], task.labels[was])
+    assert graph.permuted({"author": [1, 2, 0]}).hash == graph.permuted({"author": of_authors}).hash  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="that of 'author' must have each of its 3 nodes once"):
         graph.permuted({"author": torch.tensor([0, 0, 1])})
 

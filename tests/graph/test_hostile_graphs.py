@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 import recgraph as rg
 from recgraph.data.errors import CorruptFileError
@@ -54,6 +55,14 @@ def test_what_is_no_number_is_refused_by_its_name() -> None:
         made(weights={BY: ["a", "b", "c"]})
     with pytest.raises(GraphError, match="ids are a list; give an IdMap"):
         made(ids={"paper": ["u", "v", "w"]})
+    with pytest.raises(FeatureError, match="features of 'paper' are no numbers: they are complex"):
+        made(features={"paper": np.ones((3, 2)) * 1j})
+    with pytest.raises(GraphError, match="they are complex"):
+        HeteroGraph.from_scipy({BY: csr_array(np.ones((3, 2)) * 1j)})
+    with pytest.raises(GraphError, match="matrix is a ndarray; give a scipy sparse one"):
+        HeteroGraph.from_scipy({BY: np.ones((3, 2))})
+    with pytest.raises(ValueError, match=r"must be an InteractionLog.*; rg.fit_graph\(model, graph, seed=0\) fits"):
+        rg.fit("MEOW", made(), seed=0)  # type: ignore[arg-type]
 
 
 def test_times_as_numpy_has_them(tmp_path: Path) -> None:
