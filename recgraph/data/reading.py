@@ -20,7 +20,7 @@ from recgraph.data.roles import NO_COLUMN, guess_columns
 from recgraph.data.source import Source
 from recgraph.texts import listed
 
-__all__ = ["FEATURES", "PARTS", "PATHS", "ROLES", "FileFormat", "Reading"]
+__all__ = ["FEATURES", "PARTS", "PATHS", "ROLES", "FileFormat", "Reading", "with_lists"]
 
 #: the fields of :class:`Reading` that are paths: of files of features, and of given parts
 FEATURES = ("user_features", "item_features")
@@ -151,13 +151,22 @@ class Reading(Config):
             own = [column for column in self.lists if column in frame.columns]
             if wrong := next((column for column in own if frame[column].dtype not in (pl.String, pl.Null)), None):
                 raise DataError(f"lists: column {wrong!r} holds {frame[wrong].dtype}, no texts to split; leave it out")
-            found[name] = frame.with_columns(_as_list(column, self.lists[column]) for column in own)
+            found[name] = with_lists(frame, {column: self.lists[column] for column in own})
         return found
 
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
         paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
         return self.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
+
+
+def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
+    """Features with columns of texts as lists of their values, without blanks around them.
+
+    Args:
+        lists: column -> separator, ``""`` where a text is one value.
+    """
+    return frame.with_columns(_as_list(column, separator) for column, separator in lists.items())
 
 
 def _as_list(column: str, separator: str) -> pl.Expr:

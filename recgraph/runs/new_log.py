@@ -25,7 +25,7 @@ from recgraph.data.loading import with_features_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.reading import FileFormat, Reading
+from recgraph.data.reading import FileFormat, Reading, with_lists
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
@@ -172,7 +172,8 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
             ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
             order.
         recommender: of the run.
-        item_features: of the log's items, or of some: a frame or a file; None: those that the log has.
+        item_features: of the log's items, or of some: a frame, or a file, whose texts become lists where those of the
+            run's file did; None: those that the log has.
 
     Raises:
         ValueError: a column is missing, a file cannot be read, or it is no log.
@@ -181,7 +182,11 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     if isinstance(item_features, str | Path):
         written = reading_of(recommender.record)
         texts: dict[str, Any] = {name: written[name] for name in ("encoding", "quotes") if name in written}
-        return with_features_of(log, Reading.of(texts, item_features=str(item_features)))
+        read = with_features_of(log, Reading.of(texts, item_features=str(item_features))).item_features
+        assert read is not None
+        are_texts = {name for name, dtype in read.schema.items() if dtype == pl.String}
+        lists = _given_reading(recommender.record).get("lists", {})
+        item_features = with_lists(read, {name: lists[name] for name in lists if name in are_texts})
     return log.with_features(item_features=item_features)
 
 
@@ -212,10 +217,16 @@ def _roles_of_texts(recommender: Recommender) -> list[str]:
 
 def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """How the log of a run was written, by its record: what a new log in files may be written like, too."""
+    given = _given_reading(record)
+    return {name: given[name] for name in _WRITTEN if name in given}
+
+
+def _given_reading(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run's record that are not the defaults of :class:`recgraph.data.reading.Reading`."""
     data = record.get("data")
     settings = data.get("settings") if isinstance(data, Mapping) else None
     given = settings.get("reading") if isinstance(settings, Mapping) else None
-    return {name: given[name] for name in _WRITTEN if name in given} if isinstance(given, Mapping) else {}
+    return given if isinstance(given, Mapping) else {}
 
 
 def _read_file(path: Path, recommender: Recommender) -> InteractionLog:

@@ -11,6 +11,7 @@ import torch
 import recgraph as rg
 from recgraph.data.batches import Query
 
+NAMES = {"user": "who", "item": "what", "timestamp": "when"}
 ITEMS = pl.DataFrame({"what": range(100, 114), "kind": [f"k{item % 3}" for item in range(14)]})
 
 
@@ -128,3 +129,17 @@ def test_features_may_be_a_file_or_a_frame_beside_the_log(tmp_path: Path) -> Non
             assert made.sort("what")["kind"].to_list() == expected
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         run.update(NEW, item_features=tmp_path / "none.csv", force=True)
+
+
+def test_texts_become_lists_as_in_the_file_of_the_run(tmp_path: Path) -> None:
+    OLD.write_csv(tmp_path / "log.csv")
+    of_kinds = ITEMS.head(12).with_columns(kind=pl.col("kind") + "| all ")
+    of_kinds.write_csv(tmp_path / "items.csv")
+    log = rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "items.csv", lists={"kind": "|"}, **NAMES)
+    run = rg.fit("ease", log, seed=0)
+    fresh = ITEMS.tail(3).with_columns(kind=pl.lit("new| all"))
+    fresh.write_csv(tmp_path / "fresh.csv")
+    made = run.update(NEW, item_features=tmp_path / "fresh.csv", force=True).recommender.item_features
+    assert made is not None
+    kinds = made.sort("what")["kind"].to_list()
+    assert (kinds[0], kinds[-1]) == (["k0", "all"], ["new", "all"])
