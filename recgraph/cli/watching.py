@@ -9,7 +9,6 @@ import contextlib
 import copy
 import logging
 import platform
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -173,8 +172,10 @@ def progress_wanted() -> bool | None:
 
 
 def _command() -> str:
+    from recgraph.tuning.passwords import without_password
+
     # the password of a storage's address stays out of the file
-    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
+    return " ".join(["recgraph", *map(without_password, sys.argv[1:])])
 
 
 PANEL = "Seen while it works"

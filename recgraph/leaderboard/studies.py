@@ -11,7 +11,8 @@ from recgraph.bounded.files import named
 from recgraph.data.imprint import load_json
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.runs.settings import DataConfig
-from recgraph.tuning.storage import JOURNAL, SQLITE, without_password
+from recgraph.tuning.passwords import without_password
+from recgraph.tuning.storage import JOURNAL, SQLITE
 
 __all__ = ["TunedSettings", "load_tuned", "shown_study"]
 

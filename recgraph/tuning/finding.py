@@ -14,7 +14,8 @@ from recgraph.bounded.files import file_size, named
 from recgraph.bounded.texts import parse_json
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_json
-from recgraph.tuning.storage import JOURNAL, SQLITE, StudyStorage, is_postgres, no_storage, without_password
+from recgraph.tuning.passwords import check_password, is_masked, without_password, without_secrets
+from recgraph.tuning.storage import JOURNAL, SQLITE, StudyStorage, is_postgres, no_storage
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -46,7 +47,7 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
     folder = Path(place)
     url, name = _of_folder(folder, name) if folder.is_dir() else (place, name)
     if not is_postgres(url) and not _file_of(url).is_file():
-        raise FileNotFoundError(f"{place!r} is neither a study's folder nor a storage that exists")
+        raise FileNotFoundError(f"{without_password(place)!r} is neither a study's folder nor a storage that exists")
     storage = _view(url)
     try:
         with _explained(url):
@@ -84,7 +85,7 @@ def _of_folder(folder: Path, name: str | None) -> tuple[str, str]:
         url, own = stored.get("storage") or str(folder / "study.journal"), stored["study"]
         if not isinstance(url, str) or not isinstance(own, str) or "\0" in url:
             raise ValueError("storage and study must be texts")
-    if ":***@" in url:
+    if is_masked(url := without_password(url)):
         raise ValueError(f"the study's storage {url} needs a password; give its URL in place of {folder}")
     if is_postgres(url):
         raise ValueError(
@@ -107,7 +108,8 @@ def _explained(url: str) -> Iterator[None]:
         raise
     except Exception as error:
         where = f"{without_password(url)} holds no study that can be read"
-        raise CorruptFileError(f"{where}: {type(error).__name__}: {error}"[:1000]) from error
+        said = without_secrets(f"{type(error).__name__}: {error}", url)
+        raise CorruptFileError(f"{where}: {said}"[:1000]) from error
 
 
 def _view(url: str) -> StudyStorage:
@@ -117,6 +119,7 @@ def _view(url: str) -> StudyStorage:
         ConfigError: another kind of URL.
         CorruptFileError: it is damaged, or no storage of studies.
     """
+    check_password(url)
     with _explained(url):
         if url.startswith(JOURNAL) or url.endswith(".journal"):
             path = _file_of(url).resolve()

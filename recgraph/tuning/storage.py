@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from recgraph.config import ConfigError
 from recgraph.data.disk import naming
+from recgraph.tuning.passwords import check_password, without_password, without_secrets
 from recgraph.workers.lock import locked
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = [
     "open_storage",
     "storage_url",
     "telling",
-    "without_password",
 ]
 
 
@@ -42,6 +42,9 @@ JOURNAL, SQLITE = "journal:///", "sqlite:///"
 _POLL = 0.01
 #: packages whose errors are those of a database
 _DATABASES = ("sqlalchemy", "psycopg", "sqlite3")
+#: how their files begin
+_JOURNAL_BEGINS, _SQLITE_BEGINS = b'{"op_code":', b"SQLite format 3\0"
+_OTHER_FILE = "give another file (--storage), or leave it out for one in the study's folder"
 #: seconds that SQLite waits for another writer
 _PATIENCE = 60
 
@@ -107,15 +110,11 @@ def telling(url: str) -> Iterator[None]:
         ):
             raise
         why = error.__cause__ if type(error).__name__ == "StorageInternalError" and error.__cause__ else error
+        said = without_secrets((str(why).splitlines() or [type(why).__name__])[0], url)
         raise StorageFailed(
-            f"the storage {without_password(url)} failed: {str(why).splitlines()[0]}; see that it can be reached and "
+            f"the storage {without_password(url)} failed: {said}; see that it can be reached and "
             "written to and has room, then give the same command again: finished trials are kept"
         ) from error
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown."""
-    return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def dashboard_of(url: str) -> str:
@@ -130,7 +129,7 @@ def storage_url(url: str | None, folder: Path | None = None) -> str:
         url, folder: of :func:`open_storage`.
 
     Raises:
-        ConfigError: another kind of URL.
+        ConfigError: another kind of URL, or a password in it that is not escaped.
     """
     if url is None:
         return "" if folder is None else f"{JOURNAL}{(folder / 'study.journal').resolve()}"
@@ -139,6 +138,7 @@ def storage_url(url: str | None, folder: Path | None = None) -> str:
     if url.startswith(SQLITE):
         return f"{SQLITE}{Path(url.removeprefix(SQLITE)).resolve()}"
     if is_postgres(url):
+        check_password(url)
         return url
     raise no_storage(url)
 
@@ -161,6 +161,7 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
 
     Raises:
         ConfigError: another kind of URL, or the extra ``postgres`` is missing.
+        StorageFailed: the file is something else.
     """
     from optuna.storages import InMemoryStorage
 
@@ -174,7 +175,7 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
 
 def is_postgres(url: str) -> bool:
     """Whether a URL is of a PostgreSQL database."""
-    return url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:"))
+    return url.startswith(("postgresql://", "postgres://", "postgresql+psycopg://"))
 
 
 def no_storage(url: str) -> ConfigError:
@@ -183,18 +184,50 @@ def no_storage(url: str) -> ConfigError:
     return ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
 
 
+def _check_file(path: Path, kind: str, begins: bytes) -> None:
+    """Refuse what is no file of a storage before anything is made beside it, or written into it.
+
+    Raises:
+        StorageFailed: it is a folder, lies in a file, or begins otherwise.
+    """
+    if path.is_dir():
+        inside = path / ("study.journal" if kind == JOURNAL else "study.db")
+        raise StorageFailed(f"{_no_study(kind, path)}: it is a folder; give a file in it: --storage {kind}{inside}")
+    if file := next((each for each in path.parents if each.exists() and not each.is_dir()), None):
+        raise StorageFailed(f"{_no_study(kind, path)}: {file} is a file and no folder; {_OTHER_FILE}")
+    if not path.exists():
+        return
+    with path.open("rb") as opened:
+        found = opened.read(len(begins))
+    # a crash may have left less than that
+    if not begins.startswith(found):
+        what = "journal" if kind == JOURNAL else "database of SQLite"
+        raise StorageFailed(f"{_no_study(kind, path)}: it is no {what}; {_OTHER_FILE}")
+
+
+def _no_study(kind: str, path: Path) -> str:
+    return f"the storage {kind}{path} holds no study"
+
+
 def _journal(path: Path) -> StudyStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    _check_file(path, JOURNAL, _JOURNAL_BEGINS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_write_lock(path)))
+    backend = JournalFileBackend(str(path), lock_obj=_write_lock(path))
+    try:
+        storage = JournalStorage(backend)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # lines that are none of a journal
+        why = f"a line is not readable ({type(error).__name__}: {error})"
+        raise StorageFailed(f"{_no_study(JOURNAL, path)}: {why[:300]}; {_OTHER_FILE}") from error
     return StudyStorage(storage, f"{JOURNAL}{path}", lambda: locked(path.with_name(f"{path.name}.flock")))
 
 
 def _sqlite(path: Path) -> StudyStorage:
     from optuna.storages import RDBStorage
 
+    _check_file(path, SQLITE, _SQLITE_BEGINS)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{path.name}.flock")
     url = f"{SQLITE}{path}"

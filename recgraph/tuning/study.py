@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from recgraph import imports, registry
 from recgraph.arguments import checked
 from recgraph.config import ConfigError, load_toml
-from recgraph.data.files import contents
-from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
@@ -25,33 +23,23 @@ from recgraph.runs.source import source_of
 from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
+from recgraph.tuning.claim import check_storage, claim, different
 from recgraph.tuning.final import test_the_best
 from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
-from recgraph.tuning.storage import (
-    StudyStorage,
-    is_same_storage,
-    open_storage,
-    storage_url,
-    telling,
-    without_password,
-)
+from recgraph.tuning.storage import StudyStorage, open_storage, storage_url, telling
 from recgraph.tuning.trial import keep_results, save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
 from recgraph.workers.heartbeat import GRACE, INTERVAL
-from recgraph.workers.lock import LOCK, locked
 from recgraph.workers.ray_pool import workers_on
 
 if TYPE_CHECKING:
     from optuna import Study
 
 __all__ = ["tune"]
-
-#: the fields that identify a study
-_IDENTITY = ("model", "revision", "metrics", "objective", "space", "split_hash", "seed")
 
 
 @checked
@@ -136,8 +124,9 @@ def tune(
         metrics = tuple(dict.fromkeys(objectives.canonical(name) for name in metrics))
     if not metrics:
         raise ConfigError("metric = () must name at least one, e.g. 'ndcg@10'")
-    if n_trials < 1:
-        raise ConfigError(f"n_trials = {n_trials} must be at least 1")
+    for name, value, least in (("n_trials", n_trials, 1), ("seed", seed, 0), ("test_seeds", test_seeds, 0)):
+        if value < least:
+            raise ConfigError(f"{name} = {value} must be at least {least}")
     folder = Path(out).resolve() if out is not None else None
     several = len(metrics) > 1
     plan = Plan(
@@ -167,7 +156,7 @@ def tune(
         pick_device(device)  # one that is not there is an error before the study exists
     identity = _identity(plan, split)
     url = storage_url(storage, folder)
-    is_new = _claim(plan, identity, url)
+    is_new = claim(plan, identity, url)
     with telling(url):
         try:
             kept = open_storage(storage, folder)
@@ -176,7 +165,7 @@ def tune(
                 (folder / "study.json").unlink(missing_ok=True)
             raise
         try:
-            _check_storage(plan, kept)
+            check_storage(plan, kept)
             found = _open(plan, kept, identity)
             # the first one stays: runs that are resumed have it
             before = found.user_attrs.get("source")
@@ -246,21 +235,6 @@ def _name_of(objective: Objective | None) -> str | None:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _different(there: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """The names of the fields in which a study that exists differs; empty where it is this one."""
-    # studies without a revision are from before any model was changed; of their own objective earlier ones said nothing
-    before = {"revision": 1, "objective": identity["objective"], **there}
-    if _is_same_model(before.get("model", ""), identity["model"]):
-        before["model"] = identity["model"]
-    return ", ".join(name for name in _IDENTITY if before.get(name) != identity[name])
-
-
-def _is_same_model(one: str, other: str) -> bool:
-    """Whether two references name one class; modules of the library may have moved between two versions of it."""
-    (of, _, name), (at, _, its) = one.partition(":"), other.partition(":")
-    return name == its and (of == at or of.partition(".")[0] == at.partition(".")[0] == "recgraph")
-
-
 def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
     """The study, made where it is not there yet."""
     import optuna
@@ -276,9 +250,9 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
             if default is not None and plan.sampler != "grid" and not made.get_trials(deepcopy=False):
                 made.enqueue_trial(default)
             made.set_user_attr("recgraph", identity)  # last: a study that was killed before is begun again
-        elif different := _different(there, identity):
+        elif differing := different(there, identity):
             raise ValueError(
-                f"study {plan.study!r} exists with another {different}; "
+                f"study {plan.study!r} exists with another {differing}; "
                 f"go on with the same ones, or give the new study another name (--study)"
             )
         if own := imports.imported():
@@ -318,57 +292,6 @@ def _check_inputs(plan: Plan, study: Study) -> None:
             )
     if now.keys() - then.keys():
         study.set_user_attr("inputs", {**now, **then})
-
-
-def _claim(plan: Plan, identity: Mapping[str, Any], storage: str) -> bool:
-    """Write the identity of the study into its folder, or check that the folder is this study's; whether it is new."""
-    if plan.folder is None:
-        return False
-    path = plan.folder / "study.json"
-    # first what is there, then whether a study is: another process may have begun it in between
-    if contents(plan.folder) - {LOCK} and not path.exists():
-        raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")
-    with locked(plan.folder / LOCK):
-        return _write_claim(plan, path, identity, storage)
-
-
-def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str) -> bool:
-    if path.exists():
-        there = load_json(path)
-        name = there.get("study")
-        if name != plan.study:
-            raise ValueError(f"{path.parent} holds the study {name!r}; give another folder to {plan.study!r}")
-        if different := _different(there, identity):
-            raise ValueError(
-                f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "
-                "give the new study another folder (--out) and name (--study)"
-            )
-        return False
-    where = {} if storage == storage_url(None, plan.folder) else {"storage": without_password(storage)}
-    replace_json({"study": plan.study, **where, **identity}, path)
-    return True
-
-
-def _check_storage(plan: Plan, storage: StudyStorage) -> None:
-    """Refuse another storage than that of the folder's study; one that the study was copied into is written down."""
-    import optuna
-
-    if plan.folder is None:
-        return
-    path = plan.folder / "study.json"
-    there = load_json(path)
-    before, now = storage_url(there.get("storage"), plan.folder), without_password(storage.url)
-    if is_same_storage(before, now):
-        return
-    # the first versions did not say which storage it is, where it is no journal in the folder
-    is_known = "storage" in there or (plan.folder / "study.journal").exists()
-    if is_known and plan.study not in optuna.get_all_study_names(storage.optuna):
-        raise ValueError(
-            f"{plan.folder} holds a study that is kept in {before}; go on with that storage (--storage), copy the "
-            "study (optuna.copy_study), or give another folder (--out)"
-        )
-    with locked(plan.folder / LOCK):
-        replace_json({**there, "storage": now}, path)
 
 
 def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int, engine: Engine | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 from small_study import sampled, synthetic, tune
 
@@ -12,10 +14,14 @@ import recgraph as rg
 from recgraph.config import ConfigError
 from recgraph.data.split import Split
 from recgraph.runs.run import Run
+from recgraph.tuning.claim import check_storage, claim
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes
+from recgraph.tuning.finding import find_study
+from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import command
 from recgraph.tuning.space import SearchSpace
-from recgraph.tuning.storage import StorageFailed
+from recgraph.tuning.storage import StorageFailed, open_storage, storage_url
+from recgraph.tuning.study import _identity
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +91,32 @@ def test_a_space_file_says_none(tmp_path: Path) -> None:
 def test_a_mistaken_storage_leaves_the_folder_free(split: Split, tmp_path: Path) -> None:
     wrong = tmp_path / "log.csv"
     wrong.write_text("user,item\n" * 1000)
-    with pytest.raises(StorageFailed):
-        tune(split, tmp_path / "study", n_trials=1, storage=f"sqlite:///{wrong}", **EASE)
+    for kind in ("sqlite", "journal"):
+        with pytest.raises(StorageFailed, match="holds no study"):
+            tune(split, tmp_path / "study", n_trials=1, storage=f"{kind}:///{wrong}", **EASE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "study"]
     assert len(tune(split, tmp_path / "study", n_trials=1, **EASE).trials) == 1
+
+
+def test_a_study_in_a_database_is_gone_on_with_and_its_folder_knows_no_password(
+    split: Split, postgres: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    plan = Plan("of a password", rg.registry.load("model", "ease"), ("ndcg@10",), 1, folder=folder)
+    for number, more in enumerate(["&password=topsecret", "&password=another", "&passfile=/topsecret"]):
+        is_new = claim(plan, _identity(plan, split), storage_url(f"{postgres}{more}"))
+        with contextlib.closing(open_storage(f"{postgres}{more}")) as there:
+            optuna.create_study(study_name=plan.study, storage=there.optuna, load_if_exists=True)
+            check_storage(plan, there)
+            assert "topsecret" not in there.dashboard
+        assert is_new == (number == 0)
+    assert json.loads((folder / "study.json").read_text())["storage"] == f"{postgres}&password=***"
+    with pytest.raises(ValueError, match="needs a password; give its URL in place of"), find_study(str(folder)):
+        pass
+    with find_study(f"{postgres}&password=topsecret", plan.study) as (study, _):
+        assert study.study_name == plan.study
+    with contextlib.closing(open_storage(postgres)) as there:
+        optuna.delete_study(study_name=plan.study, storage=there.optuna)
 
 
 @pytest.mark.parametrize("setting", ["teacher", "init_items"])

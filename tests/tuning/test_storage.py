@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 
 from recgraph import registry
 from recgraph.config import ConfigError
+from recgraph.tuning.passwords import is_masked, without_password, without_secrets
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.storage import StudyStorage, open_storage, without_password
+from recgraph.tuning.storage import StorageFailed, StudyStorage, dashboard_of, open_storage, storage_url, telling
 from recgraph.tuning.trials import Trials
 from recgraph.workers.heartbeat import Expiry
 
@@ -272,5 +273,84 @@ def test_a_line_that_a_crash_left_unfinished_is_cut_off(tmp_path: Path) -> None:
 def test_urls() -> None:
     assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     assert without_password("postgresql://me@host/db") == "postgresql://me@host/db"
-    with pytest.raises(ConfigError, match=r"mysql://me:\*\*\*@host"):
-        open_storage("mysql://me:secret@host/db")
+    for wrong in ("mysql://me:secret@host/db", "postgresql:me:secret@host/db"):
+        with pytest.raises(ConfigError, match=r"me:\*\*\*@host/db' must be journal:///PATH") as refused:
+            open_storage(wrong)
+        assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:sec@ret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:sec/ret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://u:sec?ret@h/db?a=b", "postgresql://u:***@h/db?a=b"),
+        ("postgresql://u:sec/?ret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql+psycopg://u:p@h:1,h2:2/db", "postgresql+psycopg://u:***@h:1,h2:2/db"),
+        ("postgresql://h:5432/db?application_name=a@b", "postgresql://h:5432/db?application_name=a@b"),
+        ("postgresql://[::1]:5432/db?user=u", "postgresql://[::1]:5432/db?user=u"),
+        ("postgres://h/db?user=u&password=p&sslmode=prefer", "postgres://h/db?user=u&password=***&sslmode=prefer"),
+        (
+            "postgresql://h/?p%61ssword=p&q&sslpassword=r&passfile=/s",
+            "/?p%61ssword=***&***&sslpassword=***&passfile=***",
+        ),
+        ("--storage=postgresql://u:p@h/db", "--storage=postgresql://u:***@h/db"),
+        ("journal:////a:b@c/x?password=y", "journal:////a:b@c/x?password=y"),
+        ("a:b@c/study.journal", "a:b@c/study.journal"),
+    ],
+)
+def test_a_password_is_shown_wherever_it_stands_as_stars(url: str, shown: str) -> None:
+    assert without_password(url).endswith(shown)
+    assert without_password(without_password(url)) == without_password(url)
+    assert is_masked(without_password(url)) == ("***" in shown)
+    assert without_password(dashboard_of(url)) == dashboard_of(url)
+
+
+def test_errors_of_a_database_do_not_say_its_password() -> None:
+    url = "postgresql://u:top%40secret@h/db?sslpassword=hid%zz"
+    assert without_secrets("no 'top@secret', top%40secret or hid%zz; u, h", url) == "no '***', *** or ***; u, h"
+    pytest.importorskip("psycopg")
+    for asked in ("u:topsecret@127.0.0.1:1/db", "127.0.0.1:1/db?user=u&password=topsecret", "u:%topsecret@h/db"):
+        with (
+            pytest.raises(StorageFailed, match=r"the storage postgresql://.*\*\*\*.* failed: ") as failed,
+            telling(f"postgresql://{asked}"),
+        ):
+            open_storage(f"postgresql://{asked}")
+        assert "topsecret" not in str(failed.value)
+
+
+@pytest.mark.parametrize("user", ["u:sec@ret", "u:sec/ret", "u:p@sec@ret"])
+def test_a_password_that_is_not_escaped_is_refused(user: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^storage = 'postgresql://u:\*\*\*@h/db' has an @ or a /.* as %40"
+    ) as refused:
+        storage_url(f"postgresql://{user}@h/db")
+    assert "ret" not in str(refused.value)
+    assert storage_url("postgresql://u:sec%40ret@h/db") == "postgresql://u:sec%40ret@h/db"
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_what_is_no_file_of_a_storage_is_told_and_left_as_it_is(kind: str, tmp_path: Path) -> None:
+    log = tmp_path / "small.csv"
+    log.write_text("user,item\n1,2")
+    what = "journal" if kind == "journal" else "database of SQLite"
+    wrong = {
+        f"{log}": f"it is no {what}; give another file",
+        f"{tmp_path}": "it is a folder; give a file in it: --storage",
+        f"{log}/study.db": "small.csv is a file and no folder",
+    }
+    for path, message in wrong.items():
+        with pytest.raises(StorageFailed, match=f"the storage {kind}:///{path} holds no study: .*{message}"):
+            open_storage(f"{kind}:///{path}")
+    assert log.read_text() == "user,item\n1,2"
+    assert [path.name for path in tmp_path.iterdir()] == ["small.csv"]
+
+
+@pytest.mark.parametrize("line", ["no json", "[1]", '{"op_code":0}', "\xff"])
+def test_a_journal_with_a_line_that_is_none_is_told(line: str, tmp_path: Path) -> None:
+    trials_of(open_storage(None, tmp_path)).ask("a")
+    path = tmp_path / "study.journal"
+    with path.open("a", encoding="latin-1") as file:
+        file.write(f"{line}\n" * 2)
+    with pytest.raises(StorageFailed, match=r"study.journal holds no study: a line is not readable"):
+        open_storage(None, tmp_path)

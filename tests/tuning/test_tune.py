@@ -32,11 +32,12 @@ from recgraph.evaluate.metrics.base import Metric, RankedHits
 from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
+from recgraph.tuning.claim import claim
 from recgraph.tuning.final import outcomes
 from recgraph.tuning.finding import find_study
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import is_same_storage, open_storage, storage_url
-from recgraph.tuning.study import _claim, _identity
+from recgraph.tuning.study import _identity
 from recgraph.tuning.trials import Trials
 from recgraph.tuning.worker import WorkerFailed
 from recgraph.workers.lock import hold
@@ -97,6 +98,10 @@ def test_another_study_is_told_apart(split: Split, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"kept in journal:///.*/s/study.journal; go on with that storage"):
         tune(split, tmp_path / "s", storage=f"sqlite:///{tmp_path}/new.db")
     assert len(tune(split, tmp_path / "s", n_trials=1, storage=f"{tmp_path}/s/study.journal").trials) == 1
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "study"):
+        with pytest.raises(ValueError, match=r"/file is a file; the study is kept in a folder: .*--out"):
+            tune(split, out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="exists and holds no study"):
@@ -167,13 +172,13 @@ def test_of_two_processes_that_begin_a_study_at_once_none_is_refused(split: Spli
     kept = storage_url(None, plan.folder)
     for _ in range(10):
         with ThreadPoolExecutor(4) as pool:
-            for each in [pool.submit(_claim, plan, identity, kept) for _ in range(4)]:
+            for each in [pool.submit(claim, plan, identity, kept) for _ in range(4)]:
                 each.result()
         shutil.rmtree(tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "mine.txt").touch()
     with pytest.raises(ValueError, match="holds no study"):
-        _claim(plan, identity, kept)
+        claim(plan, identity, kept)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
 
 
@@ -327,7 +332,9 @@ def test_a_configuration_that_diverges_is_pruned(split: Split) -> None:
         ({"workers": 2}, "needs a folder"),
         ({"metric": "coverage@20", "pruner": "median"}, "reads ndcg@10, not catalogue_coverage@20"),
         ({"objective": objectives.honest, "pruner": "median"}, "reads ndcg@10, not the objective; use 'none'"),
-        ({"n_trials": 0}, "must be at least 1"),
+        ({"n_trials": 0}, "n_trials = 0 must be at least 1"),
+        ({"seed": -1}, "seed = -1 must be at least 0"),
+        ({"test_seeds": -1}, "test_seeds = -1 must be at least 0"),
         ({"storage": "redis://here"}, "must be journal"),
         ({"sampler": "best"}, "there are tpe"),
     ],
