@@ -142,7 +142,7 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit, heartbeat: Heartbeat
         A value for each objective.
 
     Raises:
-        TrialPruned: the pruner ended it, or an objective is not a number.
+        TrialPruned: the pruner ended it, or an objective is not a number or infinite.
         ValueError: an objective of one's own returned no numbers, or more or fewer than there are metrics.
         SealedTestError: something reached for test data.
         OwnershipLost: others have taken the trial over.
@@ -180,8 +180,8 @@ def _checked(values: Any, metrics: Sequence[str]) -> list[float]:
     if len(numbers) != len(metrics):
         raise ValueError(f"the objective returned {len(numbers)} values for {', '.join(metrics)}; return one for each")
     for name, value in zip(metrics, numbers, strict=True):
-        if math.isnan(value):
-            raise optuna.TrialPruned(f"{name} is not a number")
+        if not math.isfinite(value):
+            raise optuna.TrialPruned(f"{name} is {'not a number' if math.isnan(value) else f'infinite ({value})'}")
     return numbers
 
 

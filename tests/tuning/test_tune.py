@@ -356,6 +356,15 @@ def test_an_objective_that_is_not_a_number_prunes_its_trial(split: Split) -> Non
     assert study.trials[0].user_attrs["reason"] == "ndcg@10 is not a number"
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf"])
+def test_an_infinite_objective_prunes_its_trial(split: Split, tmp_path: Path, value: str) -> None:
+    options: dict[str, Any] = {"model": "ease", "space": {"l2": [1.0]}, "settings": {}, "sampler": "grid"}
+    study = tune(split, tmp_path / "s", 1, objective=lambda _: float(value), **options)
+    assert states(study) == {"PRUNED": 1}
+    told = json.loads((tmp_path / "s" / "trials" / "0000" / "trial.json").read_text())
+    assert (told["state"], told["values"], told["reason"]) == ("pruned", None, f"ndcg@10 is infinite ({value})")
+
+
 def test_a_result_that_could_not_be_written_is_made_again_by_the_same_process(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
