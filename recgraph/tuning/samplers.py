@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError
 from recgraph.registry import proposal
 from recgraph.rng import derive
 from recgraph.tuning.cma_es import cma_es
 from recgraph.tuning.space import SearchSpace
+from recgraph.tuning.wilcoxon import blocks_pruner
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -46,9 +46,7 @@ def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_tr
     if n_objectives > 1 and sampler == "cmaes":
         raise ConfigError("sampler = 'cmaes' is for one objective; use 'nsga2'")
     if sampler == "grid":
-        size = 1
-        for dimension in space.dimensions.values():
-            size *= len(dimension.grid())
+        size = math.prod(map(len, _points(space).values()))
         if n_trials > size:
             raise ConfigError(f"n_trials = {n_trials} is more than the {size} points of the grid; ask for {size}")
 
@@ -79,11 +77,19 @@ def make_sampler(name: str, seed: int, space: SearchSpace, number: int, worker: 
     return samplers.RandomSampler(seed=own)
 
 
+def _points(space: SearchSpace) -> dict[str, list[Any]]:
+    """The values of each dimension of a grid; one that is given twice is one, but True is not 1."""
+    values = {name: dimension.grid() for name, dimension in space.dimensions.items()}
+    return {
+        name: [*{(isinstance(each, bool), each): each for each in found}.values()] for name, found in values.items()
+    }
+
+
 def _grid(seed: int, space: SearchSpace) -> BaseSampler:
     from optuna.samplers import GridSampler
 
     # every worker must number the points in the same order
-    points = {name: dimension.grid() for name, dimension in space.dimensions.items()}
+    points = _points(space)
     n_points = math.prod(map(len, points.values()))
 
     class Grid(GridSampler):
@@ -114,7 +120,6 @@ def make_pruner(name: str, max_epochs: int) -> BasePruner:
         max_epochs: of a trial.
     """
     from optuna import pruners
-    from optuna.exceptions import ExperimentalWarning
 
     if name == "median":
         warm_up = math.ceil(_WARM_UP * max_epochs)
@@ -124,7 +129,5 @@ def make_pruner(name: str, max_epochs: int) -> BasePruner:
     if name == "halving":
         return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     if name == "wilcoxon":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=6)
+        return blocks_pruner(p_threshold=0.05, n_startup_steps=6)
     return pruners.NopPruner()

@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from pydantic import Field
+from scipy import stats
 from small_study import SETTINGS, synthetic, tune
 
 import recgraph as rg
@@ -22,6 +23,7 @@ from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
 from recgraph.tuning.space import Dimension, SearchSpace
+from recgraph.tuning.wilcoxon import p_of_signed_ranks
 
 SASRec = registry.load("model", "sasrec")
 
@@ -397,6 +399,48 @@ def test_wilcoxon_ends_what_is_worse_on_the_same_users() -> None:
     assert blocks(0.05) == 20
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_blocks_are_pruned_as_by_optunas_pruner(direction: str) -> None:
+    """Of few values, so that SciPy tries all signs as well."""
+    generator = np.random.default_rng(1)
+    kinds = (make_pruner("wilcoxon", 9), optuna.pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=6))
+    study = optuna.create_study(direction=direction)
+    sign = 1 if direction == "maximize" else -1
+    decisions = []
+    for number in range(16):
+        trial, values = study.ask(), sign * (generator.integers(0, 4, 8) - 1.2 * (number % 4 > 0))
+        for step, value in enumerate(values):
+            trial.report(float(value), step)
+            frozen = study.trials[-1]
+            decisions.append([each.prune(study, frozen) for each in kinds])
+        study.tell(trial, float(values.mean()))
+    assert all(ours == theirs for ours, theirs in decisions)
+    assert 3 < sum(ours for ours, _ in decisions) < len(decisions) / 2
+
+
+def test_the_chance_of_signed_ranks_is_scipys() -> None:
+    generator = np.random.default_rng(0)
+    for number in range(60):
+        n = int(generator.integers(2, 9))
+        gains = generator.integers(-3, 4, n) / 10 if number % 2 else generator.normal(size=n)
+        expected = stats.wilcoxon(gains, alternative="less", zero_method="zsplit").pvalue
+        assert p_of_signed_ranks(gains) == pytest.approx(expected)
+
+
+def test_blocks_without_a_number_or_a_best_trial_prune_nothing() -> None:
+    study, pruner = optuna.create_study(direction="maximize"), make_pruner("wilcoxon", 9)
+    for values in (np.ones(9), np.full(9, -np.inf), np.zeros(9)):
+        trial = study.ask()
+        for step, value in enumerate(values):
+            trial.report(float(value), step)
+        decided = pruner.prune(study, study.trials[-1])
+        told = (
+            {"values": float(values.mean())} if np.isfinite(values).all() else {"state": optuna.trial.TrialState.FAIL}
+        )
+        study.tell(trial, **told)
+        assert decided == (trial.number == 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -411,6 +455,19 @@ def test_what_cannot_work_together_is_refused(arguments: tuple[str, str, int, in
     sampler, pruner, n_objectives, n_trials = arguments
     with pytest.raises(ConfigError, match=message):
         check(sampler, pruner, space({**SMALL, "learning_rate": [1e-3, 1e-2]}), n_objectives, n_trials)
+
+
+def test_a_value_that_is_given_twice_is_one_point_of_a_grid() -> None:
+    given = {"*": "fixed", "dropout": [0.1, 0.1, 0.2], "n_layers": [1, 2, 1]}
+    twice = space(given)
+    check("grid", "none", twice, 1, 4)
+    with pytest.raises(ConfigError, match="5 is more than the 4 points"):
+        check("grid", "none", twice, 1, 5)
+    study = optuna.create_study()
+    for number in range(4):
+        study.sampler = make_sampler("grid", 0, twice, number, "a")
+        study.tell(study.ask(twice.distributions), 0.0)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 4
 
 
 def test_objects_are_kept_by_their_specifications() -> None:
