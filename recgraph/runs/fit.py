@@ -71,7 +71,8 @@ def fit(
         model: with its settings, not built; or a name of the registry.
         data: a log, all of which is read; or a split, whose test part is sealed before anything is read.
         seed: of everything random in the run.
-        out: folder of the run (log, checkpoints, bundle, record); None keeps all in memory.
+        out: folder of the run (log, checkpoints, bundle, record). None keeps all in memory, without checkpoints; only
+            ``tensorboard=True`` writes then, into a folder of its own in ``runs/tensorboard``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
             :func:`recgraph.train.config.pick_device`).
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
@@ -143,7 +144,8 @@ def fit_graph(
         model: with its settings, among them ``metapaths``; not built.
         graph: all that is read.
         seed: of everything random in the run.
-        out: folder of the run (log, checkpoints, bundle, record); None keeps all in memory.
+        out: folder of the run (log, checkpoints, bundle, record). None keeps all in memory, without checkpoints; only
+            ``tensorboard=True`` writes then, into a folder of its own in ``runs/tensorboard``.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU.
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
         progress: None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines; False: nothing.
