@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -124,6 +125,8 @@ _METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
 _WORKERS = "Processes at a time.  [default: 1, or as many as the engine has cores]"
 _OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
+#: reasons of pruned trials that are printed where all were pruned
+_MOST_REASONS = 10
 _SPACE = (
     'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed"; '
     '"weight.n_clusters" = .. is an option of the part that a setting chooses.'
@@ -203,6 +206,7 @@ def tune(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
     _report(found, folder, storage)
+    _refuse_without_best(found)
     show(test_rows(found), form)
 
 
@@ -242,7 +246,6 @@ def _report(study: Study, folder: Path, storage: str | None) -> None:
     note(f"look further: optuna-dashboard {shlex.quote(dashboard_of(storage or str(folder / 'study.journal')))}")
     best = best_trial(study)
     if best is None:
-        note("no trial is complete: all were pruned; see the reasons in trials/*/trial.json")
         return
     metrics: list[str] = study.user_attrs["recgraph"]["metrics"]
     values = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, best.values, strict=True))
@@ -253,6 +256,28 @@ def _report(study: Study, folder: Path, storage: str | None) -> None:
         note(f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {metrics[0]}")
     for line in outcomes(study):
         note(line)
+
+
+def _refuse_without_best(study: Study) -> None:
+    """End the command with an error where all trials were pruned, after the reasons, the most frequent first.
+
+    Raises:
+        Failure: no trial is complete.
+    """
+    from recgraph.tuning.final import best_trial
+
+    if best_trial(study) is not None:
+        return
+    pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
+    reasons = Counter(trial.user_attrs.get("reason") or "no reason" for trial in pruned)
+    for reason, count in reasons.most_common(_MOST_REASONS):
+        note(f"pruned, {count} of {reasons.total()}: {reason}")
+    if len(reasons) > _MOST_REASONS:
+        note(f"and {len(reasons) - _MOST_REASONS} more reasons: see trials/*/trial.json")
+    raise Failure(
+        f"no trial is complete: all {reasons.total()} were pruned; the study is kept: go on with more --trials, or "
+        "give one with other settings another folder (--out) and name (--study)"
+    )
 
 
 _PLACE = (

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from recgraph.cli.app import app
-from recgraph.cli.output import USER_MISTAKE
+from recgraph.cli.output import FAILURE, USER_MISTAKE
 from recgraph.cli.training import Pruner, Sampler
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS
 
@@ -74,6 +74,7 @@ def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> Non
         (("--set", "hidden_dims=3"), "did you mean hidden_dim"),
         (("--metric", "ndcg"), "must be of the form name@k"),
         (("--storage", "mysql://me:secret@there/db"), "mysql://me:***@there/db"),
+        (("--storage", "postgresql://me:sec@ret@there/db"), "'postgresql://me:***@there/db' has an @ or a /"),
         (("--space", "/nowhere.toml"), "'/nowhere.toml' does not exist"),
         (("--metric", "ndcg@10", "--metric", "train_seconds", "--pruner", "median"), "are not pruned"),
     ],
@@ -99,6 +100,22 @@ def test_nodes_are_not_tuned_for(tmp_path: Path, model: str, dataset: str, messa
     assert done.exit_code == USER_MISTAKE
     assert message in done.stderr
     assert not out.exists()
+
+
+def test_a_study_without_a_complete_trial_fails_and_says_why(tmp_path: Path) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text('"*" = "fixed"\nn_heads = [3, 5, 8]\n')
+    out, command = tmp_path / "study", ("--space", space, "--set", "max_epochs=1", "--set", "hidden_dim=4")
+    done = tune(out, *command, "--sampler", "grid", "--trials", 3)
+    assert done.exit_code == FAILURE, done.output
+    for heads in (3, 5, 8):
+        assert done.stderr.count(f"pruned, 1 of 3: n_heads = {heads} must divide hidden_dim = 4\n") == 1
+    assert "recgraph: no trial is complete: all 3 were pruned; the study is kept" in done.stderr
+    assert "Traceback" not in done.output
+    assert not done.stdout
+    assert json.loads((out / "study.json").read_text())["study"] == "sasrec-synthetic-ndcg@10"
+    assert (out / "study.html").exists()
+    assert len([*out.glob("trials/*/trial.json")]) == 3
 
 
 def test_the_folder_has_a_name_by_default(tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
