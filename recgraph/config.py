@@ -140,6 +140,10 @@ class Config(BaseModel):
                 raise ValueError(f"{name} = {options} names a part; write {part} = {options['name']!r} instead")
         return self
 
+    def unread(self) -> dict[str, str]:
+        """The settings that nothing reads beside the others, and what a message says of each after "has no effect"."""
+        return {}
+
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""

@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "graph",
         "models.base",
         "models.heterogeneous.base",
-        "models.unread",
+        "models.settings",
         "evaluate",
         "rerank",
         "sparse",

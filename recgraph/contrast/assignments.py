@@ -71,6 +71,7 @@ class SwAV(Objective):
     needs_pairs = True
     of_both_sides = True
     pairwise = False
+    reads = frozenset({"temperature"})
     queued: Tensor
     n_queued: Tensor
 

@@ -56,6 +56,7 @@ class _Pairless(Objective):
     of_both_sides = True
     pairwise = False
     reads_slow = True
+    reads = frozenset()
 
     def __init__(self, config: PairlessConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)

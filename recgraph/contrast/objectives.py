@@ -73,6 +73,8 @@ class Objective(Part):
     joint: ClassVar[bool] = False
     #: whether it draws whatever its settings are, so that it is given a generator
     draws: ClassVar[bool] = False
+    #: what :meth:`forward` reads of the similarity
+    reads: ClassVar[frozenset[str]] = frozenset({"similarity", "temperature"})
     #: whether rows are compared with candidates, which a weight can weigh
     pairwise: ClassVar[bool] = True
     #: whether :meth:`forward` reads ``views.slow``; for others side b is that of the slow copy, where there is one

@@ -75,6 +75,7 @@ class SepCLR(Objective):
     needs_pairs = True
     of_both_sides = True
     pairwise = False
+    reads = frozenset()
 
     def __init__(self, config: SepCLRConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)

@@ -17,6 +17,7 @@ from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.models.reading import HistoryReading, Reading
+from recgraph.models.settings import ModelConfig
 from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
@@ -71,10 +72,6 @@ class PaddedForm:
     longest: int | None = None
     shortest: int = 1
     reads_gaps: bool = False
-
-
-class ModelConfig(Config):
-    """Settings of a model. Fields that models share have the same name everywhere."""
 
 
 class Space(Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -12,7 +12,7 @@ from recgraph import registry
 from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
-from recgraph.models.base import ModelConfig
+from recgraph.models.settings import ModelConfig, chosen, without_effect
 from recgraph.rng import Generators
 
 __all__ = [
@@ -48,6 +48,10 @@ ClusterCounts = Annotated[
 
 class ContrastConfig(ModelConfig):
     """Settings that all contrastive models share, on both lines; a model changes the defaults."""
+
+    #: settings that the objective alone reads, and that another one may not read
+    of_objective: ClassVar[tuple[str, ...]] = ("similarity", "temperature")
+    tolerated: ClassVar[frozenset[str]] = frozenset({"temperature"})
 
     objective: Annotated[
         str,
@@ -124,6 +128,15 @@ class ContrastConfig(ModelConfig):
         ),
         Added(),
     ]
+
+    def unread(self) -> dict[str, str]:
+        found, objective = super().unread(), chosen("objective", self.objective)
+        if self.temperature_schedule == "constant":
+            found["temperature_epochs"] = "without a schedule; give temperature_schedule, or leave it out"
+        if objective is not None:
+            others = (name for name in self.of_objective if name not in objective.reads)
+            found |= without_effect(others, f"with objective = {self.objective!r}; leave it out")
+        return found
 
     @model_validator(mode="after")
     def _schedule_has_an_end(self) -> Self:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from recgraph.blocks import row_blocks
@@ -16,7 +16,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.losses.distil import DistilBy, distil_loss
 from recgraph.models.base import Model, ModelConfig
-from recgraph.models.unread import refuse_unread
+from recgraph.models.settings import without_effect
 
 __all__ = ["DistilConfig", "Teacher", "distilled", "teacher_reads_times"]
 
@@ -63,12 +63,14 @@ class DistilConfig(ModelConfig):
         Added(),
     ] = 128
 
-    @model_validator(mode="after")
-    def _teacher_reads(self) -> Self:
+    def unread(self) -> dict[str, str]:
+        of_teacher = ("distil_weight", "distil_by", "distil_temperature", "distil_candidates")
+        found = super().unread()
         if self.teacher is None:
-            of_teacher = ("distil_weight", "distil_by", "distil_temperature")
-            refuse_unread(self, of_teacher, "without a teacher; give one, or leave this out")
-        return self
+            found |= without_effect(of_teacher, "without a teacher; give one, or leave this out")
+        elif self.distil_by == "regression":
+            found["distil_temperature"] = "with distil_by = 'regression', which has no distributions; leave it out"
+        return found
 
     @property
     def distil_coefficient(self) -> float:

@@ -52,7 +52,7 @@ from recgraph.imports import source_of
 from recgraph.memory import lacks_memory
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.unread import saved_settings
+from recgraph.models.settings import saved_settings
 from recgraph.serve.checks import check_entries
 from recgraph.serve.memory import check_large
 from recgraph.serve.state_file import read_into, write_state

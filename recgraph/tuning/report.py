@@ -14,6 +14,7 @@ from recgraph.data.imprint import replace_page
 from recgraph.pages import environment
 from recgraph.pages.charts import Axis, Chart, Choices, Figure, Line, Mark, Scale, bars, number
 from recgraph.setting_texts import setting_text
+from recgraph.tuning.dimension import UNREAD, Dimension
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
 from recgraph.tuning.options import merge
 
@@ -239,10 +240,10 @@ def command(study: Study, trial: FrozenTrial) -> str:
 
 def _decoded(identity: Mapping[str, Any], trial: FrozenTrial) -> dict[str, Any]:
     """A trial's parameters as the fields take them: choices that are no plain values are kept as JSON."""
-    from recgraph.tuning.space import Dimension
-
     found = {}
     for name, value in trial.params.items():
+        if name in trial.user_attrs.get(UNREAD, ()):
+            continue
         choices = identity["space"]["searched"].get(name, {}).get("choices")
         found[name] = Dimension(name, choices=tuple(choices)).decode(value) if choices else value
     return found

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recgraph.config import Config, ConfigError, Search, distribute, load_toml, unknown_key
+from recgraph.models.settings import saved_settings
 from recgraph.setting_texts import choices_with_none
+from recgraph.tuning.dimension import Dimension
 from recgraph.tuning.options import default_of, flatten, merge, option_field
 
 if TYPE_CHECKING:
@@ -24,134 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SearchSpace"]
 
-# Types of choices that a storage takes as they are; others (lists, tables) are stored as JSON.
-_PLAIN = (bool, int, float, str, type(None))
-_MOST_WHOLE_NUMBERS = 20
 #: combinations of searched values that are tried beside what is fixed
 _MOST_POINTS = 256
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """A range or a list of choices for one field, or for one option of a part.
-
-    Attributes:
-        name: of the field, or dotted, of the option.
-        low, high: both ends, included; None where there are ``choices``.
-        log: whether the logarithm is searched.
-        step: between two neighbours, or None.
-        choices: the values, or None.
-        whole: whether values are integers.
-    """
-
-    name: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] | None = None
-    whole: bool = False
-
-    def __post_init__(self) -> None:
-        if self.choices is not None:
-            if not self.choices:
-                raise ConfigError(f"space of {self.name!r}: choices = [] has none")
-            return
-        for end in ("low", "high", "step"):
-            value = getattr(self, end)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if value is not None and not is_number:
-                raise ConfigError(f"space of {self.name!r}: {end} = {value!r} must be a number")
-        if self.low is None or self.high is None:
-            raise ConfigError(f"space of {self.name!r} needs low and high, or choices")
-        if self.step is not None and self.step <= 0:
-            raise ConfigError(f"space of {self.name!r}: step = {self.step} must be above 0")
-        if self.low > self.high:
-            raise ConfigError(f"space of {self.name!r}: low = {self.low} is above high = {self.high}")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ConfigError(f"space of {self.name!r}: log = true needs low > 0 (it is {self.low}) and no step")
-        if self.whole and any(value != int(value) for value in (self.low, self.high, self.step or 1)):
-            raise ConfigError(f"space of {self.name!r}: low, high and step must be whole numbers")
-
-    @property
-    def distribution(self) -> BaseDistribution:
-        """What Optuna samples."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.choices is not None:
-            return CategoricalDistribution([_encode(choice) for choice in self.choices])
-        assert self.low is not None
-        assert self.high is not None
-        if self.whole:
-            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
-        return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
-
-    def decode(self, value: Any) -> Any:
-        """A sampled value as the field takes it.
-
-        Raises:
-            ValueError: the value is not among the choices.
-        """
-        if self.choices is None:
-            return value
-        for choice in self.choices:
-            if _same(_encode(choice), value):
-                return choice
-        raise ValueError(f"{self.name} = {value!r} is outside of its space")
-
-    def encode(self, value: Any) -> Any:
-        """The inverse of :meth:`decode`.
-
-        Raises:
-            ValueError: the value is not in this dimension.
-        """
-        encoded = _encode(value)
-        if self.choices is not None:
-            inside = any(_same(_encode(choice), encoded) for choice in self.choices)
-        else:
-            assert self.low is not None
-            assert self.high is not None
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            inside = number and self.low <= value <= self.high
-            if inside and self.step is not None:
-                n_steps = (value - self.low) / self.step
-                inside = math.isclose(n_steps, round(n_steps), abs_tol=1e-8)
-        if not inside:
-            raise ValueError(f"{self.name} = {value!r} is outside of its space")
-        return encoded
-
-    def grid(self) -> list[Any]:
-        """All values, for a grid search.
-
-        Raises:
-            ConfigError: the range is continuous, or of very many whole numbers.
-        """
-        if self.choices is not None:
-            return [_encode(choice) for choice in self.choices]
-        assert self.low is not None
-        assert self.high is not None
-        if self.step is None and self.whole and not self.log and self.high - self.low < _MOST_WHOLE_NUMBERS:
-            return list(range(int(self.low), int(self.high) + 1))
-        if self.step is None:
-            raise ConfigError(f"a grid needs choices or a step for {self.name!r}: {self.name} = [...] in the space")
-        values = np.arange(int((self.high - self.low) / self.step + 1e-9) + 1) * self.step + self.low
-        return [int(value) if self.whole else round(float(value), 12) for value in values]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, without what is not set."""
-        if self.choices is not None:
-            return {"choices": list(self.choices)}
-        shown = {"low": self.low, "high": self.high, "step": self.step, "log": self.log or None}
-        return {name: value for name, value in shown.items() if value is not None}
-
-
-def _encode(value: Any) -> Any:
-    return value if isinstance(value, _PLAIN) else json.dumps(value, sort_keys=True)
-
-
-def _same(one: Any, other: Any) -> bool:
-    # True == 1, but they are two choices
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 Parts = Mapping[str, type[Config]]
@@ -238,6 +111,13 @@ class SearchSpace:
             )
         # those that the space names come last: the product changes them first
         searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
+        tolerated = {name for part in parts.values() for name in getattr(part, "tolerated", ())}
+        for name, why in _never_read(parts, settled, searched).items():
+            if name not in given:
+                del dimensions[name]
+            elif name not in tolerated:
+                raise ConfigError(f"space of {name!r}: it has no effect {why}")
+        searched = [each for each in searched if each.name in dimensions]
         for part, values in distribute(settled, parts).items():
             try:
                 _check_together(parts[part], values, searched)
@@ -252,9 +132,18 @@ class SearchSpace:
         return {name: dimension.distribution for name, dimension in self.dimensions.items()}
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings for sampled parameters (``trial.params``)."""
-        sampled = {each.name: each.decode(params[parameter]) for parameter, each in self.dimensions.items()}
-        return merge({**self.fixed, **sampled})
+        """The settings for sampled parameters (``trial.params``), without those of :meth:`unread`."""
+        return merge({**self.fixed, **self._sampled(params, self.unread(params))})
+
+    def unread(self, params: Mapping[str, Any]) -> frozenset[str]:
+        """The parameters that have no effect beside the others."""
+        shared = distribute(merge({**self.fixed, **self._sampled(params)}), self.parts)
+        names = {name for part, values in shared.items() for name in _unread(self.parts[part], values)}
+        return frozenset(parameter for parameter, each in self.dimensions.items() if each.name in names)
+
+    def _sampled(self, params: Mapping[str, Any], left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        kept = {parameter: each for parameter, each in self.dimensions.items() if parameter not in left_out}
+        return {each.name: each.decode(params[parameter]) for parameter, each in kept.items()}
 
     def shared(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Settings shared out among the parts."""
@@ -349,17 +238,40 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
     return Dimension(name, **merged, whole=_is_whole(field))
 
 
+def _unread(config: type[Config], values: Mapping[str, Any]) -> dict[str, str]:
+    """:meth:`Config.unread` of settings; nothing where they are not allowed."""
+    with saved_settings(), suppress(ConfigError):
+        return config.of(values).unread()
+    return {}
+
+
+def _never_read(parts: Parts, settled: Mapping[str, Any], searched: Sequence[Dimension]) -> dict[str, str]:
+    """The searched fields that have no effect at any of the points that are tried, each with the reason of the last."""
+    found: dict[str, str] = {}
+    for part, values in distribute(settled, parts).items():
+        own = [each for each in searched if each.name in parts[part].model_fields]
+        # each through its values beside defaults, too: of many dimensions not all vary among the points
+        points = itertools.chain(*(_points([each]) for each in own), _points(own))
+        unread = [_unread(parts[part], {**values, **point}) for point in points]
+        found |= {each.name: unread[-1][each.name] for each in own if all(each.name in at for at in unread)}
+    return found
+
+
+def _points(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
+    """The combinations of ends and choices, as many as are tried."""
+    for point in itertools.islice(itertools.product(*(d.choices or (d.low, d.high) for d in dimensions)), _MOST_POINTS):
+        yield {each.name: value for each, value in zip(dimensions, point, strict=True)}
+
+
 def _check_together(config: type[Config], settled: Mapping[str, Any], searched: Iterable[Dimension]) -> None:
     """Refuse fixed settings that are allowed neither beside the defaults of what is searched nor beside any of the
     combinations of its ends and choices that are tried."""
     try:
         config.of(settled)
     except ConfigError:
-        own = [each for each in searched if each.name in config.model_fields]
-        points = itertools.product(*(each.choices or (each.low, each.high) for each in own))
-        for point in itertools.islice(points, _MOST_POINTS):
+        for point in _points([each for each in searched if each.name in config.model_fields]):
             with suppress(ConfigError):
-                config.of({**settled, **{each.name: value for each, value in zip(own, point, strict=True)}})
+                config.of({**settled, **point})
                 return
         raise
 

@@ -188,7 +188,7 @@ def test_no_attribute_is_unpickled(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_value_that_is_none_of_the_choices() -> None:
-    from recgraph.tuning.space import Dimension
+    from recgraph.tuning.dimension import Dimension
 
     with pytest.raises(ValueError, match=r"loss = 'os\.system' is outside of its space"):
         Dimension("loss", choices=("bpr", "bce")).decode("os.system")

@@ -19,10 +19,11 @@ from recgraph.config import Config, ConfigError, Search
 from recgraph.leaderboard.studies import load_tuned
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
+from recgraph.tuning.dimension import Dimension
 from recgraph.tuning.options import plain
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
-from recgraph.tuning.space import Dimension, SearchSpace
+from recgraph.tuning.space import SearchSpace
 from recgraph.tuning.wilcoxon import p_of_signed_ranks
 
 SASRec = registry.load("model", "sasrec")
@@ -93,8 +94,8 @@ def test_what_has_no_effect_is_not_searched(name: str) -> None:
     assert searched(teacher="runs/teacher") - searched() == of_a_teacher
     if name == "sasrec":
         assert searched(item_features=["genres"]) - searched() == {"item_id_dropout"}
-    # where the space names it, it is searched as annotated
-    assert "distil_weight" in space({"distil_weight": {}}).dimensions
+    with pytest.raises(ConfigError, match="space of 'distil_weight': it has no effect without a teacher"):
+        space({"distil_weight": {}})
 
 
 class Unmet(Config):

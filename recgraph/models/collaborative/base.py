@@ -27,6 +27,7 @@ from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
+from recgraph.models.settings import chosen, without_effect
 from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
@@ -52,12 +53,20 @@ class CollaborativeConfig(DistilConfig):
         Search(1e-6, 1e-2, log=True),
     ] = 1e-4
     loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
+
     init_std: Annotated[
         float | None,
         Field(gt=0, description="standard deviation of the first user and item vectors; none: uniform by Xavier"),
         Search(choices=(None, 1e-4, 1e-3, 1e-2, 1e-1)),
         Added(),
     ] = None
+
+    def unread(self) -> dict[str, str]:
+        found, loss = super().unread(), chosen("loss", self.loss)
+        if loss is not None:
+            of_draws = sorted({"n_negatives", "popularity_power"} - {*registry.settings_of(loss)})
+            found |= without_effect(of_draws, f"with loss = {self.loss!r}, which draws none; leave it out")
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,9 @@ from recgraph.unit_length import unit_length
 
 
 class NCLConfig(GraphContrastiveConfig):
+    #: without the temperature, which the contrast of prototypes reads, too
+    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
+
     # the published ones, 1e-7 and 8e-8 on MovieLens-1M, are of sums over 4,096 samples
     contrast_weight: Annotated[
         float,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Added, ConfigError
@@ -35,8 +35,8 @@ from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contr
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
+from recgraph.models.settings import without_effect
 from recgraph.models.slow_copy import ContrastiveModel
-from recgraph.models.unread import refuse_unread
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
@@ -82,12 +82,10 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
 
-    @model_validator(mode="after")
-    def _batches_read(self) -> Self:
-        if not self.mini_batch:
-            of_batches = ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap")
-            refuse_unread(self, of_batches, "without mini_batch = True; set it, or leave this out")
-        return self
+    def unread(self) -> dict[str, str]:
+        of_batches = ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap")
+        why = "without mini_batch = True; set it, or leave this out"
+        return super().unread() | ({} if self.mini_batch else without_effect(of_batches, why))
 
     @property
     def further_candidates(self) -> tuple[str, str] | None:

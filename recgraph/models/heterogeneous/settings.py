@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from recgraph import registry
 from recgraph.augment.graph import make_augmentation
@@ -15,7 +15,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks
-from recgraph.models.unread import refuse_unread
+from recgraph.models.settings import without_effect
 from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.products import Counts
 
@@ -27,12 +27,15 @@ TIES = (
     "of the greatest cosine of features, then by index; or the last ones of an order that the seed draws for each path"
 )
 Ratio = Annotated[float, Field(ge=0, lt=1)]
-#: settings of latent and of masked twins; feature_mask and edge_mask are searched whatever the twin is
-_OF_LATENT, _OF_MASKED = ("augmenter", "augmenter_options"), ("augmentations",)
+#: settings of latent and of masked twins
+_OF_LATENT, _OF_MASKED = ("augmenter", "augmenter_options"), ("augmentations", "feature_mask", "edge_mask")
 
 
 class ViewsConfig(ContrastConfig):
     """Settings of meta-paths, of their twins (a second view of each path), and of the contrast."""
+
+    #: without the temperature, which the prototypes read, too
+    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
 
     top_k: Annotated[
         int | tuple[int | None, ...] | None,
@@ -109,11 +112,12 @@ class ViewsConfig(ContrastConfig):
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
 
-    @model_validator(mode="after")
-    def _twin_reads(self) -> Self:
-        unread = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
-        refuse_unread(self, unread, f"on twin = {self.twin!r}; leave it out")
-        return self
+    def unread(self) -> dict[str, str]:
+        of_others = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
+        found = super().unread() | without_effect(of_others, f"on twin = {self.twin!r}; leave it out")
+        if self.top_k is None:
+            found |= without_effect(("ties", "hub_cap"), "without top_k; give it, or leave this out")
+        return found
 
 
 def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPath, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from recgraph import registry
 from recgraph.config import Added, ConfigError, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.models.distil import DistilConfig
-from recgraph.models.unread import refuse_unread
+from recgraph.models.settings import chosen, without_effect
 
 __all__ = ["EncoderName", "SequenceConfig", "TransformerConfig", "check_regime"]
 
@@ -18,6 +19,9 @@ EncoderName = Annotated[str, Field(description="of sequences, a name of the regi
 
 
 class SequenceConfig(DistilConfig):
+    #: settings that the encoder alone reads, and that another one may not have
+    of_encoder: ClassVar[tuple[str, ...]] = ()
+
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
     ] = 64
@@ -86,17 +90,30 @@ class SequenceConfig(DistilConfig):
     def _has_items(self) -> Self:
         if not self.item_id_embedding and not self.item_features:
             raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
+        return self
+
+    def unread(self) -> dict[str, str]:
+        found, encoder, loss = super().unread(), chosen("encoder", self.encoder), chosen("loss", self.loss)
         if not self.item_features:
-            refuse_unread(self, ("item_id_dropout",), "without item_features; name some, or leave it out")
+            found["item_id_dropout"] = "without item_features; name some, or leave it out"
+        elif not self.item_id_embedding:
+            found["item_id_dropout"] = "where item_id_embedding = False; leave it out"
+        if not self.item_contrast:
+            found["item_contrast_options"] = "without item_contrast; give it a weight, or leave it out"
         if self.item_graph is None:
             of_graph = ("item_contrast", "item_contrast_options")
-            refuse_unread(self, of_graph, "without item_graph; name one, or leave it out")
-        if not self.item_contrast:
-            refuse_unread(self, ("item_contrast_options",), "without item_contrast; give it a weight, or leave it out")
-        return self
+            found |= without_effect(of_graph, "without item_graph; name one, or leave it out")
+        if encoder is not None:
+            others = (name for name in self.of_encoder if name not in registry.settings_of(encoder))
+            found |= without_effect(others, f"with encoder = {self.encoder!r}; leave it out")
+        if loss is not None and "n_negatives" not in registry.settings_of(loss):
+            found["n_negatives"] = f"with loss = {self.loss!r}, which draws none; leave it out"
+        return found
 
 
 class TransformerConfig(SequenceConfig):
+    of_encoder: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "inner_dim", "attention_dropout")
+
     n_layers: Annotated[int, Field(ge=1, description="transformer layers"), Search(1, 4)] = 2
     n_heads: Annotated[
         int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from recgraph.unit_length import unit_length
 
 
 class MCLRecConfig(ContrastiveConfig):
+    #: without the temperature, which the margin reads, too
+    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
+
     view_weight: Annotated[
         float,
         Field(ge=0, description="lambda, weight of cl1, the contrast of the stochastic views"),
