@@ -79,7 +79,7 @@ class Setting:
 class Config(BaseModel):
     """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
     renamed: ClassVar[dict[str, str]] = {}
     #: parts that have options also where they are None, as the data then decide which part it is
@@ -214,7 +214,7 @@ def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
         close = [options]  # a dotted name, or that of the options without a setting that chooses what they are of
     else:
         close = [_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names)
-    meant = did_you_mean(close) or f"known settings: {', '.join(names)}"
+    meant = did_you_mean(close) or f"known settings: {', '.join(names) or 'none'}"
     return f"unknown setting {within + key!r}; {meant}"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
+from recgraph.config import ConfigError
 from recgraph.sparse.ragged import Ragged, row_softmax
 from recgraph.unit_length import unit_length
 
@@ -76,7 +77,7 @@ class Augmenter(nn.Module):
         if hidden.dim() != 2 or hidden.shape[1] != self.hidden_dim:
             raise ValueError(f"hidden has shape {tuple(hidden.shape)}; give [B, {self.hidden_dim}]")
         if self.batch_size not in (None, hidden.shape[0]):
-            raise ValueError(
+            raise ConfigError(
                 f"hidden holds {hidden.shape[0]} rows; {type(self).__name__} with "
                 f"variant={self.variant!r} takes batches of exactly {self.batch_size} "
                 "(use that batch_size and drop the last batch, or variant='row')"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recgraph.augment.latent import Augmenter, Variant
 from recgraph.blocks import work_type
+from recgraph.config import ConfigError
 from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
 
@@ -82,7 +83,7 @@ class AutoTCL(Augmenter):
             ("temperature", temperature, _LEAST, math.inf),
         ):
             if not least <= value <= most:
-                raise ValueError(f"{name} = {value} must be between {least} and {most}")
+                raise ConfigError(f"{name} = {value} must be between {least} and {most}")
         self.level, self.share, self.share_weight = level, share, share_weight
         self.consistency_weight, self.noise, self.temperature, self.hard = consistency_weight, noise, temperature, hard
         width, n_masked = (hidden_dim, hidden_dim) if level == "states" else (3 * hidden_dim, 1)

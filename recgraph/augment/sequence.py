@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.config import Config, Search, configure
+from recgraph.config import Config, ConfigError, Search, configure
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 
@@ -226,7 +226,7 @@ def _of_sequences(augmentation: str | Mapping[str, Any] | SequenceAugmentation) 
         return augmentation
     made = registry.make("augmentation", augmentation)
     if not isinstance(made, SequenceAugmentation):
-        raise ValueError(f"augmentations: {augmentation!r} is not an augmentation of sequences")
+        raise ConfigError(f"augmentations: {augmentation!r} is not an augmentation of sequences")
     return made
 
 

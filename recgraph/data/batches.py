@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recgraph.blocks import even_bounds
+from recgraph.config import ConfigError
 from recgraph.data.gaps import with_gaps
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
@@ -205,7 +206,7 @@ class SequenceBatches:
         if not self.sample_rows.numel():
             raise ValueError(f"train: none of {train.n_users} users has two interactions; nothing to predict")
         if not len(self):
-            raise ValueError(
+            raise ConfigError(
                 f"batch_size = {batch_size} is more than the {self.n_samples} samples, and drop_last is set"
             )
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
@@ -229,7 +230,7 @@ class SequenceBatches:
         """
         self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
         if self.n_samples and not len(self):
-            raise ValueError(
+            raise ConfigError(
                 f"batch_size = {self.batch_size} is more than the {self.n_samples} samples, and drop_last is set"
             )
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from recgraph.config import ConfigError
 from recgraph.encoders.graph import mean
 from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Workload
@@ -68,7 +69,7 @@ class LinkedItems(SizedByState, ItemGraph):
     def __init__(self, n_items: int, n_layers: int = 2) -> None:
         super().__init__()
         if not 1 <= n_layers <= 100:
-            raise ValueError(f"n_layers = {n_layers} must be from 1 to 100")
+            raise ConfigError(f"n_layers = {n_layers} must be from 1 to 100")
         self.n_items, self.n_layers = n_items, n_layers
         # half the bytes of int64, in every checkpoint
         self.register_buffer("indptr", torch.zeros(1, dtype=torch.int64))
@@ -144,7 +145,7 @@ class Transitions(LinkedItems):
     def __init__(self, n_items: int, n_layers: int = 2, window: int = 1) -> None:
         super().__init__(n_items, n_layers)
         if not 1 <= window <= 100:
-            raise ValueError(f"window = {window} must be from 1 to 100")
+            raise ConfigError(f"window = {window} must be from 1 to 100")
         self.window = window
         self.indptr = torch.zeros(n_items + 1, dtype=torch.int64)
 

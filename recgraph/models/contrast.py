@@ -51,7 +51,7 @@ class ContrastConfig(ModelConfig):
 
     #: settings that the objective alone reads, and that another one may not read
     of_objective: ClassVar[tuple[str, ...]] = ("similarity", "temperature")
-    tolerated: ClassVar[frozenset[str]] = frozenset({"temperature"})
+    tolerated: ClassVar[frozenset[str]] = frozenset({"similarity", "temperature"})
 
     objective: Annotated[
         str,

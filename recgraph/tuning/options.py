@@ -24,6 +24,8 @@ from recgraph.config import ConfigError, nearest_names, shown, unknown_key
 __all__ = ["default_of", "flatten", "merge", "option_field", "plain"]
 
 Fields = Mapping[str, FieldInfo]
+#: parameters of parts that models give them
+_GIVEN = frozenset({"dim", "graph", "hidden_dim", "in_dim", "n_items", "out_dim", "variant"})
 
 
 def _kind(setting: str) -> str | None:
@@ -126,7 +128,9 @@ def _option(name: str, kind: str, part: str, option: str, fields: Fields) -> Fie
     config = getattr(cls, "Config", None)
     if config is not None:
         known: Fields = config.model_fields
-    else:  # what the model gives it is a setting of the model
+    else:
+        # what the model gives it; an encoder gets all settings of the model that it has, too
+        given = {*fields} if kind == "encoder" else _GIVEN
         hints = get_type_hints(cls.__init__, include_extras=True)
         parameters = inspect.signature(cls).parameters.values()
         known = {
@@ -134,7 +138,7 @@ def _option(name: str, kind: str, part: str, option: str, fields: Fields) -> Fie
             if each.default is each.empty
             else FieldInfo.from_annotated_attribute(hints.get(each.name, Any), each.default)
             for each in parameters
-            if each.name not in fields
+            if each.name not in given
         }
     if option not in known:
         raise ConfigError(f"space of {name!r}: {kind} {cls.__name__}: {unknown_key(option, known)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from recgraph import registry
 from recgraph.config import Config, ConfigError, Search, distribute, load_toml, unknown_key
 from recgraph.models.settings import saved_settings
 from recgraph.setting_texts import choices_with_none
@@ -118,6 +119,8 @@ class SearchSpace:
             elif name not in tolerated:
                 raise ConfigError(f"space of {name!r}: it has no effect {why}")
         searched = [each for each in searched if each.name in dimensions]
+        for name, value in settled.items():
+            _check_names(name, (value,))
         for part, values in distribute(settled, parts).items():
             try:
                 _check_together(parts[part], values, searched)
@@ -276,8 +279,19 @@ def _check_together(config: type[Config], settled: Mapping[str, Any], searched: 
         raise
 
 
+def _check_names(name: str, values: Iterable[Any]) -> None:
+    """Names of parts must be known: an unknown one would end the study when it is drawn."""
+    for each in values if name in registry.kinds() else ():
+        if isinstance(each, str):
+            try:
+                registry.load(name, each)
+            except ValueError as error:
+                raise ConfigError(f"space of {name!r}: {error}") from None
+
+
 def _check(dimension: Dimension, field: FieldInfo) -> None:
     """Every end or choice must be a value that the field allows."""
+    _check_names(dimension.name, dimension.choices or ())
     adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
     for value in dimension.choices or (dimension.low, dimension.high):
         try:

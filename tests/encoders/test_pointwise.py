@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pointwise_oracles import bucket, of_batch
+from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
@@ -152,14 +153,9 @@ def test_no_more_is_saved_than_is_predicted(
 ) -> None:
     values = torch.ones((160, 2) if time_bias else 160, dtype=torch.int64)
     rows, saved = Ragged.from_lengths(values, torch.full((4,), 40)), {}
-    config = registry.load("model", "fuxialpha").Config(
-        encoder=cls.__name__,
-        encoder_options={"time_bias": time_bias},
-        hidden_dim=32,
-        max_len=40,
-        inner_dim=48,
-        n_heads=n_heads,
-    )
+    model, small = registry.load("model", "fuxialpha"), {"hidden_dim": 32, "max_len": 40, "inner_dim": 48}
+    chosen = {"encoder": cls.__name__, "encoder_options": {"time_bias": time_bias}, "n_heads": n_heads}
+    config = model.Config(**with_small(model, small, chosen))
     made = make_encoder(config, 2).train()
     own = {parameter.data_ptr() for parameter in made.parameters()}
 

@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import torch
 from collaborative_cases import with_relations
+from small_settings import with_small
 
 from recgraph import registry
 from recgraph.data.part import Part
@@ -38,8 +39,7 @@ CLOSED_FORM = [name for name in RECOMMENDERS if issubclass(registry.load("model"
 
 def recommender(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> Model:
     cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
-    model: Model = cls(**{**small, **settings})
+    model: Model = cls(**with_small(cls, SMALL, settings))
     return model.build(with_relations(part()) if cls.reads_graph else SPACE, seed=seed).to(device)
 
 
@@ -76,6 +76,5 @@ def of_nodes(
 ) -> GraphModel:
     """A model of nodes, built for a graph (default: :func:`graph`)."""
     cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL_ON_GRAPHS.items() if key in cls.Config.model_fields}
-    model: GraphModel = cls(**{**small, **settings}).build(of or graph(), seed=seed).to(device)
+    model: GraphModel = cls(**with_small(cls, SMALL_ON_GRAPHS, settings)).build(of or graph(), seed=seed).to(device)
     return model

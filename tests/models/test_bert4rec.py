@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from small_settings import with_small
 from torch import Tensor
 
 import recgraph as rg
@@ -40,7 +41,7 @@ def random_train(n: int = 30, longest: int = 12) -> Part:
 
 def built(cls: type[SequenceModel] = rg.models.BERT4Rec, **settings: Any) -> SequenceModel:
     """A model in float64 whose weights are large enough for attention to differ from a mean."""
-    model = cls(**{**SMALL, **settings}).build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
+    model = cls(**with_small(cls, SMALL, settings)).build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

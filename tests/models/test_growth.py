@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_settings import with_small
 from torch import nn
 
 from recgraph import registry
@@ -25,7 +26,7 @@ GROWING = [name for name in NAMES if registry.load("model", name).updated_by == 
 
 def made(name: str, space: Space = OLD, seed: int = 1) -> Model:
     cls = registry.load("model", name)
-    model: Model = cls(**{key: value for key, value in SMALL.items() if key in cls.Config.model_fields})
+    model: Model = cls(**with_small(cls, SMALL, {}))
     return model.build(space, seed)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
@@ -19,6 +20,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
@@ -50,8 +52,9 @@ SPACE = GraphSpace(n_users=LOG.n_users, n_items=LOG.n_items, graph=HeteroGraph.f
 
 def built(name: str, item_graph: str | None, device: torch.device | str = "cpu", **settings: Any) -> SequenceModel:
     cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
-    made: SequenceModel = cls(**{**small, "item_graph": item_graph, **settings}).build(SPACE, 0).to(device)
+    made: SequenceModel = (
+        cls(**with_small(cls, SMALL, {"item_graph": item_graph, **settings})).build(SPACE, 0).to(device)
+    )
     return made
 
 
@@ -146,7 +149,8 @@ def test_the_contrast_of_items_is_told_of_items_not_of_tokens(name: str) -> None
     cls = registry.load("model", name)
     features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, TRAIN.item_counts() > 0, ["group"])
     space = FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features)
-    model = cls(**SMALL, item_graph="interactions", **settings, item_contrast_options=options).build(space, 0)
+    settings |= {"item_graph": "interactions", "item_contrast_options": options}
+    model = cls(**with_small(cls, SMALL, settings)).build(space, 0)
     model.setup(TRAIN)
     counts = TRAIN.item_counts().float()
     term = model.item_graph.contrast
@@ -169,7 +173,7 @@ def test_the_contrast_takes_the_parts_of_the_core() -> None:
 
 @pytest.mark.parametrize("item_graph", GRAPHS)
 def test_a_run_trains_saves_and_ranks_again(item_graph: str, tmp_path: Path) -> None:
-    model = registry.load("model", "sasrec")(**SMALL, item_graph=item_graph, item_contrast=0.1)
+    model = SASRec(**with_small(SASRec, SMALL, {"item_graph": item_graph, "item_contrast": 0.1}))
     split, training = LOG.split("leave-one-out"), {"max_epochs": 1, "batch_size": 8, "metric": "last", "device": "cpu"}
     run = rg.fit(model, split, seed=0, out=tmp_path / "run", **training)  # type: ignore[arg-type]
     lists = run.recommend(users=[0, 3], k=5)
@@ -194,8 +198,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_features_and_a_graph_add_up() -> None:
-    cls = registry.load("model", "sasrec")
-    model = cls(**SMALL, item_graph="interactions", item_features="all")
+    model = SASRec(**with_small(SASRec, SMALL, {"item_graph": "interactions", "item_features": "all"}))
     features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, TRAIN.item_counts() > 0, "all")
     model.build(FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features)).setup(TRAIN)
     with torch.no_grad():

@@ -246,9 +246,10 @@ def test_every_loss_learns_a_planted_order(loss: str, name: str) -> None:
     from recgraph.train.config import TrainConfig, make_accelerator
     from recgraph.train.trainer import Trainer
 
+    few: dict[str, int] = {} if loss == "fullsoftmax" else {"n_negatives": 8}
     rows = [[(start + step) % N_ITEMS for step in range(8)] for start in range(N_ITEMS)]
     train = Part(Ragged.from_lists(rows), N_ITEMS)
-    model = registry.load("model", name)(hidden_dim=32, loss=loss, n_negatives=8, dropout=0.0, max_len=8)
+    model = registry.load("model", name)(hidden_dim=32, loss=loss, dropout=0.0, max_len=8, **few)
     model.build(Space(n_users=N_ITEMS, n_items=N_ITEMS), seed=0)
     generators = Generators(0)
     # losses of single items begin slowly

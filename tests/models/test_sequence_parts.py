@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 from pydantic import Field
+from small_settings import with_small
 
 from recgraph import registry
 from recgraph.augment import AugmentationConfig, SequenceAugmentation
@@ -88,7 +89,8 @@ def train() -> Part:
 
 def step(name: str, settings: dict[str, Any]) -> ContrastiveSequenceModel:
     """One step of all phases of a model that is made from plain settings."""
-    model: ContrastiveSequenceModel = registry.load("model", name)(**{**SMALL, **settings})
+    cls = registry.load("model", name)
+    model: ContrastiveSequenceModel = cls(**with_small(cls, SMALL, settings))
     model.build(Space(n_users=24, n_items=N_ITEMS), seed=0)
     batch = next(iter(model.batches(train(), 12, Generators(0)).epoch(0)))
     for phase in model.phases:

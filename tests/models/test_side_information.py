@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from small_settings import with_small
 
 import recgraph as rg
 from experiments.cold_items import over_users_by_model
@@ -55,10 +56,13 @@ TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
 KNOWN = TRAIN.item_counts() > 0
 
 
+def small_sasrec(**settings: Any) -> SequenceModel:
+    return rg.models.SASRec(**with_small(rg.models.SASRec, SMALL, settings))
+
+
 def built(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: Any) -> SequenceModel:
     cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
-    model = cls(**{**small, "item_features": "all", **settings})
+    model = cls(**with_small(cls, SMALL, {"item_features": "all", **settings}))
     features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, KNOWN, model.wanted_features)
     made: SequenceModel = model.build(FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features), seed)
     return made.to(device)
@@ -149,8 +153,8 @@ def test_items_of_the_same_features_and_no_interactions_have_the_same_vector(nam
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_recommends_cold_items_and_a_bundle_needs_no_frame(name: str, tmp_path: Path) -> None:
-    small = {key: value for key, value in SMALL.items() if key in registry.load("model", name).Config.model_fields}
-    model = registry.load("model", name)(**small, item_features=("group", "price"))
+    cls = registry.load("model", name)
+    model = cls(**with_small(cls, SMALL, {"item_features": ("group", "price")}))
     split = LOG.split("leave-one-out")
     run = rg.fit(model, split, seed=0, max_epochs=1, batch_size=8, progress=False, out=tmp_path / "run")
     cold = [int(LOG.items.ids([item])[0]) for item in range(N_ITEMS) if not KNOWN[item]]
@@ -169,7 +173,7 @@ def test_a_run_recommends_cold_items_and_a_bundle_needs_no_frame(name: str, tmp_
 
 
 def test_cold_items_go_to_the_users_of_their_group() -> None:
-    model = rg.models.SASRec(**SMALL, dropout=0.1, attention_dropout=0.1, item_features=("group",))
+    model = small_sasrec(dropout=0.1, attention_dropout=0.1, item_features=("group",))
     run = rg.fit(
         model, LOG.split("leave-one-out"), seed=0, max_epochs=60, learning_rate=0.01, metric="loss", progress=False
     )
@@ -185,7 +189,7 @@ def test_cold_items_go_to_the_users_of_their_group() -> None:
 
 def test_without_features_nothing_is_asked_for_and_settings_are_checked() -> None:
     assert rg.models.SASRec().wanted_features == ()
-    plain = rg.models.SASRec(**SMALL).build(Space(n_users=2, n_items=3))
+    plain = small_sasrec().build(Space(n_users=2, n_items=3))
     assert not [name for name in plain.state_dict() if "tower" in name]
     assert "item_features" not in rg.models.SASRec().config.identity()
     assert "item_features" in rg.models.SASRec(item_features=["group"]).config.identity()

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from every_model import regimes_of
+from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
@@ -44,8 +45,7 @@ TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
 
 def made(name: str, **settings: Any) -> SequenceModel:
     cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
-    model: SequenceModel = cls(**{**small, **settings})
+    model: SequenceModel = cls(**with_small(cls, SMALL, settings))
     return model
 
 

@@ -22,6 +22,8 @@ from recgraph.config import ConfigError
         ({"augmenter_options": {"nonsense": 3}}, "augmenter_options = .* has no effect on twin = 'masked'"),
         ({"twin": "latent", "augmentations": ("node_drop",)}, "augmentations = .* has no effect on twin = 'latent'"),
         ({"twin": "none", "augmenter": "conv"}, "augmenter = 'conv' has no effect on twin = 'none'"),
+        ({"twin": "latent", "feature_mask": 0.1}, r"feature_mask = 0\.1 has no effect on twin = 'latent'"),
+        ({"top_k": None, "ties": "cosine"}, "ties = 'cosine' has no effect without top_k"),
     ],
 )
 def test_of_twins_that_are_not_made(model: str, settings: dict[str, Any], match: str) -> None:
@@ -50,7 +52,15 @@ def test_of_batches_that_are_not_made(model: str, settings: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("model", ["sasrec", "bprmf"])
-@pytest.mark.parametrize("settings", [{"distil_weight": 5.0}, {"distil_by": "regression"}, {"distil_temperature": 2.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distil_weight": 5.0},
+        {"distil_by": "regression"},
+        {"distil_temperature": 2.0},
+        {"distil_candidates": 64},
+    ],
+)
 def test_of_a_teacher_that_is_not_there(model: str, settings: dict[str, Any]) -> None:
     cls, (name,) = registry.load("model", model), settings
     with pytest.raises(ConfigError, match=f"{name} = .* has no effect without a teacher"):
@@ -75,3 +85,49 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     assert rg.load(tmp_path / "bundle").recommend([0], k=1).equals(before)
     with pytest.raises(ConfigError, match="has no effect"):
         rg.models.SASRec(**written["model"]["config"])
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "match"),
+    [
+        ("sasrec", {"encoder": "gru", "n_heads": 4}, "n_heads = 4 has no effect with encoder = 'gru'"),
+        ("sasrec", {"encoder": "hstu", "inner_dim": 8}, "inner_dim = 8 has no effect with encoder = 'hstu'"),
+        ("bsarec", {"encoder": "transformer", "alpha": 0.1}, r"alpha = 0\.1 has no effect with encoder"),
+        ("gru4rec", {"encoder": "hstu", "inner_dim": 8}, "inner_dim = 8 has no effect with encoder"),
+        ("fuxialpha", {"encoder": "hstu", "inner_dim": 8}, "inner_dim = 8 has no effect with encoder"),
+        ("sasrec", {"n_negatives": 8}, "n_negatives = 8 has no effect with loss = 'full_softmax', which draws none"),
+        ("bprmf", {"loss": "full_softmax", "popularity_power": 0.5}, "popularity_power = .* has no effect with loss"),
+        ("cl4srec", {"temperature_epochs": 3}, "temperature_epochs = 3 has no effect without a schedule"),
+        (
+            "bprmf",
+            {"teacher": "runs/one", "distil_by": "regression", "distil_temperature": 2.0},
+            r"distil_temperature = 2\.0 has no effect with distil_by = 'regression'",
+        ),
+        (
+            "sasrec",
+            {"item_features": ["kind"], "item_id_embedding": False, "item_id_dropout": 0.5},
+            "item_id_dropout = .* has no effect where item_id_embedding = False",
+        ),
+    ],
+)
+def test_of_parts_that_do_not_read_them(model: str, settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        registry.load("model", model)(**settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("sasrec", {"encoder": "gru", "n_layers": 1, "inner_dim": 8}),
+        ("sasrec", {"loss": "bce", "n_negatives": 8}),
+        ("mclrec", {"objective": "vicreg", "temperature": 0.5}),  # the margin reads it
+        ("cl4srec", {"objective": "vicreg", "temperature": 0.5}),  # tolerated, as records have it
+    ],
+)
+def test_what_is_read_is_taken(model: str, settings: dict[str, Any]) -> None:
+    assert registry.load("model", model)(**settings).config.model_dump().items() >= settings.items()
+
+
+def test_no_setting_is_infinite() -> None:
+    with pytest.raises(ConfigError, match="temperature = inf: Input should be a finite number"):
+        rg.models.CL4SRec(temperature=float("inf"))

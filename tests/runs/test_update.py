@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
@@ -59,7 +60,7 @@ NEW = pl.concat([frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(
 def fitted(name: str, out: Path | None = None, **more: Any) -> Run:
     cls = registry.load("model", name)
     small = SMALL | ({"n_layers": 2} if name == "xsimgcl" else {})  # it contrasts two layers
-    model = cls(**{key: value for key, value in small.items() if key in cls.Config.model_fields})
+    model = cls(**with_small(cls, small, {}))
     training: dict[str, Any] = {} if issubclass(cls, ClosedFormModel) else {"max_epochs": 2, "batch_size": 16}
     return rg.fit(model, log_of(OLD).split(), seed=0, out=out, device="cpu", **training, **more)
 

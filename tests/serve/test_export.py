@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_settings import with_small
 from test_recommender import log, serve
 
 import recgraph as rg
@@ -64,7 +65,7 @@ def relations(data: Interactions) -> HeteroGraph:
 
 def recommender(name: str, **settings: Any) -> Recommender:
     data, cls = log(n_users=N_USERS, n_items=N_ITEMS), CLASSES[name]
-    model = cls(**{key: value for key, value in SMALL.items() if key in cls.Config.model_fields} | settings)
+    model = cls(**with_small(cls, SMALL, settings))
     sizes = {"n_users": data.n_users, "n_items": data.n_items}
     model.build(GraphSpace(**sizes, graph=relations(data)) if cls.reads_graph else Space(**sizes), seed=1)
     part = data.split("leave-one-out").train

@@ -31,7 +31,8 @@ LAUNCHES = {
 #: what the two models may launch at most, whatever their settings
 CEILING = {"sasrec": 300, "mclrec": 1500}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    *(("sasrec", {"loss": name, "n_negatives": 8}) for name in registry.names("loss")),
+    ("sasrec", {"loss": "fullsoftmax"}),
+    *(("sasrec", {"loss": name, "n_negatives": 8}) for name in registry.names("loss") if name != "fullsoftmax"),
     ("sasrec", {"loss": "sampled_softmax", "loss_options": {"popularity_power": 0.75}}),
     ("sasrec", {"time_gaps": True}),
     *(("mclrec", {"augmenter": name}) for name in registry.names("augmenter")),

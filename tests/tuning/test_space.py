@@ -98,6 +98,46 @@ def test_what_has_no_effect_is_not_searched(name: str) -> None:
         space({"distil_weight": {}})
 
 
+def test_what_the_chosen_parts_do_not_read_is_neither_searched_nor_given_to_a_trial() -> None:
+    assert "n_heads" in space().dimensions
+    assert "n_heads" not in space(encoder="gru").dimensions
+    with pytest.raises(ConfigError, match="space of 'n_heads': it has no effect with encoder = 'gru'; leave it out"):
+        space({"n_heads": [1, 2]}, encoder="gru")
+    contrastive = registry.load("model", "cl4srec").Config
+    assert "temperature" in SearchSpace.of({"model": contrastive}, {}).dimensions
+    assert "temperature" not in SearchSpace.of({"model": contrastive}, {"objective": "simsiam"}).dimensions
+
+    of_both = space({"encoder": ["transformer", "gru"], "n_heads": [1, 2, 4]})
+    default = of_both.default()
+    assert default is not None
+    for encoder, unread in (("transformer", frozenset()), ("gru", {"n_heads"})):
+        params = {**default, "encoder": encoder, "n_heads": 4}
+        assert of_both.unread(params) == unread
+        settings = of_both.settings(params)
+        assert settings.get("n_heads") == (None if unread else 4)
+        SASRec(**of_both.shared(settings)["model"])
+
+
+@pytest.mark.parametrize("given", [{"loss": ["bce", "nosuch"]}, {"loss": "nosuch"}])
+def test_names_of_parts_are_known_before_a_trial_begins(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="space of 'loss': loss 'nosuch' does not exist; there are bce, bpr"):
+        space(given)
+    with pytest.raises(ConfigError, match="loss 'nosuch' does not exist"):
+        space({}, loss="nosuch")
+
+
+def test_options_that_are_called_as_settings_of_the_model() -> None:
+    found = space({"item_graph.n_layers": [1, 3], "*": "fixed"}, item_graph="transitions").dimensions
+    assert set(found) == {"item_graph.n_layers"}
+    with pytest.raises(ConfigError, match="unknown setting 'n_items'"):
+        space({"item_graph.n_items": [1, 3]}, item_graph="transitions")
+
+
+def test_whether_a_scale_is_logarithmic_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="log = 'false' must be true or false"):
+        space({"learning_rate": {"low": 1e-4, "high": 1e-1, "log": "false"}})
+
+
 class Unmet(Config):
     share: Annotated[float, Search(0.0, 1.0, needs="parent")] = 0.5
 

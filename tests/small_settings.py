@@ -1,0 +1,16 @@
+"""Small settings for tests that go over all models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recgraph.models.settings import saved_settings
+
+
+def with_small(cls: Any, small: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and those of the small ones that the model has and reads beside these."""
+    both = {name: value for name, value in {**small, **settings}.items() if name in cls.Config.model_fields}
+    with saved_settings():
+        unread = cls.Config.of(both).unread()
+    return {name: value for name, value in both.items() if name not in unread} | dict(settings)
