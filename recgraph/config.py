@@ -36,23 +36,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Search:
-    """The range that a tuner explores for a field; put it on the field with ``Annotated``.
-
-    ``needs`` names a setting without which the field has no effect; the field is searched where that one is given.
-    """
+    """The range that a tuner explores for a field; put it on the field with ``Annotated``."""
 
     low: float | None = None
     high: float | None = None
     log: bool = False
     step: float | None = None
     choices: tuple[Any, ...] | None = None
-    needs: str | None = None
 
     def __str__(self) -> str:
-        given = f", with {self.needs}" if self.needs is not None else ""
         if self.choices is not None:
-            return ", ".join("none" if choice is None else str(choice) for choice in self.choices) + given
-        return f"{self.low} to {self.high}" + (" (log)" if self.log else "") + given
+            return ", ".join("none" if choice is None else str(choice) for choice in self.choices)
+        return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
 
 
 @dataclass(frozen=True)

@@ -42,19 +42,19 @@ class DistilConfig(ModelConfig):
     distil_weight: Annotated[
         float,
         Field(ge=0, description="of the teacher's term"),
-        Search(1e-2, 10.0, log=True, needs="teacher"),
+        Search(1e-2, 10.0, log=True),
         Added(),
     ] = 1.0
     distil_by: Annotated[
         DistilBy,
         Field(description="the divergence of the distributions over candidates, or regression of centred scores"),
-        Search(choices=("kl", "regression"), needs="teacher"),
+        Search(choices=("kl", "regression")),
         Added(),
     ] = "kl"
     distil_temperature: Annotated[
         float,
         Field(gt=0, description="of both distributions"),
-        Search(0.1, 10.0, log=True, needs="teacher"),
+        Search(0.1, 10.0, log=True),
         Added(),
     ] = 1.0
     distil_candidates: Annotated[

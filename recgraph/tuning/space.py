@@ -88,7 +88,7 @@ class SearchSpace:
             found = _dimension(name, field, given.get(name)) if name in given else None
             if name in given and found is None:
                 settled[name] = given[name]
-            elif name not in {*given, *fixed} and rest == "searched" and _has_effect(name, fields, {**fixed, **given}):
+            elif name not in {*given, *fixed} and rest == "searched" and _search(field) is not None:
                 found = _dimension(name, field, {})
             if found is not None:
                 _check(found, field)
@@ -200,16 +200,6 @@ def _search(field: FieldInfo) -> Search | None:
     return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
 
 
-def _has_effect(name: str, fields: Mapping[str, FieldInfo], given: Mapping[str, Any]) -> bool:
-    """Whether a field has a range, and the setting that it needs, if any, a value."""
-    search = _search(fields[name])
-    if search is None or search.needs is None:
-        return search is not None
-    if search.needs not in fields:
-        raise ConfigError(f"space of {name!r}: it needs {unknown_key(search.needs, fields)}")
-    return bool(given.get(search.needs, default_of(search.needs, fields[search.needs], {})))
-
-
 def _is_whole(field: FieldInfo) -> bool:
     types = {field.annotation, *get_args(field.annotation)}
     return int in types and float not in types
@@ -229,7 +219,6 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
             raise ConfigError(f"space of {name!r}: choices = {given['choices']!r} must be a list")
         return Dimension(name, choices=tuple(given["choices"]))
     written = asdict(_search(field) or Search())
-    del written["needs"]
     if given:  # a range replaces choices, a log scale replaces steps
         written["choices"] = None
         written["step"] = None if given.get("log") else written["step"]

@@ -138,15 +138,6 @@ def test_whether_a_scale_is_logarithmic_is_true_or_false() -> None:
         space({"learning_rate": {"low": 1e-4, "high": 1e-1, "log": "false"}})
 
 
-class Unmet(Config):
-    share: Annotated[float, Search(0.0, 1.0, needs="parent")] = 0.5
-
-
-def test_a_field_that_needs_what_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="space of 'share': it needs unknown setting 'parent'"):
-        SearchSpace.of({"model": Unmet}, {})
-
-
 def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(

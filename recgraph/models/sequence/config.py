@@ -53,7 +53,7 @@ class SequenceConfig(DistilConfig):
     item_id_dropout: Annotated[
         float,
         Field(ge=0, lt=1, description="with item_features: the share of items embedded without these, anew each step"),
-        Search(0.0, 0.9, step=0.1, needs="item_features"),
+        Search(0.0, 0.9, step=0.1),
         Added(),
     ] = 0.0
 
