@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_settings import with_small
 from torch import nn
 
 from recgraph import registry
@@ -86,7 +87,8 @@ def space_of(model: TrainableModel) -> Space:
 
 
 def built(name: str, settings: dict[str, Any]) -> TrainableModel:
-    model: TrainableModel = registry.load("model", name)(**{**SMALL[name], **settings})
+    cls = registry.load("model", name)
+    model: TrainableModel = cls(**with_small(cls, SMALL[name], settings))
     model.build(space_of(model), seed=0)
     return model.train()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_settings import with_small
 from torch import Tensor, nn
 
 from recgraph import registry
@@ -124,8 +125,8 @@ def _part(n_items: int = N_ITEMS) -> Part:
 
 
 def _model(name: str = "sasrec", **settings: Any) -> TrainableModel:
-    given = {"hidden_dim": 8, **({"loss": "sampled_softmax", "n_negatives": 4} if name != "bprmf" else {}), **settings}
-    model: TrainableModel = registry.load("model", name)(**given)
+    cls, drawn = registry.load("model", name), {} if name == "bprmf" else {"loss": "sampled_softmax"}
+    model: TrainableModel = cls(**with_small(cls, {"hidden_dim": 8, "n_negatives": 4}, drawn | settings))
     return model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=1)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from recgraph import registry
 from recgraph.config import Added, ConfigError, Search
 from recgraph.data.item_features import FeatureWish
+from recgraph.encoders.base import SequenceEncoder
 from recgraph.models.distil import DistilConfig
 from recgraph.models.settings import chosen, without_effect
 
@@ -103,7 +104,7 @@ class SequenceConfig(DistilConfig):
         if self.item_graph is None:
             of_graph = ("item_contrast", "item_contrast_options")
             found |= without_effect(of_graph, "without item_graph; name one, or leave it out")
-        if encoder is not None:
+        if encoder is not None and issubclass(encoder, SequenceEncoder):
             others = (name for name in self.of_encoder if name not in registry.settings_of(encoder))
             found |= without_effect(others, f"with encoder = {self.encoder!r}; leave it out")
         if loss is not None and "n_negatives" not in registry.settings_of(loss):
