@@ -16,7 +16,7 @@ import scipy.sparse as sp
 LOG, RECOMMENDATION, NODES = "synthetic", "tiny-rec", "tiny-nodes"
 _TRAINED = ("max_epochs=2", "learning_rate=0.005")
 _NARROW = (*_TRAINED, "hidden_dim=16")
-_UNITS = (*_NARROW, "max_len=20", "n_negatives=32")
+_UNITS = (*_NARROW, "max_len=20")
 _SEQUENCE = (*_UNITS, "inner_dim=32")
 _PATHS = 'metapaths=["paper-author-paper","paper-subject-paper"]'
 _NODE = (*_NARROW, _PATHS, "probe_repeats=2", "probe_steps=20")
@@ -82,7 +82,16 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "ncl n_clusters=[7] warm_up_epochs=0 candidates=batch weight=cluster concentration=true",
         ),
     ),
-    (LOG, _UNITS, ("hstu", "hstu regime=prefix n_heads=2", "hstu encoder_options={time_bias=true}")),
+    (
+        LOG,
+        _UNITS,
+        (
+            "hstu",
+            "hstu regime=prefix n_heads=2",
+            "hstu encoder_options={time_bias=true}",
+            "mclrec encoder=hstu",
+        ),
+    ),
     (
         LOG,
         _SEQUENCE,
@@ -91,13 +100,13 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "gru4rec regime=prefix",
             "sasrec",
             "sasrec regime=prefix",
-            "sasrec loss=sampled_softmax",
-            "sasrec loss=sampled_softmax loss_options={popularity_power=0.5,log_q=false} regime=prefix",
-            "sasrec loss=bce",
-            "sasrec loss=bce loss_options={calibration=0.75} regime=prefix",
-            "sasrec loss=bpr",
-            "sasrec loss=bce loss_options={shared=true}",
-            "sasrec loss=bce loss_options={shared=true,n_groups=4}",
+            "sasrec loss=sampled_softmax n_negatives=32",
+            "sasrec loss=sampled_softmax loss_options={popularity_power=0.5,log_q=false} regime=prefix n_negatives=32",
+            "sasrec loss=bce n_negatives=32",
+            "sasrec loss=bce loss_options={calibration=0.75} regime=prefix n_negatives=32",
+            "sasrec loss=bpr n_negatives=32",
+            "sasrec loss=bce loss_options={shared=true} n_negatives=32",
+            "sasrec loss=bce loss_options={shared=true,n_groups=4} n_negatives=32",
             "sasrec loss=full_softmax loss_options={block_rows=7,pad_candidate=false}",
             "sasrec item_graph=interactions",
             "sasrec item_graph=transitions item_graph_options={window=3} item_contrast=0.1",
@@ -114,12 +123,12 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "sasrec accumulate=2 clip_norm=0.5 schedule=cosine warmup_steps=3 weight_decay=0.01",
             "sasrec precision=bf16 metric=loss schedule=linear",
             "bert4rec",
-            "bert4rec mask_ratio=0.5 last_share=0 loss=sampled_softmax time_gaps=true",
+            "bert4rec mask_ratio=0.5 last_share=0 loss=sampled_softmax time_gaps=true n_negatives=32",
             "sasrec encoder=bidirectional_transformer regime=prefix",
             "bsarec",
             "bsarec regime=causal alpha=0.3 c=3",
-            "esasrec",
-            "esasrec regime=prefix",
+            "esasrec n_negatives=32",
+            "esasrec regime=prefix n_negatives=32",
             "fuxialpha",
             "fuxialpha regime=prefix n_heads=2",
             "fuxialpha encoder_options={time_bias=true}",
@@ -140,7 +149,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "cl4srec weight=same_cluster",
             "cl4srec objective=info_nce similarity=cosine queue_size=100 target_momentum=0.99",
             "cl4srec weight=false_negative",
-            "cl4srec encoder=gru loss=bpr",
+            "cl4srec encoder=gru loss=bpr n_negatives=32",
             "duorec",
             "duorec regime=prefix",
             "duorec weight=none",
@@ -160,9 +169,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "mclrec weight=same_target regime=prefix",
             "mclrec weight=self_mask",
             "mclrec encoder=filtered_transformer",
-            "mclrec encoder=gated_transformer loss=sampled_softmax",
+            "mclrec encoder=gated_transformer loss=sampled_softmax n_negatives=32",
             "mclrec encoder=gru",
-            "mclrec encoder=hstu",
             "cl4srec encoder=fuxi",
         ),
     ),
@@ -184,7 +192,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             f"meowrec {_CLUSTERS}",
             f"meowrec {_CLUSTERS} view_encoder=gcn projection_dim=12 recommend_by=fine",
             f"meowrec {_CLUSTERS} twin=latent counts=binary recommend_by=interactions",
-            f'meowrec {_CLUSTERS} twin="none" weight=learned top_k=none edge_mask=0.1',
+            f'meowrec {_CLUSTERS} twin="none" weight=learned top_k=none',
             "adameowrec",
             "adameowrec view_encoder=gcn twin=latent augmenter=conv",
             "adameowrec weight=cluster weight_options={n_clusters=[3,7]} block_rows=16",
