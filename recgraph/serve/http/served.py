@@ -106,10 +106,11 @@ class Served:
         """Compute what the first request would wait for; a model that cannot rank is found here."""
         _ = self._popular
         history = self.reader.items.ids.values[:1].to_list()
-        whole = Asked("history", [None], None, [history], k=min(10, self._most))
-        user = Asked("users", [None], self.recommender.users.values[:1].to_list(), None, popular=True)
+        k = min(10, self._most)
+        whole = Asked("history", [None], None, [history], k=k)
+        user = Asked("users", [None], self.recommender.users.values[:1].to_list(), None, k=k, popular=True)
         for rows in _TILES:
-            self._lister.catalogue_for(min(10, self._most)).in_tiles_of(rows)
+            self._lister.catalogue_for(k).in_tiles_of(rows)
         for answer in self.answer([whole, user]):
             if isinstance(answer, Exception) and not isinstance(answer, Refused):
                 raise answer

@@ -375,3 +375,12 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_found_again(
     monkeypatch.undo()
     # a reload takes over where the identity differs
     assert Served.load(folder, Limits()).identity != earlier.identity
+
+
+@pytest.mark.parametrize("most", [1, 9])
+def test_lists_may_be_shorter_than_the_default_length(most: int, tmp_path: Path) -> None:
+    made = recommender()
+    made.save(tmp_path / "bundle")
+    of = Served.load(tmp_path / "bundle", Limits(k=most))
+    (found,) = bodies(of, [{"user": 1, "k": most}])
+    assert rows_of(found["results"][0]) == wanted(made, {"user": 1, "k": most})[0]
