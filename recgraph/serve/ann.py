@@ -10,13 +10,14 @@ at 250,000 items a list takes .7 of the time at a higher recall, and the index .
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.blocks import row_blocks
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
@@ -41,8 +42,11 @@ _ROWS_OF_CELL = 64
 _OVERSAMPLE, _OVERSAMPLE_OF_CODES = 4, 10
 #: of the vectors of candidates that are gathered at a time
 _NUMBERS = 1 << 22
+#: what the rounding of another batch or device may change, of the largest number of a vector, and of all of them
+_ROUNDING, _ROUNDING_OF_ALL = 1e-4, 1e-6
 #: faiss's default, 16, finds 93 % of the ten best items among 41,000 trained vectors; 64 finds 98 %
 _SEARCH_OF_HNSW = "efSearch=64"
+_REMEDY = "AnnIndex.build(model) makes one of these"
 
 
 class AnnIndex:
@@ -57,6 +61,7 @@ class AnnIndex:
         oversample: candidates fetched for each item that is wanted, beyond those that the user has seen.
     """
 
+    @checked
     def __init__(self, index: Any, vectors: Tensor, oversample: int = _OVERSAMPLE) -> None:
         if oversample < 1:
             raise ValueError(f"oversample = {oversample} must be at least 1")
@@ -65,6 +70,7 @@ class AnnIndex:
         self.place = self.order.argsort()
 
     @classmethod
+    @checked
     def build(
         cls, model: Model, factory: str | None = None, oversample: int | None = None, search: str | None = None
     ) -> AnnIndex:
@@ -82,16 +88,16 @@ class AnnIndex:
         Raises:
             ImportError: faiss is not installed.
             ValueError: the model ranks by scores alone, a vector is not finite, faiss does not know the description or
-                the parameters, or there are too few items for it.
+                the parameters or cannot search by them, or there are too few items for it.
         """
-        if not model.has_vectors:
-            raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")
+        if oversample is not None and oversample < 1:
+            raise ValueError(f"oversample = {oversample} must be at least 1")
         try:
             import faiss
         except ImportError:
             raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
-        with evaluating(model):
-            vectors = model.encode_items().detach().float().to("cpu").contiguous()
+        # a copy: where the vectors are parameters, training would change them, and not what the index holds
+        vectors = _vectors_of(model).clone(memory_format=torch.contiguous_format)
         if (item := first_bad_row(vectors)) is not None:  # such an item is never found, and nothing would say so
             raise ValueError(f"the vector of item index {item} is not finite; train or check the model")
         is_default = factory is None
@@ -121,9 +127,38 @@ class AnnIndex:
         except RuntimeError as error:  # such as fewer items than cells or codes
             what = f"factory = {factory!r} cannot be trained on {len(vectors):,} items"
             raise ValueError(f"{what}; take fewer cells or codes, or 'Flat': {error}") from None
+        try:
+            index.search(vectors[:1].numpy(), 1)
+        except RuntimeError as error:  # such as no cells
+            what = f"search = {search!r} of factory = {factory!r} finds nothing"
+            raise ValueError(f"{what}; take larger numbers, as 'nprobe=16', or leave search out: {error}") from None
         if oversample is None:
             oversample = _OVERSAMPLE_OF_CODES if "PQ" in factory else _OVERSAMPLE
         return cls(index, vectors, oversample)
+
+    def check(self, model: Model) -> Self:
+        """The index, where it is of the model's items as they are now.
+
+        Raises:
+            ValueError: it is of another model's, or the model has been trained since, or has no vectors.
+        """
+        self._check_size(model)
+        own = _vectors_of(model)
+        if own.shape != self.vectors.shape:
+            what = f"its vectors have {self.vectors.shape[1]:,} numbers each, the model's {own.shape[1]:,}"
+            raise ValueError(f"index: {what}; {_REMEDY}")
+        least = _ROUNDING_OF_ALL * max(abs(bound) for bound in torch.stack(own.aminmax()).tolist())
+        for rows in row_blocks(len(own), own.shape[1], own):
+            most = own[rows].abs().amax(1, keepdim=True) * _ROUNDING + least
+            if not bool(((own[rows] - self.vectors[rows]).abs() <= most).all()):  # NaN is not, either
+                what = "its vectors are not the model's: it is of another model, or the model was trained further"
+                raise ValueError(f"index: {what}; {_REMEDY}")
+        return self
+
+    def _check_size(self, model: Model) -> None:
+        if model.space is not None and model.space.n_items != len(self.vectors):
+            what = f"it has {len(self.vectors):,} items, the model {model.space.n_items:,}"
+            raise ValueError(f"index: {what}; {_REMEDY}")
 
     def rank(self, model: Model, query: Query, seen: Ragged | None, k: int, batch_size: int = 1024) -> Lists:
         """The best ``k`` of the found items for each user of a query, without those in ``seen``.
@@ -131,13 +166,10 @@ class AnnIndex:
         How many are fetched for a user depends on the user alone, so that lists do not depend on who else is asked for.
 
         Raises:
-            ValueError: the index is of another model's items.
+            ValueError: the index is of another number of items than the model, or of vectors of another width;
+                :meth:`check` compares the vectors.
         """
-        if model.space is not None and model.space.n_items != len(self.vectors):
-            raise ValueError(
-                f"index: it has {len(self.vectors):,} items, the model {model.space.n_items:,}; AnnIndex.build(model) "
-                "makes one of these"
-            )
+        self._check_size(model)
         if not len(query):
             return Lists(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))
         lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
@@ -161,6 +193,9 @@ class AnnIndex:
         part = query.take(rows)
         with evaluating(model):
             users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
+        if users.shape[1] != self.vectors.shape[1]:
+            what = f"its vectors have {self.vectors.shape[1]:,} numbers each, the model's {users.shape[1]:,}"
+            raise ValueError(f"index: {what}; {_REMEDY}")
         own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)
         found = torch.from_numpy(self.index.search(users.numpy(), min(wanted, len(self.vectors)))[1])
         keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
@@ -174,6 +209,18 @@ class AnnIndex:
         scores.masked_fill_(missing, NO_SCORE)
         values, columns = merge(scores, self.place[items].masked_fill(missing, -1), k)
         return Lists(torch.where(columns < 0, columns, self.order[columns.clamp(min=0)]), values)
+
+
+def _vectors_of(model: Model) -> Tensor:
+    """[n_items, D] float32, on the host.
+
+    Raises:
+        ValueError: the model ranks by scores alone.
+    """
+    if not model.has_vectors:
+        raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")
+    with evaluating(model):
+        return model.encode_items().detach().float().to("cpu")
 
 
 def _factory_for(n_items: int, dim: int) -> str:

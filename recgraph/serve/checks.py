@@ -13,17 +13,20 @@ from torch import Tensor
 
 from recgraph.bounded.tables import read_frame
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.dataframe import FrameKind
+from recgraph.data.dataframe import FrameKind, from_native, without_categories
 from recgraph.models.base import Space
 from recgraph.sparse.ragged import Ragged
+from recgraph.texts import listed
 
 __all__ = [
     "Names",
     "bundle_of",
     "check_entries",
+    "check_positive",
     "check_seen",
     "check_sizes",
     "device_here",
+    "features_given",
     "names_of",
     "read_item_features",
 ]
@@ -140,6 +143,29 @@ def read_item_features(key: str, path: Path) -> pl.DataFrame:
     if key not in frame.columns:
         raise ValueError(f"there is no column {key!r} of item ids; the columns are {', '.join(frame.columns)}"[:500])
     return frame
+
+
+def features_given(frame: Any, key: str) -> pl.DataFrame:
+    """Item features of any kind of frame, with texts for categories.
+
+    Raises:
+        ValueError: they are no frame, or have no column of ids.
+    """
+    table = without_categories(frame if isinstance(frame, pl.DataFrame) else from_native(frame, "item_features"))
+    if key not in table.columns:
+        raise ValueError(f"item_features has no column {key!r} of item ids; its columns are {listed(table.columns)}")
+    return table
+
+
+def check_positive(**numbers: int) -> None:
+    """Raise unless all numbers are at least 1.
+
+    Raises:
+        ValueError: names the first that is not.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
 
 
 def check_sizes(space: Space | None, n_users: int, n_items: int) -> None:

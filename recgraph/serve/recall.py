@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recgraph.arguments import checked
 from recgraph.rng import Generators
+from recgraph.serve.checks import check_positive
 from recgraph.serve.recommender import Recommender
 
 __all__ = ["recall_of_lists"]
 
 
+@checked
 def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
     """Recall of a recommender's approximate lists: the share of the items of exact lists that they contain.
 
@@ -24,9 +27,10 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
         n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
 
     Raises:
-        ValueError: the recommender has no index, no user has a history, the sampled users have seen every item, or the
-            model cannot rank for one of them (:class:`recgraph.serve.request.NoHistoryError`).
+        ValueError: the recommender has no index, no user has a history, the sampled users have seen every item, the
+            model cannot rank for one of them (:class:`recgraph.serve.request.NoHistoryError`), or a number is below 1.
     """
+    check_positive(k=k, n_users=n_users)
     if recommender.ann is None:
         raise ValueError("the recommender has no index; call use_ann() first")
     near, exact = copy.copy(recommender), copy.copy(recommender)

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-import polars as pl
 import torch
 from torch import Tensor
 
 from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.dataframe import FrameKind, without_categories
+from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
@@ -25,7 +24,7 @@ from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve import stored
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.answer import answer, check_item_columns, names_of_lists
-from recgraph.serve.checks import check_sizes
+from recgraph.serve.checks import check_positive, check_sizes, features_given
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
 from recgraph.serve.lists import Asked, Fallback, Lister
@@ -54,7 +53,7 @@ class Recommender:
             ``exclude_seen`` leaves out.
         columns: the names of the columns of answers (default ``user`` and ``item``).
         kind: the kind of frame to return where no frame is given.
-        item_features: a row an item, keyed by the item's id in the column ``columns.item``.
+        item_features: a frame with a row an item, keyed by the item's id in the column ``columns.item``.
         record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
         times: when the users did it, for a model that reads times: [T] int64, aligned with ``seen.values``.
         time_unit: of ``times``.
@@ -65,9 +64,10 @@ class Recommender:
         ann: an approximate index over the items, see :meth:`use_ann`; None ranks all items exactly.
 
     Raises:
-        ValueError: the sizes of the model and of the maps differ.
+        ValueError: the sizes of the model and of the maps differ, or an argument does not fit.
     """
 
+    @checked
     def __init__(
         self,
         model: Model,
@@ -77,7 +77,7 @@ class Recommender:
         *,
         columns: Columns | None = None,
         kind: FrameKind = "polars",
-        item_features: pl.DataFrame | None = None,
+        item_features: Any = None,
         record: Mapping[str, Any] | None = None,
         times: Tensor | None = None,
         time_unit: TimeUnit = "none",
@@ -94,7 +94,7 @@ class Recommender:
         self.time_unit, self.time_format = time_unit, time_format
         self.columns = columns if columns is not None else Columns(user="user", item="item")
         self.kind = kind
-        self.item_features = None if item_features is None else without_categories(item_features)
+        self.item_features = None if item_features is None else features_given(item_features, self.columns.item)
         self.record = dict(record or {})
         self.counters = Counts()
         self.ann: AnnIndex | None = None
@@ -202,12 +202,12 @@ class Recommender:
             engine: answers the parts (:mod:`recgraph.workers.engines`); None: this process.
 
         Yields:
-            Frames; one under the other they are what :meth:`recommend` returns.
+            Frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
 
         Raises:
             NoHistoryError, ValueError: as there, when the first part is asked for or the user's own.
         """
-        if histories is not None and not is_all(users):
+        if users is None if histories is None else not (users is None or is_all(users)):
             raise ValueError("give either users (of the training data) or histories (of new users)")
         asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
         request = self._request(users, histories)
@@ -229,11 +229,7 @@ class Recommender:
     ) -> Asked:
         """Check the arguments of a request that are not users."""
         check_not_forked()
-        for name, value in (("k", k), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
-        if fallback not in (None, "popularity"):
-            raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
+        check_positive(k=k, batch_size=batch_size)
         check_item_columns(self.item_features, item_columns, names_of_lists(self.columns, item_columns))
         made = with_arguments(rules, allow, block, self.columns)
         ruling = resolve(made, self.items, self._item_columns, self.model, self.in_common, self._lister.by_vectors)
@@ -345,9 +341,14 @@ class Recommender:
         name = "user" if self.columns.user == VECTOR else self.columns.user
         return vector_frame(name, request.labels, encode_users(self.model, request.query), request.kind)
 
+    @checked
     def use_ann(self, index: AnnIndex | None = None) -> Self:
-        """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`."""
-        self.ann = index if index is not None else AnnIndex.build(self.model)
+        """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`.
+
+        Raises:
+            ValueError: the index is of another model's vectors, or of those before the model was trained further.
+        """
+        self.ann = AnnIndex.build(self.model) if index is None else index.check(self.model)
         return self
 
     def refresh(self) -> Self:
@@ -376,7 +377,6 @@ class Recommender:
         Raises:
             BundleError: the folder exists and holds something that is no bundle.
         """
-
         stored.write(self, Path(folder))
 
     @classmethod

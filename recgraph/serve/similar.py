@@ -13,6 +13,7 @@ from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
 from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve.answer import answer, check_item_columns, names_of_similar
+from recgraph.serve.checks import check_positive
 from recgraph.serve.lists import Lister
 from recgraph.serve.memory import CELLS, check_large
 from recgraph.serve.request import as_labels, given_ids, is_all, take
@@ -49,9 +50,7 @@ def similar_items(
         in_common: the similarity of items by users in common.
         items, k, by, allow, block, item_columns, batch_size: of ``Recommender.similar``.
     """
-    for name, value in (("k", k), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} = {value} must be at least 1")
+    check_positive(k=k, batch_size=batch_size)
     names = names_of_similar(recommender.columns, item_columns)
     check_item_columns(recommender.item_features, item_columns, names)
     by = chosen(recommender.model, by)

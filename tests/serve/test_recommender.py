@@ -20,7 +20,10 @@ from recgraph.data.errors import TimestampError
 from recgraph.data.interactions import Interactions
 from recgraph.evaluate.ranking import catalogue_for, evaluating
 from recgraph.models.base import Model, ModelConfig, Space
+from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE
+from recgraph.models.collaborative.lightgcn import BPRMF, LightGCN
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve import ann
 from recgraph.serve import recommender as module
 from recgraph.serve.recall import recall_of_lists
@@ -416,6 +419,72 @@ def test_an_index_of_vectors_that_are_not_finite_or_of_another_model() -> None:
         served.recommend(users=[who])
 
 
+def test_an_index_is_of_the_models_vectors_as_they_are() -> None:
+    pytest.importorskip("faiss")
+    data = log()
+    served, another = serve(data), serve(data)
+    index = module.AnnIndex.build(served.model, "Flat")
+    with torch.no_grad():  # the rounding of another batch
+        another.model.table.weight.mul_(1 + 1e-6)
+    expected = another.recommend(users=["3"], k=5).drop("score")
+    assert another.use_ann(index).recommend(users=["3"], k=5).drop("score").equals(expected)
+    # one item's, by less than the largest numbers' rounding, is another vector
+    for change in (-1, 1.001):
+        with torch.no_grad():
+            served.model.table.weight[7] *= change
+        with pytest.raises(ValueError, match=r"index: its vectors are not the model's: .* AnnIndex.build"):
+            served.use_ann(index)
+        index = module.AnnIndex.build(served.model, "Flat")
+        assert served.use_ann(index).ann is index
+    wide = serve(data, ServedTowers(hidden_dim=8))
+    message = "index: its vectors have 6 numbers each, the model's 8; AnnIndex"
+    with pytest.raises(ValueError, match=message):
+        wide.use_ann(index)
+    wide.ann = index
+    with pytest.raises(ValueError, match=message):
+        wide.recommend(users=["3"])
+    scores = EASE().build(Space(n_users=data.n_users, n_items=data.n_items))
+    with pytest.raises(ValueError, match="EASE has no item vectors; an index needs a model that has them"):
+        index.check(scores)
+
+
+@pytest.mark.parametrize("make", [SASRec, LightGCN, IALS, BPRMF])
+def test_an_index_fits_the_model_of_a_bundle(make: Any, tmp_path: Any) -> None:
+    pytest.importorskip("faiss")
+    data = log()
+    split = data.split("leave-one-out")
+    model = make(hidden_dim=8).build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
+    model.fit(split.train) if isinstance(model, IALS) else model.setup(split.train)
+    served = Recommender.for_split(model, split)
+    index = module.AnnIndex.build(served.model, "Flat")
+    served.save(tmp_path / "bundle")
+    again = Recommender.load(tmp_path / "bundle").use_ann(index)
+    found, expected = (each.recommend(users="all", k=5).drop("score") for each in (again, served))
+    assert found.equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factory": "IVF4,Flat", "search": "nprobe=0"}, r"search = 'nprobe=0' of factory = 'IVF4,Flat' finds nothing"),
+        ({"oversample": 1.5}, r"oversample = 1.5 must be a whole number or None"),
+        ({"oversample": 0}, r"oversample = 0 must be at least 1"),
+        ({"factory": 5}, r"factory = 5 must be a text or None"),
+        ({"model": None}, r"model = None must be a Model"),
+    ],
+)
+def test_an_index_that_cannot_search_is_not_made(settings: dict[str, Any], message: str) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match=message):
+        module.AnnIndex.build(**{"model": serve(log()).model, **settings})
+
+
+@pytest.mark.parametrize("given", ["Flat", 5])
+def test_an_index_is_asked_for(given: Any) -> None:
+    with pytest.raises(ValueError, match=rf"index = {given!r} must be an AnnIndex or None"):
+        serve(log()).use_ann(given)
+
+
 @pytest.mark.parametrize("make", [lambda n: uuid.UUID(int=n), lambda n: datetime.date(2020, 1, 1 + n), str])
 def test_recall_of_lists_with_ids_of_any_type(make: Any) -> None:
     pytest.importorskip("faiss")
@@ -431,6 +500,13 @@ def test_texts_that_are_no_uuids_are_users_that_are_not_known() -> None:
         served.recommend(users=asked, k=2)
     found = served.recommend(users=asked, k=2, fallback="popularity")
     assert found[found.columns[0]].unique().tolist() == asked
+
+
+@pytest.mark.parametrize("settings", [{"n_users": -1}, {"n_users": 0}, {"k": 0}])
+def test_recall_is_of_some_users_and_items(settings: dict[str, Any]) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match=rf"{next(iter(settings))} = .* must be at least 1"):
+        recall_of_lists(serve(log()).use_ann(), **settings)
 
 
 def test_recall_where_the_users_have_seen_every_item() -> None:
@@ -486,6 +562,23 @@ def test_training_further_needs_a_refresh() -> None:
 def test_errors_name_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         serve(log()).recommend(**arguments)
+
+
+def test_item_features_of_a_recommender_are_frames_with_the_column_of_items() -> None:
+    data = log()
+    features = pl.DataFrame({"what": [3, 5], "title": ["a", "b"]})
+    made = [serve(data, item_features=each) for each in (features, features.to_pandas(), features.to_arrow())]
+    found = [each.recommend(users=["3"], item_columns=["title"]) for each in made]
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])
+    with pytest.raises(ValueError, match="item_features has no column 'what' of item ids; its columns are 'x'"):
+        serve(data, item_features=pl.DataFrame({"x": [1]}))
+    with pytest.raises(ValueError, match="item_features is a int; give a frame of pandas, polars, pyarrow"):
+        serve(data, item_features=5)
+    sizes = Space(n_users=data.n_users, n_items=data.n_items)
+    of: Any = ServedTowers().build(sizes), data.users, data.items, data.ordered.items
+    with pytest.raises(ValueError, match="kind = 'foo' must be 'pandas', 'polars' or 'pyarrow'"):
+        Recommender(*of, kind="foo")
 
 
 def test_sizes_must_fit() -> None:

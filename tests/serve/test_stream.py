@@ -99,6 +99,10 @@ def test_an_engine_counts_once_what_is_not_known(engine: Engine) -> None:
 def test_users_and_histories_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="give either users"):
         list(serve(log()).stream(users=["1"], histories={"x": [1]}))
+    with pytest.raises(ValueError, match="give either users"):
+        list(serve(log()).stream(users=None))
+    (found,) = serve(log()).stream(users=None, histories={"x": [1]}, k=3)
+    assert found.equals(serve(log()).recommend(histories={"x": [1]}, k=3))
 
 
 def test_counters_count_a_stream_once() -> None:
