@@ -127,17 +127,18 @@ class IdMap:
             return pl.Series(self.values.name, [uuid.UUID(text) for text in found], dtype=pl.Object)
         return found
 
-    def index(self, ids: Any) -> npt.NDArray[np.int64]:
+    def index(self, ids: Any, argument: str = "ids") -> npt.NDArray[np.int64]:
         """[N] int64: the index of each id, -1 for an id that is not known.
 
         Args:
             ids: [N] ids (list, array or series) of the family of the map's own ids.
+            argument: what they were given as, for errors.
 
         Raises:
             ValueError: the ids are of another family, e.g. texts where the map holds integers (see
                 :meth:`parse`).
         """
-        wanted = self._comparable(ids)
+        wanted = self._comparable(ids, argument)
         if not len(self) or not len(wanted):
             return np.full(len(wanted), -1, dtype=np.int64)
         places = np.minimum(self._sorted.search_sorted(wanted).to_numpy(), len(self) - 1)
@@ -231,8 +232,8 @@ class IdMap:
     def _sorted(self) -> pl.Series:
         return self.values.gather(pl.Series(self._order))
 
-    def _comparable(self, ids: Any) -> pl.Series:
-        given = as_series(ids, "ids")
+    def _comparable(self, ids: Any, argument: str = "ids") -> pl.Series:
+        given = as_series(ids, argument)
         if self.as_uuid or not len(given):
             return given.cast(pl.String).str.to_lowercase()  # as UUIDs are held
         have, want = family(given.dtype), family(self.values.dtype)
@@ -240,13 +241,22 @@ class IdMap:
             return pl.Series([None] * len(given), dtype=self.values.dtype)
         if {have, want} == {"integers", "floats"}:
             if have == "floats" and whole_floats(given) is None:
-                raise ValueError(f"ids = {given.head(3).to_list()!r} are fractions, but the log's ids are integers")
+                raise ValueError(self._other(given, "fractions", argument))
             return given.cast(self.values.dtype, strict=False)
         if have != want:
-            raise ValueError(f"ids = {given.head(3).to_list()!r} are {have}, but the log's ids are {want}")
+            raise ValueError(self._other(given, have, argument))
         if want == "integers":  # an id too large for the log's own width is unknown, not an error
             return given.cast(self.values.dtype, strict=False)
         return given.cast(self.values.dtype)
+
+    def _other(self, given: pl.Series, have: str, argument: str) -> str:
+        """What is wrong with ids of another family, and how to write the first of them, or an id of the log."""
+        want, known = family(self.values.dtype), given.drop_nulls()
+        fix = f"; give ids such as {shown(self.values[0])}" if len(self) else ""
+        if len(known) and {have, want} == {"integers", "texts"}:
+            written = self.parse([str(known[0])])[0]
+            fix = fix if written is None else f"; write {shown(written)}"
+        return f"{argument} = {given.head(3).to_list()!r} are {have}, but the log's ids are {want}{fix}"
 
 
 def _no_ids(frame: pl.DataFrame) -> str:
@@ -273,6 +283,8 @@ def as_series(values: Any, name: str) -> pl.Series:
     """
     if not is_list(values):
         raise ValueError(f"{name} = {shown(values)} must be a list, an array or a series of ids")
+    if hasattr(values, "to_pylist"):  # of arrow, whose arrays hold values of their own
+        values = values.to_pylist()
     if isinstance(values, pl.Series):
         if values.dtype == pl.Object:
             return _from_objects(values.to_list(), name)
@@ -292,6 +304,9 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
     types = python_types(values)
     if len(types) > 1:
         raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
+    # a NaN among others stands for none, as pandas writes it
+    if types and types != {"float"} and any(type(value) is float for value in values):
+        values = [None if is_missing(value) else value for value in values]
     try:
         return plain_series(pl.Series(name, values))
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:

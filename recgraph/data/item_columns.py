@@ -132,7 +132,7 @@ class ItemColumns:
 
 def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:
     """[n_items] int64: the row of each item in the features, -1 where it has none."""
-    index = torch.from_numpy(items.index(ids))
+    index = torch.from_numpy(items.index(ids, "ids of the item features"))
     rows = torch.full((len(items),), -1)
     rows[index[index >= 0]] = (index >= 0).nonzero().flatten()
     return rows

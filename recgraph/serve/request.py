@@ -112,7 +112,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
     values, kind = given_ids(given, kind, "users")
     if not len(values):
         raise ValueError("users is empty: name at least one")
-    index = torch.from_numpy(users.index(values))
+    index = torch.from_numpy(users.index(values, "users"))
     known = index >= 0
     lengths = torch.where(known, seen.lengths[index.clamp(min=0)], 0)
     history, when = (None if rows is None else rows.take(index.clamp(min=0)).first(lengths) for rows in (seen, times))
@@ -156,11 +156,15 @@ def of_histories(
         for user, row in given.items():
             if not is_list(row):
                 raise ValueError(f"histories[{user!r}] = {shown(row)} must be a list of items, oldest first")
-        rows = [list(row) for row in given.values()]
+            if isinstance(row, set | frozenset):
+                what = f"histories[{user!r}] = {shown(row)} is a set, which has no order"
+                raise ValueError(f"{what}; an order is needed: give a list, oldest first")
+        # an array of arrow gives values of its own
+        rows = [row.to_pylist() if hasattr(row, "to_pylist") else list(row) for row in given.values()]
         lengths = torch.tensor([len(row) for row in rows])
         labels, _ = given_ids(list(given), kind, "users")
         labels = as_labels(labels, any(isinstance(user, uuid.UUID) for user in given))
-        index = items.index([item for row in rows for item in row])
+        index = items.index([item for row in rows for item in row], "items of histories")
         return _of_index(labels, index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
     times = None if time_unit is None else log.ordered.times
@@ -170,7 +174,7 @@ def of_histories(
             "give them in the form of the training data"
         )
     ordered = log.ordered.items
-    wanted = items.index(log.items.values)[ordered.values.numpy()]
+    wanted = items.index(log.items.values, "items of histories")[ordered.values.numpy()]
     return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind, times)
 
 
@@ -241,7 +245,7 @@ def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any
         argument: its name, for errors.
 
     Raises:
-        ValueError: it is no frame, or a column is missing.
+        ValueError: it is no frame, or a column or an id is missing.
     """
     try:
         table = from_native(frame, argument)
@@ -251,7 +255,12 @@ def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any
         raise ValueError(f"{error}, a list or a mapping") from None
     user = _name(columns.user, "user", table.columns, argument)
     item = _name(columns.item, "item", table.columns, argument)
-    rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item")).drop_nulls()
+    rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item"))
+    for name, column in (("user", user), ("item", item)):
+        ids = rows[name].fill_nan(None) if rows[name].dtype.is_float() else rows[name]
+        if ids.null_count():  # without its row a user would be one without a list
+            row = int(ids.is_null().arg_max() or 0)
+            raise ValueError(f"{argument}: column {column!r} has no id in row {row} (from 0); leave such rows out")
     grouped = rows.group_by("user", maintain_order=True).agg("item")
     return dict(zip(grouped["user"].to_list(), grouped["item"].to_list(), strict=True))
 
@@ -276,6 +285,8 @@ def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, Fr
         found = series.implementation.value
         kind = found if found in ("pandas", "polars", "pyarrow") else kind
         given = series.to_list() if series.dtype in (nw.Object, nw.Unknown) else series.to_polars()
+    elif hasattr(given, "to_pylist"):  # an array of arrow, which is no series
+        given, kind = given.to_pylist(), "pyarrow"
     elif isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
         given = [given]
     return as_series(given, argument), kind

@@ -16,6 +16,7 @@ from recgraph.arguments import checked, is_list
 from recgraph.bounded.texts import read_json, read_toml
 from recgraph.config import Config, ConfigError
 from recgraph.data.errors import CorruptFileError
+from recgraph.data.ids import is_missing
 from recgraph.rerank.base import Reranker, reranker_of
 
 __all__ = ["Boost", "Diversity", "Rules"]
@@ -104,6 +105,8 @@ class Rules(Config):
     def _read_lists(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError("give a mapping user id -> list of item ids")
+        if any(is_missing(user) for user in given):
+            raise ValueError("the id of a user is missing; leave the list of nobody out")
         return {user: _ids(items, f"a list of item ids for user {user!r}") for user, items in given.items()}
 
     @field_validator("boost", mode="before")
@@ -177,10 +180,11 @@ class Rules(Config):
 
 
 def _ids(given: Any, what: str) -> Ids:
-    """Ids of any list, array or series; a lone id is a mistake."""
+    """Ids of any list, array or series; a lone id or a missing one is a mistake."""
     if not is_list(given):
         raise ValueError(f"give {what}")
-    for read in ("to_list", "tolist", "to_pylist"):
-        if hasattr(given, read):
-            return tuple(getattr(given, read)())
-    return tuple(given)
+    read = next((read for read in ("to_list", "tolist", "to_pylist") if hasattr(given, read)), None)
+    ids = tuple(given if read is None else getattr(given, read)())
+    if (place := next((place for place, each in enumerate(ids) if is_missing(each)), None)) is not None:
+        raise ValueError(f"give {what}: place {place} (from 0) has no id; leave it out")
+    return ids

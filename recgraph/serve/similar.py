@@ -62,7 +62,7 @@ def similar_items(
         labels, kind = given_ids(items, recommender.kind, "items")
         if not len(labels):
             raise ValueError("items is empty: name at least one")
-        index = torch.from_numpy(recommender.items.index(labels))
+        index = torch.from_numpy(recommender.items.index(labels, "items"))
         if len(unknown := (index < 0).nonzero().flatten()):
             raise ValueError(
                 f"items: {take(labels, unknown[:1])[0]!r} is not known to the model ({len(unknown):,} of "

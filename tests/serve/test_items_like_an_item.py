@@ -168,7 +168,9 @@ def test_what_one_request_makes_serves_the_next(monkeypatch: pytest.MonkeyPatch)
     [
         ({"items": [1, 4711]}, "items: 4711 is not known to the model"),
         ({"items": []}, "items is empty: name at least one"),
-        ({"items": ["x"]}, "texts"),
+        ({"items": ["x"]}, r"items = \['x'\] are texts, but the log's ids are integers; give ids such as"),
+        ({"items": ["1"]}, r"items = \['1'\] are texts, but the log's ids are integers; write 1$"),
+        ({"block": [1, None]}, r"block = .*: give a list of item ids: place 1 \(from 0\) has no id"),
         ({"k": 0}, "k = 0 must be at least 1"),
         ({"by": "cosine"}, "by"),
         ({"allow": [4711]}, "allow and block leave no item"),

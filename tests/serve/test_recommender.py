@@ -564,6 +564,55 @@ def test_errors_name_what_is_wrong(arguments: dict[str, Any], message: str) -> N
         serve(log()).recommend(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"users": "1"}, r"users = \['1'\] are texts, but the log's ids are integers; write 1$"),
+        ({"users": ["x", "1"]}, r"users = \['x', '1'\] are texts, .* integers; give ids such as \d+$"),
+        ({"users": [1.5]}, r"users = \[1.5\] are fractions, but the log's ids are integers; give ids such as \d+$"),
+        ({"histories": {"a": ["1"]}}, r"items of histories = \['1'\] are texts, .* integers; write 1$"),
+        ({"histories": {"a": [1, "x"]}}, r"items of histories are of several types: int, str"),
+        ({"histories": pl.DataFrame({"user": ["a"], "item": ["x"]})}, r"items of histories = \['x'\] are texts"),
+        ({"histories": {"a": {1, 2}}}, r"histories\['a'\] = .* is a set, .* an order is needed: give a list, oldest"),
+        ({"histories": {"a": frozenset({1})}}, r"histories\['a'\] = .* is a set"),
+    ],
+)
+def test_errors_about_ids_name_the_argument(arguments: dict[str, Any], message: str) -> None:
+    served = serve(log(user=int))
+    for asked in (served.recommend, served.user_vectors):
+        with pytest.raises(ValueError, match=message):
+            asked(**arguments)
+
+
+def test_integers_where_ids_are_texts_are_told_how_to_be_written() -> None:
+    with pytest.raises(ValueError, match=r"users = \[1\] are integers, but the log's ids are texts; write '1'$"):
+        serve(log()).recommend(users=[1])
+
+
+def test_a_nan_among_others_is_an_id_that_is_not_known() -> None:
+    served = serve(log(user=int))
+    with pytest.raises(NoHistoryError, match="nothing is known of user None"):
+        served.recommend(users=[1, float("nan")])
+    found = served.recommend(users=[1, float("nan")], k=3, fallback="popularity")
+    assert found["who"].to_list() == [1] * 3 + [None] * 3
+    plain = served.recommend(histories={"a": [1, 2]}, k=3)
+    assert served.recommend(histories={"a": [1, float("nan"), 2]}, k=3).equals(plain)
+    assert served.counters["unknown_items"] == 1
+    with pytest.raises(NoHistoryError, match="nothing is known of user None"):
+        serve(log()).recommend(users=["1", float("nan")])
+
+
+def test_ids_may_come_as_arrays_of_arrow() -> None:
+    served = serve(log(user=int))
+    found = served.recommend(users=pa.array([1, 2]), k=3)
+    assert isinstance(found, pa.Table)
+    assert found.equals(served.recommend(users=pa.chunked_array([[1, 2]]), k=3))
+    of_history = served.recommend(histories={"a": pa.array([1, 2])}, k=3, block=pa.array([3]))
+    assert of_history.equals(served.recommend(histories={"a": [1, 2]}, k=3, block=[3]))
+    similar = served.similar(pa.array([1, 2]), k=2)
+    assert similar.equals(served.similar([1, 2], k=2).to_arrow())
+
+
 def test_item_features_of_a_recommender_are_frames_with_the_column_of_items() -> None:
     data = log()
     features = pl.DataFrame({"what": [3, 5], "title": ["a", "b"]})

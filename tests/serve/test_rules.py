@@ -286,8 +286,8 @@ def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
 def test_users_of_rules_may_be_whole_floats_where_those_asked_for_are_integers() -> None:
     frame = pd.DataFrame({"user": [1, 1, 2], "item": [10, 11, 12]})
     made = serve(Interactions.from_frame(frame, user="user", item="item"))
-    beside_none = pd.DataFrame({"user": [1.0, 2.0, None], "item": [10, 11, 12]})
-    for users, block in (([1, 2], beside_none), ([1.0, 2.0], {1: [10], 2: [11]})):
+    floats = pd.DataFrame({"user": [1.0, 2.0], "item": [10, 11]})
+    for users, block in (([1, 2], floats), ([1.0, 2.0], {1: [10], 2: [11]})):
         found = made.recommend(users=users, k=3, block=block, exclude_seen=False)
         assert set(found["item"][found["user"] == 1]) == {11, 12}
         assert set(found["item"][found["user"] == 2]) == {10, 12}
@@ -299,6 +299,34 @@ def test_users_of_rules_may_be_whole_floats_where_those_asked_for_are_integers()
             made.recommend(users=[1], block={user: [10]})
     with pytest.raises(ValueError, match=r"block_for: users \[1\.5\] are no integers below 2\*\*53, but others are"):
         made.recommend(histories={1.5: [10]}, block={1: [10]})
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize("argument", ["allow", "block"])
+def test_a_missing_id_in_a_frame_of_single_users_is_refused(argument: str, kind: str) -> None:
+    """As a left join gives them: without the row its user would have no list, and with allow be recommended all."""
+    made = served()
+    for name, users, items in (("item", ["3", "4"], [5, None]), ("user", ["3", None], [5, 8])):
+        frame = pl.DataFrame({"user": users, "item": items})
+        native: Any = {"pandas": frame.to_pandas, "polars": lambda of=frame: of, "pyarrow": frame.to_arrow}[kind]()
+        with pytest.raises(ValueError, match=rf"{argument}: column '{name}' has no id in row 1 \(from 0\); leave such"):
+            made.recommend(users=["3"], **{argument: native})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([5, None], r" = .*: give a list of item ids: place 1 \(from 0\) has no id; leave it out"),
+        ([5, float("nan")], r" = .*: give a list of item ids: place 1 \(from 0\) has no id"),
+        (pl.Series([None, 5]), r"place 0 \(from 0\) has no id"),
+        ({"3": [None], "4": [5]}, r"_for = .*: give a list of item ids for user '3': place 0 \(from 0\) has no id"),
+        ({None: [5]}, r"_for = .*: the id of a user is missing"),
+    ],
+)
+@pytest.mark.parametrize("argument", ["allow", "block"])
+def test_a_missing_id_in_a_list_is_refused(argument: str, given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?s){argument}.*{message}"):
+        served().recommend(users=["3"], **{argument: given})
 
 
 def test_uuids_of_rules_may_have_capitals() -> None:
