@@ -428,7 +428,7 @@ def test_an_index_is_of_the_models_vectors_as_they_are() -> None:
         another.model.table.weight.mul_(1 + 1e-6)
     expected = another.recommend(users=["3"], k=5).drop("score")
     assert another.use_ann(index).recommend(users=["3"], k=5).drop("score").equals(expected)
-    # one item's, by less than the largest numbers' rounding, is another vector
+    # one vector of all, changed by a thousandth, is no rounding
     for change in (-1, 1.001):
         with torch.no_grad():
             served.model.table.weight[7] *= change
