@@ -167,7 +167,7 @@ def reranker_of(given: str | Mapping[str, Any] | Reranker) -> Reranker:
     specification: Any = given
     if isinstance(given, str) and given.startswith("{"):
         try:
-            specification = parse_json(given, Path("rerank"))
+            specification = parse_json(given, Path("rerank"), written_by_people=True)
         except CorruptFileError as error:
             raise ValueError(f"{given[:80]!r} is no re-ranker: {error}") from None
     made = registry.make("reranker", specification)

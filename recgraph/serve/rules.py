@@ -150,11 +150,13 @@ class Rules(Config):
         """Read a file: TOML, or JSON where its name ends in ``.json``.
 
         Raises:
-            ConfigError: not TOML or JSON, or a setting that does not exist or fit; names the file.
+            ConfigError: not TOML or JSON, or a setting that does not exist, is given twice or does not fit; names the
+                file.
         """
         path = Path(path)
         try:
-            values = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
+            is_json = path.suffix.lower() == ".json"
+            values = read_json(path, written_by_people=True) if is_json else read_toml(path)
         except CorruptFileError as error:
             raise ConfigError(f"{error}") from None
         if not isinstance(values, Mapping):

@@ -429,6 +429,16 @@ def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
         Rules.read(tmp_path / "list.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [('{"block": [1], "block": [2]}', "block"), ('{"block_for": {"3": [1], "4": [5], "3": [2]}}', "3")],
+)
+def test_a_rule_that_a_file_has_twice_is_refused(text: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"rules.json: '{name}' is given more than once; give it once"):
+        Rules.read(tmp_path / "rules.json")
+
+
 def test_a_catalogue_of_a_plain_ranking_is_kept_under_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     made, calls = served(), []
     real = lists.catalogue_for

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field
 
+from recgraph.bounded.texts import RepeatedNameError, each_once
 from recgraph.config import Config
 from recgraph.rerank.similarity import SimilarBy
 from recgraph.serve.answer import check_item_columns
@@ -328,9 +328,9 @@ def _read(body: bytes, known: Mapping[str, Any], example: str, check: Callable[[
 
 def _parse(body: bytes, example: str) -> Mapping[str, Any]:
     try:
-        fields = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
-    except Refused:
-        raise
+        fields = json.loads(body, parse_constant=_no_constant, object_pairs_hook=each_once)
+    except RepeatedNameError as error:
+        raise Refused(400, f"{shown(error.name)} is given more than once; give it once", cut(error.name)) from None
     except json.JSONDecodeError as error:
         raise Refused(400, f"the body is no JSON: {error}; send an object such as {example}") from None
     except UnicodeDecodeError:
@@ -339,15 +339,6 @@ def _parse(body: bytes, example: str) -> Mapping[str, Any]:
         raise Refused(400, f"the body is no JSON: {error}") from None
     if not isinstance(fields, dict):
         raise Refused(400, f"the body is {shown(fields)}; send an object such as {example}")
-    return fields
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of a name that is given twice, it is not clear which value is meant."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
-        raise Refused(400, f"{shown(twice)} is given more than once; give it once", cut(twice))
     return fields
 
 
