@@ -23,7 +23,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,6 +41,7 @@ __all__ = [
     "replacing_files",
     "replacing_folder",
     "sweep",
+    "unlisted",
     "why_without",
 ]
 
@@ -213,6 +214,26 @@ def remove_folder(folder: Path) -> None:
 def contents(folder: Path) -> set[str]:
     """The names of what a folder holds, without temporaries; a folder that is not there holds nothing."""
     return {name for name in os.listdir(folder) if not _TEMPORARY.fullmatch(name)} if folder.is_dir() else set()
+
+
+def unlisted(folder: Path, listed: Collection[str]) -> str | None:
+    """The path, in a folder, of the first file or link in it that is none of those listed; None: there is none.
+
+    Temporaries, compiled Python (``__pycache__``) and empty folders do not count.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for at, folders, files in os.walk(folder, onerror=fail):
+        place = Path(at)
+        links = [name for name in folders if (place / name).is_symlink()]
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and not _TEMPORARY.fullmatch(name))
+        for name in sorted(files + links):
+            path = (place / name).relative_to(folder).as_posix()
+            if path not in listed:
+                return path
+    return None
 
 
 def why_without(folder: Path, what: str) -> str:

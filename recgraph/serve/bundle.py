@@ -43,7 +43,7 @@ from recgraph import __version__, registry
 from recgraph.bounded.files import sha256_of, within
 from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
 from recgraph.data.errors import CorruptFileError, NewerFileError
-from recgraph.data.files import contents, recover, replacing_folder, why_without
+from recgraph.data.files import recover, replacing_folder, why_without
 from recgraph.data.imprint import json_text, load_json
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.finite import check_weights
@@ -55,6 +55,7 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.settings import saved_settings
 from recgraph.serve.checks import check_entries
 from recgraph.serve.memory import check_large
+from recgraph.serve.replacing import why_kept
 from recgraph.serve.state_file import read_into, write_state
 from recgraph.serve.weights import no_more_than
 from recgraph.shards import own_state
@@ -96,11 +97,11 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
         more: further entries of ``config.json``.
 
     Raises:
-        BundleError: the folder exists and holds something that is no bundle.
+        BundleError: the folder holds something that is no bundle, or no file of the bundle in it.
         NonFiniteWeights: the model has weights that are NaN or infinite.
     """
-    if folder.exists() and not _is_replaceable(folder):
-        raise BundleError(f"{folder} exists and is no bundle; choose another folder")
+    if reason := why_kept(folder, "bundle", "config.json", _parse_config):
+        raise BundleError(reason)
     # rows that other ranks hold are checked by their training
     check_weights(own_state(model), f"{type(model).__name__}, which {folder} should keep,", "train or check the model")
     with replacing_folder(folder) as temporary:
@@ -116,11 +117,6 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
             "files": {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files},
         }
         (temporary / "config.json").write_text(json_text(config), encoding="utf-8")
-
-
-def _is_replaceable(folder: Path) -> bool:
-    """Whether a folder is empty or a bundle."""
-    return is_bundle(folder) or (folder.is_dir() and not contents(folder))
 
 
 def is_bundle(folder: Path) -> bool:

@@ -35,7 +35,7 @@ from recgraph.bounded.files import sha256_of
 from recgraph.bounded.texts import read_object
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.files import contents, replacing_folder
+from recgraph.data.files import replacing_folder
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
@@ -43,6 +43,7 @@ from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.export_readme import readme
 from recgraph.serve.http.jsonids import plain as as_json
 from recgraph.serve.memory import check_export
+from recgraph.serve.replacing import why_kept
 from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
@@ -112,14 +113,15 @@ def export(
         The manifest.
 
     Raises:
-        ExportError: the model has no form that can be exported, or the folder holds something else.
+        ExportError: the model has no form that can be exported, or the folder holds something that is no export, or no
+            file of the export in it.
         ImportError: onnx or onnxscript is not installed.
         MemoryLimitError: it does not fit into memory; nothing was written.
     """
     has_form = _form(model) is not None
     _check_installed()
-    if folder.exists() and not _is_replaceable(folder):
-        raise ExportError(f"{folder} exists and is no export; choose another folder")
+    if reason := why_kept(folder, "export", "manifest.json", _read_manifest):
+        raise ExportError(reason)
     check_export(model, None if has_form else len(users))
     with replacing_folder(folder) as temporary:
         manifest = _head(model, record)
@@ -155,16 +157,16 @@ def _check_installed() -> None:
         raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """Whether a folder is empty or an earlier export."""
-    if not folder.is_dir():
-        return False
-    if not contents(folder):
-        return True
-    try:
-        return "recgraph_export" in read_object(folder / "manifest.json")
-    except (OSError, ValueError):
-        return False
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an earlier export.
+
+    Raises:
+        ValueError, OSError: the folder is none.
+    """
+    manifest = read_object(folder / "manifest.json")
+    if "recgraph_export" not in manifest or not isinstance(manifest.get("files"), dict):
+        raise ValueError(f"{folder} is no export: its manifest.json has no 'recgraph_export' and 'files'")
+    return manifest
 
 
 def _form(model: Model) -> PaddedForm | None:

@@ -168,6 +168,31 @@ def test_saving_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path)
     assert (other / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "graph/notes.txt", "deep/er/config.json"])
+def test_what_others_have_put_into_a_bundle_is_not_deleted(folder: Path, name: str) -> None:
+    before = (folder / "config.json").read_bytes()
+    own = folder / name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("mine")
+    with pytest.raises(BundleError, match=rf"{name} is no part of the bundle in .* move it out of there, or choose"):
+        served(seed=2).save(folder)
+    assert own.read_text() == "mine"
+    assert (folder / "config.json").read_bytes() == before
+    own.unlink()
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.pyc").write_bytes(b"")
+    served(seed=2).save(folder)
+    assert not (folder / "__pycache__").exists()
+
+
+def test_what_a_link_in_a_bundle_names_is_not_deleted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"link is no part of the bundle"):
+        served(seed=2).save(folder)
+    assert (folder / "link").is_symlink()
+
+
 @pytest.mark.parametrize("config", ["{}", '{"model": "sasrec", "seed": 3}', '["format", "files"]', "not JSON"])
 def test_a_folder_with_the_config_of_something_else_is_not_replaced(config: str, tmp_path: Path) -> None:
     other = tmp_path / "run"

@@ -262,6 +262,20 @@ def test_an_export_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_what_others_have_put_into_an_export_is_not_deleted(is_nested: bool, tmp_path: Path) -> None:
+    made = recommender("popularity")
+    made.export(tmp_path / "out")
+    if is_nested:
+        made.export(tmp_path / "out" / "x" / "y")
+    else:
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ExportError, match=r"(x/y/README.md|notes.txt) is no part of the export in .*out and would be"):
+        made.export(tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @registry.register("model")
 class ScoresOnly(Model):
     """Ranks by score() alone."""
