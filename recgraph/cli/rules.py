@@ -1,4 +1,4 @@
-"""Business rules on the command line: a file, and short options that win over it."""
+"""Business rules on the command line: a file, and short options beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from recgraph.cli.output import note
 
 if TYPE_CHECKING:
     from recgraph.serve.rules import Rules
@@ -24,7 +26,10 @@ __all__ = [
     "rules_of",
 ]
 
-_RULES = "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, rerank."
+_RULES = (
+    "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, rerank. --block adds "
+    "to the file's; --max-per and --boost win over it column by column, other options over the whole rule."
+)
 _ALLOW = "An item to which recommendations are restricted; may be given many times."
 _BLOCK = "An item that is never recommended; may be given many times."
 _MAX_PER = "At most N items of a list with the same value in a column of the item features, e.g. genre=2."
@@ -71,10 +76,13 @@ def rules_of(
     rerank: Mapping[str, Any] | None = None,
     replaced: Collection[str] = (),
 ) -> Rules:
-    """The rules of a file; what a short option says replaces what the file says.
+    """The rules of a file and of short options.
+
+    An item that either blocks is blocked, and boosts and limits of columns that no option names stay. Of any other
+    rule, or column, an option replaces what the file says, and a note names it.
 
     Args:
-        replaced: settings of the file that options replace which are no part of the rules.
+        replaced: rules of the file that options replace which are no part of the rules.
 
     Raises:
         ValueError: a rule that does not exist or fit; names the option or the file.
@@ -89,12 +97,49 @@ def rules_of(
         "diversity": diversity,
         "rerank": rerank,
     }
-    base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
-    if diversity is not None or rerank is not None:  # one setting with two names
-        replaced = {*replaced, "diversity", "rerank"}
-    base = {name: value for name, value in base.items() if name not in replaced}
     # 0 is a weight, empty lists are options that were not given
-    return Rules.of({**base, **{name: value for name, value in given.items() if value not in (None, {}, [])}})
+    given = {name: value for name, value in given.items() if value not in (None, {}, [])}
+    if file is None:
+        return Rules.of(given)
+    return Rules.of(_beside(Rules.read(file), given, replaced, file))
+
+
+def _beside(rules: Rules, given: Mapping[str, Any], replaced: Collection[str], file: Path) -> dict[str, Any]:
+    """The settings of a file's rules with what options say."""
+    base, made = rules.model_dump(exclude_unset=True), dict(given)
+    if "block" in given:
+        made["block"] = _either(base.pop("block", ()), given["block"])
+    if "max_per" in given:
+        made["max_per"] = {**base.get("max_per", {}), **given["max_per"]}
+        _note(
+            "--max-per",
+            [f"max_per of column {name!r}" for name in base.pop("max_per", ()) if name in given["max_per"]],
+            file,
+        )
+    if "boost" in given:
+        of_options = {each["column"] for each in given["boost"]}
+        of_file = base.pop("boost", ())
+        made["boost"] = [*(each for each in of_file if each["column"] not in of_options), *given["boost"]]
+        names = dict.fromkeys(each["column"] for each in of_file if each["column"] in of_options)
+        _note("--boost", [f"boost of column {name!r}" for name in names], file)
+    own = {name: f"--{name.replace('_', '-')}" for name in (*given, *replaced)}
+    for name in ("diversity", "rerank"):
+        if name in given:  # one setting with two names
+            own |= {"diversity": f"--{name}", "rerank": f"--{name}"}
+    for name in [name for name in base if name in own]:
+        _note(own[name], [name] if base.pop(name) not in (None, (), {}) else [], file)
+    return {**base, **made}
+
+
+def _either(of_file: Sequence[Any], of_options: Sequence[str]) -> list[Any]:
+    """The ids of a file and of options, which are texts: as texts all, which are read as ids of the log's type."""
+    return list(dict.fromkeys([*map(str, of_file), *of_options]))
+
+
+def _note(option: str, rules: Sequence[str], file: Path) -> None:
+    """Say which rules of a file an option replaces."""
+    if rules:
+        note(f"{option} replaces {' and '.join(rules)} in {file}")
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str, str]]:

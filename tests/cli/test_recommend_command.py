@@ -8,9 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from command_line import refused, works
+from command_line import call, refused, works
 
 import recgraph as rg
+from recgraph.cli.rules import rules_of
 from recgraph.explain import attribute
 from recgraph.serve.rules import Rules
 
@@ -75,6 +76,46 @@ def test_lists_of_single_users_win_over_the_rules_file(run: Path, tmp_path: Path
     found = [row["item"] for row in rows(f"{line} --block-for {tmp_path / 'b.csv'}")]
     assert 0 in found
     assert best not in found
+
+
+def test_options_stand_beside_the_rules_file(run: Path, tmp_path: Path) -> None:
+    """What the file blocks stays blocked, and its rules for columns that no option names hold."""
+    path, plain = tmp_path / "r.toml", [row["item"] for row in rows(f"recommend {run} --user 3 -k 4")]
+    path.write_text(
+        f"block = [{plain[0]}]\nmax_per = {{ txt = 2, cat = 3 }}\ndiversity = 0.2\nallow = [{plain[1]}]\n"
+        '[[boost]]\ncolumn = "txt"\nvalue = "C"\n[[boost]]\ncolumn = "cat"\nvalue = "C"\n',
+        encoding="utf-8",
+    )
+    made = rules_of(path, None, ["11"], ["cat=1"], ["txt:C=0.5"], None, None)
+    assert made == Rules(
+        block=[str(plain[0]), "11"],
+        max_per={"txt": 2, "cat": 1},
+        boost=[{"column": "cat", "value": "C"}, {"column": "txt", "value": "C", "weight": 0.5}],
+        diversity=0.2,
+        allow=[plain[1]],
+    )
+    done = works(
+        f"recommend {run} --user 3 --keep-seen -k 12 --format json --rules {path} --block {plain[1]} --allow 0"
+    )
+    assert [row["item"] for row in json.loads(done.stdout)] == [0]
+    assert f"--allow replaces allow in {path}" in done.stderr
+    assert "block" not in done.stderr
+
+
+def test_rules_of_the_file_that_options_replace_are_named(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(
+        "max_per = { txt = 2, cat = 3 }\ndiversity = 0.2\nboost = { place = 0.1 }\n[block_for]\n3 = [0]\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "b.csv").write_text("user,item\n3,5\n", encoding="utf-8")
+    line = f"recommend {run} --user 3 --rules {path} --max-per cat=1 --rerank dpp --boost place=0.5"
+    told = " ".join(call(f"{line} --block-for {tmp_path / 'b.csv'}").stderr.split())
+    for said in ("--max-per replaces max_per of column 'cat'", "--boost replaces boost of column 'place'"):
+        assert f"{said} in {path}" in told
+    assert f"--rerank replaces diversity in {path}" in told
+    assert f"--block-for replaces block_for in {path}" in told
+    assert "'txt'" not in told.partition("--max-per")[2].partition(" in ")[0]
 
 
 def test_an_index_that_rules_leave_unused_is_not_built(run: Path, tmp_path: Path) -> None:
