@@ -4,7 +4,8 @@
     manifest.json          what is in the folder and how to call the graph
     model.onnx, model.pt2  the graph
     items.parquet          ids in the order of their indices and, where the model has some, their vectors
-    item_ids.json          the same ids (numbers, or texts)
+    item_ids.json          the same ids (numbers, booleans or texts)
+    item_order.npy         [n_items] int64: places in items.parquet, in the order in which equal scores are listed
     item_vectors.npy       [n_items, D] float32
     users.parquet, user_ids.json, user_vectors.npy   of models whose users are a table
 
@@ -39,6 +40,7 @@ from recgraph.data.files import replacing_folder
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
+from recgraph.evaluate.topk import tie_order
 from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.export_readme import readme
 from recgraph.serve.http.jsonids import plain as as_json
@@ -134,6 +136,7 @@ def export(
             index, of_users = _user_table(model, seen, times)
             tables["users"] = _write_ids(temporary, "user", columns.user, users.ids(index), of_users)
         manifest["tables"] = tables
+        np.save(temporary / "item_order.npy", tie_order(len(items), 0).numpy())
         (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
         files = sorted(path for path in temporary.iterdir())
         manifest["files"] = {path.name: sha256_of(path) for path in files}
@@ -319,14 +322,26 @@ def _quiet() -> Iterator[None]:
 
 def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None) -> dict[str, Any]:
     """Ids, and vectors where there are some, as Parquet and for readers of JSON and NumPy."""
-    plain = ids if ids.dtype.is_integer() else pl.Series([str(value) for value in as_json(ids)], dtype=pl.String)
+    plain, ids_are = _plain_ids(ids)
     named = role if column == VECTOR else column
-    stored = plain if ids.dtype == pl.Object else ids
+    stored = pl.Series(plain, dtype=pl.String) if ids.dtype == pl.Object else ids
     frame = stored.alias(named).to_frame() if vectors is None else vector_frame(named, stored, vectors, "polars")
     frame.write_parquet(folder / f"{role}s.parquet")
-    (folder / f"{role}_ids.json").write_text(json.dumps(plain.to_list()), encoding="utf-8")
+    (folder / f"{role}_ids.json").write_text(json.dumps(plain), encoding="utf-8")
     described = {"column": named, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}
+    described["ids_are"] = ids_are
     if vectors is not None:
         np.save(folder / f"{role}_vectors.npy", vectors.numpy())
         described["vectors"] = f"{role}_vectors.npy"
     return described
+
+
+def _plain_ids(ids: pl.Series) -> tuple[list[Any], str]:
+    """Ids as JSON can hold them so that a program finds them again, and what they are there."""
+    kinds = ((ids.dtype.is_integer(), "integers"), (ids.dtype == pl.Boolean, "booleans"))
+    kind = next((name for holds, name in kinds if holds), "texts")
+    if ids.dtype.is_float() and ids.is_finite().all():  # JSON has no infinite number
+        kind = "numbers"
+    if kind != "texts":
+        return ids.to_list(), kind
+    return [str(value) for value in as_json(ids)], kind

@@ -17,12 +17,16 @@ token = {item: place + 1 for place, item in enumerate(ids)}
 session = onnxruntime.InferenceSession("model.onnx")
 
 known = [token[item] for item in HISTORY if item in token]  # item ids, the oldest first
+if HISTORY and not known:
+    raise SystemExit(f"no item of HISTORY is known; ids are written like {ids[0]!r}")
 length = graph["length"]["greatest"] or max(len(known), graph["length"]["least"])
 tokens = known[-length:]
 row = np.array([tokens + [0] * (length - len(tokens))], dtype=np.int64)
 SCORES
 scores[np.array(known, dtype=int) - 1] = -np.inf  # what was seen
-best = [ids[place] for place in np.argsort(-scores)[:10]]
+order = np.load("item_order.npy")  # that of equal scores
+best = order[np.argsort(-scores[order], kind="stable")][:10]
+best = [ids[place] for place in best if np.isfinite(scores[place])]
 """
 _OF_VECTORS = """user = session.run(None, {"history": row})[0][0]
 scores = np.load("item_vectors.npy") @ user"""
@@ -44,8 +48,13 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 user = vectors[[users.index(USER)]]
 scores = session.run(None, {"vectors": user})[0][0]
-scores[[ids.index(item) for item in HISTORY if item in ids]] = -np.inf  # what was seen
-best = [ids[place] for place in np.argsort(-scores)[:10]]
+known = [ids.index(item) for item in HISTORY if item in ids]
+if HISTORY and not known:
+    raise SystemExit(f"no item of HISTORY is known; ids are written like {ids[0]!r}")
+scores[known] = -np.inf  # what was seen
+order = np.load("item_order.npy")  # that of equal scores
+best = order[np.argsort(-scores[order], kind="stable")][:10]
+best = [ids[place] for place in best if np.isfinite(scores[place])]
 """
 _NOTES = {
     "history to vectors": (
@@ -96,7 +105,9 @@ def readme(manifest: dict[str, Any]) -> str:
     for table in manifest["tables"].values():
         vectors = f", `{table['vectors']}`" if "vectors" in table else ""
         what = f"{table['count']} ids{' and vectors' if vectors else ''} of column `{table['column']}`"
+        what += f"; in JSON they are {table['ids_are']}"
         lines += [f"| {table['parquet']} (the same: `{table['ids']}`{vectors}) | {what} |"]
+    lines += ["| item_order.npy | places of items in the order in which equal scores are listed |"]
     lines += [
         "",
         "With onnxruntime and NumPy alone:",
