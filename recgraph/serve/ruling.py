@@ -25,6 +25,7 @@ from recgraph.models.base import Model
 from recgraph.rerank.bind import bind
 from recgraph.rerank.pick import Limit, Reranking, pick
 from recgraph.rerank.similarity import CoOccurrence, Cosine
+from recgraph.serve.boosts import changes_of
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
@@ -314,8 +315,13 @@ def resolve(
         by_vectors: gives the similarity of items by the model's vectors; called where a rule reads it.
 
     Raises:
-        ValueError: an id is of another type, no item remains, or an item feature does not exist or fit; names the rule.
+        ValueError: an id is of another type, no item remains, an item feature does not exist or fit, or a separator is
+            given for no column; names the rule.
     """
+    if rules.separator is not None and not rules.columns:
+        raise ValueError(
+            f"separator = {rules.separator!r} is for values of columns, but no rule names one; leave it out"
+        )
     candidates, n_unknown = candidates_of(rules, items)
     own = [_own(getattr(rules, name), items, name) for name in ("allow_for", "block_for")]
     reranking = None
@@ -333,7 +339,7 @@ def resolve(
         candidates,
         own[0][0],
         own[1][0],
-        tuple((boost, _change(boost, columns, rules.separator)) for boost in rules.boost),
+        changes_of(rules.boost, columns, rules.separator),
         tuple(Limit(columns.codes(name, "max_per", rules.separator), most) for name, most in rules.max_per.items()),
         reranking,
         n_unknown + own[0][1] + own[1][1],
@@ -376,23 +382,3 @@ def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
         return torch.from_numpy(items.index(given))
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from None
-
-
-def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor:
-    """[n_items] float64: what a boost adds to scores, or times what it takes them."""
-    neutral = 0.0 if boost.how == "add" else 1.0
-    if boost.value is not None:
-        held = columns.holds(boost.column, boost.value, "boost", separator)
-        change = torch.where(held, torch.tensor(boost.weight, dtype=torch.float64), neutral)
-    else:
-        numbers = columns.numbers(boost.column, "boost")
-        change = torch.where(numbers.isnan(), neutral, numbers * boost.weight)
-    if not bool(change.isfinite().all()):
-        raise ValueError(f"boost: column {boost.column!r} holds a number that is not finite")
-    if boost.how == "multiply" and not bool((change > 0).all()):
-        least = float(change.min())
-        raise ValueError(
-            f"boost: column {boost.column!r} times weight {boost.weight} gives {least:g}, but scores can be multiplied "
-            "by numbers above 0 alone; take how='add'"
-        )
-    return change

@@ -182,7 +182,7 @@ some_rules = st.builds(
     boost=boosts,
     max_per=st.dictionaries(st.sampled_from(["genre", "brand", "tags"]), st.integers(1, 3), max_size=2),
     separator=st.sampled_from([None, "|"]),
-)
+).map(lambda rules: rules if rules.columns else rules.model_copy(update={"separator": None}))
 
 
 @settings(max_examples=40)
@@ -378,6 +378,19 @@ def test_models_that_rank_by_scores_have_rules_too() -> None:
             r"times weight -1.0 gives .* take how='add'",
         ),
         ({"boost": {"margin": "high"}}, r"give boosts as"),
+        (
+            {"boost": [{"column": "brand", "value": "brand 1", "weight": 1e308}] * 2},
+            r"boost: column 'brand' with weight 1e\+308 takes scores out of the range of numbers; give smaller weights",
+        ),
+        (
+            {"boost": [{"column": "brand", "value": "brand 1", "weight": 6e299}] * 2},
+            r"out of the range of numbers with the boosts before it; give smaller weights",
+        ),
+        (
+            {"boost": [{"column": "brand", "value": "brand 1", "weight": 1e-200, "how": "multiply"}] * 2},
+            r"out of the range of numbers with the boosts before it",
+        ),
+        ({"separator": "|"}, r"separator = '\|' is for values of columns, but no rule names one; leave it out"),
         ({"diversity": 1.5}, r"diversity.weight = 1.5: .*less than or equal to 1"),
         ({"diversity": {"weight": 0.5, "columns": ["kind"]}}, r"diversity.columns: 'kind' is no column"),
         ({"alow": [1]}, r"unknown setting 'alow'; did you mean allow"),
