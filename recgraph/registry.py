@@ -370,7 +370,7 @@ def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
     kind = _known(kind)
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in settings:
-        raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {names(kind)[0]!r}}}")
+        raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {written(kind)[0]!r}}}")
     cls = load(kind, settings.pop("name"))
     known = settings_of(cls)
     unknown = sorted(set(settings) - set(known))

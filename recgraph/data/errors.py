@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "OR_DROP",
     "AmbiguousColumnError",
     "CorruptFileError",
     "DataError",
@@ -24,8 +26,11 @@ __all__ = [
     "TimestampError",
     "first_line",
     "in_file",
+    "without_drop",
 ]
 
+#: the end of a message about a missing id
+OR_DROP = ", or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
 #: characters of a message: an id may be a text of megabytes
 _LONGEST = 2000
 
@@ -93,6 +98,12 @@ class MixedIdError(DataError):
 class MissingIdError(DataError):
     """A user or item id is missing (null, NaN or an empty field)."""
 
+    def without_drop(self) -> MissingIdError:
+        """The same where rows cannot be left out by a setting."""
+        made = copy.copy(self)
+        made.args = (str(self).replace(OR_DROP, ", or take such rows out"),)
+        return made
+
 
 class TimestampError(DataError):
     """A timestamp is missing or cannot be read."""
@@ -120,3 +131,12 @@ def in_file(path: Path) -> Iterator[None]:
         if error.path is not None:
             raise
         raise type(error)(str(error), path=path) from None
+
+
+@contextmanager
+def without_drop() -> Iterator[None]:
+    """Within the block, errors about missing ids name no setting: what reads a request or a new log has none."""
+    try:
+        yield
+    except MissingIdError as error:
+        raise error.without_drop() from None

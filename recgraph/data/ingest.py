@@ -18,7 +18,7 @@ import polars as pl
 
 from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings, to_integers
 from recgraph.data.diagnose import collect
-from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
+from recgraph.data.errors import OR_DROP, DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
 from recgraph.data.ids import IdMap, as_integers, whole_floats
 from recgraph.data.kinds import check_numbers, plain_columns
 from recgraph.data.numbering import Numbers, number_integers, number_keys
@@ -292,9 +292,10 @@ def _check_calendar(found: pl.DataFrame, column: str, role: str, source: Source)
 def _missing_id(lazy: pl.LazyFrame, column: str, role: str, raw: Raw, what: str) -> MissingIdError:
     source, is_missing = raw.source, _is_missing(column, lazy.collect_schema()[column], raw.as_text)
     rows = collect(lazy.filter(is_missing).select(_ROW), source)[_ROW]
-    fix = "fill them in, or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
     others = f" ({len(rows):,} rows have none; {_also(rows, source)})" if len(rows) > 1 else ""
-    return source.error(MissingIdError, f"the {role} id (column {column!r}) is {what}{others}; {fix}", row=int(rows[0]))
+    return source.error(
+        MissingIdError, f"the {role} id (column {column!r}) is {what}{others}; fill them in{OR_DROP}", row=int(rows[0])
+    )
 
 
 def _also(rows: pl.Series, source: Source) -> str:

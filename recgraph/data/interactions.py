@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -11,6 +12,7 @@ from recgraph.arguments import checked
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
+from recgraph.data.errors import without_drop
 from recgraph.data.ingest import MissingIds, encode
 from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile
@@ -73,12 +75,16 @@ class Interactions(InteractionLog):
         frame: Any,
         columns: Columns,
         time_format: str | None = None,
-        missing_ids: MissingIds = "error",
+        missing_ids: MissingIds | None = None,
         texts: Collection[str] = (),
     ) -> Self:
-        """:meth:`from_frame` with its columns as one value, and ``texts`` of :meth:`from_files`."""
-        raw = scan_frame(frame, columns.named(), ids=(columns.user, columns.item))
-        return cls._encoded(raw, columns, frame_kind(frame), time_format, missing_ids, texts)
+        """:meth:`from_frame` with its columns as one value, and ``texts`` of :meth:`from_files`.
+
+        ``missing_ids``: None: an error for readers that have no such setting.
+        """
+        with without_drop() if missing_ids is None else nullcontext():
+            raw = scan_frame(frame, columns.named(), ids=(columns.user, columns.item))
+            return cls._encoded(raw, columns, frame_kind(frame), time_format, missing_ids or "error", texts)
 
     @classmethod
     @checked

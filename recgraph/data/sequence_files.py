@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from recgraph.data.diagnose import check_file, collect
-from recgraph.data.errors import DelimiterError, MissingIdError
+from recgraph.data.errors import OR_DROP, DelimiterError, MissingIdError
 from recgraph.data.ingest import MissingIds
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
@@ -59,5 +59,5 @@ def _check_short(source: Source, line: int, text: str, missing_ids: MissingIds) 
         message = f"{text[:60]!r} is not separated by spaces but by {mark!r}; is it a table (from_csv)?"
         raise source.error(DelimiterError, message, line=line)
     if missing_ids == "error":
-        message = f"user {text!r} has no item; missing_ids='drop' (--drop-missing-ids) leaves such lines out"
+        message = f"user {text!r} has no item; name some{OR_DROP}"
         raise source.error(MissingIdError, message, line=line)

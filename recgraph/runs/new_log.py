@@ -17,7 +17,7 @@ from recgraph.arguments import check_path
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import frame_kind, names_of
-from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError
+from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError, without_drop
 from recgraph.data.file_names import SUFFIXES, suffix_of
 from recgraph.data.ids import IdMap, has_float_texts
 from recgraph.data.interactions import Interactions
@@ -197,7 +197,8 @@ def _read(given: Any, recommender: Recommender) -> InteractionLog:
     columns = recommender.columns
     if isinstance(given, str | Path):
         check_path("new_log", str(given))
-        return _as_the_runs(_read_file(Path(given), recommender), recommender)
+        with without_drop():
+            return _as_the_runs(_read_file(Path(given), recommender), recommender)
     try:
         frame_kind(given)
     except ValueError:

@@ -230,6 +230,7 @@ class Run(BaseRun):
         """See :meth:`recgraph.serve.recommender.Recommender.user_vectors`."""
         return self.recommender.user_vectors(users=users, histories=histories)
 
+    @checked
     def export(self, folder: str | Path) -> dict[str, Any]:
         """See :meth:`recgraph.serve.recommender.Recommender.export`."""
         return self.recommender.export(folder)
@@ -336,8 +337,7 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle alone, or of that in a run's folder: it recommends and can be updated, without the data it
-        was fitted on.
+        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data.
 
         Raises:
             BundleError: the folder holds no bundle of a recommender that can be read.

@@ -12,6 +12,7 @@ from command_line import call, refused, works
 
 import recgraph as rg
 from recgraph.cli.rules import rules_of
+from recgraph.data.errors import MissingIdError
 from recgraph.explain import attribute
 from recgraph.serve.rules import Rules
 
@@ -76,6 +77,19 @@ def test_lists_of_single_users_win_over_the_rules_file(run: Path, tmp_path: Path
     found = [row["item"] for row in rows(f"{line} --block-for {tmp_path / 'b.csv'}")]
     assert 0 in found
     assert best not in found
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.csv", "user,item\n3,5\n3,\n"), ("x.txt", "3 5\n4\n")])
+def test_a_missing_id_of_a_request_names_no_option_of_a_log(name: str, text: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    form = "--data-format sequences" if name == "x.txt" else ""
+    for option in ("--user 3 --allow-for", "--histories"):
+        message = refused(f"recommend {run} {option} {tmp_path / name}")
+        assert "take such rows out" in message
+        assert "drop" not in message
+    assert "--drop-missing-ids" in refused(f"train popularity --data {tmp_path / name} --out {tmp_path / 'r'} {form}")
+    with pytest.raises(MissingIdError, match=r"fill them in, or take such rows out$"):
+        rg.load(run).recommend(histories=pl.DataFrame({"user": [3, 3], "item": [5, None]}))
 
 
 def test_options_stand_beside_the_rules_file(run: Path, tmp_path: Path) -> None:

@@ -345,6 +345,12 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_is_none_is_refused() -> None:
+    run = rg.fit(CLASSES["popularity"](), log(), seed=0)
+    with pytest.raises(ValueError, match=r"folder = None must be a text or a path"):
+        run.export(None)  # type: ignore[arg-type]
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'recgraph\[export\]'"):

@@ -144,7 +144,7 @@ def test_models_without_vectors_compare_by_users_or_features() -> None:
     [
         ("mmrr", r"rerank = 'mmrr': reranker 'mmrr' does not exist; did you mean mmr\?"),
         ({"name": "dpp", "strenght": 1}, r"reranker DPP has no setting strenght; did you mean strength\?"),
-        ({"strength": 1}, r"must be a name or have one"),
+        ({"strength": 1}, r"must be a name or have one, as \{name = 'contrastive_search'\}"),
         (3, r"give a name, or a mapping such as"),
         ({"name": "mmr", "columns": ["kind"]}, r"rerank.columns: 'kind' is no column of the item features"),
         ({"name": "mmr", "columns": ["brand"], "separator": ""}, r"separator = '': .*at least 1 character"),
