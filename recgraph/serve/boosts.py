@@ -25,7 +25,8 @@ def changes_of(
         ValueError: a column does not exist or fit, or the changes, one after the other, lead out of the range of
             numbers, where all scores would be equal.
     """
-    made, bound = [], torch.tensor(_GREATEST, dtype=torch.float64)
+    made: list[tuple[Boost, Tensor]] = []
+    bound = torch.tensor(_GREATEST, dtype=torch.float64)
     for boost in boosts:
         change = _change(boost, columns, separator)
         bound = bound + change.abs() if boost.how == "add" else bound * torch.maximum(change, 1 / change)
