@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from recgraph import __version__
-from recgraph.serve.http.asked import FIELDS, SIMILAR_FIELDS
+from recgraph.serve.http.described import asked_by, similar_by, told
 from recgraph.serve.http.errors import Refused
 from recgraph.serve.http.service import Service
 from recgraph.texts import for_terminal
@@ -36,8 +36,8 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 def make_app(service: Service) -> "FastAPI":
     """The application of a service.
 
-    ``POST /recommend``, ``POST /similar``, ``GET /health``, ``GET /metrics`` and, where the service's options say so,
-    ``POST /reload``; ``GET /openapi.json`` describes them.
+    ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``, ``GET /metrics`` and, where the service's
+    options say so, ``POST /reload``; ``GET /openapi.json`` describes them.
 
     Raises:
         ImportError: FastAPI is not installed.
@@ -46,6 +46,7 @@ def make_app(service: Service) -> "FastAPI":
         from fastapi import FastAPI, Request, Response
         from starlette.exceptions import HTTPException
         from starlette.requests import ClientDisconnect
+        from starlette.responses import PlainTextResponse
     except ImportError:
         raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
 
@@ -121,18 +122,20 @@ def make_app(service: Service) -> "FastAPI":
         lifespan=lambda _: service.running(),
         exception_handlers={HTTPException: other},
     )
-    for path, handle, fields, summary in (
-        ("/recommend", recommend, FIELDS, "Recommend items"),
-        ("/similar", similar, SIMILAR_FIELDS, "Similar items"),
+    for path, handle, body, summary in (
+        ("/recommend", recommend, asked_by(service.limits), "Recommend items"),
+        ("/similar", similar, similar_by(service.limits), "Similar items"),
     ):
-        body = {"required": True, "content": {_JSON: {"schema": {"type": "object", "properties": fields}}}}
         # the first of two routes answers; the second, whose handling costs more, is there for the description
         app.add_route(path, handle, methods=["POST"], include_in_schema=False)
-        app.post(path, openapi_extra={"requestBody": body}, summary=summary)(handle)
-    app.get("/health", summary="The bundle that is served")(health)
-    app.get("/metrics", summary="Figures for Prometheus")(metrics)
+        app.post(path, openapi_extra={"requestBody": body}, summary=summary, responses=told(path))(handle)
+    app.get("/health", summary="The bundle that is served", responses=told("/health"))(health)
+    app.head("/health", include_in_schema=False)(health)  # load balancers ask so
+    app.get("/metrics", summary="Figures for Prometheus", responses=told("/metrics"), response_class=PlainTextResponse)(
+        metrics
+    )
     if service.options.admin:
-        app.post("/reload", summary="Load the bundle again")(reload)
+        app.post("/reload", summary="Load the bundle again", responses=told("/reload"))(reload)
     paths = {"/recommend": "POST", "/similar": "POST", "/health": "GET", "/metrics": "GET", "/openapi.json": "GET"}
     paths |= {"/reload": "POST"} if service.options.admin else {}
     there = ", ".join(f"{method} {path}" for path, method in paths.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -19,7 +19,7 @@ from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Rules
 from recgraph.serve.similar import chosen
 
-__all__ = ["FIELDS", "SIMILAR_FIELDS", "AnyAsked", "Asked", "AskedSimilar", "Limits", "Reader"]
+__all__ = ["BY", "FIELDS", "SIMILAR_FIELDS", "AnyAsked", "Asked", "AskedSimilar", "Limits", "Reader"]
 
 #: the names of the answer's entries, which item columns may not have
 _ANSWER = ("user", "item")
@@ -111,37 +111,13 @@ class AskedSimilar:
 
 AnyAsked = Asked | AskedSimilar
 
-#: field of the body -> JSON schema, for the service's own description
-FIELDS: dict[str, dict[str, Any]] = {
-    "user": {"description": "a user of the training data"},
-    "users": {"type": "array", "description": "several of them"},
-    "history": {"type": "array", "description": "the items of a new user, oldest first"},
-    "histories": {"type": "object", "description": "label -> items, of several new users"},
-    "k": {"type": "integer", "minimum": 1, "default": 10, "description": "the length of the lists"},
-    "exclude_seen": {"type": "boolean", "default": True, "description": "leave out what the user has done"},
-    "fallback": {
-        "enum": ["popularity", None],
-        "default": None,
-        "description": "what users of whom nothing is known get; null: 404 (users) or 422 (histories)",
-    },
-    "item_columns": {"type": "array", "description": "columns of the item features to add"},
-    "allow": {"type": "array", "description": "the items to which recommendations are restricted"},
-    "block": {"type": "array", "description": "items that are never recommended"},
-    "rules": {"type": "object", "description": "business rules: boost, max_per, rerank, lists of single users"},
-}
-SIMILAR_FIELDS: dict[str, dict[str, Any]] = {
-    "items": {"type": "array", "description": "items of the training data"},
-    "k": FIELDS["k"],
-    "by": {
-        "enum": [*get_args(SimilarBy), None],
-        "default": None,
-        "description": "the model's vectors, or the users who have both; null: by vectors where the model has them",
-    },
-    "allow": {"type": "array", "description": "the items to which the lists are restricted"},
-    "block": {"type": "array", "description": "items that are in no list"},
-    "item_columns": FIELDS["item_columns"],
-}
 _WHOM = ("user", "users", "history", "histories")
+_SHARED = ("k", "item_columns", "allow", "block")
+#: the fields of the bodies
+FIELDS = (*_WHOM, *_SHARED, "exclude_seen", "fallback", "rules")
+SIMILAR_FIELDS = ("items", *_SHARED, "by")
+#: the values of the field ``by``
+BY = (*get_args(SimilarBy), None)
 
 
 class Reader:
@@ -179,7 +155,7 @@ class Reader:
             raise Refused(400, f"the request does not say which items; give items, such as {example}", "items")
         items, by = fields["items"], fields.get("by")
         self._count(_list(items, "items", "of item ids"), "items")
-        if by not in SIMILAR_FIELDS["by"]["enum"]:
+        if by not in BY:
             raise Refused(400, f'by = {shown(by)} must be "vectors", "co_occurrence" or null', "by")
         try:
             by = chosen(self.recommender.model, by)
@@ -314,7 +290,7 @@ class Reader:
         return tuple(value)
 
 
-def _read(body: bytes, known: Mapping[str, Any], example: str, check: Callable[[Mapping[str, Any]], T]) -> T:
+def _read(body: bytes, known: Sequence[str], example: str, check: Callable[[Mapping[str, Any]], T]) -> T:
     """A body whose fields are ``known``, checked."""
     try:
         fields = _parse(body, example)

@@ -20,7 +20,7 @@ import pytest
 from service_cases import client, recommender, served
 
 from recgraph.serve.bundle import BundleError
-from recgraph.serve.http.asked import Limits
+from recgraph.serve.http.asked import FIELDS, Limits
 from recgraph.serve.http.batching import Batcher
 from recgraph.serve.http.served import Served
 from recgraph.serve.http.server import listen, run
@@ -164,7 +164,41 @@ def test_health_and_description(bundle: Path) -> None:
         }
         described = http.get("/openapi.json").json()
         schema = described["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert {"user", "history", "k", "exclude_seen", "fallback"} <= set(schema["properties"])
+        assert set(schema["properties"]) == {*FIELDS}
+        assert http.head("/health").status_code == 200
+        assert http.head("/metrics").status_code == 405
+
+
+def test_the_description_says_what_is_taken_and_told(bundle: Path) -> None:
+    with client(bundle, Limits(k=20, users=3, history=7), admin=True) as (http, _):
+        paths = http.get("/openapi.json").json()["paths"]
+        asked, similar = (
+            paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+            for path in ("/recommend", "/similar")
+        )
+        fields = asked["properties"]
+        assert (fields["k"]["maximum"], fields["k"]["default"]) == (20, 10)
+        assert (fields["users"]["maxItems"], fields["history"]["maxItems"]) == (3, 7)
+        assert fields["histories"]["additionalProperties"] == fields["history"]
+        assert all("items" in of for of in fields.values() if "array" in of.get("type", ()))
+        assert similar["required"] == ["items"]
+        nothing = {"allow": None, "block": None, "rules": None, "item_columns": None, "fallback": None}
+        answer = http.post("/recommend", json={"user": 1, **nothing})
+        assert answer.status_code == 200
+        assert all("null" in fields[name]["type"] for name in nothing if name != "fallback")
+        told = paths["/recommend"]["post"]["responses"]
+        assert set(told) == {"200", "400", "404", "408", "413", "422", "500", "503"}
+        lists = told["200"]["content"]["application/json"]["schema"]
+        assert set(answer.json()) == {*lists["properties"]}
+        (result,), of_result = answer.json()["results"], lists["properties"]["results"]["items"]
+        assert set(result) == {*of_result["properties"]}
+        assert set(result["items"][0]) == {*of_result["properties"]["items"]["items"]["properties"]}
+        error = told["400"]["content"]["application/json"]["schema"]["properties"]
+        assert set(http.post("/recommend", json={"user": 1, "k": 21}).json()) == {*error}
+        assert set(paths["/reload"]["post"]["responses"]) == {"200", "409"}
+        for path in ("/health", "/metrics"):
+            (kind,) = paths[path]["get"]["responses"]["200"]["content"]
+            assert http.get(path).headers["content-type"].partition(";")[0] == kind
 
 
 def test_requests_that_wait_are_ranked_together(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
