@@ -121,9 +121,12 @@ def told(path: str) -> dict[int | str, dict[str, Any]]:
     """Status -> the answer of a path."""
     if path == "/metrics":
         return {200: {"description": "figures", "content": {"text/plain": {"schema": {"type": "string"}}}}}
-    if path not in ("/recommend", "/similar"):
-        told = {200: _answer("what is served, or came of it", {"type": "object"})}
-        return told | ({409: _answer("the new bundle is refused", {"type": "object"})} if path == "/reload" else {})
+    if path == "/health":
+        return {200: _answer("what is served", {"type": "object"})}
+    if path == "/reload":
+        refused = _answer("the new bundle is refused, and the old one serves", {"type": "object"})
+        return {200: _answer("what came of it", {"type": "object"}), 409: refused}
+    entry: dict[str, Any]
     if path == "/recommend":
         entry = {"user": {"description": "the user, or the label of a history"}, "fallback": {"type": "boolean"}}
     else:
