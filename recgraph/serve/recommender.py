@@ -357,11 +357,9 @@ class Recommender:
         self.ann = None
         return self
 
+    @checked
     def export(self, folder: str | Path) -> dict[str, Any]:
-        """Write the model for other runtimes, see :mod:`recgraph.serve.export`: ``torch.export``, ONNX, vectors, ids.
-
-        Returns:
-            The manifest.
+        """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest.
 
         Raises:
             ExportError: the model has no form that can be exported, or the folder holds something else.

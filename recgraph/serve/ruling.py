@@ -378,7 +378,4 @@ def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
             text = given[int(parsed.is_null().arg_max() or 0)]
             raise ValueError(f"{setting}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}")
         given = parsed
-    try:
-        return torch.from_numpy(items.index(given))
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from None
+    return torch.from_numpy(items.index(given, setting))
