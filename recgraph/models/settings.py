@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from recgraph import registry
 from recgraph.config import Config
@@ -21,6 +21,7 @@ _ARE_SAVED: ContextVar[bool] = ContextVar("are_saved", default=False)
 class ModelConfig(Config):
     """Settings of a model. Fields that models share have the same name everywhere."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
     #: settings that are taken without effect, as studies have searched them so, and records have what these chose
     tolerated: ClassVar[frozenset[str]] = frozenset()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNREAD", "Dimension"]
 
-#: the attribute of a trial that names its parameters without effect beside the others, which its configuration lacks
+#: the attribute of a trial that names the settings without effect beside the others, which its configuration lacks
 UNREAD = "unread"
 
 # Types of choices that a storage takes as they are; others (lists, tables) are stored as JSON.

@@ -220,7 +220,8 @@ def page(study: Study, dashboard: str = "") -> str:
 def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """All settings with which a trial's configuration is trained on its own, as the study did."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
-    settings = merge({**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)})
+    given = merge({**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)})
+    settings = {name: value for name, value in given.items() if name not in trial.user_attrs.get(UNREAD, ())}
     selecting = study.user_attrs.get("selecting")
     return settings if selecting is None else {**settings, "metric": selecting}
 
@@ -242,8 +243,6 @@ def _decoded(identity: Mapping[str, Any], trial: FrozenTrial) -> dict[str, Any]:
     """A trial's parameters as the fields take them: choices that are no plain values are kept as JSON."""
     found = {}
     for name, value in trial.params.items():
-        if name in trial.user_attrs.get(UNREAD, ()):
-            continue
         choices = identity["space"]["searched"].get(name, {}).get("choices")
         found[name] = Dimension(name, choices=tuple(choices)).decode(value) if choices else value
     return found

@@ -106,10 +106,6 @@ class SearchSpace:
             else:
                 _check(found, fields[name])
                 dimensions[name] = found
-        if not dimensions:
-            raise ConfigError(
-                "the space is empty: every field is fixed, or none has a range; give ranges in the space (--space FILE)"
-            )
         # those that the space names come last: the product changes them first
         searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
         tolerated = {name for part in parts.values() for name in getattr(part, "tolerated", ())}
@@ -118,6 +114,10 @@ class SearchSpace:
                 del dimensions[name]
             elif name not in tolerated:
                 raise ConfigError(f"space of {name!r}: it has no effect {why}")
+        if not dimensions:
+            raise ConfigError(
+                "the space is empty: every field is fixed, or none has a range; give ranges in the space (--space FILE)"
+            )
         searched = [each for each in searched if each.name in dimensions]
         for name, value in settled.items():
             _check_names(name, (value,))
@@ -136,17 +136,18 @@ class SearchSpace:
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The settings for sampled parameters (``trial.params``), without those of :meth:`unread`."""
-        return merge({**self.fixed, **self._sampled(params, self.unread(params))})
+        unread = self.unread(params)
+        return {name: value for name, value in self._given(params).items() if name not in unread}
 
     def unread(self, params: Mapping[str, Any]) -> frozenset[str]:
-        """The parameters that have no effect beside the others."""
-        shared = distribute(merge({**self.fixed, **self._sampled(params)}), self.parts)
-        names = {name for part, values in shared.items() for name in _unread(self.parts[part], values)}
-        return frozenset(parameter for parameter, each in self.dimensions.items() if each.name in names)
+        """The fields, sampled or fixed, whose values have no effect beside the others."""
+        given = self._given(params)
+        names = (_unread(self.parts[part], values) for part, values in distribute(given, self.parts).items())
+        return frozenset(name for of_part in names for name in of_part if name in given)
 
-    def _sampled(self, params: Mapping[str, Any], left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        kept = {parameter: each for parameter, each in self.dimensions.items() if parameter not in left_out}
-        return {each.name: each.decode(params[parameter]) for parameter, each in kept.items()}
+    def _given(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        sampled = {each.name: each.decode(params[parameter]) for parameter, each in self.dimensions.items()}
+        return merge({**self.fixed, **sampled})
 
     def shared(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Settings shared out among the parts."""
@@ -270,7 +271,7 @@ def _check_together(config: type[Config], settled: Mapping[str, Any], searched: 
 
 def _check_names(name: str, values: Iterable[Any]) -> None:
     """Names of parts must be known: an unknown one would end the study when it is drawn."""
-    for each in values if name in registry.kinds() else ():
+    for each in values if name in registry.kinds() and name != "metric" else ():  # which has a cutoff
         if isinstance(each, str):
             try:
                 registry.load(name, each)

@@ -117,6 +117,10 @@ def test_what_the_chosen_parts_do_not_read_is_neither_searched_nor_given_to_a_tr
         assert settings.get("n_heads") == (None if unread else 4)
         SASRec(**of_both.shared(settings)["model"])
 
+    of_losses = space({"loss": ["bce", "full_softmax"], "*": "fixed"}, n_negatives=8)
+    assert of_losses.settings({"loss": "bce"}) == {"loss": "bce", "n_negatives": 8}
+    assert of_losses.settings({"loss": "full_softmax"}) == {"loss": "full_softmax"}
+
 
 @pytest.mark.parametrize("given", [{"loss": ["bce", "nosuch"]}, {"loss": "nosuch"}])
 def test_names_of_parts_are_known_before_a_trial_begins(given: dict[str, Any]) -> None:
