@@ -79,6 +79,9 @@ class Config(BaseModel):
     renamed: ClassVar[dict[str, str]] = {}
     #: parts that have options also where they are None, as the data then decide which part it is
     decided_later: ClassVar[frozenset[str]] = frozenset()
+    #: settings that are taken though nothing reads them (:meth:`unread`): studies have searched them, and records have
+    #: what these chose
+    tolerated: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,12 +97,6 @@ class MixedIdError(DataError):
 class MissingIdError(DataError):
     """A user or item id is missing (null, NaN or an empty field)."""
 
-    def without_drop(self) -> MissingIdError:
-        """The same where rows cannot be left out by a setting."""
-        made = copy.copy(self)
-        made.args = (str(self).replace(OR_DROP, ", or take such rows out"),)
-        return made
-
 
 class TimestampError(DataError):
     """A timestamp is missing or cannot be read."""
@@ -139,4 +132,5 @@ def without_drop() -> Iterator[None]:
     try:
         yield
     except MissingIdError as error:
-        raise error.without_drop() from None
+        error.args = (str(error).replace(OR_DROP, ", or take such rows out"),)
+        raise

@@ -23,9 +23,10 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from recgraph.data.disk import naming
 
@@ -41,7 +42,7 @@ __all__ = [
     "replacing_files",
     "replacing_folder",
     "sweep",
-    "unlisted",
+    "why_kept",
     "why_without",
 ]
 
@@ -216,7 +217,7 @@ def contents(folder: Path) -> set[str]:
     return {name for name in os.listdir(folder) if not _TEMPORARY.fullmatch(name)} if folder.is_dir() else set()
 
 
-def unlisted(folder: Path, listed: Collection[str]) -> str | None:
+def _unlisted(folder: Path, listed: Collection[str]) -> str | None:
     """The path, in a folder, of the first file or link in it that is none of those listed; None: there is none.
 
     Temporaries, compiled Python (``__pycache__``) and empty folders do not count.
@@ -226,14 +227,35 @@ def unlisted(folder: Path, listed: Collection[str]) -> str | None:
         raise error
 
     for at, folders, files in os.walk(folder, onerror=fail):
-        place = Path(at)
-        links = [name for name in folders if (place / name).is_symlink()]
+        links = [name for name in folders if os.path.islink(os.path.join(at, name))]
         folders[:] = sorted(name for name in folders if name != "__pycache__" and not _TEMPORARY.fullmatch(name))
         for name in sorted(files + links):
-            path = (place / name).relative_to(folder).as_posix()
+            path = Path(at, name).relative_to(folder).as_posix()
             if path not in listed:
                 return path
     return None
+
+
+def why_kept(folder: Path, what: str, head: str, read: Callable[[Path], Mapping[str, Any]]) -> str | None:
+    """Why a folder may not be replaced, in words; None: it is not there, is empty, or holds what was written alone.
+
+    Args:
+        what: was written there: ``"bundle"`` or ``"export"``.
+        head: the name of its file that lists the others.
+        read: reads that file of a folder, ``files`` and all; a ValueError or an OSError where the folder has none.
+    """
+    if not folder.exists() or (folder.is_dir() and not contents(folder)):
+        return None
+    try:
+        listed = read(folder)["files"]
+    except (OSError, ValueError):
+        return f"{folder} exists and is no {what}; choose another folder"
+    if (other := _unlisted(folder, {head, *listed})) is None:
+        return None
+    return (
+        f"{folder / other} is no part of the {what} in {folder} and would be deleted with it; move it out of there, or "
+        "choose another folder"
+    )
 
 
 def why_without(folder: Path, what: str) -> str:

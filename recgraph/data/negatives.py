@@ -164,7 +164,7 @@ class _OwnItems:
 def _passed(keys: Tensor, wanted: Tensor) -> Tensor:
     """How many of the keys, ascending, are at most each of the wanted ones.
 
-    In keys that outgrow the caches searches in ascending order read what the one before has read: .4 of the CPU time.
+    Among keys that outgrow the caches, searches in ascending order read what the one before has read.
     """
     if len(keys) < _LARGE:
         return torch.searchsorted(keys, wanted, right=True)

@@ -12,7 +12,7 @@ from recgraph import registry
 from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
-from recgraph.models.settings import ModelConfig, chosen, without_effect
+from recgraph.models.settings import ModelConfig, chosen
 from recgraph.rng import Generators
 
 __all__ = [
@@ -135,7 +135,7 @@ class ContrastConfig(ModelConfig):
             found["temperature_epochs"] = "without a schedule; give temperature_schedule, or leave it out"
         if objective is not None:
             others = (name for name in self.of_objective if name not in objective.reads)
-            found |= without_effect(others, f"with objective = {self.objective!r}; leave it out")
+            found |= dict.fromkeys(others, f"with objective = {self.objective!r}; leave it out")
         return found
 
     @model_validator(mode="after")

@@ -16,7 +16,6 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.losses.distil import DistilBy, distil_loss
 from recgraph.models.base import Model, ModelConfig
-from recgraph.models.settings import without_effect
 
 __all__ = ["DistilConfig", "Teacher", "distilled", "teacher_reads_times"]
 
@@ -67,7 +66,7 @@ class DistilConfig(ModelConfig):
         of_teacher = ("distil_weight", "distil_by", "distil_temperature", "distil_candidates")
         found = super().unread()
         if self.teacher is None:
-            found |= without_effect(of_teacher, "without a teacher; give one, or leave this out")
+            found |= dict.fromkeys(of_teacher, "without a teacher; give one, or leave this out")
         elif self.distil_by == "regression":
             found["distil_temperature"] = "with distil_by = 'regression', which has no distributions; leave it out"
         return found

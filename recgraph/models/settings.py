@@ -3,17 +3,17 @@ saved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import ConfigDict, model_validator
 
 from recgraph import registry
 from recgraph.config import Config
 
-__all__ = ["ModelConfig", "chosen", "saved_settings", "without_effect"]
+__all__ = ["ModelConfig", "chosen", "saved_settings"]
 
 _ARE_SAVED: ContextVar[bool] = ContextVar("are_saved", default=False)
 
@@ -22,8 +22,6 @@ class ModelConfig(Config):
     """Settings of a model. Fields that models share have the same name everywhere."""
 
     model_config = ConfigDict(allow_inf_nan=False)
-    #: settings that are taken without effect, as studies have searched them so, and records have what these chose
-    tolerated: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="after")
     def _all_have_an_effect(self) -> Self:
@@ -47,11 +45,6 @@ def saved_settings() -> Iterator[None]:
         yield
     finally:
         _ARE_SAVED.reset(token)
-
-
-def without_effect(names: Iterable[str], why: str) -> dict[str, str]:
-    """Settings for :meth:`Config.unread`, all for the same reason."""
-    return dict.fromkeys(names, why)
 
 
 def chosen(kind: str, name: str) -> Any:

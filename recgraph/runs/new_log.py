@@ -184,9 +184,9 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         texts: dict[str, Any] = {name: written[name] for name in ("encoding", "quotes") if name in written}
         read = with_features_of(log, Reading.of(texts, item_features=str(item_features))).item_features
         assert read is not None
-        are_texts = {name for name, dtype in read.schema.items() if dtype == pl.String}
         lists = _given_reading(recommender.record).get("lists", {})
-        item_features = with_lists(read, {name: lists[name] for name in lists if name in are_texts})
+        of_texts = {name: each for name, each in lists.items() if read.schema.get(name) == pl.String}
+        item_features = with_lists(read, of_texts)
     return log.with_features(item_features=item_features)
 
 

@@ -43,7 +43,7 @@ from recgraph import __version__, registry
 from recgraph.bounded.files import sha256_of, within
 from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
 from recgraph.data.errors import CorruptFileError, NewerFileError
-from recgraph.data.files import recover, replacing_folder, why_without
+from recgraph.data.files import recover, replacing_folder, why_kept, why_without
 from recgraph.data.imprint import json_text, load_json
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.finite import check_weights
@@ -55,7 +55,6 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.settings import saved_settings
 from recgraph.serve.checks import check_entries
 from recgraph.serve.memory import check_large
-from recgraph.serve.replacing import why_kept
 from recgraph.serve.state_file import read_into, write_state
 from recgraph.serve.weights import no_more_than
 from recgraph.shards import own_state

@@ -36,7 +36,7 @@ from recgraph.bounded.files import sha256_of
 from recgraph.bounded.texts import read_object
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.files import replacing_folder
+from recgraph.data.files import replacing_folder, why_kept
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
@@ -45,7 +45,6 @@ from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.export_readme import readme
 from recgraph.serve.http.jsonids import plain as as_json
 from recgraph.serve.memory import check_export
-from recgraph.serve.replacing import why_kept
 from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 

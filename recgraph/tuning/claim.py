@@ -10,7 +10,7 @@ from recgraph.data.files import contents
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.tuning.passwords import without_password
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.storage import StudyStorage, is_same_storage, storage_url
+from recgraph.tuning.storage import StudyStorage, is_same_storage, not_a_folder, storage_url
 from recgraph.workers.lock import LOCK, locked
 
 __all__ = ["check_storage", "claim", "different"]
@@ -39,9 +39,7 @@ def claim(plan: Plan, identity: Mapping[str, Any], storage: str) -> bool:
     if plan.folder is None:
         return False
     path = plan.folder / "study.json"
-    if file := next(
-        (each for each in (plan.folder, *plan.folder.parents) if each.exists() and not each.is_dir()), None
-    ):
+    if file := not_a_folder(plan.folder):
         raise ValueError(f"{file} is a file; the study is kept in a folder: give an empty or new one (out=..., --out)")
     # first what is there, then whether a study is: another process may have begun it in between
     if contents(plan.folder) - {LOCK} and not path.exists():

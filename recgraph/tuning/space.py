@@ -108,7 +108,7 @@ class SearchSpace:
                 dimensions[name] = found
         # those that the space names come last: the product changes them first
         searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
-        tolerated = {name for part in parts.values() for name in getattr(part, "tolerated", ())}
+        tolerated = {name for part in parts.values() for name in part.tolerated}
         for name, why in _never_read(parts, settled, searched).items():
             if name not in given:
                 del dimensions[name]
@@ -271,7 +271,9 @@ def _check_together(config: type[Config], settled: Mapping[str, Any], searched: 
 
 def _check_names(name: str, values: Iterable[Any]) -> None:
     """Names of parts must be known: an unknown one would end the study when it is drawn."""
-    for each in values if name in registry.kinds() and name != "metric" else ():  # which has a cutoff
+    if name not in registry.kinds() or name == "metric":  # the setting names a cutoff, too
+        return
+    for each in values:
         if isinstance(each, str):
             try:
                 registry.load(name, each)

@@ -32,6 +32,7 @@ __all__ = [
     "is_postgres",
     "is_same_storage",
     "no_storage",
+    "not_a_folder",
     "open_storage",
     "storage_url",
     "telling",
@@ -193,7 +194,7 @@ def _check_file(path: Path, kind: str, begins: bytes) -> None:
     if path.is_dir():
         inside = path / ("study.journal" if kind == JOURNAL else "study.db")
         raise StorageFailed(f"{_no_study(kind, path)}: it is a folder; give a file in it: --storage {kind}{inside}")
-    if file := next((each for each in path.parents if each.exists() and not each.is_dir()), None):
+    if file := not_a_folder(path.parent):
         raise StorageFailed(f"{_no_study(kind, path)}: {file} is a file and no folder; {_OTHER_FILE}")
     if not path.exists():
         return
@@ -203,6 +204,11 @@ def _check_file(path: Path, kind: str, begins: bytes) -> None:
     if not begins.startswith(found):
         what = "journal" if kind == JOURNAL else "database of SQLite"
         raise StorageFailed(f"{_no_study(kind, path)}: it is no {what}; {_OTHER_FILE}")
+
+
+def not_a_folder(folder: Path) -> Path | None:
+    """What stands in the place of a folder, or of one above it, and is none."""
+    return next((each for each in (folder, *folder.parents) if each.exists() and not each.is_dir()), None)
 
 
 def _no_study(kind: str, path: Path) -> str:

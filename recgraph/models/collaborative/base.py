@@ -27,7 +27,7 @@ from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
-from recgraph.models.settings import chosen, without_effect
+from recgraph.models.settings import chosen
 from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
@@ -65,7 +65,7 @@ class CollaborativeConfig(DistilConfig):
         found, loss = super().unread(), chosen("loss", self.loss)
         if loss is not None:
             of_draws = sorted({"n_negatives", "popularity_power"} - {*registry.settings_of(loss)})
-            found |= without_effect(of_draws, f"with loss = {self.loss!r}, which draws none; leave it out")
+            found |= dict.fromkeys(of_draws, f"with loss = {self.loss!r}, which draws none; leave it out")
         return found
 
 

@@ -35,7 +35,6 @@ from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contr
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
-from recgraph.models.settings import without_effect
 from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators, derive
 
@@ -85,7 +84,7 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
     def unread(self) -> dict[str, str]:
         of_batches = ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap")
         why = "without mini_batch = True; set it, or leave this out"
-        return super().unread() | ({} if self.mini_batch else without_effect(of_batches, why))
+        return super().unread() | ({} if self.mini_batch else dict.fromkeys(of_batches, why))
 
     @property
     def further_candidates(self) -> tuple[str, str] | None:

@@ -15,7 +15,6 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks
-from recgraph.models.settings import without_effect
 from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.products import Counts
 
@@ -114,9 +113,9 @@ class ViewsConfig(ContrastConfig):
 
     def unread(self) -> dict[str, str]:
         of_others = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
-        found = super().unread() | without_effect(of_others, f"on twin = {self.twin!r}; leave it out")
+        found = super().unread() | dict.fromkeys(of_others, f"on twin = {self.twin!r}; leave it out")
         if self.top_k is None:
-            found |= without_effect(("ties", "hub_cap"), "without top_k; give it, or leave this out")
+            found |= dict.fromkeys(("ties", "hub_cap"), "without top_k; give it, or leave this out")
         return found
 
 

@@ -11,7 +11,7 @@ from recgraph.config import Added, ConfigError, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.models.distil import DistilConfig
-from recgraph.models.settings import chosen, without_effect
+from recgraph.models.settings import chosen
 
 __all__ = ["EncoderName", "SequenceConfig", "TransformerConfig", "check_regime"]
 
@@ -103,10 +103,10 @@ class SequenceConfig(DistilConfig):
             found["item_contrast_options"] = "without item_contrast; give it a weight, or leave it out"
         if self.item_graph is None:
             of_graph = ("item_contrast", "item_contrast_options")
-            found |= without_effect(of_graph, "without item_graph; name one, or leave it out")
+            found |= dict.fromkeys(of_graph, "without item_graph; name one, or leave it out")
         if encoder is not None and issubclass(encoder, SequenceEncoder):
             others = (name for name in self.of_encoder if name not in registry.settings_of(encoder))
-            found |= without_effect(others, f"with encoder = {self.encoder!r}; leave it out")
+            found |= dict.fromkeys(others, f"with encoder = {self.encoder!r}; leave it out")
         if loss is not None and "n_negatives" not in registry.settings_of(loss):
             found["n_negatives"] = f"with loss = {self.loss!r}, which draws none; leave it out"
         return found
