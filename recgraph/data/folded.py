@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -13,6 +14,8 @@ from recgraph.config import Added
 from recgraph.data.labels import Label, Share, Strategy
 
 __all__ = ["Folded", "SharedOut", "Shares", "whole"]
+
+_log = logging.getLogger(__name__)
 
 
 class Folded(Strategy):
@@ -62,6 +65,22 @@ class Shares(Folded):
         if self.valid + self.test >= 1:
             raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
         return self
+
+    @property
+    def _asked(self) -> dict[Label, float]:
+        """The shares of the parts that are made by them."""
+        return {Label.VALID: self.valid, Label.TEST: self.test}
+
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        super().check_counts(counts)
+        for label, share in self._asked.items():
+            if share > 0 and not counts[label]:
+                part = label.name.lower()
+                _log.warning(
+                    "%s = %g: the share of this log that is the %s part holds no interaction; give a larger one, or "
+                    "%s=0 where the part is not wanted",
+                    *(part, share, part, part),
+                )
 
 
 class SharedOut(Shares):

@@ -65,11 +65,12 @@ class LeaveOneOut(Folded):
         if not len(short):
             # what the default was when every short user was an error: hashes made then stay the same
             return self.model_copy(update={"short_users": "error"})
+        fate = "they are kept in train and not evaluated"
+        if self.fold:
+            fate = f"the last {self.fold} of each are left out, the rest is train, and they are not evaluated"
         _log.warning(
-            "leave-one-out: %s of %s users have fewer than %d interactions; they are kept in train and not evaluated",
-            f"{len(short):,}",
-            f"{len(lengths):,}",
-            self._least,
+            "leave-one-out: %s of %s users have fewer than %d interactions; %s",
+            *(f"{len(short):,}", f"{len(lengths):,}", self._least, fate),
         )
         return self.model_copy(update={"short_users": "train"})
 

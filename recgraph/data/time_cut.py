@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -14,12 +15,13 @@ from torch import Tensor
 from recgraph.config import Added
 from recgraph.data.columns import duration, instant
 from recgraph.data.folded import Shares, whole
-from recgraph.data.labels import Label
+from recgraph.data.labels import GROUPS, Label
 from recgraph.data.log import InteractionLog
 from recgraph.data.targets import Targets, with_targets, without_unknown
 
 __all__ = ["TimeCut"]
 
+_log = logging.getLogger(__name__)
 
 def _plain_number(value: object) -> object:
     """numpy scalars as Python numbers: pydantic would read an integer of numpy as a float, and round it."""
@@ -28,6 +30,7 @@ def _plain_number(value: object) -> object:
     return value.item() if isinstance(value, np.number) else value
 
 
+_IN_UNIT = "is it in the unit of the log's timestamps?"
 Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain_number)]
 
 
@@ -74,13 +77,16 @@ class TimeCut(Shares):
 
     @model_validator(mode="after")
     def _train_before_all_folds(self) -> Self:
-        by_share = self.valid_from is None and self.window is None
-        if self.n_folds is not None and by_share and self.valid + self.n_folds * self.test >= 1:
+        if self.n_folds is not None and self._asked and self.valid + self.n_folds * self.test >= 1:
             raise ValueError(
                 f"valid = {self.valid:g} and test = {self.test:g} of n_folds = {self.n_folds} windows leave nothing to "
                 "train on: give fewer folds or smaller shares"
             )
         return self
+
+    @property
+    def _asked(self) -> dict[Label, float]:
+        return super()._asked if self.valid_from is None and self.window is None else {}
 
     @property
     def _shares(self) -> str:
@@ -124,14 +130,28 @@ class TimeCut(Shares):
                 f"window = {self.window!r}: the {part} part of {which} has no interaction: give a longer window, or "
                 "fewer folds"
             )
+        if not counts[Label.TRAIN]:
+            if self.valid_from is None:
+                message = f"valid = {self.valid:g} and test = {self.test:g} leave nothing to train on: "
+                raise ValueError(message + "too many interactions are at the very instant of the cut")
+            raise ValueError(
+                f"valid_from = {self.valid_from!r} leaves nothing to train on: no interaction is before it; {_IN_UNIT}"
+            )
+        if self.valid_from is not None:
+            self._check_instants(counts)
         super().check_counts(counts)
-        if counts[Label.TRAIN]:
-            return
-        if self.valid_from is None:
-            message = f"valid = {self.valid:g} and test = {self.test:g} leave nothing to train on: "
-            raise ValueError(message + "too many interactions are at the very instant of the cut")
-        message = f"valid_from = {self.valid_from!r} leaves nothing to train on: no interaction is before it; "
-        raise ValueError(message + "is it in the unit of the log's timestamps?")
+
+    def _check_instants(self, counts: Mapping[Label, int]) -> None:
+        n_valid, n_test = (sum(counts[label] for label in GROUPS[name]) for name in ("valid", "test"))
+        if not n_test:
+            raise ValueError(
+                f"test_from = {self.test_from!r} leaves nothing to test: no interaction is at or after it; {_IN_UNIT}"
+            )
+        if not n_valid and self.valid_from != self.test_from:
+            _log.warning(
+                "the valid part holds no interaction: none is from valid_from = %r to before test_from = %r",
+                *(self.valid_from, self.test_from),
+            )
 
     def _cuts(self, times: Tensor, interactions: InteractionLog) -> tuple[int, ...]:
         """Where valid and test begin, and of a fold what comes after its test."""

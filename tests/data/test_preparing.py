@@ -206,6 +206,9 @@ def test_what_is_wrong_is_said(tmp_path: Path, engine: Engine) -> None:
     never = {"strategy": "time", "params": {"valid_from": -2, "test_from": -1}}
     with pytest.raises(ValueError, match="leaves nothing to train on"):
         prepare(LogFile(str(made(early=log(30)))), tmp_path / "split", engine=engine, **never)
+    never["params"] = {"valid_from": 10**12, "test_from": 10**13}
+    with pytest.raises(ValueError, match="leaves nothing to test"):
+        prepare(LogFile(str(tmp_path / "early")), tmp_path / "split", engine=engine, **never)
     with pytest.raises(ValueError, match="shard_rows = 0 must be at least 1"):
         prepare(LogFile(str(tmp_path / "early")), tmp_path / "split", shard_rows=0)
     (tmp_path / "lines.txt").write_text("u a b c\nv a b c\n")

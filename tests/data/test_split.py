@@ -190,6 +190,30 @@ def test_time_cut_leaves_something_to_train_on() -> None:
         _times([7] * 20).split("time")
 
 
+def test_instants_that_hold_nothing_out(caplog: pytest.LogCaptureFixture) -> None:
+    data = _times([1_600_000_000 + 100 * place for place in range(600)])
+    with pytest.raises(ValueError, match=r"test_from = 1600080000000 leaves nothing to test: .* in the unit of the log"):
+        data.split("time", valid_from=1_600_050_000_000, test_from=1_600_080_000_000)  # milliseconds
+    with pytest.raises(ValueError, match="test_from = 1600080000 leaves nothing to test"):
+        data.split("time", valid_from=1_600_050_000, test_from=1_600_080_000)
+    without = data.split("time", valid_from=1_600_050_000, test_from=1_600_050_000)
+    assert torch.bincount(without.labels).tolist() == [500, 0, 100]
+    assert not caplog.messages
+    data.split("time", valid_from=1_600_050_001, test_from=1_600_050_002)
+    assert "the valid part holds no interaction: none is from valid_from = 1600050001 to before" in caplog.text
+
+
+@pytest.mark.parametrize(("strategy", "share"), [("time", 0.001), ("users", 0.01)])
+def test_shares_that_come_to_nothing_are_named(strategy: str, share: float, caplog: pytest.LogCaptureFixture) -> None:
+    split = _log().split(strategy, valid=share, test=share)
+    assert not split.labels.any()
+    for part in ("valid", "test"):
+        assert f"{part} = {share}: the share of this log that is the {part} part holds no interaction" in caplog.text
+    caplog.clear()
+    _log().split(strategy, valid=0.0, test=0.1)
+    assert not caplog.messages
+
+
 def test_time_cut_takes_numbers_of_numpy_and_shares_or_instants() -> None:
     start = 1_714_521_600_000_000_001  # nanoseconds: no float holds it
     data = _times([start, start + 1, start + 2])
