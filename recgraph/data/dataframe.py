@@ -14,11 +14,12 @@ import polars as pl
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
 from recgraph.data.ids import IdMap, as_integers, family, is_missing, plain_series, python_types, whole_floats
+from recgraph.data.missing import FOR_MISSING
 from recgraph.data.readers import check_header
 from recgraph.data.source import Raw, Source
 from recgraph.texts import listed
 
-__all__ = ["FrameKind", "attach", "frame_kind", "from_native", "relation", "scan_frame", "to_native"]
+__all__ = ["FrameKind", "attach", "frame_kind", "from_native", "pairs_of", "relation", "scan_frame", "to_native"]
 
 
 FrameKind = Literal["pandas", "polars", "pyarrow"]
@@ -235,7 +236,9 @@ def _with_integers(table: pl.DataFrame, key: str, dtype: pl.DataType, argument: 
 
 
 def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:
-    """A column as pairs ``(id, value)``; null and empty values give no pair.
+    """A column as pairs ``(id, value)``; null, NaN and empty values give no pair.
+
+    A text that is a word for a missing value, such as ``nan``, is a value, which is logged.
 
     Raises:
         MissingColumnError: there are no features, or not this column.
@@ -246,13 +249,35 @@ def relation(features: pl.DataFrame | None, key: str, column: str, separator: st
     if column not in features.columns or column == key:
         there = listed(name for name in features.columns if name != key)
         raise MissingColumnError(f"the {role} features have no column {column!r}; they have {there}")
+    dtype = features[column].dtype
+    of = dtype.inner if isinstance(dtype, pl.List) else dtype
+    if of.is_nested():
+        raise DataError(f"column {column!r} of the {role} features holds {of}; make it one of plain values or of lists")
+    pairs = pairs_of(features, key, column, separator)
+    if of == pl.String:  # as it stands, not what it is split into: a title may have the word "None"
+        _warn_of_words(features[column] if dtype == pl.String else pairs[column], role)
+    return pairs
+
+
+def pairs_of(features: pl.DataFrame, key: str, column: str, separator: str) -> pl.DataFrame:
+    """:func:`relation` of a column that is there, of plain values or lists of them, without a word about them."""
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:
         pairs = pairs.with_columns(pl.col(column).str.split(separator))
     if isinstance(pairs[column].dtype, pl.List):
         pairs = pairs.explode(column)
-    if pairs[column].dtype.is_nested():
-        of = pairs[column].dtype
-        raise DataError(f"column {column!r} of the {role} features holds {of}; make it one of plain values or of lists")
-    pairs = pairs.filter(pl.col(column).is_not_null())
-    return pairs.filter(pl.col(column) != "") if pairs[column].dtype == pl.String else pairs
+    value = pl.col(column)
+    if pairs[column].dtype == pl.String:
+        return pairs.filter(value != "")  # nor is it null
+    return pairs.filter(value.is_not_nan() if pairs[column].dtype.is_float() else value.is_not_null())
+
+
+def _warn_of_words(values: pl.Series, role: str) -> None:
+    """Log that values are a word for a missing one: all that have it would have it in common."""
+    found = values.filter(values.is_in(FOR_MISSING) & (values != ""))
+    if len(found):
+        _log.warning(
+            "column %r of the %s features: %r is a word for a missing value; it is taken for a value, in %s rows; "
+            "leave the values empty where they are none",
+            *(values.name, role, found[0], f"{len(found):,}"),
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +22,9 @@ from recgraph.data.source import Format, Source
 from recgraph.texts import listed
 
 __all__ = ["read_feature_file"]
+
+_log = logging.getLogger(__name__)
+_ROW = "__row"
 
 
 def read_feature_file(
@@ -50,7 +55,7 @@ def read_feature_file(
 
 
 def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
-    """A text file; the ids of a delimited one are read as texts, so that none is changed."""
+    """A text file; the ids of a delimited one, and columns of codes, are read as texts, so that none is changed."""
     plain, held = source.made_plain()
     if suffix == "jsonl":
         return collect(pl.scan_ndjson(_of_records(plain), infer_schema_length=None), source)
@@ -61,24 +66,57 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
     names = header_of(delimited)
     check_header(delimited, names)
     own = key if key in names else _other_name(names, role, delimited, key)
-    text_of: Path | io.BytesIO = plain.text
+    text_of: Path | bytes = plain.text
     quote = '"' if source.quotes else None
     if len(separator) > 1:  # polars separates by one character: the fields are written anew, for their types to be told
         assert source.path is not None
         raw = scan_delimited(source.path, separator=separator, encoding=source.encoding)
-        text_of, separator, quote = io.BytesIO(collect(raw.lazy, raw.source).write_csv().encode()), ",", '"'
-    types = {own: pl.String}
-    lazy = pl.scan_csv(
-        text_of,
-        separator=separator,
-        quote_char=quote,
-        schema_overrides=types,
-        infer_schema_length=None,
-        glob=False,
-    )
-    frame = collect(lazy, delimited)
+        text_of, separator, quote = collect(raw.lazy, raw.source).write_csv().encode(), ",", '"'
+    scan = partial(pl.scan_csv, text_of, separator=separator, quote_char=quote, infer_schema_length=None, glob=False)
+    typed = scan(schema_overrides={own: pl.String})
+    codes = _codes(typed, scan(infer_schema=False), delimited)
+    frame = collect(scan(schema_overrides=dict.fromkeys([own, *codes], pl.String)) if codes else typed, delimited)
     del held
     return frame
+
+
+def _codes(typed: pl.LazyFrame, texts: pl.LazyFrame, source: Source) -> list[str]:
+    """The columns of numbers that would lose something of their texts: ``007`` is another code than ``7``.
+
+    Args:
+        typed: the columns as the reader tells their types.
+        texts: the same as texts.
+        source: for messages.
+    """
+    changed = {name: _is_changed(name, dtype) for name, dtype in _schema(typed, source).items() if dtype.is_numeric()}
+    if not changed:
+        return []
+    found = collect(texts.select(expression.any() for expression in changed.values()), source)
+    codes = [name for name in changed if found[name].item()]
+    for name in codes:
+        row, text = collect(texts.with_row_index(_ROW).filter(changed[name]).select(_ROW, name).head(1), source).row(0)
+        _log.warning(
+            "%s: %r (column %r of the features) is no plain number; all values of the column stay texts",
+            *(source.place(row), text, name),
+        )
+    return codes
+
+
+def _schema(lazy: pl.LazyFrame, source: Source) -> pl.Schema:
+    try:
+        return lazy.collect_schema()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):  # a damaged file: collect says so
+        collect(lazy, source)
+        raise
+
+
+def _is_changed(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Whether the text of a number is another than the number's own; of fractions "1.50" is only written otherwise."""
+    text = pl.col(name)
+    if dtype.is_integer():
+        return text.cast(dtype, strict=False).cast(pl.String) != text
+    is_large = text.str.contains(r"^-?\d+$") & (text.cast(dtype, strict=False).abs() >= 2**53)
+    return text.str.contains(r"^(\+|-?0\d)") | is_large
 
 
 def _of_records(source: Source) -> str | io.BytesIO:

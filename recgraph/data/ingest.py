@@ -21,6 +21,7 @@ from recgraph.data.diagnose import collect
 from recgraph.data.errors import OR_DROP, DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
 from recgraph.data.ids import IdMap, as_integers, whole_floats
 from recgraph.data.kinds import check_numbers, plain_columns
+from recgraph.data.missing import FOR_MISSING
 from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
@@ -36,23 +37,6 @@ _log = logging.getLogger(__name__)
 _ROW = "__row"
 #: not known to all that ids are handed to
 _NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
-#: what other programs write in the place of a missing value
-_FOR_MISSING = (
-    "",
-    "nan",
-    "NaN",
-    "NAN",
-    "NULL",
-    "null",
-    "(null)",
-    "None",
-    "NA",
-    "N/A",
-    "<NA>",
-    "NaT",
-    "\\N",
-    "undefined",
-)
 #: days of the years 1 to 9999 since 1970, those that Python has
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 _OF_A_DAY = {"ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
@@ -235,7 +219,7 @@ def _warn_of_words(found: pl.DataFrame, codes: Codes, column: str, role: str, so
     """Log that an id is a word for a missing one: all rows without an id would be those of one user, or item."""
     if found[column].dtype != pl.String:
         return
-    is_word = found[column].is_in(_FOR_MISSING)
+    is_word = found[column].is_in(FOR_MISSING)
     if not is_word.any():
         return
     words = found.filter(is_word)

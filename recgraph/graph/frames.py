@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.data.dataframe import from_native, relation
+from recgraph.data.dataframe import from_native, pairs_of, relation
 from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
@@ -267,7 +267,7 @@ def _relations(
         kind = table[column].dtype
         of_values = isinstance(kind, pl.List) and not kind.inner.is_nested()
         if column != key and (of_values or kind == pl.String):
-            values = relation(table, key, column, separator, "")[column]
+            values = pairs_of(table, key, column, separator)[column]
             if values.n_unique() * 2 <= table.height:
                 found.append((column, column))
                 _warn_of_lists(table[column], separator)

@@ -341,6 +341,40 @@ def test_features_separated_by_two_characters(packed: str, tmp_path: Path) -> No
         rg.load_data(tmp_path / "log.csv", item_features=path)
 
 
+@pytest.mark.parametrize("separator", [",", "::"])
+@pytest.mark.parametrize(
+    ("texts", "values", "stray"),
+    [
+        (["007", "7", "07", ""], ["007", "7", "07", None], "007"),
+        (["1", "-0", "3", ""], ["1", "-0", "3", None], "-0"),
+        (["01234", "1.5", "2", ""], ["01234", "1.5", "2", None], "01234"),
+        (["+1.5", "2", "", "3"], ["+1.5", "2", None, "3"], "+1.5"),
+        (["1", "1234567890123456789", "NaN", ""], ["1", "1234567890123456789", "NaN", None], "1234567890123456789"),
+        (["7", "-12", "0", ""], [7, -12, 0, None], None),
+        (["0.5", "1.50", "-0.25", "1e3"], [0.5, 1.5, -0.25, 1000.0], None),
+        (["true", "false", "", "true"], [True, False, None, True], None),
+        (["a", "007", "", "1.5"], ["a", "007", None, "1.5"], None),
+    ],
+)
+def test_codes_in_files_of_features_stay_as_written(
+    separator: str, texts: list[str], values: list[Any], stray: str | None, tmp_path: Path, caplog: Any
+) -> None:
+    path = tmp_path / "films.csv"
+    lines = [separator.join(("movieId", "code", "year"))]
+    lines += [separator.join((str(place), text, "1990")) for place, text in enumerate(texts)]
+    path.write_text("\n".join(lines) + "\n")
+    TABLE.write_csv(tmp_path / "log.csv")
+    found = rg.load_data(tmp_path / "log.csv", item_features=path).item_features
+    assert found is not None
+    assert found["code"].to_list() == values
+    assert found["year"].to_list() == [1990] * 4
+    if stray is None:
+        assert "plain number" not in caplog.text
+    else:
+        said = f"films.csv, line {texts.index(stray) + 2}: {stray!r} (column 'code' of the features) is no plain number"
+        assert said in caplog.text
+
+
 @pytest.mark.parametrize(
     ("form", "option", "value"),
     [

@@ -309,6 +309,26 @@ def test_interactions_with_what_is_known_of_users_and_items() -> None:
     assert made.adjacency(("user", "interacts", "item")).to_dense().tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_items_without_a_value_have_no_node_in_common(nested: bool) -> None:
+    directors = [0.0, float("nan"), None]
+    films = pl.DataFrame({"i": ["x", "y", "z"], "by": [[each] for each in directors] if nested else directors})
+    made = HeteroGraph.from_interactions(_log().with_features(item_features=films), item_relations=["by"])
+    assert made.nodes["by"].ids.values.to_list() == [0.0]  # type: ignore[union-attr]
+    assert made.adjacency(("item", "has_by", "by")).to_dense().tolist() == [[1], [0], [0]]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_words_for_missing_values_of_items_are_named_once(nested: bool, caplog: pytest.LogCaptureFixture) -> None:
+    values = ["12", "nan", "nan"]
+    films = pl.DataFrame({"i": ["x", "y", "z"], "by": [[each] for each in values] if nested else values})
+    titles = films.with_columns(title=pl.Series(["None left", "y", None]))
+    made = HeteroGraph.from_interactions(_log().with_features(item_features=titles), item_relations=["by", "title"])
+    assert made.nodes["by"].ids.values.to_list() == ["12", "nan"]  # type: ignore[union-attr]
+    said = "column 'by' of the item features: 'nan' is a word for a missing value; it is taken for a value, in 2 rows"
+    assert [message[: len(said)] for message in caplog.messages] == [said]
+
+
 def test_interactions_of_a_part_alone() -> None:
     log = pl.DataFrame({"u": [1] * 4 + [2] * 4, "i": list("abcdabcd"), "t": list(range(8))})
     split = Interactions.from_frame(log, user="u", item="i", timestamp="t").split("leave-one-out")
