@@ -12,10 +12,11 @@ from pathlib import Path
 import polars as pl
 
 from recgraph.data.diagnose import collect
-from recgraph.data.errors import CorruptFileError, DuplicateColumnError, MissingColumnError
+from recgraph.data.errors import CorruptFileError, DataError, DuplicateColumnError, MissingColumnError
+from recgraph.data.missing import FOR_MISSING
 from recgraph.data.packing import PACKED_SUFFIXES, unpacked_name
 from recgraph.data.readers import scan_delimited
-from recgraph.data.source import Raw
+from recgraph.data.source import Raw, Source
 from recgraph.texts import listed
 
 __all__ = ["atomic_files", "read_features", "scan_atomic", "side_files"]
@@ -86,8 +87,11 @@ def scan_atomic(path: Path, encoding: str = "utf-8", quotes: bool = True) -> tup
 def read_features(path: Path, key: str, encoding: str = "utf-8", quotes: bool = True) -> pl.DataFrame:
     """A ``.user`` or ``.item`` file: ``float`` columns as numbers, all others as text, with the key column.
 
+    Empty fields, and words for a missing value, are no numbers.
+
     Raises:
         MissingColumnError: the key column is not there.
+        DataError: another text of a ``float`` column is no number; names its line.
     """
     raw, types = scan_atomic(path, encoding, quotes)
     if key not in types:
@@ -98,4 +102,18 @@ def read_features(path: Path, key: str, encoding: str = "utf-8", quotes: bool = 
         )
     frame = collect(raw.lazy, raw.source)
     numbers = [name for name, kind in types.items() if kind == "float" and name != key]
-    return frame.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
+    return frame.with_columns(_as_numbers(frame[name], raw.source) for name in numbers)
+
+
+def _as_numbers(texts: pl.Series, source: Source) -> pl.Series:
+    texts = texts.str.strip_chars()
+    numbers = texts.cast(pl.Float64, strict=False)
+    lost = numbers.is_null() & texts.is_not_null() & ~texts.is_in(FOR_MISSING)
+    if lost.any():
+        row = int(lost.arg_max() or 0)
+        message = (
+            f"{texts[row]!r} (column '{texts.name}:float') is no number; write one such as 12.5, leave it empty, "
+            f"or call the column '{texts.name}:token'"
+        )
+        raise source.error(DataError, message, row=row)
+    return numbers

@@ -24,6 +24,7 @@ __all__ = [
     "Columns",
     "TimeReading",
     "TimeUnit",
+    "check_time_format",
     "check_times",
     "duration",
     "in_unit",
@@ -46,6 +47,19 @@ class Columns(Config):
         """The names that are given, each once."""
         names = (self.user, self.item, self.timestamp, self.rating, self.weight)
         return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def check_time_format(time_format: str | None, columns: Columns) -> None:
+    """Refuse a form of timestamps for a log without any, which would be ignored.
+
+    Raises:
+        ValueError: both.
+    """
+    if time_format is not None and columns.timestamp is None:
+        raise ValueError(
+            f"time_format = {time_format!r} says how timestamps are written, and the log has none: name their column, "
+            "timestamp=... (--time), or leave it out"
+        )
 
 
 TimeUnit = Literal["none", "own", "seconds", "us"]
@@ -187,20 +201,30 @@ def _parse(value: pl.Expr, form: str) -> pl.Expr:
     return _with_whole_years(read.to_physical(), texts)
 
 
-def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Source) -> None:
-    """Raise for the first timestamp that was not read."""
+def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Source, unit: TimeUnit) -> None:
+    """Raise for the first timestamp that was not read, or that no integer of a unit holds."""
     missing = log["time"].is_null()
     place = missing.arg_max() if missing.any() else None
     if place is None:
         return
     # a moment beyond all years of Python is shown as its number
     given = collect(lazy.select(pl.col(column).to_physical()).slice(place, 1), source).item()
-    problem = (
-        "is missing; a log is also read without: timestamp='none' (--time none)"
-        if given is None
-        else f"{given!r} cannot be read like those before it"
-    )
+    problem = f"{given!r} cannot be read like those before it"
+    if given is None:
+        problem = "is missing; a log is also read without: timestamp='none' (--time none)"
+    elif unit == "seconds" and _is_finite(given):
+        problem = (
+            f"{given!r} is too large for seconds, which numbers with fractions are taken for: round them, or divide "
+            "them into seconds"
+        )
     raise source.error(TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place]))
+
+
+def _is_finite(given: object) -> bool:
+    try:
+        return math.isfinite(float(given))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 def to_integers(log: pl.DataFrame, unit: TimeUnit) -> tuple[pl.DataFrame, TimeUnit]:

@@ -103,7 +103,9 @@ def in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
     known = {path: SUFFIXES[suffix_of(path)] for path in found if suffix_of(path) in SUFFIXES}
     formats = sorted(set(known.values()))
     if len(formats) > 1 and form is None:
-        raise ValueError(f"folder {str(folder)!r} holds files of several formats, {', '.join(formats)}; give format=")
+        raise ValueError(
+            f"folder {str(folder)!r} holds files of several formats, {', '.join(formats)}; give format= (--data-format)"
+        )
     for path in found:  # left out, as others are whose names say no format, a part of the log would be missing
         if suffix_of(path) in _UNREAD and suffix_of(path.with_suffix("")) in SUFFIXES:
             raise _unread(path)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recgraph.data.columns import check_time_format
 from recgraph.data.dataframe import FrameKind, frame_kind, names_of, scan_frame
 from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
@@ -51,6 +52,7 @@ def read_parts(parts: Sequence[Any], features: Sequence[Any] = (None, None), **o
     else:
         kind = {name: frame_kind(frame, name) for name, frame in given.items()}["train"]
         found, at = _of_frames(given, reading), (None, {})
+    check_time_format(reading.time_format, found.columns)
     log, users, items, unit = encode(found.raw, found.columns, reading.time_format, reading.missing_ids)
     source, form = found.raw.source.kept(), reading.time_format
     data = InteractionLog(log, users, items, found.columns, unit, source, kind, time_format=form)

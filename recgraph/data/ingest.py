@@ -328,9 +328,8 @@ def _collect_log(
     picked = [pl.col(_ROW).alias("row")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
     check_numbers(lazy, numbers, source)
-    picked += [
-        pl.col(name).cast(pl.Float64, strict=False).alias(role) for role, name in numbers.items() if name is not None
-    ]
+    schema = lazy.collect_schema()
+    picked += [_number_of(name, schema[name]).alias(role) for role, name in numbers.items() if name is not None]
     tried = [None] if columns.timestamp is None else time_readings(lazy, columns.timestamp, source, time_format)
     for reading in tried:
         wanted = picked if reading is None else [*picked, reading.expression.alias("time")]
@@ -341,12 +340,23 @@ def _collect_log(
     for role, name in numbers.items():
         if name is not None:
             _check_numbers(log, role, name, lazy, source)
-    if reading is None:
-        return log, "none"
-    assert columns.timestamp is not None
-    log, unit = to_integers(log, reading.unit)
-    check_times(log, columns.timestamp, lazy, source)
-    return log, unit
+    unit: TimeUnit = "none"
+    if reading is not None:
+        assert columns.timestamp is not None
+        log, unit = to_integers(log, reading.unit)
+        check_times(log, columns.timestamp, lazy, source, unit)
+    return (_with_own_values(log) if source.format == "frame" else log), unit
+
+
+def _number_of(name: str, dtype: pl.DataType) -> pl.Expr:
+    value = pl.col(name).str.strip_chars() if dtype == pl.String else pl.col(name)
+    return value.cast(pl.Float64, strict=False)
+
+
+def _with_own_values(log: pl.DataFrame) -> pl.DataFrame:
+    """The log with copies of the columns that may lie in a frame's own memory, into which its owner may write."""
+    own = [name for name in ("time", "rating", "weight") if name in log.columns]
+    return log.with_columns(pl.Series(name, log[name].to_numpy(writable=True)) for name in own)
 
 
 def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, source: Source) -> None:

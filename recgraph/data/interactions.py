@@ -10,7 +10,7 @@ from typing import Any, Self, get_args
 
 from recgraph.arguments import checked
 from recgraph.data import atomic, readers
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, check_time_format
 from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
 from recgraph.data.errors import without_drop
 from recgraph.data.ingest import MissingIds, encode
@@ -184,9 +184,13 @@ class Interactions(InteractionLog):
         time_format: str | None = None,
         missing_ids: MissingIds = "error",
     ) -> Self:
-        """From a Parquet file or a folder of them, scanned; see :meth:`from_frame` for the columns."""
+        """From a Parquet file, or all in a folder and its folders, scanned; see :meth:`from_frame` for the columns."""
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = readers.scan_parquet(path)
+        if Path(path).is_dir():
+            given = {role: name or NO_COLUMN for role, name in columns.model_dump(exclude={"weight"}).items()}
+            raw = LogFile(str(path), Reading.of(given, weight=weight, format="parquet")).scan_rows()[0]
+        else:
+            raw = readers.scan_parquet(path)
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
@@ -251,7 +255,7 @@ class Interactions(InteractionLog):
             format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"``, ``"sequences"``; by default chosen
                 by the suffix (that of a packed file aside), or by what a folder holds.
             user, item, timestamp, rating, weight: see :meth:`from_frame`. RecBole files have their own default names of
-                timestamp and rating; sequence files have neither, nor weights.
+                timestamp and rating, and ``"none"`` leaves these out; sequence files have neither, nor weights.
             encoding: of text files.
             time_format, missing_ids: see :meth:`from_frame`.
 
@@ -261,13 +265,12 @@ class Interactions(InteractionLog):
         if format is not None and format not in get_args(FileFormat):
             raise ValueError(f"format = {format!r} must be one of {', '.join(get_args(FileFormat))}")
         if (format or LogFile(str(path)).format) == "recbole":
-            timestamp, rating = timestamp or "timestamp", rating or "rating"
             return cls.from_recbole(
                 path,
                 user=user,
                 item=item,
-                timestamp=timestamp,
-                rating=rating,
+                timestamp=None if timestamp == NO_COLUMN else timestamp or "timestamp",
+                rating=None if rating == NO_COLUMN else rating or "rating",
                 weight=weight,
                 encoding=encoding,
                 time_format=time_format,
@@ -292,9 +295,9 @@ class Interactions(InteractionLog):
         reading = files.reading
         reading.check_of_format(files.format)
         found = files.scan()
-        data = cls._encoded(
-            found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids, texts=texts
-        )
+        # the form of a log that is read again, or of a later one, may be that of times which this one has not
+        form = reading.time_format if found.columns.timestamp is not None else None
+        data = cls._encoded(found.raw, found.columns, time_format=form, missing_ids=reading.missing_ids, texts=texts)
         frames = {name: getattr(found, name) for name in FEATURES}
         data = data.with_feature_files(frames, files.feature_files())
         return replace(data, files=files.found(found.columns))
@@ -309,6 +312,7 @@ class Interactions(InteractionLog):
         missing_ids: MissingIds = "error",
         texts: Collection[str] = (),
     ) -> Self:
+        check_time_format(time_format, columns)
         raw = replace(raw, texts=frozenset(getattr(columns, role) for role in texts))
         log, users, items, time_unit = encode(raw, columns, time_format, missing_ids)
         return cls(log, users, items, columns, time_unit, raw.source.kept(), kind, time_format=time_format)

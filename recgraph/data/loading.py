@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recgraph.arguments import checked
+from recgraph.data.columns import check_time_format
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import DataError
 from recgraph.data.ingest import MissingIds
@@ -92,6 +93,7 @@ def load_data(
     )
     if isinstance(path, str | Path):
         data = Interactions.from_files(LogFile(str(path), reading))
+        check_time_format(time_format, data.columns)
     else:
         data = _of_frame(path, reading)
     frames = [None if isinstance(given, str | Path) else given for given in (user_features, item_features)]

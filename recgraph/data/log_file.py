@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recgraph.data import atomic, readers
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, check_time_format
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.feature_files import read_feature_file
 from recgraph.data.file_names import SUFFIXES, FileFormat, fitting, format_of, format_of_features, in_folder, suffix_of
@@ -116,9 +116,15 @@ class LogFile:
         return raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns), columns
 
     def completed(self) -> Reading:
-        """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
+        """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have.
+
+        Raises:
+            ValueError: a setting that says nothing of this log.
+        """
         self.reading.check_of_format(self.format)
-        return self.found(self.scan().columns).reading
+        columns = self.scan().columns
+        check_time_format(self.reading.time_format, columns)
+        return self.found(columns).reading
 
     def found(self, columns: Columns) -> LogFile:
         """The files by their absolute path, with the columns that a scan has found."""

@@ -2,7 +2,7 @@
 
 - Delimited text (CSV, TSV): every column is read as text, which the encoding parses.
 - JSON lines: one object a line.
-- Parquet: a file, or all files of a folder.
+- Parquet: a file.
 """
 
 from __future__ import annotations
@@ -275,20 +275,16 @@ def _check_texts(source: Source, name: str) -> None:
 
 
 def scan_parquet(path: str | Path) -> Raw:
-    """Scan a Parquet file, or all ``*.parquet`` of a folder in the order of their names.
+    """Scan a Parquet file.
 
     Raises:
         FileNotFoundError: nothing is there.
         DataError: empty or damaged.
     """
-    path = Path(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [check_file(path)]
-    if not files:
-        raise FileNotFoundError(f"folder {str(path)!r} holds no *.parquet file")
-    source = Source("parquet", path)
-    for file in files:
-        check_frame(file)
-    lazy = pl.scan_parquet(files, glob=False)
+    file = check_file(path)
+    source = Source("parquet", file)
+    check_frame(file)
+    lazy = pl.scan_parquet(file, glob=False)
     collect(lazy.head(0), source)
     return Raw(lazy, source)
 

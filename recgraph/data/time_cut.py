@@ -23,15 +23,33 @@ __all__ = ["TimeCut"]
 
 _log = logging.getLogger(__name__)
 
-def _plain_number(value: object) -> object:
-    """numpy scalars as Python numbers: pydantic would read an integer of numpy as a float, and round it."""
-    if isinstance(value, dt.date) and value != value:  # pandas' NaT, at which pydantic fails
-        raise ValueError("it is no moment")
+_IN_UNIT = "is it in the unit of the log's timestamps?"
+
+
+def _plain(value: object) -> object:
+    """Scalars of numpy as Python's: pydantic would read an integer of numpy as a float, and round it."""
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else value.astype("datetime64[us]").item()
     return value.item() if isinstance(value, np.number) else value
 
 
-_IN_UNIT = "is it in the unit of the log's timestamps?"
-Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain_number)]
+def _moment(value: object) -> object:
+    made = _plain(value)
+    if made is None or (isinstance(made, dt.date) and made != made):  # pandas' NaT, at which pydantic fails
+        raise ValueError("it is no moment")
+    if isinstance(made, bool) or not isinstance(made, int | float | str | dt.date):
+        raise ValueError("give a number in the unit of the log's times, a date, a datetime or an ISO 8601 text")
+    return made
+
+
+def _length(value: object) -> object:
+    made = _plain(value)
+    if isinstance(made, bool) or not (made is None or isinstance(made, int | float | str)):
+        raise ValueError("give a text such as '14D', or a number in the unit of the log's times")
+    return made
+
+
+Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_moment)]
 
 
 class TimeCut(Shares):
@@ -61,7 +79,7 @@ class TimeCut(Shares):
 
     valid_from: Moment | None = None
     test_from: Moment | None = None
-    window: Annotated[int | float | str | None, BeforeValidator(_plain_number), Added()] = None
+    window: Annotated[int | float | str | None, BeforeValidator(_length), Added()] = None
     targets: Annotated[Targets, Added()] = "all"
     unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -124,13 +125,16 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
 
 
 def as_features(values: Any) -> Tensor | Csr:
-    """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type."""
+    """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type.
+
+    Arrays are copied: what is written into one later is not in the graph.
+    """
     if isinstance(values, Csr):
         floating = values.weights is None or values.weights.is_floating_point()
         return values if floating else values.with_weights(as_floating(values.values()))
     if hasattr(values, "tocoo"):
         return Csr.from_scipy(values)
-    tensor = torch.as_tensor(np.asarray(values)) if not isinstance(values, Tensor) else values
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(np.asarray(values), order="C"))
     if tensor.layout != torch.strided:
         coo = tensor.to_sparse().coalesce()
         rows, cols = coo.indices()
@@ -149,11 +153,30 @@ def named_features(node_type: str, values: Any) -> Tensor | Csr:
 def numbers(edge_type: EdgeType, name: str, values: Any) -> Tensor | None:
     """Weights or times; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
     try:
-        if name == "times" and not isinstance(values, Tensor | None) and np.asarray(values).dtype.kind == "M":
-            values = np.asarray(values).astype("datetime64[us]").astype(np.int64)
+        if name == "times" and not isinstance(values, Tensor | None) and _are_dates(values):
+            values = _as_microseconds(edge_type, values)
         return _tensor(values)
+    except GraphError:
+        raise
     except (TypeError, ValueError) as error:
         raise GraphError(f"edges {edge_type}: {name} are no numbers: {error}") from None
+
+
+def _are_dates(values: Any) -> bool:
+    # those of a zone are objects as an array
+    return getattr(getattr(values, "dtype", None), "tz", None) is not None or np.asarray(values).dtype.kind == "M"
+
+
+def _as_microseconds(edge_type: EdgeType, values: Any) -> npt.NDArray[np.int64]:
+    dates = np.asarray(values, dtype="datetime64[us]")
+    missing_mask = np.isnat(dates)
+    if missing_mask.any():
+        row = int(missing_mask.argmax())
+        raise GraphError(
+            f"edges {edge_type}, row {row} (from 0): the time is missing ({missing_mask.sum()} such edges); fill it "
+            "in, or leave them out"
+        )
+    return dates.astype(np.int64)
 
 
 def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
@@ -175,4 +198,7 @@ def _tensor(values: Any) -> Tensor | None:
     if values is None or isinstance(values, Tensor):
         return values
     array = np.asarray(values)
-    return torch.as_tensor(array.astype(np.int64) if array.size == 0 else array)
+    if array.size == 0:
+        array = array.astype(np.int64)
+    # torch takes no array that is read backwards, and warns of one that is not to be written to
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))

@@ -31,6 +31,7 @@ from recgraph.graph.schema import (
     check_type,
 )
 from recgraph.sparse.csr import Csr
+from recgraph.texts import listed
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
@@ -53,12 +54,13 @@ def from_frames(
         nodes: node type -> frame whose first column holds the ids, in the order of their indices. A type without a
             frame has the ids that its edges name, in the order of their first appearance.
         features: node type -> the numeric columns of its frame that are its features.
-        weight, time: the columns of edge frames that hold weights and times, where they are there.
+        weight, time: the columns of edge frames that hold weights and times, where they are there; at least one frame
+            has a column of another name than the default one.
 
     Raises:
         GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice,
-            ids of several types (edge type and column), weights or times that are no numbers, or features that are
-            missing or NaN.
+            ids of several types (edge type and column), weights or times that are no numbers, or named by a column
+            that no frame has, or features that are missing or NaN.
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
@@ -70,6 +72,8 @@ def from_frames(
         ends[edge_type] = ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
     for name in features:
         check_type("node frame", name, tables)
+    for argument, column in (("weight", weight), ("time", time)):
+        _check_named(argument, column, lists)
     names = list(dict.fromkeys([*tables, *(name for source, _, target in lists for name in (source, target))]))
     maps = {name: _ids(name, tables.get(name), ends) for name in names}
     made_nodes = {
@@ -84,6 +88,16 @@ def from_frames(
         w, t = (_column(edge_type, table, name) for name in (weight, time))
         made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
     return made_nodes, made_edges
+
+
+def _check_named(argument: str, column: str, lists: Mapping[EdgeType, pl.DataFrame]) -> None:
+    """Refuse the name of a column that no frame has; the default one may be missing."""
+    there = dict.fromkeys(name for table in lists.values() for name in table.columns[2:])
+    if column != argument and column not in there:
+        raise GraphError(
+            f"{argument} = {column!r}: no frame of edges has such a column behind its two of ids; there are "
+            f"{listed(there) or 'none'}"
+        )
 
 
 def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
@@ -182,7 +196,16 @@ def from_interactions(
             None takes the columns of texts, and of lists of plain values, that have at most half as many values as the
             frame has rows; a column of users with the name of a column of items has the node type ``"user_<name>"``.
         separator: between the values of one text.
+
+    Raises:
+        TypeError: ``part`` is no part.
+        ValueError: ``item_relations`` or ``user_relations`` is a text.
+        GraphError: a node type is there already.
+        DataError: a column is not there, or holds no plain values.
     """
+    for argument, wanted in (("item_relations", item_relations), ("user_relations", user_relations)):
+        if isinstance(wanted, str):
+            raise ValueError(f"{argument} = {wanted!r} is one text; give a list of columns, [{wanted!r}]")
     if not (part is None or isinstance(part, Part)):
         raise TypeError(f"part is a {type(part).__name__}; give a part of a split, such as split.train, or None")
     logs = part if part is not None else interactions.ordered.part

@@ -287,7 +287,8 @@ def test_a_first_card_is_written_and_a_changed_file_is_prepared_again(caplog: py
         {"card": "shop.toml", "users": 40, "items": 30, "interactions": 480}
     ]
     assert "exists" in refused("data init", "data/my log.csv", "--user", "who", "--out", "shop.toml")
-    assert "pattern" in refused("data init", "data/my log.csv", "--user", "who", "--out", "No Name.toml")
+    assert "--out No Name.toml: " in refused("data init", "data/my log.csv", "--out", "No Name.toml")
+    assert "such as no-name.toml" in refused("data init", "data/my log.csv", "--user", "who", "--out", "No Name.toml")
     assert 'file = "data/my log.csv"' in Path("shop.toml").read_text()
     assert rows("data get shop.toml")[0]["interactions"] == 480
     assert rows("data get shop.toml")[0]["state"] == "was prepared already"

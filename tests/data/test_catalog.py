@@ -293,6 +293,15 @@ def test_the_encoding_of_a_card_is_that_of_its_files(tmp_path: Path) -> None:
     assert read.rows() == [(1, 2), (1, 3)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_a_byte_order_mark_is_no_part_of_the_first_value(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes("\ufeffann::1\nann::2\n\ufeffbob::1\n".encode(encoding))
+    layout = Layout(columns={"user": "text", "item": "int"})
+    read = read_table(path, File(format="delimited", separator="::", encoding=encoding), layout)
+    assert read.rows() == [("ann", 1), ("ann", 2), ("\ufeffbob", 1)]
+
+
 def test_from_needs_a_file_and_a_source_that_takes_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="absent"):
         catalog.get("yelp", from_path=tmp_path / "absent")

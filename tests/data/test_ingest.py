@@ -101,9 +101,13 @@ def test_files(tmp_path: Path, suffix: str) -> None:
 
 
 def test_folder_of_parquet_files_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "day=2").mkdir()
     ROWS[:2].write_parquet(tmp_path / "1.parquet")
-    ROWS[2:].write_parquet(tmp_path / "2.parquet")
+    ROWS[2:].write_parquet(tmp_path / "day=2" / "2.parquet")
+    (tmp_path / "_other.parquet").write_bytes(b"x")
     _check(Interactions.read(tmp_path, **NAMES))
+    _check(Interactions.from_parquet(tmp_path, **NAMES))
+    assert Interactions.from_parquet(tmp_path, user="who", item="what").log.columns == ["row", "user", "item"]
 
 
 @pytest.mark.parametrize("separator", ["|", "::"])
@@ -311,6 +315,34 @@ def test_timestamps(case: str, library: str) -> None:
         assert frame.equals(data.to_frame())
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_what_is_written_into_a_frame_later_is_not_in_the_log(library: str) -> None:
+    columns = {
+        "user": np.array([5, 5, 6]),
+        "item": np.array([1, 2, 1]),
+        "time": np.array([1, 2, 3]),
+        "rating": np.array([1.0, 2.0, 3.0]),
+        "weight": np.array([0.5, 1.0, 2.0]),
+    }
+    frame = pl.DataFrame(columns)
+    if library == "pandas":
+        frame = pd.DataFrame({name: pd.Series(values, copy=False) for name, values in columns.items()}, copy=False)
+    names = {"user": "user", "item": "item", "timestamp": "time", "rating": "rating", "weight": "weight"}
+    data = Interactions.from_frame(frame, **names)
+    before = data.log.to_dict(as_series=False)
+    for values in columns.values():
+        values[:] = 0
+    assert frame["rating"].to_list() == [0.0] * 3
+    assert data.log.to_dict(as_series=False) == before
+
+
+def test_ratings_and_weights_may_have_blanks_around_them(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,rating,weight,ts\n1,1, 5, 0.5 , 4\n1,2,3 ,1,5\n")
+    data = Interactions.from_csv(path, rating="rating", weight="weight", timestamp="ts")
+    assert data.log.select("rating", "weight", "time").rows() == [(5.0, 0.5, 4), (3.0, 1.0, 5)]
+
+
 def test_sequences_keep_the_order_of_the_line(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text("7 5 3 5\n\n4\t3 9 \n")
@@ -349,6 +381,24 @@ def test_recbole_atomic_files(tmp_path: Path) -> None:
         data.item_relation("tags")
     (tmp_path / "d" / "d.inter").write_text("user_id:token\titem_id:token\n1\t9\n")
     assert Interactions.read(tmp_path / "d").time_unit == "none"
+
+
+def test_an_atomic_file_whose_numbers_are_none(tmp_path: Path) -> None:
+    folder = _recbole(tmp_path / "d")
+    (folder / "d.item").write_text("item_id:token\tprice:float\n9\t 1.5\n8\tN/A\n77\t\n5\tnan\n")
+    found = Interactions.from_recbole(folder).item_features
+    assert found is not None
+    assert found["price"].fill_nan(0).to_list() == [1.5, None, None, 0.0]
+    (folder / "d.item").write_text("item_id:token\tprice:float\n9\t1.5\n\n8\t12,5\n")
+    with pytest.raises(DataError, match=r"d\.item, line 4: '12,5' \(column 'price:float'\) is no number; write one"):
+        Interactions.from_recbole(folder)
+
+
+def test_an_atomic_log_is_read_without_its_times_and_ratings(tmp_path: Path) -> None:
+    folder = _recbole(tmp_path / "d")
+    assert Interactions.read(folder).log.columns == ["row", "user", "item", "rating", "time"]
+    assert Interactions.read(folder, timestamp="none").log.columns == ["row", "user", "item", "rating"]
+    assert Interactions.read(folder, rating="none").log.columns == ["row", "user", "item", "time"]
 
 
 def test_features_of_a_frame() -> None:

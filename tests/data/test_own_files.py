@@ -106,7 +106,7 @@ def test_nothing_there_and_several_formats(tmp_path: Path) -> None:
             rg.load_data(str(tmp_path / name))
     TABLE.write_csv(tmp_path / "a.csv")
     TABLE.write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"csv, parquet; give format="):
+    with pytest.raises(ValueError, match=r"csv, parquet; give format= \(--data-format\)"):
         rg.load_data(tmp_path)
     assert len(rg.load_data(tmp_path, format="csv")) == 40
 

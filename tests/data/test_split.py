@@ -192,7 +192,7 @@ def test_time_cut_leaves_something_to_train_on() -> None:
 
 def test_instants_that_hold_nothing_out(caplog: pytest.LogCaptureFixture) -> None:
     data = _times([1_600_000_000 + 100 * place for place in range(600)])
-    with pytest.raises(ValueError, match=r"test_from = 1600080000000 leaves nothing to test: .* in the unit of the log"):
+    with pytest.raises(ValueError, match=r"test_from = 1600080000000 leaves nothing to test: .* in the unit of"):
         data.split("time", valid_from=1_600_050_000_000, test_from=1_600_080_000_000)  # milliseconds
     with pytest.raises(ValueError, match="test_from = 1600080000 leaves nothing to test"):
         data.split("time", valid_from=1_600_050_000, test_from=1_600_080_000)
@@ -225,6 +225,24 @@ def test_time_cut_takes_numbers_of_numpy_and_shares_or_instants() -> None:
     assert data.split("time", **plain.params).hash == plain.hash
     with pytest.raises(ValueError, match=r"valid = 0\.2 and test = 0\.1 are shares.*valid_from and test_from"):
         data.split("time", valid=0.2, valid_from=start + 1, test_from=start + 2)
+
+
+def test_moments_and_lengths_of_other_types() -> None:
+    data = _times([dt.datetime(2024, 5, day) for day in range(1, 21)])
+    plain = data.split("time", valid_from=dt.datetime(2024, 5, 8), test_from=dt.datetime(2024, 5, 15))
+    numpy = data.split("time", valid_from=np.datetime64("2024-05-08"), test_from=np.datetime64("2024-05-15", "ns"))
+    assert (numpy.hash, numpy.params) == (plain.hash, plain.params)
+    for value, said in (
+        (np.datetime64("NaT"), "it is no moment"),
+        (True, "give a number in the unit of the log's times, a date, a datetime or an ISO 8601 text"),
+        (dt.timedelta(1), "give a number in the unit of the log's times, a date, a datetime or an ISO 8601 text"),
+    ):
+        with pytest.raises(ValueError, match=rf"^split 'time': valid_from = {re.escape(repr(value))}: {said}$"):
+            data.split("time", valid_from=value, test_from=3)
+    for value in (True, dt.timedelta(3), np.timedelta64(3, "D")):
+        said = "give a text such as '14D', or a number in the unit of the log's times"
+        with pytest.raises(ValueError, match=rf"^split 'time': window = {re.escape(repr(value))}: {said}$"):
+            data.split("time", window=value)
 
 
 def _slow_counts(n: int, valid: float, test: float) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import recgraph as rg
 from recgraph.data import errors
 from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
+from recgraph.data.reading import Reading
 from recgraph.data.split import SealedSplit
 
 FIRST = dt.datetime(2024, 5, 1, 9, 30)
@@ -53,6 +54,32 @@ def test_a_format_of_four_digits_does_not_read_two(tmp_path: Path) -> None:
 def test_the_year_1_stands_for_no_date_in_some_systems(tmp_path: Path) -> None:
     path = log(tmp_path, ("0001-01-01T00:00:00", "2024-05-01T09:30:00"))
     assert times_of(path) == [dt.datetime(1, 1, 1), FIRST]
+
+
+def test_a_form_of_times_needs_times(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id\n1,2\n1,3\n")
+    frame = pl.read_csv(path)
+    said = r"time_format = '%Y' says how timestamps are written, and the log has none: name their column"
+    for read in (
+        lambda: rg.load_data(path, time_format="%Y"),
+        lambda: rg.load_data(frame, time_format="%Y"),
+        lambda: rg.Interactions.from_frame(frame, user="user_id", item="item_id", time_format="%Y"),
+        lambda: rg.Interactions.from_csv(path, time_format="%Y"),
+        lambda: rg.Split.from_parts(frame, test=frame, time_format="%Y"),
+        lambda: LogFile(str(path), Reading(time_format="%Y")).completed(),
+        lambda: prepare(LogFile(str(path), Reading(time_format="%Y")), tmp_path / "split"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read()
+    # what reads a log again, or a later one, gives the form that the first log was read by
+    assert rg.Interactions.from_files(LogFile(str(path), Reading(time_format="%Y"))).time_unit == "none"
+
+
+def test_fractions_that_are_no_seconds() -> None:
+    frame = pl.DataFrame({"user_id": [1, 2], "item_id": [1, 2], "timestamp": [1.7e15 + 0.5, 1.7e15 + 1]})
+    with pytest.raises(errors.TimestampError, match=r"row 0 .*1700000000000000\.5 is too large for seconds, which num"):
+        rg.load_data(frame)
 
 
 @pytest.mark.parametrize(

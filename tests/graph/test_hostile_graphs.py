@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -14,6 +15,7 @@ from scipy.sparse import csr_array
 
 import recgraph as rg
 from recgraph.data.errors import CorruptFileError
+from recgraph.graph import store
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.schema import FeatureError, GraphError, Nodes, UnknownTypeError
@@ -76,6 +78,68 @@ def test_times_as_numpy_has_them(tmp_path: Path) -> None:
     booleans = made(times={BY: np.array([True, False, True])})
     booleans.save(tmp_path)
     assert HeteroGraph.load(tmp_path).hash == booleans.hash
+
+
+def test_times_of_a_zone_are_moments() -> None:
+    there = pd.date_range("2024-01-02", periods=3, tz="Europe/Berlin")
+    moments = [1704150000000000 + 86_400_000_000 * day for day in range(3)]
+    for times in (there, pd.Series(there)):
+        assert made(times={BY: times}).edges[BY].times.tolist() == moments  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("as_series", [False, True])
+def test_missing_times_are_refused(as_series: bool) -> None:
+    times = np.array(["2024-01-02", "NaT", "2024-01-04"], dtype="datetime64[s]")
+    with pytest.raises(GraphError, match=r"\), row 1 \(from 0\): the time is missing \(1 such edges\)"):
+        made(times={BY: pd.Series(times) if as_series else times})
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_are_read_backwards_or_not_to_be_written_to() -> None:
+    sources, weights, x = np.array([2, 1, 0]), np.array([3.0, 2.0, 1.0]), np.arange(6.0).reshape(3, 2)
+    counts = {"paper": 3, "author": 2}
+    backwards = HeteroGraph.from_edge_lists(
+        counts, {BY: (sources[::-1], [0, 0, 1])}, {"paper": x[::-1]}, weights={BY: weights[::-1]}
+    )
+    assert backwards.adjacency(BY).to_dense().tolist() == [[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]
+    assert backwards.features("paper").tolist() == x[::-1].tolist()  # type: ignore[union-attr]
+    for array in (sources, weights, x):
+        array.flags.writeable = False
+    sealed = HeteroGraph.from_edge_lists(counts, {BY: (sources, [1, 0, 0])}, {"paper": x}, weights={BY: weights})
+    assert sealed.adjacency(BY).to_dense().tolist() == [[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]
+
+
+def test_what_is_written_into_arrays_later_is_not_in_the_graph() -> None:
+    pairs, weights, times = np.array([[0, 0], [1, 0], [2, 1]]), np.ones(3), np.arange(3)
+    dense, sparse = np.ones((3, 2)), csr_array(np.ones((2, 2)))
+    matrix = csr_array(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
+    graphs = [
+        HeteroGraph.from_edge_lists(
+            {"paper": 3, "author": 2}, {BY: pairs}, {"paper": dense, "author": sparse}, {BY: weights}, {BY: times}
+        ),
+        made().with_features({"paper": dense}),
+        HeteroGraph.from_scipy({BY: matrix}, {"paper": dense}),
+    ]
+    before = [store.digest(graph.nodes, graph.edges) for graph in graphs]
+    for array in (pairs, weights, times, dense, sparse.data, matrix.data, matrix.indices):
+        array[:] = 0
+    assert [store.digest(graph.nodes, graph.edges) for graph in graphs] == before
+
+
+def test_names_that_say_nothing_are_refused() -> None:
+    frame = pl.DataFrame({"p": [0, 1], "a": [0, 1], "strength": [1.0, 2.0], "when": [5, 6]})
+    plain = HeteroGraph.from_frames({BY: frame})
+    assert plain.adjacency(BY).weights is None
+    named = HeteroGraph.from_frames({BY: frame, ("a", "b", "c"): frame[["p", "a"]]}, weight="strength", time="when")
+    assert named.adjacency(BY).values().tolist() == [1.0, 2.0]
+    with pytest.raises(GraphError, match=r"weight = 'strengt': no frame of edges .* there are 'strength', 'when'"):
+        HeteroGraph.from_frames({BY: frame}, weight="strengt")
+    with pytest.raises(GraphError, match="time = 'p': no frame of edges has such a column behind its two of ids"):
+        HeteroGraph.from_frames({BY: frame}, time="p")
+    log = rg.Interactions.from_frame(frame, user="p", item="a")
+    for role in ("item", "user"):
+        with pytest.raises(ValueError, match=rf"{role}_relations = 'genre' is one text; give a list .*\['genre'\]"):
+            HeteroGraph.from_interactions(log, **{f"{role}_relations": "genre"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])

@@ -249,7 +249,7 @@ def read_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
 def _delimited(path: Path, file: File, layout: Layout) -> pl.DataFrame:
     content = path.read_bytes()
     try:
-        text = content.decode(file.encoding)
+        text = content.decode(file.encoding).removeprefix("\ufeff")  # a byte order mark
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise EncodingError(f"a byte is not {file.encoding}", path=path, line=line) from None

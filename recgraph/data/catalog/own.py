@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
 from recgraph.data.files import replace_text
@@ -125,6 +126,13 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
     card = out or Path(f"{FileCard.of_path(path).name}.toml")
     if card.suffix != ".toml":
         raise ValueError(f"--out {card}: the name of a card ends in .toml")
+    try:
+        FileCard.of(name=card.stem, data={"file": file.path})
+    except ConfigError:
+        raise ValueError(
+            f"--out {card}: the file is called like its card, in small letters, digits, '-', '_' and '.', such as "
+            f"{card.with_stem(FileCard.of_path(card.name).name)}"
+        ) from None
     if card.exists():
         raise FileExistsError(f"{card} exists; change it by hand, or give another --out")
     file = replace(file, reading=file.completed())
@@ -142,6 +150,5 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
         items=data.n_items,
         interactions=len(data),
     )
-    FileCard.of(name=card.stem, data={"file": file.path})  # the name is one of a card
     replace_text(text, card)
     return card, data
