@@ -212,7 +212,7 @@ def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Sour
     problem = f"{given!r} cannot be read like those before it"
     if given is None:
         problem = "is missing; a log is also read without: timestamp='none' (--time none)"
-    elif unit == "seconds" and _is_finite(given):
+    elif unit == "seconds" and _is_within_integers(given):
         problem = (
             f"{given!r} is too large for seconds, which numbers with fractions are taken for: round them, or divide "
             "them into seconds"
@@ -220,9 +220,9 @@ def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Sour
     raise source.error(TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place]))
 
 
-def _is_finite(given: object) -> bool:
+def _is_within_integers(given: object) -> bool:
     try:
-        return math.isfinite(float(given))  # type: ignore[arg-type]
+        return abs(float(given)) < 2**63  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
 
