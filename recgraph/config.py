@@ -138,6 +138,11 @@ class Config(BaseModel):
                 raise ValueError(f"{name} = {options} names a part; write {part} = {options['name']!r} instead")
         return self
 
+    @classmethod
+    def given_to(cls, setting: str) -> frozenset[str]:
+        """The options that the part which a setting chooses gets from the configuration: nobody else gives them."""
+        return frozenset()
+
     def unread(self) -> dict[str, str]:
         """The settings that nothing reads beside the others, and what a message says of each after "has no effect"."""
         return {}

@@ -349,23 +349,23 @@ def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
 
 def settings_of(cls: type[Any]) -> list[str]:
     """The names of a member's settings: the fields of its ``Config``, else the parameters of its constructor."""
-    config = getattr(cls, "Config", None)
-    own = [name for name, each in inspect.signature(cls).parameters.items() if "VAR" not in each.kind.name]
-    return own if config is None else list(config.model_fields)
+    if (config := getattr(cls, "Config", None)) is not None:
+        return list(config.model_fields)
+    return [name for name, each in inspect.signature(cls).parameters.items() if "VAR" not in each.kind.name]
 
 
-def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
+def make(kind: str, spec: str | Mapping[str, Any], defaults: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
     """A member of a kind from its specification in a configuration.
 
     Args:
         kind: of the registry.
         spec: a name, or a mapping with ``name`` and the member's settings, as ``{name = "crop", ratio = 0.3}``.
-        given: what the caller knows; the member gets those that it has a setting or a parameter for, and the
-            specification's own settings come first.
+        defaults: of settings that the specification leaves out.
+        given: what the caller decides. Of both the member gets those that it has a setting or a parameter for.
 
     Raises:
         ValueError: no such member, or the specification has no name.
-        ConfigError: a setting that the member does not have, or its value is not allowed.
+        ConfigError: a setting that the member does not have or that the caller decides, or a value is not allowed.
     """
     kind = _known(kind)
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
@@ -373,14 +373,14 @@ def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
         raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {written(kind)[0]!r}}}")
     cls = load(kind, settings.pop("name"))
     known = settings_of(cls)
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        meant = did_you_mean([each for name in unknown for each in nearest_names(name, known, key=key)])
+    if unknown := sorted({*settings} - {*(own := [name for name in known if name not in given])}):
+        meant = did_you_mean([each for name in unknown for each in nearest_names(name, own, key=key)])
         raise ConfigError(
             f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {f'{meant} It' if meant else 'it'} has "
-            f"{', '.join(known) or 'none'}"
+            f"{', '.join(own) or 'none'}"
         )
-    return cls(**{**{name: value for name, value in given.items() if name in known}, **arguments_of(cls, settings)})
+    filled = {name: value for name, value in {**(defaults or {}), **given}.items() if name in known}
+    return cls(**{**filled, **arguments_of(cls, settings)})
 
 
 def specification(kind: str, value: Any) -> Any:

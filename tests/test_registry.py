@@ -315,6 +315,14 @@ def test_make_reads_a_specification() -> None:
         registry.make("augmentation", {"ratio": 0.3})
 
 
+def test_a_specification_goes_before_defaults_and_not_before_what_is_given() -> None:
+    spec = {"name": "learned", "inner_dim": 4}
+    assert registry.make("weight", spec, {"inner_dim": 2, "normalise": True}).config.inner_dim == 4
+    assert registry.make("weight", spec, {"inner_dim": 2, "normalise": True}).config.normalise
+    with pytest.raises(ConfigError, match="weight Learned has no setting inner_dim; it has dim, "):
+        registry.make("weight", spec, inner_dim=2)
+
+
 def test_arguments_of_a_constructor_are_read_as_settings_are() -> None:
     made = registry.make("encoder", {"name": "hstu", "time_bias": "false", "n_heads": "2", "dropout": 0})
     assert (made.time_bias, made.dropout) == (False, 0.0)

@@ -70,13 +70,13 @@ class GraphAugmentation:
         return generators[purpose] if self.config.redraw else generators.fresh(purpose)
 
 
-def make_augmentation(spec: str | Mapping[str, Any], **given: Any) -> GraphAugmentation:
+def make_augmentation(spec: str | Mapping[str, Any], **defaults: Any) -> GraphAugmentation:
     """An augmentation of graphs from its specification in a configuration; see :func:`recgraph.registry.make`.
 
     Raises:
         ValueError: there is no such augmentation, or it is not one of graphs.
     """
-    made = registry.make("augmentation", spec, **given)
+    made = registry.make("augmentation", spec, defaults)
     if not isinstance(made, GraphAugmentation):
         raise ValueError(f"augmentations: {spec!r} is not an augmentation of graphs")
     return made

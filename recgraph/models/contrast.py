@@ -12,7 +12,8 @@ from recgraph import registry
 from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
-from recgraph.models.settings import ModelConfig, chosen
+from recgraph.models.settings import ModelConfig
+from recgraph.parts import chosen
 from recgraph.rng import Generators
 
 __all__ = [

@@ -6,14 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Self
 
 from pydantic import ConfigDict, model_validator
 
-from recgraph import registry
 from recgraph.config import Config
+from recgraph.parts import check_options
 
-__all__ = ["ModelConfig", "chosen", "saved_settings"]
+__all__ = ["ModelConfig", "saved_settings"]
+
+#: what models give to parts that have it: widths and sizes, what they are made from, and what a seed says
+_GIVEN = frozenset({"dim", "graph", "hidden_dim", "in_dim", "n_items", "out_dim", "seed"})
+#: and to losses, where they have such a setting themselves
+_GIVEN_TO_LOSSES = ("n_negatives", "negative_weight", "popularity_power")
 
 _ARE_SAVED: ContextVar[bool] = ContextVar("are_saved", default=False)
 
@@ -22,6 +27,10 @@ class ModelConfig(Config):
     """Settings of a model. Fields that models share have the same name everywhere."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+    @classmethod
+    def given_to(cls, setting: str) -> frozenset[str]:
+        return _GIVEN.union(name for name in _GIVEN_TO_LOSSES if setting == "loss" and name in cls.model_fields)
 
     @model_validator(mode="after")
     def _all_have_an_effect(self) -> Self:
@@ -33,6 +42,7 @@ class ModelConfig(Config):
             value = getattr(self, name)
             if value != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name} = {value!r} has no effect {why}")
+        check_options(self)
         return self
 
 
@@ -45,11 +55,3 @@ def saved_settings() -> Iterator[None]:
         yield
     finally:
         _ARE_SAVED.reset(token)
-
-
-def chosen(kind: str, name: str) -> Any:
-    """The class of a part that a setting chooses; None where there is none, which is an error where it is made."""
-    try:
-        return registry.load(kind, name)
-    except Exception:  # also of a stranger's module
-        return None

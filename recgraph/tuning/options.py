@@ -3,38 +3,26 @@
 ``SETTING.OPTION`` is an option of the one part that a setting chooses (``loss.popularity_power``); it goes into
 ``SETTING_options``. ``SETTING.PART.OPTION`` is an option of one of several parts; it goes into the part's
 specification, ``{name = "crop", ratio = ...}`` of ``augmentations.crop.ratio``, or ``alignment = {coefficient = ...}``
-of ``regularisers.alignment.coefficient``. A setting has the name of its kind in the
-registry, or the plural of it.
+of ``regularisers.alignment.coefficient``.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from pydantic.fields import FieldInfo
 
 from recgraph import registry
 from recgraph.config import ConfigError, nearest_names, shown, unknown_key
+from recgraph.parts import is_list, kind_of, options_of
 
 __all__ = ["default_of", "flatten", "merge", "option_field", "plain"]
 
 Fields = Mapping[str, FieldInfo]
-#: parameters of parts that models give them
-_GIVEN = frozenset({"dim", "graph", "hidden_dim", "in_dim", "n_items", "out_dim", "variant"})
-
-
-def _kind(setting: str) -> str | None:
-    """The registry's kind of the parts that a setting chooses; None where it chooses none."""
-    return next((kind for kind in (setting, setting.removesuffix("s")) if kind in registry.kinds()), None)
-
-
-def _is_list(setting: str) -> bool:
-    return _kind(setting) not in (None, setting)
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +42,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(setting: str, value: Any) -> Any:
-    kind = _kind(setting.partition(".")[0])
+    kind = kind_of(setting.partition(".")[0])
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if kind is not None and hasattr(value, "config"):
@@ -73,7 +61,7 @@ def flatten(given: Mapping[str, Any], fields: Fields, ranges: tuple[str, ...]) -
     flat: dict[str, Any] = {}
     for name, value in given.items():
         setting = name.partition(".")[0]
-        n_names = 1 if setting not in fields or _kind(setting) is None else 3 if _is_list(setting) else 2
+        n_names = 1 if setting not in fields or kind_of(setting) is None else 3 if is_list(setting) else 2
         is_table = isinstance(value, Mapping) and value and not set(value) & {*ranges, "name"}
         if is_table and name.count(".") + 1 < n_names:
             flat |= flatten({f"{name}.{key}": each for key, each in value.items()}, fields, ranges)
@@ -82,13 +70,14 @@ def flatten(given: Mapping[str, Any], fields: Fields, ranges: tuple[str, ...]) -
     return flat
 
 
-def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldInfo:
+def option_field(name: str, fields: Fields, settings: dict[str, Any], given: frozenset[str]) -> FieldInfo:
     """The field of a dotted name; the value of a setting with several parts is written into ``settings``.
 
     Args:
         name: ``SETTING.OPTION`` or ``SETTING.PART.OPTION``.
         fields: of the configurations.
         settings: that are not searched.
+        given: what the configuration itself gives to the setting's part.
 
     Raises:
         ConfigError: no such setting, part or option; names the nearest ones.
@@ -96,16 +85,16 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldIn
     setting, *rest = name.split(".")
     if setting not in fields:
         raise ConfigError(f"space of {name!r}: {unknown_key(setting, fields)}")
-    kind = _kind(setting)
-    if kind is None or (not _is_list(setting) and f"{setting}_options" not in fields):
+    kind = kind_of(setting)
+    if kind is None or (not is_list(setting) and f"{setting}_options" not in fields):
         raise ConfigError(f"space of {name!r}: {setting} chooses no part that has options")
     chosen = settings.get(setting, _default(fields[setting]))
-    if not _is_list(setting):
+    if not is_list(setting):
         if len(rest) != 1:
             raise ConfigError(f"space of {name!r}: must be of the form {setting}.OPTION")
         if chosen is None:
             raise ConfigError(f"space of {name!r}: {setting} is none; fix it ({setting} = ..., or --set {setting}=...)")
-        return _option(name, kind, chosen, rest[0], fields)
+        return _option(name, kind, chosen, rest[0], given)
     if len(rest) != 2:
         raise ConfigError(f"space of {name!r}: must be of the form {setting}.PART.OPTION")
     settings[setting] = dict(chosen) if isinstance(chosen, Mapping) else list(chosen)
@@ -120,26 +109,12 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldIn
         raise ConfigError(
             f"space of {name!r}: {rest[0]!r} is not among {setting}; there is {', '.join(close) or 'none'}"
         )
-    return _option(name, kind, rest[0], rest[1], fields)
+    return _option(name, kind, rest[0], rest[1], given)
 
 
-def _option(name: str, kind: str, part: str, option: str, fields: Fields) -> FieldInfo:
+def _option(name: str, kind: str, part: str, option: str, given: frozenset[str]) -> FieldInfo:
     cls = registry.load(kind, part)
-    config = getattr(cls, "Config", None)
-    if config is not None:
-        known: Fields = config.model_fields
-    else:
-        # what the model gives it; an encoder gets all settings of the model that it has, too
-        given = {*fields} if kind == "encoder" else _GIVEN
-        hints = get_type_hints(cls.__init__, include_extras=True)
-        parameters = inspect.signature(cls).parameters.values()
-        known = {
-            each.name: FieldInfo.from_annotation(hints.get(each.name, Any))
-            if each.default is each.empty
-            else FieldInfo.from_annotated_attribute(hints.get(each.name, Any), each.default)
-            for each in parameters
-            if each.name not in given
-        }
+    known = {each: field for each, field in options_of(cls).items() if each not in given}
     if option not in known:
         raise ConfigError(f"space of {name!r}: {kind} {cls.__name__}: {unknown_key(option, known)}")
     return known[option]

@@ -98,7 +98,8 @@ class SearchSpace:
             for whole in (setting, f"{setting}_options"):
                 if whole in dimensions:
                     raise ConfigError(f"space of {name!r}: {whole} is searched, too; fix it or leave this option out")
-            fields[name] = option_field(name, fields, settled)
+            given_to = (part.given_to(setting) for part in parts.values() if setting in part.model_fields)
+            fields[name] = option_field(name, fields, settled, frozenset().union(*given_to))
             found = _dimension(name, fields[name], value)
             if found is None:
                 _check(Dimension(name, choices=(value,)), fields[name])

@@ -142,7 +142,7 @@ def test_encoders_by_name() -> None:
             r"fan_out = .* is of 2 layers, and encoder = 'gcn' has 1; give one",
         ),
         ({"encoder": "gru"}, "encoder = 'gru' is not a convolution over graphs"),
-        ({"encoder_options": {"out_dim": 5}}, "encoder_options: out_dim of gcn follow from the model"),
+        ({"encoder_options": {"out_dim": 5}}, "encoder_options: out_dim = 5 is given by the model; leave it out"),
         ({"encoder": "propagation", "embedding_dim": 4}, "embedding_dim = 4 must be hidden_dim = 8"),
         ({"augmentations": ["crop"]}, "'crop' is not an augmentation of graphs"),
         ({"objective_options": {"gamma": 1}}, "gamma"),

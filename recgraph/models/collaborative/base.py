@@ -27,7 +27,7 @@ from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
-from recgraph.models.settings import chosen
+from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table

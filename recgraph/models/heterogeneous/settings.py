@@ -111,6 +111,10 @@ class ViewsConfig(ContrastConfig):
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
 
+    @classmethod
+    def given_to(cls, setting: str) -> frozenset[str]:
+        return super().given_to(setting).union({"dropout"} if setting == "encoder" else ())
+
     def unread(self) -> dict[str, str]:
         of_others = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
         found = super().unread() | dict.fromkeys(of_others, f"on twin = {self.twin!r}; leave it out")

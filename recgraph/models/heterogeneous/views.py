@@ -36,10 +36,6 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
     cls = registry.load("encoder", name)
     if not issubclass(cls, GraphEncoder):
         raise ValueError(f"encoder = {name!r} is not a convolution over graphs, such as 'gcn' or 'propagation'")
-    if of_model := sorted({"in_dim", "out_dim"} & set(options)):
-        raise ValueError(
-            f"encoder_options: {', '.join(of_model)} of {name} follow from the model; set hidden_dim and embedding_dim"
-        )
     if in_dim != dim and "out_dim" not in inspect.signature(cls).parameters:
         raise ValueError(f"encoder = {name!r} keeps the width: embedding_dim = {dim} must be hidden_dim = {in_dim}")
     spec = {"name": name, **options}

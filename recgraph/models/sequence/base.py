@@ -388,11 +388,5 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     check_regime(config, cls.ends_masked)
     shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
     shared["max_len"] += cls.ends_masked
-    own = [name for name in registry.settings_of(cls) if name not in shared]
-    if unknown := sorted(set(config.encoder_options) - set(own)):
-        raise ConfigError(
-            f"encoder_options: {config.encoder} has no {', '.join(unknown)} of its own; it has "
-            f"{', '.join(own) or 'none'}"
-        )
     encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)
     return encoder

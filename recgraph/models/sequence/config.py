@@ -11,7 +11,7 @@ from recgraph.config import Added, ConfigError, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.models.distil import DistilConfig
-from recgraph.models.settings import chosen
+from recgraph.parts import chosen
 
 __all__ = ["EncoderName", "SequenceConfig", "TransformerConfig", "check_regime"]
 
@@ -92,6 +92,11 @@ class SequenceConfig(DistilConfig):
         if not self.item_id_embedding and not self.item_features:
             raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
         return self
+
+    @classmethod
+    def given_to(cls, setting: str) -> frozenset[str]:
+        of_encoder = (*cls.model_fields, "causal", "n_tokens")
+        return super().given_to(setting).union(of_encoder if setting == "encoder" else ())
 
     def unread(self) -> dict[str, str]:
         found, encoder, loss = super().unread(), chosen("encoder", self.encoder), chosen("loss", self.loss)

@@ -60,6 +60,10 @@ class MCLRecConfig(ContrastiveConfig):
         Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
     ] = "published"
 
+    @classmethod
+    def given_to(cls, setting: str) -> frozenset[str]:
+        return super().given_to(setting).union({"variant"} if setting == "augmenter" else ())
+
 
 class MCLRec(ContrastiveSequenceModel):
     """Meta-optimised contrastive learning: SASRec whose views are varied once more by learnable augmenters.

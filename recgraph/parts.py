@@ -1,0 +1,73 @@
+"""Parts that settings choose by name: of which kind they are, and which options they take.
+
+A setting has the name of its kind in the registry, or the plural of it where it chooses several parts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_type_hints
+
+from pydantic.fields import FieldInfo
+
+from recgraph import registry
+from recgraph.config import Config, unknown_key
+
+__all__ = ["check_options", "chosen", "is_list", "kind_of", "options_of"]
+
+
+def kind_of(setting: str) -> str | None:
+    """The registry's kind of the parts that a setting chooses; None where it chooses none."""
+    return next((kind for kind in (setting, setting.removesuffix("s")) if kind in registry.kinds()), None)
+
+
+def is_list(setting: str) -> bool:
+    """Whether a setting chooses several parts."""
+    return kind_of(setting) not in (None, setting)
+
+
+def chosen(kind: str, name: str) -> Any:
+    """The class of a part that a setting chooses; None where there is none, which is an error where it is made."""
+    try:
+        return registry.load(kind, name)
+    except Exception:  # also of a stranger's module
+        return None
+
+
+def options_of(part: type[Any]) -> dict[str, FieldInfo]:
+    """The options of a part: the fields of its ``Config``, else the parameters of its constructor."""
+    config = getattr(part, "Config", None)
+    if config is not None:
+        return dict(config.model_fields)
+    hints = get_type_hints(part.__init__, include_extras=True)
+    parameters = inspect.signature(part).parameters
+    return {
+        name: FieldInfo.from_annotation(hints.get(name, Any))
+        if parameters[name].default is inspect.Parameter.empty
+        else FieldInfo.from_annotated_attribute(hints.get(name, Any), parameters[name].default)
+        for name in registry.settings_of(part)
+    }
+
+
+def check_options(config: Config) -> None:
+    """Check that each ``X_options`` has options alone that the part named by ``X`` takes, and not from the model.
+
+    A part that is not there is left to where it is made, which says why.
+
+    Raises:
+        ValueError: another option; names the nearest ones.
+    """
+    fields = type(config).model_fields
+    for setting in fields:
+        options = getattr(config, f"{setting}_options") if f"{setting}_options" in fields else None
+        part = chosen(setting, getattr(config, setting)) if options and kind_of(setting) == setting else None
+        if part is None or not options:
+            continue
+        known, given = registry.settings_of(part), config.given_to(setting)
+        for name, value in options.items():
+            if name in given and name in known:
+                fix = f"write {name} = {value!r} itself" if name in fields else "leave it out"
+                raise ValueError(f"{setting}_options: {name} = {value!r} is given by the model; {fix}")
+            if name not in known:
+                own = [each for each in known if each not in given]
+                raise ValueError(f"{setting}_options of {getattr(config, setting)!r}: {unknown_key(name, own)}")
