@@ -72,9 +72,10 @@ class Setting:
 
 
 class Config(BaseModel):
-    """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`."""
+    """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`; so do infinities
+    and NaN, but for a field with ``allow_inf_nan=True``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
     renamed: ClassVar[dict[str, str]] = {}
     #: parts that have options also where they are None, as the data then decide which part it is

@@ -88,6 +88,8 @@ class SwAV(Objective):
         self._shared: Callable[[], Sequence[Tensor]] | None = None
         #: ``n_queued`` on the host, which would wait for it on an accelerator; None: not read yet
         self._n_queued: int | None = None
+        #: rows that the last call queued
+        self._n_last = 0
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
@@ -98,15 +100,17 @@ class SwAV(Objective):
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         a, b = (unit_length(x) for x in in_pairs(views))
+        if views.again and self._queues:  # the rows come again, in the place of those of the last call
+            self._n_queued = self._count() - self._n_last
         with full_precision(a):
             fixed = [a.detach(), b.detach()]
-            assigned = self._with_queue(fixed, views.epoch)
+            assigned = self._with_queue(fixed, views)
             losses = [
                 self._loss(x, fixed[other], assigned[other], c, similarity.temperature)
                 for c in self._prototypes(a, views.epoch)
                 for x, other in ((a, 1), (b, 0))
             ]
-        if self.training and torch.is_grad_enabled():
+        if self._queues:
             self._push(fixed)
         return Outcome.of_all(torch.stack(losses).mean(), len(a))
 
@@ -137,12 +141,28 @@ class SwAV(Objective):
         directions = self.directions.detach() if is_frozen else self.directions
         return [unit_length(directions.to(like.dtype))]
 
-    def _with_queue(self, rows: list[Tensor], epoch: int | None) -> list[Tensor]:
+    def _with_queue(self, rows: list[Tensor], views: Views) -> list[Tensor]:
         """The rows of each view, and below them those that are queued for it, where the queue is in use."""
+        epoch = views.epoch
         if not self.config.queue or (epoch is not None and epoch < self.config.queue_from):
             return rows
-        n = min(self._count(), self.config.queue)
-        return [torch.cat([x, old[:n].to(x.dtype)]) for x, old in zip(rows, self.queued, strict=True)]
+        return [torch.cat([x, old.to(x.dtype)]) for x, old in zip(rows, self._earlier(views.again), strict=True)]
+
+    def _earlier(self, again: bool) -> Tensor:
+        """[2, n, D]: what earlier calls queued, without those of this step where its rows come again."""
+        n, size = self._count(), self.config.queue
+        if n < size:
+            return self.queued[:, :n]
+        first, n_last = n % size, self._n_last if again else 0
+        last = first + n_last
+        if last > size:
+            return self.queued[:, last - size : first]
+        return torch.cat([self.queued[:, :first], self.queued[:, last:]], 1)
+
+    @property
+    def _queues(self) -> bool:
+        """Whether the rows of a call are queued."""
+        return bool(self.config.queue) and self.training and torch.is_grad_enabled()
 
     def _count(self) -> int:
         """How many rows have been queued so far."""
@@ -153,12 +173,11 @@ class SwAV(Objective):
     @torch.no_grad()
     def _push(self, rows: list[Tensor]) -> None:
         """Queue rows in the place of the oldest; the last ones of a batch that is longer than the queue."""
-        if not (size := self.config.queue):
-            return
+        size, first = self.config.queue, self._count()
         n = min(len(rows[0]), size)
-        places = (self.n_queued + torch.arange(n, device=self.n_queued.device)) % size
+        places = (first + torch.arange(n, device=self.n_queued.device)) % size
         self.queued[:, places] = torch.stack([x[-n:] for x in rows]).to(self.queued.dtype)
-        self._n_queued = self._count() + n
+        self._n_queued, self._n_last = first + n, n
         self.n_queued.fill_(self._n_queued)
 
 

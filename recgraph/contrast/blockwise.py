@@ -258,7 +258,8 @@ class _Contrast(BlockwiseLoss):
                 self.candidates,
                 self.x,
                 counted,
-                f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch or another weight",
+                f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch, another weight, or "
+                "if_none='zero' among the objective's options",
             )
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients

@@ -65,6 +65,7 @@ class MultiHead(Objective):
 
     Config = MultiHeadConfig
     needs_pairs = True
+    reads = frozenset({"temperature"})
 
     def __init__(self, config: MultiHeadConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)

@@ -102,12 +102,12 @@ class FeatureTransformation(Mixture):
 
     Anchor q and positive k become ``q' = l q + (1 - l) k`` and ``k' = l k + (1 - l) q`` with ``l - 1 ~ Beta(a, a)``:
     their sum stays, and for cosines ``s'_ip = s_ip + 2 l (1 - l) (1 / tau - s_ip) <= s_ip``, a harder positive. The
-    candidates y become ``m y + (1 - m) y[permutation]`` with ``m ~ Beta(b, b)``. As published neither is normalised
-    again, and the anchor that candidates are compared with is q itself.
+    candidates y become ``m y + (1 - m) y[permutation]`` with ``m ~ Beta(b, b)``; one that the anchor's positive, or the
+    anchor itself where it is among them, is a part of is no candidate of that anchor. As published neither is
+    normalised again, and the anchor that candidates are compared with is q itself.
 
     Source: Zhu et al., "Improving Contrastive Learning by Visualizing Feature Transformation" (ICCV 2021).
-    Departures: l is drawn for each anchor and m for each candidate, not for each dimension; an anchor's own
-    positive may be a part of one of its candidates, where the published ones come from a queue; with dot products q is
+    Departures: l is drawn for each anchor and m for each candidate, not for each dimension; with dot products q is
     taken at the length of k.
     """
 
@@ -126,7 +126,9 @@ class FeatureTransformation(Mixture):
             return Mixed(y, positive)
         share = _beta(config.negative_alpha, len(y), generator, y)
         order = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
-        return Mixed(share * y + (1 - share) * y.index_select(0, order), positive)
+        mixed_into = torch.empty_like(order).scatter_(0, order, torch.arange(len(y), device=y.device))
+        mixed = share * y + (1 - share) * y.index_select(0, order)
+        return Mixed(mixed, positive, barred=mixed_into[candidates.barred])
 
 
 def _mixed(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -31,12 +31,15 @@ class Mixed:
         positive: [N, D], what an anchor is compared with in the place of its positive; None: ``y[positives]``.
         further: [N, S, D], further candidates of each anchor; None: there are none.
         further_log_w: [N, S], their log-weights; None: 0.
+        barred: [N, B] int64, columns of ``y`` that are no candidates of an anchor beside those that it has barred
+            already; None: there are none.
     """
 
     y: Tensor
     positive: Tensor | None = None
     further: Tensor | None = None
     further_log_w: Tensor | None = None
+    barred: Tensor | None = None
 
 
 class MixtureConfig(Config):
@@ -101,7 +104,8 @@ def contrast_mixed(
     x, y, places = x.to(work), mixed.y.to(work), candidates.positives
     positive = y.index_select(0, places) if mixed.positive is None else mixed.positive.to(work)
     own = torch.linalg.vecdot(x, positive)
-    sums = [log_sums(x, y, candidates.barred, weight, pairs, block_rows)]
+    barred = candidates.barred if mixed.barred is None else torch.cat([candidates.barred, mixed.barred], 1)
+    sums = [log_sums(x, y, barred, weight, pairs, block_rows)]
     if mixed.further is not None:
         further = torch.einsum("nd,nsd->ns", x, mixed.further.to(work))
         log_v = mixed.further_log_w
@@ -138,7 +142,8 @@ def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Te
         candidates,
         x,
         counted,
-        f"all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight",
+        f"all {len(x)} anchors have only candidates of weight 0; use a larger batch, another weight, or "
+        "if_none='zero' among the objective's options",
     )
     return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
 

@@ -142,8 +142,10 @@ class Objective(Part):
             labels = None if labels is None else labels[own]
             views = replace(views, labels_a=labels)
         config = self.config
-        required = config.if_none == "error"
-        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required, kept)
+        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, kept=kept)
+        # a batch of one sample has nothing else to contrast it with
+        required = config.if_none == "error" and len(views.b) > candidates.barred.shape[1]
+        candidates = replace(candidates, required=required)
         pairs: Pairs | None = None
         if weight is not None:
             over = similarity.over_cosines(views.temperatures)

@@ -52,7 +52,11 @@ class PropensityConfig(WeightConfig):
     ] = 0.5
     clip: Annotated[
         float,
-        Field(ge=1, description="the greatest 1 / propensity, that of the most popular id being 1"),
+        Field(
+            ge=1,
+            allow_inf_nan=True,
+            description="the greatest 1 / propensity, that of the most popular id being 1; inf: none",
+        ),
         Search(2.0, 100.0, log=True),
     ] = 10.0
 

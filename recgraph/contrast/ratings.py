@@ -56,6 +56,7 @@ class LabelDistance(Weight):
 
     Config = LabelDistanceConfig
     reads_labels = True
+    weighs_positives = False
 
     def log_w(self, pairs: Pairs) -> Tensor:
         ours, theirs = labelled(self, pairs.anchor_labels, pairs.candidate_labels)
@@ -64,7 +65,7 @@ class LabelDistance(Weight):
         return self._log(distance).nan_to_num(nan=0.0, neginf=-math.inf)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        # what stands beside the candidates has no label here
+        # what stands beside the candidates is the positive, which counts fully
         return self.log_w(pairs), rows.new_zeros(len(rows))
 
     def _log(self, distance: Tensor) -> Tensor:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor
 
-from recgraph.contrast.weights import Cluster, ClusterConfig, Pairs
+from recgraph.contrast.weights import Cluster, ClusterConfig, ClusterCounts, Pairs
 
 __all__ = ["SameCluster", "SameClusterConfig"]
 
 
 class SameClusterConfig(ClusterConfig):
-    n_clusters: Annotated[
-        tuple[int, ...],
-        Field(min_length=1, description="clusters of each granularity, where none are given"),
-    ] = (10,)
+    n_clusters: ClusterCounts = (10,)
 
 
 class SameCluster(Cluster):

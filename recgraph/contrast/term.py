@@ -89,6 +89,9 @@ class ContrastiveTerm(nn.Module):
         self.transform: Transform | None = self._part("transform", dim)
         self.regularisers = nn.ModuleDict()
         self.coefficients: dict[str, float] = {}
+        keys = [*map(registry.key, self.config.regularisers)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise ConfigError(f"regularisers: {twice!r} is there twice, in different spellings; give it once")
         for name, given in self.config.regularisers.items():
             settings = given if isinstance(given, dict) else {"coefficient": given}
             part = registry.make("regulariser", {"name": name, **settings}, dim=dim)
@@ -97,6 +100,11 @@ class ContrastiveTerm(nn.Module):
             part = "mixture" if self.weight is None else "weight"
             raise ConfigError(
                 f"objective = {self.config.objective!r} has no candidates to weigh or to mix; use {part} = None"
+            )
+        weighs_positives = self.weight is None or self.weight.weighs_positives
+        if getattr(self.objective.config, "weigh_positive", False) and not weighs_positives:
+            raise ConfigError(
+                f"weigh_positive = True: {type(self.weight).__name__} is of negatives alone; leave it out"
             )
         if self.mixture is not None and self.objective.config.n_candidates is not None:
             raise ConfigError("a mixture is made of all candidates; leave n_candidates out")
@@ -180,6 +188,7 @@ class ContrastiveTerm(nn.Module):
         further: Sequence[Tensor] = (),
         epoch: int | None = None,
         slow: SlowSides | None = None,
+        again: bool = False,
     ) -> Tensor:
         """The mean loss over the anchors, and the regularisers.
 
@@ -202,6 +211,7 @@ class ContrastiveTerm(nn.Module):
             epoch: from 0, for parts that change as training goes on.
             slow: both sides as a slow copy of the model encodes them (:meth:`slow_sides`). They are what an objective
                 without candidates compares the sides with; of another one b, and what is queued, is the copy's.
+            again: whether these rows were contrasted before in this step, by another phase or in another pair.
 
         Raises:
             ValueError: the shapes do not fit, or no anchor has a candidate of positive weight, with the objective's
@@ -209,6 +219,9 @@ class ContrastiveTerm(nn.Module):
         """
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
             raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [N, D] and [M, D], neither empty")
+        if isinstance(positives, Ragged) and not is_accelerated(a) and not bool(positives.lengths.all()):
+            row = int(positives.lengths.argmin())
+            raise ValueError(f"positives: row {row} of a has none; give each row at least one row of b")
         reads_slow = slow is not None and self.objective.reads_slow
         if slow is not None and not reads_slow:
             b = slow.b.to(a.dtype)
@@ -248,6 +261,7 @@ class ContrastiveTerm(nn.Module):
             further=tuple(further),
             epoch=epoch,
             mixture=self.mixture,
+            again=again,
             slow=slow if reads_slow else None,
         )
         joined = views if self.queue is None else self._with_queue(self.queue, views, aligned=slow is None)
@@ -276,12 +290,14 @@ class ContrastiveTerm(nn.Module):
                 f"queue_size = {self.config.queue_size} needs two views with rows in pairs; use queue_size=0 where all "
                 "rows are candidates, an anchor has several positives, or there are further views"
             )
+        # what looks at both sides is shown directions on both
+        a = views.a if self.weight is None and self.transform is None else unit_length(views.a)
         rows, ids = queue.join(unit_length(views.b), views.ids_b, aligned)
         labels = views.labels_b
         if labels is not None:
             labels = F.pad(labels, (0, len(ids) - len(labels)), value=math.nan)
         positives = torch.arange(len(views.a), device=rows.device)
-        return replace(views, b=rows, ids_b=ids, positives=positives, labels_b=labels)
+        return replace(views, a=a, b=rows, ids_b=ids, positives=positives, labels_b=labels)
 
     def _over_views(self, views: Views) -> Outcome:
         """The objective of all views together where it is joint, else its mean over the pairs of views."""
@@ -289,11 +305,11 @@ class ContrastiveTerm(nn.Module):
             return self._transformed(views)
         sides = [(views.a, views.ids_a, views.labels_a), (views.b, views.ids_b, views.labels_b)]
         sides += [(one, views.ids_a, views.labels_a) for one in views.further]
-        alone = replace(views, further=())
-        return _mean(
-            self._transformed(replace(alone, a=a, b=b, ids_a=ids_a, ids_b=ids_b, labels_a=of_a, labels_b=of_b))
+        pairs = [
+            replace(views, further=(), a=a, b=b, ids_a=ids_a, ids_b=ids_b, labels_a=of_a, labels_b=of_b)
             for (a, ids_a, of_a), (b, ids_b, of_b) in combinations(sides, 2)
-        )
+        ]
+        return _mean(self._transformed(replace(pair, again=views.again or pair is not pairs[0])) for pair in pairs)
 
     def _transformed(self, views: Views) -> Outcome:
         if self.transform is None:
@@ -307,10 +323,12 @@ class ContrastiveTerm(nn.Module):
         return self.config.at(epoch)
 
     def _regularised(self, views: Views) -> Tensor:
-        """The sum of the regularisers of each anchor and its positive, times their coefficients."""
-        if isinstance(views.positives, Ragged) or (views.positives is None and len(views.a) != len(views.b)):
+        """The sum of the regularisers of each anchor and its positive, times their coefficients; of several positives
+        it is the row of the same number."""
+        positives = None if isinstance(views.positives, Ragged) else views.positives
+        if positives is None and len(views.a) != len(views.b):
             raise ValueError(f"regularisers ({', '.join(self.regularisers)}) need one row of b for each row of a")
-        b = views.b if views.positives is None else views.b.index_select(0, views.positives)
+        b = views.b if positives is None else views.b.index_select(0, positives)
         values = [self.coefficients[name] * part(views.a, b) for name, part in self.regularisers.items()]
         return torch.stack(values).sum()
 

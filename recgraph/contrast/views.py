@@ -152,6 +152,8 @@ class Views:
         epoch: from 0; None where it is not known.
         mixture: a :class:`recgraph.contrast.mixtures.Mixture`, which makes candidates from candidates; None: they are
             taken as they are.
+        again: whether the rows were contrasted before in this step, by another phase or in another pair of views: what
+            keeps rows keeps those of the last time.
         slow: what an objective that reads them (:attr:`recgraph.contrast.objectives.Objective.reads_slow`) compares the
             sides with; None: with one another.
     """
@@ -169,6 +171,7 @@ class Views:
     further: tuple[Tensor, ...] = ()
     epoch: int | None = None
     mixture: nn.Module | None = None
+    again: bool = False
     slow: SlowSides | None = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from recgraph.blocks import FEWEST_ROWS
@@ -36,6 +36,8 @@ class Weight(Part):
     Config: ClassVar[type[WeightConfig]] = WeightConfig
     #: whether it depends on embeddings that no gradient reaches through it
     detached: ClassVar[bool] = False
+    #: whether a positive can carry it, too (``weigh_positive``)
+    weighs_positives: ClassVar[bool] = True
 
     def trained(self) -> list[nn.Parameter]:
         """Its parameters that are trained."""
@@ -102,11 +104,22 @@ class SameTarget(SelfMask):
     """
 
 
+def _tell_apart(n_clusters: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse clusters that hold all rows: no row would be a candidate of another."""
+    if max(n_clusters) < 2:
+        raise ValueError("one cluster holds all rows; give at least 2 clusters in one of the granularities")
+    return n_clusters
+
+
+ClusterCounts = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...],
+    Field(min_length=1, description="clusters of each granularity, at most one a row"),
+    AfterValidator(_tell_apart),
+]
+
+
 class ClusterConfig(WeightConfig):
-    n_clusters: Annotated[
-        tuple[int, ...],
-        Field(min_length=1, description="clusters of each granularity, where none are given"),
-    ] = (10, 30)
+    n_clusters: ClusterCounts = (10, 30)
     iterations: Annotated[int, Field(ge=1, description="of k-means, where none are given")] = 10
 
 

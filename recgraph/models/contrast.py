@@ -6,7 +6,7 @@ import warnings
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Added, ConfigError, Search
@@ -18,7 +18,6 @@ from recgraph.rng import Generators
 
 __all__ = [
     "AugmentationSpec",
-    "ClusterCounts",
     "ContrastConfig",
     "check_pairs",
     "contrastive_term",
@@ -30,20 +29,6 @@ __all__ = [
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
 AugmentationSpec = Annotated[
     str | dict[str, Any], BeforeValidator(lambda value: registry.specification("augmentation", value))
-]
-
-
-def _tell_apart(n_clusters: tuple[int, ...]) -> tuple[int, ...]:
-    """Refuse clusters that hold all nodes: no node would be a candidate of another."""
-    if max(n_clusters) < 2:
-        raise ValueError("one cluster holds all nodes; give at least 2 clusters in one of the granularities")
-    return n_clusters
-
-
-ClusterCounts = Annotated[
-    tuple[int, ...],
-    Field(min_length=1, description="clusters of each granularity (at most one a node)"),
-    AfterValidator(_tell_apart),
 ]
 
 

@@ -111,6 +111,10 @@ class _Staged(TrainableModel):
     def _stage(self, first: bool) -> TrainableModel:
         """A model of a stage, not built: the first has the weight of its settings, the others that of the stages."""
         settings = self._base_settings()
+        if settings.get("teacher") is not None:
+            raise ConfigError(
+                f"base_options: teacher = {settings['teacher']!r}: stages learn from no teacher; leave it out"
+            )
         if not first:
             settings |= {"weight": "same_cluster", "weight_options": {}}
         return self._base()(**settings)
@@ -169,8 +173,12 @@ class _Staged(TrainableModel):
                 model.setup(train)  # type: ignore[operator]
         return self.of_stage(0).batches(train, batch_size, generators)
 
+    def _in_stage(self, batch: Any) -> Any:
+        """A batch as its stage counts epochs, from 0: a stage warms up and schedules its temperature anew."""
+        return replace(batch, epoch=batch.epoch - self.stage_of(batch.epoch) * self.config.stage_epochs)
+
     def prepare(self, batch: Any) -> None:
-        self.of_stage(self.stage_of(batch.epoch)).prepare(batch)
+        self.of_stage(self.stage_of(batch.epoch)).prepare(self._in_stage(batch))
 
     def compile_parts(self, backend: str = "inductor") -> None:
         for number in range(self.config.stages):
@@ -183,11 +191,11 @@ class _Staged(TrainableModel):
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         number = self.stage_of(batch.epoch)
         self._begin(number)
-        found: dict[str, Tensor] = self.of_stage(number)(batch, terms)
+        found: dict[str, Tensor] = self.of_stage(number)(self._in_stage(batch), terms)
         return found
 
     def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
-        return self.of_stage(self.stage_of(batch.epoch)).terms(batch, asked)
+        return self.of_stage(self.stage_of(batch.epoch)).terms(self._in_stage(batch), asked)
 
     def _begin(self, number: int) -> None:
         """Have a stage contrast within the clusters of those before; the first call of a stage makes the last ones."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
 from recgraph.config import Config
 from recgraph.parts import check_options
@@ -25,8 +25,6 @@ _ARE_SAVED: ContextVar[bool] = ContextVar("are_saved", default=False)
 
 class ModelConfig(Config):
     """Settings of a model. Fields that models share have the same name everywhere."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     @classmethod
     def given_to(cls, setting: str) -> frozenset[str]:

@@ -35,9 +35,7 @@ class Boost(Config):
     """
 
     column: Annotated[str, Field(description="of the item features")]
-    weight: Annotated[
-        float, Field(allow_inf_nan=False, description="what is added, or times what the score is taken")
-    ] = 1.0
+    weight: Annotated[float, Field(description="what is added, or times what the score is taken")] = 1.0
     how: Literal["add", "multiply"] = "add"
     value: Annotated[
         bool | int | float | str | None, Field(description="raise the items that have this value; none: by the number")

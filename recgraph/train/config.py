@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from recgraph.config import Added, Config, ConfigError, Search, distribute
 from recgraph.models.base import Model, TrainableModel
@@ -21,8 +21,6 @@ FALLING = frozenset({"linear", "cosine"})
 
 class TrainConfig(Config):
     """How a model is trained; the same names for every model."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     batch_size: Annotated[
         int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -243,6 +243,14 @@ class SGLConfig(GraphContrastiveConfig):
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "all"
+
+    def unread(self) -> dict[str, str]:
+        found, specs = super().unread(), self.augmentations
+        if specs is not None and self.graph_view == "node_drop":
+            found["graph_view"] = "with augmentations, but for 'random_walk'; leave one of them out"
+        if specs is not None and all(isinstance(spec, Mapping) and "ratio" in spec for spec in specs):
+            found["drop_rate"] = "with augmentations that have a ratio each; leave it out"
+        return found
 
 
 class SGL(GraphContrastiveModel):

@@ -19,13 +19,13 @@ from recgraph.contrast.memory import PrototypeMemory
 from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.schedule import ScheduledSimilarity
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights import ClusterCounts
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import Phase, Space, Terms
 from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
-from recgraph.models.contrast import ClusterCounts
 from recgraph.models.memory import blocks, pair_needs
 from recgraph.unit_length import unit_length
 
@@ -91,6 +91,17 @@ class NCLConfig(GraphContrastiveConfig):
     ] = "published"
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
+
+    #: settings of the contrast with prototypes, which a weight of 0 leaves without effect
+    of_prototypes: ClassVar[tuple[str, ...]] = (
+        *("proto_contrast", "n_clusters", "warm_up_epochs", "concentration"),
+        *("kmeans", "kmeans_iterations", "kmeans_restarts"),
+    )
+    tolerated: ClassVar[frozenset[str]] = GraphContrastiveConfig.tolerated.union(of_prototypes)
+
+    def unread(self) -> dict[str, str]:
+        of_prototypes = () if self.proto_weight else self.of_prototypes
+        return super().unread() | dict.fromkeys(of_prototypes, "beside proto_weight = 0")
 
 
 class NCL(GraphContrastiveModel):

@@ -16,9 +16,8 @@ from recgraph.contrast.clustering import Method
 from recgraph.contrast.memory import PrototypeMemory
 from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import Cluster
+from recgraph.contrast.weights import Cluster, ClusterCounts
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
-from recgraph.models.contrast import ClusterCounts
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender, MetaPathRecommenderConfig, Side

@@ -54,6 +54,12 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
         Added(),
     ] = True
 
+    def unread(self) -> dict[str, str]:
+        found = super().unread()
+        if self.regime != "causal":
+            found["contrast_of"] = f"in regime = {self.regime!r}, whose views are of prefixes; leave it out"
+        return found
+
 
 class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
     """Base of contrastive sequence models.
@@ -230,6 +236,9 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         ids, labels = batch.contrast_targets, batch.labels
         draw = stream(term, batch.generators, of_rank=not self.config.gather_negatives)
         how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further, "slow": slow}
+        contrasted = f"contrasted by {id(term)}"
+        how["again"] = contrasted in batch.drawn
+        batch.drawn[contrasted] = []
         loss: Tensor = term(a, b, ids, ids, share=batch.share, labels_a=labels, labels_b=labels, **how)
         return loss
 
@@ -306,6 +315,9 @@ class DuoRecConfig(ContrastiveConfig):
         Field(ge=0, description="of the contrast of a dropout twin with a sequence of the same target"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
+
+    def unread(self) -> dict[str, str]:
+        return super().unread() | {"augmentations": "in DuoRec, whose views are twins under dropout; leave it out"}
 
 
 class DuoRec(ContrastiveSequenceModel):

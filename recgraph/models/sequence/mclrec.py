@@ -60,6 +60,18 @@ class MCLRecConfig(ContrastiveConfig):
         Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
     ] = "published"
 
+    #: the settings of the latent contrast, which a weight of 0 leaves without effect
+    of_latent: ClassVar[tuple[str, ...]] = (
+        *("augmenter", "augmenter_options", "augmenter_variant", "shared_augmenter"),
+        *("schedule_of_phases", "margin_weight", "margin_form"),
+    )
+    tolerated: ClassVar[frozenset[str]] = ContrastiveConfig.tolerated.union(of_latent)
+
+    def unread(self) -> dict[str, str]:
+        of_weights = {"latent_weight": self.of_latent, "margin_weight": ("margin_form",)}
+        zero = {name: fields for name, fields in of_weights.items() if not getattr(self, name)}
+        return super().unread() | {each: f"beside {name} = 0" for name, fields in zero.items() for each in fields}
+
     @classmethod
     def given_to(cls, setting: str) -> frozenset[str]:
         return super().given_to(setting).union({"variant"} if setting == "augmenter" else ())
@@ -112,8 +124,11 @@ class MCLRec(ContrastiveSequenceModel):
             config.hidden_dim,
             temperature=1.0,
             temperature_schedule="constant",
+            temperature_end=None,
             similarity="dot",
             queue_size=0,
+            # of three pairs in each of two or three phases a queue would hold the same rows many times
+            objective_settings={name: one for name, one in config.objective_options.items() if name != "queue"},
         )
         scope = "row" if config.margin_form == "published" else "batch"
         self.margin = Margin(temperature=config.temperature, scope=scope)
