@@ -56,8 +56,11 @@ def contrast_drawn(
         ids = (pairs.anchor_ids, pairs.candidate_ids[drawn], pairs.candidate_ids[candidates.positives])
         others = [pairs.candidates.index_select(0, chosen) for chosen in (drawn, candidates.positives)]
         inputs += [pairs.anchors, *others, *weight.trained()]
-        of_drawn = None if pairs.candidate_labels is None else pairs.candidate_labels[drawn]
-        labels, temperature = (pairs.anchor_labels, of_drawn), pairs.temperature
+        of_drawn, of_positives = (
+            None if pairs.candidate_labels is None else pairs.candidate_labels[chosen]
+            for chosen in (drawn, candidates.positives)
+        )
+        labels, temperature = (pairs.anchor_labels, of_drawn, of_positives), pairs.temperature
     settings = {
         "drawn": drawn,
         "candidates": candidates,
@@ -82,7 +85,7 @@ class _Drawn(BlockwiseLoss):
         inputs: x [N, D], drawn rows of y [K, D], s_pos [N]; with a weight also the embeddings of anchors [N, D], of
             drawn candidates [K, D] and of positives [N, D], and the parameters of the weight that are trained.
         ids: of anchors, drawn candidates and positives.
-        labels: of anchors and drawn candidates, each None where there are none.
+        labels: of anchors, drawn candidates and positives, each None where there are none.
         temperature: of :class:`recgraph.contrast.views.Pairs`.
     """
 
@@ -97,7 +100,7 @@ class _Drawn(BlockwiseLoss):
         shift: float,
         weight: Weight | None,
         ids: tuple[Tensor, Tensor, Tensor] | None,
-        labels: tuple[Tensor | None, Tensor | None] | None,
+        labels: tuple[Tensor | None, Tensor | None, Tensor | None] | None,
         temperature: float | None,
     ) -> None:
         super().__init__(inputs, needs)
@@ -106,7 +109,7 @@ class _Drawn(BlockwiseLoss):
         if weight is not None:
             self.inputs[3:6] = [rows.to(self.x.dtype) for rows in inputs[3:6]]
         self.needs, self.drawn, self.candidates, self.shift = needs, drawn, candidates, shift
-        self.weight, self.ids, self.labels = weight, ids, labels or (None, None)
+        self.weight, self.ids, self.labels = weight, ids, labels or (None, None, None)
         self.temperature = temperature
         self.gradients = [
             torch.zeros_like(one) if needed else None for one, needed in zip(self.inputs, needs, strict=True)
@@ -165,9 +168,9 @@ class _Drawn(BlockwiseLoss):
         own = leaves[2]
         if self.weight is not None and self.ids is not None:
             anchor_ids, drawn_ids, positive_ids = self.ids
-            ours, theirs = self.labels
-            ours = None if ours is None else ours[rows]
-            pairs = Pairs(anchor_ids[rows], drawn_ids, leaves[3], leaves[4], ours, theirs, self.temperature, s)
+            ours, beside = (None if one is None else one[rows] for one in (self.labels[0], self.labels[2]))
+            shown = anchor_ids[rows], drawn_ids, leaves[3], leaves[4], ours, self.labels[1]
+            pairs = Pairs(*shown, self.temperature, s, beside)
             if candidates.count_positive and candidates.weigh_positive:
                 log_w, log_w_own = self.weight.log_w_beside(pairs, positive_ids[rows], leaves[5])
                 own = own + log_w_own

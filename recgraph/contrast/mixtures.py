@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -155,7 +155,8 @@ def of_positives(weight: Weight, pairs: Pairs, places: Tensor, block_rows: int |
 
     def of_block(rows: slice, anchors: Tensor, candidates: Tensor) -> Tensor:
         chosen = places[rows]
-        block = pairs.block(rows, anchors, candidates)
+        labels = None if pairs.candidate_labels is None else pairs.candidate_labels[chosen]
+        block = replace(pairs.block(rows, anchors, candidates), labels_beside=labels)
         return weight.log_w_beside(block, pairs.candidate_ids[chosen], candidates.index_select(0, chosen))[1]
 
     return torch.cat(

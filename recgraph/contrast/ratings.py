@@ -56,7 +56,6 @@ class LabelDistance(Weight):
 
     Config = LabelDistanceConfig
     reads_labels = True
-    weighs_positives = False
 
     def log_w(self, pairs: Pairs) -> Tensor:
         ours, theirs = labelled(self, pairs.anchor_labels, pairs.candidate_labels)
@@ -65,8 +64,9 @@ class LabelDistance(Weight):
         return self._log(distance).nan_to_num(nan=0.0, neginf=-math.inf)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        # what stands beside the candidates is the positive, which counts fully
-        return self.log_w(pairs), rows.new_zeros(len(rows))
+        ours, theirs, beside = labelled(self, pairs.anchor_labels, pairs.candidate_labels, pairs.labels_beside)
+        distance = (ours - beside).to(rows.dtype).abs() / deviation(theirs.to(rows.dtype))
+        return self.log_w(pairs), self._log(distance).nan_to_num(nan=0.0, neginf=-math.inf)
 
     def _log(self, distance: Tensor) -> Tensor:
         log_w = distance.log() * self.config.power if self.config.power else torch.zeros_like(distance)

@@ -101,11 +101,6 @@ class ContrastiveTerm(nn.Module):
             raise ConfigError(
                 f"objective = {self.config.objective!r} has no candidates to weigh or to mix; use {part} = None"
             )
-        weighs_positives = self.weight is None or self.weight.weighs_positives
-        if getattr(self.objective.config, "weigh_positive", False) and not weighs_positives:
-            raise ConfigError(
-                f"weigh_positive = True: {type(self.weight).__name__} is of negatives alone; leave it out"
-            )
         if self.mixture is not None and self.objective.config.n_candidates is not None:
             raise ConfigError("a mixture is made of all candidates; leave n_candidates out")
         self.queue = self._queue(dim) if self.config.queue_size else None

@@ -77,6 +77,7 @@ class Pairs:
         candidates: [M, D].
         anchor_labels, candidate_labels: [n] and [M] float, a rating or an ordered label of each row, NaN where it is
             not known; None: there are none.
+        labels_beside: [n] float, of the further candidates of ``log_w_beside``.
         temperature: where the similarities are the cosines of these embeddings over it; None: they are others (inner
             products, of mixed candidates, with a temperature for each candidate).
         similarities: [n, M], where they are at hand, in memory that is overwritten afterwards: read them by
@@ -91,6 +92,7 @@ class Pairs:
     candidate_labels: Tensor | None = None
     temperature: float | None = None
     similarities: Tensor | None = None
+    labels_beside: Tensor | None = None
 
     def cosines(self) -> Tensor:
         """[n, M], of each anchor with each candidate, from similarities where these are cosines over a temperature."""

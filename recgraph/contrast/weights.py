@@ -36,8 +36,6 @@ class Weight(Part):
     Config: ClassVar[type[WeightConfig]] = WeightConfig
     #: whether it depends on embeddings that no gradient reaches through it
     detached: ClassVar[bool] = False
-    #: whether a positive can carry it, too (``weigh_positive``)
-    weighs_positives: ClassVar[bool] = True
 
     def trained(self) -> list[nn.Parameter]:
         """Its parameters that are trained."""

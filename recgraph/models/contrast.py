@@ -120,7 +120,9 @@ class ContrastConfig(ModelConfig):
         if self.temperature_schedule == "constant":
             found["temperature_epochs"] = "without a schedule; give temperature_schedule, or leave it out"
         if objective is not None:
-            others = (name for name in self.of_objective if name not in objective.reads)
+            of_temperature = ("temperature_schedule", "temperature_end", "temperature_epochs")
+            others = [name for name in self.of_objective if name not in objective.reads]
+            others += of_temperature if "temperature" in others else ()
             found |= dict.fromkeys(others, f"with objective = {self.objective!r}; leave it out")
         return found
 

@@ -123,7 +123,9 @@ def test_feature_transformation(positive: float | None, negative: float | None) 
         torch.testing.assert_close(mine + other, q[i] + z[i])  # the sum stays
         s_pos = mine @ other / TAU
         assert float(s_pos.detach()) <= float((q[i] @ z[i] / TAU).detach()) + 1e-12
-        logits = [s_pos] + [q[i] @ (share[j] * z[j] + (1 - share[j]) * z[order[j]]) / TAU for j in range(N) if j != i]
+        # neither the positive nor what it is mixed into is a candidate
+        there = [j for j in range(N) if i not in (j, int(order[j]))]
+        logits = [s_pos] + [q[i] @ (share[j] * z[j] + (1 - share[j]) * z[order[j]]) / TAU for j in there]
         losses.append(torch.stack(logits).logsumexp(0) - s_pos)
     expected = torch.stack(losses).mean()
     torch.testing.assert_close(found, expected)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,35 @@ def test_label_distance_is_a_loop_over_pairs() -> None:
             assert math.exp(float(log_w[i, j])) == pytest.approx(expected)
     same = replace(pairs, anchor_labels=torch.ones(3).double(), candidate_labels=torch.ones(N).double())
     assert bool((LabelDistance().log_w(same) == -math.inf).all())
+
+
+@pytest.mark.parametrize("settings", [{}, {"power": 0.0}])
+def test_a_weighed_positive_is_the_same_in_every_form_of_the_loss(settings: dict[str, Any]) -> None:
+    a, b = two(N)
+    draw = torch.Generator().manual_seed(0)
+    moved = LABELS.roll(1)
+    ours = {"similarity": "cosine", "temperature": 0.5, "weight": "label_distance", "weight_settings": settings}
+    found = [
+        ContrastiveTerm(objective=name, objective_settings={"weigh_positive": True, **options}, **mixed, **ours)(
+            a, b, generator=draw, labels_a=LABELS, labels_b=moved
+        )
+        for name, options, mixed in (
+            ("info_nce", {}, {}),
+            ("info_nce", {"n_candidates": N - 1}, {}),
+            ("debiased_info_nce", {"tau_plus": 0.0}, {}),
+            (
+                "info_nce",
+                {},
+                {
+                    "mixture": "feature_transformation",
+                    "mixture_settings": {"positive_alpha": None, "negative_alpha": None},
+                },
+            ),
+        )
+    ]
+    for other in (found[2], found[3]):
+        torch.testing.assert_close(other, found[0])
+    assert bool(found[1].isfinite())
 
 
 def test_shapes_of_mixtures_and_weights_do_not_follow_from_labels() -> None:

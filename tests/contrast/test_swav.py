@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,6 +90,31 @@ def test_queued_rows_are_assigned_along_and_are_part_of_the_state() -> None:
         again(views(a, b, epoch=1), SIMILARITY, None)
     again.eval()(views(a, b, epoch=1), SIMILARITY, None)
     assert int(again.n_queued) == before
+
+
+def test_rows_that_come_again_in_a_step_are_queued_once() -> None:
+    """Those of the last time, and none of the step is assigned along with itself."""
+    once, twice = made(queue=3 * B), made(queue=3 * B)
+    for seed in range(7):
+        (a, b), (other, _) = two(seed=seed), two(seed=seed + 10)
+        expected = once(views(a, b), SIMILARITY, None).loss
+        twice(views(other, b), SIMILARITY, None)
+        found = twice(replace(views(a, b), again=True), SIMILARITY, None).loss
+        if seed < 3:  # once the queue is full, those of the first time have replaced the oldest
+            torch.testing.assert_close(found, expected)
+        assert int(twice.n_queued) == int(once.n_queued) == (seed + 1) * B
+        assert torch.equal(twice.queued, once.queued)
+
+
+@pytest.mark.parametrize("n_queued", [6, 7, 9, 11])
+def test_a_full_queue_leaves_out_the_rows_of_the_step(n_queued: int) -> None:
+    objective = made(queue=6)
+    for number in range(n_queued - 3):
+        objective._push([torch.full((1, D), float(number))] * 2)
+    objective._push([torch.full((3, D), -1.0)] * 2)
+    objective._n_queued = objective._count() - objective._n_last  # as a call with the same rows finds it
+    earlier = objective._earlier(again=True)[0, :, 0].tolist()
+    assert sorted(earlier) == [float(number) for number in range(n_queued - 6, n_queued - 3)]
 
 
 def test_prototypes_do_not_move_in_the_first_epoch() -> None:

@@ -73,6 +73,19 @@ def test_earlier_rows_are_candidates() -> None:
     torch.testing.assert_close(found, F.cross_entropy(s, torch.arange(N)), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("part", [{"weight": "learned"}, {"transform": "centre"}])
+def test_parts_see_both_sides_alike_beside_a_queue(part: dict[str, Any]) -> None:
+    """Directions on both sides, as the queue has them: of an empty queue it is the loss of directions."""
+    torch.manual_seed(0)
+    term = queued(**part)
+    torch.manual_seed(0)
+    plain = queued(queue_size=0, **part)
+    a, b = views()
+    draws = (torch.Generator().manual_seed(1) for _ in range(2))
+    found = term(3 * a, b, generator=next(draws))
+    torch.testing.assert_close(found, plain(F.normalize(a, dim=1), F.normalize(b, dim=1), generator=next(draws)))
+
+
 def test_ranks_divide_the_anchors_of_a_queue() -> None:
     """The mean over two ranks, each with its anchors, is the loss of one process; all ranks keep the same rows."""
     whole, shares = queued(), [Share((4, 2), rank) for rank in range(2)]

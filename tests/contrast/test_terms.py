@@ -16,6 +16,7 @@ from recgraph import blocks
 from recgraph.config import ConfigError
 from recgraph.contrast.regularisers import Alignment, Margin, Uniformity
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
+from recgraph.sparse.ragged import Ragged
 
 N, D = 8, 5
 FLAGS = [(True, False), (True, True), (False, False)]
@@ -189,8 +190,12 @@ def test_no_candidate_at_all() -> None:
     term = ContrastiveTerm(weight="self_mask", objective_settings={"count_positive": False})
     with pytest.raises(ValueError, match="all 16 anchors have only candidates of weight 0"):
         term(a, b, ids)
-    with pytest.raises(ValueError, match="all 2 anchors"):
-        ContrastiveTerm(objective_settings={"count_positive": False})(a[:1], b[:1])
+    # one sample, as the last batch of an epoch may have, has no other row to be contrasted with
+    for objective in ("info_nce", "nt_xent"):
+        alone = ContrastiveTerm(objective=objective, objective_settings={"count_positive": False})
+        loss = alone(a[:1], b[:1])
+        loss.backward()
+        assert loss == 0
     assert ContrastiveTerm()(a[:1], b[:1]).abs() < 1e-12
 
 
@@ -280,3 +285,15 @@ def test_collapse_and_spread() -> None:
     assert Uniformity()(same, same).abs() < 1e-5
     spread = torch.tensor([list(signs) for signs in itertools.product((-1.0, 1.0), repeat=2)])
     assert Uniformity()(spread, spread) < -3
+
+
+def test_a_row_without_a_positive_is_refused() -> None:
+    a, b = views()
+    positives = Ragged.from_lists([[0], [], *([i] for i in range(2, N))])
+    with pytest.raises(ValueError, match="positives: row 1 of a has none"):
+        ContrastiveTerm(objective="info_nce")(a, b, positives=positives)
+
+
+def test_a_regulariser_is_there_once() -> None:
+    with pytest.raises(ValueError, match="'alignment' is there twice, in different spellings"):
+        ContrastiveTerm(regularisers={"alignment": 0.2, "Alignment": 0.2})

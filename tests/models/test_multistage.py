@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.config import ConfigError
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.data.batches import Query
@@ -43,6 +45,28 @@ def test_the_epoch_says_which_stage_trains() -> None:
         assert int(model.stage) == number
         trained = [any(p.grad is not None for p in model.of_stage(k).parameters()) for k in range(2)]
         assert trained == [number == 0, number == 1]
+
+
+def test_a_stage_counts_its_epochs_from_0() -> None:
+    """It warms up, and its temperature begins anew."""
+    ncl = {**BASE, "n_layers": 2, "warm_up_epochs": 1, "n_clusters": (3,)}
+    model = Multistage(base="NCL", base_options=ncl, stages=2, stage_epochs=2, stage_clusters=3).build(SPACE, 4).train()
+    found = [float(model(first_batch(model, epoch=epoch), ["proto"])["proto"].detach()) for epoch in range(5)]
+    assert [value > 0 for value in found] == [False, True, False, True, True]
+    over_time = {"temperature_schedule": "linear", "temperature_end": 0.1, "temperature_epochs": 2}
+    model = Multistage(base="SimGCL", base_options={**BASE, "temperature": 0.5, **over_time}, stages=2, stage_epochs=2)
+    model.build(SPACE, 4).train()
+    for epoch, local in enumerate((0, 1, 0, 1, 2)):
+        stage, batch = model.of_stage(model.stage_of(epoch)), first_batch(model, epoch=epoch)
+        model._begin(model.stage_of(epoch))
+        with torch.random.fork_rng():
+            alone = stage(replace(first_batch(model, epoch=epoch), epoch=local), ["cl"])["cl"]
+        torch.testing.assert_close(model(batch, ["cl"])["cl"], alone)
+
+
+def test_stages_learn_from_no_teacher() -> None:
+    with pytest.raises(ConfigError, match="base_options: teacher = 'runs/one': stages learn from no teacher"):
+        Multistage(base="SimGCL", base_options={"teacher": "runs/one"})
 
 
 def test_a_stage_contrasts_in_the_clusters_of_the_one_before() -> None:

@@ -178,3 +178,22 @@ def test_further_candidates_and_weights_are_refused(name: str) -> None:
         MEOW(**SETTINGS, objective=name).build(small())
     with pytest.raises(ValueError, match="takes no further candidates"):
         made("sgl", objective=name, candidates="all")
+
+
+def test_a_batch_is_queued_once_a_step() -> None:
+    """Whatever the number of phases and of pairs of views; the latent contrast, of three pairs each, has no queue."""
+    swav = {"objective": "swav", "objective_options": {"n_prototypes": 4, "queue": 1000}, "weight": None}
+    model = step("MCLRec", swav)
+    assert int(model.contrast.objective.n_queued) == 12
+    assert not model.latent_contrast.objective.config.queue
+    twins = step("DuoRec", {**swav, "unsupervised_weight": 0.1})
+    assert int(twins.contrast.objective.n_queued) == 12
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_mclrec_trains_with_a_schedule(schedule: str) -> None:
+    """Of the contrast of its views; the latent one is at temperature 1 throughout."""
+    over_time = {"temperature": 0.5, "temperature_schedule": schedule, "temperature_end": 0.1}
+    model = step("MCLRec", over_time)
+    assert model.contrast.similarity(50).temperature < 0.5
+    assert model.latent_contrast.similarity(50).temperature == 1.0

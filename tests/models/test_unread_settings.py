@@ -12,6 +12,7 @@ import pytest
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
+from recgraph.tuning.space import SearchSpace
 
 
 @pytest.mark.parametrize("model", ["meow", "adameow", "meowrec"])
@@ -108,6 +109,24 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
             {"item_features": ["kind"], "item_id_embedding": False, "item_id_dropout": 0.5},
             "item_id_dropout = .* has no effect where item_id_embedding = False",
         ),
+        ("duorec", {"augmentations": ("crop",)}, "augmentations = .* has no effect in DuoRec"),
+        ("cl4srec", {"regime": "prefix", "contrast_of": "sequence"}, "contrast_of = .* in regime = 'prefix'"),
+        ("sgl", {"augmentations": ("edge_drop",), "graph_view": "node_drop"}, "graph_view = 'node_drop' has no effect"),
+        (
+            "sgl",
+            {"augmentations": ({"name": "edge_drop", "ratio": 0.2},), "drop_rate": 0.3},
+            "drop_rate = 0.3 has no effect with augmentations that have a ratio each",
+        ),
+        (
+            "heco",
+            {"objective": "nt_xent", "n_positives": 1, "schema_weight": 0.3},
+            "schema_weight = 0.3 has no effect with objective = 'nt_xent'",
+        ),
+        (
+            "cl4srec",
+            {"objective": "sim_siam", "temperature_schedule": "linear", "temperature_end": 0.1},
+            "temperature_schedule = 'linear' has no effect with objective = 'sim_siam'",
+        ),
     ],
 )
 def test_of_parts_that_do_not_read_them(model: str, settings: dict[str, Any], match: str) -> None:
@@ -122,12 +141,42 @@ def test_of_parts_that_do_not_read_them(model: str, settings: dict[str, Any], ma
         ("sasrec", {"loss": "bce", "n_negatives": 8}),
         ("mclrec", {"objective": "vicreg", "temperature": 0.5}),  # the margin reads it
         ("cl4srec", {"objective": "vicreg", "temperature": 0.5}),  # tolerated, as records have it
+        ("sgl", {"augmentations": ("edge_drop",), "graph_view": "random_walk", "drop_rate": 0.3}),
+        # beside a weight of 0, so that an ablation changes the weight alone
+        ("mclrec", {"latent_weight": 0.0, "margin_weight": 0.3, "shared_augmenter": True}),
+        ("ncl", {"proto_weight": 0.0, "n_clusters": (7,)}),
+        ("ultragcn", {"neighbour_weight": 0.0, "n_neighbours": 3}),
+        ("simplex", {"own_weight": 1.0, "aggregator": "self_attention"}),
     ],
 )
 def test_what_is_read_is_taken(model: str, settings: dict[str, Any]) -> None:
     assert registry.load("model", model)(**settings).config.model_dump().items() >= settings.items()
 
 
-def test_no_setting_is_infinite() -> None:
-    with pytest.raises(ConfigError, match="temperature = inf: Input should be a finite number"):
-        rg.models.CL4SRec(temperature=float("inf"))
+@pytest.mark.parametrize(
+    ("model", "settings", "unread"),
+    [
+        ("mclrec", {"latent_weight": 0.0}, {"margin_weight"}),
+        ("ncl", {"proto_weight": 0.0}, {"n_clusters"}),
+        ("ultragcn", {"neighbour_weight": 0.0}, {"n_neighbours"}),
+        ("simplex", {"own_weight": 1.0}, {"aggregator"}),
+    ],
+)
+def test_what_a_weight_of_0_leaves_is_not_searched(model: str, settings: dict[str, Any], unread: set[str]) -> None:
+    parts = {"model": registry.load("model", model).Config}
+    assert unread <= SearchSpace.of(parts, {}).dimensions.keys()
+    assert not unread & SearchSpace.of(parts, settings).dimensions.keys()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_setting_is_infinite(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"temperature = \w+: Input should be a finite number"):
+        rg.models.CL4SRec(temperature=value)
+    for kind, name, option in (
+        ("regulariser", "alignment", "coefficient"),
+        ("objective", "barlow_twins", "redundancy"),
+        ("loss", "ccl", "negative_weight"),
+        ("augmentation", "crop", "ratio"),
+    ):
+        with pytest.raises(ConfigError, match=f"{option} = "):
+            registry.make(kind, {"name": name, option: value})

@@ -60,6 +60,14 @@ class SimpleXConfig(CollaborativeConfig):
         float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
     ] = 0.1
 
+    #: settings of histories, which a weight of 1 of the user's own vector leaves without effect
+    of_histories: ClassVar[tuple[str, ...]] = ("aggregator", "aggregator_options", "history_table", "exclude_target")
+    tolerated: ClassVar[frozenset[str]] = frozenset(of_histories)
+
+    def unread(self) -> dict[str, str]:
+        of_histories = self.of_histories if self.own_weight == 1 else ()
+        return super().unread() | dict.fromkeys(of_histories, "beside own_weight = 1")
+
 
 class SimpleX(CollaborativeModel):
     """Cosine of an item's vector and ``g p_u + (1 - g) W sum_i a_ui q_i``: the user's own vector and the history's.

@@ -33,6 +33,7 @@ from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.models.slow_copy import ContrastiveModel
+from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -110,6 +111,12 @@ class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
+
+    def unread(self) -> dict[str, str]:
+        found, objective = super().unread(), chosen("objective", self.objective)
+        if objective is not None and objective.of_both_sides:
+            found["schema_weight"] = f"with objective = {self.objective!r}, of both views alike; leave it out"
+        return found
 
     @model_validator(mode="after")
     def _directions_are_there(self) -> HeCoConfig:
