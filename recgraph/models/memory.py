@@ -165,7 +165,7 @@ def _negatives(config: Any) -> tuple[int, bool, int]:
     """How many negatives the recommendation loss draws, whether each target has its own, and for how many groups of
     targets they are drawn where not."""
     given = {} if config.n_negatives is None else {"n_negatives": config.n_negatives}
-    loss = registry.make("loss", {"name": config.loss, **config.loss_options}, **given)
+    loss = registry.make("loss", {"name": config.loss, **config.loss_options}, given)
     is_own = isinstance(loss, OwnNegatives) and not loss.config.shared
     return getattr(loss.config, "n_negatives", 0), is_own, getattr(loss.config, "n_groups", 1)
 

@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_refused() -> None:
         registry.load("model", "sasrec")(item_graph="meta_paths").build(Space(n_users=3, n_items=4))
     with pytest.raises(ValueError, match=r"item_graph 'transition' does not exist; did you mean transitions"):
         built("sasrec", "transition")
-    with pytest.raises(ConfigError, match="has no setting windw; did you mean window"):
+    with pytest.raises(ConfigError, match="unknown setting 'windw'; did you mean window"):
         built("sasrec", "transitions", item_graph_options={"windw": 2})
     with pytest.raises(ValueError, match="reads sequences or has a loss of its own"):
         built("sasrec", "transitions", item_contrast=0.1, item_contrast_options={"augmenter": "attention"})

@@ -97,7 +97,7 @@ def test_a_last_batch_of_one_user_and_one_item(name: str, weight: str | None) ->
 
 
 def test_one_cluster_for_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match="one cluster holds all nodes"):
+    with pytest.raises(ConfigError, match="one cluster holds all rows"):
         made("meowrec", n_clusters=(1,))
     # as one of several granularities it weighs all alike
     model = made("meowrec", n_clusters=(1, 3))

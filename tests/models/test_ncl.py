@@ -316,7 +316,7 @@ def test_its_stages_contrast_within_the_clusters_of_those_before() -> None:
     [
         ({"contrast_layer": 3}, "contrast_layer"),
         ({"contrast_layer": 0}, "contrast_layer"),
-        ({"n_clusters": (1,)}, "one cluster holds all nodes"),
+        ({"n_clusters": (1,)}, "one cluster holds all rows"),
         ({"proto_contrast": {"objective": "nt_xent"}}, "nt_xent.*needs two views with rows in pairs"),
         ({"proto_contrast": {"queue_size": 4, "similarity": "cosine"}}, "queue_size.*needs two views"),
         ({"proto_contrast": {"tempreture": 4}}, "tempreture"),

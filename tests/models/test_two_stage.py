@@ -321,7 +321,7 @@ def test_repeats_are_candidates_where_they_are_asked_for() -> None:
         ({"models": ["meow"]}, "MEOW embeds nodes and ranks no items"),
         ({"models": ["twostage"]}, "TwoStage gives no candidates to another one"),
         ({"ranker": "boosted"}, "ranker 'boosted' does not exist; did you mean boosted_trees"),
-        ({"ranker_options": {"trees": 3}}, "BoostedTrees has no setting trees"),
+        ({"ranker_options": {"trees": 3}}, "ranker_options of 'boosted_trees': unknown setting 'trees'"),
         (
             {"models": [{"name": "sasrec", "item_features": ["a"]}, {"name": "gru4rec", "item_features": ["b"]}]},
             "they read item features in 2 ways",

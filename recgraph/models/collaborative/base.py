@@ -127,9 +127,7 @@ class CollaborativeModel(TrainableModel):
 
     def _make_loss(self) -> NextItemLoss:
         config = self.config
-        loss: NextItemLoss = registry.make(
-            "loss", {"name": config.loss, **config.loss_options}, **self._loss_settings()
-        )
+        loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, self._loss_settings())
         return loss
 
     def _loss_settings(self) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
     if in_dim != dim and "out_dim" not in inspect.signature(cls).parameters:
         raise ValueError(f"encoder = {name!r} keeps the width: embedding_dim = {dim} must be hidden_dim = {in_dim}")
     spec = {"name": name, **options}
-    encoder: GraphEncoder = registry.make("encoder", spec, in_dim=in_dim, hidden_dim=dim, out_dim=dim, dropout=dropout)
+    given = {"in_dim": in_dim, "hidden_dim": dim, "out_dim": dim}
+    encoder: GraphEncoder = registry.make("encoder", spec, {"dropout": dropout}, **given)
     return encoder
 
 

@@ -91,9 +91,8 @@ class SequenceModel(TrainableModel):
                 f"time_gaps = True makes a token of each place, but {config.encoder} with encoder_options = "
                 f"{config.encoder_options!r} must know the items; leave one of them out"
             )
-        self.loss: NextItemLoss = registry.make(
-            "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
-        )
+        own = {"n_negatives": config.n_negatives}
+        self.loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, own)
         self.item_tower = self._make_tower(space)
         self.item_graph = None if config.item_graph is None else RelatedItems(config, space)
         #: [n_items] int64, -1 for none; None: the features have no categories
