@@ -80,9 +80,6 @@ class Config(BaseModel):
     renamed: ClassVar[dict[str, str]] = {}
     #: parts that have options also where they are None, as the data then decide which part it is
     decided_later: ClassVar[frozenset[str]] = frozenset()
-    #: settings that are taken though nothing reads them (:meth:`unread`): studies have searched them, and records have
-    #: what these chose
-    tolerated: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -147,6 +144,11 @@ class Config(BaseModel):
     def unread(self) -> dict[str, str]:
         """The settings that nothing reads beside the others, and what a message says of each after "has no effect"."""
         return {}
+
+    def idle(self) -> frozenset[str]:
+        """Further settings that nothing reads beside the others, which are taken all the same and not searched: one who
+        sets a weight to 0 changes nothing else, and records have what studies have chosen."""
+        return frozenset()
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:

@@ -12,5 +12,6 @@ def with_small(cls: Any, small: Mapping[str, Any], settings: Mapping[str, Any]) 
     """The settings, and those of the small ones that the model has and reads beside these."""
     both = {name: value for name, value in {**small, **settings}.items() if name in cls.Config.model_fields}
     with saved_settings():
-        unread = cls.Config.of(both).unread()
+        made = cls.Config.of(both)
+        unread = made.unread().keys() | made.idle()
     return {name: value for name, value in both.items() if name not in unread} | dict(settings)

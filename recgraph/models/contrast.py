@@ -37,7 +37,8 @@ class ContrastConfig(ModelConfig):
 
     #: settings that the objective alone reads, and that another one may not read
     of_objective: ClassVar[tuple[str, ...]] = ("similarity", "temperature")
-    tolerated: ClassVar[frozenset[str]] = frozenset({"similarity", "temperature"})
+    #: settings that weigh the contrasts that these settings are of, where a model has them
+    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight",)
 
     objective: Annotated[
         str,
@@ -116,15 +117,23 @@ class ContrastConfig(ModelConfig):
     ]
 
     def unread(self) -> dict[str, str]:
-        found, objective = super().unread(), chosen("objective", self.objective)
+        found = super().unread()
         if self.temperature_schedule == "constant":
             found["temperature_epochs"] = "without a schedule; give temperature_schedule, or leave it out"
-        if objective is not None:
-            of_temperature = ("temperature_schedule", "temperature_end", "temperature_epochs")
-            others = [name for name in self.of_objective if name not in objective.reads]
-            others += of_temperature if "temperature" in others else ()
-            found |= dict.fromkeys(others, f"with objective = {self.objective!r}; leave it out")
+        if "temperature" in self._of_other_objectives():
+            over_time = ("temperature_schedule", "temperature_end", "temperature_epochs")
+            found |= dict.fromkeys(over_time, f"with objective = {self.objective!r}; leave it out")
         return found
+
+    def idle(self) -> frozenset[str]:
+        weights = [getattr(self, name) for name in self.of_weight if name in type(self).model_fields]
+        own = ContrastConfig.model_fields if weights and not any(weights) else self._of_other_objectives()
+        return super().idle().union(own)
+
+    def _of_other_objectives(self) -> list[str]:
+        """The settings of objectives that the chosen one does not read."""
+        objective = chosen("objective", self.objective)
+        return [] if objective is None else [name for name in self.of_objective if name not in objective.reads]
 
     @model_validator(mode="after")
     def _schedule_has_an_end(self) -> Self:

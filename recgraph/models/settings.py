@@ -35,8 +35,6 @@ class ModelConfig(Config):
         if _ARE_SAVED.get():
             return self
         for name, why in self.unread().items():
-            if name in self.tolerated:
-                continue
             value = getattr(self, name)
             if value != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name} = {value!r} has no effect {why}")

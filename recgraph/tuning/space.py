@@ -109,11 +109,10 @@ class SearchSpace:
                 dimensions[name] = found
         # those that the space names come last: the product changes them first
         searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
-        tolerated = {name for part in parts.values() for name in part.tolerated}
         for name, why in _never_read(parts, settled, searched).items():
             if name not in given:
                 del dimensions[name]
-            elif name not in tolerated:
+            elif why:
                 raise ConfigError(f"space of {name!r}: it has no effect {why}")
         if not dimensions:
             raise ConfigError(
@@ -233,9 +232,10 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
 
 
 def _unread(config: type[Config], values: Mapping[str, Any]) -> dict[str, str]:
-    """:meth:`Config.unread` of settings; nothing where they are not allowed."""
+    """:meth:`Config.unread` of settings, and without a reason the idle ones; nothing where they are not allowed."""
     with saved_settings(), suppress(ConfigError):
-        return config.of(values).unread()
+        made = config.of(values)
+        return dict.fromkeys(made.idle(), "") | made.unread()
     return {}
 
 

@@ -140,7 +140,7 @@ def test_of_parts_that_do_not_read_them(model: str, settings: dict[str, Any], ma
         ("sasrec", {"encoder": "gru", "n_layers": 1, "inner_dim": 8}),
         ("sasrec", {"loss": "bce", "n_negatives": 8}),
         ("mclrec", {"objective": "vicreg", "temperature": 0.5}),  # the margin reads it
-        ("cl4srec", {"objective": "vicreg", "temperature": 0.5}),  # tolerated, as records have it
+        ("cl4srec", {"objective": "vicreg", "temperature": 0.5}),  # as records have it
         ("sgl", {"augmentations": ("edge_drop",), "graph_view": "random_walk", "drop_rate": 0.3}),
         # beside a weight of 0, so that an ablation changes the weight alone
         ("mclrec", {"latent_weight": 0.0, "margin_weight": 0.3, "shared_augmenter": True}),
@@ -157,6 +157,16 @@ def test_what_is_read_is_taken(model: str, settings: dict[str, Any]) -> None:
     ("model", "settings", "unread"),
     [
         ("mclrec", {"latent_weight": 0.0}, {"margin_weight"}),
+        ("mclrec", {"latent_weight": 0.0, "view_weight": 0.0}, {"margin_weight", "temperature"}),
+        ("xsimgcl", {"contrast_weight": 0.0}, {"temperature"}),
+        ("cl4srec", {"contrast_weight": 0.0}, {"temperature"}),
+        ("duorec", {"supervised_weight": 0.0, "unsupervised_weight": 0.0}, {"temperature"}),
+        ("meowrec", {"contrast_weight": 0.0}, {"temperature"}),
+        ("bsarec", {"alpha": 0.0}, {"c"}),
+        ("bert4rec", {"last_share": 1.0}, {"mask_ratio"}),
+        ("hgmae", {"edge_weight": 0.0}, {"edge_power"}),
+        ("hgmae", {"position_weight": 0.0}, {"position_power"}),
+        ("hero", {"specificity": 0.0}, {"eta"}),
         ("ncl", {"proto_weight": 0.0}, {"n_clusters"}),
         ("ultragcn", {"neighbour_weight": 0.0}, {"n_neighbours"}),
         ("simplex", {"own_weight": 1.0}, {"aggregator"}),

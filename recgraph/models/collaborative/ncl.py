@@ -92,16 +92,12 @@ class NCLConfig(GraphContrastiveConfig):
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
 
-    #: settings of the contrast with prototypes, which a weight of 0 leaves without effect
-    of_prototypes: ClassVar[tuple[str, ...]] = (
-        *("proto_contrast", "n_clusters", "warm_up_epochs", "concentration"),
-        *("kmeans", "kmeans_iterations", "kmeans_restarts"),
-    )
-    tolerated: ClassVar[frozenset[str]] = GraphContrastiveConfig.tolerated.union(of_prototypes)
+    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight", "proto_weight")
 
-    def unread(self) -> dict[str, str]:
-        of_prototypes = () if self.proto_weight else self.of_prototypes
-        return super().unread() | dict.fromkeys(of_prototypes, "beside proto_weight = 0")
+    def idle(self) -> frozenset[str]:
+        of_kmeans = ("n_clusters", "kmeans", "kmeans_iterations", "kmeans_restarts")
+        of_prototypes = ("proto_contrast", "warm_up_epochs", "concentration", *of_kmeans)
+        return super().idle().union(() if self.proto_weight else of_prototypes)
 
 
 class NCL(GraphContrastiveModel):

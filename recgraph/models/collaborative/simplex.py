@@ -60,13 +60,9 @@ class SimpleXConfig(CollaborativeConfig):
         float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
     ] = 0.1
 
-    #: settings of histories, which a weight of 1 of the user's own vector leaves without effect
-    of_histories: ClassVar[tuple[str, ...]] = ("aggregator", "aggregator_options", "history_table", "exclude_target")
-    tolerated: ClassVar[frozenset[str]] = frozenset(of_histories)
-
-    def unread(self) -> dict[str, str]:
-        of_histories = self.of_histories if self.own_weight == 1 else ()
-        return super().unread() | dict.fromkeys(of_histories, "beside own_weight = 1")
+    def idle(self) -> frozenset[str]:
+        of_histories = ("aggregator", "aggregator_options", "history_table", "exclude_target")
+        return super().idle().union(of_histories if self.own_weight == 1 else ())
 
 
 class SimpleX(CollaborativeModel):

@@ -55,11 +55,8 @@ class UltraGCNConfig(CollaborativeConfig):
     n_neighbours: Annotated[int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)] = 10
     with_itself: Annotated[bool, Field(description="whether an item may be its own neighbour, as in the code")] = True
 
-    tolerated: ClassVar[frozenset[str]] = frozenset({"n_neighbours", "with_itself"})
-
-    def unread(self) -> dict[str, str]:
-        of_neighbours = () if self.neighbour_weight else ("n_neighbours", "with_itself")
-        return super().unread() | dict.fromkeys(of_neighbours, "beside neighbour_weight = 0")
+    def idle(self) -> frozenset[str]:
+        return super().idle().union(() if self.neighbour_weight else ("n_neighbours", "with_itself"))
 
 
 class UltraGCN(BPRMF):

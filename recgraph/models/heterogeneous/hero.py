@@ -60,6 +60,9 @@ class HEROConfig(OneWidthConfig):
     specificity: Annotated[float, Field(ge=0, description="lambda, its weight"), Search(0.1, 10.0, log=True)] = 1.0
     projection_dim: Annotated[int, Field(ge=1, description="width of the projections that the losses compare")] = 64
 
+    def idle(self) -> frozenset[str]:
+        return super().idle().union(() if self.specificity else ("eta",))
+
 
 def self_expressed(h: Tensor, x: Features, alpha: float, beta: float) -> Tensor:
     """[N, D]: ``S H``, nodes as other nodes express them, in float32 at least.

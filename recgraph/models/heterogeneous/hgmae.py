@@ -96,6 +96,11 @@ class HGMAEConfig(OneWidthConfig):
     ]
     position_dropout: Annotated[float, Field(ge=0, lt=1, description="in the network that predicts positions")] = 0.2
 
+    def idle(self) -> frozenset[str]:
+        of_edges = () if self.edge_weight else ("edge_mask", "edge_power")
+        of_positions = () if self.position_weight else ("position_power", "position_dropout", "walk_options")
+        return super().idle().union(of_edges, of_positions)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.replaced + self.unchanged >= 1:

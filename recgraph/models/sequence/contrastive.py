@@ -305,6 +305,8 @@ class CL4SRec(ContrastiveSequenceModel):
 
 
 class DuoRecConfig(ContrastiveConfig):
+    of_weight: ClassVar[tuple[str, ...]] = ("unsupervised_weight", "supervised_weight")
+
     unsupervised_weight: Annotated[
         float,
         Field(ge=0, description="of the contrast of two dropout twins; published with 0"),

@@ -60,17 +60,13 @@ class MCLRecConfig(ContrastiveConfig):
         Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
     ] = "published"
 
-    #: the settings of the latent contrast, which a weight of 0 leaves without effect
-    of_latent: ClassVar[tuple[str, ...]] = (
-        *("augmenter", "augmenter_options", "augmenter_variant", "shared_augmenter"),
-        *("schedule_of_phases", "margin_weight", "margin_form"),
-    )
-    tolerated: ClassVar[frozenset[str]] = ContrastiveConfig.tolerated.union(of_latent)
+    of_weight: ClassVar[tuple[str, ...]] = ("view_weight", "latent_weight")
 
-    def unread(self) -> dict[str, str]:
-        of_weights = {"latent_weight": self.of_latent, "margin_weight": ("margin_form",)}
-        zero = {name: fields for name, fields in of_weights.items() if not getattr(self, name)}
-        return super().unread() | {each: f"beside {name} = 0" for name, fields in zero.items() for each in fields}
+    def idle(self) -> frozenset[str]:
+        of_margin = () if self.margin_weight else ("margin_form",)
+        of_augmenters = ("augmenter", "augmenter_options", "augmenter_variant", "shared_augmenter")
+        of_latent = (*of_augmenters, "schedule_of_phases", "margin_weight", "margin_form")
+        return super().idle().union(of_margin, () if self.latent_weight else of_latent)
 
     @classmethod
     def given_to(cls, setting: str) -> frozenset[str]:

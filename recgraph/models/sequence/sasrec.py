@@ -41,6 +41,9 @@ class BSARecConfig(TransformerConfig):
         Field(description="every prefix with its next item (as published), or whole sequences with a causal filter"),
     ] = "prefix"
 
+    def idle(self) -> frozenset[str]:
+        return super().idle().union(() if self.alpha else ("c",))
+
 
 class BSARec(SequenceModel):
     """Beyond self-attention: SASRec whose layers mix attention with a filter that rescales high frequencies.
