@@ -151,8 +151,10 @@ class SwAV(Objective):
     def _earlier(self, again: bool) -> Tensor:
         """[2, n, D]: what earlier calls queued, without those of this step where its rows come again."""
         n, size = self._count(), self.config.queue
+        if not again:
+            return self.queued[:, : min(n, size)]
         first = n % size
-        last = first + (self._n_last if again else 0)
+        last = first + self._n_last
         if n < size or last > size:
             return self.queued[:, max(last - size, 0) : first]
         return torch.cat([self.queued[:, :first], self.queued[:, last:]], 1)
