@@ -57,7 +57,7 @@ def test_an_old_study_goes_on(kind: str, tmp_path: Path) -> None:
     assert again.params == lost.params
     assert set(study.trials[4].params) == set(lost.params)
     with pytest.raises(ValueError, match="exists with another model"):
-        tune(synthetic(), folder, 4, model="duorec", **given)
+        tune(synthetic(), folder, 4, model="mclrec", **given)
 
 
 def test_an_old_study_is_read() -> None:
