@@ -182,9 +182,9 @@ def results_of(given: Source | Sequence[Source], name: str) -> list[Result]:
 
 
 def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean over the results of each user's values."""
+    """[U] each: the mean over the results of each user's values, the same in whatever order they are given."""
     check_alike([*a, *b], metric)
-    own, other = (np.mean([result.per_user[metric] for result in results], axis=0) for results in (a, b))
+    own, other = (np.sort([result.per_user[metric] for result in results], axis=0).mean(0) for results in (a, b))
     return own, other
 
 

@@ -43,9 +43,16 @@ def paired_t(differences: ArrayLike) -> float:
 
 def wilcoxon(differences: ArrayLike) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; pairs without a difference are left out, 1 if all are."""
-    values = checked(differences)
-    values = values[values != 0]
+    values = _without_rounding(differences)
     return float(stats.wilcoxon(values).pvalue) if values.size else 1.0
+
+
+def _without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
+    """[n] the differences that are not 0, in units of the greatest: rounding errors are none, and tell none apart."""
+    values = checked(differences)
+    scaled = np.round(values / max(np.abs(values).max(), np.finfo(np.float64).tiny), 12)
+    kept: NDArray[np.float64] = scaled[scaled != 0]
+    return kept
 
 
 def check_draws(n_draws: int, seed: int) -> None:
@@ -122,8 +129,7 @@ def cohen_d(differences: ArrayLike) -> float:
 
 def rank_biserial(differences: ArrayLike) -> float:
     """The matched-pairs rank-biserial correlation (Kerby 2014); pairs without a difference are left out."""
-    values = checked(differences)
-    values = values[values != 0]
+    values = _without_rounding(differences)
     if not values.size:
         return 0.0
     ranks = stats.rankdata(np.abs(values))

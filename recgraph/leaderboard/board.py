@@ -260,6 +260,8 @@ def _of_nodes(metric: str) -> str:
 def _named(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"models = {entry!r} must be a table; begin each of its entries with [[models]]")
+    if isinstance(name := entry.get("name"), str) and name and not name.strip():
+        raise ConfigError(f"models: name = {name!r} shows nothing; give another one, or leave it out")
     if entry.get("name") or "model" not in entry:
         return dict(entry)
     try:

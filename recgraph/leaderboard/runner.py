@@ -18,6 +18,7 @@ from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.adopting import adopt
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, is_of_nodes, load_board
 from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.origin import keep_origin
 from recgraph.leaderboard.plan import check_entries, check_study, jobs_of, load_data_hashes
 from recgraph.leaderboard.repeats import named
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
@@ -231,7 +232,7 @@ def _planned_jobs(
 ) -> list[PendingJob]:
     """The jobs of one sheet, done or not; those that cannot run are added to the summary."""
     store = Store(board.folder_of(sheet, folder))
-    entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
+    entries = [entry for entry in sheet.models if not only or _matches(board, entry, only)]
     if not entries:
         return []
     shown, planned, there = _shown(board, sheet), [], []
@@ -247,6 +248,7 @@ def _planned_jobs(
     except OSError as error:
         summary.missing.append(f"{shown}: {error}")
         return []
+    keep_origin(store.folder, sheet)
     for entry in there:
         check_study(sheet, entry, hashes.tuning)
     # the first seed of every model before the second of any, so that an interrupted board still compares all models,
@@ -324,14 +326,17 @@ def _check_only(board: Board, only: Sequence[str]) -> None:
     """Check that each name is a model or an entry of some sheet, whether its data is available or not."""
     entries = [entry for sheet in board.sheets for entry in sheet.models]
     for name in only:
-        if not any(_matches(entry, (name,)) for entry in entries):
+        if not any(_matches(board, entry, (name,)) for entry in entries):
             names = ", ".join(dict.fromkeys(entry.name for entry in entries))
             raise ValueError(f"only = {name} names no model of board {board.name!r}; there are {names}")
 
 
-def _matches(entry: EntrySpec, only: tuple[str, ...]) -> bool:
-    wanted = {registry.key(name) for name in only}
-    return bool({registry.key(entry.model), registry.key(entry.name)} & wanted)
+def _matches(board: Board, entry: EntrySpec, only: tuple[str, ...]) -> bool:
+    """Whether an entry is asked for: by its name, or where no entry has that as its name, by one that is written in
+    another way, or by its model."""
+    names = {each.name for sheet in board.sheets for each in sheet.models}
+    keys = {registry.key(name) for name in only if name not in names}
+    return entry.name in only or bool({registry.key(entry.model), registry.key(entry.name)} & keys)
 
 
 def _say(message: str) -> None:

@@ -52,7 +52,8 @@ def score_tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, .
     titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
     # the convention of most papers comes first
     titles.sort(key=lambda title: title != TITLES["exclude"])
-    return tuple(_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles)
+    tables = [_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles]
+    return tuple(table for table in tables if table.metrics)
 
 
 def _table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
@@ -65,9 +66,12 @@ def _table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
         protocol["folds"] = f"{text_of_field(sorted(of_folds))} of {n_folds}; numbers are means over folds and seeds"
         digits = digest(protocol)
     available = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
+    metrics = tuple(metric for metric in sheet.metrics if metric in available)
+    if not metrics and title not in TITLES.values():  # of nodes' clusters other ones than of classes
+        metrics = tuple(available)
     return ScoreTable(
         title,
-        tuple(metric for metric in sheet.metrics if metric in available) or tuple(available),
+        metrics,
         {name: text_of_field(value) for name, value in protocol.items() if value not in (None, "")},
         digits,
         sum(each["n_users"] for each in of_folds.values()) if "n_users" in first else None,

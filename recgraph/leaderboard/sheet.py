@@ -26,10 +26,11 @@ from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_c
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
 from recgraph.leaderboard.job import Job
+from recgraph.leaderboard.origin import check_origin
 from recgraph.leaderboard.plan import check_entries, jobs_of
 from recgraph.leaderboard.repeats import Repeat, mean_of, repeat_of
 from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
-from recgraph.leaderboard.store import Record, Store
+from recgraph.leaderboard.store import Record, Store, lacking
 
 __all__ = [
     "Failure",
@@ -79,7 +80,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Missing:
-    """Seeds of an entry that have neither a record nor a failure, with the reason."""
+    """Seeds of an entry that have neither a whole record nor a failure, with the reason."""
 
     entry: str
     seeds: tuple[Repeat, ...]
@@ -250,6 +251,7 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         ProtocolMismatch: records of one table have different protocols.
     """
     folder = board.folder_of(sheet, results)
+    check_origin(folder, sheet)
     store = Store(folder)
     planned, missing = _plan(sheet, store)
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
@@ -268,6 +270,10 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         old = [seed for seed in seeds if seed in found[spec.name]]
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
+        own = current[spec.name]
+        if short := [job for job in jobs if job.repeat in own and lacking(job, own[job.repeat])]:
+            reason = f"without {', '.join(lacking(short[0], own[short[0].repeat]))}, to be run again"
+            missing.append(Missing(spec.name, tuple(job.repeat for job in short), reason))
     entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
     by_address = {entry.address: current[name] for name, entry in entries.items()}
     metrics = {table.title: table.metrics for table in tables}

@@ -16,7 +16,7 @@ from recgraph.evaluate.results import Result, load_users
 from recgraph.leaderboard.job import TITLES, Job
 from recgraph.workers.lock import locked
 
-__all__ = ["Record", "Store", "read_json"]
+__all__ = ["Record", "Store", "lacking", "read_json"]
 
 Record = dict[str, Any]
 Field = tuple[str, ...]
@@ -32,6 +32,11 @@ _FIELDS: tuple[Field, ...] = (
 )
 _OF_FAILURE: tuple[Field, ...] = (("error",), ("message",), ("at",))
 _SEEN = {title: seen for seen, title in TITLES.items()}
+
+
+def lacking(job: Job, record: Record) -> list[str]:
+    """The metrics that a job asks for and its record, of before they were asked for, has not."""
+    return [metric for metric in job.metrics if any(metric not in scores for scores in record["scores"].values())]
 
 
 class Store:
@@ -128,7 +133,7 @@ class Store:
             return False
         if "inputs" in record and record["inputs"] != job.inputs:  # earlier versions did not write them
             return False
-        if any(metric not in scores for scores in record["scores"].values() for metric in job.metrics):
+        if lacking(job, record):
             return False
         needed = [title for title in TITLES.values() if values and title in record["scores"]]
         return all(self.values(job.stem, title, record) is not None for title in needed)

@@ -76,6 +76,7 @@ class _Staged(TrainableModel):
         self.diagnostics = self.template.diagnostics  # type: ignore[misc]
         self.revision = self.revision_of({"base": self.config.base})  # type: ignore[misc]
         self._kept: int | None = None
+        self.least_epochs = self.config.stage_epochs * (self.config.stages - 1) + 1
 
     @classmethod
     def revision_of(cls, settings: Mapping[str, Any]) -> int:

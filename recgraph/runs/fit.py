@@ -20,7 +20,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
-from recgraph.runs.fit_split import fit_split, split_and_part, training_of
+from recgraph.runs.fit_split import check_epochs, fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
 from recgraph.runs.known_labels import KnownLabels, known_labels, refuse_without_labels
 from recgraph.runs.memory import Fit, check_fit
@@ -263,6 +263,7 @@ def _fit_log(
     """Fit to a part of a split, once or (``refit``) twice, with ``training`` in the place of ``options``'."""
     if isinstance(model, TrainableModel):
         options = replace(options, config=training_of(training, "train" if refit else part, type(model)))
+        check_epochs(model, options.config)
     fit_it = refit_split if refit else fit_split
     return fit_it(model, split, options, part, init_items, init_items_scale, source)
 
@@ -275,6 +276,7 @@ def _fit_nodes(
     evaluation: dict[str, Any],
     known: KnownLabels | None = None,
 ) -> NodeRun:
+    check_epochs(model, options.config)
     target = _target(model, graph)
     check_target(target)
     if not graph.count(target):

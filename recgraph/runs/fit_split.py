@@ -28,7 +28,7 @@ from recgraph.runs.run import Run
 from recgraph.runs.teacher import give_teacher, teacher_of, teacher_record
 from recgraph.train.config import TrainConfig, own_defaults, pick_device
 
-__all__ = ["fit_split", "split_and_part", "training_of"]
+__all__ = ["check_epochs", "fit_split", "split_and_part", "training_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,15 @@ def training_of(given: Mapping[str, Any], fit_on: FitPart, model: type[Trainable
             config.max_epochs,
         )
     return config
+
+
+def check_epochs(model: Model, config: TrainConfig) -> None:
+    """Warn where a model is trained for fewer epochs than all of its parts need."""
+    if isinstance(model, TrainableModel) and config.max_epochs < model.least_epochs:
+        _log.warning(
+            "max_epochs = %d leaves a part of %s untrained: give at least %d",
+            *(config.max_epochs, type(model).__name__, model.least_epochs),
+        )
 
 
 def fit_split(
@@ -190,9 +199,11 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
             "models; leave it out and give max_epochs"
         )
     try:
-        return training_of(member.training, "all", member.cls)
+        config = training_of(member.training, "all", member.cls)
     except ConfigError as error:
         raise ConfigError(f"models: {member.name}: {error}") from None
+    check_epochs(member.make(), config)
+    return config
 
 
 def _check_validation(metric: str, split: SealedSplit) -> None:

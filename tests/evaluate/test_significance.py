@@ -104,6 +104,18 @@ def test_effect_sizes_by_hand() -> None:
     assert rank_biserial(B - A) == pytest.approx(2 * w / (80 * 81 / 2) - 1)
 
 
+def test_rounding_errors_are_no_differences() -> None:
+    """Neither do they order what is equal: the means of seeds are the same in whatever order these are given."""
+    exact = np.array([0.0, 0.0, 0.25, 0.25, -0.5, 0.125, 0.125, -0.125])
+    noise = np.array([1, -1, 1, -1, 1, 1, -1, 1]) * 2e-17
+    assert wilcoxon(exact + noise) == wilcoxon(exact)
+    assert rank_biserial(exact + noise) == rank_biserial(exact)
+    seeds = [result(A), result(A / 3), result(A / 7)]
+    found, turned = (over_users(order, result(B), "ndcg@10") for order in (seeds, seeds[::-1]))
+    assert found.difference == turned.difference
+    assert found.p_values == turned.p_values
+
+
 def test_over_users_and_over_seeds() -> None:
     found = over_users(result(A), result(B), "ndcg@10")
     assert found.n == 80

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 import recgraph as rg
 from recgraph import registry
 from recgraph.cli.app import app
+from recgraph.config import ConfigError
 from recgraph.data.disk import DiskError
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.split import FitPart
@@ -660,3 +661,27 @@ def test_the_command_beside_a_number_gives_it_to_the_last_digit(tmp_path: Path) 
         for metric, score in sheet.scores("SASRec", table.title).items():
             assert found[metric][table.title] == score.by_seed[job.seed]
         assert f"protocol {table.protocol_hash}" in done.stderr
+
+
+def test_only_takes_the_entry_of_that_name_alone(tmp_path: Path) -> None:
+    """Names that differ in signs are other entries; one that no entry has is a model, or a name written otherwise."""
+    rows = "".join(f"[[models]]\nmodel = 'ease'\nname = '{name}'\nsettings = {{ l2 = {name[5:]} }}\n" for name in NAMES)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "synthetic.toml").write_text(f"seeds = [0]\n{rows}[[models]]\nmodel = 'popularity'\n")
+
+    def left(*only: str) -> list[str]:
+        return [name.split(" / ")[-2] for name in rg.leaderboard.run(tmp_path / "shop", only=only, budget=0).left]
+
+    assert left("l2 = 1e2") == ["l2 = 1e2"]
+    assert left("ease") == [*NAMES]
+    assert left("L2 = 1e-2", "Popularity") == [*NAMES, "Popularity"]
+
+
+NAMES = ("l2 = 1e2", "l2 = 1e-2")
+
+
+def test_a_name_without_a_sign_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "synthetic.toml").write_text("[[models]]\nmodel = 'ease'\nname = ' '\n")
+    with pytest.raises(ConfigError, match="name = ' ' shows nothing"):
+        rg.leaderboard.load_board(tmp_path / "shop")

@@ -270,3 +270,16 @@ def test_a_sheet_does_not_change_with_what_is_asked_of_it(board: Board) -> None:
     assert sheet.numbers
     assert replace(sheet) == sheet == opened(board)
     assert sheet.frame.equals(opened(board).frame)
+
+
+def test_a_metric_that_was_asked_for_later_is_missing(tmp_path: Path) -> None:
+    """The column is there once a record has it; those that lack it are to be run again, as the runner has it."""
+    before = write_board(tmp_path, BOARD.replace("[training]", "[training]\n"))
+    fill(before)
+    for metrics, shown in (('"novelty@10", "ndcg@10"', ("ndcg@10",)), ('"novelty@10"', None)):
+        board = write_board(tmp_path, BOARD.replace('"ndcg@10", "recall@10"', metrics))
+        sheet = open_sheet(board, board.sheets[0])
+        assert [table.metrics for table in sheet.tables] == ([] if shown is None else [shown] * 2)
+        reasons = {missing.entry: missing.reason for missing in sheet.missing}
+        assert reasons["LightGCN"] == "without novelty@10, to be run again"
+        assert reasons["BPRMF"] == "not run"

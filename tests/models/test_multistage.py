@@ -213,3 +213,13 @@ def test_a_bundle_of_another_revision_of_the_base_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(registry.load("model", "simgcl"), "revision", 7)
     with pytest.raises(ValueError, match="holds revision 1 of Multistage, here it is revision 7"):
         rg.load(tmp_path / "run")
+
+
+def test_epochs_that_end_before_the_last_stage_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame({"user": [u for u in range(9) for _ in range(5)], "item": [*range(9)] * 5, "time": range(45)})
+    log = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time")
+    settings = {"base": "SimGCL", "base_options": BASE, "stages": 3, "stage_epochs": 2}
+    for epochs, said in ((4, ["max_epochs = 4 leaves a part of Multistage untrained: give at least 5"]), (5, [])):
+        caplog.clear()
+        rg.fit(Multistage(**settings), log, seed=0, device="cpu", max_epochs=epochs)
+        assert [each.getMessage() for each in caplog.records if "untrained" in each.getMessage()] == said

@@ -48,7 +48,10 @@ class Ranker(SizedByState):
         raise TypeError(f"{type(self).__name__} must define fit(features, labels, groups)")
 
     def score(self, features: Tensor) -> Tensor:
-        """[R]: the scores of candidates, higher is better; of a row alone what it is among others."""
+        """[R]: the scores of candidates, higher is better; of a row alone what it is among others.
+
+        They are compared in float32, as the scores of other models: where they are large, subtract what all have.
+        """
         raise TypeError(f"{type(self).__name__} must define score(features)")
 
 
