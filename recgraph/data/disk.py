@@ -1,15 +1,22 @@
-"""Errors of a disk: what could not be written, why, and what to do about it."""
+"""A disk: what is asked of the system, and its errors: what could not be written, why, and what to do about it."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DiskError", "naming", "told"]
+__all__ = ["DiskError", "exchange", "make_folder", "naming", "sync_all", "sync_file", "sync_folder", "told"]
 
+#: errors of file systems that cannot flush a folder
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+#: errors of systems that cannot exchange two folders; some that filter calls say that it is not permitted
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _AGAIN = "then give the same command again: what was finished is kept"
 _ADVICE = {
     errno.ENOSPC: f"free space there, {_AGAIN}",
@@ -68,3 +75,60 @@ def _number(error: Exception, path: Path) -> int | None:
     text = str(error)
     found = next((number for number in _ADVICE if os.strerror(number) in text), None)
     return None if found in {errno.EACCES, errno.EPERM} and path.name not in text else found
+
+
+def sync_all(folder: Path, mode: int) -> None:
+    """Give all files of a folder a mode, and flush them and all folders to the disk."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(place) / name
+            path.chmod(mode)
+            sync_file(path)
+        sync_folder(Path(place))
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can."""
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(file)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    if not call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        return True
+    if (number := ctypes.get_errno()) in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, and flush their names to the disk.
+
+    Raises:
+        FileExistsError: a file is in the place of one of them.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise FileExistsError(f"{folder} is a file, where a folder is to be; give another place")
+        make_folder(folder.parent)
+        with naming(folder):
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)

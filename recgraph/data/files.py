@@ -15,20 +15,20 @@ with the owner. Whoever writes beside it next removes it if nobody holds it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from recgraph.data.disk import naming
+from recgraph.bounded.files import within
+from recgraph.data.disk import exchange as _exchange
+from recgraph.data.disk import make_folder, naming, sync_all, sync_file, sync_folder
 
 __all__ = [
     "contents",
@@ -42,24 +42,20 @@ __all__ = [
     "replacing_files",
     "replacing_folder",
     "sweep",
+    "unlisted",
     "why_kept",
     "why_without",
 ]
 
-#: errors of file systems that cannot flush a folder
-_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-#: errors of systems that cannot exchange two folders; some that filter calls say that it is not permitted
-_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 #: errors where a folder that is not empty lies in the place
 _IS_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 #: the name of a temporary: that of its target, and a random one
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.recgraph")
 #: inside a temporary: what is to take the place, and what lay there before
 _NEW, _OLD = "new", "old"
 #: the name of what files that belong together are to become; in their temporary, when all are on the disk: they
-#: themselves, and the name of the one that is moved last
-_SET, _READY, _LAST = "files", "ready", "last"
+#: themselves, the name of the one that is moved last, and those of the earlier ones that go then
+_SET, _READY, _LAST, _GONE = "files", "ready", "last", "gone"
 _ATTEMPTS = 100
 #: folders that this process has swept: one look is enough for what earlier ones have left
 _swept: set[str] = set()
@@ -89,9 +85,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
         new = folder / f"{_NEW}{path.suffix}"
         yield new
         new.chmod(_mode(folder))
-        _sync_file(new)
+        sync_file(new)
         os.replace(new, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _followed(path: Path) -> Path:
@@ -115,19 +111,24 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         new = temporary / _NEW
         new.mkdir()
         yield new
-        _sync_all(new, _mode(temporary))
+        sync_all(new, _mode(temporary))
         _put(new, folder, temporary / _OLD)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 @contextmanager
-def replacing_files(folder: Path, last: str) -> Iterator[Path]:
+def replacing_files(folder: Path, last: str, own: Callable[[], Collection[str]]) -> Iterator[Path]:
     """A new folder to fill; at the end of the block its files take their places in ``folder``, unless an error ends it.
 
-    Other files of ``folder`` stay. A kill leaves the earlier files, or new ones that the next reader or writer moves.
+    What earlier writes of this kind have left there goes; files of others stay. A kill leaves the earlier files, or new
+    ones that the next reader or writer moves.
 
     Args:
         last: the name of the file that describes the others; it is moved when they are in their places.
+        own: the names in ``folder`` of what earlier writes have left; asked for when no other writer is at work there.
+
+    Raises:
+        FileExistsError: ``folder`` is a file, or holds a file of others in the place of one that is to be written.
     """
     make_folder(folder)
     with _temporary(folder / _SET) as temporary:
@@ -135,24 +136,59 @@ def replacing_files(folder: Path, last: str) -> Iterator[Path]:
         new.mkdir()
         yield new
         (temporary / _LAST).write_text(last, encoding="utf-8")
-        _sync_all(new, _mode(temporary))
-        _sync_file(temporary / _LAST)
-        os.replace(new, temporary / _READY)
-        _sync_folder(temporary)
-        _move_set(temporary, folder)
+        sync_all(new, _mode(temporary))
+        sweep(folder)  # what a writer that was killed meanwhile has not moved is none of others
+        with _held(folder):
+            names, earlier = _files_in(new), set(own())
+            _check_places(folder, names, earlier)
+            (temporary / _GONE).write_text("\n".join(sorted(earlier - names)), encoding="utf-8")
+            for name in (_LAST, _GONE):
+                sync_file(temporary / name)
+            os.replace(new, temporary / _READY)
+            sync_folder(temporary)
+            _move_set(temporary, folder)
+
+
+def _files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _check_places(folder: Path, names: Collection[str], earlier: Collection[str]) -> None:
+    """Refuse to write over what others have put into a folder."""
+    inner = {each.as_posix() for name in names for each in PurePosixPath(name).parents[:-1]}
+    taken = {name for name in names if name not in earlier and os.path.lexists(folder / name)}
+    taken |= {name for name in inner if (folder / name).exists() and not (folder / name).is_dir()}
+    if taken:
+        raise FileExistsError(
+            f"{folder / min(taken)} exists, is not of what was saved in {folder} before, and would be written over; "
+            "move it out of there, or choose another folder"
+        )
 
 
 def _move_set(temporary: Path, folder: Path) -> None:
-    """Move the files of a set to their places, those that a kill has left too; of two writers one at a time."""
+    """Move the files of a set to their places, those that a kill has left too, and remove those that it replaces."""
+    ready, last = temporary / _READY, (temporary / _LAST).read_text(encoding="utf-8")
+    names = _files_in(ready)
+    for name in sorted(names, key=lambda name: (name == last, name)):
+        make_folder((folder / name).parent)
+        os.replace(ready / name, folder / name)
+    gone = temporary / _GONE
+    for name in gone.read_text(encoding="utf-8").splitlines() if gone.is_file() else ():
+        with suppress(OSError, ValueError):  # it leads out of the folder; files of others are beside it
+            path = within(folder, name)
+            path.unlink(missing_ok=True)
+            while (path := path.parent) != folder:
+                path.rmdir()
+    for place in {(folder / name).parent for name in names}:
+        sync_folder(place)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """In the block no other writer moves files to their places in a folder."""
     lock = _lock(folder, wait=True)
     try:
-        ready, last = temporary / _READY, (temporary / _LAST).read_text(encoding="utf-8")
-        names = {path.relative_to(ready) for path in ready.rglob("*") if path.is_file()}
-        for name in sorted(names, key=lambda name: (name.as_posix() == last, name)):
-            make_folder((folder / name).parent)
-            os.replace(ready / name, folder / name)
-        for place in {(folder / name).parent for name in names}:
-            _sync_folder(place)
+        yield
     finally:
         if lock is not None:
             os.close(lock)
@@ -161,16 +197,6 @@ def _move_set(temporary: Path, folder: Path) -> None:
 def is_being_written(folder: Path) -> bool:
     """Whether :func:`replacing_files` is at work in a folder."""
     return any(found[1] == _SET for name in os.listdir(folder) if (found := _TEMPORARY.fullmatch(name)))
-
-
-def _sync_all(folder: Path, mode: int) -> None:
-    """Give all files of a folder a mode, and flush them and all folders to the disk."""
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            path = Path(place) / name
-            path.chmod(mode)
-            _sync_file(path)
-        _sync_folder(Path(place))
 
 
 def _put(new: Path, folder: Path, previous: Path) -> None:
@@ -192,18 +218,6 @@ def _put(new: Path, folder: Path, previous: Path) -> None:
     raise OSError(errno.EBUSY, "other processes replace it all the time", str(folder))
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step; False where the system or the file system cannot."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    if call is None:
-        return False
-    if not call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
-        return True
-    if (number := ctypes.get_errno()) in _NO_EXCHANGE:
-        return False
-    raise OSError(number, os.strerror(number), str(other))
-
-
 def remove_folder(folder: Path) -> None:
     """Remove a folder with all that is in it: it leaves its place whole. One that is not there is no error."""
     if not folder.is_dir():
@@ -217,7 +231,7 @@ def contents(folder: Path) -> set[str]:
     return {name for name in os.listdir(folder) if not _TEMPORARY.fullmatch(name)} if folder.is_dir() else set()
 
 
-def _unlisted(folder: Path, listed: Collection[str]) -> str | None:
+def unlisted(folder: Path, listed: Collection[str]) -> str | None:
     """The path, in a folder, of the first file or link in it that is none of those listed; None: there is none.
 
     Temporaries, compiled Python (``__pycache__``) and empty folders do not count.
@@ -250,7 +264,7 @@ def why_kept(folder: Path, what: str, head: str, read: Callable[[Path], Mapping[
         listed = read(folder)["files"]
     except (OSError, ValueError):
         return f"{folder} exists and is no {what}; choose another folder"
-    if (other := _unlisted(folder, {head, *listed})) is None:
+    if (other := unlisted(folder, {head, *listed})) is None:
         return None
     return (
         f"{folder / other} is no part of the {what} in {folder} and would be deleted with it; move it out of there, or "
@@ -287,7 +301,8 @@ def sweep(folder: Path) -> None:
             if (temporary / _OLD).is_dir() and not place.exists():
                 os.replace(temporary / _OLD, place)
             if (temporary / _READY).is_dir():
-                _move_set(temporary, folder)
+                with _held(folder):
+                    _move_set(temporary, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
     _swept.add(str(folder))
@@ -357,15 +372,6 @@ def _mode(folder: Path) -> int:
     return folder.stat().st_mode & 0o666
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents, and flush their names to the disk."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        with naming(folder):
-            folder.mkdir(exist_ok=True)
-            _sync_folder(folder.parent)
-
-
 def replace_text(text: str, path: Path) -> None:
     """Write a UTF-8 text, atomically."""
     replace_bytes(text.encode(), path)
@@ -375,21 +381,3 @@ def replace_bytes(content: bytes, path: Path) -> None:
     """Write bytes, atomically."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders
-        return
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(file)

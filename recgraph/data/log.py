@@ -19,22 +19,22 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
-from recgraph.data.files import replacing_files
+from recgraph.data.files import replacing_files, why_without
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, load_set, replace_json, write_parquet
 from recgraph.data.log_file import LogFile
+from recgraph.data.numbering import renumbered
 from recgraph.data.part import OrderedLog
 from recgraph.data.relations import RelationGraph, check_graph
+from recgraph.data.saved import listed
 from recgraph.data.source import Source
 from recgraph.notebook import block
 
-__all__ = ["FILES_OF_LOG", "PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
+__all__ = ["DESCRIPTION", "HEAD_OF_SPLIT", "PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
 
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in
 PART = "part"
-#: rows of a log that a pass over it takes at a time
-_BLOCK = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,11 +266,19 @@ class InteractionLog:
         return to_native(pl.DataFrame(columns), self.kind)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet files and a JSON description into a folder, all together (:func:`replacing_files`)."""
-        with replacing_files(Path(folder), DESCRIPTION) as new:
+        """Write Parquet files and a JSON description into a folder, all together (:func:`replacing_files`).
+
+        An earlier log there is replaced.
+
+        Raises:
+            FileExistsError: the folder holds a saved split, or a file of others in the place of one of these.
+        """
+        folder = Path(folder)
+        if (folder / HEAD_OF_SPLIT).exists():
+            raise FileExistsError(f"{folder} holds a saved split, which needs its own ids; choose another folder")
+        with replacing_files(folder, DESCRIPTION, lambda: listed(folder, DESCRIPTION)) as new:
             write_parquet(self.log, new / _LOG)
             self.write_all_but_log(new)
-        self.remove_unsaved(Path(folder))
 
     def write_all_but_log(self, folder: Path) -> None:
         """Write ids, features, the graph and the description, with the checksums of what the folder then holds."""
@@ -300,14 +308,6 @@ class InteractionLog:
         }
         replace_json(description, folder / DESCRIPTION)
 
-    def remove_unsaved(self, folder: Path) -> None:
-        """Remove from a folder what an earlier log had and this one has not; its description does not name it."""
-        for name in _FEATURES:
-            if getattr(self, name) is None:
-                (folder / f"{name}.parquet").unlink(missing_ok=True)
-        if self.graph is None and (folder / _GRAPH).is_file():
-            registry.load("graph", "HeteroGraph").remove(folder / "graph")
-
     @classmethod
     @checked
     def load(cls, folder: str | Path) -> Self:
@@ -318,7 +318,9 @@ class InteractionLog:
             CorruptFileError: a file is damaged, or of another write than the others.
         """
         folder = Path(folder)
-        return load_set(folder / DESCRIPTION, lambda saved: cls._of(load_frame(folder / _LOG), folder, saved))
+        if not (folder / DESCRIPTION).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved log: {why_without(folder, DESCRIPTION)}")
+        return load_set(folder / DESCRIPTION, lambda saved: cls._of(_load_log(folder, saved), folder, saved))
 
     @classmethod
     def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
@@ -348,6 +350,16 @@ class InteractionLog:
         )
 
 
+def _load_log(folder: Path, saved: dict[str, Any]) -> pl.DataFrame:
+    """The rows of a saved log; an earlier log may have left a file of others, which the description does not name."""
+    is_of_split = (folder / HEAD_OF_SPLIT).is_file() and not (folder / _LOG).is_file()
+    if is_of_split or _LOG not in saved.get("files", (_LOG,)):
+        raise FileNotFoundError(
+            f"{folder} holds a saved split, no log; read it with SealedSplit.load(folder) or Split.load(folder, reason)"
+        )
+    return load_frame(folder / _LOG)
+
+
 def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
     shared = (saved["separator"], saved["has_header"], saved.get("encoding", "utf-8"))
     quotes = saved.get("quotes", True)  # an earlier version did not write it
@@ -355,13 +367,11 @@ def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
     return Source(saved["format"], path, *shared, parts, quotes=quotes)
 
 
-#: the description of a saved log, the file that is written last
-DESCRIPTION = "interactions.json"
+#: the descriptions of a saved log and of a saved split, the files that are written last
+DESCRIPTION, HEAD_OF_SPLIT = "interactions.json", "split.json"
 _LOG, _GRAPH = "log.parquet", "graph/graph.json"
 _FEATURES = ("user_features", "item_features")
 _FILES = (_LOG, "users.parquet", "items.parquet", *(f"{name}.parquet" for name in _FEATURES), "graph.json")
-#: the names of the files and folders of a saved log
-FILES_OF_LOG = (DESCRIPTION, *_FILES[:-1], "graph")
 
 
 def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
@@ -384,13 +394,5 @@ def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
 
 def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
     """Indices in the order of first appearance, and the map of the ids that remain."""
-    old = codes.to_numpy()
-    first = np.full(len(ids), len(old), dtype=np.int64)
-    # assigned from the back, so that the first appearance is what stays; block by block, in the cache
-    for stop in range(len(old), 0, -_BLOCK):
-        block = old[max(stop - _BLOCK, 0) : stop]
-        first[block[::-1]] = np.arange(stop - 1, stop - 1 - len(block), -1)
-    kept = old[np.sort(first[first < len(old)])]
-    new = np.empty(len(ids), dtype=np.int32)
-    new[kept] = np.arange(len(kept), dtype=np.int32)
-    return pl.Series(codes.name, new[old]), ids.take(kept)
+    new, kept = renumbered(codes.to_numpy(), len(ids))
+    return pl.Series(codes.name, new), ids.take(kept)

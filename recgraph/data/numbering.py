@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from recgraph.data.ordering import offsets_of, packed_order
 
-__all__ = ["Numbers", "number_integers", "number_keys"]
+__all__ = ["Numbers", "number_integers", "number_keys", "renumbered"]
 
 Keys = npt.NDArray[np.uint64]
 Checks = npt.NDArray[np.uint32]
@@ -83,6 +83,23 @@ def number_keys(keys: Keys, checks: Checks | None = None) -> Numbers:
         codes[rows] = np.repeat(number[at : at + len(begin)], lengths)
         at += len(begin)
     return Numbers(codes, appeared[by_row])
+
+
+def renumbered(codes: npt.NDArray[np.int32], size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Numbers anew, by first appearance, where some of ``size`` have no row any more.
+
+    Returns:
+        the new number of each row; the old number of each new one.
+    """
+    first = np.full(size, len(codes), dtype=np.int64)
+    # assigned from the back, so that the first appearance is what stays; block by block, in the cache
+    for stop in range(len(codes), 0, -_BLOCK):
+        block = codes[max(stop - _BLOCK, 0) : stop]
+        first[block[::-1]] = np.arange(stop - 1, stop - 1 - len(block), -1)
+    kept = codes[np.sort(first[first < len(codes)])]
+    new = np.empty(size, dtype=np.int32)
+    new[kept] = np.arange(len(kept), dtype=np.int32)
+    return new[codes], kept
 
 
 def _number_near(values: npt.NDArray[np.integer], low: int, high: int) -> Numbers:

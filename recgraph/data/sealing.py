@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NoReturn
 
-__all__ = ["SealedTestError", "check_open", "without_test_data"]
+__all__ = ["SealedTestError", "check_open", "refuse_to_unseal", "without_test_data"]
 
 #: what the innermost block is doing, or None outside of one
 _doing: ContextVar[str | None] = ContextVar("recgraph_without_test_data", default=None)
@@ -53,3 +54,12 @@ def check_open() -> None:
     doing = _doing.get()
     if doing is not None:
         raise SealedTestError(f"the test part is sealed while {doing}; evaluate on it once, after all choices are made")
+
+
+def refuse_to_unseal() -> NoReturn:
+    """What a split without a test part does where it is unsealed.
+
+    Raises:
+        SealedTestError: always.
+    """
+    raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")

@@ -28,7 +28,7 @@ from recgraph.data.labels import GROUPS, Label, Strategy, sizes_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.masks import kept
 from recgraph.data.part import Cases, Part, order
-from recgraph.data.sealing import SealedTestError, check_open
+from recgraph.data.sealing import SealedTestError, check_open, refuse_to_unseal
 from recgraph.data.strategies import GIVEN, STRATEGIES, strategy_of
 from recgraph.notebook import block
 
@@ -147,8 +147,8 @@ class _Labelled:
         return order(self.interactions.log).with_columns(pl.Series("label", self.labels.numpy()))
 
     def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
-        """Write all but the log, and ``split.json``; remove rows of an earlier split that are not replaced."""
-        with replacing_files(folder, split_files.HEAD_FILE) as new:
+        """Write all but the log, and ``split.json``; an earlier split, or log, in the folder is replaced."""
+        with replacing_files(folder, split_files.HEAD_FILE, lambda: split_files.saved_in(folder)) as new:
             write_parquet(opened, new / split_files.OPEN_FILE)
             if test is not None:
                 make_folder((new / split_files.TEST_FILE).parent)
@@ -156,8 +156,6 @@ class _Labelled:
             self.interactions.write_all_but_log(new)
             head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
             split_files.save_head(new, {**head, **({"log_hash": self.log_hash} if self.log_hash else {})})
-        self.interactions.remove_unsaved(folder)
-        split_files.remove_older_rows(folder, has_test=test is not None)
 
 
 class Split(_Labelled):
@@ -258,7 +256,11 @@ class Split(_Labelled):
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
+        """Write the split; the test rows go into a file of their own in the sub-folder ``test``.
+
+        Raises:
+            FileExistsError: a file of others is in the place of one of these.
+        """
         self._save(*split_files.open_and_test(self._rows()), Path(folder))
 
     @staticmethod
@@ -346,10 +348,10 @@ class SealedSplit(_Labelled):
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
         own = (self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash)
-        return SealedSplit(*own, _refuse_to_unseal, self.log_hash)
+        return SealedSplit(*own, refuse_to_unseal, self.log_hash)
 
     def save(self, folder: str | Path) -> None:
-        """Write all but the test rows, and remove an older test file; a copy loaded from there has none to unseal."""
+        """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has none to unseal."""
         self._save(self._rows(), None, Path(folder))
 
     @staticmethod
@@ -379,7 +381,7 @@ class SealedSplit(_Labelled):
                 message = "the split was written anew since it was loaded from here; load it again"
                 raise ReplacedFileError(message, path=folder / split_files.HEAD_FILE)
             if not now.get("has_test", True):
-                return _refuse_to_unseal()
+                return refuse_to_unseal()
             test_rows = split_files.load_rows(folder / split_files.TEST_FILE)
             frame, labels = split_files.log_and_labels(pl.concat([rows, test_rows]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
@@ -394,7 +396,3 @@ class SealedSplit(_Labelled):
 
     def __repr__(self) -> str:
         return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"
-
-
-def _refuse_to_unseal() -> Split:
-    raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")

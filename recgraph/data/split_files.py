@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.data.files import contents
+from recgraph.data.files import unlisted
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, replace_json
 from recgraph.data.labels import GROUPS
-from recgraph.data.log import DESCRIPTION, FILES_OF_LOG
+from recgraph.data.log import DESCRIPTION, HEAD_OF_SPLIT
 from recgraph.data.part import OrderedLog, order
+from recgraph.data.saved import listed
 
 __all__ = [
     "HEAD_FILE",
@@ -37,17 +37,14 @@ __all__ = [
     "log_and_labels",
     "open_and_test",
     "parts_folder",
-    "remove_older_rows",
     "save_head",
+    "saved_in",
     "split_hash",
 ]
 
-HEAD_FILE = "split.json"
+HEAD_FILE = HEAD_OF_SPLIT
 OPEN_FILE = "open.parquet"
 TEST_FILE = Path("test") / "test.parquet"
-
-#: what the folder of a split may hold
-_NAMES = {HEAD_FILE, OPEN_FILE, Path(OPEN_FILE).stem, TEST_FILE.parts[0], *FILES_OF_LOG}
 
 #: a column of the ordered log: its name, its length, and its values part by part
 Column = tuple[str, int, Iterable[npt.NDArray[Any]]]
@@ -67,12 +64,14 @@ def check_replaceable(folder: Path) -> None:
     Raises:
         ValueError: names it.
     """
-    if folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise ValueError(f"out = {str(folder)!r} is a file; give the folder of the split")
-    found = contents(folder)
-    if others := sorted(found - _NAMES if HEAD_FILE in found else found):
+    own = saved_in(folder) if (folder / HEAD_FILE).is_file() else ()
+    if (other := unlisted(folder, own)) is not None:
         raise ValueError(
-            f"out = {str(folder)!r} holds {others[0]!r}, which is no part of a split and would be removed with the "
+            f"out = {str(folder)!r} holds {other!r}, which is no part of a split and would be removed with the "
             "folder; give a folder of its own"
         )
 
@@ -112,15 +111,12 @@ def _row_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(parts_folder(path).glob("*.parquet"))
 
 
-def remove_older_rows(folder: Path, has_test: bool) -> None:
-    """Remove the rows of an earlier split: its folders of parts, and its test file where there is no new one."""
-    if not has_test:
-        (folder / TEST_FILE).unlink(missing_ok=True)
-    for parts in (parts_folder(folder / OPEN_FILE), parts_folder(folder / TEST_FILE)):
-        for part in parts.glob("*.parquet"):
-            part.unlink()
-        with suppress(OSError):  # files of others are in it, or it is not there
-            parts.rmdir()
+def saved_in(folder: Path) -> set[str]:
+    """The names in a folder of the files of a saved split, or log, that is there."""
+    names = listed(folder, HEAD_FILE) | listed(folder, DESCRIPTION)
+    if HEAD_FILE in names:  # which does not list the rows of test
+        names |= {path.relative_to(folder).as_posix() for path in _row_files(folder / TEST_FILE)}
+    return names
 
 
 def columns_of(log: OrderedLog, labels: Tensor | None = None) -> list[Column]:

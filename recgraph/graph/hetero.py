@@ -273,7 +273,11 @@ class HeteroGraph:
         return cls(*parts), io.task_from_dgl(graph, target, node_type)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet (edges, ids), safetensors (features) and a JSON description, each atomically."""
+        """Write Parquet (edges, ids), safetensors (features) and a JSON description, all together.
+
+        Raises:
+            FileExistsError: the folder holds a file of others in the place of one of these.
+        """
         store.save(self.nodes, self.edges, Path(folder))
 
     @classmethod
@@ -287,8 +291,3 @@ class HeteroGraph:
         parts = store.load(Path(folder))
         with named(Path(folder)):
             return cls(*parts)
-
-    @staticmethod
-    def remove(folder: str | Path) -> None:
-        """Remove what :meth:`save` wrote, and the folder if nothing else is in it."""
-        store.remove(Path(folder))

@@ -26,6 +26,7 @@ from recgraph.data.files import (
     replace_bytes,
     replace_text,
     replacing_file,
+    replacing_files,
     replacing_folder,
     sweep,
 )
@@ -201,6 +202,54 @@ def test_a_file_is_whole_after_a_kill_at_any_moment(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(files, "_swept", set())
     replace_text("again", path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_set_of_files_is_of_one_write_after_a_kill_at_any_moment_and_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(value: str, *names: str) -> None:
+        with replacing_files(tmp_path, "head", own) as new:
+            for name in (*names, "head"):
+                (new / name).parent.mkdir(exist_ok=True)
+                (new / name).write_text(" ".join(names) if name == "head" else value)
+
+    def own() -> set[str]:
+        head = tmp_path / "head"
+        return {"head", *head.read_text().split()} if head.exists() else set()
+
+    def there() -> set[str]:
+        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "notes").write_text("mine")
+    call, found, was_killed = 0, set(), True
+    while was_killed:
+        monkeypatch.setattr(files, "_swept", set())  # as in a process that is started anew
+        write("earlier", "a", "inner/b", "of/c")
+        was_killed = killed_in(call, lambda: write("later", "a", "d"), True)
+        sweep(tmp_path)
+        assert there() == own() | {"inner/notes"}
+        found.add((tmp_path / "a").read_text())
+        assert {(tmp_path / name).read_text() for name in own() - {"head"}} == {(tmp_path / "a").read_text()}
+        assert (tmp_path / "of").exists() == ("of/c" in own())
+        call += 1
+    assert call > 15
+    assert found == {"earlier", "later"}
+
+
+def test_a_set_of_files_does_not_write_over_those_of_others(tmp_path: Path) -> None:
+    (tmp_path / "of").write_text("mine")
+    (tmp_path / "a").symlink_to(tmp_path / "nowhere")
+
+    def write(name: str) -> None:
+        with replacing_files(tmp_path, name, set) as new:
+            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).write_text("new")
+
+    for name in ("a", "of/b"):
+        with pytest.raises(FileExistsError, match=f"{name[:2]} exists"):
+            write(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "of"]
 
 
 def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:

@@ -318,6 +318,7 @@ def test_a_test_part_that_a_kill_left_is_not_unsealed(tmp_path: Path) -> None:
     split.save(tmp_path)
     stale = (tmp_path / "test" / "test.parquet").read_bytes()
     split.sealed().save(tmp_path)
+    (tmp_path / "test").mkdir()
     (tmp_path / "test" / "test.parquet").write_bytes(stale)
     with pytest.raises(SealedTestError, match="holds no test part"):
         SealedSplit.load(tmp_path).unseal("a test")
