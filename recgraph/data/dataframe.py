@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import uuid
 from collections.abc import Sequence
@@ -12,8 +13,18 @@ import numpy as np
 import polars as pl
 
 from recgraph.data.diagnose import collect
-from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
-from recgraph.data.ids import IdMap, as_integers, family, is_missing, plain_series, python_types, whole_floats
+from recgraph.data.errors import NO_TEXT, DataError, EncodingError, MissingColumnError, MixedIdError, first_line
+from recgraph.data.ids import (
+    DATES,
+    IdMap,
+    as_integers,
+    family,
+    is_missing,
+    plain_series,
+    python_types,
+    same_moments,
+    whole_floats,
+)
 from recgraph.data.missing import FOR_MISSING
 from recgraph.data.readers import check_header
 from recgraph.data.source import Raw, Source
@@ -149,6 +160,7 @@ def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, u
     missing = column.is_null().to_list()
     values = [None if gone or is_missing(value) else value for gone, value in zip(missing, column, strict=True)]
     values = [value.tolist() if isinstance(value, _UNWRAPPED) else value for value in values]
+    values = [value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value for value in values]
     return _from_objects(values, name, is_id, source, uuids)
 
 
@@ -162,13 +174,11 @@ def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uui
     ):
         values, types = [None if value is None else int(value) for value in values], {"int"}
     if is_id and len(types) > 1:
-        first = next(value for value in values if value is not None)
-        row = next(i for i, value in enumerate(values) if value is not None and type(value) is not type(first))
-        message = (
-            f"column {name!r} holds {values[row]!r} ({type(values[row]).__name__}), but before it "
-            f"{first!r} ({type(first).__name__}); bring all ids of the column to one type"
-        )
-        raise source.error(MixedIdError, message, row=row)
+        raise _mixed(values, name, source, MixedIdError, "ids")
+    if types == {"int", "float"}:
+        values = [None if value is None else float(value) for value in values]
+    if all(value is None or isinstance(value, dt.date) for value in values) and "date" in types:
+        values = [_moment(value) if len(types) > 1 else value for value in values]
     if types == {"Period"} and not is_id:  # of pandas, which stands for its beginning
         values = [None if value is None else value.start_time for value in values]
     if types == {"UUID"}:
@@ -176,8 +186,30 @@ def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uui
         values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]
     try:
         return pl.Series(name, values)
-    except (TypeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"column {name!r} of types {', '.join(sorted(types))} cannot be read: {error}") from None
+    except UnicodeEncodeError as error:
+        row = next(row for row, value in enumerate(values) if value == error.object)
+        raise source.error(EncodingError, f"column {name!r} holds {error.object!r}, {NO_TEXT}", row=row) from None
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        if len(types) > 1:
+            raise _mixed(values, name, source, DataError, "values") from None
+        raise DataError(f"column {name!r} of type {', '.join(types)} cannot be read: {first_line(error)}") from None
+
+
+def _mixed(values: list[Any], name: str, source: Source, kind: type[DataError], what: str) -> DataError:
+    """The error about the first value of another type than the first one."""
+    first = next(value for value in values if value is not None)
+    row = next(i for i, value in enumerate(values) if value is not None and type(value) is not type(first))
+    message = (
+        f"column {name!r} holds {values[row]!r} ({type(values[row]).__name__}), but before it "
+        f"{first!r} ({type(first).__name__}); bring all {what} of the column to one type"
+    )
+    return source.error(kind, message, row=row)
+
+
+def _moment(value: dt.date | None) -> dt.datetime | None:
+    """A date as the beginning of its day."""
+    is_day = value is not None and not isinstance(value, dt.datetime)
+    return dt.datetime.combine(value, dt.time()) if is_day else value  # type: ignore[arg-type, return-value]
 
 
 def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
@@ -185,17 +217,22 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
 
     Args:
         frame: any kind; one row an id. Texts are read as integers where the log's ids are integers, as the log reads
-            them (``1000.0`` is ``1000``); what is no integer cannot be in the log and is left out, and counted in the
-            log of messages.
+            them (``1000.0`` is ``1000``); what is no integer, or where these are dates no date, cannot be in the log
+            and is left out, and counted in the log of messages.
         key: the column of ids.
         ids: the log's.
         argument: the name of ``frame``, for errors.
 
     Raises:
         ValueError: it is no frame.
-        DataError: the column is missing, of another type, or not unique.
+        DataError: the column is missing, of another type, or not unique; a column holds objects such as sets.
     """
     table = without_categories(from_native(frame, argument))
+    for column in table.iter_columns():
+        if column.dtype == pl.Object:
+            held = next((value for value in column if value is not None), None)
+            message = f"column {column.name!r} of the features holds {held!r} ({type(held).__name__}); "
+            raise DataError(message + "make it one of plain values or of lists")
     if key not in table.columns:
         there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
@@ -206,6 +243,8 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
         raise MixedIdError(f"column {key!r} of the features holds {have}, the log's ids are {want}")
     if have == "texts" and want == "integers":
         table = _with_integers(table, key, ids.values.dtype, argument)
+    if have == want == DATES:
+        table = _with_moments(table, key, ids.values.dtype, argument)
     table = table.with_columns(pl.col(key).cast(ids.values.dtype, strict=False)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()
     if repeated.any():
@@ -223,16 +262,29 @@ def _with_integers(table: pl.DataFrame, key: str, dtype: pl.DataType, argument: 
     given = table.filter(pl.col(key).is_not_null())
     table = given.with_columns(as_integers(pl.col(key), pl.String()))
     plain = table[key].cast(dtype, strict=False).cast(pl.String).eq_missing(table[key])
-    if not plain.all():
-        _log.warning(
-            "%s: %s of %s rows are left out: the log's ids are integers, and in column %r %r is none",
-            argument,
-            f"{int((~plain).sum()):,}",
-            f"{len(table):,}",
-            key,
-            given[key].filter(~plain)[0],
-        )
+    _tell_left_out(given[key], plain, argument, "integers")
     return table.filter(plain)
+
+
+def _with_moments(table: pl.DataFrame, key: str, dtype: pl.DataType, argument: str) -> pl.DataFrame:
+    """The rows whose keys are dates, or times, of the log's type: noon of a day is another id than the day."""
+    given = table.filter(pl.col(key).is_not_null())
+    table = given.with_columns(same_moments(given[key], dtype))
+    _tell_left_out(given[key], table[key].is_not_null(), argument, f"of type {dtype}")
+    return table.filter(pl.col(key).is_not_null())
+
+
+def _tell_left_out(given: pl.Series, kept: pl.Series, argument: str, what: str) -> None:
+    if not kept.all():
+        _log.warning(
+            "%s: %s of %s rows are left out: the log's ids are %s, and in column %r %r is none",
+            argument,
+            f"{int((~kept).sum()):,}",
+            f"{len(given):,}",
+            what,
+            given.name,
+            given.filter(~kept)[0],
+        )
 
 
 def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "NO_TEXT",
     "OR_DROP",
     "AmbiguousColumnError",
     "CorruptFileError",
@@ -30,6 +31,8 @@ __all__ = [
 
 #: the end of a message about a missing id
 OR_DROP = ", or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
+#: the end of a message about a text that has no UTF-8
+NO_TEXT = "which is no text: a half of a pair of surrogates (U+D800 to U+DFFF) is in it"
 #: characters of a message: an id may be a text of megabytes
 _LONGEST = 2000
 

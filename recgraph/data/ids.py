@@ -19,17 +19,33 @@ from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_frame, replace_parquet
 
-__all__ = ["IdMap", "as_integers", "has_float_texts", "is_missing", "plain_series", "plain_type", "whole_floats"]
+__all__ = [
+    "DATES",
+    "IdMap",
+    "as_integers",
+    "first_ambiguous",
+    "has_float_texts",
+    "is_missing",
+    "owned",
+    "plain_series",
+    "plain_type",
+    "same_moments",
+    "whole_floats",
+]
 
 _UUID = "uuid"
 _UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+#: the family of ids that are dates, or dates with times
+DATES = "dates and times"
 _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
     ("integers", lambda dtype: dtype.is_integer()),
     ("floats", lambda dtype: dtype.is_float()),
     ("texts", lambda dtype: dtype == pl.String),
     ("booleans", lambda dtype: dtype == pl.Boolean),
     ("bytes", lambda dtype: dtype == pl.Binary),
-    ("dates and times", lambda dtype: dtype.is_temporal()),
+    ("times of day", lambda dtype: dtype == pl.Time),
+    ("lengths of time", lambda dtype: dtype == pl.Duration),
+    (DATES, lambda dtype: dtype.is_temporal()),
 )
 
 
@@ -38,15 +54,27 @@ _PLAIN = (str, bytes, numbers.Number, dt.date, dt.time, dt.timedelta)
 
 
 def plain_type(dtype: pl.DataType) -> pl.DataType:
-    """The type that ids of a type are read as: categories as texts, whole decimals as integers, others as they are."""
+    """The type that ids of a type are read as: categories as texts, decimals as integers, others as they are."""
     if isinstance(dtype, pl.Categorical | pl.Enum):
         return pl.String()
-    return pl.Int64() if isinstance(dtype, pl.Decimal) and dtype.scale == 0 else dtype
+    return pl.Int64() if isinstance(dtype, pl.Decimal) else dtype
 
 
 def family(dtype: pl.DataType) -> str:
     """The kind of ids of a polars type, in words: ids are compared within a family."""
     return next((name for name, belongs in _FAMILIES if belongs(dtype)), str(dtype))
+
+
+def owned(values: pl.Series) -> pl.Series:
+    """The values in memory that nobody else holds: a series of a user's array, or of a column of a frame, shares it."""
+    if values.dtype in (pl.String, pl.Binary, pl.Object, pl.Null):  # which nobody can change
+        return values
+    return values.gather(pl.int_range(len(values), eager=True))
+
+
+def first_ambiguous(dtype: pl.DataType) -> int:
+    """The first whole number of a type of floats that may stand for several integers."""
+    return 2**11 if dtype == pl.Float16 else 2**24 if dtype == pl.Float32 else 2**53
 
 
 #: a whole number that is written as a float
@@ -64,7 +92,7 @@ def whole_floats(ids: pl.Series) -> pl.Series | None:
     """
     if ids.dtype.is_float():
         given = ids.fill_nan(None).drop_nulls()
-        whole = bool(((given.round() == given) & (given.abs() < 2**53)).all())
+        whole = bool(((given.round() == given) & (given.abs() < first_ambiguous(ids.dtype))).all())
         return ids.is_not_null() if len(given) and whole else None
     if ids.dtype != pl.String:
         return None
@@ -90,14 +118,14 @@ class IdMap:
     """Ids in the order of their indices.
 
     Args:
-        values: the unique ids; index ``i`` stands for ``values[i]``.
+        values: the unique ids; index ``i`` stands for ``values[i]``. They are copied where another could change them.
         as_uuid: the ids are :class:`uuid.UUID`, held as texts.
 
     Ids keep their type: what went in as a 32-bit integer, a text, a date or a UUID comes back as one.
     """
 
     def __init__(self, values: pl.Series, *, as_uuid: bool = False) -> None:
-        self.values = values
+        self.values = owned(values)
         self.as_uuid = as_uuid
 
     def __len__(self) -> int:
@@ -188,7 +216,8 @@ class IdMap:
     def digest(self) -> bytes:
         """A hash of the ids and their order, the same on every machine and for every width of integers."""
         texts = self.values.cast(pl.String) if self.values.dtype != pl.Binary else self.values.bin.encode("hex")
-        state = hashlib.sha256(family(self.values.dtype).encode())
+        kind = DATES if self.values.dtype.is_temporal() else family(self.values.dtype)
+        state = hashlib.sha256(kind.encode())
         state.update(b"".join(f"{len(text)}:{text}".encode() for text in texts))
         return state.digest()
 
@@ -241,13 +270,15 @@ class IdMap:
             return pl.Series([None] * len(given), dtype=self.values.dtype)
         if {have, want} == {"integers", "floats"}:
             if have == "floats" and whole_floats(given) is None:
-                raise ValueError(self._other(given, "fractions", argument))
+                is_whole = bool((given.round() == given).all())
+                kind = "floats that may stand for several integers" if is_whole else "fractions"
+                raise ValueError(self._other(given, kind, argument))
             return given.cast(self.values.dtype, strict=False)
         if have != want:
             raise ValueError(self._other(given, have, argument))
         if want == "integers":  # an id too large for the log's own width is unknown, not an error
             return given.cast(self.values.dtype, strict=False)
-        return given.cast(self.values.dtype)
+        return same_moments(given, self.values.dtype) if want == DATES else given.cast(self.values.dtype)
 
     def _other(self, given: pl.Series, have: str, argument: str) -> str:
         """What is wrong with ids of another family, and how to write the first of them, or an id of the log."""
@@ -308,15 +339,25 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
     if types and types != {"float"} and any(type(value) is float for value in values):
         values = [None if is_missing(value) else value for value in values]
     try:
-        return plain_series(pl.Series(name, values))
+        is_wide = types == {"int"} and min(ints := [*filter(None, values), 0]) < 0 and max(ints) >= 2**63
+        return plain_series(pl.Series(name, values, dtype=pl.Int128() if is_wide else None))
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
 
 
 def plain_series(ids: pl.Series) -> pl.Series:
-    """Ids of their plain type; a decimal that is too large for an integer is no id of a log, and missing."""
+    """Ids of their plain type; a decimal that is no integer, or too large for one, is no id of a log, and missing."""
     wanted = plain_type(ids.dtype)
-    return ids if wanted == ids.dtype else ids.cast(wanted, strict=False)
+    if wanted == ids.dtype:
+        return ids
+    plain = ids.cast(wanted, strict=False)
+    return plain.set(plain.cast(ids.dtype, strict=False).ne_missing(ids), None) if ids.dtype.is_decimal() else plain
+
+
+def same_moments(given: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Dates and times as another type of them; those that it cannot tell apart from others are missing."""
+    cast = given.cast(dtype, strict=False)
+    return cast.set(cast.cast(given.dtype, strict=False).ne_missing(given), None)
 
 
 def python_types(values: Iterable[Any]) -> set[str]:

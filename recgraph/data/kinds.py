@@ -14,25 +14,51 @@ import polars as pl
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import MixedIdError, RatingError, TimestampError
-from recgraph.data.ids import plain_type
+from recgraph.data.ids import first_ambiguous, plain_type
 from recgraph.data.source import Raw, Source
 
-__all__ = ["check_numbers", "ids_of_one_kind", "plain_columns", "times_of_one_kind"]
+__all__ = ["check_ids", "check_numbers", "ids_of_one_kind", "plain_columns", "times_of_one_kind"]
 
 
 def plain_columns(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
-    """Columns of plain types (categories are of a file's own, and become texts); of times and numbers, decimals become
-    floats."""
+    """Columns of plain types (categories are of a file's own, and become texts); of times with fractions and of
+    numbers, decimals become floats."""
     schema = lazy.collect_schema()
     casts = {}
     for name in columns.named():
-        dtype = schema[name]
-        wanted = pl.Float64() if name in (columns.rating, columns.weight) and dtype.is_decimal() else plain_type(dtype)
-        if isinstance(wanted, pl.Decimal) and name not in (columns.user, columns.item):
-            wanted = pl.Float64()
+        dtype, wanted = schema[name], plain_type(schema[name])
+        if isinstance(dtype, pl.Decimal) and name not in (columns.user, columns.item):
+            wanted = pl.Int64() if name == columns.timestamp and dtype.scale == 0 else pl.Float64()
         if wanted != dtype:
             casts[name] = pl.col(name).cast(wanted)
     return lazy.with_columns(casts.values())
+
+
+def check_ids(raw: Raw, columns: Columns) -> None:
+    """Refuse ids that would be read as others: decimals that are no integers, and floats that may stand for several.
+
+    Raises:
+        MixedIdError: names the column, the id and its row.
+    """
+    schema = raw.lazy.collect_schema()
+    for name in (columns.user, columns.item):
+        dtype, value = schema[name], pl.col(name)
+        if isinstance(dtype, pl.Decimal):
+            whole = value.cast(pl.Int64, strict=False)
+            is_other = whole.is_null() | (whole.cast(dtype, strict=False) != value)
+            _refuse(raw, name, is_other & value.is_not_null(), "no integer of 64 bits; make the ids integers or texts")
+        elif dtype.is_float():
+            given = value.fill_nan(None).drop_nulls()
+            is_whole = ((given.round() == given) & given.is_finite()).all()
+            if collect(raw.lazy.select(is_whole), raw.source).item():
+                what = "a float that may stand for several integers; read the column as integers of 64 bits or as texts"
+                _refuse(raw, name, value.fill_nan(None).abs() >= first_ambiguous(dtype), what)
+
+
+def _refuse(raw: Raw, name: str, is_wrong: pl.Expr, what: str) -> None:
+    found = collect(raw.lazy.select(name).with_row_index("__row").filter(is_wrong).head(1), raw.source)
+    for row, value in found.iter_rows():
+        raise raw.source.error(MixedIdError, f"column {name!r} holds {value!r}, which is {what}", row=row)
 
 
 def check_numbers(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source: Source) -> None:
@@ -108,7 +134,7 @@ def _lost(name: str, dtype: pl.DataType) -> pl.Expr:
     value = pl.col(name)
     if dtype.is_float():
         value = value.fill_nan(None)
-        return (value.round() != value) | (value.abs() >= 2**53)
+        return (value.round() != value) | (value.abs() >= first_ambiguous(dtype))
     return value.cast(pl.Int64, strict=False).is_null() & value.is_not_null()
 
 

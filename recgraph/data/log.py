@@ -20,7 +20,7 @@ from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
 from recgraph.data.files import replacing_files, why_without
-from recgraph.data.ids import IdMap
+from recgraph.data.ids import IdMap, owned
 from recgraph.data.imprint import checksums_of, load_frame, load_set, replace_json, write_parquet
 from recgraph.data.log_file import LogFile
 from recgraph.data.numbering import renumbered
@@ -123,32 +123,29 @@ class InteractionLog:
             DataError: the key column is missing, its ids are of another type than the log's, or not unique; what
                 :func:`recgraph.data.relations.check_graph` says of the graph.
         """
-        users, items = self.user_features, self.item_features
-        if user_features is not None:
-            users = attach(user_features, self.columns.user, self.users, "user_features")
-        if item_features is not None:
-            items = attach(item_features, self.columns.item, self.items, "item_features")
+        given = {"user_features": user_features, "item_features": item_features}
+        new: dict[str, Any] = {}
+        for name, frame in given.items():
+            if frame is not None:
+                new[name] = _owned(self._attached(name, frame))
         if graph is not None:
             check_graph(graph, self.users, self.items, (self.log["user"].to_numpy(), self.log["item"].to_numpy()))
-        changed = any(each is not None for each in (user_features, item_features, graph))
-        return replace(
-            self,
-            user_features=users,
-            item_features=items,
-            graph=graph if graph is not None else self.graph,
-            files=None if changed else self.files,
-        )
+            new["graph"] = graph
+        return replace(self, **new, files=None) if new else self
 
     def with_feature_files(self, frames: Mapping[str, pl.DataFrame | None], files: Mapping[str, Path]) -> Self:
         """:meth:`with_features` of frames from files, which errors name; both by the names of its arguments."""
-        data, users, items = self, frames.get("user_features"), frames.get("item_features")
-        if users is not None:
-            with in_file(files["user_features"]):
-                data = data.with_features(user_features=users)
-        if items is not None:
-            with in_file(files["item_features"]):
-                data = data.with_features(item_features=items)
-        return data
+        new: dict[str, Any] = {}
+        for name in _FEATURES:
+            if (frame := frames.get(name)) is not None:
+                with in_file(files[name]):
+                    new[name] = self._attached(name, frame)
+        return replace(self, **new, files=None) if new else self
+
+    def _attached(self, name: str, frame: Any) -> pl.DataFrame:
+        if name == "user_features":
+            return attach(frame, self.columns.user, self.users, name)
+        return attach(frame, self.columns.item, self.items, name)
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
@@ -348,6 +345,11 @@ class InteractionLog:
             graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has(_GRAPH) else None,
             **features,
         )
+
+
+def _owned(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame of the user's own as one that no later change of theirs reaches."""
+    return pl.DataFrame([owned(column) for column in frame.iter_columns()])
 
 
 def _load_log(folder: Path, saved: dict[str, Any]) -> pl.DataFrame:

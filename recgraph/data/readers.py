@@ -21,14 +21,16 @@ from recgraph.bounded.tables import check_frame
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import check_file, check_separator, collect, explained, json_record
 from recgraph.data.errors import (
+    NO_TEXT,
     DelimiterError,
     DuplicateColumnError,
     EmptyLogError,
+    EncodingError,
     MissingColumnError,
     MixedIdError,
 )
 from recgraph.data.ids import family
-from recgraph.data.kinds import check_numbers, ids_of_one_kind, plain_columns, times_of_one_kind
+from recgraph.data.kinds import check_ids, check_numbers, ids_of_one_kind, plain_columns, times_of_one_kind
 from recgraph.data.lines import long_fields
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
@@ -177,6 +179,10 @@ def _check_fields(lines: pl.LazyFrame, width: int, source: Source) -> None:
 
 
 _SAMPLE = 1000
+#: of JSON: an escaped half of a pair of surrogates, and a whole pair
+_HALF = r"\\u[dD][89a-fA-F]"
+_PAIR = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TYPES = {int: pl.Int64, str: pl.String, float: pl.Float64, bool: pl.Boolean}
 
 
@@ -199,9 +205,11 @@ def scan_jsonl(path: str | Path, columns: Columns, encoding: str = "utf-8") -> R
         message = f"there is no column {missing[0]!r}; the first lines have {listed(names)}"
         raise source.error(MissingColumnError, message, line=1)
     lazy = _scan_json(source, types)
-    for name in (columns.user, columns.item):
-        if types.get(name) == pl.String:
-            _check_texts(source, name)
+    texts = [name for name in (columns.user, columns.item) if types.get(name) == pl.String]
+    for name in texts:
+        _check_texts(source, name)
+    if texts:
+        _check_surrogates(source, texts)
     return Raw(lazy, source, held=(held,))
 
 
@@ -272,6 +280,18 @@ def _check_texts(source: Source, name: str) -> None:
                 "texts; write all ids of the column in one type"
             )
             raise source.error(MixedIdError, message, line=number)
+
+
+def _check_surrogates(source: Source, names: Sequence[str]) -> None:
+    """Raise for an id with a half of a pair of surrogates: polars would read all such as one id."""
+    line = pl.col("line")
+    escapes = line.str.replace_all(r"\\\\", "").str.replace_all(_PAIR, "")  # without backslashes that are a text's own
+    suspects = source.scan_lines().filter(line.str.contains(_HALF)).filter(escapes.str.contains(_HALF))
+    for number, text in collect(suspects, source).iter_rows():
+        record = json_record(source, text, number)
+        for name in names:
+            if isinstance(value := record.get(name), str) and _SURROGATE.search(value):
+                raise source.error(EncodingError, f"column {name!r} holds {value!r}, {NO_TEXT}", line=number)
 
 
 def scan_parquet(path: str | Path) -> Raw:
@@ -352,13 +372,15 @@ def source_of_all(path: Path, sources: Sequence[Source]) -> Source:
 
 
 def check_columns(raw: Raw, columns: Columns) -> None:
-    """Refuse a column that does not exist, listing those that do.
+    """Refuse a column that does not exist, listing those that do, and ids as :func:`check_ids`.
 
     Raises:
         MissingColumnError: it does not exist.
+        MixedIdError: as :func:`check_ids`.
     """
     there = raw.lazy.collect_schema().names()
     missing = [name for name in columns.named() if name not in there]
     if missing:
         message = f"there is no column {missing[0]!r}; the columns are {listed(there)}"
         raise raw.source.error(MissingColumnError, message)
+    check_ids(raw, columns)

@@ -188,7 +188,6 @@ def test_messages_list_some_of_many_columns(write: Write) -> None:
         [[1], [2]],
         [{"a": 1}, {"a": 2}],
         [[{"a": [1]}], []],
-        [Decimal("1.5"), Decimal(2)],
         [dt.timedelta(1), dt.timedelta(2)],
     ],
 )
@@ -196,7 +195,7 @@ def test_messages_list_some_of_many_columns(write: Write) -> None:
 def test_values_that_are_no_ids(tmp_path: Path, column: str, values: list[Any]) -> None:
     frame = pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4]}).with_columns(pl.Series(column, values))
     frame.write_parquet(tmp_path / "log.parquet")
-    wrong = rf"log\.parquet: the {column[:4]} ids \(column '{column}'\) are of type (List|Struct|Decimal|Duration)"
+    wrong = rf"log\.parquet: the {column[:4]} ids \(column '{column}'\) are of type (List|Struct|Duration)"
     with pytest.raises(errors.MixedIdError, match=wrong):
         load_data(tmp_path / "log.parquet")
     with pytest.raises(errors.MixedIdError, match="are of type"):
@@ -210,7 +209,9 @@ def test_categories_and_whole_decimals_are_ids(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "log.parquet")
     assert load_data(tmp_path / "log.parquet").to_frame().rows() == [("b", large), ("a", 2)]
     frame.with_columns(item_id=pl.Series([Decimal(10**20), Decimal(2)])).write_parquet(tmp_path / "log.parquet")
-    with pytest.raises(errors.DataError, match=r"log\.parquet: "):
+    with pytest.raises(
+        errors.MixedIdError, match=r"log\.parquet, row 0 .*'item_id' holds Decimal\('1000*'\), which is no"
+    ):
         load_data(tmp_path / "log.parquet")
 
 

@@ -240,14 +240,17 @@ def test_whole_floats_are_integers_and_that_is_said_once(tmp_path: Path, caplog:
         assert data.log["user"].to_list() == [0, 1, 0, 2]
         assert data.users.index([1000]).tolist() == data.users.index([1000.0]).tolist() == [0]
         assert data.users.parse(["1000", "1000.0", "x"]).to_list() == [1000, 1000, None]
-    # written in both ways they are one id; a fraction is none, and neither is a number too large for a float
+    # written in both ways they are one id; a fraction is none
     (tmp_path / "both.csv").write_text("u,i\n7,1\n7.0,2\n8.00,1\n")
     both = rg.load_data(tmp_path / "both.csv", user="u", item="i")
     assert (both.users.ids([0, 1]).to_list(), both.log["user"].to_list()) == ([7, 8], [0, 0, 1])
     (tmp_path / "half.csv").write_text("u,i\n7.5,1\n7.0,2\n")
     assert rg.load_data(tmp_path / "half.csv", user="u", item="i").users.ids([0, 1]).to_list() == ["7.5", "7.0"]
     large = pd.DataFrame({"u": [2.0**60, 1.0], "i": [1, 2]})
-    assert rg.Interactions.from_frame(large, user="u", item="i").users.ids([0]).to_list() == [2.0**60]
+    with pytest.raises(
+        errors.MixedIdError, match=r"row 0 .*'u' holds 1\.15.*e\+18, which is a float that may stand for"
+    ):
+        rg.Interactions.from_frame(large, user="u", item="i")
 
 
 def test_pandas_ids_beside_a_nan(caplog: pytest.LogCaptureFixture) -> None:
@@ -488,6 +491,25 @@ def test_a_file_given_in_place_of_the_card_s_own_is_what_is_watched(
     moved.unlink()
     with pytest.raises(FileNotFoundError, match=r"moved\.csv"):
         rg.load_dataset(str(card))
+
+
+def test_a_file_given_in_place_of_one_that_is_there_does_not_stay_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    card, own, archive = tmp_path / "mine.toml", tmp_path / "log.csv", tmp_path / "archive.csv"
+    card.write_text('name = "mine"\n[data]\nfile = "log.csv"\n')
+    own.write_text("user_id,item_id\n1,1\n1,2\n")
+    archive.write_text("user_id,item_id\n1,1\n1,2\n2,1\n")
+    assert catalog.get(str(card), archive).counts["interactions"] == 3
+    assert catalog.get(str(card), archive).counts["interactions"] == 3
+    assert len(rg.load_dataset(str(card))) == 2
+    assert f"dataset mine: {archive} took the place of its file, which is read now" in caplog.text
+    assert catalog.get(str(card)).cached
+    own.write_text("user_id,item_id\n1,1\n")
+    assert len(rg.load_dataset(str(card))) == 1
+    assert catalog.get(str(card), own).counts["interactions"] == 1
+    assert catalog.get(str(card)).cached
 
 
 @pytest.mark.parametrize("form", ["sequences", "csv"])

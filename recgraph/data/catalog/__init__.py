@@ -128,7 +128,8 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         name: of a card, or the path of a card's ``.toml`` file. Where files of the user's own, which no hash pins, have
             changed since they were prepared, they are prepared again.
         from_path: a file that the user has, in the published format (of a graph: a folder of files); nothing is
-            downloaded then.
+            downloaded then. It takes the place of a file that a card names (``[data]``) this one time: once that is
+            asked for again, its own file is read, if it is there.
         source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the card's order.
 
     Raises:
@@ -158,6 +159,9 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         there = _read(card, cached=True)
         form = card.data.format if isinstance(card, FileCard) else None
         if isinstance(card, FileCard):
+            if card.log_file.is_there and there.source != card.log_file.path:  # which was given for that one time
+                _log.warning("dataset %s: %s took the place of its file, which is read now", card.name, there.source)
+                return _prepare(card, None, source, name)
             for stamp in there.files:  # a user's own files must be there, for a copy of what is gone is stale
                 LogFile(stamp["path"], Reading(format=form)).stamp()
         if not is_changed(there.files, form):
