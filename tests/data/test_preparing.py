@@ -269,7 +269,7 @@ def test_ids_that_are_no_integers_beside_those_that_are(tmp_path: Path) -> None:
     for users in others:
         of_integers.with_columns(user=users).write_parquet(folder / "b.parquet")
         for read in (Interactions.from_files, lambda given: prepare(given, tmp_path / "split", "all")):
-            with pytest.raises(MixedIdError, match=rf"b\.parquet: column 'user' holds {users.max()!r}|holds 2\.5"):
+            with pytest.raises(MixedIdError, match=rf"b\.parquet.*: column 'user' holds {users.max()!r}|holds 2\.5"):
                 read(files)
     # floats alone are of one kind, whole or not
     of_integers.with_columns(pl.col("user").cast(pl.Float64)).write_parquet(folder / "a.parquet")
