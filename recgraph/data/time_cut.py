@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, ConfigDict, model_validator
 from torch import Tensor
 
 from recgraph.config import Added
@@ -76,6 +76,9 @@ class TimeCut(Shares):
         new_users: users without history are not evaluated (``"drop"``; their interactions stay in their part), or
             evaluated with an empty history (``"keep"``).
     """
+
+    # infinities and NaN are moments of no log, which is said of the unit, too
+    model_config = ConfigDict(allow_inf_nan=True)
 
     valid_from: Moment | None = None
     test_from: Moment | None = None

@@ -17,8 +17,6 @@ __all__ = ["ModelConfig", "saved_settings"]
 
 #: what models give to parts that have it: widths and sizes, what they are made from, and what a seed says
 _GIVEN = frozenset({"dim", "graph", "hidden_dim", "in_dim", "n_items", "out_dim", "seed"})
-#: and to losses, where they have such a setting themselves
-_GIVEN_TO_LOSSES = ("n_negatives", "negative_weight", "popularity_power")
 
 _ARE_SAVED: ContextVar[bool] = ContextVar("are_saved", default=False)
 
@@ -28,7 +26,7 @@ class ModelConfig(Config):
 
     @classmethod
     def given_to(cls, setting: str) -> frozenset[str]:
-        return _GIVEN.union(name for name in _GIVEN_TO_LOSSES if setting == "loss" and name in cls.model_fields)
+        return _GIVEN
 
     @model_validator(mode="after")
     def _all_have_an_effect(self) -> Self:

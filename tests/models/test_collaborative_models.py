@@ -15,7 +15,6 @@ from recgraph.data.batches import PairBatches, Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.models.collaborative.lightgcn import BPRMF, LightGCN
-from recgraph.models.settings import saved_settings
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig
@@ -201,9 +200,7 @@ def test_batches_of_pairs_are_those_of_the_loss() -> None:
     batches = made("bprmf", n_negatives=3).batches(planted()[0], 8, Generators(0))
     assert isinstance(batches, PairBatches)
     assert batches.n_negatives == 3
-    skewed = made("bprmf", popularity_power=1.5)
-    with saved_settings():  # as earlier versions took it
-        options = made("bprmf", loss_options={"popularity_power": 1.5})
+    skewed, options = made("bprmf", popularity_power=1.5), made("bprmf", loss_options={"popularity_power": 1.5})
     assert torch.equal(first_batch(skewed).negatives, first_batch(options).negatives)
     assert not torch.equal(first_batch(skewed).negatives, first_batch(made("bprmf")).negatives)
     assert made("bprmf", loss="sampled_softmax").batches(planted()[0], 8, Generators(0)).n_negatives == 0

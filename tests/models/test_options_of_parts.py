@@ -22,14 +22,7 @@ from recgraph.tuning.space import SearchSpace
         ("meow", {"weight": "cluster", "weight_options": {"n_cluster": 8}}, "did you mean n_clusters"),
         ("meow", {"encoder_options": {"dropout": 0.1}}, r"dropout = 0\.1 is given by the model; write dropout = 0\.1"),
         ("sasrec", {"item_graph": "transitions", "item_graph_options": {"n_items": 5}}, "n_items = 5 is given by"),
-        (
-            "sasrec",
-            {"loss": "bce", "loss_options": {"n_negatives": 3}},
-            "n_negatives = 3 is given by the model; write n_negatives = 3",
-        ),
-        ("bprmf", {"loss_options": {"popularity_power": 0.5}}, "popularity_power = 0.5 is given by the model"),
         ("lightgcn", {"loss": "ccl", "loss_options": {"margn": 0.5}}, "loss_options of 'ccl': .* did you mean margin"),
-        ("ultragcn", {"loss_options": {"negative_weight": 3.0}}, "negative_weight = 3.0 is given by the model"),
         ("mclrec", {"augmenter_options": {"hidden_dim": 8}}, "hidden_dim = 8 is given by the model"),
         ("mclrec", {"augmenter_options": {"variant": "row"}}, "variant = 'row' is given by the model; leave it out"),
         ("simplex", {"aggregator_options": {"hidden_dim": 8}}, "hidden_dim = 8 is given by the model"),
@@ -46,7 +39,8 @@ def test_others_are_refused(model: str, settings: dict[str, Any], match: str) ->
     [
         ("meow", {"twin": "latent", "augmenter": "conv", "augmenter_options": {"variant": "published"}}),
         ("meowrec", {"encoder_options": {"n_layers": 2}}),
-        ("sasrec", {"loss": "bce", "loss_options": {"popularity_power": 0.5}}),
+        ("sasrec", {"loss": "bce", "loss_options": {"popularity_power": 0.5, "n_negatives": 3}}),
+        ("bprmf", {"loss_options": {"popularity_power": 0.5}}),
         ("simplex", {"dropout": 0.0, "loss_options": {"dropout": 0.1}}),
         ("sasrec", {"encoder": "one_of_a_file_to_come", "encoder_options": {"n_layers": 2}}),
     ],
@@ -57,12 +51,12 @@ def test_those_of_the_part_are_taken(model: str, settings: dict[str, Any]) -> No
 
 def test_saved_ones_are_read_as_they_are() -> None:
     with saved_settings():
-        assert SASRec(loss_options={"n_negatives": 3}).config.loss_options == {"n_negatives": 3}
+        assert SASRec(loss_options={"margn": 3}).config.loss_options == {"margn": 3}
 
 
 def test_what_a_model_gives_is_not_searched() -> None:
     parts = {"model": SASRec.Config, "training": TrainConfig}
-    with pytest.raises(ConfigError, match=r"space of 'loss.n_negatives': .* unknown setting 'n_negatives'"):
-        SearchSpace.of(parts, {"loss": "bce"}, {"loss.n_negatives": [1, 2]})
+    with pytest.raises(ConfigError, match=r"space of 'encoder.dropout': .* unknown setting 'dropout'"):
+        SearchSpace.of(parts, {}, {"encoder.dropout": [0.1, 0.2]})
     with pytest.raises(ConfigError, match=r"loss_options of 'bce': unknown setting 'powr'"):
         SearchSpace.of(parts, {"loss": "bce", "loss_options": {"powr": 1}}, {"hidden_dim": [8, 16]})
