@@ -34,11 +34,11 @@ class _Debiased(Objective):
     the least similarity that there can be: ``e^{-1 / tau}`` for cosines.
     """
 
+    as_they_are = True
+
     def evaluate(
         self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
     ) -> tuple[Tensor, Tensor]:
-        if views.mixture is not None or self.config.n_candidates is not None:
-            raise ValueError(f"{type(self).__name__} takes all candidates as they are; leave mixture and n_candidates")
         places, barred = candidates.positives, candidates.barred
         n = len(y) - barred.shape[1]
         sums = log_sums(x, y, barred, weight, pairs, self.config.block_rows)

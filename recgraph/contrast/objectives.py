@@ -77,6 +77,8 @@ class Objective(Part):
     reads: ClassVar[frozenset[str]] = frozenset({"similarity", "temperature"})
     #: whether rows are compared with candidates, which a weight can weigh
     pairwise: ClassVar[bool] = True
+    #: whether it needs all candidates, as they are: neither mixtures nor some that are drawn
+    as_they_are: ClassVar[bool] = False
     #: whether :meth:`forward` reads ``views.slow``; for others side b is that of the slow copy, where there is one
     reads_slow: ClassVar[bool] = False
 

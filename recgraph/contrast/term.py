@@ -101,7 +101,12 @@ class ContrastiveTerm(nn.Module):
             raise ConfigError(
                 f"objective = {self.config.objective!r} has no candidates to weigh or to mix; use {part} = None"
             )
-        if self.mixture is not None and self.objective.config.n_candidates is not None:
+        draws_some = getattr(self.objective.config, "n_candidates", None) is not None
+        if self.objective.as_they_are and (self.mixture is not None or draws_some):
+            raise ConfigError(
+                f"objective = {self.config.objective!r} takes all candidates as they are; use mixture and n_candidates None"
+            )
+        if self.mixture is not None and draws_some:
             raise ConfigError("a mixture is made of all candidates; leave n_candidates out")
         self.queue = self._queue(dim) if self.config.queue_size else None
         self.outcome: Outcome | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recgraph.accelerated import to_host
 from recgraph.bounded.files import named
+from recgraph.data.files import why_without
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
@@ -288,6 +289,9 @@ class HeteroGraph:
             CorruptFileError: a file is damaged, or holds no graph.
             FileNotFoundError: the folder holds none.
         """
-        parts = store.load(Path(folder))
-        with named(Path(folder)):
+        folder = Path(folder)
+        if not (folder / store.HEAD).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved graph: {why_without(folder, store.HEAD)}")
+        parts = store.load(folder)
+        with named(folder):
             return cls(*parts)

@@ -152,8 +152,9 @@ class Sheet:
 
     @property
     def n_done(self) -> int:
-        """Number of trainings with a record."""
-        return sum(len(entry.done) for entry in self.entries)
+        """Number of trainings with a whole record."""
+        short = {(one.entry, seed) for one in self.missing for seed in one.seeds}
+        return sum((entry.name, seed) not in short for entry in self.entries for seed in entry.done)
 
     @property
     def n_asked(self) -> int:

@@ -297,3 +297,10 @@ def test_a_row_without_a_positive_is_refused() -> None:
 def test_a_regulariser_is_there_once() -> None:
     with pytest.raises(ValueError, match="'alignment' is there twice, in different spellings"):
         ContrastiveTerm(regularisers={"alignment": 0.2, "Alignment": 0.2})
+
+
+@pytest.mark.parametrize("objective", ["debiased_info_nce", "debiased_nt_xent"])
+@pytest.mark.parametrize("other", [{"mixture": "mochi"}, {"objective_settings": {"n_candidates": 4}}])
+def test_an_objective_of_all_candidates_as_they_are_is_refused_others(objective: str, other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"objective = '{objective}' takes all candidates as they are"):
+        ContrastiveTerm(objective=objective, **other)

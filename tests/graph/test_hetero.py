@@ -137,7 +137,7 @@ def test_disk_and_back(tmp_path: Path) -> None:
     (tmp_path / "features.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(CorruptFileError, match=r"features\.safetensors"):
         HeteroGraph.load(tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="holds no saved graph"):
         HeteroGraph.load(tmp_path / "elsewhere")
 
 

@@ -283,3 +283,4 @@ def test_a_metric_that_was_asked_for_later_is_missing(tmp_path: Path) -> None:
         reasons = {missing.entry: missing.reason for missing in sheet.missing}
         assert reasons["LightGCN"] == "without novelty@10, to be run again"
         assert reasons["BPRMF"] == "not run"
+        assert (sheet.n_done, sheet.n_asked) == (0, 10)
