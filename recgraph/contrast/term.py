@@ -104,7 +104,7 @@ class ContrastiveTerm(nn.Module):
         draws_some = getattr(self.objective.config, "n_candidates", None) is not None
         if self.objective.as_they_are and (self.mixture is not None or draws_some):
             raise ConfigError(
-                f"objective = {self.config.objective!r} takes all candidates as they are; use mixture and n_candidates None"
+                f"objective = {self.config.objective!r} takes all candidates as they are: no mixture, no n_candidates"
             )
         if self.mixture is not None and draws_some:
             raise ConfigError("a mixture is made of all candidates; leave n_candidates out")
