@@ -59,11 +59,17 @@ def test_stages(stage: growth.Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reads_at_random() -> None:
-    (stage,) = cache_growth.stages()
+    stage, at_random, in_order = cache_growth.stages()
     table, places, read = stage.prepare(2**15)
     stage.run((table, places, read))
     assert (read == table[places]).all()
     assert len(np.unique(places)) == 2**13
+    for rows in (at_random, in_order):
+        adj, vectors = rows.prepare(2**20)
+        steps = adj.indices.diff() % len(vectors)
+        assert bool((steps == 1).all()) == (rows is in_order)
+        assert (len(vectors), len(adj.indices.unique())) == (2**13, 2**13)
+        rows.run((adj, vectors))
 
 
 def test_from_a_file_to_recommendations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
