@@ -126,9 +126,10 @@ def make_folder(folder: Path) -> None:
         FileExistsError: a file is in the place of one of them.
     """
     if not folder.is_dir():
-        if folder.exists():
-            raise FileExistsError(f"{folder} is a file, where a folder is to be; give another place")
         make_folder(folder.parent)
         with naming(folder):
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)  # another process may have made it meanwhile
+            except FileExistsError:
+                raise FileExistsError(f"{folder} is a file, where a folder is to be; give another place") from None
             sync_folder(folder.parent)

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from recgraph.data import files
+from recgraph.data.disk import make_folder
 from recgraph.data.files import (
     contents,
     recover,
@@ -341,3 +342,23 @@ def test_standard_output_by_its_name_is_written_to() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "rows"
+
+
+def test_a_folder_that_others_make_at_the_same_time_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several processes that write into a new folder, one makes it between the look and the making of another."""
+    new, is_dir = tmp_path / "a" / "b", Path.is_dir
+
+    def made_meanwhile(path: Path, **options: bool) -> bool:
+        found = is_dir(path, **options)
+        if not found and path == new:
+            new.mkdir(parents=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", made_meanwhile)
+    make_folder(new)
+    assert is_dir(new)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="file is a file, where a folder is to be"):
+        make_folder(tmp_path / "file" / "inner")

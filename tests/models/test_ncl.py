@@ -331,7 +331,10 @@ def test_its_stages_contrast_within_the_clusters_of_those_before() -> None:
             "FalseNegative reads counts",
         ),
         ({"proto_contrast": {"objective_settings": {"both_directions": True}}}, "both_directions = True needs rows in"),
-        ({"proto_contrast": {"objective": "debiased_info_nce", "mixture": "mochi"}}, "DebiasedInfoNCE takes all"),
+        (
+            {"proto_contrast": {"objective": "debiased_info_nce", "mixture": "mochi"}},
+            "takes all candidates as they are",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str) -> None:
