@@ -138,7 +138,8 @@ class Config(BaseModel):
 
     @classmethod
     def given_to(cls, setting: str) -> frozenset[str]:
-        """The options that the part which a setting chooses gets from the configuration: nobody else gives them."""
+        """The options that the configuration itself gives to the part that ``setting`` chooses, so that
+        ``{setting}_options`` may not name them."""
         return frozenset()
 
     def unread(self) -> dict[str, str]:
@@ -146,8 +147,8 @@ class Config(BaseModel):
         return {}
 
     def idle(self) -> frozenset[str]:
-        """Further settings that nothing reads beside the others, which are taken all the same and not searched: one who
-        sets a weight to 0 changes nothing else, and records have what studies have chosen."""
+        """Further settings without effect. They are accepted, as an ablation sets a weight to 0 and keeps the rest, and
+        as records hold what studies have chosen; ``tune`` does not search them."""
         return frozenset()
 
     @classmethod

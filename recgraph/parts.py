@@ -50,12 +50,12 @@ def options_of(part: type[Any]) -> dict[str, FieldInfo]:
 
 
 def check_options(config: Config) -> None:
-    """Check that each ``X_options`` has options alone that the part named by ``X`` takes, and not from the model.
+    """Check that each ``X_options`` names only options that the part chosen by ``X`` has and the model does not give.
 
-    A part that is not there is left to where it is made, which says why.
+    A part that cannot be loaded is not checked: making it raises the error.
 
     Raises:
-        ValueError: another option; names the nearest ones.
+        ValueError: an option that the part lacks (with the nearest ones), or that the model gives.
     """
     fields = type(config).model_fields
     for setting in fields:

@@ -371,9 +371,9 @@ def make(kind: str, spec: str | Mapping[str, Any], defaults: Mapping[str, Any] |
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in settings:
         raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {written(kind)[0]!r}}}")
-    cls = load(kind, settings.pop("name"))
-    known = settings_of(cls)
-    if unknown := sorted({*settings} - {*(own := [name for name in known if name not in given])}):
+    known = settings_of(cls := load(kind, settings.pop("name")))
+    own = [name for name in known if name not in given]
+    if unknown := sorted({*settings} - {*own}):
         meant = did_you_mean([each for name in unknown for each in nearest_names(name, own, key=key)])
         raise ConfigError(
             f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {f'{meant} It' if meant else 'it'} has "

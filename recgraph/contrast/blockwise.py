@@ -39,7 +39,7 @@ class NoCandidateError(ValueError):
     """No anchor of a contrastive term has a candidate of positive weight."""
 
 
-def refuse_no_candidate(candidates: Candidates, x: Tensor, counted: Tensor, message: str) -> None:
+def refuse_no_candidate(candidates: Candidates, x: Tensor, counted: Tensor, message: str | None = None) -> None:
     """Refuse a contrast that leaves every anchor out, where that is an error (:attr:`Candidates.required`).
 
     On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN instead.
@@ -47,14 +47,18 @@ def refuse_no_candidate(candidates: Candidates, x: Tensor, counted: Tensor, mess
     Args:
         x: [N, D], the anchors.
         counted: how many of them count (int64 scalar).
-        message: of the error.
+        message: of the error; None: that of weights which leave none.
 
     Raises:
         NoCandidateError: none of them counts.
     """
     is_read = not is_accelerated(x) or len(x) == 1
     if candidates.required and is_read and int(counted) == 0:
-        raise NoCandidateError(message)
+        raise NoCandidateError(
+            message
+            or f"all {len(x)} anchors have only candidates of weight 0; use a larger batch, another weight, or "
+            "if_none='zero' among the objective's options"
+        )
 
 
 class BlockwiseLoss(ABC):
@@ -254,13 +258,7 @@ class _Contrast(BlockwiseLoss):
                 self.candidates.kept[rows] = True if keep_mask is None else keep_mask[:, 0]
         # only a weight, or a positive that is no candidate, can leave an anchor without any
         if self.weights is not None or not self.candidates.count_positive:
-            refuse_no_candidate(
-                self.candidates,
-                self.x,
-                counted,
-                f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch, another weight, or "
-                "if_none='zero' among the objective's options",
-            )
+            refuse_no_candidate(self.candidates, self.x, counted)
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients
         return (total_of(sums, self.x) / counted).to(self.x.dtype), counted

@@ -138,13 +138,7 @@ def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Te
     # an anchor without any is left out of the mean: its logarithm has no gradient
     total = torch.where(keep_mask, stacked, 0).logsumexp(0)
     counted = keep_mask.sum()
-    refuse_no_candidate(
-        candidates,
-        x,
-        counted,
-        f"all {len(x)} anchors have only candidates of weight 0; use a larger batch, another weight, or "
-        "if_none='zero' among the objective's options",
-    )
+    refuse_no_candidate(candidates, x, counted)
     return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
 
 

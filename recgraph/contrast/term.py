@@ -290,7 +290,7 @@ class ContrastiveTerm(nn.Module):
                 f"queue_size = {self.config.queue_size} needs two views with rows in pairs; use queue_size=0 where all "
                 "rows are candidates, an anchor has several positives, or there are further views"
             )
-        # what looks at both sides is shown directions on both
+        # queued rows are of length 1: weights and transforms see both sides so
         a = views.a if self.weight is None and self.transform is None else unit_length(views.a)
         rows, ids = queue.join(unit_length(views.b), views.ids_b, aligned)
         labels = views.labels_b

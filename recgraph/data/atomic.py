@@ -13,7 +13,7 @@ import polars as pl
 
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import CorruptFileError, DataError, DuplicateColumnError, MissingColumnError
-from recgraph.data.missing import FOR_MISSING
+from recgraph.data.ids import FOR_MISSING
 from recgraph.data.packing import PACKED_SUFFIXES, unpacked_name
 from recgraph.data.readers import scan_delimited
 from recgraph.data.source import Raw, Source

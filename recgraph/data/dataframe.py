@@ -16,6 +16,7 @@ from recgraph.data.diagnose import collect
 from recgraph.data.errors import NO_TEXT, DataError, EncodingError, MissingColumnError, MixedIdError, first_line
 from recgraph.data.ids import (
     DATES,
+    FOR_MISSING,
     IdMap,
     as_integers,
     family,
@@ -25,7 +26,6 @@ from recgraph.data.ids import (
     same_moments,
     whole_floats,
 )
-from recgraph.data.missing import FOR_MISSING
 from recgraph.data.readers import check_header
 from recgraph.data.source import Raw, Source
 from recgraph.texts import listed

@@ -1,4 +1,4 @@
-"""A disk: what is asked of the system, and its errors: what could not be written, why, and what to do about it."""
+"""Calls to the file system, and the errors of a disk: what could not be written, why, and what to do about it."""
 
 from __future__ import annotations
 

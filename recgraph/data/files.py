@@ -27,8 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recgraph.bounded.files import within
-from recgraph.data.disk import exchange as _exchange
-from recgraph.data.disk import make_folder, naming, sync_all, sync_file, sync_folder
+from recgraph.data.disk import exchange, make_folder, naming, sync_all, sync_file, sync_folder
 
 __all__ = [
     "contents",
@@ -211,7 +210,7 @@ def _put(new: Path, folder: Path, previous: Path) -> None:
                     os.replace(previous, folder)
                 raise
         with suppress(FileNotFoundError):  # another process has just moved what lay there
-            if _exchange(new, folder):
+            if exchange(new, folder):
                 return
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(folder, previous)

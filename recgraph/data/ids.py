@@ -21,6 +21,7 @@ from recgraph.data.imprint import load_frame, replace_parquet
 
 __all__ = [
     "DATES",
+    "FOR_MISSING",
     "IdMap",
     "as_integers",
     "first_ambiguous",
@@ -35,6 +36,23 @@ __all__ = [
 
 _UUID = "uuid"
 _UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+#: what other programs write in the place of a missing value
+FOR_MISSING = (
+    "",
+    "nan",
+    "NaN",
+    "NAN",
+    "NULL",
+    "null",
+    "(null)",
+    "None",
+    "NA",
+    "N/A",
+    "<NA>",
+    "NaT",
+    "\\N",
+    "undefined",
+)
 #: the family of ids that are dates, or dates with times
 DATES = "dates and times"
 _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (

@@ -19,9 +19,8 @@ import polars as pl
 from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings, to_integers
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import OR_DROP, DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
-from recgraph.data.ids import IdMap, as_integers, whole_floats
+from recgraph.data.ids import FOR_MISSING, IdMap, as_integers, owned, whole_floats
 from recgraph.data.kinds import check_numbers, plain_columns
-from recgraph.data.missing import FOR_MISSING
 from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
@@ -356,7 +355,7 @@ def _number_of(name: str, dtype: pl.DataType) -> pl.Expr:
 def _with_own_values(log: pl.DataFrame) -> pl.DataFrame:
     """The log with copies of the columns that may lie in a frame's own memory, into which its owner may write."""
     own = [name for name in ("time", "rating", "weight") if name in log.columns]
-    return log.with_columns(pl.Series(name, log[name].to_numpy(writable=True)) for name in own)
+    return log.with_columns(owned(log[name]) for name in own)
 
 
 def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, source: Source) -> None:

@@ -94,6 +94,8 @@ class SequenceBatch:
         partners: B rows of tokens with the same next token as ``contrast``'s rows, others where there are any
             (DuoRec); None where not used.
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
+        contrasted: the contrastive terms (their ``id``) that this step has contrasted the batch by already: of several
+            phases and pairs of views the first is new to a term.
         whole: the batch of which this is a rank's share; None where it is all of it.
         epoch: from 0.
         labels: [B] float, the ratings of the interactions with ``contrast_targets``, NaN where one has none; None where
@@ -111,6 +113,7 @@ class SequenceBatch:
     generators: Generators
     partners: Ragged | None = None
     drawn: dict[str, list[Ragged]] = field(default_factory=dict, compare=False)
+    contrasted: set[int] = field(default_factory=set, compare=False)
     whole: WholeBatch | None = None
     epoch: int = 0
     labels: Tensor | None = None

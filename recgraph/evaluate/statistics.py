@@ -48,7 +48,7 @@ def wilcoxon(differences: ArrayLike) -> float:
 
 
 def _without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
-    """[n] the differences that are not 0, in units of the greatest: rounding errors are none, and tell none apart."""
+    """[n] The differences other than 0, in units of the greatest, rounded: rounding errors would break their ties."""
     values = checked(differences)
     scaled = np.round(values / max(np.abs(values).max(), np.finfo(np.float64).tiny), 12)
     kept: NDArray[np.float64] = scaled[scaled != 0]

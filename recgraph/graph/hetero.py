@@ -15,7 +15,6 @@ from torch import Tensor
 
 from recgraph.accelerated import to_host
 from recgraph.bounded.files import named
-from recgraph.data.files import why_without
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
@@ -289,9 +288,6 @@ class HeteroGraph:
             CorruptFileError: a file is damaged, or holds no graph.
             FileNotFoundError: the folder holds none.
         """
-        folder = Path(folder)
-        if not (folder / store.HEAD).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved graph: {why_without(folder, store.HEAD)}")
-        parts = store.load(folder)
-        with named(folder):
+        parts = store.load(Path(folder))
+        with named(Path(folder)):
             return cls(*parts)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recgraph.bounded.files import check_memory, named
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import replacing_files
+from recgraph.data.files import replacing_files, why_without
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import (
     checksums_of,
@@ -35,11 +35,11 @@ from recgraph.graph.build import make_edges
 from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
 from recgraph.sparse.csr import Csr
 
-__all__ = ["HEAD", "digest", "load", "save", "tensor_bytes"]
+__all__ = ["digest", "load", "save", "tensor_bytes"]
 
 
 #: the description of a saved graph, the file that is written last
-HEAD = "graph.json"
+_HEAD = "graph.json"
 _FORMAT = 2
 #: 1 has the entries of sparse features among the tensors
 _READABLE = (1, 2)
@@ -53,7 +53,7 @@ def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Pa
     Raises:
         FileExistsError: the folder holds a file of others in the place of one of these.
     """
-    with replacing_files(folder, HEAD, lambda: listed(folder, HEAD)) as new:
+    with replacing_files(folder, _HEAD, lambda: listed(folder, _HEAD)) as new:
         for number, lists in enumerate(edges.values()):
             write_parquet(_frame(lists), new / f"edges_{number}.parquet")
         for number, own in enumerate(nodes.values()):
@@ -63,7 +63,7 @@ def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Pa
                 write_parquet(_entries(own.features), new / f"features_{number}.parquet")
         write_tensors(_tensors(nodes), new / "features.safetensors")
         files = checksums_of(sorted(new.iterdir()), new)
-        replace_json({**_describe(nodes, edges), "files": files}, new / HEAD)
+        replace_json({**_describe(nodes, edges), "files": files}, new / _HEAD)
 
 
 def _frame(edges: Edges) -> pl.DataFrame:
@@ -114,11 +114,13 @@ def load(folder: Path) -> GraphParts:
         FileNotFoundError: the folder holds none.
         CorruptFileError: a file is damaged, or of another version of the format.
     """
-    return load_set(folder / HEAD, lambda meta: _load(folder, meta))
+    if not (folder / _HEAD).is_file():
+        raise FileNotFoundError(f"{folder} holds no saved graph: {why_without(folder, _HEAD)}")
+    return load_set(folder / _HEAD, lambda meta: _load(folder, meta))
 
 
 def _load(folder: Path, meta: dict[str, Any]) -> GraphParts:
-    path = folder / HEAD
+    path = folder / _HEAD
     if meta.get("format") not in _READABLE:
         raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=path)
     tensors = load_tensors(folder / "features.safetensors")
@@ -146,7 +148,7 @@ def _check_sizes(meta: Mapping[str, Any], folder: Path) -> None:
             raise ValueError(f"edges {edge!r} are not of a source type, a relation and a target type"[:200])
     ends = [sizes[end] for edge in meta["edges"] for end in (edge[0], edge[2])]
     n_bytes = 8 * (sum(sizes.values()) + sum(ends))
-    check_memory(n_bytes, folder / HEAD, sum(file.stat().st_size for file in folder.iterdir()))
+    check_memory(n_bytes, folder / _HEAD, sum(file.stat().st_size for file in folder.iterdir()))
 
 
 def _nodes(folder: Path, tensors: dict[str, Tensor], number: int, of: Mapping[str, Any]) -> Nodes:

@@ -1,4 +1,4 @@
-"""Of which data file the records in a folder are: boards of one name would mix theirs in one folder of results."""
+"""The data file that records in a folder belong to: boards of one name would mix theirs in one folder of results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NAME = "data-file.json"
 
 
 def check_origin(folder: Path, sheet: SheetSpec) -> None:
-    """Check that the records in a folder are of the data file of a sheet, where it is of one.
+    """Check that the records in a folder belong to the data file of a sheet.
 
-    One that is gone was moved or renamed, with its board or without it.
+    A data set of the catalogue always passes. So does a sheet where the earlier file is gone: it was moved or renamed.
 
     Raises:
-        ConfigError: they are of another file that is still there.
+        ConfigError: the records belong to another file, which still exists.
     """
     if not is_data_path(sheet.dataset) or not (folder / _NAME).exists():
         return
@@ -35,7 +35,7 @@ def check_origin(folder: Path, sheet: SheetSpec) -> None:
 
 
 def keep_origin(folder: Path, sheet: SheetSpec) -> None:
-    """Write down of which data file the records in a folder are, where it is one; see :func:`check_origin`."""
+    """Record which data file the records in a folder belong to, after :func:`check_origin`."""
     check_origin(folder, sheet)
     if is_data_path(sheet.dataset):
         folder.mkdir(parents=True, exist_ok=True)

@@ -272,9 +272,10 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
         own = current[spec.name]
-        if short := [job for job in jobs if job.repeat in own and lacking(job, own[job.repeat])]:
-            reason = f"without {', '.join(lacking(short[0], own[short[0].repeat]))}, to be run again"
-            missing.append(Missing(spec.name, tuple(job.repeat for job in short), reason))
+        short = {job.repeat: names for job in jobs if job.repeat in own and (names := lacking(job, own[job.repeat]))}
+        if short:
+            reason = f"without {', '.join(next(iter(short.values())))}, to be run again"
+            missing.append(Missing(spec.name, tuple(short), reason))
     entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
     by_address = {entry.address: current[name] for name, entry in entries.items()}
     metrics = {table.title: table.metrics for table in tables}

@@ -35,7 +35,7 @@ _SEEN = {title: seen for seen, title in TITLES.items()}
 
 
 def lacking(job: Job, record: Record) -> list[str]:
-    """The metrics that a job asks for and its record, of before they were asked for, has not."""
+    """The metrics that a job asks for and that its record, made before they were asked for, lacks."""
     return [metric for metric in job.metrics if any(metric not in scores for scores in record["scores"].values())]
 
 

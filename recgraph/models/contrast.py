@@ -37,7 +37,7 @@ class ContrastConfig(ModelConfig):
 
     #: settings that the objective alone reads, and that another one may not read
     of_objective: ClassVar[tuple[str, ...]] = ("similarity", "temperature")
-    #: settings that weigh the contrasts that these settings are of, where a model has them
+    #: the weights, as far as a model has them, of the contrasts that these settings describe
     of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight",)
 
     objective: Annotated[

@@ -15,7 +15,7 @@ from recgraph.parts import check_options
 
 __all__ = ["ModelConfig", "saved_settings"]
 
-#: what models give to parts that have it: widths and sizes, what they are made from, and what a seed says
+#: options that models give to their parts: widths, sizes, the graph and the seed
 _GIVEN = frozenset({"dim", "graph", "hidden_dim", "in_dim", "n_items", "out_dim", "seed"})
 
 _ARE_SAVED: ContextVar[bool] = ContextVar("are_saved", default=False)

@@ -188,7 +188,8 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
     """The settings by which one of several models is trained; ``instead`` for one that is fitted in one step."""
     if not issubclass(member.cls, TrainableModel):
         return instead
-    if (teacher := teacher_of(member.make())) is not None:
+    model = member.make()
+    if (teacher := teacher_of(model)) is not None:
         raise ConfigError(f"models: {member.name}: teacher = {teacher!r}: one of several models has none; leave it out")
     chosen = {**own_defaults(member.cls), **member.training}
     metric = chosen.get("metric", "last")
@@ -202,7 +203,7 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
         config = training_of(member.training, "all", member.cls)
     except ConfigError as error:
         raise ConfigError(f"models: {member.name}: {error}") from None
-    check_epochs(member.make(), config)
+    check_epochs(model, config)
     return config
 
 

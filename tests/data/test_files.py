@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fails_for_the_new)
-    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
     with pytest.raises(OSError, match="no space"), replacing_folder(place) as new:
         (new / "a").write_text("later")
     assert (place / "a").read_text() == "earlier"
@@ -150,7 +150,7 @@ def killed_in(call: int, write: Callable[[], None], exchanges: bool) -> bool:
 
         for name in ("replace", "mkdir", "fsync", "unlink", "rmdir"):
             setattr(os, name, counted(getattr(os, name)))
-        files._exchange = counted(files._exchange) if exchanges else lambda *_: False  # type: ignore[assignment]
+        files.exchange = counted(files.exchange) if exchanges else lambda *_: False  # type: ignore[assignment]
         try:
             write()
         finally:
@@ -292,7 +292,7 @@ def test_readers_find_a_whole_folder_while_writers_replace_it(
     tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+        monkeypatch.setattr(files, "exchange", lambda *_: False)
 
     def write(number: int) -> None:
         for _ in range(25):

@@ -25,6 +25,12 @@ def read(users: Any, items: Any = (1, 2, 3), **options: Any) -> Interactions:
     return Interactions.from_frame(frame, user="u", item="i", **options)
 
 
+def read_file(folder: Path, users: pl.Series, **others: pl.Series) -> Interactions:
+    path = folder / "log.parquet"
+    pl.DataFrame({"user_id": users, "item_id": [1, 2, 3], **others}).write_parquet(path)
+    return Interactions.from_parquet(path, timestamp="timestamp" if others else None)
+
+
 def test_floats_that_pandas_has_rounded_are_refused() -> None:
     frame = pd.DataFrame({"u": [1234567890123456789, 1234567890123456790, None], "i": [1, 2, 3]})
     with pytest.raises(MixedIdError, match=r"row 0 .*column 'u' holds 1\.2345.*e\+18, .* as integers of 64 bits or"):
@@ -40,10 +46,8 @@ def test_floats_stand_for_integers_below_the_first_that_is_two(dtype: Any, limit
     assert read(pl.Series([1, limit, 0.5], dtype=dtype)).users.values.dtype == dtype  # these are no integers
     with pytest.raises(MixedIdError, match=r"row 2 .*may stand for several integers"):
         read(at)
-    path = tmp_path / "log.parquet"
-    pl.DataFrame({"user_id": at, "item_id": [1, 2, 3]}).write_parquet(path)
     with pytest.raises(MixedIdError, match=r"log\.parquet, row 2 .*may stand for several integers"):
-        Interactions.from_parquet(path)
+        read_file(tmp_path, at)
     with pytest.raises(ValueError, match="are floats that may stand for several integers, but the log's ids are int"):
         IdMap(pl.Series([1, limit])).index(at)
 
@@ -54,9 +58,7 @@ def test_whole_decimals_with_a_scale_are_integers(scale: int, tmp_path: Path) ->
     data = read(users)
     assert data.users.values.to_list() == [1, 2, 3]
     assert data.users.index(users).tolist() == [0, 1, 2]
-    path = tmp_path / "log.parquet"
-    pl.DataFrame({"user_id": users, "item_id": [1, 2, 3], "timestamp": users}).write_parquet(path)
-    found = Interactions.from_parquet(path, timestamp="timestamp")
+    found = read_file(tmp_path, users, timestamp=users)
     assert found.users.values.to_list() == [1, 2, 3]
     assert data.with_features(user_features=pl.DataFrame({"u": users, "a": [1, 2, 3]})).user_features is not None
 
@@ -66,10 +68,8 @@ def test_other_decimals_are_refused_with_their_row(bad: Decimal, scale: int, tmp
     users = pl.Series([Decimal(1), bad, Decimal(3)], dtype=pl.Decimal(38, scale))
     with pytest.raises(MixedIdError, match=r"row 1 .*column 'u' holds Decimal.*, which is no integer of 64 bits; make"):
         read(users)
-    path = tmp_path / "log.parquet"
-    pl.DataFrame({"user_id": users, "item_id": [1, 2, 3]}).write_parquet(path)
     with pytest.raises(MixedIdError, match=r"log\.parquet, row 1"):
-        Interactions.from_parquet(path)
+        read_file(tmp_path, users)
     assert read([1, 2, 3]).users.index(users).tolist() == [0, -1, 2]
 
 

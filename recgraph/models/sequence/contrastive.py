@@ -236,9 +236,8 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         ids, labels = batch.contrast_targets, batch.labels
         draw = stream(term, batch.generators, of_rank=not self.config.gather_negatives)
         how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further, "slow": slow}
-        contrasted = f"contrasted by {id(term)}"
-        how["again"] = contrasted in batch.drawn
-        batch.drawn[contrasted] = []
+        how["again"] = id(term) in batch.contrasted
+        batch.contrasted.add(id(term))
         loss: Tensor = term(a, b, ids, ids, share=batch.share, labels_a=labels, labels_b=labels, **how)
         return loss
 

@@ -50,7 +50,7 @@ class Ranker(SizedByState):
     def score(self, features: Tensor) -> Tensor:
         """[R]: the scores of candidates, higher is better; of a row alone what it is among others.
 
-        They are compared in float32, as the scores of other models: where they are large, subtract what all have.
+        They are compared in float32, as the scores of other models: subtract a constant from all where they are large.
         """
         raise TypeError(f"{type(self).__name__} must define score(features)")
 
