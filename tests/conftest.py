@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import zlib
@@ -25,6 +26,7 @@ from workers_of_test import OF_TEST
 from recgraph import imports, registry
 from recgraph.accelerated import accelerator_path
 from recgraph.engine import Engine, Local
+from recgraph.workers import pool
 from recgraph.workers.engines import engine_of
 
 # a shell has it ignored by what it starts in the background; tests send it to this process
@@ -51,7 +53,10 @@ def _seed(name: str) -> None:
     seed = zlib.crc32(name.encode())
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (scipy and scikit-learn draw of it)
-    torch.manual_seed(seed)
+    # torch.manual_seed formats a stack for each kind of device that is not there: 3 % of the time of all tests
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -171,8 +176,22 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return engine_of("ray")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _workers_are_forks() -> Iterator[None]:
+    """Workers of this machine are forks of a process that has imported the library."""
+    with pytest.MonkeyPatch.context() as patch:
+        forked.fork_workers(patch)
+        yield
+
+
 @pytest.fixture
-def own_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of this machine are programs of their own, as users have them."""
+    monkeypatch.setattr(pool, "subprocess", subprocess)
+
+
+@pytest.fixture
+def own_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, real_workers: None) -> None:
     """Mark the worker processes that a test starts, for ``workers_of_test``."""
     monkeypatch.setenv(OF_TEST, str(tmp_path))
 
@@ -190,7 +209,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> list[forked.Worker]:
-    """Workers of this machine are forks of a process that has imported the library: a list that gets them."""
+    """A list that gets the workers of this machine, which are forks."""
     return forked.fork_workers(monkeypatch)
 
 

@@ -198,10 +198,9 @@ def module(
     *arguments: object,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    forks_workers: bool = False,
 ) -> Printing:
-    """Start ``python -m name arguments``, or, of a file, ``python name arguments``."""
-    return Printing({"module": [name, [str(one) for one in arguments]], "forks_workers": forks_workers}, env, cwd)
+    """Start ``python -m name arguments``, or, of a file, ``python name arguments``; its workers are forks, too."""
+    return Printing({"module": [name, [str(one) for one in arguments]], "forks_workers": True}, env, cwd)
 
 
 def call(

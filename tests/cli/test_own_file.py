@@ -179,7 +179,6 @@ def test_tuning_on_a_file() -> None:
     assert run.record.data.file is not None
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_board_on_a_file() -> None:
     folder = Path("board")
     folder.mkdir()

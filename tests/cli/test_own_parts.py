@@ -110,7 +110,7 @@ class Made:
 def recgraph(work: Path, *arguments: str, program: str = "recgraph.cli") -> Made:
     """Run a command in a process that has imported nothing of the user's."""
     env = {**os.environ, "RECGRAPH_HOME": str(work / "home")}
-    with forked.module(program, *arguments, cwd=work, env=env, forks_workers=True) as one:
+    with forked.module(program, *arguments, cwd=work, env=env) as one:
         return Made(one.wait(), one.output, one.error)
 
 

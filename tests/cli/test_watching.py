@@ -136,7 +136,6 @@ def test_every_command_takes_the_options() -> None:
             assert option in told, command
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_records_of_the_workers_of_a_study(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     few = ("--trials", 2, "--workers", 2, "--test-seeds", 0, "--out", tmp_path / "s")
@@ -162,7 +161,6 @@ settings = { max_epochs = 2, hidden_dim = 8, n_heads = 1, batch_size = 256 }
 """
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_records_of_the_workers_of_a_board(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "synthetic.toml").write_text(BOARD)

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,7 +66,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Board, Summa
     _log(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        forked.fork_workers(patch)
         board = write_board(folder, TEXT, "own")
         yield board, rg.leaderboard.run(board, device="cpu", workers=2)
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import forked
 import pytest
 from made_up import BOARD, MEANS, fail, fill, jobs, store_of, write_board
 
@@ -32,7 +31,6 @@ DATA = "data = { train = '../data/log.csv', test = '../data/./test.csv', item_fe
 def _workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        forked.fork_workers(patch)
         yield
 
 

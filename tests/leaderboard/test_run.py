@@ -76,7 +76,6 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("RECGRAPH_TEST_HOME", os.environ["RECGRAPH_HOME"])
         patch.setenv("OMP_NUM_THREADS", "1")
-        forked.fork_workers(patch)
         yield
 
 
@@ -342,7 +341,7 @@ def copied(board: Path, folder: Path) -> Path:
 def start(board: Path) -> forked.Printing:
     """``recgraph leaderboard run`` in a process of its own."""
     arguments = ("leaderboard", "run", board, "--device", "cpu")
-    return forked.module("recgraph.cli", *arguments, forks_workers=True)
+    return forked.module("recgraph.cli", *arguments)
 
 
 def working(board: Path) -> list[dict[str, Any]]:

@@ -137,7 +137,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     storage.close()
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str, held: Path) -> None:
     def kill_and_go_on(trial: optuna.trial.FrozenTrial) -> None:
         kill(trial)
@@ -156,7 +155,6 @@ def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: 
     dispose(study)
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_workers_that_are_interrupted_save_and_give_their_trials_back(
     split: Split, tmp_path: Path, url: str, held: Path
 ) -> None:
@@ -269,7 +267,7 @@ def arguments(tmp_path: Path, url: str) -> list[str]:
 
 def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_path: Path, held: Path) -> None:
     url = f"journal:///{tmp_path}/study.journal"
-    with forked.module("recgraph.cli", *arguments(tmp_path, url), forks_workers=True) as parent:
+    with forked.module("recgraph.cli", *arguments(tmp_path, url)) as parent:
         workers = [Process.of(trial.user_attrs["lease"]) for trial in running(url, tmp_path / "s", 2)]
         parent.kill()
     assert len({worker.pid for worker in workers}) == 2

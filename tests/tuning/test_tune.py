@@ -527,7 +527,7 @@ def pythonpath(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.mark.usefixtures("pythonpath", "forked_workers")
+@pytest.mark.usefixtures("pythonpath")
 def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: Path) -> None:
     study = tune(split, tmp_path / "s", n_trials=3, test_seeds=2)
     (tested,) = study.user_attrs["unsealed"]
@@ -539,7 +539,7 @@ def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: 
     assert (again["results"], again["comparison"]) == (tested["results"], tested["comparison"])
 
 
-@pytest.mark.usefixtures("pythonpath", "forked_workers")
+@pytest.mark.usefixtures("pythonpath")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(
     split: Split, tmp_path: Path, workers: int
@@ -559,7 +559,7 @@ def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(
     assert again.user_attrs["unsealed"] == [tested]
 
 
-@pytest.mark.usefixtures("pythonpath", "forked_workers")
+@pytest.mark.usefixtures("pythonpath")
 def test_a_workers_error_is_named(split: Split, tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match=r"SealedTestError: .*sealed"):
         tune(split, tmp_path / "s", workers=2, objective=objectives.evaluates_on_test)
