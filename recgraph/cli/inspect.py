@@ -158,7 +158,8 @@ def _node_tables(found: NodeExplanation) -> None:
 
     head = f"{found.node.type} {found.node.title} of {_source(found)}"
     say("; ".join([head, *_related(found)]) + "\n")
-    show(path_weight_rows(found.path_weights), Format.TABLE, "Path weights")
+    if found.path_weights:
+        show(path_weight_rows(found.path_weights), Format.TABLE, "Path weights")
     say("\n".join(["Nearest", *neighbour_lines(found)]))
 
 

@@ -63,7 +63,11 @@ def run(
         raise KeyboardInterrupt("what was trained is saved; the same command goes on with it") from None
     for name in summary.missing:
         note(f"not at hand: {name}")
+    for name in summary.mixed:
+        note(f"not compared: {name}")
     note(f"{summary}")
+    if summary.mixed and not (summary.failed or summary.missing):
+        raise Failure("not compared; the lines above say what to do")
     if summary.failed or summary.missing:
         records = (found.results if results is None else results) / found.name
         raise Failure(

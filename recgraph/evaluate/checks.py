@@ -95,8 +95,9 @@ def time_split(split: Split) -> Check:
         cases = len(other.test)
     except ValueError as error:
         return Check(name, "skipped", None, f"it cannot be made: {error}")
-    leak = time_leakage(other)
-    value = leak.value or 0.0
+    value = time_leakage(other).value
+    if not cases or value is None:
+        return Check(name, "skipped", None, f"it would leave {cases:,} test users instead of {len(split.test):,}")
     detail = f"{cases:,} test users instead of {len(split.test):,}, and {value:.1%} of test interactions leak"
     return Check(name, "ok" if value == 0 else "fail", value, detail)
 

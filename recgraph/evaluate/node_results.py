@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -104,7 +104,12 @@ def _cell(value: Any) -> str:
 
 
 def evaluate_nodes(
-    embedding: Tensor, task: NodeTask, *, probe: ProbeConfig | None = None, seed: int = 0
+    embedding: Tensor,
+    task: NodeTask,
+    *,
+    probe: ProbeConfig | None = None,
+    seed: int = 0,
+    splits: Sequence[str] | None = None,
 ) -> NodeResults:
     """Both probes on every split of a task, and k-means on all nodes.
 
@@ -113,20 +118,22 @@ def evaluate_nodes(
         task: labels and splits.
         probe: settings of the linear probe; the published learning rates differ from data set to data set.
         seed: of the probe and of k-means, not of a training: use the same for all trainings that are compared.
+        splits: those that are measured; by default all.
 
     Raises:
         ValueError: the embedding does not fit the task.
     """
-    for name, split in task.splits.items():
+    measured = {name: task.splits[name] for name in (task.splits if splits is None else splits)}
+    for name, split in measured.items():
         check_split(task.labels, split, f"split {name!r}")
     protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
     linear = {
         name: linear_probe(embedding, task.labels, split, seed=seed, config=protocol.probe)
-        for name, split in task.splits.items()
+        for name, split in measured.items()
     }
     logistic = {
         name: logistic_probe(embedding, task.labels, split, strengths=protocol.strengths)
-        for name, split in task.splits.items()
+        for name, split in measured.items()
     }
     clusters = cluster_scores(
         embedding, task.labels, repeats=protocol.clusterings, n_init=protocol.cluster_starts, seed=seed

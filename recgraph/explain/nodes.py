@@ -122,8 +122,8 @@ def embedder_of(run: Any) -> Embedder:
     embedder = getattr(loaded, "embedder", loaded)
     if not isinstance(embedder, Embedder):
         raise ValueError(
-            f"run is a {type(embedder).__name__}, which embeds no nodes of a graph; for the users of a recommender see "
-            "explain (`recgraph inspect RUN --user ID`)"
+            f"run is of type {type(embedder).__name__}, which embeds no nodes of a graph; for the users of a "
+            "recommender see explain (`recgraph inspect RUN --user ID`)"
         )
     return embedder
 

@@ -57,8 +57,8 @@ def recommender_of(run: Any) -> Recommender:
     recommender = getattr(loaded, "recommender", loaded)
     if not isinstance(recommender, Recommender):
         raise ValueError(
-            f"run is a {type(recommender).__name__}, which has no users to recommend to; for the nodes of a graph see "
-            "explain_node (`recgraph inspect RUN --node ID`)"
+            f"run is of type {type(recommender).__name__}, which has no users to recommend to; for the nodes of a "
+            "graph see explain_node (`recgraph inspect RUN --node ID`)"
         )
     return recommender
 

@@ -88,7 +88,7 @@ class EntrySpec(Config):
         AfterValidator(with_none),
     ]
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...] | None,
+        tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None,
         Field(min_length=1, description="where not those of the board: one without chance"),
     ] = None
     note: Annotated[str, Field(description="shown on its card")] = ""
@@ -117,7 +117,7 @@ class SheetSpec(Config):
             "place, data: a file of one's own"
         ),
     ] = ""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (2020, 2021, 2022)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (2020, 2021, 2022)
     metrics: Annotated[
         tuple[str, ...], Field(min_length=1, description="shown and compared; the first one orders the table")
     ] = ("ndcg@10", "recall@10", "mrr@10")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from recgraph.config import ConfigError
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.log_file import is_data_path
 from recgraph.leaderboard.board import SheetSpec
 
-__all__ = ["check_origin", "keep_origin"]
+__all__ = ["check_origin", "keep_origin", "kept_data_hash"]
 
 _NAME = "data-file.json"
 
@@ -23,9 +24,10 @@ def check_origin(folder: Path, sheet: SheetSpec) -> None:
     Raises:
         ConfigError: the records belong to another file, which still exists.
     """
-    if not is_data_path(sheet.dataset) or not (folder / _NAME).exists():
+    kept = _kept(folder)
+    if not is_data_path(sheet.dataset) or not kept:
         return
-    other, own = (folder / load_json(folder / _NAME)["file"]).resolve(), Path(sheet.dataset).resolve()
+    other, own = (folder / kept["file"]).resolve(), Path(sheet.dataset).resolve()
     if other != own and other.exists():
         raise ConfigError(
             f"board {str(sheet.file)!r}: {folder} holds the records of {str(other)!r}, and this board is of "
@@ -34,9 +36,26 @@ def check_origin(folder: Path, sheet: SheetSpec) -> None:
         )
 
 
-def keep_origin(folder: Path, sheet: SheetSpec) -> None:
-    """Record which data file the records in a folder belong to, after :func:`check_origin`."""
+def keep_origin(folder: Path, sheet: SheetSpec, data_hash: str) -> None:
+    """Record which data file the records in a folder belong to, after :func:`check_origin`, and what it holds now.
+
+    Args:
+        data_hash: of the sheet's data, see :class:`recgraph.leaderboard.plan.DataHashes`.
+    """
     check_origin(folder, sheet)
-    if is_data_path(sheet.dataset):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_json({"file": os.path.relpath(Path(sheet.dataset).resolve(), folder.resolve())}, folder / _NAME)
+    if not is_data_path(sheet.dataset):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = {**_kept(folder).get("data_hashes", {}), sheet.name: data_hash}
+    file = os.path.relpath(Path(sheet.dataset).resolve(), folder.resolve())
+    replace_json({"file": file, "data_hashes": hashes}, folder / _NAME)
+
+
+def kept_data_hash(folder: Path, sheet: SheetSpec) -> str | None:
+    """The hash of the data of a sheet's file when its board was run last; None: of a data set, or it was not run."""
+    found: str | None = _kept(folder).get("data_hashes", {}).get(sheet.name)
+    return found
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    return load_json(folder / _NAME) if (folder / _NAME).exists() else {}

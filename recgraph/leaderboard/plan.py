@@ -26,6 +26,7 @@ from recgraph.models.distil import DistilConfig
 from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.pretrained import InitItemsConfig
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
+from recgraph.runs.task import check_task
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 
 __all__ = [
@@ -47,8 +48,8 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     """The jobs of an entry, one a seed, or one a seed and fold.
 
     Raises:
-        ConfigError: a setting does not exist, is out of range or belongs to the protocol, or the study is of another
-            model; names the entry.
+        ConfigError: a setting does not exist, is out of range or belongs to the protocol, the model is not for such
+            data, or the study is of another model; names the entry.
         FileNotFoundError, ValueError: the study cannot be read.
     """
     cls: type[Model] = registry.load("model", entry.model)
@@ -60,6 +61,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         )
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     try:
+        check_task(cls, sheet.dataset, is_of_nodes(sheet.dataset))
         _check_no_test_settings(sheet, entry, is_of_nodes(sheet.dataset))
         # of all folds at once: the best trial of a study that goes on may change
         given = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings}

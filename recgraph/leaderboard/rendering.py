@@ -291,11 +291,13 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
         results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
-        ValueError: the board does not exist, or ``out`` has another suffix.
+        ValueError: the board does not exist, or ``out`` has another suffix or is a folder.
     """
     path = Path(out)
     if path.suffix not in (".html", ".md", ".csv"):
         raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
+    if path.is_dir():
+        raise ValueError(f"out = {str(out)!r} is a folder; give a file in it")
     found = board if isinstance(board, Board) else load_board(board)
     sheets = sheets_of(found, results)
     if path.suffix == ".html":

@@ -14,6 +14,7 @@ from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
 from recgraph.engine import Engine
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, metric_of, modules_of
+from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.adopting import adopt
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, is_of_nodes, load_board
@@ -110,6 +111,7 @@ class Summary:
         left: not started, or stopped at the end of the time budget; the next run resumes them.
         missing: data sets or studies that are not available, with the reason.
         reasons: name -> why it failed.
+        mixed: data sets some of whose records were made in different ways, with what differs: they are not compared.
     """
 
     kept: list[str] = field(default_factory=list)
@@ -118,14 +120,15 @@ class Summary:
     left: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    mixed: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every job of the board is done."""
-        return not (self.failed or self.left or self.missing)
+        """Whether every job of the board is done, and all are comparable."""
+        return not (self.failed or self.left or self.missing or self.mixed)
 
     def __str__(self) -> str:
-        counts = {name: len(value) for name, value in vars(self).items() if value and name != "reasons"}
+        counts = {name: len(value) for name, value in vars(self).items() if value and name not in ("reasons", "mixed")}
         text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
         return "\n".join([text, *(f"failed: {name}: {why}" for name, why in self.reasons.items())])
 
@@ -221,9 +224,12 @@ def run(
     tasks = [pending.task(device) for pending in todo.values()]
     pool.run(tasks, ended, begin, is_free=lambda task: todo[task.log].is_free())
     for sheet in found.sheets:
-        if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
-            shown = _shown(found, sheet)
-            say(f"{shown}: not compared, as values of users of some records are not here; --values makes them")
+        shown = _shown(found, sheet)
+        try:
+            if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
+                say(f"{shown}: not compared, as values of users of some records are not here; --values makes them")
+        except ProtocolMismatch as error:
+            summary.mixed.append(f"{shown}: {error}")
     return summary
 
 
@@ -248,7 +254,7 @@ def _planned_jobs(
     except OSError as error:
         summary.missing.append(f"{shown}: {error}")
         return []
-    keep_origin(store.folder, sheet)
+    keep_origin(store.folder, sheet, hashes.data)
     for entry in there:
         check_study(sheet, entry, hashes.tuning)
     # the first seed of every model before the second of any, so that an interrupted board still compares all models,

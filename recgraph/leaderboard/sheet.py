@@ -26,7 +26,7 @@ from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_c
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
 from recgraph.leaderboard.job import Job
-from recgraph.leaderboard.origin import check_origin
+from recgraph.leaderboard.origin import check_origin, kept_data_hash
 from recgraph.leaderboard.plan import check_entries, jobs_of
 from recgraph.leaderboard.repeats import Repeat, mean_of, repeat_of
 from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
@@ -101,7 +101,7 @@ class Sheet:
             ``inputs`` instead.
         failures, missing: seeds without a record.
         data: properties of the data: name -> text.
-        n_stale: number of records that were made with other data than the newest one; they are ignored.
+        n_stale: number of records that were made with other data than the current one; they are ignored.
         inputs: the digest of the scores.
         comparisons: of these scores; without those that take values of users which are not at hand.
         is_compared: whether there are all comparisons of these scores, or there is nothing to compare.
@@ -257,8 +257,9 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     planned, missing = _plan(sheet, store)
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
     newest = _newest_data([record for own in found.values() for record in own.values()])
+    data_hash = kept_data_hash(folder, sheet) or newest
     current = {
-        name: {repeat: record for repeat, record in own.items() if record["data_hash"] == newest}
+        name: {repeat: record for repeat, record in own.items() if record["data_hash"] == data_hash}
         for name, own in found.items()
     }
     tables = score_tables(sheet, [record for own in current.values() for record in own.values()])

@@ -11,7 +11,7 @@ from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.config import Config, ConfigError, unknown_key
 from recgraph.data.catalog import load_graph, load_node_task
-from recgraph.data.catalog.cards import Card, GraphCard, find_card
+from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.log import InteractionLog
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import FitPart, SealedSplit, Split
@@ -29,6 +29,7 @@ from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
 from recgraph.runs.settings import LabelsConfig, prepare_once
 from recgraph.runs.source import source_of
+from recgraph.runs.task import check_task, models_for
 from recgraph.serve.embedder import Embedder, check_target
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
@@ -162,7 +163,7 @@ def fit_graph(
             ``out`` holds another run, or another process trains into it.
     """
     if not isinstance(model, GraphModel):
-        raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(_models(True))}")
+        raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(models_for(True))}")
     _refuse_batches(model, training)
     config = GraphTrainConfig.of(training)
     folder = None if out is None else Path(out)
@@ -204,7 +205,7 @@ def train(
     folder = None if out is None else Path(out)
     with on_all_ranks(folder):
         cls, card = registry.load("model", model), find_card(dataset)
-        _check_task(cls, dataset, card)
+        check_task(cls, dataset, card.task == "nodes")
         of_nodes = issubclass(cls, GraphModel)
         parts = share_out(cls, settings, {"model": cls.Config, **parts_of(cls)})
         prepare_once(dataset)
@@ -355,24 +356,3 @@ def _train_nodes(
     split = LabelsConfig.of(parts["labels"]).labels
     known = None if split is None else known_labels(model, load_node_task(dataset), split)
     return _fit_nodes(model, graph, options, {"dataset": dataset}, evaluation, known)
-
-
-def _check_task(cls: type[Model], dataset: str, card: Card) -> None:
-    """Refuse a model that recommends where there are classes of nodes, and the other way round."""
-    of_nodes = card.task == "nodes"
-    if of_nodes == issubclass(cls, GraphModel):
-        return
-    others = ", ".join(_models(of_nodes))
-    if of_nodes:
-        raise ValueError(
-            f"dataset {dataset!r} is a graph with classes of nodes and {cls.__name__} recommends items; use one of "
-            f"{others}, or a data set with interactions (recgraph data list)"
-        )
-    raise ValueError(
-        f"dataset {dataset!r} is for recommendation and {cls.__name__} embeds the nodes of a graph; use one of "
-        f"{others}, or a data set with classes of nodes, such as acm (recgraph data list)"
-    )
-
-
-def _models(of_nodes: bool) -> list[str]:
-    return [name for name, cls in registry.classes("model") if issubclass(cls, GraphModel) == of_nodes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.contrast import ContrastConfig, reader_of_labels
 from recgraph.models.heterogeneous.base import GraphModel
 
-__all__ = ["KnownLabels", "check_unread", "known_labels", "refuse_without_labels", "without_read"]
+__all__ = ["KnownLabels", "known_labels", "refuse_without_labels", "unread_splits"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,46 +99,35 @@ def _of_train(task: NodeTask, split: str) -> KnownLabels:
     return KnownLabels(task.target, labels, split)
 
 
-def without_read(record: Mapping[str, Any] | None, task: NodeTask) -> NodeTask:
-    """A task without the splits on which a run cannot be measured (:func:`check_unread`); said in the log."""
-    if record is None or (name := f"{record.get('split')}") not in task.splits:
-        return task
-    read = _holding(task, task.splits[name].train)
-    if read:
-        _log.warning("not measured: split %s, whose test nodes are in part those of known class", ", ".join(read))
-    return replace(task, splits={other: split for other, split in task.splits.items() if other not in read})
+def unread_splits(record: Mapping[str, Any] | None, task: NodeTask) -> list[str]:
+    """The splits on which a run can be measured, as it was trained with the class of no node of their test parts.
 
-
-def _holding(task: NodeTask, nodes: Tensor) -> list[str]:
-    """The splits whose test part holds one of the nodes."""
-    return [name for name, split in task.splits.items() if bool(torch.isin(split.test, nodes).any())]
-
-
-def check_unread(record: Mapping[str, Any] | None, task: NodeTask) -> None:
-    """Refuse to measure a run on nodes whose classes it was trained with: train nodes of one split may be test nodes of
-    another one.
+    Train nodes of one split may be test nodes of another one; the log names those that are left out.
 
     Args:
         record: of the labels that the run has read (:attr:`KnownLabels.record`); None: it has read none.
         task: that it is to be measured on.
 
     Raises:
-        ValueError: a test part holds such nodes, or the labels are not those of the task.
+        ValueError: the labels are not those of the task.
     """
     if record is None:
-        return
+        return list(task.splits)
     name = f"{record.get('split')}"
     if name not in task.splits or _of_train(task, name).record != record:
         raise ValueError(
             f"the run has read the classes of the train nodes of split {name!r}, and task has not the same; give the "
             "task that it was fitted with"
         )
-    if known := _holding(task, task.splits[name].train):
-        raise ValueError(
-            f"the test nodes of split {', '.join(map(repr, known))} are in part train nodes of {name!r}, whose classes "
-            f"the run has read; measure the others: dataclasses.replace(task, splits={{{name!r}: "
-            f"task.splits[{name!r}]}})"
+    known = task.splits[name].train
+    read = [other for other, split in task.splits.items() if bool(torch.isin(split.test, known).any())]
+    if read:
+        _log.warning(
+            "not measured: split %s, whose test nodes are in part train nodes of %s, whose classes the run has read",
+            ", ".join(read),
+            name,
         )
+    return [split for split in task.splits if split not in read]
 
 
 def refuse_without_labels(model: GraphModel) -> None:

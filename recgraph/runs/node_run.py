@@ -15,7 +15,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
-from recgraph.runs.known_labels import check_unread, without_read
+from recgraph.runs.known_labels import unread_splits
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import ProbeSettings, probe_of
@@ -61,31 +61,31 @@ class NodeRun(BaseRun):
     def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
         """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
 
+        Splits of which the run has read classes of test nodes are left out.
+
         Args:
-            task: classes of the nodes; by default those of the run's data set, but for splits of which the run has read
-                classes of test nodes.
+            task: classes of the nodes; by default those of the run's data set.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
 
         Raises:
-            ValueError: there is no task, it does not fit the embeddings, the data set has changed, or the model has
-                read classes of test nodes.
+            ValueError: there is no task, it does not fit the embeddings, the data set has changed, or the labels that
+                the run has read are not those of the task.
         """
         check_open()
-        read = self.record.data.settings.get("labels")
-        task = task if task is not None else without_read(read, self._task())
+        task = task if task is not None else self._task()
         target, n_nodes = self.embedder.target, self.embeddings().height
         if (task.target, len(task.labels)) != (target, n_nodes):
             raise ValueError(
                 f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
             )
-        check_unread(read, task)
+        splits = unread_splits(self.record.data.settings.get("labels"), task)
         reason = f"evaluate {self.record.model} on the classes of {target!r}"
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
         if probe is None:
             probe = probe_of(ProbeSettings.of(self.record.evaluation))
-        results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
+        results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed, splits=splits)
         self._add_results("nodes", results)
         return results
 

@@ -15,7 +15,7 @@ from recgraph.data.imprint import replace_page
 from recgraph.data.part import Cases
 from recgraph.data.split import FitPart, SealedSplit
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.metrics.names import full_name, split_metric
+from recgraph.evaluate.metrics.names import full_name, metric_class, split_metric
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
 from recgraph.models.base import Model
@@ -167,6 +167,9 @@ def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
         raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
     if is_leaked(part, fitted_on):
         raise ValueError(f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for")
+    name, cutoff = split_metric(metric)
+    if not metric_class(name).per_user:
+        raise ValueError(f"metric = {metric!r} is one value for all users: give one of each user, such as 'ndcg@10'")
     cases, fitted = split.valid, split.train
     if part == "test":
         reason = f"plot {run.record.model} on test"
@@ -174,7 +177,6 @@ def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
         cases, fitted = whole.test, whole.fit_part(cast(FitPart, fitted_on))
         run.record.unsealed = [*run.record.unsealed, reason]
         run.write_record()
-    name, cutoff = split_metric(metric)
     (result,) = evaluate(
         run.model,
         cases,
@@ -187,9 +189,6 @@ def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
         fitted_on=fitted_on,
         history="train" if part == "valid" else "train+valid",
     )
-    if metric not in result.per_user:
-        there = ", ".join(result.per_user) or "none"
-        raise ValueError(f"metric = {metric!r} has no values of users; with such values there are here: {there}")
     return _Ranked(metric, result, cases, fitted.item_counts())
 
 

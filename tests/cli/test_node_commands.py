@@ -92,8 +92,15 @@ def test_labels_by_configuration(model: str, setting: str, tmp_path: Path) -> No
     assert [row["labels"] for row in rows("evaluate", tmp_path / "run")] == ["10", "10", "none"]
 
 
-def test_an_entry_of_a_board_that_reads_labels_says_so(tmp_path: Path) -> None:
-    """Entries that read none have the address that they had before there was such a setting."""
+def test_an_entry_of_a_board_that_reads_labels_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that read none have the address that they had before there was such a setting.
+
+    Beside them stands one that reads labels, without numbers where test nodes are among those that it has read.
+    """
+    make_card(tmp_path, '20 = ["valid.npy", "test.npy", "train.npy"]\n')
+    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    assert call("data", "get", "tiny", "--from", tmp_path / "tiny").exit_code == 0
     board = tmp_path / "board" / "tiny.toml"
     board.parent.mkdir()
     board.write_text(
@@ -112,6 +119,9 @@ def test_an_entry_of_a_board_that_reads_labels_says_so(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     page, said = (tmp_path / "page.md").read_text(), "Its training reads the classes of the train nodes of split 10."
     assert page.count(said) == 1
+    assert "| HeCo with labels | 1 | – |" not in page, "it was measured on 10"
+    (row,) = [line for line in page.splitlines() if line.startswith("| HeCo with labels | 1 |")]
+    assert row.count(" – |") == 2, "both probes of 20 are left out"
     assert page.index("**HeCo with labels**") < page.index(said)
 
 

@@ -328,7 +328,7 @@ def test_runs_without_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{}")
     with pytest.raises(ValueError, match="has no bundle: it has not finished"):
         rg.explain.explain(tmp_path, "ann")
-    with pytest.raises(ValueError, match="run is a int, which has no users"):
+    with pytest.raises(ValueError, match="run is of type int, which has no users"):
         rg.explain.explain(3, "ann")
 
 

@@ -72,7 +72,7 @@ def test_the_page(run: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--user", "anna"), "user = 'anna' is not among the 4 users of this run; the nearest are 'ann'"),
-        (("--node", 1), "run is a Recommender, which embeds no nodes of a graph"),
+        (("--node", 1), "run is of type Recommender, which embeds no nodes of a graph"),
         (("--user", "ann", "--node", 1), "give one of --user ID"),
         (("--user", "ann", "--color", "genre"), "--color 'genre' is of the page's map; add --out FILE"),
         (("--user", "ann", "--map", "tsne"), "--map tsne is of the page's map; add --out FILE"),

@@ -87,7 +87,7 @@ def test_a_node_that_is_kept_twice_is_one_point(run: NodeRun) -> None:
     [
         (("--node", 6), "paper = 6 is not among the 6 papers of this run; the nearest are 3, 4, 5"),
         (("--node", "x"), "--node 'x' is no node of this run"),
-        (("--user", 1), "run is a Embedder, which has no users to recommend to"),
+        (("--user", 1), "run is of type Embedder, which has no users to recommend to"),
         ((), "give one of --user ID"),
     ],
 )

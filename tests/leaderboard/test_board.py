@@ -95,6 +95,7 @@ def test_a_board_that_does_not_exist(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("seeds = [0, 1, 2]", "sedes = [0]", "sedes"),
+        ("seeds = [0, 1, 2]", "seeds = [true]", "seeds.0 = True: Input should be a valid integer"),
         ('name = "LightGCN, three layers"', 'name = "LightGCN"', "two are called 'LightGCN'"),
         ('model = "bprmf"', 'model = "bpr-forest"', "bpr-forest"),
         ("max_epochs = 3", "max_epochs = 3\n[x]", "x"),
@@ -149,6 +150,13 @@ def test_what_is_no_list_of_tables_or_no_data_set(tmp_path: Path, text: str, mes
 def test_a_board_of_nodes_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         write_board(tmp_path, f"{text}\n[[models]]\nmodel = 'meow'\n", "acm")
+
+
+@pytest.mark.parametrize(("model", "dataset"), [("sasrec", "acm"), ("meow", "synthetic")])
+def test_a_model_for_other_data_is_refused(tmp_path: Path, model: str, dataset: str) -> None:
+    board = write_board(tmp_path, f"[[models]]\nmodel = '{model}'\n", dataset)
+    with pytest.raises(ConfigError, match=rf"board on '{dataset}', model '.*': dataset '{dataset}' is .*; use one of "):
+        jobs(board)
 
 
 def test_metrics_are_known_by_any_of_their_names(tmp_path: Path) -> None:

@@ -260,6 +260,9 @@ def test_folds_of_other_protocols_are_refused(ran: tuple[Board, Summary]) -> Non
     try:
         with pytest.raises(ProtocolMismatch, match=r"which differ in .*ties"):
             open_sheet(board, board.sheets[0])
+        summary = rg.leaderboard.run(board, device="cpu")
+        assert (len(summary.kept), len(summary.mixed), summary.is_complete) == (len(ran[1].made), 1, False)
+        assert "which differ in" in summary.mixed[0]
     finally:
         path.write_text(text)
 

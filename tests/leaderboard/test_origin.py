@@ -39,14 +39,26 @@ def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     open_sheet(one, one.sheets[0], results)
     # what is gone was moved: the board and its file may be in another place
     shutil.rmtree(tmp_path / "one")
-    keep_origin(place, other.sheets[0])
+    keep_origin(place, other.sheets[0], "d" * 16)
     check_origin(place, other.sheets[0])
 
 
 def test_a_project_that_is_moved_keeps_its_records(tmp_path: Path) -> None:
     board = board_in(tmp_path / "before")
     fill(board)
-    keep_origin(store_of(board).folder, board.sheets[0])
+    keep_origin(store_of(board).folder, board.sheets[0], "d" * 16)
     shutil.copytree(tmp_path / "before", tmp_path / "after")  # the first one is still there
     moved = rg.leaderboard.load_board(tmp_path / "after" / "shop")
     assert open_sheet(moved, moved.sheets[0]).n_done == 7
+
+
+def test_records_of_the_data_that_the_file_holds_now_are_shown(tmp_path: Path) -> None:
+    """Not those of the newest record, which may be of an earlier state of the file."""
+    board = board_in(tmp_path / "one")
+    for log, only in ((LOG, ["popularity"]), (LOG + "0,6,90\n", ["bprmf"]), (LOG, ["popularity"])):
+        (tmp_path / "one" / "log.csv").write_text(log)
+        summary = rg.leaderboard.run(board, only=only, device="cpu")
+    assert len(summary.kept) == 1
+    sheet = open_sheet(board, board.sheets[0])
+    assert [entry.name for entry in sheet.entries if entry.records] == ["Popularity"]
+    assert {one.entry: one.reason for one in sheet.missing}["BPRMF"] == "made with other data, to be run again"

@@ -46,8 +46,9 @@ from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.runs import fit
 from recgraph.workers.pool import FAILED, Outcome
 
-#: MEOW is for classes of nodes, which this data has not; BPR-MF is long enough to be stopped in the middle
-TEXT = """
+#: MEOWRec follows paths over genres, which this data has not; BPR-MF is long enough to be stopped in the middle
+OF_GENRES = 'settings = { item_metapaths = ["item-genre-item"] }\n'
+TEXT = f"""
 title = "Synthetic"
 seeds = [3]
 metrics = ["ndcg@10"]
@@ -60,10 +61,10 @@ batch_size = 1024
 [[models]]
 model = "popularity"
 [[models]]
-model = "meow"
-[[models]]
+model = "meowrec"
+{OF_GENRES}[[models]]
 model = "bprmf"
-settings = { hidden_dim = 8 }
+settings = {{ hidden_dim = 8 }}
 """
 _PARTS: tuple[FitPart, ...] = ("train", "train+valid")
 #: seconds; more than anything here takes on a busy machine
@@ -117,7 +118,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
 def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     board, summary = ran
     assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
-    assert summary.failed == ["synthetic / MEOW / seed 3"]
+    assert summary.failed == ["synthetic / MEOWRec / seed 3"]
     assert not summary.is_complete
     found = load_board(board)
     sheet = open_sheet(found, found.sheets[0])
@@ -143,7 +144,7 @@ def test_a_cluster_makes_the_same_records(
     board, _ = ran
     monkeypatch.chdir(tmp_path)
     write(Path())
-    some = ("--only", "popularity", "--only", "meow")  # the one that trains takes long
+    some = ("--only", "popularity", "--only", "meowrec")  # the one that trains takes long
     done = call("leaderboard", "run", "tiny", "--device", "cpu", *some, "--engine", "ray")
     assert done.exit_code == 1, done.output
     assert "1 made, 1 failed" in done.output
@@ -224,18 +225,18 @@ def test_entries_of_one_name_in_two_files_of_one_data_set(tmp_path: Path) -> Non
     head = TEXT[: TEXT.index("[[models]]")]
     board = write(tmp_path, head + '[[models]]\nmodel = "popularity"\nname = "same"\n')
     of = 'dataset = "synthetic"\n'
-    (board / "other.toml").write_text(f'{of}{head}[[models]]\nmodel = "meow"\nname = "same"\n')
+    (board / "other.toml").write_text(f'{of}{head}[[models]]\nmodel = "meowrec"\nname = "same"\n{OF_GENRES}')
     gini = head.replace("ndcg@10", "gini@10")
     (board / "third.toml").write_text(f'{of}{gini}[[models]]\nmodel = "popularity"\nname = "again"\n')
     said: list[str] = []
     summary = rg.leaderboard.run(board, device="cpu", say=said.append)
     assert said[0].startswith("board tiny: 2 to do")
-    popular, meow = ("synthetic (synthetic) / same / seed 3", "synthetic (other) / same / seed 3")
-    assert (summary.made, summary.failed, summary.left) == ([popular], [meow], [])
-    assert "classes of nodes" in summary.reasons[meow]
+    popular, failing = ("synthetic (synthetic) / same / seed 3", "synthetic (other) / same / seed 3")
+    assert (summary.made, summary.failed, summary.left) == ([popular], [failing], [])
+    assert "there is no node type 'genre'" in summary.reasons[failing]
     found = load_board(board)
     other, synthetic, third = (open_sheet(found, sheet) for sheet in found.sheets)
-    assert [failure.error for failure in other.failures] == ["ValueError"]
+    assert [failure.error for failure in other.failures] == ["UnknownTypeError"]
     for sheet, metric in ((synthetic, "ndcg@10"), (third, "gini@10")):
         assert (sheet.failures, sheet.missing) == ((), ())
         assert sheet.score(sheet.entries[0].name, "seen kept", metric) is not None
@@ -248,8 +249,8 @@ def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
     found = load_board(board)
     sheet = open_sheet(found, found.sheets[0])
     (failure,) = sheet.failures
-    assert (failure.entry, failure.seed, failure.error) == ("MEOW", 3, "ValueError")
-    assert "classes of nodes" in failure.message
+    assert (failure.entry, failure.seed, failure.error) == ("MEOWRec", 3, "UnknownTypeError")
+    assert "no node type 'genre'" in failure.message
     assert "Traceback" in failure.traceback
     assert str(Path(rg.__file__).parents[1]) not in failure.traceback, "no paths of this machine"
     text = rg.leaderboard.render(board, board.parent / "out.md").read_text(encoding="utf-8")
@@ -292,7 +293,7 @@ def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_
     for path in board.parent.rglob("*.parquet"):
         path.unlink()
     new = '[[models]]\nmodel = "ease"\n'
-    write(tmp_path, TEXT.replace('[[models]]\nmodel = "meow"\n', new))
+    write(tmp_path, TEXT.replace(f'[[models]]\nmodel = "meowrec"\n{OF_GENRES}', new))
     said: list[str] = []
     assert rg.leaderboard.run(board, device="cpu", say=said.append).made == ["synthetic / EASE / seed 3"]
     assert said[-1].startswith("synthetic: not compared")
@@ -374,7 +375,7 @@ def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> N
         epochs = working(board)
         assert 5 <= len(epochs) < 100
         assert store.record(job) is None
-    assert rg.leaderboard.run(board, device="cpu").failed == ["synthetic / MEOW / seed 3"]
+    assert rg.leaderboard.run(board, device="cpu").failed == ["synthetic / MEOWRec / seed 3"]
     after = times(board)
     popularity = next(name for name in done if name.startswith("popularity"))
     assert after[popularity] == done[popularity]
@@ -469,7 +470,7 @@ def test_a_device_that_is_not_there_costs_no_unfinished_training(tmp_path: Path)
 
 
 def test_only_what_the_board_has(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only = sasrec names no model of board 'tiny'; there are Popularity, MEOW"):
+    with pytest.raises(ValueError, match="only = sasrec names no model of board 'tiny'; there are Popularity, MEOWRec"):
         rg.leaderboard.run(write(tmp_path), only=["sasrec"])
     # each of them, and before it is asked whether the data is at hand
     with pytest.raises(ValueError, match="only = lihgtgcn names no model of board 'tiny'"):
@@ -567,7 +568,7 @@ def test_the_reason_of_the_last_failure_is_told(ran: tuple[Path, Summary], tmp_p
     (sheet,) = found.sheets
     store, (job,) = Store(found.folder_of(sheet)), jobs_of(sheet, sheet.models[1])
     task, before = PendingJob("a", job, store, "d" * 16), store.failure_written(job)
-    assert "classes of nodes" in (store.failure(job) or {})["message"]
+    assert "no node type 'genre'" in (store.failure(job) or {})["message"]
     assert ended(task, Outcome("failed", "ImportFailed: no mymodel.py"), before) == "failed"
     assert (store.failure(job) or {})["message"] == "ImportFailed: no mymodel.py"
     # what the worker has written itself stays

@@ -223,10 +223,10 @@ def test_groups(board: Board) -> None:
 
 
 def test_a_node_task_has_its_own_tables(tmp_path: Path) -> None:
-    text = 'metrics = ["macro_f1"]\n[[models]]\nmodel = "bprmf"\n'
+    text = 'metrics = ["macro_f1"]\n[[models]]\nmodel = "meow"\n'
     made = write_board(tmp_path, text, "acm")
-    fill(made, {"BPRMF": [0.1, 0.2]})
-    for job in jobs(made)["BPRMF"][:2]:
+    fill(made, {"MEOW": [0.1, 0.2]})
+    for job in jobs(made)["MEOW"][:2]:
         one = store_of(made).record(job)
         assert one is not None
         scores = {"20 labels a class": {"macro_f1": 0.9, "auc": 0.8}, "k-means": {"nmi": 0.5, "ari": 0.4}}

@@ -151,7 +151,7 @@ def test_what_cannot_be_drawn(split: Split, run: rg.Run) -> None:
         run.plot("pie")
     with pytest.raises(ValueError, match="part = 'train' must be"):
         run.plot("groups", part="train")
-    with pytest.raises(ValueError, match="'gini@10' has no values of users"):
+    with pytest.raises(ValueError, match="'gini@10' is one value for all users: give one of each user"):
         run.plot("groups", metric="gini@10")
     last = rg.fit(rg.models.Popularity(), split, seed=0, fit_on="train+valid")
     with pytest.raises(ValueError, match=r"fitted on train\+valid, so that it knows"):
