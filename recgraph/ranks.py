@@ -32,6 +32,7 @@ __all__ = [
     "Share",
     "all_values",
     "connect",
+    "first_does",
     "first_value",
     "gathered",
     "is_first",
@@ -287,6 +288,19 @@ def of_all(make: Callable[[], T]) -> list[T]:
     setattr(told, _TOLD, True)
     told.add_note(f"on rank {first}")
     raise told
+
+
+def first_does(act: Callable[[], object]) -> None:
+    """Have the process that writes do something; the others wait for it, and where it raises, all raise that error.
+
+    See :func:`of_all`. Processes that are not connected do not wait.
+    """
+
+    def on_first() -> None:
+        if is_first():
+            act()
+
+    of_all(on_first)
 
 
 #: mark of an error that every rank raises

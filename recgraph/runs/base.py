@@ -8,7 +8,7 @@ from typing import Any
 
 from recgraph.evaluate.node_results import NodeResults
 from recgraph.evaluate.results import Results
-from recgraph.ranks import is_first
+from recgraph.ranks import first_does, is_first
 from recgraph.runs.record import RunRecord
 from recgraph.runs.summary import flat_results, run_html, run_text
 from recgraph.train.trackers import keep_in_trackers, tell_trackers
@@ -36,13 +36,23 @@ class BaseRun:
     def keep(self) -> None:
         """Write the bundle and the record into the run's folder, where it has one.
 
-        Of the processes that a launcher has started for one training the first writes; the others do not wait for it.
+        Of the processes that a launcher has started for one training the first writes; the others wait until all is
+        written, and raise what it raises.
         """
-        if self.folder is not None and is_first():
-            self.save(self.folder / "bundle")
-            self.write_record()
-            _log.info("run saved in %s", self.folder)
-            keep_in_trackers(self.record.tracking or (), self.folder)
+        if self.folder is not None:
+            first_does(self._keep)
+
+    def _keep(self) -> None:
+        """What :meth:`keep` writes, by one process."""
+        assert self.folder is not None
+        self._save(self.folder / "bundle")
+        self.write_record()
+        _log.info("run saved in %s", self.folder)
+        keep_in_trackers(self.record.tracking or (), self.folder)
+
+    def _save(self, folder: Path) -> None:
+        """What :meth:`save` writes, by one process."""
+        self.save(folder)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder; of several processes the first does."""

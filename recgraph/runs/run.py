@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
-from recgraph.ranks import first_value, is_first
+from recgraph.ranks import first_does, first_value, is_first
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.changed_features import check_features
@@ -39,7 +38,6 @@ from recgraph.workers.together import together
 __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
 Seen = Literal["keep", "exclude", "both"]
-_log = logging.getLogger(__name__)
 
 
 class Run(BaseRun):
@@ -203,16 +201,15 @@ class Run(BaseRun):
         Of a model with sharded tables each process sends its rows to the first, and all wait for it. What recommends is
         then read from the bundle, with whole tables, by the process that asks for it; the model stays sharded.
         """
-        if self.folder is None or self._known is None:  # of a run that was opened, the bundle has all
+        if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
+            self.recommender = self._make_recommender()
+        if not has_shards(self.model):
             super().keep()
             return
-        self.recommender = self._make_recommender()
-        if has_shards(self.model) and not is_first():
-            send_tables(self.model)
-        super().keep()
-        if has_shards(self.model):
-            first_value(None)
-            del self.recommender
+        # the first reads the others' rows as it writes: where it fails they learn it from the broken connection
+        self._keep() if is_first() else send_tables(self.model)
+        first_value(None)
+        del self.recommender
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
@@ -236,9 +233,11 @@ class Run(BaseRun):
         return self.recommender.export(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle for serving; :func:`recgraph.load` reads it. Of several processes the first writes."""
-        if is_first():
-            self.recommender.save(folder)
+        """Write a bundle, which :func:`recgraph.load` reads; all processes call it, the first writes, others wait."""
+        first_does(lambda: self._save(Path(folder)))
+
+    def _save(self, folder: Path) -> None:
+        self.recommender.save(folder)
 
     @checked
     def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:

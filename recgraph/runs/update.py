@@ -26,7 +26,7 @@ from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import device_of
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
-from recgraph.ranks import is_first
+from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.runs.memory import Fit, check_fit
@@ -86,9 +86,8 @@ def update(
         config, seed, device=options.device, progress=options.progress, observers=options.observers
     )
     space = _space(parent, joined)
-    written = reading_of(parent.record)  # for the next update
     data: dict[str, Any] = {"n_users": space.n_users, "n_items": space.n_items}
-    data |= {"settings": {"reading": written}} if written else {}
+    data |= {"settings": {"reading": written}} if (written := reading_of(parent.record)) else {}  # for the next update
     record = new_record(parent.model, fit_options, "update", data)
     # a folder that an update was killed in while it wrote is written again
     was_cut = out is not None and (out / "config.json").is_file() and not (out / "record.json").is_file()
@@ -381,20 +380,21 @@ def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
         name: parent.record[name] for name in ("seed", "fitted_on", "data") if name in parent.record
     }
     earlier = (parent.record.get("update") or {}).get("parent")
-    kept["generation"] = earlier["generation"] + 1 if earlier else 0
-    kept["parent"] = earlier["digest"] if earlier else None
+    kept["generation"], kept["parent"] = (earlier["generation"] + 1, earlier["digest"]) if earlier else (0, None)
     folder = None if checkpoint is None else str(checkpoint.parent)
     return {"digest": state.hexdigest(), "folder": folder, **kept}
 
 
 def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: Path) -> None:
-    """Make the folder a run; all ranks call it, for a checkpoint has a part of each, and the first writes."""
-    if is_first():
-        replace_json(record.only(*IDENTIFYING), out / "config.json")
-    if trainer is not None:
-        trainer.folder = out
-        trainer.save()
-    if is_first():
+    """Make the folder a run; all ranks call it, as a checkpoint has a part of each. The others wait for the first."""
+
+    def finish() -> None:
         made.save(out / "bundle")
         record.write(out)
         keep_in_trackers(record.tracking or (), out)
+
+    first_does(lambda: replace_json(record.only(*IDENTIFYING), out / "config.json"))
+    if trainer is not None:
+        trainer.folder = out
+        trainer.save()
+    first_does(finish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ import recgraph as rg
 from recgraph.data.split import Split
 from recgraph.engine import Local
 from recgraph.evaluate import evaluate
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import BPRMF
+from recgraph.models.heterogeneous.hero import HERO
 from recgraph.models.sequence.contrastive import CL4SRec
-from recgraph.ranks import Ranks
+from recgraph.ranks import Ranks, is_told
 from recgraph.runs.run import Run
+from recgraph.serve.embedder import Embedder
+from recgraph.serve.recommender import Recommender
 from recgraph.workers.engines import Ray
 
 N_USERS, N_ITEMS = 40, 21
@@ -59,6 +64,52 @@ def refused(made: Callable[[], object]) -> str:
     return str(refusal.value)
 
 
+def graph() -> HeteroGraph:
+    pairs = {("paper", "by", "author"): (torch.arange(40) % 20, torch.arange(40) % 7)}
+    return HeteroGraph.from_edge_lists({"paper": 20, "author": 7}, pairs, features={"paper": torch.eye(20)})
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What is on disk when a run is there, by how it was made: names, or the error of what the first cannot write."""
+    write, write_nodes = Recommender.save, Embedder.save
+
+    def late(save: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]:
+        def written(made: Any, to: Path) -> None:
+            time.sleep(0.3)
+            save(made, to)
+
+        return written
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    new = pl.DataFrame({"user": range(N_USERS), "item": [1] * N_USERS, "time": [99] * N_USERS})
+    settings = {"max_epochs": 1, "device": "cpu", "progress": False}
+    found: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recommender, "save", late(write))
+        patch.setattr(Embedder, "save", late(write_nodes))
+        run = rg.fit(EASE(), split(), seed=0, out=folder / "fit", device="cpu")
+        found["fit"] = sorted(path.name for path in (folder / "fit").iterdir())
+        run.update(new, out=folder / "update", valid=0, force=True, device="cpu", progress=False)
+        found["update"] = sorted(path.name for path in (folder / "update").iterdir())
+        model = HERO(metapaths=("paper-author-paper",), hidden_dim=4, projection_dim=4)
+        rg.fit_graph(model, graph(), seed=0, out=folder / "graph", **settings)
+        found["graph"] = sorted(path.name for path in (folder / "graph").iterdir())
+        run.save(folder / "bundle")
+        found["bundle"] = type(rg.load(folder / "bundle")).__name__
+        patch.setattr(Recommender, "save", full)
+        for name, act in {
+            "full fit": lambda: rg.fit(EASE(), split(), seed=0, out=folder / "full", device="cpu"),
+            "full update": lambda: run.update(new, out=folder / "later", valid=0, force=True, progress=False),
+            "full bundle": lambda: run.save(folder / "no bundle"),
+        }.items():
+            with pytest.raises(OSError, match=r"\w") as raised:
+                act()
+            found[name] = str(raised.value), is_told(raised.value)
+    return found
+
+
 def asked(folder: Path) -> dict[str, Any]:
     """What this rank is told, by what was tried; a hang would end the test."""
     torch.set_num_threads(1)
@@ -82,6 +133,7 @@ def asked(folder: Path) -> dict[str, Any]:
     told["engine"] = refused(lambda: over.evaluate(engine=Ray()))
     return {
         "told": told,
+        "kept": kept(folder),
         "n_ranks": run.record.n_ranks,
         "in common": over.evaluate(rerank={"name": "mmr", "similarity": "co_occurrence"})[0].metrics,
         "local": over.evaluate(engine=Local())[0].metrics == over.evaluate()[0].metrics,
@@ -119,3 +171,15 @@ def test_what_is_the_same_is_fitted(two: list[dict[str, Any]]) -> None:
     assert [rank["n_ranks"] for rank in two] == [2, 2]
     assert two[0]["in common"] == two[1]["in common"]
     assert all(rank["local"] for rank in two)
+
+
+def test_a_run_is_on_disk_on_every_rank_when_it_is_made(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        for name in ("fit", "update", "graph"):
+            assert {"bundle", "record.json"} <= {*rank["kept"][name]}, name
+        assert rank["kept"]["bundle"] == "Recommender"
+
+
+@pytest.mark.parametrize("what", ["full fit", "full update", "full bundle"])
+def test_what_the_first_cannot_write_all_are_told(what: str, two: list[dict[str, Any]]) -> None:
+    assert [rank["kept"][what] for rank in two] == [("[Errno 28] No space left on device", True)] * 2
