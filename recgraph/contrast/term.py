@@ -337,8 +337,10 @@ class ContrastiveTerm(nn.Module):
         if share is None or share.is_whole or not self.objective.splits or isinstance(positives, Ragged):
             return None
         config = self.objective.config
-        always_has_a_candidate = self.weight is None or (config.count_positive and not config.weigh_positive)
-        return share if always_has_a_candidate else None
+        # other candidates may all have weight 0, not be drawn, or be mixed with what is none
+        has_others = self.weight is None and self.mixture is None and config.n_candidates is None
+        counts_fully = config.count_positive and (self.weight is None or not config.weigh_positive)
+        return share if has_others or counts_fully else None
 
 
 def _mean(outcomes: Iterable[Outcome]) -> Outcome:
