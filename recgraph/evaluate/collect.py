@@ -60,10 +60,19 @@ def collect(
 
     Args:
         engine: ranks for shares of the users; None: this process, and those that it is connected with.
+
+    Raises:
+        ValueError: several processes are connected, and ``engine`` is not this process; they evaluate different things;
+            or what is asked for does not fit into memory, or on an engine.
     """
+    ranks = Ranks.here()
+    if ranks.count > 1 and not (engine is None or isinstance(engine, Local)):
+        raise ValueError(
+            f"engine = {engine!r}: {ranks.count} processes of a launcher divide the users already, and each would have "
+            "the engine rank for all of them; leave out engine (--engine), or the launcher"
+        )
     truth = Truth.of(cases)
     depth, n_ranked = depth_of(measurements, cases.n_items), ranked_of(measurements, cases.n_items)
-    ranks = Ranks.here()
     vectors: Tensor | SharedItems | None
     if has_shards(model) and model.has_vectors:
         vectors, n_shards = shared_items_of(model), ranks.count
@@ -206,11 +215,6 @@ class _Pass:
         """The same, where an engine ranks for the shares."""
         if self.catalogue.device.type != "cpu":
             raise ValueError("an engine ranks on the host: move the model there (--device cpu), or leave out engine")
-        if has_shards(self.model) and not isinstance(engine, Local):
-            raise ValueError(
-                "an engine ranks with a whole model, and each process holds some rows of this one's tables "
-                "(shard_tables): evaluate the run in one process, or leave out engine"
-            )
         n = min(_SHARES * engine.size, -(-len(self.cases) // GROUP))
         pieces = (Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n)) for index in range(n))
         shares = [*engine.map(_share_of, pieces, self)]

@@ -130,7 +130,8 @@ def asked(folder: Path) -> dict[str, Any]:
     told["part"] = refused(lambda: run.evaluate("test" if rank else "valid"))
     over = sharded(folder / "sharded")
     told["rerank"] = refused(lambda: over.evaluate(rerank="mmr"))
-    told["engine"] = refused(lambda: over.evaluate(engine=Ray()))
+    told["engine"] = refused(lambda: run.evaluate("valid", engine=Ray()))
+    told["engine of shards"] = refused(lambda: over.evaluate(engine=Ray()))
     return {
         "told": told,
         "kept": kept(folder),
@@ -159,7 +160,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("scores", "rank 1 evaluates another model than rank 0"),
         ("part", "rank 1 evaluates other users or protocols than rank 0"),
         ("rerank", "rerank: each process holds some rows of the tables of CL4SRec (shard_tables)"),
-        ("engine", "an engine ranks with a whole model"),
+        ("engine", "engine = Ray('auto', "),
+        ("engine", "2 processes of a launcher divide the users already, and each would have the engine rank for all"),
+        ("engine of shards", "leave out engine (--engine), or the launcher"),
     ],
 )
 def test_all_are_told_the_same(tried: str, message: str, two: list[dict[str, Any]]) -> None:
