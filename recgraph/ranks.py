@@ -25,6 +25,7 @@ from torch import Tensor
 
 from recgraph.blocks import refuse_second_derivative
 from recgraph.launcher import is_first_launched, is_launched, local_rank
+from recgraph.meeting import store_of_all
 
 __all__ = [
     "WHOLE",
@@ -68,8 +69,9 @@ def connect() -> None:
     They exchange values through gloo, and on GPUs gradients through NCCL. The connection ends with the process.
 
     Raises:
-        ValueError: ``RECGRAPH_RANKS_TIMEOUT`` is not a number above 0.
-        RuntimeError: the others did not come within that time.
+        ValueError: ``RECGRAPH_RANKS_TIMEOUT`` is not a number above 0, or a variable of the launcher is wrong
+            (:class:`recgraph.launcher.LauncherError`).
+        TimeoutError: the others did not come within that time; says how many did.
     """
     if not is_launched() or dist.is_initialized():
         return
@@ -77,7 +79,11 @@ def connect() -> None:
     if torch.cuda.is_available() and dist.is_nccl_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(seconds=seconds_to_wait()))
+    seconds = seconds_to_wait()
+    store, here = store_of_all(seconds)
+    dist.init_process_group(
+        backend, store=store, rank=here.rank, world_size=here.n_ranks, timeout=timedelta(seconds=seconds)
+    )
     atexit.register(_disconnect)
 
 

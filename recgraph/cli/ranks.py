@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recgraph.cli.output import FAILURE
-from recgraph.launcher import is_first_launched, is_launched, refuse_launched
+from recgraph.launcher import LauncherError, is_first_launched, is_launched, refuse_launched
 
 __all__ = ["alongside", "check_command", "is_silent", "join", "of_rank"]
 
@@ -55,15 +55,15 @@ def join(context: Any) -> None:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether another process tells of the error."""
-    if not is_launched():
+    """Whether another process tells of the error; of one in the launcher's variables each tells."""
+    if isinstance(error, LauncherError) or not is_launched():
         return False
     from recgraph.ranks import Ranks
     from recgraph.workers.together import is_mine_to_tell
 
     if Ranks.here().count > 1:
         return not is_mine_to_tell(error)
-    if is_first_launched():
+    if is_first_launched() or isinstance(error, TimeoutError):  # perhaps the first one never came
         return False
     time.sleep(_TO_SPEAK)
     return True
@@ -71,7 +71,7 @@ def is_silent(error: BaseException) -> bool:
 
 def of_rank(message: str, error: BaseException, code: int) -> str:
     """The message of an error; one of this process alone gets its rank and, where it is unforeseen, the traceback."""
-    if not is_launched():
+    if isinstance(error, LauncherError) or not is_launched():
         return message
     from recgraph.ranks import Ranks
     from recgraph.workers.together import RankLost, is_lone

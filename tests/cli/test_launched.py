@@ -15,7 +15,7 @@ from typing import Any
 import forked
 import pytest
 import torch
-from command_line import refused, works
+from command_line import call, refused, works
 from launched import ROOT, free_port, torchrun
 from safetensors.torch import load_file
 
@@ -238,6 +238,28 @@ def test_a_command_for_one_process_refuses_several(line: str, rank: int, monkeyp
         assert not message
     else:
         assert f"`recgraph {line.split()[0]}` runs in one process, and a launcher has started 2" in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "x"}, "recgraph: RANK = 'x' must be a whole number"),
+        ({"RANK": "1", "MASTER_PORT": "abc"}, "recgraph: MASTER_PORT = 'abc' must be a whole number"),
+        ({"RANK": "1"}, "recgraph: rank 0 did not come to 127.0.0.1:"),
+        ({"RANK": "0"}, "recgraph: 1 of 2 ranks came to 127.0.0.1:"),
+    ],
+)
+def test_a_process_that_finds_no_other_says_why_itself(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recgraph.cli.ranks._TO_SPEAK", 0.0)
+    given = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}"}
+    for name, value in {**given, "RECGRAPH_RANKS_TIMEOUT": "0.2", **variables}.items():
+        monkeypatch.setenv(name, value)
+    done = call("evaluate nothing")
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+    assert done.exit_code == (2 if "must be" in message else 1)
 
 
 def test_variables_of_slurm_alone_start_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
