@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from recgraph.cli.output import FAILURE
 from recgraph.launcher import LauncherError, is_first_launched, is_launched, refuse_launched
 
 __all__ = ["alongside", "check_command", "is_silent", "join", "of_rank"]
@@ -69,8 +68,8 @@ def is_silent(error: BaseException) -> bool:
     return True
 
 
-def of_rank(message: str, error: BaseException, code: int) -> str:
-    """The message of an error; one of this process alone gets its rank and, where it is unforeseen, the traceback."""
+def of_rank(message: str, error: BaseException) -> str:
+    """The message of an error; one of this process alone, which is no refusal of all, gets its rank and traceback."""
     if isinstance(error, LauncherError) or not is_launched():
         return message
     from recgraph.ranks import Ranks
@@ -78,6 +77,6 @@ def of_rank(message: str, error: BaseException, code: int) -> str:
 
     if not is_lone(error):
         return message
-    if code == FAILURE and not isinstance(error, RankLost):
+    if not isinstance(error, RankLost | KeyboardInterrupt):
         traceback.print_exception(error, file=sys.stderr)
     return f"rank {Ranks.here().index}: {message}"

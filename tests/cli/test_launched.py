@@ -19,8 +19,10 @@ from command_line import call, refused, works
 from launched import ROOT, free_port, torchrun
 from safetensors.torch import load_file
 
+from recgraph.cli.ranks import of_rank
 from recgraph.train.checkpoint import latest
 from recgraph.workers.lock import hold
+from recgraph.workers.together import RankLost, _marked
 
 OWN = str(Path(__file__).with_name("faulty.py"))
 #: ten batches an epoch, of two processes each; a checkpoint after every second
@@ -181,6 +183,26 @@ def test_an_error_on_one_process_is_told_with_its_rank_and_traceback(folder: Pat
     assert len(told) == 2
     assert printed.count("in forward\n    raise IndexError") == 1
     assert "gloo" not in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"),
+    [(ValueError("a bad row"), True), (RankLost("rank 1 is gone"), False), (KeyboardInterrupt("interrupted"), False)],
+)
+def test_an_error_that_one_process_alone_has_is_no_refusal(
+    error: BaseException,
+    has_traceback: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    try:
+        raise error
+    except BaseException as raised:
+        assert of_rank("what it says", raised) == "what it says", "an error of all"
+        assert of_rank("what it says", _marked(raised, 0, lone=True)) == "rank 0: what it says"
+    assert ("    raise error\n" in capsys.readouterr().err) == has_traceback
 
 
 def test_ctrl_c_keeps_the_step_and_the_run_goes_on(folder: Path, whole: Path) -> None:
