@@ -85,7 +85,9 @@ def together(kept: Callable[[], object] | None = None) -> Iterator[Ranks]:
     with _sigterm:
         try:
             yield ranks
-        except (Exception, KeyboardInterrupt) as error:
+        except GeneratorExit:  # nobody has left the block: it is forgotten
+            raise
+        except BaseException as error:  # also sys.exit, and panics of polars
             _sigterm.ignore()
             if is_told(error) or hasattr(error, _MARK):
                 raise
@@ -146,7 +148,8 @@ _sigterm = _Sigterm()
 
 def _call_the_roll(error: BaseException, ranks: Ranks, kept: Callable[[], object] | None) -> BaseException:
     """The error that this rank ends with, marked."""
-    here = _Answer(not _is_of_network(error) and not isinstance(error, _Asked), f"{type(error).__name__}: {error}")
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    here = _Answer(not _is_of_network(error) and not isinstance(error, _Asked), what)
     answers = _answers(here, ranks)
     if here.is_cause:
         alike = all(answer == here for answer in answers.values())

@@ -197,11 +197,10 @@ def test_an_error_that_one_process_alone_has_is_no_refusal(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    try:
+    with pytest.raises(type(error)) as caught:
         raise error
-    except BaseException as raised:
-        assert of_rank("what it says", raised) == "what it says", "an error of all"
-        assert of_rank("what it says", _marked(raised, 0, lone=True)) == "rank 0: what it says"
+    assert of_rank("what it says", caught.value) == "what it says", "an error of all"
+    assert of_rank("what it says", _marked(caught.value, 0, lone=True)) == "rank 0: what it says"
     assert ("    raise error\n" in capsys.readouterr().err) == has_traceback
 
 

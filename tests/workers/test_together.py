@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import forked
 import pytest
@@ -95,13 +95,39 @@ def hang() -> None:
         sys.exit(7)
 
 
-def test_a_process_that_does_not_answer_is_named_after_the_time_that_is_set() -> None:
+def leave() -> None:
+    """On all ranks but the first."""
+    try:
+        with together(lambda: None) as ranks:
+            if not ranks.is_first:
+                sys.exit(3)
+            of_all(lambda: 1)
+    except RankLost as error:
+        print(error, error.ranks)
+        sys.exit(7)
+
+
+@contextmanager
+def two_ranks(function: str) -> Iterator[list[forked.Printing]]:
     port = free_port()
     with ExitStack() as ends:
-        ranks = [
-            ends.enter_context(forked.call("test_together", "hang", env={**environment(rank, 2, port), **TWO_SECONDS}))
+        yield [
+            ends.enter_context(
+                forked.call("test_together", function, env={**environment(rank, 2, port), **TWO_SECONDS})
+            )
             for rank in range(2)
         ]
+
+
+def test_a_process_that_exits_is_not_taken_for_one_that_was_killed() -> None:
+    with two_ranks("leave") as ranks:
+        assert [rank.wait() for rank in ranks] == [7, 3], ranks[0].error
+        said = ranks[0].output
+    assert said == "rank 1 ended with SystemExit: 3; last good checkpoint: none (1,)\n"
+
+
+def test_a_process_that_does_not_answer_is_named_after_the_time_that_is_set() -> None:
+    with two_ranks("hang") as ranks:
         assert ranks[0].wait() == 7, ranks[0].error
         said = ranks[0].output
     assert said.startswith("rank 1 did not answer within 2 s (RECGRAPH_RANKS_TIMEOUT): it hangs")
