@@ -97,7 +97,10 @@ def give_plan(
         ValueError: several processes fit together.
     """
     if (count := Ranks.here().count) > 1:
-        raise ValueError(f"{type(model).__name__} is fitted by one process, and {count} are connected: start one")
+        raise ValueError(
+            f"{type(model).__name__} is fitted by one process, and a launcher has started {count}: give the same "
+            "command without torchrun"
+        )
     wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
     there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
     log = split.interactions.masked(there.numpy())

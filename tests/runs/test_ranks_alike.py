@@ -22,6 +22,7 @@ from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import BPRMF
 from recgraph.models.heterogeneous.hero import HERO
 from recgraph.models.sequence.contrastive import CL4SRec
+from recgraph.models.two_stage.model import TwoStage
 from recgraph.ranks import Ranks, is_told
 from recgraph.runs.run import Run
 from recgraph.serve.embedder import Embedder
@@ -121,6 +122,7 @@ def asked(folder: Path) -> dict[str, Any]:
         "features": refused(lambda: with_features(folder, rank + 1)),
         "folder": refused(lambda: fitted(data, None if rank else folder / "first")),
         "slow copy": refused(lambda: sharded(folder / "slow", target_momentum=0.9, objective="simsiam")),
+        "two stages": refused(lambda: rg.fit(TwoStage(models=("popularity",)), data, seed=0, device="cpu")),
         "tune": refused(lambda: rg.tune("bprmf", data, n_trials=1, out=folder / "study")),
     }
     # a tracker is the first one's own, and a failed fit leaves the connection as it was
@@ -155,6 +157,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("features", "rank 1 differs from rank 0 in file of item_features (file of item_features = "),
         ("folder", "rank 1 differs from rank 0 in out (out = 'none', not 'a folder')"),
         ("slow copy", "shard_tables = True: every step of this CL4SRec reads all rows of its tables"),
+        (
+            "two stages",
+            "TwoStage is fitted by one process, and a launcher has started 2: give the same command",
+        ),
         ("tune", "tune runs in one process, and a launcher has started 2 (WORLD_SIZE): start it without a launcher"),
         ("model", "rank 1 evaluates another model than rank 0: processes of one launcher rank for one evaluation"),
         ("scores", "rank 1 evaluates another model than rank 0"),
