@@ -53,7 +53,7 @@ class Engine(Protocol):
             shared: what all pieces read; given to each worker once. Do not change it.
 
         Raises:
-            TaskFailed: names the piece.
+            TaskFailed: names the piece; of several, the first in their order.
             ValueError: one that the function raised, which says what is wrong in what was asked for; a note names the
                 piece.
         """

@@ -134,6 +134,8 @@ class Ray:
         running: dict[Any, int] = {}
         known: dict[int, tuple[Piece[T], int]] = {}  # number -> the piece, and how often its worker died
         results: dict[int, R] = {}
+        # number -> the error of its piece, which is raised in its turn: on all engines the first one in order counts
+        errors: dict[int, Exception] = {}
         given = 0
 
         def begin(number: int, piece: Piece[T], n_deaths: int) -> None:
@@ -142,14 +144,17 @@ class Ray:
 
         try:
             while True:
-                for number, piece in itertools.islice(waiting, max(0, window - len(running) - len(results))):
+                room = 0 if errors else max(0, window - len(running) - len(results))
+                for number, piece in itertools.islice(waiting, room):
                     begin(number, piece, 0)
-                if not running and not results:
+                if not running and not results and not errors:
                     return
                 while given in results:
                     del known[given]
                     yield results.pop(given)
                     given += 1
+                if given in errors:
+                    raise errors[given]
                 if not running:
                     continue
                 for done in ray.wait([*running], num_returns=1)[0]:
@@ -159,14 +164,17 @@ class Ray:
                         results[number] = ray.get(done)
                     except ray.exceptions.RayTaskError as error:
                         cause = error.cause if isinstance(error.cause, Exception) else error
-                        raise failure(piece.name, cause) from error
+                        errors[number] = failure(piece.name, cause)
+                        errors[number].__cause__ = error
                     except died as error:
                         if n_deaths >= self.config.retries:
                             times = f"{n_deaths + 1} times" if n_deaths else "once"
-                            raise TaskFailed(
+                            errors[number] = TaskFailed(
                                 f"task {piece.name}: its worker died {times} ({type(error).__name__}); the machine may "
                                 "have run out of memory: take smaller pieces or fewer workers, or set memory_mib"
-                            ) from error
+                            )
+                            errors[number].__cause__ = error
+                            continue
                         _log.warning("task %s: its worker died (%s); done again", piece.name, type(error).__name__)
                         begin(number, piece, n_deaths + 1)
         finally:

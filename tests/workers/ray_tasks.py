@@ -44,22 +44,30 @@ def fail(error: type[Exception], value: int) -> int:
     return value
 
 
+def fail_late_and_early(shared: None, value: int) -> int:
+    """Piece 2 fails at once, piece 0 later."""
+    time.sleep(0.0 if value else 0.3)
+    if value in (0, 2):
+        raise ValueError(f"{value} cannot be")
+    return value
+
+
 is_half_done = False
 
 
 def interrupted(folder: Path, value: int) -> int:
-    """Piece 0 is in the middle of something when piece 1 fails; a process that has left it so cannot work on."""
+    """Piece 1 is in the middle of something when piece 0 fails; a process that has left it so cannot work on."""
     global is_half_done
     if is_half_done:
         raise RuntimeError("this process was interrupted in the middle of something")
     begun = folder / "begun"
-    if value == 0:
+    if value == 1:
         is_half_done = True
         begun.touch()
         for _ in range(6000):  # Ray's interrupt does not end a sleep
             time.sleep(0.01)
         is_half_done = False
-    if value == 1:
+    if value == 0:
         while not begun.exists():
             time.sleep(0.01)
         raise ValueError("it cannot be")

@@ -52,6 +52,11 @@ def test_an_error_names_its_task(error: type[Exception], engine: Engine) -> None
     assert "number 1" in said
 
 
+def test_of_several_errors_the_first_in_order_counts(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="0 cannot be"):
+        list(engine.map(ray_tasks.fail_late_and_early, pieces(4)))
+
+
 def test_a_task_whose_worker_is_killed_is_done_again_and_counted_once(
     ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
