@@ -285,19 +285,21 @@ def train_model(
     record.cost = Cost(**measured.to_dict())
     if isinstance(model, TrainableModel):  # the time of all processes of a training that was resumed
         record.cost.seconds, record.cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
-    _add_ranks(record)
+    _add_ranks(record, trainer.progress.n_ranks if isinstance(model, TrainableModel) else 1)
     record.n_parameters = _n_parameters(model)
     record.provenance = provenance()
     _log.info("%s is fitted after %s", record.model, duration(record.cost.seconds))
     model.eval()
 
 
-def _add_ranks(record: RunRecord) -> None:
-    """Add what several processes cost together: their number, the CPU time of all, the largest peak memory."""
+def _add_ranks(record: RunRecord, before: int) -> None:
+    """Add what several processes cost together: their number, or that before the training was resumed where it was
+    larger, the CPU time of all, the largest peak memory."""
     assert record.cost is not None
     costs = all_values(record.cost)
+    if (n_ranks := max(before, len(costs))) > 1:
+        record.n_ranks = n_ranks
     if len(costs) > 1:
-        record.n_ranks = len(costs)
         record.cost.cpu_seconds = sum(cost.cpu_seconds for cost in costs)
         record.cost.peak_memory_mb = max(cost.peak_memory_mb or 0.0 for cost in costs)
 

@@ -57,6 +57,7 @@ class Progress:
 
     Attributes:
         sums: of the epoch: name of a term -> the sum of its values, ``name/n`` -> how many values.
+        n_ranks: the most processes that have trained together so far.
     """
 
     epoch: int = 0
@@ -68,6 +69,7 @@ class Progress:
     targets: int = 0
     diagnostics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    n_ranks: int = 1
 
     def add_term(self, name: str, value: float) -> None:
         """Add the value that a term had at a step of the epoch."""

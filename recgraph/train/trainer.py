@@ -97,7 +97,7 @@ class Trainer:
         self.optimisers = make_optimisers(model, config)
         compile_where_asked(model, config, self.accelerator.device)
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
-        self.progress = Progress()
+        self.progress = Progress(n_ranks=self.ranks.count)
         self.best: dict[str, Tensor] | None = None
         self._best_is_kept = True
         self._checkpoint: Path | None = None
@@ -358,7 +358,8 @@ class Trainer:
                 )
             self.stopping.load_state_dict(state.pop("stopping"))
             n_ranks = state.pop("ranks", 1)
-            self.progress = Progress(**state)
+            self.progress = Progress(**{"n_ranks": n_ranks, **state})
+            self.progress.n_ranks = max(self.progress.n_ranks, self.ranks.count)
             if not self.ranks.is_first:  # rank 0 has the time of all
                 self.progress.cpu_seconds = 0.0
             own = self.sharding.state()

@@ -144,7 +144,9 @@ def test_two_processes_make_the_run_of_one(folder: Path, whole: Path) -> None:
     # a run of two processes goes on in one
     for out in ("one", "two"):
         works(*command(folder / out, *WITHOUT_DROPOUT, epochs=3), "--resume")
-    last, of_two = (record(folder / out)["history"][2] for out in ("one", "two"))
+    alone, gone_on = (record(folder / out) for out in ("one", "two"))
+    assert ("n_ranks" in alone, gone_on["n_ranks"]) == (False, 2)
+    last, of_two = (one["history"][2] for one in (alone, gone_on))
     assert of_two["loss"] == pytest.approx(last["loss"], rel=1e-5)
 
 
