@@ -30,7 +30,7 @@ class BaseRun:
         return self.record.history
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle; of the processes of one training the first does."""
+        """Write a bundle; of the processes of one training the first does, and the others do not wait for it."""
         raise TypeError(f"{type(self).__name__} must define save(folder)")
 
     def keep(self) -> None:
@@ -45,14 +45,10 @@ class BaseRun:
     def _keep(self) -> None:
         """What :meth:`keep` writes, by one process."""
         assert self.folder is not None
-        self._save(self.folder / "bundle")
+        self.save(self.folder / "bundle")
         self.write_record()
         _log.info("run saved in %s", self.folder)
         keep_in_trackers(self.record.tracking or (), self.folder)
-
-    def _save(self, folder: Path) -> None:
-        """What :meth:`save` writes, by one process."""
-        self.save(folder)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder; of several processes the first does."""

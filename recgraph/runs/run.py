@@ -18,7 +18,7 @@ from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
-from recgraph.ranks import first_does, first_value, is_first
+from recgraph.ranks import first_value, is_first
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.changed_features import check_features
@@ -233,11 +233,9 @@ class Run(BaseRun):
         return self.recommender.export(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle, which :func:`recgraph.load` reads; all processes call it, the first writes, others wait."""
-        first_does(lambda: self._save(Path(folder)))
-
-    def _save(self, folder: Path) -> None:
-        self.recommender.save(folder)
+        """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
+        if is_first():
+            self.recommender.save(folder)
 
     @checked
     def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:
