@@ -22,6 +22,7 @@ OPEN = {
     "arguments",
     "blocks",
     "bounded",
+    "changing",
     "config",
     "engine",
     "finite",
@@ -48,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "accelerated": set(),
     "arguments": set(),
     "blocks": set(),
+    "changing": set(),
     # errors of files, and the limit of memory
     "bounded": {"data.errors", "memory"},
     "config": {"bounded", "data.errors"},

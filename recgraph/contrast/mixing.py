@@ -51,6 +51,12 @@ class Mochi(Mixture):
 
     Config = MochiConfig
 
+    @property
+    def changing_epochs(self) -> int:
+        """The warm-up: mixtures are further candidates, with which the loss is higher."""
+        epochs: int = self.config.warm_up
+        return epochs
+
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
         config, barred = self.config, candidates.barred
         k = min(config.hardest, len(y) - barred.shape[1])

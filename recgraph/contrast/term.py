@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.accelerated import is_accelerated
+from recgraph.changing import changing_epochs
 from recgraph.config import ConfigError
 from recgraph.contrast.mixtures import Mixture
 from recgraph.contrast.objectives import Objective
@@ -111,6 +112,12 @@ class ContrastiveTerm(nn.Module):
         self.queue = self._queue(dim) if self.config.queue_size else None
         self.outcome: Outcome | None = None
         self._has_told = False
+
+    @property
+    def changing_epochs(self) -> int:
+        """Epochs of a linear schedule of the temperature, or of the mixture's warm-up."""
+        of_schedule = self.config.temperature_epochs if self.config.temperature_schedule == "linear" else 0
+        return max(of_schedule, 0 if self.mixture is None else changing_epochs(self.mixture))
 
     def _part(self, kind: str, dim: int | None) -> Any:
         """The part of a kind that the configuration names; None: it names none."""

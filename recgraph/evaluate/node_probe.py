@@ -293,7 +293,8 @@ def check_split(labels: Tensor, split: NodeSplit, name: str = "split") -> None:
         name: of the split, for the message.
 
     Raises:
-        ValueError: a part is empty or holds a node that does not exist, or train or test nodes are all of one class.
+        ValueError: a part is empty or holds a node that does not exist, train or test nodes are all of one class, or
+            test shares nodes with another part.
     """
     for part in ("train", "valid", "test"):
         index = getattr(split, part)
@@ -304,4 +305,11 @@ def check_split(labels: Tensor, split: NodeSplit, name: str = "split") -> None:
             raise ValueError(
                 f"{name}: the {len(index)} {part} nodes are all of class {found.pop()}; give nodes of two classes, "
                 "or leave the split out"
+            )
+    for part in ("train", "valid"):
+        shared = split.test[torch.isin(split.test, getattr(split, part))]
+        if len(shared):
+            raise ValueError(
+                f"{name}: {len(shared):,} of the {len(split.test):,} test nodes are {part} nodes, too, node "
+                f"{int(shared[0])} among them: a probe would be scored on what it has seen; leave them out of one"
             )

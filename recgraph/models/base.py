@@ -306,8 +306,6 @@ class TrainableModel(Model):
     diagnostics: ClassVar[tuple[str, ...]] = ()
     #: where the defaults of training do not suit these models, setting -> their own default and search range
     training_defaults: ClassVar[Mapping[str, tuple[Any, Search]]] = {}
-    #: the fewest epochs that train all of its parts
-    least_epochs: int = 1
 
     @property
     def phases(self) -> tuple[Phase, ...]:

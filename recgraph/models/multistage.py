@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
+from recgraph.changing import changing_epochs
 from recgraph.config import ConfigError, Search
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
@@ -76,7 +77,13 @@ class _Staged(TrainableModel):
         self.diagnostics = self.template.diagnostics  # type: ignore[misc]
         self.revision = self.revision_of({"base": self.config.base})  # type: ignore[misc]
         self._kept: int | None = None
-        self.least_epochs = self.config.stage_epochs * (self.config.stages - 1) + 1
+
+    @property
+    def changing_epochs(self) -> int:
+        """Those of all stages but the last, and those of the last whose loss changes."""
+        epochs: int = self.config.stage_epochs * (self.config.stages - 1)
+        last = self.template if self.space is None else self.of_stage(self.config.stages - 1)
+        return epochs + changing_epochs(last)
 
     @classmethod
     def revision_of(cls, settings: Mapping[str, Any]) -> int:
@@ -281,8 +288,8 @@ class MultistageNodes(_Staged, GraphModel):  # type: ignore[misc]  # batches nee
     """Stages of one model of nodes, as :class:`Multistage` has them of a recommender; embeddings are concatenated.
 
     Each stage's embeddings have unit length in the concatenation, as published, so that none outweighs another in a
-    probe. The epoch of the lowest loss is kept: the loss of a later stage is over fewer candidates and lower, if each
-    stage is trained long enough; let ``patience`` be longer than a stage.
+    probe. Of the last stage the epoch of the lowest loss is kept, or with ``metric="last"`` the last one, and
+    ``patience`` counts from where that stage begins: stages have other candidates, and losses that do not compare.
 
     Source: Zhang et al., "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning" (ECCV 2024).
     """

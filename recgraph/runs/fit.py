@@ -315,10 +315,11 @@ def _fit_nodes(
 
 def _refuse_batches(model: GraphModel, training: Mapping[str, Any]) -> None:
     """Refuse a size of batches for a model that makes its steps on the whole graph."""
-    if "batch_size" in training and getattr(model.config, "mini_batch", None) is False:
+    by_batches = getattr(model.labels_config, "mini_batch", None)
+    if "batch_size" in training and not by_batches:
+        instead = "" if by_batches is None else ", or set mini_batch=True"
         raise ConfigError(
-            f"batch_size = {training['batch_size']!r} has no effect on steps on the whole graph; leave it out, or give "
-            f"{type(model).__name__}(mini_batch=True)"
+            f"batch_size = {training['batch_size']!r} has no effect on steps on the whole graph; leave it out{instead}"
         )
 
 

@@ -212,14 +212,19 @@ def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
 
 
 class GraphTrainConfig(TrainConfig):
-    """Training on a graph without labels: only the loss can select, and an epoch may be a single step."""
+    """Training on a graph without labels: the loss selects, or nothing, and an epoch may be a single step."""
 
     max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 5000
     patience: Annotated[
         int | None,
-        Field(ge=1, description="epochs in a row without a lower loss before training stops; none: never"),
+        Field(
+            ge=1,
+            description="epochs in a row without a lower loss before training stops; none: never, as with metric=last",
+        ),
     ] = 30
-    metric: Annotated[Literal["loss"], Field(description="what selects the best epoch")] = "loss"
+    metric: Annotated[
+        Literal["loss", "last"], Field(description="what selects the epoch whose weights are kept; last: nothing does")
+    ] = "loss"
     checkpoint_seconds: Annotated[
         float,
         Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),

@@ -187,7 +187,7 @@ def test_recommend_says_what_the_run_holds(run: Path) -> None:
     [
         ("sasrec", "tiny", (), "SASRec recommends items; use one of adameow, heco, hero, hgmae, meow"),
         ("MEOW", "synthetic", (), "MEOW embeds the nodes of a graph; use one of"),
-        ("MEOW", "tiny", ("metric=ndcg@10",), "metric = 'ndcg@10': Input should be 'loss'"),
+        ("MEOW", "tiny", ("metric=ndcg@10",), "metric = 'ndcg@10': Input should be 'loss' or 'last'"),
         ("MEOW", "tiny", ("split=ratio",), "unknown setting 'split'"),
         ("MEOW", "tiny", ('metapaths=["author-paper-author"]',), "embed 'author' nodes"),
         ("MEOW", "tiny", ("top_k=[3, 4]",), "top_k = (3, 4) has 2 values for 1 meta-paths"),

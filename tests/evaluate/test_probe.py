@@ -100,6 +100,15 @@ def test_a_part_of_one_class_is_refused_before_anything_is_fitted(part: str, mon
         evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": alone}))
 
 
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_test_nodes_of_another_part_are_refused(part: str) -> None:
+    x, y, split = nodes()
+    seen = replace(split, test=torch.cat([split.test, getattr(split, part)[:3]]))
+    message = f"split 'b': 3 of the {len(seen.test)} test nodes are {part} nodes, too, node {int(seen.test[-3])} among"
+    with pytest.raises(ValueError, match=message):
+        evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": seen}))
+
+
 def test_gaps_between_the_numbers_of_classes_say_nothing() -> None:
     x, y, split = nodes()
     for fit in (logistic_probe, lambda *given: linear_probe(*given, repeats=3, steps=5)):

@@ -17,7 +17,7 @@ from recgraph.encoders.graph_attention import GraphAttention, NodeNorm
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous import hgmae
 from recgraph.models.heterogeneous.base import GraphBatch
-from recgraph.models.heterogeneous.hgmae import HGMAE, Masked, draw_masked, rate_at
+from recgraph.models.heterogeneous.hgmae import HGMAE, Masked, draw_masked, epochs_of, rate_at
 from recgraph.models.heterogeneous.restoring import attribute_cosines, edge_cosines, lengths_of
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -134,6 +134,8 @@ def test_rates_of_epochs() -> None:
     assert [rate_at(0.4, epoch) for epoch in (0, 9)] == [0.4, 0.4]
     assert [round(rate_at((0.5, 0.1, 0.8), epoch), 6) for epoch in (0, 1, 3, 4, 99)] == [0.5, 0.6, 0.8, 0.8, 0.8]
     assert [round(rate_at((0.8, -0.2, 0.5), epoch), 6) for epoch in (0, 1, 2)] == [0.8, 0.6, 0.5]
+    rates = (0.4, (0.5, 0.005, 0.8), (0.8, -0.2, 0.5), (0.5, -0.1, 0.8), (0.5, 0.0, 0.8), (0.5, 0.1, 0.5))
+    assert [*map(epochs_of, rates)] == [0, 60, 2, 1, 0, 0]
 
 
 @pytest.mark.parametrize(

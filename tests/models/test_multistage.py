@@ -223,3 +223,22 @@ def test_epochs_that_end_before_the_last_stage_are_said(caplog: pytest.LogCaptur
         caplog.clear()
         rg.fit(Multistage(**settings), log, seed=0, device="cpu", max_epochs=epochs)
         assert [each.getMessage() for each in caplog.records if "untrained" in each.getMessage()] == said
+
+
+def test_the_loss_selects_within_the_last_stage() -> None:
+    """Those of the stages before are of other candidates; a plateau there ends nothing."""
+    graph, options = small(), {"top_k": (4, 6), "n_clusters": (4,)}
+    stages = {"base": "MEOW", "base_options": options, "stages": 3, "stage_epochs": 4, "stage_clusters": 2}
+    how: dict[str, Any] = {"seed": 0, "device": "cpu", "progress": False, "learning_rate": 1e-9}
+
+    def fit(**given: Any) -> rg.NodeRun:
+        return rg.fit_graph(MultistageNodes(metapaths=PATHS, hidden_dim=8, **stages), graph, **how, **given)
+
+    run = fit(patience=2, max_epochs=40)
+    assert run.record.best_epoch is not None
+    assert run.record.best_epoch > 8
+    assert len(run.history) < 40
+    assert ["best" in row for row in run.history[:10]] == [False] * 8 + [True] * 2
+    assert run.embedder.vectors.shape[1] == 3 * 8
+    last = fit(metric="last", max_epochs=10)
+    assert (last.record.best_epoch, len(last.history)) == (10, 10)

@@ -20,7 +20,11 @@ from recgraph.evaluate.node_probe import ProbeConfig, linear_probe
 from recgraph.evaluate.node_results import evaluate_nodes
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
+from recgraph.models.heterogeneous.heco import HeCo
+from recgraph.models.heterogeneous.hero import HERO
+from recgraph.models.heterogeneous.hgmae import HGMAE
 from recgraph.models.heterogeneous.meow import MEOW
+from recgraph.models.multistage import MultistageNodes
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.fit import fit_graph
 from recgraph.runs.record import RunRecord
@@ -175,6 +179,10 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> 
         fit_graph(meow(), graph, seed=0, metric="ndcg@10")
     with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out, or"):
         fit_graph(meow(), graph, seed=0, batch_size=16)
+    paths = {"metapaths": meow().config.metapaths, "hidden_dim": 8}
+    for own in (HGMAE(**paths), HERO(**paths), HeCo(**paths), MultistageNodes(**paths)):
+        with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out"):
+            fit_graph(own, graph, seed=0, batch_size=16)
     for name in ("embedding", ""):
         own = HeteroGraph.from_edge_lists({name: 3, "a": 2}, {(name, "r", "a"): ([0, 1, 2], [0, 1, 1])})
         with pytest.raises(ValueError, match=f"the node type '{name}' cannot be embedded"):

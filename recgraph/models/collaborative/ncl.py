@@ -128,6 +128,11 @@ class NCL(GraphContrastiveModel):
 
     Config = NCLConfig
 
+    @property
+    def changing_epochs(self) -> int:
+        """The epochs before prototypes."""
+        return int(self.config.warm_up_epochs if self.config.proto_contrast else 0)
+
     def _build(self, space: Space) -> None:
         super()._build(space)
         config = self.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +55,15 @@ def rate_at(rate: float | tuple[float, float, float], epoch: int) -> float:
     first, step, last = rate
     now = first + epoch * step
     return now if min(first, last) <= now <= max(first, last) else last
+
+
+def epochs_of(rate: float | tuple[float, float, float]) -> int:
+    """In how many epochs at the start a rate is not what it is after them."""
+    if not isinstance(rate, tuple) or not rate[1]:
+        return 0
+    first, step, last = rate
+    steps = (last - first) / step
+    return math.ceil(round(steps, 6)) if steps >= 0 else 1  # a step away from the last one ends there
 
 
 class HGMAEConfig(OneWidthConfig):
@@ -226,6 +236,11 @@ class HGMAE(GraphModel):
         width = WalkConfig.of(config.walk_options).dim
         self.predictor = nn.ModuleList(nn.Linear(a, width) for a in (dim, width, width))
         self.predictor_activations = nn.ModuleList(nn.PReLU() for _ in range(2))
+
+    @property
+    def changing_epochs(self) -> int:
+        """Until both rates of masks are what they stay: the more is masked, the higher is the loss."""
+        return max(epochs_of(self.config.feature_mask), epochs_of(self.config.edge_mask))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
