@@ -176,6 +176,22 @@ def test_the_hash_is_of_all_that_it_holds(tmp_path: Path) -> None:
     assert len({plain.hash, *(other.hash for other in others)}) == 7
 
 
+def test_the_hash_knows_the_width_of_sparse_features() -> None:
+    places = torch.tensor([0, 1, 2]), torch.tensor([1, 0, 2])
+    pairs = {("paper", "by", "author"): (torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]))}
+
+    def of_width(n: int) -> HeteroGraph:
+        features = {
+            "paper": Csr.from_coo(*places, torch.tensor([1.0, 0.5, 2.0]), shape=(3, n)),
+            "author": torch.ones(2, 2),
+        }
+        return HeteroGraph.from_edge_lists({"paper": 3, "author": 2}, pairs, features)
+
+    # as records have it: a width that the entries tell is not in the digest
+    assert of_width(3).hash == "6f2af2b3246f0878be1898552e92a5891e0b54b6c123df0ae91cabe1dd6eadd8"
+    assert len({of_width(n).hash for n in (3, 4, 5)}) == 3
+
+
 def test_scipy() -> None:
     pa = sp.csr_array(np.array([[1, 0, 1], [0, 1, 0]]))
     ps = sp.coo_array(np.array([[2.0], [0.0]]))
