@@ -10,16 +10,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recgraph.arguments import shown
 from recgraph.data.ids import IdMap
 from recgraph.graph.schema import (
+    EdgeIndexError,
     Edges,
     EdgeType,
     FeatureError,
     GraphError,
     GraphParts,
     Nodes,
+    check_count,
     check_ends,
     check_indices,
+    check_node_type,
+    check_triple,
     check_type,
 )
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
@@ -45,13 +50,15 @@ def make_edges(
 
     Raises:
         EdgeIndexError: an index is out of range; names the edge type, the row and the value.
-        GraphError: weights or times of another length.
+        GraphError: weights or times of another length, or complex ones.
     """
     ends = {f"source {edge_type[0]!r}": (source, counts[0]), f"target {edge_type[2]!r}": (target, counts[1])}
     check_indices(edge_type, ends)
     for name, values in (("weights", weights), ("times", times)):
         if values is not None and values.shape != source.shape:
             raise GraphError(f"edges {edge_type}: {name} have shape {tuple(values.shape)} for {source.numel()} edges")
+        if values is not None and values.is_complex():
+            raise GraphError(f"edges {edge_type}: {name} are complex; give real ones, such as their absolute values")
     adj = Csr.from_coo(source, target, weights, shape=counts)
     if times is not None and times.dtype == torch.bool:  # which a file of numbers does not hold
         times = times.to(torch.int64)
@@ -77,8 +84,15 @@ def from_edge_lists(
         ids: node type -> its ids.
 
     Raises:
-        GraphError: an edge out of range names edge type, row and value.
+        GraphError: an edge out of range names edge type, row and value; a count, indices, weights or times that are
+            none name their type.
+        UnknownTypeError: a type that is not there, or is no text (of edges: no triple of texts).
     """
+    for name, n in counts.items():
+        check_node_type(name)
+        check_count(f"node type {name!r}", n)
+    for edge_type in edges:
+        check_ends(edge_type, counts)
     for name in (*features, *ids):
         check_type("node type", name, counts)
     for edge_type in (*weights, *times):
@@ -89,7 +103,6 @@ def from_edge_lists(
     }
     made = {}
     for edge_type, pairs in edges.items():
-        check_ends(edge_type, counts)
         source, target = _pairs(edge_type, pairs)
         sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         w = numbers(edge_type, "weights", weights.get(edge_type))
@@ -103,10 +116,12 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
 
     Raises:
         GraphError: a matrix is not scipy's, or two disagree about the number of nodes of a type.
+        UnknownTypeError: a key is no triple of texts.
     """
     counts: dict[str, int] = {}
     edges: dict[EdgeType, Edges] = {}
     for edge_type, matrix in matrices.items():
+        check_triple(edge_type)
         try:
             adj = Csr.from_scipy(matrix)
         except TypeError as error:
@@ -181,17 +196,35 @@ def _as_microseconds(edge_type: EdgeType, values: Any) -> npt.NDArray[np.int64]:
 
 def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
     if isinstance(pairs, tuple) and len(pairs) == 2:
-        source, target = _tensor(pairs[0]), _tensor(pairs[1])
-    else:
-        both = _tensor(pairs)
-        if both is not None and both.shape == (0,):  # an empty list
-            both = both.reshape(0, 2)
-        if both is None or both.dim() != 2 or both.shape[1] != 2:
-            raise GraphError(f"edges {edge_type} must be (sources, targets) or an array of shape [E, 2]")
-        source, target = both[:, 0], both[:, 1]
-    if source is None or target is None or source.is_floating_point() or target.is_floating_point():
-        raise GraphError(f"edges {edge_type}: indices must be integers")
-    return source.to(torch.int64), target.to(torch.int64)
+        return _indices(edge_type, "sources", pairs[0]), _indices(edge_type, "targets", pairs[1])
+    both = _indices(edge_type, "pairs", pairs)
+    if both.shape == (0,):  # an empty list
+        both = both.reshape(0, 2)
+    if both.dim() != 2 or both.shape[1] != 2:
+        raise GraphError(
+            f"edges {edge_type} have shape {tuple(both.shape)}; they must be (sources, targets) or an array of shape "
+            "[E, 2]"
+        )
+    return both[:, 0], both[:, 1]
+
+
+def _indices(edge_type: EdgeType, name: str, values: Any) -> Tensor:
+    """Integers as int64: [E] sources or targets, or pairs of any shape."""
+    what = f"edges {edge_type}: the {name}"
+    try:
+        found = _tensor(values)
+    except (TypeError, ValueError):  # texts, dictionaries, lists of several lengths
+        found = None
+    if found is None or found.is_floating_point() or found.is_complex():
+        kind = f" are {str(found.dtype).removeprefix('torch.')}" if found is not None else f" = {shown(values)}"
+        raise GraphError(f"{what}{kind}; indices must be integers, those of nodes from 0 on")
+    if name != "pairs" and found.dim() != 1:
+        raise GraphError(f"{what} have shape {tuple(found.shape)}; give a list of one dimension, (E,)")
+    index = found.to(torch.int64)
+    if found.dtype == torch.uint64 and bool((index < 0).any()):  # which int64 does not hold
+        value = int(index[index < 0][0]) + 2**64
+        raise EdgeIndexError(f"{what} have {value}, which is out of range: no type has so many nodes")
+    return index
 
 
 def _tensor(values: Any) -> Tensor | None:

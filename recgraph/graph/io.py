@@ -26,9 +26,9 @@ from torch import Tensor
 
 from recgraph.arguments import shown
 from recgraph.data.ids import IdMap
-from recgraph.graph.build import as_features, make_edges, numbers
+from recgraph.graph.build import make_edges, named_features, numbers
 from recgraph.graph.node_task import LABELS, NodeTask
-from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes
+from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes, check_count
 from recgraph.sparse.backends.dgl import load as load_dgl
 from recgraph.sparse.csr import Csr, csr_tensor
 
@@ -110,7 +110,7 @@ def from_pyg(data: Any, node_type: str = "node", relation: str = "to", *, labels
     nodes = {}
     for name in names:
         store = node_stores.get(name, {})
-        features = None if store.get("x") is None else as_features(store["x"])
+        features = None if store.get("x") is None else named_features(name, store["x"])
         ids = _ids(name, store)
         count = _count(name, store, features, ids, index)
         nodes[name] = Nodes(count, ids, features)
@@ -166,7 +166,7 @@ def _count(
     if store.get("num_nodes") is not None:
         if (found := int(store["num_nodes"])) != store["num_nodes"]:
             raise GraphError(f"node type {name!r}: num_nodes = {store['num_nodes']} must be a whole number")
-        return found
+        return check_count(f"node type {name!r}", found)
     if features is not None:
         return int(features.shape[0])
     if ids is not None:
@@ -323,7 +323,7 @@ def from_dgl(graph: Any, node_type: str = "node", relation: str = "to", *, label
     for name, store in stores.items():
         features = store.get("feat")
         own = ids.get(name) if ids.get(name) is not None or "_ID" not in store else _ids(name, {"ids": store["_ID"]})
-        made = None if features is None else as_features(features)
+        made = None if features is None else named_features(_named(name, node_type), features)
         nodes[_named(name, node_type)] = Nodes(graph.num_nodes(name), own, made)
         known = {"feat", "_ID", "label", *LABELS}
         left_out += [f"{_named(name, node_type)}.{key}" for key in store if key not in known]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recgraph.arguments import shown
 from recgraph.config import did_you_mean, nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
@@ -24,9 +25,11 @@ __all__ = [
     "LeftOutWarning",
     "Nodes",
     "UnknownTypeError",
+    "check_count",
     "check_edges",
     "check_ends",
     "check_indices",
+    "check_node_type",
     "check_nodes",
     "check_triple",
     "check_type",
@@ -52,7 +55,7 @@ class Nodes:
 
     def __post_init__(self) -> None:
         # a number of numpy cannot be written as JSON
-        object.__setattr__(self, "count", operator.index(self.count))
+        object.__setattr__(self, "count", check_count("nodes", self.count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,30 @@ def check_type(what: str, name: object, there: Iterable[object]) -> None:
     raise UnknownTypeError(f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}")
 
 
+def check_node_type(name: object) -> None:
+    """Raise where a node type is no text."""
+    if not isinstance(name, str):
+        raise UnknownTypeError(f"node type {shown(name)} must be a text; name it {str(name)[:40]!r}")
+
+
+def check_count(what: str, count: object) -> int:
+    """A number of nodes as an integer of Python.
+
+    Args:
+        what: whose, for the message.
+
+    Raises:
+        GraphError: it is no integer, or negative.
+    """
+    try:
+        number = operator.index(count)  # type: ignore[arg-type]
+    except TypeError:
+        raise GraphError(f"{what}: count = {shown(count)} must be an integer, such as 3") from None
+    if number < 0:
+        raise GraphError(f"{what}: count = {number} must not be negative; give 0 where there are none")
+    return number
+
+
 def check_indices(edge_type: EdgeType, ends: Mapping[str, tuple[Tensor, int]]) -> None:
     """Raise at the first edge that ends outside.
 
@@ -128,10 +155,8 @@ def check_indices(edge_type: EdgeType, ends: Mapping[str, tuple[Tensor, int]]) -
 
 def check_edges(edge_type: EdgeType, edges: Edges, nodes: Mapping[str, Nodes]) -> None:
     """Types, shapes, weights and times of one edge type."""
+    check_ends(edge_type, nodes)
     source, _, target = edge_type
-    for end in (source, target):
-        if end not in nodes:
-            check_type("node type", end, nodes)
     wanted = (nodes[source].count, nodes[target].count)
     if edges.adj.shape != wanted:
         raise GraphError(f"edges {edge_type}: the matrix has shape {edges.adj.shape}, the nodes need {wanted}")
@@ -150,9 +175,8 @@ def check_edges(edge_type: EdgeType, edges: Edges, nodes: Mapping[str, Nodes]) -
 
 
 def check_nodes(node_type: str, nodes: Nodes) -> None:
-    """Ids and features of one node type."""
-    if nodes.count < 0:
-        raise GraphError(f"node type {node_type!r}: count = {nodes.count} must not be negative")
+    """Name, ids and features of one node type."""
+    check_node_type(node_type)
     if not (nodes.ids is None or isinstance(nodes.ids, IdMap)):
         raise GraphError(
             f"node type {node_type!r}: ids are a {type(nodes.ids).__name__}; give an IdMap, or frames with ids to "
@@ -195,6 +219,6 @@ def check_ends(edge_type: EdgeType, counts: Mapping[str, object]) -> None:
 
 
 def check_triple(edge_type: object) -> None:
-    """Raise where an edge type is no triple."""
-    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
-        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
+    """Raise where an edge type is no triple of texts."""
+    if not (isinstance(edge_type, tuple) and len(edge_type) == 3 and all(isinstance(name, str) for name in edge_type)):
+        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type), three texts")

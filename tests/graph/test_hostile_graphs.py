@@ -67,6 +67,61 @@ def test_what_is_no_number_is_refused_by_its_name() -> None:
         rg.fit("MEOW", made(), seed=0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("abc", r"the pairs = 'abc'; indices must be integers"),
+        ({"p": 1}, r"the pairs = \{'p': 1\}; indices must be integers"),
+        (None, "the pairs = None; indices must be integers"),
+        ((["x", "y"], [0, 1]), r"the sources = \['x', 'y'\]; indices must be integers"),
+        (([[0], [1, 2]], [0, 1]), r"the sources = \[\[0\], \[1, 2\]\]; indices must be integers"),
+        ([[0, 1], [1]], r"the pairs = \[\[0, 1\], \[1\]\]; indices must be integers"),
+        (([0, 1], np.array([1j, 0])), "the targets are complex128; indices must be integers"),
+        (
+            (np.array([[0], [1]]), np.array([[0], [1]])),
+            r"the sources have shape \(2, 1\); give a list of one dimension",
+        ),
+        (([0, 1], np.array([[0, 1]])), r"the targets have shape \(1, 2\); give a list of one dimension"),
+        (([0, 1], np.array([0, 2**64 - 1], dtype=np.uint64)), "the targets have 18446744073709551615, which is out of"),
+        (torch.zeros(2, 3, dtype=torch.int64), r"have shape \(2, 3\); they must be \(sources, targets\)"),
+    ],
+)
+def test_what_is_no_pair_of_indices_is_named_with_its_edges(pairs: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=rf"edges \('paper', 'by', 'author'\).*{message}"):
+        HeteroGraph.from_edge_lists({"paper": 3, "author": 2}, {BY: pairs})
+
+
+@pytest.mark.parametrize(
+    ("count", "message"), [(-1, "not be negative"), (3.0, "be an integer"), ("3", "be an integer")]
+)
+def test_counts_are_checked_before_edges(count: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=rf"node type 'paper': count = {count!r} must {message}"):
+        HeteroGraph.from_edge_lists({"paper": count, "author": 2}, {BY: PAIRS})
+    with pytest.raises(GraphError, match=f"count = {count!r} must {message}"):
+        Nodes(count)
+
+
+def test_names_of_types_are_texts() -> None:
+    for key in ("paper", ("paper", "author"), ("paper", 1, "author")):
+        with pytest.raises(UnknownTypeError, match=r"edge type .* must be \(source type, relation, target type\)"):
+            HeteroGraph.from_scipy({key: csr_array(np.ones((3, 2)))})  # type: ignore[dict-item]
+        with pytest.raises(UnknownTypeError, match=r"edge type .* must be \(source type, relation, target type\)"):
+            HeteroGraph(made().nodes, {key: made().edges[BY]})  # type: ignore[dict-item]
+    with pytest.raises(UnknownTypeError, match="node type 1 must be a text; name it '1'"):
+        HeteroGraph.from_edge_lists({1: 3}, {})  # type: ignore[dict-item]
+    with pytest.raises(UnknownTypeError, match="node type None must be a text"):
+        HeteroGraph({None: Nodes(3)})  # type: ignore[dict-item]
+
+
+def test_complex_weights_and_features_name_their_type() -> None:
+    with pytest.raises(GraphError, match=r"edges \('paper', 'by', 'author'\): weights are complex; give real ones"):
+        made(weights={BY: [1j, 0, 0]})
+    data = HeteroGraph.to_pyg(made())
+    data["author"].x = torch.ones(2, 2, dtype=torch.complex64)
+    with pytest.raises(FeatureError, match="features of 'author' are no numbers: they are complex"):
+        HeteroGraph.from_pyg(data)
+
+
 def test_times_as_numpy_has_them(tmp_path: Path) -> None:
     dates = np.array(["2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[D]")
     frame = pl.DataFrame({"p": [0, 1, 2], "a": [0, 0, 1], "time": dates})
