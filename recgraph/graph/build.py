@@ -142,19 +142,26 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
 def as_features(values: Any) -> Tensor | Csr:
     """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type.
 
-    Arrays are copied: what is written into one later is not in the graph.
+    They are copied: what is written into an array or a tensor later is not in the graph, whose hash is computed once.
     """
     if isinstance(values, Csr):
-        floating = values.weights is None or values.weights.is_floating_point()
-        return values if floating else values.with_weights(as_floating(values.values()))
+        weights = None if values.weights is None else _own(values.weights)
+        return Csr(values.indptr.clone(), values.indices.clone(), weights, values.shape)
     if hasattr(values, "tocoo"):
         return Csr.from_scipy(values)
-    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(np.asarray(values), order="C"))
-    if tensor.layout != torch.strided:
-        coo = tensor.to_sparse().coalesce()
+    if not isinstance(values, Tensor):
+        return as_floating(torch.from_numpy(np.array(np.asarray(values), order="C")))
+    if values.layout != torch.strided:
+        coo = values.to_sparse().coalesce()
         rows, cols = coo.indices()
         return Csr.from_coo(rows, cols, coo.values(), shape=(coo.shape[0], coo.shape[1]))
-    return as_floating(tensor)
+    return _own(values)
+
+
+def _own(values: Tensor) -> Tensor:
+    """Floating-point values in memory of their own."""
+    made = as_floating(values)
+    return made.clone() if made is values else made
 
 
 def named_features(node_type: str, values: Any) -> Tensor | Csr:

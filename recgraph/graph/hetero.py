@@ -33,7 +33,10 @@ class IsolatedNodesWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class HeteroGraph:
-    """A typed graph. Values are immutable: every method returns a new one.
+    """A typed graph. Values are immutable: every method returns a new one, and what it is made of is copied.
+
+    The constructor itself and :meth:`with_edges` take :class:`Nodes`, :class:`Edges` and matrices as they are: write
+    nothing into their tensors afterwards.
 
     Edges of a type are held by source and target, ascending; equal pairs keep the order in which they came.
 
@@ -157,7 +160,7 @@ class HeteroGraph:
     def with_features(self, features: Mapping[str, Any]) -> HeteroGraph:
         """With other features of some types: [N, F] array, tensor, scipy matrix or Csr, or None.
 
-        Integers become the default floating type.
+        Integers become the default floating type; values are copied.
         """
         nodes = dict(self.nodes)
         for node_type, values in features.items():

@@ -181,6 +181,27 @@ def test_what_is_written_into_arrays_later_is_not_in_the_graph() -> None:
     assert [store.digest(graph.nodes, graph.edges) for graph in graphs] == before
 
 
+def test_what_is_written_into_tensors_later_is_not_in_the_graph() -> None:
+    dense, whole = torch.ones(3, 2), torch.ones(3, 2, dtype=torch.int64)
+    sparse = Csr.from_dense(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
+    sources, weights, times = torch.tensor([0, 1, 2]), torch.ones(3), torch.arange(3)
+    data = made(features={"paper": dense}).to_pyg()
+    data["paper"].x = dense
+    graphs = [
+        HeteroGraph.from_edge_lists(
+            {"paper": 3, "author": 2}, {BY: (sources, PAIRS[1])}, {"paper": dense}, {BY: weights}, {BY: times}
+        ),
+        *(made().with_features({"paper": values}) for values in (dense, whole, sparse)),
+        HeteroGraph.from_scipy({BY: csr_array(np.ones((3, 2)))}, {"paper": dense}),
+        HeteroGraph.from_pyg(data),
+    ]
+    before = [graph.hash for graph in graphs]
+    assert sparse.weights is not None
+    for tensor in (dense, whole, sparse.weights, sparse.indices, sources, weights, times):
+        tensor[:] = 0
+    assert [store.digest(graph.nodes, graph.edges) for graph in graphs] == before
+
+
 def test_names_that_say_nothing_are_refused() -> None:
     frame = pl.DataFrame({"p": [0, 1], "a": [0, 1], "strength": [1.0, 2.0], "when": [5, 6]})
     plain = HeteroGraph.from_frames({BY: frame})

@@ -148,7 +148,10 @@ def _indexed_graph(card: GraphCard, folder: Path) -> HeteroGraph:
         if node.features is not None
     }
     edges = {edge.type: _counted(card, edge, folder) for edge in card.edges}
-    return HeteroGraph.from_edge_lists(counts, edges, features)
+    made = HeteroGraph.from_edge_lists(counts, edges)
+    # not by from_edge_lists, which would copy the features once more
+    nodes = {name: replace(own, features=features.get(name)) for name, own in made.nodes.items()}
+    return HeteroGraph(nodes, made.edges)
 
 
 def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
