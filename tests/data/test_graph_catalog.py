@@ -16,6 +16,7 @@ from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
 from recgraph.data.catalog.sources import CountError, HashMismatchError, SourceError, UnavailableError
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.interactions import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -313,6 +314,13 @@ def test_masks_and_unknown_classes_of_a_card(tmp_path: Path, unknown: float) -> 
     assert task.labels.tolist() == [1, 0, -1]
     split = task.splits["20"]
     assert [part.tolist() for part in (split.train, split.valid, split.test)] == [[0, 1], [1], [0, 1]]
+
+
+def test_a_third_column_of_edges_is_refused(tmp_path: Path) -> None:
+    card, folder = _toy_nodes(tmp_path)
+    (folder / "ab.txt").write_text("# a b\n0 1\n2\t0\t.5\n1 1 2\n")
+    with pytest.raises(CorruptFileError, match=r"ab\.txt, line 3: .* a pair of integers a line.*from_frames"):
+        catalog.get(str(_written_anew(card, folder)), tmp_path)
 
 
 def test_fractions_are_no_nodes(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ class NodeFile(Config):
 class EdgeFile(Config):
     """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
 
-    Further columns are ignored.
+    Further columns are refused where the task is one of nodes, and ignored where it is recommendation, whose published
+    files have them.
     """
 
     type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")

@@ -126,7 +126,24 @@ def _pairs(path: Path) -> Pairs:
         raise CorruptFileError(f"a line does not begin with two integers: {error}", path=path) from None
 
 
+def _check_columns(path: Path) -> None:
+    """Refuse a line of more than two fields: weights or times would be lost in silence."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if len(line.split(b"#", 1)[0].split(None, 2)) > 2:
+                raise CorruptFileError(
+                    "the line has more than two fields; edges of a graph with classes of nodes are a pair of integers "
+                    "a line: leave the others out, or make the graph by HeteroGraph.from_frames, which reads weights "
+                    "and times",
+                    path=path,
+                    line=number,
+                )
+
+
 def _counted(card: GraphCard, edge: EdgeFile, folder: Path) -> Pairs:
+    # published files of recommendation have counts and ones in a third column
+    if card.labels is not None:
+        _check_columns(folder / edge.file)
     pairs = _pairs(folder / edge.file)
     _expect(card, f"lines of {edge.file}", edge.count, len(pairs))
     return pairs
