@@ -173,18 +173,19 @@ class IdMap:
             return pl.Series(self.values.name, [uuid.UUID(text) for text in found], dtype=pl.Object)
         return found
 
-    def index(self, ids: Any, argument: str = "ids") -> npt.NDArray[np.int64]:
+    def index(self, ids: Any, argument: str = "ids", owner: str = "log") -> npt.NDArray[np.int64]:
         """[N] int64: the index of each id, -1 for an id that is not known.
 
         Args:
             ids: [N] ids (list, array or series) of the family of the map's own ids.
             argument: what they were given as, for errors.
+            owner: what has the ids of the map, for errors.
 
         Raises:
             ValueError: the ids are of another family, e.g. texts where the map holds integers (see
                 :meth:`parse`).
         """
-        wanted = self._comparable(ids, argument)
+        wanted = self._comparable(ids, argument, owner)
         if not len(self) or not len(wanted):
             return np.full(len(wanted), -1, dtype=np.int64)
         places = np.minimum(self._sorted.search_sorted(wanted).to_numpy(), len(self) - 1)
@@ -279,7 +280,7 @@ class IdMap:
     def _sorted(self) -> pl.Series:
         return self.values.gather(pl.Series(self._order))
 
-    def _comparable(self, ids: Any, argument: str = "ids") -> pl.Series:
+    def _comparable(self, ids: Any, argument: str = "ids", owner: str = "log") -> pl.Series:
         given = as_series(ids, argument)
         if self.as_uuid or not len(given):
             return given.cast(pl.String).str.to_lowercase()  # as UUIDs are held
@@ -290,22 +291,22 @@ class IdMap:
             if have == "floats" and whole_floats(given) is None:
                 is_whole = bool((given.round() == given).all())
                 kind = "floats that may stand for several integers" if is_whole else "fractions"
-                raise ValueError(self._other(given, kind, argument))
+                raise ValueError(self._other(given, kind, argument, owner))
             return given.cast(self.values.dtype, strict=False)
         if have != want:
-            raise ValueError(self._other(given, have, argument))
+            raise ValueError(self._other(given, have, argument, owner))
         if want == "integers":  # an id too large for the log's own width is unknown, not an error
             return given.cast(self.values.dtype, strict=False)
         return same_moments(given, self.values.dtype) if want == DATES else given.cast(self.values.dtype)
 
-    def _other(self, given: pl.Series, have: str, argument: str) -> str:
-        """What is wrong with ids of another family, and how to write the first of them, or an id of the log."""
+    def _other(self, given: pl.Series, have: str, argument: str, owner: str) -> str:
+        """What is wrong with ids of another family, and how to write the first of them, or an id of the map."""
         want, known = family(self.values.dtype), given.drop_nulls()
         fix = f"; give ids such as {shown(self.values[0])}" if len(self) else ""
         if len(known) and {have, want} == {"integers", "texts"}:
             written = self.parse([str(known[0])])[0]
             fix = fix if written is None else f"; write {shown(written)}"
-        return f"{argument} = {given.head(3).to_list()!r} are {have}, but the log's ids are {want}{fix}"
+        return f"{argument} = {given.head(3).to_list()!r} are {have}, but the {owner}'s ids are {want}{fix}"
 
 
 def _no_ids(frame: pl.DataFrame) -> str:

@@ -61,7 +61,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
             raise ValueError(f"{name} = {value} must be at least 1")
     embedder = embedder_of(run)
     model, graph, target = embedder.model, graph_of(embedder), embedder.target
-    index = index_of(graph.nodes[target].ids, graph.count(target), node, target)
+    index = index_of(graph.nodes[target].ids, graph.count(target), node, target, "graph")
 
     check_node_explanation(graph, *embedder.vectors.shape)
 
@@ -202,7 +202,7 @@ def related_nodes(
     return found
 
 
-def index_of(ids: IdMap | None, count: int, wanted: Any, what: str) -> int:
+def index_of(ids: IdMap | None, count: int, wanted: Any, what: str, owner: str = "log") -> int:
     """The index of a user or a node.
 
     Args:
@@ -210,13 +210,14 @@ def index_of(ids: IdMap | None, count: int, wanted: Any, what: str) -> int:
         count: number of users or nodes.
         wanted: the id.
         what: the noun for an error message, such as ``"user"``.
+        owner: what has the ids, for an error message.
 
     Raises:
         ValueError: the id is unknown; the message lists the nearest ids.
     """
     known = IdMap(pl.Series("id", range(count), dtype=pl.Int64)) if ids is None else ids
     try:
-        index = int(known.index([wanted])[0])
+        index = int(known.index([wanted], owner=owner)[0])
     except ValueError as error:
         raise ValueError(f"{what} = {wanted!r}: {error}") from None
     if index < 0:

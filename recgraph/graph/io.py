@@ -322,7 +322,9 @@ def from_dgl(graph: Any, node_type: str = "node", relation: str = "to", *, label
     nodes, edges, left_out = {}, {}, []
     for name, store in stores.items():
         features = store.get("feat")
-        own = ids.get(name) if ids.get(name) is not None or "_ID" not in store else _ids(name, {"ids": store["_ID"]})
+        own = ids.get(name)
+        if own is None and "_ID" in store:
+            own = _numbered(_named(name, node_type), store["_ID"])
         made = None if features is None else named_features(_named(name, node_type), features)
         nodes[_named(name, node_type)] = Nodes(graph.num_nodes(name), own, made)
         known = {"feat", "_ID", "label", *LABELS}
@@ -349,6 +351,17 @@ def from_dgl(graph: Any, node_type: str = "node", relation: str = "to", *, label
     labelled = [_named(name, node_type) for name in _labelled(stores, "label")]
     _name_left_out(left_out, labelled, labels, "from_dgl")
     return nodes, edges
+
+
+def _numbered(name: str, numbers: Tensor) -> IdMap | None:
+    """The numbers that nodes have in the graph of which DGL has made this one, as ids."""
+    try:
+        return _ids(name, {"ids": numbers})
+    except GraphError as error:
+        raise GraphError(
+            f"{error}. They are graph.ndata['_ID'], in which dgl.to_homogeneous numbers each type from 0 on: give the "
+            "heterograph itself, which keeps its types, or delete '_ID' first (del graph.ndata['_ID'])"
+        ) from None
 
 
 def _named(name: str, node_type: str) -> str:

@@ -30,7 +30,9 @@ def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
         )
     raise ConfigError(
         f"dataset {dataset!r} is for recommendation and {cls.__name__} embeds the nodes of a graph; use one of "
-        f"{others}, or a data set with classes of nodes, such as acm (recgraph data list)"
+        f"{others}, or a data set with classes of nodes, such as acm (recgraph data list). A graph of your own is "
+        "fitted by rg.fit_graph(model, HeteroGraph.from_frames(...), seed=0), or by a card with tables [nodes.TYPE], "
+        "[[edges]] and [task]"
     )
 
 

@@ -187,6 +187,7 @@ def test_recommend_says_what_the_run_holds(run: Path) -> None:
     [
         ("sasrec", "tiny", (), "SASRec recommends items; use one of adameow, heco, hero, hgmae, meow"),
         ("MEOW", "synthetic", (), "MEOW embeds the nodes of a graph; use one of"),
+        ("MEOW", "synthetic", (), "rg.fit_graph(model, HeteroGraph.from_frames(...), seed=0), or by a card with"),
         ("MEOW", "tiny", ("metric=ndcg@10",), "metric = 'ndcg@10': Input should be 'loss' or 'last'"),
         ("MEOW", "tiny", ("split=ratio",), "unknown setting 'split'"),
         ("MEOW", "tiny", ('metapaths=["author-paper-author"]',), "embed 'author' nodes"),

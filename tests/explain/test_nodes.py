@@ -76,6 +76,11 @@ def test_from_the_command_line(run: NodeRun, tmp_path: Path) -> None:
     assert len({row.count("\t") for row in rows}) == 1
 
 
+def test_ids_of_another_type_are_told_apart_from_those_of_the_graph(run: NodeRun) -> None:
+    with pytest.raises(ValueError, match=r"paper = 'x': .* are texts, but the graph's ids are integers; give ids such"):
+        rg.explain.explain_node(run, "x")
+
+
 def test_a_node_that_is_kept_twice_is_one_point(run: NodeRun) -> None:
     found = rg.explain.node_map(run, limit=3, keep=[5, 2, 5, 5])
     assert found == rg.explain.node_map(run, limit=3, keep=[5, 2])

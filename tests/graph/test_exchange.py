@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -315,6 +316,16 @@ def test_everything_comes_back_from_dgl(dgl: Any, made: tuple[HeteroGraph, NodeT
         again, its_task = HeteroGraph.from_dgl_with_task(graph.to_dgl(task))
     assert_same(again, graph)
     assert same_task(its_task, task)
+
+
+def test_numbers_of_a_heterograph_that_dgl_made_homogeneous() -> None:
+    there = SimpleNamespace(
+        ntypes=["_N"], canonical_etypes=[], nodes={"_N": SimpleNamespace(data={"_ID": torch.tensor([0, 1, 0])})}
+    )
+    with pytest.raises(
+        GraphError, match=r"node type 'node': id 0 .* times.*dgl\.to_homogeneous .* give the heterograph"
+    ):
+        HeteroGraph.from_dgl(there)
 
 
 def test_homogeneous_dgl(dgl: Any) -> None:

@@ -47,6 +47,9 @@ def step(model: GraphModel, nodes: torch.Tensor | None = None) -> dict[str, torc
 def test_a_path_is_named_once(name: str) -> None:
     with pytest.raises(ValueError, match=r"holds 'paper-author-paper' twice; name each path once"):
         of_nodes(name, of=alike(4), metapaths=("paper-author-paper", "paper-author-paper"))
+    other = "paper>by>author<by<paper"
+    with pytest.raises(ValueError, match=rf"holds '{other}' twice, once as 'paper-author-paper'; name each path once"):
+        of_nodes(name, of=alike(4), metapaths=("paper-author-paper", other))
 
 
 def test_a_path_that_is_too_large_is_answered_with_a_setting_that_the_model_has() -> None:

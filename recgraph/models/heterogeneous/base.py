@@ -273,7 +273,7 @@ class GraphModel(HoldsGraph, TrainableModel):
         paths = self.config.metapaths
         if not paths:
             raise ValueError(f"metapaths = () must name at least one path, such as {_example(graph)!r}")
-        check_once("metapaths", paths)
+        check_once("metapaths", paths, graph)
         ends = {path: MetaPath(path).route(graph) for path in paths}
         for path, route in ends.items():
             if route[0].start != route[-1].end or route[0].start != ends[paths[0]][0].start:

@@ -7,7 +7,6 @@ pattern as its path, so that one sample of edges serves both.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -37,15 +36,19 @@ Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
 
 
-def check_once(name: str, paths: Sequence[str]) -> None:
-    """Refuse a path that a setting names twice: what a model says of its paths is told apart by their names.
+def check_once(name: str, paths: Sequence[str], graph: HeteroGraph) -> None:
+    """Refuse a path that a setting names twice, in one way or in two: it would count twice.
 
     Raises:
-        ValueError: names the setting and the path.
+        ValueError: names the setting and the path; or the graph does not have a path.
     """
-    twice = next((path for path, n in Counter(paths).items() if n > 1), None)
-    if twice is not None:
-        raise ValueError(f"{name} = {tuple(paths)} holds {twice!r} twice; name each path once")
+    known: dict[Route, str] = {}
+    for path in paths:
+        route = MetaPath(path).route(graph)
+        if route in known:
+            also = "" if known[route] == path else f", once as {known[route]!r}"
+            raise ValueError(f"{name} = {tuple(paths)} holds {path!r} twice{also}; name each path once")
+        known[route] = path
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,8 +47,14 @@ def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, c
     """
     names = _offered(graph, side) if given is None else given
     if not names:
+        offered = _offered(graph, side)
+        if offered:
+            raise ValueError(
+                f"{side}_metapaths = () must name at least one path; leave it out (None) for all that the graph "
+                f"offers: {', '.join(map(repr, offered))}"
+            )
         raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
-    check_once(f"{side}_metapaths", names)
+    check_once(f"{side}_metapaths", names, graph)
     made: list[MetaPath] = []
     for name in names:
         route = MetaPath(name).route(graph)
