@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
@@ -18,6 +19,8 @@ __all__ = ["INTERACTS", "RelationGraph", "check_graph", "ids_of"]
 _log = logging.getLogger(__name__)
 #: the relation that is the log itself: a model gets its training part, whatever a graph holds under this name
 INTERACTS = ("user", "interacts", "item")
+#: two steps may be the log that join at least this share of its pairs, and at most so many times as many pairs
+_SHARE, _FEW = 0.9, 2
 
 
 class RelationGraph(Protocol):
@@ -52,6 +55,9 @@ def check_graph(
     and items that holds interactions of the log is refused, as a split could not hide its test part;
     ``("user", "interacts", "item")`` is the log itself, of which a model gets the training part instead.
 
+    A warning names two steps by way of a third type (``user-event-item``) that join nine tenths of the log's pairs, and
+    at most twice as many pairs as the log has: tags or genres join users and items to many others.
+
     Args:
         graph: the graph.
         users, items: of the log.
@@ -79,6 +85,55 @@ def check_graph(
                 "items, and those of a test part would be known in training: leave them out. Paths follow the log both "
                 f"ways, as {INTERACTS}"
             )
+    _warn_of_two_steps(graph, places, len(items), of_log)
+
+
+def _warn_of_two_steps(
+    graph: RelationGraph,
+    places: Mapping[str, npt.NDArray[np.int64]],
+    n_items: int,
+    of_log: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+) -> None:
+    """Name relations by way of which a third type joins users to the items that they have in the log."""
+    pairs: npt.NDArray[np.int64] | None = None
+    of_users, of_items = (_joined(graph, name, places) for name in ("user", "item"))
+    for (first, middle), (through, users) in of_users.items():
+        for (second, other), (ends, items) in of_items.items():
+            # ways, counted before they are made: tags have many
+            if middle != other or not len(through) or not len(ends):
+                continue
+            n = graph.nodes[middle].count
+            n_ways = int(np.bincount(through, minlength=n) @ np.bincount(ends, minlength=n))
+            if not 0 < n_ways <= _FEW * len(of_log[0]):
+                continue
+            pairs = np.unique(of_log[0] * n_items + of_log[1]) if pairs is None else pairs
+            steps = pl.DataFrame({"x": through, "user": users}).join(pl.DataFrame({"x": ends, "item": items}), on="x")
+            theirs = np.unique((steps["user"] * n_items + steps["item"]).to_numpy())
+            n_known = int(np.isin(theirs, pairs, assume_unique=True).sum())
+            if n_known >= _SHARE * len(pairs) and len(theirs) <= _FEW * len(pairs):
+                _log.warning(
+                    "graph: its relations %s and %s join %s of the log's %s pairs of users and items and few others: "
+                    "they may be the log with its test part, which models would know in training; leave out what is "
+                    "not known before",
+                    *(first, second, f"{n_known:,}", f"{len(pairs):,}"),
+                )
+
+
+def _joined(
+    graph: RelationGraph, name: str, places: Mapping[str, npt.NDArray[np.int64]]
+) -> dict[tuple[tuple[str, str, str], str], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Relations of users, or items, with a third type: (relation, type) -> its nodes, and the log's users or items."""
+    found = {}
+    for relation, held in graph.edges.items():
+        start, _, end = relation
+        third = end if start == name else start
+        if name not in places or name not in (start, end) or third in ("user", "item"):
+            continue
+        rows, columns = held.adj.rows.cpu().numpy(), held.adj.indices.cpu().numpy()
+        own, others = (rows, columns) if start == name else (columns, rows)
+        known = places[name][own]
+        found[relation, third] = others[known >= 0], known[known >= 0]
+    return found
 
 
 def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:

@@ -399,6 +399,35 @@ def test_a_graph_that_holds_the_log_under_another_name_is_refused(relation: tupl
     assert HeteroGraph.from_interactions(known).adjacency(relation).nnz == len(others) > 0
 
 
+def test_a_graph_that_holds_the_log_by_way_of_another_type_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    draw = np.random.default_rng(0)
+    pairs = np.unique(draw.integers(0, [30, 40], (200, 2)), axis=0)
+    log = Interactions.from_frame(pl.DataFrame(pairs, schema=["u", "i"]), user="u", item="i")
+    events = np.arange(len(pairs))
+
+    def joined(users: np.ndarray, of_users: np.ndarray, of_items: np.ndarray, items: np.ndarray) -> HeteroGraph:
+        return HeteroGraph.from_frames(
+            {
+                ("user", "did", "event"): pl.DataFrame({"u": users, "x": of_users}),
+                ("item", "in", "event"): pl.DataFrame({"i": items, "x": of_items}),
+            }
+        )
+
+    few, tags = len(pairs) // 2, events % 5
+    for ordinary in (
+        joined(pairs[:few, 0], events[:few], events[:few], pairs[:few, 1]),  # half of the log
+        joined(pairs[:, 0], tags, tags, pairs[:, 1]),
+        joined(pairs[:, 0], events, np.roll(events, 1), pairs[:, 1]),  # other pairs
+    ):
+        log.with_features(graph=ordinary)
+    assert "join" not in caplog.text
+    log.with_features(graph=joined(pairs[:, 0], events, events, pairs[:, 1]))
+    wanted = (
+        f"relations ('user', 'did', 'event') and ('item', 'in', 'event') join {len(pairs)} of the log's {len(pairs)}"
+    )
+    assert wanted in caplog.text
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_interactions_with_a_graph_of_features(sparse: bool) -> None:
     vectors = torch.tensor([[1.0, 0.0], [2.0, 3.0], [0.0, 4.0]])
