@@ -91,6 +91,12 @@ class SwAV(Objective):
         #: rows that the last call queued
         self._n_last = 0
 
+    @property
+    def changing_epochs(self) -> int:
+        """Those before the queue is in use."""
+        assert isinstance(self.config, SwAVConfig)
+        return self.config.queue_from if self.config.queue else 0
+
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._n_queued = None

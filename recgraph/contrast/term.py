@@ -115,9 +115,9 @@ class ContrastiveTerm(nn.Module):
 
     @property
     def changing_epochs(self) -> int:
-        """Epochs of a linear schedule of the temperature, or of the mixture's warm-up."""
+        """Epochs of a linear schedule of the temperature, or those in which a part changes."""
         of_schedule = self.config.temperature_epochs if self.config.temperature_schedule == "linear" else 0
-        return max(of_schedule, 0 if self.mixture is None else changing_epochs(self.mixture))
+        return max(of_schedule, *map(changing_epochs, self.parts))
 
     def _part(self, kind: str, dim: int | None) -> Any:
         """The part of a kind that the configuration names; None: it names none."""

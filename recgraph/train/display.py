@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -184,9 +183,9 @@ class ProgressBar(Observer):
             self._bar.advance(self._task)
 
     def end_epoch(self, row: Row) -> None:
-        value, best = row.get(self._metric), row.get("best", math.nan)
+        value, best = row.get(self._metric), row.get("best")
         if value is not None:
-            self._result = f"{self._metric} {value:.4f} (best {best:.4f})"
+            self._result = f"{self._metric} {value:.4f}" + ("" if best is None else f" (best {best:.4f})")
 
     def close(self) -> None:
         self._bar.stop()

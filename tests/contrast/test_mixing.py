@@ -99,6 +99,8 @@ def test_what_changes_and_for_how_long() -> None:
     both = {"mixture": "mochi", "mixture_settings": {"warm_up": 9}, **schedule}
     for given, epochs in (({}, 9), ({"mixture_settings": {"warm_up": 2}}, 7), ({"temperature_schedule": "cosine"}, 9)):
         assert changing_epochs(ContrastiveTerm(**{**both, **given})) == epochs
+    queued = {"queue": 8, "queue_from": 5}
+    assert changing_epochs(ContrastiveTerm(dim=4, objective="swav", objective_settings=queued)) == 5
 
 
 def test_mochi_of_few_candidates() -> None:
