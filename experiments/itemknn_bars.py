@@ -17,8 +17,7 @@ from torch import Tensor
 from experiments.closed_form_split import FIT_ON, measured, read
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.models.base import fit_rows
-from recgraph.models.closed_form.neighbours import ItemKNN
+from recgraph.models.closed_form.neighbours import ItemKNN, fit_rows
 
 
 class WithMeans(ItemKNN):

@@ -22,7 +22,6 @@ OPEN = {
     "arguments",
     "blocks",
     "bounded",
-    "changing",
     "config",
     "engine",
     "finite",
@@ -49,7 +48,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "accelerated": set(),
     "arguments": set(),
     "blocks": set(),
-    "changing": set(),
     # errors of files, and the limit of memory
     "bounded": {"data.errors", "memory"},
     "config": {"bounded", "data.errors"},

@@ -93,7 +93,7 @@ class SwAV(Objective):
 
     @property
     def changing_epochs(self) -> int:
-        """Those before the queue is in use."""
+        """Epochs before the queue is used."""
         assert isinstance(self.config, SwAVConfig)
         return self.config.queue_from if self.config.queue else 0
 

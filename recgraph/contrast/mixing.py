@@ -53,7 +53,7 @@ class Mochi(Mixture):
 
     @property
     def changing_epochs(self) -> int:
-        """The warm-up: mixtures are further candidates, with which the loss is higher."""
+        """Epochs before anything is mixed: mixtures are further candidates, and the loss is higher with them."""
         epochs: int = self.config.warm_up
         return epochs
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.accelerated import is_accelerated
-from recgraph.changing import changing_epochs
 from recgraph.config import ConfigError
 from recgraph.contrast.mixtures import Mixture
 from recgraph.contrast.objectives import Objective
@@ -115,9 +114,8 @@ class ContrastiveTerm(nn.Module):
 
     @property
     def changing_epochs(self) -> int:
-        """Epochs of a linear schedule of the temperature, or those in which a part changes."""
-        of_schedule = self.config.temperature_epochs if self.config.temperature_schedule == "linear" else 0
-        return max(of_schedule, *map(changing_epochs, self.parts))
+        """Epochs of a linear schedule of the temperature."""
+        return self.config.temperature_epochs if self.config.temperature_schedule == "linear" else 0
 
     def _part(self, kind: str, dim: int | None) -> Any:
         """The part of a kind that the configuration names; None: it names none."""
@@ -344,7 +342,7 @@ class ContrastiveTerm(nn.Module):
         if share is None or share.is_whole or not self.objective.splits or isinstance(positives, Ragged):
             return None
         config = self.objective.config
-        # other candidates may all have weight 0, not be drawn, or be mixed with what is none
+        # else an anchor may be left out: its other candidates have weight 0, are not drawn, or are mixed
         has_others = self.weight is None and self.mixture is None and config.n_candidates is None
         counts_fully = config.count_positive and (self.weight is None or not config.weigh_positive)
         return share if has_others or counts_fully else None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
@@ -19,8 +18,6 @@ from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.models.reading import HistoryReading, Reading
 from recgraph.models.settings import ModelConfig
 from recgraph.rng import Generators, seeded_init
-from recgraph.sparse.products import distinct
-from recgraph.sparse.ragged import Ragged
 
 __all__ = [
     "ClosedFormModel",
@@ -326,6 +323,15 @@ class TrainableModel(Model):
         """[n_users] bool, a buffer: which users have a trained vector of their own; None: users have none."""
         return None
 
+    @property
+    def changing_epochs(self) -> int:
+        """Epochs at the start whose loss is another function than that of later ones: the most that a part has.
+
+        Stages, warm-ups and schedules change a loss, and until they end, a lower one does not mean better weights. A
+        part says so by an attribute of this name. A cosine schedule never ends, and is not counted.
+        """
+        return max((getattr(part, "changing_epochs", 0) for part in self.modules() if part is not self), default=0)
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""
         return {"model": list(self.parameters())}
@@ -379,19 +385,3 @@ class TrainableModel(Model):
             asked: the terms that will be computed, for a model that shares work between them.
         """
         raise TypeError(f"{type(self).__name__} must define terms(batch, asked)")
-
-
-def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
-    """n_users rows of distinct items on the model's device: every interaction counts as 1, repeats do not
-    add.
-
-    Raises:
-        ValueError: the training part has another number of items than the model was built for.
-    """
-    assert model.space is not None
-    if train.n_items != model.space.n_items:
-        raise ValueError(
-            f"train has n_items = {train.n_items}, but {type(model).__name__} was built for {model.space.n_items}; "
-            "build a new model for this data set"
-        )
-    return distinct(train.items.to(device), train.n_items)

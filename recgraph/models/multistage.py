@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.changing import changing_epochs
 from recgraph.config import ConfigError, Search
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
@@ -80,10 +79,10 @@ class _Staged(TrainableModel):
 
     @property
     def changing_epochs(self) -> int:
-        """Those of all stages but the last, and those of the last whose loss changes."""
-        epochs: int = self.config.stage_epochs * (self.config.stages - 1)
+        """Epochs of all stages but the last, and those of the last in which its loss changes."""
         last = self.template if self.space is None else self.of_stage(self.config.stages - 1)
-        return epochs + changing_epochs(last)
+        epochs: int = self.config.stage_epochs * (self.config.stages - 1) + last.changing_epochs
+        return epochs
 
     @classmethod
     def revision_of(cls, settings: Mapping[str, Any]) -> int:

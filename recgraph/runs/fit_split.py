@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from recgraph.changing import changing_epochs
 from recgraph.config import ConfigError
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.log import InteractionLog
@@ -87,7 +86,7 @@ def training_of(given: Mapping[str, Any], fit_on: FitPart, model: type[Trainable
 
 def check_epochs(model: Model, config: TrainConfig) -> None:
     """Warn where a model is trained for no more epochs than its stages and warm-ups take."""
-    if config.max_epochs <= (changing := changing_epochs(model)):
+    if isinstance(model, TrainableModel) and config.max_epochs <= (changing := model.changing_epochs):
         _log.warning(
             "max_epochs = %d leaves a part of %s untrained: give at least %d",
             *(config.max_epochs, type(model).__name__, changing + 1),

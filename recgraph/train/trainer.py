@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from recgraph.changing import changing_epochs
 from recgraph.data.batches import Batches
 from recgraph.data.files import sweep
 from recgraph.models.base import Phase, TrainableModel
@@ -98,7 +97,7 @@ class Trainer:
         self.optimisers = make_optimisers(model, config)
         compile_where_asked(model, config, self.accelerator.device)
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
-        self._compared_from = changing_epochs(model) if config.metric == "loss" else 0
+        self._compared_from = model.changing_epochs if config.metric == "loss" else 0
         self.progress = Progress(n_ranks=self.ranks.count)
         self.best: dict[str, Tensor] | None = None
         self._best_is_kept = True
@@ -110,9 +109,9 @@ class Trainer:
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
 
-        With ``metric="last"`` all epochs are trained, and the model holds the last weights. With ``metric="loss"`` the
-        epochs compete from where the loss stays what it is (:func:`recgraph.changing.changing_epochs`). Sharded tables
-        stay sharded (:meth:`recgraph.train.sharding.Sharding.gather`).
+        With ``metric="last"`` all epochs are trained, and the model holds the last weights. With ``metric="loss"`` only
+        epochs after the first :attr:`TrainableModel.changing_epochs` are compared. Sharded tables stay sharded
+        (:meth:`recgraph.train.sharding.Sharding.gather`).
 
         Returns:
             One row an epoch: terms, metrics, seconds, targets a second.

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from recgraph.changing import changing_epochs
 from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.mixing import FeatureTransformation, Mochi
 from recgraph.contrast.mixtures import Mixture, of_positives
@@ -91,16 +90,6 @@ def test_mochi_warms_up() -> None:
     torch.testing.assert_close(term(a, b, generator=seeded(), epoch=1), plain)
     assert float(term(a, b, generator=seeded(), epoch=2).detach()) > float(plain.detach())
     assert float(term(a, b, generator=seeded()).detach()) > float(plain.detach())
-
-
-def test_what_changes_and_for_how_long() -> None:
-    schedule: dict[str, Any] = {"temperature_schedule": "linear", "temperature_end": 0.1, "temperature_epochs": 7}
-    assert changing_epochs(nn.ModuleList([ContrastiveTerm(), ContrastiveTerm(**schedule)])) == 7
-    both = {"mixture": "mochi", "mixture_settings": {"warm_up": 9}, **schedule}
-    for given, epochs in (({}, 9), ({"mixture_settings": {"warm_up": 2}}, 7), ({"temperature_schedule": "cosine"}, 9)):
-        assert changing_epochs(ContrastiveTerm(**{**both, **given})) == epochs
-    queued = {"queue": 8, "queue_from": 5}
-    assert changing_epochs(ContrastiveTerm(dim=4, objective="swav", objective_settings=queued)) == 5
 
 
 def test_mochi_of_few_candidates() -> None:

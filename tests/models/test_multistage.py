@@ -21,6 +21,7 @@ from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.data.batches import Query
 from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.models.base import TrainableModel
 from recgraph.models.multistage import Multistage, MultistageNodes
 from recgraph.rng import Generators, derive
 from recgraph.sparse.ragged import Ragged
@@ -223,6 +224,24 @@ def test_epochs_that_end_before_the_last_stage_are_said(caplog: pytest.LogCaptur
         caplog.clear()
         rg.fit(Multistage(**settings), log, seed=0, device="cpu", max_epochs=epochs)
         assert [each.getMessage() for each in caplog.records if "untrained" in each.getMessage()] == said
+
+
+def test_what_changes_the_loss_and_for_how_long() -> None:
+    def epochs(model: str, **settings: Any) -> int:
+        built = registry.load("model", model)(**{**BASE, **settings}).build(SPACE, 0)
+        assert isinstance(built, TrainableModel)
+        return built.changing_epochs
+
+    schedule: dict[str, Any] = {"temperature_schedule": "linear", "temperature_end": 0.1, "temperature_epochs": 7}
+    assert (epochs("bprmf"), epochs("simgcl"), epochs("simgcl", **schedule)) == (0, 0, 7)
+    both = {"mixture": "mochi", "mixture_options": {"warm_up": 9}, **schedule}
+    for given, wanted in (({}, 9), ({"mixture_options": {"warm_up": 2}}, 7), ({"temperature_schedule": "cosine"}, 9)):
+        assert epochs("simgcl", **{**both, **given}) == wanted
+    assert epochs("simgcl", objective="swav", objective_options={"queue": 8, "queue_from": 5}) == 5
+    for warm_up, wanted in ((4, 7), (8, 8)):
+        assert epochs("ncl", n_clusters=(3,), warm_up_epochs=warm_up, **schedule) == wanted
+    model = Multistage(base="SimGCL", base_options={**BASE, **schedule}, stages=3, stage_epochs=2)
+    assert (model.changing_epochs, model.build(SPACE, 4).changing_epochs) == (4, 2 * 2 + 7)
 
 
 def test_the_loss_selects_within_the_last_stage() -> None:

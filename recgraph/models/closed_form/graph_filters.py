@@ -16,8 +16,8 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.encoders.sized import SizedByState
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
-from recgraph.models.closed_form.neighbours import NeighbourModel
+from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
+from recgraph.models.closed_form.neighbours import NeighbourModel, fit_rows
 from recgraph.models.memory import neighbour_needs, user_filter_needs
 from recgraph.rng import numpy_generator
 from recgraph.sparse.csr import Csr

@@ -12,7 +12,8 @@ from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ClosedFormModel, ModelConfig, Space, fit_rows
+from recgraph.models.base import ClosedFormModel, ModelConfig, Space
+from recgraph.models.closed_form.neighbours import fit_rows
 from recgraph.models.memory import ridge_needs
 from recgraph.rng import Generators
 from recgraph.sparse.products import distinct

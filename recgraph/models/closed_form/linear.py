@@ -17,8 +17,8 @@ from recgraph.config import Added, ConfigError, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.memory import MemoryLimitError, Needs, Workload, available
-from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
-from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores
+from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, fit_rows
 from recgraph.models.memory import item_matrix_needs
 from recgraph.sparse.products import co_occurrence, distinct
 from recgraph.sparse.ragged import Ragged

@@ -13,10 +13,11 @@ from recgraph.config import Added, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
+from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.memory import neighbour_needs
 from recgraph.models.reading import Reading
-from recgraph.sparse.products import neighbours
+from recgraph.sparse.products import distinct, neighbours
+from recgraph.sparse.ragged import Ragged
 
 
 class Popularity(ClosedFormModel):
@@ -144,3 +145,18 @@ class ItemKNN(NeighbourModel):
         self.neighbours.copy_(index)
         self.similarities.copy_(F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity)
         return self
+
+
+def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
+    """n_users rows of distinct items on a device: every interaction counts as 1, repeats do not add.
+
+    Raises:
+        ValueError: the training part has another number of items than the model was built for.
+    """
+    assert model.space is not None
+    if train.n_items != model.space.n_items:
+        raise ValueError(
+            f"train has n_items = {train.n_items}, but {type(model).__name__} was built for {model.space.n_items}; "
+            "build a new model for this data set"
+        )
+    return distinct(train.items.to(device), train.n_items)

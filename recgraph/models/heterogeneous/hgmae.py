@@ -58,7 +58,7 @@ def rate_at(rate: float | tuple[float, float, float], epoch: int) -> float:
 
 
 def epochs_of(rate: float | tuple[float, float, float]) -> int:
-    """In how many epochs at the start a rate is not what it is after them."""
+    """Epochs until a rate has the value that it keeps."""
     if not isinstance(rate, tuple) or not rate[1]:
         return 0
     first, step, last = rate
@@ -239,7 +239,7 @@ class HGMAE(GraphModel):
 
     @property
     def changing_epochs(self) -> int:
-        """Until both rates of masks are what they stay: the more is masked, the higher is the loss."""
+        """Epochs until both rates of masks have their last value: the more is masked, the higher is the loss."""
         return max(epochs_of(self.config.feature_mask), epochs_of(self.config.edge_mask))
 
     @property
