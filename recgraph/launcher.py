@@ -17,7 +17,7 @@ __all__ = [
 
 
 class LauncherError(ValueError):
-    """A variable that a launcher sets is not there, or has no value that it can have; the message names it."""
+    """A variable that a launcher sets is missing or has an invalid value; the message names it."""
 
 
 class Meeting(NamedTuple):
@@ -33,7 +33,7 @@ def is_launched() -> bool:
     """Whether a launcher started this process as one of several.
 
     Raises:
-        LauncherError: ``WORLD_SIZE`` is not a number, or ``RANK`` none below it.
+        LauncherError: ``WORLD_SIZE`` is not a number, or ``RANK`` is no number below it.
     """
     if "RANK" not in os.environ:
         return False
@@ -57,7 +57,7 @@ def meeting() -> Meeting:
     """What the variables of a process that was launched say of where all meet.
 
     Raises:
-        LauncherError: a variable is not there, or no number that it can be.
+        LauncherError: a variable is missing or invalid.
     """
     rank, count = _number("RANK", 0), _number("WORLD_SIZE", 1)
     for name, what in {"MASTER_ADDR": "the name of rank 0's machine", "MASTER_PORT": "a free port there"}.items():

@@ -1,6 +1,6 @@
 """Where the processes that a launcher has started find one another: a store at rank 0, or at the launcher.
 
-Sockets of Python find out first what can be wrong there: the store would write frames of C++ to the standard error.
+Python's sockets try the address first: for a wrong one the store would print frames of C++.
 """
 
 from __future__ import annotations

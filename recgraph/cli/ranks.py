@@ -54,7 +54,7 @@ def join(context: Any) -> None:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether another process tells of the error; of one in the launcher's variables each tells."""
+    """Whether another process reports the error; each reports one in the launcher's variables."""
     if isinstance(error, LauncherError) or not is_launched():
         return False
     from recgraph.ranks import Ranks
@@ -69,7 +69,7 @@ def is_silent(error: BaseException) -> bool:
 
 
 def of_rank(message: str, error: BaseException) -> str:
-    """The message of an error; one of this process alone, which is no refusal of all, gets its rank and traceback."""
+    """The message of an error; of one that this process alone has, with its rank, and the traceback is printed."""
     if isinstance(error, LauncherError) or not is_launched():
         return message
     from recgraph.ranks import Ranks

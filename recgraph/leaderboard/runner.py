@@ -111,7 +111,7 @@ class Summary:
         left: not started, or stopped at the end of the time budget; the next run resumes them.
         missing: data sets or studies that are not available, with the reason.
         reasons: name -> why it failed.
-        mixed: data sets some of whose records were made in different ways, with what differs: they are not compared.
+        mixed: data sets whose records have different protocols and are not compared, with what differs.
     """
 
     kept: list[str] = field(default_factory=list)
@@ -130,7 +130,8 @@ class Summary:
     def __str__(self) -> str:
         counts = {name: len(value) for name, value in vars(self).items() if value and name not in ("reasons", "mixed")}
         text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
-        return "\n".join([text, *(f"failed: {name}: {why}" for name, why in self.reasons.items())])
+        failed = [f"failed: {name}: {why}" for name, why in self.reasons.items()]
+        return "\n".join([text, *failed, *(f"not compared: {name}" for name in self.mixed)])
 
 
 @checked

@@ -256,8 +256,9 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     store = Store(folder)
     planned, missing = _plan(sheet, store)
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
-    newest = _newest_data([record for own in found.values() for record in own.values()])
-    data_hash = kept_data_hash(folder, sheet) or newest
+    data_hash = kept_data_hash(folder, sheet) or _newest_data(
+        record for own in found.values() for record in own.values()
+    )
     current = {
         name: {repeat: record for repeat, record in own.items() if record["data_hash"] == data_hash}
         for name, own in found.items()

@@ -293,8 +293,11 @@ def train_model(
 
 
 def _add_ranks(record: RunRecord, before: int) -> None:
-    """Add what several processes cost together: their number, or that before the training was resumed where it was
-    larger, the CPU time of all, the largest peak memory."""
+    """Add what several processes cost together: the CPU time of all, the largest peak memory, and their number.
+
+    Args:
+        before: the most that have trained together before this training was resumed; the larger number counts.
+    """
     assert record.cost is not None
     costs = all_values(record.cost)
     if (n_ranks := max(before, len(costs))) > 1:

@@ -115,8 +115,8 @@ class RunRecord(_Entries):
         best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects
             (None where nothing selects).
         cost: what the training cost, over all processes of a training that was resumed.
-        n_ranks: how many processes trained together, where there were several: the largest number of a training that
-            went on with another; ``cost`` has the CPU seconds of all and the peak memory of the largest.
+        n_ranks: the most processes that have trained together, where there were several; ``cost`` has the CPU seconds
+            of all and the largest peak memory.
         provenance: see :func:`provenance`.
         update: of a run that :func:`recgraph.runs.update.update` made: its parent, what was new, both validations.
         tracking: where the run's trackers are found again, see :mod:`recgraph.train.trackers`.
