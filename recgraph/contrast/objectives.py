@@ -131,12 +131,16 @@ class Objective(Part):
             kept: [N] bool, written here: which anchors have a candidate and count; only without a share.
 
         Raises:
-            ValueError: candidates are to be drawn, and there is no generator.
+            ValueError: candidates are to be drawn, and there is no generator; or an anchor has several positives.
         """
         a, ids_a, labels, positives = views.a, views.ids_a, views.labels_a, views.positives
         if positives is None:
             positives = torch.arange(len(a), device=a.device)
-        assert isinstance(positives, Tensor)
+        if isinstance(positives, Ragged):
+            raise ValueError(
+                f"{type(self).__name__} has one positive for each anchor, and this contrast has several; use one "
+                "(n_positives = 1), or an objective that takes several, such as 'info_nce'"
+            )
         if views.share is not None:
             own = torch.arange(len(a), device=a.device)[views.share.rows] if own is None else own
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]

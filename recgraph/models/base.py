@@ -332,6 +332,11 @@ class TrainableModel(Model):
         """
         return max((getattr(part, "changing_epochs", 0) for part in self.modules() if part is not self), default=0)
 
+    @property
+    def shared_terms(self) -> dict[str, float]:
+        """Terms that settings of a base class ask for, with their coefficients: a phase has each that is not 0."""
+        return {}
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""
         return {"model": list(self.parameters())}

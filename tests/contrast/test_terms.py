@@ -14,8 +14,10 @@ from torch import Tensor
 
 from recgraph import blocks
 from recgraph.config import ConfigError
+from recgraph.contrast.objectives import NTXent
 from recgraph.contrast.regularisers import Alignment, Margin, Uniformity
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
+from recgraph.contrast.views import Similarity, Views
 from recgraph.sparse.ragged import Ragged
 
 N, D = 8, 5
@@ -253,6 +255,11 @@ def test_refusals() -> None:
         ContrastiveTerm(objective="info_nce")(a, b[:-1])
     with pytest.raises(ValueError, match="one shape"):
         ContrastiveTerm()(a, b[:-1])
+    ids = torch.arange(8)
+    with pytest.raises(ValueError, match=r"not in pairs .* an objective that turns its views says needs_pairs = True"):
+        _ = Views(a, b, ids, ids, positives=ids).turned
+    with pytest.raises(ValueError, match="NTXent has one positive for each anchor, and this contrast has several"):
+        NTXent().softmax(Views(a, b, ids, ids, positives=Ragged.from_lists([[0, 1]] * 8)), Similarity(), None)
 
 
 @pytest.mark.parametrize("scope", ["row", "batch"])

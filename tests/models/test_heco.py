@@ -245,6 +245,10 @@ def test_the_contrast_is_configuration() -> None:
         assert all(grad is not None for grad in learned)
     with pytest.raises(ValueError, match="objective = 'nt_xent' has one positive for each anchor; use n_positives = 1"):
         HeCo(metapaths=paths, objective="nt_xent").build(shop())
+    with pytest.raises(
+        ValueError, match="mixture = 'mochi' mixes for one positive of each anchor; use n_positives = 1"
+    ):
+        HeCo(metapaths=paths, mixture="mochi", n_positives=3).build(shop())
 
 
 @pytest.mark.parametrize("objective", ["nt_xent", "swav", "symile", "vicreg", "info_nce"])

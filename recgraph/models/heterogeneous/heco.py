@@ -231,6 +231,10 @@ class HeCo(ContrastiveModel, LearnsClasses):
                 f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
                 "objective"
             )
+        if self.contrast.mixture is not None and config.n_positives > 1:
+            raise ValueError(
+                f"mixture = {config.mixture!r} mixes for one positive of each anchor; use n_positives = 1 or no mixture"
+            )
 
     def memory_needs(self, work: Workload) -> Needs:
         needs = super().memory_needs(work)

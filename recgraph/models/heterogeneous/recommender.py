@@ -19,7 +19,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import stream
+from recgraph.models.contrast import reader_of_labels, stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
@@ -94,6 +94,11 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
             raise ValueError(
                 f"projection_dim = {self.projection_dim} needs view_encoder = 'gcn': the views of 'light' have no "
                 "projection"
+            )
+        if (part := reader_of_labels(self)) is not None:
+            raise ValueError(
+                f"{part} reads a rating of each row, which users and items of this model have none of; use another "
+                "part, or a model that hands ratings on, such as SimGCL or CL4SRec"
             )
         return self
 
