@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from recgraph.arguments import checked
 from recgraph.evaluate.results import Result, check_comparable, load_users
 from recgraph.evaluate.statistics import (
+    ROUNDING,
     Interval,
     TooFewPairs,
     bootstrap,
@@ -79,7 +80,7 @@ def compare_values(
     own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if own.shape != other.shape or own.ndim != 1:
         raise ValueError(f"a and b must be paired: one list of values each, not {own.shape} and {other.shape}")
-    values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
+    values = _differences(own, other)
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
     return Comparison(
@@ -94,6 +95,13 @@ def compare_values(
         cohen_d(values),
         rank_biserial(values),
     )
+
+
+def _differences(own: FloatArray, other: FloatArray) -> FloatArray:
+    """[M] ``other - own`` of the pairs with both; 0 where rounding makes them differ, as of means over 1 and 5 seeds."""
+    values: FloatArray = other - own
+    values[np.isfinite(values) & np.isclose(own, other, rtol=ROUNDING, atol=0)] = 0.0
+    return values[~np.isnan(own) & ~np.isnan(other)]
 
 
 @checked
@@ -133,7 +141,7 @@ def p_value(
     """The p-value of one test over users, without the rest of :func:`over_users`; 1 where no two users have values."""
     own, other = user_means(results_of(a, "a"), results_of(b, "b"), metric)
     check_draws(n_draws, seed)
-    values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
+    values = _differences(own, other)
     if values.size < 2:
         return 1.0
     if test == "randomisation":

@@ -6,6 +6,7 @@ one here, see :func:`randomisation`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from recgraph.rng import numpy_generator
 
 #: numbers drawn at a time
 _AT_ONCE = 1 << 23
+#: numbers that differ by no more of the greater one count as equal: rounding alone makes them differ
+ROUNDING = 1e-12
 
 
 class TooFewPairs(ValueError):
@@ -189,10 +192,12 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
     own, other = _sample("a", a), _sample("b", b)
-    difference = float(other.mean() - own.mean())
+    difference = _of_means(own, other)
     if np.ptp(own) == 0 and np.ptp(other) == 0:
         return Welch(difference, Interval(difference, difference, confidence), float(difference == 0), hedges_g(a, b))
-    found = stats.ttest_ind(other, own, equal_var=False)
+    with warnings.catch_warnings():  # scipy doubts the deviation of a sample without any, which is 0
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        found = stats.ttest_ind(other, own, equal_var=False)
     low, high = found.confidence_interval(confidence)
     return Welch(difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g(a, b))
 
@@ -205,10 +210,16 @@ def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
     own, other = _sample("a", a), _sample("b", b)
     free = own.size + other.size - 2
     pooled = np.sqrt((own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free)
-    difference = float(other.mean() - own.mean())
+    difference = _of_means(own, other)
     if np.ptp(own) == 0 and np.ptp(other) == 0:
         return float(np.sign(difference) * np.inf) if difference else 0.0
     return float(difference / pooled * (1 - 3 / (4 * free - 1)))
+
+
+def _of_means(own: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The mean of ``other`` less that of ``own``; 0 where they differ by rounding, as those of 2 and 3 equal values."""
+    means = own.mean(), other.mean()
+    return 0.0 if np.isclose(*means, rtol=ROUNDING, atol=0) else float(means[1] - means[0])
 
 
 def _sample(name: str, values: ArrayLike) -> NDArray[np.float64]:

@@ -201,6 +201,25 @@ def test_welch_without_deviations() -> None:
         welch([1, 2], [3, 4], confidence=2)
 
 
+def test_numbers_of_seeds_make_no_difference() -> None:
+    # the mean over five or seven equal values differs from that over one in its last digit
+    values = np.tile(1 / np.log2(np.arange(2, 22)), 10)
+    for n in (5, 6, 7):
+        found = over_users(result(values), [result(values)] * n, "ndcg@10", n_draws=999)
+        assert (found.difference, found.cohen_d, *found.p_values.values()) == (0, 0, 1, 1, 1)
+        assert p_value(result(values), [result(values)] * n, "ndcg@10", test="wilcoxon") == 1
+    found = welch([0.1] * 2, [0.1] * 3)
+    assert (found.difference, found.p_value, found.hedges_g) == (0, 1, 0)
+    # a small difference is still one
+    assert compare_values(values, values + 1e-9, n_draws=999).p_values["randomisation"] == 0.001
+
+
+@pytest.mark.filterwarnings("error")
+def test_welch_of_a_sample_without_deviation() -> None:
+    # by hand: means .1 and .25, variance .005 of two values, one degree of freedom
+    assert welch([0.1, 0.1], [0.2, 0.3]).p_value == pytest.approx(2 * stats.t.sf(0.15 / np.sqrt(0.0025), 1))
+
+
 def test_seeds_may_be_files(tmp_path: Path) -> None:
     given = {"a": [], "b": []}
     for name, values in (("a", A), ("b", B)):
