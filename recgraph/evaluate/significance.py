@@ -98,7 +98,7 @@ def compare_values(
 
 
 def _differences(own: FloatArray, other: FloatArray) -> FloatArray:
-    """[M] ``other - own`` of the pairs with both; 0 where rounding makes them differ, as of means over 1 and 5 seeds."""
+    """[M] ``other - own`` of the pairs with both; 0 where rounding makes them differ, as means over 1 and 5 seeds."""
     values: FloatArray = other - own
     values[np.isfinite(values) & np.isclose(own, other, rtol=ROUNDING, atol=0)] = 0.0
     return values[~np.isnan(own) & ~np.isnan(other)]
