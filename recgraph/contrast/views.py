@@ -186,8 +186,8 @@ class Views:
         if self.positives is not None or self.temperatures is not None or len(self.a) != len(self.b):
             raise ValueError(
                 f"a {list(self.a.shape)} and b {list(self.b.shape)} are not in pairs (a queue, all nodes as "
-                "candidates, several positives or prototypes), so that rows of b cannot be anchors; an objective that turns its "
-                "views says needs_pairs = True, and is then refused before training"
+                "candidates, several positives or prototypes), so that rows of b cannot be anchors; an objective that "
+                "turns its views says needs_pairs = True, and is then refused before training"
             )
         turned = replace(self, a=self.b, b=self.a, ids_a=self.ids_b, ids_b=self.ids_a)
         return replace(turned, labels_a=self.labels_b, labels_b=self.labels_a)

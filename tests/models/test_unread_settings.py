@@ -24,6 +24,10 @@ from recgraph.tuning.space import SearchSpace
         ({"twin": "latent", "augmentations": ("node_drop",)}, "augmentations = .* has no effect on twin = 'latent'"),
         ({"twin": "none", "augmenter": "conv"}, "augmenter = 'conv' has no effect on twin = 'none'"),
         ({"twin": "latent", "feature_mask": 0.1}, r"feature_mask = 0\.1 has no effect on twin = 'latent'"),
+        (
+            {"twin": "none", "context_dropout": "separate"},
+            "context_dropout = 'separate' has no effect on twin = 'none'",
+        ),
         ({"top_k": None, "ties": "cosine"}, "ties = 'cosine' has no effect without top_k"),
     ],
 )
@@ -43,6 +47,7 @@ def test_of_twins_that_are_not_made(model: str, settings: dict[str, Any], match:
         {"context_fan_out": (2,)},
         {"sample_with_replacement": True},
         {"context_cap": 8},
+        {"queue_size": 100},
     ],
 )
 def test_of_batches_that_are_not_made(model: str, settings: dict[str, Any]) -> None:
@@ -50,6 +55,15 @@ def test_of_batches_that_are_not_made(model: str, settings: dict[str, Any]) -> N
     with pytest.raises(ConfigError, match=f"{name} = .* has no effect without mini_batch = True; set it"):
         cls(**settings)
     assert cls.Config.of(cls(mini_batch=True, **settings).config.model_dump()).mini_batch
+
+
+@pytest.mark.parametrize("model", ["meow", "adameow", "heco"])
+@pytest.mark.parametrize("settings", [{"pseudo_weight": 0.5}, {"pseudo_temperature": 0.5}])
+def test_of_classes_that_are_not_learned(model: str, settings: dict[str, Any]) -> None:
+    cls, (name,) = registry.load("model", model), settings
+    with pytest.raises(ConfigError, match=f"{name} = 0.5 has no effect without n_classes; give it"):
+        cls(**settings)
+    assert cls(n_classes=3, **settings).config.n_classes == 3
 
 
 @pytest.mark.parametrize("model", ["sasrec", "bprmf"])
@@ -99,6 +113,7 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
         ("sasrec", {"n_negatives": 8}, "n_negatives = 8 has no effect with loss = 'full_softmax', which draws none"),
         ("bprmf", {"loss": "full_softmax", "popularity_power": 0.5}, "popularity_power = .* has no effect with loss"),
         ("cl4srec", {"temperature_epochs": 3}, "temperature_epochs = 3 has no effect without a schedule"),
+        ("meow", {"twin": "latent", "redraw_masks": True}, "redraw_masks = True has no effect on twin = 'latent'"),
         (
             "bprmf",
             {"teacher": "runs/one", "distil_by": "regression", "distil_temperature": 2.0},

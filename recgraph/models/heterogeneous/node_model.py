@@ -82,7 +82,8 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
     ] = 2048
 
     def unread(self) -> dict[str, str]:
-        of_batches = ("fan_out", "context_fan_out", "sample_with_replacement", "context_cap")
+        of_batches = ["fan_out", "context_fan_out", "sample_with_replacement", "context_cap"]
+        of_batches += ["queue_size"] if self.queue_size else []  # 0 says what is so
         why = "without mini_batch = True; set it, or leave this out"
         return super().unread() | ({} if self.mini_batch else dict.fromkeys(of_batches, why))
 

@@ -27,7 +27,8 @@ TIES = (
 )
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 #: settings of latent and of masked twins
-_OF_LATENT, _OF_MASKED = ("augmenter", "augmenter_options"), ("augmentations", "feature_mask", "edge_mask")
+_OF_LATENT = ("augmenter", "augmenter_options")
+_OF_MASKED = ("augmentations", "feature_mask", "edge_mask", "context_dropout", "redraw_masks")
 
 
 class ViewsConfig(ContrastConfig):
