@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         if chosen.base is not None:
             benches = against_base(benches, chosen.base, Path(folder))
         for threads in chosen.threads:
-            device = rates.measure(chosen.device, threads, chosen.repeats, clock_of(threads, chosen))
+            device = rates.measure(chosen.device, chosen.precision, threads, chosen.repeats, clock_of(threads, chosen))
             for bench in benches:
                 lines.append(measure(bench, threads, chosen, device))
                 print(json.dumps(lines[-1]), flush=True)

@@ -13,17 +13,18 @@ from experiments.bench.harness import Measured, Side, measure_in_turn
 
 #: of a device: MiB that are copied, side of the square matrices, products a repetition. No cache holds the copies
 _SIZES = {"cpu": (256, 2048, 3), "cuda": (1024, 8192, 20)}
-_TYPES = ("float32", "bfloat16")
+#: precision of trainings -> types in which a run computes. A CPU without instructions for bfloat16 takes minutes for these
+_TYPES = {"no": ("float32",), "bf16": ("float32", "bfloat16")}
 
 
-def sides(device: str) -> list[Side]:
-    """The measurements: copies, then a product in each type."""
+def sides(device: str, precision: str) -> list[Side]:
+    """The measurements: copies, then a product in each type that a run with such a precision computes in."""
     mb, n, steps = _SIZES[device]
     copies = {"device": device, "mb": mb, "steps": 20, "warmup": 2}
     squares = {"device": device, "n": n, "steps": steps, "warmup": 1}
     return [
         Side("copies", "plain/copies.py", copies),
-        *(Side(name, "plain/square.py", {**squares, "dtype": name}) for name in _TYPES),
+        *(Side(name, "plain/square.py", {**squares, "dtype": name}) for name in _TYPES[precision]),
     ]
 
 
@@ -67,7 +68,7 @@ class Rates:
         return {**rounded, **({"reason": dict(self.reasons)} if self.reasons else {})}
 
 
-def measure(device: str, threads: int, repeats: int, clock: str) -> Rates:
+def measure(device: str, precision: str, threads: int, repeats: int, clock: str) -> Rates:
     """The rates of a device with so many threads of the host."""
-    given = [(side, Path(sys.executable)) for side in sides(device)]
+    given = [(side, Path(sys.executable)) for side in sides(device, precision)]
     return Rates.of(measure_in_turn(given, threads, repeats, hide_accelerator=device == "cpu"), clock)

@@ -142,8 +142,13 @@ def test_a_product_of_squares_is_counted() -> None:
     assert run(3) == {"GFLOP": 3 * 2 * 8**3 / 1e9}
 
 
+@pytest.mark.parametrize(("precision", "types"), [("no", {"float32"}), ("bf16", {"float32", "bfloat16"})])
 def test_a_run_measures_the_device_and_gives_the_share(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+    types: set[str],
 ) -> None:
     monkeypatch.setitem(rates._SIZES, "cpu", (1, 64, 2))
     small = Bench(
@@ -155,11 +160,11 @@ def test_a_run_measures_the_device_and_gives_the_share(
     monkeypatch.setattr(command, "suite", lambda *_: [small])
     monkeypatch.setattr(command, "graph_suite", lambda *_: [])
     out = tmp_path / "lines.jsonl"
-    assert command.main(["--repeats", "1", "--no-install", "--out", str(out)]) == 0
+    assert command.main(["--repeats", "1", "--no-install", "--precision", precision, "--out", str(out)]) == 0
     (line,) = [json.loads(text) for text in out.read_text().splitlines()]
     assert line["ours"] > 0
     assert 0 < line["share"]["GFLOP"] < 10
-    assert line["device"].keys() == {"GB/s", "float32 GFLOP/s", "bfloat16 GFLOP/s"}
+    assert line["device"].keys() == {"GB/s", *(f"{name} GFLOP/s" for name in types)}
     assert min(line["device"].values()) > 0
     assert "of the device's float32 products" in capsys.readouterr().out
 
