@@ -138,7 +138,8 @@ def _summary(key: str) -> dict[str, Any]:
     model = registry.load("model", key)
     fields = [setting.name for setting in model.Config.describe()]
     (name,) = registry.written("model", key)
-    return {"model": name, "what": _first_line(model), "update": _UPDATES[model.updated_by], "settings": fields}
+    update = _UPDATES[None if model.reads_graph else model.updated_by]
+    return {"model": name, "what": _first_line(model), "update": update, "settings": fields}
 
 
 def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
@@ -33,7 +32,7 @@ from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.runs.teacher import without_teacher
-from recgraph.runs.update_options import RATE_SHARE, SCHEDULED, UpdateOptions, UpdateRefused
+from recgraph.runs.update_options import RATE_SHARE, SCHEDULED, UpdateOptions, UpdateRefused, check_updatable
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
@@ -41,7 +40,7 @@ from recgraph.train.config import TrainConfig, pick_device, training_config
 from recgraph.train.trackers import keep_in_trackers
 from recgraph.train.trainer import Trainer
 
-__all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
+__all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "update"]
 
 #: what an update is validated by where nothing has selected the run
 _METRIC = "ndcg@10"
@@ -75,7 +74,7 @@ def update(
         UpdateRefused: the result is worse than the parent on the newest slice; both numbers are named.
         ValueError: the model cannot be updated, the log does not fit the run, or ``out`` is not empty.
     """
-    check_updatable(type(parent.model))
+    check_updatable(parent.model)
     parent = without_teacher(parent)
     joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
     _warn_of_known(joined)
@@ -242,19 +241,6 @@ class _Update:
             times=None if times is None else times.values,
             time_unit=parent.time_unit,
             time_format=parent.time_format,
-        )
-
-
-def check_updatable(model: type[Model]) -> None:
-    """Refuse a model that cannot take in a new log.
-
-    Raises:
-        ValueError: names the models that can.
-    """
-    if model.updated_by is None:
-        able = [name for name, cls in registry.classes("model") if cls.updated_by]
-        raise ValueError(
-            f"{model.__name__} cannot be updated; fit it again on everything. The models that can: {', '.join(able)}"
         )
 
 

@@ -1,13 +1,15 @@
-"""How a run is updated, and the error of an update that makes it worse."""
+"""How a run is updated, which models can be, and the error of an update that makes it worse."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from recgraph import registry
+from recgraph.models.base import Model
 from recgraph.train.callbacks import Observer
 
-__all__ = ["RATE_SHARE", "SCHEDULED", "UpdateOptions", "UpdateRefused"]
+__all__ = ["RATE_SHARE", "SCHEDULED", "UpdateOptions", "UpdateRefused", "check_updatable"]
 
 #: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
 RATE_SHARE = 0.25
@@ -64,3 +66,22 @@ class UpdateOptions:
             raise ValueError(f"learning_rate = {self.learning_rate} must be above 0")
         if not self.valid and not self.force:
             raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
+
+
+def check_updatable(model: Model) -> None:
+    """Refuse a model that cannot take in a new log, by its class or by its settings.
+
+    Raises:
+        ValueError: says that it reads a graph, or names the models that can.
+    """
+    name = type(model).__name__
+    if model.reads_graph and type(model).updated_by is not None:
+        raise ValueError(
+            f"{name} cannot be updated: as it is set, it reads a typed graph, and a new log has no relations of its "
+            "users and items; fit it again on everything"
+        )
+    if model.updated_by is None:
+        able = [key for key, cls in registry.classes("model") if cls.updated_by and not cls.reads_graph]
+        raise ValueError(
+            f"{name} cannot be updated; fit it again on everything. The models that can: {', '.join(able)}"
+        )

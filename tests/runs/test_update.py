@@ -20,8 +20,10 @@ from recgraph import registry
 from recgraph.data.batches import PairBatches, sequence_batches
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
+from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import ClosedFormModel, Space
-from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.collaborative.base import CollaborativeModel
+from recgraph.models.heterogeneous.base import GraphModel, HoldsGraph
 from recgraph.rng import Generators
 from recgraph.runs.new_log import Joined, newest
 from recgraph.runs.run import Run
@@ -128,6 +130,36 @@ def test_a_model_that_cannot_says_so(name: str) -> None:
     )
     with pytest.raises(ValueError, match=message):
         run.update(NEW)
+
+
+class OfItemPaths(HoldsGraph, CollaborativeModel):
+    """A model of a user's own that reads the graph, and says nothing of updates."""
+
+    reads_graph = True
+
+    def _build(self, space: Any) -> None:
+        super()._build(space)
+        self._adjacency = MetaPath("item-user-item")(space.graph)
+
+    def nodes(self) -> torch.Tensor:
+        return self.embedding.weight
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, max_len=6, item_graph="meta_paths"),
+        lambda: OfItemPaths(hidden_dim=4),
+    ],
+)
+def test_a_model_that_reads_a_graph_says_so_whatever_its_class_can(model: Any) -> None:
+    items = pl.DataFrame({"item": ["a", "b", "c"], "kind": [["x"], ["y"], ["x"]]})
+    frame = pl.DataFrame({"user": [1, 1, 1, 2, 2], "item": list("abcab"), "time": range(5)})
+    names = {"user": "user", "item": "item", "timestamp": "time"}
+    log = rg.Interactions.from_frame(frame, **names, item_features=items)
+    run = rg.fit(model(), log, seed=0, max_epochs=1, device="cpu")
+    with pytest.raises(ValueError, match="cannot be updated: as it is set, it reads a typed graph"):
+        run.update(pl.DataFrame({"user": [2], "item": ["c"], "time": [9]}))
 
 
 @pytest.mark.parametrize("name", ["ease", "itemknn", "popularity", "ials", "slim"])
