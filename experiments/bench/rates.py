@@ -13,7 +13,7 @@ from experiments.bench.harness import Measured, Side, measure_in_turn
 
 #: of a device: MiB that are copied, side of the square matrices, products a repetition. No cache holds the copies
 _SIZES = {"cpu": (256, 2048, 3), "cuda": (1024, 8192, 20)}
-#: precision of trainings -> types in which a run computes. A CPU without instructions for bfloat16 takes minutes for these
+#: precision of trainings -> types in which a run computes. A CPU without instructions for bfloat16 takes minutes for it
 _TYPES = {"no": ("float32",), "bf16": ("float32", "bfloat16")}
 
 
