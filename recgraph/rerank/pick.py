@@ -140,6 +140,7 @@ def _pick(
 class _Growing:
     """Lists that a re-ranker fills from the first P items of each ranking, its pool."""
 
+    name: str
     gains: Gains
     compare: Compare
     pool_mask: Tensor
@@ -158,18 +159,34 @@ class _Growing:
             for column in last.unbind(1):
                 similarity = compare(column.clamp(min=0))
                 nearest = torch.where((column >= 0)[:, None], torch.maximum(nearest, similarity), nearest)
-        return cls(reranker.gains(relevance, nearest, min(k, size)), compare, pool_mask)
+        gains = reranker.gains(relevance, nearest, min(k, size))
+        return cls(type(reranker).__name__, gains, compare, pool_mask)
 
     def over(self, by_rank: Tensor, open_mask: Tensor) -> Tensor:
         """[R, P]: gains where the pool has an item that may be picked, else the values by rank."""
         size = self.pool_mask.shape[1]
         mine_mask = open_mask[:, :size] & self.pool_mask
-        gains = self.gains.values.masked_fill(~mine_mask, float("-inf"))
+        gains = self._values(mine_mask).masked_fill(~mine_mask, float("-inf"))
         value = by_rank.clone()
         has_mask = mine_mask.any(1)
         value[has_mask] = float("-inf")
         value[:, :size] = torch.where(has_mask[:, None], gains, value[:, :size])
         return value
+
+    def _values(self, mine_mask: Tensor) -> Tensor:
+        """[R, P]: the gains.
+
+        Raises:
+            ValueError: they are of another shape, or that of an item which may be picked is not finite.
+        """
+        values = self.gains.values
+        wanted = list(mine_mask.shape)
+        if not isinstance(values, Tensor) or list(values.shape) != wanted:
+            what = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"reranker {self.name}: the values of its gains are {what}; give a tensor {wanted}")
+        if not bool((values.isfinite() | ~mine_mask).all()):  # such an item would be picked first, or end the list
+            raise ValueError(f"reranker {self.name}: a value of its gains is not finite; give each candidate a number")
+        return values
 
     def take(self, items: Tensor, place: Tensor) -> None:
         """Tell the re-ranker what was picked."""

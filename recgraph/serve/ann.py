@@ -160,7 +160,7 @@ class AnnIndex:
             what = f"it has {len(self.vectors):,} items, the model {model.space.n_items:,}"
             raise ValueError(f"index: {what}; {_REMEDY}")
 
-    def rank(self, model: Model, query: Query, seen: Ragged | None, k: int, batch_size: int = 1024) -> Lists:
+    def rank(self, model: Model, query: Query, seen: Ragged | None, k: int) -> Lists:
         """The best ``k`` of the found items for each user of a query, without those in ``seen``.
 
         How many are fetched for a user depends on the user alone, so that lists do not depend on who else is asked for.
@@ -180,7 +180,7 @@ class AnnIndex:
         groups = [
             (size, part)
             for size, rows in of_size.items()
-            for part in rows.split(min(GROUP, batch_size))  # type: ignore[no-untyped-call]
+            for part in rows.split(GROUP)  # type: ignore[no-untyped-call]
         ]
         found = Lists.cat(
             [self._rank_group(model, query, seen, k, part, k * self.oversample + size) for size, part in groups]

@@ -97,7 +97,7 @@ class Lister:
         seen = query.history if asked.exclude_seen else None
         rows = torch.arange(len(query))
         if ann is not None and ruling.is_plain and ruling.candidates is None:
-            found = ann.rank(self.model, query, seen, k, asked.batch_size)
+            found = ann.rank(self.model, query, seen, k)
             yield rows, found
             # a list ends early where the index has looked at too few items, or at none of a vector with NaN
             rows = (found.items[:, -1] < 0).nonzero().flatten()

@@ -210,6 +210,14 @@ def test_what_a_metric_needs_is_named(metric: str, needed: str, of_frame: str, o
         matrix(np.eye(4), np.eye(4), metrics=[metric])
 
 
+@pytest.mark.parametrize("convention", ["lenskit", "recpack"])
+def test_embeddings_are_no_memberships(convention: str) -> None:
+    """The entropy of negative shares is no number, which LensKit's mean counts as 0."""
+    asked: dict[str, Any] = {"metrics": ["intra_list_diversity"], "cutoffs": (2,), "convention": convention}
+    with pytest.raises(ValueError, match=r"features: column 1 of item index 2 is -0.5; distance = '\w+' reads what"):
+        matrix(np.eye(3), np.eye(3), features=np.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]]), **asked)
+
+
 def test_features_of_a_matrix_may_be_an_array() -> None:
     names = ["intra_list_diversity"]
     values = [

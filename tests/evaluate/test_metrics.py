@@ -223,6 +223,11 @@ def test_grades() -> None:
     assert value_of("ndcg", example, 3, "ranx", gain="exponential") == pytest.approx(exponential, abs=1e-12)
     assert value_of("recall", example, 3, "pyg", weighted=True) == pytest.approx(4 / 6, abs=1e-12)
     assert value_of("rbp", example, 3, "ranx") == pytest.approx(0.15 * (1 + 3 * 0.85**2), abs=1e-12)
+    best = (1 + 3 * 0.85**2) / (3 + 2 * 0.85 + 0.85**2)
+    assert value_of("rbp", example, 3, graded=True) == pytest.approx(best, abs=1e-12)
+    # a cut-off beyond the last item of the catalogue
+    beyond = replace(example, facts=Facts(3))
+    assert value_of("rbp", beyond, 10, graded=True) == pytest.approx(best, abs=1e-12)
 
 
 def test_discounts_and_gains_are_objects_or_names() -> None:

@@ -184,6 +184,33 @@ def test_mistakes(models: dict[str, Model]) -> None:
     model.train()
 
 
+class GivenValues(Attribution):
+    """Values that an own attribution computes wrongly."""
+
+    values: Any = None
+
+    def attribute(self, subject: subjects.Subject, generator: torch.Generator) -> torch.Tensor:
+        found: torch.Tensor = self.values
+        return found
+
+
+@pytest.mark.parametrize(
+    ("values", "given"),
+    [(torch.rand(9), r"\[9\]"), (torch.rand(9, 2), r"\[9, 2\]"), (torch.rand(3, 9), r"\[3, 9\]"), ([[0.1]], "list")],
+)
+def test_values_of_an_own_attribution_that_are_of_other_events_are_refused(
+    models: dict[str, Model], values: Any, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "key_of", lambda kind, cls: "leaveoneout")
+    own = GivenValues()
+    own.values = values
+    recommender = recommender_of(models["sasrec"].eval(), ROWS)
+    wanted = rf"attribute gave {given} for 2 items and \d+ events; give a tensor \[2, "
+    with pytest.raises(ValueError, match=wanted):
+        rg.explain.attribute(recommender, "u4", k=2, methods=[own], n_random=1)
+    models["sasrec"].train()
+
+
 def test_without_methods_each_model_has_those_that_it_can() -> None:
     for name, methods in (("sasrec", ["leave_one_out", "integrated_gradients"]), ("ease", ["leave_one_out"])):
         model = rg.models.SASRec(hidden_dim=8, n_layers=1) if name == "sasrec" else rg.models.EASE()

@@ -14,7 +14,7 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.rerank import pick as picking
-from recgraph.rerank.base import Reranker, reranker_of
+from recgraph.rerank.base import Gains, Reranker, reranker_of
 from recgraph.rerank.pick import Reranking, pick
 from recgraph.rerank.similarity import CoOccurrence, Cosine, Jaccard, Similarity
 from recgraph.sparse.ragged import Ragged
@@ -256,6 +256,34 @@ def test_nan_is_refused(name: str) -> None:
         picked({"name": name}, items, scores, 5)
     with pytest.raises(ValueError, match="vectors: that of item index 3 is not finite"):
         Cosine(vectors().index_fill(0, torch.tensor([3]), float("nan")))
+
+
+class GivenGains(Reranker):
+    """Gains that an own re-ranker computes wrongly."""
+
+    values: Any = None
+
+    def gains(self, relevance: Tensor, nearest: Tensor, k: int) -> Gains:
+        gains = Gains()
+        gains.values = self.values
+        return gains
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.zeros(4), r"the values of its gains are \[4\]; give a tensor \[3, 4\]"),
+        (np.zeros((3, 4)), r"the values of its gains are ndarray; give a tensor \[3, 4\]"),
+        (torch.full((3, 4), float("nan")), "a value of its gains is not finite"),
+        (torch.full((3, 4), float("-inf")), "a value of its gains is not finite"),
+    ],
+)
+def test_gains_of_an_own_reranker_that_choose_nothing_are_refused(values: Any, message: str) -> None:
+    items, scores = rankings(3, 6)
+    reranker = GivenGains(pool=4)
+    reranker.values = values
+    with pytest.raises(ValueError, match=f"reranker GivenGains: {message}"):
+        pick(items, scores, 2, reranking=Reranking(reranker, Cosine(vectors())))
 
 
 @pytest.mark.parametrize("name", NAMES)

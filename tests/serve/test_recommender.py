@@ -374,6 +374,15 @@ def test_vectors_of_candidates_are_gathered_some_at_a_time(monkeypatch: pytest.M
     assert pl.concat(served.recommend(users=[user], k=50) for user in data.users.values).equals(whole)
 
 
+def test_approximate_scores_do_not_depend_on_how_many_users_are_ranked_at_a_time() -> None:
+    pytest.importorskip("faiss")
+    data = log(n_users=90, n_items=400)
+    served = serve(data, SASRec(hidden_dim=32)).use_ann()
+    whole = served.recommend(users="all", k=20)
+    assert served.recommend(users="all", k=20, batch_size=1).equals(whole)
+    assert served.recommend(users="all", k=20, batch_size=7).equals(whole)
+
+
 def test_how_near_approximate_lists_are_to_exact_ones() -> None:
     pytest.importorskip("faiss")
     served = serve(log(n_users=60, n_items=3000))

@@ -40,6 +40,7 @@ class IntraListDiversity(Metric):
         known = ranked.catalogue().features
         assert known is not None
         items, features = ranked.first_items(k), known.double()
+        _check_features(features, self.distance)
         mask = items >= 0
         # a few users at a time: a block holds the features of all their items
         width = max(items.shape[1], 1)
@@ -60,6 +61,23 @@ class IntraListDiversity(Metric):
         pairs = (n * (n - 1)).double()
         total = (_DISTANCES[self.distance](listed) * (mask[:, :, None] & mask[:, None, :])).sum((1, 2))
         return (total / pairs.clamp(min=1)).masked_fill(n == 0, 0.0 if self.distance == "jaccard" else nan)
+
+
+def _check_features(features: Tensor, distance: Distance) -> None:
+    """Refuse features, as embeddings are, that a distance takes for memberships.
+
+    Raises:
+        ValueError: one is below 0.
+    """
+    if distance not in ("entropy", "jaccard"):
+        return
+    below_mask = features < 0
+    if bool(below_mask.any()):
+        item, column = below_mask.nonzero()[0].tolist()
+        raise ValueError(
+            f"features: column {column} of item index {item} is {features[item, column]:g}; distance = {distance!r} "
+            "reads what an item belongs to, which is not below 0: give such features, or take distance='cosine'"
+        )
 
 
 def _cosine(listed: Tensor) -> Tensor:

@@ -262,6 +262,6 @@ class RBP(Metric):
         if gains is ranked.hits or ranked.ideal_gains is None:
             best = _best(weights, n_hits)
         else:
-            ranks = torch.arange(k, device=weights.device)
-            best = (ranked.ideal_gains[:, :k] * weights * (ranks < n_hits[:, None])).sum(1)
+            place = torch.arange(len(weights), device=weights.device)
+            best = (ranked.ideal_gains[:, :k] * weights * (place < n_hits[:, None])).sum(1)
         return (found / best).masked_fill(n_hits == 0, nan)

@@ -109,7 +109,15 @@ def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Genera
 
 
 def _values(subject: Subject, name: str, method: Attribution, seed: int) -> Tensor:
-    values = method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
+    given: Any = method.attribute(subject, _generator(seed, subject, name))
+    wanted = [len(subject.targets), subject.n_events]
+    if not isinstance(given, Tensor) or list(given.shape) != wanted:
+        what = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(
+            f"attribution {name}: attribute gave {what} for {wanted[0]} items and {wanted[1]} events; give a tensor "
+            f"{wanted}"
+        )
+    values = given.to(torch.float64)
     if not bool(values.isfinite().all()):
         raise ValueError(
             f"attribution {name}: a value is not finite; the scores of {type(subject.model).__name__} are not, or "
