@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from recgraph.arguments import checked
 from recgraph.evaluate.results import Result, check_comparable, load_users
 from recgraph.evaluate.statistics import (
-    ROUNDING,
     Interval,
     TooFewPairs,
     bootstrap,
     check_draws,
     cohen_d,
+    differences_of,
     paired_t,
     randomisation,
     rank_biserial,
@@ -98,10 +98,8 @@ def compare_values(
 
 
 def _differences(own: FloatArray, other: FloatArray) -> FloatArray:
-    """[M] ``other - own`` of the pairs with both; 0 where rounding makes them differ, as means over 1 and 5 seeds."""
-    values: FloatArray = other - own
-    values[np.isfinite(values) & np.isclose(own, other, rtol=ROUNDING, atol=0)] = 0.0
-    return values[~np.isnan(own) & ~np.isnan(other)]
+    """[M] ``other - own`` of the pairs with both."""
+    return differences_of(own, other)[~np.isnan(own) & ~np.isnan(other)]
 
 
 @checked

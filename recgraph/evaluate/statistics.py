@@ -17,8 +17,8 @@ from recgraph.rng import numpy_generator
 
 #: numbers drawn at a time
 _AT_ONCE = 1 << 23
-#: numbers that differ by no more of the greater one count as equal: rounding alone makes them differ
-ROUNDING = 1e-12
+#: numbers whose difference is at most this share of them count as equal: rounding alone makes them differ
+_ROUNDING = 1e-12
 
 
 class TooFewPairs(ValueError):
@@ -32,6 +32,13 @@ class Interval:
     low: float
     high: float
     confidence: float
+
+
+def differences_of(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """``b - a``, 0 where rounding alone makes them differ, as the means of two and of three equal values."""
+    values = np.subtract(b, a, dtype=np.float64)
+    is_rounding = np.isfinite(values) & np.isclose(a, b, rtol=_ROUNDING, atol=0)
+    return np.where(is_rounding, 0.0, values)
 
 
 def paired_t(differences: ArrayLike) -> float:
@@ -192,7 +199,7 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
     own, other = _sample("a", a), _sample("b", b)
-    difference = _of_means(own, other)
+    difference = float(differences_of(own.mean(), other.mean()))
     if np.ptp(own) == 0 and np.ptp(other) == 0:
         return Welch(difference, Interval(difference, difference, confidence), float(difference == 0), hedges_g(a, b))
     with warnings.catch_warnings():  # scipy doubts the deviation of a sample without any, which is 0
@@ -210,16 +217,10 @@ def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
     own, other = _sample("a", a), _sample("b", b)
     free = own.size + other.size - 2
     pooled = np.sqrt((own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free)
-    difference = _of_means(own, other)
+    difference = float(differences_of(own.mean(), other.mean()))
     if np.ptp(own) == 0 and np.ptp(other) == 0:
         return float(np.sign(difference) * np.inf) if difference else 0.0
     return float(difference / pooled * (1 - 3 / (4 * free - 1)))
-
-
-def _of_means(own: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """The mean of ``other`` less that of ``own``; 0 where they differ by rounding, as those of 2 and 3 equal values."""
-    means = own.mean(), other.mean()
-    return 0.0 if np.isclose(*means, rtol=ROUNDING, atol=0) else float(means[1] - means[0])
 
 
 def _sample(name: str, values: ArrayLike) -> NDArray[np.float64]:

@@ -76,7 +76,7 @@ def _check_features(features: Tensor, distance: Distance) -> None:
         item, column = below_mask.nonzero()[0].tolist()
         raise ValueError(
             f"features: column {column} of item index {item} is {features[item, column]:g}; distance = {distance!r} "
-            "reads what an item belongs to, which is not below 0: give such features, or take distance='cosine'"
+            "reads what an item belongs to, in numbers of 0 and more: give such features, or take distance='cosine'"
         )
 
 

@@ -97,7 +97,7 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
             )
         if (part := reader_of_labels(self)) is not None:
             raise ValueError(
-                f"{part} reads a rating of each row, which users and items of this model have none of; use another "
+                f"{part} reads a rating of each row, which users and items of this model do not have; use another "
                 "part, or a model that hands ratings on, such as SimGCL or CL4SRec"
             )
         return self
