@@ -24,14 +24,12 @@ from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.rows import ROWS_OF_LAZY
 
 __all__ = [
-    "autoencoder_needs",
     "graph_needs",
     "item_matrix_needs",
     "largest_batch",
     "neighbour_needs",
     "pair_needs",
     "recommender_needs",
-    "relation_needs",
     "ridge_needs",
     "sample_sizes",
     "sequence_needs",
@@ -290,48 +288,6 @@ def graph_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
     step += 4 * _FLOAT * width * sum(graph.count(name) for name in types)
     ranking = _FLOAT * width * n_nodes * n_views * 4
     return Needs(parameters, 0, {**held, "features": 2 * features}, fitting=fitting, step=int(step), ranking=ranking)
-
-
-def autoencoder_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
-    """Of a model that attends to neighbours along meta-paths, and restores attributes and edges."""
-    config, graph, n, width = model.config, work.space.graph, work.n_items, model.config.hidden_dim
-    x = model.features_of(graph, paths[0].route(graph)[0].start)
-    n_features, n_layers = n if x is None else int(x.shape[1]), config.n_layers + 1
-    layers = n_layers * (len(paths) * (width * width + 5 * width) + 128 * (width + 2))
-    parameters = _FLOAT * (width * (2 * n_features + 1) + n_features + layers + 3 * width * width)
-    held, fitting = path_bytes(paths, graph, with_contexts=False)
-    fitting = max(fitting, _spectral_bytes(model, graph, paths[0].route(graph)[0].start))
-    entries = [path.cost(graph).nnz for path in paths]
-    n_drawn = sum(entries) if config.n_neighbours is None else sum(min(e, n * config.n_neighbours) for e in entries)
-    # of each layer and path inputs, products, heads, norm and activation; of each entry and head scores and shares
-    vectors = n_layers * len(paths) * n * (8 * width + 128)
-    scores = n_drawn * (6 * (config.n_heads * config.n_layers + 1) + 8)
-    # what is kept of the edges, and the orders that it is drawn by
-    drawing = 32 * max(entries)
-    features = 0 if x is None else x.nbytes
-    step = (
-        int(_SLACK * _FLOAT * 2 * (vectors + scores)) + drawing + 2 * features + 4 * _FLOAT * (width + 1) * n_features
-    )
-    ranking = 20 * _FLOAT * max(entries) + 8 * _FLOAT * n * width * len(paths)
-    return Needs(parameters, 0, {**held, "features": 2 * features}, fitting=fitting, step=step, ranking=ranking)
-
-
-def relation_needs(model: Any, work: Workload) -> Needs:
-    """Of a model that takes means over all edge types in both directions, and holds the edges alone."""
-    config, graph, n, width = model.config, work.space.graph, work.n_items, model.config.hidden_dim
-    inputs = {name: model.features_of(graph, name) for name in graph.node_types}
-    widths = {name: graph.count(name) if x is None else int(x.shape[1]) for name, x in inputs.items()}
-    edges = [graph.adjacency(edge_type) for edge_type in graph.edge_types]
-    matrices = 2 * len(edges) * config.n_layers + 4
-    parameters = _FLOAT * width * (sum(widths.values()) + max(widths.values()) + matrices * (width + 1))
-    # both directions, with weights, rows, and the transposes of backward
-    held = {"relations": sum(80 * adj.nnz + 32 * sum(adj.shape) for adj in edges)}
-    features = sum(0 if x is None else x.nbytes for x in inputs.values())
-    vectors = sum(5 * graph.count(name) for name in inputs) + sum(4 * config.n_layers * sum(adj.shape) for adj in edges)
-    step = int(_SLACK * _FLOAT * (width * (vectors + 20 * n) + 10 * width * width)) + 2 * features
-    fitting = _spectral_bytes(model, graph, MetaPath(config.metapaths[0]).route(graph)[0].start)
-    held["features"] = 2 * features
-    return Needs(parameters, 0, held, fitting=fitting, step=step, ranking=step // 2)
 
 
 def _spectral_bytes(model: Any, graph: Any, target: str) -> int:
