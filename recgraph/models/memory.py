@@ -21,7 +21,6 @@ from recgraph.graph.pathsim import estimate_nnz, steps_of
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.losses.scores import MANY
 from recgraph.memory import Needs, Workload, state_bytes
-from recgraph.rows import ROWS_OF_LAZY
 
 __all__ = [
     "autoencoder_needs",
@@ -115,16 +114,9 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     step += _FLOAT * targets * 6 * width + loss_block(config, targets, work.n_items, width)
     if n_sets > 1:
         step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width
-    is_made = bool(config.item_features) or config.item_graph is not None
     if config.item_features:
         step += 4 * _FLOAT * work.n_items * width
-    loss, is_slow = registry.key(config.loss), getattr(config, "target_momentum", None) is not None
-    is_row_sparse = loss != _FULL and not is_made and not is_slow and work.n_items >= ROWS_OF_LAZY
-    row_tables = _FLOAT * (work.n_items + 1) * width // work.n_shards if is_row_sparse else 0
-    if is_row_sparse:
-        n_negatives, is_own, n_groups = _negatives(config)
-        drawn = n_negatives * (targets if is_own else n_groups)
-        step += _of_rows(min(tokens + targets + drawn, work.n_items), width)
+    row_tables = 0
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
     batches = 8 * work.n_interactions * (6 if config.regime == "prefix" else 3)
@@ -201,14 +193,11 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True,
     table, n_layers = _FLOAT * n_nodes * config.hidden_dim // work.n_shards, getattr(config, "n_layers", 0)
     n_rows = min(work.batch_size, max(n_edges, 1))
     n_negatives, is_own, _ = _negatives(config)
-    is_row_sparse = by_rows and n_nodes > ROWS_OF_LAZY and registry.key(config.loss) != _FULL
-    step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
+    step = (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
     # vectors of user, item and negatives, and their gradients; of many negatives scores alone, and their places by item
     places = n_rows * ((n_negatives if is_own else 0) + 2)
     looked_up = places if n_negatives < MANY else 2 * n_rows
     step += 2 * _FLOAT * config.hidden_dim * looked_up + 24 * looked_up + _SAMPLED_PLACE * (places - looked_up)
-    if is_row_sparse:
-        step += _of_rows(min(places, n_nodes), config.hidden_dim)
     if not is_own:
         step += loss_block(config, n_rows, work.n_items, config.hidden_dim)
     if n_views:
@@ -221,7 +210,7 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True,
         adjacency = 24 * n_edges + 16 * n_nodes
         held["adjacency"] = (20 * n_edges) + adjacency * (1 + n_views)
         fitting = 80 * n_edges
-    row_tables = table if is_row_sparse else 0
+    row_tables = 0
     return Needs(parameters, buffers, held, fitting=fitting, step=step, ranking=table, row_tables=row_tables)
 
 

@@ -27,7 +27,6 @@ from recgraph.memory import (
     bound_of,
     format_size,
     resident,
-    table_bytes,
 )
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import of_all
@@ -77,8 +76,7 @@ class Fit:
         """The predicted peak."""
         model, space = self.model, self.space
         lengths = torch.zeros(0, dtype=torch.int64) if self.part is None else self.part.items.lengths
-        n_shards = self.n_ranks if isinstance(model, TrainableModel) and self.config.shard_tables else 1
-        work = Workload(space.n_users, space.n_items, lengths, self.config.batch_size, space, n_shards)
+        work = Workload(space.n_users, space.n_items, lengths, self.config.batch_size, space)
         needs = model.memory_needs(work)
         n_bytes = data_bytes(self.part)
         held = {"library": self.before - n_bytes, "data": n_bytes, "libraries at work": FITTING_LIBRARIES}
@@ -92,18 +90,16 @@ class Fit:
             if self.on_host:
                 # Adam's two moments; the best weights so far are kept beside the present ones
                 held |= {"optimiser": 2 * needs.parameters, "best weights": needs.parameters + needs.buffers}
-                of_rows = 0 if self.config.table_optimiser == "adam" else needs.row_tables
+                of_rows = needs.row_tables if self.config.sparse_tables else 0
                 moments["a step"] = int(_GAPS * (needs.parameters - of_rows + needs.step))
             if self.saves:
                 # the writer makes the bytes of a file before it writes them
                 moments["a checkpoint"] = 2 * needs.parameters + needs.buffers
-            if self.on_host and n_shards > 1 and (self.begins_whole or not self.saves):
-                moments["whole tables"] = table_bytes(model, space)
         if self.cases is not None:
             width = getattr(model.config, "hidden_dim", 256)
-            threads = ranking_threads(model, torch.device("cpu")) if self.on_host and n_shards == 1 else 1
+            threads = ranking_threads(model, torch.device("cpu")) if self.on_host else 1
             own = (needs.ranking + threads * needs.scoring) * self.on_host
-            moments["a validation"] = _validation(self.cases(), space.n_items, width, threads, n_shards) + own
+            moments["a validation"] = _validation(self.cases(), space.n_items, width, threads) + own
         return Estimate(held, moments)
 
     def fits(self, most: int, n_items: int | None = None, batch_size: int | None = None, **settings: Any) -> bool:
@@ -193,10 +189,10 @@ def data_bytes(part: Part | None) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def _validation(cases: Cases, n_items: int, width: int, threads: int, n_shards: int) -> int:
+def _validation(cases: Cases, n_items: int, width: int, threads: int) -> int:
     """Histories and truth, the catalogue, a tile of scores of each thread, the lists and metrics of all users."""
     data = 3 * (cases.history.values.nbytes + cases.truth.values.nbytes) + 64 * cases.truth.values.numel()
-    catalogue = 24 * n_items + 4 * (n_items // n_shards + CHUNK) * width
+    catalogue = 24 * n_items + 4 * (n_items + CHUNK) * width
     scores = threads * 5 * 4 * TILE_ROWS["cpu"] * min(CACHED_ITEMS, n_items + CHUNK)
     return data + catalogue + scores + len(cases) * _OF_USER
 
