@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from recgraph import parallel
 from recgraph.bounded.tables import read_schema
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.diagnose import collect
@@ -48,7 +49,7 @@ from recgraph.data.split_files import (
     split_hash,
 )
 from recgraph.data.strategies import strategy_of
-from recgraph.engine import Engine, Local, Piece
+from recgraph.parallel import Engine, Piece
 
 __all__ = ["FORMATS", "PreparedSplit", "prepare"]
 
@@ -153,7 +154,7 @@ def prepare(
         strategy, params: of the split. The label of an interaction must depend on its user's interactions alone:
             ``"leave-one-out"``, ``"ratio"`` with ``order="time"``, ``"time"`` with ``valid_from`` and ``test_from``, or
             ``"all"``. None of these draws, so there is no seed.
-        engine: runs the pieces (:mod:`recgraph.workers.engines`), on machines that share the files and ``out``; None:
+        engine: runs the pieces (:mod:`recgraph.parallel`), on machines that share the files and ``out``; None:
             this process, one after another.
         shard_rows: rows of a shard of a Parquet file.
         range_rows: about so many interactions are put in order at a time.
@@ -188,12 +189,12 @@ def prepare(
     _, columns = read.scan_rows()
     chosen.check_columns([name for name, column in columns if column is not None])
     shards = [*_shards(paths, form, shard_rows)]
-    if isinstance(engine or Local(), Local):
+    if engine is None:
         check_preparation([_n_rows_about(shard, form, reading) for shard in shards], range_rows)
     with replacing_folder(Path(out).absolute()) as folder:
         work = folder / "work"
         work.mkdir()
-        made = _Preparation(engine or Local(), folder, work)
+        made = _Preparation(engine, folder, work)
         log, encoded = made.encoded(shards, Path(files.path), reading, columns)
         total = sum(each.n_interactions for each in encoded)
         log = log.with_feature_files(read.features(columns), read.feature_files())
@@ -219,7 +220,7 @@ class _Preparation:
         folder: of the split; ``work`` in it: of what is between two passes.
     """
 
-    engine: Engine
+    engine: Engine | None
     folder: Path
     work: Path
 
@@ -228,7 +229,7 @@ class _Preparation:
     ) -> tuple[InteractionLog, list[_Encoded]]:
         """Encode all shards -> the log without its rows, and the shards that hold interactions."""
         pieces = (Piece(shard.name, shard) for shard in shards)
-        encoded = [*self.engine.map(_encode, pieces, (self.work, reading))]
+        encoded = [*parallel.map(_encode, pieces, (self.work, reading), self.engine)]
         source = source_of_all(path, [*{each.source.path: each.source for each in encoded}.values()])
         starts = itertools.accumulate((each.n_rows for each in encoded), initial=0)
         held = [replace(each, first_row=start) for each, start in zip(encoded, starts, strict=False)]
@@ -245,15 +246,16 @@ class _Preparation:
     ) -> npt.NDArray[np.int64]:
         """Divide the rows of the shards among ranges of users -> [n_users] how many interactions each user has."""
         pieces = (Piece(shards[each.number].name, each) for each in encoded)
-        for _ in self.engine.map(_scatter, pieces, (self.work, unit, ranges)):
+        for _ in parallel.map(_scatter, pieces, (self.work, unit, ranges), self.engine):
             pass
         shared = (self.work, [each.number for each in encoded])
-        return np.concatenate([*self.engine.map(_lengths, (part.piece for part in ranges), shared)])
+        return np.concatenate([*parallel.map(_lengths, (part.piece for part in ranges), shared, self.engine)])
 
     def label(self, log: InteractionLog, strategy: Strategy, ranges: Sequence[_Range], shards: Sequence[int]) -> None:
         """Label and write the rows of all ranges; ``shards`` are those that hold rows."""
         shared = (self.folder, self.work, shards, log, strategy)
-        counts = sum(self.engine.map(_label, (part.piece for part in ranges), shared), np.zeros(len(Label), np.int64))
+        labelled = parallel.map(_label, (part.piece for part in ranges), shared, self.engine)
+        counts = sum(labelled, np.zeros(len(Label), np.int64))
         strategy.check_counts({label: int(counts[label]) for label in Label})
 
 

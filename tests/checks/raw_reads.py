@@ -39,7 +39,6 @@ ALLOWED: dict[str, set[str]] = {
     "train/checkpoint.py": {"safe_open"},  # rows of a file whose head was read within bounds
     "tuning/options.py": {"json.loads"},  # values of this process, made plain
     "tuning/study.py": {"json.loads"},  # values of this process, made plain
-    "workers/engines.py": {"torch.load"},  # a tensor between workers; weights_only
     "workers/lock.py": {"json.loads"},  # a line that a holder of the lock wrote
     "workers/pool.py": {"json.load"},  # orders from the parent process
     "workers/records.py": {"json.loads"},  # log records of a worker

@@ -17,7 +17,7 @@ from recgraph.data.log_file import LogFile
 from recgraph.data.preparing import prepare
 from recgraph.data.reading import Reading
 from recgraph.data.split import SealedSplit, Split
-from recgraph.engine import Engine
+from recgraph.parallel import Engine
 
 
 def log(n: int = 3000, n_users: int = 150, n_items: int = 80, fractions: bool = False) -> pl.DataFrame:

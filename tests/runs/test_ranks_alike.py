@@ -14,7 +14,6 @@ from launched import on_ranks
 
 import recgraph as rg
 from recgraph.data.split import Split
-from recgraph.engine import Local
 from recgraph.evaluate import evaluate
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
@@ -23,11 +22,11 @@ from recgraph.models.collaborative.lightgcn import BPRMF
 from recgraph.models.heterogeneous.hero import HERO
 from recgraph.models.sequence.contrastive import CL4SRec
 from recgraph.models.two_stage.model import TwoStage
+from recgraph.parallel import Engine
 from recgraph.ranks import Ranks, is_first, is_told
 from recgraph.runs.run import Run
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
-from recgraph.workers.engines import Ray
 
 N_USERS, N_ITEMS = 40, 21
 SPACE = Space(n_users=N_USERS, n_items=N_ITEMS)
@@ -131,14 +130,14 @@ def asked(folder: Path) -> dict[str, Any]:
     told["part"] = refused(lambda: run.evaluate("test" if rank else "valid"))
     over = sharded(folder / "sharded")
     told["rerank"] = refused(lambda: over.evaluate(rerank="mmr"))
-    told["engine"] = refused(lambda: run.evaluate("valid", engine=Ray()))
-    told["engine of shards"] = refused(lambda: over.evaluate(engine=Ray()))
+    told["engine"] = refused(lambda: run.evaluate("valid", engine=Engine(name="ray")))
+    told["engine of shards"] = refused(lambda: over.evaluate(engine=Engine(name="ray")))
     return {
         "told": told,
         "kept": kept(folder),
         "n_ranks": run.record.n_ranks,
         "in common": over.evaluate(rerank={"name": "mmr", "similarity": "co_occurrence"})[0].metrics,
-        "local": over.evaluate(engine=Local())[0].metrics == over.evaluate()[0].metrics,
+        "local": over.evaluate(engine=None)[0].metrics == over.evaluate()[0].metrics,
     }
 
 
@@ -165,7 +164,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("scores", "rank 1 evaluates another model than rank 0"),
         ("part", "rank 1 evaluates other users or protocols than rank 0"),
         ("rerank", "rerank: each process holds some rows of the tables of CL4SRec (shard_tables)"),
-        ("engine", "engine = Ray('auto', "),
+        ("engine", "engine = "),
         ("engine", "2 processes of a launcher divide the users already, and each would have the engine rank for all"),
         ("engine of shards", "leave out engine (--engine), or the launcher"),
     ],
