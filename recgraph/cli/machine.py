@@ -33,7 +33,6 @@ EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metav
 _PREDICTING = (
     "recgraph.runs.memory",
     "recgraph.serve.memory",
-    "recgraph.data.preparing_memory",
     "recgraph.explain.memory",
 )
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
