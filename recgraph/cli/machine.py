@@ -32,7 +32,6 @@ EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metav
 #: the modules that log what they predict
 _PREDICTING = (
     "recgraph.serve.memory",
-    "recgraph.data.preparing_memory",
     "recgraph.explain.memory",
 )
 #: what torch, its libraries and polars read when they are imported, also those of worker processes

@@ -18,11 +18,10 @@ from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
-from recgraph.ranks import is_first
+from recgraph.ranks import is_first, together
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.changed_features import check_features
-from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord
@@ -31,7 +30,6 @@ from recgraph.runs.source import check_split, features_of, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
-from recgraph.workers.together import together
 
 __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
@@ -302,7 +300,7 @@ class Run(BaseRun):
         )
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
-        with on_all_ranks(folder):
+        with together():
             recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
         return Run.serving(recommender, record, folder)
 
