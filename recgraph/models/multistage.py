@@ -264,8 +264,8 @@ class Multistage(_Staged):
     def reading(self, query: Query) -> Reading:
         return StagesReading(self, [model.reading(query) for model in self.trained()])
 
-    def encode_items(self, index: Tensor | None = None) -> Tensor:
-        rows = [model.encode_items() if index is None else model.encode_items(index) for model in self.trained()]
+    def encode_items(self) -> Tensor:
+        rows = [model.encode_items() for model in self.trained()]
         return torch.cat(rows, 1)
 
 
