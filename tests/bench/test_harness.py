@@ -1,4 +1,4 @@
-"""The benchmark harness: two sides are measured in turn, and a line tells them apart. Nothing here measures a library."""
+"""The benchmark harness: two sides are measured in turn, and a line tells them apart; no library is measured."""
 
 from __future__ import annotations
 
