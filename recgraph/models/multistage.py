@@ -117,10 +117,6 @@ class _Staged(TrainableModel):
     def _stage(self, first: bool) -> TrainableModel:
         """A model of a stage, not built: the first has the weight of its settings, the others that of the stages."""
         settings = self._base_settings()
-        if settings.get("teacher") is not None:
-            raise ConfigError(
-                f"base_options: teacher = {settings['teacher']!r}: stages learn from no teacher; leave it out"
-            )
         if not first:
             settings |= {"weight": "same_cluster", "weight_options": {}}
         return self._base()(**settings)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.config import ConfigError
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.data.batches import Query
@@ -63,11 +62,6 @@ def test_a_stage_counts_its_epochs_from_0() -> None:
         with torch.random.fork_rng():
             alone = stage(replace(first_batch(model, epoch=epoch), epoch=local), ["cl"])["cl"]
         torch.testing.assert_close(model(batch, ["cl"])["cl"], alone)
-
-
-def test_stages_learn_from_no_teacher() -> None:
-    with pytest.raises(ConfigError, match="base_options: teacher = 'runs/one': stages learn from no teacher"):
-        Multistage(base="SimGCL", base_options={"teacher": "runs/one"})
 
 
 def test_a_stage_contrasts_in_the_clusters_of_the_one_before() -> None:
