@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -70,7 +70,6 @@ class LabelsConfig(Config):
 class DataConfig(Config):
     """How a data set of the catalogue is split for a run."""
 
-    decided_later: ClassVar[frozenset[str]] = frozenset({"split"})
     split: Annotated[
         str | None,
         Field(description="split strategy; none: given parts, or what the data card says, else leave-one-out"),
