@@ -79,8 +79,6 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.simplex": ("SimpleX",),
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
-        "recgraph.models.heterogeneous.hero": ("HERO",),
-        "recgraph.models.heterogeneous.hgmae": ("HGMAE",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
         "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
         "recgraph.models.sequence.bert4rec": ("BERT4Rec",),

@@ -14,7 +14,6 @@ from recgraph.config import Config, Search, configure
 from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.models.reading import HistoryReading, Reading
 from recgraph.models.settings import ModelConfig
 from recgraph.rng import Generators, seeded_init
@@ -209,14 +208,6 @@ class Model(nn.Module):
         Args:
             smaller: of the same class and settings.
         """
-
-    def memory_needs(self, work: Workload) -> Needs:
-        """What it is going to need of memory, before it is built: by default its state, and in a step twice that.
-
-        A subclass adds what its steps and its fitting take (:mod:`recgraph.models.memory`).
-        """
-        parameters, buffers = state_bytes(self, work.space, work.n_shards)
-        return Needs(parameters, buffers, step=2 * parameters, fitting=buffers)
 
     def item_table(self) -> Tensor:
         """[n_items, D]: the trainable vectors that the items begin with, as a view of the parameter.

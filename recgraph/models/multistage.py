@@ -19,7 +19,6 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import Model, ModelConfig, PathKey, Phase, Space, Terms, TrainableModel
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.contrast import ContrastConfig
@@ -156,11 +155,6 @@ class _Staged(TrainableModel):
     def stage_of(self, epoch: int) -> int:
         """The stage that trains in an epoch, both from 0."""
         return int(min(epoch // self.config.stage_epochs, self.config.stages - 1))
-
-    def memory_needs(self, work: Workload) -> Needs:
-        """Of one stage, with the state of all."""
-        one, stages = self._stage(first=False).memory_needs(work), self.config.stages
-        return replace(one, parameters=one.parameters * stages, buffers=one.buffers * stages, row_tables=0)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -57,7 +57,7 @@ class FitOptions:
         resume: continue from the newest checkpoint in the folder.
         progress: see :func:`recgraph.train.display.progress_observer`.
         observers: called during the training.
-        memory_limit: of the process, e.g. ``"8GiB"``; see :func:`recgraph.runs.memory.check_fit`.
+        memory_limit: of the process, e.g. ``"8GiB"``.
         beside: names of folders that may lie in a folder which is not a run yet.
         selection: what the run's record keeps of the training that chose its number of epochs.
     """

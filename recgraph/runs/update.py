@@ -20,7 +20,7 @@ from torch import Tensor
 from recgraph.accelerated import is_accelerated
 from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
-from recgraph.data.part import Cases, Part
+from recgraph.data.part import Cases
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import device_of
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
@@ -28,7 +28,6 @@ from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
-from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.runs.teacher import without_teacher
@@ -155,7 +154,6 @@ class _Update:
     def validated(self, checkpoint: Path | None) -> tuple[float | None, float | None]:
         """Make the model -> the metric on the newest slice of the parent and of the model."""
         trained = self.joined.part(self.joined.trained, self.joined.trained_times)
-        self._check_memory(trained)
         metric, seen = self.fit_options.config.metric, self.fit_options.config.select_seen
 
         def measure(model: Any) -> dict[str, float]:
@@ -174,15 +172,6 @@ class _Update:
             return old, None if self.cases is None else self.record.best
         self._fit_again(self.joined.trained, self.fit_options)
         return old, None if self.cases is None else measure(self.model)[metric]
-
-    def _check_memory(self, trained: Part) -> None:
-        """Refuse an update that does not fit beside the parent, which is held."""
-        model, config = self.parent.model, self.fit_options.config
-        found = self.cases
-        cases = None if found is None else lambda: found
-        on_host = pick_device(self.options.device).type == "cpu"
-        fit = Fit(type(model)(model.config), self.space, trained, config, cases, on_host)
-        check_fit(fit, self.options.memory_limit)
 
     def fold_in(self) -> None:
         """Fit a model in closed form to the newest slice, too."""

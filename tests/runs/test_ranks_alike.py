@@ -20,7 +20,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import BPRMF
-from recgraph.models.heterogeneous.hero import HERO
+from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.sequence.contrastive import CL4SRec
 from recgraph.models.two_stage.model import TwoStage
 from recgraph.ranks import Ranks, is_first, is_told
@@ -94,7 +94,7 @@ def kept(folder: Path) -> dict[str, Any]:
         found["fit"] = sorted(path.name for path in (folder / "fit").iterdir())
         run.update(new, out=folder / "update", valid=0, force=True, device="cpu", progress=False)
         found["update"] = sorted(path.name for path in (folder / "update").iterdir())
-        model = HERO(metapaths=("paper-author-paper",), hidden_dim=4, projection_dim=4)
+        model = HeCo(metapaths=("paper-author-paper",), hidden_dim=4)
         rg.fit_graph(model, graph(), seed=0, out=folder / "graph", **settings)
         found["graph"] = sorted(path.name for path in (folder / "graph").iterdir())
         if is_first():

@@ -21,11 +21,9 @@ from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
-from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
 from recgraph.parts import chosen
 from recgraph.rng import Generators
@@ -172,10 +170,6 @@ class CollaborativeModel(TrainableModel):
     def prepare(self, batch: PairBatch) -> None:
         if self.reads_distinct and is_accelerated(self.embedding.weight):
             batch.keep_distinct()
-
-    def memory_needs(self, work: Workload) -> Needs:
-        by_rows = type(self).row_sparse_tables is not CollaborativeModel.row_sparse_tables
-        return pair_needs(self, work, by_rows=by_rows)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss (item popularity), and note whose vectors it trains.

@@ -22,7 +22,6 @@ from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import (
     FeatureSpace,
     Model,
@@ -36,7 +35,6 @@ from recgraph.models.base import (
     UpdatedBy,
 )
 from recgraph.models.distil import distilled, teacher_reads_times
-from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.config import SequenceConfig, check_regime
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
@@ -167,9 +165,6 @@ class SequenceModel(TrainableModel):
     def prepare(self, batch: SequenceBatch) -> None:
         if self.item_graph is not None and is_accelerated(self.item_embedding.weight):
             self.item_graph.prepare(batch)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return sequence_needs(self, work)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss, which may need the items' popularity, the encoder and the item tower."""
