@@ -433,6 +433,8 @@ def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
     limit = exponent_limit(t.dtype)
     smallest = 2 * math.exp(-limit)
     return torch.threshold_(t.sub_(peak).clamp_(min=-limit).exp_(), smallest, 0)
+
+
 def log_sums(
     x: Tensor,
     y: Tensor,
@@ -599,9 +601,7 @@ def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Te
     return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
 
 
-def of_positives(
-    weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_rows: int | None = None
-) -> Tensor:
+def of_positives(weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_rows: int | None = None) -> Tensor:
     """[N], the log-weight of each anchor's positive, by blocks of anchors, which backward computes again.
 
     Args:

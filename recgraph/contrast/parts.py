@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import config as configuration
-from recgraph.config import Config, Search
+from recgraph.config import Search
 from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
@@ -26,14 +26,14 @@ class Part(nn.Module):
         settings: the settings by name.
     """
 
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type[configuration.Config]]
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: configuration.Config | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configuration.configure(self, self.Config, config, settings)
 
 
-class Similarity(Config):
+class Similarity(configuration.Config):
     """Dot product or cosine over a temperature. It shapes rows, never pairs, so that no N x M tensor is made."""
 
     similarity: Annotated[

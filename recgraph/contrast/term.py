@@ -70,9 +70,11 @@ class ContrastiveTerm(nn.Module):
         self.weight: Weight | None = weight if isinstance(weight, Weight) else self._part("weight", dim)
         self.transform: Transform | None = self._part("transform", dim)
         self.regularisers = nn.ModuleDict()
+        self.coefficients: dict[str, float] = {}
         for name, given in self.config.regularisers.items():
             own = given if isinstance(given, dict) else {"coefficient": given}
-            self.regularisers[name] = registry.make("regulariser", {"name": name, **own}, dim=dim)
+            part = registry.make("regulariser", {"name": name, **own}, dim=dim)
+            self.regularisers[name], self.coefficients[name] = part, part.config.coefficient
         self.queue: Queue | None = None
         if self.config.queue_size:
             if dim is None:
@@ -167,7 +169,9 @@ class ContrastiveTerm(nn.Module):
         it is the row of the same number."""
         positives = None if isinstance(views.positives, Ragged) else views.positives
         b = views.b if positives is None else views.b.index_select(0, positives)
-        return torch.stack([part.config.coefficient * part(views.a, b) for part in self.regularisers.values()]).sum()
+        return torch.stack(
+            [part(views.a, b) * self.coefficients[name] for name, part in self.regularisers.items()]
+        ).sum()
 
     def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
         """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""

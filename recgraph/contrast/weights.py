@@ -259,7 +259,6 @@ class Learned(Weight):
         return F.logsigmoid(hidden @ v[0] + b)
 
 
-
 # taken off the exponent of a candidate that is not in K_i: its share of the sum is 0, and so is its gradient
 _FAR = 1e4
 # no cosine is as great, rounded as it may be

@@ -21,7 +21,7 @@ __all__ = ["TOUCHES_ROWS", "Sharding", "check_sharding"]
 #: what a model needs for steps that touch some rows of its tables, for messages
 TOUCHES_ROWS = (
     "a loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation, item "
-    "graph, item features or slow copy (target_momentum) are computed from"
+    "graph or item features are computed from"
 )
 
 

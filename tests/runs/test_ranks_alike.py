@@ -120,7 +120,6 @@ def asked(folder: Path) -> dict[str, Any]:
         "data": refused(lambda: fitted(split(rank))),
         "features": refused(lambda: with_features(folder, rank + 1)),
         "folder": refused(lambda: fitted(data, None if rank else folder / "first")),
-        "slow copy": refused(lambda: sharded(folder / "slow", target_momentum=0.9, objective="simsiam")),
         "two stages": refused(lambda: rg.fit(TwoStage(models=("popularity",)), data, seed=0, device="cpu")),
         "tune": refused(lambda: rg.tune("bprmf", data, n_trials=1, out=folder / "study")),
     }

@@ -24,7 +24,6 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
 _LAZY = {"table_optimiser": "lazy_adam", "clip_norm": 0.5}
 _NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
 _BATCHES = {**_NODES, "dropout": 0.0, "mini_batch": True}
-_SLOW = {"target_momentum": 0.5, "similarity": "cosine"}
 _WALKS = {"metapaths": ("paper-author-paper-author-paper", "paper-author-paper"), "form": "factorised"}
 _ITEMS = ("item-genre-item", "item-user-item")
 _GROUPS = {"shared": True, "n_groups": 3}
@@ -50,8 +49,6 @@ CASES = {
     "states": _sequence("mclrec", augmenter="attention", weight="cluster", weight_options={"n_clusters": (2, 3)}),
     "cl4srec": _sequence("cl4srec"),
     "duorec": _sequence("duorec"),
-    "a slow copy, queued": _sequence("cl4srec", {"accumulate": 2}, **_SLOW, objective="info_nce", queue_size=16),
-    "a slow copy, without candidates": Case("simgcl", {"hidden_dim": 8, **_SLOW, "objective": "simsiam"}),
     "bprmf": Case("bprmf", {"hidden_dim": 8}),
     "simplex": Case("simplex", {"hidden_dim": 8, "dropout": 0.0, "n_negatives": 5, "aggregator": "user_attention"}),
     "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
@@ -72,7 +69,6 @@ CASES = {
     "ncl": Case("ncl", {"hidden_dim": 8, "n_clusters": (2, 3), "warm_up_epochs": 1}),
     # each convolves its share of the batch's nodes
     "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),
-    "meow by batches, a slow copy": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "target_momentum": 0.5}),
     "meow, batches of seven": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "queue_size": 0}, {"batch_size": 7}),
     "adameow by batches": Case("adameow", {**_BATCHES, "weight_options": {"normalise": True}, "queue_size": 16}),
     "adameow, walks": Case("adameow", {**_BATCHES, **_WALKS}),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Added, Search
@@ -27,11 +27,9 @@ from recgraph.models.heterogeneous.base import (
     OneWidthConfig,
     evaluating,
 )
-from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -117,15 +115,6 @@ class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
             found["schema_weight"] = f"with objective = {self.objective!r}, of both views alike; leave it out"
         return found
 
-    @model_validator(mode="after")
-    def _directions_are_there(self) -> HeCoConfig:
-        if self.objective_options.get("both_directions"):
-            raise ValueError(
-                "objective_options = {'both_directions': True}: HeCo contrasts both views with one another already, in "
-                "the shares of schema_weight; leave both_directions out"
-            )
-        return self
-
     def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
         """The settings for a target of so many nodes, in which none is none."""
         wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
@@ -149,7 +138,7 @@ class _Inputs:
         return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
-class HeCo(ContrastiveModel, LearnsClasses):
+class HeCo(LearnsClasses):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
     Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
@@ -224,15 +213,10 @@ class HeCo(ContrastiveModel, LearnsClasses):
             )
         self._make_classes(dim)
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
-        self.contrast.setup(about_nodes(graph, self.target, made))
         if self.contrast.objective.needs_pairs and config.n_positives > 1:
             raise ValueError(
                 f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
                 "objective"
-            )
-        if self.contrast.mixture is not None and config.n_positives > 1:
-            raise ValueError(
-                f"mixture = {config.mixture!r} mixes for one positive of each anchor; use n_positives = 1 or no mixture"
             )
 
     def _order(self, of: Csr) -> Tensor:
@@ -288,21 +272,16 @@ class HeCo(ContrastiveModel, LearnsClasses):
         return self.project(self.schema_view(inputs, h, batch.generators)), path
 
     def _info(self, batch: GraphBatch, schema: Tensor, path: Tensor) -> Tensor:
-        again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None
         if self.config.n_positives != 1:  # a single positive is the node itself
             inputs: _Inputs = self._placed(self._inputs)
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        labels = self.ordered_labels(path)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "positives": positives}
-        how |= {"labels_a": labels, "labels_b": labels}
-        slow = self.slow_sides(self.contrast, lambda: again()[0], lambda: again()[1])
-        there: Tensor = self.contrast(schema, path, slow=slow, **how)
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "positives": positives}
+        there: Tensor = self.contrast(schema, path, **how)
         if self.contrast.objective.of_both_sides:
             return there
-        slow = self.slow_sides(self.contrast, lambda: again()[1], lambda: again()[0])
-        back: Tensor = self.contrast(path, schema, slow=slow, **how)
+        back: Tensor = self.contrast(path, schema, **how)
         loss: Tensor = share * there + (1 - share) * back
         return loss
 

@@ -11,10 +11,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import ConfigError, Search
+from recgraph.config import Search
 from recgraph.contrast.clustering import Method
-from recgraph.contrast.memory import PrototypeMemory
-from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
+from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster, ClusterCounts
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
@@ -195,9 +194,6 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
 
         def info(side: Side) -> Tensor:
             term = self.contrast_of(side)
-            # a weight that keeps the clusters of stages has those of all nodes
-            if term.queue is not None and isinstance(term.weight, Cluster) and not term.weight.kept:
-                raise ConfigError(self.config.queued_have_none)
             offer(term, lambda: prototypes()[side.number], side.ids)  # step 2
             return self.contrast(side, fine_first=False)  # step 3
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,9 +33,6 @@ _OF_MASKED = ("augmentations", "feature_mask", "edge_mask", "context_dropout", "
 
 class ViewsConfig(ContrastConfig):
     """Settings of meta-paths, of their twins (a second view of each path), and of the contrast."""
-
-    #: without the temperature, which the prototypes read, too
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
 
     top_k: Annotated[
         int | tuple[int | None, ...] | None,

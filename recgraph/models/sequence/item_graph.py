@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.contrast.views import About
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.item_graphs import ItemGraph
@@ -45,11 +44,6 @@ class ItemContrastConfig(ContrastConfig):
 
     @model_validator(mode="after")
     def _is_of_tables(self) -> Self:
-        if self.target_momentum is not None:
-            raise ValueError(
-                f"target_momentum = {self.target_momentum}: the contrast of items has no slow copy; set it beside "
-                "item_contrast_options, for the contrast of sequences"
-            )
         if self.queue_size and self.candidates == "all":
             raise ValueError(
                 f"queue_size = {self.queue_size} adds candidates, and candidates = 'all' takes all items already; use "
@@ -119,11 +113,9 @@ class RelatedItems(nn.Module):
             )
         return made
 
-    def setup(self, train: Part, categories: Tensor | None = None) -> None:
-        """Show the training part to the graph and the contrast, and the items' categories [n_items] to the latter."""
+    def setup(self, train: Part) -> None:
+        """Show the training part to the graph."""
         self.graph.connect(train.items)
-        if self.contrast is not None:
-            self.contrast.setup(About(train.item_counts().float(), categories))
 
     def tables(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
         """The tables of tokens.
@@ -167,7 +159,7 @@ class RelatedItems(nn.Module):
         if self.augmenter is not None:
             views.append(self.augmenter(related, None, batch.generators["augmenters"]))
         draw = stream(self.contrast, batch.generators)
-        losses = [self.contrast(anchors, view, ids, **rows, generator=draw, epoch=batch.epoch) for view in views]
+        losses = [self.contrast(anchors, view, ids, **rows, generator=draw) for view in views]
         return torch.stack(losses).sum()
 
 
