@@ -194,11 +194,7 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no user vectors")
 
     def encode_items(self) -> Tensor:
-        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors.
-
-        A model whose tables can be sharded (:attr:`TrainableModel.row_sparse_tables`) takes ``index``, [n] int64 items
-        or None, too, and gives the vectors [n, D] of these, read by :func:`recgraph.rows.lookup`.
-        """
+        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
     def go_on_from(self, smaller: Model) -> None:
@@ -304,8 +300,7 @@ class TrainableModel(Model):
     def row_sparse_tables(self) -> tuple[str, ...]:
         """The parameters of which a step touches the rows of its batch and of what it draws alone, by name.
 
-        They are read by :func:`recgraph.rows.lookup` and by losses that ask :func:`recgraph.rows.is_row_sparse`; an
-        optimiser may then step these rows alone (:attr:`recgraph.train.config.TrainConfig.table_optimiser`).
+        They are read by :mod:`recgraph.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
         """
         return ()
 

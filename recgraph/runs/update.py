@@ -36,6 +36,7 @@ from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, pick_device, training_config
+from recgraph.train.phases import make_optimisers
 from recgraph.train.trackers import keep_in_trackers
 from recgraph.train.trainer import Trainer
 
@@ -188,8 +189,6 @@ class _Update:
 
         def prepare(trainer: Trainer) -> None:
             self.trainer = trainer
-            if trainer.sharding.tables:
-                raise ValueError("shard_tables = True: a run with sharded tables is updated in one process; start one")
             n_old, idle_mask = self._old_samples()
             self.n_samples = _select(trainer.batches, n_old, idle_mask, self.options.replay, trainer)
             if (trained := trainer.model.trained_users) is not None:
@@ -302,7 +301,8 @@ def _load_optimisers(trainer: Trainer, parent: Model, checkpoint: Path | None) -
     except checkpoints.CheckpointError as error:
         raise checkpoints.CheckpointError(f"{error}; copy the run again, or remove {checkpoint}") from error
     assert isinstance(parent, TrainableModel)
-    kept = grown_optimiser(parent, trainer.model, found.optimisers)
+    groups = {name: one.param_groups[0]["params"] for name, one in make_optimisers(parent, trainer.config).items()}
+    kept = grown_optimiser(parent, trainer.model, found.optimisers, groups)
     checkpoints.load_optimisers(trainer.optimisers, kept)
     return "kept"
 

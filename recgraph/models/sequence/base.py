@@ -41,7 +41,6 @@ from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
-from recgraph.shards import TablePart, new_table
 from recgraph.sparse.ragged import Ragged
 
 
@@ -82,7 +81,8 @@ class SequenceModel(TrainableModel):
     def _build(self, space: Space) -> None:
         config = self.config
         n_own = space.n_items if config.item_id_embedding else 0
-        self.item_embedding = new_table(config.hidden_dim, [TablePart(n_own + 1, draw_weights)])
+        self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
+        draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
         if self.encoder.reads_tokens and config.time_gaps:
             raise ConfigError(
@@ -363,9 +363,8 @@ class SequenceModel(TrainableModel):
             raise ValueError("item_id_embedding = False: items have no vectors of their own that init_items could set")
         return self.item_embedding.weight[1:]
 
-    def encode_items(self, index: Tensor | None = None) -> Tensor:
-        table = self.token_table()
-        return self.loss.as_scored(table[1:] if index is None else lookup(table, index + 1))
+    def encode_items(self) -> Tensor:
+        return self.loss.as_scored(self.token_table()[1:])
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
