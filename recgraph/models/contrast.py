@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
 
 from recgraph import registry
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
-from recgraph.models.settings import ModelConfig
+from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
 
 __all__ = [
     "AugmentationSpec",
     "ContrastConfig",
-    "check_pairs",
     "contrastive_term",
     "stream",
-    "warn_of_pairs",
 ]
 
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
@@ -31,9 +28,6 @@ AugmentationSpec = Annotated[
 
 class ContrastConfig(ModelConfig):
     """Settings that all contrastive models share, on both lines; a model changes the defaults."""
-
-    #: the weights, as far as a model has them, of the contrasts that these settings describe
-    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight",)
 
     objective: Annotated[
         str,
@@ -78,17 +72,6 @@ class ContrastConfig(ModelConfig):
         Added(),
     ]
 
-    def idle(self) -> frozenset[str]:
-        weights = [getattr(self, name) for name in self.of_weight if name in type(self).model_fields]
-        own = ContrastConfig.model_fields if weights and not any(weights) else ()
-        return super().idle().union(own)
-
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        """The setting by which anchors have candidates that are no anchors, and that by which they have none; None: no
-        setting does."""
-        return (f"queue_size = {self.queue_size}", "queue_size = 0") if self.queue_size else None
-
 
 def contrastive_term(
     config: ContrastConfig, dim: int, objective: dict[str, Any] | None = None, **other: Any
@@ -118,43 +101,3 @@ def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False)
     if not term.draws:
         return None
     return generators.of_rank("contrast") if of_rank else generators["contrast"]
-
-
-def check_pairs(config: ContrastConfig) -> None:
-    """Refuse an objective that needs rows in pairs where a setting adds candidates.
-
-    Raises:
-        ValueError: the objective is such a one.
-    """
-    further = config.further_candidates
-    if further is not None and registry.load("objective", config.objective).needs_pairs:
-        raise ConfigError(
-            f"objective = {config.objective!r} contrasts two views of the same rows and takes no further candidates, "
-            f"as {further[0]} gives; use {further[1]} or another objective"
-        )
-
-
-# pairs of a step that are announced before training, and seconds of a core that one takes: plain, with a learned weight
-_LONG = 10**10
-_PAIR_S, _LEARNED_PAIR_S = 1e-8, 6e-8
-
-
-def warn_of_pairs(config: ContrastConfig, n: int, directions: int = 1, batches: bool = True) -> None:
-    """Warn before a training whose steps contrast all n nodes with so many candidates that they take minutes.
-
-    Args:
-        directions: contrasts of a step.
-        batches: whether the model could train by batches of nodes.
-    """
-    chosen = config.objective_options.get("n_candidates")
-    candidates = n if chosen is None else min(int(chosen), n)
-    if (pairs := directions * n * candidates) < _LONG:
-        return
-    seconds = pairs * (_LEARNED_PAIR_S if config.weight == "learned" else _PAIR_S)
-    fix = "objective_options={'n_candidates': 4096}, which estimates the sum over candidates from so many drawn ones"
-    warnings.warn(
-        f"each step contrasts {n:,} nodes with {candidates:,} candidates, {pairs:.2g} pairs: about {seconds / 60:,.0f} "
-        f"minutes of a core. Use {fix if chosen is None else 'a smaller n_candidates'}"
-        f"{', or mini_batch=True' if batches else ''}",
-        stacklevel=4,
-    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError, Search
+from recgraph.config import Search
 from recgraph.contrast.clustering import Method
 from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
@@ -82,13 +82,6 @@ class NCLConfig(GraphContrastiveConfig):
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
 
-    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight", "proto_weight")
-
-    def idle(self) -> frozenset[str]:
-        of_kmeans = ("n_clusters", "kmeans", "kmeans_iterations", "kmeans_restarts")
-        of_prototypes = ("proto_contrast", "warm_up_epochs", "concentration", *of_kmeans)
-        return super().idle().union(() if self.proto_weight else of_prototypes)
-
 
 class NCL(GraphContrastiveModel):
     """LightGCN with the contrast of each node with its even-layer output, and with the prototype of its cluster.
@@ -138,11 +131,6 @@ class NCL(GraphContrastiveModel):
         self.contrast_prototypes = ContrastiveTerm(
             dim=config.hidden_dim, **{"objective": "info_nce", **similarity, **config.proto_contrast}
         )
-        if self.contrast_prototypes.objective.needs_pairs or self.contrast_prototypes.queue is not None:
-            raise ConfigError(
-                f"proto_contrast = {config.proto_contrast} needs two views with rows in pairs, and here nodes are "
-                "contrasted with prototypes; use the objective 'info_nce' or 'debiased_info_nce', and no queue"
-            )
 
     def setup(self, train: Part) -> None:
         super().setup(train)

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
@@ -79,17 +79,6 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.2
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> MetaPathRecommenderConfig:
-        if self.redraw_masks:
-            raise ValueError("redraw_masks = True: recommenders draw their masks of edges once; leave it out")
-        if self.projection_dim is not None and self.view_encoder == "light":
-            raise ValueError(
-                f"projection_dim = {self.projection_dim} needs view_encoder = 'gcn': the views of 'light' have no "
-                "projection"
-            )
-        return self
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,6 @@ TIES = (
     "of the greatest cosine of features, then by index; or the last ones of an order that the seed draws for each path"
 )
 Ratio = Annotated[float, Field(ge=0, lt=1)]
-#: settings of latent and of masked twins
-_OF_LATENT = ("augmenter", "augmenter_options")
-_OF_MASKED = ("augmentations", "feature_mask", "edge_mask", "context_dropout", "redraw_masks")
 
 
 class ViewsConfig(ContrastConfig):
@@ -108,17 +105,6 @@ class ViewsConfig(ContrastConfig):
     projection_dim: Annotated[
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
-
-    @classmethod
-    def given_to(cls, setting: str) -> frozenset[str]:
-        return super().given_to(setting).union({"dropout"} if setting == "encoder" else ())
-
-    def unread(self) -> dict[str, str]:
-        of_others = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
-        found = super().unread() | dict.fromkeys(of_others, f"on twin = {self.twin!r}; leave it out")
-        if self.top_k is None:
-            found |= dict.fromkeys(("ties", "hub_cap"), "without top_k; give it, or leave this out")
-        return found
 
 
 def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPath, ...]:

@@ -49,12 +49,6 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
         Added(),
     ] = True
 
-    def unread(self) -> dict[str, str]:
-        found = super().unread()
-        if self.regime != "causal":
-            found["contrast_of"] = f"in regime = {self.regime!r}, whose views are of prefixes; leave it out"
-        return found
-
 
 class ContrastiveSequenceModel(SequenceModel):
     """Base of contrastive sequence models.
@@ -71,10 +65,6 @@ class ContrastiveSequenceModel(SequenceModel):
         config = self.config
         chosen = config.augmentations
         self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
-        if config.queue_size and not config.gather_negatives:
-            raise ValueError(
-                f"queue_size = {config.queue_size} is the same on all processes; use 0, or gather_negatives = True"
-            )
         self.contrast = contrastive_term(config, config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
@@ -229,8 +219,6 @@ class CL4SRec(ContrastiveSequenceModel):
 
 
 class DuoRecConfig(ContrastiveConfig):
-    of_weight: ClassVar[tuple[str, ...]] = ("unsupervised_weight", "supervised_weight")
-
     unsupervised_weight: Annotated[
         float,
         Field(ge=0, description="of the contrast of two dropout twins; published with 0"),
@@ -241,9 +229,6 @@ class DuoRecConfig(ContrastiveConfig):
         Field(ge=0, description="of the contrast of a dropout twin with a sequence of the same target"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
-
-    def unread(self) -> dict[str, str]:
-        return super().unread() | {"augmentations": "in DuoRec, whose views are twins under dropout; leave it out"}
 
 
 class DuoRec(ContrastiveSequenceModel):
