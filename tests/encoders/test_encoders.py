@@ -18,7 +18,6 @@ from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.bidirectional import BidirectionalTransformer
-from recgraph.encoders.experts import ExpertTransformer
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.packed import pack
 from recgraph.encoders.pointwise import HSTU, FuXi
@@ -92,7 +91,6 @@ def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> 
     return encoder.dense(out.transpose(0, 1))
 
 
-def padded_experts(encoder: ExpertTransformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
     """All experts at all places; of each place that of the greatest probability, times this."""
     places = torch.arange(padded.shape[1], device=padded.device)
     x = encoder.norm(F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places))
@@ -126,7 +124,6 @@ def padded_bidirectional(encoder: Transformer, padded: Tensor, lengths: Tensor, 
 
 CASES = {
     "bidirectionaltransformer": (BidirectionalTransformer, padded_bidirectional),
-    "experttransformer": (ExpertTransformer, padded_experts),
     "transformer": (Transformer, padded_transformer),
     "filteredtransformer": (FilteredTransformer, padded_transformer),
     "fuxi": (FuXi, of_batch),
