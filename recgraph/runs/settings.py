@@ -61,8 +61,8 @@ class LabelsConfig(Config):
         str | None,
         BeforeValidator(_as_name),
         Field(
-            description="the split of the data set whose train nodes' classes are read, by n_classes and by parts that "
-            "read labels (conr, supremix, label_distance); none: no classes are read"
+            description="the split of the data set whose train nodes' classes are read, by n_classes; "
+            "none: no classes are read"
         ),
     ] = None
 

@@ -42,12 +42,6 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
             'computes: let phases have the model\'s shared_terms, as in Phase("model", ("model",), {"rec": 1.0} | '
             "self.shared_terms), or leave the settings out"
         )
-    momentum = getattr(model.config, "target_momentum", None)
-    if momentum is not None and not hasattr(model, "slow"):
-        raise ConfigError(
-            f"target_momentum = {momentum}: {type(model).__name__} has no slow copy of its parameters; derive it from "
-            "recgraph.models.slow_copy.ContrastiveModel, or leave target_momentum out"
-        )
     names = [name for phase in model.phases for name in phase.groups]
     if not any(parameter.requires_grad for name in names for parameter in groups[name]):
         raise ValueError(

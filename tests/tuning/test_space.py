@@ -103,10 +103,6 @@ def test_what_the_chosen_parts_do_not_read_is_neither_searched_nor_given_to_a_tr
     assert "n_heads" not in space(encoder="gru").dimensions
     with pytest.raises(ConfigError, match="space of 'n_heads': it has no effect with encoder = 'gru'; leave it out"):
         space({"n_heads": [1, 2]}, encoder="gru")
-    contrastive = registry.load("model", "cl4srec").Config
-    assert "temperature" in SearchSpace.of({"model": contrastive}, {}).dimensions
-    assert "temperature" not in SearchSpace.of({"model": contrastive}, {"objective": "simsiam"}).dimensions
-
     of_both = space({"encoder": ["transformer", "gru"], "n_heads": [1, 2, 4]})
     default = of_both.default()
     assert default is not None
