@@ -387,7 +387,3 @@ def test_another_model_that_is_made_of_others(tmp_path: Path, monkeypatch: pytes
 def test_models_name_those_that_they_are_made_of() -> None:
     assert rg.models.EASE.models_of({}) == ()
     assert TwoStage.models_of({}) == ("ease", "itemknn", "popularity")
-    nested = {"name": "multistage", "base": "CL4SRec"}
-    assert TwoStage.models_of({"models": ["ease", nested]}) == ("ease", "multistage", "CL4SRec")
-    assert rg.models.Multistage.models_of({}) == ("SimGCL",)
-    assert rg.models.MultistageNodes.models_of({"base": "HeCo", "base_options": {}}) == ("HeCo",)

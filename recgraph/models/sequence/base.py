@@ -165,7 +165,7 @@ class SequenceModel(TrainableModel):
         counts = train.item_counts()
         self.encoder.setup(counts, self.item_categories)
         if self.item_graph is not None:
-            self.item_graph.setup(train, self.item_categories)
+            self.item_graph.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def go_on_from(self, smaller: Model) -> None:
