@@ -2,7 +2,7 @@
 
     python -m experiments.components search --dataset ml-100k --base sasrec --trials 8 --hours 2
     python -m experiments.components search --dataset yelp-hin --base lightgcn --like ml-100k lastfm-hin --best 5
-    python -m experiments.components search --dataset lastfm-hin --base lightgcn --only "objective: multi_head"
+    python -m experiments.components search --dataset lastfm-hin --base lightgcn --only "objective: barlow_twins"
     python -m experiments.components board --dataset ml-100k --base sasrec     # the best together, the board's file
     recgraph leaderboard run experiments/components --budget 2                 # trains and tests, three seeds
     python -m experiments.components report                                    # differences, tested, and the page

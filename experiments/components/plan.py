@@ -122,21 +122,15 @@ def components(base: Base) -> Iterator[Component]:
     of the registry."""
     cls: type[Model] = registry.load("model", base.model)
     fields = cls.Config.model_fields
-    # what has no candidates, or candidates of earlier steps, cannot have weights by the clusters of this one
+    # what has no candidates cannot have weights
     unweighted = {} if fields["weight"].default is None else {"weight": None}
-    for kind in ("weight", "mixture", "transform", "objective"):
-        if kind not in fields:
-            continue
+    for kind in ("weight", "transform", "objective"):
         own = fields[kind].default
         for name in registry.written(kind):
             if own is None or registry.key(name) != registry.key(own):
-                # gates read categories, which on graphs of users and items are those of a column that is named
-                more = {"category_features": "all"} if name == "gate" and "category_features" in fields else {}
-                if kind == "objective" and not registry.load(kind, name).pairwise:
-                    more = unweighted
+                more = unweighted if name == "barlow_twins" else {}
                 space = {f"{kind}.{each}": {} for each in searched(kind, name)}
                 yield Component(kind, name, {kind: name, **more}, space)
-    yield from _with_slow_copy(fields["objective"].default, unweighted)
     if "regularisers" in fields:
         for name in registry.written("regulariser"):
             space = {f"regularisers.{name}.{each}": {} for each in searched("regulariser", name)}
@@ -151,19 +145,6 @@ def components(base: Base) -> Iterator[Component]:
             if name not in own and _is_of_sequences(name):
                 yield Component("augmentation", name, {"augmentations": [*own, name]})
         yield Component("augmentation", "none: dropout alone", {"augmentations": []})
-
-
-#: fast enough for a few hundred steps; it is no default of the models, so that a search would have no first trial
-_MOMENTUM = 0.99
-
-
-def _with_slow_copy(own: str, unweighted: Mapping[str, Any]) -> Iterator[Component]:
-    """A slow copy of the parameters with the base's objective, as BYOL, and as MoCo."""
-    slow: dict[str, Any] = {"target_momentum": _MOMENTUM}
-    yield Component("slow copy", own, slow)
-    yield Component("slow copy", "byol", {**slow, **unweighted, "objective": "simsiam"})
-    moco = {"objective": "info_nce", "similarity": "cosine", "queue_size": 1024}
-    yield Component("slow copy", "moco", {**slow, **unweighted, **moco})
 
 
 def searched(kind: str, name: str) -> list[str]:

@@ -66,7 +66,7 @@ def _path(board: Path, file: str) -> str:
 
 def _place(board: Path, file: str) -> str:
     """A path from the board's file on; one that is there from the current folder on alone is taken, as earlier versions
-    did with cards, ``[protocol] reading`` and teachers."""
+    did with cards, ``[protocol] reading`` and item vectors."""
     path = _path(board, file)
     return file if not _is_there(path) and _is_there(file) else path
 

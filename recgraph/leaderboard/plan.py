@@ -22,7 +22,6 @@ from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of
 from recgraph.leaderboard.job import Job, digest
 from recgraph.leaderboard.studies import TunedSettings, load_tuned, shown_study
 from recgraph.models.base import Model, TrainableModel
-from recgraph.models.distil import DistilConfig
 from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.pretrained import InitItemsConfig
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
@@ -85,8 +84,6 @@ def _jobs_of_fold(
         **resolved,
         "protocols": _protocol_hashes(sheet.protocol, of_nodes),
     }
-    if issubclass(cls.Config, DistilConfig) and (teacher := resolved["config"].get("teacher")):
-        identity["config"] = {**resolved["config"], "teacher": _written(teacher, sheet.places)}
     if items := resolved.get("items", {}).get("init_items"):
         identity["items"] = {**resolved["items"], "init_items": _written(items, sheet.places)}
     before = {**identity, "data": _with_written(resolved["data"], sheet.places)}

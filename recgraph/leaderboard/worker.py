@@ -256,7 +256,7 @@ def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | 
 
 
 def _leave_other_data(job: Job, store: Store, data_hash: str) -> None:
-    """Remove an unfinished training of data, or of a teacher, that are others by now: it cannot be resumed."""
+    """Remove an unfinished training of data, or of item vectors, that are others by now: it cannot be resumed."""
     mark, run = store.work(job) / "data", store.work(job) / "run"
     state = digest([data_hash, job.inputs])
     if run.exists() and mark.is_file() and mark.read_text(encoding="utf-8") != state:

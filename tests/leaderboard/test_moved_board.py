@@ -211,19 +211,19 @@ def test_the_path_of_a_card_counts_from_the_boards_file(tmp_path: Path, monkeypa
 def test_other_paths_count_from_the_boards_file_and_addresses_keep_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of ``[protocol] reading`` and teachers counted from the current folder, as which addresses have them."""
+    """Those of ``[protocol] reading`` and init_itemss counted from the current folder, as which addresses have them."""
     text = (
         "dataset = '../data/log.csv'\nseeds = [0]\n[protocol]\nreading = { item_features = '../data/./items.csv' }\n"
-        "[training]\nteacher = '../runs/one'\n[[models]]\nmodel = 'bprmf'\n"
-        "[[models]]\nmodel = 'lightgcn'\nsettings = { teacher = '../runs/two' }\n"
+        "[training]\ninit_items = '../runs/one'\n[[models]]\nmodel = 'bprmf'\n"
+        "[[models]]\nmodel = 'lightgcn'\nsettings = { init_items = '../runs/two' }\n"
     )
     found = jobs(write_board(tmp_path / "one", text, "log"))
-    for name, teacher in (("BPRMF", "one"), ("LightGCN", "two")):
+    for name, init_items in (("BPRMF", "one"), ("LightGCN", "two")):
         (job,) = found[name]
         assert job.settings["reading"]["item_features"] == str(tmp_path / "one" / "data" / "items.csv")
         assert job.identity["data"]["reading"]["item_features"] == "../data/./items.csv"
-        assert job.settings["teacher"] == str(tmp_path / "one" / "runs" / teacher)
-        assert job.identity["config"]["teacher"] == f"../runs/{teacher}"
+        assert job.settings["init_items"] == str(tmp_path / "one" / "runs" / init_items)
+        assert job.identity["items"]["init_items"] == f"../runs/{init_items}"
     # from the current folder on alone
     for place in ("data", "runs/one", "runs/two"):
         (tmp_path / "two" / place).mkdir(parents=True)
@@ -233,7 +233,7 @@ def test_other_paths_count_from_the_boards_file_and_addresses_keep_them(
     for name, (job,) in jobs(write_board(tmp_path / "three", text, "log")).items():
         assert job.entry == found[name][0].entry
         assert job.settings["reading"]["item_features"] == "../data/./items.csv"
-        assert job.settings["teacher"] == found[name][0].identity["config"]["teacher"]
+        assert job.settings["init_items"] == found[name][0].identity["items"]["init_items"]
 
 
 def test_patterns_count_as_other_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

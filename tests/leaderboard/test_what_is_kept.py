@@ -83,7 +83,7 @@ def test_two_files_of_one_data_set_keep_the_metrics_of_both(tmp_path: Path) -> N
     assert {"novelty@10", "catalogue_coverage@10"} <= record["scores"]["seen kept"].keys()
 
 
-@pytest.mark.parametrize("setting", ["teacher", "init_items"])
+@pytest.mark.parametrize("setting", ["init_items"])
 def test_a_model_that_was_trained_anew_is_read_again(tmp_path: Path, setting: str) -> None:
     settings = f'hidden_dim = 8, n_heads = 1, {setting} = "../given"'
     path = write(tmp_path, "a.toml", f'[[models]]\nmodel = "sasrec"\nsettings = {{ {settings} }}\n')
