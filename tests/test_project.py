@@ -58,7 +58,7 @@ def test_no_code_branches_on_a_data_set() -> None:
     assert [_name(path) for path in FILES if pattern.search(path.read_text(encoding="utf-8"))] == []
 
 
-EXPERIMENTS = [path for part in ("", "components/", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))]
+EXPERIMENTS = [path for part in ("", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
