@@ -31,7 +31,6 @@ EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", 
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 #: the modules that log what they predict
 _PREDICTING = (
-    "recgraph.runs.memory",
     "recgraph.serve.memory",
     "recgraph.data.preparing_memory",
     "recgraph.explain.memory",

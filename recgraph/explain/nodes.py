@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import check_path, checked
+from recgraph.arguments import checked
 from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
@@ -96,7 +96,6 @@ def load_run(run: str | Path) -> Any:
     Raises:
         ValueError: the folder has no bundle; the message says how to make one.
     """
-    check_path("run", str(run))
     folder = Path(run)
     if not folder.is_dir():
         raise ValueError(f"run = {str(run)!r} is no folder; give one that `recgraph train --out` wrote, or a bundle")

@@ -23,7 +23,6 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.runs.fit_split import check_epochs, fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
 from recgraph.runs.known_labels import KnownLabels, known_labels, refuse_without_labels
-from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
@@ -35,7 +34,6 @@ from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     GraphTrainConfig,
     TrainConfig,
-    pick_device,
     refuse_training,
     share_out,
     training_config,
@@ -303,8 +301,6 @@ def _fit_nodes(
             return NodeRun.open(options.folder)
         with without_test_data("a model is fitted to a graph"):
             space = GraphSpace(n_users=0, n_items=graph.count(target), graph=graph)
-            on_host, saves = pick_device(options.device).type == "cpu", options.folder is not None
-            check_fit(Fit(model, space, None, options.config, None, on_host, saves), options.memory_limit)
             build(model, space, options, record)
             train_model(model, None, options, record)
         names = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")

@@ -13,7 +13,7 @@ from recgraph.serve.bundle import BundleError, digest_and_size
 from recgraph.serve.loading import bundle_of, load
 from recgraph.serve.recommender import Recommender
 
-__all__ = ["give_teacher", "teacher_bytes", "teacher_of", "teacher_record", "without_teacher"]
+__all__ = ["give_teacher", "teacher_of", "teacher_record", "without_teacher"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +27,6 @@ def teacher_record(model: Model) -> dict[str, Any] | None:
     """The teacher of a model as JSON values: the folder, and a digest of what is in it; None where there is none."""
     found = _found(model)
     return None if found is None else {"source": model.config.teacher, "digest": found[0]}
-
-
-def teacher_bytes(model: Model) -> int:
-    """The bytes of the files of a model's teacher, which are about what it takes; 0 where there is none."""
-    found = _found(model)
-    return 0 if found is None else found[1]
 
 
 def _found(model: Model) -> tuple[str, int] | None:

@@ -57,7 +57,6 @@ from recgraph.serve.checks import check_entries
 from recgraph.serve.memory import check_large
 from recgraph.serve.state_file import read_into, write_state
 from recgraph.serve.weights import no_more_than
-from recgraph.shards import own_state
 
 __all__ = [
     "FORMAT",
@@ -101,8 +100,9 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
     """
     if reason := why_kept(folder, "bundle", "config.json", _parse_config):
         raise BundleError(reason)
-    # rows that other ranks hold are checked by their training
-    check_weights(own_state(model), f"{type(model).__name__}, which {folder} should keep,", "train or check the model")
+    check_weights(
+        model.state_dict(), f"{type(model).__name__}, which {folder} should keep,", "train or check the model"
+    )
     with replacing_folder(folder) as temporary:
         described = _write_model(model, temporary)
         fill(temporary)

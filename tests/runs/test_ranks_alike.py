@@ -1,4 +1,4 @@
-"""Processes that train together fit the same, or are told what differs; what shards cannot do is refused by all."""
+"""Processes that train together fit the same, or are told what differs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import BPRMF
-from recgraph.models.heterogeneous.hero import HERO
+from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.sequence.contrastive import CL4SRec
 from recgraph.models.two_stage.model import TwoStage
 from recgraph.ranks import Ranks, is_first, is_told
@@ -44,10 +44,6 @@ def split(shift: int = 0) -> Split:
 
 def fitted(data: Split, out: Path | None = None, seed: int = 0, **settings: Any) -> Run:
     return rg.fit(BPRMF(hidden_dim=8, **settings), data, seed=seed, out=out, **TRAINING)
-
-
-def sharded(out: Path, **settings: Any) -> Run:
-    return rg.fit(CL4SRec(**SMALL, **settings), split(), seed=0, out=out, shard_tables=True, **TRAINING)
 
 
 def with_features(folder: Path, step: int) -> Run:
@@ -94,7 +90,7 @@ def kept(folder: Path) -> dict[str, Any]:
         found["fit"] = sorted(path.name for path in (folder / "fit").iterdir())
         run.update(new, out=folder / "update", valid=0, force=True, device="cpu", progress=False)
         found["update"] = sorted(path.name for path in (folder / "update").iterdir())
-        model = HERO(metapaths=("paper-author-paper",), hidden_dim=4, projection_dim=4)
+        model = HeCo(metapaths=("paper-author-paper",), hidden_dim=4)
         rg.fit_graph(model, graph(), seed=0, out=folder / "graph", **settings)
         found["graph"] = sorted(path.name for path in (folder / "graph").iterdir())
         if is_first():
@@ -120,7 +116,6 @@ def asked(folder: Path) -> dict[str, Any]:
         "data": refused(lambda: fitted(split(rank))),
         "features": refused(lambda: with_features(folder, rank + 1)),
         "folder": refused(lambda: fitted(data, None if rank else folder / "first")),
-        "slow copy": refused(lambda: sharded(folder / "slow", target_momentum=0.9, objective="simsiam")),
         "two stages": refused(lambda: rg.fit(TwoStage(models=("popularity",)), data, seed=0, device="cpu")),
         "tune": refused(lambda: rg.tune("bprmf", data, n_trials=1, out=folder / "study")),
     }
@@ -129,16 +124,12 @@ def asked(folder: Path) -> dict[str, Any]:
     told["model"] = refused(lambda: evaluate(BPRMF(hidden_dim=8).build(SPACE, seed=rank).eval(), data.sealed().valid))
     told["scores"] = refused(lambda: evaluate(EASE(l2=10.0 + rank).build(SPACE).fit(data.train), data.sealed().valid))
     told["part"] = refused(lambda: run.evaluate("test" if rank else "valid"))
-    over = sharded(folder / "sharded")
-    told["rerank"] = refused(lambda: over.evaluate(rerank="mmr"))
     told["engine"] = refused(lambda: run.evaluate("valid", engine=Ray()))
-    told["engine of shards"] = refused(lambda: over.evaluate(engine=Ray()))
     return {
         "told": told,
         "kept": kept(folder),
         "n_ranks": run.record.n_ranks,
-        "in common": over.evaluate(rerank={"name": "mmr", "similarity": "co_occurrence"})[0].metrics,
-        "local": over.evaluate(engine=Local())[0].metrics == over.evaluate()[0].metrics,
+        "local": run.evaluate("valid", engine=Local())[0].metrics == run.evaluate("valid")[0].metrics,
     }
 
 
@@ -155,7 +146,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("data", "rank 1 differs from rank 0 in data (data = "),
         ("features", "rank 1 differs from rank 0 in file of item_features (file of item_features = "),
         ("folder", "rank 1 differs from rank 0 in out (out = 'none', not 'a folder')"),
-        ("slow copy", "shard_tables = True: every step of this CL4SRec reads all rows of its tables"),
         (
             "two stages",
             "TwoStage is fitted by one process, and a launcher has started 2: give the same command",
@@ -164,10 +154,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("model", "rank 1 evaluates another model than rank 0: processes of one launcher rank for one evaluation"),
         ("scores", "rank 1 evaluates another model than rank 0"),
         ("part", "rank 1 evaluates other users or protocols than rank 0"),
-        ("rerank", "rerank: each process holds some rows of the tables of CL4SRec (shard_tables)"),
         ("engine", "engine = Ray('auto', "),
         ("engine", "2 processes of a launcher divide the users already, and each would have the engine rank for all"),
-        ("engine of shards", "leave out engine (--engine), or the launcher"),
     ],
 )
 def test_all_are_told_the_same(tried: str, message: str, two: list[dict[str, Any]]) -> None:
@@ -177,7 +165,6 @@ def test_all_are_told_the_same(tried: str, message: str, two: list[dict[str, Any
 
 def test_what_is_the_same_is_fitted(two: list[dict[str, Any]]) -> None:
     assert [rank["n_ranks"] for rank in two] == [2, 2]
-    assert two[0]["in common"] == two[1]["in common"]
     assert all(rank["local"] for rank in two)
 
 
