@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from recgraph.data.imprint import replace_json
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.over_folds import OF_FOLD, over_folds
 from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import over_users
 from recgraph.evaluate.statistics import TooFewPairs, holm, welch
+from recgraph.files import write_json
 from recgraph.leaderboard.plan import TITLES, Repeat, digest, fold_of, mean_of, seed_of
 from recgraph.leaderboard.store import Record, Store, read_json
 
@@ -392,4 +392,4 @@ def save_comparisons(
         for title, of_title in comparisons.items()
     }
     inputs = inputs_of(records, metrics) if is_whole else ""
-    replace_json({"inputs": inputs, "entries": _digests(records), "columns": columns}, path, allow_nan=False)
+    write_json({"inputs": inputs, "entries": _digests(records), "columns": columns}, path, allow_nan=False)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recgraph.data.files import remove_folder
 from recgraph.evaluate.node_results import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
+from recgraph.files import remove_folder
 from recgraph.imports import import_all
 from recgraph.leaderboard.plan import TITLES, DataHashes, Job
 from recgraph.leaderboard.store import Record, Store
@@ -175,9 +175,7 @@ def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
         raise ValueError(f"dataset {job.dataset!r} has changed since the board began: run the board again")
     chosen = run.record.selection or run.record
     with Measured() as cost:
-        found = (
-            run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
-        )
+        found = run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
     record = {
         "model": job.model,
         "dataset": job.dataset,

@@ -392,7 +392,8 @@ def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
 def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
     marks = cost_marks(sheet, cost)
     metric = metric_name(sheet.tables[0].metrics[0])
-    costs = [mark.x for mark in marks]
+    spent = {mark.name: own.mean for mark in marks if (own := sheet.cost(mark.name, cost))}
+    costs = [*spent.values()]
     chart = Chart(
         f"{metric} against seconds of {name}",
         Scale.of(costs, log=_needs_log(costs)),
@@ -400,7 +401,7 @@ def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
         f"seconds of {name}, a seed",
         f"{metric}, {sheet.tables[0].title}",
         marks,
-        [Line("so-far", _steps((mark.x, mark.y) for mark in marks if mark.kind == "front"))],
+        [Line("so-far", _steps((spent[mark.name], mark.y) for mark in marks if mark.kind == "front"))],
     )
     note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
     whiskers = f" Whiskers: ± sd over {sheet.repeats}." if any(mark.spread for mark in marks) else ""

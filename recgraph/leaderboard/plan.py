@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple
 from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import data_name, find_card
-from recgraph.data.imprint import load_json
 from recgraph.data.split import Split
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.evaluate.node_results import NodeProtocol
 from recgraph.evaluate.protocol import Protocol
+from recgraph.files import read_object
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.changed_features import Fingerprints
@@ -285,7 +285,7 @@ def _check_no_test_settings(sheet: SheetSpec, entry: EntrySpec) -> None:
     for given, where in ((sheet.training, "[training]"), (entry.settings, "its settings")):
         if wrong := sorted(own.keys() & given.keys()):
             raise ConfigError(
-                f"{wrong[0]} = {given[wrong[0]]!r} in {where} is of the test, which is the same for all models; give it in "
+                f"{wrong[0]} = {given[wrong[0]]!r} in {where} is of the test, which all models share: give it in "
                 "[protocol]"
             )
 
@@ -339,7 +339,7 @@ def load_tuned(place: str, folder: Path, name: str | None = None) -> TunedSettin
         FileNotFoundError: the study does not exist, or none of its trials is complete.
     """
     if place.endswith(".json"):
-        record = load_json(folder / place)
+        record = read_object(folder / place)
         tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
         if not tested:
             raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
@@ -351,14 +351,21 @@ def load_tuned(place: str, folder: Path, name: str | None = None) -> TunedSettin
         source = record.get("source") or {}
         of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
         return _tuned({**source.get("settings", {}), **settings}, of_test, source)
-    from recgraph.tuning.report import best_trial, settings_of
-    from recgraph.tuning.storage import find_study, located
+    from recgraph.tuning.final import best_trial
+    from recgraph.tuning.finding import find_study
+    from recgraph.tuning.report import settings_of
 
-    with find_study(located(place, folder), name) as (study, _):
+    with find_study(_located(place, folder), name) as (study, _):
         best = best_trial(study)
         if best is None:  # its entry waits, as for a study that does not exist yet
             raise FileNotFoundError(f"study {without_password(place)!r} has no complete trial")
         return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source") or {})
+
+
+def _located(place: str, folder: Path) -> str:
+    """A place of a study with its path from a folder on."""
+    kind = next((kind for kind in ("journal:///", "sqlite:///") if place.startswith(kind)), "")
+    return place if "://" in place and not kind else f"{kind}{folder / place.removeprefix(kind)}"
 
 
 def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any]) -> TunedSettings:

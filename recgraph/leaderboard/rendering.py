@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.arguments import checked
-from recgraph.data.files import replace_text
-from recgraph.data.imprint import replace_page
+from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.entry import Entry
@@ -324,9 +323,9 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
     if path.suffix == ".html":
         from recgraph.leaderboard.page import page
 
-        replace_page(page(sheets, found), path)
+        write_text(page(sheets, found), path)
     else:
-        replace_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
+        write_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
     return path
 
 

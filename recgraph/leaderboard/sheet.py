@@ -13,9 +13,9 @@ import polars as pl
 
 from recgraph import notebook
 from recgraph.arguments import checked
-from recgraph.data.imprint import load_json
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.over_folds import OF_FOLD
+from recgraph.files import read_object
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
     Comparisons,
@@ -361,7 +361,9 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         if seeds := tuple(job.repeat for job in left if job.repeat not in failed):
             is_old = not found[spec.name].keys().isdisjoint(seeds)
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if is_old else "not run"))
-        if short := {job.repeat: names for job in jobs if job.repeat in own and (names := lacking(job, own[job.repeat]))}:
+        if short := {
+            job.repeat: names for job in jobs if job.repeat in own and (names := lacking(job, own[job.repeat]))
+        }:
             reason = f"without {', '.join(next(iter(short.values())))}, to be run again"
             missing.append(Missing(spec.name, tuple(short), reason))
     entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
@@ -405,7 +407,10 @@ def update_comparisons(sheet: Sheet) -> Sheet:
 
 def compared_records(sheet: Sheet) -> tuple[dict[str, dict[Repeat, Record]], dict[str, tuple[str, ...]]]:
     """The records of each address, and the metrics of each table."""
-    records = {one.address: {seed: load_json(sheet.folder / name) for seed, name in one.records.items()} for one in sheet.entries}
+    records = {
+        one.address: {seed: read_object(sheet.folder / name) for seed, name in one.records.items()}
+        for one in sheet.entries
+    }
     return records, {table.title: table.metrics for table in sheet.tables}
 
 
@@ -414,7 +419,9 @@ def _score_tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, 
     titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
     # the convention of most papers comes first
     titles.sort(key=lambda title: title != TITLES["exclude"])
-    tables = [_score_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles]
+    tables = [
+        _score_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles
+    ]
     return tuple(table for table in tables if table.metrics)
 
 

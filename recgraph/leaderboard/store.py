@@ -8,11 +8,9 @@ from typing import Any
 
 from polars.exceptions import PolarsError
 
-from recgraph.data.files import remove_folder
-from recgraph.data.imprint import load_json, replace_json
 from recgraph.evaluate.results import Result, load_users
+from recgraph.files import locked, read_object, remove_folder, write_json
 from recgraph.leaderboard.plan import TITLES, Job
-from recgraph.workers.lock import locked
 
 __all__ = ["Record", "Store", "lacking", "read_json"]
 
@@ -64,7 +62,7 @@ class Store:
 
     def save(self, job: Job, record: Record) -> None:
         """Write a record in one step, and remove an earlier failure and the training's files."""
-        replace_json(record, self.folder / f"{job.stem}.json")
+        write_json(record, self.folder / f"{job.stem}.json")
         self._failed(job).unlink(missing_ok=True)
         remove_folder(self.work(job))
 
@@ -76,7 +74,7 @@ class Store:
             record: of the failure.
             restart: remove the training's files, so that the next try starts from the beginning; else it resumes.
         """
-        replace_json(record, self._failed(job))
+        write_json(record, self._failed(job))
         if restart:
             remove_folder(self.work(job))
 
@@ -121,6 +119,6 @@ class Store:
 def read_json(path: Path) -> Record | None:
     """Read a JSON file, or None where it does not exist; one that is not whole is an error that names it."""
     try:
-        return load_json(path)
+        return read_object(path)
     except FileNotFoundError:
         return None

@@ -15,7 +15,6 @@ from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
 from recgraph.models.reading import HistoryReading, Reading
-from recgraph.models.settings import ModelConfig
 from recgraph.rng import Generators, seeded_init
 
 __all__ = [
@@ -68,6 +67,10 @@ class PaddedForm:
     longest: int | None = None
     shortest: int = 1
     reads_gaps: bool = False
+
+
+class ModelConfig(Config):
+    """Settings of a model. Fields that models share have the same name everywhere."""
 
 
 class Space(Config):

@@ -62,15 +62,6 @@ class DistilConfig(ModelConfig):
         Added(),
     ] = 128
 
-    def unread(self) -> dict[str, str]:
-        of_teacher = ("distil_weight", "distil_by", "distil_temperature", "distil_candidates")
-        found = super().unread()
-        if self.teacher is None:
-            found |= dict.fromkeys(of_teacher, "without a teacher; give one, or leave this out")
-        elif self.distil_by == "regression":
-            found["distil_temperature"] = "with distil_by = 'regression', which has no distributions; leave it out"
-        return found
-
     @property
     def distil_coefficient(self) -> float:
         """Of the term ``distil``; 0 without a teacher."""

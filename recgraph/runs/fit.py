@@ -20,8 +20,9 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.ranks import together
 from recgraph.runs.fit_split import check_epochs, fit_split, split_and_part, training_of
-from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
+from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.known_labels import KnownLabels, known_labels, refuse_without_labels
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
@@ -112,7 +113,7 @@ def fit(
     _refuse_training(type(made), training)
     folder = None if out is None else Path(out)
     options = FitOptions(TrainConfig(), seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
-    with on_all_ranks(options.folder):
+    with together():
         split, part = split_and_part(data, _part_of(fit_on, refit))
         more = (init_items, init_items_scale, source_of(split, source))
         return _fit_log(made, split, part, training, options, refit, *more)
@@ -166,7 +167,7 @@ def fit_graph(
     config = GraphTrainConfig.of(training)
     folder = None if out is None else Path(out)
     options = FitOptions(config, seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
-    with on_all_ranks(options.folder):
+    with together():
         return _fit_nodes(model, graph, options, source={}, evaluation={}, known=known_labels(model, task, labels))
 
 
@@ -201,7 +202,7 @@ def train(
             it.
     """
     folder = None if out is None else Path(out)
-    with on_all_ranks(folder):
+    with together():
         cls, card = registry.load("model", model), find_card(dataset)
         check_task(cls, dataset, card.task == "nodes")
         of_nodes = issubclass(cls, GraphModel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,16 +23,14 @@ from recgraph.runs.changed_features import check_features_of_training, files_rea
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
-from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.display import EpochLog, EpochText, duration, progress_observer
 from recgraph.train.trackers import Tracker, make_tracker
 from recgraph.train.trainer import Trainer
 from recgraph.workers.lock import LOCK, hold
-from recgraph.workers.together import together
 
-__all__ = ["FitOptions", "build", "new_record", "on_all_ranks", "run_folder", "train_model"]
+__all__ = ["FitOptions", "build", "new_record", "run_folder", "train_model"]
 
 _log = logging.getLogger(__name__)
 #: the folder of TensorBoard's files in that of a run, which is made before the run's configuration is written
@@ -88,15 +86,6 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
         unsealed=[],
         **({} if options.selection is None else {"selection": dict(options.selection)}),
     )
-
-
-def on_all_ranks(folder: Path | None) -> AbstractContextManager[Ranks]:
-    """The block in which the processes that a launcher has started make a run together; alone it does nothing.
-
-    Raises:
-        RankLost: another process failed or was killed; names it, and the last good checkpoint in ``folder``.
-    """
-    return together(lambda: None if folder is None else checkpoints.latest(folder / "checkpoints"))
 
 
 @contextmanager

@@ -12,17 +12,16 @@ from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
-from recgraph.engine import Engine
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
-from recgraph.ranks import is_first
+from recgraph.parallel import Engine
+from recgraph.ranks import is_first, together
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.changed_features import check_features
-from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord
@@ -31,7 +30,6 @@ from recgraph.runs.source import check_split, features_of, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
-from recgraph.workers.together import together
 
 __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
@@ -92,7 +90,7 @@ class Run(BaseRun):
                 :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
-            engine: ranks for shares of the users, see :func:`recgraph.workers.engines.engine_of`; None: this process.
+            engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
             memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``; None: that of
                 ``RECGRAPH_MEMORY_LIMIT``, if any.
             rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
@@ -302,7 +300,7 @@ class Run(BaseRun):
         )
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
-        with on_all_ranks(folder):
+        with together():
             recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
         return Run.serving(recommender, record, folder)
 

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search, distribute, load_toml, unknown_key
-from recgraph.models.settings import saved_settings
 from recgraph.setting_texts import choices_with_none
 from recgraph.tuning.dimension import Dimension
 from recgraph.tuning.options import default_of, flatten, merge, option_field
@@ -233,7 +232,7 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
 
 def _unread(config: type[Config], values: Mapping[str, Any]) -> dict[str, str]:
     """:meth:`Config.unread` of settings, and without a reason the idle ones; nothing where they are not allowed."""
-    with saved_settings(), suppress(ConfigError):
+    with suppress(ConfigError):
         made = config.of(values)
         return dict.fromkeys(made.idle(), "") | made.unread()
     return {}

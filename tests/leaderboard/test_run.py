@@ -191,9 +191,7 @@ def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
         settings = {"hidden_dim": 8} if name == "bprmf" else {}
         training = {"max_epochs": 3, "patience": 3, "batch_size": 1024} if name == "bprmf" else {}
         model = registry.load("model", name)(**settings)
-        fitted = rg.fit(
-            model, split, seed=3, device="cpu", fit_on="train+valid", refit=name == "bprmf", **training
-        )
+        fitted = rg.fit(model, split, seed=3, device="cpu", fit_on="train+valid", refit=name == "bprmf", **training)
         assert record["scores"]["seen excluded"]["ndcg@10"] == fitted.evaluate(cutoffs=(10,))["exclude"]["ndcg@10"]
         # popular is what is so in all that the model has learned from
         sizes = {group: one["n_users"] for group, one in record["groups"]["popularity"]["seen excluded"].items()}
@@ -242,7 +240,7 @@ def epochs_of(board: Path) -> list[dict[str, Any]]:
 
 
 def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Path) -> None:
-    """The records of a run in other processes, and nothing is done twice: neither what was done, nor the epochs of what was not."""
+    """The records of a run in other processes, and nothing is done twice, no epoch either."""
     board = write(tmp_path)
     with forked.module("recgraph.cli", "leaderboard", "run", board, "--device", "cpu") as process:
         until = time.monotonic() + GRACE

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import safetensors.torch
 import torch
@@ -12,7 +10,6 @@ from every_model import CONTRASTIVE_OF_NODES, N_PAPERS, OF_NODES, graph, of_node
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.graph.schema import UnknownTypeError
-from recgraph.models import contrast
 from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel, GraphSpace
 from recgraph.rng import Generators
@@ -196,18 +193,3 @@ def test_candidates_are_drawn_by_a_setting(name: str) -> None:
     assert few == step(n_candidates=8)[0]
     assert len(of_few) == len(grads)
     assert abs(few - exact) < 1
-
-
-@pytest.mark.parametrize("name", CONTRASTIVE_OF_NODES)
-def test_very_many_pairs_are_announced_before_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "_LONG", 12 * N_PAPERS)
-    pattern = rf"contrasts {N_PAPERS} nodes with {{}} candidates, .* minutes of a core. Use {{}}"
-    with pytest.warns(UserWarning, match=pattern.format(N_PAPERS, r".*n_candidates': 4096")):
-        training(name, "cpu")
-    with pytest.warns(UserWarning, match=pattern.format(12, "a smaller n_candidates")):
-        training(name, "cpu", objective_options={"n_candidates": 12})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        training(name, "cpu", objective_options={"n_candidates": 5})
-        if "mini_batch" in registry.load("model", name).Config.model_fields:
-            training(name, "cpu", mini_batch=True)

@@ -25,7 +25,6 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableMode
 from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
 from recgraph.models.reading import Reading
-from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.rows import lookup, read_once, touched
 
@@ -57,13 +56,6 @@ class CollaborativeConfig(DistilConfig):
         Search(choices=(None, 1e-4, 1e-3, 1e-2, 1e-1)),
         Added(),
     ] = None
-
-    def unread(self) -> dict[str, str]:
-        found, loss = super().unread(), chosen("loss", self.loss)
-        if loss is not None:
-            of_draws = sorted({"n_negatives", "popularity_power"} - {*registry.settings_of(loss)})
-            found |= dict.fromkeys(of_draws, f"with loss = {self.loss!r}, which draws none; leave it out")
-        return found
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from recgraph.augment.graph import make_augmentation
 from recgraph.blocks import row_blocks
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch
@@ -22,7 +22,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term, stream
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.sparse.csr import Csr
 from recgraph.unit_length import unit_length
@@ -63,12 +63,6 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
         Added(),
     ] = ()
 
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        return (
-            ("candidates = 'all'", "candidates = 'batch'") if self.candidates == "all" else super().further_candidates
-        )
-
 
 class GraphContrastiveModel(ContrastiveModel, LightGCN):
     """Base of LightGCN with a contrastive task.
@@ -84,13 +78,6 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        if self.config.candidates == "all":
-            check_pairs(self.config)
-            if self.config.queue_size:
-                raise ConfigError(
-                    f"queue_size = {self.config.queue_size} adds candidates, and candidates = 'all' takes all nodes "
-                    "already; use queue_size=0 or candidates='batch'"
-                )
         self._labels: tuple[Tensor, ...] | None = None
         self._categories = self._categories_of(space)
         # a weight may learn: users and items have one each
@@ -239,14 +226,6 @@ class SGLConfig(GraphContrastiveConfig):
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "all"
 
-    def unread(self) -> dict[str, str]:
-        found, specs = super().unread(), self.augmentations
-        if specs is not None and self.graph_view == "node_drop":
-            found["graph_view"] = "with augmentations, but for 'random_walk'; leave one of them out"
-        if specs is not None and all(isinstance(spec, Mapping) and "ratio" in spec for spec in specs):
-            found["drop_rate"] = "with augmentations that have a ratio each; leave it out"
-        return found
-
 
 class SGL(GraphContrastiveModel):
     """LightGCN with the contrast of two subgraphs, drawn once an epoch.
@@ -270,8 +249,6 @@ class SGL(GraphContrastiveModel):
         specs = by_view if config.augmentations is None else config.augmentations
         # users and items are different nodes, even where there are as many of the one as of the other
         made = [make_augmentation(spec, ratio=config.drop_rate, self_loops=False) for spec in specs]
-        if wrong := [type(one).__name__ for one in made if one.reads != "adjacency"]:
-            raise ValueError(f"augmentations: {', '.join(wrong)} is of features, which SGL does not read")
         self._augmentations = made
         self._drawn: tuple[Any, list[list[Csr]]] | None = None
 
@@ -360,12 +337,6 @@ class XSimGCLConfig(SimGCLConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.15
-
-    @model_validator(mode="after")
-    def _layer_exists(self) -> XSimGCLConfig:
-        if self.contrast_layer > self.n_layers:
-            raise ValueError(f"contrast_layer = {self.contrast_layer} must be at most n_layers = {self.n_layers}")
-        return self
 
 
 class XSimGCL(SimGCL):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError, Search
-from recgraph.contrast.blockwise import NoCandidateError
+from recgraph.config import Search
 from recgraph.contrast.clustering import Method
 from recgraph.contrast.memory import PrototypeMemory
 from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
@@ -28,9 +26,6 @@ from recgraph.unit_length import unit_length
 
 
 class NCLConfig(GraphContrastiveConfig):
-    #: without the temperature, which the contrast of prototypes reads, too
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
-
     # the published ones, 1e-7 and 8e-8 on MovieLens-1M, are of sums over 4,096 samples
     contrast_weight: Annotated[
         float,
@@ -89,13 +84,6 @@ class NCLConfig(GraphContrastiveConfig):
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
 
-    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight", "proto_weight")
-
-    def idle(self) -> frozenset[str]:
-        of_kmeans = ("n_clusters", "kmeans", "kmeans_iterations", "kmeans_restarts")
-        of_prototypes = ("proto_contrast", "warm_up_epochs", "concentration", *of_kmeans)
-        return super().idle().union(() if self.proto_weight else of_prototypes)
-
 
 class NCL(GraphContrastiveModel):
     """LightGCN with the contrast of each node with its even-layer output, and with the prototype of its cluster.
@@ -146,39 +134,6 @@ class NCL(GraphContrastiveModel):
         self.contrast_prototypes = ContrastiveTerm(
             dim=config.hidden_dim, **{"objective": "info_nce", **similarity, **config.proto_contrast}
         )
-        if self.contrast_prototypes.objective.needs_pairs or self.contrast_prototypes.queue is not None:
-            raise ConfigError(
-                f"proto_contrast = {config.proto_contrast} needs two views with rows in pairs, and here nodes are "
-                "contrasted with prototypes; use the objective 'info_nce' or 'debiased_info_nce', and no queue"
-            )
-        self._check_parts()
-
-    def _check_parts(self) -> None:
-        """Refuse parts that cannot contrast nodes with prototypes: their first step comes after the warm-up.
-
-        Raises:
-            ConfigError: there is such a part; names it, or says what does not fit.
-        """
-        given = f"proto_contrast = {self.config.proto_contrast}"
-        for part in self.contrast_prototypes.parts:
-            if part.reads_ids or part.reads_labels:
-                raise ConfigError(
-                    f"{given}: {type(part).__name__} reads counts, categories or ratings, and prototypes have none; "
-                    "leave it out"
-                )
-        rows = self.embedding.weight.detach()[: max(self.config.n_clusters)]
-        if rows.is_meta:  # of a model whose size alone is asked for
-            return
-        term, own = copy.deepcopy(self.contrast_prototypes), torch.arange(len(rows), device=rows.device)
-        every = PrototypeSet(own, unit_length(rows), torch.ones_like(rows[:, 0]))
-        generator = torch.Generator(rows.device).manual_seed(0) if term.draws else None
-        try:
-            with torch.no_grad():
-                proto_nce(term, rows[:4], [every], own[:4], self.config.concentration, generator=generator, epoch=0)
-        except NoCandidateError:  # of these rows alone
-            pass
-        except ValueError as error:
-            raise ConfigError(f"{given}: {error}") from None
 
     def setup(self, train: Part) -> None:
         super().setup(train)

@@ -59,10 +59,6 @@ class SimpleXConfig(CollaborativeConfig):
         float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
     ] = 0.1
 
-    def idle(self) -> frozenset[str]:
-        of_histories = ("aggregator", "aggregator_options", "history_table", "exclude_target")
-        return super().idle().union(of_histories if self.own_weight == 1 else ())
-
 
 class SimpleX(CollaborativeModel):
     """Cosine of an item's vector and ``g p_u + (1 - g) W sum_i a_ui q_i``: the user's own vector and the history's.

@@ -53,9 +53,6 @@ class UltraGCNConfig(CollaborativeConfig):
     n_neighbours: Annotated[int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)] = 10
     with_itself: Annotated[bool, Field(description="whether an item may be its own neighbour, as in the code")] = True
 
-    def idle(self) -> frozenset[str]:
-        return super().idle().union(() if self.neighbour_weight else ("n_neighbours", "with_itself"))
-
 
 class UltraGCN(BPRMF):
     """Matrix factorisation by weighted pairs: what LightGCN's propagation would converge to, without propagating.

@@ -9,22 +9,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Added, Search
-from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
-from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_pairs
+from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.base import (
-    FullGraph,
     GraphBatch,
+    GraphConfig,
     GraphSpace,
-    NodeBatches,
-    OneWidthConfig,
     evaluating,
 )
 from recgraph.models.heterogeneous.categories import about_nodes
@@ -32,7 +29,6 @@ from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.models.slow_copy import ContrastiveModel
-from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -48,7 +44,7 @@ _DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropou
 _N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
+class HeCoConfig(ClassesConfig, ContrastConfig, GraphConfig):
     # none is replaced before the bases read it, see of_target
     dropout: Annotated[
         float | None,
@@ -110,21 +106,6 @@ class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
-
-    def unread(self) -> dict[str, str]:
-        found, objective = super().unread(), chosen("objective", self.objective)
-        if objective is not None and objective.of_both_sides:
-            found["schema_weight"] = f"with objective = {self.objective!r}, of both views alike; leave it out"
-        return found
-
-    @model_validator(mode="after")
-    def _directions_are_there(self) -> HeCoConfig:
-        if self.objective_options.get("both_directions"):
-            raise ValueError(
-                "objective_options = {'both_directions': True}: HeCo contrasts both views with one another already, in "
-                "the shares of schema_weight; leave both_directions out"
-            )
-        return self
 
     def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
         """The settings for a target of so many nodes, in which none is none."""
@@ -218,22 +199,9 @@ class HeCo(ContrastiveModel, LearnsClasses):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
-        if config.queue_size:
-            raise ValueError(
-                f"queue_size = {config.queue_size}: HeCo contrasts all nodes in each step; use queue_size=0"
-            )
         self._make_classes(dim)
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
         self.contrast.setup(about_nodes(graph, self.target, made))
-        if self.contrast.objective.needs_pairs and config.n_positives > 1:
-            raise ValueError(
-                f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
-                "objective"
-            )
-        if self.contrast.mixture is not None and config.n_positives > 1:
-            raise ValueError(
-                f"mixture = {config.mixture!r} mixes for one positive of each anchor; use n_positives = 1 or no mixture"
-            )
 
     def _order(self, of: Csr) -> Tensor:
         """[N]: a place for each node, by which ties are broken."""
@@ -243,12 +211,6 @@ class HeCo(ContrastiveModel, LearnsClasses):
     @property
     def embedding_dim(self) -> int:
         return int(self.config.hidden_dim)
-
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        assert self.space is not None
-        warn_of_pairs(self.config, self.space.n_items, directions=2, batches=False)
-        made: FullGraph | NodeBatches = super().batches(train, batch_size, generators)
-        return made
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)

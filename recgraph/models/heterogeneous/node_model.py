@@ -9,14 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, ConfigError
+from recgraph.config import Added
 from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
-from recgraph.encoders.graph import GCN, Propagation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, Ties
 from recgraph.models.base import ModelConfig, PathKey, Space
-from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
@@ -79,16 +77,6 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
 
-    def unread(self) -> dict[str, str]:
-        of_batches = ["fan_out", "context_fan_out", "sample_with_replacement", "context_cap"]
-        of_batches += ["queue_size"] if self.queue_size else []  # 0 says what is so
-        why = "without mini_batch = True; set it, or leave this out"
-        return super().unread() | ({} if self.mini_batch else dict.fromkeys(of_batches, why))
-
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        return super().further_candidates if self.mini_batch else None
-
 
 class MetaPathModel(ContrastiveModel, LearnsClasses):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
@@ -119,7 +107,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         config, graph = self.config, space.graph
-        check_pairs(config)
         target = self._target(graph)
         paths = make_paths(config.metapaths, config)
         if config.mini_batch:
@@ -141,8 +128,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         self.views = MetaPathViews(
             inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
         )
-        if config.mini_batch:
-            _check_fan_out(config, self.views.encoder)
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
         self.contrast.setup(about_nodes(graph, target, paths))
@@ -163,7 +148,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         """
         assert self.space is not None
         if not self.config.mini_batch:
-            warn_of_pairs(self.config, self.space.n_items)
             return FullGraph(self.space.n_items, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
 
@@ -291,24 +275,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     def embed(self) -> Tensor:
         inputs = self._step_inputs(None)
         return self.views.fine(inputs, *self._hidden(inputs, None))
-
-
-def _check_fan_out(config: MetaPathModelConfig, encoder: nn.Module) -> None:
-    """Refuse fan-outs of another number of layers than the encoder has.
-
-    Raises:
-        ConfigError: the encoder has another number of layers, or none.
-    """
-    if isinstance(encoder, Propagation):
-        raise ConfigError(
-            f"mini_batch = True samples the neighbours of each layer, and encoder = {config.encoder!r} has no layers; "
-            "use encoder = 'gcn' or mini_batch = False"
-        )
-    if isinstance(encoder, GCN) and len(config.fan_out) != (n_layers := len(encoder.weights)):
-        raise ConfigError(
-            f"fan_out = {config.fan_out} is of {len(config.fan_out)} layers, and encoder = {config.encoder!r} has "
-            f"{n_layers}; give one fan-out a layer"
-        )
 
 
 def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:

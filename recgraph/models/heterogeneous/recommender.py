@@ -8,7 +8,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
@@ -18,7 +18,7 @@ from recgraph.data.batches import PairBatch, Query
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import reader_of_labels, stream
+from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
@@ -83,22 +83,6 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.2
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> MetaPathRecommenderConfig:
-        if self.redraw_masks:
-            raise ValueError("redraw_masks = True: recommenders draw their masks of edges once; leave it out")
-        if self.projection_dim is not None and self.view_encoder == "light":
-            raise ValueError(
-                f"projection_dim = {self.projection_dim} needs view_encoder = 'gcn': the views of 'light' have no "
-                "projection"
-            )
-        if (part := reader_of_labels(self)) is not None:
-            raise ValueError(
-                f"{part} reads a rating of each row, which users and items of this model do not have; use another "
-                "part, or a model that hands ratings on, such as SimGCL or CL4SRec"
-            )
-        return self
 
 
 @dataclass(frozen=True)

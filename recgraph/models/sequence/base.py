@@ -35,7 +35,7 @@ from recgraph.models.base import (
     UpdatedBy,
 )
 from recgraph.models.distil import distilled, teacher_reads_times
-from recgraph.models.sequence.config import SequenceConfig, check_regime
+from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
@@ -84,11 +84,6 @@ class SequenceModel(TrainableModel):
         self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
         draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
-        if self.encoder.reads_tokens and config.time_gaps:
-            raise ConfigError(
-                f"time_gaps = True makes a token of each place, but {config.encoder} with encoder_options = "
-                f"{config.encoder_options!r} must know the items; leave one of them out"
-            )
         own = {"n_negatives": config.n_negatives}
         self.loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, own)
         self.item_tower = self._make_tower(space)
@@ -378,7 +373,9 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     if not issubclass(cls, SequenceEncoder):
         raise ConfigError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
     shared = {name: getattr(config, name) for name in type(config).model_fields}
-    check_regime(config, cls.ends_masked)
+    regime: str = config.regime
+    if (regime == "cloze") != cls.ends_masked and regime != "prefix":
+        raise ConfigError(f"regime = {regime!r} does not suit encoder = {config.encoder!r}, by what places see")
     shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
     shared["max_len"] += cls.ends_masked
     encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)

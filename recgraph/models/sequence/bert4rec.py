@@ -46,9 +46,6 @@ class BERT4RecConfig(TransformerConfig):
         ),
     ] = 0.5
 
-    def idle(self) -> frozenset[str]:
-        return super().idle().union(("mask_ratio",) if self.last_share == 1 else ())
-
     @property
     def window_items(self) -> int | None:
         """``window_step`` in items, at least one."""

@@ -52,12 +52,6 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
         Added(),
     ] = True
 
-    def unread(self) -> dict[str, str]:
-        found = super().unread()
-        if self.regime != "causal":
-            found["contrast_of"] = f"in regime = {self.regime!r}, whose views are of prefixes; leave it out"
-        return found
-
 
 class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
     """Base of contrastive sequence models.
@@ -74,13 +68,6 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         config = self.config
         chosen = config.augmentations
         self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
-        queues = {"queue_size": config.queue_size, "objective_options queue": config.objective_options.get("queue", 0)}
-        for name, size in queues.items():
-            if size and not config.gather_negatives:
-                raise ValueError(
-                    f"{name} = {size}: a queue is the same on all processes, and gather_negatives = False gives each "
-                    "rows of its own; use no queue or gather_negatives=True"
-                )
         self.contrast = contrastive_term(config, config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
@@ -297,8 +284,6 @@ class CL4SRec(ContrastiveSequenceModel):
 
 
 class DuoRecConfig(ContrastiveConfig):
-    of_weight: ClassVar[tuple[str, ...]] = ("unsupervised_weight", "supervised_weight")
-
     unsupervised_weight: Annotated[
         float,
         Field(ge=0, description="of the contrast of two dropout twins; published with 0"),
@@ -309,9 +294,6 @@ class DuoRecConfig(ContrastiveConfig):
         Field(ge=0, description="of the contrast of a dropout twin with a sequence of the same target"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
-
-    def unread(self) -> dict[str, str]:
-        return super().unread() | {"augmentations": "in DuoRec, whose views are twins under dropout; leave it out"}
 
 
 class DuoRec(ContrastiveSequenceModel):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
@@ -16,7 +16,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.encoders.kept import Kept
 from recgraph.models.base import PathKey, Space
-from recgraph.models.contrast import ContrastConfig, check_pairs, contrastive_term, stream
+from recgraph.models.contrast import ContrastConfig, contrastive_term, stream
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.item_graph import MetaPaths
 from recgraph.models.sequence.config import SequenceConfig
@@ -42,26 +42,6 @@ class ItemContrastConfig(ContrastConfig):
         Field(description="a learned second view of the graph's vectors, a name of the registry's kind 'augmenter'"),
     ] = None
     augmenter_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the augmenter")]
-
-    @model_validator(mode="after")
-    def _is_of_tables(self) -> Self:
-        if self.target_momentum is not None:
-            raise ValueError(
-                f"target_momentum = {self.target_momentum}: the contrast of items has no slow copy; set it beside "
-                "item_contrast_options, for the contrast of sequences"
-            )
-        if self.queue_size and self.candidates == "all":
-            raise ValueError(
-                f"queue_size = {self.queue_size} adds candidates, and candidates = 'all' takes all items already; use "
-                "queue_size = 0 or candidates = 'batch'"
-            )
-        return self
-
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        if self.candidates == "all":
-            return "item_contrast_options candidates = 'all'", "candidates = 'batch'"
-        return super().further_candidates
 
 
 class ItemTables(NamedTuple):
@@ -102,8 +82,6 @@ class RelatedItems(nn.Module):
         spec = {"name": config.item_graph, **config.item_graph_options}
         self.graph: ItemGraph = registry.make("item_graph", spec, **given)
         self.settings = ItemContrastConfig.of(config.item_contrast_options)
-        if self.settings.candidates == "all":
-            check_pairs(self.settings)
         self.contrast = contrastive_term(self.settings, config.hidden_dim) if config.item_contrast else None
         self.augmenter = self._make_augmenter(config.hidden_dim) if config.item_contrast else None
         self._made: Kept[ItemTables] = Kept()
@@ -113,10 +91,6 @@ class RelatedItems(nn.Module):
         if name is None:
             return None
         made = registry.make("augmenter", {"name": name, **self.settings.augmenter_options}, hidden_dim=dim)
-        if made.has_loss or made.needs_states or made.batch_size is not None:
-            raise ValueError(
-                f"item_contrast_options augmenter = {name!r} reads sequences or has a loss of its own; use 'mlp'"
-            )
         return made
 
     def setup(self, train: Part, categories: Tensor | None = None) -> None:
@@ -180,8 +154,4 @@ def reads_typed_graph(config: SequenceConfig) -> bool:
     if config.item_graph is None:
         return False
     reads: bool = registry.load("item_graph", config.item_graph).reads_graph
-    if reads and config.item_features:
-        raise ValueError(
-            f"item_graph = {config.item_graph!r} reads the features of items from the graph; leave item_features out"
-        )
     return reads

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.data.batches import SequenceBatch
 from recgraph.encoders.base import tokens_of_places
@@ -24,9 +24,6 @@ from recgraph.unit_length import unit_length
 
 
 class MCLRecConfig(ContrastiveConfig):
-    #: without the temperature, which the margin reads, too
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
-
     view_weight: Annotated[
         float,
         Field(ge=0, description="lambda, weight of cl1, the contrast of the stochastic views"),
@@ -59,18 +56,6 @@ class MCLRecConfig(ContrastiveConfig):
         Literal["published", "paper"],
         Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
     ] = "published"
-
-    of_weight: ClassVar[tuple[str, ...]] = ("view_weight", "latent_weight")
-
-    def idle(self) -> frozenset[str]:
-        of_margin = () if self.margin_weight else ("margin_form",)
-        of_augmenters = ("augmenter", "augmenter_options", "augmenter_variant", "shared_augmenter")
-        of_latent = (*of_augmenters, "schedule_of_phases", "margin_weight", "margin_form")
-        return super().idle().union(of_margin, () if self.latent_weight else of_latent)
-
-    @classmethod
-    def given_to(cls, setting: str) -> frozenset[str]:
-        return super().given_to(setting).union({"variant"} if setting == "augmenter" else ())
 
 
 class MCLRec(ContrastiveSequenceModel):
@@ -110,11 +95,6 @@ class MCLRec(ContrastiveSequenceModel):
             registry.make("augmenter", augmenter, hidden_dim=config.hidden_dim, variant=config.augmenter_variant)
             for _ in range(1 if config.shared_augmenter else 2)
         )
-        if self.augmenters[0].changes_tokens and self.encoder.reads_tokens:
-            raise ConfigError(
-                f"augmenter = {config.augmenter!r} changes items, but {config.encoder} with encoder_options = "
-                f"{config.encoder_options!r} must know them; leave one of them out"
-            )
         self.latent_contrast = contrastive_term(
             config,
             config.hidden_dim,
