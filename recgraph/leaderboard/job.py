@@ -19,7 +19,7 @@ from recgraph.evaluate.node_results import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.files import remove_folder
 from recgraph.imports import import_all
-from recgraph.leaderboard.plan import TITLES, DataHashes, Job
+from recgraph.leaderboard.plan import TITLES, DataHashes, Job, digest
 from recgraph.leaderboard.store import Record, Store
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured, provenance
@@ -144,9 +144,9 @@ def _limited(hours: float) -> Iterator[None]:
 
 
 def _train(pending: Pending, device: str | None) -> Run | NodeRun:
-    """Train, or resume a training that was stopped; one of other data begins anew."""
+    """Train, or resume a training that was stopped; one of other data or other item vectors begins anew."""
     job = pending.job
-    folder = pending.store.work(job) / pending.hashes.data
+    folder = pending.store.work(job) / digest([pending.hashes.data, job.inputs])
     for other in folder.parent.glob("*"):
         if other != folder:
             remove_folder(other)

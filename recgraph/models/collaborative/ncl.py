@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.contrast.clustering import Method
-from recgraph.contrast.memory import PrototypeMemory
-from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
-from recgraph.contrast.schedule import ScheduledSimilarity
+from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import ClusterCounts
 from recgraph.data.batches import PairBatch
@@ -100,9 +98,8 @@ class NCL(GraphContrastiveModel):
     lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
     layers; where k is more, the further layers are of the contrast alone.
 
-    The clusters are also those of parts of ``cl`` that read some: ``weight="cluster"``, or SwAV's prototypes. Several
-    ``n_clusters`` are several clusterings, of which ``proto`` is the mean. With ``target_momentum`` the candidates of
-    ``cl`` are vectors of the slow copy, and the clusters are of its vectors, as in PCL.
+    The clusters are also those of ``weight="cluster"`` in ``cl``. Several ``n_clusters`` are several clusterings, of
+    which ``proto`` is the mean.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
     2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its
@@ -130,7 +127,7 @@ class NCL(GraphContrastiveModel):
         self.memories = nn.ModuleList(
             PrototypeMemory(n, config.hidden_dim, config.n_clusters) for n in (space.n_users, space.n_items)
         )
-        similarity = {name: getattr(config, name) for name in ScheduledSimilarity.model_fields}
+        similarity = {"similarity": config.similarity, "temperature": config.temperature}
         self.contrast_prototypes = ContrastiveTerm(
             dim=config.hidden_dim, **{"objective": "info_nce", **similarity, **config.proto_contrast}
         )
@@ -194,12 +191,10 @@ class NCL(GraphContrastiveModel):
 
         def make() -> list[PrototypeSet]:
             weight = self.embedding.weight.detach()
-            if self.slow is not None:
-                weight = self.slow.compute(self, lambda: self.embedding.weight)
             members = torch.split(weight, sizes)[kind]
             if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
                 members = unit_length(members)
-            temperature = self.contrast_prototypes.similarity(epoch).temperature
+            temperature = self.contrast_prototypes.config.temperature
             return prototypes_of(self.prototypes(members), members, temperature)
 
         return self._memories()[kind].of_epoch(epoch, make)

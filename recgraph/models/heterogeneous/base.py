@@ -221,17 +221,6 @@ class GraphModel(HoldsGraph, TrainableModel):
         config: ModelConfig = self.config
         return config
 
-    def ordered_labels(self, like: Tensor) -> Tensor | None:
-        """[N] float: the classes that training reads as numbers, NaN for all other nodes, for the parts of a contrast.
-
-        Args:
-            like: a tensor on the device of the labels.
-        """
-        if self.known_labels is None:
-            return None
-        self.known_labels = self.known_labels.to(like.device)
-        return self.known_labels.float().masked_fill(self.known_labels < 0, torch.nan)
-
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
         """Create the parameters, and read the inputs from the graph.
 

@@ -24,11 +24,9 @@ from recgraph.models.heterogeneous.base import (
     GraphSpace,
     evaluating,
 )
-from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -130,7 +128,7 @@ class _Inputs:
         return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
-class HeCo(ContrastiveModel, LearnsClasses):
+class HeCo(LearnsClasses):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
     Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
@@ -201,7 +199,6 @@ class HeCo(ContrastiveModel, LearnsClasses):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
         self._make_classes(dim)
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
-        self.contrast.setup(about_nodes(graph, self.target, made))
 
     def _order(self, of: Csr) -> Tensor:
         """[N]: a place for each node, by which ties are broken."""
@@ -250,21 +247,16 @@ class HeCo(ContrastiveModel, LearnsClasses):
         return self.project(self.schema_view(inputs, h, batch.generators)), path
 
     def _info(self, batch: GraphBatch, schema: Tensor, path: Tensor) -> Tensor:
-        again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None
         if self.config.n_positives != 1:  # a single positive is the node itself
             inputs: _Inputs = self._placed(self._inputs)
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        labels = self.ordered_labels(path)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "positives": positives}
-        how |= {"labels_a": labels, "labels_b": labels}
-        slow = self.slow_sides(self.contrast, lambda: again()[0], lambda: again()[1])
-        there: Tensor = self.contrast(schema, path, slow=slow, **how)
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "positives": positives}
+        there: Tensor = self.contrast(schema, path, **how)
         if self.contrast.objective.of_both_sides:
             return there
-        slow = self.slow_sides(self.contrast, lambda: again()[1], lambda: again()[0])
-        back: Tensor = self.contrast(path, schema, slow=slow, **how)
+        back: Tensor = self.contrast(path, schema, **how)
         loss: Tensor = share * there + (1 - share) * back
         return loss
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.contrast.clustering import Method
-from recgraph.contrast.memory import PrototypeMemory
-from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
+from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import ClusterCounts
 from recgraph.models.base import ModelConfig, Phase, Space, Terms

@@ -77,10 +77,7 @@ class MCLRec(ContrastiveSequenceModel):
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
-    ``target_momentum`` is of ``cl1`` alone, as the augmenters learn through both sides of ``cl2``.
-    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec). An
-    objective of more than two views (Symile) contrasts h1, h2 and the sequence in ``cl1``, and z1, z2 and the sequence
-    in ``cl2``.
+    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
     Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
     encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
     """
@@ -99,12 +96,8 @@ class MCLRec(ContrastiveSequenceModel):
             config,
             config.hidden_dim,
             temperature=1.0,
-            temperature_schedule="constant",
-            temperature_end=None,
             similarity="dot",
-            queue_size=0,
-            # of three pairs in each of two or three phases a queue would hold the same rows many times
-            objective_settings={name: one for name, one in config.objective_options.items() if name != "queue"},
+            queue_size=0,  # of three pairs in each of two or three phases a queue would hold the same rows many times
         )
         scope = "row" if config.margin_form == "published" else "batch"
         self.margin = Margin(temperature=config.temperature, scope=scope)
@@ -150,9 +143,6 @@ class MCLRec(ContrastiveSequenceModel):
             return [(z1, z2), (h1, z2), (h2, z1)]
 
         def cl2() -> Tensor:
-            if self.reads_original:
-                z1, z2 = pairs()[0]
-                return self.contrast_by(self.latent_contrast, batch, z1, z2, self.originals(views()))
             return sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()])
 
         def margins() -> Tensor:
