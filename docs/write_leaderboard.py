@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.rendering import listed, markdown, metric_name
+from recgraph.leaderboard.numbers import listed, metric_name
+from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Cheapest, Sheet, open_sheet, update_comparisons
 
 PAGE, SUMMARY = (Path(__file__).with_name(name) for name in ("leaderboard.md", "results.md"))

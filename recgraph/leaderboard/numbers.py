@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,19 @@ from recgraph.leaderboard.compare import MARKS, Comparison, Mark, Records
 from recgraph.leaderboard.plan import Repeat, fold_of, mean_of, repeat_of, seed_of
 from recgraph.leaderboard.store import Record
 
-__all__ = ["COSTS", "WATTS_PER_CORE", "WATTS_PER_GIB", "Key", "Number", "device_of", "frame_of", "numbers_of"]
+__all__ = [
+    "COSTS",
+    "WATTS_PER_CORE",
+    "WATTS_PER_GIB",
+    "Key",
+    "Number",
+    "device_of",
+    "frame_of",
+    "listed",
+    "metric_name",
+    "numbers_of",
+    "short_hash",
+]
 
 #: one row for each number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected
 #: the weights, by epoch); ``table`` is the title of a protocol; columns that do not apply are empty
@@ -42,6 +55,9 @@ COSTS = (
     *("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds"),
     *("peak_memory_mb", "n_parameters", "epochs"),
 )
+
+_ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
+_HASH = re.compile(r"[0-9a-f]{32,}")
 
 
 @dataclass(frozen=True)
@@ -149,3 +165,24 @@ def device_of(record: Record) -> str:
     if device != "auto":
         return device
     return "cuda" if record["provenance"]["cuda"] else "cpu"
+
+
+def metric_name(metric: str) -> str:
+    """``NDCG@10`` of ``ndcg@10``, ``Macro F1`` of ``macro_f1``."""
+    name, at, cutoff = metric.partition("@")
+    text = " ".join(part.upper() if part in _ABBREVIATIONS else part for part in name.split("_"))
+    return f"{text[:1].upper()}{text[1:]}{at}{cutoff}"
+
+
+def short_hash(text: str) -> str:
+    """The text with long hashes cut to 12 digits."""
+    return _HASH.sub(lambda found: found[0][:12], text)
+
+
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """``A, B and 2 more``."""
+    every = list(names)
+    shown, left = every[:limit], len(every) - limit
+    if left > 0:
+        return f"{', '.join(shown)} and {left} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

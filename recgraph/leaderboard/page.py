@@ -16,9 +16,8 @@ from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number
+from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, listed, metric_name, short_hash
 from recgraph.leaderboard.plan import Repeat, named, repeat_of
-from recgraph.leaderboard.rendering import listed, metric_name, short_hash
 from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale

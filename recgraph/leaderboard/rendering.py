@@ -5,7 +5,6 @@ The output depends on the records alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,36 +14,12 @@ from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number
+from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, short_hash
 from recgraph.leaderboard.plan import fold_of, named, seed_of
 from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
 
-__all__ = ["COLUMNS", "listed", "markdown", "metric_name", "render", "rows", "sheets_of", "short_hash", "to_csv"]
-
-_ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
-_HASH = re.compile(r"[0-9a-f]{32,}")
-
-
-def metric_name(metric: str) -> str:
-    """``NDCG@10`` of ``ndcg@10``, ``Macro F1`` of ``macro_f1``."""
-    name, at, cutoff = metric.partition("@")
-    text = " ".join(part.upper() if part in _ABBREVIATIONS else part for part in name.split("_"))
-    return f"{text[:1].upper()}{text[1:]}{at}{cutoff}"
-
-
-def short_hash(text: str) -> str:
-    """The text with long hashes cut to 12 digits."""
-    return _HASH.sub(lambda found: found[0][:12], text)
-
-
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """``A, B and 2 more``."""
-    every = list(names)
-    shown, left = every[:limit], len(every) - limit
-    if left > 0:
-        return f"{', '.join(shown)} and {left} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+__all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
 
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")

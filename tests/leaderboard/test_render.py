@@ -19,8 +19,9 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.numbers import listed, metric_name
 from recgraph.leaderboard.page import anchors, cost_figures, count, curve_figures, duration, page
-from recgraph.leaderboard.rendering import COLUMNS, listed, metric_name
+from recgraph.leaderboard.rendering import COLUMNS
 from recgraph.leaderboard.sheet import update_comparisons
 from recgraph.setting_texts import setting_text
 
