@@ -63,7 +63,7 @@ def test_nothing_that_a_file_holds_is_run() -> None:
     assert found == []
 
 
-EXPERIMENTS = [path for part in ("", "components/", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))]
+EXPERIMENTS = [path for part in ("", "bench/") for path in sorted(ROOT.glob(f"experiments/{part}*.py"))]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)

@@ -16,7 +16,7 @@ from small_study import SETTINGS, synthetic, tune
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search
-from recgraph.leaderboard.studies import load_tuned
+from recgraph.leaderboard.plan import load_tuned
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.dimension import Dimension

@@ -1,21 +1,33 @@
-"""The numbers of a data set's records as one long frame, and their means over seeds."""
+"""The numbers of a data set's records as one long frame, their means over seeds, and what they cost."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from recgraph.leaderboard.compare import MARKS, Comparison, Mark
-from recgraph.leaderboard.costs import COSTS
-from recgraph.leaderboard.repeats import Repeat, fold_of, mean_of, repeat_of, seed_of
+from recgraph.leaderboard.compare import MARKS, Comparison, Mark, Records
+from recgraph.leaderboard.plan import Repeat, fold_of, mean_of, repeat_of, seed_of
 from recgraph.leaderboard.store import Record
 
-__all__ = ["Key", "Number", "frame_of", "numbers_of"]
+__all__ = [
+    "COSTS",
+    "WATTS_PER_CORE",
+    "WATTS_PER_GIB",
+    "Key",
+    "Number",
+    "device_of",
+    "frame_of",
+    "listed",
+    "metric_name",
+    "numbers_of",
+    "short_hash",
+]
 
 #: one row for each number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected
 #: the weights, by epoch); ``table`` is the title of a protocol; columns that do not apply are empty
@@ -33,6 +45,19 @@ SCHEMA = {
 }
 #: entry, table, group kind, group, metric
 Key = tuple[str, str, str, str, str]
+#: what a core at work is taken to draw, as a server's processor of 200 to 280 W has 24 to 64 of them; and memory, as
+#: codecarbon has it, 3 W for 8 GiB
+WATTS_PER_CORE, WATTS_PER_GIB = 10.0, 0.375
+#: cost of one seed: wall-clock and CPU seconds (training includes building the model; inference is one pass over all
+#: test cases, or the probes of a node task), the estimated watt hours of training, the peak memory of the process in
+#: MiB, the number of parameters, and the number of epochs
+COSTS = (
+    *("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds"),
+    *("peak_memory_mb", "n_parameters", "epochs"),
+)
+
+_ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
+_HASH = re.compile(r"[0-9a-f]{32,}")
 
 
 @dataclass(frozen=True)
@@ -79,12 +104,8 @@ class Number:
         return f"{self.mean:.{digits}f}{sd}"
 
 
-def frame_of(records: Mapping[str, Mapping[Repeat, Record]]) -> pl.DataFrame:
-    """The frame of all numbers of the records, see ``SCHEMA``.
-
-    Args:
-        records: name of an entry -> seed, or fold and seed -> record.
-    """
+def frame_of(records: Records) -> pl.DataFrame:
+    """The frame of all numbers of the records, by the names of their entries, see ``SCHEMA``."""
     rows = [
         (name, fold_of(repeat), seed_of(repeat), *row)
         for name, by_seed in records.items()
@@ -104,8 +125,8 @@ def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
             for group, values in groups.items():
                 for metric, value in values.items():
                     yield "group", table, kind, group, metric, None, None if value is None else float(value)
-    for name, read in COSTS.items():
-        if (cost := read(record)) is not None:
+    for name, cost in _costs(record).items():
+        if cost is not None:
             yield "cost", "", "", "", name, None, cost
     metric, curve = record["training"]["selected_by"], record["curve"]
     for epoch, value in zip(curve.get("epoch", ()), curve.get(metric, ()), strict=False):
@@ -119,3 +140,49 @@ def numbers_of(frame: pl.DataFrame) -> dict[Key, Number]:
     keys = ("entry", "table", "group_kind", "group", "metric")
     grouped = kept.group_by(keys, maintain_order=True).agg("fold", "seed", "value")
     return {row[:5]: Number(dict(zip(map(repeat_of, *row[5:7]), row[7], strict=True))) for row in grouped.iter_rows()}
+
+
+def _costs(record: Record) -> dict[str, float | None]:
+    """The costs of one seed, in the order of ``COSTS``; None where there is none.
+
+    The watt hours are an estimate from CPU time and the peak of memory, to compare entries by; of a training on an
+    accelerator, whose energy CPU time does not tell, there is none.
+    """
+    training, inference = record["training"], record["inference"]
+    watts = WATTS_PER_CORE + WATTS_PER_GIB * float(record["peak_memory_mb"]) / 1024
+    wh = watts * float(training["cpu_seconds"]) / 3600 if device_of(record).startswith("cpu") else None
+    costs = (
+        *(float(training["seconds"]), float(training["cpu_seconds"]), wh),
+        *(float(inference["seconds"]), float(inference["cpu_seconds"])),
+        *(float(record["peak_memory_mb"]), float(record["n_parameters"]), float(training["epochs"]) or None),
+    )
+    return dict(zip(COSTS, costs, strict=True))
+
+
+def device_of(record: Record) -> str:
+    """Where a record was made; ``auto`` was the accelerator, if the machine had one."""
+    device = str(record.get("device", "cpu"))
+    if device != "auto":
+        return device
+    return "cuda" if record["provenance"]["cuda"] else "cpu"
+
+
+def metric_name(metric: str) -> str:
+    """``NDCG@10`` of ``ndcg@10``, ``Macro F1`` of ``macro_f1``."""
+    name, at, cutoff = metric.partition("@")
+    text = " ".join(part.upper() if part in _ABBREVIATIONS else part for part in name.split("_"))
+    return f"{text[:1].upper()}{text[1:]}{at}{cutoff}"
+
+
+def short_hash(text: str) -> str:
+    """The text with long hashes cut to 12 digits."""
+    return _HASH.sub(lambda found: found[0][:12], text)
+
+
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """``A, B and 2 more``."""
+    every = list(names)
+    shown, left = every[:limit], len(every) - limit
+    if left > 0:
+        return f"{', '.join(shown)} and {left} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
