@@ -136,8 +136,6 @@ class Model(nn.Module):
         self.space: Space | None = None
         #: settings that the data decided when the model was built, with what they became
         self.resolved: dict[str, Any] = {}
-        #: what a model that distils learns from, see :class:`recgraph.models.distil.Teacher`
-        self.teacher: Any = None
         self.seed: int | None = None
 
     @classmethod
@@ -320,11 +318,6 @@ class TrainableModel(Model):
         part says so by an attribute of this name. A cosine schedule never ends, and is not counted.
         """
         return max((getattr(part, "changing_epochs", 0) for part in self.modules() if part is not self), default=0)
-
-    @property
-    def shared_terms(self) -> dict[str, float]:
-        """Terms that settings of a base class ask for, with their coefficients: a phase has each that is not 0."""
-        return {}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""

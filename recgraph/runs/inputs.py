@@ -1,4 +1,4 @@
-"""The runs and bundles that settings name: a teacher, and what item vectors begin with."""
+"""The runs and bundles that settings name: what item vectors begin with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recgraph.serve.loading import bundle_of
 __all__ = ["INPUTS", "input_digests"]
 
 #: the settings that are the folder of a run or bundle
-INPUTS = ("teacher", "init_items")
+INPUTS = ("init_items",)
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:

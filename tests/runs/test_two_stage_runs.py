@@ -292,7 +292,6 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         ({"user_features": ["age"]}, DataError, r"user_features = \('age',\): the log has no user features"),
         ({"models": [{"name": "bprmf", "max_epoch": 3}]}, ConfigError, "unknown setting 'max_epoch'; did you mean max"),
         ({"models": [{"name": "bprmf", "metric": "ndcg@10"}]}, ConfigError, "no part validates"),
-        ({"models": [{"name": "bprmf", "teacher": "runs/one"}]}, ConfigError, "teacher = 'runs/one'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_fitted(

@@ -72,7 +72,7 @@ class GraphContrastiveModel(LightGCN):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
     def _view(self, batch: PairBatch, number: int) -> Tensor:

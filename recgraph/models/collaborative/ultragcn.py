@@ -87,7 +87,7 @@ class UltraGCN(BPRMF):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "neighbours": self.config.neighbour_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "neighbours": self.config.neighbour_weight}
         return (Phase("model", ("model",), terms),)
 
     def setup(self, train: Part) -> None:

@@ -166,7 +166,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
     def nodes(self) -> Tensor:

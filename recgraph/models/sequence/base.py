@@ -13,7 +13,7 @@ from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
-from recgraph.data.gaps import N_GAPS, times_of, with_gaps
+from recgraph.data.gaps import N_GAPS, with_gaps
 from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
@@ -34,7 +34,6 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
-from recgraph.models.distil import distilled, teacher_reads_times
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
@@ -135,9 +134,9 @@ class SequenceModel(TrainableModel):
     @property
     def shared_terms(self) -> dict[str, float]:
         """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts,
-        ``distil``, that of its teacher, and ``items``, the contrast of items with their graph."""
+        and ``items``, the contrast of items with their graph."""
         config = self.config
-        terms = {"balance": self.encoder.penalty_weight, "distil": config.distil_coefficient}
+        terms = {"balance": self.encoder.penalty_weight}
         return terms | {"items": config.item_contrast}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
@@ -153,7 +152,7 @@ class SequenceModel(TrainableModel):
             partners=self.needs_partners,
             drop_last=self.needs_full_batches,
             gaps=self.config.time_gaps,
-            times=self.encoder.reads_times or teacher_reads_times(self, train),
+            times=self.encoder.reads_times,
             views=self.draws_views,
         )
 
@@ -224,22 +223,11 @@ class SequenceModel(TrainableModel):
     def last_terms(self, batch: SequenceBatch) -> Terms:
         """The terms that read what the others have encoded, to be computed after them."""
         found: Terms = {}
-        if self.config.teacher is not None:
-            found["distil"] = lambda: self._distil(batch)
         if (graph := self.item_graph) is not None and graph.contrast is not None:
             found["items"] = lambda: graph.loss(batch, self._item_tables(batch))
         if self.encoder.penalty_weight:
             found["balance"] = lambda: self.encoder.penalty() * batch.share.weight
         return found
-
-    def _distil(self, batch: SequenceBatch) -> Tensor:
-        """How the scores after each row of ``batch.contrast`` differ from the teacher's."""
-        rows, table = batch.contrast, self.token_table(batch)
-        tokens = rows.values if rows.values.ndim == 1 else rows.values[:, 0]
-        query = Query(batch.users, rows.with_values(tokens - 1), times_of(rows))
-        states, generator = self.encode(rows, batch), batch.generators["distil"]
-        loss = distilled(self, query, generator, states, lambda items: self.loss.as_scored(lookup(table, items + 1)))
-        return loss * batch.share.weight
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
