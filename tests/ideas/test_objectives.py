@@ -141,10 +141,8 @@ def test_feature_transformation(idea: Idea) -> None:
     for i in range(B):
         lam = along[i]
         own_s = ((lam * q[i] + (1 - lam) * y[i]) @ (lam * y[i] + (1 - lam) * q[i])) / 0.5
-        rows = []
-        for j in range(B):
-            if i not in (j, int(permuted[j])):
-                rows.append(x[i] @ (share[j] * y[j] + (1 - share[j]) * y[permuted[j]]))
+        others = [j for j in range(B) if i not in (j, int(permuted[j]))]
+        rows = [x[i] @ (share[j] * y[j] + (1 - share[j]) * y[permuted[j]]) for j in others]
         losses.append(torch.stack([own_s, *rows]).logsumexp(0) - own_s)
     agree(own(a, b, generator=draw()), torch.stack(losses).mean(), a, b)
     same = term("feature_transformation", positive_alpha=None, negative_alpha=None)
