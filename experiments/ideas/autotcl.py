@@ -116,5 +116,5 @@ class AutoTCLRec(MCLRec):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "cl1": self.config.view_weight, "cl2": self.config.latent_weight} | self.shared_terms
+        terms = {"rec": 1.0, "cl1": self.config.view_weight, "cl2": self.config.latent_weight}
         return Phase("encoder", ("encoder",), terms), Phase("augmenters", ("augmenters",), {"reg": 1.0})
