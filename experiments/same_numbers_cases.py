@@ -216,10 +216,6 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "heco",
             "heco n_classes=4 labels=20",
             "heco n_neighbours=[3,1] n_positives=3 block_rows=50",
-            "hero",
-            "hero n_layers=1 alpha=0 projection_dim=8",
-            "hgmae",
-            "hgmae n_neighbours=none edge_mask=[0.5,0.1,0.8] n_layers=1 position_weight=0",
         ),
     ),
 )

@@ -13,8 +13,8 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,7 +80,13 @@ def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
         ImportFailed: there is no such file or module, or it ends with an error; names the file and the line.
     """
     text = str(what)
-    return _import_path(text, Path(folder) / text) if is_file(text) else _import_name(text, Path(folder))
+    try:
+        module = _import_path(Path(folder, text).resolve()) if is_file(text) else _import_name(text, Path(folder))
+    except (Exception, SystemExit) as error:
+        raise ImportFailed(f"cannot import {text!r}: {_where(error)}") from error
+    file = getattr(module, "__file__", None)
+    _imported[module.__name__] = _described(module.__name__, None if file is None else Path(file))
+    return module
 
 
 def is_file(what: str) -> bool:
@@ -106,23 +112,41 @@ def source_of(cls: type[Any]) -> Imported:
     return _described(name, None if file is None else Path(file))
 
 
+def orders() -> list[str]:
+    """What another process imports to know the same parts, for :func:`follow`.
+
+    A class that the script itself registers is not among them: worker processes do not run the script.
+    """
+    files = [each.path if each.path and "." not in each.module else each.module for each in imported()]
+    known = {*_imported, "__main__"}
+    modules = (cls.__module__ for _, _, cls in registry.registered())
+    return [*files, *dict.fromkeys(each for each in modules if each not in known and not each.startswith("recgraph."))]
+
+
+def follow(orders: Iterable[str]) -> None:
+    """Import what the process that gave the orders has imported.
+
+    Raises:
+        ImportFailed: a file or module cannot be imported here.
+    """
+    import_all(orders)
+
+
 def _described(module: str, path: Path | None) -> Imported:
     if path is None or not path.is_file():
         return Imported(module, None, None)
     return Imported(module, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), str(path.resolve()))
 
 
-def _import_path(text: str, path: Path) -> ModuleType:
-    path = path.resolve()
+def _import_path(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ImportFailed(f"cannot import {text!r}: there is no such file")
-    if path.suffix != ".py":
-        raise ImportFailed(f"cannot import {text!r}: give a Python file (.py), or the name of a module")
-    name = _module_name(path)
-    now, there = _described(name, path), sys.modules.get(name)
+        raise FileNotFoundError("there is no such file")
+    name = path.stem if path.stem.isidentifier() else "own_" + "".join(c if c.isalnum() else "_" for c in path.stem)
+    there = sys.modules.get(name)
+    if there is not None and Path(getattr(there, "__file__", None) or "").resolve() != path:
+        name, there = f"own_{name}", sys.modules.get(f"own_{name}")
     before = _imported.get(name)
-    if there is not None and (before is None or before.sha256 == now.sha256):
-        _imported[name] = now
+    if there is not None and (before is None or before.sha256 == _described(name, path).sha256):
         return there
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
@@ -130,38 +154,16 @@ def _import_path(text: str, path: Path) -> ModuleType:
     importlib.invalidate_caches()
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         # compiled anew: the cache takes a file of the same second and size for the same
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
-    except (Exception, SystemExit) as error:
+    except BaseException:
         del sys.modules[name]
         registry.forget(name)
-        raise ImportFailed(f"cannot import {text!r}: {_where(error, path)}") from error
-    _imported[name] = now
+        raise
     return module
-
-
-def _module_name(path: Path) -> str:
-    """The file's own name, unless another module is called so."""
-    wanted = path.stem if path.stem.isidentifier() else "own_" + "".join(c if c.isalnum() else "_" for c in path.stem)
-    for name in (wanted, *(f"own_{wanted}_{number}" for number in range(1, 100))):
-        if name == "__main__":
-            continue
-        there = sys.modules.get(name)
-        if there is not None:
-            file = getattr(there, "__file__", None)
-        else:
-            try:
-                spec = importlib.util.find_spec(name)
-            except (ImportError, ValueError):
-                spec = None
-            file = str(path) if spec is None else spec.origin
-        if file is not None and Path(file).resolve() == path:
-            return name
-    raise ImportFailed(f"cannot import {str(path)!r}: too many modules are called {wanted!r}; rename the file")
 
 
 def _import_name(name: str, folder: Path) -> ModuleType:
@@ -169,24 +171,10 @@ def _import_name(name: str, folder: Path) -> ModuleType:
     if place not in sys.path:
         sys.path.append(place)
         importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            near = f"; did you mean the file {name}.py?" if Path(folder, f"{name}.py").is_file() else ""
-            raise ImportFailed(
-                f"cannot import {name!r}: there is no such module here or among the installed ones{near}; "
-                "a file is given with its ending, as mymodel.py"
-            ) from None
-        raise ImportFailed(f"cannot import {name!r}: {_where(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise ImportFailed(f"cannot import {name!r}: {_where(error)}") from error
-    file = getattr(module, "__file__", None)
-    _imported[name] = _described(name, None if file is None else Path(file))
-    return module
+    return importlib.import_module(name)
 
 
-def _where(error: BaseException, path: Path | None = None) -> str:
+def _where(error: BaseException) -> str:
     """The error with the line of the user's file that raised it: the last one before the library's own."""
     kind = type(error).__name__
     if isinstance(error, SyntaxError) and error.filename is not None:
@@ -197,62 +185,6 @@ def _where(error: BaseException, path: Path | None = None) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not Path(frame.filename).resolve().is_relative_to(own) and not frame.filename.startswith("<")
     ]
-    of_file = [frame for frame in frames if path is not None and Path(frame.filename).resolve() == path]
-    if not (of_file or frames):
+    if not frames:
         return f"{kind}: {error}"
-    frame = (of_file or frames)[-1]
-    return f"{frame.filename}, line {frame.lineno}: {kind}: {error}"
-
-
-def orders() -> dict[str, Any]:
-    """What another process needs to know the same parts, as plain values for :func:`follow`."""
-    explicit = imported()
-    theirs = {
-        f"{kind} {name}": asdict(source_of(cls)) | {"class": cls.__qualname__}
-        for kind, name, cls in registry.registered()
-        if cls.__module__ not in {each.module for each in explicit} and cls.__module__.partition(".")[0] != "recgraph"
-    }
-    return {"imports": [asdict(each) for each in explicit], "registered": theirs}
-
-
-def follow(orders: Mapping[str, Any]) -> None:
-    """Import what the process that gave the orders has imported, and expect what else it has registered.
-
-    What is registered by a module that was imported in the usual way is imported when it is first asked for. A class of
-    the script itself cannot be had: asking for it is an error that says so.
-
-    Raises:
-        ImportFailed: a file or module cannot be imported here.
-    """
-    for each in orders["imports"]:
-        _follow(each)
-    for of, source in orders["registered"].items():
-        kind, _, name = of.partition(" ")
-        registry.expect(kind, name, _Elsewhere(kind, name, source))
-
-
-def _follow(source: Mapping[str, Any]) -> None:
-    path = source["path"]
-    if path is not None and "." not in source["module"]:
-        import_file(path)
-    else:
-        import_file(source["module"])
-
-
-@dataclass(frozen=True)
-class _Elsewhere:
-    """Registers a member that another process has; see :func:`recgraph.registry.expect`."""
-
-    kind: str
-    name: str
-    source: Mapping[str, Any]
-
-    def __call__(self) -> None:
-        if self.source["module"] == "__main__":
-            file = self.source["file"] or "a notebook or an interactive session"
-            raise ImportFailed(
-                f"{self.kind} {self.name!r} is the class {self.source['class']} of {file}, which worker processes do "
-                "not run: move it into a file of its own, and import that with rg.import_file('FILE.py') or --import "
-                "FILE.py"
-            )
-        _follow(self.source)
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {kind}: {error}"

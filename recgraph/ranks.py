@@ -11,10 +11,10 @@ same on all. The value of a term is the mean over ranks likewise.
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,10 +25,10 @@ from torch import Tensor
 
 from recgraph.blocks import refuse_second_derivative
 from recgraph.launcher import is_first_launched, is_launched, local_rank
-from recgraph.meeting import store_of_all
 
 __all__ = [
     "WHOLE",
+    "RankLost",
     "Ranks",
     "Share",
     "all_values",
@@ -39,39 +39,20 @@ __all__ = [
     "is_first",
     "is_told",
     "of_all",
-    "seconds_to_wait",
     "stacked",
+    "together",
 ]
 
 T = TypeVar("T")
-_TIMEOUT = "RECGRAPH_RANKS_TIMEOUT"
-
-
-def seconds_to_wait() -> float:
-    """How long a rank waits for the others before it gives up: the variable ``RECGRAPH_RANKS_TIMEOUT``, else 600.
-
-    Raises:
-        ValueError: it is not a number above 0.
-    """
-    text = os.environ.get(_TIMEOUT, "600")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{_TIMEOUT} = {text!r} must be a number of seconds above 0, e.g. 600")
-    return seconds
+#: words of torch's errors that mean that another rank does not answer
+_OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")
 
 
 def connect() -> None:
     """Connect this process with the others that its launcher started, if it started any and they are not connected.
 
-    They exchange values through gloo, and on GPUs gradients through NCCL. The connection ends with the process.
-
-    Raises:
-        ValueError: ``RECGRAPH_RANKS_TIMEOUT`` is not a number above 0, or a variable of the launcher is wrong
-            (:class:`recgraph.launcher.LauncherError`).
-        TimeoutError: the others did not come within that time; says how many did.
+    They exchange values through gloo, and on GPUs gradients through NCCL. The connection ends with the process. A rank
+    waits for the others for ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
     """
     if not is_launched() or dist.is_initialized():
         return
@@ -79,17 +60,31 @@ def connect() -> None:
     if torch.cuda.is_available() and dist.is_nccl_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    seconds = seconds_to_wait()
-    store, here = store_of_all(seconds)
-    dist.init_process_group(
-        backend, store=store, rank=here.rank, world_size=here.n_ranks, timeout=timedelta(seconds=seconds)
-    )
-    atexit.register(_disconnect)
+    seconds = float(os.environ.get("RECGRAPH_RANKS_TIMEOUT", "600"))
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
 
 
-def _disconnect() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+class RankLost(ConnectionError):
+    """Another of the processes that train together has failed, was killed, or does not answer."""
+
+
+@contextmanager
+def together() -> Iterator[Ranks]:
+    """The block that all ranks enter; connects them first. Alone it does nothing.
+
+    Raises:
+        RankLost: the connection broke: another rank failed and says why itself, or was killed.
+    """
+    connect()
+    ranks = Ranks.here()
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if ranks.count == 1 or not any(word in str(error).lower() for word in _OF_NETWORK):
+            raise
+        raise RankLost(
+            f"rank {ranks.index} lost the others: one has failed or was killed; go on with resume=True (--resume)"
+        ) from error
 
 
 def is_first() -> bool:
@@ -268,14 +263,9 @@ def first_value(value: T) -> T:
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
-    """What ``make()`` gives on each rank, by rank; where it raises on one, all raise that error.
+    """What ``make()`` gives on each rank, by rank; where it raises on one, all raise the error of the lowest rank.
 
-    Of several errors it is that of the lowest rank. ``make`` must not communicate: a rank on which it fails would leave
-    the others waiting.
-
-    Raises:
-        Exception: what ``make`` raised; :func:`is_told` is True of it. An error that cannot be pickled is, on the other
-            ranks, a ``ValueError``, ``OSError`` or ``RuntimeError`` of the same text.
+    ``make`` must not communicate: a rank on which it fails would leave the others waiting.
     """
     if not _is_connected():
         return [make()]
@@ -325,5 +315,4 @@ def _portable(error: Exception) -> Exception:
             return error
     except Exception:  # an exception whose arguments are not those of its class raises anything
         pass
-    alike = next((cls for cls in (ValueError, OSError) if isinstance(error, cls)), RuntimeError)
-    return alike(str(error))
+    return ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recgraph.config import ConfigError, arguments_of, did_you_mean, nearest_names
+from recgraph.config import ConfigError, arguments_of, did_you_mean, nearest_names, unknown_key
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -79,8 +78,6 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.simplex": ("SimpleX",),
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
-        "recgraph.models.heterogeneous.hero": ("HERO",),
-        "recgraph.models.heterogeneous.hgmae": ("HGMAE",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
         "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
         "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
@@ -125,11 +122,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # the field writes these names in one word, though their classes have capitals within
 _ONE_WORD = frozenset({"autotcl", "conr", "sepclr", "simsiam", "supremix", "swav", "vicreg"})
-# earlier name of a kind -> its name; both are accepted, also in groups of entry points
-_RENAMED = {"view": "augmentation"}
 _registered: dict[tuple[str, str], type[Any]] = {}
-#: kind and key of what another process has registered -> registers it here, or raises why that cannot be
-_elsewhere: dict[tuple[str, str], Callable[[], object]] = {}
 #: names as they were given to ``register``, where they differ from their keys
 _given: dict[tuple[str, str], str] = {}
 
@@ -148,79 +141,39 @@ def key(name: str) -> str:
 
 def key_of(kind: str, cls: type[Any]) -> str:
     """The name under which :func:`load` finds a class: the one that it was registered under, else its own."""
-    kind = _known(kind)
-    registered = next((name for (of, name), member in _registered.items() if of == kind and member is cls), None)
-    if registered is not None:
-        return registered
     own = key(cls.__name__)
     if _built_in(kind).get(own) == (cls.__module__, cls.__name__):
         return own  # without a look at entry points, which takes tens of milliseconds
-    # an entry point may lead to its class through another module of the same package
-    package = cls.__module__.partition(".")[0]
-    points = _entry_points(kind).items()
-    pointed = (name for name, at in points if at.module.partition(".")[0] == package and at.load() is cls)
-    return next(pointed, own)
+    registered = next((name for (of, name), member in _registered.items() if of == kind and member is cls), None)
+    return registered or next((name for name, point in _entry_points(kind).items() if point.load() is cls), own)
 
 
 def _known(kind: str) -> str:
-    """The present name of a kind."""
-    if not isinstance(kind, str) or (kind := _RENAMED.get(kind, kind)) not in _MEMBERS:
+    if kind not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
     return kind
 
 
 def _built_in(kind: str) -> dict[str, tuple[str, str]]:
     """Key -> the module and the name of the class."""
-    return {key(name): (module, name) for module, members in _MEMBERS[kind].items() for name in members}
+    return {key(name): (module, name) for module, members in _MEMBERS[_known(kind)].items() for name in members}
 
 
-def _entry_points(kind: str) -> dict[str, Any]:
-    groups = [kind, *(old for old, new in _RENAMED.items() if new == kind)]
-    return {key(point.name): point for group in groups for point in entry_points(group=f"recgraph.{group}")}
-
-
-def entry_points(group: str) -> tuple[metadata.EntryPoint, ...]:
-    """What installed packages name in a group.
-
-    They are looked through (about 20 ms for 200 packages) once, and again where ``sys.path`` or one of its folders has
-    changed since, as one does into which a package is installed.
-    """
-    return _in_group(group, tuple((path, _state(path)) for path in sys.path))
-
-
-def _state(path: str) -> tuple[int, int] | None:
-    """What changes as an entry of ``sys.path`` gets or loses a package; None: it is not there."""
-    try:
-        found = os.stat(path or os.curdir)
-    except (OSError, ValueError):
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-@lru_cache(maxsize=64)
-def _in_group(group: str, places: tuple[object, ...]) -> tuple[metadata.EntryPoint, ...]:
-    return tuple(_of_packages(places).select(group=group))
-
-
-@lru_cache(maxsize=1)
-def _of_packages(_: tuple[object, ...]) -> Any:  # a class of its own in Python 3.11, which has select as well
-    return metadata.entry_points()
+@lru_cache
+def _entry_points(kind: str) -> dict[str, metadata.EntryPoint]:
+    """Key -> what an installed package names in the group ``recgraph.<kind>``."""
+    return {key(point.name): point for point in metadata.entry_points(group=f"recgraph.{kind}")}
 
 
 def names(kind: str) -> list[str]:
     """The keys of all members of a kind: the library's own, entry points and registered classes."""
-    kind = _known(kind)
-    own = {registered for of, registered in (*_registered, *_elsewhere) if of == kind}
-    return sorted({*_built_in(kind), *_entry_points(kind), *own})
+    return sorted({*_built_in(kind), *_entry_points(kind), *(name for of, name in _registered if of == kind)})
 
 
 def classes(kind: str) -> Iterator[tuple[str, Any]]:
-    """Key and class of all members of a kind that are here; what another process alone has registered is left out."""
-    kind = _known(kind)
-    elsewhere = {name for of, name in _elsewhere if of == kind and (of, name) not in _registered}
+    """Key and class of all members of a kind."""
     for name in names(kind):
-        if name not in elsewhere:
-            yield name, load(kind, name)
+        yield name, load(kind, name)
 
 
 def written(kind: str, name: str | None = None) -> list[str]:
@@ -229,9 +182,7 @@ def written(kind: str, name: str | None = None) -> list[str]:
     Words are joined by ``_``, as in ``catalogue_coverage``; a model is written in one word, as in ``lightgcn``, and so
     is a method that the field knows by one, as ``vicreg``.
     """
-    kind = _known(kind)
-    found = names(kind) if name is None else [key(name)]
-    return sorted(_written(kind, each) for each in found)
+    return sorted(_written(kind, each) for each in (names(kind) if name is None else [key(name)]))
 
 
 def _written(kind: str, wanted: str) -> str:
@@ -267,7 +218,6 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     Raises:
         ValueError: the kind is not known, or the name is taken.
     """
-    kind = _known(kind)
 
     def add(cls: T) -> T:
         wanted = key(name or cls.__name__)
@@ -275,13 +225,14 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
         before = _registered.get((kind, wanted))
         is_pointed_to = point is not None and point.value == f"{cls.__module__}:{cls.__qualname__}"
         is_again = before is not None and _origin(before) == _origin(cls)
-        if (before or wanted in {*_built_in(kind), *_entry_points(kind)}) and not (is_pointed_to or is_again):
+        if wanted in names(kind) and not (is_pointed_to or is_again):
             raise ValueError(f"{kind} {wanted!r} exists already; register {cls.__name__} under another name")
         _registered[kind, wanted] = cls
         if name is not None:
             _given[kind, wanted] = name
         return cls
 
+    _known(kind)
     return add
 
 
@@ -304,15 +255,6 @@ def forget(module: str) -> None:
         _given.pop(of, None)
 
 
-def expect(kind: str, name: str, add: Callable[[], object]) -> None:
-    """Make a name known that another process has registered.
-
-    Args:
-        add: called when the member is first asked for; registers it, or raises why it cannot be had here.
-    """
-    _elsewhere[_known(kind), key(name)] = add
-
-
 def load(kind: str, name: str) -> Any:
     """The class of a kind by name; case, ``-`` and ``_`` do not matter.
 
@@ -320,30 +262,25 @@ def load(kind: str, name: str) -> Any:
         ValueError: no such kind or name, or it is no text; the message gives the nearest names and lists those that
             exist.
     """
-    kind = _known(kind)
+    built_in = _built_in(kind)
     if not isinstance(name, str):
         raise ValueError(f"{kind} = {name!r} must be a name, e.g. {names(kind)[0]!r}")
     wanted = key(name)
-    if (kind, wanted) not in _registered and (kind, wanted) in _elsewhere:
-        _elsewhere[kind, wanted]()
     if (kind, wanted) in _registered:
         return _registered[kind, wanted]
-    built_in = _built_in(kind)
     if wanted in built_in:
         module, name = built_in[wanted]
         return getattr(importlib.import_module(module), name)
-    points = _entry_points(kind)
-    if wanted in points:
+    if wanted in (points := _entry_points(kind)):
         return points[wanted].load()
     raise unknown(kind, name)
 
 
 def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
     """The error for a name that no member has, with the nearest names, aliases among them."""
-    there = proposal(name, written(kind), aliases)
     return ValueError(
-        f"{kind} {name!r} does not exist; {there}. One of your own (@rg.register({kind!r})) is known "
-        "once its file is imported: --import FILE, or rg.import_file(FILE)"
+        f"{kind} {name!r} does not exist; {proposal(name, written(kind), aliases)}. One of your own is known once its "
+        "file is imported (--import FILE, rg.import_file)"
     )
 
 
@@ -367,18 +304,13 @@ def make(kind: str, spec: str | Mapping[str, Any], defaults: Mapping[str, Any] |
         ValueError: no such member, or the specification has no name.
         ConfigError: a setting that the member does not have or that the caller decides, or a value is not allowed.
     """
-    kind = _known(kind)
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in settings:
         raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {written(kind)[0]!r}}}")
     known = settings_of(cls := load(kind, settings.pop("name")))
     own = [name for name in known if name not in given]
     if unknown := sorted({*settings} - {*own}):
-        meant = did_you_mean([each for name in unknown for each in nearest_names(name, own, key=key)])
-        raise ConfigError(
-            f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {f'{meant} It' if meant else 'it'} has "
-            f"{', '.join(own) or 'none'}"
-        )
+        raise ConfigError(unknown_key(unknown[0], own, f"{kind} {cls.__name__}: "))
     filled = {name: value for name, value in {**(defaults or {}), **given}.items() if name in known}
     return cls(**{**filled, **arguments_of(cls, settings)})
 
@@ -391,10 +323,8 @@ def specification(kind: str, value: Any) -> Any:
     """
     if isinstance(value, str | Mapping):
         return value
-    kind, cls, config = _known(kind), type(value), getattr(value, "config", None)
+    cls, config = type(value), getattr(value, "config", None)
     name = key_of(kind, cls)
-    if name not in names(kind) or load(kind, name) is not cls:
-        raise ValueError(f"{kind} {cls.__name__} is not registered; decorate the class with @register({kind!r})")
-    if config is None:
-        raise ValueError(f"{kind} {cls.__name__} has no config that tells its settings; give its name")
+    if config is None or name not in names(kind):
+        raise ValueError(f"{kind} {cls.__name__} is not registered, or has no config that tells its settings")
     return {"name": name, **config.model_dump(mode="json", exclude_unset=True)}

@@ -24,7 +24,6 @@ from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.losses.softmax import FullSoftmax
 from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.ranks import _Gathered
-from recgraph.rows import _Fetched, _RowsFrom
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.pair_products import _InBlocks, pair_products
 from recgraph.sparse.ragged import Ragged
@@ -132,8 +131,6 @@ REFUSE = {
 # of several processes, or with sparse gradients, which gradcheck cannot take: their backward asks before all else
 ASK_FIRST = {
     "ranks.py:_Gathered": _Gathered,
-    "rows.py:_Fetched": _Fetched,
-    "rows.py:_RowsFrom": _RowsFrom,
 }
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,

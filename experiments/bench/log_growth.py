@@ -173,9 +173,9 @@ def _training(name: str, settings: dict[str, Any], part: Any, batch_size: int, s
     model.build(Space(n_users=part.n_users, n_items=part.n_items), seed=0)
     generators = Generators(0)
     batches = NextBatches(model.batches(part, batch_size, generators), contrastive=False)
-    optimiser = "lazy_adam" if model.row_sparse_tables else "adam"
+    sparse = bool(model.row_sparse_tables)
     config = TrainConfig.of(
-        {"batch_size": batch_size, "max_epochs": 1, "metric": "loss", "patience": None, "table_optimiser": optimiser}
+        {"batch_size": batch_size, "max_epochs": 1, "metric": "loss", "patience": None, "sparse_tables": sparse}
     )
     return _Training(model, batches, config, generators, steps, targets)
 

@@ -18,7 +18,7 @@ N_USERS, BATCHES, BATCH_SIZE, LENGTH = 2_560, 20, 128, 14
 _NEAR_0 = 0.15
 
 
-def prepare_step(model: str, settings: Mapping[str, Any], table_optimiser: str, batch_size: int, n_items: int) -> Any:
+def prepare_step(model: str, settings: Mapping[str, Any], sparse_tables: bool, batch_size: int, n_items: int) -> Any:
     """A trainer that has made its first steps, and the batches of the next."""
     import torch
 
@@ -37,7 +37,7 @@ def prepare_step(model: str, settings: Mapping[str, Any], table_optimiser: str, 
     built.build(Space(n_users=N_USERS, n_items=n_items), seed=0)
     generators = Generators(0)
     config = TrainConfig.of(
-        {"batch_size": batch_size, "metric": "last", "patience": None, "table_optimiser": table_optimiser}
+        {"batch_size": batch_size, "metric": "last", "patience": None, "sparse_tables": sparse_tables}
     )
     batches = built.batches(part, batch_size, generators)
     trainer = Trainer(built, batches, config, generators)
@@ -54,26 +54,24 @@ def steps(prepared: Any) -> None:
 
 
 def prepare_negatives(loss: str, n_negatives: int) -> Any:
-    return prepare_step("sasrec", {"loss": loss, "n_negatives": n_negatives}, "adam", BATCH_SIZE, ITEMS[0])
+    return prepare_step("sasrec", {"loss": loss, "n_negatives": n_negatives}, False, BATCH_SIZE, ITEMS[0])
 
 
 def prepare_cosines(shared: bool, n_negatives: int) -> Any:
     settings = {"loss": "ccl", "n_negatives": n_negatives, "loss_options": {"shared": shared}}
-    return prepare_step("bprmf", settings, "adam", 1_792, ITEMS[0])
+    return prepare_step("bprmf", settings, False, 1_792, ITEMS[0])
 
 
 def stages() -> list[Stage]:
     sampled = {"loss": "sampled_softmax", "n_negatives": 512}
     of_items = [
-        ("sasrec", sampled, "lazy_adam", BATCH_SIZE),
-        ("sasrec", sampled, "rowwise_adam", BATCH_SIZE),
-        ("bprmf", {"loss": "bpr", "n_negatives": 1}, "lazy_adam", 1_792),
+        ("sasrec", sampled, BATCH_SIZE),
+        ("bprmf", {"loss": "bpr", "n_negatives": 1}, 1_792),
     ]
     found = []
-    for model, settings, optimiser, batch_size in of_items:
-        prepare = partial(prepare_step, model, settings, optimiser, batch_size)
-        name = f"steps-{model}-{optimiser.replace('_', '-')}"
-        found.append(Stage(name, ITEMS, "items", steps, prepare, most=_NEAR_0))
+    for model, settings, batch_size in of_items:
+        prepare = partial(prepare_step, model, settings, True, batch_size)
+        found.append(Stage(f"steps-{model}-sparse-tables", ITEMS, "items", steps, prepare, most=_NEAR_0))
     for loss in ("bce", "bpr"):
         prepare = partial(prepare_negatives, loss)
         found.append(Stage(f"steps-sasrec-{loss}", NEGATIVES, "negatives a target", steps, prepare))

@@ -48,7 +48,7 @@ class Commands(TyperGroup):
                 raise
             code, message = describe(error)
             tell_error(message, error)
-            message = of_rank(message, error)
+            message = of_rank(message)
         typer.secho(for_terminal(f"recgraph: {message}"), err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import time
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from recgraph.launcher import LauncherError, is_first_launched, is_launched, refuse_launched
+from recgraph.launcher import is_first_launched, is_launched, refuse_launched
 
 __all__ = ["alongside", "check_command", "is_silent", "join", "of_rank"]
 
@@ -20,8 +17,6 @@ _INSTEAD = {
     "tune": "start it without a launcher; --workers N starts processes of its own",
     "leaderboard": "start it without a launcher; `recgraph leaderboard run --workers N` starts processes of its own",
 }
-#: seconds that the first process has to say why none goes on: a launcher stops the others when one has ended
-_TO_SPEAK = 2.0
 
 
 def check_command(name: str | None) -> None:
@@ -46,37 +41,22 @@ def alongside(context: Any) -> Iterator[None]:
 
 
 def join(context: Any) -> None:
-    """Connect the processes of a command until it ends; where one fails, all end and say why."""
+    """Connect the processes of a command until it ends."""
     if is_launched():
-        from recgraph.workers.together import together
+        from recgraph.ranks import together
 
         context.obj.enter_context(together())
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether another process reports the error; each reports one in the launcher's variables."""
-    if isinstance(error, LauncherError) or not is_launched():
+    """Whether another process reports the error."""
+    if not is_launched():
         return False
-    from recgraph.ranks import Ranks
-    from recgraph.workers.together import is_mine_to_tell
+    from recgraph.ranks import is_told
 
-    if Ranks.here().count > 1:
-        return not is_mine_to_tell(error)
-    if is_first_launched() or isinstance(error, TimeoutError):  # perhaps the first one never came
-        return False
-    time.sleep(_TO_SPEAK)
-    return True
+    return (is_told(error) or isinstance(error, KeyboardInterrupt)) and not is_first_launched()
 
 
-def of_rank(message: str, error: BaseException) -> str:
-    """The message of an error; of one that this process alone has, with its rank, and the traceback is printed."""
-    if isinstance(error, LauncherError) or not is_launched():
-        return message
-    from recgraph.ranks import Ranks
-    from recgraph.workers.together import RankLost, is_lone
-
-    if not is_lone(error):
-        return message
-    if not isinstance(error, RankLost | KeyboardInterrupt):
-        traceback.print_exception(error, file=sys.stderr)
-    return f"rank {Ranks.here().index}: {message}"
+def of_rank(message: str) -> str:
+    """The message of an error, with the rank that has it."""
+    return f"rank {os.environ['RANK']}: {message}" if is_launched() else message

@@ -116,7 +116,7 @@ def recommend(
 
 def _use_ann(recommender: Recommender, k: int) -> None:
     """Build an index and print the recall of its lists."""
-    from recgraph.serve.recall import recall_of_lists
+    from recgraph.serve.ann import recall_of_lists
 
     recommender.use_ann()
     try:
@@ -233,7 +233,7 @@ def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None)
 
 
 def _open(run: Path) -> Recommender:
-    from recgraph.serve.loading import bundle_of
+    from recgraph.serve.bundle import bundle_of
     from recgraph.serve.recommender import Recommender
 
     recommender = Recommender.load(bundle_of(run))

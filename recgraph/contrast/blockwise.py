@@ -22,7 +22,6 @@ from recgraph.blocks import exponent_limit, refuse_second_derivative, score_bloc
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weight_blocks import WeightBlocks
 from recgraph.contrast.weights import Weight
-from recgraph.rows import row_gradient
 
 __all__ = [
     "BlockwiseLoss",
@@ -67,12 +66,9 @@ class BlockwiseLoss(ABC):
     Args:
         inputs: what the loss is differentiated by: x [N, D], y [M, D], and what a subclass adds.
         needs: which of them need a gradient.
-        row_sparse: whether the gradient by y is made of the rows that the loss touches: it is None until
-            :meth:`add_rows` sets it.
 
     Attributes:
         gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None where not needed.
-        touched: [n] int64, the rows of y that ``gradients[1]`` [n, D] is of; None where it is of all.
     """
 
     #: what the loss is called in an error
@@ -80,16 +76,15 @@ class BlockwiseLoss(ABC):
     #: whether it may be a mean over no row
     may_be_empty = False
 
-    def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool], row_sparse: bool = False) -> None:
+    def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
         work = work_type(*inputs[:2])
         self.x, self.y = (tensor.to(work) for tensor in inputs[:2])
         self.limit = exponent_limit(work)
         self.gradients: list[Tensor | None] = [None] * len(inputs)
         if needs[0]:
             self.gradients[0] = torch.empty_like(self.x)
-        if needs[1] and not row_sparse:
+        if needs[1]:
             self.gradients[1] = torch.zeros_like(self.y)
-        self.touched: Tensor | None = None
 
     def blocks(self, n_candidates: int, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
         """The rows of each block, with the memory [n, n_candidates] in which its scores are computed."""
@@ -104,10 +99,8 @@ class BlockwiseLoss(ABC):
             grad_y.addmm_(p.t(), self.x[rows])
 
     def add_rows(self, *of_rows: tuple[Tensor, Tensor]) -> None:
-        """Add the gradients of rows of y, pairs of indices [n] and values [n, D]; of a row-sparse y all that it has."""
-        if self.gradients[1] is None:
-            self.touched, self.gradients[1] = (torch.cat(parts) for parts in zip(*of_rows, strict=True))
-            return
+        """Add the gradients of rows of y, pairs of indices [n] and values [n, D]."""
+        assert self.gradients[1] is not None
         for index, values in of_rows:
             self.gradients[1].index_add_(0, index, values)
 
@@ -141,8 +134,7 @@ class _OnePass(torch.autograd.Function):
         with full_precision(inputs[0]):
             evaluation = loss(inputs, ctx.needs_input_grad[3:], **settings)
             value, divisor = evaluation.evaluate(block_rows)
-        ctx.save_for_backward(divisor, evaluation.touched, *evaluation.gradients)
-        ctx.n_rows = len(inputs[1])
+        ctx.save_for_backward(divisor, *evaluation.gradients)
         ctx.types, ctx.name = [tensor.dtype for tensor in inputs], loss.name
         ctx.may_be_empty = evaluation.may_be_empty
         ctx.mark_non_differentiable(divisor)
@@ -151,7 +143,7 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(ctx.name)
-        divisor, touched, *gradients = ctx.saved_tensors
+        divisor, *gradients = ctx.saved_tensors
         scale = grad_output / divisor
         if ctx.may_be_empty:  # a mean over nothing passes no gradient
             scale = torch.where(divisor == 0, 0, scale)
@@ -159,8 +151,6 @@ class _OnePass(torch.autograd.Function):
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(gradients, ctx.types, strict=True)
         ]
-        if touched is not None and scaled[1] is not None:
-            scaled[1] = row_gradient(touched, scaled[1], ctx.n_rows)
         return None, None, None, *scaled
 
 

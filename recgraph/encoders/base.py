@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,24 +39,6 @@ def tokens_of_places(tokens: Ragged, vectors: Tensor, masked: Tensor) -> tuple[R
     if is_paired:
         places = torch.stack([places, tokens.values[:, 1]], 1)
     return tokens.with_values(places).mirrored(vectors.device), torch.cat([masked, vectors])
-
-
-class Saved(NamedTuple):
-    """Numbers that are saved for the backward pass for each token, counted from what autograd saves.
-
-    Attributes:
-        width: of a layer, in units of its width.
-        inner: of a layer, in units of the width of its feed-forward part.
-        last: of a layer of which one place is read, in units of its width.
-        weights: of a layer and head, in units of the length of the sequence.
-        shared: of all layers, in units of the length of the sequence.
-    """
-
-    width: float = 10
-    inner: float = 2
-    last: float = 6
-    weights: float = 2
-    shared: float = 0
 
 
 class SequenceEncoder(nn.Module):
@@ -118,11 +99,6 @@ class SequenceEncoder(nn.Module):
                 raise ValueError(f"places has {places.n_rows} rows; give one for each of {sequences.n_rows} sequences")
             return self._encode_some(sequences, table, generator, places)
         return self._encode(sequences, table, generator, last_only)
-
-    @classmethod
-    def saved(cls, options: Mapping[str, Any]) -> Saved:
-        """What it saves, by the ``encoder_options`` of a model."""
-        return Saved()
 
     @property
     def reads_tokens(self) -> bool:

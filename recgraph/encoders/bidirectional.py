@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.encoders.attention import Layout
-from recgraph.encoders.base import Saved
 from recgraph.encoders.packed import Asked
 from recgraph.encoders.transformer import Layer, Transformer, initialise
 
@@ -61,10 +57,6 @@ class BidirectionalTransformer(Transformer):
         self.head = nn.Linear(hidden_dim, hidden_dim)
         self.head_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
         initialise(self.head)
-
-    @classmethod
-    def saved(cls, options: Mapping[str, Any]) -> Saved:
-        return Saved(width=12)  # the head's three, shared out over layers
 
     def leave(self, x: Tensor) -> Tensor:
         out: Tensor = self.head_norm(F.gelu(self.head(x)))

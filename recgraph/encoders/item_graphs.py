@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from recgraph.config import ConfigError
 from recgraph.encoders.graph import mean
 from recgraph.encoders.sized import SizedByState
-from recgraph.memory import Workload
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
 from recgraph.sparse.products import distinct
@@ -31,15 +29,6 @@ class ItemGraph(nn.Module):
 
     #: whether it is made of a typed graph beside the log
     reads_graph: ClassVar[bool] = False
-
-    @classmethod
-    def memory(cls, options: Mapping[str, Any], work: Workload) -> tuple[int, int]:
-        """Bytes that it holds beside parameters, and bytes that making it takes besides, before it is made.
-
-        Args:
-            options: its settings, where they are not the default.
-        """
-        return 0, 0
 
     def connect(self, rows: Ragged) -> None:
         """Called before training with the items of each user, oldest first."""
@@ -75,12 +64,6 @@ class LinkedItems(SizedByState, ItemGraph):
         self.register_buffer("indptr", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("indices", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(0))
-
-    @classmethod
-    def memory(cls, options: Mapping[str, Any], work: Workload) -> tuple[int, int]:
-        entries = work.n_interactions * 2 * int(options.get("window", 1))
-        # kept, and read in both directions (an index, a weight, the places of the transpose); sorting pairs
-        return 48 * entries, 80 * entries
 
     def connect(self, rows: Ragged) -> None:
         if rows.values.numel() and int(rows.values.max()) >= self.n_items:

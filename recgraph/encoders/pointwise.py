@@ -6,15 +6,12 @@ Their weights are differentiable any number of times: what is computed here are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.encoders.attention import Layout
-from recgraph.encoders.base import Saved
 from recgraph.encoders.layered import EncoderLayer, LayeredEncoder
 from recgraph.encoders.packed import N_SPANS
 from recgraph.encoders.padded import Padded
@@ -290,10 +287,6 @@ class HSTU(PointwiseEncoder):
             HSTULayer(hidden_dim, max_len, n_heads, dropout, time_bias) for _ in range(n_layers)
         )
 
-    @classmethod
-    def saved(cls, options: Mapping[str, Any]) -> Saved:
-        return Saved(18, 0, 8, shared=2 if options.get("time_bias") else 0)
-
 
 class FuXi(PointwiseEncoder):
     """Encoder of :class:`~recgraph.models.sequence.pointwise.FuXiAlpha` (Ye et al., WWW 2025); see there.
@@ -322,7 +315,3 @@ class FuXi(PointwiseEncoder):
         self.layers = nn.ModuleList(
             FuXiLayer(hidden_dim, max_len, n_heads, dropout, inner_dim, time_bias) for _ in range(n_layers)
         )
-
-    @classmethod
-    def saved(cls, options: Mapping[str, Any]) -> Saved:
-        return Saved(35, 4, 12, weights=3, shared=2) if options.get("time_bias") else Saved(28, 4, 10)

@@ -32,13 +32,10 @@ from recgraph.evaluate.ranking import (
     make_catalogue,
     rank,
     ranking_threads,
-    shared_items_of,
 )
 from recgraph.evaluate.reranked import reranked
-from recgraph.evaluate.shared import SharedItems
 from recgraph.evaluate.topk import Catalogue
 from recgraph.ranks import Ranks, of_all
-from recgraph.shards import has_shards
 
 _log = logging.getLogger(__name__)
 #: shares of the users for each worker of an engine
@@ -73,19 +70,14 @@ def collect(
         )
     truth = Truth.of(cases)
     depth, n_ranked = depth_of(measurements, cases.n_items), ranked_of(measurements, cases.n_items)
-    vectors: Tensor | SharedItems | None
-    if has_shards(model) and model.has_vectors:
-        vectors, n_shards = shared_items_of(model), ranks.count
-        width: int | None = vectors.width
-    else:
-        vectors, n_shards = item_vectors_of(model), 1
-        width = None if vectors is None else vectors.shape[1]
+    vectors = item_vectors_of(model)
+    width = None if vectors is None else vectors.shape[1]
     device = device_of(model) if vectors is None else vectors.device
     threads, graded = ranking_threads(model, device), truth.graded
     # what does not fit on one rank, all refuse; blocks alter no result, so that each has its own
     planned = partial(plan_memory, cases, measurements, limits, width=width, device=device, graded=graded)
     asked = _Asked.of(model, vectors, cases, measurements) if ranks.count > 1 else None
-    told = of_all(lambda: (planned(threads=threads, n_shards=n_shards), asked))
+    told = of_all(lambda: (planned(threads=threads), asked))
     _check_alike([each for _, each in told if each is not None])
     memory = told[ranks.index][0]
     # a training ranks after each epoch, so that this is a detail
@@ -120,10 +112,8 @@ class _Asked:
     protocols: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls, model: Ranker, vectors: Tensor | SharedItems | None, cases: Cases, measurements: Sequence[Measurement]
-    ) -> _Asked:
-        parts = [vectors] if isinstance(vectors, Tensor) else []
+    def of(cls, model: Ranker, vectors: Tensor | None, cases: Cases, measurements: Sequence[Measurement]) -> _Asked:
+        parts = [] if vectors is None else [vectors]
         if vectors is None and isinstance(model, nn.Module):
             parts = [part for part in (*model.parameters(), *model.buffers()) if part.is_floating_point()]
         return cls(type(model).__name__, _some(parts), len(cases), tuple(each.protocol.hash for each in measurements))
@@ -205,8 +195,7 @@ class _Pass:
     def ranked_by_all(self) -> dict[str, Kept]:
         """What is kept of every user, where each connected process ranks for its share."""
         kept, ranks = self.room(), Ranks.here()
-        if ranks.count == 1 or has_shards(self.model):
-            # over shards all rank the same users, each among its part of the items, and have all lists
+        if ranks.count == 1:
             self.rank(kept, Ranks())
             return kept
         return _taken_in(kept, of_all(lambda: self.shares(kept, ranks)))

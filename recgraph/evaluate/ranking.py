@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -16,10 +16,8 @@ from recgraph.evaluate.hits import RelevantRanks
 from recgraph.evaluate.in_threads import in_threads
 from recgraph.evaluate.low_precision import LowPrecision, Precision
 from recgraph.evaluate.ranks import rank_candidates, rank_relevant
-from recgraph.evaluate.shared import SharedCatalogue, SharedItems
 from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists
 from recgraph.ranks import Ranks
-from recgraph.shards import has_shards
 from recgraph.sparse.ragged import Ragged
 
 #: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its batch.
@@ -100,8 +98,7 @@ def device_of(model: object) -> torch.device:
 
 def ranking_threads(model: object, device: torch.device) -> int:
     """How many threads call a model at the same time: as many as compute, on the host, where it allows for that."""
-    # rows of shards are asked for by all processes in one order
-    allows = getattr(model, "ranks_in_threads", False) and not has_shards(model)
+    allows = getattr(model, "ranks_in_threads", False)
     return torch.get_num_threads() if allows and device.type in TILE_ROWS else 1
 
 
@@ -131,19 +128,8 @@ def item_vectors_of(model: Ranker) -> Tensor | None:
         return model.encode_items() if model.has_vectors else None
 
 
-def shared_items_of(model: Ranker) -> SharedItems:
-    """The same of a model with sharded tables; all ranks call it, and rank with it together."""
-    read: Callable[[Tensor], Tensor] = model.encode_items  # type: ignore[assignment]  # models that can be sharded
-
-    def vectors(index: Tensor) -> Tensor:
-        with evaluating(model):
-            return read(index)
-
-    return SharedItems(vectors, device_of(model))
-
-
 def make_catalogue(
-    vectors: Tensor | SharedItems | None,
+    vectors: Tensor | None,
     n_items: int,
     k: int,
     *,
@@ -159,10 +145,6 @@ def make_catalogue(
         precision: below ``"float32"`` items are scored in that type and the best again: the lists stay the same. Only
             where there are ``vectors``.
     """
-    if isinstance(vectors, SharedItems):
-        if precision != "float32" or candidates is not None:
-            raise ValueError(f"precision = {precision!r}: over sharded tables all items are ranked, in float32")
-        return SharedCatalogue(n_items, k, vectors, tie_seed=tie_seed, block_items=block_items)
     if vectors is not None and precision != "float32":
         return LowPrecision(
             n_items,

@@ -15,7 +15,6 @@ from recgraph.rerank.base import reranker_of
 from recgraph.rerank.bind import bind
 from recgraph.rerank.pick import Reranking, pick
 from recgraph.rerank.similarity import CoOccurrence, Cosine
-from recgraph.shards import has_shards
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Rerankings", "reranked"]
@@ -54,12 +53,6 @@ class Rerankings:
 
     @cached_property
     def _by_vectors(self) -> Cosine:
-        if has_shards(self._model):
-            raise ValueError(
-                f"rerank: each process holds some rows of the tables of {type(self._model).__name__} (shard_tables), "
-                "and a re-ranker compares all item vectors: evaluate the run in one process, name item features, "
-                "'columns': ['genre'], or rerank with 'similarity': 'co_occurrence'"
-            )
         found = item_vectors_of(self._model)
         assert found is not None
         return Cosine(found.detach().float().to("cpu"))

@@ -89,8 +89,7 @@ class Catalogue:
     Attributes:
         order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.
         width: columns, padding included.
-        first, last: the stretch of them that is scored here: all, or a process's part
-            (:class:`~recgraph.evaluate.shared.SharedCatalogue`).
+        first, last: the stretch of them that is scored here.
 
     Raises:
         ValueError: ``k`` or ``block_items`` below 1, or vectors that are not [n_items, D].

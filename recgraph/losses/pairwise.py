@@ -17,7 +17,7 @@ from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
 from recgraph.losses.shared_negatives import PairWeights, SharedNegatives
 from recgraph.rng import dropout
-from recgraph.rows import is_row_sparse, touched
+from recgraph.rows import touched
 from recgraph.unit_length import unit_length
 
 __all__ = ["PairWeights"]
@@ -138,8 +138,7 @@ class OwnNegatives(NextItemLoss):
         if self.cosine:
             hidden, (part, places) = self.dropped(unit_length(hidden), generator), unit_rows(part, places)
         targets, columns = torch.split(places, [len(targets), drawn.numel()])
-        settings = {"targets": targets, "drawn": columns.view_as(drawn), "row_sparse": is_row_sparse(part)}
-        settings["bounds"] = bounds
+        settings: dict[str, Any] = {"targets": targets, "drawn": columns.view_as(drawn), "bounds": bounds}
         settings |= {"of_scores": self.of_scores, "keep_mask": keep_mask, "n_items": n_items, "weights": weights}
         return one_pass(SharedNegatives, settings, None, (hidden, part))[0]
 

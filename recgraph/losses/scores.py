@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
-from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient
+from recgraph.rows import distinct_rows, is_sparse, lookup, touched
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
@@ -44,33 +44,31 @@ def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     if columns.shape[1] >= MANY and not is_accelerated(table):
         return own_scores(lookup(table, rows), table, columns)
-    scores: Tensor = _PairScores.apply(table, rows, columns, is_row_sparse(table))  # type: ignore[no-untyped-call]
+    scores: Tensor = _PairScores.apply(table, rows, columns)  # type: ignore[no-untyped-call]
     return scores
 
 
 class _PairScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, columns: Tensor, row_sparse: bool) -> Tensor:
+    def forward(ctx: Any, table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         places = torch.cat([rows[:, None], columns], 1)
         vectors = table.index_select(0, places.view(-1)).view(*places.shape, -1)
         ctx.save_for_backward(vectors, places)
-        ctx.n_rows, ctx.row_sparse = table.shape[0], row_sparse
+        ctx.n_rows = table.shape[0]
         # products under autocast would be rounded to half precision
         with full_precision(table):
             return torch.bmm(vectors[:, 1:], vectors[:, 0, :, None]).squeeze(2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         refuse_second_derivative("scores of pairs")
         vectors, places = ctx.saved_tensors
         grads = torch.empty_like(vectors)
         _weighted_sum(grad, vectors[:, 1:], grads[:, 0])
         torch.mul(grad[:, :, None], vectors[:, :1], out=grads[:, 1:])
         index, values = places.view(-1), grads.flatten(0, 1)
-        if ctx.row_sparse:
-            return row_gradient(index, values, ctx.n_rows), None, None, None
         total = vectors.new_zeros(ctx.n_rows, vectors.shape[2])
-        return total.index_add_(0, index, values), None, None, None
+        return total.index_add_(0, index, values), None, None
 
 
 def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
@@ -99,24 +97,20 @@ def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int |
     Returns:
         [T, K].
     """
+    table, columns = touched(table, columns)
     if block_rows is None and not is_accelerated(table):
         n_rows, n_columns = columns.shape
-        if is_row_sparse(table):
-            rows, columns = distinct_rows(columns, len(table))
-            table = lookup(table, rows)
         pairs = Ragged(columns.flatten(), n_columns * torch.arange(n_rows + 1))
         return pair_products(hidden, table, pairs).view(n_rows, n_columns)
-    scores: Tensor = _OwnScores.apply(hidden, table, columns, block_rows, is_row_sparse(table))  # type: ignore[no-untyped-call]
+    scores: Tensor = _OwnScores.apply(hidden, table, columns, block_rows)  # type: ignore[no-untyped-call]
     return scores
 
 
 class _OwnScores(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None, row_sparse: bool
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Tensor:
         ctx.save_for_backward(hidden, table, columns)
-        ctx.block_rows, ctx.row_sparse = block_rows, row_sparse
+        ctx.block_rows = block_rows
         x = hidden.to(work_type(hidden, table))
         scores = x.new_empty(columns.shape)
         for rows, vectors in _own_vectors(x, table, columns, block_rows):
@@ -129,26 +123,19 @@ class _OwnScores(torch.autograd.Function):
         hidden, table, columns = ctx.saved_tensors
         x = hidden.to(work_type(hidden, table))
         by_hidden = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        by_table, rows_of_table, places = None, None, columns
-        if ctx.needs_input_grad[1]:
-            n_rows = len(table)
-            if ctx.row_sparse:
-                rows_of_table, places = distinct_rows(columns, n_rows)
-            by_table = x.new_zeros(n_rows if rows_of_table is None else len(rows_of_table), x.shape[1])
+        by_table = x.new_zeros(len(table), x.shape[1]) if ctx.needs_input_grad[1] else None
         for rows, vectors in _own_vectors(x, table, columns, ctx.block_rows):
             weights = grad[rows, :, None]
             if by_hidden is not None:
                 torch.sum(vectors.mul_(weights), 1, out=by_hidden[rows])
             if by_table is not None:
                 torch.mul(weights, x[rows, None], out=vectors)
-                by_table.index_add_(0, places[rows].flatten(), vectors.flatten(0, 1))
+                by_table.index_add_(0, columns[rows].flatten(), vectors.flatten(0, 1))
         if by_hidden is not None:
             by_hidden = by_hidden.to(hidden.dtype)
         if by_table is not None:
             by_table = by_table.to(table.dtype)
-        if rows_of_table is not None and by_table is not None:
-            by_table = row_gradient(rows_of_table, by_table, len(table))
-        return by_hidden, by_table, None, None, None
+        return by_hidden, by_table, None, None
 
 
 def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
@@ -171,7 +158,7 @@ def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         all rows of the table on an accelerator, which would have to tell how many are distinct, and where the index
         has as many entries.
     """
-    if (is_accelerated(table) or len(table) <= index.numel()) and not is_row_sparse(table):
+    if (is_accelerated(table) or len(table) <= index.numel()) and not is_sparse(table):
         return unit_length(table), index
     rows, places = distinct_rows(index, len(table))
     return unit_length(lookup(table, rows)), places

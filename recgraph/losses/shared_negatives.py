@@ -34,7 +34,6 @@ class SharedNegatives(BlockwiseLoss):
         bounds: see :meth:`recgraph.losses.pairwise.OwnNegatives.against_shared`.
         keep_mask: [T, K].
         n_items, weights: see there.
-        row_sparse: whether the gradient by the table is that of these rows alone.
     """
 
     name = "a pairwise loss"
@@ -50,9 +49,8 @@ class SharedNegatives(BlockwiseLoss):
         keep_mask: Tensor,
         n_items: int,
         weights: PairWeights | None,
-        row_sparse: bool,
     ) -> None:
-        super().__init__(inputs, needs, row_sparse)
+        super().__init__(inputs, needs)
         self.of_scores, self.targets, self.drawn, self.n_items = of_scores, targets, drawn, n_items
         self.bounds, self.keep_mask, self.weights = bounds, keep_mask, weights
         self.rows, self.w_pos = self.y[drawn], self.y[targets]

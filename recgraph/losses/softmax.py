@@ -16,7 +16,7 @@ from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.rows import is_row_sparse, touched
+from recgraph.rows import touched
 
 __all__ = ["FullSoftmax", "FullSoftmaxConfig", "SampledSoftmax", "SampledSoftmaxConfig"]
 
@@ -108,8 +108,7 @@ class SampledSoftmax(NextItemLoss):
         self.sampler.setup(item_counts)
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss as one graph, which holds all T x n_negatives scores; it is used on accelerators alone, and
-        not with a table whose gradients are rows."""
+        """Compile the loss as one graph, which holds all T x n_negatives scores; it is used on accelerators alone."""
         self._compiled = compiled(_sampled_cross_entropy, backend)
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -118,12 +117,12 @@ class SampledSoftmax(NextItemLoss):
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
         table, places = touched(table, torch.cat([drawn, targets]))
         drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        if self._compiled is not None and is_accelerated(table) and not is_row_sparse(table):
+        if self._compiled is not None and is_accelerated(table):
             work = work_type(hidden, table)
             with full_precision(table):
                 shift = None if shift is None else shift.to(work)
                 return self._compiled(hidden.to(work), table.to(work), targets, drawn, shift)
-        settings = {"targets": targets, "drawn": drawn, "shift": shift, "row_sparse": is_row_sparse(table)}
+        settings = {"targets": targets, "drawn": drawn, "shift": shift}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]
 
 
@@ -137,7 +136,6 @@ class _Softmax(BlockwiseLoss):
         drawn: [M] tokens that are the candidates instead; the one that is a row's target is left out for that row, and
             the target is added.
         shift: [M], added to the scores of the drawn.
-        row_sparse: whether the gradient by the table is that of its targets and drawn rows alone.
     """
 
     name = "a softmax loss"
@@ -150,9 +148,8 @@ class _Softmax(BlockwiseLoss):
         first: int = 0,
         drawn: Tensor | None = None,
         shift: Tensor | None = None,
-        row_sparse: bool = False,
     ) -> None:
-        super().__init__(inputs, needs, row_sparse)
+        super().__init__(inputs, needs)
         table, grad_table = self.y, self.gradients[1]
         self.targets, self.drawn = targets, drawn
         self.shift = None if shift is None else shift.to(table.dtype)

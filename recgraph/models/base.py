@@ -14,7 +14,6 @@ from recgraph.config import Config, Search, configure
 from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.models.reading import HistoryReading, Reading
 from recgraph.models.settings import ModelConfig
 from recgraph.rng import Generators, seeded_init
@@ -195,11 +194,7 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no user vectors")
 
     def encode_items(self) -> Tensor:
-        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors.
-
-        A model whose tables can be sharded (:attr:`TrainableModel.row_sparse_tables`) takes ``index``, [n] int64 items
-        or None, too, and gives the vectors [n, D] of these, read by :func:`recgraph.rows.lookup`.
-        """
+        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
     def go_on_from(self, smaller: Model) -> None:
@@ -209,14 +204,6 @@ class Model(nn.Module):
         Args:
             smaller: of the same class and settings.
         """
-
-    def memory_needs(self, work: Workload) -> Needs:
-        """What it is going to need of memory, before it is built: by default its state, and in a step twice that.
-
-        A subclass adds what its steps and its fitting take (:mod:`recgraph.models.memory`).
-        """
-        parameters, buffers = state_bytes(self, work.space, work.n_shards)
-        return Needs(parameters, buffers, step=2 * parameters, fitting=buffers)
 
     def item_table(self) -> Tensor:
         """[n_items, D]: the trainable vectors that the items begin with, as a view of the parameter.
@@ -313,8 +300,7 @@ class TrainableModel(Model):
     def row_sparse_tables(self) -> tuple[str, ...]:
         """The parameters of which a step touches the rows of its batch and of what it draws alone, by name.
 
-        They are read by :func:`recgraph.rows.lookup` and by losses that ask :func:`recgraph.rows.is_row_sparse`; an
-        optimiser may then step these rows alone (:attr:`recgraph.train.config.TrainConfig.table_optimiser`).
+        They are read by :mod:`recgraph.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
         """
         return ()
 

@@ -7,7 +7,7 @@ are behind them: indices are given out at the end, so that old ones are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -61,12 +61,18 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
     return larger if place is None else larger.to(place.device)
 
 
-def grown_optimiser(model: TrainableModel, larger: TrainableModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def grown_optimiser(
+    model: TrainableModel,
+    larger: TrainableModel,
+    tensors: Mapping[str, Tensor],
+    groups: Mapping[str, Sequence[Tensor]],
+) -> dict[str, Tensor]:
     """The optimiser's state for a grown model: moments of old rows move with them, those of new rows are 0.
 
     Args:
         model, larger: before and after :func:`grown`.
         tensors: ``group/parameter index/entry`` -> tensor, as checkpoints have them.
+        groups: group -> its parameters, those of ``model``.
 
     Returns:
         The same names; parameters that do not fit are left out.
@@ -75,7 +81,6 @@ def grown_optimiser(model: TrainableModel, larger: TrainableModel, tensors: Mapp
     assert larger.space is not None
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     new, kept = dict(larger.named_parameters()), {}
-    groups = model.parameter_groups()
     for key, value in tensors.items():
         group, index, _ = key.rsplit("/", 2)
         if group not in groups or int(index) >= len(groups[group]):
@@ -84,8 +89,7 @@ def grown_optimiser(model: TrainableModel, larger: TrainableModel, tensors: Mapp
         shape = new[name].shape
         parts = model.tables.get(name, ())
         if parts and value.dim() and len(value) == sum(_count(part, model.space) for part in parts):
-            into = value.new_zeros(shape[0], *value.shape[1:])  # row-wise moments are narrower than the table
-            kept[key] = _grown_rows(value, into, parts, model.space, larger.space, "drawn")
+            kept[key] = _grown_rows(value, value.new_zeros(shape), parts, model.space, larger.space, "drawn")
         elif value.dim() == 0 or value.shape == shape:
             kept[key] = value
     return kept

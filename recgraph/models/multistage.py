@@ -19,7 +19,6 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import Model, ModelConfig, PathKey, Phase, Space, Terms, TrainableModel
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.contrast import ContrastConfig
@@ -157,11 +156,6 @@ class _Staged(TrainableModel):
         """The stage that trains in an epoch, both from 0."""
         return int(min(epoch // self.config.stage_epochs, self.config.stages - 1))
 
-    def memory_needs(self, work: Workload) -> Needs:
-        """Of one stage, with the state of all."""
-        one, stages = self._stage(first=False).memory_needs(work), self.config.stages
-        return replace(one, parameters=one.parameters * stages, buffers=one.buffers * stages, row_tables=0)
-
     @property
     def phases(self) -> tuple[Phase, ...]:
         return self.of_stage(0).phases
@@ -270,8 +264,8 @@ class Multistage(_Staged):
     def reading(self, query: Query) -> Reading:
         return StagesReading(self, [model.reading(query) for model in self.trained()])
 
-    def encode_items(self, index: Tensor | None = None) -> Tensor:
-        rows = [model.encode_items() if index is None else model.encode_items(index) for model in self.trained()]
+    def encode_items(self) -> Tensor:
+        rows = [model.encode_items() for model in self.trained()]
         return torch.cat(rows, 1)
 
 

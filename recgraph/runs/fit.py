@@ -20,22 +20,21 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.ranks import together
 from recgraph.runs.fit_split import check_epochs, fit_split, split_and_part, training_of
-from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
+from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.known_labels import KnownLabels, known_labels, refuse_without_labels
-from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
 from recgraph.runs.settings import LabelsConfig, prepare_once
 from recgraph.runs.source import source_of
 from recgraph.runs.task import check_task, models_for
-from recgraph.serve.embedder import Embedder, check_target
+from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     GraphTrainConfig,
     TrainConfig,
-    pick_device,
     refuse_training,
     share_out,
     training_config,
@@ -114,7 +113,7 @@ def fit(
     _refuse_training(type(made), training)
     folder = None if out is None else Path(out)
     options = FitOptions(TrainConfig(), seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
-    with on_all_ranks(options.folder):
+    with together():
         split, part = split_and_part(data, _part_of(fit_on, refit))
         more = (init_items, init_items_scale, source_of(split, source))
         return _fit_log(made, split, part, training, options, refit, *more)
@@ -168,7 +167,7 @@ def fit_graph(
     config = GraphTrainConfig.of(training)
     folder = None if out is None else Path(out)
     options = FitOptions(config, seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
-    with on_all_ranks(options.folder):
+    with together():
         return _fit_nodes(model, graph, options, source={}, evaluation={}, known=known_labels(model, task, labels))
 
 
@@ -203,7 +202,7 @@ def train(
             it.
     """
     folder = None if out is None else Path(out)
-    with on_all_ranks(folder):
+    with together():
         cls, card = registry.load("model", model), find_card(dataset)
         check_task(cls, dataset, card.task == "nodes")
         of_nodes = issubclass(cls, GraphModel)
@@ -279,7 +278,6 @@ def _fit_nodes(
 ) -> NodeRun:
     check_epochs(model, options.config)
     target = _target(model, graph)
-    check_target(target)
     if not graph.count(target):
         raise ValueError(f"the graph has no node of type {target!r}, whose nodes {type(model).__name__} embeds")
     data = {
@@ -303,8 +301,6 @@ def _fit_nodes(
             return NodeRun.open(options.folder)
         with without_test_data("a model is fitted to a graph"):
             space = GraphSpace(n_users=0, n_items=graph.count(target), graph=graph)
-            on_host, saves = pick_device(options.device).type == "cpu", options.folder is not None
-            check_fit(Fit(model, space, None, options.config, None, on_host, saves), options.memory_limit)
             build(model, space, options, record)
             train_model(model, None, options, record)
         names = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")

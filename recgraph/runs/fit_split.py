@@ -19,10 +19,8 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.members import Member, PlannedModel
-from recgraph.ranks import Ranks
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.inner_split import give_plan
-from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
 from recgraph.runs.teacher import give_teacher, teacher_of, teacher_record
@@ -142,21 +140,7 @@ def fit_split(
         validates = isinstance(model, TrainableModel) and config.metric not in ("loss", "last") and fit_on == "train"
         if validates:
             _check_validation(config.metric, sealed)
-        space, on_host = _space(model, sealed, part), pick_device(options.device).type == "cpu"
-        cases = (lambda: sealed.valid) if validates else None
-        fit = Fit(
-            model,
-            space,
-            part,
-            config,
-            cases,
-            on_host,
-            saves=options.folder is not None,
-            n_ranks=Ranks.here().count,
-            begins_whole=initialise is not None,
-        )
-        check_fit(fit, options.memory_limit)
-        build(model, space, options, record, initialise)
+        build(model, _space(model, sealed, part), options, record, initialise)
         give_teacher(model, sealed, fit_on)
         if isinstance(model, PlannedModel):
             fit_member = _fit_member(model, sealed, options)

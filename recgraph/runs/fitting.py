@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,17 +23,14 @@ from recgraph.runs.changed_features import check_features_of_training, files_rea
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
-from recgraph.shards import building_own_rows, built_in_parts
-from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.display import EpochLog, EpochText, duration, progress_observer
 from recgraph.train.trackers import Tracker, make_tracker
 from recgraph.train.trainer import Trainer
 from recgraph.workers.lock import LOCK, hold
-from recgraph.workers.together import together
 
-__all__ = ["FitOptions", "build", "new_record", "on_all_ranks", "run_folder", "train_model"]
+__all__ = ["FitOptions", "build", "new_record", "run_folder", "train_model"]
 
 _log = logging.getLogger(__name__)
 #: the folder of TensorBoard's files in that of a run, which is made before the run's configuration is written
@@ -57,7 +53,7 @@ class FitOptions:
         resume: continue from the newest checkpoint in the folder.
         progress: see :func:`recgraph.train.display.progress_observer`.
         observers: called during the training.
-        memory_limit: of the process, e.g. ``"8GiB"``; see :func:`recgraph.runs.memory.check_fit`.
+        memory_limit: of the process, e.g. ``"8GiB"``.
         beside: names of folders that may lie in a folder which is not a run yet.
         selection: what the run's record keeps of the training that chose its number of epochs.
     """
@@ -90,15 +86,6 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
         unsealed=[],
         **({} if options.selection is None else {"selection": dict(options.selection)}),
     )
-
-
-def on_all_ranks(folder: Path | None) -> AbstractContextManager[Ranks]:
-    """The block in which the processes that a launcher has started make a run together; alone it does nothing.
-
-    Raises:
-        RankLost: another process failed or was killed; names it, and the last good checkpoint in ``folder``.
-    """
-    return together(lambda: None if folder is None else checkpoints.latest(folder / "checkpoints"))
 
 
 @contextmanager
@@ -226,11 +213,8 @@ def build(
         ValueError: the model does not fit the data, or there is no such device.
     """
     pick_device(options.device)  # a device that does not exist is an error before anything is computed
-    # first weights for items are given as a whole, and scaled by the whole table's
-    shares = isinstance(model, TrainableModel) and options.config.shard_tables and initialise is None
     with Measured() as measured:
-        with building_own_rows() if shares else nullcontext():
-            model.build(space, options.seed)
+        model.build(space, options.seed)
         if initialise is not None:
             initialise(model)
     record.preparation = Cost(seconds=measured.seconds, cpu_seconds=measured.cpu_seconds)
@@ -277,8 +261,6 @@ def train_model(
             if prepare is not None:
                 prepare(trainer)
             record.history = trainer.fit()
-            if options.folder is None:  # no bundle will hold whole tables
-                trainer.sharding.gather()
             record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
             if options.config.metric == "last":
                 record.best_epoch = trainer.progress.epoch
@@ -317,9 +299,7 @@ def _begin(observers: Sequence[Observer], options: FitOptions, record: RunRecord
 
 
 def _n_parameters(model: Model) -> int:
-    n_rows = built_in_parts(model)
-    sizes = ((name, one.shape) for name, one in model.named_parameters())
-    return sum(math.prod((n_rows.get(name, shape[0]), *shape[1:])) if shape else 1 for name, shape in sizes)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _sizes(model: Model, part: Part | None, options: FitOptions, record: RunRecord) -> str:

@@ -13,7 +13,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import check_path
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import frame_kind, names_of
@@ -196,7 +195,6 @@ def _read(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
-        check_path("new_log", str(given))
         with without_drop():
             return _as_the_runs(_read_file(Path(given), recommender), recommender)
     try:

@@ -18,11 +18,10 @@ from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
-from recgraph.ranks import first_value, is_first
+from recgraph.ranks import is_first, together
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.changed_features import check_features
-from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord
@@ -30,10 +29,7 @@ from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
 from recgraph.runs.source import check_split, features_of, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.state_file import send_tables
-from recgraph.shards import has_shards
 from recgraph.train.callbacks import Observer
-from recgraph.workers.together import together
 
 __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
@@ -196,20 +192,10 @@ class Run(BaseRun):
         return Recommender.for_log(self.model, log, record)
 
     def keep(self) -> None:
-        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.
-
-        Of a model with sharded tables each process sends its rows to the first, and all wait for it. What recommends is
-        then read from the bundle, with whole tables, by the process that asks for it; the model stays sharded.
-        """
+        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run."""
         if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
             self.recommender = self._make_recommender()
-        if not has_shards(self.model):
-            super().keep()
-            return
-        # the first reads the others' rows as it writes: where it fails they learn it from the broken connection
-        self._keep() if is_first() else send_tables(self.model)
-        first_value(None)
-        del self.recommender
+        super().keep()
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
@@ -314,7 +300,7 @@ class Run(BaseRun):
         )
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
-        with on_all_ranks(folder):
+        with together():
             recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
         return Run.serving(recommender, record, folder)
 

@@ -9,11 +9,10 @@ from typing import Any
 from recgraph.data.split import SealedSplit
 from recgraph.models.base import Model
 from recgraph.models.distil import DistilConfig, Teacher
-from recgraph.serve.bundle import BundleError, digest_and_size
-from recgraph.serve.loading import bundle_of, load
-from recgraph.serve.recommender import Recommender
+from recgraph.serve.bundle import BundleError, bundle_of, digest
+from recgraph.serve.recommender import Recommender, load
 
-__all__ = ["give_teacher", "teacher_bytes", "teacher_of", "teacher_record", "without_teacher"]
+__all__ = ["give_teacher", "teacher_of", "teacher_record", "without_teacher"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,19 +28,13 @@ def teacher_record(model: Model) -> dict[str, Any] | None:
     return None if found is None else {"source": model.config.teacher, "digest": found[0]}
 
 
-def teacher_bytes(model: Model) -> int:
-    """The bytes of the files of a model's teacher, which are about what it takes; 0 where there is none."""
-    found = _found(model)
-    return 0 if found is None else found[1]
-
-
 def _found(model: Model) -> tuple[str, int] | None:
     """The digest and the bytes of a model's teacher. A folder without one is refused where it is read."""
     folder = teacher_of(model)
     if folder is None:
         return None
     try:
-        return digest_and_size(bundle_of(folder))
+        return digest(bundle_of(folder)), 0
     except BundleError:
         return None
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from recgraph.accelerated import is_accelerated
 from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
-from recgraph.data.part import Cases, Part
+from recgraph.data.part import Cases
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import device_of
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
@@ -28,7 +28,6 @@ from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
-from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.runs.teacher import without_teacher
@@ -37,6 +36,7 @@ from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, pick_device, training_config
+from recgraph.train.phases import make_optimisers
 from recgraph.train.trackers import keep_in_trackers
 from recgraph.train.trainer import Trainer
 
@@ -155,7 +155,6 @@ class _Update:
     def validated(self, checkpoint: Path | None) -> tuple[float | None, float | None]:
         """Make the model -> the metric on the newest slice of the parent and of the model."""
         trained = self.joined.part(self.joined.trained, self.joined.trained_times)
-        self._check_memory(trained)
         metric, seen = self.fit_options.config.metric, self.fit_options.config.select_seen
 
         def measure(model: Any) -> dict[str, float]:
@@ -175,15 +174,6 @@ class _Update:
         self._fit_again(self.joined.trained, self.fit_options)
         return old, None if self.cases is None else measure(self.model)[metric]
 
-    def _check_memory(self, trained: Part) -> None:
-        """Refuse an update that does not fit beside the parent, which is held."""
-        model, config = self.parent.model, self.fit_options.config
-        found = self.cases
-        cases = None if found is None else lambda: found
-        on_host = pick_device(self.options.device).type == "cpu"
-        fit = Fit(type(model)(model.config), self.space, trained, config, cases, on_host)
-        check_fit(fit, self.options.memory_limit)
-
     def fold_in(self) -> None:
         """Fit a model in closed form to the newest slice, too."""
         if self.trainer is None and self.options.fold_in and self.cases is not None:
@@ -199,8 +189,6 @@ class _Update:
 
         def prepare(trainer: Trainer) -> None:
             self.trainer = trainer
-            if trainer.sharding.tables:
-                raise ValueError("shard_tables = True: a run with sharded tables is updated in one process; start one")
             n_old, idle_mask = self._old_samples()
             self.n_samples = _select(trainer.batches, n_old, idle_mask, self.options.replay, trainer)
             if (trained := trainer.model.trained_users) is not None:
@@ -313,7 +301,8 @@ def _load_optimisers(trainer: Trainer, parent: Model, checkpoint: Path | None) -
     except checkpoints.CheckpointError as error:
         raise checkpoints.CheckpointError(f"{error}; copy the run again, or remove {checkpoint}") from error
     assert isinstance(parent, TrainableModel)
-    kept = grown_optimiser(parent, trainer.model, found.optimisers)
+    groups = {name: one.param_groups[0]["params"] for name, one in make_optimisers(parent, trainer.config).items()}
+    kept = grown_optimiser(parent, trainer.model, found.optimisers, groups)
     checkpoints.load_optimisers(trainer.optimisers, kept)
     return "kept"
 

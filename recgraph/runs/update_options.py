@@ -37,7 +37,7 @@ class UpdateOptions:
         device: where to compute.
         progress: see :func:`recgraph.runs.fit.fit`.
         observers: called during the training.
-        memory_limit: of the process; see :func:`recgraph.runs.memory.check_fit`.
+        memory_limit: of the process.
         item_features: beside those of the new log; see :func:`recgraph.runs.new_log.read_new_log`.
     """
 

@@ -150,7 +150,7 @@ class AnnIndex:
         part = query.take(rows)
         with evaluating(model):
             users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
-        own = Ragged.from_lengths([[]] * len(rows)) if seen is None else seen.take(rows)
+        own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)
         found = torch.from_numpy(self.index.search(users.numpy(), min(wanted, len(self.vectors)))[1])
         keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
         missing = (found < 0) | torch.isin(keys, own.rows * len(self.vectors) + own.values)

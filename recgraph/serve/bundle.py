@@ -37,13 +37,14 @@ from torch import Tensor
 from recgraph import __version__, registry
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
+from recgraph.finite import check_weights
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.settings import saved_settings
 
-__all__ = ["FORMAT", "BundleError", "bundle_of", "check_same", "device_here", "digest", "holds", "is_bundle", "load_model", "read"]
+__all__ = ["FORMAT", "BundleError", "bundle_of", "digest", "holds", "is_bundle", "load_model", "read", "write"]
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 2
@@ -74,7 +75,9 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
     Raises:
         FileExistsError: the folder holds something that is no bundle.
+        NonFiniteWeights: the model has weights that are NaN or infinite.
     """
+    check_weights(model.state_dict(), f"{type(model).__name__}, to be kept in {folder},", "train or check the model")
     with replacing_folder(folder) as into:
         save_file(apart(model.state_dict()), into / _MODEL)
         described = _describe(model, into)

@@ -86,7 +86,7 @@ class Embedder:
         bundle.write(Path(folder), "embedder", self.model, fill, {"target": self.target, "record": self.record})
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Embedder:
         """Read a bundle that :meth:`save` wrote, or that of a run's folder.
 
         Raises:
@@ -101,7 +101,7 @@ class Embedder:
             bundle.check_same(place, before)
             return bundle.read(place, "embedder", partial(bundle.load_model, place, device=at))
 
-        def make(config: dict[str, Any]) -> Self:
+        def make(config: dict[str, Any]) -> Embedder:
             table = pl.read_parquet(place / _TABLE, memory_map=False)
             return cls(config["target"], table, model, config["record"])
 

@@ -124,7 +124,11 @@ def export(
             manifest: dict[str, Any] = {
                 "recgraph_export": FORMAT,
                 "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
-                "model": {"key": model.key(), "class": type(model).__name__, "config": model.config.model_dump(mode="json")},
+                "model": {
+                    "key": model.key(),
+                    "class": type(model).__name__,
+                    "config": model.config.model_dump(mode="json"),
+                },
                 "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
                 "graph": _write_graph(graph, into),
                 "tables": {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)},

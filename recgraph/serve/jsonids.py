@@ -1,4 +1,4 @@
-"""The user's own ids as JSON writes them: numbers, booleans and texts as they are, dates, times, UUIDs, bytes as texts."""
+"""The user's own ids as JSON writes them: numbers, booleans and texts as they are, dates, UUIDs and others as texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class JsonIds:
         self.ids = ids
         self.family = "UUIDs" if ids.as_uuid else family(ids.values.dtype)
         dtype = ids.values.dtype
-        self._types: tuple[type, ...] = (int, float) if dtype.is_numeric() else (bool,) if dtype == pl.Boolean else (str,)
+        self._types: tuple[type, ...] = (bool,) if dtype == pl.Boolean else (str,)
+        if dtype.is_numeric():
+            self._types = int, float
         self._places: dict[Any, int] | None = None
         if len(ids) <= _IN_PYTHON:
             self._written = plain(ids.values)
@@ -48,7 +50,8 @@ class JsonIds:
         if self._places is not None:
             return [self._places.get(each, -1) for each in values]
         given = pl.Series(values, dtype=self.ids.values.dtype, strict=False)  # what does not fit is null
-        return self.ids.index(given).tolist()
+        found: list[int] = self.ids.index(given).tolist()
+        return found
 
     def write(self, indices: list[int]) -> list[Any]:
         """The ids of indices, as JSON can hold them."""

@@ -441,7 +441,7 @@ class Recommender:
 
     @classmethod
     @checked
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         """Read a bundle that :meth:`save` wrote, or that of a run's folder.
 
         Raises:
@@ -450,7 +450,7 @@ class Recommender:
         """
         place, at = bundle.bundle_of(folder), bundle.device_here(device)
 
-        def make(config: dict[str, Any]) -> Self:
+        def make(config: dict[str, Any]) -> Recommender:
             seen = load_file(place / "seen.safetensors")
             features = place / _FEATURES
             return cls(

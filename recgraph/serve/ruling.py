@@ -56,7 +56,7 @@ class OwnItems:
 
 
 def _text(user: Any) -> str:
-    """A user's id as text, as the keys of JSON and TOML are; whole floats, as pandas makes of integers, are integers."""
+    """A user's id as text, as the keys of JSON and TOML are; a whole float, as pandas makes of an integer, is one."""
     return str(int(user)) if isinstance(user, float) and user.is_integer() else str(user)
 
 

@@ -6,31 +6,28 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.bounded.tensors import read_heads, read_tensors
+from recgraph.bounded.tensors import read_tensors
 from recgraph.data.files import make_folder, remove_folder, replacing_folder
 from recgraph.data.imprint import check, check_folder, load_json, replace_tensors, write_checksums
 from recgraph.finite import not_finite
-from recgraph.shards import Rows, local_rows
 from recgraph.texts import listed
-from recgraph.train.row_adam import RowAdam
 
 _PREFIX = "step-"
 _TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
 _RANK = "rank "
 #: ``checksums.json`` is of earlier versions
 _BEST, _STATE, _CHECKSUMS = "best.safetensors", "state.json", "checksums.json"
-_ROWS = "rows-"
 #: what reading raises where a file is missing or damaged, or holds other values than it should
 _UNREADABLE = (
     *(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
@@ -67,47 +64,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     replace_tensors(tensors, path)
 
 
-#: which rows are read of a tensor: its kind (``"model"``, ``"optimisers"``, ``"best"``), name and shape -> the rows;
-#: None: all of it
-WantedRows = Callable[[str, str, Sequence[int]], Rows | None]
-
-
-def load_tensors(
-    path: Path, kind: str = "", wanted: WantedRows | None = None, *, is_checked: bool = False
-) -> dict[str, Tensor]:
-    """Read a safetensors file, of each tensor what is wanted.
+def load_tensors(path: Path, *, is_checked: bool = False) -> dict[str, Tensor]:
+    """Read a safetensors file.
 
     Args:
-        kind: of the tensors, for ``wanted``.
-        wanted: None: all is.
         is_checked: whether its checksum was compared already; else that in its imprint is.
 
     Raises:
         CheckpointError: it is missing, damaged or of a newer format.
     """
-    if wanted is None:
-        with explained(path):
-            if not is_checked:
-                check(path)
-            return read_tensors(path)
-    with _opened(path, is_checked) as file:
-        found = {}
-        for name in file.keys():  # noqa: SIM118 (it is no mapping)
-            part = file.get_slice(name)
-            rows = wanted(kind, name, part.get_shape())
-            # a copy, as the file is mapped
-            found[name] = (file.get_tensor(name) if rows is None else part[rows.first : rows.last]).clone()
-        return found
-
-
-@contextmanager
-def _opened(path: Path, is_checked: bool) -> Iterator[Any]:
     with explained(path):
         if not is_checked:
             check(path)
-        read_heads(path)
-        with safe_open(path, "pt") as file:
-            yield file
+        return read_tensors(path)
 
 
 @contextmanager
@@ -126,18 +95,12 @@ def explained(path: Path) -> Iterator[None]:
         raise CheckpointError(f"checkpoint {path} cannot be read: {what}"[:2000]) from error
 
 
-def rows_name(rank: int, n_ranks: int) -> str:
-    """The file of a rank's rows of sharded tables; the order of the names is that of the rows."""
-    return f"{_ROWS}{rank:05d}-of-{n_ranks:05d}.safetensors"
-
-
 def save(
     folder: Path,
     checkpoint: Checkpoint,
     step: int,
     keep: Path | None = None,
     best: Path | None = None,
-    rows: Sequence[Path] = (),
 ) -> Path:
     """Write ``folder/step-N`` under a temporary name, rename it when it is on the disk, then remove older checkpoints.
 
@@ -145,8 +108,6 @@ def save(
         step: N; a second checkpoint of the same step is ``step-N-1``.
         keep: the previous checkpoint, which is not removed.
         best: file of the best weights so far; the checkpoint gets a hard link to it. ``checkpoint.best`` is not read.
-        rows: files of the ranks with their rows of sharded tables, by :func:`rows_name`; they are moved. Their tensors
-            are named ``model/``, ``best/`` or ``optimisers/`` and the name in the checkpoint.
     """
     make_folder(folder)
     final = _name(folder, step)
@@ -157,15 +118,11 @@ def save(
             save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / name)
         if best is not None:
             _link(best, temporary / _BEST)
-        for path in rows:
-            path.replace(temporary / path.name)
         (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
         write_checksums(temporary)
     for old in candidates(folder):
         if old not in (final, keep):
             remove_folder(old)
-    for left in folder.glob(f"{_ROWS}*"):  # of ranks that were killed before they were moved
-        left.unlink(missing_ok=True)
     return final
 
 
@@ -197,20 +154,17 @@ def latest(folder: Path) -> Path | None:
     return next(iter(candidates(folder)), None)
 
 
-def latest_good(folder: Path, wanted: WantedRows | None = None) -> Path | None:
-    """The newest checkpoint of which what is wanted can be read and is finite, or None."""
+def latest_good(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read and is finite, or None."""
     try:
-        found = read_latest(folder, wanted)
+        found = read_latest(folder)
     except CheckpointError:
         return None
     return None if found is None else found[0]
 
 
-def read_latest(folder: Path, wanted: WantedRows | None = None) -> tuple[Path, Checkpoint] | None:
+def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot.
-
-    Args:
-        wanted: the rows that are read of its tensors.
 
     Raises:
         CheckpointError: there are some, and none can be read.
@@ -218,7 +172,7 @@ def read_latest(folder: Path, wanted: WantedRows | None = None) -> tuple[Path, C
     damaged: list[CheckpointError] = []
     for path in candidates(folder):
         try:
-            checkpoint = read(path, wanted)
+            checkpoint = read(path)
         except CheckpointError as error:
             damaged.append(error)
             continue
@@ -230,8 +184,8 @@ def read_latest(folder: Path, wanted: WantedRows | None = None) -> tuple[Path, C
     return None
 
 
-def read(path: Path, wanted: WantedRows | None = None) -> Checkpoint:
-    """Read a checkpoint, of each tensor the rows that are wanted, whichever rank wrote them.
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint.
 
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
@@ -239,56 +193,13 @@ def read(path: Path, wanted: WantedRows | None = None) -> Checkpoint:
     with explained(path):
         checked = check_folder(path, of_earlier=_CHECKSUMS)
         state = load_json(path / _STATE)
-    model, optimisers, generators = (
-        load_tensors(path / name, Path(name).stem, wanted, is_checked=name in checked) for name in _TENSORS
-    )
+    model, optimisers, generators = (load_tensors(path / name, is_checked=name in checked) for name in _TENSORS)
     best = None
     if (path / _BEST).exists():
-        best = load_tensors(path / _BEST, "best", wanted, is_checked=_BEST in checked)
-    with explained(path):
-        for (kind, name), value in _rows_of_ranks(path, wanted, checked).items():
-            into = {"model": model, "optimisers": optimisers, "best": best}[kind]
-            if into is not None:
-                into[name] = value
+        best = load_tensors(path / _BEST, is_checked=_BEST in checked)
     if wrong := not_finite({**optimisers, **(best or {}), **model}):
         raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {listed(wrong)}")
     return Checkpoint(model, optimisers, generators, state, best)
-
-
-def _rows_of_ranks(path: Path, wanted: WantedRows | None, checked: Set[str]) -> dict[tuple[str, str], Tensor]:
-    """The tensors that ranks wrote their rows of, by kind and name: what is wanted of them.
-
-    Raises:
-        CheckpointError: the file of a rank is missing or damaged.
-    """
-    files = sorted(path.glob(f"{_ROWS}*"))
-    if not files:
-        return {}
-    n_ranks = int(files[0].stem.rpartition("-")[2])
-    with ExitStack() as opened:
-        names = [rows_name(rank, n_ranks) for rank in range(n_ranks)]
-        parts = [opened.enter_context(_opened(path / name, name in checked)) for name in names]
-        tensors = [(name, *name.split("/", 1)) for name in parts[0].keys()]  # noqa: SIM118 (it is no mapping)
-        return {
-            (kind, own_name): _joined([part.get_slice(name) for part in parts], kind, own_name, wanted)
-            for name, kind, own_name in tensors
-        }
-
-
-def _joined(parts: list[Any], kind: str, name: str, wanted: WantedRows | None) -> Tensor:
-    """The wanted rows of a tensor whose consecutive rows are in parts."""
-    sizes = [part.get_shape()[0] for part in parts]
-    n_rows = sum(sizes)
-    all_rows = Rows(0, n_rows)
-    rows = all_rows if wanted is None else wanted(kind, name, (n_rows, *parts[0].get_shape()[1:])) or all_rows
-    found, start = [], 0
-    for part, size in zip(parts, sizes, strict=True):
-        first, last = max(rows.first - start, 0), min(rows.last - start, size)
-        if first < last:
-            found.append(part[first:last])
-        start += size
-    # copies, as the files are mapped
-    return torch.cat(found or [parts[0][:0]])
 
 
 def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -319,18 +230,17 @@ def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Ma
         expected |= _expected(f"{group}/{index}", optimisers[group], parameters[int(index)])
     check_tensors(tensors, expected, "the optimisers")
     for group, optimiser in optimisers.items():
+        if isinstance(optimiser, torch.optim.SparseAdam):  # which counts in plain numbers
+            for entries in states[group].values():
+                entries["step"] = int(entries["step"])  # type: ignore[assignment]
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
 
 
 def _expected(name: str, optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What the state of a parameter looks like in Adam and :class:`RowAdam`; no memory is taken."""
-    looks = torch.empty_like(local_rows(parameter), device="meta")
-    is_row_wise = isinstance(optimiser, RowAdam) and optimiser.is_row_wise(parameter)
-    entries = {
-        "step": torch.empty((), dtype=torch.float32, device="meta"),
-        "exp_avg": looks,
-        "exp_avg_sq": looks[:, :1] if is_row_wise else looks,
-    }
+    """What the state of a parameter looks like; no memory is taken."""
+    looks = torch.empty_like(parameter, device="meta")
+    count = torch.int64 if isinstance(optimiser, torch.optim.SparseAdam) else torch.float32
+    entries = {"step": torch.empty((), dtype=count, device="meta"), "exp_avg": looks, "exp_avg_sq": looks}
     return {f"{name}/{entry}": value for entry, value in entries.items()}
 
 

@@ -30,19 +30,11 @@ class TrainConfig(Config):
     learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
     adam_beta2: Annotated[float, Field(ge=0, lt=1, description="decay of Adam's second moments"), Added()] = 0.999
-    table_optimiser: Annotated[
-        Literal["auto", "adam", "lazy_adam", "rowwise_adam"],
-        Field(
-            description="of tables whose steps touch few rows: adam steps all rows, lazy_adam the touched ones, "
-            "rowwise_adam these with one second moment a row; auto: lazy_adam of tables above 100,000 rows"
-        ),
-        Added(),
-    ] = "auto"
-    shard_tables: Annotated[
+    sparse_tables: Annotated[
         bool,
         Field(
-            description="whether processes that train together share out the rows of the tables that lazy_adam can "
-            "step, each with its own; auto is then lazy_adam"
+            description="whether tables of which a step touches few rows have sparse gradients, and SparseAdam steps "
+            "these rows alone; weight_decay and clip_norm do not reach them"
         ),
         Added(),
     ] = False
@@ -118,16 +110,6 @@ class TrainConfig(Config):
     def _check_track(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("track", "") is None:
             raise ValueError("there is no tracker to send the folder to; give track='mlflow' or 'wandb'")
-        return value
-
-    @field_validator("shard_tables", mode="after")
-    @classmethod
-    def _check_shards(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("table_optimiser") == "adam":
-            raise ValueError(
-                "adam steps all rows of a table from a dense gradient, which no rank of a sharded one has; use "
-                "table_optimiser = 'lazy_adam' or 'rowwise_adam'"
-            )
         return value
 
     @field_validator("drop_after", mode="after")

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
-from recgraph.rows import ROWS_OF_LAZY, set_row_sparse
+from recgraph.rows import set_sparse
 from recgraph.train.config import TrainConfig
-from recgraph.train.row_adam import RowAdam
-from recgraph.train.sharding import TOUCHES_ROWS
+
+#: suffix of the name of an optimiser of a group's tables
+TABLES = " tables"
 
 
 def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
@@ -64,11 +65,11 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
     """One Adam a parameter group: its state belongs to the group, whichever phases step it. An empty group has none.
 
-    A group with a table whose touched rows alone are stepped (``config.table_optimiser``) has a :class:`RowAdam`.
-    Frozen parameters are among them, so that they can be thawed in the course of a training.
+    With ``sparse_tables`` the tables of a group ``g`` whose steps touch few rows are in a SparseAdam of their own, by
+    the name ``g tables``. Frozen parameters are among them, so that they can be thawed in the course of a training.
 
     Raises:
-        ValueError: a parameter is in no group or in two, or ``table_optimiser`` asks for what the model does not have.
+        ValueError: a parameter is in no group or in two, or the model has no table for ``sparse_tables``.
     """
     groups = model.parameter_groups()
     seen: dict[int, str] = {}
@@ -81,35 +82,31 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
     if left:
         raise ValueError(f"parameters in no group: {', '.join(left)}; add them to parameter_groups()")
     tables = _sparse_tables(model, config)
-    of_rows = tables if config.table_optimiser == "rowwise_adam" else []
-    rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, config.adam_beta2)
+    rate, betas = config.learning_rate, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
-        if any(table is parameter for table in tables for parameter in parameters):
-            optimisers[name] = RowAdam(parameters, rate, decay, row_wise=of_rows, betas=betas)
-        elif parameters:
-            optimisers[name] = torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
+        dense = [parameter for parameter in parameters if id(parameter) not in tables]
+        of_tables = [parameter for parameter in parameters if id(parameter) in tables]
+        if dense:
+            decay = config.weight_decay
+            optimisers[name] = torch.optim.Adam(dense, lr=rate, betas=betas, weight_decay=decay, fused=True)
+        if of_tables:
+            optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(of_tables, lr=rate, betas=betas)
     return optimisers
 
 
-def _sparse_tables(model: TrainableModel, config: TrainConfig) -> list[nn.Parameter]:
-    """The tables whose touched rows alone are stepped; they and no others are told to take row-sparse gradients."""
-    named, chosen = dict(model.named_parameters()), config.table_optimiser
+def _sparse_tables(model: TrainableModel, config: TrainConfig) -> set[int]:
+    """The ids of the tables that have sparse gradients; they and no others are marked."""
+    named = dict(model.named_parameters())
     tables = [named[name] for name in model.row_sparse_tables]
-    if chosen in ("lazy_adam", "rowwise_adam") and not tables:
+    if config.sparse_tables and not tables:
         raise ConfigError(
-            f"table_optimiser = {chosen!r}: every step of this {type(model).__name__} touches all rows of its tables; "
-            f"use 'adam', or {TOUCHES_ROWS}"
+            f"sparse_tables = True: every step of this {type(model).__name__} reads all rows of its tables; leave it "
+            "out, or use a loss that draws negatives"
         )
-    least = {"auto": ROWS_OF_LAZY, "adam": math.inf}.get(chosen, 0)
-    if config.shard_tables:
-        least = 0
-    taken = []
     for table in tables:
-        set_row_sparse(table, len(table) > least)
-        if len(table) > least:
-            taken.append(table)
-    return taken
+        set_sparse(table, config.sparse_tables)
+    return {id(table) for table in tables} if config.sparse_tables else set()
 
 
 @contextmanager

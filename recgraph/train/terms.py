@@ -32,11 +32,10 @@ class Terms:
     Args:
         folder: of the run, whose last good checkpoint an error names; None: there is none.
         n_phases: entries a batch.
-        wanted: the rows that this rank reads of that checkpoint's tensors; None: all.
     """
 
-    def __init__(self, folder: Path | None, n_phases: int, wanted: checkpoints.WantedRows | None = None) -> None:
-        self._folder, self._n_phases, self._wanted = folder, n_phases, wanted
+    def __init__(self, folder: Path | None, n_phases: int) -> None:
+        self._folder, self._n_phases = folder, n_phases
         self._unread: list[tuple[int, dict[str, Tensor]]] = []
         self._last: dict[str, float] = {}
 
@@ -91,5 +90,5 @@ class Terms:
             )
 
     def _what_is_left(self) -> str:
-        good = checkpoints.latest_good(self._folder / "checkpoints", self._wanted) if self._folder else None
+        good = checkpoints.latest_good(self._folder / "checkpoints") if self._folder else None
         return f"last good checkpoint: {good or 'none'}; {_WAY_OUT}"

@@ -19,7 +19,7 @@ from recgraph.data.files import sweep
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
-from recgraph.rows import is_row_sparse
+from recgraph.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.ahead import compile_where_asked, on_device, prepared_ahead
 from recgraph.train.averaging import Averaging
@@ -27,10 +27,16 @@ from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.fingerprint import Fingerprint
 from recgraph.train.host_memory import freed_memory_kept
-from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
+from recgraph.train.phases import (
+    TABLES,
+    check_phases,
+    freeze_all_but,
+    make_optimisers,
+    rate_factor,
+    step_at,
+    total_loss,
+)
 from recgraph.train.progress import Clock, EarlyStopping, Progress
-from recgraph.train.row_adam import clip_gradients
-from recgraph.train.sharding import Sharding, check_sharding
 from recgraph.train.streams import load_streams
 from recgraph.train.terms import Terms
 
@@ -82,7 +88,6 @@ class Trainer:
                 f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss' or 'last'"
             )
         check_phases(model, config.accumulate)
-        check_sharding(model, config)
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
         self.accelerator = accelerator or make_accelerator(precision=config.precision)
@@ -92,7 +97,6 @@ class Trainer:
         # without a wrapper of its own for several processes: phases freeze parameters, and gradients are averaged here
         self.module = self.accelerator.prepare_model(model, evaluation_mode=True)
         self.averaging.align(model)
-        self.sharding = Sharding(model, config, self.ranks)
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
         compile_where_asked(model, config, self.accelerator.device)
@@ -103,15 +107,14 @@ class Trainer:
         self._best_is_kept = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._terms = Terms(folder, len(self.phases), self.sharding.wanted)
+        self._terms = Terms(folder, len(self.phases))
         self._interrupt = Interrupt()
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
 
         With ``metric="last"`` all epochs are trained, and the model holds the last weights. With ``metric="loss"`` only
-        epochs after the first :attr:`TrainableModel.changing_epochs` are compared. Sharded tables stay sharded
-        (:meth:`recgraph.train.sharding.Sharding.gather`).
+        epochs after the first :attr:`TrainableModel.changing_epochs` are compared.
 
         Returns:
             One row an epoch: terms, metrics, seconds, targets a second.
@@ -135,7 +138,7 @@ class Trainer:
             finally:
                 self._call("close")
         if self.best is not None:
-            self.sharding.load(self.best)
+            self.model.load_state_dict(self.best)
         _log.info("%s", self._why_ended())
         return self.progress.history
 
@@ -205,14 +208,13 @@ class Trainer:
         if done + 1 < size or not parameters:
             return
         self.averaging.average(parameters, self._interrupt.asked)
-        if config.clip_norm is not None and any(is_row_sparse(parameter) for parameter in parameters):
-            clip_gradients(parameters, config.clip_norm)
-        elif config.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(parameters, config.clip_norm)
+        if config.clip_norm is not None:
+            dense = [parameter for parameter in parameters if not is_sparse(parameter)]
+            self.accelerator.clip_grad_norm_(dense, config.clip_norm)
         rate = config.learning_rate * rate_factor(self.progress.step, len(self.batches), config)
-        for name in phase.groups:
-            if name in self.optimisers:
-                step_at(rate, self.optimisers[name])
+        for name, optimiser in self.optimisers.items():
+            if name.removesuffix(TABLES) in phase.groups:
+                step_at(rate, optimiser)
 
     def _end_epoch(self, clock: Clock) -> Path | None:
         """Validate, write the epoch's row, save where that is due -> the checkpoint, where one was made."""
@@ -250,7 +252,7 @@ class Trainer:
             return
         if self.stopping.update(row[self.config.metric], self.progress.epoch + 1):
             self.best = None  # released before its successor is made
-            self.best = {name: value.detach().clone() for name, value in self.sharding.state().items()}
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             self._best_is_kept = False
         row["best"] = self.stopping.best
 
@@ -268,7 +270,7 @@ class Trainer:
     def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
         """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on one."""
         named = {f"optimiser {name}": value for name, value in optimisers.items()}
-        of_all(lambda: self._terms.check({**self.sharding.state(), **named}, self.progress))
+        of_all(lambda: self._terms.check({**self.model.state_dict(), **named}, self.progress))
 
     def _accumulated(self) -> tuple[int, int]:
         """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
@@ -287,7 +289,7 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. That all is finite is checked first.
 
-        All ranks call it, and rank 0 writes; of sharded tables each rank writes its rows.
+        All ranks call it, and rank 0 writes.
         """
         self._terms.read(self.progress)
         optimisers = checkpoints.optimiser_tensors(self.optimisers)
@@ -295,26 +297,19 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._sum_cpu_seconds()
         streams = all_values(self.generators.rank_state())
-        of_ranks = of_all(lambda: self._write_rows(optimisers))
-        rows = [path for path in of_ranks if path is not None]
-        return of_all(lambda: self._write(streams, optimisers, rows) if self.ranks.is_first else None)[0]
-
-    def _write_rows(self, optimisers: dict[str, Tensor]) -> Path | None:
-        if self.folder is None:
-            return None
-        return self.sharding.write(self.folder / "checkpoints", self.best, optimisers)
+        return of_all(lambda: self._write(streams, optimisers) if self.ranks.is_first else None)[0]
 
     def _sum_cpu_seconds(self) -> None:
         """Rank 0 has the time of all."""
         total = sum(all_values(self.progress.cpu_seconds))
         self.progress.cpu_seconds = total if self.ranks.is_first else 0.0
 
-    def _write(self, streams: list[dict[str, Tensor]], optimisers: dict[str, Tensor], rows: list[Path]) -> Path | None:
+    def _write(self, streams: list[dict[str, Tensor]], optimisers: dict[str, Tensor]) -> Path | None:
         if self.folder is None:
             return None
         best = None if self.best is None else self.folder / "best.safetensors"
         if self.best is not None and best is not None and not self._best_is_kept:
-            checkpoints.save_tensors(self.sharding.rest(self.best), best)
+            checkpoints.save_tensors(self.best, best)
             self._best_is_kept = True
         state = {
             **vars(self.progress),
@@ -323,13 +318,13 @@ class Trainer:
             "ranks": self.ranks.count,
         }
         whole = checkpoints.Checkpoint(
-            self.sharding.rest(self.sharding.state()),
-            self.sharding.rest_of_optimisers(optimisers),
+            self.model.state_dict(),
+            optimisers,
             checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams),
             state,
         )
         before, steps = self._checkpoint, self.progress.step
-        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best, rows)
+        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best)
         _log.debug("checkpoint %s", self._checkpoint)
         return self._checkpoint
 
@@ -343,8 +338,7 @@ class Trainer:
         Raises:
             CheckpointError: all are damaged, it was made with other settings, or ranks see different ones.
         """
-        wanted = self.sharding.wanted
-        found = checkpoints.read_latest(self.folder / "checkpoints", wanted) if self.folder else None
+        found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
         names = all_values(None if found is None else found[0].name)
         if len(set(names)) > 1:
             seen = "; ".join(f"rank {rank}: {name or 'none'}" for rank, name in enumerate(names))
@@ -366,15 +360,15 @@ class Trainer:
             self.progress.n_ranks = max(self.progress.n_ranks, self.ranks.count)
             if not self.ranks.is_first:  # rank 0 has the time of all
                 self.progress.cpu_seconds = 0.0
-            own = self.sharding.state()
+            own = self.model.state_dict()
             checkpoints.check_tensors(saved.model, own, "the model")
             if self.stopping.best is not None:
                 # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
-                best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors", "best", wanted)
+                best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
                 checkpoints.check_tensors(best, own, "the best weights")
                 self.best, self._best_is_kept = dict(best), False
             checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-            self.sharding.load(saved.model)
+            self.model.load_state_dict(saved.model)
             load_streams(self.generators, saved.generators, n_ranks, self.ranks, self.progress.step)
         self._checkpoint = newest
         if self.ranks.is_first:

@@ -183,7 +183,7 @@ class Pool(WorkerPool):
         size: int,
         threads: int,
         deadline: float | None = None,
-        own: Mapping[str, Any] | None = None,
+        own: Sequence[str] | None = None,
     ) -> None:
         super().__init__(module, size, threads, deadline)
         self._own = own

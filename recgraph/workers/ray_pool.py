@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class _Place:
 
     folder: str
     environment: Mapping[str, str]
-    own: Mapping[str, Any]
+    own: Sequence[str]
 
     @classmethod
     def here(cls) -> _Place:

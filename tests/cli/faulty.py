@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from holding import Held
 from torch import Tensor
 
 import recgraph as rg
@@ -31,10 +29,4 @@ class Faulty(SASRec):
             return found
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if kind == "raise":
-            raise IndexError("item 7 is not in the table")
-        if kind == "say":  # that it is in the middle of an epoch, and waits to be interrupted
-            held, said = Held(), Path(os.environ["SAID"])
-            said.touch()
-            held.by(said)
-        return {name: value * float("nan") for name, value in found.items()} if kind == "nan" else found
+        return found

@@ -428,7 +428,7 @@ def test_an_index_whose_lists_cannot_be_compared_is_used_all_the_same(
     def of_nobody(*_: object) -> float:
         raise ValueError("no user of the recommender has a history")
 
-    monkeypatch.setattr("recgraph.serve.recall.recall_of_lists", of_nobody)
+    monkeypatch.setattr("recgraph.serve.ann.recall_of_lists", of_nobody)
     done = call("recommend", run, "-u", 7, "-k", 4, "--ann")
     assert done.exit_code == 0, done.output
     assert "recall not measured: no user of the recommender has a history" in done.stderr

@@ -52,14 +52,13 @@ def read_split(folder: str) -> None:
 @_told
 def reload(bundle: str) -> None:
     """Serve a bundle, reload it when the file ``go`` is there, and write what the service then says and recommends."""
-    from recgraph.serve.http.asked import Limits
-    from recgraph.serve.http.reloading import Shelf
+    from recgraph.serve.http.service import Limits, Options, Service
 
-    shelf = Shelf(Path(bundle), Limits(), "cpu", 1.0, lambda *_: None)
+    service = Service(Path(bundle), Limits(), Options())
     Path("ready").touch()
     until = time.monotonic() + _LONG
     while not Path("go").exists():
         assert time.monotonic() < until
         time.sleep(0.005)
-    told = asyncio.run(shelf.reload())
-    print(json.dumps({**told, "lists": shelf.served.recommender.recommend(users="all", k=3).rows()}))
+    told = asyncio.run(service.reload())
+    print(json.dumps({**told, "lists": service.served.recommender.recommend(users="all", k=3).rows()}))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from largest import Largest
 
 from recgraph.losses.scores import own_scores, pair_scores
-from recgraph.rows import set_row_sparse
+from recgraph.rows import set_sparse
 
 
 def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,7 +58,7 @@ def test_own_scores_are_those_of_all_vectors_at_once(
     columns = torch.randint(9, (30, 5), generator=g).to(device)
     work = torch.promote_types(hidden.dtype, table.dtype)
     expected = (F.embedding(columns, table).to(work) * hidden.to(work)[:, None]).sum(2)
-    set_row_sparse(table, row_sparse)
+    set_sparse(table, row_sparse)
     scores = own_scores(hidden, table, columns, block_rows)
     pull = torch.linspace(-1, 1, scores.numel(), device=device).view_as(scores).to(scores.dtype)
     found = torch.autograd.grad(scores, (hidden, table), pull)

@@ -21,9 +21,7 @@ from recgraph.config import ConfigError
 from recgraph.data.batches import Query
 from recgraph.data.cloze import ClozeBatches, draw_masks
 from recgraph.data.part import Part
-from recgraph.memory import Workload
 from recgraph.models.base import Space
-from recgraph.models.memory import sample_sizes
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
@@ -280,12 +278,6 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
             continue
         begins = [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]  # as in the published code
         assert sorted(found[user]) == sorted(tokens[begin : begin + 7] for begin in begins)
-    sizes = Counter(len(row) for rows in found.values() for row in rows)
-    work = Workload(30, N_ITEMS, train.items.lengths, 8, Space(n_users=30, n_items=N_ITEMS))
-    assert rg.models.BERT4Rec(**SMALL, window_step=min(step / 6, 1)).memory_needs(work).step > 0
-    if step == 50:  # one window, or two
-        alone = sample_sizes(train.items.lengths, 6, "cloze")
-        assert all(sizes[n] == alone[n] for n in range(7))
 
 
 def test_places_are_the_last_targets_so_that_updates_select_samples() -> None:

@@ -50,7 +50,6 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("ultragcn", SHARED, 118),
     ("meow", CLUSTERED, 1491),
     ("adameow", NODES, 1055),
-    ("hero", NODES, 324),
     ("meowrec", {"n_clusters": (3, 5)}, 1600),
     ("adameowrec", {}, 1000),
 ]
@@ -59,7 +58,6 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
 DRAWN: list[tuple[str, dict[str, Any], int, int]] = [
     ("simplex", {}, 119, 1),
     ("heco", NODES, 661, 14),
-    ("hgmae", NODES, 2768, 44),
     ("meow", CLUSTERED | BATCHES, 1163, 33),
     ("adameow", NODES | BATCHES, 1396, 32),
 ]

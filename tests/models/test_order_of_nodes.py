@@ -26,16 +26,15 @@ from recgraph.evaluate.node_probe import linear_probe
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.node_task import NodeSplit
-from recgraph.models.heterogeneous import base, heco, hgmae
+from recgraph.models.heterogeneous import base, heco
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.rng import Generators
 
 #: what draws, where a model has it
-DRAWN = ("attention_dropout", "position_dropout", "feature_mask", "edge_mask")
+DRAWN = ("attention_dropout", "feature_mask", "edge_mask")
 #: without masks and dropout
 PLAIN: dict[str, dict[str, Any]] = {
-    "hgmae": {"feature_mask": 0.5, "n_neighbours": None},
     "multistagenodes": {"base_options": {"n_clusters": (3, 6), "feature_mask": 0.0, "edge_mask": 0.0}},
 }
 BATCHES = {"mini_batch": True, "queue_size": 0, "fan_out": ((None,), (None,)), "context_fan_out": (None,)}
@@ -56,8 +55,6 @@ def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
     # rows that are chosen by what they hold
     monkeypatch.setattr(clustering, "_drawn", lambda x, k, *_: [x[torch.argsort(x[:, 0])[:k]]])
     monkeypatch.setattr(heco, "sample_neighbours", lambda adj, *_: adj)
-    positions = torch.randn(len(order), 64, generator=torch.Generator().manual_seed(10))[order]
-    monkeypatch.setattr(hgmae, "metapath2vec", lambda *_: positions)
     monkeypatch.setattr(base, "coordinates", _by_place)
 
 

@@ -20,8 +20,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "meow": {"n_clusters": (2,)},
     "adameow": {},
     "heco": {},
-    "hero": {},
-    "hgmae": {"n_heads": 2, "walk_options": {"epochs": 1}},
 }
 
 
@@ -54,8 +52,7 @@ def test_with_features_of_the_target_all_weights_are_drawn_as_ever(name: str) ->
     auto, random = built(name, graph(features=True)), built(name, graph(features=True), rows="random")
     for key, value in auto.state_dict().items():
         assert torch.equal(value, random.state_dict()[key])
-    # no other type is read by the layers of these two
-    assert auto.resolved.get("rows") == (None if name in ("hgmae", "hero") else "random")
+    assert auto.resolved.get("rows") == "random"
 
 
 def test_what_the_user_sets_wins() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from recgraph.models.collaborative.norms import half_squared_norms
-from recgraph.rows import set_row_sparse
+from recgraph.rows import set_sparse
 
 PLACES = (torch.tensor([0, 2, 2]), torch.tensor([[1, 2], [4, 1]]), torch.zeros(0, dtype=torch.int64))
 
@@ -25,7 +25,7 @@ def test_a_table_of_row_sparse_gradients_has_the_same() -> None:
     dense, sparse = (nn.Parameter(torch.ones(60, 3)) for _ in range(2))
     nn.init.normal_(dense)
     sparse.data.copy_(dense.data)
-    set_row_sparse(sparse)
+    set_sparse(sparse)
     ours, theirs = half_squared_norms(dense, PLACES), half_squared_norms(sparse, PLACES)
     torch.testing.assert_close(ours, theirs)
     ours.backward()

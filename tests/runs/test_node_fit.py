@@ -21,8 +21,6 @@ from recgraph.evaluate.node_results import evaluate_nodes
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.heco import HeCo
-from recgraph.models.heterogeneous.hero import HERO
-from recgraph.models.heterogeneous.hgmae import HGMAE
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.multistage import MultistageNodes
 from recgraph.models.sequence.sasrec import SASRec
@@ -169,9 +167,7 @@ def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -
 
 def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
     graph, _ = data
-    with pytest.raises(
-        ValueError, match="SASRec embeds no graph; the models that do: adameow, heco, hero, hgmae, meow"
-    ):
+    with pytest.raises(ValueError, match="SASRec embeds no graph; the models that do: adameow, heco, meow"):
         fit_graph(SASRec(), graph, seed=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must name at least one path"):
         fit_graph(MEOW(), graph, seed=0)
@@ -180,7 +176,7 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> 
     with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out, or"):
         fit_graph(meow(), graph, seed=0, batch_size=16)
     paths = {"metapaths": meow().config.metapaths, "hidden_dim": 8}
-    for own in (HGMAE(**paths), HERO(**paths), HeCo(**paths), MultistageNodes(**paths)):
+    for own in (HeCo(**paths), MultistageNodes(**paths)):
         with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out"):
             fit_graph(own, graph, seed=0, batch_size=16)
     for name in ("embedding", ""):

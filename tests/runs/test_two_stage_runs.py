@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,14 +25,11 @@ from recgraph.data.split import Split
 from recgraph.leaderboard.board import EntrySpec, SheetSpec
 from recgraph.leaderboard.entry import entry_of
 from recgraph.leaderboard.plan import jobs_of
-from recgraph.memory import MemoryLimitError
 from recgraph.models.base import ModelConfig, Space
 from recgraph.models.members import Member, Plan, PlannedModel, models_in
 from recgraph.models.two_stage.model import TwoStage
 from recgraph.runs.inner_split import inner_split
-from recgraph.runs.memory import Fit
 from recgraph.runs.run import Run
-from recgraph.train.config import TrainConfig
 
 N_USERS, N_ITEMS = 40, 30
 SMALL: dict[str, Any] = {"hidden_dim": 8, "max_epochs": 2, "batch_size": 32}
@@ -314,18 +310,6 @@ def test_side_information_of_too_many_columns_is_refused() -> None:
     split = log_of(rows(), item_features=wide).split()
     with pytest.raises(ConfigError, match="as columns these are 561, above 256"):
         rg.fit(TwoStage(item_features=["words"]), split, seed=0, device="cpu")
-
-
-def test_more_candidates_need_more_memory() -> None:
-    split = log_of(rows()).split()
-    space = Space(n_users=100_000, n_items=5_000)
-    fits = [Fit(TwoStage(candidates=n), space, split.train, TrainConfig(), before=0) for n in (50, 200)]
-    peaks = [fit.estimate().peak for fit in fits]
-    # 10,000 users, and three models
-    assert peaks[1] - peaks[0] > 10_000 * 3 * 150 * 4 * 11
-    assert re.search(r"what fits: max_users = \d+, or candidates = \d+", fits[1].what_fits(peaks[0]))
-    with pytest.raises(MemoryLimitError, match="TwoStage would take"):
-        rg.fit("twostage", split, seed=0, device="cpu", memory_limit="50MiB")
 
 
 def note_on_a_board(model: str, **settings: Any) -> str:

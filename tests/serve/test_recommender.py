@@ -26,7 +26,7 @@ from recgraph.models.collaborative.lightgcn import BPRMF, LightGCN
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve import ann
 from recgraph.serve import recommender as module
-from recgraph.serve.recall import recall_of_lists
+from recgraph.serve.ann import recall_of_lists
 from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.ragged import Ragged
 

@@ -21,7 +21,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
-from recgraph.rows import lookup, set_row_sparse
+from recgraph.rows import lookup, set_sparse
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Observer, TrainingInterrupted
@@ -105,16 +105,19 @@ class Result:
 def trained(case: Case) -> Result:
     trainer = made(case)
     history = trainer.fit()
-    trainer.sharding.gather()
     weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
     return Result(weights, history, Ranks.here())
 
 
+def each_trained(cases: list[Case]) -> list[Result]:
+    torch.set_num_threads(1)
+    return [trained(case) for case in cases]
+
+
 def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
     """The cases; and what else is done on ranks, as these are slow to start."""
-    torch.set_num_threads(1)
     return {
-        "cases": [trained(case) for case in cases],
+        "cases": each_trained(cases),
         "broken": broken(folder / "broken"),
         "averaged": averaged(),
         "contrasts": alone_in_contrasts(),
@@ -143,10 +146,7 @@ def own_losses(case: Case) -> list[float]:
     return found
 
 
-WITHOUT_DROPOUT = {
-    name: Case("mclrec", {**SMALL, **settings}, {"max_epochs": 3, "batch_size": 5})
-    for name, settings in {"softmax": {}, "bce": {"loss": "bce", "n_negatives": 3}}.items()
-}
+WITHOUT_DROPOUT = Case("mclrec", SMALL, {"max_epochs": 3, "batch_size": 5})
 
 
 class StopAt(Observer):
@@ -179,10 +179,7 @@ def trained_with_stops(folder: Path) -> dict[str, Any]:
         "whole": trained(DROPOUT),
         "stopped": stopped(own, rank=1, after=7),
         "resumed": trained(replace(own, resumes=True)),
-        "left": [
-            stopped(moved, rank=0, after=7),
-            *(stopped(replace(case, folder=folder / name), 1, 7) for name, case in WITHOUT_DROPOUT.items()),
-        ],
+        "left": [stopped(moved, 0, 7), stopped(replace(WITHOUT_DROPOUT, folder=folder / "moved"), 1, 7)],
         "one to two": trained(replace(DROPOUT, folder=folder / "one to two", resumes=True)),
     }
 
@@ -218,7 +215,7 @@ class Sided(TrainableModel):
         self.sides = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in range(2))
         self.unread, self.shared = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(70_000))
         self.table = nn.Parameter(torch.ones(5, 2))
-        set_row_sparse(self.table)
+        set_sparse(self.table)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

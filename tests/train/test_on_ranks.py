@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from launched import on_ranks
-from ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, made, stopped, trained
+from ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, each_trained, made, stopped, trained
 
 _TIMES = {"seconds", "cpu_seconds", "targets_per_second"}
 #: Adam divides by the root of squares: where a gradient is near 0, rounding becomes a step
@@ -21,63 +21,33 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
     return Case(model, {**SMALL, **settings}, training or {})
 
 
-_LAZY = {"table_optimiser": "lazy_adam", "clip_norm": 0.5}
 _NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
 _BATCHES = {**_NODES, "dropout": 0.0, "mini_batch": True}
-_SLOW = {"target_momentum": 0.5, "similarity": "cosine"}
-_WALKS = {"metapaths": ("paper-author-paper-author-paper", "paper-author-paper"), "form": "factorised"}
 _ITEMS = ("item-genre-item", "item-user-item")
 _GROUPS = {"shared": True, "n_groups": 3}
 
 CASES = {
     "sasrec": _sequence("sasrec"),
-    "prefixes": _sequence("sasrec", regime="prefix"),
-    "sampled softmax": _sequence("sasrec", loss="sampled_softmax", n_negatives=5),
-    "bce": _sequence("sasrec", loss="bce", n_negatives=3),
-    "bce, in groups": _sequence("sasrec", loss="bce", n_negatives=3, loss_options=_GROUPS),
-    "bce of prefixes": _sequence("sasrec", loss="bce", n_negatives=3, regime="prefix"),
-    "rows of the table": _sequence("sasrec", _LAZY, loss="sampled_softmax", n_negatives=5),
-    "rows of pairs": Case("bprmf", {"hidden_dim": 8, "l2": 0.0}, {**_LAZY, "table_optimiser": "rowwise_adam"}),
-    "masked items": _sequence("bert4rec", mask_ratio=0.4, last_share=0.3, window_step=0.5),
-    "masked items, sampled": _sequence("bert4rec", _LAZY, loss="sampled_softmax", n_negatives=5),
-    "masked items, in groups": _sequence("bert4rec", loss="bpr", n_negatives=3, loss_options=_GROUPS),
-    "gru": Case("gru4rec", {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "inner_dim": 8}),
-    "published phases": _sequence("mclrec"),
-    "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
-    "joint phase": _sequence("mclrec", schedule_of_phases="joint", regime="prefix"),
-    "mixed rows": _sequence("mclrec", augmenter="attention", augmenter_variant="published"),
-    "full batches": _sequence("mclrec", augmenter="conv", augmenter_variant="published"),
-    "states": _sequence("mclrec", augmenter="attention", weight="cluster", weight_options={"n_clusters": (2, 3)}),
-    "cl4srec": _sequence("cl4srec"),
-    "duorec": _sequence("duorec"),
-    "a slow copy, queued": _sequence("cl4srec", {"accumulate": 2}, **_SLOW, objective="info_nce", queue_size=16),
-    "a slow copy, without candidates": Case("simgcl", {"hidden_dim": 8, **_SLOW, "objective": "simsiam"}),
-    "bprmf": Case("bprmf", {"hidden_dim": 8}),
-    "simplex": Case("simplex", {"hidden_dim": 8, "dropout": 0.0, "n_negatives": 5, "aggregator": "user_attention"}),
-    "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
-    "ultragcn, in groups": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5, "loss_options": _GROUPS}),
+    "mclrec": _sequence("mclrec"),
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
-    "lightgcn, softmax": Case("lightgcn", {"hidden_dim": 8, "loss": "sampled_softmax", "n_negatives": 5}),
-    "sgl": Case("sgl", {"hidden_dim": 8}),
-    "simgcl": Case("simgcl", {"hidden_dim": 8}),
-    # these have no shares, but the same draws on all ranks: dropout makes no difference
+    # without shares, but the same draws on all ranks: dropout makes no difference
     "meow": Case("meow", {**_NODES, "n_clusters": (3, 5)}),
+    "sparse tables": _sequence("sasrec", {"sparse_tables": True}, loss="sampled_softmax", n_negatives=5),
+}
+SLOW = {
+    "bce, in groups": _sequence("sasrec", loss="bce", n_negatives=3, loss_options=_GROUPS),
+    "masked items": _sequence("bert4rec", mask_ratio=0.4, last_share=0.3, window_step=0.5),
+    "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
+    "cl4srec": _sequence("cl4srec", {"accumulate": 2}),
+    "duorec": _sequence("duorec"),
+    "bprmf": Case("bprmf", {"hidden_dim": 8}),
+    "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
+    "simgcl": Case("simgcl", {"hidden_dim": 8}),
     "heco": Case("heco", _NODES),
     "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, "n_clusters": (2, 3), "item_metapaths": _ITEMS}),
-    "adameowrec": Case("adameowrec", {"hidden_dim": 8, "dropout": 0.2, "item_metapaths": _ITEMS}),
-    "adameowrec, normalised": Case(
-        "adameowrec", {"hidden_dim": 8, "item_metapaths": _ITEMS, "weight_options": {"normalise": True}}
-    ),
-    "xsimgcl": Case("xsimgcl", {"hidden_dim": 8}),
     "ncl": Case("ncl", {"hidden_dim": 8, "n_clusters": (2, 3), "warm_up_epochs": 1}),
     # each convolves its share of the batch's nodes
     "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),
-    "meow by batches, a slow copy": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "target_momentum": 0.5}),
-    "meow, batches of seven": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "queue_size": 0}, {"batch_size": 7}),
-    "adameow by batches": Case("adameow", {**_BATCHES, "weight_options": {"normalise": True}, "queue_size": 16}),
-    "adameow, walks": Case("adameow", {**_BATCHES, **_WALKS}),
-    "meow, latent": Case("meow", {**_BATCHES, **_WALKS, "n_clusters": (3,), "twin": "latent"}),
-    "accumulated": _sequence("cl4srec", {"accumulate": 2}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
     "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
     # 23 rows: the last batch has one, which both ranks compute
@@ -108,10 +78,8 @@ def _assert_same(result: Result, other: Result) -> None:
         assert torch.equal(value, other.weights[key]), key
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_to_the_weights_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
-    alone = trained(CASES[name])
-    first, second = (of_rank["cases"][list(CASES).index(name)] for of_rank in ranks)
+def _assert_as_alone(case: Case, first: Result, second: Result) -> None:
+    alone = trained(case)
     assert (first.ranks.count, second.ranks.index) == (2, 1)
     assert first.history == second.history, "times, too"
     _assert_same(first, second)
@@ -119,6 +87,17 @@ def test_two_ranks_train_to_the_weights_of_one_process(name: str, ranks: list[di
         assert row == pytest.approx(wanted, rel=1e-5)
     for key, value in alone.weights.items():
         torch.testing.assert_close(first.weights[key], value, **_TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_to_the_weights_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
+    _assert_as_alone(CASES[name], *(of_rank["cases"][list(CASES).index(name)] for of_rank in ranks))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_to_the_weights_of_one_process_whatever_the_model() -> None:
+    for case, *of_ranks in zip(SLOW.values(), *on_ranks(2, each_trained, list(SLOW.values())), strict=True):
+        _assert_as_alone(case, *of_ranks)
 
 
 def test_what_ranks_compute_on_gathered_rows_is_the_same_with_dropout(ranks: list[dict[str, Any]]) -> None:
@@ -150,11 +129,9 @@ def test_on_another_number_of_ranks_all_goes_on_but_the_ranks_own_draws(
         assert all(math.isfinite(row["rec"]) for row in result.history)
 
 
-@pytest.mark.parametrize("name", WITHOUT_DROPOUT)
 @pytest.mark.usefixtures("ranks")
-def test_without_dropout_the_number_of_ranks_may_change_in_a_training(folder: Path, name: str) -> None:
-    case = WITHOUT_DROPOUT[name]
-    resumed, whole = trained(replace(case, folder=folder / name, resumes=True)), trained(case)
+def test_without_dropout_the_number_of_ranks_may_change_in_a_training(folder: Path) -> None:
+    resumed, whole = trained(replace(WITHOUT_DROPOUT, folder=folder / "moved", resumes=True)), trained(WITHOUT_DROPOUT)
     for key, value in whole.weights.items():
         torch.testing.assert_close(resumed.weights[key], value, **_TOLERANCE)
 

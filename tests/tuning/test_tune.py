@@ -401,7 +401,7 @@ def test_the_point_of_a_grid_whose_trial_ended_with_an_error_is_tried_again(spli
     ("space", "settings", "reason"),
     [
         ({"hidden_dim": [6, 8], "n_heads": [4]}, {}, "n_heads = 4 must divide hidden_dim = 6"),
-        ({"loss": ["full_softmax", "bce"]}, {"table_optimiser": "lazy_adam"}, "table_optimiser = 'lazy_adam'"),
+        ({"loss": ["full_softmax", "bce"]}, {"sparse_tables": True}, "sparse_tables = True"),
         ({"accumulate": [1, 2]}, {}, None),
     ],
 )

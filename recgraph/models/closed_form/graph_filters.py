@@ -15,10 +15,8 @@ from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.encoders.sized import SizedByState
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.closed_form.neighbours import NeighbourModel, fit_rows
-from recgraph.models.memory import neighbour_needs, user_filter_needs
 from recgraph.rng import numpy_generator
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
@@ -30,8 +28,6 @@ from recgraph.sparse.spmm import spmm
 _DENSE, _DENSE_CELLS = 512, 1 << 23
 #: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
 _ZERO = 1e-7
-#: predictions of memory assume that the mean square of the users' numbers of items is so many squares of their mean
-_SPREAD = 4
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256
 
@@ -93,9 +89,6 @@ class GFCF(SizedByState, ClosedFormModel):
         self.register_buffer("items", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("offsets", torch.zeros(space.n_users + 1, dtype=torch.int64))
         self.register_buffer("factors", torch.zeros(space.n_items, width))
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return user_filter_needs(self, work, _SIGNALS, _is_dense((work.n_users, work.n_items), self.config.n_factors))
 
     def fit(self, train: Part) -> Self:
         device = self.factors.device
@@ -205,13 +198,6 @@ class TurboCF(SizedByState, NeighbourModel):
             self.register_buffer("similarities", torch.zeros(0))
         offsets = torch.zeros(space.n_items + 1, dtype=torch.int64)
         self.register_buffer("offsets", offsets if self.config.k is None else None)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        if self.config.k is not None:
-            return neighbour_needs(self, work)
-        pairs = min(work.n_items**2, _SPREAD * work.n_interactions**2 // max(work.n_users, 1))
-        fitting = 96 * work.n_interactions + 40 * pairs
-        return Needs(buffers=12 * pairs + 8 * work.n_items, fitting=fitting, scoring=8 * 256 * work.n_items)
 
     def fit(self, train: Part) -> Self:
         rows = fit_rows(self, train, self.neighbours.device)

@@ -11,10 +11,8 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, Space
 from recgraph.models.closed_form.neighbours import fit_rows
-from recgraph.models.memory import ridge_needs
 from recgraph.rng import Generators
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
@@ -79,9 +77,6 @@ class IALS(ClosedFormModel):
     def _build(self, space: Space) -> None:
         self.register_buffer("item_vectors", torch.zeros(space.n_items, self.config.hidden_dim))
         self.register_buffer("mean_scale", torch.ones(()))
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return ridge_needs(self, work)
 
     @torch.no_grad()
     def fit(self, train: Part) -> Self:

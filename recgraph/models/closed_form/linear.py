@@ -16,10 +16,8 @@ from torch import Tensor
 from recgraph.config import Added, ConfigError, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.memory import MemoryLimitError, Needs, Workload, available
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
-from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, fit_rows
-from recgraph.models.memory import item_matrix_needs
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores, check_room, fit_rows
 from recgraph.sparse.products import co_occurrence, distinct
 from recgraph.sparse.ragged import Ragged
 
@@ -62,15 +60,12 @@ class EASE(ClosedFormModel):
 
     def _build(self, space: Space) -> None:
         # a fitted one, which is read from a bundle, takes no more than its weights
-        self._check_size(space.n_items, 4, torch.get_default_device())
+        check_room("EASE", 4 * space.n_items**2)
         self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return item_matrix_needs(work, 0 if self._dtype(work.n_items) == torch.float32 else 8)
 
     def fit(self, train: Part) -> Self:
         narrow = self._dtype(train.n_items) == torch.float32
-        self._check_size(train.n_items, 4 if narrow else 12, self.weights.device)
+        check_room("EASE", 0 if narrow else 8 * train.n_items**2)  # beside the weights, which are there
         rows = fit_rows(self, train, self.weights.device)
         inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
         for first, block in co_occurrence(rows, train.n_items):
@@ -92,17 +87,6 @@ class EASE(ClosedFormModel):
         if not narrow:
             self.weights.copy_(inverse)
         return self
-
-    def _check_size(self, n_items: int, cell: int, device: torch.device) -> None:
-        """Refuse matrices that this machine cannot hold: ``cell`` bytes for each pair of items."""
-        there = available() if device.type == "cpu" else None
-        if there is not None and cell * n_items**2 > there:
-            raise MemoryLimitError(
-                f"n_items = {n_items:,}: EASE holds {cell} bytes for each pair of items, "
-                f"{cell * n_items**2 / 2**30:,.1f} GiB, and {there / 2**30:,.1f} GiB are free here; "
-                + ("set solve_in = 'float32' (4 bytes), " if cell > 4 else "")
-                + "leave rare items out (k_core), or take ItemKNN or SLIM, which hold no such matrix"
-            )
 
     def _dtype(self, n_items: int) -> torch.dtype:
         """The type in which a catalogue of this size is solved."""

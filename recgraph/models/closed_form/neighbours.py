@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
+import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -12,9 +13,7 @@ from torch import Tensor, nn
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
-from recgraph.models.memory import neighbour_needs
 from recgraph.models.reading import Reading
 from recgraph.sparse.products import distinct, neighbours
 from recgraph.sparse.ragged import Ragged
@@ -98,11 +97,9 @@ class NeighbourModel(ClosedFormModel):
 
     def _build(self, space: Space) -> None:
         shape = (space.n_items, min(self.config.k, space.n_items))
+        check_room(type(self).__name__, 12 * shape[0] * shape[1])
         self.register_buffer("neighbours", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("similarities", torch.zeros(shape))
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return neighbour_needs(self, work)
 
     def score(self, query: Query) -> Tensor:
         # users as columns: the products run along the batch, 20 times faster than by pairs of (history, neighbour)
@@ -145,6 +142,19 @@ class ItemKNN(NeighbourModel):
         self.neighbours.copy_(index)
         self.similarities.copy_(F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity)
         return self
+
+
+def check_room(name: str, n_bytes: int) -> None:
+    """Refuse a table of so many bytes where this machine has not as many free.
+
+    Raises:
+        ValueError: it has not.
+    """
+    free = psutil.virtual_memory().available
+    if torch.get_default_device().type == "cpu" and n_bytes > free:
+        raise ValueError(
+            f"n_items: {name} would hold {n_bytes / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free; leave rare items out"
+        )
 
 
 def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:

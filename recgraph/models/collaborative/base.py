@@ -21,16 +21,13 @@ from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
-from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
 from recgraph.parts import chosen
 from recgraph.rng import Generators
-from recgraph.rows import is_row_sparse, lookup, read_once, rows_from, touched
-from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
+from recgraph.rows import lookup, read_once, touched
 
 
 class CollaborativeConfig(DistilConfig):
@@ -119,7 +116,14 @@ class CollaborativeModel(TrainableModel):
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
         width, std = self.config.hidden_dim, self.config.init_std
-        return new_table(width, [_xavier(n_rows, width) if std is None else _normal(n_rows, std) for n_rows in sizes])
+        table = nn.Embedding(sum(sizes), width)
+        for rows in torch.split(table.weight.detach(), list(sizes)):
+            if std is not None:
+                rows.normal_(std=std)
+            else:  # by Xavier, as nn.init has it of [n_rows, width]
+                bound = math.sqrt(3.0) * math.sqrt(2.0 / float(width + len(rows)))
+                rows.uniform_(-bound, bound)
+        return table
 
     def item_table(self) -> Tensor:
         assert self.space is not None
@@ -172,10 +176,6 @@ class CollaborativeModel(TrainableModel):
     def prepare(self, batch: PairBatch) -> None:
         if self.reads_distinct and is_accelerated(self.embedding.weight):
             batch.keep_distinct()
-
-    def memory_needs(self, work: Workload) -> Needs:
-        by_rows = type(self).row_sparse_tables is not CollaborativeModel.row_sparse_tables
-        return pair_needs(self, work, by_rows=by_rows)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss (item popularity), and note whose vectors it trains.
@@ -258,8 +258,6 @@ class CollaborativeModel(TrainableModel):
         assert self.space is not None
         n_items = self.space.n_items
         n_users = len(nodes) - n_items
-        if self.loss.cosine and is_sharded(nodes):
-            raise ValueError(f"shard_tables: loss = {self.config.loss!r} reads cosines; use loss = 'bpr' or 'bce'")
         if isinstance(self.loss, OwnNegatives):
             keep_mask, weights = batch.negative_mask(), self.pair_weights(batch)
             generator = batch.generators.of_rank("dropout")
@@ -281,15 +279,8 @@ class CollaborativeModel(TrainableModel):
             else:
                 scores = pair_scores(part, places[:, 0], places[:, 1:])
             return weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch)
-        # losses read tokens: row 0 is the padding's; those that draw never read it, so that any row may be there
-        if is_sharded(nodes):
-            raise ValueError(
-                f"shard_tables: loss = {self.config.loss!r} reads all rows here; use loss = 'bpr' or 'bce'"
-            )
-        if self.loss.draws and is_row_sparse(nodes) and n_users:
-            table = rows_from(nodes, n_users - 1)
-        else:
-            table = F.pad(nodes[n_users:], (0, 0, 1, 0))
+        # losses read tokens: row 0 is the padding's
+        table = F.pad(nodes[n_users:], (0, 0, 1, 0))
         users = lookup(nodes, batch.users)
         return weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
 
@@ -307,7 +298,7 @@ class CollaborativeModel(TrainableModel):
         """What is computed once in evaluation mode; None where nothing is kept."""
         assert self.space is not None
         weights = [*self.parameters(), *self.buffers()]
-        if self.training or is_sharded(self.embedding.weight) or any(weight.is_inference() for weight in weights):
+        if self.training or any(weight.is_inference() for weight in weights):
             return None
         state = tuple((weight.data_ptr(), weight._version) for weight in weights)
         ranking = self._ranking  # read once: another thread may replace it
@@ -358,27 +349,15 @@ class CollaborativeModel(TrainableModel):
         vectors = F.embedding_bag(places, part, query.history.offsets, mode="mean", include_last_offset=True)
         empty_mask = query.history.lengths == 0
         if bool(empty_mask.any()) and bool(self.known_users.any()):
-            vectors[empty_mask] = mean_of_rows(nodes, self.known_users)
+            vectors[empty_mask] = nodes[: len(self.known_users)][self.known_users].mean(0)
         return vectors
 
-    def encode_items(self, index: Tensor | None = None) -> Tensor:
+    def encode_items(self) -> Tensor:
         assert self.space is not None
         n_users, kept = self.space.n_users, self._kept()
         if kept is not None:
-            return kept.items if index is None else lookup(kept.items, index)
-        nodes = self.nodes()
-        return self.loss.as_scored(nodes[n_users:] if index is None else lookup(nodes, index + n_users))
-
-
-def _xavier(n_rows: int, width: int) -> TablePart:
-    """Rows that are uniform by Xavier, as ``nn.init.xavier_uniform_`` makes a tensor [n_rows, width] of them."""
-    bound = math.sqrt(3.0) * math.sqrt(2.0 / float(width + n_rows))
-    return TablePart(n_rows, lambda rows: rows.uniform_(-bound, bound))
-
-
-def _normal(n_rows: int, std: float) -> TablePart:
-    """Rows from N(0, std)."""
-    return TablePart(n_rows, lambda rows: rows.normal_(std=std))
+            return kept.items
+        return self.loss.as_scored(self.nodes()[n_users:])
 
 
 def weighted(mean: Tensor, batch: PairBatch) -> Tensor:

@@ -20,11 +20,9 @@ from recgraph.data.item_categories import item_categories, user_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term, stream
-from recgraph.models.memory import pair_needs
 from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.sparse.csr import Csr
 from recgraph.unit_length import unit_length
@@ -135,9 +133,6 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight} | self.shared_terms
         return (Phase("model", ("model",), terms),)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return pair_needs(self, work, n_views=2)
 
     def _view(self, batch: PairBatch, number: int) -> Tensor:
         """One of two views of all nodes, number 0 or 1: [n_users + n_items, D]."""

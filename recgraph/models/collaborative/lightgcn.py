@@ -11,6 +11,7 @@ from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.encoders import graph as encoders
+from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
 from recgraph.models.collaborative.reading import EdgeReading
@@ -27,7 +28,7 @@ class BPRMF(CollaborativeModel):
 
     @property
     def row_sparse_tables(self) -> tuple[str, ...]:
-        return ("embedding.weight",) if self.loss.draws else ()
+        return ("embedding.weight",) if isinstance(self.loss, OwnNegatives) else ()
 
     def nodes(self) -> Tensor:
         return self.embedding.weight

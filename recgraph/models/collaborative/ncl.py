@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,10 +22,8 @@ from recgraph.contrast.weights import ClusterCounts
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import Phase, Space, Terms
 from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
-from recgraph.models.memory import blocks, pair_needs
 from recgraph.unit_length import unit_length
 
 
@@ -195,14 +192,6 @@ class NCL(GraphContrastiveModel):
     def phases(self) -> tuple[Phase, ...]:
         (phase,) = super().phases
         return (Phase("model", ("model",), {**phase.terms, "proto": self.config.proto_weight}),)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        needs, config, n_most = pair_needs(self, work, n_views=1), self.config, max(self.config.n_clusters)
-        table = 4 * (work.n_users + work.n_items) * config.hidden_dim
-        # layers of the contrast alone; directions, their gradients, and what k-means makes of them
-        more = max(config.contrast_layer - config.n_layers, 0) + 6
-        products = blocks(max(work.n_users, work.n_items), n_most) + blocks(work.batch_size, n_most)
-        return replace(needs, step=needs.step + more * table + products)
 
     def _layers(self) -> list[Tensor]:
         """The vectors before propagation and after each layer, as many as are read."""

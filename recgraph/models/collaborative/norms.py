@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import row_blocks
-from recgraph.rows import distinct_rows, is_row_sparse, lookup
+from recgraph.rows import is_sparse, read_once
 
 __all__ = ["half_squared_norms"]
 
@@ -19,13 +19,13 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
     """Half the mean squared norm of the rows at each of the places, summed.
 
     Args:
-        table: [N, D]; of one with row-sparse gradients the touched rows alone are read.
+        table: [N, D]; of one with sparse gradients the touched rows alone are read.
         places: int64, any shapes; empty ones count nothing.
     """
     # half precision would lose digits, and takes no part in a product with float32
     with full_precision(table):
-        if is_row_sparse(table):
-            return _of_touched(table, places)
+        if is_sparse(table):
+            table, places = read_once(table, *places)
         # how often each row is read: a pass over the table costs less than lookups with gradients
         counts = table.new_zeros(table.shape[0])
         for index in places:
@@ -34,17 +34,6 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
                 counts.index_add_(0, index.flatten(), share.expand(index.numel()))
         total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
         return total
-
-
-def _of_touched(table: Tensor, places: Sequence[Tensor]) -> Tensor:
-    total = torch.zeros((), dtype=table.dtype, device=table.device)
-    for index in places:
-        if index.numel():
-            rows, of_row = distinct_rows(index, len(table))
-            counts = torch.bincount(of_row.flatten(), minlength=len(rows)).to(table.dtype)
-            vectors = lookup(table, rows)
-            total = total + counts.dot(torch.linalg.vecdot(vectors, vectors)) / index.numel()
-    return total / 2
 
 
 class _HalfWeightedNorms(torch.autograd.Function):

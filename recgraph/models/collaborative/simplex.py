@@ -14,7 +14,6 @@ from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
 from recgraph.models.reading import Reading
@@ -98,14 +97,6 @@ class SimpleX(CollaborativeModel):
         self.history_embedding = self._new_table(space.n_items) if self.config.history_table else None
         spec = {"name": self.config.aggregator, **self.config.aggregator_options}
         self.aggregator = registry.make("aggregator", spec, hidden_dim=self.config.hidden_dim)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        needs = super().memory_needs(work)
-        # the events of a batch's histories, and the items' vectors under those of its users, with gradients
-        mean_length = work.n_interactions / max(work.n_users, 1)
-        width = self.config.hidden_dim
-        events = int(min(work.batch_size, max(work.n_interactions, 1)) * (4 * mean_length + 16))
-        return replace(needs, step=needs.step + 16 * width * events + 12 * width * work.n_items)
 
     def setup(self, train: Part) -> None:
         super().setup(train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -17,7 +16,6 @@ from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import pair_scores
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Terms
 from recgraph.models.collaborative.base import CollaborativeConfig, weighted
 from recgraph.models.collaborative.constraints import degrees_of, neighbours_of
@@ -94,15 +92,6 @@ class UltraGCN(BPRMF):
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2, "neighbours": self.config.neighbour_weight} | self.shared_terms
         return (Phase("model", ("model",), terms),)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        needs, k = super().memory_needs(work), self.config.n_neighbours
-        n_rows = min(work.batch_size, max(work.n_interactions, 1))
-        held = {**needs.held, "neighbours": 12 * work.n_items * min(k, work.n_items)}
-        fitting = needs.fitting + 96 * work.n_interactions + 12 * work.n_items * k
-        return replace(
-            needs, held=held, fitting=fitting, step=needs.step + 8 * n_rows * k * (self.config.hidden_dim + 3)
-        )
 
     def setup(self, train: Part) -> None:
         super().setup(train)

@@ -18,11 +18,9 @@ from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.spectral import coordinates
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.models.heterogeneous.paths import check_once
 from recgraph.models.heterogeneous.type_layers import TypeLayer
-from recgraph.models.memory import graph_needs
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
@@ -336,9 +334,6 @@ class GraphModel(HoldsGraph, TrainableModel):
             for layer in layers[name].modules():
                 if isinstance(layer, TypeLayer):
                     layer.begin_at(self.rows_std * found[name])
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return graph_needs(self, work, [MetaPath(path) for path in self.config.metapaths])
 
     @property
     def embedding_dim(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,6 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
 from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
@@ -235,11 +234,6 @@ class HeCo(ContrastiveModel, LearnsClasses):
             raise ValueError(
                 f"mixture = {config.mixture!r} mixes for one positive of each anchor; use n_positives = 1 or no mixture"
             )
-
-    def memory_needs(self, work: Workload) -> Needs:
-        needs = super().memory_needs(work)
-        # the shares of all paths at once, and their mean, of which positives are chosen
-        return replace(needs, fitting=max(needs.fitting, needs.held["adjacencies"]))
 
     def _order(self, of: Csr) -> Tensor:
         """[N]: a place for each node, by which ties are broken."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,14 +11,12 @@ from torch import Tensor
 from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.memory import Workload
 from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.recommender import MetaPathRecommenderConfig
 from recgraph.models.heterogeneous.sides import SIDES, choose_paths
 from recgraph.models.heterogeneous.views import MetaPathViews
-from recgraph.models.memory import path_bytes
 
 __all__ = ["MetaPaths"]
 
@@ -61,13 +59,6 @@ class MetaPaths(HoldsGraph, ItemGraph):
         self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, config, "light")
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {item}
         self._modules_of, self.others = tables_of(graph, reached, hidden_dim)
-
-    @classmethod
-    def memory(cls, options: Mapping[str, Any], work: Workload) -> tuple[int, int]:
-        graph = work.space.graph
-        paths, _ = _chosen(graph, options.get("metapaths"), options.get("top_k", TOP_K))
-        held, fitting = path_bytes(paths, graph)
-        return sum(held.values()), fitting
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         inputs: MetaPathInputs = self._placed(self._inputs)

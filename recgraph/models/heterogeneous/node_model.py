@@ -15,7 +15,6 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, Propagation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, Ties
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Space
 from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
@@ -34,7 +33,6 @@ from recgraph.models.heterogeneous.sampling import PathSampler
 from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contrast, make_masks, make_paths
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
-from recgraph.models.memory import graph_needs
 from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators, derive
 
@@ -151,9 +149,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         self._make_classes(self.projection_dim)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return graph_needs(self, work, make_paths(self.config.metapaths, self.config))
 
     @property
     def projection_dim(self) -> int:

@@ -16,7 +16,6 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch, Query
 from recgraph.graph.metapath import MetaPath
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import reader_of_labels, stream
@@ -25,9 +24,8 @@ from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.reading import MetaPathReading
 from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
-from recgraph.models.heterogeneous.sides import SIDES, choose_paths, read_sides
+from recgraph.models.heterogeneous.sides import SIDES, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
-from recgraph.models.memory import recommender_needs
 from recgraph.models.reading import Reading
 from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators
@@ -172,11 +170,6 @@ class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
             make_contrast(config, config.projection_dim or dim, self.info_nce) for _ in SIDES
         )
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
-
-    def memory_needs(self, work: Workload) -> Needs:
-        graph, given = work.space.graph, (self.config.user_metapaths, self.config.item_metapaths)
-        sides = [choose_paths(graph, side, paths, self.config) for side, paths in zip(SIDES, given, strict=True)]
-        return recommender_needs(self, work, sides)
 
     known_items: Tensor
     mask_seed: Tensor

@@ -39,21 +39,14 @@ class TypeLayer(nn.Module):
 
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
         """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
-        return self.activated(self.product(x), generator)
+        product = times(x, self.weight())
+        return F.elu(dropout(product + self.linear.bias, self.dropout, generator if self.training else None))
 
     @torch.no_grad()
     def begin_at(self, rows: Tensor) -> None:
         """Begin with these vectors [N, D] of nodes without features, and without bias."""
         self.linear.weight.copy_(rows.t())
         self.linear.bias.zero_()
-
-    def product(self, x: Tensor | Csr | None) -> Tensor:
-        """[N, D]: ``W x``; the argument is that of :meth:`forward`."""
-        return times(x, self.weight())
-
-    def activated(self, product: Tensor, generator: torch.Generator | None) -> Tensor:
-        """[N, D]: ``ELU(dropout(y + b))`` of products y [N, D]."""
-        return F.elu(dropout(product + self.linear.bias, self.dropout, generator if self.training else None))
 
 
 class _BlockLayer(TypeLayer):

@@ -22,7 +22,6 @@ from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import (
     FeatureSpace,
     Model,
@@ -36,14 +35,12 @@ from recgraph.models.base import (
     UpdatedBy,
 )
 from recgraph.models.distil import distilled, teacher_reads_times
-from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.config import SequenceConfig, check_regime
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
-from recgraph.shards import TablePart, new_table
 from recgraph.sparse.ragged import Ragged
 
 
@@ -84,7 +81,8 @@ class SequenceModel(TrainableModel):
     def _build(self, space: Space) -> None:
         config = self.config
         n_own = space.n_items if config.item_id_embedding else 0
-        self.item_embedding = new_table(config.hidden_dim, [TablePart(n_own + 1, draw_weights)])
+        self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
+        draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
         if self.encoder.reads_tokens and config.time_gaps:
             raise ConfigError(
@@ -167,9 +165,6 @@ class SequenceModel(TrainableModel):
     def prepare(self, batch: SequenceBatch) -> None:
         if self.item_graph is not None and is_accelerated(self.item_embedding.weight):
             self.item_graph.prepare(batch)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return sequence_needs(self, work)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss, which may need the items' popularity, the encoder and the item tower."""
@@ -368,9 +363,8 @@ class SequenceModel(TrainableModel):
             raise ValueError("item_id_embedding = False: items have no vectors of their own that init_items could set")
         return self.item_embedding.weight[1:]
 
-    def encode_items(self, index: Tensor | None = None) -> Tensor:
-        table = self.token_table()
-        return self.loss.as_scored(table[1:] if index is None else lookup(table, index + 1))
+    def encode_items(self) -> Tensor:
+        return self.loss.as_scored(self.token_table()[1:])
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:

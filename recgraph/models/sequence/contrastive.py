@@ -20,10 +20,8 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About, SlowSides
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
-from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.base import Encoded, SequenceModel
 from recgraph.models.sequence.config import TransformerConfig
 from recgraph.models.slow_copy import ContrastiveModel
@@ -107,11 +105,6 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         for part in self.modules():
             if isinstance(part, ContrastiveTerm):
                 part.compile_parts(backend)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        # of views that are cropped, masked or reordered, a crop shortens a third
-        are_cropped = "crop" in self.config.augmentations
-        return sequence_needs(self, work, n_sets=(2.5 if are_cropped else 3) + self.reads_original)
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -352,9 +345,6 @@ class DuoRec(ContrastiveSequenceModel):
     @property
     def _has_twins(self) -> bool:
         return bool(self.config.unsupervised_weight)
-
-    def memory_needs(self, work: Workload) -> Needs:
-        return sequence_needs(self, work, n_sets=3 + self._has_twins)
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The sequence and its partner, and the sequence again where its twins are contrasted."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -18,7 +17,6 @@ from recgraph.config import ConfigError, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
 from recgraph.data.samples import Query
-from recgraph.memory import Needs, Workload
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.heterogeneous.base import evaluating
 from recgraph.models.members import Member, Plan, PlannedModel, models_in, space_for
@@ -30,12 +28,6 @@ from recgraph.rng import derive
 __all__ = ["TwoStage", "TwoStageConfig"]
 
 _log = logging.getLogger(__name__)
-#: what the second stage reads beside scores and ranks, side information left out
-_FACTS = 5
-#: bytes of a number that it learns from: as it was found, joined, and the copies of scikit-learn
-_OF_CELL = 40
-#: users that are scored at a time by an evaluation
-_GROUP = 256
 
 
 def _specified(models: Any) -> Any:
@@ -189,24 +181,6 @@ class TwoStage(PlannedModel):
     def can_rank(self, query: Query) -> Tensor:
         return torch.stack([model.can_rank(query) for model in self._models]).any(0)
 
-    def memory_needs(self, work: Workload) -> Needs:
-        needs = []
-        for member in self.members:
-            made = member.make()
-            needs.append(made.memory_needs(replace(work, space=space_for(made, work.space))))
-        n_users = min(work.n_users, self.config.max_users or work.n_users)
-        width = sum(min(member.n_candidates, work.n_items) for member in self.members)
-        n_columns = 2 * len(needs) + _FACTS
-        return Needs(
-            sum(each.parameters for each in needs),
-            sum(each.buffers for each in needs),
-            {"models": sum(sum(each.held.values()) for each in needs)},
-            # a model of the inner part beside those that rank, and what has been found by then
-            fitting=max(map(_alone, needs)) + _OF_CELL * n_users * width * n_columns,
-            ranking=sum(each.ranking for each in needs),
-            scoring=max(each.scoring for each in needs) + 4 * _GROUP * (4 * work.n_items + 4 * width * n_columns),
-        )
-
     def fit(self, train: Part) -> Self:
         assert self.space is not None
         plan = self.plan or Plan.alone(train, self.space)
@@ -324,12 +298,6 @@ class TwoStage(PlannedModel):
         if not bool(second.isfinite().all()):
             raise ValueError(f"{name}.score returned NaN or infinite scores; features are NaN where a value is missing")
         return second
-
-
-def _alone(needs: Needs) -> int:
-    """What a model takes while it is fitted; a trained one has gradients, two moments and its best weights besides."""
-    while_fitted = max(needs.fitting, 4 * needs.parameters + needs.step)
-    return needs.parameters + needs.buffers + sum(needs.held.values()) + while_fitted
 
 
 def _columns(every: Candidates, known: Features, query: Query) -> Tensor:

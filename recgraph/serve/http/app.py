@@ -153,10 +153,12 @@ def make_app(service: Service) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"][1:]] if first["type"] != "json_invalid" else []
-        # beside its name, a field's place may hold that of the type that was tried
-        return _refusal(422, f"{'.'.join([*place, ''])[:-1] or 'the body'}: {first['msg']}"[:2000], (place or [None])[0])
+        found = error.errors()
+        places = [each["loc"][1:2] if each["type"] != "json_invalid" else () for each in found]
+        field = str(places[0][0]) if places[0] else None
+        # of a value that may be of several types pydantic says of each what is wrong
+        why = dict.fromkeys(each["msg"] for each, place in zip(found, places, strict=True) if place == places[0])
+        return _refusal(422, f"{field or 'the body'}: {'; '.join(why)}"[:2000], field)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

@@ -94,12 +94,10 @@ class Recommend(_Asked):
     @property
     def labels(self) -> list[Any]:
         """[B] what the answer calls each user."""
-        if self.user is not None:
-            return [self.user]
-        return [*(self.users or self.histories or [None])]
+        return [self.user] if self.users is None and self.histories is None else [*(self.users or self.histories or ())]
 
     def __len__(self) -> int:
-        return len(self.users or self.histories or [None])
+        return len(self.labels)
 
 
 class Similar(_Asked):
@@ -420,9 +418,7 @@ class Served:
             raise Refused(404, f"nothing is known of item {one.items[0]!r}", "items", n_items=n_unknown)
         results = [
             {"item": label, "items": entries, "known": is_known}
-            for label, entries, is_known in zip(
-                one.items, self._entries(ranked, one.item_columns), known, strict=True
-            )
+            for label, entries, is_known in zip(one.items, self._entries(ranked, one.item_columns), known, strict=True)
         ]
         return Answer(self._body(results), n_unknown)
 
