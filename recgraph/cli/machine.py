@@ -12,7 +12,7 @@ import typer
 from recgraph.cli.output import notes_of
 
 if TYPE_CHECKING:
-    from recgraph.engine import Engine
+    from recgraph.parallel import Engine
 
 __all__ = ["EngineOption", "EngineSetOption", "MemoryLimitOption", "ThreadsOption", "given_engine", "take"]
 
@@ -30,7 +30,7 @@ _ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 #: the modules that log what they predict
-_PREDICTING = ("recgraph.data.preparing_memory",)
+_PREDICTING: tuple[str, ...] = ()
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
 _POOLS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -43,12 +43,11 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     """
     if not (name or settings):
         return None
-    from recgraph.engine import Local
+    from recgraph.parallel import Engine
     from recgraph.setting_texts import parse_settings
-    from recgraph.workers.engines import engine_of
 
-    engine = engine_of(name, parse_settings(settings or [], option="--engine-set"))
-    return None if isinstance(engine, Local) else engine
+    engine = Engine.of({"name": name or "local", **parse_settings(settings or [], option="--engine-set")})
+    return None if engine == Engine() else engine
 
 
 def take(context: typer.Context, threads: int | None = None, memory_limit: str | None = None) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recgraph import parallel
 from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, without_categories
@@ -22,9 +23,9 @@ from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
-from recgraph.engine import Engine, Local, Piece
 from recgraph.models.base import Model
 from recgraph.notebook import block
+from recgraph.parallel import Engine, Piece
 from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
@@ -247,7 +248,7 @@ class Recommender:
             Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
             for start in range(0, n, batch_size)
         )
-        for frame, counts in (engine or Local()).map(_answer_part, parts, (self, wanted, named)):
+        for frame, counts in parallel.map(_answer_part, parts, (self, wanted, named), engine):
             self.counters.add(**counts)
             yield frame
 
