@@ -9,9 +9,8 @@ at 250,000 items a list takes .7 of the time at a higher recall, and the index .
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +24,11 @@ from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.evaluate.select import NO_SCORE, merge
 from recgraph.evaluate.topk import Lists, tie_order
 from recgraph.models.base import Model
-from recgraph.rng import Generators, numpy_generator
+from recgraph.rng import numpy_generator
 from recgraph.serve.vectors import encode_items
 from recgraph.sparse.ragged import Ragged
 
-if TYPE_CHECKING:
-    from recgraph.serve.recommender import Recommender
-
-__all__ = ["AnnIndex", "recall_of_lists"]
+__all__ = ["AnnIndex"]
 
 #: a smaller catalogue is compared whole, which costs no more
 _FEWEST_OF_CELLS = 20_000
@@ -79,8 +75,9 @@ class AnnIndex:
                 codes (``"IVF{sqrt(n)},PQ{D}x4fs"``), below 20,000 items ``"Flat"``, which compares all.
             oversample: see the class; None: 10 for codes (``PQ``), else 4.
             search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``. Larger values raise the
-                recall (:func:`recall_of_lists` measures it) and the time of a search. None: 64 cells of the default
-                index, ``efSearch=64`` for HNSW, faiss's defaults for other indexes. ``"Flat"`` takes none.
+                recall (:func:`recgraph.serve.recommender.recall_of_lists` measures it) and the time of a search. None:
+                64 cells of the default index, ``efSearch=64`` for HNSW, faiss's defaults for other indexes. ``"Flat"``
+                takes none.
 
         Raises:
             ImportError: faiss is not installed.
@@ -179,33 +176,3 @@ def _sample_for(index: Any, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.
     if not 0 < n < len(vectors):
         return vectors
     return vectors[numpy_generator(0, "cells").permutation(len(vectors))[:n]]
-
-
-@checked
-def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
-    """Recall of a recommender's approximate lists: the share of the items of exact lists that they contain.
-
-    Args:
-        recommender: after :meth:`~recgraph.serve.recommender.Recommender.use_ann`.
-        k: the length of the lists.
-        n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
-
-    Raises:
-        ValueError: no user has a history.
-    """
-    near, exact = copy.copy(recommender), copy.copy(recommender)
-    near.kind = exact.kind = "polars"
-    exact.ann = None
-    with_history = recommender.seen.lengths.nonzero().flatten()
-    if not len(with_history):
-        raise ValueError("no user of the recommender has a history")
-    drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
-    users = recommender.users.ids(with_history[drawn])
-    found, wanted = (_pairs(recommender, each.recommend(users=users, k=k)) for each in (near, exact))
-    return float(np.isin(wanted, found).mean())
-
-
-def _pairs(recommender: Recommender, answer: Any) -> npt.NDArray[np.int64]:
-    """[N] a number for each pair of a user and an item: polars joins no columns of Python objects, as UUIDs are."""
-    user, item = (answer[name] for name in answer.columns[:2])
-    return recommender.users.index(user) * len(recommender.items) + recommender.items.index(item)

@@ -10,6 +10,8 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +29,7 @@ from recgraph.models.base import Model
 from recgraph.notebook import block
 from recgraph.parallel import Engine, Piece
 from recgraph.rerank.similarity import CoOccurrence, SimilarBy
+from recgraph.rng import Generators
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.embedder import Embedder
@@ -57,7 +60,7 @@ from recgraph.serve.similar import candidates_left, chosen, lists_like
 from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Counts", "NoHistoryError", "Recommender", "load"]
+__all__ = ["Counts", "NoHistoryError", "Recommender", "load", "recall_of_lists"]
 
 _log = logging.getLogger(__name__)
 _FEATURES = "item_features.parquet"
@@ -286,11 +289,10 @@ class Recommender:
         empty = lister.unknown(request)
         if not named and wanted.fallback is None:
             request, empty = request.without(empty), empty[:0]
-        self.counters.add(
-            unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users, fallbacks=len(empty)
-        )
+        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
         if len(empty) and wanted.fallback is None:
             raise NoHistoryError.of(request, empty)
+        self.counters.add(fallbacks=len(empty))
         popularity = self.popularity if len(empty) else None
         lists = lister.lists(request, wanted, empty, popularity, self.ann)
         names = names_of_lists(self.columns, wanted.item_columns)
@@ -506,3 +508,33 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
     if bundle.holds(bundle.bundle_of(folder)) == "embedder":
         return Embedder.load(folder, device)
     return Recommender.load(folder, device)
+
+
+@checked
+def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
+    """Recall of a recommender's approximate lists: the share of the items of exact lists that they contain.
+
+    Args:
+        recommender: after :meth:`~recgraph.serve.recommender.Recommender.use_ann`.
+        k: the length of the lists.
+        n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
+
+    Raises:
+        ValueError: no user has a history.
+    """
+    near, exact = copy(recommender), copy(recommender)
+    near.kind = exact.kind = "polars"
+    exact.ann = None
+    with_history = recommender.seen.lengths.nonzero().flatten()
+    if not len(with_history):
+        raise ValueError("no user of the recommender has a history")
+    drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
+    users = recommender.users.ids(with_history[drawn])
+    found, wanted = (_pairs(recommender, each.recommend(users=users, k=k)) for each in (near, exact))
+    return float(np.isin(wanted, found).mean())
+
+
+def _pairs(recommender: Recommender, answer: Any) -> npt.NDArray[np.int64]:
+    """[N] a number for each pair of a user and an item: polars joins no columns of Python objects, as UUIDs are."""
+    user, item = (answer[name] for name in answer.columns[:2])
+    return recommender.users.index(user) * len(recommender.items) + recommender.items.index(item)

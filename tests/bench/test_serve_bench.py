@@ -91,7 +91,7 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert line["wrong"] == 0
         assert line["requests"] > 20
         assert line["equal_to_library"] == 50
-        assert set(line["statuses"]) == {"200", "400", "404"}
+        assert set(line["statuses"]) == {"200", "422", "404"}
         assert line["p50_ms"] <= line["p90_ms"] <= line["p99_ms"] <= line["max_ms"]
         assert line["first_ms"] > 0
     assert not lines[0]["goal"]["met"]  # of 300 a second

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,13 +14,8 @@ from recgraph import __version__
 from recgraph.serve.http.served import Id, Limits, Recommend, Refused, Similar
 from recgraph.serve.http.service import Service
 
-try:
-    from fastapi import FastAPI, Request, Response
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse, PlainTextResponse
-    from starlette.exceptions import HTTPException
-except ImportError:
-    raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Response
 
 __all__ = ["bodies", "make_app"]
 
@@ -108,9 +103,21 @@ def bodies(limits: Limits) -> tuple[type[Recommend], type[Similar]]:
     return RecommendRequest, SimilarRequest
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service) -> "FastAPI":
     """The application of a service: ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``,
-    ``GET /metrics`` and, where the service's options say so, ``POST /reload``."""
+    ``GET /metrics`` and, where the service's options say so, ``POST /reload``.
+
+    Raises:
+        ImportError: FastAPI is not installed.
+    """
+    try:
+        from fastapi import FastAPI, Request, Response
+        from fastapi.exceptions import RequestValidationError
+        from fastapi.responses import JSONResponse, PlainTextResponse
+        from starlette.exceptions import HTTPException
+    except ImportError:
+        raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
+
     app = FastAPI(
         title="recgraph",
         version=__version__,
@@ -168,7 +175,10 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-def _refusal(status: int, text: str, field: str | None) -> Response:
+def _refusal(status: int, text: str, field: str | None) -> "Response":
+    """The response that says what is wrong."""
+    from fastapi.responses import JSONResponse
+
     return JSONResponse(Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status))
 
 

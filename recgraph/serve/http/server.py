@@ -25,14 +25,10 @@ def listen(host: str, port: int) -> socket.socket:
         ValueError: the port is taken or not allowed, or the host is no address of this machine.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(2048)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"--host {host} --port {port}: {error}") from None
-    return listening
 
 
 def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
