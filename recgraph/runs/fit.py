@@ -137,8 +137,7 @@ def fit_graph(
 ) -> NodeRun:
     """Fit a model of a typed graph, without classes of its nodes; the epoch with the lowest loss is kept.
 
-    A model with ``n_classes``, or with a part that reads ordered labels (``conr``, ``supremix``, ``label_distance``),
-    reads the classes of the train nodes of one split of a task, and no other; such a part takes them as numbers.
+    A model with ``n_classes`` reads the classes of the train nodes of one split of a task, and no other.
 
     Args:
         model: with its settings, among them ``metapaths``; not built.

@@ -1,4 +1,4 @@
-"""The runs and bundles that settings name: a teacher, and what item vectors begin with."""
+"""The runs and bundles that settings name: what item vectors begin with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recgraph.serve.bundle import BundleError, bundle_of, digest
 __all__ = ["INPUTS", "input_digests"]
 
 #: the settings that are the folder of a run or bundle
-INPUTS = ("teacher", "init_items")
+INPUTS = ("init_items",)
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from recgraph.graph.node_task import NodeTask
-from recgraph.models.contrast import ContrastConfig, reader_of_labels
 from recgraph.models.heterogeneous.base import GraphModel
 
 __all__ = ["KnownLabels", "known_labels", "refuse_without_labels", "unread_splits"]
@@ -88,8 +87,7 @@ def _reader(model: GraphModel) -> str | None:
     config = model.labels_config
     if n_classes := getattr(config, "n_classes", 0):
         return f"n_classes = {n_classes} learns classes from labels"
-    part = reader_of_labels(config) if isinstance(config, ContrastConfig) else None
-    return None if part is None else f"{part} reads labels of nodes, the classes as ordered numbers"
+    return None
 
 
 def _of_train(task: NodeTask, split: str) -> KnownLabels:

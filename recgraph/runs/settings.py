@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -61,8 +61,8 @@ class LabelsConfig(Config):
         str | None,
         BeforeValidator(_as_name),
         Field(
-            description="the split of the data set whose train nodes' classes are read, by n_classes and by parts that "
-            "read labels (conr, supremix, label_distance); none: no classes are read"
+            description="the split of the data set whose train nodes' classes are read, by n_classes; "
+            "none: no classes are read"
         ),
     ] = None
 
@@ -70,7 +70,6 @@ class LabelsConfig(Config):
 class DataConfig(Config):
     """How a data set of the catalogue is split for a run."""
 
-    decided_later: ClassVar[frozenset[str]] = frozenset({"split"})
     split: Annotated[
         str | None,
         Field(description="split strategy; none: given parts, or what the data card says, else leave-one-out"),

@@ -42,7 +42,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.settings import saved_settings
 
 __all__ = ["FORMAT", "BundleError", "bundle_of", "digest", "holds", "is_bundle", "load_model", "read", "write"]
 
@@ -236,10 +235,8 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
             what, where = f"{need['kind']} {need['name']!r}", need["file"] or need["module"]
             raise BundleError(f"{folder} needs the {what} of {where}: add --import, or call rg.import_file, before")
     cls: type[Model] = registry.load("model", described["key"])
-    with saved_settings():
-        settings = cls.Config.of(described["config"])
     # the seed matters to what a model draws from its graph when it is built
-    model = cls(settings).build(_read_space(folder, described), described["seed"] or 0)
+    model = cls(cls.Config.of(described["config"])).build(_read_space(folder, described), described["seed"] or 0)
     model.load_state_dict(load_file(folder / _MODEL))
     return model.to(device).eval()
 
