@@ -28,7 +28,7 @@ from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
 from recgraph.runs.settings import prepare_once
 from recgraph.runs.source import source_of
 from recgraph.runs.task import check_task, models_for
-from recgraph.serve.embedder import Embedder, check_target
+from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     GraphTrainConfig,
@@ -268,7 +268,6 @@ def _fit_nodes(
 ) -> NodeRun:
     check_epochs(model, options.config)
     target = _target(model, graph)
-    check_target(target)
     if not graph.count(target):
         raise ValueError(f"the graph has no node of type {target!r}, whose nodes {type(model).__name__} embeds")
     data = {

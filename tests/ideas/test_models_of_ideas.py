@@ -80,14 +80,9 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
             labelled.append(-math.log(p[i][labels[i]]))
             continue
         vote = max((j for j in range(6) if j != i), key=lambda j: float(c[i] @ c[j] + f[i] @ f[j]))
-        total, drawn = 0.0, 0
-        for drawn, share in enumerate(p[i]):
-            total += share
-            if total >= float(uniform[i]):
-                break
-        others.append(
-            -math.log(sum(a * b for a, b in zip(p[i], p[vote], strict=True))) - max(p[i]) * math.log(q[i][drawn])
-        )
+        drawn = next(k for k in range(3) if sum(p[i][: k + 1]) >= float(uniform[i]))
+        agreed = sum(a * b for a, b in zip(p[i], p[vote], strict=True))
+        others.append(-math.log(agreed) - max(p[i]) * math.log(q[i][drawn]))
     means = [sum(row[k] for row in p) / 6 for k in range(3)]
     expected = sum(labelled) / 3 + sum(others) / 3 + sum(m * math.log(3 * m) for m in means)
     assert float(module.pseudo_loss(f, c, w, labels, tau, uniform)) == pytest.approx(expected, rel=1e-4)
