@@ -26,7 +26,7 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.inputs import input_digests
 from recgraph.runs.pretrained import InitItemsConfig
-from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
+from recgraph.runs.settings import DataConfig, ProbeSettings
 from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 from recgraph.tuning.passwords import without_password
@@ -260,14 +260,13 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
     """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
-        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig}
+        parts |= {"training": GraphTrainConfig}
     elif issubclass(cls, TrainableModel):
         parts |= {"training": training_config(cls), "items": InitItemsConfig}
     shared = share_out(cls, settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
-    for name, default in (("labels", LabelsConfig()), ("items", InitItemsConfig())):
-        if made.get(name) == default:  # entries that read none keep their address
-            del made[name]
+    if made.get("items") == InitItemsConfig():  # entries that read none keep their address
+        del made["items"]
     return {name: part.identity() for name, part in made.items()}
 
 

@@ -178,10 +178,6 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> 
     for own in (HeCo(**paths),):
         with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out"):
             fit_graph(own, graph, seed=0, batch_size=16)
-    for name in ("embedding", ""):
-        own = HeteroGraph.from_edge_lists({name: 3, "a": 2}, {(name, "r", "a"): ([0, 1, 2], [0, 1, 1])})
-        with pytest.raises(ValueError, match=f"the node type '{name}' cannot be embedded"):
-            fit_graph(MEOW(metapaths=(f"{name}-a-{name}",)), own, seed=0)
     with pytest.raises(ValueError, match="task = 'test' must be a NodeTask"):
         fitted(graph).evaluate("test")  # type: ignore[arg-type]
     (tmp_path / "full").mkdir()
