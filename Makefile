@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-faults test-gpu test-order test-oldest fuzz bench bench-scale bench-gpu reference same-numbers docs audit dist clean
+.PHONY: help venv demo test lint types test-fast test-slow test-faults test-gpu test-order test-oldest bench bench-scale bench-gpu reference same-numbers docs audit dist clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -55,11 +55,10 @@ test: lint types test-fast  ## all checks: lint, types, layers, and every test t
 test-fast: $(STAMP)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not peer and not gpu" $(ARGS)
 
-lint: $(STAMP)  ## ruff and the static checks of devices and of reading
+lint: $(STAMP)  ## ruff and the static check of devices
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) tests/checks/devices.py
-	$(PY) tests/checks/raw_reads.py
 
 types: $(STAMP)  ## mypy --strict over the library
 	$(PY) -m mypy
@@ -84,9 +83,6 @@ test-oldest: $(STAMP)  ## the quick tests with the oldest version of each packag
 
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
-
-fuzz: $(STAMP)  ## damaged and hostile files for every reader, FUZZ_MINUTES (5) for each; FUZZ_SEED draws other cases
-	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),5) FUZZ_SEED=$(or $(FUZZ_SEED),1) $(PYTEST) -rP tests/fuzz $(ARGS)
 
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
 	$(PY) -m experiments.bench $(ARGS)

@@ -25,9 +25,8 @@ from workers_of_test import OF_TEST
 
 from recgraph import imports, registry
 from recgraph.accelerated import accelerator_path
-from recgraph.engine import Engine, Local
+from recgraph.parallel import Engine
 from recgraph.workers import pool
-from recgraph.workers.engines import engine_of
 
 # a shell has it ignored by what it starts in the background; tests send it to this process
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -161,19 +160,13 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             ray.shutdown()
 
 
-class InPieces(Local):
-    """This process, with as many pieces as three workers get."""
-
-    size = 3
-
-
 @pytest.fixture(params=["local", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine whose results must equal those of a call without one."""
     if request.param == "local":
-        return InPieces()
+        return Engine(workers=2)
     request.getfixturevalue("ray_cluster")
-    return engine_of("ray")
+    return Engine(name="ray")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,6 +38,7 @@ UPWARDS = {
     ("sparse", "data.errors"),
     ("config", "bounded"),
     ("config", "data.errors"),
+    ("files", "data.errors"),
     ("bounded", "data.errors"),
     ("workers", "data"),
     ("runs", "explain"),

@@ -20,12 +20,12 @@ import psutil
 import torch
 
 from experiments.bench.power_law import generate, n_items, n_users
-from recgraph.engine import Engine, Piece
+from recgraph import parallel
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.parallel import Engine, Piece
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import n_pairs
-from recgraph.workers.engines import RayConfig, engine_of
 
 EDGE = ("user", "had", "item")
 
@@ -75,8 +75,8 @@ def main() -> None:
     graph = graph_of(given.rows)
     had = graph.edges[EDGE].adj
     pairs = int(n_pairs(had, had.t()).sum())
-    engine: Engine = engine_of("ray", RayConfig(workers=given.workers).model_dump(exclude_none=True))
-    list(engine.map(warm, [Piece(f"{number}", number) for number in range(2 * given.workers)]))
+    engine = Engine(name="ray", workers=given.workers)
+    list(parallel.map(warm, [Piece(f"{number}", number) for number in range(2 * given.workers)], engine=engine))
     for name, path in (
         ("all counts", MetaPath("user-item-user", max_memory_mib=1e6)),
         ("top 50 by PathSim", MetaPath("user-item-user", top_k=50, max_memory_mib=1e6)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph.bounded.files import check_memory, file_size, named, read_bytes
+from recgraph.bounded.files import file_size, named
 from recgraph.bounded.texts import parse_json
 from recgraph.data.errors import CorruptFileError
 
@@ -117,14 +117,13 @@ def read_tensors(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
 
     Raises:
         CorruptFileError: the head does not fit the file, see :func:`read_heads`, or a tensor cannot be made.
-        MemoryLimitError: they take more than the limit of this process leaves.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
 
-    check_memory(read_heads(path).nbytes, path)
+    read_heads(path)
     try:
         with named(path):
-            return load_file(path) if mapped else load(read_bytes(path))
+            return load_file(path) if mapped else load(path.read_bytes())
     except SafetensorError as error:
         raise CorruptFileError(f"the tensors cannot be read: {error}", path=path) from None

@@ -19,7 +19,6 @@ import typer
 from recgraph import __version__
 from recgraph.cli.data_options import GivenFile, takes_file
 from recgraph.cli.output import FormatOption, note, show
-from recgraph.cli.prepare import prepare
 
 if TYPE_CHECKING:
     from recgraph.config import Config
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(
     no_args_is_help=True,
-    help="Data sets: list, get, info; init writes a card of your own file, prepare splits a large one.",
+    help="Data sets: list, get, info; init writes a card of your own file.",
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
@@ -92,7 +91,6 @@ def init(
 
 
 data.command("init", no_args_is_help=True)(takes_file(init))
-data.command("prepare", no_args_is_help=True)(takes_file(prepare))
 
 
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:

@@ -17,9 +17,9 @@ from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
     from recgraph.data.split import Split
-    from recgraph.engine import Engine
     from recgraph.evaluate.checks import Check
     from recgraph.evaluate.results import Results
+    from recgraph.parallel import Engine
     from recgraph.runs.run import NodeRun, Run
 
 

@@ -12,7 +12,7 @@ import typer
 from recgraph.cli.output import notes_of
 
 if TYPE_CHECKING:
-    from recgraph.engine import Engine
+    from recgraph.parallel import Engine
 
 __all__ = ["EngineOption", "EngineSetOption", "MemoryLimitOption", "ThreadsOption", "given_engine", "take"]
 
@@ -32,7 +32,6 @@ EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metav
 #: the modules that log what they predict
 _PREDICTING = (
     "recgraph.serve.memory",
-    "recgraph.data.preparing_memory",
     "recgraph.explain.memory",
 )
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
@@ -47,12 +46,11 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     """
     if not (name or settings):
         return None
-    from recgraph.engine import Local
+    from recgraph.parallel import Engine
     from recgraph.setting_texts import parse_settings
-    from recgraph.workers.engines import engine_of
 
-    engine = engine_of(name, parse_settings(settings or [], option="--engine-set"))
-    return None if isinstance(engine, Local) else engine
+    engine = Engine.of({"name": name or "local", **parse_settings(settings or [], option="--engine-set")})
+    return None if engine == Engine() else engine
 
 
 def take(context: typer.Context, threads: int | None = None, memory_limit: str | None = None) -> None:

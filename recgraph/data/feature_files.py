@@ -11,7 +11,6 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.bounded.tables import read_frame
 from recgraph.data import atomic
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.errors import MissingColumnError
@@ -19,6 +18,7 @@ from recgraph.data.packing import check_encoding, open_bytes
 from recgraph.data.readers import check_header, header_of, scan_delimited
 from recgraph.data.roles import candidates_of
 from recgraph.data.source import Format, Source
+from recgraph.files import read_frame
 from recgraph.texts import listed
 
 __all__ = ["read_feature_file"]
@@ -49,7 +49,7 @@ def read_feature_file(
     is_parquet = suffix == "parquet"
     format: Format = "frame" if is_parquet else "jsonl" if suffix == "jsonl" else "delimited"
     source = Source(format, check_file(path), encoding=check_encoding(encoding), quotes=quotes)
-    frame = read_frame(Path(path), memory_map=False) if is_parquet else _text(source, suffix, key, role)
+    frame = read_frame(Path(path)) if is_parquet else _text(source, suffix, key, role)
     own = key if key in frame.columns else _other_name(frame.columns, role, source, key)
     return frame.rename({own: key})
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.imprint import load_frame, replace_parquet
+from recgraph.files import read_frame, write_frame
 
 __all__ = [
     "DATES",
@@ -249,7 +249,7 @@ class IdMap:
         frame = self.values.alias(_UUID if self.as_uuid else "id").to_frame()
         if wrong := _no_ids(frame):
             raise ValueError(f"these are no ids: {wrong}")
-        replace_parquet(frame, path)
+        write_frame(frame, path)
 
     @classmethod
     def read(cls, path: Path) -> IdMap:
@@ -258,7 +258,7 @@ class IdMap:
         Raises:
             CorruptFileError: the file is damaged, or holds no ids: one column of plain values, each once, none missing.
         """
-        values = cls.check(load_frame(path, memory_map=False), path)
+        values = cls.check(read_frame(path), path)
         return cls(values, as_uuid=values.name == _UUID)
 
     @staticmethod

@@ -19,15 +19,13 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
-from recgraph.data.files import replacing_files, why_without
 from recgraph.data.ids import IdMap, owned
-from recgraph.data.imprint import checksums_of, load_frame, load_set, replace_json, write_parquet
 from recgraph.data.log_file import LogFile
 from recgraph.data.numbering import renumbered
 from recgraph.data.part import OrderedLog
 from recgraph.data.relations import RelationGraph, check_graph
-from recgraph.data.saved import listed
 from recgraph.data.source import Source
+from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
 from recgraph.notebook import block
 
 __all__ = ["DESCRIPTION", "HEAD_OF_SPLIT", "PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
@@ -263,32 +261,28 @@ class InteractionLog:
         return to_native(pl.DataFrame(columns), self.kind)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet files and a JSON description into a folder, all together (:func:`replacing_files`).
-
-        An earlier log there is replaced.
+        """Write Parquet files and a JSON description as a folder; an earlier log there is replaced.
 
         Raises:
-            FileExistsError: the folder holds a saved split, or a file of others in the place of one of these.
+            FileExistsError: the folder holds a file that is not of what was saved there, or a saved split.
         """
         folder = Path(folder)
         if (folder / HEAD_OF_SPLIT).exists():
             raise FileExistsError(f"{folder} holds a saved split, which needs its own ids; choose another folder")
-        with replacing_files(folder, DESCRIPTION, lambda: listed(folder, DESCRIPTION)) as new:
-            write_parquet(self.log, new / _LOG)
+        with replacing_folder(folder) as new:
+            write_frame(self.log, new / _LOG)
             self.write_all_but_log(new)
 
     def write_all_but_log(self, folder: Path) -> None:
-        """Write ids, features, the graph and the description, with the checksums of what the folder then holds."""
+        """Write ids, features, the graph and the description."""
         self.users.write(folder / "users.parquet")
         self.items.write(folder / "items.parquet")
         for name in _FEATURES:
-            table = getattr(self, name)
-            if table is not None:
-                write_parquet(table, folder / f"{name}.parquet")
+            if (table := getattr(self, name)) is not None:
+                write_frame(table, folder / f"{name}.parquet")
         if self.graph is not None:
             self.graph.save(folder / "graph")
         path = self.source.path
-        files = [*sorted(folder.glob("*.parquet")), *folder.glob(_GRAPH)]
         description = {
             "columns": self.columns.model_dump(),
             "time_unit": self.time_unit,
@@ -301,9 +295,8 @@ class InteractionLog:
             "encoding": self.source.encoding,
             "quotes": self.source.quotes,
             "parts": [str(part.path) for part in self.source.parts],
-            "files": checksums_of([each for each in files if each.name in _FILES], folder),
         }
-        replace_json(description, folder / DESCRIPTION)
+        write_json(description, folder / DESCRIPTION)
 
     @classmethod
     @checked
@@ -312,37 +305,32 @@ class InteractionLog:
 
         Raises:
             FileNotFoundError: the folder holds none.
-            CorruptFileError: a file is damaged, or of another write than the others.
+            CorruptFileError: a file is damaged.
         """
         folder = Path(folder)
-        if not (folder / DESCRIPTION).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved log: {why_without(folder, DESCRIPTION)}")
-        return load_set(folder / DESCRIPTION, lambda saved: cls._of(_load_log(folder, saved), folder, saved))
+        if not (folder / _LOG).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved log ({_LOG}); a split is read with SealedSplit.load")
+        check_manifest(folder)
+        return cls.load_with(read_frame(folder / _LOG), folder)
 
     @classmethod
     def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
         """Read what :meth:`write_all_but_log` wrote, around a given ``log``."""
-        return load_set(folder / DESCRIPTION, lambda saved: cls._of(log, folder, saved))
-
-    @classmethod
-    def _of(cls, log: pl.DataFrame, folder: Path, saved: dict[str, Any]) -> Self:
+        saved = read_object(folder / DESCRIPTION)
         path = Path(saved["path"]) if saved["path"] is not None else None
-
-        def has(name: str) -> bool:  # a folder of an earlier version does not say what belongs to it
-            return (folder / name).is_file() if "files" not in saved else name in saved["files"]
-
-        files = {name: f"{name}.parquet" for name in _FEATURES}
-        features: dict[str, Any] = {name: load_frame(folder / file) for name, file in files.items() if has(file)}
+        files = {name: folder / f"{name}.parquet" for name in _FEATURES}
+        features: dict[str, Any] = {name: read_frame(file) for name, file in files.items() if file.is_file()}
+        has_graph = (folder / "graph").is_dir()
         return cls(
             log=log,
             users=IdMap.read(folder / "users.parquet"),
             items=IdMap.read(folder / "items.parquet"),
             columns=Columns(**saved["columns"]),
             time_unit=saved["time_unit"],
-            time_format=saved.get("time_format"),  # an earlier version did not write it
+            time_format=saved["time_format"],
             source=_saved_source(saved, path),
             kind=saved["kind"],
-            graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has(_GRAPH) else None,
+            graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has_graph else None,
             **features,
         )
 
@@ -352,28 +340,17 @@ def _owned(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([owned(column) for column in frame.iter_columns()])
 
 
-def _load_log(folder: Path, saved: dict[str, Any]) -> pl.DataFrame:
-    """The rows of a saved log; an earlier log may have left a file of others, which the description does not name."""
-    is_of_split = (folder / HEAD_OF_SPLIT).is_file() and not (folder / _LOG).is_file()
-    if is_of_split or _LOG not in saved.get("files", (_LOG,)):
-        raise FileNotFoundError(
-            f"{folder} holds a saved split, no log; read it with SealedSplit.load(folder) or Split.load(folder, reason)"
-        )
-    return load_frame(folder / _LOG)
-
-
 def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
-    shared = (saved["separator"], saved["has_header"], saved.get("encoding", "utf-8"))
-    quotes = saved.get("quotes", True)  # an earlier version did not write it
-    parts = tuple(Source(saved["format"], Path(part), *shared, quotes=quotes) for part in saved.get("parts", ()))
+    shared = (saved["separator"], saved["has_header"], saved["encoding"])
+    quotes = saved["quotes"]
+    parts = tuple(Source(saved["format"], Path(part), *shared, quotes=quotes) for part in saved["parts"])
     return Source(saved["format"], path, *shared, parts, quotes=quotes)
 
 
 #: the descriptions of a saved log and of a saved split, the files that are written last
 DESCRIPTION, HEAD_OF_SPLIT = "interactions.json", "split.json"
-_LOG, _GRAPH = "log.parquet", "graph/graph.json"
+_LOG = "log.parquet"
 _FEATURES = ("user_features", "item_features")
-_FILES = (_LOG, "users.parquet", "items.parquet", *(f"{name}.parquet" for name in _FEATURES), "graph.json")
 
 
 def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:

@@ -25,8 +25,6 @@ from typing import IO, Any, Literal, Protocol
 
 import polars as pl
 
-from recgraph.bounded.files import VARIABLE, allowed
-from recgraph.bounded.zstd import check_zstd
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError, first_line
 from recgraph.memory import format_size
 
@@ -118,7 +116,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """The unpacked bytes of a file, one after another.
 
     Reading a packed one raises :class:`recgraph.data.errors.CorruptFileError` where it unpacks to more than a file of
-    its size may (:func:`recgraph.bounded.files.allowed`), and :class:`recgraph.data.errors.DelimiterError` at a line
+    its size may, and :class:`recgraph.data.errors.DelimiterError` at a line
     that is too long; of Zstandard, such a line is held in memory before.
     """
     packing = packing_of(path)
@@ -134,7 +132,6 @@ def _unpacked(path: Path, packing: Packing) -> _Packed:
         return bz2.open(path, "rb")
     if packing == "xz":
         return lzma.open(path, "rb")
-    check_zstd(path)
     return _Lines(path)  # the standard library reads it from Python 3.14 on; polars does now, if it is UTF-8
 
 
@@ -149,7 +146,6 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, packed: _Packed, path: Path) -> None:
         self._packed, self._path = packed, path
-        self._most, self._done = allowed(path), 0
         self._line, self._begun = 1, 0
 
     def readable(self) -> bool:
@@ -157,13 +153,6 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         block = self._packed.read(min(len(buffer), _BLOCK))
-        self._done += len(block)
-        if self._done > self._most:
-            raise CorruptFileError(
-                f"it unpacks to more than {format_size(self._most)}, which a file of its size may; if you trust it, "
-                f"set {VARIABLE} to a size that allows it",
-                path=self._path,
-            )
         ends = block.find(b"\n")
         if self._begun + (ends if ends >= 0 else len(block)) > LONGEST_LINE:
             raise too_long(self._path, LONGEST_LINE, self._line)

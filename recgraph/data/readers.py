@@ -17,7 +17,6 @@ from typing import Any
 
 import polars as pl
 
-from recgraph.bounded.tables import check_frame
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import check_file, check_separator, collect, explained, json_record
 from recgraph.data.errors import (
@@ -303,7 +302,6 @@ def scan_parquet(path: str | Path) -> Raw:
     """
     file = check_file(path)
     source = Source("parquet", file)
-    check_frame(file)
     lazy = pl.scan_parquet(file, glob=False)
     collect(lazy.head(0), source)
     return Raw(lazy, source)

@@ -9,8 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
-from recgraph.data.files import replacing_file
-from recgraph.data.imprint import imprint, parquet_metadata
+from recgraph.files import replacing
 from recgraph.texts import cell
 
 __all__ = ["Form", "as_cells", "replace_parts"]
@@ -46,10 +45,9 @@ def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: i
             count += part.height
             yield part
 
-    with replacing_file(path) as temporary:
+    with replacing(path) as temporary:
         if form == "parquet":
             _sink(counted(), first.schema, temporary, rows)
-            imprint(temporary)
         else:
             with temporary.open("wb") as file:
                 _write_texts(counted(), file, form)
@@ -62,7 +60,7 @@ def _sink(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path, rows: in
     def read(columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
         return parts  # a sink asks for everything, once
 
-    register_io_source(read, schema=schema).sink_parquet(path, row_group_size=rows, metadata=parquet_metadata())
+    register_io_source(read, schema=schema).sink_parquet(path, row_group_size=rows)
 
 
 def as_cells(frame: pl.DataFrame) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,17 +19,16 @@ from torch import Tensor
 
 from recgraph.arguments import checked
 from recgraph.data import split_files
-from recgraph.data.errors import CorruptFileError, ReplacedFileError
-from recgraph.data.files import make_folder, recover, replacing_files
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.given_log import read_parts
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import load_set, write_parquet
 from recgraph.data.labels import GROUPS, Label, Strategy, sizes_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.masks import kept
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open, refuse_to_unseal
 from recgraph.data.strategies import GIVEN, STRATEGIES, strategy_of
+from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
 from recgraph.notebook import block
 
 __all__ = ["SealedSplit", "SealedTestError", "Split"]
@@ -148,14 +147,13 @@ class _Labelled:
 
     def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
         """Write all but the log, and ``split.json``; an earlier split, or log, in the folder is replaced."""
-        with replacing_files(folder, split_files.HEAD_FILE, lambda: split_files.saved_in(folder)) as new:
-            write_parquet(opened, new / split_files.OPEN_FILE)
+        with replacing_folder(folder) as new:
+            write_frame(opened, new / split_files.OPEN_FILE)
             if test is not None:
-                make_folder((new / split_files.TEST_FILE).parent)
-                write_parquet(test, new / split_files.TEST_FILE)
+                write_frame(test, new / split_files.TEST_FILE)
             self.interactions.write_all_but_log(new)
             head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
-            split_files.save_head(new, {**head, **({"log_hash": self.log_hash} if self.log_hash else {})})
+            write_json({**head, "log_hash": self.log_hash}, new / split_files.HEAD_FILE)
 
 
 class Split(_Labelled):
@@ -335,7 +333,6 @@ class SealedSplit(_Labelled):
             ValueError: the reason is empty.
             SealedTestError: this copy cannot be unsealed, or the code runs in a block without test data.
             CorruptFileError: the saved test part is damaged or was changed.
-            ReplacedFileError: another split was saved in the folder since this one was loaded from there.
         """
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"reason = {reason!r} must say why the test part is opened")
@@ -360,39 +357,30 @@ class SealedSplit(_Labelled):
 
         Raises:
             FileNotFoundError: the folder holds no split.
-            CorruptFileError: a file is damaged, or of another write than the others.
+            CorruptFileError: a file is damaged.
         """
         folder = Path(folder)
-        recover(folder)
         if not (folder / split_files.HEAD_FILE).is_file():
-            what = f"folder {str(folder)!r} holds no saved split ({split_files.HEAD_FILE})"
-            raise FileNotFoundError(f"{what}; write one with `recgraph data prepare`")
-        return load_set(folder / split_files.HEAD_FILE, lambda head: SealedSplit._of(folder, head))
-
-    @staticmethod
-    def _of(folder: Path, head: dict[str, Any]) -> SealedSplit:
-        rows = split_files.load_rows(folder / split_files.OPEN_FILE)
+            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({split_files.HEAD_FILE})")
+        check_manifest(folder, but=(split_files.TEST_FILE,))
+        head = read_object(folder / split_files.HEAD_FILE)
+        rows = read_frame(folder / split_files.OPEN_FILE)
         frame, labels = split_files.log_and_labels(rows)
         log = InteractionLog.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
 
-        def with_test(now: dict[str, Any]) -> Split:
-            if now["hash"] != head["hash"]:
-                message = "the split was written anew since it was loaded from here; load it again"
-                raise ReplacedFileError(message, path=folder / split_files.HEAD_FILE)
-            if not now.get("has_test", True):
+        def reveal() -> Split:
+            path = folder / split_files.TEST_FILE
+            if not path.is_file():
                 return refuse_to_unseal()
-            test_rows = split_files.load_rows(folder / split_files.TEST_FILE)
-            frame, labels = split_files.log_and_labels(pl.concat([rows, test_rows]))
+            frame, labels = split_files.log_and_labels(pl.concat([rows, read_frame(path)]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
             if split.hash != head["hash"]:
-                message = "the rows do not give the hash of the split; it was changed"
-                raise CorruptFileError(message, path=folder / split_files.TEST_FILE)
+                raise CorruptFileError("the rows do not give the hash of the split; it was changed", path=path)
             return split
 
-        reveal = partial(load_set, folder / split_files.HEAD_FILE, with_test)
-        log_hash = head.get("log_hash", "")
-        return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal, log_hash)
+        own = (strategy, head["name"], head["seed"], head["hash"], reveal, head["log_hash"])
+        return SealedSplit(log, labels, *own)
 
     def __repr__(self) -> str:
         return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"

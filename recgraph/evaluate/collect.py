@@ -16,9 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from recgraph import parallel
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
-from recgraph.engine import Engine, Local, Piece
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.kept import Kept, Share
 from recgraph.evaluate.limits import Limits, batch_size_of, depth_of, plan_memory, ranked_of
@@ -35,6 +35,7 @@ from recgraph.evaluate.ranking import (
 )
 from recgraph.evaluate.reranked import reranked
 from recgraph.evaluate.topk import Catalogue
+from recgraph.parallel import Engine, Piece
 from recgraph.ranks import Ranks, of_all
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def collect(
             or what is asked for does not fit into memory, or on an engine.
     """
     ranks = Ranks.here()
-    if ranks.count > 1 and not (engine is None or isinstance(engine, Local)):
+    if ranks.count > 1 and engine is not None:
         raise ValueError(
             f"engine = {engine!r}: {ranks.count} processes of a launcher divide the users already, and each would have "
             "the engine rank for all of them; leave out engine (--engine), or the launcher"
@@ -206,7 +207,7 @@ class _Pass:
             raise ValueError("an engine ranks on the host: move the model there (--device cpu), or leave out engine")
         n = min(_SHARES * engine.size, -(-len(self.cases) // GROUP))
         pieces = (Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n)) for index in range(n))
-        shares = [*engine.map(_share_of, pieces, self)]
+        shares = [*parallel.map(_share_of, pieces, self, engine)]
         return _taken_in(self.room(), shares)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from recgraph.arguments import checked
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases, Part
-from recgraph.engine import Engine
 from recgraph.evaluate.candidates import candidates_for, check_items
 from recgraph.evaluate.collect import collect
 from recgraph.evaluate.hits import Facts, RankedHits
@@ -34,6 +33,7 @@ from recgraph.evaluate.reranked import Rerankings
 from recgraph.evaluate.results import Result, Results
 from recgraph.finite import first_bad_row
 from recgraph.memory import parse_size
+from recgraph.parallel import Engine
 from recgraph.rerank.base import Reranker
 from recgraph.sparse.ragged import Ragged
 
@@ -127,7 +127,7 @@ def evaluate(
             are scored again: lists are those of float32, and where that cannot be proven a user is ranked in it.
         allow_fitted: also rank a valid or test part that ``fitted_on`` names: how well a model fits, not how well it
             recommends.
-        engine: ranks for shares of the users (:mod:`recgraph.workers.engines`), with a model on the host; None: this
+        engine: ranks for shares of the users (:mod:`recgraph.parallel`), with a model on the host; None: this
             process. Values of users are gathered before any mean is made, and results are the same, bit for bit, for
             the same number of threads.
         memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``. A table of the

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 
 from recgraph.config import Added, Config, Search, configure
-from recgraph.engine import Engine
 from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.pathsim import Cost, estimate_cost, estimate_nnz, halves, pathsim_top_k, steps_of
 from recgraph.graph.route import PathError, Route, Step, distinct_steps, parse, text_of, types_of
 from recgraph.graph.schema import EdgeType
+from recgraph.parallel import Engine
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise
 from recgraph.sparse.products import Counts, compose
@@ -157,7 +157,7 @@ class MetaPath:
         """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary).
 
         Args:
-            engine: where rows are composed (:mod:`recgraph.workers.engines`), of a graph on the host; None: here. The
+            engine: where rows are composed (:mod:`recgraph.parallel`), of a graph on the host; None: here. The
                 result is the same, bit for bit.
 
         Raises:

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from recgraph import parallel
 from recgraph.blocks import row_blocks
-from recgraph.engine import Engine, Local, Piece
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.route import PathError, Route, is_palindrome
+from recgraph.parallel import Engine, Piece
 from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.hubs import split_hubs
@@ -285,9 +286,8 @@ def _map_rows(
     function: Callable[[Any, tuple[int, Csr]], R], left: Csr, right: Csr, shared: Any, engine: Engine | None
 ) -> Iterator[R]:
     """The results of a function that multiplies pieces of the rows of ``left`` with ``right``, in their order."""
-    if engine is None:
-        return Local().map(function, [Piece("all rows", (0, left))], shared)
-    return engine.map(function, pieces_for(engine, left, right), shared)
+    pieces = [Piece("all rows", (0, left))] if engine is None else pieces_for(engine, left, right)
+    return parallel.map(function, pieces, shared, engine)
 
 
 def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, list[_Cosine | _Order]], part: tuple[int, Csr]) -> Csr:

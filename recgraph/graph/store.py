@@ -17,20 +17,19 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.bounded.files import check_memory, named
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import replacing_files, why_without
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import (
-    checksums_of,
-    load_frame,
-    load_set,
-    load_tensors,
-    replace_json,
-    write_parquet,
+from recgraph.files import (
+    check_manifest,
+    read_frame,
+    read_object,
+    read_tensors,
+    reading,
+    replacing_folder,
+    write_frame,
+    write_json,
     write_tensors,
 )
-from recgraph.data.saved import listed
 from recgraph.graph.build import make_edges
 from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
 from recgraph.sparse.csr import Csr
@@ -46,24 +45,23 @@ _READABLE = (1, 2)
 
 
 def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Path) -> None:
-    """Write everything together (:func:`replacing_files`); a folder that has the description is complete.
+    """Write everything together; a folder that has the description is complete.
 
     Files are numbered, because names of types may hold what a file name cannot. An earlier graph there is replaced.
 
     Raises:
         FileExistsError: the folder holds a file of others in the place of one of these.
     """
-    with replacing_files(folder, _HEAD, lambda: listed(folder, _HEAD)) as new:
+    with replacing_folder(folder) as new:
         for number, lists in enumerate(edges.values()):
-            write_parquet(_frame(lists), new / f"edges_{number}.parquet")
+            write_frame(_frame(lists), new / f"edges_{number}.parquet")
         for number, own in enumerate(nodes.values()):
             if own.ids is not None:
                 own.ids.write(new / f"ids_{number}.parquet")
             if isinstance(own.features, Csr):
-                write_parquet(_entries(own.features), new / f"features_{number}.parquet")
+                write_frame(_entries(own.features), new / f"features_{number}.parquet")
         write_tensors(_tensors(nodes), new / "features.safetensors")
-        files = checksums_of(sorted(new.iterdir()), new)
-        replace_json({**_describe(nodes, edges), "files": files}, new / _HEAD)
+        write_json(_describe(nodes, edges), new / _HEAD)
 
 
 def _frame(edges: Edges) -> pl.DataFrame:
@@ -115,16 +113,17 @@ def load(folder: Path) -> GraphParts:
         CorruptFileError: a file is damaged, or of another version of the format.
     """
     if not (folder / _HEAD).is_file():
-        raise FileNotFoundError(f"{folder} holds no saved graph: {why_without(folder, _HEAD)}")
-    return load_set(folder / _HEAD, lambda meta: _load(folder, meta))
+        raise FileNotFoundError(f"{folder} holds no saved graph ({_HEAD})")
+    check_manifest(folder)
+    return _load(folder, read_object(folder / _HEAD))
 
 
 def _load(folder: Path, meta: dict[str, Any]) -> GraphParts:
     path = folder / _HEAD
     if meta.get("format") not in _READABLE:
         raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=path)
-    tensors = load_tensors(folder / "features.safetensors")
-    with named(path):
+    tensors = read_tensors(folder / "features.safetensors")
+    with reading(path):
         _check_sizes(meta, folder)
         nodes = {of["type"]: _nodes(folder, tensors, number, of) for number, of in enumerate(meta["nodes"])}
         edges = {}
@@ -146,9 +145,6 @@ def _check_sizes(meta: Mapping[str, Any], folder: Path) -> None:
     for edge in meta["edges"]:
         if type(edge) is not list or len(edge) != 3 or not all(type(name) is str for name in edge):
             raise ValueError(f"edges {edge!r} are not of a source type, a relation and a target type"[:200])
-    ends = [sizes[end] for edge in meta["edges"] for end in (edge[0], edge[2])]
-    n_bytes = 8 * (sum(sizes.values()) + sum(ends))
-    check_memory(n_bytes, folder / _HEAD, sum(file.stat().st_size for file in folder.iterdir()))
 
 
 def _nodes(folder: Path, tensors: dict[str, Tensor], number: int, of: Mapping[str, Any]) -> Nodes:
@@ -165,7 +161,7 @@ def _nodes(folder: Path, tensors: dict[str, Tensor], number: int, of: Mapping[st
 def _edges(edge_type: EdgeType, folder: Path, number: int, counts: tuple[int, int]) -> Edges:
     path = folder / f"edges_{number}.parquet"
     columns = _columns(path)
-    with named(path):
+    with reading(path):
         ends = columns["source"], columns["target"]
         if any(end.dtype.is_floating_point or end.dtype == torch.bool for end in ends):
             raise ValueError(f"the ends of edges are {ends[0].dtype} and {ends[1].dtype}, no integers")
@@ -173,8 +169,8 @@ def _edges(edge_type: EdgeType, folder: Path, number: int, counts: tuple[int, in
 
 
 def _columns(path: Path) -> dict[str, Tensor]:
-    frame = load_frame(path)
-    with named(path):
+    frame = read_frame(path)
+    with reading(path):
         if wrong := [name for name, dtype in frame.schema.items() if not dtype.is_numeric()] or (
             [name for name in frame.columns if frame[name].null_count()]
         ):

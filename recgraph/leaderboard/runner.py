@@ -12,7 +12,6 @@ from typing import Literal
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
-from recgraph.engine import Engine
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, metric_of, modules_of
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.launcher import refuse_launched
@@ -25,6 +24,7 @@ from recgraph.leaderboard.repeats import named
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import failure_record
+from recgraph.parallel import Engine
 from recgraph.texts import tell
 from recgraph.train.config import pick_device
 from recgraph.workers.pool import Outcome, Task
@@ -162,7 +162,7 @@ def run(
         values: also repeat jobs with a record but without values of users on this machine (as those from git), which
             the comparison of entries needs.
         device: e.g. ``"cpu"``; None: CUDA where available, else the CPU.
-        engine: where the processes run, e.g. ``engine_of("ray")`` of :mod:`recgraph.workers.engines`; the folder of
+        engine: where the processes run, e.g. ``Engine(name="ray")`` of :mod:`recgraph.parallel`; the folder of
             records and the data are then shared by its machines. None: this machine.
         say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 

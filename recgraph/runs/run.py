@@ -12,12 +12,12 @@ from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
-from recgraph.engine import Engine
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
+from recgraph.parallel import Engine
 from recgraph.ranks import is_first, together
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
@@ -90,7 +90,7 @@ class Run(BaseRun):
                 :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
-            engine: ranks for shares of the users, see :func:`recgraph.workers.engines.engine_of`; None: this process.
+            engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
             memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``; None: that of
                 ``RECGRAPH_MEMORY_LIMIT``, if any.
             rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,

@@ -11,10 +11,11 @@ from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
+from recgraph import parallel
 from recgraph.data.ids import IdMap
-from recgraph.engine import Engine, Piece
 from recgraph.evaluate.ranking import device_of
 from recgraph.models.base import Model
+from recgraph.parallel import Engine, Piece
 from recgraph.serve.request import Request
 
 __all__ = ["Counts", "answers"]
@@ -85,7 +86,7 @@ def answers(
         for part in parts:
             yield answer(owner, part.value)
         return
-    for frame, counted in engine.map(_answer, parts, (owner, answer)):
+    for frame, counted in parallel.map(_answer, parts, (owner, answer), engine):
         owner.counters.add(counted)
         yield frame
 

@@ -17,9 +17,9 @@ from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
-from recgraph.engine import Engine
 from recgraph.models.base import Model
 from recgraph.notebook import block
+from recgraph.parallel import Engine
 from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve import stored
 from recgraph.serve.ann import AnnIndex
@@ -199,7 +199,7 @@ class Recommender:
         Args:
             users, histories: one of them, as there; all users by default.
             batch_size: users of a part, at most: lists that are long have parts that fit into memory.
-            engine: answers the parts (:mod:`recgraph.workers.engines`); None: this process.
+            engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
 
         Yields:
             Frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.

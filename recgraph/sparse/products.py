@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph.engine import Engine, Piece
+from recgraph import parallel
+from recgraph.parallel import Engine, Piece
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged, consecutive
 
@@ -71,7 +72,7 @@ def compose(
     dtype = dtype or count_dtype(a, b)
     if engine is not None:
         pieces = pieces_for(engine, a, b)
-        return stack_rows([*engine.map(_composed, pieces, (b, counts, dtype))], b.shape[1], a)
+        return stack_rows([*parallel.map(_composed, pieces, (b, counts, dtype), engine)], b.shape[1], a)
     return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from recgraph.data.imprint import replace_json, replace_parquet
 from recgraph.data.split import SealedSplit, Split
-from recgraph.engine import Engine
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
+from recgraph.parallel import Engine
 from recgraph.rng import derive
 from recgraph.runs.run import Run
 from recgraph.texts import tell

@@ -14,9 +14,9 @@ from recgraph import imports, registry
 from recgraph.arguments import checked
 from recgraph.config import ConfigError, load_toml
 from recgraph.data.split import SealedSplit, Split
-from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
+from recgraph.parallel import Engine
 from recgraph.runs.changed_features import changed_features
 from recgraph.runs.inputs import input_digests
 from recgraph.runs.source import source_of
@@ -100,7 +100,7 @@ def tune(
         source: where the split is from, for the commands on the study's page and for opening its runs without the
             split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A
             log that was read from a file knows its own. Fingerprints of the features are added.
-        engine: where the processes run, e.g. ``engine_of("ray")`` of :mod:`recgraph.workers.engines`; ``out`` is then a
+        engine: where the processes run, e.g. ``Engine(name="ray")`` of :mod:`recgraph.parallel`; ``out`` is then a
             folder that its machines share, and so is a storage in a file. None: this machine.
         interval, grace: seconds between a worker's heartbeats, and without one until other machines replace its trial.
             On its own machine a worker that is gone is noticed at once.

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
-from recgraph.engine import Engine
 from recgraph.finite import NonFinite
 from recgraph.memory import lacks_memory
+from recgraph.parallel import Engine
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.trial import fit, keep_result, run_trial
 from recgraph.tuning.trials import Trials, load_study
-from recgraph.workers.engines import Ray
 from recgraph.workers.heartbeat import Heartbeat, OwnershipLost
 from recgraph.workers.pool import DONE, Outcome, Task, run_worker
 from recgraph.workers.ray_pool import pool_on
@@ -89,7 +88,7 @@ def run_processes(
     common = {"plan": plan.to_dict(), "split": str(split)}
     folder = plan.folder / "workers"
     tasks = [Task(name, {**common, **each}, folder / f"{name}.log") for name, each in orders.items()]
-    threads = engine.config.threads if isinstance(engine, Ray) else max(1, (os.cpu_count() or 1) // size)
+    threads = engine.threads if engine is not None and engine.name != "local" else max(1, (os.cpu_count() or 1) // size)
     pool = pool_on(engine, "recgraph.tuning.worker", size, threads)
     pool.run(tasks, ended, lambda task: on_start(task.name))
 

@@ -19,8 +19,7 @@ from typing import Any, Self
 
 from recgraph import imports
 from recgraph.config import ConfigError
-from recgraph.engine import Engine
-from recgraph.workers.engines import Ray, deaths
+from recgraph.parallel import Engine, connected
 from recgraph.workers.pool import TO_SAVE, Outcome, Pool, Task, WorkerPool
 
 __all__ = ["RayPool", "pool_on", "workers_on"]
@@ -40,12 +39,12 @@ def workers_on(engine: Engine | None, workers: int | None) -> int:
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers = {workers} must be at least 1")
-    return workers or (engine.size if isinstance(engine, Ray) else 1)
+    return workers or (1 if engine is None else engine.size)
 
 
 def pool_on(engine: Engine | None, module: str, size: int, threads: int, deadline: float | None = None) -> WorkerPool:
     """The pool of an engine: of this machine, unless it is Ray; see :class:`recgraph.workers.pool.WorkerPool`."""
-    if isinstance(engine, Ray):
+    if engine is not None and engine.name != "local":
         return RayPool(engine, module, size, threads, deadline)
     return Pool(module, size, threads, deadline)
 
@@ -73,7 +72,7 @@ class RayPool(WorkerPool):
             cores.
     """
 
-    def __init__(self, engine: Ray, module: str, size: int, threads: int, deadline: float | None = None) -> None:
+    def __init__(self, engine: Engine, module: str, size: int, threads: int, deadline: float | None = None) -> None:
         super().__init__(module, size, threads, deadline)
         self._engine = engine
         self._running: dict[Any, Task] = {}
@@ -81,8 +80,8 @@ class RayPool(WorkerPool):
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        self._ray, self._place = self._engine.connected(), _Place.here()
-        self._submit = self._engine.starter(_work, self._threads)
+        self._ray, self._place = connected(self._engine), _Place.here()
+        self._submit = _starter(self._engine, self._threads)
         with _Interrupts() as self._interrupts:
             try:
                 yield
@@ -153,13 +152,45 @@ class _Interrupts:
         self.count += 1
 
 
+def _starter(engine: Engine, threads: int) -> Any:
+    """A function that starts :func:`_work` on the cluster and returns its reference."""
+    ray = connected(engine)
+    memory = {} if engine.memory_mib is None else {"memory": engine.memory_mib * 2**20}
+    task = ray.remote(_task(__name__, "_work")).options(num_cpus=threads, max_retries=0, **memory)
+    # within a list the arguments are not unpacked before the task has begun
+    return lambda *arguments: task.remote([ray.put(arguments)])
+
+
+def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """The errors that say nothing about the task: its worker, machine or input is gone."""
+    names = ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "LocalRayletDiedError", "ObjectLostError")
+    return tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
+
+
+def _task(module: str, name: str) -> Any:
+    """A Ray task, pickled by value, that calls a function of a module; an interrupt ends its process."""
+
+    def task(arguments: list[Any]) -> Any:
+        import importlib
+        import os
+
+        import ray
+
+        try:
+            return getattr(importlib.import_module(module), name)(*ray.get(arguments[0]))
+        except KeyboardInterrupt:
+            os._exit(1)
+
+    return task
+
+
 def _outcome(ray: Any, done: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(done)
         return outcome
     except ray.exceptions.TaskCancelledError:
         return Outcome("interrupted")
-    except deaths(ray) as error:
+    except _deaths(ray) as error:
         return Outcome("killed", f"the process of its Ray worker ended ({type(error).__name__})")
     except ray.exceptions.RayTaskError as error:
         return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")

@@ -49,23 +49,3 @@ def test_what_cannot_be_is_refused(runs: dict[str, Path], tmp_path: Path) -> Non
     assert "engine = 'dask' must be 'local', 'ray' or" in refused(f"evaluate {run} --engine dask")
     assert "setting 'workers' is for engine 'ray'" in refused(f"evaluate {run} --engine-set workers=2")
     assert "give it with --all" in refused(f"recommend {run} --user 1 --engine ray")
-
-
-def test_prepare_a_log(ray_cluster: None, tmp_path: Path) -> None:
-    rows = {"user": [1, 2, 1, 3, 2, 1, 3, 3] * 4, "item": [*"abcdefgh"] * 4, "timestamp": [*range(32)]}
-    log = pl.DataFrame(rows)
-    log.slice(0, 20).write_parquet(tmp_path / "one.parquet")
-    log.slice(20).write_parquet(tmp_path / "two.parquet")
-    made = [
-        works(
-            f"data prepare {tmp_path}/*.parquet --out {tmp_path}/{name} --split ratio --set order=time --shard-rows 6 "
-            f"--range-rows 16 --format json {engine}"
-        )
-        for name, engine in (("here", ""), ("there", "--engine ray"))
-    ]
-    (here,), (there,) = (json.loads(done.stdout) for done in made)
-    assert {**here, "folder": ""} == {**there, "folder": ""}
-    assert (here["users"], here["items"], here["interactions"]) == (3, 8, 32)
-    assert "6 shards read, 2 ranges of users written" in made[1].stderr
-    message = refused(f"data prepare {tmp_path}/one.parquet --out {tmp_path}/x --split ratio")
-    assert "labels by all interactions" in message

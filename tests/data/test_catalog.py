@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import json
 import ssl
 import subprocess
 import sys
@@ -366,29 +365,12 @@ def test_synthetic_list_and_info() -> None:
     assert set(catalog.names()) >= {"ml-100k", "synthetic"}
 
 
-def test_what_an_earlier_version_prepared_is_read() -> None:
-    got = catalog.get("synthetic")
-    old = {"n_users": 600, "n_items": 300, "n_interactions": 5028, "source": "somewhere"}
-    (got.path / "prepared.json").write_text(json.dumps(old))
-    again = catalog.get("synthetic")
-    assert (again.counts, again.source, again.cached) == (got.counts, "somewhere", True)
-
-
 def test_a_broken_card_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.toml").write_text("name = 1\n")
     monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
     rows = {row["name"]: row for row in catalog.rows()}
     assert rows["broken"]["title"].startswith("error: ")
     assert rows["yelp"]["users"] == 30_431
-
-
-def test_what_a_kill_has_left_beside_prepared_data_is_removed() -> None:
-    folder = catalog.get("synthetic").path
-    left = folder.with_name(f".{folder.name}.0123456789ab.recgraph")
-    (left / "old").mkdir(parents=True)
-    assert catalog.get("synthetic").cached
-    assert not left.exists()
-    assert folder.is_dir()
 
 
 def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

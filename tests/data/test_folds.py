@@ -15,9 +15,6 @@ from command_line import refused, works
 
 import recgraph as rg
 from recgraph.data.labels import Label
-from recgraph.data.log_file import LogFile
-from recgraph.data.preparing import prepare
-from recgraph.data.reading import Reading
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.over_folds import over_folds
 from recgraph.evaluate.results import ProtocolMismatch, save_users
@@ -248,21 +245,6 @@ def test_a_fold_is_kept_on_disk_and_named_in_the_protocol(tmp_path: Path) -> Non
     assert json.loads(read.facts) == {"fold": 1, "n_folds": 3}
     again = rg.load_data(_frame()).split("time", **split.params)
     assert again.hash == split.hash
-
-
-def test_shards_are_split_into_the_same_folds(tmp_path: Path) -> None:
-    file = tmp_path / "log.csv"
-    _frame().to_csv(file, index=False)
-    made = prepare(LogFile(str(file), Reading()), tmp_path / "split", params={"n_folds": 3, "fold": 2}, range_rows=100)
-    assert made.n_ranges > 1
-    assert made.hash == rg.load_data(file).split(n_folds=3, fold=2).hash
-    with pytest.raises(ValueError, match="not by those of each user"):
-        prepare(
-            LogFile(str(file), Reading()),
-            tmp_path / "other",
-            "time",
-            params={"n_folds": 2, "fold": 0, "valid_from": 1000003000, "test_from": 1000004000},
-        )
 
 
 @pytest.mark.parametrize(

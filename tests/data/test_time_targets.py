@@ -11,8 +11,6 @@ import pytest
 import torch
 
 import recgraph as rg
-from recgraph.data.log_file import LogFile
-from recgraph.data.preparing import prepare
 from recgraph.data.split import SealedSplit
 from recgraph.models import ItemKNN
 
@@ -123,13 +121,3 @@ def test_numbers_say_their_targets_and_saved_splits_keep_them(tmp_path: Any) -> 
     loaded = SealedSplit.load(tmp_path / "split").unseal("compare")
     assert _cases(loaded.test) == _cases(split.test)
     assert torch.equal(loaded.labels, split.labels)
-
-
-def test_a_log_in_shards_has_the_same_targets(tmp_path: Any) -> None:
-    data = _log(5)
-    data.to_frame().write_csv(tmp_path / "log.csv")
-    params = {"valid_from": 60, "test_from": 75, "targets": "first"}
-    files = LogFile(str(tmp_path / "log.csv")).found(data.columns)
-    assert prepare(files, tmp_path / "split", "time", params=params).hash == data.split("time", **params).hash
-    with pytest.raises(ValueError, match="labels by all interactions"):
-        prepare(files, tmp_path / "split", "time", params={**params, "targets": "random"})

@@ -19,9 +19,7 @@ import pytest
 import recgraph as rg
 from recgraph.data import errors
 from recgraph.data.log_file import LogFile
-from recgraph.data.preparing import prepare
 from recgraph.data.reading import Reading
-from recgraph.data.split import SealedSplit
 
 FIRST = dt.datetime(2024, 5, 1, 9, 30)
 
@@ -68,7 +66,6 @@ def test_a_form_of_times_needs_times(tmp_path: Path) -> None:
         lambda: rg.Interactions.from_csv(path, time_format="%Y"),
         lambda: rg.Split.from_parts(frame, test=frame, time_format="%Y"),
         lambda: LogFile(str(path), Reading(time_format="%Y")).completed(),
-        lambda: prepare(LogFile(str(path), Reading(time_format="%Y")), tmp_path / "split"),
     ):
         with pytest.raises(ValueError, match=said):
             read()
@@ -291,9 +288,6 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path, nam
         read = rg.load_data(own, item_features=tmp_path / f"{name}.{kind}").item_features
         assert read is not None
         assert read["item_id"].to_list() == [3, 4]
-    if kind in ("csv", "jsonl", "parquet"):
-        prepare(LogFile(str(tmp_path / f"{name}.{kind}")), tmp_path / "split [1]")
-        assert SealedSplit.load(tmp_path / "split [1]").hash == data.split().hash
 
 
 def test_linked_folders_are_part_of_a_folder(tmp_path: Path) -> None:

@@ -181,13 +181,6 @@ COMMANDS = (
         reader=command("train popularity --dataset synthetic --out run --device cpu"),
         makes=("home",),
     ),
-    Command(
-        "data prepare",
-        command("data prepare log.csv --out split"),
-        of("split"),
-        reader=Call("calls", "read_split", ("split",)),
-        makes=("split",),
-    ),
     _tune("tune, journal", _TUNE),
     _tune("tune, SQLite", _SQLITE),
     _tune("tune, PostgreSQL", f"{_TUNE} --storage {POSTGRES}"),

@@ -99,11 +99,10 @@ def _damage(damage: Callable[[Path, float], None]) -> Check:
 
 _STUDIES = [command.name for command in COMMANDS if command.name.startswith("tune")]
 _PRUNED = "a trial that does not fit into memory is pruned, by design, and the study goes on without it"
-_LOG = "it reads the user's log alone; tests/data/test_bad_logs.py and tests/fuzz damage that"
+_LOG = "it reads the user's log alone; tests/data/test_bad_logs.py damages that"
 _OWN = {
     "train": _LOG,
     "data get": "it makes its data and reads no file",
-    "data prepare": _LOG,
     "leaderboard run": "it reads no file but those of runs (see resume) and of records (see leaderboard render)",
     **dict.fromkeys(_STUDIES, "Optuna's journal and the databases are theirs and have no checksums; runs: see resume"),
 }

@@ -7,13 +7,13 @@ import warnings
 import pytest
 import torch
 
-from recgraph.engine import Engine
 from recgraph.graph import contexts as _context
 from recgraph.graph import pathsim as _pathsim
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import path_counts
+from recgraph.parallel import Engine
 from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.hubs import split_hubs

@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recgraph.engine import Engine
 from recgraph.graph import pathsim as _pathsim
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.parallel import Engine
 from recgraph.sparse import products
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose, pieces_for

@@ -14,8 +14,8 @@ import pytest
 from test_recommender import log, serve
 
 from recgraph.data.interactions import Interactions
-from recgraph.engine import Engine, Local
 from recgraph.evaluate.ranking import device_of
+from recgraph.parallel import Engine
 from recgraph.serve.recommender import NoHistoryError
 
 
@@ -83,7 +83,7 @@ def test_a_model_on_another_device_is_not_sent() -> None:
     served.model.to("meta")
     assert device_of(served.model).type == "meta"
     with pytest.raises(ValueError, match=r"an engine ranks on the host: load the recommender there"):
-        list(served.stream(k=1, engine=Local()))
+        list(served.stream(k=1, engine=Engine()))
 
 
 def test_an_engine_counts_once_what_is_not_known(engine: Engine) -> None:

@@ -199,7 +199,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     trainer_of(expected, VALUES, max_epochs=3).fit()
     trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
     newest = tmp_path / "checkpoints" / "step-000000010"
-    (newest / "files.json").unlink()
+    (newest / "SHA256SUMS").unlink()
     (newest / "best.safetensors").unlink()
     model = toy()
     trainer = trainer_of(model, VALUES, tmp_path, max_epochs=3)
@@ -217,7 +217,7 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_where_the_setting
     state = json.loads((folder / "state.json").read_text())
     del state["fingerprint"]["training"]["schedule"]
     (folder / "state.json").write_text(json.dumps(state))
-    (folder / "files.json").unlink()
+    (folder / "SHA256SUMS").unlink()
     assert trainer_of(toy(), [1.0], tmp_path).resume()
     with pytest.raises(CheckpointError, match=r"other settings or data \(schedule\)"):
         trainer_of(toy(), [1.0], tmp_path, schedule="cosine").resume()
@@ -348,7 +348,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name_before_any_is_loaded(
     tensors = load_file(path)
     made = make(tensors.pop(name, torch.zeros(())))
     save_file(tensors | ({} if made is None else {name: made.contiguous()}), path)
-    (newest / "files.json").unlink()  # as in one that someone has made on purpose
+    (newest / "SHA256SUMS").unlink()  # as in one that someone has made on purpose
     trainer = trainer_of(tabular(), VALUES, tmp_path, max_epochs=2)
     with pytest.raises(CheckpointError, match=wrong):
         trainer.resume()
@@ -367,6 +367,6 @@ def test_a_file_of_a_checkpoint_is_compared_with_its_checksum_once(
     monkeypatch.setattr(checkpoints, "check", lambda path: compared.append(path.name))
     assert checkpoints.read(newest).best is not None
     assert compared == []
-    (newest / "files.json").unlink()
+    (newest / "SHA256SUMS").unlink()
     checkpoints.read(newest)
     assert compared == [*checkpoints._TENSORS, "best.safetensors"]

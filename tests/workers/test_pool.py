@@ -15,7 +15,7 @@ import psutil
 import pytest
 from workers_of_test import workers_of_test
 
-from recgraph.workers.engines import Ray
+from recgraph.parallel import Engine
 from recgraph.workers.pool import Outcome, Pool, Task, WorkerPool
 from recgraph.workers.ray_pool import RayPool, workers_on
 
@@ -46,7 +46,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     if request.param == "local":
         return Kind(partial(Pool, "small_worker", threads=1), children_left)
     request.getfixturevalue("ray_cluster")
-    return Kind(partial(RayPool, Ray(), "small_worker", threads=1), workers_left)
+    return Kind(partial(RayPool, Engine(name="ray"), "small_worker", threads=1), workers_left)
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_a_ray_worker_that_is_killed_is_a_worker_that_was_killed(ray_cluster: No
         return False
 
     threading.Thread(target=kill, daemon=True).start()
-    RayPool(Ray(), "small_worker", 1, threads=1).run([task(tmp_path, "sleep", 60)], ended)
+    RayPool(Engine(name="ray"), "small_worker", 1, threads=1).run([task(tmp_path, "sleep", 60)], ended)
     assert ends == ["killed"]
     until = time.monotonic() + 120
     while workers_left() and time.monotonic() < until:
@@ -160,7 +160,7 @@ def test_a_ray_worker_that_is_killed_is_a_worker_that_was_killed(ray_cluster: No
     assert not workers_left()
 
 
-def test_the_number_of_workers(ray_cluster: None) -> None:
-    assert [workers_on(None, None), workers_on(None, 3), workers_on(Ray(), None), workers_on(Ray(), 1)] == [1, 3, 2, 1]
+def test_the_number_of_workers() -> None:
+    assert [workers_on(None, None), workers_on(None, 3), workers_on(Engine(name="ray", workers=2), None)] == [1, 3, 2]
     with pytest.raises(ValueError, match="workers = 0 must be at least 1"):
         workers_on(None, 0)

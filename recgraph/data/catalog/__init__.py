@@ -142,7 +142,7 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         FileNotFoundError: the files of a card of the user's own are not there.
     """
     from recgraph.data.catalog.own import is_changed
-    from recgraph.data.files import sweep
+    from recgraph.files import sweep
 
     if name not in card_files() and is_data_path(name):
         path = shlex.quote(name)
@@ -296,12 +296,10 @@ def _is_prepared(card: Card) -> bool:
 
 
 def _read(card: AnyCard, *, cached: bool) -> Prepared:
-    from recgraph.data.imprint import load_json
+    from recgraph.files import read_object
 
     folder = _folder(card)
-    record = load_json(folder / _RECORD)
-    if "counts" not in record:  # of a log, as it was written at first
-        record["counts"] = {name: record[f"n_{name}"] for name in ("users", "items", "interactions")}
+    record = read_object(folder / _RECORD)
     return Prepared(folder, card, record["counts"], record["source"], cached, tuple(record.get("files", ())))
 
 
@@ -313,10 +311,9 @@ def _place(
     files: list[dict[str, Any]],
 ) -> None:
     """Write the folder of a card: it is there whole or not at all, whoever prepares it at the same time."""
-    from recgraph.data.files import replacing_folder
-    from recgraph.data.imprint import json_text
+    from recgraph.files import replacing_folder, write_json
 
     record = {"counts": counts, "source": source, **({"files": files} if files else {})}
     with replacing_folder(_folder(card)) as new:
         data.save(new)
-        (new / _RECORD).write_text(json_text(record), encoding="utf-8")
+        write_json(record, new / _RECORD)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import scipy.sparse as sp
 import torch
 
-from recgraph.bounded.arrays import read_array, read_matrix
 from recgraph.data.catalog.cards import EdgeFile, GraphCard, GraphInteractions, NodeLabels
 from recgraph.data.catalog.sources import CountError, SourceError, UnavailableError, check_hash
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
+from recgraph.files import reading
 from recgraph.graph.build import as_features, make_edges
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
@@ -118,6 +119,20 @@ def _permuted(prepared: PreparedGraph, seed: int) -> PreparedGraph:
     return PreparedGraph(graph.permuted(orders), task.permuted(orders[task.target]), None)
 
 
+def _array(path: Path) -> npt.NDArray[Any]:
+    with reading(path):
+        made: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        return made
+
+
+def _matrix(path: Path) -> Any:
+    """A scipy sparse matrix of a ``.npz`` file, or the array of a ``.npy`` file, whatever it is called."""
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    with reading(path):
+        return sp.load_npz(path) if is_zip else np.load(path, allow_pickle=False)
+
+
 def _pairs(path: Path) -> Pairs:
     # spaces and tabs, in one published file even both
     try:
@@ -173,14 +188,14 @@ def _indexed_graph(card: GraphCard, folder: Path) -> HeteroGraph:
 
 def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
     # some published .npz files are plain arrays
-    values = as_features(read_matrix(path))
+    values = as_features(_matrix(path))
     if divide:
         values = row_shares(values, f"features of {path}", "set normalise = false in the card's entry of these nodes")
     return values.to(dtype=torch.float32)
 
 
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
-    labels = read_array(folder / task.file)
+    labels = _array(folder / task.file)
     _expect(card, "labels", card.nodes[task.target].count, len(labels))
     # -1 as in a NodeTask: the class is not known; texts are all classes
     known_mask = ~(np.isnan(labels) | (labels == -1)) if labels.dtype.kind in "if" else np.ones(len(labels), bool)
@@ -191,7 +206,7 @@ def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     splits = {}
     for name, parts in task.splits.items():
         try:
-            splits[name] = NodeSplit(*(torch.from_numpy(read_array(folder / part)) for part in parts))
+            splits[name] = NodeSplit(*(torch.from_numpy(_array(folder / part)) for part in parts))
         except ValueError as error:
             raise ValueError(f"dataset {card.name!r}, split {name!r} of {', '.join(parts)}: {error}") from None
     return NodeTask(task.target, torch.from_numpy(codes), splits, task.paths)

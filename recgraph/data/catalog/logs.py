@@ -12,8 +12,6 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.bounded.files import sha256_of
-from recgraph.bounded.tables import read_frame
 from recgraph.data.catalog.card_tables import SEQUENCES
 from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
 from recgraph.data.catalog.sources import (
@@ -38,6 +36,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.log import PART
 from recgraph.data.readers import scan_delimited
 from recgraph.data.sequence_files import scan_sequences
+from recgraph.files import read_frame, sha256
 
 __all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_table"]
 
@@ -106,7 +105,7 @@ def _source_of(card: LogCard, given: Path, kind: str | None) -> Url | Wheel | Lo
     candidates = [source for source in _of_kind(card, kind) if not isinstance(source, Generated)]
     if not candidates:
         raise ValueError(f"dataset {card.name!r} is generated; it takes no file")
-    got = sha256_of(given)
+    got = sha256(given)
     for source in candidates:
         if source.sha256 == got:
             return source

@@ -13,10 +13,10 @@ from typing import Any
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
-from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
 from recgraph.data.log_file import LogFile
 from recgraph.data.reading import PATHS, FileFormat, Reading
+from recgraph.files import write_text
 from recgraph.setting_texts import toml_text
 
 __all__ = ["is_changed", "prepare_files", "stamped", "write_card"]
@@ -150,5 +150,5 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
         items=data.n_items,
         interactions=len(data),
     )
-    replace_text(text, card)
+    write_text(text, card)
     return card, data

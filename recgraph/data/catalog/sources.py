@@ -5,19 +5,20 @@ Nothing is used before its hash has been checked, and nothing that is fetched is
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urljoin, urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from recgraph.bounded.archives import is_zip, unpack_member
-from recgraph.bounded.files import check_plain, sha256_of, within
 from recgraph.config import Config
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.packing import check_encoding
+from recgraph.files import check_plain, sha256, within
 
 __all__ = [
     "PART_TABLES",
@@ -168,7 +169,7 @@ class CountError(ValueError):
 
 def check_hash(path: Path, expected: str | None, what: str) -> None:
     """Raise unless the file has the hash (None: nothing is known of it)."""
-    if expected is not None and (got := sha256_of(path)) != expected:
+    if expected is not None and (got := sha256(path)) != expected:
         raise HashMismatchError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
 
 
@@ -263,17 +264,26 @@ def unpack(archive: Path, file: File, folder: Path) -> Path | None:
     """
     if file.member is None:
         path = archive
-    elif is_zip(archive):
+    elif zipfile.is_zipfile(archive):
         path = folder / Path(file.member).name
-        try:
-            unpack_member(archive, file.member, path, file.max_bytes)
-        except KeyError:
-            raise SourceError(f"{archive.name} has no member {file.member!r}") from None
-        except CorruptFileError as error:
-            raise SourceError(f"{error}") from None
+        _unpack_member(archive, file.member, path, file.max_bytes)
     else:
         path = within(archive.parent, file.member)
         if not path.is_file():
             return None
     check_hash(path, file.sha256, file.member or str(path))
     return path
+
+
+def _unpack_member(archive: Path, name: str, into: Path, most: int | None) -> None:
+    most = max(64 << 20, 50 * archive.stat().st_size) if most is None else most
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            if opened.getinfo(name).file_size > most:
+                raise SourceError(f"{archive.name}: {name!r} has more than {most:,} bytes (max_bytes)")
+            with opened.open(name) as member, into.open("wb") as out:
+                shutil.copyfileobj(member, out)
+    except KeyError:
+        raise SourceError(f"{archive.name} has no member {name!r}") from None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
+        raise SourceError(f"{archive}: the archive cannot be unpacked: {error}") from None

@@ -1,0 +1,262 @@
+"""Independent pieces of work: in this process, in processes of this machine (joblib's loky), or on a Ray cluster.
+
+The same call gives the same results in all three. What is pickled is a piece's value and its result, and once a worker
+what all pieces share. Ray is imported here alone.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, TypeVar
+
+import cloudpickle
+import torch
+from pydantic import Field
+
+from recgraph import imports
+from recgraph.config import Config
+
+__all__ = ["Engine", "Piece", "TaskFailed", "map"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Submit = Callable[[str, Any], "Future[bytes]"]
+_log = logging.getLogger(__name__)
+#: seconds that pieces have to end when they are cancelled
+_END_SECONDS = 60
+
+
+class TaskFailed(RuntimeError):
+    """A piece ended with an error, or its workers died each time that it was tried; the message names the piece."""
+
+
+@dataclass(frozen=True)
+class Piece(Generic[T]):
+    """One task: its name for messages, e.g. ``"rows 0 to 4,095"``, and what the function gets."""
+
+    name: str
+    value: T
+
+
+class Engine(Config):
+    """Where pieces run. Machines of a cluster need recgraph and the files that pieces read at the same paths."""
+
+    name: str = Field(
+        "local",
+        pattern="^(local|ray|ray://.+)$",
+        description="local; ray: the cluster of RAY_ADDRESS or of this machine, else one that is started; "
+        "ray://HOST:10001",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="pieces at a time; none: this process, or as many as the cluster has cores"
+    )
+    threads: int = Field(1, ge=1, description="cores of a worker")
+    memory_mib: int | None = Field(None, ge=1, description="memory that a piece reserves on the cluster")
+    retries: int = Field(3, ge=0, description="how often a piece is done again whose worker died")
+
+    @property
+    def size(self) -> int:
+        """How many pieces it works on at a time."""
+        if self.workers is not None or self.name == "local":
+            return self.workers or 1
+        return max(1, int(connected(self).cluster_resources().get("CPU", 1)) // self.threads)
+
+
+def map(
+    function: Callable[[Any, T], R],
+    pieces: Iterable[Piece[T]],
+    shared: Any = None,
+    engine: Engine | None = None,
+    ordered: bool = True,
+) -> Iterator[R]:
+    """``function(shared, piece.value)`` of each piece.
+
+    A piece may be begun several times, where workers die, and its result is given once: a function returns what it
+    has found, or writes files that take their place whole.
+
+    Args:
+        function: of a module, so that other processes can import it.
+        pieces: read as they are needed.
+        shared: what all pieces read; do not change it.
+        engine: None: this process.
+        ordered: results in the order of the pieces; else as they come.
+
+    Raises:
+        TaskFailed: names the piece.
+        ValueError: one that the function raised; a note names the piece.
+    """
+    if engine is None or (engine.name == "local" and engine.size == 1):
+        for piece in pieces:
+            try:
+                result = function(shared, piece.value)
+            except Exception as error:
+                raise _named(piece.name, error) from error.__cause__
+            yield result
+        return
+    is_local = engine.name == "local"
+    held = _dumps((engine.threads, os.getcwd(), _settings(), imports.orders(), _dumps((function, shared))))
+    with (_processes if is_local else _cluster)(engine, held) as submit:
+        for answer in _answers(submit, iter(pieces), engine.size, engine.retries if is_local else 0, ordered):
+            result, failure = pickle.loads(answer)
+            if failure is not None:
+                raise failure
+            yield result
+
+
+def _answers(submit: Submit, pieces: Iterator[Piece[Any]], size: int, retries: int, ordered: bool) -> Iterator[bytes]:
+    """What :func:`_run` gives of each piece. A worker that dies takes others with it: their pieces begin anew."""
+    running: dict[Future[bytes], tuple[int, Piece[Any]]] = {}
+    done: dict[int, bytes] = {}
+    deaths: Counter[int] = Counter()
+    begun = given = 0
+    while True:
+        for piece in islice(pieces, max(0, min(size - len(running), 2 * size - len(running) - len(done)))):
+            running[submit(piece.name, piece.value)] = begun, piece
+            begun += 1
+        if not running:
+            return
+        dead = []
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            number, piece = running.pop(future)
+            try:
+                done[number] = future.result()
+            except Exception as error:  # loky's and Ray's: the function's own are answers
+                dead.append((number, piece, error))
+        deaths.update(number for number, _, _ in dead)
+        names = " or ".join(piece.name for _, piece, _ in dead)
+        for number, piece, death in dead:
+            if deaths[number] > retries:
+                raise TaskFailed(
+                    f"task {names}: the worker died ({type(death).__name__}); the machine may have run out of memory: "
+                    "take smaller pieces or fewer workers"
+                ) from death
+            _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
+            running[submit(piece.name, piece.value)] = number, piece
+        while done and (given in done or not ordered):
+            yield done.pop(given if ordered else next(iter(done)))
+            given += 1
+
+
+@contextmanager
+def _processes(engine: Engine, held: bytes) -> Iterator[Submit]:
+    """Processes of this machine; they are killed where this ends early."""
+    from joblib.externals.loky import get_reusable_executor
+
+    def pool() -> Any:
+        return get_reusable_executor(engine.size, env={"OMP_NUM_THREADS": str(engine.threads)})
+
+    with TemporaryDirectory(prefix="recgraph-") as folder:
+        file = Path(folder, uuid.uuid4().hex)
+        file.write_bytes(held)
+        try:
+            yield lambda name, value: pool().submit(_run, file.name, file, name, _dumps(value))
+        except BaseException:
+            pool().shutdown(kill_workers=True)
+            raise
+
+
+@contextmanager
+def _cluster(engine: Engine, held: bytes) -> Iterator[Submit]:
+    """Tasks of Ray; they are cancelled where this ends early."""
+    ray = connected(engine)
+    memory = {} if engine.memory_mib is None else {"memory": engine.memory_mib * 2**20}
+    task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries, **memory)
+    token, there = uuid.uuid4().hex, ray.put(held)
+    references: dict[Future[bytes], Any] = {}
+
+    def submit(name: str, value: Any) -> Future[bytes]:
+        reference = task.remote(token, there, name, _dumps(value))
+        future: Future[bytes] = reference.future()
+        references[future] = reference
+        future.add_done_callback(lambda ended: references.pop(ended, None))
+        return future
+
+    try:
+        yield submit
+    except BaseException:
+        left = [*references.values()]
+        for reference in left:
+            ray.cancel(reference, force=True)
+        if left:  # none still writes when the caller clears up
+            ray.wait(left, num_returns=len(left), timeout=_END_SECONDS)
+        raise
+
+
+def connected(engine: Engine) -> Any:
+    """The package ``ray``, connected to the engine's cluster."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing that is started from here reports to anybody
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("engine 'ray' needs Ray: pip install 'recgraph[ray]'") from error
+    if not ray.is_initialized():
+        address = None if engine.name == "ray" else engine.name
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    # its thread prints what raylet says of dead workers to standard output, which is ours
+    ray._private.worker.print_to_stdstream = lambda data, **_: _log.warning("Ray: %s", "\n".join(data["lines"]))
+    return ray
+
+
+#: in a worker: what the pieces of the last map share, by its token
+_shared: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {}
+
+
+def _run(token: str, held: bytes | Path, name: str, value: bytes) -> bytes:
+    """One piece, in a worker: its result or its error."""
+    try:
+        if token not in _shared:
+            _shared.clear()
+            content = held.read_bytes() if isinstance(held, Path) else held
+            threads, folder, settings, orders, body = pickle.loads(content)
+            torch.set_num_threads(threads)
+            if Path(folder).is_dir():
+                os.chdir(folder)
+            os.environ.update(settings)
+            imports.follow(orders)
+            _shared[token] = pickle.loads(body)
+        function, shared = _shared[token]
+        return _dumps((function(shared, pickle.loads(value)), None))
+    except Exception as error:
+        return _dumps((None, _named(name, error)))
+
+
+def _settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
+
+
+def _named(name: str, error: Exception) -> Exception:
+    """An error of a piece's function, with the piece's name."""
+    if isinstance(error, ValueError):
+        error.add_note(f"in the task {name}")
+        return error
+    named = TaskFailed(f"task {name}: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A slice of a tensor goes without the rest of it."""
+
+    def reducer_override(self, value: Any) -> Any:
+        is_plain = type(value) is torch.Tensor and value.layout == torch.strided
+        if is_plain and value.untyped_storage().nbytes() > value.numel() * value.element_size():
+            return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return super().reducer_override(value)
+
+
+def _dumps(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()

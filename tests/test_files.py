@@ -1,0 +1,149 @@
+"""Files are written whole, read with a bound, checked by a manifest and locked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from refusing import refused
+
+from recgraph import files
+from recgraph.data.errors import CorruptFileError
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "a.txt"
+    files.write_text("one", path)
+    with pytest.raises(UnicodeEncodeError), files.replacing(path) as new:
+        new.write_text("half \ud800", encoding="utf-8")
+    assert path.read_text() == "one"
+    assert files.contents(path.parent) == {"a.txt"}
+    assert os.listdir(path.parent) == ["a.txt"]
+    umask = os.umask(0)
+    os.umask(umask)
+    files.write_tensors({"x": torch.arange(3)}, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_killed_writer_leaves_the_earlier_file_and_the_next_writer_sweeps(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text("one", path)
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom recgraph.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as new:\n    new.write_text('half')\n    print(flush=True)\n"
+        "    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        assert len(os.listdir(tmp_path)) == 2
+        files.sweep(tmp_path)  # its owner lives
+        assert len(os.listdir(tmp_path)) == 2
+        writer.send_signal(signal.SIGKILL)
+    assert path.read_text() == "one"
+    files.write_text("two", path)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for error in (OSError(errno.ENOSPC, "No space"), RuntimeError("IoError: No space left on device (os error 28)")):
+        with refused(str(path), by=OSError) as caught, files.replacing(path):
+            raise error
+        assert isinstance(caught.value, OSError)
+        assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_folder_is_replaced_whole_and_never_one_of_others(tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    for text in ("one", "two"):
+        with files.replacing_folder(folder) as new:
+            (new / "sub").mkdir()
+            (new / "sub" / "a.txt").write_text(text)
+        assert (folder / "sub" / "a.txt").read_text() == text
+    assert os.listdir(tmp_path) == ["it"]
+    (folder / "mine.txt").touch()
+    with refused("mine.txt", by=FileExistsError), files.replacing_folder(folder):
+        pass
+    files.remove_folder(folder)
+    assert not os.listdir(tmp_path)
+
+
+def test_the_manifest_names_a_file_with_a_flipped_bit(tmp_path: Path) -> None:
+    with files.replacing_folder(tmp_path / "it") as new:
+        files.write_frame(pl.DataFrame({"a": range(9)}), new / "a.parquet")
+        files.write_json({"b": 1}, new / "sub" / "b.json")
+    files.check_manifest(tmp_path / "it")
+    for name in ("a.parquet", "sub/b.json"):
+        path = tmp_path / "it" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with refused(name, by=CorruptFileError):
+            files.check_manifest(tmp_path / "it")
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    files.check_manifest(tmp_path / "it")
+    (tmp_path / "it" / "a.parquet").unlink()
+    with refused("a.parquet", by=CorruptFileError):
+        files.check_manifest(tmp_path / "it")
+    files.check_manifest(tmp_path / "it", but=["a.parquet"])
+    (tmp_path / "it" / files.MANIFEST).write_text(f"{'0' * 64}  ../a\n")
+    with refused("../a", by=CorruptFileError):
+        files.check_manifest(tmp_path / "it")
+
+
+@pytest.mark.parametrize("name", ["", "/a", "../a", "a/../../b", "c:\\a", "a\\b", "a\0b", 7])
+def test_names_stay_in_their_folder(tmp_path: Path, name: object) -> None:
+    with pytest.raises(ValueError, match="relative path"):
+        files.within(tmp_path, name)
+    assert files.within(tmp_path, "a/b.txt") == tmp_path / "a" / "b.txt"
+
+
+def test_damaged_and_large_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    for read in (files.read_json, files.read_toml, files.read_frame, files.read_tensors):
+        path.write_bytes(b"\xff[" * 20)
+        with refused(str(path), by=CorruptFileError):
+            read(path)
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            read(path)
+    path.write_text("[1]")
+    with refused(str(path), by=CorruptFileError):
+        files.read_object(path)
+    with refused(str(path), by=CorruptFileError):
+        files.read_bytes(path, 2)
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom recgraph.files import hold\n"
+        "with hold(Path(sys.argv[1])):\n    print(flush=True)\n"
+        "    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with refused(str(folder), by=files.FolderInUse), files.hold(folder):
+            pass
+        holder.kill()
+    with files.hold(folder):
+        assert not files.contents(folder)
+    with files.hold(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists()
+    with files.locked(tmp_path / "lock"), pytest.raises(BlockingIOError), files.locked(tmp_path / "lock", wait=False):
+        pass
+    began = time.monotonic()
+    with files.locked(tmp_path / "lock"):
+        assert time.monotonic() - began < 1
