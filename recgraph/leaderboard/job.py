@@ -15,7 +15,7 @@ from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.leaderboard.board import is_of_nodes
 from recgraph.leaderboard.repeats import Repeat, repeat_of
 from recgraph.models.base import TrainableModel
-from recgraph.runs.inputs import input_digests
+from recgraph.runs.pretrained import input_digests
 from recgraph.setting_texts import setting_text
 
 __all__ = ["TITLES", "Job", "digest", "without_fold"]

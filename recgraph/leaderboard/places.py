@@ -14,8 +14,7 @@ from recgraph.data.file_names import fitting
 from recgraph.data.log_file import is_data_path
 from recgraph.data.reading import PATHS
 from recgraph.models.base import TrainableModel
-from recgraph.runs.inputs import INPUTS
-from recgraph.runs.pretrained import InitItemsConfig
+from recgraph.runs.pretrained import INPUTS, InitItemsConfig
 
 __all__ = ["with_data", "with_inputs"]
 
@@ -86,8 +85,7 @@ def _with_reading(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
 
 
 def with_inputs(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
-    """The values with the runs and bundles that the models read (:data:`recgraph.runs.inputs.INPUTS`) from the board's
-    file on."""
+    """The values with the runs and bundles that the models read from the board's file on."""
     found, places = dict(values), values["places"]
     inputs = [_inputs_of(entry) for entry in values["models"]]
     found["models"] = [

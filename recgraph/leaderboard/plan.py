@@ -23,10 +23,8 @@ from recgraph.leaderboard.job import Job, digest
 from recgraph.leaderboard.studies import TunedSettings, load_tuned, shown_study
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.distil import DistilConfig
-from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.pretrained import InitItemsConfig
-from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
-from recgraph.runs.task import check_task
+from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings, check_task
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 
 __all__ = [
@@ -209,14 +207,13 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
     """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
-        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig}
+        parts |= {"training": GraphTrainConfig}
     elif issubclass(cls, TrainableModel):
         parts |= {"training": training_config(cls), "items": InitItemsConfig}
     shared = share_out(cls, settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
-    for name, default in (("labels", LabelsConfig()), ("items", InitItemsConfig())):
-        if made.get(name) == default:  # entries that read none keep their address
-            del made[name]
+    if made.get("items") == InitItemsConfig():  # entries that read none keep their address
+        del made["items"]
     return {name: part.identity() for name, part in made.items()}
 
 

@@ -5,6 +5,7 @@ A checkpoint is a folder ``step-N`` of safetensors files and ``state.json``, wit
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder, write_json
+from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder
 from recgraph.finite import not_finite
 from recgraph.models.base import TrainableModel
 from recgraph.ranks import Ranks
@@ -86,7 +87,7 @@ def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = No
             save_file(contiguous, temporary / f"{name}.safetensors")
         if best is not None:
             _link(best, temporary / _BEST)
-        write_json(checkpoint.state, temporary / _STATE)
+        (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
     for old in candidates(folder):
         if old not in (final, keep):
             remove_folder(old)

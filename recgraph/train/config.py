@@ -102,6 +102,7 @@ class TrainConfig(Config):
         Added(),
     ] = None
 
+
 def refuse_training(model: type[Model], names: Iterable[str]) -> None:
     """Refuse settings of training for a model that is fitted in one step; other names are let through."""
     own = model.Config.model_fields
