@@ -10,11 +10,9 @@ from typing import Any
 
 from recgraph import registry
 from recgraph.leaderboard.board import EntrySpec
-from recgraph.leaderboard.costs import device_of
-from recgraph.leaderboard.job import Job, without_fold
-from recgraph.leaderboard.repeats import Repeat
+from recgraph.leaderboard.numbers import device_of
+from recgraph.leaderboard.plan import Job, Repeat, shown_study, without_fold
 from recgraph.leaderboard.store import Record
-from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
 from recgraph.setting_texts import setting_text
 

@@ -15,7 +15,6 @@ from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
 from recgraph.models.reading import HistoryReading, Reading
-from recgraph.models.settings import ModelConfig
 from recgraph.rng import Generators, seeded_init
 
 __all__ = [
@@ -68,6 +67,10 @@ class PaddedForm:
     longest: int | None = None
     shortest: int = 1
     reads_gaps: bool = False
+
+
+class ModelConfig(Config):
+    """Settings of a model. Fields that models share have the same name everywhere."""
 
 
 class Space(Config):
@@ -133,8 +136,6 @@ class Model(nn.Module):
         self.space: Space | None = None
         #: settings that the data decided when the model was built, with what they became
         self.resolved: dict[str, Any] = {}
-        #: what a model that distils learns from, see :class:`recgraph.models.distil.Teacher`
-        self.teacher: Any = None
         self.seed: int | None = None
 
     @classmethod
@@ -317,11 +318,6 @@ class TrainableModel(Model):
         part says so by an attribute of this name. A cosine schedule never ends, and is not counted.
         """
         return max((getattr(part, "changing_epochs", 0) for part in self.modules() if part is not self), default=0)
-
-    @property
-    def shared_terms(self) -> dict[str, float]:
-        """Terms that settings of a base class ask for, with their coefficients: a phase has each that is not 0."""
-        return {}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from recgraph import registry
-from recgraph.config import Added, ConfigError, Search
-from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
+from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
-from recgraph.models.settings import ModelConfig
-from recgraph.parts import chosen
+from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
 
 __all__ = [
     "AugmentationSpec",
     "ContrastConfig",
-    "check_pairs",
     "contrastive_term",
-    "reader_of_labels",
     "stream",
-    "warn_of_pairs",
 ]
 
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
@@ -34,11 +28,6 @@ AugmentationSpec = Annotated[
 
 class ContrastConfig(ModelConfig):
     """Settings that all contrastive models share, on both lines; a model changes the defaults."""
-
-    #: settings that the objective alone reads, and that another one may not read
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity", "temperature")
-    #: the weights, as far as a model has them, of the contrasts that these settings describe
-    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight",)
 
     objective: Annotated[
         str,
@@ -52,20 +41,6 @@ class ContrastConfig(ModelConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 2.0, log=True)
     ] = 1.0
-    temperature_schedule: Annotated[
-        TemperatureSchedule,
-        Field(
-            description="of the contrast: 'linear' from temperature to temperature_end over temperature_epochs, "
-            "'cosine' there and back in so many, again and again"
-        ),
-        Added(),
-    ] = "constant"
-    temperature_end: Annotated[
-        float | None,
-        Field(gt=0, description="the temperature that a schedule goes to"),
-        Added(),
-    ] = None
-    temperature_epochs: Annotated[int, Field(ge=1, description="the epochs of a schedule"), Added()] = 100
     queue_size: Annotated[
         int,
         Field(
@@ -75,29 +50,10 @@ class ContrastConfig(ModelConfig):
         ),
         Added(),
     ] = 0
-    target_momentum: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            lt=1,
-            description="what anchors are compared with is encoded by a slow copy of the parameters, which each step "
-            "moves towards these by 1 - target_momentum (.99): with objective='simsiam' BYOL, with queue_size MoCo; "
-            "none: by the parameters themselves",
-        ),
-        Added(),
-    ] = None
     weight: Annotated[
         str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
     ] = None
     weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
-    mixture: Annotated[
-        str | None,
-        Field(description="what makes candidates from candidates, a name of the registry's kind 'mixture'"),
-        Added(),
-    ] = None
-    mixture_options: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="settings of the mixture"), Added()
-    ]
     transform: Annotated[
         str | None,
         Field(description="of both sides before similarity, a name of the registry's kind 'transform'"),
@@ -115,46 +71,6 @@ class ContrastConfig(ModelConfig):
         ),
         Added(),
     ]
-
-    def unread(self) -> dict[str, str]:
-        found = super().unread()
-        if self.temperature_schedule == "constant":
-            found["temperature_epochs"] = "without a schedule; give temperature_schedule, or leave it out"
-        if "temperature" in self._of_other_objectives():
-            over_time = ("temperature_schedule", "temperature_end", "temperature_epochs")
-            found |= dict.fromkeys(over_time, f"with objective = {self.objective!r}; leave it out")
-        return found
-
-    def idle(self) -> frozenset[str]:
-        weights = [getattr(self, name) for name in self.of_weight if name in type(self).model_fields]
-        own = ContrastConfig.model_fields if weights and not any(weights) else self._of_other_objectives()
-        return super().idle().union(own)
-
-    def _of_other_objectives(self) -> list[str]:
-        """The settings of objectives that the chosen one does not read."""
-        objective = chosen("objective", self.objective)
-        return [] if objective is None else [name for name in self.of_objective if name not in objective.reads]
-
-    @model_validator(mode="after")
-    def _schedule_has_an_end(self) -> Self:
-        check_schedule(self.temperature_schedule, self.temperature_end)
-        return self
-
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        """The setting by which anchors have candidates that are no anchors, and that by which they have none; None: no
-        setting does."""
-        return (f"queue_size = {self.queue_size}", "queue_size = 0") if self.queue_size else None
-
-    @model_validator(mode="after")
-    def _directions_are_two(self) -> Self:
-        further = self.further_candidates
-        if further is not None and self.objective_options.get("both_directions"):
-            raise ValueError(
-                "objective_options = {'both_directions': True} makes anchors of the candidates, and with "
-                f"{further[0]} some of these have no positive; use {further[1]}, or leave both_directions out"
-            )
-        return self
 
 
 def contrastive_term(
@@ -185,54 +101,3 @@ def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False)
     if not term.draws:
         return None
     return generators.of_rank("contrast") if of_rank else generators["contrast"]
-
-
-def reader_of_labels(config: ContrastConfig) -> str | None:
-    """The setting that chooses a part which reads ordered labels, as ``"objective = 'conr'"``; None: none does."""
-    for kind in ("objective", "weight", "mixture"):
-        name = getattr(config, kind)
-        if name is not None and registry.load(kind, name).reads_labels:
-            return f"{kind} = {name!r}"
-    return None
-
-
-def check_pairs(config: ContrastConfig) -> None:
-    """Refuse an objective that needs rows in pairs where a setting adds candidates.
-
-    Raises:
-        ValueError: the objective is such a one.
-    """
-    further = config.further_candidates
-    if further is not None and registry.load("objective", config.objective).needs_pairs:
-        raise ConfigError(
-            f"objective = {config.objective!r} contrasts two views of the same rows and takes no further candidates, "
-            f"as {further[0]} gives; use {further[1]} or another objective"
-        )
-
-
-# pairs of a step that are announced before training, and seconds of a core that one takes: plain, with a learned weight
-_LONG = 10**10
-_PAIR_S, _LEARNED_PAIR_S = 1e-8, 6e-8
-
-
-def warn_of_pairs(config: ContrastConfig, n: int, directions: int = 1, batches: bool = True) -> None:
-    """Warn before a training whose steps contrast all n nodes with so many candidates that they take minutes.
-
-    Args:
-        directions: contrasts of a step.
-        batches: whether the model could train by batches of nodes.
-    """
-    if not registry.load("objective", config.objective).pairwise:
-        return
-    chosen = config.objective_options.get("n_candidates")
-    candidates = n if chosen is None else min(int(chosen), n)
-    if (pairs := directions * n * candidates) < _LONG:
-        return
-    seconds = pairs * (_LEARNED_PAIR_S if config.weight == "learned" else _PAIR_S)
-    fix = "objective_options={'n_candidates': 4096}, which estimates the sum over candidates from so many drawn ones"
-    warnings.warn(
-        f"each step contrasts {n:,} nodes with {candidates:,} candidates, {pairs:.2g} pairs: about {seconds / 60:,.0f} "
-        f"minutes of a core. Use {fix if chosen is None else 'a smaller n_candidates'}"
-        f"{', or mini_batch=True' if batches else ''}",
-        stacklevel=4,
-    )

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 import polars as pl
 from pydantic import Field
@@ -104,7 +104,6 @@ def prepare_once(dataset: str) -> None:
 class DataConfig(Config):
     """How a data set of the catalogue is split for a run."""
 
-    decided_later: ClassVar[frozenset[str]] = frozenset({"split"})
     split: Annotated[
         str | None,
         Field(description="split strategy; none: given parts, or what the data card says, else leave-one-out"),

@@ -52,7 +52,6 @@ from recgraph.imports import source_of
 from recgraph.memory import lacks_memory
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.settings import saved_settings
 from recgraph.serve.checks import check_entries
 from recgraph.serve.memory import check_large
 from recgraph.serve.state_file import read_into, write_state
@@ -338,8 +337,7 @@ def _read_model(folder: Path, config: Mapping[str, Any], device: torch.device) -
 
 def _build(cls: type[Model], config: Mapping[str, Any], space: Space, heads: Tensors, path: Path) -> Model:
     """Build a model by the settings of a bundle, which may ask for no more than the weights beside them have."""
-    with saved_settings():
-        settings = cls.Config.of(config["config"])
+    settings = cls.Config.of(config["config"])
     # the seed matters to what a model draws from its graph when it is built
     seed = config.get("seed") or 0
     with no_more_than(heads, path):

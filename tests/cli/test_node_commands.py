@@ -78,7 +78,7 @@ def test_train_takes_paths_and_features_from_the_card(run: Path) -> None:
     assert len((run / "log.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(("model", "setting"), [("heco", "n_classes=2"), ("adameow", "weight=label_distance")])
+@pytest.mark.parametrize(("model", "setting"), [("heco", "n_classes=2")])
 def test_labels_by_configuration(model: str, setting: str, tmp_path: Path) -> None:
     given = ("--set", setting, "--set", "probe_repeats=2", "--set", "probe_steps=5")
     refused = call("train", model, "--dataset", "tiny", "--out", tmp_path / "no", *SMALL, *given)

@@ -198,38 +198,3 @@ def test_a_split_whose_test_nodes_were_trained_with_is_not_measured(caplog: pyte
             run.evaluate(wrong)
     assert len(run.record.unsealed) == 2
     assert run.evaluate(own, probe=ProbeConfig(repeats=2, steps=5)).rows()
-
-
-def test_what_labels_need_is_said() -> None:
-    with pytest.raises(ValueError, match=r"n_classes = 2 is too small for class 2 .* at least 3"):
-        rg.fit_graph(AdaMEOW(**SETTINGS, n_classes=2), graph(), seed=0, task=task(), labels="2")
-    with pytest.raises(ValueError, match="labels = '9' is no split of the task; it has 2"):
-        rg.fit_graph(AdaMEOW(**SETTINGS, n_classes=3), graph(), seed=0, task=task(), labels="9")
-    with pytest.raises(ValueError, match="give task="):
-        rg.fit_graph(AdaMEOW(**SETTINGS, n_classes=3), graph(), seed=0)
-    with pytest.raises(ValueError, match="reads no labels with n_classes = 0"):
-        rg.fit_graph(AdaMEOW(**SETTINGS), graph(), seed=0, task=task(), labels="2")
-    with pytest.raises(ValueError, match=r"objective = 'conr' reads labels of nodes, .*; give task="):
-        rg.fit_graph(MEOW(**SETTINGS, objective="conr"), graph(), seed=0)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"objective": "conr", "weight": None},
-        {"mixture": "supremix"},
-        {"weight": "label_distance", "mini_batch": True, "queue_size": 16},
-    ],
-    ids=["conr", "supremix", "label_distance"],
-)
-def test_parts_that_read_labels_read_those_of_train_nodes(settings: dict[str, Any]) -> None:
-    def fit(given: NodeTask) -> Any:
-        training = {"max_epochs": 1, "device": "cpu", **({"batch_size": 12} if "mini_batch" in settings else {})}
-        return rg.fit_graph(AdaMEOW(**{**SETTINGS, **settings}), graph(), seed=0, task=given, labels="2", **training)
-
-    # tasks that differ in valid and test nodes, and one of other train nodes
-    run, same, moved = fit(task()), fit(task(1)), task()
-    for key, value in run.model.state_dict().items():
-        assert torch.equal(value, same.model.state_dict()[key])
-    moved.labels[:6] = (moved.labels[:6] + 1) % 3
-    assert not torch.equal(fit(moved).embedder.vectors, run.embedder.vectors)

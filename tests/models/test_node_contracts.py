@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import safetensors.torch
 import torch
@@ -12,7 +10,6 @@ from every_model import CONTRASTIVE_OF_NODES, N_PAPERS, OF_NODES, graph, of_node
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.graph.schema import UnknownTypeError
-from recgraph.models import contrast
 from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel, GraphSpace
 from recgraph.rng import Generators
@@ -63,16 +60,14 @@ def test_settings_are_documented_and_checked(name: str) -> None:
 def test_embeds(name: str, device: torch.device) -> None:
     model = of_nodes(name, device)
     z = embedded(model)
-    # a model in stages has the first one alone as yet
-    stages = model.config.stages if name == "multistagenodes" else 1
-    assert z.shape == (N_PAPERS, model.embedding_dim // stages)
+    assert z.shape == (N_PAPERS, model.embedding_dim)
     assert z.device.type == device.type
     assert bool(z.isfinite().all())
     assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
     assert embedded(model.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", [name for name in OF_NODES if name != "multistagenodes"])  # its base's setting
+@pytest.mark.parametrize("name", OF_NODES)
 def test_types_are_one_hot_by_a_setting(name: str) -> None:
     model = of_nodes(name, features={"paper": "one-hot"})
     without = of_nodes(name, of=graph().with_features({"paper": None}))
@@ -196,18 +191,3 @@ def test_candidates_are_drawn_by_a_setting(name: str) -> None:
     assert few == step(n_candidates=8)[0]
     assert len(of_few) == len(grads)
     assert abs(few - exact) < 1
-
-
-@pytest.mark.parametrize("name", CONTRASTIVE_OF_NODES)
-def test_very_many_pairs_are_announced_before_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "_LONG", 12 * N_PAPERS)
-    pattern = rf"contrasts {N_PAPERS} nodes with {{}} candidates, .* minutes of a core. Use {{}}"
-    with pytest.warns(UserWarning, match=pattern.format(N_PAPERS, r".*n_candidates': 4096")):
-        training(name, "cpu")
-    with pytest.warns(UserWarning, match=pattern.format(12, "a smaller n_candidates")):
-        training(name, "cpu", objective_options={"n_candidates": 12})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        training(name, "cpu", objective_options={"n_candidates": 5})
-        if "mini_batch" in registry.load("model", name).Config.model_fields:
-            training(name, "cpu", mini_batch=True)

@@ -20,7 +20,6 @@ import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.finite import NonFinite, NonFiniteWeights, not_finite
 from recgraph.models.base import Terms, TrainableModel
-from recgraph.models.multistage import Multistage, MultistageNodes
 from recgraph.rng import Generators
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
@@ -62,8 +61,7 @@ def spoil(
     monkeypatch: pytest.MonkeyPatch, model: TrainableModel, term: str, by: Callable[[Tensor], Tensor], after: int = 1
 ) -> None:
     """After so many good batches a term of the model is changed."""
-    # a model in stages asks the one of the stage that trains
-    cls = type(model.of_stage(0)) if isinstance(model, Multistage | MultistageNodes) else type(model)
+    cls = type(model)
     whole = cls.terms
     seen: list[Any] = [None]
 

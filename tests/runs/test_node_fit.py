@@ -22,7 +22,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.heterogeneous.meow import MEOW
-from recgraph.models.multistage import MultistageNodes
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.fit import fit_graph
 from recgraph.runs.record import RunRecord
@@ -176,7 +175,7 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> 
     with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out, or"):
         fit_graph(meow(), graph, seed=0, batch_size=16)
     paths = {"metapaths": meow().config.metapaths, "hidden_dim": 8}
-    for own in (HeCo(**paths), MultistageNodes(**paths)):
+    for own in (HeCo(**paths),):
         with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out"):
             fit_graph(own, graph, seed=0, batch_size=16)
     for name in ("embedding", ""):

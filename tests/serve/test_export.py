@@ -34,7 +34,7 @@ from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.serve.export import ExportError, _user_table
+from recgraph.serve.export import ExportError
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 
@@ -244,21 +244,6 @@ def test_time_gaps_are_an_input(tmp_path: Path) -> None:
         np.testing.assert_allclose(scope["user"], expected[0], rtol=1e-5, atol=1e-5)
         assert scope["row"].shape == scope["gaps"].shape
     assert session.get_inputs()[1].name == "gaps"
-
-
-def test_vectors_of_users_are_those_that_times_give(tmp_path: Path) -> None:
-    """A model of stages is exported by its users' vectors, which depend on the times that its base reads."""
-    base = {"hidden_dim": 8, "max_len": 10, "time_gaps": True}
-    model = rg.models.Multistage(base="CL4SRec", base_options=base, stages=2, stage_epochs=1)
-    run = rg.fit(model, log(), seed=1, max_epochs=2)
-    served = run.recommender
-    index, vectors = _user_table(served.model, served.seen, served.times)
-    assert served.times is not None
-    expected = served.model.encode_users(Query(index, served.seen.take(index), served.times.take(index)))
-    torch.testing.assert_close(vectors, expected, rtol=1e-6, atol=1e-6)
-    run.export(tmp_path / "out")
-    written = np.load(next((tmp_path / "out").glob("user*vectors*.npy")))
-    torch.testing.assert_close(torch.from_numpy(written), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_item_features_are_in_the_table(tmp_path: Path) -> None:

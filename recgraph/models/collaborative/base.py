@@ -23,14 +23,12 @@ from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.collaborative.norms import half_squared_norms
-from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
 from recgraph.models.reading import Reading
-from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.rows import lookup, read_once, touched
 
 
-class CollaborativeConfig(DistilConfig):
+class CollaborativeConfig(ModelConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
     ] = 64
@@ -57,13 +55,6 @@ class CollaborativeConfig(DistilConfig):
         Search(choices=(None, 1e-4, 1e-3, 1e-2, 1e-1)),
         Added(),
     ] = None
-
-    def unread(self) -> dict[str, str]:
-        found, loss = super().unread(), chosen("loss", self.loss)
-        if loss is not None:
-            of_draws = sorted({"n_negatives", "popularity_power"} - {*registry.settings_of(loss)})
-            found |= dict.fromkeys(of_draws, f"with loss = {self.loss!r}, which draws none; leave it out")
-        return found
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,6 @@ class CollaborativeModel(TrainableModel):
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
-        self._known: Query | None = None  # what each user did in training, where a term reads it
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
@@ -144,17 +134,12 @@ class CollaborativeModel(TrainableModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2}
         return (Phase("model", ("model",), terms),)
 
     @property
     def trained_users(self) -> Tensor:
         return self.known_users
-
-    @property
-    def shared_terms(self) -> dict[str, float]:
-        """Terms of every collaborative model beside its own, with their coefficients: ``distil``, of its teacher."""
-        return {"distil": self.config.distil_coefficient}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
         """Training batches; also shows the training part to the parts that learn from it."""
@@ -190,7 +175,6 @@ class CollaborativeModel(TrainableModel):
             raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
-        self._known = self._known_of(train) if self.config.teacher is not None else None
         self._ranking = None
 
     def nodes(self) -> Tensor:
@@ -216,42 +200,7 @@ class CollaborativeModel(TrainableModel):
         the batch's ``weight`` therefore.
         """
         read = cache(lambda: self.nodes_of(batch))
-        found: Terms = {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(*read())}
-        if self.config.teacher is not None:
-            found["distil"] = lambda: self._distil(batch, *read())
-        return found
-
-    def _distil(self, batch: PairBatch, local: PairBatch, nodes: Tensor) -> Tensor:
-        """How the scores for the users of a batch differ from the teacher's, who reads their training items.
-
-        Args:
-            local, nodes: see :meth:`nodes_of`.
-        """
-        assert self.space is not None
-        query = self._query_of(batch.users)
-        users, first, generator = (
-            lookup(nodes, local.users),
-            len(nodes) - self.space.n_items,
-            batch.generators["distil"],
-        )
-
-        def vectors_of(items: Tensor) -> Tensor:
-            return self.loss.as_scored(lookup(nodes, items + first))
-
-        return weighted(distilled(self, query, generator, users, vectors_of), batch)
-
-    def _known_of(self, train: Part) -> Query:
-        """The training items of all users, with their times where the teacher reads them."""
-        times = train.times if teacher_reads_times(self, train) else None
-        users = torch.arange(train.n_users, device=train.items.device)
-        return Query(users, train.items, None if times is None else train.items.with_values(times))
-
-    def _query_of(self, users: Tensor) -> Query:
-        """Users [U] with what they did in training; moved to their device once."""
-        assert self._known is not None  # setup
-        if self._known.users.device != users.device:
-            self._known = self._known.to(users.device)
-        return self._known.take(users)
+        return {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(*read())}
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from recgraph.augment.graph import make_augmentation
 from recgraph.blocks import row_blocks
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch
-from recgraph.data.item_categories import item_categories, user_categories
-from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term, stream
-from recgraph.models.slow_copy import ContrastiveModel
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.sparse.csr import Csr
 from recgraph.unit_length import unit_length
 
@@ -54,29 +50,14 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
     item_weight: Annotated[
         float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users"), Added()
     ] = 1.0
-    category_features: Annotated[
-        FeatureWish,
-        Field(
-            description="columns of the item features, or 'all', the first of which that holds categories is read by "
-            "parts of the contrast (transform='gate', weight='false_negative')"
-        ),
-        Added(),
-    ] = ()
-
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        return (
-            ("candidates = 'all'", "candidates = 'batch'") if self.candidates == "all" else super().further_candidates
-        )
 
 
-class GraphContrastiveModel(ContrastiveModel, LightGCN):
+class GraphContrastiveModel(LightGCN):
     """Base of LightGCN with a contrastive task.
 
     Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
     one anchor, however often it stands there. An objective that stacks both views (NT-Xent) needs
-    ``candidates="batch"``. The label of a node, for parts that read one, is the mean of its ratings in training; the
-    category of an item, that of ``category_features``, and of a user the one that most of the training items have.
+    ``candidates="batch"``.
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
@@ -84,54 +65,14 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        if self.config.candidates == "all":
-            check_pairs(self.config)
-            if self.config.queue_size:
-                raise ConfigError(
-                    f"queue_size = {self.config.queue_size} adds candidates, and candidates = 'all' takes all nodes "
-                    "already; use queue_size=0 or candidates='batch'"
-                )
-        self._labels: tuple[Tensor, ...] | None = None
-        self._categories = self._categories_of(space)
         # a weight may learn: users and items have one each
         self.contrast_users, self.contrast_items = (
             contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
         )
 
     @property
-    def wanted_features(self) -> FeatureWish:
-        wish: FeatureWish = self.config.category_features
-        return wish
-
-    def _categories_of(self, space: Space) -> Tensor | None:
-        """[n_items] int64, -1 for none; None: the settings name no column."""
-        wish = self.config.category_features
-        if not wish:
-            return None
-        if not isinstance(space, FeatureSpace):
-            raise ValueError(
-                f"category_features = {wish!r} needs the features: build(FeatureSpace(...)), as rg.fit does"
-            )
-        found = item_categories(space.features)
-        if found is None:
-            kinds = ", ".join(f"{column.name} ({column.kind})" for column in space.features.schema.columns)
-            raise ValueError(f"category_features = {wish!r} has no column of categories: {kinds}")
-        return found
-
-    def setup(self, train: Part) -> None:
-        super().setup(train)
-        of_items = self._categories
-        of_users = None if of_items is None else user_categories(train.items, of_items)
-        self.contrast_users.setup(About(train.items.lengths.float(), of_users))
-        self.contrast_items.setup(About(train.item_counts().float(), of_items))
-        self._labels = None
-        if train.ratings is not None:
-            nodes = ((train.items.rows, train.n_users), (train.items.values, train.n_items))
-            self._labels = tuple(mean_of_groups(train.ratings, of, count) for of, count in nodes)
-
-    @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
     def _view(self, batch: PairBatch, number: int) -> Tensor:
@@ -146,12 +87,19 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         return {"cl": lambda: self._contrast(batch, self._views(batch)), **super().terms(batch, asked)}
 
     def _contrast(self, batch: PairBatch, views: _Views) -> Tensor:
-        users, items = batch.distinct()
-        if self._labels is not None and self._labels[0].device != users.device:
-            self._labels = tuple(of.to(users.device) for of in self._labels)
-        chosen, labels, terms = (users, items), self._labels or (None, None), (self.contrast_users, self.contrast_items)
-        sides, slow = self._sides(views, users, items), self._sides(self._views(batch), users, items)
-        return self._both(lambda kind: self._of_kind(kind, terms[kind], chosen[kind], batch, sides, slow, labels[kind]))
+        chosen, terms = batch.distinct(), (self.contrast_users, self.contrast_items)
+        anchors, candidates = self._sides(views, *chosen)
+
+        def of_kind(kind: int) -> Tensor:
+            own, term, a, b = chosen[kind], terms[kind], anchors()[kind], candidates()[kind]
+            how = self._how(term, len(own), batch)
+            if self.config.candidates == "batch":
+                loss: Tensor = term(a, b, own, own, **how)
+            else:
+                loss = term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how)
+            return loss
+
+        return self._both(of_kind)
 
     def _both(self, loss_of: Callable[[int], Tensor]) -> Tensor:
         """The loss of kind 0, users, plus alpha times that of kind 1, items."""
@@ -161,7 +109,7 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
     def _how(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
         """What a contrast of n nodes of the batch, the same on all ranks, is told of the step."""
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(n)
-        return {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
+        return {"share": share, "generator": stream(term, batch.generators)}
 
     def _sides(self, views: _Views, users: Tensor, items: Tensor) -> _Sides:
         """What makes the anchors of both kinds, and what makes the candidates.
@@ -177,45 +125,6 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
 
         of_batch = self.config.candidates == "batch"
         return cache(lambda: chosen(0)), cache(lambda: chosen(1) if of_batch else torch.split(views[1](), sizes))
-
-    def _of_kind(
-        self,
-        kind: int,
-        term: ContrastiveTerm,
-        chosen: Tensor,
-        batch: PairBatch,
-        sides: _Sides,
-        slow: _Sides,
-        labels: Tensor | None,
-    ) -> Tensor:
-        """The contrast of the chosen users, or items, the same on all ranks.
-
-        Args:
-            kind: 0 of users, 1 of items.
-            chosen: [n] int64, the anchors.
-            slow: the sides again, to be made with the parameters of the slow copy where there is one.
-            labels: of all users, or items.
-        """
-        target = self.slow_sides(term, lambda: slow[0]()[kind], lambda: slow[1]()[kind])
-        anchors = sides[0]()[kind]
-        candidates = sides[1]()[kind] if target is None or target.a is not None else target.b
-        how = self._how(term, len(chosen), batch)
-        if labels is not None:
-            how |= {"labels_a": labels[chosen], "labels_b": labels[chosen]}
-        if self.config.candidates == "batch":
-            loss: Tensor = term(anchors, candidates, chosen, chosen, slow=target, **how)
-        else:
-            how |= {"labels_b": labels}
-            ids = torch.arange(len(candidates), device=candidates.device)
-            loss = term(anchors, candidates, chosen, ids, positives=chosen, slow=target, **how)
-        return loss
-
-
-def mean_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
-    """[count] float: the mean of the values of each group, NaN where it has none; values that are NaN do not count."""
-    known = ~values.isnan()
-    total = torch.zeros(count, dtype=torch.float64).index_add(0, groups[known], values[known].double())
-    return (total / torch.bincount(groups[known], minlength=count)).float()
 
 
 class SGLConfig(GraphContrastiveConfig):
@@ -238,14 +147,6 @@ class SGLConfig(GraphContrastiveConfig):
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "all"
-
-    def unread(self) -> dict[str, str]:
-        found, specs = super().unread(), self.augmentations
-        if specs is not None and self.graph_view == "node_drop":
-            found["graph_view"] = "with augmentations, but for 'random_walk'; leave one of them out"
-        if specs is not None and all(isinstance(spec, Mapping) and "ratio" in spec for spec in specs):
-            found["drop_rate"] = "with augmentations that have a ratio each; leave it out"
-        return found
 
 
 class SGL(GraphContrastiveModel):
@@ -270,8 +171,6 @@ class SGL(GraphContrastiveModel):
         specs = by_view if config.augmentations is None else config.augmentations
         # users and items are different nodes, even where there are as many of the one as of the other
         made = [make_augmentation(spec, ratio=config.drop_rate, self_loops=False) for spec in specs]
-        if wrong := [type(one).__name__ for one in made if one.reads != "adjacency"]:
-            raise ValueError(f"augmentations: {', '.join(wrong)} is of features, which SGL does not read")
         self._augmentations = made
         self._drawn: tuple[Any, list[list[Csr]]] | None = None
 
@@ -360,12 +259,6 @@ class XSimGCLConfig(SimGCLConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.15
-
-    @model_validator(mode="after")
-    def _layer_exists(self) -> XSimGCLConfig:
-        if self.contrast_layer > self.n_layers:
-            raise ValueError(f"contrast_layer = {self.contrast_layer} must be at most n_layers = {self.n_layers}")
-        return self
 
 
 class XSimGCL(SimGCL):

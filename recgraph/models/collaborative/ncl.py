@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError, Search
-from recgraph.contrast.blockwise import NoCandidateError
+from recgraph.config import Search
 from recgraph.contrast.clustering import Method
-from recgraph.contrast.memory import PrototypeMemory
-from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
-from recgraph.contrast.schedule import ScheduledSimilarity
+from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import ClusterCounts
 from recgraph.data.batches import PairBatch
@@ -28,9 +24,6 @@ from recgraph.unit_length import unit_length
 
 
 class NCLConfig(GraphContrastiveConfig):
-    #: without the temperature, which the contrast of prototypes reads, too
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
-
     # the published ones, 1e-7 and 8e-8 on MovieLens-1M, are of sums over 4,096 samples
     contrast_weight: Annotated[
         float,
@@ -89,13 +82,6 @@ class NCLConfig(GraphContrastiveConfig):
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
 
-    of_weight: ClassVar[tuple[str, ...]] = ("contrast_weight", "proto_weight")
-
-    def idle(self) -> frozenset[str]:
-        of_kmeans = ("n_clusters", "kmeans", "kmeans_iterations", "kmeans_restarts")
-        of_prototypes = ("proto_contrast", "warm_up_epochs", "concentration", *of_kmeans)
-        return super().idle().union(() if self.proto_weight else of_prototypes)
-
 
 class NCL(GraphContrastiveModel):
     """LightGCN with the contrast of each node with its even-layer output, and with the prototype of its cluster.
@@ -112,9 +98,8 @@ class NCL(GraphContrastiveModel):
     lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
     layers; where k is more, the further layers are of the contrast alone.
 
-    The clusters are also those of parts of ``cl`` that read some: ``weight="cluster"``, or SwAV's prototypes. Several
-    ``n_clusters`` are several clusterings, of which ``proto`` is the mean. With ``target_momentum`` the candidates of
-    ``cl`` are vectors of the slow copy, and the clusters are of its vectors, as in PCL.
+    The clusters are also those of ``weight="cluster"`` in ``cl``. Several ``n_clusters`` are several clusterings, of
+    which ``proto`` is the mean.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
     2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its
@@ -142,43 +127,10 @@ class NCL(GraphContrastiveModel):
         self.memories = nn.ModuleList(
             PrototypeMemory(n, config.hidden_dim, config.n_clusters) for n in (space.n_users, space.n_items)
         )
-        similarity = {name: getattr(config, name) for name in ScheduledSimilarity.model_fields}
+        similarity = {"similarity": config.similarity, "temperature": config.temperature}
         self.contrast_prototypes = ContrastiveTerm(
             dim=config.hidden_dim, **{"objective": "info_nce", **similarity, **config.proto_contrast}
         )
-        if self.contrast_prototypes.objective.needs_pairs or self.contrast_prototypes.queue is not None:
-            raise ConfigError(
-                f"proto_contrast = {config.proto_contrast} needs two views with rows in pairs, and here nodes are "
-                "contrasted with prototypes; use the objective 'info_nce' or 'debiased_info_nce', and no queue"
-            )
-        self._check_parts()
-
-    def _check_parts(self) -> None:
-        """Refuse parts that cannot contrast nodes with prototypes: their first step comes after the warm-up.
-
-        Raises:
-            ConfigError: there is such a part; names it, or says what does not fit.
-        """
-        given = f"proto_contrast = {self.config.proto_contrast}"
-        for part in self.contrast_prototypes.parts:
-            if part.reads_ids or part.reads_labels:
-                raise ConfigError(
-                    f"{given}: {type(part).__name__} reads counts, categories or ratings, and prototypes have none; "
-                    "leave it out"
-                )
-        rows = self.embedding.weight.detach()[: max(self.config.n_clusters)]
-        if rows.is_meta:  # of a model whose size alone is asked for
-            return
-        term, own = copy.deepcopy(self.contrast_prototypes), torch.arange(len(rows), device=rows.device)
-        every = PrototypeSet(own, unit_length(rows), torch.ones_like(rows[:, 0]))
-        generator = torch.Generator(rows.device).manual_seed(0) if term.draws else None
-        try:
-            with torch.no_grad():
-                proto_nce(term, rows[:4], [every], own[:4], self.config.concentration, generator=generator, epoch=0)
-        except NoCandidateError:  # of these rows alone
-            pass
-        except ValueError as error:
-            raise ConfigError(f"{given}: {error}") from None
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -239,12 +191,10 @@ class NCL(GraphContrastiveModel):
 
         def make() -> list[PrototypeSet]:
             weight = self.embedding.weight.detach()
-            if self.slow is not None:
-                weight = self.slow.compute(self, lambda: self.embedding.weight)
             members = torch.split(weight, sizes)[kind]
             if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
                 members = unit_length(members)
-            temperature = self.contrast_prototypes.similarity(epoch).temperature
+            temperature = self.contrast_prototypes.config.temperature
             return prototypes_of(self.prototypes(members), members, temperature)
 
         return self._memories()[kind].of_epoch(epoch, make)

@@ -53,9 +53,6 @@ class UltraGCNConfig(CollaborativeConfig):
     n_neighbours: Annotated[int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)] = 10
     with_itself: Annotated[bool, Field(description="whether an item may be its own neighbour, as in the code")] = True
 
-    def idle(self) -> frozenset[str]:
-        return super().idle().union(() if self.neighbour_weight else ("n_neighbours", "with_itself"))
-
 
 class UltraGCN(BPRMF):
     """Matrix factorisation by weighted pairs: what LightGCN's propagation would converge to, without propagating.
@@ -90,7 +87,7 @@ class UltraGCN(BPRMF):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "neighbours": self.config.neighbour_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "neighbours": self.config.neighbour_weight}
         return (Phase("model", ("model",), terms),)
 
     def setup(self, train: Part) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from recgraph.config import Added, Search
@@ -19,7 +19,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.spectral import coordinates
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
-from recgraph.models.heterogeneous.paths import check_once
 from recgraph.models.heterogeneous.type_layers import TypeLayer
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators, derive
@@ -34,7 +33,6 @@ __all__ = [
     "GraphSpace",
     "HoldsGraph",
     "NodeBatches",
-    "OneWidthConfig",
     "evaluating",
     "module_names",
     "tables_of",
@@ -170,19 +168,6 @@ class GraphConfig(ModelConfig):
     ] = "auto"
 
 
-class OneWidthConfig(GraphConfig):
-    """Settings of models all of whose layers have one width."""
-
-    @model_validator(mode="after")
-    def _one_width(self) -> Self:
-        if self.embedding_dim not in (None, self.hidden_dim):
-            raise ValueError(
-                f"embedding_dim = {self.embedding_dim} must be hidden_dim = {self.hidden_dim}, as all layers of this "
-                "model have one width; set hidden_dim alone"
-            )
-        return self
-
-
 class HoldsGraph(nn.Module):
     """Base of models that hold inputs read from a graph: they move with the parameters and are no part of the state."""
 
@@ -236,17 +221,6 @@ class GraphModel(HoldsGraph, TrainableModel):
         config: ModelConfig = self.config
         return config
 
-    def ordered_labels(self, like: Tensor) -> Tensor | None:
-        """[N] float: the classes that training reads as numbers, NaN for all other nodes, for the parts of a contrast.
-
-        Args:
-            like: a tensor on the device of the labels.
-        """
-        if self.known_labels is None:
-            return None
-        self.known_labels = self.known_labels.to(like.device)
-        return self.known_labels.float().masked_fill(self.known_labels < 0, torch.nan)
-
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
         """Create the parameters, and read the inputs from the graph.
 
@@ -271,7 +245,6 @@ class GraphModel(HoldsGraph, TrainableModel):
         paths = self.config.metapaths
         if not paths:
             raise ValueError(f"metapaths = () must name at least one path, such as {_example(graph)!r}")
-        check_once("metapaths", paths, graph)
         ends = {path: MetaPath(path).route(graph) for path in paths}
         for path, route in ends.items():
             if route[0].start != route[-1].end or route[0].start != ends[paths[0]][0].start:
@@ -295,13 +268,6 @@ class GraphModel(HoldsGraph, TrainableModel):
         features = self.features_of(graph, node_type)
         if features is None or node_type in self.config.raw_features:
             return features
-        if features.shape[1] == 1:
-            _log.warning(
-                "features of %r are a single column, and divided by their row sums all of them are 1: add %r to "
-                "raw_features",
-                node_type,
-                node_type,
-            )
         return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 
     def _type_layer(self, graph: HeteroGraph, node_type: str, dropout: float | None = None) -> TypeLayer:

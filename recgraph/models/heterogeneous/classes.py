@@ -39,14 +39,6 @@ class ClassesConfig(ModelConfig):
         Added(),
     ] = 0.1
 
-    def unread(self) -> dict[str, str]:
-        why = "without n_classes; give it and the labels of a task, or leave this out"
-        of_classes = ("pseudo_weight", "pseudo_temperature")
-        return super().unread() | ({} if self.n_classes else dict.fromkeys(of_classes, why))
-
-    def idle(self) -> frozenset[str]:
-        return super().idle().union(() if self.pseudo_weight else ("pseudo_temperature",))
-
 
 class LearnsClasses(GraphModel):
     """Base of contrastive models of nodes. With ``n_classes`` they have the term ``pseudo`` (:class:`PseudoLabels`), of

@@ -9,30 +9,24 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Added, Search
-from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
-from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_pairs
+from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.base import (
-    FullGraph,
     GraphBatch,
+    GraphConfig,
     GraphSpace,
-    NodeBatches,
-    OneWidthConfig,
     evaluating,
 )
-from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
-from recgraph.models.slow_copy import ContrastiveModel
-from recgraph.parts import chosen
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -48,7 +42,7 @@ _DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropou
 _N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
+class HeCoConfig(ClassesConfig, ContrastConfig, GraphConfig):
     # none is replaced before the bases read it, see of_target
     dropout: Annotated[
         float | None,
@@ -111,21 +105,6 @@ class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
 
-    def unread(self) -> dict[str, str]:
-        found, objective = super().unread(), chosen("objective", self.objective)
-        if objective is not None and objective.of_both_sides:
-            found["schema_weight"] = f"with objective = {self.objective!r}, of both views alike; leave it out"
-        return found
-
-    @model_validator(mode="after")
-    def _directions_are_there(self) -> HeCoConfig:
-        if self.objective_options.get("both_directions"):
-            raise ValueError(
-                "objective_options = {'both_directions': True}: HeCo contrasts both views with one another already, in "
-                "the shares of schema_weight; leave both_directions out"
-            )
-        return self
-
     def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
         """The settings for a target of so many nodes, in which none is none."""
         wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
@@ -149,7 +128,7 @@ class _Inputs:
         return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
-class HeCo(ContrastiveModel, LearnsClasses):
+class HeCo(LearnsClasses):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
     Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
@@ -218,22 +197,8 @@ class HeCo(ContrastiveModel, LearnsClasses):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
-        if config.queue_size:
-            raise ValueError(
-                f"queue_size = {config.queue_size}: HeCo contrasts all nodes in each step; use queue_size=0"
-            )
         self._make_classes(dim)
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
-        self.contrast.setup(about_nodes(graph, self.target, made))
-        if self.contrast.objective.needs_pairs and config.n_positives > 1:
-            raise ValueError(
-                f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
-                "objective"
-            )
-        if self.contrast.mixture is not None and config.n_positives > 1:
-            raise ValueError(
-                f"mixture = {config.mixture!r} mixes for one positive of each anchor; use n_positives = 1 or no mixture"
-            )
 
     def _order(self, of: Csr) -> Tensor:
         """[N]: a place for each node, by which ties are broken."""
@@ -243,12 +208,6 @@ class HeCo(ContrastiveModel, LearnsClasses):
     @property
     def embedding_dim(self) -> int:
         return int(self.config.hidden_dim)
-
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        assert self.space is not None
-        warn_of_pairs(self.config, self.space.n_items, directions=2, batches=False)
-        made: FullGraph | NodeBatches = super().batches(train, batch_size, generators)
-        return made
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
@@ -288,21 +247,16 @@ class HeCo(ContrastiveModel, LearnsClasses):
         return self.project(self.schema_view(inputs, h, batch.generators)), path
 
     def _info(self, batch: GraphBatch, schema: Tensor, path: Tensor) -> Tensor:
-        again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None
         if self.config.n_positives != 1:  # a single positive is the node itself
             inputs: _Inputs = self._placed(self._inputs)
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        labels = self.ordered_labels(path)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "positives": positives}
-        how |= {"labels_a": labels, "labels_b": labels}
-        slow = self.slow_sides(self.contrast, lambda: again()[0], lambda: again()[1])
-        there: Tensor = self.contrast(schema, path, slow=slow, **how)
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "positives": positives}
+        there: Tensor = self.contrast(schema, path, **how)
         if self.contrast.objective.of_both_sides:
             return there
-        slow = self.slow_sides(self.contrast, lambda: again()[1], lambda: again()[0])
-        back: Tensor = self.contrast(path, schema, slow=slow, **how)
+        back: Tensor = self.contrast(path, schema, **how)
         loss: Tensor = share * there + (1 - share) * back
         return loss
 

@@ -52,8 +52,6 @@ class MetaPaths(HoldsGraph, ItemGraph):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout = {dropout} must be at least 0 and below 1")
         item, (paths, config) = SIDES[1], _chosen(graph, metapaths, top_k)
         self._inputs = read_graph(graph, item, paths, {item: None})
         self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, config, "light")

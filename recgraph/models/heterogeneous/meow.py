@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
-from recgraph.config import ConfigError, Search
+from recgraph.config import Search
 from recgraph.contrast.clustering import Method
-from recgraph.contrast.memory import PrototypeMemory
-from recgraph.contrast.prototypes import Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
+from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import Cluster, ClusterCounts
+from recgraph.contrast.weights import ClusterCounts
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
@@ -152,20 +150,6 @@ class MEOWRecConfig(MetaPathRecommenderConfig):
     ] = 0.1
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 10
 
-    @model_validator(mode="after")
-    def _clusters_are_of_candidates(self) -> Self:
-        if self.queue_size and self.weight is not None and registry.load("weight", self.weight) is Cluster:
-            raise ValueError(self.queued_have_none)
-        return self
-
-    @property
-    def queued_have_none(self) -> str:
-        """The message for a queue beside weights that read the clusters of a batch."""
-        return (
-            f"queue_size = {self.queue_size}: weight = {self.weight!r} reads the clusters of a batch, in which queued "
-            "nodes are not; use queue_size = 0 or weight = None"
-        )
-
 
 class MEOWRec(MEOWLoss, MetaPathRecommender):
     """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in MEOW.
@@ -195,9 +179,6 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
 
         def info(side: Side) -> Tensor:
             term = self.contrast_of(side)
-            # a weight that keeps the clusters of stages has those of all nodes
-            if term.queue is not None and isinstance(term.weight, Cluster) and not term.weight.kept:
-                raise ConfigError(self.config.queued_have_none)
             offer(term, lambda: prototypes()[side.number], side.ids)  # step 2
             return self.contrast(side, fine_first=False)  # step 3
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, ConfigError
+from recgraph.config import Added
 from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
-from recgraph.encoders.graph import GCN, Propagation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, Ties
 from recgraph.models.base import ModelConfig, PathKey, Space
-from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
@@ -25,7 +22,6 @@ from recgraph.models.heterogeneous.base import (
     NodeBatches,
     evaluating,
 )
-from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
@@ -33,7 +29,6 @@ from recgraph.models.heterogeneous.sampling import PathSampler
 from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contrast, make_masks, make_paths
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
@@ -79,18 +74,8 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
 
-    def unread(self) -> dict[str, str]:
-        of_batches = ["fan_out", "context_fan_out", "sample_with_replacement", "context_cap"]
-        of_batches += ["queue_size"] if self.queue_size else []  # 0 says what is so
-        why = "without mini_batch = True; set it, or leave this out"
-        return super().unread() | ({} if self.mini_batch else dict.fromkeys(of_batches, why))
 
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        return super().further_candidates if self.mini_batch else None
-
-
-class MetaPathModel(ContrastiveModel, LearnsClasses):
+class MetaPathModel(LearnsClasses):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
@@ -119,7 +104,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         config, graph = self.config, space.graph
-        check_pairs(config)
         target = self._target(graph)
         paths = make_paths(config.metapaths, config)
         if config.mini_batch:
@@ -141,11 +125,8 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         self.views = MetaPathViews(
             inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
         )
-        if config.mini_batch:
-            _check_fan_out(config, self.views.encoder)
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
-        self.contrast.setup(about_nodes(graph, target, paths))
         self._make_classes(self.projection_dim)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
@@ -163,7 +144,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         """
         assert self.space is not None
         if not self.config.mini_batch:
-            warn_of_pairs(self.config, self.space.n_items)
             return FullGraph(self.space.n_items, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
 
@@ -228,14 +208,11 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
 
     def _projected(self, batch: GraphBatch) -> BothViews:
-        """The projected coarse and fine view of a step, of all ranks' nodes; of paths, where an objective of more than
-        two views takes them."""
+        """The projected coarse and fine view of a step, of all ranks' nodes."""
         together = batch.generators["dropout"]
         own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
-        views = self.both_views(self._step_inputs(batch), own, together)
-        head, is_joint = self.views.head, self.contrast.objective.joint
-        paths = tuple(head(path) for path in views.paths) if is_joint else ()
-        return BothViews(head(views.coarse), head(views.fine), paths)
+        views, head = self.both_views(self._step_inputs(batch), own, together), self.views.head
+        return BothViews(head(views.coarse), head(views.fine))
 
     def info(self, batch: GraphBatch, views: BothViews, fine_first: bool) -> Tensor:
         """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
@@ -243,32 +220,20 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         A node of the batch is not also taken from the queue.
 
         Args:
-            views: projected; an objective of more than two views takes those of paths, too, without a queue.
+            views: projected.
             fine_first: the fine views are the anchors; False: the coarse ones.
         """
-        projected = cache(lambda: self._projected(batch))
-        sides = (lambda: projected().fine), (lambda: projected().coarse)
-        first, second = sides if fine_first else sides[::-1]
-        slow = self.slow_sides(self.contrast, first, second)
         anchors, candidates = (views.fine, views.coarse) if fine_first else (views.coarse, views.fine)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
-        how |= {"further": views.paths, "slow": slow}
-        if (labels := self.ordered_labels(anchors)) is not None:
-            of_batch = labels if batch.nodes is None else labels[batch.nodes]
-            how |= {"labels_a": of_batch, "labels_b": of_batch}
+        generator = batch.fresh("candidates")
         if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates, **how)
+            loss: Tensor = self.contrast(anchors, candidates, generator=generator)
             return loss
         if not self.config.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, **how)
+            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, generator=generator)
             return loss
-        if slow is not None:
-            candidates = how.pop("slow").b
-        rows, ids = self.queue.join(candidates, batch.nodes, aligned=slow is None)
-        if labels is not None:
-            how["labels_b"] = labels[ids]
+        rows, ids = self.queue.join(candidates, batch.nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, **how)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, generator=generator)
         if self.training and torch.is_grad_enabled():
             self.queue.push(candidates, batch.nodes)
         return loss
@@ -291,24 +256,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     def embed(self) -> Tensor:
         inputs = self._step_inputs(None)
         return self.views.fine(inputs, *self._hidden(inputs, None))
-
-
-def _check_fan_out(config: MetaPathModelConfig, encoder: nn.Module) -> None:
-    """Refuse fan-outs of another number of layers than the encoder has.
-
-    Raises:
-        ConfigError: the encoder has another number of layers, or none.
-    """
-    if isinstance(encoder, Propagation):
-        raise ConfigError(
-            f"mini_batch = True samples the neighbours of each layer, and encoder = {config.encoder!r} has no layers; "
-            "use encoder = 'gcn' or mini_batch = False"
-        )
-    if isinstance(encoder, GCN) and len(config.fan_out) != (n_layers := len(encoder.weights)):
-        raise ConfigError(
-            f"fan_out = {config.fan_out} is of {len(config.fan_out)} layers, and encoder = {config.encoder!r} has "
-            f"{n_layers}; give one fan-out a layer"
-        )
 
 
 def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:

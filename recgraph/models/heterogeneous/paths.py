@@ -25,7 +25,7 @@ from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, 
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import Layered, Operator
 
-__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "check_once", "normalised", "read_graph", "walkable"]
+__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "normalised", "read_graph", "walkable"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,21 +34,6 @@ _MAX_COMPOSED = 1 << 24
 
 Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
-
-
-def check_once(name: str, paths: Sequence[str], graph: HeteroGraph) -> None:
-    """Refuse a path that a setting names twice, in one way or in two: it would count twice.
-
-    Raises:
-        ValueError: names the setting and the path; or the graph does not have a path.
-    """
-    known: dict[Route, str] = {}
-    for path in paths:
-        route = MetaPath(path).route(graph)
-        if route in known:
-            also = "" if known[route] == path else f", once as {known[route]!r}"
-            raise ValueError(f"{name} = {tuple(paths)} holds {path!r} twice{also}; name each path once")
-        known[route] = path
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,26 +8,22 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch, Query
-from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import reader_of_labels, stream
+from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
-from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.reading import MetaPathReading
 from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
 from recgraph.models.heterogeneous.sides import SIDES, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.reading import Reading
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
@@ -84,22 +80,6 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.2
 
-    @model_validator(mode="after")
-    def _has_effect(self) -> MetaPathRecommenderConfig:
-        if self.redraw_masks:
-            raise ValueError("redraw_masks = True: recommenders draw their masks of edges once; leave it out")
-        if self.projection_dim is not None and self.view_encoder == "light":
-            raise ValueError(
-                f"projection_dim = {self.projection_dim} needs view_encoder = 'gcn': the views of 'light' have no "
-                "projection"
-            )
-        if (part := reader_of_labels(self)) is not None:
-            raise ValueError(
-                f"{part} reads a rating of each row, which users and items of this model do not have; use another "
-                "part, or a model that hands ratings on, such as SimGCL or CL4SRec"
-            )
-        return self
-
 
 @dataclass(frozen=True)
 class Side:
@@ -110,7 +90,6 @@ class Side:
         ids: [n] int64, their indices.
         own, fine: [n, D], the two projected views.
         batch: that they are of.
-        again: makes the same side with the parameters that the model has then.
     """
 
     number: int
@@ -118,10 +97,9 @@ class Side:
     own: Tensor
     fine: Tensor
     batch: PairBatch
-    again: Callable[[], Side]
 
 
-class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
+class MetaPathRecommender(HoldsGraph, LightGCN):
     """Base of MEOW and AdaMEOW as recommenders.
 
     Users and items are two target types of a typed graph, each with its own meta-paths (user-item-user, friends,
@@ -185,17 +163,10 @@ class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
         super().setup(train)
         counts = train.item_counts()
         self.known_items.copy_(counts > 0)
-        assert isinstance(self.space, GraphSpace)
-        for term, side, of_side, inputs in zip(
-            self.contrasts, SIDES, (train.items.lengths, counts), self._inputs, strict=True
-        ):
-            assert isinstance(term, ContrastiveTerm)
-            found = about_nodes(self.space.graph, side, [MetaPath(path.name) for path in inputs.paths], SIDES)
-            term.setup(About(of_side.float(), found.categories))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
     def nodes(self) -> Tensor:
@@ -316,8 +287,7 @@ class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         # views and propagations are made once for all terms
         own, fine = self._propagated(batch)
-        again = cache(lambda: self._sides(batch, *self._propagated(batch), again))
-        sides = cache(lambda: self._sides(batch, own, fine, again))
+        sides = cache(lambda: self._sides(batch, own, fine))
         rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
         return self.contrasts_of(sides) | super().terms(batch, asked) | rec
 
@@ -332,7 +302,6 @@ class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
         batch: PairBatch,
         own: Callable[[], Tensor],
         fine: Callable[[], Tensor],
-        again: Callable[[], list[Side]],
     ) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
@@ -344,7 +313,7 @@ class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
             views = self.views[number]
             assert isinstance(views, MetaPathViews)
             first, second = (views.head(x.index_select(0, ids)) for x in (a, b))
-            found.append(Side(number, ids, first, second, batch, lambda number=number: again()[number]))  # type: ignore[misc]
+            found.append(Side(number, ids, first, second, batch))
         return found
 
     def contrast_of(self, side: Side) -> ContrastiveTerm:
@@ -360,11 +329,8 @@ class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
             fine_first: the fine views are the anchors; False: the own vectors.
         """
         term, batch = self.contrast_of(side), side.batch
-        own, fine = (lambda: side.again().own), (lambda: side.again().fine)
-        slow = self.slow_sides(term, *((fine, own) if fine_first else (own, fine)))
         anchors, candidates = (side.fine, side.own) if fine_first else (side.own, side.fine)
-        how: dict[str, Any] = {"generator": stream(term, batch.generators), "epoch": batch.epoch, "slow": slow}
-        loss: Tensor = term(anchors, candidates, side.ids, **how)
+        loss: Tensor = term(anchors, candidates, side.ids, generator=stream(term, batch.generators))
         return loss
 
     def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:

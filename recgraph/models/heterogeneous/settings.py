@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -26,16 +26,10 @@ TIES = (
     "of the greatest cosine of features, then by index; or the last ones of an order that the seed draws for each path"
 )
 Ratio = Annotated[float, Field(ge=0, lt=1)]
-#: settings of latent and of masked twins
-_OF_LATENT = ("augmenter", "augmenter_options")
-_OF_MASKED = ("augmentations", "feature_mask", "edge_mask", "context_dropout", "redraw_masks")
 
 
 class ViewsConfig(ContrastConfig):
     """Settings of meta-paths, of their twins (a second view of each path), and of the contrast."""
-
-    #: without the temperature, which the prototypes read, too
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
 
     top_k: Annotated[
         int | tuple[int | None, ...] | None,
@@ -111,17 +105,6 @@ class ViewsConfig(ContrastConfig):
     projection_dim: Annotated[
         int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
     ] = None
-
-    @classmethod
-    def given_to(cls, setting: str) -> frozenset[str]:
-        return super().given_to(setting).union({"dropout"} if setting == "encoder" else ())
-
-    def unread(self) -> dict[str, str]:
-        of_others = {"masked": _OF_LATENT, "latent": _OF_MASKED, "none": (*_OF_LATENT, *_OF_MASKED)}[self.twin]
-        found = super().unread() | dict.fromkeys(of_others, f"on twin = {self.twin!r}; leave it out")
-        if self.top_k is None:
-            found |= dict.fromkeys(("ties", "hub_cap"), "without top_k; give it, or leave this out")
-        return found
 
 
 def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPath, ...]:

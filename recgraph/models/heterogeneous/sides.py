@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from recgraph.augment.graph import make_augmentation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
-from recgraph.models.heterogeneous.paths import MetaPathInputs, check_once, read_graph
+from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.settings import make_masks, make_paths
 from recgraph.rng import Generators, derive
 
@@ -26,12 +25,6 @@ def read_sides(graph: HeteroGraph, config: Any, seed: int) -> tuple[MetaPathInpu
     read = [
         read_graph(graph, side, paths, {side: None}, generator=ties) for side, paths in zip(SIDES, chosen, strict=True)
     ]
-    if config.augmentations is not None and any(
-        make_augmentation(spec).reads == "features" for spec in config.augmentations
-    ):
-        raise ValueError(
-            "augmentations: recommenders mask the vectors of nodes by feature_mask; name those of edges alone"
-        )
     masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
     if config.twin != "masked":
         return tuple(read)
@@ -47,14 +40,7 @@ def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, c
     """
     names = _offered(graph, side) if given is None else given
     if not names:
-        offered = _offered(graph, side)
-        if offered:
-            raise ValueError(
-                f"{side}_metapaths = () must name at least one path; leave it out (None) for all that the graph "
-                f"offers: {', '.join(map(repr, offered))}"
-            )
-        raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
-    check_once(f"{side}_metapaths", names, graph)
+        raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")
     made: list[MetaPath] = []
     for name in names:
         route = MetaPath(name).route(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from recgraph.graph.contexts import Walked
 from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.paths import MetaPathInputs, PathInputs
 from recgraph.models.heterogeneous.settings import ViewsConfig
-from recgraph.ranks import WHOLE
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Layered, Operator, spmm
@@ -36,36 +34,18 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
     cls = registry.load("encoder", name)
     if not issubclass(cls, GraphEncoder):
         raise ValueError(f"encoder = {name!r} is not a convolution over graphs, such as 'gcn' or 'propagation'")
-    if in_dim != dim and "out_dim" not in inspect.signature(cls).parameters:
-        raise ValueError(f"encoder = {name!r} keeps the width: embedding_dim = {dim} must be hidden_dim = {in_dim}")
     spec = {"name": name, **options}
     given = {"in_dim": in_dim, "hidden_dim": dim, "out_dim": dim}
     encoder: GraphEncoder = registry.make("encoder", spec, {"dropout": dropout}, **given)
     return encoder
 
 
-def _check_latent(augmenter: Any, spec: Mapping[str, Any]) -> None:
-    """Refuse an augmenter that needs more than the vectors of nodes, of which there are any number."""
-    needs = {
-        "the states of a sequence": augmenter.needs_states,
-        "the items of a sequence": augmenter.changes_tokens,
-        f"exactly {augmenter.batch_size} vectors": augmenter.batch_size is not None,
-    }
-    for what, is_needed in needs.items():
-        if is_needed:
-            raise ValueError(
-                f"augmenter = {spec['name']!r} with variant = {augmenter.variant!r} needs {what}, and views of nodes "
-                "have vectors alone; use augmenter='mlp', or attention with augmenter_options={'variant': 'published'}"
-            )
-
-
 @dataclass(frozen=True)
 class BothViews:
-    """Attributes: ``coarse``, ``fine``, also the embedding, and ``paths``, one a path without its twin; [N, D] each."""
+    """Attributes: ``coarse``, ``fine``, also the embedding; [N, D] each."""
 
     coarse: Tensor
     fine: Tensor
-    paths: tuple[Tensor, ...] = ()
 
 
 class MetaPathViews(nn.Module):
@@ -119,8 +99,6 @@ class MetaPathViews(nn.Module):
         spec = {"name": config.augmenter, **config.augmenter_options}
         latent = inputs.paths if config.twin == "latent" else ()
         self.augmenters = nn.ModuleList(registry.make("augmenter", spec, hidden_dim=dim) for _ in latent)
-        for augmenter in self.augmenters:
-            _check_latent(augmenter, spec)
 
     def forward(
         self,
@@ -144,7 +122,7 @@ class MetaPathViews(nn.Module):
         fine = self.attention(views, generator if together is None else together)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
         coarse = self._encoded(adjacencies, _shared(hidden[inputs.target]), generator)
-        return BothViews(coarse, fine, tuple(views[:: len(views) // len(inputs.paths)]))
+        return BothViews(coarse, fine)
 
     def fine(
         self,
@@ -229,12 +207,6 @@ class MetaPathViews(nn.Module):
     ) -> Tensor:
         """[N, D]: what the encoder makes of x, of all ranks' rows."""
         z: Tensor = self.encoder(adjacencies, x, generator)
-        share = adjacencies[0].share if isinstance(adjacencies[0], Layered) else WHOLE
-        if not share.is_whole and len(z) != (n := sum(share.sizes)):
-            raise ValueError(
-                f"{type(self.encoder).__name__} gives {len(z)} rows of a batch of {n} that ranks divide: gather those "
-                "of all ranks behind the last layer, x = adj.share.gathered(x), or train in one process"
-            )
         return z
 
     def _context(

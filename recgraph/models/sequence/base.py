@@ -13,7 +13,7 @@ from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
-from recgraph.data.gaps import N_GAPS, times_of, with_gaps
+from recgraph.data.gaps import N_GAPS, with_gaps
 from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
@@ -34,8 +34,7 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
-from recgraph.models.distil import distilled, teacher_reads_times
-from recgraph.models.sequence.config import SequenceConfig, check_regime
+from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
@@ -84,11 +83,6 @@ class SequenceModel(TrainableModel):
         self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
         draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
-        if self.encoder.reads_tokens and config.time_gaps:
-            raise ConfigError(
-                f"time_gaps = True makes a token of each place, but {config.encoder} with encoder_options = "
-                f"{config.encoder_options!r} must know the items; leave one of them out"
-            )
         own = {"n_negatives": config.n_negatives}
         self.loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, own)
         self.item_tower = self._make_tower(space)
@@ -140,9 +134,9 @@ class SequenceModel(TrainableModel):
     @property
     def shared_terms(self) -> dict[str, float]:
         """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts,
-        ``distil``, that of its teacher, and ``items``, the contrast of items with their graph."""
+        and ``items``, the contrast of items with their graph."""
         config = self.config
-        terms = {"balance": self.encoder.penalty_weight, "distil": config.distil_coefficient}
+        terms = {"balance": self.encoder.penalty_weight}
         return terms | {"items": config.item_contrast}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
@@ -158,7 +152,7 @@ class SequenceModel(TrainableModel):
             partners=self.needs_partners,
             drop_last=self.needs_full_batches,
             gaps=self.config.time_gaps,
-            times=self.encoder.reads_times or teacher_reads_times(self, train),
+            times=self.encoder.reads_times,
             views=self.draws_views,
         )
 
@@ -171,7 +165,7 @@ class SequenceModel(TrainableModel):
         counts = train.item_counts()
         self.encoder.setup(counts, self.item_categories)
         if self.item_graph is not None:
-            self.item_graph.setup(train, self.item_categories)
+            self.item_graph.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def go_on_from(self, smaller: Model) -> None:
@@ -229,22 +223,11 @@ class SequenceModel(TrainableModel):
     def last_terms(self, batch: SequenceBatch) -> Terms:
         """The terms that read what the others have encoded, to be computed after them."""
         found: Terms = {}
-        if self.config.teacher is not None:
-            found["distil"] = lambda: self._distil(batch)
         if (graph := self.item_graph) is not None and graph.contrast is not None:
             found["items"] = lambda: graph.loss(batch, self._item_tables(batch))
         if self.encoder.penalty_weight:
             found["balance"] = lambda: self.encoder.penalty() * batch.share.weight
         return found
-
-    def _distil(self, batch: SequenceBatch) -> Tensor:
-        """How the scores after each row of ``batch.contrast`` differ from the teacher's."""
-        rows, table = batch.contrast, self.token_table(batch)
-        tokens = rows.values if rows.values.ndim == 1 else rows.values[:, 0]
-        query = Query(batch.users, rows.with_values(tokens - 1), times_of(rows))
-        states, generator = self.encode(rows, batch), batch.generators["distil"]
-        loss = distilled(self, query, generator, states, lambda items: self.loss.as_scored(lookup(table, items + 1)))
-        return loss * batch.share.weight
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
@@ -378,7 +361,9 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     if not issubclass(cls, SequenceEncoder):
         raise ConfigError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
     shared = {name: getattr(config, name) for name in type(config).model_fields}
-    check_regime(config, cls.ends_masked)
+    regime: str = config.regime
+    if (regime == "cloze") != cls.ends_masked and regime != "prefix":
+        raise ConfigError(f"regime = {regime!r} does not suit encoder = {config.encoder!r}, by what places see")
     shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
     shared["max_len"] += cls.ends_masked
     encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)

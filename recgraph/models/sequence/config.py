@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from recgraph import registry
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import Added, Search
 from recgraph.data.item_features import FeatureWish
-from recgraph.encoders.base import SequenceEncoder
-from recgraph.models.distil import DistilConfig
-from recgraph.parts import chosen
+from recgraph.models.base import ModelConfig
 
-__all__ = ["EncoderName", "SequenceConfig", "TransformerConfig", "check_regime"]
+__all__ = ["EncoderName", "SequenceConfig", "TransformerConfig"]
 
 #: a setting whose default is another in each model
 EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
 
 
-class SequenceConfig(DistilConfig):
-    #: settings that the encoder alone reads, and that another one may not have
-    of_encoder: ClassVar[tuple[str, ...]] = ()
-
+class SequenceConfig(ModelConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
     ] = 64
@@ -87,63 +81,11 @@ class SequenceConfig(DistilConfig):
         Added(),
     ]
 
-    @model_validator(mode="after")
-    def _has_items(self) -> Self:
-        if not self.item_id_embedding and not self.item_features:
-            raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
-        return self
-
-    @classmethod
-    def given_to(cls, setting: str) -> frozenset[str]:
-        of_encoder = (*cls.model_fields, "causal", "n_tokens")
-        return super().given_to(setting).union(of_encoder if setting == "encoder" else ())
-
-    def unread(self) -> dict[str, str]:
-        found, encoder, loss = super().unread(), chosen("encoder", self.encoder), chosen("loss", self.loss)
-        if not self.item_features:
-            found["item_id_dropout"] = "without item_features; name some, or leave it out"
-        elif not self.item_id_embedding:
-            found["item_id_dropout"] = "where item_id_embedding = False; leave it out"
-        if not self.item_contrast:
-            found["item_contrast_options"] = "without item_contrast; give it a weight, or leave it out"
-        if self.item_graph is None:
-            of_graph = ("item_contrast", "item_contrast_options")
-            found |= dict.fromkeys(of_graph, "without item_graph; name one, or leave it out")
-        if encoder is not None and issubclass(encoder, SequenceEncoder):
-            others = (name for name in self.of_encoder if name not in registry.settings_of(encoder))
-            found |= dict.fromkeys(others, f"with encoder = {self.encoder!r}; leave it out")
-        if loss is not None and "n_negatives" not in registry.settings_of(loss):
-            found["n_negatives"] = f"with loss = {self.loss!r}, which draws none; leave it out"
-        return found
-
 
 class TransformerConfig(SequenceConfig):
-    of_encoder: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads", "inner_dim", "attention_dropout")
-
     n_layers: Annotated[int, Field(ge=1, description="transformer layers"), Search(1, 4)] = 2
     n_heads: Annotated[
         int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
     ] = 2
     inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
-
-
-def check_regime(config: SequenceConfig, ends_masked: bool) -> None:
-    """Check that the encoder suits the regime.
-
-    Args:
-        ends_masked: whether its places see both sides, and a history is read by a masked item behind it.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if config.regime == "causal" and ends_masked:
-        raise ConfigError(
-            f"regime = 'causal' would show encoder = {config.encoder!r} its targets: places see what lies behind them; "
-            "use regime='prefix', or the model bert4rec, whose regime masks items"
-        )
-    if config.regime not in ("prefix", "causal") and not ends_masked:
-        raise ConfigError(
-            f"regime = {config.regime!r} masks items for an encoder that sees both sides of them, and encoder = "
-            f"{config.encoder!r} does not; use encoder='bidirectional_transformer'"
-        )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.contrast.views import About
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.encoders.kept import Kept
 from recgraph.models.base import PathKey, Space
-from recgraph.models.contrast import ContrastConfig, check_pairs, contrastive_term, stream
+from recgraph.models.contrast import ContrastConfig, contrastive_term, stream
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.item_graph import MetaPaths
 from recgraph.models.sequence.config import SequenceConfig
@@ -42,26 +41,6 @@ class ItemContrastConfig(ContrastConfig):
         Field(description="a learned second view of the graph's vectors, a name of the registry's kind 'augmenter'"),
     ] = None
     augmenter_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the augmenter")]
-
-    @model_validator(mode="after")
-    def _is_of_tables(self) -> Self:
-        if self.target_momentum is not None:
-            raise ValueError(
-                f"target_momentum = {self.target_momentum}: the contrast of items has no slow copy; set it beside "
-                "item_contrast_options, for the contrast of sequences"
-            )
-        if self.queue_size and self.candidates == "all":
-            raise ValueError(
-                f"queue_size = {self.queue_size} adds candidates, and candidates = 'all' takes all items already; use "
-                "queue_size = 0 or candidates = 'batch'"
-            )
-        return self
-
-    @property
-    def further_candidates(self) -> tuple[str, str] | None:
-        if self.candidates == "all":
-            return "item_contrast_options candidates = 'all'", "candidates = 'batch'"
-        return super().further_candidates
 
 
 class ItemTables(NamedTuple):
@@ -102,8 +81,6 @@ class RelatedItems(nn.Module):
         spec = {"name": config.item_graph, **config.item_graph_options}
         self.graph: ItemGraph = registry.make("item_graph", spec, **given)
         self.settings = ItemContrastConfig.of(config.item_contrast_options)
-        if self.settings.candidates == "all":
-            check_pairs(self.settings)
         self.contrast = contrastive_term(self.settings, config.hidden_dim) if config.item_contrast else None
         self.augmenter = self._make_augmenter(config.hidden_dim) if config.item_contrast else None
         self._made: Kept[ItemTables] = Kept()
@@ -113,17 +90,11 @@ class RelatedItems(nn.Module):
         if name is None:
             return None
         made = registry.make("augmenter", {"name": name, **self.settings.augmenter_options}, hidden_dim=dim)
-        if made.has_loss or made.needs_states or made.batch_size is not None:
-            raise ValueError(
-                f"item_contrast_options augmenter = {name!r} reads sequences or has a loss of its own; use 'mlp'"
-            )
         return made
 
-    def setup(self, train: Part, categories: Tensor | None = None) -> None:
-        """Show the training part to the graph and the contrast, and the items' categories [n_items] to the latter."""
+    def setup(self, train: Part) -> None:
+        """Show the training part to the graph."""
         self.graph.connect(train.items)
-        if self.contrast is not None:
-            self.contrast.setup(About(train.item_counts().float(), categories))
 
     def tables(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
         """The tables of tokens.
@@ -167,7 +138,7 @@ class RelatedItems(nn.Module):
         if self.augmenter is not None:
             views.append(self.augmenter(related, None, batch.generators["augmenters"]))
         draw = stream(self.contrast, batch.generators)
-        losses = [self.contrast(anchors, view, ids, **rows, generator=draw, epoch=batch.epoch) for view in views]
+        losses = [self.contrast(anchors, view, ids, **rows, generator=draw) for view in views]
         return torch.stack(losses).sum()
 
 
@@ -180,8 +151,4 @@ def reads_typed_graph(config: SequenceConfig) -> bool:
     if config.item_graph is None:
         return False
     reads: bool = registry.load("item_graph", config.item_graph).reads_graph
-    if reads and config.item_features:
-        raise ValueError(
-            f"item_graph = {config.item_graph!r} reads the features of items from the graph; leave item_features out"
-        )
     return reads

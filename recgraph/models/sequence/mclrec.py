@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.data.batches import SequenceBatch
 from recgraph.encoders.base import tokens_of_places
@@ -24,9 +24,6 @@ from recgraph.unit_length import unit_length
 
 
 class MCLRecConfig(ContrastiveConfig):
-    #: without the temperature, which the margin reads, too
-    of_objective: ClassVar[tuple[str, ...]] = ("similarity",)
-
     view_weight: Annotated[
         float,
         Field(ge=0, description="lambda, weight of cl1, the contrast of the stochastic views"),
@@ -60,18 +57,6 @@ class MCLRecConfig(ContrastiveConfig):
         Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
     ] = "published"
 
-    of_weight: ClassVar[tuple[str, ...]] = ("view_weight", "latent_weight")
-
-    def idle(self) -> frozenset[str]:
-        of_margin = () if self.margin_weight else ("margin_form",)
-        of_augmenters = ("augmenter", "augmenter_options", "augmenter_variant", "shared_augmenter")
-        of_latent = (*of_augmenters, "schedule_of_phases", "margin_weight", "margin_form")
-        return super().idle().union(of_margin, () if self.latent_weight else of_latent)
-
-    @classmethod
-    def given_to(cls, setting: str) -> frozenset[str]:
-        return super().given_to(setting).union({"variant"} if setting == "augmenter" else ())
-
 
 class MCLRec(ContrastiveSequenceModel):
     """Meta-optimised contrastive learning: SASRec whose views are varied once more by learnable augmenters.
@@ -92,10 +77,7 @@ class MCLRec(ContrastiveSequenceModel):
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
-    ``target_momentum`` is of ``cl1`` alone, as the augmenters learn through both sides of ``cl2``.
-    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec). An
-    objective of more than two views (Symile) contrasts h1, h2 and the sequence in ``cl1``, and z1, z2 and the sequence
-    in ``cl2``.
+    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
     Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
     encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
     """
@@ -110,21 +92,12 @@ class MCLRec(ContrastiveSequenceModel):
             registry.make("augmenter", augmenter, hidden_dim=config.hidden_dim, variant=config.augmenter_variant)
             for _ in range(1 if config.shared_augmenter else 2)
         )
-        if self.augmenters[0].changes_tokens and self.encoder.reads_tokens:
-            raise ConfigError(
-                f"augmenter = {config.augmenter!r} changes items, but {config.encoder} with encoder_options = "
-                f"{config.encoder_options!r} must know them; leave one of them out"
-            )
         self.latent_contrast = contrastive_term(
             config,
             config.hidden_dim,
             temperature=1.0,
-            temperature_schedule="constant",
-            temperature_end=None,
             similarity="dot",
-            queue_size=0,
-            # of three pairs in each of two or three phases a queue would hold the same rows many times
-            objective_settings={name: one for name, one in config.objective_options.items() if name != "queue"},
+            queue_size=0,  # of three pairs in each of two or three phases a queue would hold the same rows many times
         )
         scope = "row" if config.margin_form == "published" else "batch"
         self.margin = Margin(temperature=config.temperature, scope=scope)
@@ -170,9 +143,6 @@ class MCLRec(ContrastiveSequenceModel):
             return [(z1, z2), (h1, z2), (h2, z1)]
 
         def cl2() -> Tensor:
-            if self.reads_original:
-                z1, z2 = pairs()[0]
-                return self.contrast_by(self.latent_contrast, batch, z1, z2, self.originals(views()))
             return sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()])
 
         def margins() -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from recgraph.models.sequence.config import EncoderName, SequenceConfig
 
 
 class HSTUConfig(SequenceConfig):
-    of_encoder: ClassVar[tuple[str, ...]] = ("n_layers", "n_heads")
-
     encoder: EncoderName = "hstu"
     dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
         0.2
@@ -45,8 +43,6 @@ class HSTU(SequenceModel):
 
 
 class FuXiAlphaConfig(HSTUConfig):
-    of_encoder: ClassVar[tuple[str, ...]] = (*HSTUConfig.of_encoder, "inner_dim")
-
     encoder: EncoderName = "fuxi"
     inner_dim: Annotated[
         int,

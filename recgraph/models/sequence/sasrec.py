@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,8 +23,6 @@ class SASRec(SequenceModel):
 
 
 class BSARecConfig(TransformerConfig):
-    of_encoder: ClassVar[tuple[str, ...]] = (*TransformerConfig.of_encoder, "alpha", "c")
-
     encoder: EncoderName = "filtered_transformer"
     alpha: Annotated[
         float,
@@ -40,9 +38,6 @@ class BSARecConfig(TransformerConfig):
         Literal["prefix", "causal"],
         Field(description="every prefix with its next item (as published), or whole sequences with a causal filter"),
     ] = "prefix"
-
-    def idle(self) -> frozenset[str]:
-        return super().idle().union(() if self.alpha else ("c",))
 
 
 class BSARec(SequenceModel):
@@ -97,8 +92,6 @@ class ESASRec(SequenceModel):
 
 
 class GRU4RecConfig(SequenceConfig):
-    of_encoder: ClassVar[tuple[str, ...]] = ("n_layers", "inner_dim")
-
     encoder: EncoderName = "gru"
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the embeddings"), Search(0.0, 0.7, step=0.1)] = 0.3
     n_layers: Annotated[int, Field(ge=1, description="GRU layers"), Search(1, 2)] = 1
