@@ -153,7 +153,7 @@ class Job:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """The digests of the runs and bundles that its training reads, see :func:`recgraph.runs.pretrained.input_digests`."""
+        """The digests of the runs and bundles that its training reads."""
         return input_digests(self.settings)
 
     @property

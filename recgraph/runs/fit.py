@@ -319,6 +319,11 @@ def _fit_split(
     def validate() -> dict[str, float]:
         return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
 
+    validates = isinstance(model, TrainableModel) and config.metric not in ("loss", "last") and fit_on == "train"
+    if validates:
+        check_selects(config.metric)
+        if not len(sealed.valid):
+            raise ValueError(f"metric = {config.metric!r}: the valid part is empty; use metric='loss'")
     with run_folder(model, options, record) as is_complete:
         if is_complete:
             assert options.folder is not None
@@ -326,11 +331,6 @@ def _fit_split(
             assert isinstance(done, Run)
             done.model.to(pick_device(options.device))
             return done
-        validates = isinstance(model, TrainableModel) and config.metric not in ("loss", "last") and fit_on == "train"
-        if validates:
-            check_selects(config.metric)
-            if not len(sealed.valid):
-                raise ValueError(f"metric = {config.metric!r}: the valid part is empty; use metric='loss'")
         build(model, _space(model, sealed, part), options, record, initialise)
         if isinstance(model, PlannedModel):
             fit_member = _fit_member(model, sealed, options)

@@ -71,7 +71,7 @@ class KillAt(Observer):
 def test_a_run_that_is_killed_goes_on_with_the_same_command_to_the_same_result(
     model: str, split: Split, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"model": model, "max_epochs": 3, "checkpoint_every": 2}
+    settings: dict[str, Any] = {"model": model, "max_epochs": 3, "batch_size": 4, "checkpoint_every": 2}
     whole = fitted(split, tmp_path / "whole", **settings)
     for kill in (KillAt(batch=1), KillAt(batch=4), KillAt(epoch=2)):
         with pytest.raises(Killed):

@@ -55,7 +55,7 @@ def test_the_entries_of_a_record(is_trained: bool, log: Path, tmp_path: Path) ->
     model: Any = SASRec(**SMALL) if is_trained else rg.models.EASE()
     run = rg.fit(model, split_of(log), seed=0, out=tmp_path / "run", **({"max_epochs": 1} if is_trained else {}))
     names = ["model", "config", "training", "seed", "fitted_on", "data", "init_items", "history", "results", "unsealed"]
-    names += ["preparation", "n_parameters", *(["best_epoch", "best"] if is_trained else []), "cost", "provenance"]
+    names += ["preparation", *(["best_epoch", "best"] if is_trained else []), "cost", "n_parameters", "provenance"]
     written = json.loads((tmp_path / "run" / "record.json").read_text())
     assert list(written) == names
     assert run.record == RunRecord.read(tmp_path / "run")
