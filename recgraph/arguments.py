@@ -77,7 +77,7 @@ def _by_instance(annotation: Any) -> Any:
     if origin in (Literal, Annotated) or annotation in _PLAIN or annotation in (None, Any):
         return annotation
     kind = origin or annotation
-    is_class = isinstance(kind, type) and kind is not type and not getattr(kind, "_is_protocol", False)
+    is_class = isinstance(kind, type) and kind not in (type, Any) and not getattr(kind, "_is_protocol", False)
     return InstanceOf[kind] if is_class else Any  # type: ignore[valid-type,misc]
 
 

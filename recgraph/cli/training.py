@@ -73,7 +73,7 @@ def train(
     cls = registry.load("model", model)
     _refuse_options(values, {"model": cls.Config, **fit.parts_of(cls)})
     try:
-        with source.shown(), notes_of("recgraph.runs.refit"):
+        with source.shown(), notes_of("recgraph.runs.fit"):
             run = fit.train(
                 model,
                 source.dataset,

@@ -34,7 +34,7 @@ from recgraph.runs.pretrained import InitItemsConfig, Scale, initial_items
 from recgraph.runs.record import SELECTION
 from recgraph.runs.run import NodeRun, Run
 from recgraph.runs.settings import DataConfig, ProbeSettings, check_task, models_for, prepare_once, source_of
-from recgraph.serve.embedder import Embedder, check_target
+from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     FALLING,
@@ -442,7 +442,6 @@ def _fit_nodes(
 ) -> NodeRun:
     _warn_of_few_epochs(model, options.config)
     target = _target(model, graph)
-    check_target(target)
     if not graph.count(target):
         raise ValueError(f"the graph has no node of type {target!r}, whose nodes {type(model).__name__} embeds")
     data = {

@@ -21,10 +21,9 @@ from recgraph.data.split import SealedSplit
 from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
 from recgraph.runs.run import NodeRun, Run
-from recgraph.serve.bundle import BundleError, digest_and_size
+from recgraph.serve.bundle import BundleError, bundle_of, digest
 from recgraph.serve.embedder import Embedder
-from recgraph.serve.loading import bundle_of, load
-from recgraph.serve.recommender import Recommender
+from recgraph.serve.recommender import Recommender, load
 
 __all__ = ["INPUTS", "InitItems", "InitItemsConfig", "Scale", "initial_items", "input_digests"]
 
@@ -203,7 +202,7 @@ def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
         for path in given if isinstance(given, list | tuple) else [given]:
             if isinstance(path, str):
                 try:
-                    found[f"{name} {path}"] = digest_and_size(bundle_of(path))[0]
+                    found[f"{name} {path}"] = digest(bundle_of(path))
                 except (BundleError, OSError):
                     continue
     return found
