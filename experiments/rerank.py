@@ -33,11 +33,10 @@ from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
-from recgraph.rerank.base import reranker_of
-from recgraph.rerank.similarity import Compare, CoOccurrence, Cosine, Jaccard, Similarity
 from recgraph.runs.record import provenance
 from recgraph.runs.run import Run
 from recgraph.serve.vectors import encode_items

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
-from recgraph.evaluate.over_folds import OF_FOLD, over_folds
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.significance import OF_FOLD, over_folds, over_users
 from recgraph.evaluate.statistics import TooFewPairs, holm, welch
 from recgraph.leaderboard.job import TITLES, digest
 from recgraph.leaderboard.repeats import Repeat, fold_of, mean_of, seed_of

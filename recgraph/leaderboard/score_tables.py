@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recgraph.evaluate.over_folds import OF_FOLD
+from recgraph.evaluate.significance import OF_FOLD
 from recgraph.leaderboard.board import SheetSpec
 from recgraph.leaderboard.compare import check_protocols
 from recgraph.leaderboard.job import TITLES, digest

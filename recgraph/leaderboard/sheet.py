@@ -13,7 +13,7 @@ import polars as pl
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.over_folds import OF_FOLD
+from recgraph.evaluate.significance import OF_FOLD
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
     Comparisons,

@@ -14,12 +14,11 @@ from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import is_leaked
+from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
-from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import is_first, together
-from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.changed_features import check_features
 from recgraph.runs.node_run import NodeRun
@@ -69,12 +68,10 @@ class Run(BaseRun):
         part: str = "test",
         seen: Seen = "both",
         cutoffs: Sequence[int] | None = None,
-        memory_mib: int | None = None,
         metrics: Sequence[str] | None = None,
         *,
         allow_fitted: bool = False,
         engine: Engine | None = None,
-        memory_limit: str | int | None = None,
         rerank: str | Mapping[str, Any] | Reranker | None = None,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
@@ -85,14 +82,11 @@ class Run(BaseRun):
             part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
             seen: whether items of the history stay candidates.
             cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
-            memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
             metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
                 :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
             engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
-            memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``; None: that of
-                ``RECGRAPH_MEMORY_LIMIT``, if any.
             rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
                 and the results are kept beside those of the model, as ``"test/mmr"``.
 
@@ -135,7 +129,6 @@ class Run(BaseRun):
             fitted = whole.fit_part(cast(FitPart, fitted_on))
         else:
             cases, fitted = split.valid, split.train
-        limit = memory_limit or (memory_limit_of_process() if memory_mib is None else None)
         with together():
             results = evaluate(
                 self.model,
@@ -144,8 +137,6 @@ class Run(BaseRun):
                 cutoffs=cutoffs,
                 metrics=metrics,
                 fit_part=fitted,
-                memory_mib=memory_mib,
-                memory_limit=limit,
                 split=split,
                 part=part,
                 fitted_on=fitted_on,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
+from recgraph.evaluate.rerank import Cosine
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.rerank.similarity import Cosine
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling

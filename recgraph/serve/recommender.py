@@ -17,10 +17,10 @@ from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.models.base import Model
 from recgraph.notebook import block
 from recgraph.parallel import Engine
-from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve import stored
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.answer import answer, check_item_columns, names_of_lists

@@ -17,7 +17,7 @@ from recgraph.bounded.texts import read_json, read_toml
 from recgraph.config import Config, ConfigError
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import is_missing
-from recgraph.rerank.base import Reranker, reranker_of
+from recgraph.evaluate.rerank import Reranker, reranker_of
 
 __all__ = ["Boost", "Diversity", "Rules"]
 
@@ -43,7 +43,7 @@ class Boost(Config):
 
 
 class Diversity(Config):
-    """Short for the re-ranker :class:`~recgraph.rerank.members.MMR` with ``weight`` as its strength."""
+    """Short for the re-ranker :class:`~recgraph.evaluate.rerank.MMR` with ``weight`` as its strength."""
 
     weight: Annotated[float, Field(ge=0, le=1, description="lambda; 0: the ranking as it is, 1: differences alone")]
     pool: Annotated[int, Field(ge=1, description="the best items among which is chosen")] = 100

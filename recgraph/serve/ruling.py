@@ -19,12 +19,10 @@ from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap, as_series, family, whole_floats
 from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, Limit, Reranking, bind, pick
 from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.rerank.bind import bind
-from recgraph.rerank.pick import Limit, Reranking, pick
-from recgraph.rerank.similarity import CoOccurrence, Cosine
 from recgraph.serve.boosts import changes_of
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
@@ -234,8 +232,7 @@ class Ruling:
             if not self.limits and self.reranking is None:
                 items[left, :length], values[left, :length] = ranked, best
                 break
-            own_history = None if history is None else history.take(left.to(history.device)).to(host)
-            places, short_mask = pick(ranked, best, k, self.limits, self.reranking, own_history)
+            places, short_mask = pick(ranked, best, k, self.limits, self.reranking)
             known = places.clamp(min=0)
             items[left] = torch.where(places < 0, places, ranked.gather(1, known))
             values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
+from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
-from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve.answer import answer, check_item_columns, names_of_similar
 from recgraph.serve.checks import check_positive
 from recgraph.serve.lists import Lister

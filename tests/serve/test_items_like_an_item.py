@@ -11,9 +11,9 @@ import pytest
 import torch
 from test_recommender import ServedTowers, log, serve
 
+from recgraph.evaluate.rerank import Cosine
 from recgraph.evaluate.topk import Catalogue
 from recgraph.models.closed_form.linear import EASE
-from recgraph.rerank.similarity import Cosine
 from recgraph.serve import similar as module
 from recgraph.serve.recommender import Recommender
 
@@ -157,7 +157,7 @@ def test_what_one_request_makes_serves_the_next(monkeypatch: pytest.MonkeyPatch)
     wanted = {by: served.similar([1], k=3, by=by) for by in ("vectors", "co_occurrence")}
     monkeypatch.setattr(Catalogue, "__init__", None)
     monkeypatch.setattr(Cosine, "__init__", None)
-    monkeypatch.setattr("recgraph.rerank.similarity.distinct", None)
+    monkeypatch.setattr("recgraph.evaluate.rerank.distinct", None)
     for by, frame in wanted.items():
         assert served.similar([1], k=3, by=by).equals(frame)
         served.similar([1], k=3, by=by, block=[2])

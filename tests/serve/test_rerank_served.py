@@ -18,9 +18,9 @@ from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.ranking import item_vectors_of
+from recgraph.evaluate.rerank import MMR
 from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE
-from recgraph.rerank.members import MMR
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Rules
 from recgraph.serve.vectors import encode_items

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from recgraph.bounded.texts import RepeatedNameError, each_once
 from recgraph.config import Config
-from recgraph.rerank.similarity import SimilarBy
+from recgraph.evaluate.rerank import SimilarBy
 from recgraph.serve.answer import check_item_columns
 from recgraph.serve.http.errors import Refused, cut, shown, unknown_name
 from recgraph.serve.http.jsonids import JsonIds, check_text

@@ -23,8 +23,8 @@ from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, device_of
+from recgraph.evaluate.rerank import Reranking
 from recgraph.evaluate.topk import Catalogue, Lists
-from recgraph.rerank.pick import Reranking
 from recgraph.serve import lists
 from recgraph.serve.http.alike import Alike
 from recgraph.serve.http.asked import AnyAsked, Asked, AskedSimilar, Limits, Reader
