@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,6 @@ class Augmenter(nn.Module):
         ValueError: ``variant`` is neither.
     """
 
-    #: whether it is trained by a loss of its own, and not by the contrast
-    has_loss: ClassVar[bool] = False
-
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
         super().__init__()
         if variant not in get_args(Variant):
@@ -53,11 +50,6 @@ class Augmenter(nn.Module):
     def batch_size(self) -> int | None:
         """The one batch size that the augmenter can take, or None for any."""
         return None
-
-    @property
-    def changes_tokens(self) -> bool:
-        """Whether it changes the embeddings of a sequence's items, which the model then encodes."""
-        return False
 
     def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Another view of each row.

@@ -214,7 +214,7 @@ def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[s
 
 def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's record does not follow from its seed."""
-    names = ("model", "model_revision", "config", "training", "data", "fitted_on", "teacher")
+    names = ("model", "model_revision", "config", "training", "data", "fitted_on")
     kept = {name: record.get(name) for name in names}
     # of other features a run is not opened, and earlier versions recorded none
     kept["data"] = {name: value for name, value in (kept["data"] or {}).items() if name != "features"}

@@ -77,8 +77,7 @@ def _open(folder: Path) -> Run:
     from recgraph.runs.record import RunRecord
     from recgraph.runs.run import Run
     from recgraph.runs.update_options import check_updatable
-    from recgraph.serve.bundle import BundleError, holds
-    from recgraph.serve.loading import bundle_of
+    from recgraph.serve.bundle import BundleError, bundle_of, holds
     from recgraph.serve.recommender import Recommender
 
     at = bundle_of(folder)

@@ -54,8 +54,6 @@ class SequenceEncoder(nn.Module):
     pads_to_any_length: ClassVar[bool] = True
     #: whether a history is read by a masked item that stands behind it: token 0 is then a token as any other
     ends_masked: ClassVar[bool] = False
-    #: coefficient of :meth:`penalty` in the loss; 0: it has none
-    penalty_weight: float = 0.0
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
@@ -101,41 +99,9 @@ class SequenceEncoder(nn.Module):
         return self._encode(sequences, table, generator, last_only)
 
     @property
-    def reads_tokens(self) -> bool:
-        """Whether it must know which items its tokens are, beside their embeddings."""
-        return False
-
-    @property
     def reads_times(self) -> bool:
         """Whether it reads when each item was, beside its embedding."""
         return False
-
-    def go_on_from(self, smaller: SequenceEncoder, categories: Tensor | None) -> None:
-        """Called before :meth:`setup` where the weights are those of an encoder for fewer items: keep what they were
-        trained with and :meth:`setup` would choose anew.
-
-        Args:
-            smaller: of the same class and settings.
-            categories: of its items, as :meth:`setup` gets them.
-        """
-
-    def setup(self, counts: Tensor, categories: Tensor | None) -> None:
-        """Called before training with what is known of the items; most need nothing.
-
-        Args:
-            counts: [n_items], interactions in training.
-            categories: [n_items] int64, the category of each item, -1 for none; None: there are no categories.
-
-        Raises:
-            ValueError: it needs what is not known.
-        """
-
-    def begin(self) -> None:
-        """Called before a step: :meth:`penalty` is then of what is encoded from there on."""
-
-    def penalty(self) -> Tensor:
-        """A scalar that training adds to the loss with ``penalty_weight``, of what was encoded in training mode."""
-        raise TypeError(f"{type(self).__name__} must define penalty()")
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""

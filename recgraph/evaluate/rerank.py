@@ -174,9 +174,6 @@ class CoOccurrence(Similarity):
             torch.div(block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows])
         return found
 
-    def n_pairs(self, items: Tensor) -> int:  # until recgraph.serve.http no longer reads it
-        return int(self._users.lengths[self._holders.take(items).values].sum())
-
 
 def shared_values(rows: Tensor, one: Tensor) -> Tensor:
     """[R, P, m, m]: which values of the items [R, P, m] are values of the items [R, 1, m]."""
@@ -246,7 +243,6 @@ class Reranker:
     """
 
     Config: ClassVar[type[RerankerConfig]] = RerankerConfig
-    history = 0  # until recgraph.serve.http no longer reads it
 
     def __init__(self, config: RerankerConfig | None = None, /, **settings: Any) -> None:
         self.config: Any = configure(self, self.Config, config, settings)
@@ -453,9 +449,6 @@ class Reranking:
         """How many items of a ranking it picks from."""
         size: int = self.reranker.config.pool
         return size
-
-    def work(self, k: int) -> int:  # until recgraph.serve.http no longer reads it
-        return k * self.pool
 
 
 def pick(

@@ -50,8 +50,6 @@ def check_same_run(folder: Path, record: RunRecord, configs: Mapping[str, type[C
     here = identity(record.to_json(), configs)
     others = []
     for part, value in here.items():
-        if part == "teacher" and part not in there:  # earlier versions did not say which one it was
-            continue
         differing = _differing(there.get(part), value)
         if part == "training":
             differing = {name: pair for name, pair in differing.items() if name not in _MORE}

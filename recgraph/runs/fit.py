@@ -10,27 +10,25 @@ from typing import Any
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.config import Config, ConfigError, unknown_key
-from recgraph.data.catalog import load_graph, load_node_task
+from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.log import InteractionLog
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.ranks import together
 from recgraph.runs.fit_split import check_epochs, fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
-from recgraph.runs.known_labels import KnownLabels, known_labels, refuse_without_labels
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
-from recgraph.runs.settings import LabelsConfig, prepare_once
+from recgraph.runs.settings import prepare_once
 from recgraph.runs.source import source_of
 from recgraph.runs.task import check_task, models_for
-from recgraph.serve.embedder import Embedder, check_target
+from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     GraphTrainConfig,
@@ -131,14 +129,9 @@ def fit_graph(
     progress: bool | None = None,
     observers: tuple[Observer, ...] = (),
     memory_limit: str | int | None = None,
-    task: NodeTask | None = None,
-    labels: str | None = None,
     **training: Any,
 ) -> NodeRun:
     """Fit a model of a typed graph, without classes of its nodes; the epoch with the lowest loss is kept.
-
-    A model with ``n_classes``, or with a part that reads ordered labels (``conr``, ``supremix``, ``label_distance``),
-    reads the classes of the train nodes of one split of a task, and no other; such a part takes them as numbers.
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
@@ -152,14 +145,12 @@ def fit_graph(
             Log records (logger ``recgraph``) tell the same.
         observers: called during the training.
         memory_limit: of this process, e.g. ``"8GiB"``; see :func:`fit`.
-        task: of the same nodes, for a model that reads classes.
-        labels: the name of the split of ``task`` whose train part is read.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model embeds no graph, the graph has not its meta-paths, the labels do not fit the model,
-            ``out`` holds another run, or another process trains into it.
+        ValueError: the model embeds no graph, the graph has not its meta-paths, ``out`` holds
+            another run, or another process trains into it.
     """
     if not isinstance(model, GraphModel):
         raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(models_for(True))}")
@@ -168,7 +159,7 @@ def fit_graph(
     folder = None if out is None else Path(out)
     options = FitOptions(config, seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
     with together():
-        return _fit_nodes(model, graph, options, source={}, evaluation={}, known=known_labels(model, task, labels))
+        return _fit_nodes(model, graph, options, source={}, evaluation={})
 
 
 def train(
@@ -227,7 +218,7 @@ def train(
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     """The settings of a run beside the model's own, part by part."""
     if issubclass(model, GraphModel):
-        return {"training": GraphTrainConfig, "labels": LabelsConfig, "probe": ProbeSettings}
+        return {"training": GraphTrainConfig, "probe": ProbeSettings}
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": training_config(model), "items": InitItemsConfig, "data": DataConfig}
@@ -274,11 +265,9 @@ def _fit_nodes(
     options: FitOptions,
     source: Mapping[str, Any],
     evaluation: dict[str, Any],
-    known: KnownLabels | None = None,
 ) -> NodeRun:
     check_epochs(model, options.config)
     target = _target(model, graph)
-    check_target(target)
     if not graph.count(target):
         raise ValueError(f"the graph has no node of type {target!r}, whose nodes {type(model).__name__} embeds")
     data = {
@@ -290,12 +279,6 @@ def _fit_nodes(
     }
     record = new_record(model, options, "graph", data)
     record.task, record.evaluation = "nodes", evaluation
-    if known is None:
-        refuse_without_labels(model)
-    else:
-        known.give(model, target, graph.count(target))
-        record.data.settings = {**record.data.settings, "labels": known.record}
-        record.unsealed = [f"fit {record.model} on the classes of the train nodes of split {known.split!r}"]
     with run_folder(model, options, record) as is_complete:
         if is_complete:
             assert options.folder is not None
@@ -312,7 +295,7 @@ def _fit_nodes(
 
 def _refuse_batches(model: GraphModel, training: Mapping[str, Any]) -> None:
     """Refuse a size of batches for a model that makes its steps on the whole graph."""
-    by_batches = getattr(model.labels_config, "mini_batch", None)
+    by_batches = getattr(model.config, "mini_batch", None)
     if "batch_size" in training and not by_batches:
         instead = "" if by_batches is None else ", or set mini_batch=True"
         raise ConfigError(
@@ -334,7 +317,7 @@ def _train_nodes(
     card: GraphCard,
     options: FitOptions,
 ) -> NodeRun:
-    """Train on the graph of a data set with classes of nodes, of which those that ``labels`` names are read.
+    """Train on the graph of a data set with classes of nodes.
 
     Meta-paths that are not given are those of the card, and features that the card does not normalise stay as they are.
     """
@@ -351,6 +334,4 @@ def _train_nodes(
             f"metapaths = {model.config.metapaths} embed {target!r} nodes, but dataset {dataset!r} has classes of "
             f"{card.labels.target!r} nodes; its own paths are {', '.join(card.paths)}"
         )
-    split = LabelsConfig.of(parts["labels"]).labels
-    known = None if split is None else known_labels(model, load_node_task(dataset), split)
-    return _fit_nodes(model, graph, options, {"dataset": dataset}, evaluation, known)
+    return _fit_nodes(model, graph, options, {"dataset": dataset}, evaluation)

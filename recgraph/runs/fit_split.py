@@ -23,7 +23,6 @@ from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, tra
 from recgraph.runs.inner_split import give_plan
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
-from recgraph.runs.teacher import give_teacher, teacher_of, teacher_record
 from recgraph.train.config import TrainConfig, own_defaults, pick_device
 
 __all__ = ["check_epochs", "fit_split", "split_and_part", "training_of"]
@@ -118,8 +117,6 @@ def fit_split(
     }
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
-    if (teacher := teacher_record(model)) is not None:
-        record.teacher = teacher
     initialise = None
     if init_items is not None:
         items = initial_items(init_items, sealed, init_items_scale, fit_on)
@@ -141,7 +138,6 @@ def fit_split(
         if validates:
             _check_validation(config.metric, sealed)
         build(model, _space(model, sealed, part), options, record, initialise)
-        give_teacher(model, sealed, fit_on)
         if isinstance(model, PlannedModel):
             fit_member = _fit_member(model, sealed, options)
             give_plan(model, read, fit_on, options.seed, partial(_space, model, sealed), fit_member)
@@ -155,7 +151,7 @@ def _fit_member(models: PlannedModel, split: SealedSplit, options: FitOptions) -
     """What fits a built model, one of several, to a part of a split on which nothing selects an epoch.
 
     Raises:
-        ConfigError: a setting of a training that there is not, or that needs a validation or a teacher.
+        ConfigError: a setting of a training that there is not, or that needs a validation.
     """
     configs = [_training_of_member(member, options.config) for member in models.members]
 
@@ -172,9 +168,6 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
     """The settings by which one of several models is trained; ``instead`` for one that is fitted in one step."""
     if not issubclass(member.cls, TrainableModel):
         return instead
-    model = member.make()
-    if (teacher := teacher_of(model)) is not None:
-        raise ConfigError(f"models: {member.name}: teacher = {teacher!r}: one of several models has none; leave it out")
     chosen = {**own_defaults(member.cls), **member.training}
     metric = chosen.get("metric", "last")
     reads_validation = "metric" if metric not in ("last", "loss") else "patience" if metric == "last" else None
@@ -187,7 +180,7 @@ def _training_of_member(member: Member, instead: TrainConfig) -> TrainConfig:
         config = training_of(member.training, "all", member.cls)
     except ConfigError as error:
         raise ConfigError(f"models: {member.name}: {error}") from None
-    check_epochs(model, config)
+    check_epochs(member.make(), config)
     return config
 
 

@@ -128,8 +128,7 @@ def _check_alike(model: Model, record: RunRecord, options: FitOptions) -> None:
     own: dict[str, Any] = {"model": (record.model, record.model_revision), **record.config, **training}
     own |= {"seed": record.seed, "fit_on": record.fitted_on, "out": "none" if options.folder is None else "a folder"}
     own["data"] = f"{(data.split_hash or data.graph_hash or '')[:12]}, {data.n_users} users, {data.n_items} items"
-    for name, read in (("init_items", record.init_items), ("teacher", record.teacher)):
-        own[name] = None if read is None else read["digest"]
+    own["init_items"] = None if record.init_items is None else record.init_items["digest"]
     features = data.features or {}
     own |= {f"file of {name}": features[name]["sha256"][:12] for name in files_read(model) if name in features}
     of_ranks = all_values(own)

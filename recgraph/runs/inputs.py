@@ -1,17 +1,16 @@
-"""The runs and bundles that settings name: a teacher, and what item vectors begin with."""
+"""The runs and bundles that settings name: what item vectors begin with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from recgraph.serve.bundle import BundleError, digest_and_size
-from recgraph.serve.loading import bundle_of
+from recgraph.serve.bundle import BundleError, bundle_of, digest
 
 __all__ = ["INPUTS", "input_digests"]
 
 #: the settings that are the folder of a run or bundle
-INPUTS = ("teacher", "init_items")
+INPUTS = ("init_items",)
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -26,7 +25,7 @@ def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
         for path in given if isinstance(given, list | tuple) else [given]:
             if isinstance(path, str):
                 try:
-                    found[f"{name} {path}"] = digest_and_size(bundle_of(path))[0]
+                    found[f"{name} {path}"] = digest(bundle_of(path))
                 except (BundleError, OSError):
                     continue
     return found

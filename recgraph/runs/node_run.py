@@ -15,7 +15,6 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
-from recgraph.runs.known_labels import unread_splits
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import ProbeSettings, probe_of
@@ -61,16 +60,13 @@ class NodeRun(BaseRun):
     def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
         """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
 
-        Splits of which the run has read classes of test nodes are left out.
-
         Args:
             task: classes of the nodes; by default those of the run's data set.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
 
         Raises:
-            ValueError: there is no task, it does not fit the embeddings, the data set has changed, or the labels that
-                the run has read are not those of the task.
+            ValueError: there is no task, it does not fit the embeddings, or the data set has changed.
         """
         check_open()
         task = task if task is not None else self._task()
@@ -79,13 +75,12 @@ class NodeRun(BaseRun):
             raise ValueError(
                 f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
             )
-        splits = unread_splits(self.record.data.settings.get("labels"), task)
         reason = f"evaluate {self.record.model} on the classes of {target!r}"
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
         if probe is None:
             probe = probe_of(ProbeSettings.of(self.record.evaluation))
-        results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed, splits=splits)
+        results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
         self._add_results("nodes", results)
         return results
 

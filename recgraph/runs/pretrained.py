@@ -21,8 +21,7 @@ from recgraph.data.split import SealedSplit
 from recgraph.models.base import Model
 from recgraph.runs.run import NodeRun, Run
 from recgraph.serve.embedder import Embedder
-from recgraph.serve.loading import load
-from recgraph.serve.recommender import Recommender
+from recgraph.serve.recommender import Recommender, load
 
 __all__ = ["InitItems", "InitItemsConfig", "Scale", "initial_items"]
 

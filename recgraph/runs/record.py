@@ -33,7 +33,6 @@ IDENTIFYING = (
     "fitted_on",
     "data",
     "init_items",
-    "teacher",
     "task",
     "evaluation",
 )
@@ -103,7 +102,6 @@ class RunRecord(_Entries):
         resolved: of settings that the data decides (``"auto"``, or none), what they became.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
         init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
-        teacher: of a model that learns from another run: its folder, and a digest of the bundle in it.
         history: one row an epoch.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
         unsealed: why test data was read, one reason each time.
@@ -131,7 +129,6 @@ class RunRecord(_Entries):
     fitted_on: str
     data: DataRecord
     init_items: dict[str, Any] | None = None
-    teacher: dict[str, Any] | None = None
     history: list[dict[str, Any]] = Field(default_factory=list)
     results: dict[str, Any] = Field(default_factory=dict)
     unsealed: list[str] = Field(default_factory=list)

@@ -20,7 +20,6 @@ from recgraph.runs.fitting import FitOptions
 from recgraph.runs.pretrained import Scale
 from recgraph.runs.record import SELECTION
 from recgraph.runs.run import Run
-from recgraph.runs.teacher import teacher_of
 from recgraph.train.config import FALLING, TrainConfig
 from recgraph.workers.lock import LOCK
 
@@ -49,7 +48,7 @@ def refit_split(
     ``options`` see the selection.
 
     Raises:
-        ConfigError: ``metric`` selects on nothing, or the model has a teacher.
+        ConfigError: ``metric`` selects on nothing.
         ValueError: the data is not split, ``fit_on`` is train, or the folder holds something else.
     """
     if fit_on == "train":
@@ -67,12 +66,6 @@ def refit_split(
         raise ConfigError(
             f"metric = {options.config.metric!r} chooses nothing on the validation part, which is what refit=True is "
             "for; give a validation metric such as 'ndcg@10'"
-        )
-    if (teacher := teacher_of(model)) is not None:
-        raise ConfigError(
-            f"teacher = {teacher!r}: a teacher and its student are fitted to the same part, and refit=True fits to "
-            f"train and then to {fit_on}; give teacher=None, or fit_on={fit_on!r} without refit and with a "
-            "teacher of that"
         )
     folder = options.folder
     of_all(lambda: _check_folder(folder, options.resume))  # all look before one writes

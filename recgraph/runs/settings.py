@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from recgraph.config import Added, Config, prefixed, unprefixed
 from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
@@ -18,7 +18,7 @@ from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.launcher import local_rank
 from recgraph.ranks import Ranks, of_all
 
-__all__ = ["DataConfig", "LabelsConfig", "ProbeSettings", "prepare_once", "probe_of"]
+__all__ = ["DataConfig", "ProbeSettings", "prepare_once", "probe_of"]
 
 _PREFIX = "probe_"
 #: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
@@ -49,28 +49,9 @@ def prepare_once(dataset: str) -> None:
         of_all(partial(prepare, turn))
 
 
-def _as_name(value: Any) -> Any:
-    """A split may be called by a number of labels."""
-    return str(value) if type(value) is int else value
-
-
-class LabelsConfig(Config):
-    """Which classes of nodes training may read."""
-
-    labels: Annotated[
-        str | None,
-        BeforeValidator(_as_name),
-        Field(
-            description="the split of the data set whose train nodes' classes are read, by n_classes and by parts that "
-            "read labels (conr, supremix, label_distance); none: no classes are read"
-        ),
-    ] = None
-
-
 class DataConfig(Config):
     """How a data set of the catalogue is split for a run."""
 
-    decided_later: ClassVar[frozenset[str]] = frozenset({"split"})
     split: Annotated[
         str | None,
         Field(description="split strategy; none: given parts, or what the data card says, else leave-one-out"),

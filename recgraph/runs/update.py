@@ -30,7 +30,6 @@ from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
-from recgraph.runs.teacher import without_teacher
 from recgraph.runs.update_options import RATE_SHARE, SCHEDULED, UpdateOptions, UpdateRefused, check_updatable
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
@@ -75,7 +74,6 @@ def update(
         ValueError: the model cannot be updated, the log does not fit the run, or ``out`` is not empty.
     """
     check_updatable(parent.model)
-    parent = without_teacher(parent)
     joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
     _warn_of_known(joined)
     _warn_of_slice(joined, options.valid)

@@ -34,20 +34,6 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
             raise ValueError(f"phase {phase.name!r} trains groups {unknown or '()'}; the model has {sorted(groups)}")
         if not phase.terms:
             raise ValueError(f"phase {phase.name!r} has no terms; give at least one with its coefficient")
-    computed = {name for phase in model.phases for name in phase.terms}
-    wanted = [name for name, weight in model.shared_terms.items() if weight and name not in computed]
-    if wanted:
-        raise ConfigError(
-            f"the settings of {type(model).__name__} ask for {', '.join(map(repr, wanted))}, which none of its phases "
-            'computes: let phases have the model\'s shared_terms, as in Phase("model", ("model",), {"rec": 1.0} | '
-            "self.shared_terms), or leave the settings out"
-        )
-    momentum = getattr(model.config, "target_momentum", None)
-    if momentum is not None and not hasattr(model, "slow"):
-        raise ConfigError(
-            f"target_momentum = {momentum}: {type(model).__name__} has no slow copy of its parameters; derive it from "
-            "recgraph.models.slow_copy.ContrastiveModel, or leave target_momentum out"
-        )
     names = [name for phase in model.phases for name in phase.groups]
     if not any(parameter.requires_grad for name in names for parameter in groups[name]):
         raise ValueError(

@@ -276,7 +276,7 @@ def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
 
 
 def _check_inputs(plan: Plan, study: Study) -> None:
-    """Refuse a study whose teacher, or whose initial item vectors, have been trained anew since its first trial.
+    """Refuse a study whose initial item vectors have been trained anew since its first trial.
 
     Raises:
         ValueError: names the setting and its folder.

@@ -22,7 +22,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.heterogeneous.meow import MEOW
-from recgraph.models.multistage import MultistageNodes
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.fit import fit_graph
 from recgraph.runs.record import RunRecord
@@ -176,13 +175,9 @@ def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> 
     with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out, or"):
         fit_graph(meow(), graph, seed=0, batch_size=16)
     paths = {"metapaths": meow().config.metapaths, "hidden_dim": 8}
-    for own in (HeCo(**paths), MultistageNodes(**paths)):
+    for own in (HeCo(**paths),):
         with pytest.raises(ValueError, match="batch_size = 16 has no effect on steps on the whole graph; leave it out"):
             fit_graph(own, graph, seed=0, batch_size=16)
-    for name in ("embedding", ""):
-        own = HeteroGraph.from_edge_lists({name: 3, "a": 2}, {(name, "r", "a"): ([0, 1, 2], [0, 1, 1])})
-        with pytest.raises(ValueError, match=f"the node type '{name}' cannot be embedded"):
-            fit_graph(MEOW(metapaths=(f"{name}-a-{name}",)), own, seed=0)
     with pytest.raises(ValueError, match="task = 'test' must be a NodeTask"):
         fitted(graph).evaluate("test")  # type: ignore[arg-type]
     (tmp_path / "full").mkdir()

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import recgraph as rg
-from recgraph.config import ConfigError
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.runs import fit_split as fit_split_module
@@ -271,10 +270,3 @@ def test_a_run_whose_selection_is_gone_still_serves(split: Split, tmp_path: Path
     with pytest.raises(ValueError, match="was not made with refit=True"):
         fitted(split, tmp_path / "run", refit=True, resume=True)
     assert same(Run.open(tmp_path / "run", split), run)  # type: ignore[arg-type]
-
-
-def test_a_student_is_refused_before_anything_is_trained(split: Split, tmp_path: Path) -> None:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, teacher="runs/teacher")  # type: ignore[no-untyped-call]
-    with pytest.raises(ConfigError, match=r"teacher = 'runs/teacher': .* give teacher=None"):
-        rg.fit(model, split, seed=0, out=tmp_path / "run", refit=True)
-    assert not (tmp_path / "run").exists()

@@ -292,7 +292,6 @@ def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         ({"user_features": ["age"]}, DataError, r"user_features = \('age',\): the log has no user features"),
         ({"models": [{"name": "bprmf", "max_epoch": 3}]}, ConfigError, "unknown setting 'max_epoch'; did you mean max"),
         ({"models": [{"name": "bprmf", "metric": "ndcg@10"}]}, ConfigError, "no part validates"),
-        ({"models": [{"name": "bprmf", "teacher": "runs/one"}]}, ConfigError, "teacher = 'runs/one'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_fitted(
@@ -388,7 +387,3 @@ def test_another_model_that_is_made_of_others(tmp_path: Path, monkeypatch: pytes
 def test_models_name_those_that_they_are_made_of() -> None:
     assert rg.models.EASE.models_of({}) == ()
     assert TwoStage.models_of({}) == ("ease", "itemknn", "popularity")
-    nested = {"name": "multistage", "base": "CL4SRec"}
-    assert TwoStage.models_of({"models": ["ease", nested]}) == ("ease", "multistage", "CL4SRec")
-    assert rg.models.Multistage.models_of({}) == ("SimGCL",)
-    assert rg.models.MultistageNodes.models_of({"base": "HeCo", "base_options": {}}) == ("HeCo",)

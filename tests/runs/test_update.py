@@ -552,20 +552,6 @@ def test_the_rate_of_updates_stays_from_day_to_day() -> None:
     assert given.record.training["learning_rate"] == 0.1
 
 
-def test_a_student_goes_on_without_its_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    split = log_of(OLD).split()
-    rg.fit("ease", split, seed=0, out=tmp_path / "teacher", device="cpu")
-    student = registry.load("model", "bpr-mf")(hidden_dim=8, teacher=f"{tmp_path / 'teacher'}")
-    run = rg.fit(student, split, seed=0, device="cpu", max_epochs=2, batch_size=16)
-    made = run.update(log_of(NEW), force=True, valid=0.3, device="cpu")
-    assert "knows none of the new users and items: training goes on without it" in caplog.text
-    assert made.record.config["teacher"] is None
-    assert made.model.config.teacher is None
-    assert "distil" not in made.history[0]
-    assert run.model.config.teacher == f"{tmp_path / 'teacher'}"
-    assert run.recommender.model.config.teacher == f"{tmp_path / 'teacher'}"
-
-
 def test_an_update_tells_no_tracker_that_the_training_told() -> None:
     """A service that updates a model has neither the tracker's package nor its account."""
     training = {"track": "mlflow", "track_folder": True, "tensorboard": True}

@@ -72,27 +72,6 @@ def test_whole_seconds_of_a_new_log_are_those_of_a_run_with_fractions() -> None:
     assert times == [10**6 * (1000 * step + 9) + 500_000 * (step < 7) for step in range(12)]
 
 
-def test_categories_keep_the_experts_that_have_learnt_them() -> None:
-    """The weights of an expert are of its categories: other numbers of interactions do not share these out anew."""
-    model = rg.models.SASRec(
-        hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, item_features=["kind"],
-        encoder="expert_transformer", encoder_options={"routing": "category", "n_experts": 2},
-    )  # fmt: skip
-    run = rg.fit(model, log_of(OLD, ITEMS.head(12)), seed=0, max_epochs=1)
-    rows = [(f"u{user}", item, 9000 + place) for user in range(10) for place, item in enumerate([101, 113, 104, 107])]
-    news = pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
-    for one in (news, news.filter(pl.col("what") < 112)):
-        made = run.update(log_of(one), force=True, valid=0.3)
-        kinds = dict(ITEMS.iter_rows())
-        before, after = (
-            {kinds[item]: expert for item, expert in zip(each.recommender.items.values, experts, strict=True)}
-            for each in (run, made)
-            for experts in [each.model.encoder.layers[0].expert_of[1:].tolist()]
-        )
-        assert before == after
-        assert len({*after.values()}) == 2
-
-
 def test_features_that_a_new_log_lacks_stay(caplog: pytest.LogCaptureFixture) -> None:
     old = ITEMS.head(12).with_columns(year=pl.col("what") + 1900)
     run = rg.fit("ease", log_of(OLD, old), seed=0)
