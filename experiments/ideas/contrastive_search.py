@@ -7,7 +7,7 @@ A probability says how sure the model is: where one item stands out for a user, 
 scores that are log-probabilities up to a constant, as softmax losses train them.
 
 Source: Su and Collier, Contrastive Search Is What You Need for Neural Text Generation, TMLR 2023, whose alpha is
-``strength`` and whose k is ``pool``. Departures: p is the softmax over the pool, not over all items, and j runs over the
+``strength`` and whose k is ``pool``. Departures: p is the softmax over the pool, not over all items; j runs over the
 list alone, where text has the whole context. What does not carry over from text: tokens repeat and change the next
 distribution, items of a list do neither, and the similarity is of item vectors, not of states in a context.
 """
