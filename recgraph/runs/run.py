@@ -21,12 +21,12 @@ from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.evaluate.node_results import NodeResults, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
+from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.runs.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
@@ -199,7 +199,6 @@ class Run(BaseRun):
         part: str = "test",
         seen: Seen = "both",
         cutoffs: Sequence[int] | None = None,
-        memory_mib: int | None = None,
         metrics: Sequence[str] | None = None,
         *,
         allow_fitted: bool = False,
@@ -214,7 +213,6 @@ class Run(BaseRun):
             part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
             seen: whether items of the history stay candidates.
             cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
-            memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
             metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
                 :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
@@ -258,7 +256,6 @@ class Run(BaseRun):
                 cutoffs=cutoffs,
                 metrics=metrics,
                 fit_part=fitted,
-                memory_mib=memory_mib,
                 split=split,
                 part=part,
                 fitted_on=fitted_on,
