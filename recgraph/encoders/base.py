@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import compiled
 from recgraph.config import ConfigError
-from recgraph.encoders.attention import Layout, lay_out
-from recgraph.encoders.packed import Asked
-from recgraph.encoders.padded import Padded
+from recgraph.encoders.attention import Asked, Layout, Padded, lay_out
 from recgraph.rng import dropout, lent
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
