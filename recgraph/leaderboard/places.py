@@ -10,8 +10,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import card_files, with_train
-from recgraph.data.file_names import fitting
-from recgraph.data.log_file import is_data_path
+from recgraph.data.log_file import fitting, is_data_path
 from recgraph.data.reading import PATHS
 from recgraph.models.base import TrainableModel
 from recgraph.runs.inputs import INPUTS

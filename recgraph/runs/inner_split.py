@@ -10,15 +10,12 @@ from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
-from recgraph.data.file_order import warn_if_sorted
-from recgraph.data.folded import Shares
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
-from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.data.strategies import Ratio
+from recgraph.data.strategies import GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.models.base import Model, Space
 from recgraph.models.members import Member, Plan, PlannedModel, last_held_out
 from recgraph.ranks import Ranks
@@ -51,8 +48,6 @@ def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> tuple[Par
         ConfigError: the part cannot be split so.
     """
     if (rule := _rule(strategy)) is None:
-        if not strategy.reads_order:  # else it was warned of when the data set was split
-            warn_if_sorted(log)
         return last_held_out(log.ordered.part)
     try:
         labels = rule.labels(log, seed)

@@ -16,13 +16,11 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import frame_kind, names_of
-from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError, without_drop
-from recgraph.data.file_names import SUFFIXES, suffix_of
+from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError
 from recgraph.data.ids import IdMap, has_float_texts
-from recgraph.data.interactions import Interactions
-from recgraph.data.loading import with_features_of
+from recgraph.data.interactions import Interactions, with_features_of
 from recgraph.data.log import InteractionLog
-from recgraph.data.log_file import LogFile
+from recgraph.data.log_file import SUFFIXES, LogFile, suffix_of
 from recgraph.data.part import Cases, OrderedLog, Part
 from recgraph.data.reading import FileFormat, Reading, with_lists
 from recgraph.evaluate.ranking import Scorer, device_of
@@ -195,8 +193,7 @@ def _read(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
-        with without_drop():
-            return _as_the_runs(_read_file(Path(given), recommender), recommender)
+        return _as_the_runs(_read_file(Path(given), recommender), recommender)
     try:
         frame_kind(given)
     except ValueError:

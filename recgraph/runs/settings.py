@@ -87,7 +87,7 @@ class DataConfig(Config):
         """The settings with the columns of a file of one's own that are guessed; they do not change then.
 
         Raises:
-            FileNotFoundError, ValueError: as :func:`recgraph.data.loading.load_data`.
+            FileNotFoundError, ValueError: as :func:`recgraph.data.interactions.load_data`.
         """
         if not is_data_path(dataset) or not isinstance(card := find_card(dataset), FileCard):
             return self

@@ -116,14 +116,7 @@ def _as_it_lies(reading: Reading, path: str) -> Reading:
         form = file.format
     except (FileNotFoundError, ValueError):
         return reading
-    changed = file.reading.for_format(form)
-    if changed.time_format is None or changed.timestamp is None or changed.has_parts:
-        return changed
-    try:
-        times = LogFile(path, changed).scan_rows()[0].lazy.collect_schema()[changed.timestamp]
-    except DataError:  # which reading the log says
-        return changed
-    return changed.model_copy(update={"time_format": None}) if times.is_temporal() else changed
+    return file.reading.for_format(form)
 
 
 def _moved(

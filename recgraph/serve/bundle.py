@@ -42,7 +42,7 @@ from safetensors.torch import save_file
 from recgraph import __version__, registry
 from recgraph.bounded.files import sha256_of, within
 from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
-from recgraph.data.errors import CorruptFileError, NewerFileError
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import recover, replacing_folder, why_kept, why_without
 from recgraph.data.imprint import json_text, load_json
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
@@ -257,8 +257,6 @@ def _parse_config(folder: Path) -> dict[str, Any]:
         config = load_json(path)
     except (OSError, CorruptFileError) as error:
         raise BundleError(f"the bundle is damaged: {error}; copy or save the bundle again") from None
-    except NewerFileError as error:
-        raise BundleError(f"{error}") from None
     if "format" not in config or not isinstance(config.get("files"), dict):
         raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'; {_INSTEAD}")
     return config

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.ids import IdMap, as_series, family, whole_floats
+from recgraph.data.ids import IdMap, as_series, family, integers_of
 from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
@@ -70,7 +70,7 @@ class OwnItems:
             users = IdMap(parsed)
         elif {have, want} == {"integers", "floats"}:  # as pandas makes of integers beside a missing one
             floats = users.values if have == "floats" else labels
-            if whole_floats(floats) is None:
+            if integers_of(floats) is None:
                 first = floats.head(3).to_list()
                 raise ValueError(
                     f"{self.setting}: users {first!r} are no integers below 2**53, but others are; write one type"
