@@ -20,7 +20,8 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 # Where a machine forbids bytecode, every process that tests and commands start compiles the library anew: 1.4 s each.
 export PYTHONDONTWRITEBYTECODE :=
-WORKERS ?= 2
+# More workers than a small machine's cores: a part of the tests waits for processes.
+WORKERS ?= 4
 PYTEST := $(PY) -m pytest
 HAS_GPU := $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 # `make same-numbers BASE=v1` compares with another commit than main.
@@ -50,10 +51,11 @@ venv: $(STAMP)  ## the environment in .venv, brought up to date when setup.cfg c
 demo: $(STAMP)  ## train and compare five models on MovieLens-100k, then recommend (SMALL=1: a quick pass)
 	$(PY) experiments/demo.py $(DEMO_ARGS)
 
-test: lint types test-fast  ## all checks: lint, types, layers, and every test that is quick
+test: lint  ## all checks: lint, and beside each other types and every test that is quick
+	@$(MAKE) --no-print-directory -j 2 types test-fast
 
 test-fast: $(STAMP)
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not peer and not gpu" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not faults and not peer and not gpu" $(ARGS)
 
 lint: $(STAMP)  ## ruff and the static check of devices
 	$(PY) -m ruff check .
@@ -63,10 +65,10 @@ lint: $(STAMP)  ## ruff and the static check of devices
 types: $(STAMP)  ## mypy --strict over the library
 	$(PY) -m mypy
 
-test-slow: $(STAMP)  ## the tests that take more than about half a minute each
-	$(PYTEST) -m "slow and not faults and not peer and not gpu" $(ARGS)
+test-slow: $(STAMP)  ## what takes long, and what Hypothesis finds with examples that nobody chose
+	RECGRAPH_EXPLORE=1 $(PYTEST) -m "(slow or hypothesis) and not faults and not peer and not gpu" $(ARGS)
 
-test-faults: $(STAMP)  ## every command, killed at 200 moments and more, on full disks, with damaged files: docs/reliability.md
+test-faults: $(STAMP)  ## commands that are killed go on to the same result, damaged files are refused: docs/reliability.md
 	$(PYTEST) -m faults tests/faults $(ARGS)
 
 # `make test-order SEED=2` takes another order.
@@ -79,7 +81,7 @@ test-oldest: $(STAMP)  ## the quick tests with the oldest version of each packag
 	rm -rf $(OLDEST) && mkdir -p build && $(PYTHON) -m venv $(OLDEST)
 	$(PY) tests/checks/floors.py > $(OLDEST)/floors.txt
 	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/floors.txt -e '.[dev,serve,api,export,notebooks,postgres]'
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not peer and not gpu" $(ARGS)
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not faults and not peer and not gpu" $(ARGS)
 
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi

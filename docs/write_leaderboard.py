@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.cheapest import Cheapest, cheapest
+from recgraph.leaderboard.numbers import listed, metric_name
 from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
-from recgraph.leaderboard.tables import listed, metric_name
+from recgraph.leaderboard.sheet import Cheapest, Sheet, open_sheet, update_comparisons
 
 PAGE, SUMMARY = (Path(__file__).with_name(name) for name in ("leaderboard.md", "results.md"))
 EXPERIMENTS = PAGE.parents[1] / "experiments"
@@ -68,7 +67,7 @@ def summary(experiments: Path = EXPERIMENTS) -> str:
         "| --- | --- | --- | --: | --: | --- | --- |",
     ]
     for board in boards(experiments):
-        found = [(sheet, own) for sheet in sheets(board) if (own := cheapest(sheet)) is not None]
+        found = [(sheet, own) for sheet in sheets(board) if (own := sheet.cheapest) is not None]
         lines += [f"| {' | '.join(_summarised(board, sheet, own))} |" for sheet, own in found]
     return "\n".join(lines)
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from recgraph.runs.fit import fit, fit_graph
     from recgraph.runs.run import Run
     from recgraph.serve.embedder import Embedder
-    from recgraph.serve.loading import load
-    from recgraph.serve.recommender import Recommender
+    from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
     from recgraph.tuning.study import tune
 
@@ -40,7 +39,7 @@ _WHERE = {
     "fit_graph": "recgraph.runs.fit",
     "folds": "recgraph.data.interactions",
     "import_file": "recgraph.imports",
-    "load": "recgraph.serve.loading",
+    "load": "recgraph.serve.recommender",
     "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",

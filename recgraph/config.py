@@ -78,8 +78,6 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
     renamed: ClassVar[dict[str, str]] = {}
-    #: parts that have options also where they are None, as the data then decide which part it is
-    decided_later: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -121,35 +119,6 @@ class Config(BaseModel):
 
     # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @model_validator(mode="after")
-    def _options_are_of_a_part(self) -> Self:
-        """``X_options`` are settings of the part that ``X`` names: they name no other, and need one."""
-        fields = type(self).model_fields
-        for name in fields:
-            part, options = name.removesuffix("_options"), getattr(self, name)
-            if part == name or part not in fields or not isinstance(options, dict) or not options:
-                continue
-            if getattr(self, part) is None and part not in self.decided_later:
-                raise ValueError(f"{name} = {options} has no effect without {part}; name the part, or leave it out")
-            if "name" in options:
-                raise ValueError(f"{name} = {options} names a part; write {part} = {options['name']!r} instead")
-        return self
-
-    @classmethod
-    def given_to(cls, setting: str) -> frozenset[str]:
-        """The options that the configuration itself gives to the part that ``setting`` chooses, so that
-        ``{setting}_options`` may not name them."""
-        return frozenset()
-
-    def unread(self) -> dict[str, str]:
-        """The settings that nothing reads beside the others, and what a message says of each after "has no effect"."""
-        return {}
-
-    def idle(self) -> frozenset[str]:
-        """Further settings without effect. They are accepted, as an ablation sets a weight to 0 and keeps the rest, and
-        as records hold what studies have chosen; ``tune`` does not search them."""
-        return frozenset()
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:

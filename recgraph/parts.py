@@ -11,9 +11,8 @@ from typing import Any, get_type_hints
 from pydantic.fields import FieldInfo
 
 from recgraph import registry
-from recgraph.config import Config, unknown_key
 
-__all__ = ["check_options", "chosen", "is_list", "kind_of", "options_of"]
+__all__ = ["chosen", "is_list", "kind_of", "options_of"]
 
 
 def kind_of(setting: str) -> str | None:
@@ -47,27 +46,3 @@ def options_of(part: type[Any]) -> dict[str, FieldInfo]:
         else FieldInfo.from_annotated_attribute(hints.get(name, Any), parameters[name].default)
         for name in registry.settings_of(part)
     }
-
-
-def check_options(config: Config) -> None:
-    """Check that each ``X_options`` names only options that the part chosen by ``X`` has and the model does not give.
-
-    A part that cannot be loaded is not checked: making it raises the error.
-
-    Raises:
-        ValueError: an option that the part lacks (with the nearest ones), or that the model gives.
-    """
-    fields = type(config).model_fields
-    for setting in fields:
-        options = getattr(config, f"{setting}_options") if f"{setting}_options" in fields else None
-        part = chosen(setting, getattr(config, setting)) if options and kind_of(setting) == setting else None
-        if part is None or not options:
-            continue
-        known, given = registry.settings_of(part), config.given_to(setting)
-        for name, value in options.items():
-            if name in given and name in known:
-                fix = f"write {name} = {value!r} itself" if name in fields else "leave it out"
-                raise ValueError(f"{setting}_options: {name} = {value!r} is given by the model; {fix}")
-            if name not in known:
-                own = [each for each in known if each not in given]
-                raise ValueError(f"{setting}_options of {getattr(config, setting)!r}: {unknown_key(name, own)}")

@@ -26,7 +26,6 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.explain.attribution.reagent": ("Reagent",),
     },
     "augmentation": {
-        "recgraph.augment.counterfactual": ("Counterfactual",),
         "recgraph.augment.graph": ("EdgeDrop", "FeatureMask", "NodeDrop"),
         "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
         "recgraph.augment.similar": ("Insert", "Substitute"),
@@ -34,15 +33,14 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "augmenter": {
         "recgraph.augment.latent": ("Attention", "Conv", "MLP"),
-        "recgraph.augment.parametric": ("AutoTCL",),
     },
     "encoder": {
-        "recgraph.encoders.bidirectional": ("BidirectionalTransformer",),
-        "recgraph.encoders.experts": ("ExpertTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
+        "recgraph.encoders.transformer": (
+            *("BidirectionalTransformer", "FilteredTransformer", "GatedTransformer", "Transformer"),
+        ),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
@@ -56,16 +54,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "metric": {
         "recgraph.evaluate.metrics.accuracy": (
-            *("F1", "HitRate", "Precision", "RPrecision", "Recall", "StratifiedRecall"),
+            *("AUC", "DCG", "F1", "HitRate", "MAP", "MRR", "NDCG", "Precision", "RBP", "RPrecision", "Recall"),
         ),
-        "recgraph.evaluate.metrics.auc": ("AUC", "PartialAUC"),
-        "recgraph.evaluate.metrics.distribution": (
-            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "Personalization", "TailShare"),
+        "recgraph.evaluate.metrics.lists": (
+            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "IntraListDiversity", "NewItems"),
+            *("Novelty", "Personalization", "Serendipity", "TailShare", "Unexpectedness"),
         ),
-        "recgraph.evaluate.metrics.novelty": (
-            *("IntraListDiversity", "NewItems", "Novelty", "Serendipity", "Unexpectedness"),
-        ),
-        "recgraph.evaluate.metrics.rank": ("DCG", "MAP", "MRR", "NCRR", "NDCG", "RBP"),
     },
     "model": {
         "recgraph.models.closed_form.graph_filters": ("GFCF", "TurboCF"),
@@ -79,7 +73,6 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
-        "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
         "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),
@@ -87,41 +80,21 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
         "recgraph.models.two_stage.model": ("TwoStage",),
     },
-    "mixture": {
-        "recgraph.contrast.mixing": ("FeatureTransformation", "Mochi"),
-        "recgraph.contrast.ratings": ("SupReMix",),
-    },
     "objective": {
-        "recgraph.contrast.assignments": ("SwAV",),
-        "recgraph.contrast.conr": ("ConR",),
-        "recgraph.contrast.debiased": ("DebiasedInfoNCE", "DebiasedNTXent"),
-        "recgraph.contrast.heads": ("MultiHead",),
-        "recgraph.contrast.joint": ("Symile",),
-        "recgraph.contrast.non_contrastive": ("BarlowTwins", "SimSiam", "VICReg"),
-        "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
-        "recgraph.contrast.separation": ("SepCLR",),
+        "recgraph.contrast.objectives": ("BarlowTwins", "DebiasedInfoNCE", "DebiasedNTXent", "InfoNCE", "NTXent"),
     },
     "ranker": {"recgraph.models.two_stage.rankers": ("BoostedTrees", "Logistic")},
     "regulariser": {
-        "recgraph.contrast.gap": ("CrossUniformity", "MeanGap"),
-        "recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity"),
+        "recgraph.contrast.regularisers": ("Alignment", "CrossUniformity", "Margin", "Uniformity"),
     },
-    "reranker": {"recgraph.rerank.members": ("DPP", "MMR", "ContrastiveSearch")},
+    "reranker": {"recgraph.evaluate.rerank": ("DPP", "MMR")},
     "transform": {
-        "recgraph.contrast.gates": ("Gate",),
-        "recgraph.contrast.transforms": ("Centre",),
-        "recgraph.contrast.whitening": ("ShuffledGroupWhitening",),
+        "recgraph.contrast.transforms": ("Centre", "ShuffledGroupWhitening"),
     },
     "weight": {
-        "recgraph.contrast.hardness": ("Hardness",),
-        "recgraph.contrast.propensity": ("FalseNegative", "Propensity"),
-        "recgraph.contrast.same_cluster": ("SameCluster",),
-        "recgraph.contrast.ratings": ("LabelDistance",),
-        "recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask"),
+        "recgraph.contrast.weights": ("Cluster", "Hardness", "Learned", "SameTarget", "SelfMask"),
     },
 }
-# the field writes these names in one word, though their classes have capitals within
-_ONE_WORD = frozenset({"autotcl", "conr", "sepclr", "simsiam", "supremix", "swav", "vicreg"})
 _registered: dict[tuple[str, str], type[Any]] = {}
 #: names as they were given to ``register``, where they differ from their keys
 _given: dict[tuple[str, str], str] = {}
@@ -179,8 +152,7 @@ def classes(kind: str) -> Iterator[tuple[str, Any]]:
 def written(kind: str, name: str | None = None) -> list[str]:
     """The names of all members of a kind, or of one of them, as settings, lists and documents write them.
 
-    Words are joined by ``_``, as in ``catalogue_coverage``; a model is written in one word, as in ``lightgcn``, and so
-    is a method that the field knows by one, as ``vicreg``.
+    Words are joined by ``_``, as in ``catalogue_coverage``; a model is written in one word, as in ``lightgcn``.
     """
     return sorted(_written(kind, each) for each in (names(kind) if name is None else [key(name)]))
 
@@ -191,7 +163,7 @@ def _written(kind: str, wanted: str) -> str:
     if kind == "model":
         return wanted
     if wanted in (built_in := _built_in(kind)):
-        return wanted if wanted in _ONE_WORD else _snake(built_in[wanted][1])
+        return _snake(built_in[wanted][1])
     if (kind, wanted) in _registered:
         return _snake(_registered[kind, wanted].__name__)
     point = _entry_points(kind).get(wanted)

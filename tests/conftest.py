@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -21,19 +20,18 @@ import numpy as np
 import postgres_cluster
 import pytest
 import torch
-from workers_of_test import OF_TEST
 
 from recgraph import imports, registry
 from recgraph.accelerated import accelerator_path
 from recgraph.parallel import Engine
-from recgraph.workers import pool
 
 # a shell has it ignored by what it starts in the background; tests send it to this process
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# the same examples on every machine, however busy it is
-hypothesis.settings.register_profile("recgraph", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("recgraph")
+# a few examples, the same on every machine; `make test-slow` explores
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=200)
+hypothesis.settings.load_profile("explore" if os.environ.get("RECGRAPH_EXPLORE") else "quick")
 
 
 def _required() -> set[str]:
@@ -91,7 +89,6 @@ def pytest_make_collect_report(
 def pytest_collection_finish() -> None:
     """All are collected."""
     registry._registered.update(_of_modules)
-    forked.PATHS[:] = sys.path
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +134,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         import ray
     except ImportError:
         missing("ray", "Ray is not installed; pip install 'recgraph[ray]'")
-    paths = [str(forked.ROOT), *forked.PATHS]
+    paths = [str(forked.ROOT), *filter(None, sys.path)]
     # paths of sockets must be short
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
@@ -169,26 +166,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return Engine(name="ray")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _workers_are_forks() -> Iterator[None]:
-    """Workers of this machine are forks of a process that has imported the library."""
-    with pytest.MonkeyPatch.context() as patch:
-        forked.fork_workers(patch)
-        yield
-
-
-@pytest.fixture
-def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of this machine are programs of their own, as users have them."""
-    monkeypatch.setattr(pool, "subprocess", subprocess)
-
-
-@pytest.fixture
-def own_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, real_workers: None) -> None:
-    """Mark the worker processes that a test starts, for ``workers_of_test``."""
-    monkeypatch.setenv(OF_TEST, str(tmp_path))
-
-
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module ``trap`` that can be imported from the working folder, ``tmp_path``, and that nothing may import."""
@@ -198,12 +175,6 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     assert not (tmp_path / "sprung").exists()
     assert "trap" not in sys.modules
-
-
-@pytest.fixture
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> list[forked.Worker]:
-    """A list that gets the workers of this machine, which are forks."""
-    return forked.fork_workers(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,130 +1,107 @@
 """Commands in processes of their own that need not import the library first: forks of one that has.
 
 For tests of what becomes of a process: killed, interrupted, beside another. What a command prints or writes is tested
-in the process of the tests (:mod:`command_line`), and how a program begins, with :mod:`subprocess`.
+in the process of the tests (:mod:`command_line`).
 """
 
 from __future__ import annotations
 
-import atexit
-import json
+import importlib
 import os
-import shlex
+import runpy
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
+from multiprocessing import forkserver, get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    import pytest
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
-#: where modules are looked for once all tests are collected: what serves many tests must not keep one test's folders
-PATHS: list[str] = []
-#: seconds between two looks at a process
-_LOOK = 0.01
-#: the variable that holds the path of the socket of the process that forks
-_WHERE = "RECGRAPH_TEST_FORKS"
-
-
-class Forks:
-    """A connection to a process that has imported the library and forks (:mod:`fork_server`).
-
-    Args:
-        where: the path of its socket.
-    """
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self._one_at_a_time = threading.Lock()
-        self._connect()
-
-    def _connect(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(self.where)
-
-    def ask(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> Any:
-        """Send a request, and file descriptors with it -> the answer."""
-        with self._one_at_a_time:
-            try:
-                return self._ask(json.dumps(request).encode() + b"\n", fds)
-            except BaseException:  # Ctrl-C too: the answer to this request must not be taken for that to the next
-                self._socket.close()
-                self._connect()
-                raise
-
-    def _ask(self, text: bytes, fds: Sequence[int]) -> Any:
-        sent = socket.send_fds(self._socket, [text], fds)
-        self._socket.sendall(text[sent:])
-        said = b""
-        while not said.endswith(b"\n"):
-            more = self._socket.recv(2**16)
-            assert more, "the process that forks children has ended"
-            said += more
-        return json.loads(said)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@contextmanager
-def server(env: Mapping[str, str]) -> Iterator[Forks]:
-    """Within the block a process that forks runs, with an environment; its children may outlive it."""
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
-    # paths of sockets must be short
-    with tempfile.TemporaryDirectory(prefix="forks", dir="/tmp") as folder:
-        where = f"{folder}/socket"
-        command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), where]
-        process = subprocess.Popen(
-            command, env={**env, **single}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            forks = Forks(where)
-            yield forks
-            forks.close()
-        finally:
-            process.communicate()
+#: what commands import when they need it
+_PRELOADED = [
+    *("recgraph.cli.app", "recgraph.runs.fit", "recgraph.runs.run", "recgraph.tuning.study"),
+    *("recgraph.leaderboard.runner", "recgraph.serve.bundle", "recgraph.models.sequence.sasrec"),
+    *("optuna.storages", "sklearn.cluster", "torch._dynamo", "torch.distributed", "narwhals._polars.dataframe"),
+]
 
 
 @cache
-def _forks() -> Forks:
-    """The connection of this process; all processes of a run of the tests ask the same server."""
-    if _WHERE in os.environ:
-        return Forks(os.environ[_WHERE])
-    made = server({**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, PATHS)])})
-    atexit.register(made.__exit__, None, None, None)
-    return made.__enter__()
+def _forks() -> ForkServerContext:
+    """The server, which runs with one thread until this process ends."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+    more = {**dict.fromkeys(names, "1"), "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    return context
 
 
-class Forked:
-    """A process.
+def _begin(call: Callable[..., None], arguments: tuple[Any, ...], env: dict[str, str], cwd: str, folder: str) -> None:
+    """In the child: its own session, files, folder and environment; then the call."""
+    os.setsid()
+    for number, name in ((1, "output"), (2, "error")):
+        file = os.open(f"{folder}/{name}", os.O_WRONLY)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    call(*arguments)
 
-    Attributes:
-        pid: of the process, which leads a session of its own.
-        returncode: its exit code, or minus the signal that ended it; None: it has not been seen to end.
-    """
 
-    def __init__(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        self.returncode: int | None = None
-        self.pid: int = _forks().ask({"do": "start", "parent": os.getpid(), **request}, fds)
+def _run_module(name: str, arguments: list[str]) -> None:
+    sys.argv[:] = [name, *arguments]
+    sys.path.insert(0, str(Path(name).parent) if name.endswith(".py") else os.getcwd())
+    if name.endswith(".py"):
+        runpy.run_path(name, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _run_function(name: str, function: str, arguments: tuple[Any, ...]) -> None:
+    getattr(importlib.import_module(name), function)(*arguments)
+
+
+class Printing:
+    """A process that leads a session of its own, and whose output gets into files; it runs no longer than ``with``."""
+
+    def __init__(
+        self, call: Callable[..., None], arguments: tuple[Any, ...], env: Mapping[str, str] | None, cwd: Path | None
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="forked")
+        for stream in ("output", "error"):
+            self.file(stream).touch()
+        environment = dict(os.environ if env is None else env)
+        given = (call, arguments, environment, str(cwd or Path.cwd()), self._folder.name)
+        self._process = _forks().Process(target=_begin, args=given)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None: it runs."""
+        return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Its exit code; None: it runs."""
-        if self.returncode is None:
-            ended = _forks().ask({"do": "wait", "pid": self.pid})
-            self.returncode = ended and ended[0]
-        return self.returncode
+        """The same."""
+        return self._process.exitcode
 
     def wait(self, timeout: float = 300) -> int:
         """Its exit code, once it has ended.
@@ -132,12 +109,9 @@ class Forked:
         Raises:
             subprocess.TimeoutExpired: it has not after so many seconds.
         """
-        until = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > until:
-                raise subprocess.TimeoutExpired(f"{self.pid}", timeout)
-            time.sleep(_LOOK)
-        assert self.returncode is not None
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(f"{self.pid}", timeout)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -147,38 +121,33 @@ class Forked:
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it, and what it has started, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)
         self.wait()
 
-
-class Printing(Forked):
-    """A process whose output gets into files; with ``with`` it runs no longer than the block."""
-
-    def __init__(self, request: Mapping[str, Any], env: Mapping[str, str] | None, cwd: Path | None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="forked")
-        files = {stream: str(Path(self._folder.name, stream)) for stream in ("output", "error")}
-        for file in files.values():
-            Path(file).touch()
-        own = {**(os.environ if env is None else env), _WHERE: _forks().where}
-        super().__init__({"cwd": str(cwd or Path.cwd()), "env": own, **files, **request})
+    def until(self, holds: Callable[[], object], seconds: float = 300) -> None:
+        """Wait until something holds, of a process that goes on meanwhile."""
+        end = time.monotonic() + seconds
+        while not holds():
+            assert self.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.02)
 
     def file(self, stream: str) -> Path:
         """What it has printed to a stream so far, as it is."""
         return Path(self._folder.name, stream)
 
-    def _read(self, stream: str) -> str:
-        return self.file(stream).read_text(encoding="utf-8", errors="replace")
-
     @property
     def output(self) -> str:
         """What it has printed so far."""
-        return self._read("output")
+        return self.file("output").read_text(encoding="utf-8", errors="replace")
 
     @property
     def error(self) -> str:
         """What it has printed to stderr so far."""
-        return self._read("error")
+        return self.file("error").read_text(encoding="utf-8", errors="replace")
 
     @property
     def said(self) -> str:
@@ -193,21 +162,16 @@ class Printing(Forked):
         self._folder.cleanup()
 
 
-def module(
-    name: str,
-    *arguments: object,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> Printing:
-    """Start ``python -m name arguments``, or, of a file, ``python name arguments``; its workers are forks, too."""
-    return Printing({"module": [name, [str(one) for one in arguments]], "forks_workers": True}, env, cwd)
+def module(name: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Printing:
+    """Start ``python -m name arguments``, or, of a file, ``python name arguments``."""
+    return Printing(_run_module, (name, [str(one) for one in arguments]), env, cwd)
 
 
 def call(
     module: str, function: str, *arguments: Any, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Printing:
-    """Start a function of a module that can be imported, with arguments that JSON can hold."""
-    return Printing({"call": [module, function, arguments]}, env, cwd)
+    """Start a function of a module that can be imported, with arguments that can be pickled."""
+    return Printing(_run_function, (module, function, arguments), env, cwd)
 
 
 def code(text: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
@@ -222,68 +186,3 @@ def code(text: str, *arguments: object, env: Mapping[str, str] | None = None, cw
         with module(str(program), *arguments, env=env, cwd=cwd) as process:
             assert process.wait() == 0, process.said
             return process.output
-
-
-class Worker(Forked):
-    """A worker of :class:`recgraph.workers.pool.Pool`, in the place of a :class:`subprocess.Popen`."""
-
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        stdin: int,
-        stdout: IO[bytes],
-        stderr: IO[bytes],
-        env: Mapping[str, str],
-        pass_fds: Sequence[int],
-        start_new_session: bool,
-    ) -> None:
-        assert (list(command[:2]), stdin, start_new_session) == ([sys.executable, "-m"], subprocess.PIPE, True)
-        read, write = os.pipe()
-        self.stdin = os.fdopen(write, "wb")
-        files = {0: read, 1: stdout.fileno(), 2: stderr.fileno(), **{fd: fd for fd in pass_fds}}
-        request = {"module": [command[2], list(command[3:])], "cwd": os.getcwd(), "env": {**env}, "fds": [*files]}
-        super().__init__(request, [*files.values()])
-        os.close(read)
-
-
-def fork_workers(patch: pytest.MonkeyPatch | None = None) -> list[Worker]:
-    """From now on the workers of this process's pools are forks; gives a list that gets them."""
-    from recgraph.workers import pool
-
-    started: list[Worker] = []
-
-    def start(*command: Any, **files: Any) -> Worker:
-        started.append(Worker(*command, **files))
-        return started[-1]
-
-    instead = SimpleNamespace(Popen=start, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
-    (setattr if patch is None else patch.setattr)(pool, "subprocess", instead)
-    return started
-
-
-def main() -> int:
-    """``python forked.py NAME arguments``: ``python -m NAME arguments``, with the files of this process."""
-    env = {**os.environ, "JPY_PARENT_PID": str(os.getpid())}  # a Jupyter kernel ends when its parent does
-    request = {"module": [sys.argv[1], sys.argv[2:]], "cwd": os.getcwd(), "env": env, "fds": [0, 1, 2]}
-    process = Forked({**request, "forks_workers": True}, fds=(0, 1, 2))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os.kill(process.pid, number))
-    return process.wait(float("inf"))
-
-
-def write_program(folder: Path) -> None:
-    """Write a program ``recgraph``."""
-    program = folder / "recgraph"
-    command = shlex.join(command_of("recgraph.cli"))
-    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-    program.chmod(0o755)
-
-
-def command_of(name: str) -> list[str]:
-    """What does ``python -m name`` in a fork, from any process."""
-    return ["env", f"{_WHERE}={_forks().where}", sys.executable, str(Path(__file__)), name]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

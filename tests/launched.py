@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,13 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds:
             ends.enter_context(forked.call("launched", "on_a_rank", str(task), env=environment(rank, count, port)))
             for rank in range(count)
         ]
-        _wait(ranks, seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and any(one.poll() is None for one in ranks):
+            if any(one.poll() for one in ranks):  # the others have ten seconds from when one fails
+                end = min(end, time.monotonic() + 10)
+            time.sleep(0.02)
+        for one in ranks:
+            one.kill()
         failed = [
             f"rank {rank} ended with {one.returncode}:\n{one.said}" for rank, one in enumerate(ranks) if one.returncode
         ]
@@ -80,17 +86,6 @@ def on_a_rank(task: str) -> None:
         Path(f"{out}.{dist.get_rank()}").write_bytes(pickle.dumps(function(*arguments)))
     finally:
         dist.destroy_process_group()
-
-
-def _wait(ranks: Sequence[forked.Printing], seconds: float) -> None:
-    """Until all have ended; the others have ten seconds from when one fails."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and any(process.poll() is None for process in ranks):
-        if any(process.poll() for process in ranks):
-            end = min(end, time.monotonic() + 10)
-        time.sleep(0.05)
-    for process in ranks:
-        process.kill()
 
 
 def torchrun(count: int, *arguments: object, env: dict[str, str]) -> forked.Printing:

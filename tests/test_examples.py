@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 
 
@@ -18,6 +20,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_mclrec_learns() -> None:
     curve, ndcg = load("mclrec").main(epochs=6)
     assert curve[-1] < 0.8 * curve[0]

@@ -17,11 +17,9 @@ from recgraph import blocks
 from recgraph.accelerated import accelerator_path
 from recgraph.augment.latent import attend_rows
 from recgraph.blocks import group_sizes, group_sums, row_blocks
-from recgraph.contrast import clustering, conr, regularisers
-from recgraph.contrast.assignments import _SoftTargets
-from recgraph.contrast.blockwise import Candidates, contrast, one_pass
+from recgraph.contrast import clustering, regularisers
+from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn
 from recgraph.contrast.clustering import Clustering, concentration
-from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.evaluate import ranks
 from recgraph.evaluate.ranks import _count, _Pairs
@@ -114,23 +112,6 @@ def test_a_contrast_over_many_blocks_loses_no_anchor() -> None:
 def test_a_contrast_with_drawn_candidates_over_many_blocks_loses_no_anchor() -> None:
     x, y, positives = contrasted()
     loss, _ = contrast_drawn(x, y, torch.arange(2), Candidates(positives), block_rows=1)
-    assert loss.item() == pytest.approx(EXPECTED, rel=1e-6)
-
-
-def test_assignments_over_many_blocks_lose_no_row() -> None:
-    x, c, _ = contrasted()
-    settings = {"codes": torch.zeros(N, 1), "prices": torch.zeros(2)}
-    loss, _ = one_pass(_SoftTargets, settings, 1, [x, c])
-    assert loss.item() == pytest.approx((GREAT / 2 + (N - 1) * SMALL) / N, rel=1e-6)
-
-
-def test_near_and_far_over_many_blocks_lose_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def block(_: object, rows: slice, __: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.tensor([GREAT if rows.start == 0 else SMALL]), torch.ones(1, dtype=torch.bool)
-
-    monkeypatch.setattr(conr._NearAndFar, "_block", block)
-    settings = {"config": conr.ConRConfig(), "labels": torch.arange(N).float(), "counted": torch.zeros(()).long()}
-    loss, _ = one_pass(conr._NearAndFar, settings, 1, [torch.ones(N, 1), torch.ones(N, 1)])
     assert loss.item() == pytest.approx(EXPECTED, rel=1e-6)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusing import refused
 
-from experiments.same_numbers import Listed, Outcome, differences, digest, main, report, slug
+from experiments.same_numbers import Listed, Outcome, differences, digest, main, report
 from experiments.same_numbers_cases import CASES
 from recgraph import registry
 
@@ -36,14 +37,6 @@ def test_every_member_has_a_case(kind: str, setting: str) -> None:
     tried = {s.split("=", 1)[1] for arguments in CASES.values() for s in arguments if s.startswith(f"{setting}=")}
     tried |= {"mlp", "labeldistance"}  # the augmenter by default; a weight that needs ratings, which no case has
     assert members(kind) <= {registry.key(value) for value in tried}
-
-
-def test_cases_have_folders_of_their_own() -> None:
-    assert len({slug(name) for name in CASES}) == len(CASES)
-
-
-def test_the_same_is_no_difference() -> None:
-    assert differences("sasrec", outcome(), outcome(), Listed()) == {}
 
 
 def test_one_bit_is_a_difference() -> None:
@@ -82,7 +75,7 @@ def test_what_is_listed_may_differ() -> None:
 
 def test_lists_are_checked(tmp_path: Path) -> None:
     (tmp_path / "listed.toml").write_text('[[differs]]\ncase = "*"\nwhat = "*"\n')
-    with pytest.raises(ValueError, match=r"\[\[differs\]\]"):
+    with refused("differs"):
         Listed.read(tmp_path / "listed.toml")
 
 
@@ -101,5 +94,5 @@ def test_fingerprints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert name in capsys.readouterr().out
     document["machine"]["torch"] = "0"
     kept.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="another torch"):
+    with refused("torch"):
         main(["--against", str(kept), *only])

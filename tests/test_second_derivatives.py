@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 import recgraph
-from recgraph.contrast.kernels import log_kernel_sums
-from recgraph.contrast.log_sums import log_sums
+from recgraph.contrast.blockwise import log_sums
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.transforms import _inverse_root
 from recgraph.contrast.weights import Learned, Pairs
-from recgraph.contrast.whitening import inverse_root
 from recgraph.encoders.attention import attend
 from recgraph.encoders.graph import symmetric_product
 from recgraph.encoders.packed import pack
@@ -67,12 +66,8 @@ def sparse_products_of_pairs() -> Case:
     return lambda x, y: pair_products(x, y, pairs), drawn((4, 3), (5, 3))
 
 
-def sum_of_kernels() -> Case:
-    return lambda x: log_kernel_sums(x, 1.0, with_own=False, block_rows=2), drawn((5, 3))
-
-
 def whitening() -> Case:
-    return lambda x: inverse_root((x @ x.mT + torch.eye(3).double())[None]), drawn((3, 3))
+    return lambda x: _inverse_root((x @ x.mT + torch.eye(3).double())[None]), drawn((3, 3))
 
 
 def learned_weight() -> Case:
@@ -117,12 +112,11 @@ def squared_norms() -> Case:
 REFUSE = {
     "contrast/blockwise.py:_OnePass": term,
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
-    "contrast/kernels.py:_KernelSums": sum_of_kernels,
-    "contrast/log_sums.py:_LogSums": sum_over_candidates,
+    "contrast/blockwise.py:_LogSums": sum_over_candidates,
     "sparse/pair_products.py:_InBlocks": products_of_pairs,
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/hidden_units.py:_TanhSums": learned_weight,
-    "contrast/whitening.py:_InverseRoot": whitening,
+    "contrast/transforms.py:_InverseRoot": whitening,
     "encoders/attention.py:_Every": attention,
     "encoders/attention.py:_Some": attention_of_the_last,
     "losses/scores.py:_OwnScores": scores_of_own_negatives,

@@ -20,7 +20,7 @@ ResultsOption = Annotated[Path | None, typer.Option(metavar="DIR", help=_RESULTS
 _ONLY = "A model, or an entry by its name; may be given many times. All others wait."
 _BUDGET = "After so many hours nothing is begun and what runs is saved; the same command goes on."
 _VALUES = "Do also again what has a record but no values of users here: entries are compared over users."
-_WORKERS = "Processes at a time.  [default: 1, or as many as the engine has cores]"
+_WORKERS = "Trainings at a time, each in a process.  [default: 1, or as many as the engine has cores]"
 _OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
 
 
@@ -38,13 +38,14 @@ def run(
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
 ) -> None:
-    """Train and test what BOARD asks for and has no record yet, each training in a process of its own.
+    """Train and test what BOARD asks for and has no record yet.
 
     It may be killed at any time: the same command goes on. What failed is tried again.
     """
     take(context, memory_limit=memory_limit)
     from recgraph.leaderboard.board import load_board
     from recgraph.leaderboard.runner import run as do
+    from recgraph.parallel import TaskFailed
 
     found = load_board(board)
     try:
@@ -59,6 +60,8 @@ def run(
             engine=given_engine(engine, engine_set),
             say=_say,
         )
+    except TaskFailed as error:
+        raise Failure(f"{error}; what was finished is kept, and the same command goes on") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt("what was trained is saved; the same command goes on with it") from None
     for name in summary.missing:

@@ -30,10 +30,7 @@ _ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 #: the modules that log what they predict
-_PREDICTING = (
-    "recgraph.serve.memory",
-    "recgraph.explain.memory",
-)
+_PREDICTING: tuple[str, ...] = ()
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
 _POOLS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 

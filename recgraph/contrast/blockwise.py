@@ -1,9 +1,11 @@
-"""Mean losses over N rows and M candidates, evaluated in blocks of rows so that no N x M matrix is resident.
+"""The contrastive kernel: mean losses over N rows and M candidates, in blocks of rows, so that no N x M matrix is
+resident.
 
 The derivative of a softmax by its scores is at hand when the loss is: each block yields its loss and its gradients
 before the next one overwrites it, and nothing is computed a second time in backward. :func:`contrast` is the one
 contrastive objective of the library; :mod:`recgraph.losses.softmax` evaluates its losses over the item table in the
-same way.
+same way. What does more to a row than take that mean (other sums, drawn candidates) composes it from :func:`log_sums`,
+which computes each block a second time in backward.
 """
 
 from __future__ import annotations
@@ -11,16 +13,23 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import exponent_limit, refuse_second_derivative, score_blocks, total_of, work_type
-from recgraph.contrast.views import Pairs
-from recgraph.contrast.weight_blocks import WeightBlocks
+from recgraph.blocks import (
+    exponent_limit,
+    refuse_second_derivative,
+    row_blocks,
+    score_blocks,
+    total_of,
+    work_type,
+)
+from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
 
 __all__ = [
@@ -28,36 +37,16 @@ __all__ = [
     "Candidates",
     "NoCandidateError",
     "contrast",
-    "exponentials",
+    "contrast_drawn",
+    "log_sums",
+    "mean_loss",
+    "of_positives",
     "one_pass",
-    "refuse_no_candidate",
 ]
 
 
 class NoCandidateError(ValueError):
     """No anchor of a contrastive term has a candidate of positive weight."""
-
-
-def refuse_no_candidate(candidates: Candidates, x: Tensor, counted: Tensor, message: str | None = None) -> None:
-    """Refuse a contrast that leaves every anchor out, where that is an error (:attr:`Candidates.required`).
-
-    On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN instead.
-
-    Args:
-        x: [N, D], the anchors.
-        counted: how many of them count (int64 scalar).
-        message: of the error; None: that of weights which leave none.
-
-    Raises:
-        NoCandidateError: none of them counts.
-    """
-    is_read = not is_accelerated(x) or len(x) == 1
-    if candidates.required and is_read and int(counted) == 0:
-        raise NoCandidateError(
-            message
-            or f"all {len(x)} anchors have only candidates of weight 0; use a larger batch, another weight, or "
-            "if_none='zero' among the objective's options"
-        )
 
 
 class BlockwiseLoss(ABC):
@@ -180,6 +169,105 @@ class Candidates:
         own = self.positives
         return own[:, None] if self.excluded is None else torch.stack([own, self.excluded], 1)
 
+    def check(self, x: Tensor, counted: Tensor) -> None:
+        """Refuse that no anchor counts, where that is an error.
+
+        On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN.
+
+        Args:
+            x: [N, D], the anchors.
+            counted: how many of them count (int64 scalar).
+        """
+        is_read = not is_accelerated(x) or len(x) == 1
+        if self.required and is_read and int(counted) == 0:
+            raise NoCandidateError(
+                f"weight: all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight"
+            )
+
+
+class BlockWeights(NamedTuple):
+    """The weights of a block of anchors.
+
+    Attributes:
+        w: [n, M], their logarithms, or where ``is_factor`` the weights themselves.
+        anchors, similarities: [n, D] and [n, M], the leaves of this block that they depend on.
+    """
+
+    w: Tensor
+    is_factor: bool
+    anchors: Tensor
+    similarities: Tensor
+
+
+class WeightBlocks:
+    """The weights of a block, and the sums of their gradients.
+
+    Args:
+        inputs: the embeddings of anchors and candidates, and the parameters of the weight that are trained.
+        needs: which of them need a gradient.
+    """
+
+    def __init__(
+        self, weight: Weight, pairs: Pairs, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
+    ) -> None:
+        self.weight, self.pairs, self.needs = weight, pairs, needs
+        self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
+        # one tensor for all blocks: a weight may keep what it makes of it
+        self.candidates.requires_grad_(needs[1])
+        self.parameters = list(inputs[2:])
+        self.gradients: list[Tensor | None] = [None] * len(inputs)
+
+    def block(self, rows: slice, similarities: Tensor, bounded: bool = False) -> BlockWeights:
+        """The weights of the rows.
+
+        A weight of cosines that are the similarities over a temperature depends on the embeddings by these alone, so
+        that one product makes both, and its gradient joins that of the loss before that is multiplied by the rows.
+
+        Args:
+            similarities: [n, M].
+            bounded: whether the weights themselves will do, where they are at hand.
+        """
+        anchors = self.anchors[rows].detach().requires_grad_(self.needs[0])
+        similarities = similarities.detach().requires_grad_(any(self.needs[:2]))
+        with torch.set_grad_enabled(any(self.needs)):
+            pairs = self.pairs.block(rows, anchors, self.candidates, similarities)
+            factor = self.weight.factor(pairs) if bounded else None
+            w = self.weight.log_w(pairs) if factor is None else factor
+        return BlockWeights(w, factor is not None, anchors, similarities)
+
+    def add_gradients(self, rows: slice, of_block: BlockWeights, grad_log_w: Tensor) -> Tensor | None:
+        """Add the gradients of a block, given those by its log-weights [n, M].
+
+        Returns:
+            [n, M], those by its similarities; None where the weights do not depend on them.
+        """
+        w, is_factor, anchors, similarities = of_block
+        if is_factor:  # a weight of 0 passes nothing
+            grad_log_w = grad_log_w / w.detach().clamp(min=torch.finfo(w.dtype).tiny)
+        leaves = [anchors, self.candidates, *self.parameters, similarities]
+        wanted = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            w, [leaves[k] for k in wanted], grad_log_w.to(w.dtype), allow_unused=True
+        )
+        by_leaf = dict(zip(wanted, found, strict=True))
+        through_similarities = by_leaf.pop(len(self.gradients), None)
+        for k, grad in by_leaf.items():
+            if grad is None:
+                continue
+            if self.gradients[k] is None:
+                self.gradients[k] = torch.zeros_like(self.anchors if k == 0 else leaves[k].detach())
+            total = self.gradients[k]
+            assert total is not None
+            (total[rows] if k == 0 else total).add_(grad)
+        return through_similarities
+
+
+def _inputs(x: Tensor, y: Tensor, weight: Weight | None, pairs: Pairs | None) -> list[Tensor]:
+    """What a sum over candidates is differentiated by."""
+    if weight is None or pairs is None:
+        return [x, y]
+    return [x, y, pairs.anchors, pairs.candidates, *weight.trained()]
+
 
 def contrast(
     x: Tensor,
@@ -208,11 +296,8 @@ def contrast(
         NoCandidateError: every anchor was left out. On an accelerator, where nobody waits to learn it, the loss
             of two anchors or more is NaN.
     """
-    inputs = [x, y]
-    if weight is not None and pairs is not None:
-        inputs += [pairs.anchors, pairs.candidates, *weight.trained()]
     settings = {"candidates": candidates, "weight": weight, "pairs": pairs}
-    loss, counted = one_pass(_Contrast, settings, block_rows, inputs)
+    loss, counted = one_pass(_Contrast, settings, block_rows, _inputs(x, y, weight, pairs))
     return loss, len(x) - counted
 
 
@@ -248,7 +333,7 @@ class _Contrast(BlockwiseLoss):
                 self.candidates.kept[rows] = True if keep_mask is None else keep_mask[:, 0]
         # only a weight, or a positive that is no candidate, can leave an anchor without any
         if self.weights is not None or not self.candidates.count_positive:
-            refuse_no_candidate(self.candidates, self.x, counted)
+            self.candidates.check(self.x, counted)
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients
         return (total_of(sums, self.x) / counted).to(self.x.dtype), counted
@@ -276,7 +361,7 @@ class _Contrast(BlockwiseLoss):
             else:
                 peak = t.amax(1, keepdim=True)
                 peak.masked_fill_(peak == -math.inf, 0)
-                exponentials(t, peak)
+                _exponentials(t, peak)
         total = t.sum(1, keepdim=True)
         keep_mask = total != 0
         losses = torch.where(keep_mask, total.log() + peak - s_pos, 0)
@@ -330,7 +415,7 @@ class _Contrast(BlockwiseLoss):
             t.scatter_(1, candidates.excluded[rows, None], -math.inf)
 
 
-def exponentials(t: Tensor, peak: Tensor) -> Tensor:
+def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
     """``e^{t - peak}``, in the memory of t; 0 where it makes no difference.
 
     There exp would give slow subnormal numbers, and it takes twenty times as long over ``-inf`` as over a number.
@@ -338,3 +423,186 @@ def exponentials(t: Tensor, peak: Tensor) -> Tensor:
     limit = exponent_limit(t.dtype)
     smallest = 2 * math.exp(-limit)
     return torch.threshold_(t.sub_(peak).clamp_(min=-limit).exp_(), smallest, 0)
+
+
+def log_sums(
+    x: Tensor,
+    y: Tensor,
+    barred: Tensor | None = None,
+    weight: Weight | None = None,
+    pairs: Pairs | None = None,
+    block_rows: int | None = None,
+) -> Tensor:
+    """``log sum_j w_ij e^{x_i . y_j}`` for each anchor, over the columns that are not barred.
+
+    Args:
+        x: [N, D], anchors.
+        y: [M, D], candidates.
+        barred: [N, k] int64, columns that are no candidates of that anchor, -1 for none; None: all are.
+        weight: log_w; None: 0 throughout.
+        pairs: what the weight is given, of all N anchors.
+        block_rows: anchors in memory at once; None picks by the size of the cache.
+
+    Returns:
+        [N], ``-inf`` where an anchor has no candidate (it passes no gradient); at least float32. It can be
+        differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the weight.
+    """
+    inputs = _inputs(x, y, weight, pairs)
+    if not torch.is_grad_enabled():
+        inputs = [tensor.detach() for tensor in inputs]
+    return _LogSums.apply(barred, weight, pairs, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _LogSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        barred: Tensor | None,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        block_rows: int | None,
+        *inputs: Tensor,
+    ) -> Tensor:
+        work = work_type(*inputs[:2])
+        with full_precision(inputs[0]):
+            x, y = (tensor.to(work) for tensor in inputs[:2])
+            weights = _weights(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
+            sums = x.new_empty(len(x))
+            for rows, t in score_blocks(len(x), len(y), x, block_rows):
+                _logits(x, y, rows, t, barred, weights)
+                peak = t.amax(1, keepdim=True)
+                peak.masked_fill_(peak == -math.inf, 0)
+                sums[rows] = _exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
+        ctx.save_for_backward(sums, barred, *inputs)
+        ctx.settings = weight, pairs, block_rows, work
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("a sum over candidates")
+        sums, barred, *inputs = ctx.saved_tensors
+        weight, pairs, block_rows, work = ctx.settings
+        needs = ctx.needs_input_grad[4:]
+        # an anchor without a candidate passes nothing: 0 times -inf - -inf would be NaN
+        passed = torch.where(sums == -math.inf, 0, grad_output)
+        passed = torch.where(sums.isnan(), sums, passed)
+        peaks = torch.where(sums == -math.inf, 0, sums)
+        with full_precision(inputs[0]):
+            x, y = (tensor.to(work) for tensor in inputs[:2])
+            weights = _weights(weight, pairs, inputs[2:], needs[2:], work)
+            of_x = torch.empty_like(x) if needs[0] else None
+            of_y = torch.zeros_like(y) if needs[1] else None
+            for rows, t in score_blocks(len(x), len(y), x, block_rows):
+                of_weight = _logits(x, y, rows, t, barred, weights)
+                p = _exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
+                if weights is not None and of_weight is not None and of_weight.w.requires_grad:
+                    through_weight = weights.add_gradients(rows, of_weight, p)
+                    if through_weight is not None:
+                        p += through_weight
+                if of_x is not None:
+                    torch.mm(p, y, out=of_x[rows])
+                if of_y is not None:
+                    of_y.addmm_(p.t(), x[rows])
+        found = [of_x, of_y, *(() if weights is None else weights.gradients)]
+        typed = [None if one is None else one.to(like.dtype) for one, like in zip(found, inputs, strict=True)]
+        return None, None, None, None, *typed
+
+
+def _weights(
+    weight: Weight | None, pairs: Pairs | None, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
+) -> WeightBlocks | None:
+    return None if weight is None or pairs is None else WeightBlocks(weight, pairs, inputs, needs, work)
+
+
+def _logits(
+    x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None = None
+) -> BlockWeights | None:
+    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate.
+
+    Returns:
+        What :meth:`WeightBlocks.block` does, where there is a weight.
+    """
+    torch.mm(x[rows], y.t(), out=out)
+    of_weight = None if weights is None else weights.block(rows, out)
+    if of_weight is not None:
+        out += of_weight.w.detach()
+    if barred is not None:
+        own = barred[rows]
+        out.scatter_add_(1, own.clamp(min=0), torch.where(own < 0, 0, -math.inf).to(out.dtype))
+    return of_weight
+
+
+def contrast_drawn(
+    x: Tensor,
+    y: Tensor,
+    drawn: Tensor,
+    candidates: Candidates,
+    weight: Weight | None = None,
+    pairs: Pairs | None = None,
+    block_rows: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`contrast`, with the sum over all M candidates estimated from K of them.
+
+    ``loss_i = log([w_ip] e^{s_ip} + M / K sum_k w_ik e^{s_ik}) - s_ip``, where ``k`` runs over the drawn candidates
+    that are not the positive; the first addend is there where the objective counts the positive, weighted where it
+    weighs it. Where the drawn are a uniform choice without replacement, the sum in the logarithm is an unbiased
+    estimate of that over all candidates: every one but the positive is in it with expected weight 1, and the positive
+    with certainty, or not at all. With ``drawn`` all of the columns it is that sum. The logarithm of an estimate is low
+    on average, by half of its relative variance.
+
+    Args:
+        drawn: [K] int64, different columns, ascending.
+    """
+    own = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
+    of_positives_w = None
+    if weight is not None and pairs is not None:
+        ids, rows = pairs.candidate_ids[candidates.positives], pairs.candidates.index_select(0, candidates.positives)
+        of_drawn = pairs.candidates.index_select(0, drawn)
+        pairs = replace(pairs, candidate_ids=pairs.candidate_ids[drawn], candidates=of_drawn)
+        if candidates.count_positive and candidates.weigh_positive:
+            of_positives_w = of_positives(weight, pairs, ids, rows, block_rows)
+    places = torch.searchsorted(drawn, candidates.barred).clamp(max=len(drawn) - 1)
+    barred = torch.where(drawn[places] == candidates.barred, places, -1)
+    sums = [log_sums(x, y.index_select(0, drawn), barred, weight, pairs, block_rows) + math.log(len(y) / len(drawn))]
+    if candidates.count_positive:
+        sums.append(own if of_positives_w is None else own + of_positives_w)
+    return mean_loss(candidates, x, sums, own)
+
+
+def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over anchors of ``log sum_k e^{sums_k} - own``, without those that have no candidate.
+
+    Args:
+        x: [N, D], the anchors.
+        sums: [N] each, logarithms of parts of the sum over candidates; ``-inf`` where a part has none.
+        own: [N], the similarities to the positives.
+
+    Returns:
+        The scalar loss, and how many anchors were left out (int64 scalar).
+    """
+    stacked = torch.stack(list(sums))
+    keep_mask = (stacked != -torch.inf).any(0)
+    # an anchor without any is left out of the mean: its logarithm has no gradient
+    total = torch.where(keep_mask, stacked, 0).logsumexp(0)
+    counted = keep_mask.sum()
+    candidates.check(x, counted)
+    if candidates.kept is not None:
+        candidates.kept.copy_(keep_mask)
+    return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
+
+
+def of_positives(weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_rows: int | None = None) -> Tensor:
+    """[N], the log-weight of each anchor's positive, by blocks of anchors, which backward computes again.
+
+    Args:
+        ids, rows: [N] and [N, D], of the positives.
+    """
+    work = work_type(pairs.anchors, pairs.candidates)
+    anchors, candidates, rows = pairs.anchors.to(work), pairs.candidates.to(work), rows.to(work)
+
+    def of_block(block: slice, anchors: Tensor, candidates: Tensor, rows: Tensor) -> Tensor:
+        return weight.log_w_beside(pairs.block(block, anchors, candidates), ids[block], rows)
+
+    settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    blocks = row_blocks(len(anchors), len(candidates), anchors, block_rows)
+    return torch.cat([checkpoint(of_block, at, anchors[at], candidates, rows[at], **settings) for at in blocks])

@@ -1,12 +1,13 @@
 """Contrastive objectives: which rows are anchors, which are their candidates, and what becomes of the positive.
 
 Each is ``loss_i = logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)``, the mean over anchors i; the similarity s and
-the weights w are parts of their own.
+the weights w are parts of their own. Barlow Twins, the baseline without candidates, reads neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,22 +18,21 @@ from torch import Tensor
 
 from recgraph.accelerated import compiled, full_precision, is_accelerated
 from recgraph.blocks import work_type
-from recgraph.config import Config
-from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
-from recgraph.contrast.drawn import contrast_drawn
-from recgraph.contrast.mixtures import contrast_mixed
-from recgraph.contrast.part import Part
-from recgraph.contrast.views import Outcome, Pairs, Similarity, Views
+from recgraph.config import Config, Search
+from recgraph.contrast.blockwise import (
+    Candidates,
+    contrast,
+    contrast_drawn,
+    log_sums,
+    mean_loss,
+    of_positives,
+)
+from recgraph.contrast.parts import Outcome, Pairs, Part, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
-
-
-BlockRows = Annotated[
-    int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
-]
+__all__ = ["InfoNCE", "NTXent", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
 
 
 class ObjectiveBaseConfig(Config):
@@ -56,7 +56,9 @@ class ObjectiveConfig(ObjectiveBaseConfig):
         Literal["error", "zero"],
         Field(description="where no anchor has a candidate: an error, or the loss 0 of a step without a contrast"),
     ] = "error"
-    block_rows: BlockRows = None
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
+    ] = None
 
 
 class Objective(Part):
@@ -69,33 +71,12 @@ class Objective(Part):
     needs_pairs: ClassVar[bool] = False
     #: whether the rows of both views are anchors alike, so that the loss of the views in turn is the same
     of_both_sides: bool = False
-    #: whether :meth:`forward` reads ``views.further``; of others the term takes the mean over the pairs of views
-    joint: ClassVar[bool] = False
     #: whether it draws whatever its settings are, so that it is given a generator
     draws: ClassVar[bool] = False
-    #: what :meth:`forward` reads of the similarity
-    reads: ClassVar[frozenset[str]] = frozenset({"similarity", "temperature"})
-    #: whether rows are compared with candidates, which a weight can weigh
-    pairwise: ClassVar[bool] = True
-    #: whether it needs all candidates, as they are: neither mixtures nor some that are drawn
-    as_they_are: ClassVar[bool] = False
-    #: whether :meth:`forward` reads ``views.slow``; for others side b is that of the slow copy, where there is one
-    reads_slow: ClassVar[bool] = False
 
     def __init__(self, config: ObjectiveBaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         self._compiled: Callable[..., Tensor] | None = None
-
-    def offer(self, prototypes: Callable[[], Sequence[Tensor]]) -> None:
-        """Called before use by models that cluster what they contrast; an objective that reads prototypes takes them.
-
-        Args:
-            prototypes: makes [k, D], the centroids, of each granularity.
-        """
-
-    def project(self, x: Tensor) -> Tensor:
-        """[N, D'] of a side [N, D]: what the loss compares; of most objectives the side as it is."""
-        return x
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
@@ -103,12 +84,7 @@ class Objective(Part):
         self._compiled = compiled(_cross_entropy, backend)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        """The mean loss.
-
-        Raises:
-            ValueError: the views do not fit the objective, or no anchor has a candidate (:class:`NoCandidateError`,
-                with ``if_none="error"``).
-        """
+        """The mean loss."""
         raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
 
     def softmax(
@@ -123,30 +99,22 @@ class Objective(Part):
         """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one positive each.
 
         With ``n_candidates`` below M the sum over candidates is estimated, see
-        :func:`recgraph.contrast.drawn.contrast_drawn`.
+        :func:`recgraph.contrast.blockwise.contrast_drawn`.
 
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
             own: [n] int64, with a share, the anchors of this rank; default: as the share has them.
             kept: [N] bool, written here: which anchors have a candidate and count; only without a share.
-
-        Raises:
-            ValueError: candidates are to be drawn, and there is no generator; or an anchor has several positives.
         """
-        a, ids_a, labels, positives = views.a, views.ids_a, views.labels_a, views.positives
+        a, ids_a, positives = views.a, views.ids_a, views.positives
         if positives is None:
             positives = torch.arange(len(a), device=a.device)
         if isinstance(positives, Ragged):
-            raise ValueError(
-                f"{type(self).__name__} has one positive for each anchor, and this contrast has several; use one "
-                "(n_positives = 1), or an objective that takes several, such as 'info_nce'"
-            )
+            raise ValueError(f"positives: {type(self).__name__} takes one for each anchor; use 'info_nce' for several")
         if views.share is not None:
             own = torch.arange(len(a), device=a.device)[views.share.rows] if own is None else own
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
             excluded = None if excluded is None else excluded[own]
-            labels = None if labels is None else labels[own]
-            views = replace(views, labels_a=labels)
         config = self.config
         candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, kept=kept)
         # a batch of one sample has nothing else to contrast it with
@@ -154,8 +122,7 @@ class Objective(Part):
         candidates = replace(candidates, required=required)
         pairs: Pairs | None = None
         if weight is not None:
-            over = similarity.over_cosines(views.temperatures)
-            pairs = Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b, over)
+            pairs = Pairs(ids_a, views.ids_b, a, views.b, similarity.over_cosines(views.temperatures))
         work = work_type(a, views.b)
         # products under autocast would be rounded to half precision, as directions of half precision are
         with full_precision(a):
@@ -173,28 +140,16 @@ class Objective(Part):
         Both sides are at least float32, and ``x @ y.T`` are the cosines of ``pairs`` over its temperature, if any.
         """
         block_rows, n_candidates = self.config.block_rows, self.config.n_candidates
-        if views.mixture is not None:
-            mixed = views.mixture(x, y, candidates, views)
-            if pairs is not None and mixed.y is not y:
-                pairs = replace(pairs, temperature=None)
-            return contrast_mixed(x, mixed, candidates, weight, pairs, block_rows)
         if n_candidates is not None and n_candidates < len(y):
-            return contrast_drawn(x, y, self._draw(views), candidates, weight, pairs, block_rows)
+            generator = views.generator
+            assert generator is not None, "n_candidates draws: give the term a generator"
+            order = torch.randperm(len(y), generator=generator, device=generator.device)
+            drawn = order[:n_candidates].sort().values.to(y.device)
+            return contrast_drawn(x, y, drawn, candidates, weight, pairs, block_rows)
         if self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
             loss = self._compiled(x, y, candidates.positives, candidates.excluded)
             return loss, torch.zeros((), dtype=torch.int64, device=x.device)
         return contrast(x, y, candidates, weight, pairs, block_rows)
-
-    def _draw(self, views: Views) -> Tensor:
-        """[K] int64: different rows of ``b``, ascending, all choices equally likely."""
-        generator = views.generator
-        if generator is None:
-            raise ValueError(
-                f"n_candidates = {self.config.n_candidates} of {len(views.b)} needs a generator to draw with; give the "
-                "term generator=..., or leave n_candidates out"
-            )
-        order = torch.randperm(len(views.b), generator=generator, device=generator.device)
-        return order[: self.config.n_candidates].sort().values.to(views.b.device)
 
 
 def _cross_entropy(x: Tensor, y: Tensor, positives: Tensor, excluded: Tensor | None) -> Tensor:
@@ -203,25 +158,6 @@ def _cross_entropy(x: Tensor, y: Tensor, positives: Tensor, excluded: Tensor | N
     if excluded is not None:
         scores = scores.scatter(1, excluded[:, None], -torch.inf)
     return F.cross_entropy(scores, positives)
-
-
-def refuse_unpaired(views: Views) -> None:
-    """Refuse views whose rows are not in pairs.
-
-    Raises:
-        ValueError: their shapes differ, or they have positives or temperatures of their own.
-    """
-    if views.a.shape != views.b.shape or views.positives is not None or views.temperatures is not None:
-        raise ValueError(
-            f"a {list(views.a.shape)} and b {list(views.b.shape)} must be of one shape, row i of the one the "
-            "partner of row i of the other, without positives and temperatures of their own"
-        )
-
-
-class InfoNCEConfig(ObjectiveConfig):
-    both_directions: Annotated[
-        bool, Field(description="also rows of b against all of a, and the mean of the two losses")
-    ] = False
 
 
 class InfoNCE(Objective):
@@ -233,33 +169,17 @@ class InfoNCE(Objective):
     10).
     """
 
-    Config = InfoNCEConfig
     splits = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        paired = views.positives is None
-        if paired and len(views.a) != len(views.b):
-            raise ValueError(
-                f"a has {len(views.a)} rows and b {len(views.b)}; give positives, the row of b for each of a"
-            )
         if isinstance(views.positives, Ragged):
-            there = self._several(views, views.positives, similarity, weight)
-        else:
-            there = self.softmax(views, similarity, weight)
-        if not self.config.both_directions:
-            return there
-        if not paired or views.temperatures is not None:
-            raise ValueError("both_directions = True needs rows in pairs; leave positives and temperatures out")
-        back = self.softmax(views.turned, similarity, weight)
-        loss = (there.loss + back.loss) / 2
-        return Outcome(loss, there.n_anchors + back.n_anchors, there.left_out + back.left_out)
+            return self._several(views, views.positives, similarity, weight)
+        if views.positives is None and len(views.a) != len(views.b):
+            raise ValueError(f"positives: a has {len(views.a)} rows, b {len(views.b)}; give the row of b for each of a")
+        return self.softmax(views, similarity, weight)
 
     def _several(self, views: Views, positives: Ragged, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The denominator is that of one positive, the row of the same number; the numerator is summed over all."""
-        if len(views.a) != len(views.b):
-            raise ValueError(f"a has {len(views.a)} rows and b {len(views.b)}; several positives need rows in pairs")
-        if views.mixture is not None:
-            raise ValueError("a mixture needs one positive for each anchor; this contrast has several")
         kept = torch.ones(len(views.a), dtype=torch.bool, device=views.a.device)
         of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight, kept=kept)
         work = work_type(views.a, views.b)
@@ -287,15 +207,115 @@ class NTXent(Objective):
     splits = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        refuse_unpaired(views)
+        views.check_paired()
         z, ids = torch.cat([views.a, views.b]), torch.cat([views.ids_a, views.ids_b])
         places = torch.arange(len(z), device=z.device)
         partners = places.roll(len(views.a))
         # a rank's anchors are its rows of both views
         own = None if views.share is None else places.view(2, -1)[:, views.share.rows].flatten()
-        labels = None
-        if views.labels_a is not None and views.labels_b is not None:
-            labels = torch.cat([views.labels_a, views.labels_b])
-        twice: dict[str, Any] = {"ids_a": ids, "ids_b": ids, "labels_a": labels, "labels_b": labels}
-        stacked = replace(views, a=z, b=z, positives=partners, **twice)
+        stacked = replace(views, a=z, b=z, ids_a=ids, ids_b=ids, positives=partners)
         return self.softmax(stacked, similarity, weight, excluded=places, own=own)
+
+
+class DebiasedConfig(ObjectiveConfig):
+    tau_plus: Annotated[
+        float,
+        Field(ge=0, lt=1, description="tau+, the share of candidates that are false negatives"),
+        Search(0.01, 0.3, log=True),
+    ] = 0.1
+
+
+class _Debiased(Objective):
+    """``loss_i = log(e^{s_ip} + n g_i) - s_ip`` of n candidates beside the positive, with
+
+    ``g_i = max((mean_j w_ij e^{s_ij} - tau+ e^{s_ip}) / (1 - tau+), e^{-|x_i| max |y|})``,
+
+    the least similarity that there can be: ``e^{-1 / tau}`` for cosines. All candidates are taken.
+    """
+
+    Config = DebiasedConfig
+
+    def evaluate(
+        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+    ) -> tuple[Tensor, Tensor]:
+        places, barred, block_rows = candidates.positives, candidates.barred, self.config.block_rows
+        n = len(y) - barred.shape[1]
+        sums = log_sums(x, y, barred, weight, pairs, block_rows)
+        own = torch.linalg.vecdot(x, y.index_select(0, places))
+        others = self._negatives(sums, own, x, y, n)
+        counted_own = own
+        if weight is not None and pairs is not None and candidates.weigh_positive:
+            ids, rows = pairs.candidate_ids[places], pairs.candidates.index_select(0, places)
+            counted_own = own + of_positives(weight, pairs, ids, rows, block_rows)
+        return mean_loss(candidates, x, [others, counted_own] if candidates.count_positive else [others], own)
+
+    def _negatives(self, sums: Tensor, own: Tensor, x: Tensor, y: Tensor, n: int) -> Tensor:
+        """[N]: ``log(n g_i)``; ``-inf`` where there is no candidate."""
+        tau_plus, none_mask = self.config.tau_plus, sums == -math.inf
+        mean = torch.where(none_mask, 0, sums) - math.log(max(n, 1))
+        peak = torch.maximum(mean, own).detach()
+        least = -x.norm(dim=1) * y.norm(dim=1).amax()
+        left = (mean - peak).exp() - tau_plus * (own - peak).exp()
+        positive_mask = left > 0
+        g = peak + torch.where(positive_mask, left, 1).log() - math.log1p(-tau_plus)
+        g = torch.maximum(torch.where(positive_mask, g, least), least)
+        return (g + math.log(max(n, 1))).masked_fill(none_mask, -math.inf)
+
+
+class DebiasedNTXent(_Debiased, NTXent):
+    """:class:`NTXent` with ``n g_i`` in the place of the sum over negatives, ``log(e^{s_ip} + n g_i) - s_ip``.
+
+    ``g_i = max((mean_j w_ij e^{s_ij} - tau+ e^{s_ip}) / (1 - tau+), e^{-1 / tau})``: a share tau+ of the candidates
+    are positives, and a positive adds what the known one does. With ``tau_plus=0`` it is NT-Xent.
+
+    Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020), with one positive. With
+    ``weight="hardness"`` it is the loss of Robinson et al., "Contrastive Learning with Hard Negative Samples" (ICLR
+    2021). Departure: the least value of g is that of the norms at hand, which for cosines is the published one.
+    """
+
+
+class DebiasedInfoNCE(_Debiased, InfoNCE):
+    """:class:`InfoNCE` debiased as :class:`DebiasedNTXent` is: anchors of one view, candidates of the other.
+
+    Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020). Of one positive for each anchor.
+    """
+
+
+class BarlowTwinsConfig(ObjectiveBaseConfig):
+    redundancy: Annotated[
+        float, Field(ge=0, description="lambda, weight of what is off the diagonal"), Search(1e-4, 1e-1, log=True)
+    ] = 5e-3
+
+
+class BarlowTwins(Objective):
+    """``sum_d (1 - C_dd)^2 + lambda sum_{d != e} C_de^2``, C the correlations of the components of a with those of b.
+
+    ``C = A^T B / n`` [D, D], the columns of A and B standardised over the batch. No row is compared with another:
+    similarity, temperature and weights are not read.
+
+    Source: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction (ICML 2021);
+    variances have 1e-5 added, as in the authors' code. Departures: no projector (theirs has three layers of 8192, of
+    images), and no gain in the normalisation.
+    """
+
+    Config = BarlowTwinsConfig
+    needs_pairs = True
+    of_both_sides = True
+
+    def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
+        views.check_paired()
+        work = work_type(views.a, views.b)
+        with full_precision(views.a):
+            a, b = _standardised(views.a.to(work)), _standardised(views.b.to(work))
+            c = a.t() @ b / len(a)
+            diagonal = c.diagonal()
+            # the sum off the diagonal as that of all less the diagonal would cancel
+            off_diagonal = c - torch.diag_embed(diagonal)
+            loss = (1 - diagonal).square().sum() + self.config.redundancy * off_diagonal.square().sum()
+        return Outcome.of_all(loss, len(a))
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """``(x - mean) / sqrt(variance + 1e-5)`` of each component of [B, D] over the rows; 0 of a single row."""
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    return (x - mean) * (variance + 1e-5).rsqrt()

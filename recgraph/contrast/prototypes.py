@@ -1,4 +1,4 @@
-"""Prototypes: clusterings of embeddings at several granularities, and ProtoNCE."""
+"""Prototypes: clusterings of embeddings at several granularities, kept between batches, and ProtoNCE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.ranks import stacked
 from recgraph.unit_length import unit_length
 
-__all__ = ["PrototypeSet", "Prototypes", "PrototypesConfig", "offer", "proto_nce", "prototypes_of"]
+__all__ = ["PrototypeMemory", "PrototypeSet", "Prototypes", "PrototypesConfig", "offer", "proto_nce", "prototypes_of"]
 
 
 class PrototypesConfig(Config):
@@ -112,7 +112,7 @@ def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperatur
 
 
 def offer(term: ContrastiveTerm, prototypes: Callable[[], Sequence[PrototypeSet]], ids: Tensor | None = None) -> None:
-    """Offer clusterings to the weight of a contrast, and prototypes to its objective, which are made if one reads them.
+    """Offer clusterings to the weight of a contrast, which are made if it reads them.
 
     Args:
         term: the contrast.
@@ -120,7 +120,6 @@ def offer(term: ContrastiveTerm, prototypes: Callable[[], Sequence[PrototypeSet]
         ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
     """
     term.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
-    term.offer(lambda: [found.directions for found in prototypes()])
 
 
 def proto_nce(
@@ -151,3 +150,73 @@ def proto_nce(
         # an anchor goes by its cluster's number, as the prototypes do
         losses.append(term(anchors, one.directions, own, positives=own, temperatures=temperatures, **how))
     return torch.stack(losses).mean()
+
+
+class PrototypeMemory(nn.Module):
+    """The prototypes of clusterings of all N rows, kept for an epoch.
+
+    They are part of the state, so that a training that is resumed within an epoch goes on with them.
+
+    Source: the E-step of PCL (Li et al., ICLR 2021).
+
+    Args:
+        n: N.
+        dim: D, the width of the rows.
+        n_clusters: of each of the T granularities (at most N are made).
+
+    Attributes:
+        assignments: [T, N] int64, the cluster of each row in each clustering.
+    """
+
+    assignments: Tensor
+    epoch: Tensor
+
+    def __init__(self, n: int, dim: int, n_clusters: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("epoch", torch.full((), -1, dtype=torch.int64))
+        self.register_buffer("assignments", torch.zeros(len(n_clusters), n, dtype=torch.int64))
+        for t, wanted in enumerate(n_clusters):
+            self.register_buffer(f"directions_{t}", torch.zeros(min(wanted, n), dim))
+            self.register_buffer(f"temperatures_{t}", torch.ones(min(wanted, n)))
+        #: ``epoch`` on the host, which would wait for it on an accelerator at every step; None: not read yet
+        self._epoch: int | None = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._epoch = None
+
+    def is_of(self, epoch: int) -> bool:
+        """Whether the prototypes were made in that epoch."""
+        if self._epoch is None:
+            self._epoch = int(self.epoch)
+        return self._epoch == epoch
+
+    def forget(self) -> None:
+        """Hold the prototypes of no epoch, before a training begins."""
+        self._hold(-1)
+
+    def _hold(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+        self._epoch = epoch
+
+    def of_epoch(self, epoch: int, make: Callable[[], Sequence[PrototypeSet]]) -> list[PrototypeSet]:
+        """The prototypes of an epoch, made in its first step."""
+        if not self.is_of(epoch):
+            # equal on all ranks, also where sums on a device are not the same each time
+            self.store(epoch, [one.of_first_rank() for one in make()])
+        return self.prototypes()
+
+    def store(self, epoch: int, prototypes: Sequence[PrototypeSet]) -> None:
+        """Keep the prototypes of each clustering, made in that epoch."""
+        for t, one in enumerate(prototypes):
+            self.assignments[t] = one.assignments
+            getattr(self, f"directions_{t}").copy_(one.directions)
+            getattr(self, f"temperatures_{t}").copy_(one.temperatures)
+        self._hold(epoch)
+
+    def prototypes(self) -> list[PrototypeSet]:
+        """The stored prototypes of each clustering."""
+        return [
+            PrototypeSet(of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}"))
+            for t, of_all in enumerate(self.assignments)
+        ]

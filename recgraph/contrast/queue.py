@@ -22,8 +22,7 @@ class Queue(nn.Module):
     learn at all. The queue is part of the state, so that a resumed training goes on with it.
 
     Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et
-    al., 2022). Rows of a slow copy of the model (``target_momentum``) drift slowly and are taken as they are: that is
-    MoCo (He et al., CVPR 2020), but for the other rows of the batch, which are candidates, too.
+    al., 2022).
 
     Args:
         size: Q rows at most; 0 keeps none.
@@ -40,20 +39,18 @@ class Queue(nn.Module):
         self.register_buffer("ids", torch.full((size,), -1, dtype=torch.int64))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
 
-    def join(self, rows: Tensor, ids: Tensor, aligned: bool = True) -> tuple[Tensor, Tensor]:
+    def join(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """A batch and below it the queued rows of other ids.
 
         Args:
             rows: [B, D], of unit length.
             ids: [B] int64, of the rows, not negative.
-            aligned: queued rows are given the mean and the deviation of the batch.
 
         Returns:
             [M, D] and [M], M between B and B + Q.
         """
         others = torch.nonzero((self.ids >= 0) & ~torch.isin(self.ids, ids)).squeeze(1)
-        queued = self.rows[others].to(rows.dtype)
-        queued = _aligned(queued, rows) if aligned else queued
+        queued = _aligned(self.rows[others].to(rows.dtype), rows)
         return torch.cat([rows, queued]), torch.cat([ids, self.ids[others]])
 
     @torch.no_grad()

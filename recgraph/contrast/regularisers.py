@@ -13,7 +13,8 @@ from torch import Tensor
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, total_of, work_type
 from recgraph.config import Config, Search
-from recgraph.contrast.part import Part
+from recgraph.contrast.blockwise import log_sums
+from recgraph.contrast.parts import Part
 from recgraph.unit_length import unit_length
 
 __all__ = ["Regulariser", "RegulariserConfig"]
@@ -42,12 +43,7 @@ class Regulariser(Part):
 
         Args:
             a, b: [B, D], row i of the one the partner of row i of the other.
-
-        Raises:
-            ValueError: the shapes differ or there is no row.
         """
-        if a.ndim != 2 or a.shape != b.shape or not len(a):
-            raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be of one shape [B, D] with B >= 1")
         # sums over the batch in half precision would lose digits
         work = work_type(a, b)
         with full_precision(a):
@@ -138,6 +134,28 @@ class _Potential(torch.autograd.Function):
         refuse_second_derivative("uniformity")
         (gradient,) = ctx.saved_tensors
         return gradient * grad_output, None
+
+
+class CrossUniformity(Regulariser):
+    """``log mean_{i != j} exp(-t ||a_i - b_j||^2)`` of directions: each row keeps away from other rows' partners.
+
+    Lower is better; a single row has no pair: the value is 0.
+
+    Source: Fahim et al., 2024 (the uniformity across sides, t = 2), after Wang and Isola (ICML 2020).
+    Evaluated over blocks of rows: no B x B tensor is resident.
+    """
+
+    Config = UniformityConfig
+
+    def _value(self, a: Tensor, b: Tensor) -> Tensor:
+        n, t = len(a), self.config.t
+        if n == 1:
+            return (a * 0).sum() + (b * 0).sum()
+        x, y = (unit_length(side) for side in (a, b))
+        own = torch.arange(n, device=a.device)[:, None]
+        # ||x - y||^2 = 2 - 2 x.y
+        value: Tensor = log_sums(2 * t * x, y, own).logsumexp(0) - 2 * t - math.log(n * (n - 1))
+        return value
 
 
 class MarginConfig(RegulariserConfig):

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from recgraph.accelerated import is_accelerated
 from recgraph.blocks import FEWEST_ROWS
-from recgraph.config import Config
+from recgraph.config import Config, Search
 from recgraph.contrast.clustering import assign, kmeans
 from recgraph.contrast.hidden_units import tanh_sums
-from recgraph.contrast.part import Part
-from recgraph.contrast.views import Pairs
+from recgraph.contrast.parts import Pairs, Part
+from recgraph.unit_length import unit_length
 
 __all__ = ["Pairs", "Weight", "WeightConfig"]
 
@@ -34,8 +35,6 @@ class Weight(Part):
     """
 
     Config: ClassVar[type[WeightConfig]] = WeightConfig
-    #: whether it depends on embeddings that no gradient reaches through it
-    detached: ClassVar[bool] = False
 
     def trained(self) -> list[nn.Parameter]:
         """Its parameters that are trained."""
@@ -56,8 +55,8 @@ class Weight(Part):
         """
         raise TypeError(f"{type(self).__name__} must define log_w(pairs)")
 
-    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, M] as :meth:`log_w`, and [n], the log-weight of one more candidate of each anchor.
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
+        """[n], the log-weight of one more candidate of each anchor.
 
         For objectives that draw candidates beside the positive. A weight that looks at candidates together (normalises
         or clusters them) overrides it and looks at those of ``pairs`` alone.
@@ -67,11 +66,8 @@ class Weight(Part):
             rows: [n, D], their embeddings.
         """
         tiles = [slice(start, start + FEWEST_ROWS) for start in range(0, len(ids), FEWEST_ROWS)]
-        beside = [
-            self.log_w(Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile])).diagonal()
-            for tile in tiles
-        ]
-        return self.log_w(pairs), torch.cat(beside)
+        of_tiles = [Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile]) for tile in tiles]
+        return torch.cat([self.log_w(tile).diagonal() for tile in of_tiles])
 
     def factor(self, pairs: Pairs) -> Tensor | None:
         """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
@@ -126,8 +122,8 @@ class Cluster(Weight):
 
     Source: MEOW (SDM 2023). A candidate in all of the anchor's clusters is out (weight 0), one that shares none counts
     T times. The clusterings are those given to :meth:`prepare`, looked up by id. Where none were given, the candidates
-    at hand are clustered (k-means of their directions, without gradient) and an anchor belongs to the nearest centroid,
-    so that the weight serves any contrastive model whatever its rows are.
+    at hand are clustered (k-means of their directions, without gradient; granularity t has the seed t) and an anchor
+    belongs to the nearest centroid, so that the weight serves any contrastive model whatever its rows are.
 
     Attributes:
         assignments: [T, N] int64, the cluster of each id in each clustering, or None. Not part of the state: they
@@ -137,8 +133,6 @@ class Cluster(Weight):
     Config = ClusterConfig
     assignments: Tensor | None
     ids: Tensor | None
-    #: whether :meth:`prepare` leaves the clusterings as they are
-    kept: bool = False
 
     def __init__(self, config: ClusterConfig | None = None, /, **settings: object) -> None:
         super().__init__(config, **settings)
@@ -147,36 +141,18 @@ class Cluster(Weight):
         self._made: tuple[weakref.ref[Tensor], list[Tensor], Tensor] | None = None
 
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
-        self.set_assignments(clusterings(), ids)
-
-    def set_assignments(self, assignments: Tensor | None, ids: Tensor | None = None) -> None:
-        """Use these clusterings; None: cluster the candidates at hand.
-
-        Args:
-            assignments: [T, N] integers.
-            ids: [N] int64, ascending, whose columns these are; None: 0 ... N - 1.
-
-        Raises:
-            ValueError: not of that shape.
-        """
-        if assignments is not None and (assignments.dim() != 2 or not assignments.shape[0]):
-            raise ValueError(f"assignments have shape {tuple(assignments.shape)}; they must be [T, N] with T >= 1")
-        self.assignments, self.ids = assignments, ids
+        self.assignments, self.ids = clusterings(), ids
 
     def log_w(self, pairs: Pairs) -> Tensor:
         return self._apart(pairs).to(pairs.anchors.dtype).log_()
 
-    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.log_w(pairs), self._apart_beside(pairs, ids, rows).to(pairs.anchors.dtype).log_()
-
-    def _apart_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
-        """[n]: T - shared, of each anchor and one further row."""
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
         if self.assignments is not None:
             ours, theirs = (self.assignments[:, self._columns(of)] for of in (pairs.anchor_ids, ids))
         else:
             ours, _ = self._cluster(pairs)
             theirs, _ = self._cluster(Pairs(ids, pairs.candidate_ids, rows, pairs.candidates))
-        return (ours != theirs).sum(0)
+        return (ours != theirs).sum(0).to(pairs.anchors.dtype).log_()
 
     def factor(self, pairs: Pairs) -> Tensor | None:
         apart = self._apart(pairs)
@@ -202,7 +178,7 @@ class Cluster(Weight):
         """[T, n] and [T, M]: the clusters of anchors and candidates, made once for all blocks."""
         candidates = pairs.candidates
         if self._made is None or self._made[0]() is not candidates:
-            units = torch.nn.functional.normalize(candidates.detach(), dim=1)
+            units = F.normalize(candidates.detach(), dim=1)
             found = [
                 kmeans(units, min(k, len(units)), seed=seed, iterations=self.config.iterations, restarts=1)
                 for seed, k in enumerate(self.config.n_clusters)
@@ -210,7 +186,7 @@ class Cluster(Weight):
             of_candidates = torch.stack([clustering.assignments for clustering in found])
             self._made = weakref.ref(candidates), [clustering.centroids for clustering in found], of_candidates
         _, centroids, of_candidates = self._made
-        units = torch.nn.functional.normalize(pairs.anchors.detach(), dim=1)
+        units = F.normalize(pairs.anchors.detach(), dim=1)
         return torch.stack([assign(units, centroid) for centroid in centroids]), of_candidates
 
 
@@ -261,20 +237,16 @@ class Learned(Weight):
         return torch.sigmoid(self._logits(pairs)).to(pairs.anchors.dtype)
 
     def _logits(self, pairs: Pairs) -> Tensor:
-        dim = pairs.anchors.shape[1]
-        if dim != self.config.dim:
-            raise ValueError(f"the embeddings have width {dim}, dim = {self.config.dim}; give dim={dim}")
         w, c, v, b = self._layers(pairs.anchors)
         x, y = F.linear(pairs.anchors.to(w.dtype), w, c), F.linear(pairs.candidates.to(w.dtype), w)
         return tanh_sums(x, y.t().contiguous(), v[0]).add_(b)
 
-    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        log_w = self.log_w(pairs)
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
         of_rows = self._of_rows(pairs.anchors, rows)
         if self.config.normalise:
             # the same mean, found from one candidate: log_w is its logarithm less that of the mean
-            of_rows = of_rows + (log_w[:, 0] - self._of_rows(pairs.anchors, pairs.candidates[:1]))
-        return log_w, of_rows.to(pairs.anchors.dtype)
+            of_rows = of_rows + (self.log_w(pairs)[:, 0] - self._of_rows(pairs.anchors, pairs.candidates[:1]))
+        return of_rows.to(pairs.anchors.dtype)
 
     def _layers(self, like: Tensor) -> tuple[Tensor, ...]:
         work = torch.promote_types(like.dtype, self.first.weight.dtype)
@@ -285,3 +257,100 @@ class Learned(Weight):
         w, c, v, b = self._layers(anchors)
         hidden = torch.tanh(F.linear(anchors.to(w.dtype), w, c) + F.linear(rows.to(w.dtype), w))
         return F.logsigmoid(hidden @ v[0] + b)
+
+
+# taken off the exponent of a candidate that is not in K_i: its share of the sum is 0, and so is its gradient
+_FAR = 1e4
+# no cosine is as great, rounded as it may be
+_MOST = 1.1
+
+
+class HardnessConfig(WeightConfig):
+    beta: Annotated[
+        float,
+        Field(ge=0, le=100, description="how much similar candidates are preferred; 0: all alike"),
+        Search(0.1, 10.0, log=True),
+    ] = 1.0
+    hardest: Annotated[
+        float,
+        Field(gt=0, le=1, description="share of the candidates that count, the most similar ones; 1: all"),
+        Search(0.05, 1.0, log=True),
+    ] = 1.0
+
+
+class Hardness(Weight):
+    """``w_ij = e^{beta c_ij} / mean_k e^{beta c_ik}`` over the candidates k in K_i, 0 outside; c is the cosine.
+
+    K_i are, of the candidates of other ids, the share ``hardest`` of greatest c_ik. A candidate of the anchor's own id,
+    among them its positive and itself, has weight 1.
+
+    Sources: with ``hardest=1`` the importance of Robinson et al., "Contrastive Learning with Hard Negative Samples"
+    (ICLR 2021); with ``beta=0`` the explicit hard loss of Wang and Liu, "Understanding the Behaviour of
+    Contrastive Loss" (CVPR 2021), whose interval ends at 1. The loss itself is aware of hardness: its
+    gradient by ``s_ij`` is proportional to ``w_ij e^{s_ij}``, so that ``beta`` acts on the candidates as a temperature
+    ``1 / (1 / tau + beta)`` does, but on the positive not at all. As in the code of Robinson et al. gradients flow
+    through the weights; thresholds have none.
+
+    Departures: ``beta`` is of cosines, the authors' code has one of ``c / tau`` (theirs is ``tau`` times ours). Their
+    correction for false negatives is the objectives' (``debiased_nt_xent``).
+    """
+
+    Config = HardnessConfig
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        c, own, out, _ = self._compared(pairs)
+        return self._of(*self._kept(c, out), own, out)
+
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
+        c, _, out, lowest = self._compared(pairs)
+        kept, n_kept = self._kept(c, out)
+        of_rows = torch.linalg.vecdot(unit_length(pairs.anchors), unit_length(rows))[:, None]
+        beside = self.config.beta * of_rows - kept.logsumexp(1, keepdim=True) + n_kept.log()
+        # where K_i is empty it is the only candidate
+        beside = torch.where(n_kept > 0, beside, 0)
+        beside = beside.masked_fill(of_rows < lowest, -math.inf)
+        return beside.masked_fill((pairs.anchor_ids == ids)[:, None], 0)[:, 0]
+
+    def _compared(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[n, M] each: cosines, 1 where a candidate is of the anchor's own id, 1 where it is out of K_i; [n, 1]: the
+        least cosine in K_i."""
+        c = pairs.cosines()
+        out = own = pairs.same()
+        lowest = c.new_full((len(c), 1), -math.inf)
+        if self.config.hardest < 1:
+            with torch.no_grad():
+                among = torch.sub(c, own, alpha=_FAR)
+                lowest = self._threshold(among, c.shape[1] - own.sum(1, keepdim=True))
+                out = torch.maximum(own, torch.lt(c, lowest, out=among))
+        return c, own, out, lowest
+
+    def _kept(self, c: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, M]: ``beta c`` over K_i, far less outside, in the memory of c; [n, 1]: how many are in it."""
+        return c.mul_(self.config.beta).sub_(out, alpha=_FAR), c.shape[1] - out.sum(1, keepdim=True)
+
+    def _of(self, kept: Tensor, n_kept: Tensor, own: Tensor, out: Tensor) -> Tensor:
+        """[n, M], the logarithms of the weights; own and out are overwritten."""
+        # 0, and -inf where it is out but not of the anchor's id; of numbers, as a mask takes several times as long
+        barred = None if out is own else out.sub_(own).neg_().add_(0.5).mul_(math.inf).clamp_(max=0)
+        # each matrix more would drive others from the cache: the complement is in the memory of own
+        log_w = (kept.log_softmax(1) + n_kept.clamp(min=1).log()).mul_(own.neg_().add_(1))
+        return log_w if barred is None else log_w.add_(barred)
+
+    def _threshold(self, among: Tensor, n_among: Tensor) -> Tensor:
+        """[n, 1]: the least of the greatest cosines of each row, a share ``hardest`` of the ``n_among`` [n, 1].
+
+        By halving the interval that it is in: to count takes a hundredth of the time that sorting does. Cosines that
+        differ by less than they are rounded count as the same.
+        """
+        n_hard, eps = n_among.mul(self.config.hardest).ceil_(), torch.finfo(among.dtype).eps
+        low, high = torch.full_like(n_hard, -_MOST), torch.full_like(n_hard, _MOST)
+        found = torch.empty_like(among)
+        for _ in range(math.ceil(math.log2(2 * _MOST / eps))):
+            middle = (low + high) / 2
+            surplus = torch.ge(among, middle, out=found).sum(1, keepdim=True) - n_hard
+            low, high = torch.where(surplus < 0, low, middle), torch.where(surplus > 0, high, middle)
+            if not is_accelerated(among) and bool((low == high).all()):
+                break
+        lowest = torch.lt(among, low, out=found).mul_(2 * _FAR).add_(among).amin(1, keepdim=True)
+        # what another product rounds otherwise is still the same candidate
+        return torch.where(n_among > 0, lowest - 8 * eps, -math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,22 @@ from pydantic import AfterValidator, Field, model_validator
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.config import Added, Config, ConfigError, load_toml
-from recgraph.data.catalog.cards import UnknownDatasetError, data_name, find_card
+from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
+from recgraph.data.log_file import is_data_path
+from recgraph.data.reading import PATHS
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs
-from recgraph.imports import ImportFailed, import_all
-from recgraph.leaderboard.places import with_data, with_inputs
-from recgraph.runs.run import DataConfig
+from recgraph.imports import ImportFailed, import_all, is_file
+from recgraph.runs.settings import DataConfig
 from recgraph.setting_texts import with_none
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
 
 #: metrics of a node task
 _OF_NODES = (*SCORES, "nmi", "ari")
+#: the settings of a training that are the folder of another run
+_FOLDERS = ("init_items",)
 
 
 class ProtocolSpec(DataConfig):
@@ -50,22 +54,13 @@ class ProtocolSpec(DataConfig):
         dict[str, Any], Field(default_factory=dict, description="of a node task: settings of the linear probe")
     ]
 
-    @model_validator(mode="after")
-    def _one_number_of_folds(self) -> Self:
-        if self.n_folds is not None and (own := {"fold", "n_folds"} & self.split_options.keys()):
-            raise ValueError(
-                f"split_options: {min(own)} = {self.split_options[min(own)]!r} beside n_folds = {self.n_folds}: leave "
-                "it out for all folds, or leave n_folds of the protocol out for that one"
-            )
-        return self
-
     @property
     def folds(self) -> tuple[int | None, ...]:
         """The folds; one None where there are none."""
         return (None,) if self.n_folds is None else tuple(range(self.n_folds))
 
     def data_of(self, fold: int | None = None) -> DataConfig:
-        """How the data set is split, of a fold or without folds."""
+        """How the data set is split, of a fold or without folds; paths are those of the board's file."""
         data = DataConfig.of(self.model_dump(include=set(DataConfig.model_fields)))
         if fold is None:
             return data
@@ -76,7 +71,7 @@ class EntrySpec(Config):
     """One row of a board: a model with its settings, or the best trial of a study."""
 
     model: Annotated[str, Field(description="of the registry")]
-    name: Annotated[str, Field(description="shown; by default the model's")] = ""
+    name: Annotated[str, Field(pattern=r"\S", description="shown; by default the model's")]
     study: Annotated[
         str | None,
         Field(description="its best trial's settings: a study's folder, record or storage, from the board's file on"),
@@ -93,14 +88,12 @@ class EntrySpec(Config):
     ] = None
     note: Annotated[str, Field(description="shown on its card")] = ""
 
-    @model_validator(mode="after")
-    def _named_in_a_storage(self) -> Self:
-        if self.study_name is not None and (self.study is None or self.study.endswith(".json")):
-            raise ValueError(
-                f"study_name = {self.study_name!r} names a study of a storage that holds several: give the storage as "
-                "study, or leave study_name out"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _called_like_its_model(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "name" in values or not isinstance(values.get("model"), str):
+            return values
+        return {**values, "name": registry.load("model", values["model"]).__name__}
 
 
 class SheetSpec(Config):
@@ -133,24 +126,12 @@ class SheetSpec(Config):
         tuple[str, ...],
         Field(description="written 'import': Python files, from the board's file on, or modules that register parts"),
     ] = ()
-    file: Annotated[Path, Field(description="the board's file; paths of studies count from its folder on")] = Path()
-    places: Annotated[
-        dict[str, str],
-        Field(
-            default_factory=dict,
-            description="set when the file is read: a path that it gives from its folder on -> how addresses have it",
-        ),
-    ]
-    data_places: Annotated[
-        dict[str, str],
-        Field(default_factory=dict, description="the same of paths in data, which addresses once had as absolute ones"),
-    ]
+    file: Annotated[Path, Field(description="the board's file, set when it is read: paths count from it on")] = Path()
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
         names = [entry.name for entry in self.models]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
+        if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"models: two are called {min(twice)!r}; give each a name of its own")
         return self
 
@@ -164,23 +145,11 @@ class SheetSpec(Config):
         """
         values = load_toml(path)
         try:
-            for name in ("file", "places", "data_places"):
-                if name in values:
-                    raise ConfigError(f"{name} = {values[name]!r} is no setting of a board; leave it out")
-            values = {**values, "file": path, "places": {}, "data_places": {}}
-            values = with_data(values, path)
+            values = {**_with_data(values, path), "file": path}
             values.setdefault("title", data_name(values["dataset"]))
             own = values.get("import", ())
-            if not isinstance(own, list | tuple) or not all(isinstance(each, str) for each in own):
-                raise ConfigError(f'import = {own!r} must be a list of files, e.g. import = ["mymodel.py"]')
-            import_all(own, path.parent)
-            models = values.get("models", ())
-            if isinstance(models, Mapping):
-                raise ConfigError("models is one table; begin each of its entries with [[models]], not [models]")
-            if not isinstance(models, list | tuple):
-                raise ConfigError(f"models = {models!r} must be a list of tables; begin each with [[models]]")
-            values["models"] = [_named(entry) for entry in models]
-            return cls.of(with_inputs(values, path))._of_its_task()
+            import_all([own] if isinstance(own, str) else own, path.parent)
+            return cls.of(values)._of_its_task()
         except (ConfigError, ImportFailed, UnknownDatasetError) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
@@ -194,30 +163,39 @@ class SheetSpec(Config):
         """The name of the file of its comparisons, in the folder of records that sheets of one data set share."""
         return "comparisons.json" if self.name == data_name(self.dataset) else f"comparisons-{self.name}.json"
 
-    def _of_its_task(self) -> Self:
-        """The sheet with the full names of its metrics, checked against its task.
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
+        return tuple(_path(self.file, each) if is_file(each) else each for each in self.imports)
 
-        Raises:
-            ConfigError: the protocol has settings of the other task, or a metric is not available.
-        """
+    def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings with their paths from the board's file on; addresses have them as they are written."""
+        found = dict(settings)
+        reading = found.get("reading") or {}
+        if paths := {name: _path(self.file, reading[name]) for name in PATHS if reading.get(name) is not None}:
+            found["reading"] = {**reading, **paths}
+        return found | {name: _path(self.file, found[name]) for name in _FOLDERS if isinstance(found.get(name), str)}
+
+    def data_of(self, fold: int | None = None) -> DataConfig:
+        """How the data set is read and split, of a fold or without folds."""
+        return DataConfig.of(self.located(self.protocol.data_of(fold).model_dump()))
+
+    def _of_its_task(self) -> Self:
+        """The sheet with the full names of its metrics, checked against its task."""
         of_nodes = is_of_nodes(self.dataset)
         others = {"cutoffs", "fit_on", "n_folds", *DataConfig.model_fields} if of_nodes else {"probe"}
-        for name in sorted(self.protocol.model_fields_set & others):
-            whose = "users to recommend to" if of_nodes else "nodes with classes"
-            raise ConfigError(f"protocol: {name} is of {whose}, which {self.dataset!r} has not; leave it out")
-        try:
-            ProbeConfig.of(self.protocol.probe)
-        except ConfigError as error:
-            raise ConfigError(f"protocol: probe: {error}") from None
-        cutoffs = () if of_nodes else self.protocol.cutoffs
-        if "metrics" not in self.model_fields_set:
-            if of_nodes or 10 in cutoffs:  # all metrics of a node task are shown
-                return self
-            names = [metric.partition("@")[0] for metric in self.metrics]
-            return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
-        of_task = _of_nodes if of_nodes else self._of_users
-        # a metric that is named twice is one column, and counts once in the correction of a table
-        return self.model_copy(update={"metrics": tuple(dict.fromkeys(map(of_task, self.metrics)))})
+        if wrong := sorted(self.protocol.model_fields_set & others):
+            raise ConfigError(f"protocol: {wrong[0]} is not of the task of {self.dataset!r}; leave it out")
+        ProbeConfig.of(self.protocol.probe)
+        if "metrics" in self.model_fields_set:
+            of_task = _of_nodes if of_nodes else self._of_users
+            # a metric that is named twice is one column, and counts once in the correction of a table
+            return self.model_copy(update={"metrics": tuple(dict.fromkeys(map(of_task, self.metrics)))})
+        cutoffs = self.protocol.cutoffs
+        if of_nodes or 10 in cutoffs:  # all metrics of a node task are shown
+            return self
+        names = [metric.partition("@")[0] for metric in self.metrics]
+        return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
 
     @property
     def more_metrics(self) -> tuple[str, ...]:
@@ -228,17 +206,13 @@ class SheetSpec(Config):
 
     def _of_users(self, metric: str) -> str:
         """The full name of any registered metric."""
-        cutoffs = ", ".join(map(str, self.protocol.cutoffs))
-        wrong = (
-            f"metrics: {metric!r} is not computed on {self.dataset!r}; give a metric at one of the cutoffs {cutoffs}"
-        )
         try:
             name, k = split_metric(metric)
         except ValueError as error:
-            raise ConfigError(f"metrics: {error}" if "@" in metric else wrong) from None
+            raise ConfigError(f"metrics: {error}") from None
         own = metric_class(name)()
         if k is not None and k not in self.protocol.cutoffs:
-            raise ConfigError(wrong)
+            raise ConfigError(f"metrics: {metric!r} is at none of the cutoffs {self.protocol.cutoffs}")
         if "features" in own.needs:
             raise ConfigError(f"metrics: {metric!r} needs features of items, which a board does not have")
         return full_name(metric) if own.cut else name
@@ -257,17 +231,35 @@ def _of_nodes(metric: str) -> str:
     raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(_OF_NODES)}")
 
 
-def _named(entry: Any) -> dict[str, Any]:
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"models = {entry!r} must be a table; begin each of its entries with [[models]]")
-    if isinstance(name := entry.get("name"), str) and name and not name.strip():
-        raise ConfigError(f"models: name = {name!r} shows nothing; give another one, or leave it out")
-    if entry.get("name") or "model" not in entry:
-        return dict(entry)
-    try:
-        return {**entry, "name": registry.load("model", entry["model"]).__name__}
-    except ValueError as error:
-        raise ConfigError(f"models: {error}") from None
+def _path(board: Path, written: str) -> str:
+    """A path from a board's file on."""
+    return os.path.normpath((board.parent / written).absolute())
+
+
+def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
+    """The values with the path of a file of one's own as the data set, and with how it is read in the protocol.
+
+    ``data`` is that path, or a table of ``file`` (``train``, beside ``valid`` or ``test``) and the settings of
+    :class:`recgraph.data.reading.Reading`.
+    """
+    found = dict(values)
+    data = with_train(found.pop("data", None))
+    if data is None:
+        dataset = found.setdefault("dataset", board.stem)
+        if isinstance(dataset, str) and (
+            dataset.endswith(".toml") or (dataset not in card_files() and is_data_path(dataset))
+        ):
+            found["dataset"] = _path(board, dataset)
+        return found
+    if "dataset" in found:
+        raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
+    table = dict(data) if isinstance(data, Mapping) else {"file": data}
+    if not isinstance(file := table.pop("file", None), str):
+        raise ConfigError(f"data = {data!r} must be the path of a file, or a table {{file = ..., user = ..., ...}}")
+    if table:
+        protocol = dict(found.get("protocol", {}))
+        found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
+    return found | {"dataset": _path(board, file)}
 
 
 @dataclass(frozen=True)
@@ -304,43 +296,18 @@ def load_board(name: str | Path) -> Board:
 
     Raises:
         ValueError: it does not exist; the message lists those that do.
-        ConfigError: one of its files is wrong, or two of them name different data sets whose records would be mixed.
+        ConfigError: one of its files is wrong.
     """
     path = _find(str(name))
     files = [path] if path.is_file() else sorted(path.glob("*.toml"))
-    folder = path.parent if path.is_file() else path
-    sheets = tuple(SheetSpec.load(file) for file in files)
-    _check_records(sheets)
-    return Board(folder.resolve().name, folder.resolve(), sheets)
-
-
-def _check_records(sheets: tuple[SheetSpec, ...]) -> None:
-    """Check that sheets of different data sets have different records: their addresses hold only a file's name.
-
-    Raises:
-        ConfigError: two have the same; names both files.
-    """
-    first: dict[str, SheetSpec] = {}
-    for sheet in sheets:
-        name = data_name(sheet.dataset)
-        other = first.setdefault(name, sheet)
-        if Path(other.dataset).resolve() != Path(sheet.dataset).resolve():
-            raise ConfigError(
-                f"board {str(sheet.file)!r}: data {sheet.dataset!r} has the same name, {name!r}, as "
-                f"{other.dataset!r} of {str(other.file)!r}, and a board keeps records by that name: rename one of the "
-                "two data files, or move one sheet to a board of its own (another folder)"
-            )
+    folder = (path.parent if path.is_file() else path).resolve()
+    return Board(folder.name, folder, tuple(map(SheetSpec.load, files)))
 
 
 def _find(name: str) -> Path:
     places = [Path("experiments"), Path(__file__).resolve().parents[2] / "experiments"]
     for path in (Path(name), *(place / name for place in places)):
-        if path.suffix == ".toml" and path.is_file():
-            return path
-        if path.is_dir() and any(path.glob("*.toml")):
+        if (path.suffix == ".toml" and path.is_file()) or any(path.glob("*.toml")):
             return path
     known = sorted({file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"})
-    why = "does not exist"
-    if (path := Path(name)).exists():
-        why = "is a folder without a TOML file" if path.is_dir() else "is no TOML file"
-    raise ValueError(f"board {name!r} {why}; give a TOML file, a folder of them or one of {', '.join(known) or '-'}")
+    raise ValueError(f"board {name!r} is not there; give a TOML file, a folder of them or one of {', '.join(known)}")

@@ -1,21 +1,25 @@
-"""Significance tests of the entries of a data set, each against the best entry of its column."""
+"""Significance tests of the entries of a data set, each against the best entry of its column, and their file.
+
+The file beside the records lets the marks of a board need no values of users. It names the scores of each entry that it
+compared: where an entry is added to a board, or run again, the comparisons of the others stay.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
-from recgraph.evaluate.over_folds import OF_FOLD, over_folds
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.significance import OF_FOLD, over_folds, over_users
 from recgraph.evaluate.statistics import TooFewPairs, holm, welch
-from recgraph.leaderboard.job import TITLES, digest
-from recgraph.leaderboard.repeats import Repeat, fold_of, mean_of, seed_of
-from recgraph.leaderboard.store import Record, Store
+from recgraph.files import write_json
+from recgraph.leaderboard.plan import TITLES, Repeat, digest, fold_of, mean_of, seed_of
+from recgraph.leaderboard.store import Record, Store, read_json
 
 __all__ = [
     "ALPHA",
@@ -24,17 +28,22 @@ __all__ = [
     "Comparison",
     "Comparisons",
     "Mark",
-    "adjust_partly",
-    "best_of",
     "check_protocols",
     "compare",
     "describe_tests",
+    "inputs_of",
+    "load_comparisons",
+    "save_comparisons",
     "tested",
     "values_over_seeds",
 ]
 
 #: an adjusted p-value below it counts as a difference
 ALPHA = 0.05
+#: address of an entry -> seed, or fold and seed -> its record
+Records = Mapping[str, Mapping[Repeat, Record]]
+#: title of a protocol -> the metrics that are compared
+Metrics = Mapping[str, Sequence[str]]
 #: fold (None without folds) -> the values of users of each seed
 _Users = Mapping[int | None, list[Result]]
 Mark = Literal["best", "tied", "worse", "untested", ""]
@@ -99,10 +108,7 @@ Comparisons = dict[str, dict[str, Column]]
 
 
 def compare(
-    records: Mapping[str, Mapping[Repeat, Record]],
-    metrics: Mapping[str, Sequence[str]],
-    store: Store,
-    kept: Comparisons | None = None,
+    records: Records, metrics: Metrics, store: Store, before: Comparisons | None = None
 ) -> tuple[Comparisons, bool]:
     """Compare the entries; and whether none is left untested because values of users are not at hand.
 
@@ -112,24 +118,24 @@ def compare(
     records of different folds are not compared.
 
     Args:
-        records: address of an entry -> seed, or fold and seed -> its record; comparisons are in this order.
-        metrics: title of a protocol -> the metrics to compare.
+        records: comparisons are in this order.
+        metrics: to compare.
         store: where the values of users are.
-        kept: comparisons of some of these records, taken where the values of users that they need are not at hand.
+        before: comparisons of some of these records, taken where the values of users that they need are not at hand.
     """
     found, is_whole = {}, True
     for title, names in metrics.items():
         users = _users(records, title, store) if title in TITLES.values() else None
-        found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
+        columns = found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
         if users is not None and len(users) < len(_scored(records, title)):
             is_whole = False
-            for metric, column in found[title].items():
-                before = (kept or {}).get(title, {}).get(metric)
-                if before is not None and before.best == column.best:
-                    column.versus.update(one for one in before.versus.items() if one[0] not in column.versus)
-            adjust_partly(records, title, names, found[title])
+            for metric, column in columns.items():
+                earlier = (before or {}).get(title, {}).get(metric)
+                if earlier is not None and earlier.best == column.best:
+                    column.versus.update(one for one in earlier.versus.items() if one[0] not in column.versus)
+            _adjust_partly(records, title, names, columns)
         else:
-            _adjust(_all_tests(found[title]))
+            _adjust(columns)
     return found, is_whole
 
 
@@ -143,27 +149,15 @@ def tested(comparisons: Comparisons) -> set[tuple[str, str, str]]:
     }
 
 
-def _scored(records: Mapping[str, Mapping[Repeat, Record]], title: str) -> list[str]:
+def _scored(records: Records, title: str) -> list[str]:
     """The addresses of the entries that a table has."""
     return [address for address, own in records.items() if any(title in record["scores"] for record in own.values())]
 
 
-def _all_tests(columns: Mapping[str, Column]) -> list[Comparison]:
-    return [test for column in columns.values() for tests in column.versus.values() for test in tests]
-
-
-def adjust_partly(
-    records: Mapping[str, Mapping[Repeat, Record]], title: str, metrics: Sequence[str], columns: Mapping[str, Column]
-) -> None:
-    """Correct a table some of whose entries are not tested: as if each of them had a p of 1, which lowers no other.
-
-    Args:
-        records, title: of the table.
-        metrics: all that the table compares.
-        columns: of those that have comparisons.
-    """
+def _adjust_partly(records: Records, title: str, metrics: Sequence[str], columns: Mapping[str, Column]) -> None:
+    """Correct a table some of whose entries are not tested: as if each of them had a p of 1, which lowers no other."""
     pairs = sum(max(len(values_over_seeds(records, title, metric)) - 1, 0) for metric in metrics)
-    _adjust(_all_tests(columns), pairs - sum(len(column.versus) for column in columns.values()))
+    _adjust(columns, pairs - sum(len(column.versus) for column in columns.values()))
 
 
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
@@ -193,9 +187,7 @@ def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None
             )
 
 
-def values_over_seeds(
-    records: Mapping[str, Mapping[Repeat, Record]], title: str, metric: str
-) -> dict[str, dict[Repeat, float]]:
+def values_over_seeds(records: Records, title: str, metric: str) -> dict[str, dict[Repeat, float]]:
     """Address (or name) of an entry -> its values of a metric, one for each seed; entries without it are left out."""
     found = {}
     for entry, own in records.items():
@@ -205,7 +197,7 @@ def values_over_seeds(
     return found
 
 
-def _users(records: Mapping[str, Mapping[Repeat, Record]], title: str, store: Store) -> dict[str, _Users]:
+def _users(records: Records, title: str, store: Store) -> dict[str, _Users]:
     """Address of an entry -> its values of users; without those of which a file is missing, or is not its record's."""
     found: dict[str, _Users] = {}
     for address in _scored(records, title):
@@ -221,16 +213,14 @@ def _users(records: Mapping[str, Mapping[Repeat, Record]], title: str, store: St
     return found
 
 
-def _compare_metric(
-    records: Mapping[str, Mapping[Repeat, Record]], title: str, metric: str, users: Mapping[str, _Users] | None
-) -> Column:
+def _compare_metric(records: Records, title: str, metric: str, users: Mapping[str, _Users] | None) -> Column:
     """The best entry of a metric against each other one; p-values are not adjusted yet.
 
     Args:
         users: values of users of the entries where they are at hand; None: the table has none.
     """
     scores = values_over_seeds(records, title, metric)
-    best = best_of(scores, metric)
+    best = _best_of(scores, metric)
     column = Column(best)
     for address, values in scores.items():
         if address == best or not all(math.isfinite(value) for value in (*values.values(), *scores[best].values())):
@@ -242,13 +232,12 @@ def _compare_metric(
             continue
         of_seeds = [_over_folds(scores[of]) for of in (address, best)]
         of_users = [(users or {}).get(of, {}) for of in (address, best)]
-        tests = tuple(_tests(of_seeds, of_users, metric))
-        if tests:
+        if tests := tuple(_tests(of_seeds, of_users, metric)):
             column.versus[address] = tests
     return column
 
 
-def best_of(scores: Mapping[str, Mapping[Repeat, float]], metric: str) -> str:
+def _best_of(scores: Mapping[str, Mapping[Repeat, float]], metric: str) -> str:
     """The address of the entry with the best mean."""
     return best_first({address: mean_of(values) for address, values in scores.items()}, metric)[0]
 
@@ -293,12 +282,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _adjust(tests: Sequence[Comparison], untested: int = 0) -> None:
+def _adjust(columns: Mapping[str, Column], untested: int = 0) -> None:
     """Set ``p_adjusted`` by Holm's correction, over users and over seeds separately.
 
     Args:
         untested: how many more tests there would be, each counted with a p of 1.
     """
+    tests = [test for column in columns.values() for several in column.versus.values() for test in several]
     for over in ("users", "seeds"):
         own = [test for test in tests if test.over == over]
         adjusted = holm([test.p_value for test in own] + [1.0] * untested).tolist()
@@ -330,3 +320,75 @@ def describe_tests(comparisons: Comparisons, has_folds: bool = False) -> str:
     )
     best = f"highest mean of its column (the lowest of {lower})" if lower else "highest mean of its column"
     return f"Each entry against the {best}: {how}; p adjusted over a table by Holm's correction."
+
+
+def inputs_of(records: Records, metrics: Metrics) -> str:
+    """The digest of the scores that are compared: comparisons on file fit the records where it is the same."""
+    scores = {f"{address}-{seed}": each["scores"] for address, own in records.items() for seed, each in own.items()}
+    return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
+
+
+def _digests(records: Records) -> dict[str, str]:
+    """Address of an entry -> the digest of its scores."""
+    return {
+        address: digest({"scores": {str(seed): record["scores"] for seed, record in own.items()}})
+        for address, own in records.items()
+    }
+
+
+def load_comparisons(path: Path, records: Records, metrics: Metrics, inputs: str) -> tuple[Comparisons, bool]:
+    """Read the comparisons of some records, and whether they are all of them; empty where the file does not exist.
+
+    Where entries came, went or changed since, those comparisons are left that are of unchanged entries with an
+    unchanged best one; the p of a table are then corrected as if each entry that is not compared had a p of 1.
+
+    Args:
+        inputs: the digest of records and metrics, see :func:`inputs_of`.
+    """
+    found = read_json(path)
+    if found is None:
+        return {}, False
+    columns: Comparisons = {
+        title: {
+            metric: Column(
+                values["best"],
+                {address: tuple(Comparison(**test) for test in tests) for address, tests in values["versus"].items()},
+            )
+            for metric, values in of_title.items()
+        }
+        for title, of_title in found["columns"].items()
+    }
+    if found["inputs"] == inputs:
+        return columns, True
+    same = {address for address, own in _digests(records).items() if found["entries"].get(address) == own}
+    left = {title: _still_valid(records, title, columns.get(title, {}), metrics[title], same) for title in metrics}
+    return {title: own for title, own in left.items() if own}, False
+
+
+def _still_valid(
+    records: Records, title: str, columns: Mapping[str, Column], metrics: Sequence[str], same: set[str]
+) -> dict[str, Column]:
+    """The columns of a table that unchanged entries leave."""
+    left = {}
+    for metric in metrics:
+        scores, column = values_over_seeds(records, title, metric), columns.get(metric)
+        if column is not None and scores and column.best in same and _best_of(scores, metric) == column.best:
+            left[metric] = Column(column.best, {other: own for other, own in column.versus.items() if other in same})
+    _adjust_partly(records, title, metrics, left)
+    return left
+
+
+def save_comparisons(
+    comparisons: Comparisons, records: Records, metrics: Metrics, path: Path, *, is_whole: bool = True
+) -> None:
+    """Write the comparisons of some records, in one step.
+
+    Args:
+        is_whole: whether none is left to make.
+    """
+    columns = {
+        title: {metric: asdict(column) for metric, column in of_title.items()}
+        for title, of_title in comparisons.items()
+    }
+    inputs = inputs_of(records, metrics) if is_whole else ""
+    write_json({"inputs": inputs, "entries": _digests(records), "columns": columns}, path, allow_nan=False)

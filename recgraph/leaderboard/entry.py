@@ -10,11 +10,9 @@ from typing import Any
 
 from recgraph import registry
 from recgraph.leaderboard.board import EntrySpec
-from recgraph.leaderboard.costs import device_of
-from recgraph.leaderboard.job import Job, without_fold
-from recgraph.leaderboard.repeats import Repeat
+from recgraph.leaderboard.numbers import device_of
+from recgraph.leaderboard.plan import Job, Repeat, shown_study, without_fold
 from recgraph.leaderboard.store import Record
-from recgraph.leaderboard.studies import shown_study
 from recgraph.models.base import Model
 from recgraph.setting_texts import setting_text
 
@@ -62,7 +60,7 @@ def _plain(text: str) -> str:
 
 
 #: the parts of a job's identity that are its configuration
-_PARTS = ("config", "training", "labels", "data")
+_PARTS = ("config", "training", "data")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
     settings = first.settings
     if first.fold is not None:
         settings, parts = without_fold(settings), {**parts, "data": without_fold(parts["data"])}
-    notes = spec.note, cls.said_of(first.identity["config"]), _what_it_read(first)
+    notes = spec.note, cls.said_of(first.identity["config"])
     return Entry(
         name=spec.name,
         model=first.model,
@@ -148,12 +146,6 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
         commits=_each(each["commit"] or "unknown" for each in provenance),
         times={seed: record["at"] for seed, record in records.items()},
     )
-
-
-def _what_it_read(job: Job) -> str:
-    """A sentence that names the labels that the training reads; empty where it reads none."""
-    read = job.identity.get("labels")
-    return f"Its training reads the classes of the train nodes of split {read['labels']}." if read else ""
 
 
 def _command(job: Job, record: Record | None, seed: str | None = None) -> str:

@@ -1,147 +1,300 @@
-"""One job of a board: one model with one seed on one data set, and its address."""
+"""One job of a board, where it runs: train, test under every protocol in one pass, and measure the cost."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+import datetime as dt
+import math
+import re
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from recgraph import registry
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
-from recgraph.leaderboard.board import is_of_nodes
-from recgraph.leaderboard.repeats import Repeat, repeat_of
-from recgraph.models.base import TrainableModel
-from recgraph.runs.inputs import input_digests
-from recgraph.setting_texts import setting_text
+from recgraph.evaluate.node_results import NodeResults
+from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
+from recgraph.files import remove_folder
+from recgraph.imports import import_all
+from recgraph.leaderboard.plan import TITLES, DataHashes, Job, digest
+from recgraph.leaderboard.store import Record, Store
+from recgraph.runs.fit import train
+from recgraph.runs.record import SELECTION, Measured, provenance
+from recgraph.runs.run import NodeRun, Run
 
-__all__ = ["TITLES", "Job", "digest", "without_fold"]
+__all__ = ["Pending", "Status", "failure_record", "run_job"]
 
-
-#: convention of seen items -> title of its table
-TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
+#: maximum number of points of a learning curve in a record
+_POINTS = 300
+_BY_POPULARITY = ("head", "mixed", "tail", "cold")
+#: kept: another run of the board has done it; busy: another run works on it; left: its time is over
+Status = Literal["done", "kept", "failed", "left", "busy"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One model with one seed on one data set.
+class Pending:
+    """A job of a board, to be run unless it has a record of the current data.
 
     Attributes:
-        dataset: a card.
-        model: its name in the registry.
-        settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
-        seed, cutoffs: of the training; list lengths of the test.
-        identity: the fields that identify a job and decide its numbers: the resolved configuration, the model's
-            revision, the card and the protocol, paths from the board's file on. The hash of the data is compared
-            separately.
-        metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
-            address.
-        modules: those that register these metrics; a worker imports them.
-        imports: what the board's file imports; files by their absolute paths.
-        fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
-            time, for as many epochs as were best on the validation part, or at once with ``metric = "last"``.
-        earlier: the identity that earlier versions gave the job, with paths of this machine; None: the same.
-        fold: of the split, where the board has folds.
+        name: for messages.
+        hashes: of the current data.
+        hours: the most that it may take, or None.
+        values: whether its values of users are required, too, see :meth:`recgraph.leaderboard.store.Store.is_done`.
+        waits: for another run that works on it.
     """
 
-    dataset: str
-    model: str
-    settings: dict[str, Any]
-    seed: int
-    cutoffs: tuple[int, ...]
-    identity: dict[str, Any]
-    metrics: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
-    fit_on: Literal["train", "train+valid"] = "train"
-    earlier: dict[str, Any] | None = None
-    fold: int | None = None
+    name: str
+    job: Job
+    store: Store
+    hashes: DataHashes
+    hours: float | None = None
+    values: bool = False
+    waits: bool = False
 
     @property
-    def before(self) -> Job | None:
-        """The job at the address that earlier versions gave it; None where that is the same."""
-        return None if self.earlier is None else replace(self, identity=self.earlier, earlier=None)
-
-    @cached_property
-    def entry(self) -> str:
-        """The address of the configuration: 16 hexadecimal digits, equal for all seeds."""
-        return digest(self.identity)
-
-    @property
-    def repeat(self) -> Repeat:
-        """Its seed and its fold."""
-        return repeat_of(self.fold, self.seed)
-
-    @cached_property
-    def of_all_folds(self) -> str:
-        """The address of the configuration, equal for all folds, too."""
-        if self.fold is None:
-            return self.entry
-        return digest({**self.identity, "data": without_fold(self.identity["data"])})
-
-    @cached_property
-    def inputs(self) -> dict[str, str]:
-        """The digests of the runs and bundles that its training reads, see :mod:`recgraph.runs.inputs`."""
-        return input_digests(self.settings)
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """The names of all metrics that are computed, without cutoffs."""
-        return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
-
-    @property
-    def refit(self) -> bool:
-        """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
-        chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
-        return chooses and issubclass(registry.load("model", self.model), TrainableModel)
-
-    @property
-    def stem(self) -> str:
-        """The name of its files without suffix."""
-        return f"{self.model}-{self.entry}-seed{self.seed}"
-
-    def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
-        """The two commands that reproduce this job's numbers.
-
-        Args:
-            seed: text in place of the job's seed, e.g. ``"$seed"``.
-        """
-        number = f"{self.seed}" if seed is None else seed
-        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
-        model, data = shlex.quote(self.model), shlex.quote(self.dataset)
-        folder = f"runs/{model}-{self.entry}-seed{number}"
-        own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
-        part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
-        train = [
-            f"recgraph train {model} --dataset {data} --seed {number} --device {device}{part}{own}",
-            *sets,
-            f"--out {folder}",
-        ]
-        cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
-        metrics = "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names) if self.metrics else ""
-        evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
-        return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The job as JSON values, see :meth:`from_dict`."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        """The job of :meth:`to_dict`."""
-        lists = {name: tuple(values[name]) for name in ("cutoffs", "metrics", "modules", "imports")}
-        return cls(**{**values, **lists})
+    def is_done(self) -> bool:
+        """Whether it has a record by now."""
+        return self.store.is_done(self.job, self.hashes.data, self.values)
 
 
-def without_fold(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a fold without the number that says which one it is."""
-    options = {name: value for name, value in settings["split_options"].items() if name != "fold"}
-    return {**settings, "split_options": options}
+class OutOfTime(Exception):
+    """A job took longer than its board allows."""
 
 
-def digest(values: Any) -> str:
-    """A hash of JSON values, 16 hexadecimal digits; equal values have equal digests on every machine."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def run_job(shared: tuple[str | None, float | None], pending: Pending) -> tuple[str, Status, str]:
+    """Run a job, under the lock of its record, unless it is done by now.
+
+    Args:
+        shared: the device, and the time of day after which nothing is done.
+
+    Returns:
+        name of the job, how it ended, and why it failed.
+    """
+    device, deadline = shared
+    job, store = pending.job, pending.store
+    hours_left = math.inf if deadline is None else (deadline - time.time()) / 3600
+    if hours_left <= 0:
+        return pending.name, "left", ""
+    try:
+        with store.lock(job, pending.waits):
+            if pending.is_done:
+                return pending.name, "kept", ""
+            hours = math.inf if pending.hours is None else pending.hours
+            return pending.name, *_run_locked(pending, device, min(hours, hours_left), hours <= hours_left)
+    except BlockingIOError:
+        return pending.name, "busy", ""
+
+
+def _run_locked(pending: Pending, device: str | None, hours: float, fails_late: bool) -> tuple[Status, str]:
+    job, store = pending.job, pending.store
+    is_trained = False
+    with suppress(OSError):  # of Linux: the peak of memory is counted from here on
+        Path("/proc/self/clear_refs").write_text("5")
+    try:
+        with _limited(hours):
+            import_all(job.imports)
+            run = _train(pending, device)
+            is_trained = True
+            record = _test(run, pending, device)
+        store.save(job, record)
+    except OutOfTime:
+        if not fails_late:
+            return "left", ""
+        error: Exception = OutOfTime(f"not done after {hours:.3g} hours, the board's budget_hours of one training")
+        store.save_failure(job, failure_record(job, error))
+        return "failed", f"{type(error).__name__}: {error}"
+    except Exception as error:
+        # what is trained is kept, and where the disk or the memory gave out the training goes on from its checkpoint
+        restart = not (is_trained or isinstance(error, OSError | MemoryError))
+        store.save_failure(job, failure_record(job, error), restart)
+        return "failed", f"{type(error).__name__}: {error}"
+    return "done", ""
+
+
+@contextmanager
+def _limited(hours: float) -> Iterator[None]:
+    """End the block after some time as Ctrl-C would, so that a training is saved.
+
+    Raises:
+        OutOfTime: it was ended.
+    """
+    if math.isinf(hours) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rung: list[bool] = []
+
+    def ring(*_: object) -> None:
+        rung.append(True)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 3600 * hours)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rung:
+            raise OutOfTime from None
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _train(pending: Pending, device: str | None) -> Run | NodeRun:
+    """Train, or resume a training that was stopped; one of other data or other item vectors begins anew."""
+    job = pending.job
+    folder = pending.store.work(job) / digest([pending.hashes.data, job.inputs])
+    for other in folder.parent.glob("*"):
+        if other != folder:
+            remove_folder(other)
+    if (folder / "record.json").is_file():
+        return Run.open(folder)
+    resume = any((place / "config.json").is_file() for place in (folder, folder / SELECTION))
+    return train(
+        job.model,
+        job.dataset,
+        folder,
+        settings=job.settings,
+        seed=job.seed,
+        device=device,
+        resume=resume,
+        progress=False,
+        fit_on=None if job.fit_on == "train" else job.fit_on,
+        refit=job.refit,
+    )
+
+
+def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
+    """The record of a training; values of users are written to the store."""
+    job, data = pending.job, run.record["data"]
+    made_with = data["graph_hash" if isinstance(run, NodeRun) else "split_hash"]
+    if made_with != pending.hashes.splits[job.fold or 0]:
+        raise ValueError(f"dataset {job.dataset!r} has changed since the board began: run the board again")
+    chosen = run.record.selection or run.record
+    with Measured() as cost:
+        found = run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
+    record = {
+        "model": job.model,
+        "dataset": job.dataset,
+        "seed": job.seed,
+        "identity": job.identity,
+        "settings": job.settings,
+        **({} if job.fold is None else {"fold": job.fold}),
+        "data_hash": pending.hashes.data,
+        **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
+        "training": _training_record(run.record.to_json()),
+        "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
+        "peak_memory_mb": max(cost.to_dict()["peak_memory_mb"], _peak_memory(run.record.to_json())),
+        "n_parameters": run.record["n_parameters"],
+        "curve": curve(chosen["history"], chosen.get("best_epoch")),
+        "device": device or "auto",
+        "provenance": run.record["provenance"],
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "data": data,
+        **({"inputs": job.inputs} if job.inputs else {}),
+    }
+    if isinstance(run, Run) and isinstance(found, Results):
+        record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
+        record["groups"] = _groups(run, found, job)
+        for result in found:
+            save_users(result, pending.store.users(job.stem, result.protocol.seen))
+    return record
+
+
+def _user_scores(found: Results) -> dict[str, Any]:
+    protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
+    scores = {title: result.pop("metrics") for title, result in protocols.items()}
+    return {"scores": scores, "protocols": protocols}
+
+
+def _node_scores(found: NodeResults) -> dict[str, Any]:
+    scores: dict[str, dict[str, float]] = {}
+    for row in found.rows():
+        title = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}.get(
+            row["probe"], "k-means"
+        )
+        values = {name: row[name] for name in row if name not in ("probe", "labels") and row[name] is not None}
+        scores[title.format(row["labels"])] = values
+    protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
+    return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
+
+
+def _groups(run: Run, found: Results, job: Job) -> dict[str, Any]:
+    """Kind of groups -> title of a table -> group -> its size and metrics."""
+    assert run.split is not None
+    split = run.split.unseal("group the users of the test part")
+    cases, counts = split.test, split.fit_part(job.fit_on).item_counts()
+    labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, counts)}
+    return {
+        kind: {TITLES[each.protocol.seen]: _group_metrics(each, of) for each in found} for kind, of in labels.items()
+    }
+
+
+def _group_metrics(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
+    rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
+    return dict(sorted(rows.items(), key=lambda row: _group_order(row[0])))
+
+
+def _group_order(group: str) -> tuple[int, str]:
+    """A sort key of groups: ``"1-4"`` before ``"20+"``, the head before the tail."""
+    if group in _BY_POPULARITY:
+        return _BY_POPULARITY.index(group), group
+    return int(group.partition("-")[0].rstrip("+")), group
+
+
+def _training_record(record: Record) -> dict[str, Any]:
+    """The cost of a training, building the model (its graph, its views) included, and its best epoch.
+
+    Of a model that was fitted twice, the cost is that of both trainings, and all else of the one that chose.
+    """
+    chosen = record["selection"] if record.get("selection") else record
+    costs = [record["cost"], record["preparation"], *([chosen["cost"]] if chosen is not record else [])]
+    return {
+        "seconds": sum(cost["seconds"] for cost in costs),
+        "cpu_seconds": sum(cost["cpu_seconds"] for cost in costs),
+        "epochs": len(chosen["history"]),
+        "best_epoch": chosen.get("best_epoch"),
+        "best": chosen.get("best"),
+        "selected_by": chosen["training"]["metric"] if chosen["history"] else None,
+        "select_seen": chosen["training"]["select_seen"] if chosen["history"] else None,
+    }
+
+
+def _peak_memory(record: Record) -> float:
+    """The peak memory of a run's trainings, which another process than that of the test may have made."""
+    chosen = record["selection"] if record.get("selection") else record
+    return max(float(cost.get("peak_memory_mb") or 0.0) for cost in (record["cost"], chosen["cost"]))
+
+
+def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
+    """Columns of a training's log: epoch, seconds, loss and validation metrics, at most about ``_POINTS`` epochs."""
+    columns = dict.fromkeys(name for row in history for name in row)
+    names = [name for name in columns if name in ("epoch", "seconds", "loss") or "@" in name]
+    step = max(1, math.ceil(len(history) / _POINTS))
+    last = len(history) - 1
+    rows = [row for i, row in enumerate(history) if i % step == 0 or i == last or row["epoch"] == best]
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+#: paths of packages on this machine, which are removed from tracebacks in records
+_PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file__).resolve().parents[2]))})/')
+
+
+def failure_record(job: Job, error: Exception) -> Record:
+    """The record of a failure, without paths of this machine."""
+    return {
+        "model": job.model,
+        "dataset": job.dataset,
+        "seed": job.seed,
+        **({} if job.fold is None else {"fold": job.fold}),
+        "identity": job.identity,
+        "settings": job.settings,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": _PATHS.sub("", "".join(traceback.format_exception(error))),
+        "provenance": provenance(),
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }

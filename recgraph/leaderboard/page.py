@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
+import polars as pl
+
+from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.cheapest import cheapest
-from recgraph.leaderboard.compare import MARKS
-from recgraph.leaderboard.costs import COSTS, WATTS_PER_CORE, WATTS_PER_GIB
+from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.figures import N_COLOURS, cost_figures, curve_figure, curve_figures
-from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.repeats import named
-from recgraph.leaderboard.score_tables import ScoreTable
-from recgraph.leaderboard.sheet import Sheet
-from recgraph.leaderboard.tables import (
-    anchors,
-    duration,
-    group_tables,
-    listed,
-    marks_of,
-    memory,
-    metric_name,
-    score_table,
-    short_hash,
-    shown_scores,
-    spread,
-)
-from recgraph.pages import environment
+from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, listed, metric_name, short_hash
+from recgraph.leaderboard.plan import Repeat, named, repeat_of
+from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
+from recgraph.pages import charts, environment
+from recgraph.pages.charts import Chart, Figure, Line, Scale
 
 __all__ = ["page"]
 
@@ -39,6 +30,16 @@ _SPOKEN = {
     "tied": "not significantly worse than the best",
     "untested": "not tested",
 }
+#: number of protocols whose columns are visible at first; the reader can show the others
+_VISIBLE = 3
+#: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
+N_COLOURS = 6
+#: an axis is logarithmic where its largest value is more than this many times its smallest
+_LOG_RATIO = 8.0
+#: maximum number of points of a drawn curve
+_POINTS = 100
+#: name of an entry, seed, and the metric that selected its weights by epoch
+_Curve = tuple[str, Repeat, list[tuple[int, float]]]
 
 
 def page(sheets: Sequence[Sheet], board: Board) -> str:
@@ -69,7 +70,6 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         marks=MARKS,
         spoken=_SPOKEN,
         card_ids=_card_ids,
-        cheapest=cheapest,
         cost_figures=cost_figures,
         costs=_costs,
         curve_figure=curve_figure,
@@ -81,9 +81,57 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         protocol_fields=_protocol_fields,
         score_table=score_table,
         short_hash=short_hash,
-        shown_scores=shown_scores,
+        shown_scores=_shown_scores,
         standing=_standing,
     )
+
+
+# -- texts
+
+
+def spread(number: Number) -> str:
+    """The standard deviation as ``±.0012``; empty of one seed."""
+    if number.sd is None:
+        return ""
+    return f"±{number.sd:.4f}".replace("±0.", "±.") if number.sd else "±0"
+
+
+def duration(seconds: float) -> str:
+    """Seconds to three digits in ms, s, min or h."""
+    if seconds < 1:
+        return f"{_three_digits(1000 * seconds)} ms"
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60)):
+        if seconds < limit:
+            return f"{_three_digits(seconds / size)} {unit}"
+    return f"{_three_digits(seconds / 3600)} h"
+
+
+def count(number: float) -> str:
+    """``1.87 M`` of 1,871,496."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{_three_digits(number / size)}{unit}"
+    return f"{number:.0f}"
+
+
+def _three_digits(number: float) -> str:
+    """Three digits, or all before the point where there are more: ``:.3g`` writes 999.9 as ``1e+03``."""
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"
+
+
+def memory(mib: float) -> str:
+    """``624 MiB``, ``1.2 GiB``."""
+    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.3g} GiB"
+
+
+def anchors(names: Iterable[str]) -> list[str]:
+    """An HTML id for each name: small letters, digits and dashes, all different."""
+    found: dict[str, None] = {}
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "entry"
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        found[next(each for each in itertools.chain([plain], numbered) if each not in found)] = None
+    return [*found]
 
 
 def _card_ids(sheet: Sheet, anchor: str) -> dict[str, str]:
@@ -96,7 +144,7 @@ def _leader(sheet: Sheet) -> Number | None:
     """The first entry's score in the first column, which is the best one; None where there is none."""
     if not sheet.tables:
         return None
-    return shown_scores(sheet, sheet.entries[0].name, sheet.tables[0]).get(sheet.tables[0].metrics[0])
+    return _shown_scores(sheet, sheet.entries[0].name, sheet.tables[0]).get(sheet.tables[0].metrics[0])
 
 
 def _standing(sheet: Sheet) -> str:
@@ -117,13 +165,16 @@ def _standing(sheet: Sheet) -> str:
 
 def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
     """The costs of an entry as text, for its card."""
-    found = {name: sheet.cost(entry.name, name) for name in COSTS}
-    costs = {name: number for name, number in found.items() if number is not None}
+    costs = {name: number for name in COSTS if (number := sheet.cost(entry.name, name)) is not None}
     if not costs:
         return {}
-    texts = {
-        "training": _seconds(costs["training_seconds"], costs["training_cpu_seconds"]),
-        **({"energy of training": _energy(costs["training_wh"])} if "training_wh" in costs else {}),
+    texts = {"training": _seconds(costs["training_seconds"], costs["training_cpu_seconds"])}
+    if "training_wh" in costs:
+        texts["energy of training"] = (
+            f"{_over_seeds(costs['training_wh'], '{:.3g} Wh'.format)}, an estimate from CPU time and memory "
+            f"({WATTS_PER_CORE:g} W a core, {WATTS_PER_GIB:g} W a GiB)"
+        )
+    texts |= {
         "inference": _seconds(costs["inference_seconds"], costs["inference_cpu_seconds"]),
         "peak memory": _over_seeds(costs["peak_memory_mb"], memory),
         "parameters": f"{costs['n_parameters'].mean:,.0f}",
@@ -135,13 +186,6 @@ def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
 
 def _seconds(wall: Number, processor: Number) -> str:
     return f"{_over_seeds(wall, duration)}; processor {_over_seeds(processor, duration)}"
-
-
-def _energy(number: Number) -> str:
-    return (
-        f"{_over_seeds(number, '{:.3g} Wh'.format)}, an estimate from CPU time and memory "
-        f"({WATTS_PER_CORE:g} W a core, {WATTS_PER_GIB:g} W a GiB)"
-    )
 
 
 def _over_seeds(number: Number, text: Callable[[float], str]) -> str:
@@ -161,3 +205,285 @@ def _protocol_fields(table: ScoreTable) -> dict[str, str]:
         fields["users"] = f"{table.n_users:,}"
         fields["of them unreachable, counted as misses"] = f"{table.n_unreachable_users:,}"
     return fields
+
+
+# -- tables
+
+
+@dataclass(frozen=True)
+class PageColumn:
+    """A column of scores or costs.
+
+    Attributes:
+        label: its heading.
+        numbers: name of an entry -> its number.
+        format: how a mean is written.
+        order: the order of the first click, the best first: ``descending`` or ``ascending``.
+        is_score: whether it is of a metric, not of a cost.
+    """
+
+    label: str
+    numbers: Mapping[str, Number]
+    format: Callable[[float], str] = "{:.4f}".format
+    order: str = "descending"
+    is_score: bool = True
+
+    @classmethod
+    def of_metric(cls, metric: str, label: str, numbers: Mapping[str, Number]) -> PageColumn:
+        """A column of a metric's scores."""
+        return cls(label, numbers, order="descending" if higher_is_better(metric) else "ascending")
+
+    def hint(self, entry: str) -> str:
+        """The tooltip of a cell: the value of each seed, or all digits of a count; else empty."""
+        if self.format is count:
+            return f"{self.numbers[entry].mean:,.0f}"
+        if not self.is_score:
+            return ""
+        return "; ".join(f"{named(repeat)}: {value:.6f}" for repeat, value in self.numbers[entry].by_seed.items())
+
+    @cached_property
+    def _best(self) -> float:
+        """The best mean as it is displayed; infinite where all are equal."""
+        displayed = {round(number.mean, 4) for number in self.numbers.values() if not math.isnan(number.mean)}
+        best = max if self.order == "descending" else min
+        return best(displayed) if len(displayed) > 1 else math.inf
+
+    def is_best(self, entry: str) -> bool:
+        """Whether no other entry has a better mean."""
+        return entry in self.numbers and round(self.numbers[entry].mean, 4) == self._best
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Columns under one heading, with a note.
+
+    Attributes:
+        is_visible: at first.
+        is_of_scores: whether the columns are metrics, written with their deviation over seeds.
+    """
+
+    title: str
+    note: str
+    columns: tuple[PageColumn, ...]
+    is_visible: bool = True
+    is_of_scores: bool = True
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table with one row for each entry."""
+
+    caption: str
+    groups: tuple[ColumnGroup, ...]
+    entries: tuple[Entry, ...]
+
+
+def marks_of(sheet: Sheet) -> list[Mark]:
+    """The marks in the tables of the page; empty where nothing was tested."""
+    found = {number.mark for number in sheet.numbers.values()}
+    return [mark for mark in MARKS if mark in found] if found - {"untested", ""} else []
+
+
+def _shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Number]:
+    """The scores of an entry, compared metrics first; without marks where nothing was tested."""
+    scores = sheet.scores(entry, table.title)
+    names = dict.fromkeys([*(metric for metric in table.metrics if metric in scores), *scores])
+    are_marked = bool(marks_of(sheet))
+    return {name: scores[name] if are_marked else replace(scores[name], mark="") for name in names}
+
+
+def score_table(sheet: Sheet) -> PageTable:
+    """The main table: a group of columns for each protocol, then the cost of a seed."""
+    groups = []
+    for i, table in enumerate(sheet.tables):
+        scores = {entry.name: _shown_scores(sheet, entry.name, table) for entry in sheet.entries}
+        columns = tuple(
+            PageColumn.of_metric(
+                metric, metric_name(metric), {name: own[metric] for name, own in scores.items() if metric in own}
+            )
+            for metric in table.metrics
+        )
+        note = "" if table.n_users is None else f"{table.n_users:,} users{table.in_folds}"
+        groups.append(ColumnGroup(table.title, note, columns, is_visible=i < _VISIBLE))
+    costs = (
+        _cost(sheet, "Training", "training_seconds", duration),
+        _cost(sheet, "Inference", "inference_seconds", duration),
+        _cost(sheet, "Parameters", "n_parameters", count),
+        _cost(sheet, "Memory", "peak_memory_mb", memory),
+    )
+    groups.append(ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False))
+    return PageTable(f"Results on {sheet.title}", tuple(groups), sheet.entries)
+
+
+def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> PageColumn:
+    numbers = {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
+    return PageColumn(label, numbers, text, "ascending", is_score=False)
+
+
+def group_tables(sheet: Sheet) -> list[PageTable]:
+    """The scores by groups of users: a table for each kind of groups, with a group of columns for each protocol."""
+    kinds: dict[str, list[GroupTable]] = {}
+    for table in sheet.groups:
+        kinds.setdefault(table.kind, []).append(table)
+    return [_group_table(sheet, tables) for tables in kinds.values()]
+
+
+def _group_table(sheet: Sheet, tables: Sequence[GroupTable]) -> PageTable:
+    entries = [entry for entry in sheet.entries if any(entry.name in table.rows for table in tables)]
+    groups = []
+    for table in tables:
+        columns = [
+            PageColumn.of_metric(
+                table.metric,
+                f"{group} ({size:,})",
+                {name: own[group] for name, own in table.rows.items() if group in own},
+            )
+            for group, size in table.sizes.items()
+        ]
+        groups.append(ColumnGroup(table.table, metric_name(table.metric), tuple(columns)))
+    return PageTable(tables[0].label, tuple(groups), tuple(entries))
+
+
+# -- figures
+
+
+def cost_figures(sheet: Sheet) -> list[Figure]:
+    """The first protocol's first metric against training time, and against inference time."""
+    if not sheet.tables:
+        return []
+    return [_cost_figure(sheet, f"{name}_seconds", name) for name in ("training", "inference")]
+
+
+def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
+    """One mark for each entry: its cost, and the first protocol's first metric.
+
+    An entry is on the Pareto front (kind ``front``) where no other entry dominates it. The front comes first, so that
+    its names are placed first.
+
+    Args:
+        cost: one of :data:`recgraph.leaderboard.numbers.COSTS`.
+    """
+    if not sheet.tables:
+        return []
+    title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
+    sign = 1 if higher_is_better(metric) else -1
+    found = {
+        entry.name: (own.mean, score)
+        for entry in sheet.entries
+        if (score := sheet.score(entry.name, title, metric))
+        and math.isfinite(score.mean)
+        and (own := sheet.cost(entry.name, cost))
+    }
+    at = {name: (spent, sign * score.mean) for name, (spent, score) in found.items()}
+    marks = []
+    for name, (spent, score) in found.items():
+        kind = "complete" if any(_dominates(other, at[name]) for other in at.values()) else "front"
+        sd = score.sd or 0.0
+        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {duration(spent)}"
+        marks.append(charts.Mark(spent, score.mean, kind, text, name=name, spread=sd))
+    return sorted(marks, key=lambda mark: (mark.kind != "front", -mark.y))
+
+
+def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
+    marks = cost_marks(sheet, cost)
+    metric = metric_name(sheet.tables[0].metrics[0])
+    spent = {mark.name: own.mean for mark in marks if (own := sheet.cost(mark.name, cost))}
+    costs = [*spent.values()]
+    chart = Chart(
+        f"{metric} against seconds of {name}",
+        Scale.of(costs, log=_needs_log(costs)),
+        Scale.of([mark.y + sign * mark.spread for mark in marks for sign in (-1, 1)]),
+        f"seconds of {name}, a seed",
+        f"{metric}, {sheet.tables[0].title}",
+        marks,
+        [Line("so-far", _steps((spent[mark.name], mark.y) for mark in marks if mark.kind == "front"))],
+    )
+    note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
+    whiskers = f" Whiskers: ± sd over {sheet.repeats}." if any(mark.spread for mark in marks) else ""
+    return Figure(f"Quality against time of {name}", str(chart), note + whiskers)
+
+
+def _steps(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of the front joined by steps: the best quality for each cost."""
+    front = sorted(points)
+    line = front[:1]
+    for cost, quality in front[1:]:
+        line += [(cost, line[-1][1]), (cost, quality)]
+    return line
+
+
+def curve_figures(sheet: Sheet) -> list[Figure]:
+    """The learning curves of all entries, one figure for each metric."""
+    return [_curve_figure(metric, curves) for metric, curves in _curves(sheet).items()]
+
+
+def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
+    """The learning curves of one entry; None where it has no epochs."""
+    name, curves = next(iter(_curves(sheet, entry).items()), ("", []))
+    if not curves:
+        return None
+    metric = _axis_name(name)
+    lines = [Line("curve c1", _thinned(points), named(repeat)) for _, repeat, points in curves]
+    marks = [
+        charts.Mark(epoch, value, "kept", f"{named(repeat)}: epoch {epoch}, {value:.4f}")
+        for _, repeat, points in curves
+        for epoch, value in points
+        if epoch == entry.best_epochs[repeat] and math.isfinite(value)
+    ]
+    title = f"{metric[0].upper()}{metric[1:]} of {entry.name} by epoch, a line a seed"
+    note = "A dot marks the epoch whose weights were kept." if marks else ""
+    return Figure("Course of training", _chart(title, curves, metric, marks, lines), note)
+
+
+def _curves(sheet: Sheet, entry: Entry | None = None) -> dict[str, list[_Curve]]:
+    """Metric -> its curves, one for each entry and seed, or those of one entry."""
+    found: dict[str, list[_Curve]] = {}
+    kept = pl.col("kind") == "epoch" if entry is None else (pl.col("kind") == "epoch") & (pl.col("entry") == entry.name)
+    rows = sheet.frame.filter(kept).group_by("metric", "entry", "fold", "seed", maintain_order=True)
+    for metric, name, fold, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
+        found.setdefault(metric, []).append((name, repeat_of(fold, seed), list(zip(epochs, values, strict=True))))
+    return found
+
+
+def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
+    names = list(dict.fromkeys(name for name, _, _ in curves))
+    kinds = {name: f"c{i + 1}" if i < N_COLOURS else "other" for i, name in enumerate(names)}
+    lines = [
+        Line(f"curve {kinds[name]}", _thinned(points), f"{name}, {named(repeat)}") for name, repeat, points in curves
+    ]
+    key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
+    if len(names) > N_COLOURS:
+        key.append(("other", "others"))
+    axis = _axis_name(metric)
+    title = "Course of training" if metric != "loss" else "Loss of training"
+    # the best entries are drawn last, on top
+    return Figure(title, _chart(f"{axis} by epoch, a line a seed", curves, axis, [], lines[::-1]), "", tuple(key))
+
+
+def _chart(
+    title: str, curves: Sequence[_Curve], metric: str, marks: Sequence[charts.Mark], lines: Sequence[Line]
+) -> str:
+    """The SVG of curves by epoch."""
+    first, last = ([points[i][0] for _, _, points in curves] for i in (0, -1))
+    x = Scale.of([*first, *last], log=_needs_log(last), whole=True)
+    y = Scale.of([value for line in lines for _, value in line.points])
+    return str(Chart(title, x, y, "epoch", metric, marks, lines))
+
+
+def _axis_name(metric: str) -> str:
+    return "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """The finite points, at most about ``_POINTS`` of them, the last one included."""
+    step = max(1, math.ceil(len(points) / _POINTS))
+    finite = [(float(epoch), value) for epoch, value in points if math.isfinite(value)]
+    return [point for i, point in enumerate(finite) if i % step == 0 or i == len(finite) - 1]
+
+
+def _needs_log(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO

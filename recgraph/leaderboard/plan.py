@@ -2,67 +2,217 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
+import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import data_name, find_card
-from recgraph.data.log_file import is_data_path
-from recgraph.data.reading import PATHS
 from recgraph.data.split import Split
-from recgraph.evaluate.metrics.names import modules_of
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.evaluate.node_results import NodeProtocol
 from recgraph.evaluate.protocol import Protocol
-from recgraph.imports import is_file
+from recgraph.files import read_object
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
-from recgraph.leaderboard.job import Job, digest
-from recgraph.leaderboard.studies import TunedSettings, load_tuned, shown_study
 from recgraph.models.base import Model, TrainableModel
-from recgraph.models.distil import DistilConfig
-from recgraph.runs.changed_features import Fingerprints
-from recgraph.runs.pretrained import InitItemsConfig
-from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
-from recgraph.runs.task import check_task
+from recgraph.runs.pretrained import InitItemsConfig, input_digests
+from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings
+from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
+from recgraph.tuning.passwords import without_password
 
 __all__ = [
+    "TITLES",
     "DataHashes",
+    "FoldSeed",
+    "Job",
+    "Repeat",
+    "TunedSettings",
     "check_entries",
     "check_study",
-    "data_hash_of",
-    "hashes_of_folds",
+    "digest",
+    "fold_of",
     "jobs_of",
     "load_data_hashes",
+    "load_tuned",
+    "mean_of",
+    "named",
+    "repeat_of",
+    "seed_of",
+    "shown_study",
+    "without_fold",
 ]
 
-
+#: convention of seen items -> title of its table
+TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
 #: strategies whose oldest fold holds nothing that a fold tests
 _BACK_IN_TIME = ("time", "leave-one-out")
+
+
+class FoldSeed(NamedTuple):
+    """A seed on a fold; ``1/2020`` is seed 2020 on fold 1."""
+
+    fold: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.fold}/{self.seed}"
+
+
+#: which of an entry's trainings a record is of: its seed, and on a board with folds its fold
+Repeat = int | FoldSeed
+
+
+def repeat_of(fold: int | None, seed: int) -> Repeat:
+    """A training of an entry."""
+    return seed if fold is None else FoldSeed(fold, seed)
+
+
+def fold_of(repeat: Repeat) -> int | None:
+    """Its fold; None of a board without folds."""
+    return repeat.fold if isinstance(repeat, FoldSeed) else None
+
+
+def seed_of(repeat: Repeat) -> int:
+    """Its seed."""
+    return repeat.seed if isinstance(repeat, FoldSeed) else repeat
+
+
+def named(repeat: Repeat) -> str:
+    """``seed 2020``, or ``fold 1, seed 2020``."""
+    return f"fold {repeat.fold}, seed {repeat.seed}" if isinstance(repeat, FoldSeed) else f"seed {repeat}"
+
+
+def mean_of(values: Mapping[Repeat, float]) -> float:
+    """The mean over an entry's trainings, each fold alike: a seed may be done on some of the folds alone."""
+    folds: dict[int | None, list[float]] = {}
+    for repeat, value in values.items():
+        folds.setdefault(fold_of(repeat), []).append(value)
+    return fmean(map(fmean, folds.values()))
+
+
+def digest(values: Any) -> str:
+    """A hash of JSON values, 16 hexadecimal digits; equal values have equal digests on every machine."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model with one seed on one data set.
+
+    Attributes:
+        dataset: a card, or the path of a file.
+        model: its name in the registry.
+        settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
+        seed, cutoffs: of the training; list lengths of the test.
+        identity: the fields that identify a job and decide its numbers: the resolved configuration, the model's
+            revision, the card and the protocol. The hash of the data is compared separately.
+        metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
+            address.
+        imports: what the board's file imports; files by their absolute paths.
+        fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
+            time, for as many epochs as were best on the validation part, or at once with ``metric = "last"``.
+        fold: of the split, where the board has folds.
+    """
+
+    dataset: str
+    model: str
+    settings: dict[str, Any]
+    seed: int
+    cutoffs: tuple[int, ...]
+    identity: dict[str, Any]
+    metrics: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    fit_on: Literal["train", "train+valid"] = "train"
+    fold: int | None = None
+
+    @cached_property
+    def entry(self) -> str:
+        """The address of the configuration: 16 hexadecimal digits, equal for all seeds."""
+        return digest(self.identity)
+
+    @property
+    def repeat(self) -> Repeat:
+        """Its seed and its fold."""
+        return repeat_of(self.fold, self.seed)
+
+    @cached_property
+    def of_all_folds(self) -> str:
+        """The address of the configuration, equal for all folds, too."""
+        if self.fold is None:
+            return self.entry
+        return digest({**self.identity, "data": without_fold(self.identity["data"])})
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """The digests of the runs and bundles that its training reads."""
+        return input_digests(self.settings)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of all metrics that are computed, without cutoffs."""
+        return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
+
+    @property
+    def refit(self) -> bool:
+        """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
+        chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
+        return chooses and issubclass(registry.load("model", self.model), TrainableModel)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files without suffix."""
+        return f"{self.model}-{self.entry}-seed{self.seed}"
+
+    def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
+        """The two commands that reproduce this job's numbers.
+
+        Args:
+            seed: text in place of the job's seed, e.g. ``"$seed"``.
+        """
+        number = f"{self.seed}" if seed is None else seed
+        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
+        model, data = shlex.quote(self.model), shlex.quote(self.dataset)
+        folder = f"runs/{model}-{self.entry}-seed{number}"
+        own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
+        part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
+        train = [
+            f"recgraph train {model} --dataset {data} --seed {number} --device {device}{part}{own}",
+            *sets,
+            f"--out {folder}",
+        ]
+        cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
+        metrics = "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names) if self.metrics else ""
+        evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
+        return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
+
+
+def without_fold(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a fold without the number that says which one it is."""
+    options = {name: value for name, value in settings["split_options"].items() if name != "fold"}
+    return {**settings, "split_options": options}
 
 
 def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     """The jobs of an entry, one a seed, or one a seed and fold.
 
     Raises:
-        ConfigError: a setting does not exist, is out of range or belongs to the protocol, the model is not for such
-            data, or the study is of another model; names the entry.
+        ConfigError: a setting does not exist, is out of range or belongs to the protocol, or the study is of another
+            model; names the entry.
         FileNotFoundError, ValueError: the study cannot be read.
     """
     cls: type[Model] = registry.load("model", entry.model)
-    if cls.__module__ == "__main__":
-        raise ConfigError(
-            f"board on {sheet.dataset!r}, model {entry.name!r}: {cls.__qualname__} is a class of the running script, "
-            "which worker processes do not run: move it into a file of its own, and name that in the board, "
-            'import = ["FILE.py"], or import it with rg.import_file("FILE.py")'
-        )
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     try:
-        check_task(cls, sheet.dataset, is_of_nodes(sheet.dataset))
-        _check_no_test_settings(sheet, entry, is_of_nodes(sheet.dataset))
+        _check_no_test_settings(sheet, entry)
         # of all folds at once: the best trial of a study that goes on may change
         given = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings}
         return [job for fold in sheet.protocol.folds for job in _jobs_of_fold(sheet, entry, cls, given, fold)]
@@ -73,150 +223,48 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
 def _jobs_of_fold(
     sheet: SheetSpec, entry: EntrySpec, cls: type[Model], given: Mapping[str, Any], fold: int | None
 ) -> list[Job]:
-    of_nodes = is_of_nodes(sheet.dataset)
-    settings = {**given, **(_probe(sheet.protocol) if of_nodes else _split(sheet.protocol.data_of(fold)))}
-    resolved = _resolve(cls, of_nodes, settings)
+    protocol, of_nodes = sheet.protocol, is_of_nodes(sheet.dataset)
+    if of_nodes:
+        settings = {**given, **{f"probe_{name}": value for name, value in protocol.probe.items()}}
+    else:
+        split = protocol.data_of(fold).model_dump(mode="json", exclude_defaults=True)
+        settings = {**given, **{name: value for name, value in split.items() if value}}
     identity = {
         "model": cls.key(),
-        "revision": cls.revision_of(resolved["config"]),
-        # where files of one's own lie does not matter, as long as they lie alike beside the board
-        "dataset": data_name(sheet.dataset) if is_data_path(sheet.dataset) else _written(sheet.dataset, sheet.places),
+        "dataset": data_name(sheet.dataset),
         "card": find_card(sheet.dataset).hash,
-        **resolved,
-        "protocols": _protocol_hashes(sheet.protocol, of_nodes),
+        **(parts := _resolve(cls, of_nodes, settings)),
+        "revision": cls.revision_of(parts["config"]),
+        "protocols": _protocol_hashes(protocol, of_nodes),
     }
-    if issubclass(cls.Config, DistilConfig) and (teacher := resolved["config"].get("teacher")):
-        identity["config"] = {**resolved["config"], "teacher": _written(teacher, sheet.places)}
-    if items := resolved.get("items", {}).get("init_items"):
-        identity["items"] = {**resolved["items"], "init_items": _written(items, sheet.places)}
-    before = {**identity, "data": _with_written(resolved["data"], sheet.places)}
-    identity = {**identity, "data": _with_written(resolved["data"], sheet.places | sheet.data_places)}
-    earlier = None if before == identity else before
-    seeds, metrics = entry.seeds or sheet.seeds, sheet.more_metrics
-    imports = tuple(_place(each, sheet.file.parent) for each in sheet.imports)
-    protocol = sheet.protocol
-    shared = (protocol.cutoffs, identity, metrics, modules_of(metrics), imports, protocol.fit_on, earlier, fold)
-    return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
-
-
-def _written(path: str, places: Mapping[str, str]) -> str:
-    """A path as an address has it, see :attr:`recgraph.leaderboard.board.SheetSpec.places`."""
-    return places.get(path, path)
-
-
-def _with_written(data: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of data with the paths of their files as an address has them."""
-    reading = data.get("reading")
-    if not isinstance(reading, dict):
-        return dict(data)
-    paths = {name: _written(reading[name], places) for name in PATHS if isinstance(reading.get(name), str)}
-    return {**data, "reading": {**reading, **paths}}
-
-
-def _place(what: str, folder: Path) -> str:
-    """What a board imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
-    return os.path.normpath((folder / what).absolute()) if is_file(what) else what
-
-
-def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:
-    """Check that no two entries have the same configuration, since it is the address of their records.
-
-    Raises:
-        ConfigError: two entries have; names both.
-    """
-    names: dict[str, str] = {}
-    for entry, job in planned:
-        if (other := names.setdefault(job.entry, entry.name)) != entry.name:
-            raise ConfigError(
-                f"board on {sheet.dataset!r}: entries {other!r} and {entry.name!r} have the same configuration; leave "
-                "one out, or change a setting (seeds of one entry are a list)"
-            )
-
-
-def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
-    """Check that an entry's settings were not tuned on another split of the data set.
-
-    The validation part of another split may hold interactions that the board tests on.
-
-    Args:
-        entry: with a study or without.
-        tuning: the hash of the data that settings may be tuned on, see :func:`load_data_hashes`.
-
-    Raises:
-        ConfigError: they were tuned on another split; names the entry and the study.
-    """
-    tuned = _study_of(sheet, entry)
-    if tuned is None or tuned.dataset is None or tuned.split_hash is None:
-        return
-    if data_name(tuned.dataset) != data_name(sheet.dataset):
-        return
-    if data_hash_of(tuned.split_hash, sheet.protocol.data_of().features_of(sheet.dataset)) != tuning:
-        raise ConfigError(
-            f"board on {sheet.dataset!r}, model {entry.name!r}: study {shown_study(entry)!r} was tuned on another "
-            f"split of {tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have "
-            f"chosen its settings; {_where_to_tune(sheet)}"
+    return [
+        Job(
+            sheet.dataset,
+            cls.key(),
+            sheet.located(settings),
+            seed,
+            protocol.cutoffs,
+            identity,
+            sheet.more_metrics,
+            sheet.imported,
+            protocol.fit_on,
+            fold,
         )
-
-
-def _where_to_tune(sheet: SheetSpec) -> str:
-    n_folds = sheet.protocol.n_folds
-    if n_folds is None:
-        return "tune on the board's split, or give the board the study's in [protocol]"
-    if (sheet.protocol.split or "leave-one-out") in _BACK_IN_TIME:
-        return f"tune on the oldest fold, fold = {n_folds - 1} of n_folds = {n_folds}, of which no fold tests anything"
-    return "each fold trains on what others test: tune on other data"
-
-
-def _study_of(sheet: SheetSpec, entry: EntrySpec) -> TunedSettings | None:
-    return None if entry.study is None else load_tuned(entry.study, sheet.file.parent, entry.study_name)
-
-
-def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
-    """The settings of the best trial of an entry's study; empty without a study."""
-    tuned = _study_of(sheet, entry)
-    if tuned is None:
-        return {}
-    if tuned.model not in (None, cls.__qualname__):
-        shown = shown_study(entry)
-        raise ConfigError(f"study {shown!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")
-    if issubclass(cls, TrainableModel):
-        return tuned.settings
-    # a study's record names the metric that was tuned for, which for a trained model selects the epoch
-    return {name: value for name, value in tuned.settings.items() if name not in TrainConfig.model_fields}
-
-
-def _check_no_test_settings(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
-    """Check that neither the entry nor ``[training]`` sets the split or the probe: all entries share them."""
-    own = (ProbeSettings if of_nodes else DataConfig).model_fields
-    for given, where in ((sheet.training, "[training]"), (entry.settings, "its settings")):
-        for name in sorted(own.keys() & given.keys()):
-            key = f"probe = {{ {name.removeprefix('probe_')} = ... }}" if of_nodes else name
-            raise ConfigError(
-                f"{name} = {given[name]!r} in {where} is of the test, which is the same for all models; give {key} in "
-                "[protocol], or write another board"
-            )
-
-
-def _split(data: DataConfig) -> dict[str, Any]:
-    return {name: value for name, value in data.model_dump(mode="json", exclude_defaults=True).items() if value}
-
-
-def _probe(protocol: ProtocolSpec) -> dict[str, Any]:
-    return {f"probe_{name}": value for name, value in protocol.probe.items()}
+        for seed in dict.fromkeys(entry.seeds or sheet.seeds)
+    ]
 
 
 def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
-        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig}
+        parts |= {"training": GraphTrainConfig}
     elif issubclass(cls, TrainableModel):
         parts |= {"training": training_config(cls), "items": InitItemsConfig}
     shared = share_out(cls, settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
-    for name, default in (("labels", LabelsConfig()), ("items", InitItemsConfig())):
-        if made.get(name) == default:  # entries that read none keep their address
-            del made[name]
+    if made.get("items") == InitItemsConfig():  # entries that read none keep their address
+        del made["items"]
     return {name: part.identity() for name, part in made.items()}
 
 
@@ -228,18 +276,151 @@ def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
     return [Protocol.of(fields, seen=seen).hash for seen in ("keep", "exclude")]
 
 
+def _check_no_test_settings(sheet: SheetSpec, entry: EntrySpec) -> None:
+    """Neither an entry nor ``[training]`` sets the split or the probe: all entries share them."""
+    own = (ProbeSettings if is_of_nodes(sheet.dataset) else DataConfig).model_fields
+    for given, where in ((sheet.training, "[training]"), (entry.settings, "its settings")):
+        if wrong := sorted(own.keys() & given.keys()):
+            raise ConfigError(
+                f"{wrong[0]} = {given[wrong[0]]!r} in {where} is of the test, which all models share: give it in "
+                "[protocol]"
+            )
+
+
+def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:
+    """Refuse two entries with one configuration, since it is the address of their records."""
+    names: dict[str, str] = {}
+    for entry, job in planned:
+        if (other := names.setdefault(job.entry, entry.name)) != entry.name:
+            raise ConfigError(
+                f"board on {sheet.dataset!r}: entries {other!r} and {entry.name!r} have the same configuration; leave "
+                "one out, or change a setting (seeds of one entry are a list)"
+            )
+
+
+@dataclass(frozen=True)
+class TunedSettings:
+    """The settings of a study's best trial, and the data they were selected on.
+
+    Attributes:
+        settings: of the model and its training, without those of the split.
+        model: the name of its class; None where the record does not name it.
+        dataset: its card; None where the record does not name it.
+        split_hash: of the split whose validation part selected the settings; None where it was not recorded.
+    """
+
+    settings: dict[str, Any]
+    model: str | None
+    dataset: str | None
+    split_hash: str | None
+
+
+def shown_study(entry: EntrySpec) -> str | None:
+    """Where an entry's settings are from, as it may be shown: an address without its password."""
+    if entry.study is None:
+        return None
+    place = without_password(entry.study)
+    return place if entry.study_name is None else f"{entry.study_name} in {place}"
+
+
+def load_tuned(place: str, folder: Path, name: str | None = None) -> TunedSettings:
+    """Load the settings of the best trial of a study.
+
+    Args:
+        place: a study's folder, a storage, or a JSON record of a study that was tested (``result.json`` of a study's
+            folder, or one under ``experiments/results``); a path counts from ``folder`` on.
+        name: of the study, in a storage that holds several.
+
+    Raises:
+        ValueError: the record has no settings, or the storage holds several studies and ``name`` is None.
+        FileNotFoundError: the study does not exist, or none of its trials is complete.
+    """
+    if place.endswith(".json"):
+        record = read_object(folder / place)
+        tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
+        if not tested:
+            raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
+        identity, settings = record.get("recgraph") or {}, tested[-1]["settings"]["tuned"]
+        if "metric" not in settings and identity.get("metrics"):
+            from recgraph.tuning.objectives import selecting
+
+            settings = {**settings, "metric": selecting(tuple(identity["metrics"]))}
+        source = record.get("source") or {}
+        of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
+        return _tuned({**source.get("settings", {}), **settings}, of_test, source)
+    from recgraph.tuning.final import best_trial
+    from recgraph.tuning.finding import find_study
+    from recgraph.tuning.report import settings_of
+
+    with find_study(_located(place, folder), name) as (study, _):
+        best = best_trial(study)
+        if best is None:  # its entry waits, as for a study that does not exist yet
+            raise FileNotFoundError(f"study {without_password(place)!r} has no complete trial")
+        return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source") or {})
+
+
+def _located(place: str, folder: Path) -> str:
+    """A place of a study with its path from a folder on."""
+    kind = next((kind for kind in ("journal:///", "sqlite:///") if place.startswith(kind)), "")
+    return place if "://" in place and not kind else f"{kind}{folder / place.removeprefix(kind)}"
+
+
+def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any]) -> TunedSettings:
+    return TunedSettings(
+        {name: value for name, value in settings.items() if name not in DataConfig.model_fields},
+        identity["model"].rpartition(":")[2] if "model" in identity else None,
+        source.get("dataset"),
+        identity.get("split_hash"),
+    )
+
+
+def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
+    """The settings of the best trial of an entry's study; empty without a study."""
+    if entry.study is None:
+        return {}
+    tuned = load_tuned(entry.study, sheet.file.parent, entry.study_name)
+    if tuned.model not in (None, cls.__qualname__):
+        raise ConfigError(f"study {shown_study(entry)!r} is of {tuned.model}, not of {cls.__name__}")
+    if issubclass(cls, TrainableModel):
+        return tuned.settings
+    # a study's record names the metric that was tuned for, which for a trained model selects the epoch
+    return {name: value for name, value in tuned.settings.items() if name not in TrainConfig.model_fields}
+
+
+def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
+    """Refuse settings that were tuned on another split of the data set.
+
+    The validation part of another split may hold interactions that the board tests on.
+
+    Args:
+        entry: with a study or without.
+        tuning: the hash of the data that settings may be tuned on, see :func:`load_data_hashes`.
+    """
+    if entry.study is None:
+        return
+    tuned = load_tuned(entry.study, sheet.file.parent, entry.study_name)
+    if tuned.dataset is None or tuned.split_hash is None or data_name(tuned.dataset) != data_name(sheet.dataset):
+        return
+    if _data_hash(tuned.split_hash, sheet.data_of().features_of(sheet.dataset)) != tuning:
+        raise ConfigError(
+            f"board on {sheet.dataset!r}, model {entry.name!r}: study {shown_study(entry)!r} was tuned on another "
+            f"split, {tuned.split_hash[:12]}, whose valid part may hold what is tested here; tune on the board's "
+            "split, and where there are folds on the oldest one of time or leave-one-out"
+        )
+
+
 class DataHashes(NamedTuple):
     """Hashes of the data of a sheet.
 
     Attributes:
         data: of the training and test data, of all folds.
         tuning: of the data that settings may be tuned on; empty where there is none.
-        folds: of the split of each fold, where there are folds.
+        splits: of the split of each fold, of the one split, or of the graph.
     """
 
     data: str
     tuning: str
-    folds: tuple[str, ...] = ()
+    splits: tuple[str, ...]
 
 
 def load_data_hashes(sheet: SheetSpec) -> DataHashes:
@@ -251,29 +432,24 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
     if is_of_nodes(sheet.dataset):
         from recgraph.data.catalog import load_graph, load_node_task
 
-        found = digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
-        return DataHashes(found, found)
-    chosen = sheet.protocol.data_of(sheet.protocol.folds[-1])
+        graph = load_graph(sheet.dataset).hash
+        found = digest([graph, load_node_task(sheet.dataset).hash])
+        return DataHashes(found, found, (graph,))
+    chosen = sheet.data_of(sheet.protocol.folds[-1])
     split, features = chosen.split_of(sheet.dataset), chosen.features_of(sheet.dataset)
-    last = data_hash_of(split.hash, features)
+    last = _data_hash(split.hash, features)
     if sheet.protocol.n_folds is None:
-        return DataHashes(last, last)
-    folds = hashes_of_folds(split, chosen)
-    return DataHashes(data_hash_of(digest(folds), features), last if split.name in _BACK_IN_TIME else "", folds)
-
-
-def hashes_of_folds(split: Split, data: DataConfig) -> tuple[str, ...]:
-    """The hash of the split of each fold, given any of the folds and the settings of its data."""
-    log, options = split.interactions, data.split_options
-    return tuple(
-        split.hash
-        if fold == options["fold"]
-        else Split.of(log, split.name, seed=data.split_seed, **{**options, "fold": fold}).hash
-        for fold in range(options["n_folds"])
+        return DataHashes(last, last, (split.hash,))
+    options = chosen.split_options
+    others = (
+        Split.of(split.interactions, split.name, seed=chosen.split_seed, **{**options, "fold": fold}).hash
+        for fold in range(sheet.protocol.n_folds - 1)
     )
+    splits = (*others, split.hash)
+    return DataHashes(_data_hash(digest(splits), features), last if split.name in _BACK_IN_TIME else "", splits)
 
 
-def data_hash_of(split_hash: str, features: Fingerprints) -> str:
+def _data_hash(split_hash: str, features: Fingerprints) -> str:
     """The hash of the data of a split, with the files of features of one's own if there are: models may read them."""
     hashes = {name: file["sha256"] for name, file in features.items()}
     return digest([split_hash, hashes] if hashes else split_hash)

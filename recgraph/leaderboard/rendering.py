@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.arguments import checked
-from recgraph.data.files import replace_text
-from recgraph.data.imprint import replace_page
+from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.cheapest import cheapest
 from recgraph.leaderboard.compare import MARKS, Comparison
-from recgraph.leaderboard.costs import COSTS, WATTS_PER_CORE, WATTS_PER_GIB
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.repeats import fold_of, named, seed_of
-from recgraph.leaderboard.score_tables import ScoreTable
-from recgraph.leaderboard.sheet import GroupTable, Sheet, open_sheet, update_comparisons
-from recgraph.leaderboard.tables import short_hash
+from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, short_hash
+from recgraph.leaderboard.plan import fold_of, named, seed_of
+from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
 
 __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
@@ -208,7 +203,7 @@ def _cost(sheet: Sheet) -> str:
     estimate = (
         f"Wh: an estimate, {WATTS_PER_CORE:g} W of a core over the CPU time and {WATTS_PER_GIB:g} W a GiB of the peak."
     )
-    found = cheapest(sheet)
+    found = sheet.cheapest
     return "\n\n".join([table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"])
 
 
@@ -303,9 +298,9 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
     if path.suffix == ".html":
         from recgraph.leaderboard.page import page
 
-        replace_page(page(sheets, found), path)
+        write_text(page(sheets, found), path)
     else:
-        replace_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
+        write_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,30 +13,33 @@ import polars as pl
 
 from recgraph import notebook
 from recgraph.arguments import checked
-from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.over_folds import OF_FOLD
+from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.significance import OF_FOLD
+from recgraph.files import read_object
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
     Comparisons,
+    check_protocols,
     compare,
     describe_tests,
+    inputs_of,
+    load_comparisons,
+    save_comparisons,
     tested,
     values_over_seeds,
 )
-from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry, entry_of
-from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
-from recgraph.leaderboard.job import Job
-from recgraph.leaderboard.origin import check_origin, kept_data_hash
-from recgraph.leaderboard.plan import check_entries, jobs_of
-from recgraph.leaderboard.repeats import Repeat, mean_of, repeat_of
-from recgraph.leaderboard.score_tables import ScoreTable, score_tables, text_of_field
+from recgraph.leaderboard.numbers import Key, Number, frame_of, numbers_of
+from recgraph.leaderboard.plan import TITLES, Job, Repeat, check_entries, digest, jobs_of, mean_of, repeat_of
 from recgraph.leaderboard.store import Record, Store, lacking
 
 __all__ = [
+    "NEAR",
+    "Cheapest",
     "Failure",
     "GroupTable",
     "Missing",
+    "ScoreTable",
     "Sheet",
     "compared_records",
     "open_sheet",
@@ -44,6 +48,36 @@ __all__ = [
 
 #: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
+#: an entry is nearly the best where it is within this share of the best mean
+NEAR = 0.01
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The protocol and the columns of one table; numbers of different protocols must not be compared.
+
+    Attributes:
+        title: ``seen excluded``, ``20 labels a class``, ...
+        metrics: the compared metrics; the first one orders the rows.
+        protocol: field -> value as text.
+        protocol_hash: 16 digits.
+        n_users: number of ranked users, over all folds; None for a node task.
+        n_unreachable_users: number of users with a relevant item that the protocol excludes; counted as misses.
+        n_folds: those with a record; None where there are no folds.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    protocol: Mapping[str, str]
+    protocol_hash: str
+    n_users: int | None
+    n_unreachable_users: int
+    n_folds: int | None = None
+
+    @property
+    def in_folds(self) -> str:
+        """``" in 3 folds"``, where there are folds."""
+        return "" if self.n_folds is None else f" in {self.n_folds} folds"
 
 
 @dataclass(frozen=True)
@@ -88,6 +122,39 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Cheapest:
+    """The entry that trains in the least CPU time of those nearly as good as the best in the first column.
+
+    Attributes:
+        entry, best: names; the same where nothing cheaper is nearly as good.
+        table, metric: of the first column.
+        score, best_score: their means there.
+        cost, best_cost: their CPU seconds of a training; searches for settings are not counted.
+    """
+
+    entry: str
+    best: str
+    table: str
+    metric: str
+    score: Number
+    best_score: Number
+    cost: Number
+    best_cost: Number
+
+    @property
+    def text(self) -> str:
+        """The finding in a sentence."""
+        column = f"{self.metric}, {self.table}"
+        if self.entry == self.best:
+            return f"Nothing that trains in less CPU time is within {NEAR:.0%} of the best, {self.best} ({column})."
+        return (
+            f"The cheapest within {NEAR:.0%} of the best ({column}): {self.entry}, {self.score.mean:.4f} for "
+            f"{self.cost.mean:.3g} CPU seconds of training; the best, {self.best}, has {self.best_score.mean:.4f} for "
+            f"{self.best_cost.mean:.3g}, {self.best_cost.mean / self.cost.mean:.3g} times as many."
+        )
+
+
+@dataclass(frozen=True)
 class Sheet:
     """One data set of a board.
 
@@ -97,11 +164,11 @@ class Sheet:
         folder: of its records.
         tables: one for each title; the first one's first metric orders the entries.
         entries: best first, those without a record last.
-        frame: all numbers of the records, see :data:`recgraph.leaderboard.frame.SCHEMA`. Equality of sheets compares
+        frame: all numbers of the records, see :data:`recgraph.leaderboard.numbers.SCHEMA`. Equality of sheets compares
             ``inputs`` instead.
         failures, missing: seeds without a record.
         data: properties of the data: name -> text.
-        n_stale: number of records that were made with other data than the current one; they are ignored.
+        n_stale: number of records that were made with other data than the newest one; they are ignored.
         inputs: the digest of the scores.
         comparisons: of these scores; without those that take values of users which are not at hand.
         is_compared: whether there are all comparisons of these scores, or there is nothing to compare.
@@ -203,7 +270,7 @@ class Sheet:
         return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
 
     def cost(self, entry: str, name: str) -> Number | None:
-        """A cost of an entry, see :data:`recgraph.leaderboard.costs.COSTS`; None where no seed is done."""
+        """A cost of an entry, see :data:`recgraph.leaderboard.numbers.COSTS`; None where no seed is done."""
         return self.numbers.get((entry, "", "", "", name))
 
     def ranked(self, title: str, metric: str) -> list[Entry]:
@@ -211,6 +278,29 @@ class Sheet:
         means = {entry.name: own.mean for entry in self.entries if (own := self.score(entry.name, title, metric))}
         entries = {entry.name: entry for entry in self.entries}
         return [entries[name] for name in best_first(means, metric)]
+
+    @property
+    def cheapest(self) -> Cheapest | None:
+        """The cheapest entry that is nearly the best; None where fewer than two entries have a score and a cost."""
+        if not self.tables:
+            return None
+        title, metric = self.tables[0].title, self.tables[0].metrics[0]
+        found = {
+            one.name: (score, cost)
+            for one in self.ranked(title, metric)
+            if (score := self.score(one.name, title, metric))
+            and math.isfinite(score.mean)
+            and (cost := self.cost(one.name, "training_cpu_seconds"))
+        }
+        if len(found) < 2:
+            return None
+        best, (best_score, best_cost) = next(iter(found.items()))
+        sign = 1 if higher_is_better(metric) else -1
+        edge = sign * best_score.mean - NEAR * abs(best_score.mean)
+        near = [name for name, (score, _) in found.items() if sign * score.mean >= edge]
+        entry = min(near, key=lambda name: found[name][1].mean)
+        score, cost = found[entry]
+        return Cheapest(entry, best, title, metric, score, best_score, cost, best_cost)
 
     @cached_property
     def groups(self) -> tuple[GroupTable, ...]:
@@ -223,10 +313,8 @@ class Sheet:
     def _group_table(self, rows: pl.DataFrame, kind: str, title: str) -> GroupTable:
         own = rows.filter(pl.col("group_kind") == kind, pl.col("table") == title, pl.col("metric") == "n_users")
         own = own.unique(["group", "fold"], keep="first", maintain_order=True)
-        sizes = {
-            group: int(n)
-            for group, n in own.group_by("group", maintain_order=True).agg(pl.col("value").sum()).iter_rows()
-        }
+        summed = own.group_by("group", maintain_order=True).agg(pl.col("value").sum())
+        sizes = {group: int(n) for group, n in summed.iter_rows()}
         metric = self.spec.metrics[0]
         found = {
             entry.name: {
@@ -252,30 +340,30 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         ProtocolMismatch: records of one table have different protocols.
     """
     folder = board.folder_of(sheet, results)
-    check_origin(folder, sheet)
     store = Store(folder)
-    planned, missing = _plan(sheet, store)
-    found = {entry.name: _records(store, jobs) for entry, jobs in planned}
-    data_hash = kept_data_hash(folder, sheet) or _newest_data(
-        record for own in found.values() for record in own.values()
-    )
+    planned, missing = _plan(sheet)
+    found = {
+        entry.name: {job.repeat: record for job in jobs if (record := store.record(job)) is not None}
+        for entry, jobs in planned
+    }
+    data_hash = _newest_data(record for own in found.values() for record in own.values())
     current = {
         name: {repeat: record for repeat, record in own.items() if record["data_hash"] == data_hash}
         for name, own in found.items()
     }
-    tables = score_tables(sheet, [record for own in current.values() for record in own.values()])
+    tables = _score_tables(sheet, [record for own in current.values() for record in own.values()])
     failures: list[Failure] = []
     for spec, jobs in planned:
-        left = [job for job in jobs if job.repeat not in current[spec.name]]
+        own = current[spec.name]
+        left = [job for job in jobs if job.repeat not in own]
         failed = {job.repeat: _failure(spec, job, record) for job in left if (record := store.failure(job)) is not None}
         failures += failed.values()
-        seeds = tuple(job.repeat for job in left if job.repeat not in failed)
-        old = [seed for seed in seeds if seed in found[spec.name]]
-        if seeds:
-            missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
-        own = current[spec.name]
-        short = {job.repeat: names for job in jobs if job.repeat in own and (names := lacking(job, own[job.repeat]))}
-        if short:
+        if seeds := tuple(job.repeat for job in left if job.repeat not in failed):
+            is_old = not found[spec.name].keys().isdisjoint(seeds)
+            missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if is_old else "not run"))
+        if short := {
+            job.repeat: names for job in jobs if job.repeat in own and (names := lacking(job, own[job.repeat]))
+        }:
             reason = f"without {', '.join(next(iter(short.values())))}, to be run again"
             missing.append(Missing(spec.name, tuple(short), reason))
     entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
@@ -319,9 +407,55 @@ def update_comparisons(sheet: Sheet) -> Sheet:
 
 def compared_records(sheet: Sheet) -> tuple[dict[str, dict[Repeat, Record]], dict[str, tuple[str, ...]]]:
     """The records of each address, and the metrics of each table."""
-    read = Store(sheet.folder).read
-    records = {one.address: {seed: read(name) for seed, name in one.records.items()} for one in sheet.entries}
+    records = {
+        one.address: {seed: read_object(sheet.folder / name) for seed, name in one.records.items()}
+        for one in sheet.entries
+    }
     return records, {table.title: table.metrics for table in sheet.tables}
+
+
+def _score_tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, ...]:
+    """The tables of a sheet's records; records of one table have one protocol."""
+    titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
+    # the convention of most papers comes first
+    titles.sort(key=lambda title: title != TITLES["exclude"])
+    tables = [
+        _score_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles
+    ]
+    return tuple(table for table in tables if table.metrics)
+
+
+def _score_table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
+    check_protocols(sheet.dataset, title, records)
+    first = records[0]["protocols"][title]
+    of_folds = {record.get("fold"): record["protocols"][title] for record in reversed(records)}
+    protocol, protocol_hash, n_folds = first["protocol"], first["protocol_hash"], sheet.protocol.n_folds
+    if n_folds is not None:
+        protocol = {name: value for name, value in protocol.items() if name not in OF_FOLD}
+        protocol["folds"] = f"{_text(sorted(of_folds))} of {n_folds}; numbers are means over folds and seeds"
+        protocol_hash = digest(protocol)
+    available = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
+    metrics = tuple(metric for metric in sheet.metrics if metric in available)
+    if not metrics and title not in TITLES.values():  # of nodes' clusters other ones than of classes
+        metrics = tuple(available)
+    return ScoreTable(
+        title,
+        metrics,
+        {name: _text(value) for name, value in protocol.items() if value not in (None, "")},
+        protocol_hash,
+        sum(each["n_users"] for each in of_folds.values()) if "n_users" in first else None,
+        sum(each.get("n_unreachable_users", 0) for each in of_folds.values()),
+        None if n_folds is None else len(of_folds),
+    )
+
+
+def _text(value: Any) -> str:
+    """A field of a protocol or of the data as text."""
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(held)}" for name, held in value.items())
+    return f"{value}"
 
 
 def _best_first(records: Mapping[str, Mapping[Repeat, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:
@@ -334,20 +468,16 @@ def _best_first(records: Mapping[str, Mapping[Repeat, Record]], tables: tuple[Sc
     return [*ordered, *(name for name in records if name not in scores)]
 
 
-def _plan(sheet: SheetSpec, store: Store) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:
+def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:
     planned, missing = [], []
     for entry in sheet.models:
         try:
-            planned.append((entry, [store.placed(job) for job in jobs_of(sheet, entry)]))
+            planned.append((entry, jobs_of(sheet, entry)))
         except FileNotFoundError as error:
             seeds = tuple(repeat_of(fold, seed) for fold in sheet.protocol.folds for seed in entry.seeds or sheet.seeds)
             missing.append(Missing(entry.name, seeds, f"{error}"))
     check_entries(sheet, ((entry, job) for entry, jobs in planned for job in jobs))
     return planned, missing
-
-
-def _records(store: Store, jobs: Iterable[Job]) -> dict[Repeat, Record]:
-    return {job.repeat: record for job in jobs if (record := store.record(job)) is not None}
 
 
 def _newest_data(records: Iterable[Record]) -> str | None:
@@ -365,4 +495,4 @@ def _data(current: Mapping[str, Mapping[Repeat, Record]]) -> dict[str, str]:
     if record is None:
         return {}
     of_fold = OF_FOLD if record.get("fold") is not None else ()
-    return {name: text_of_field(value) for name, value in record["data"].items() if value and name not in of_fold}
+    return {name: _text(value) for name, value in record["data"].items() if value and name not in of_fold}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from recgraph import registry
 from recgraph.config import Added, Search
-from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
 from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
@@ -18,7 +17,6 @@ __all__ = [
     "AugmentationSpec",
     "ContrastConfig",
     "contrastive_term",
-    "reader_of_labels",
     "stream",
 ]
 
@@ -43,20 +41,6 @@ class ContrastConfig(ModelConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 2.0, log=True)
     ] = 1.0
-    temperature_schedule: Annotated[
-        TemperatureSchedule,
-        Field(
-            description="of the contrast: 'linear' from temperature to temperature_end over temperature_epochs, "
-            "'cosine' there and back in so many, again and again"
-        ),
-        Added(),
-    ] = "constant"
-    temperature_end: Annotated[
-        float | None,
-        Field(gt=0, description="the temperature that a schedule goes to"),
-        Added(),
-    ] = None
-    temperature_epochs: Annotated[int, Field(ge=1, description="the epochs of a schedule"), Added()] = 100
     queue_size: Annotated[
         int,
         Field(
@@ -66,29 +50,10 @@ class ContrastConfig(ModelConfig):
         ),
         Added(),
     ] = 0
-    target_momentum: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            lt=1,
-            description="what anchors are compared with is encoded by a slow copy of the parameters, which each step "
-            "moves towards these by 1 - target_momentum (.99): with objective='simsiam' BYOL, with queue_size MoCo; "
-            "none: by the parameters themselves",
-        ),
-        Added(),
-    ] = None
     weight: Annotated[
         str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
     ] = None
     weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
-    mixture: Annotated[
-        str | None,
-        Field(description="what makes candidates from candidates, a name of the registry's kind 'mixture'"),
-        Added(),
-    ] = None
-    mixture_options: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="settings of the mixture"), Added()
-    ]
     transform: Annotated[
         str | None,
         Field(description="of both sides before similarity, a name of the registry's kind 'transform'"),
@@ -106,11 +71,6 @@ class ContrastConfig(ModelConfig):
         ),
         Added(),
     ]
-
-    @model_validator(mode="after")
-    def _schedule_has_an_end(self) -> Self:
-        check_schedule(self.temperature_schedule, self.temperature_end)
-        return self
 
 
 def contrastive_term(
@@ -141,15 +101,3 @@ def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False)
     if not term.draws:
         return None
     return generators.of_rank("contrast") if of_rank else generators["contrast"]
-
-
-def reader_of_labels(config: ContrastConfig) -> str | None:
-    """The setting that chooses a part which reads ordered labels, as ``"objective = 'conr'"``; None: none does."""
-    for kind in ("objective", "weight", "mixture"):
-        name = getattr(config, kind)
-        if name is not None and registry.load(kind, name).reads_labels:
-            return f"{kind} = {name!r}"
-    return None
-
-
-_PAIR_S, _LEARNED_PAIR_S = 1e-8, 6e-8

@@ -14,10 +14,7 @@ from recgraph.config import ConfigError
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["UNREAD", "Dimension"]
-
-#: the attribute of a trial that names the settings without effect beside the others, which its configuration lacks
-UNREAD = "unread"
+__all__ = ["Dimension"]
 
 # Types of choices that a storage takes as they are; others (lists, tables) are stored as JSON.
 _PLAIN = (bool, int, float, str, type(None))

@@ -70,14 +70,13 @@ def flatten(given: Mapping[str, Any], fields: Fields, ranges: tuple[str, ...]) -
     return flat
 
 
-def option_field(name: str, fields: Fields, settings: dict[str, Any], given: frozenset[str]) -> FieldInfo:
+def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldInfo:
     """The field of a dotted name; the value of a setting with several parts is written into ``settings``.
 
     Args:
         name: ``SETTING.OPTION`` or ``SETTING.PART.OPTION``.
         fields: of the configurations.
         settings: that are not searched.
-        given: what the configuration itself gives to the setting's part.
 
     Raises:
         ConfigError: no such setting, part or option; names the nearest ones.
@@ -94,7 +93,7 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any], given: fro
             raise ConfigError(f"space of {name!r}: must be of the form {setting}.OPTION")
         if chosen is None:
             raise ConfigError(f"space of {name!r}: {setting} is none; fix it ({setting} = ..., or --set {setting}=...)")
-        return _option(name, kind, chosen, rest[0], given)
+        return _option(name, kind, chosen, rest[0])
     if len(rest) != 2:
         raise ConfigError(f"space of {name!r}: must be of the form {setting}.PART.OPTION")
     settings[setting] = dict(chosen) if isinstance(chosen, Mapping) else list(chosen)
@@ -109,12 +108,12 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any], given: fro
         raise ConfigError(
             f"space of {name!r}: {rest[0]!r} is not among {setting}; there is {', '.join(close) or 'none'}"
         )
-    return _option(name, kind, rest[0], rest[1], given)
+    return _option(name, kind, rest[0], rest[1])
 
 
-def _option(name: str, kind: str, part: str, option: str, given: frozenset[str]) -> FieldInfo:
+def _option(name: str, kind: str, part: str, option: str) -> FieldInfo:
     cls = registry.load(kind, part)
-    known = {each: field for each, field in options_of(cls).items() if each not in given}
+    known = options_of(cls)
     if option not in known:
         raise ConfigError(f"space of {name!r}: {kind} {cls.__name__}: {unknown_key(option, known)}")
     return known[option]

@@ -14,7 +14,7 @@ from recgraph.data.imprint import replace_page
 from recgraph.pages import environment
 from recgraph.pages.charts import Axis, Chart, Choices, Figure, Line, Mark, Scale, bars, number
 from recgraph.setting_texts import setting_text
-from recgraph.tuning.dimension import UNREAD, Dimension
+from recgraph.tuning.dimension import Dimension
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
 from recgraph.tuning.options import merge
 
@@ -221,7 +221,7 @@ def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """All settings with which a trial's configuration is trained on its own, as the study did."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
     given = merge({**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)})
-    settings = {name: value for name, value in given.items() if name not in trial.user_attrs.get(UNREAD, ())}
+    settings = dict(given)
     selecting = study.user_attrs.get("selecting")
     return settings if selecting is None else {**settings, "metric": selecting}
 

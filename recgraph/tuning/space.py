@@ -97,8 +97,7 @@ class SearchSpace:
             for whole in (setting, f"{setting}_options"):
                 if whole in dimensions:
                     raise ConfigError(f"space of {name!r}: {whole} is searched, too; fix it or leave this option out")
-            given_to = (part.given_to(setting) for part in parts.values() if setting in part.model_fields)
-            fields[name] = option_field(name, fields, settled, frozenset().union(*given_to))
+            fields[name] = option_field(name, fields, settled)
             found = _dimension(name, fields[name], value)
             if found is None:
                 _check(Dimension(name, choices=(value,)), fields[name])
@@ -108,11 +107,6 @@ class SearchSpace:
                 dimensions[name] = found
         # those that the space names come last: the product changes them first
         searched = sorted((each for each in dimensions.values() if "." not in each.name), key=lambda d: d.name in given)
-        for name, why in _never_read(parts, settled, searched).items():
-            if name not in given:
-                del dimensions[name]
-            elif why:
-                raise ConfigError(f"space of {name!r}: it has no effect {why}")
         if not dimensions:
             raise ConfigError(
                 "the space is empty: every field is fixed, or none has a range; give ranges in the space (--space FILE)"
@@ -134,17 +128,7 @@ class SearchSpace:
         return {name: dimension.distribution for name, dimension in self.dimensions.items()}
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings for sampled parameters (``trial.params``), without those of :meth:`unread`."""
-        unread = self.unread(params)
-        return {name: value for name, value in self._given(params).items() if name not in unread}
-
-    def unread(self, params: Mapping[str, Any]) -> frozenset[str]:
-        """The fields, sampled or fixed, whose values have no effect beside the others."""
-        given = self._given(params)
-        names = (_unread(self.parts[part], values) for part, values in distribute(given, self.parts).items())
-        return frozenset(name for of_part in names for name in of_part if name in given)
-
-    def _given(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings for sampled parameters (``trial.params``)."""
         sampled = {each.name: each.decode(params[parameter]) for parameter, each in self.dimensions.items()}
         return merge({**self.fixed, **sampled})
 
@@ -228,26 +212,6 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
     if choices is not None:
         return Dimension(name, choices=tuple(choices))
     return Dimension(name, **merged, whole=_is_whole(field))
-
-
-def _unread(config: type[Config], values: Mapping[str, Any]) -> dict[str, str]:
-    """:meth:`Config.unread` of settings, and without a reason the idle ones; nothing where they are not allowed."""
-    with suppress(ConfigError):
-        made = config.of(values)
-        return dict.fromkeys(made.idle(), "") | made.unread()
-    return {}
-
-
-def _never_read(parts: Parts, settled: Mapping[str, Any], searched: Sequence[Dimension]) -> dict[str, str]:
-    """The searched fields that have no effect at any of the points that are tried, each with the reason of the last."""
-    found: dict[str, str] = {}
-    for part, values in distribute(settled, parts).items():
-        own = [each for each in searched if each.name in parts[part].model_fields]
-        # each through its values beside defaults, too: of many dimensions not all vary among the points
-        points = itertools.chain(*(_points([each]) for each in own), _points(own))
-        unread = [_unread(parts[part], {**values, **point}) for point in points]
-        found |= {each.name: unread[-1][each.name] for each in own if all(each.name in at for at in unread)}
-    return found
 
 
 def _points(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,6 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.runs import fit as experiment
 from recgraph.runs.run import Run
 from recgraph.train.callbacks import Observer
-from recgraph.tuning.dimension import UNREAD
 from recgraph.tuning.objectives import blocks_of_users, measure
 from recgraph.tuning.plan import Plan
 from recgraph.workers.heartbeat import Heartbeat, OwnershipLost
@@ -151,8 +150,6 @@ def run_trial(plan: Plan, trial: Trial, split: SealedSplit, heartbeat: Heartbeat
     by_epoch = plan.pruner != "wilcoxon" and plan.can_prune
     reporter = Reporter(trial, plan.selecting, by_epoch, heartbeat)
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
-    if unread := plan.space.unread(trial.params):
-        trial.set_user_attr(UNREAD, sorted(unread))
     settings = plan.space.settings(trial.params)
     with without_test_data("a trial of a study runs"):
         run = None

@@ -20,7 +20,6 @@ from recgraph.data import catalog
 from recgraph.data.errors import DataError
 from recgraph.data.split import SealedSplit, SealedTestError
 from recgraph.evaluate import evaluate
-from recgraph.leaderboard.board import SheetSpec
 from recgraph.models import Popularity
 from recgraph.runs.settings import DataConfig
 
@@ -279,17 +278,6 @@ def test_a_file_that_is_put_in_place_with_an_earlier_time_is_noticed(
     again = catalog.get(str(tmp_path / "own.toml"))
     assert not again.cached
     assert again.files != first.files
-
-
-def test_a_board_names_parts(tmp_path: Path) -> None:
-    for name, rows in (("train", TRAIN), ("test", TEST)):
-        _frame(rows).write_csv(tmp_path / f"{name}.csv")
-    board = tmp_path / "board.toml"
-    board.write_text('data = { train = "train.csv", test = "test.csv" }\n[[models]]\nmodel = "popularity"\n')
-    sheet = SheetSpec.load(board)
-    chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))
-    split = DataConfig.of(chosen).split_of(sheet.dataset)
-    assert (split.name, split.params["valid"]) == ("given", 0.1)
 
 
 def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,12 +17,11 @@ from recgraph import registry
 from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend
 from recgraph.encoders.base import SequenceEncoder
-from recgraph.encoders.bidirectional import BidirectionalTransformer
-from recgraph.encoders.experts import ExpertTransformer
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.packed import pack
 from recgraph.encoders.pointwise import HSTU, FuXi
 from recgraph.encoders.transformer import (
+    BidirectionalTransformer,
     FilteredLayer,
     FilteredTransformer,
     GatedTransformer,
@@ -92,26 +91,6 @@ def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> 
     return encoder.dense(out.transpose(0, 1))
 
 
-def padded_experts(encoder: ExpertTransformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
-    """All experts at all places; of each place that of the greatest probability, times this."""
-    places = torch.arange(padded.shape[1], device=padded.device)
-    x = encoder.norm(F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places))
-    visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
-    alone = ~visible.any(-1, keepdim=True) & torch.eye(len(places), device=padded.device).bool()
-    bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[:, None]
-    for layer in encoder.layers:
-        mixed, experts = padded_attention(layer, x, bias), layer.experts
-        probabilities = torch.softmax(layer.router(mixed), -1)
-        best = probabilities.argmax(-1, keepdim=True)
-        out = torch.zeros_like(mixed)
-        for expert in range(encoder.n_experts):
-            inner = F.gelu(mixed @ experts.up[expert].T + experts.up_bias[expert])
-            of_expert = inner @ experts.down[expert].T + experts.down_bias[expert]
-            out = out + (best == expert) * probabilities[..., expert, None] * of_expert
-        x = layer.norm(mixed + out)
-    return x
-
-
 def padded_bidirectional(encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
     """Every place sees all of its row, masked items too, which are tokens as others."""
     places = torch.arange(padded.shape[1], device=padded.device)
@@ -126,7 +105,6 @@ def padded_bidirectional(encoder: Transformer, padded: Tensor, lengths: Tensor, 
 
 CASES = {
     "bidirectionaltransformer": (BidirectionalTransformer, padded_bidirectional),
-    "experttransformer": (ExpertTransformer, padded_experts),
     "transformer": (Transformer, padded_transformer),
     "filteredtransformer": (FilteredTransformer, padded_transformer),
     "fuxi": (FuXi, of_batch),

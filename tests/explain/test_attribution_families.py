@@ -9,52 +9,10 @@ import torch
 from attributed_models import GRAPHS, PATHS, histories, model_of, recommender_of, subject_of
 
 import recgraph as rg
-from recgraph.data.part import Part
-from recgraph.data.samples import Query
-from recgraph.explain.attribution.methods import Attention, IntegratedGradients, LeaveOneOut
-from recgraph.models.base import Model, Space
-from recgraph.sparse.ragged import Ragged
+from recgraph.explain.attribution.methods import Attention, LeaveOneOut
 
 ROWS = histories()
 USER, TARGETS = 4, (1, 20)
-STAGES: dict[str, dict[str, Any]] = {
-    "simgcl": {"base": "SimGCL", "base_options": {"hidden_dim": 8}},
-    "cl4srec": {"base": "CL4SRec", "base_options": {"hidden_dim": 8, "max_len": 6, "n_layers": 1, "inner_dim": 16}},
-}
-
-
-def staged(name: str) -> Model:
-    """Two stages of large random weights, both begun."""
-    model = rg.models.Multistage(stages=2, stage_epochs=1, **STAGES[name])
-    model.build(Space(n_users=len(ROWS), n_items=30), seed=1)
-    for stage in model.stages:
-        stage.setup(Part(Ragged.from_lists(ROWS), 30))  # type: ignore[operator]
-    model.stage.fill_(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    return model.double().eval()
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_stages_read_what_each_of_them_reads(name: str) -> None:
-    model = staged(name)
-    subject = subject_of(model, ROWS, USER, TARGETS, of="score")
-    query = Query(torch.tensor([USER]), Ragged.from_lists([ROWS[USER]]))
-    with torch.no_grad():
-        scores = model.score(query)[0, list(TARGETS)]
-        alone = [
-            LeaveOneOut().attribute(subject_of(stage, ROWS, USER, TARGETS, of="score"), torch.Generator())  # type: ignore[arg-type]
-            for stage in model.stages  # type: ignore[union-attr]
-        ]
-    assert torch.allclose(subject.full, scores)
-    # the score is the sum of those of the stages
-    found = LeaveOneOut().attribute(subject, torch.Generator())
-    assert torch.allclose(found, alone[0] + alone[1])
-    assert bool(found.any())
-    method = IntegratedGradients(steps=128)
-    gap = method.gap(subject, method.attribute(subject, torch.Generator()))
-    assert float(gap.abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["ease", "itemknn", "ials", "gfcf", "turbocf"])

@@ -18,7 +18,6 @@ from small_recommender import FEATURES, ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
 from recgraph.data.ids import IdMap
-from recgraph.data.part import Part
 from recgraph.explain.explanation import Evidence, Explanation
 from recgraph.explain.nodes import nearest
 from recgraph.explain.page import history_rows, recommendation_rows, walk, why_lines, why_rows
@@ -236,19 +235,6 @@ def test_the_user_has_the_id_of_the_log() -> None:
     whole.users = IdMap(pl.Series([10, 20, 30, 40]))
     for given in (10, 10.0, np.int64(10)):
         assert json.loads(json.dumps(rg.explain.explain(whole, given, k=1).to_dict()))["user"] == 10
-
-
-def test_stages_have_the_paths_of_their_base() -> None:
-    whole = recommender("multistage", base="MEOWRec", base_options=SETTINGS, stages=2, stage_epochs=1)
-    part = Part(whole.seen, 5)
-    for stage in whole.model.stages:  # type: ignore[union-attr]
-        stage.setup(part)  # type: ignore[operator]
-    whole.model.stage.fill_(1)  # type: ignore[union-attr, operator]
-    found = rg.explain.explain(whole, "ann", k=3)
-    assert found.notes == ()
-    assert {weight.path for weight in found.path_weights} == {*SETTINGS["user_metapaths"], *SETTINGS["item_metapaths"]}
-    for each in found.recommendations:
-        assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-6)
 
 
 def test_a_user_who_has_had_everything() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, save_users
 from recgraph.leaderboard.board import Board, SheetSpec
-from recgraph.leaderboard.job import TITLES, Job
-from recgraph.leaderboard.plan import jobs_of
+from recgraph.leaderboard.job import failure_record
+from recgraph.leaderboard.plan import TITLES, Job, jobs_of
+from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.leaderboard.store import Record, Store
-from recgraph.leaderboard.worker import failure_record
 
 BOARD = """
 title = "A shop | with signs"
@@ -67,6 +67,10 @@ def write_board(folder: Path, text: str = BOARD, name: str = "synthetic") -> Boa
 
 def store_of(board: Board) -> Store:
     return Store(board.folder_of(board.sheets[0]))
+
+
+def opened(board: Board) -> Sheet:
+    return open_sheet(board, board.sheets[0])
 
 
 def jobs(board: Board) -> dict[str, list[Job]]:
@@ -142,7 +146,7 @@ def fill(board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash:
             made = record(job, scores, protocols)
             made["groups"] = {"history": {title: groups_of(own) for title, own in scores.items()}}
             for each in found:
-                save_users(each, store.users(job, each.protocol.seen))
+                save_users(each, store.users(job.stem, each.protocol.seen))
             store.save(job, made)
 
 
@@ -152,7 +156,5 @@ def groups_of(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def fail(board: Board, name: str, seed: int) -> None:
     (job,) = [job for job in jobs(board)[name] if job.seed == seed]
-    store_of(board).save_failure(
-        job,
-        {**failure_record(job, "ValueError", "a | bad\nnumber", "Traceback ..."), "at": "2026-01-04T00:00:00+00:00"},
-    )
+    record = failure_record(job, ValueError("a | bad\nnumber"))
+    store_of(board).save_failure(job, {**record, "at": "2026-01-04T00:00:00+00:00"})

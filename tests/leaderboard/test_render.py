@@ -1,4 +1,4 @@
-"""What made-up records are rendered as."""
+"""What made-up records are rendered as; ``test_page_in_chromium.py`` opens the page."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ import io
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import jobs, store_of
+from made_up import jobs, opened, store_of
 from markdown_it import MarkdownIt
-from snapshots import EXPECTED, rendered
+from markupsafe import escape
+from refusing import refused
 
 import recgraph as rg
-from recgraph.data.imprint import load_json, replace_json
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.numbers import listed, metric_name
+from recgraph.leaderboard.page import anchors, cost_figures, count, curve_figures, duration, page
 from recgraph.leaderboard.rendering import COLUMNS
+from recgraph.leaderboard.sheet import update_comparisons
 from recgraph.setting_texts import setting_text
 
 
-@pytest.mark.parametrize("suffix", EXPECTED)
-def test_it_is_what_it_was(board: Board, suffix: str) -> None:
-    expected = EXPECTED[suffix].read_text(encoding="utf-8")
-    assert rendered(board, suffix) == expected, "look at it, then: python tests/leaderboard/snapshots.py"
+def rendered(board: Board, suffix: str) -> str:
+    return rg.leaderboard.render(board, board.folder / f"out.{suffix}").read_text(encoding="utf-8")
 
 
 def test_csv_holds_every_number_of_the_records(board: Board) -> None:
-    text = rg.leaderboard.render(board, board.folder / "out.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = list(csv.DictReader(io.StringIO(rendered(board, "csv"))))
     assert set(rows[0]) == set(COLUMNS)
     found = {(row["entry"], row["table"], row["name"]): row["values"] for row in rows if row["kind"] == "score"}
     for name, own in jobs(board).items():
@@ -40,66 +41,34 @@ def test_csv_holds_every_number_of_the_records(board: Board) -> None:
                 for metric, value in scores.items():
                     assert f"{job.seed}:{value!r}" in found[name, title, metric].split(" ")
     assert {row["message"] for row in rows if row["kind"] == "failure"} == {"ValueError: a | bad\nnumber"}
-
-
-def test_csv_tells_sheets_of_one_data_set_apart(board: Board) -> None:
+    # sheets of one data set are told apart
     (sheet,) = board.sheets
     other = sheet.file.with_name("other.toml")
     other.write_text("dataset = 'synthetic'\n" + sheet.file.read_text(encoding="utf-8"), encoding="utf-8")
-    two = rg.leaderboard.load_board(board.folder)
-    text = rg.leaderboard.render(two, board.folder / "out.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert {row["sheet"] for row in rows} == {"synthetic", "other"}
-    assert {row["dataset"] for row in rows} == {"synthetic"}
+    rows = list(csv.DictReader(io.StringIO(rendered(rg.leaderboard.load_board(board.folder), "csv"))))
+    assert {(row["sheet"], row["dataset"]) for row in rows} == {("synthetic", "synthetic"), ("other", "synthetic")}
 
 
-@pytest.mark.parametrize("field", ["data_hash", "curve", "training.selected_by", "provenance.cuda", "protocols"])
-def test_a_record_that_lacks_a_field(board: Board, field: str) -> None:
-    path = next(store_of(board).folder.glob("lightgcn-*-seed0.json"))
-    values = load_json(path)
-    *outer, name = field.split(".")
-    del (values[outer[0]] if outer else values)[name]
-    replace_json(values, path)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} lacks the field '{field}', .*delete it"):
-        rg.leaderboard.render(board, board.folder / "out.md")
-
-
-def test_what_a_record_lacks_is_said_of_protocols_and_failures(board: Board) -> None:
-    path = next(store_of(board).folder.glob("lightgcn-*-seed0.json"))
-    values = load_json(path)
-    del values["protocols"]["seen kept"]["protocol_hash"]
-    replace_json(values, path)
-    with pytest.raises(ValueError, match=r"lacks the field 'protocols\.seen kept\.protocol_hash'"):
-        rg.leaderboard.render(board, board.folder / "out.md")
-    path.unlink()
-    failed = next(store_of(board).folder.glob("*.failed.json"))
-    replace_json({name: value for name, value in load_json(failed).items() if name != "error"}, failed)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(failed))} lacks the field 'error'"):
-        rg.leaderboard.render(board, board.folder / "out.md")
-
-
-def test_a_page(board: Board) -> None:
-    path = rg.leaderboard.render(board, board.folder / "out.html")
-    assert "LightGCN, three layers" in path.read_text(encoding="utf-8")
-
-
-def test_elsewhere(board: Board, tmp_path: Path) -> None:
-    """Records of another folder; there are none there."""
-    text = rg.leaderboard.render(board, tmp_path / "out.md", results=tmp_path / "none").read_text(encoding="utf-8")
-    assert "0 of 10 trainings are done" in text
-
-
-def test_a_form_that_does_not_exist(board: Board) -> None:
-    with pytest.raises(ValueError, match=r"out = 'out\.pdf' must end in \.html, \.md or \.csv"):
+def test_markdown_has_means_marks_and_differences(board: Board) -> None:
+    text = rendered(board, "md")
+    sheet = update_comparisons(opened(board))
+    for name in ("LightGCN", "Popularity"):
+        score = sheet.score(name, "seen excluded", "ndcg@10")
+        assert score is not None
+        row, *_ = re.findall(rf"^\| {name} \| \d \| (.*?) \|", text, re.MULTILINE)
+        assert row == f"{score.text()} {score.sign}".rstrip()
+    assert sheet.tested in text.replace("\\", "")
+    assert "7 of 10 trainings are done" in text
+    none = rg.leaderboard.render(board, board.folder / "none.md", results=board.folder / "none")
+    assert "0 of 10 trainings are done" in none.read_text(encoding="utf-8")
+    with refused("out", "out.pdf"):
         rg.leaderboard.render(board, "out.pdf")
 
 
 def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
     """A shell that runs the text of a card calls recgraph with the arguments that are shown, and writes no file."""
-    text = rg.leaderboard.render(board, board.folder / "out.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```bash\n(.*?)^```", rendered(board, "md"), re.DOTALL | re.MULTILINE)
     assert len(blocks) == len(board.sheets[0].models)
-    assert "```console" not in text
     place = tmp_path / "place"
     place.mkdir()
     shell = 'recgraph() { printf "%s\\n" CALL "$@"; }\n'
@@ -112,8 +81,40 @@ def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
         for name, value in job.settings.items():
             assert setting_text(name, value) in trained
         assert evaluated[:2] == ["evaluate", trained[trained.index("--out") + 1]]
-        assert trained[trained.index("--seed") + 1] == f"{job.seed}"
         assert list(place.iterdir()) == []
+
+
+def test_the_page(board: Board) -> None:
+    """It needs nothing, has one thing an id, all numbers of each seed, and the commands that make them."""
+    text = rendered(board, "html")
+    assert not re.search(r"https?:|<img|<iframe|@import|url\(|\bsrc=", text)
+    assert "default-src 'none'" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert {*re.findall(r'href="#([^"]+)"', text), *re.findall(r' for="([^"]+)"', text)} <= set(ids)
+    sheet = opened(board)
+    assert escape(sheet.tested) in text
+    for entry in sheet.entries:
+        assert all(escape(command) in text for command in entry.commands.values())
+        assert all(record in text for record in entry.records.values())
+        for table in sheet.tables:
+            for score in sheet.scores(entry.name, table.title).values():
+                assert all(f"{value:.6f}" in text for value in score.by_seed.values())
+                assert all(f"{versus.low:.4f} to {versus.high:.4f}" in text for versus in score.versus)
+    assert escape(sheet.failures[0].message) in text
+    assert page([], board)
+
+
+def test_figures(board: Board) -> None:
+    """The front is drawn through what nothing beats; curves have a colour an entry and a line a seed."""
+    sheet = opened(board)
+    for figure in cost_figures(sheet):
+        assert figure.svg.count("<circle") == 3
+        assert 1 <= figure.svg.count('class="front"') <= 3
+        assert figure.svg.count('class="whisker"') == 2
+    (curves,) = curve_figures(sheet)
+    assert {name for _, name in curves.key} == {"LightGCN", "LightGCN, three layers"}
+    assert all(curves.svg.count(f'class="curve {kind}"') == 3 for kind, _ in curves.key)
 
 
 NASTY = "<img src=x onerror=alert(1)> [a](http://x.y) `c` $x$ &lt; \x1b[31m \u202e | _b_ ~~s~~"
@@ -131,19 +132,31 @@ def _made_nasty(value: Any) -> Any:
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "html"])
 def test_texts_of_records_do_nothing(board: Board, suffix: str) -> None:
-    results = [path for path in store_of(board).folder.rglob("*.json") if path.name != "comparisons.json"]
-    for path in results:
+    for path in store_of(board).folder.rglob("*-seed*.json"):
         record = json.loads(path.read_text())
-        record.pop("imprint", None)  # of a record that is given, not of one that was damaged
+        record.pop("imprint", None)
         path.write_text(json.dumps(_made_nasty(record)))
-    text = rg.leaderboard.render(board, board.folder / f"out.{suffix}").read_text(encoding="utf-8")
+    text = rendered(board, suffix)
     assert "onerror" in text
-    assert not {"\x1b", "\u202e"} & {*text} or suffix == "csv"
     if suffix == "csv":
         rows = csv.reader(io.StringIO(text, newline=""))
         assert not [cell for row in rows for cell in row if cell.startswith(("=", "@"))]
         return
+    assert not {"\x1b", "\u202e"} & {*text}
     if suffix == "md":
         text = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
     assert not re.search(r"<(img|a href=.http|s>|del>)", text)
     assert "&lt;img src=x" in text
+
+
+def test_words(board: Board) -> None:
+    names = ("ndcg@10", "macro_f1", "hit_rate@5", "auc")
+    assert [metric_name(name) for name in names] == ["NDCG@10", "Macro F1", "Hit rate@5", "AUC"]
+    assert [duration(s) for s in (0.0123, 0.9997, 119, 120, 7200)] == ["12.3 ms", "1000 ms", "119 s", "2 min", "2 h"]
+    assert [count(n) for n in (12, 1234, 1871496, 2e9)] == ["12", "1.23 k", "1.87 M", "2 G"]
+    assert [listed("abcde"[:n]) for n in (0, 1, 3, 5)] == ["", "a", "a, b and c", "a, b, c and 2 more"]
+    assert anchors(["A b", "a-b", "A B", "a-b-2", "<>"]) == ["a-b", "a-b-2", "a-b-3", "a-b-2-2", "entry"]
+    # an entry called like another one's seed: both had one id
+    entries = tuple(replace(each, name=f"LightGCN {n}") for n, each in enumerate(opened(board).entries))
+    ids = re.findall(r'\bid="([^"]+)"', page([replace(opened(board), entries=entries, tables=())], board))
+    assert len(ids) == len(set(ids))

@@ -2,71 +2,51 @@
 
 from __future__ import annotations
 
-import errno
-import importlib
 import json
 import os
-import re
-import signal
+import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import forked
 import pytest
+from refusing import refused
 from typer.testing import CliRunner
 
 import recgraph as rg
-from recgraph import registry
+from recgraph import parallel, registry
 from recgraph.cli.app import app
-from recgraph.config import ConfigError
-from recgraph.data.disk import DiskError
-from recgraph.data.imprint import load_json, replace_json
-from recgraph.data.split import FitPart
 from recgraph.evaluate.results import popularity_groups
-from recgraph.leaderboard import worker
-from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.job import Job
-from recgraph.leaderboard.plan import jobs_of
-from recgraph.leaderboard.runner import PendingJob, Summary
-from recgraph.leaderboard.runner import _record_failure as failed
-from recgraph.leaderboard.runner import _record_outcome as ended
-from recgraph.leaderboard.sheet import open_sheet
+from recgraph.leaderboard import job as jobs
+from recgraph.leaderboard.board import load_board
+from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.runner import Summary
+from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.leaderboard.store import Store
-from recgraph.leaderboard.worker import train_and_test
-from recgraph.memory import MemoryLimitError
 from recgraph.models.closed_form.neighbours import Popularity
-from recgraph.runs import fit
-from recgraph.workers.pool import FAILED, Outcome
 
 #: MEOWRec follows paths over genres, which this data has not; BPR-MF is long enough to be stopped in the middle
-OF_GENRES = 'settings = { item_metapaths = ["item-genre-item"] }\n'
-TEXT = f"""
+HEAD = """
 title = "Synthetic"
 seeds = [3]
 metrics = ["ndcg@10"]
 [protocol]
 cutoffs = [10]
 [training]
-max_epochs = 100
-patience = 100
+max_epochs = 40
+patience = 40
 batch_size = 1024
-[[models]]
-model = "popularity"
-[[models]]
-model = "meowrec"
-{OF_GENRES}[[models]]
-model = "bprmf"
-settings = {{ hidden_dim = 8 }}
 """
-_PARTS: tuple[FitPart, ...] = ("train", "train+valid")
+MEOWREC = '[[models]]\nmodel = "meowrec"\nsettings = { item_metapaths = ["item-genre-item"] }\n'
+BPRMF = '[[models]]\nmodel = "bprmf"\nsettings = { hidden_dim = 8 }\n'
+POPULARITY = '[[models]]\nmodel = "popularity"\n'
+TEXT = HEAD + POPULARITY + MEOWREC + BPRMF
 #: seconds; more than anything here takes on a busy machine
 GRACE = 400.0
 
@@ -87,32 +67,48 @@ def write(folder: Path, text: str = TEXT) -> Path:
     return path.parent
 
 
+def run(board: Path, **options: Any) -> Summary:
+    return rg.leaderboard.run(board, device="cpu", **options)
+
+
+def opened(board: Path) -> Sheet:
+    found = load_board(board)
+    return open_sheet(found, found.sheets[0])
+
+
+def job_of(board: Path, place: int) -> tuple[Job, Store]:
+    found = load_board(board)
+    (sheet,) = found.sheets
+    return jobs_of(sheet, sheet.models[place])[0], Store(found.folder_of(sheet))
+
+
 def records(board: Path) -> dict[str, dict[str, Any]]:
     """File -> record, without what differs from run to run."""
-    folder = board.parent / "results" / "tiny" / "synthetic"
-    found = {path.name: load_json(path) for path in folder.glob("*-seed*.json")}
-    return {name: comparable(one) for name, one in sorted(found.items())}
-
-
-def comparable(record: dict[str, Any]) -> dict[str, Any]:
-    costs = ("at", "inference", "peak_memory_mb", "provenance", "traceback")
-    kept = {name: value for name, value in record.items() if name not in costs}
-    for name in ("seconds", "cpu_seconds"):
-        kept.get("training", {}).pop(name, None)
-    kept.get("curve", {}).pop("seconds", None)
-    return kept
+    costs = ("at", "inference", "peak_memory_mb", "provenance", "traceback", "imprint")
+    found = {}
+    for path in sorted(board.parent.glob("results/tiny/synthetic/*-seed*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("seconds", "cpu_seconds"):
+            record.get("training", {}).pop(name, None)
+        record.get("curve", {}).pop("seconds", None)
+        found[path.name] = {name: value for name, value in record.items() if name not in costs}
+    return found
 
 
 def times(board: Path) -> dict[str, int]:
-    # glob: rglob also walks the folders of work, which vanish while a worker works
-    return {path.name: path.stat().st_mtime_ns for path in board.parent.glob("results/tiny/synthetic/*.json")}
+    return {path.name: path.stat().st_mtime_ns for path in board.parent.glob("results/tiny/synthetic/*-seed*.json")}
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     """The board from nothing, in one go."""
     board = write(tmp_path_factory.mktemp("whole"))
-    return board, rg.leaderboard.run(board, device="cpu", workers=2)
+    return board, run(board, workers=2)
+
+
+def copied(board: Path, folder: Path) -> Path:
+    shutil.copytree(board.parent, folder, dirs_exist_ok=True)
+    return folder / "tiny"
 
 
 def test_from_nothing(ran: tuple[Path, Summary]) -> None:
@@ -120,171 +116,53 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
     assert summary.failed == ["synthetic / MEOWRec / seed 3"]
     assert not summary.is_complete
-    found = load_board(board)
-    sheet = open_sheet(found, found.sheets[0])
+    sheet = opened(board)
     bpr, popularity = sheet.entries[:2]
-    assert (bpr.name, popularity.name) == ("BPRMF", "Popularity")
     # the comparisons are made at the end of a run
     scores = [sheet.score(entry.name, "seen excluded", "ndcg@10") for entry in (bpr, popularity)]
-    assert [score.mark for score in scores if score is not None] == ["best", "worse"]
+    assert [(entry.name, score.mark) for entry, score in zip((bpr, popularity), scores, strict=True) if score] == [
+        ("BPRMF", "best"),
+        ("Popularity", "worse"),
+    ]
     for name, least in (("training_cpu_seconds", 0), ("peak_memory_mb", 100)):
         cost = sheet.cost("BPRMF", name)
         assert cost is not None
         assert cost.mean > least
-    assert len(sheet.frame.filter(entry="BPRMF", kind="epoch")) == 100
+    assert len(sheet.frame.filter(entry="BPRMF", kind="epoch")) == 40
     assert sheet.groups[0].rows["BPRMF"]
-    store = Store(sheet.folder)
-    assert not (store.folder / ".work" / "bprmf").exists()
-    assert not [path for path in (store.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
+    assert not [path for path in (sheet.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
+    # a failure is recorded and shown, without paths of this machine
+    (failure,) = sheet.failures
+    assert (failure.entry, failure.seed, failure.error) == ("MEOWRec", 3, "UnknownTypeError")
+    assert "Traceback" in failure.traceback
+    assert str(Path(rg.__file__).parents[1]) not in failure.traceback
 
 
-def test_a_cluster_makes_the_same_records(
-    ran: tuple[Path, Summary], ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    board, _ = ran
-    monkeypatch.chdir(tmp_path)
-    write(Path())
-    some = ("--only", "popularity", "--only", "meowrec")  # the one that trains takes long
-    done = call("leaderboard", "run", "tiny", "--device", "cpu", *some, "--engine", "ray")
-    assert done.exit_code == 1, done.output
-    assert "1 made, 1 failed" in done.output
-    found, expected = records(tmp_path / "tiny"), records(board)
-    assert len(found) == 2
+def test_a_cluster_makes_the_same_records(ran: tuple[Path, Summary], ray_cluster: None, tmp_path: Path) -> None:
+    board = write(tmp_path)
+    summary = run(board, only=["popularity", "meowrec"], engine=parallel.Engine.of(name="ray"))
+    assert (len(summary.made), len(summary.failed)) == (1, 1)
+    found, expected = records(board), records(ran[0])
     assert found == {name: expected[name] for name in found}
 
 
-def test_what_does_not_fit_the_limit_of_memory_fails_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The workers of a board have the limit of its command; within another the job is done, and its peak is said."""
-    monkeypatch.chdir(tmp_path)
-    write(Path())
-    run = ("leaderboard", "run", "tiny", "--device", "cpu", "--only", "popularity")
-    done = call(*run, "--memory-limit", "10MiB")
-    assert done.exit_code == 1, done.output
-    found = load_board(tmp_path / "tiny")
-    (failure,) = open_sheet(found, found.sheets[0]).failures
-    assert (failure.entry, failure.error) == ("Popularity", "MemoryLimitError")
-    assert failure.message.startswith("memory_limit = 10.0 MiB: Popularity would take ")
-    last = " ".join(done.stderr[done.stderr.rfind("recgraph: ") :].split())
-    assert re.search(r"1 failed, 0 not at hand: .* below \S*results/tiny; .* the same command again", last)
-    again = call(*run, "--memory-limit", "64GiB")
-    assert again.exit_code == 0, again.output
-    printed = [line.split() for line in again.stderr.splitlines()]
-    assert [line[:2] for line in printed if line[-2:] == ["64.0", "GiB"]] == [["predicted", "peak"]]
-    assert "synthetic / Popularity / seed 3: predicted memory of popularity:" in again.stderr
-
-
-def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
-    text = TEXT.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"').replace("= 100\n", "= 3\n")
-    board = write(tmp_path, text.replace("[training]", "[training]\nlearning_rate = 0.01"))
-    assert len(rg.leaderboard.run(board, device="cpu", only=["popularity", "bprmf"]).made) == 2
-    found = {record["model"]: record for record in records(board).values()}
-    split = rg.load_dataset("synthetic").split("leave-one-out")
-    for name, record in found.items():
-        protocol = record["protocols"]["seen excluded"]["protocol"]
-        assert (protocol["fitted_on"], protocol["history"]) == ("train+valid", "train+valid")
-        settings = {"hidden_dim": 8} if name == "bprmf" else {}
-        training = {"max_epochs": 3, "patience": 3, "batch_size": 1024, "learning_rate": 0.01}
-        run = rg.fit(
-            registry.load("model", name)(**settings),
-            split,
-            seed=3,
-            device="cpu",
-            fit_on="train+valid",
-            refit=name == "bprmf",
-            **(training if name == "bprmf" else {}),
-        )
-        expected = run.evaluate(cutoffs=(10,))["exclude"]
-        assert record["scores"]["seen excluded"]["ndcg@10"] == expected["ndcg@10"]
-        # popular is what is so in all that the model has learned from
-        labels = {which: popularity_groups(split.test, split.fit_part(which).item_counts()) for which in _PARTS}
-        sizes = {group: one["n_users"] for group, one in record["groups"]["popularity"]["seen excluded"].items()}
-        assert sizes == Counter(labels["train+valid"]) != Counter(labels["train"])
-    # what chooses no epoch is fitted once, and at once
-    fixed = re.sub("patience = .*\n", "", text).replace(
-        "[training]", '[training]\nmetric = "last"\nlearning_rate = 0.01'
-    )
-    at_once = write(tmp_path / "last", fixed)
-    assert len(rg.leaderboard.run(at_once, device="cpu", only=["bprmf"]).made) == 1
-    (last,) = records(at_once).values()
-    model = registry.load("model", "bprmf")(hidden_dim=8)
-    training = {"max_epochs": 3, "batch_size": 1024, "learning_rate": 0.01, "metric": "last"}
-    run = rg.fit(model, split, seed=3, device="cpu", fit_on="train+valid", **training)
-    assert last["scores"]["seen excluded"]["ndcg@10"] == run.evaluate(cutoffs=(10,))["exclude"]["ndcg@10"]
-    assert sorted(last["curve"]) == ["epoch", "loss"]
-    # the curve and the best epoch are those of the training that chose
-    chosen = found["bprmf"]
-    assert len(chosen["curve"]["ndcg@10"]) == chosen["training"]["epochs"] == 3
-    assert chosen["training"]["best"] == max(chosen["curve"]["ndcg@10"])
-    assert chosen["training"]["selected_by"] == "ndcg@10"
-
-
-def test_entries_of_one_name_in_two_files_of_one_data_set(tmp_path: Path) -> None:
-    """Each has its own outcome; a job that two files ask for is done once, with the metrics of both."""
-    head = TEXT[: TEXT.index("[[models]]")]
-    board = write(tmp_path, head + '[[models]]\nmodel = "popularity"\nname = "same"\n')
-    of = 'dataset = "synthetic"\n'
-    (board / "other.toml").write_text(f'{of}{head}[[models]]\nmodel = "meowrec"\nname = "same"\n{OF_GENRES}')
-    gini = head.replace("ndcg@10", "gini@10")
-    (board / "third.toml").write_text(f'{of}{gini}[[models]]\nmodel = "popularity"\nname = "again"\n')
-    said: list[str] = []
-    summary = rg.leaderboard.run(board, device="cpu", say=said.append)
-    assert said[0].startswith("board tiny: 2 to do")
-    popular, failing = ("synthetic (synthetic) / same / seed 3", "synthetic (other) / same / seed 3")
-    assert (summary.made, summary.failed, summary.left) == ([popular], [failing], [])
-    assert "there is no node type 'genre'" in summary.reasons[failing]
-    found = load_board(board)
-    other, synthetic, third = (open_sheet(found, sheet) for sheet in found.sheets)
-    assert [failure.error for failure in other.failures] == ["UnknownTypeError"]
-    for sheet, metric in ((synthetic, "ndcg@10"), (third, "gini@10")):
-        assert (sheet.failures, sheet.missing) == ((), ())
-        assert sheet.score(sheet.entries[0].name, "seen kept", metric) is not None
-    again = rg.leaderboard.run(board, device="cpu", only=["popularity"])
-    assert (again.made, again.kept) == ([], [popular])
-
-
-def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
-    board, _ = ran
-    found = load_board(board)
-    sheet = open_sheet(found, found.sheets[0])
-    (failure,) = sheet.failures
-    assert (failure.entry, failure.seed, failure.error) == ("MEOWRec", 3, "UnknownTypeError")
-    assert "no node type 'genre'" in failure.message
-    assert "Traceback" in failure.traceback
-    assert str(Path(rg.__file__).parents[1]) not in failure.traceback, "no paths of this machine"
-    text = rg.leaderboard.render(board, board.parent / "out.md").read_text(encoding="utf-8")
-    assert failure.message[:40] in text
-
-
-def test_what_is_done_is_not_done_again(ran: tuple[Path, Summary]) -> None:
-    board, _ = ran
-    before = times(board)
-    summary = rg.leaderboard.run(board, device="cpu", only=["popularity", "BPRMF"])
-    assert (summary.made, summary.failed, len(summary.kept)) == ([], [], 2)
-    assert times(board) == before
-
-
-def test_what_changed_is_run_again_and_the_rest_is_kept(
+def test_what_is_done_is_kept_and_what_changed_is_run_again(
     ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = copied(ran[0], tmp_path)
-    before = times(board)
+    before, some = times(board), ["popularity", "bprmf"]
+    summary = run(board, only=some)
+    assert (summary.made, summary.failed, len(summary.kept)) == ([], [], 2)
+    assert times(board) == before
     # a revision that was raised: popularity; a word that was changed: nothing
     monkeypatch.setattr(Popularity, "revision", Popularity.revision + 1)
     write(tmp_path, TEXT.replace('title = "Synthetic"', 'title = "Else"'))
-    summary = rg.leaderboard.run(board, device="cpu", only=["popularity", "bprmf"])
-    assert summary.made == ["synthetic / Popularity / seed 3"]
-    assert summary.kept == ["synthetic / BPRMF / seed 3"]
-    after = times(board)
-    assert {name: after[name] for name in before if name != "comparisons.json"} == {
-        name: time for name, time in before.items() if name != "comparisons.json"
-    }
+    summary = run(board, only=some)
+    assert (summary.made, summary.kept) == (["synthetic / Popularity / seed 3"], ["synthetic / BPRMF / seed 3"])
     # a setting that was changed
-    write(tmp_path, TEXT.replace("hidden_dim = 8", "hidden_dim = 4").replace("max_epochs = 100", "max_epochs = 1"))
-    summary = rg.leaderboard.run(board, device="cpu", only=["popularity", "bprmf"])
-    assert summary.made == ["synthetic / BPRMF / seed 3"]
-    assert summary.kept == ["synthetic / Popularity / seed 3"]
+    write(tmp_path, TEXT.replace("hidden_dim = 8", "hidden_dim = 4").replace("max_epochs = 40", "max_epochs = 1"))
+    summary = run(board, only=some)
+    assert (summary.made, summary.kept) == (["synthetic / BPRMF / seed 3"], ["synthetic / Popularity / seed 3"])
 
 
 def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_path: Path) -> None:
@@ -292,363 +170,255 @@ def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_
     board = copied(ran[0], tmp_path)
     for path in board.parent.rglob("*.parquet"):
         path.unlink()
-    new = '[[models]]\nmodel = "ease"\n'
-    write(tmp_path, TEXT.replace(f'[[models]]\nmodel = "meowrec"\n{OF_GENRES}', new))
+    write(tmp_path, HEAD + POPULARITY + BPRMF + '[[models]]\nmodel = "ease"\n')
     said: list[str] = []
-    assert rg.leaderboard.run(board, device="cpu", say=said.append).made == ["synthetic / EASE / seed 3"]
+    assert run(board, say=said.append).made == ["synthetic / EASE / seed 3"]
     assert said[-1].startswith("synthetic: not compared")
     before, said = records(board), []
-    summary = rg.leaderboard.run(board, device="cpu", values=True, say=said.append)
+    summary = run(board, values=True, say=said.append)
     assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
-    assert summary.kept == ["synthetic / EASE / seed 3"]
     assert "not compared" not in said[-1]
     assert records(board) == before
-    assert rg.leaderboard.run(board, device="cpu", values=True).made == []
 
 
-def test_a_metric_of_a_users_own_is_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tmp_path / "my_metrics.py"
-    module.write_text(
-        "import recgraph as rg\nfrom first_hit import FirstHit as Base\n\n\n"
-        '@rg.register("metric")\nclass OneInOne(Base):\n    name = "one_in_one"\n',
-        encoding="utf-8",
-    )
-    paths = [str(tmp_path), str(Path(__file__).parents[1])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.import_module("my_metrics")
-    text = TEXT.split("[[models]]")[0].replace('["ndcg@10"]', '["one_in_one@10", "gini@10"]')
-    board = write(tmp_path, text + '[[models]]\nmodel = "popularity"\n')
-    assert rg.leaderboard.run(board, device="cpu").made == ["synthetic / Popularity / seed 3"]
+def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
+    text = (HEAD + POPULARITY + BPRMF).replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"')
+    board = write(tmp_path, text.replace("= 40\n", "= 3\n"))
+    assert len(run(board).made) == 2
+    split = rg.load_dataset("synthetic").split("leave-one-out")
+    for record in records(board).values():
+        name = record["model"]
+        settings = {"hidden_dim": 8} if name == "bprmf" else {}
+        training = {"max_epochs": 3, "patience": 3, "batch_size": 1024} if name == "bprmf" else {}
+        model = registry.load("model", name)(**settings)
+        fitted = rg.fit(model, split, seed=3, device="cpu", fit_on="train+valid", refit=name == "bprmf", **training)
+        assert record["scores"]["seen excluded"]["ndcg@10"] == fitted.evaluate(cutoffs=(10,))["exclude"]["ndcg@10"]
+        # popular is what is so in all that the model has learned from
+        sizes = {group: one["n_users"] for group, one in record["groups"]["popularity"]["seen excluded"].items()}
+        assert sizes == Counter(popularity_groups(split.test, split.fit_part("train+valid").item_counts()))
+        if name == "bprmf":  # the curve and the best epoch are those of the training that chose
+            assert record["training"]["best"] == max(record["curve"]["ndcg@10"])
+
+
+def test_two_files_of_one_data_set(tmp_path: Path) -> None:
+    """A job that two files ask for is done once, with the metrics of both."""
+    board = write(tmp_path, HEAD + POPULARITY)
+    head = 'dataset = "synthetic"\n' + HEAD
+    (board / "other.toml").write_text(head.replace("ndcg@10", "gini@10") + POPULARITY)
+    said: list[str] = []
+    summary = run(board, say=said.append)
+    assert said[0].startswith("board tiny: 1 to do")
+    assert len(summary.made) == 1
     found = load_board(board)
-    sheet = open_sheet(found, found.sheets[0])
-    assert [table.metrics for table in sheet.tables] == [("one_in_one@10", "gini@10")] * 2
-    score = sheet.score("Popularity", "seen kept", "one_in_one@10")
+    for sheet, metric in zip(found.sheets, ("gini@10", "ndcg@10"), strict=True):
+        assert open_sheet(found, sheet).score("Popularity", "seen kept", metric) is not None
+    # a further metric makes the record again, with all that it had
+    (board / "other.toml").write_text(head.replace("ndcg@10", "novelty@10") + POPULARITY)
+    assert [len(run(board).made) for _ in range(2)] == [1, 0]
+    (record,) = records(board).values()
+    assert {"gini@10", "novelty@10"} <= record["scores"]["seen kept"].keys()
+
+
+def test_parts_of_a_users_own_are_imported_in_workers(tmp_path: Path) -> None:
+    (tmp_path / "own_metric.py").write_text(
+        "import recgraph as rg\nfrom recgraph.evaluate.metrics.accuracy import HitRate\n\n\n"
+        '@rg.register("metric")\nclass OneInOne(HitRate):\n    name = "one_in_one"\n'
+    )
+    text = 'import = ["../own_metric.py"]\n' + HEAD.replace("ndcg@10", "one_in_one@10")
+    board = write(tmp_path, text + POPULARITY + '[[models]]\nmodel = "ease"\n')
+    assert len(run(board, workers=2).made) == 2
+    score = opened(board).score("EASE", "seen kept", "one_in_one@10")
     assert score is not None
-    assert 0 <= score.mean <= 1
-    assert rg.leaderboard.run(board, device="cpu").made == []
-    # the same record serves a board that asks for nothing more
-    write(tmp_path, text.replace('"one_in_one@10", "gini@10"', '"ndcg@10"') + '[[models]]\nmodel = "popularity"\n')
-    assert rg.leaderboard.run(board, device="cpu").made == []
+    assert 0 < score.mean <= 1
 
 
-def copied(board: Path, folder: Path) -> Path:
-    import shutil
-
-    shutil.copytree(board.parent, folder, dirs_exist_ok=True)
-    return folder / "tiny"
-
-
-def start(board: Path) -> forked.Printing:
-    """``recgraph leaderboard run`` in a process of its own."""
-    arguments = ("leaderboard", "run", board, "--device", "cpu")
-    return forked.module("recgraph.cli", *arguments)
-
-
-def working(board: Path) -> list[dict[str, Any]]:
+def epochs_of(board: Path) -> list[dict[str, Any]]:
     """The epochs that BPR-MF's training has logged so far."""
-    logs = [*board.parent.glob("results/tiny/synthetic/.work/bprmf*/run/log.jsonl")]
+    logs = [*board.parent.glob("results/tiny/synthetic/.work/bprmf*/*/log.jsonl")]
     lines = logs[0].read_text(encoding="utf-8").splitlines() if logs else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def wait_until(what: Any, process: forked.Printing | None = None) -> None:
-    until = time.monotonic() + GRACE
-    while not what():
-        assert process is None or process.poll() is None, process.error
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> None:
-    """The same records, and nothing is done twice: neither what was done, nor the epochs of what was not."""
+def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+    """The records of a run in other processes, and nothing is done twice, no epoch either."""
     board = write(tmp_path)
-    (job,) = jobs_of(load_board(board).sheets[0], load_board(board).sheets[0].models[2])
-    with start(board) as process:
-        wait_until(lambda: len(working(board)) >= 5, process)
+    with forked.module("recgraph.cli", "leaderboard", "run", board, "--device", "cpu") as process:
+        until = time.monotonic() + GRACE
+        while len(epochs_of(board)) < 5:
+            assert process.poll() is None, process.error
+            assert time.monotonic() < until
+            time.sleep(0.01)
         process.kill()
-    done = times(board)
+    done, epochs = times(board), epochs_of(board)
     assert len(done) == 2, "popularity and the failure were before it"
-    # its worker notices, saves and ends: it holds the lock of the job no longer
-    store = Store(board.parent / "results" / "tiny" / "synthetic")
-    with store.lock(job):
-        epochs = working(board)
-        assert 5 <= len(epochs) < 100
-        assert store.record(job) is None
-    assert rg.leaderboard.run(board, device="cpu").failed == ["synthetic / MEOWRec / seed 3"]
-    after = times(board)
+    assert len(epochs) < 40
+    assert run(board).failed == ["synthetic / MEOWRec / seed 3"]
     popularity = next(name for name in done if name.startswith("popularity"))
-    assert after[popularity] == done[popularity]
+    assert times(board)[popularity] == done[popularity]
     assert records(board) == records(ran[0])
-    last = store.record(job)
-    assert last is not None
-    assert last["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
+    job, store = job_of(board, 2)
+    record = store.record(job)
+    assert record is not None
+    assert record["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
 
 
-def test_a_worker_that_is_killed_is_a_failure_that_is_tried_again(
-    tmp_path: Path, forked_workers: list[forked.Worker]
-) -> None:
-    board = write(tmp_path, TEXT[: TEXT.index("[[models]]")] + TEXT[TEXT.rindex("[[models]]") :])
-
-    def kill() -> None:
-        wait_until(lambda: len(working(board)) >= 1)
-        os.kill(forked_workers[0].pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    summary = rg.leaderboard.run(board, device="cpu")
-    killer.join()
-    assert summary.failed == ["synthetic / BPRMF / seed 3"]
-    found = load_board(board)
-    (failure,) = open_sheet(found, found.sheets[0]).failures
-    assert failure.error == "WorkerKilled"
-    assert "the process was ended by SIGKILL" in failure.message
+def test_a_worker_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
+    """The same call goes on, and keeps what was done."""
+    (tmp_path / "dying.py").write_text(
+        "import os, signal\nimport recgraph as rg\nfrom recgraph.models.closed_form.neighbours import Popularity\n\n\n"
+        '@rg.register("model")\nclass Dying(Popularity):\n    """Dies. Source: none."""\n\n'
+        "    def fit(self, *given, **more):\n"
+        f"        if os.path.exists({str(tmp_path / 'deadly')!r}):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().fit(*given, **more)\n"
+    )
+    board = write(tmp_path, 'import = ["../dying.py"]\n' + HEAD + '[[models]]\nmodel = "dying"\n')
+    (tmp_path / "deadly").touch()
+    with refused("synthetic / Dying / seed 3", by=parallel.TaskFailed):
+        run(board, engine=parallel.Engine.of(workers=2, retries=0))
+    (tmp_path / "deadly").unlink()
+    assert run(board).made == ["synthetic / Dying / seed 3"]
 
 
-def test_a_budget_that_is_spent(ran: tuple[Path, Summary], tmp_path: Path) -> None:
-    board = write(tmp_path)
-    summary = rg.leaderboard.run(board, device="cpu", budget=0)
-    assert len(summary.left) == 3
-    assert (summary.made, summary.failed) == ([], [])
-    assert records(board) == {}
+def test_budgets(tmp_path: Path) -> None:
+    """That of a run leaves what is not done; that of a training, which the board gives, is a failure."""
+    board = write(tmp_path, HEAD.replace("= 40\n", "= 100000\n") + BPRMF)
+    assert run(board, budget=0).left == ["synthetic / BPRMF / seed 3"]
+    assert run(board, budget=0.0005).left == ["synthetic / BPRMF / seed 3"]
+    assert epochs_of(board), "what was begun is saved"
+    write(tmp_path, HEAD.replace("seeds", "budget_hours = 0.0005\nseeds").replace("= 40\n", "= 100000\n") + BPRMF)
+    assert run(board).failed == ["synthetic / BPRMF / seed 3"]
+    assert [failure.error for failure in opened(board).failures] == ["OutOfTime"]
 
 
-def test_a_budget_of_one_training(tmp_path: Path) -> None:
-    # longer than whoever watches the time sleeps
-    text = TEXT.replace("seeds = [3]", "seeds = [3]\nbudget_hours = 1e-6").replace("= 100\n", "= 100000\n")
-    board = write(tmp_path, text)
-    summary = rg.leaderboard.run(board, device="cpu", only=["bprmf"])
-    assert summary.failed == ["synthetic / BPRMF / seed 3"]
-    found = load_board(board)
-    (failure,) = open_sheet(found, found.sheets[0]).failures
-    assert failure.error == "BudgetExceeded"
-    assert "1e-06 hours" in failure.message
-
-
-@pytest.mark.parametrize(
-    ("error", "goes_on"),
-    [
-        (DiskError(errno.ENOSPC, Path("step-8")), True),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
-        (MemoryLimitError("memory_limit = 1.0 GiB"), True),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "step-8"), False),
-        (ValueError("a setting"), False),
-    ],
-)
+@pytest.mark.parametrize(("error", "goes_on"), [(OSError(28, "full"), True), (ValueError("a setting"), False)])
 def test_a_training_goes_on_where_the_machine_gave_out(
     tmp_path: Path, error: Exception, goes_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have taken days; what the training itself cannot do it begins anew."""
-    board = load_board(write(tmp_path))
-    (sheet,) = board.sheets
-    store, (job,) = Store(board.folder_of(sheet)), jobs_of(sheet, sheet.models[2])
-    checkpoint = store.work(job) / "run" / "checkpoint"
-    checkpoint.mkdir(parents=True)
+    board = write(tmp_path, HEAD + BPRMF)
+    job, store = job_of(board, 0)
+    checkpoint = store.work(job) / "data" / "checkpoint"
 
     def fail(*_: object) -> None:
+        checkpoint.mkdir(parents=True)
         raise error
 
-    monkeypatch.setattr(worker, "train_and_test", fail)
-    assert worker.run_job(job, store, "d" * 16, values=False, device="cpu") == FAILED
+    monkeypatch.setattr(jobs, "_train", fail)
+    assert len(run(board).failed) == 1
     assert (store.failure(job) or {})["error"] == type(error).__name__
     assert checkpoint.exists() == goes_on
 
 
-def test_a_device_that_is_not_there_costs_no_unfinished_training(tmp_path: Path) -> None:
-    """A job that fails begins anew: a word that is wrong must not fail all of them."""
-    board = load_board(write(tmp_path))
-    (sheet,) = board.sheets
-    checkpoint = Store(board.folder_of(sheet)).work(jobs_of(sheet, sheet.models[2])[0]) / "run" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    with pytest.raises(ValueError, match="device = 'gpu' is not there; this machine has cpu"):
-        rg.leaderboard.run(board, device="gpu", only=["bprmf"])
-    for budget in (-1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"budget = {budget} must be a number of hours, 0 or more"):
-            rg.leaderboard.run(board, budget=budget)
-    assert checkpoint.exists()
-    assert not [*tmp_path.rglob("*.json")]
+def test_a_training_whose_test_fails_is_tested_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = write(tmp_path, HEAD + BPRMF)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_test", lambda *_: 1 / 0)
+        assert len(run(board).failed) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "train", lambda *_, **__: 1 / 0)  # it is trained already
+        assert len(run(board).made) == 1
 
 
-def test_only_what_the_board_has(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only = sasrec names no model of board 'tiny'; there are Popularity, MEOWRec"):
-        rg.leaderboard.run(write(tmp_path), only=["sasrec"])
-    # each of them, and before it is asked whether the data is at hand
-    with pytest.raises(ValueError, match="only = lihgtgcn names no model of board 'tiny'"):
-        rg.leaderboard.run(write(tmp_path), only=["popularity", "lihgtgcn"])
-    far = write(tmp_path / "far")
-    (far / "synthetic.toml").rename(far / "yelp-hin.toml")
-    assert rg.leaderboard.run(far, only=["popularity"]).missing
-    with pytest.raises(ValueError, match="workers = 0"):
-        rg.leaderboard.run(write(tmp_path), workers=0)
+def test_a_training_of_other_data_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "user,item\n" + "".join(f"{u},{(3 * u + i) % 9}\n" for u in range(12) for i in range(5))
+    (tmp_path / "log.csv").write_text(log)
+    board = write(tmp_path, "data = '../log.csv'\n" + HEAD.replace("= 40\n", "= 2\n") + BPRMF)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_test", lambda *_: 1 / 0)
+        assert len(run(board).failed) == 1
+    (tmp_path / "log.csv").write_text(log + "0,8\n3,1\n")
+    assert [len(run(board).made) for _ in range(2)] == [1, 0]
 
 
-def test_two_entries_of_one_configuration(tmp_path: Path) -> None:
-    again = '\n[[models]]\nmodel = "popularity"\nname = "again"\nseeds = [4]\n'
-    board = write(tmp_path, TEXT + again)
-    with pytest.raises(ValueError, match="entries 'Popularity' and 'again' have the same configuration; leave one out"):
-        rg.leaderboard.run(board)
+def test_initial_vectors_that_were_trained_anew_are_read_again(tmp_path: Path) -> None:
+    log = "user,item\n" + "".join(f"{u},{(3 * u + i) % 9}\n" for u in range(12) for i in range(5))
+    (tmp_path / "log.csv").write_text(log)
+    text = "data = '../log.csv'\n" + HEAD.replace("= 40\n", "= 1\n")
+    settings = 'settings = { hidden_dim = 8, n_heads = 1, init_items = "../given" }\n'
+    board = write(tmp_path, f'{text}[[models]]\nmodel = "sasrec"\n{settings}')
+    for seed in (0, 1):
+        run_of = rg.fit(
+            registry.load("model", "bprmf")(hidden_dim=8),
+            rg.load_data(tmp_path / "log.csv").split(),
+            seed=seed,
+            max_epochs=1,
+        )
+        shutil.rmtree(tmp_path / "given", ignore_errors=True)
+        run_of.save(tmp_path / "given")
+        assert [len(run(board).made) for _ in range(2)] == [1, 0]
 
 
-def test_a_study_of_another_split_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    record = {
-        "unsealed": [{"settings": {"tuned": {}}}],
-        "source": {"dataset": "synthetic"},
-        "recgraph": {"model": "recgraph.models.closed_form.neighbours:Popularity", "split_hash": "5" * 64},
-    }
-    (tmp_path / "study.json").write_text(json.dumps(record))
-    entry = '[[models]]\nmodel = "popularity"\nstudy = "../study.json"\n'
-    with pytest.raises(ValueError, match=r"study '\.\./study\.json' was tuned on another split"):
-        rg.leaderboard.run(write(tmp_path, TEXT[: TEXT.index("[[models]]")] + entry))
-    assert not [*tmp_path.rglob("results/**/*.json")]
-
-
-@pytest.mark.parametrize("seen", [True, False])
-def test_two_runners_divide_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool) -> None:
-    """A job that another runner works on comes last, and is waited for; also where that one begins it unseen."""
-    if not seen:
-        looks = iter([True])
-        is_free = PendingJob.is_free
-        monkeypatch.setattr(PendingJob, "is_free", lambda self: next(looks, False) or is_free(self))
-    seeds = TEXT[: TEXT.index("[[models]]")].replace("[3]", "[3, 4, 5]")
-    board = load_board(write(tmp_path, f'{seeds}[[models]]\nmodel = "bprmf"\nsettings = {{ max_epochs = 1 }}\n'))
-    store, jobs = Store(board.folder_of(board.sheets[0])), jobs_of(board.sheets[0], board.sheets[0].models[0])
+def test_two_runners_divide_the_jobs(tmp_path: Path) -> None:
+    """A job that another runner works on comes last, and is waited for."""
+    text = HEAD.replace("[3]", "[3, 4, 5]").replace("= 40\n", "= 1\n") + BPRMF
+    board = write(tmp_path, text)
+    job, store = job_of(board, 0)
     held = ExitStack()
-    held.enter_context(store.lock(jobs[0]))
+    held.enter_context(store.lock(job))
 
     def end(line: str) -> None:
         if line.startswith("[2/3]"):
             held.close()
 
     with held:
-        summary = rg.leaderboard.run(board, device="cpu", say=end, budget=GRACE / 3600)
+        summary = run(board, say=end)
     assert [name.rpartition(" ")[2] for name in summary.made] == ["4", "5", "3"]
 
 
-def test_what_another_runner_has_done_meanwhile_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds = TEXT[: TEXT.index("[[models]]")].replace("[3]", "[3, 4]")
-    board = write(tmp_path, f'{seeds}[[models]]\nmodel = "bprmf"\nsettings = {{ max_epochs = 1 }}\n')
-    lines: list[str] = []
-    is_done = PendingJob.is_done
-    monkeypatch.setattr(PendingJob, "is_done", lambda self: (lines != [] and self.job.seed == 4) or is_done(self))
-    summary = rg.leaderboard.run(board, device="cpu", say=lines.append)
-    assert [[name.rpartition(" ")[2] for name in each] for each in (summary.made, summary.kept)] == [["3"], ["4"]]
-    assert not summary.left
-    assert any(line.startswith("[2/2] done by another run: ") for line in lines)
-
-
-def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summary], tmp_path: Path) -> None:
-    found = load_board(copied(ran[0], tmp_path))
-    (sheet,) = found.sheets
-    store = Store(found.folder_of(sheet))
-    done, other = (jobs_of(sheet, sheet.models[place])[0] for place in (0, 2))
-    other = replace(other, seed=4)
-    record = store.record(done)
-    assert record is not None
-    # it was done meanwhile
-    assert failed(PendingJob("a", done, store, record["data_hash"]), "WorkerKilled", "") == "done"
-    assert store.failure(done) is None
-    # another process is at it
-    checkpoint = store.work(other) / "run" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    task = PendingJob("b", other, store, record["data_hash"])
-    with store.lock(other):
-        assert failed(task, "BudgetExceeded", "late") == "stopped"
-    assert (store.failure(other), checkpoint.exists()) == (None, True)
-    # nobody is: what was killed goes on the next time, what took too long begins anew
-    assert failed(task, "WorkerKilled", "by SIGKILL") == "failed"
-    assert (store.failure(other) or {})["error"] == "WorkerKilled"
-    assert checkpoint.exists()
-    assert failed(task, "BudgetExceeded", "late") == "failed"
-    assert not checkpoint.exists()
-
-
-def test_the_reason_of_the_last_failure_is_told(ran: tuple[Path, Summary], tmp_path: Path) -> None:
-    """Of a worker that fails before its job, as where it cannot import a part, beside the record of an earlier try."""
-    found = load_board(copied(ran[0], tmp_path))
-    (sheet,) = found.sheets
-    store, (job,) = Store(found.folder_of(sheet)), jobs_of(sheet, sheet.models[1])
-    task, before = PendingJob("a", job, store, "d" * 16), store.failure_written(job)
-    assert "no node type 'genre'" in (store.failure(job) or {})["message"]
-    assert ended(task, Outcome("failed", "ImportFailed: no mymodel.py"), before) == "failed"
-    assert (store.failure(job) or {})["message"] == "ImportFailed: no mymodel.py"
-    # what the worker has written itself stays
-    assert ended(task, Outcome("failed", "the process ended with exit code 1"), None) == "failed"
-    assert (store.failure(job) or {})["message"] == "ImportFailed: no mymodel.py"
-
-
-def test_the_peak_of_memory_is_that_of_the_training_where_another_process_tests(tmp_path: Path) -> None:
-    found = load_board(write(tmp_path))
-    (sheet,) = found.sheets
-    store, (job,) = Store(found.folder_of(sheet)), jobs_of(sheet, sheet.models[0])
-    folder = store.work(job) / "run"
-    fit.train(job.model, job.dataset, folder, settings=job.settings, seed=job.seed, device="cpu", progress=False)
-    record = load_json(folder / "record.json")
-    record["cost"]["peak_memory_mb"] = 1e6
-    replace_json(record, folder / "record.json")
-    assert train_and_test(job, store, "cpu")["peak_memory_mb"] == 1e6
-
-
-def test_a_changed_file_of_features_is_run_again(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text(
-        "user,item\n" + "".join(f"{u},{(u + i) % 9}\n" for u in range(9) for i in range(5))
-    )
-    features = tmp_path / "items.csv"
-    features.write_text("item,kind\n" + "".join(f"{i},{i % 2}\n" for i in range(9)))
-    head = "data = { file = '../log.csv', item_features = '../items.csv' }\nseeds = [0]\n"
-    board = write(tmp_path, f'{head}[[models]]\nmodel = "popularity"\n')
-
-    def outcome() -> tuple[int, int]:
-        summary = rg.leaderboard.run(board, device="cpu")
-        return len(summary.made), len(summary.kept)
-
-    assert [outcome(), outcome()] == [(1, 0), (0, 1)]
-    features.write_text("item,kind\n" + "".join(f"{i},{i % 3}\n" for i in range(9)))
-    assert [outcome(), outcome()] == [(1, 0), (0, 1)]
-
-
-def test_data_that_is_not_at_hand(tmp_path: Path) -> None:
+def test_what_is_asked_for_wrongly_costs_nothing(tmp_path: Path) -> None:
     board = write(tmp_path)
-    (board / "synthetic.toml").rename(board / "yelp-hin.toml")
-    summary = rg.leaderboard.run(board)
-    (reason,) = summary.missing
-    assert reason.startswith("yelp-hin: ")
+    with refused("only", "lihgtgcn"):
+        run(board, only=["popularity", "lihgtgcn"])
+    with refused("device"):
+        rg.leaderboard.run(board, device="gpu")
+    with refused("budget"):
+        run(board, budget=-1.0)
+    write(tmp_path, TEXT + '[[models]]\nmodel = "popularity"\nname = "again"\nseeds = [4]\n')
+    with refused("'Popularity'", "'again'"):
+        run(board)
+    assert not [*tmp_path.rglob("*.json")]
+    write(tmp_path).joinpath("synthetic.toml").rename(board / "yelp-hin.toml")
+    assert run(board).missing[0].startswith("yelp-hin")
 
 
-def call(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def test_only_takes_the_entry_of_that_name_alone(tmp_path: Path) -> None:
+    """Names that differ in signs are other entries; one that no entry has is a model, or a name written otherwise."""
+    names = ("l2 = 1e2", "l2 = 1e-2")
+    rows = "".join(f"[[models]]\nmodel = 'ease'\nname = '{name}'\nsettings = {{ l2 = {name[5:]} }}\n" for name in names)
+    board = write(tmp_path, HEAD + rows + POPULARITY)
+
+    def left(*only: str) -> list[str]:
+        return [name.split(" / ")[-2] for name in run(board, only=only, budget=0).left]
+
+    assert left("l2 = 1e2") == ["l2 = 1e2"]
+    assert left("ease") == [*names]
+    assert left("L2 = 1e-2", "Popularity") == [*names, "Popularity"]
 
 
 def test_the_commands(ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*arguments: object) -> Any:
+        return CliRunner().invoke(app, ["leaderboard", *map(str, arguments)])
+
     board, _ = ran
-    done = call("leaderboard", "run", board, "--only", "popularity", "--workers", 2, "--budget", 1)
+    done = call("run", board, "--device", "cpu", "--only", "popularity", "--workers", 2, "--budget", 1)
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "1 kept")
     monkeypatch.chdir(tmp_path)
-    done = call("leaderboard", "render", board)
-    assert done.exit_code == 0
+    assert call("render", board).exit_code == 0
     assert (tmp_path / "tiny.html").is_file()
-    assert call("leaderboard", "render", board, "--out", "tiny.csv").exit_code == 0
-    assert (tmp_path / "tiny.csv").is_file()
-    for wrong in (("run", "nothing"), ("render", "nothing"), ("render", board, "--out", "x.pdf")):
-        failed = call("leaderboard", *wrong)
-        assert failed.exit_code == 2
-        assert "Traceback" not in failed.output
+    assert call("run", "nothing").exit_code == 2
 
 
-def smoke(model: str) -> tuple[Board, Job]:
-    board = load_board("smoke")
-    (sheet,) = board.sheets
-    (entry,) = [entry for entry in sheet.models if entry.model == model]
-    return board, jobs_of(sheet, entry)[0]
-
-
+@pytest.mark.slow
 def test_the_command_beside_a_number_gives_it_to_the_last_digit(tmp_path: Path) -> None:
-    board, job = smoke("sasrec")
+    board = load_board("smoke")
     rg.leaderboard.run(board, results=tmp_path / "results", only=["sasrec"], device="cpu")
     sheet = open_sheet(board, board.sheets[0], tmp_path / "results")
     (entry,) = [entry for entry in sheet.entries if entry.name == "SASRec"]
+    seed = min(entry.done)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-ec", entry.commands[job.seed]],
+        ["bash", "-ec", entry.commands[seed]],
         cwd=tmp_path,
         env={**os.environ, "PATH": path},
         capture_output=True,
@@ -656,32 +426,7 @@ def test_the_command_beside_a_number_gives_it_to_the_last_digit(tmp_path: Path) 
         check=True,
     )
     found = {row["metric"]: row for row in json.loads(done.stdout)}
-    assert len(found) > 10
     for table in sheet.tables:
         for metric, score in sheet.scores("SASRec", table.title).items():
-            assert found[metric][table.title] == score.by_seed[job.seed]
+            assert found[metric][table.title] == score.by_seed[seed]
         assert f"protocol {table.protocol_hash}" in done.stderr
-
-
-def test_only_takes_the_entry_of_that_name_alone(tmp_path: Path) -> None:
-    """Names that differ in signs are other entries; one that no entry has is a model, or a name written otherwise."""
-    rows = "".join(f"[[models]]\nmodel = 'ease'\nname = '{name}'\nsettings = {{ l2 = {name[5:]} }}\n" for name in NAMES)
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "synthetic.toml").write_text(f"seeds = [0]\n{rows}[[models]]\nmodel = 'popularity'\n")
-
-    def left(*only: str) -> list[str]:
-        return [name.split(" / ")[-2] for name in rg.leaderboard.run(tmp_path / "shop", only=only, budget=0).left]
-
-    assert left("l2 = 1e2") == ["l2 = 1e2"]
-    assert left("ease") == [*NAMES]
-    assert left("L2 = 1e-2", "Popularity") == [*NAMES, "Popularity"]
-
-
-NAMES = ("l2 = 1e2", "l2 = 1e-2")
-
-
-def test_a_name_without_a_sign_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "synthetic.toml").write_text("[[models]]\nmodel = 'ease'\nname = ' '\n")
-    with pytest.raises(ConfigError, match="name = ' ' shows nothing"):
-        rg.leaderboard.load_board(tmp_path / "shop")

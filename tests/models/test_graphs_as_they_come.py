@@ -86,9 +86,7 @@ def test_one_target_or_identical_ones(name: str, n: int) -> None:
         assert int(model.contrast.outcome.left_out) == model.contrast.outcome.n_anchors == n
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"mixture": "feature_transformation"}, {"objective_options": {"n_candidates": 2}}], ids=str
-)
+@pytest.mark.parametrize("settings", [{}, {"objective_options": {"n_candidates": 2}}], ids=str)
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_a_batch_inside_one_cluster(
     accelerated: bool, settings: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

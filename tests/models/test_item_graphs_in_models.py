@@ -142,22 +142,6 @@ def test_without_a_latent_contrast_the_learned_view_of_the_graph_is_trained_with
     assert {id(one) for one in model.item_graph.augmenter.parameters()} <= trained
 
 
-@pytest.mark.parametrize("name", ["sasrec", "cl4srec", "duorec", "mclrec"])
-def test_the_contrast_of_items_is_told_of_items_not_of_tokens(name: str) -> None:
-    options = {"weight": "propensity", "weight_options": {"power": 1.0, "clip": 100.0}, "transform": "gate"}
-    settings: dict[str, Any] = {"item_contrast": 0.1, "item_features": ["group"]}
-    cls = registry.load("model", name)
-    features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, TRAIN.item_counts() > 0, ["group"])
-    space = FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features)
-    settings |= {"item_graph": "interactions", "item_contrast_options": options}
-    model = cls(**with_small(cls, SMALL, settings)).build(space, 0)
-    model.setup(TRAIN)
-    counts = TRAIN.item_counts().float()
-    term = model.item_graph.contrast
-    assert torch.allclose(term.weight.popularity.float() * counts.max(), counts.clamp(min=1))
-    assert term.transform.gates(torch.arange(N_ITEMS)).shape == (N_ITEMS, 8)
-
-
 def test_the_contrast_takes_the_parts_of_the_core() -> None:
     options = {
         "objective": "info_nce",

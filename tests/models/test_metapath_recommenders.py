@@ -109,8 +109,6 @@ def test_settings_without_an_effect_are_refused() -> None:
         MEOWRec(redraw_masks=True)
     with pytest.raises(ConfigError, match="projection_dim = 8 needs view_encoder = 'gcn'"):
         AdaMEOWRec(projection_dim=8)
-    with pytest.raises(ConfigError, match="mixture = 'supremix' reads a rating of each row, which users and items"):
-        AdaMEOWRec(mixture="supremix")
     model = made("meowrec", projection_dim=8, view_encoder="gcn")
     assert isinstance(model, MetaPathRecommender)
     assert model.views[0].head(torch.ones(3, 16)).shape == (3, 8)

@@ -60,16 +60,14 @@ def test_settings_are_documented_and_checked(name: str) -> None:
 def test_embeds(name: str, device: torch.device) -> None:
     model = of_nodes(name, device)
     z = embedded(model)
-    # a model in stages has the first one alone as yet
-    stages = model.config.stages if name == "multistagenodes" else 1
-    assert z.shape == (N_PAPERS, model.embedding_dim // stages)
+    assert z.shape == (N_PAPERS, model.embedding_dim)
     assert z.device.type == device.type
     assert bool(z.isfinite().all())
     assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
     assert embedded(model.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", [name for name in OF_NODES if name != "multistagenodes"])  # its base's setting
+@pytest.mark.parametrize("name", OF_NODES)
 def test_types_are_one_hot_by_a_setting(name: str) -> None:
     model = of_nodes(name, features={"paper": "one-hot"})
     without = of_nodes(name, of=graph().with_features({"paper": None}))

@@ -34,9 +34,7 @@ from recgraph.rng import Generators
 #: what draws, where a model has it
 DRAWN = ("attention_dropout", "feature_mask", "edge_mask")
 #: without masks and dropout
-PLAIN: dict[str, dict[str, Any]] = {
-    "multistagenodes": {"base_options": {"n_clusters": (3, 6), "feature_mask": 0.0, "edge_mask": 0.0}},
-}
+PLAIN: dict[str, dict[str, Any]] = {}
 BATCHES = {"mini_batch": True, "queue_size": 0, "fan_out": ((None,), (None,)), "context_fan_out": (None,)}
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in OF_NODES),

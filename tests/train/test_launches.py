@@ -41,7 +41,6 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("mclrec", {"margin_form": "paper"}),
     ("mclrec", {"time_gaps": True}),
     ("mclrec", {"augmentations": ()}),
-    ("mclrec", {"target_momentum": 0.99}),
 ]
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("bert4rec", {"regime": "cloze"}),

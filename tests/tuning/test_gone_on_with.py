@@ -119,7 +119,7 @@ def test_a_study_in_a_database_is_gone_on_with_and_its_folder_knows_no_password(
         optuna.delete_study(study_name=plan.study, storage=there.optuna)
 
 
-@pytest.mark.parametrize("setting", ["teacher", "init_items"])
+@pytest.mark.parametrize("setting", ["init_items"])
 def test_another_model_in_a_folder_that_trials_read_is_refused(split: Split, tmp_path: Path, setting: str) -> None:
     def train(seed: int) -> None:
         run = rg.fit(rg.registry.load("model", "bprmf")(hidden_dim=8), split, seed=seed, max_epochs=1)

@@ -11,7 +11,7 @@ import pytest
 from small_study import states, synthetic, tune
 
 from recgraph import registry
-from recgraph.leaderboard.studies import load_tuned
+from recgraph.leaderboard.plan import load_tuned
 from recgraph.tuning.finding import find_study
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import command, page

@@ -16,7 +16,7 @@ from small_study import SETTINGS, synthetic, tune
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search
-from recgraph.leaderboard.studies import load_tuned
+from recgraph.leaderboard.plan import load_tuned
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.dimension import Dimension
@@ -82,44 +82,6 @@ def test_lists_may_be_the_choices_of_an_annotation(name: str, choices: tuple[lis
     assert config.of(found.settings(default)) == config()
     last = {**default, "n_clusters": json.dumps(choices[-1])}
     assert config.of(found.settings(last)).n_clusters == tuple(choices[-1])
-
-
-@pytest.mark.parametrize("name", ["lightgcn", "sasrec"])
-def test_what_has_no_effect_is_not_searched(name: str) -> None:
-    def searched(**fixed: Any) -> set[str]:
-        return set(Plan("s", registry.load("model", name), ("ndcg@10",), 1, fixed=fixed).space.dimensions)
-
-    of_a_teacher = {"distil_weight", "distil_by", "distil_temperature"}
-    assert not searched() & {*of_a_teacher, "item_id_dropout"}
-    assert searched(teacher="runs/teacher") - searched() == of_a_teacher
-    if name == "sasrec":
-        assert searched(item_features=["genres"]) - searched() == {"item_id_dropout"}
-    with pytest.raises(ConfigError, match="space of 'distil_weight': it has no effect without a teacher"):
-        space({"distil_weight": {}})
-
-
-def test_what_the_chosen_parts_do_not_read_is_neither_searched_nor_given_to_a_trial() -> None:
-    assert "n_heads" in space().dimensions
-    assert "n_heads" not in space(encoder="gru").dimensions
-    with pytest.raises(ConfigError, match="space of 'n_heads': it has no effect with encoder = 'gru'; leave it out"):
-        space({"n_heads": [1, 2]}, encoder="gru")
-    contrastive = registry.load("model", "cl4srec").Config
-    assert "temperature" in SearchSpace.of({"model": contrastive}, {}).dimensions
-    assert "temperature" not in SearchSpace.of({"model": contrastive}, {"objective": "simsiam"}).dimensions
-
-    of_both = space({"encoder": ["transformer", "gru"], "n_heads": [1, 2, 4]})
-    default = of_both.default()
-    assert default is not None
-    for encoder, unread in (("transformer", frozenset()), ("gru", {"n_heads"})):
-        params = {**default, "encoder": encoder, "n_heads": 4}
-        assert of_both.unread(params) == unread
-        settings = of_both.settings(params)
-        assert settings.get("n_heads") == (None if unread else 4)
-        SASRec(**of_both.shared(settings)["model"])
-
-    of_losses = space({"loss": ["bce", "full_softmax"], "*": "fixed"}, n_negatives=8)
-    assert of_losses.settings({"loss": "bce"}) == {"loss": "bce", "n_negatives": 8}
-    assert of_losses.settings({"loss": "full_softmax"}) == {"loss": "full_softmax"}
 
 
 @pytest.mark.parametrize("given", [{"loss": ["bce", "nosuch"]}, {"loss": "nosuch"}])

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import About
 
 TAU = 0.2
 
@@ -28,16 +27,14 @@ def prepare(options: dict[str, Any]) -> Any:
     else:
         settings = {"similarity": "cosine", "temperature": TAU, "objective": "info_nce", **options["term"]}
         term = ContrastiveTerm(dim=width, **settings).to(device)
-        term.setup(About(torch.randint(1, 1000, (n,), generator=draw).float(), torch.randint(20, (n,), generator=draw)))
         clusters = torch.stack([torch.randint(k, (n,), generator=draw) for k in (10, 30)]).to(device)
         term.prepare(lambda: clusters)
-        labels = torch.randint(1, 6, (n,), generator=draw).float().to(device)
         ids, is_queued = torch.arange(n, device=device), "queue_size" in options["term"]
 
         def loss() -> torch.Tensor:
             if is_queued:  # other rows than those of the step before
                 ids.add_(n)
-            value: torch.Tensor = term(a, b, ids, labels_a=labels, labels_b=labels, generator=draw, epoch=0)
+            value: torch.Tensor = term(a, b, ids, generator=draw)
             return value
 
     def run(steps: int) -> dict[str, float]:

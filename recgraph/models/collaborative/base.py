@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -14,22 +13,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.accelerated import is_accelerated
+from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.blocks import row_blocks
 from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
-from recgraph.models.collaborative.norms import half_squared_norms
-from recgraph.models.distil import DistilConfig, distilled, teacher_reads_times
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel, UpdatedBy
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
-from recgraph.rows import lookup, read_once, touched
+from recgraph.rows import is_sparse, lookup, read_once, touched
 
 
-class CollaborativeConfig(DistilConfig):
+class CollaborativeConfig(ModelConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
     ] = 64
@@ -101,9 +99,9 @@ class CollaborativeModel(TrainableModel):
     def _build(self, space: Space) -> None:
         self.embedding = self._new_table(space.n_users, space.n_items)
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
-        self.loss: NextItemLoss = self._make_loss()
+        spec = {"name": self.config.loss, **self.config.loss_options}
+        self.loss: NextItemLoss = registry.make("loss", spec, self._loss_settings())
         self._ranking: _Ranking | None = None
-        self._known: Query | None = None  # what each user did in training, where a term reads it
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
         """A table with so many rows of each kind, drawn as the configuration says."""
@@ -121,11 +119,6 @@ class CollaborativeModel(TrainableModel):
         assert self.space is not None
         return self.embedding.weight[self.space.n_users :]
 
-    def _make_loss(self) -> NextItemLoss:
-        config = self.config
-        loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, self._loss_settings())
-        return loss
-
     def _loss_settings(self) -> dict[str, Any]:
         """Settings that the loss is given beside ``loss_options``, where it has them."""
         # no item of a user-item model is padding
@@ -136,24 +129,17 @@ class CollaborativeModel(TrainableModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2}
         return (Phase("model", ("model",), terms),)
 
     @property
     def trained_users(self) -> Tensor:
         return self.known_users
 
-    @property
-    def shared_terms(self) -> dict[str, float]:
-        """Terms of every collaborative model beside its own, with their coefficients: ``distil``, of its teacher."""
-        return {"distil": self.config.distil_coefficient}
-
     def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
         """Training batches; also shows the training part to the parts that learn from it."""
         self.setup(train)
         pairwise = isinstance(self.loss, OwnNegatives)
-        if isinstance(self.loss, OwnNegatives) and self.loss.config.shared and self.config.exclude_own:
-            self.loss.check_kept(train.n_items)
         return PairBatches(
             train,
             batch_size,
@@ -182,7 +168,6 @@ class CollaborativeModel(TrainableModel):
             raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
-        self._known = self._known_of(train) if self.config.teacher is not None else None
         self._ranking = None
 
     def nodes(self) -> Tensor:
@@ -200,50 +185,19 @@ class CollaborativeModel(TrainableModel):
         """What the pairs of a batch count in the recommendation loss; None: all 1."""
         return None
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``l2`` and ``rec``; a subclass adds its own.
 
         Where several ranks train, each computes a term of its own samples, or the same term of all samples, as
         propagation is the same on all ranks; the mean over ranks counts. Multiply a mean over a rank's own samples by
         the batch's ``weight`` therefore.
         """
-        read = cache(lambda: self.nodes_of(batch))
-        found: Terms = {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(*read())}
-        if self.config.teacher is not None:
-            found["distil"] = lambda: self._distil(batch, *read())
+        found = {}
+        if "l2" in wanted:
+            found["l2"] = self._l2(batch)
+        if "rec" in wanted:
+            found["rec"] = self._rec(*self.nodes_of(batch))
         return found
-
-    def _distil(self, batch: PairBatch, local: PairBatch, nodes: Tensor) -> Tensor:
-        """How the scores for the users of a batch differ from the teacher's, who reads their training items.
-
-        Args:
-            local, nodes: see :meth:`nodes_of`.
-        """
-        assert self.space is not None
-        query = self._query_of(batch.users)
-        users, first, generator = (
-            lookup(nodes, local.users),
-            len(nodes) - self.space.n_items,
-            batch.generators["distil"],
-        )
-
-        def vectors_of(items: Tensor) -> Tensor:
-            return self.loss.as_scored(lookup(nodes, items + first))
-
-        return weighted(distilled(self, query, generator, users, vectors_of), batch)
-
-    def _known_of(self, train: Part) -> Query:
-        """The training items of all users, with their times where the teacher reads them."""
-        times = train.times if teacher_reads_times(self, train) else None
-        users = torch.arange(train.n_users, device=train.items.device)
-        return Query(users, train.items, None if times is None else train.items.with_values(times))
-
-    def _query_of(self, users: Tensor) -> Query:
-        """Users [U] with what they did in training; moved to their device once."""
-        assert self._known is not None  # setup
-        if self._known.users.device != users.device:
-            self._known = self._known.to(users.device)
-        return self._known.take(users)
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""
@@ -364,3 +318,44 @@ def _weights_of_kept(keep_mask: Tensor, weights: PairWeights | None, dtype: torc
     if weights is None:
         return PairWeights(torch.ones_like(scale[:, 0]), scale)
     return PairWeights(weights.positive, weights.negative * scale)
+
+
+def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Half the mean squared norm of the rows at each of the places, summed.
+
+    Args:
+        table: [N, D]; of one with sparse gradients the touched rows alone are read.
+        places: int64, any shapes; empty ones count nothing.
+    """
+    # half precision would lose digits, and takes no part in a product with float32
+    with full_precision(table):
+        if is_sparse(table):
+            table, places = read_once(table, *places)
+        # how often each row is read: a pass over the table costs less than lookups with gradients
+        counts = table.new_zeros(table.shape[0])
+        for index in places:
+            if index.numel():
+                share = counts.new_full((), 1 / index.numel())
+                counts.index_add_(0, index.flatten(), share.expand(index.numel()))
+        total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
+        return total
+
+
+class _HalfWeightedNorms(torch.autograd.Function):
+    """``1/2 sum_i w_i |x_i|^2``; the gradient takes one pass over x, where that of ``vecdot(x, x)`` takes three.
+
+    x is passed twice, and each argument gets half of the gradient: autograd then adds to the other gradients of x in
+    the order of ``vecdot``, so that no last digit changes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, same: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        squares = [torch.linalg.vecdot(x[rows], x[rows]) for rows in row_blocks(len(x), x.shape[1], x)]
+        return weights.dot(torch.cat(squares)) / 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weights = ctx.saved_tensors
+        half = (grad / 2 * weights)[:, None] * x
+        return half, half, None

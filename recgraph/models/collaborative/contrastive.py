@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -14,23 +12,14 @@ from recgraph.augment.graph import make_augmentation
 from recgraph.blocks import row_blocks
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch
-from recgraph.data.item_categories import item_categories, user_categories
-from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.sparse.csr import Csr
 from recgraph.unit_length import unit_length
-
-#: what makes each of two views of all nodes, [n_users + n_items, D]
-_Views = tuple[Callable[[], Tensor], Callable[[], Tensor]]
-#: what makes the anchors and the candidates, each of users and of items
-_Sides = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
 class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
@@ -54,23 +43,14 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
     item_weight: Annotated[
         float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users"), Added()
     ] = 1.0
-    category_features: Annotated[
-        FeatureWish,
-        Field(
-            description="columns of the item features, or 'all', the first of which that holds categories is read by "
-            "parts of the contrast (transform='gate', weight='false_negative')"
-        ),
-        Added(),
-    ] = ()
 
 
-class GraphContrastiveModel(ContrastiveModel, LightGCN):
+class GraphContrastiveModel(LightGCN):
     """Base of LightGCN with a contrastive task.
 
     Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
     one anchor, however often it stands there. An objective that stacks both views (NT-Xent) needs
-    ``candidates="batch"``. The label of a node, for parts that read one, is the mean of its ratings in training; the
-    category of an item, that of ``category_features``, and of a user the one that most of the training items have.
+    ``candidates="batch"``.
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
@@ -78,131 +58,61 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        self._labels: tuple[Tensor, ...] | None = None
-        self._categories = self._categories_of(space)
         # a weight may learn: users and items have one each
         self.contrast_users, self.contrast_items = (
             contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
         )
 
     @property
-    def wanted_features(self) -> FeatureWish:
-        wish: FeatureWish = self.config.category_features
-        return wish
-
-    def _categories_of(self, space: Space) -> Tensor | None:
-        """[n_items] int64, -1 for none; None: the settings name no column."""
-        wish = self.config.category_features
-        if not wish:
-            return None
-        if not isinstance(space, FeatureSpace):
-            raise ValueError(
-                f"category_features = {wish!r} needs the features: build(FeatureSpace(...)), as rg.fit does"
-            )
-        found = item_categories(space.features)
-        if found is None:
-            kinds = ", ".join(f"{column.name} ({column.kind})" for column in space.features.schema.columns)
-            raise ValueError(f"category_features = {wish!r} has no column of categories: {kinds}")
-        return found
-
-    def setup(self, train: Part) -> None:
-        super().setup(train)
-        of_items = self._categories
-        of_users = None if of_items is None else user_categories(train.items, of_items)
-        self.contrast_users.setup(About(train.items.lengths.float(), of_users))
-        self.contrast_items.setup(About(train.item_counts().float(), of_items))
-        self._labels = None
-        if train.ratings is not None:
-            nodes = ((train.items.rows, train.n_users), (train.items.values, train.n_items))
-            self._labels = tuple(mean_of_groups(train.ratings, of, count) for of, count in nodes)
-
-    @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
-    def _view(self, batch: PairBatch, number: int) -> Tensor:
-        """One of two views of all nodes, number 0 or 1: [n_users + n_items, D]."""
-        raise TypeError(f"{type(self).__name__} must define _view(batch, number)")
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Two views of all nodes, [n_users + n_items, D] each."""
+        raise TypeError(f"{type(self).__name__} must define views(batch)")
 
-    def _views(self, batch: PairBatch) -> _Views:
-        """Both views, each made once, when it is first read."""
-        return cache(lambda: self._view(batch, 0)), cache(lambda: self._view(batch, 1))
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = {}
+        if "cl" in wanted:
+            found["cl"] = self._contrast(batch, *self.views(batch))
+        return found | super().losses(batch, wanted)
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        return {"cl": lambda: self._contrast(batch, self._views(batch)), **super().terms(batch, asked)}
-
-    def _contrast(self, batch: PairBatch, views: _Views) -> Tensor:
+    def _contrast(self, batch: PairBatch, first: Tensor, second: Tensor) -> Tensor:
+        """The contrast of two views of all nodes: of the batch's users, plus alpha times that of its items."""
         users, items = batch.distinct()
-        if self._labels is not None and self._labels[0].device != users.device:
-            self._labels = tuple(of.to(users.device) for of in self._labels)
-        chosen, labels, terms = (users, items), self._labels or (None, None), (self.contrast_users, self.contrast_items)
-        sides, slow = self._sides(views, users, items), self._sides(self._views(batch), users, items)
-        return self._both(lambda kind: self._of_kind(kind, terms[kind], chosen[kind], batch, sides, slow, labels[kind]))
+        anchors, of_batch = self._of_both(first, users, items), self.config.candidates == "batch"
+        candidates = self._of_both(second, users, items) if of_batch else self._split(second)
+        losses = []
+        for term, own, a, b in zip(self._terms(), (users, items), anchors, candidates, strict=True):
+            how = self._how(term, len(own), batch)
+            if of_batch:
+                losses.append(term(a, b, own, own, **how))
+            else:
+                losses.append(term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how))
+        return self._sum(*losses)
 
-    def _both(self, loss_of: Callable[[int], Tensor]) -> Tensor:
-        """The loss of kind 0, users, plus alpha times that of kind 1, items."""
-        users, items = loss_of(0), loss_of(1)
+    def _terms(self) -> tuple[ContrastiveTerm, ContrastiveTerm]:
+        return self.contrast_users, self.contrast_items
+
+    def _sum(self, users: Tensor, items: Tensor) -> Tensor:
         return users + (items if self.config.item_weight == 1 else items * self.config.item_weight)
 
     def _how(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
         """What a contrast of n nodes of the batch, the same on all ranks, is told of the step."""
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(n)
-        return {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
+        return {"share": share, "generator": stream(term, batch.generators)}
 
-    def _sides(self, views: _Views, users: Tensor, items: Tensor) -> _Sides:
-        """What makes the anchors of both kinds, and what makes the candidates.
-
-        Each view is read once for users and items together, as every reading has a gradient of the view's size.
-        """
+    def _split(self, nodes: Tensor) -> tuple[Tensor, ...]:
+        """The users and the items of vectors of all nodes."""
         assert self.space is not None
-        n_users, sizes = self.space.n_users, [self.space.n_users, self.space.n_items]
+        return torch.split(nodes, [self.space.n_users, self.space.n_items])
 
-        def chosen(number: int) -> Sequence[Tensor]:
-            rows = views[number]().index_select(0, torch.cat([users, items + n_users]))
-            return torch.split(rows, [len(users), len(items)])
-
-        of_batch = self.config.candidates == "batch"
-        return cache(lambda: chosen(0)), cache(lambda: chosen(1) if of_batch else torch.split(views[1](), sizes))
-
-    def _of_kind(
-        self,
-        kind: int,
-        term: ContrastiveTerm,
-        chosen: Tensor,
-        batch: PairBatch,
-        sides: _Sides,
-        slow: _Sides,
-        labels: Tensor | None,
-    ) -> Tensor:
-        """The contrast of the chosen users, or items, the same on all ranks.
-
-        Args:
-            kind: 0 of users, 1 of items.
-            chosen: [n] int64, the anchors.
-            slow: the sides again, to be made with the parameters of the slow copy where there is one.
-            labels: of all users, or items.
-        """
-        target = self.slow_sides(term, lambda: slow[0]()[kind], lambda: slow[1]()[kind])
-        anchors = sides[0]()[kind]
-        candidates = sides[1]()[kind] if target is None or target.a is not None else target.b
-        how = self._how(term, len(chosen), batch)
-        if labels is not None:
-            how |= {"labels_a": labels[chosen], "labels_b": labels[chosen]}
-        if self.config.candidates == "batch":
-            loss: Tensor = term(anchors, candidates, chosen, chosen, slow=target, **how)
-        else:
-            how |= {"labels_b": labels}
-            ids = torch.arange(len(candidates), device=candidates.device)
-            loss = term(anchors, candidates, chosen, ids, positives=chosen, slow=target, **how)
-        return loss
-
-
-def mean_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
-    """[count] float: the mean of the values of each group, NaN where it has none; values that are NaN do not count."""
-    known = ~values.isnan()
-    total = torch.zeros(count, dtype=torch.float64).index_add(0, groups[known], values[known].double())
-    return (total / torch.bincount(groups[known], minlength=count)).float()
+    def _of_both(self, nodes: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Some users and some items; all are read at once, as every reading has a gradient of the view's size."""
+        assert self.space is not None
+        rows = nodes.index_select(0, torch.cat([users, items + self.space.n_users]))
+        return torch.split(rows, [len(users), len(items)])
 
 
 class SGLConfig(GraphContrastiveConfig):
@@ -256,9 +166,9 @@ class SGL(GraphContrastiveModel):
         super().setup(train)
         self._drawn = None
 
-    def _view(self, batch: PairBatch, number: int) -> Tensor:
-        view: Tensor = self.encoder(self.embedding.weight, self._subgraphs(batch)[number])
-        return view
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        first, second = (self.encoder(self.embedding.weight, layers) for layers in self._subgraphs(batch))
+        return first, second
 
     def _subgraphs(self, batch: PairBatch) -> list[list[Csr]]:
         """The adjacencies of each layer, for both views; the same in all batches of an epoch."""
@@ -305,8 +215,8 @@ class SimGCL(GraphContrastiveModel):
     def nodes(self) -> Tensor:
         return mean(self.encoder.layers(self.embedding.weight)[self.first_layer :])
 
-    def _view(self, batch: PairBatch, number: int) -> Tensor:
-        return mean(self._noisy_layers(batch)[1:])
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        return mean(self._noisy_layers(batch)[1:]), mean(self._noisy_layers(batch)[1:])
 
     def _noisy_layers(self, batch: PairBatch) -> list[Tensor]:
         generator = batch.generators["views"]
@@ -348,11 +258,13 @@ class XSimGCL(SimGCL):
 
     Config = XSimGCLConfig
 
-    def _views(self, batch: PairBatch) -> _Views:
-        layers = cache(lambda: self._noisy_layers(batch)[1:])
-        return cache(lambda: mean(layers())), lambda: layers()[self.config.contrast_layer - 1]
-
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        views = self._views(batch)  # one propagation for both terms
-        own: Terms = {"rec": lambda: self._rec(batch, views[0]()), "cl": lambda: self._contrast(batch, views)}
-        return super().terms(batch, asked) | own
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        _, *layers = self._noisy_layers(batch)
+        vectors, found = mean(layers), {}
+        if "cl" in wanted:
+            found["cl"] = self._contrast(batch, vectors, layers[self.config.contrast_layer - 1])
+        if "l2" in wanted:
+            found["l2"] = self._l2(batch)
+        if "rec" in wanted:
+            found["rec"] = self._rec(batch, vectors)
+        return found

@@ -96,7 +96,7 @@ class SimpleX(CollaborativeModel):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        self._known = self._known_of(train)
+        self._histories = train.items
 
     def nodes(self) -> Tensor:
         """[n_users + n_items, D]: own vectors of users, without their histories, and vectors of items."""
@@ -123,13 +123,19 @@ class SimpleX(CollaborativeModel):
         """Users, their histories, and [B] the row of each sample: a user with many samples has many in a batch, and a
         long history, which is read once."""
         users, places = batch.drawn.get(_USERS) or _users_once(batch)
-        return users, self._query_of(users).history, places
+        return users, self._histories_of(users), places
 
     def _apart(self, batch: PairBatch) -> tuple[Tensor, Ragged, Tensor]:
         """The same with a history for each sample, which lacks the item that it predicts."""
-        histories = self._query_of(batch.users).history
+        histories = self._histories_of(batch.users)
         kept = histories.filter(histories.values != batch.items[histories.rows])
         return batch.users, kept, torch.arange(len(batch.users), device=batch.users.device)
+
+    def _histories_of(self, users: Tensor) -> Ragged:
+        """What users [U] did in training; moved to their device once."""
+        if self._histories.device != users.device:
+            self._histories = self._histories.to(users.device)
+        return self._histories.take(users)
 
     def _read(self, items: Tensor) -> Tensor:
         """[n_items, D]: what histories read, given the vectors of items that are scored."""

@@ -212,25 +212,6 @@ class GraphModel(HoldsGraph, TrainableModel):
     #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual rate move a weight by
     #: .1, so that training starts from the coordinates and can leave them
     rows_std: ClassVar[float] = 0.1
-    #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
-    known_labels: Tensor | None = None
-
-    @property
-    def labels_config(self) -> ModelConfig:
-        """The configuration whose settings say whether training reads labels."""
-        config: ModelConfig = self.config
-        return config
-
-    def ordered_labels(self, like: Tensor) -> Tensor | None:
-        """[N] float: the classes that training reads as numbers, NaN for all other nodes, for the parts of a contrast.
-
-        Args:
-            like: a tensor on the device of the labels.
-        """
-        if self.known_labels is None:
-            return None
-        self.known_labels = self.known_labels.to(like.device)
-        return self.known_labels.float().masked_fill(self.known_labels < 0, torch.nan)
 
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
         """Create the parameters, and read the inputs from the graph.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,25 +18,23 @@ from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
     GraphConfig,
+    GraphModel,
     GraphSpace,
     NodeBatches,
     evaluating,
 )
-from recgraph.models.heterogeneous.categories import about_nodes
-from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
 from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contrast, make_masks, make_paths
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
-class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
+class MetaPathModelConfig(ViewsConfig, GraphConfig):
     ties: Annotated[Ties, Field(description=TIES)] = "random"
     features_per_path: Annotated[
         bool,
@@ -78,7 +75,7 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
     ] = 2048
 
 
-class MetaPathModel(ContrastiveModel, LearnsClasses):
+class MetaPathModel(GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
@@ -130,8 +127,6 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         )
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
-        self.contrast.setup(about_nodes(graph, target, paths))
-        self._make_classes(self.projection_dim)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
 
@@ -212,14 +207,11 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
 
     def _projected(self, batch: GraphBatch) -> BothViews:
-        """The projected coarse and fine view of a step, of all ranks' nodes; of paths, where an objective of more than
-        two views takes them."""
+        """The projected coarse and fine view of a step, of all ranks' nodes."""
         together = batch.generators["dropout"]
         own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
-        views = self.both_views(self._step_inputs(batch), own, together)
-        head, is_joint = self.views.head, self.contrast.objective.joint
-        paths = tuple(head(path) for path in views.paths) if is_joint else ()
-        return BothViews(head(views.coarse), head(views.fine), paths)
+        views, head = self.both_views(self._step_inputs(batch), own, together), self.views.head
+        return BothViews(head(views.coarse), head(views.fine))
 
     def info(self, batch: GraphBatch, views: BothViews, fine_first: bool) -> Tensor:
         """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
@@ -227,32 +219,20 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         A node of the batch is not also taken from the queue.
 
         Args:
-            views: projected; an objective of more than two views takes those of paths, too, without a queue.
+            views: projected.
             fine_first: the fine views are the anchors; False: the coarse ones.
         """
-        projected = cache(lambda: self._projected(batch))
-        sides = (lambda: projected().fine), (lambda: projected().coarse)
-        first, second = sides if fine_first else sides[::-1]
-        slow = self.slow_sides(self.contrast, first, second)
         anchors, candidates = (views.fine, views.coarse) if fine_first else (views.coarse, views.fine)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
-        how |= {"further": views.paths, "slow": slow}
-        if (labels := self.ordered_labels(anchors)) is not None:
-            of_batch = labels if batch.nodes is None else labels[batch.nodes]
-            how |= {"labels_a": of_batch, "labels_b": of_batch}
+        generator = batch.fresh("candidates")
         if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates, **how)
+            loss: Tensor = self.contrast(anchors, candidates, generator=generator)
             return loss
         if not self.config.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, **how)
+            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, generator=generator)
             return loss
-        if slow is not None:
-            candidates = how.pop("slow").b
-        rows, ids = self.queue.join(candidates, batch.nodes, aligned=slow is None)
-        if labels is not None:
-            how["labels_b"] = labels[ids]
+        rows, ids = self.queue.join(candidates, batch.nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, **how)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, generator=generator)
         if self.training and torch.is_grad_enabled():
             self.queue.push(candidates, batch.nodes)
         return loss

@@ -42,11 +42,10 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
 
 @dataclass(frozen=True)
 class BothViews:
-    """Attributes: ``coarse``, ``fine``, also the embedding, and ``paths``, one a path without its twin; [N, D] each."""
+    """Attributes: ``coarse``, ``fine``, also the embedding; [N, D] each."""
 
     coarse: Tensor
     fine: Tensor
-    paths: tuple[Tensor, ...] = ()
 
 
 class MetaPathViews(nn.Module):
@@ -123,7 +122,7 @@ class MetaPathViews(nn.Module):
         fine = self.attention(views, generator if together is None else together)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
         coarse = self._encoded(adjacencies, _shared(hidden[inputs.target]), generator)
-        return BothViews(coarse, fine, tuple(views[:: len(views) // len(inputs.paths)]))
+        return BothViews(coarse, fine)
 
     def fine(
         self,

@@ -10,7 +10,6 @@ from recgraph.config import Search
 from recgraph.data.batches import SequenceBatches
 from recgraph.data.cloze import ClozeBatches
 from recgraph.data.part import Part
-from recgraph.models.distil import teacher_reads_times
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.models.sequence.config import EncoderName, TransformerConfig
 from recgraph.rng import Generators
@@ -86,5 +85,4 @@ class BERT4Rec(SequenceModel):
             last_share=config.last_share,
             window_step=config.window_items,
             gaps=config.time_gaps,
-            times=teacher_reads_times(self, train),
         )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from recgraph.config import Added, Search
 from recgraph.data.item_features import FeatureWish
-from recgraph.models.distil import DistilConfig
+from recgraph.models.base import ModelConfig
 
 __all__ = ["EncoderName", "SequenceConfig", "TransformerConfig"]
 
@@ -16,7 +16,7 @@ __all__ = ["EncoderName", "SequenceConfig", "TransformerConfig"]
 EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
 
 
-class SequenceConfig(DistilConfig):
+class SequenceConfig(ModelConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
     ] = 64

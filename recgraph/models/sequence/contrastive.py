@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import About, SlowSides
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
-from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.models.sequence.base import Encoded, SequenceModel
 from recgraph.models.sequence.config import TransformerConfig
-from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.ranks import Share, gathered
 from recgraph.sparse.ragged import Ragged
 
@@ -53,7 +48,7 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
     ] = True
 
 
-class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
+class ContrastiveSequenceModel(SequenceModel):
     """Base of contrastive sequence models.
 
     Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``alignment`` and ``uniformity`` of these
@@ -76,12 +71,6 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         return self._two_views is not None
 
     @property
-    def reads_original(self) -> bool:
-        """Whether the sequence itself is encoded as a third view: an objective of all views takes it (Symile)."""
-        joint: bool = registry.load("objective", self.config.objective).joint
-        return joint
-
-    @property
     def needs_states(self) -> bool:
         """Whether the contrast reads the views' states at every place."""
         return False
@@ -97,22 +86,15 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         super().setup(train)
         if self._two_views is not None:
             self._two_views.setup(train)
-        # rows are told apart by the token that follows them: 0 is none
-        counts = torch.cat([torch.zeros(1), train.item_counts().float()])
-        of_items = self.item_categories
-        categories = None if of_items is None else torch.cat([of_items.new_full((1,), -1), of_items])
-        for term in token_terms(self):
-            term.setup(About(counts, categories))
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The views of each sequence, drawn once for all phases of a batch, on the host.
 
         Without augmentations it is the sequence twice: dropout and what the model does to the encoded views tell them
-        apart. The sequence itself is a third one where :attr:`reads_original`.
+        apart.
         """
-        original = [batch.contrast] if self.reads_original else []
         if self._two_views is None:
-            return [batch.contrast, batch.contrast, *original]
+            return [batch.contrast, batch.contrast]
         if "views" not in batch.drawn:
             whole = batch.whole
             rows = batch.contrast if whole is None or whole.contrast is None else whole.contrast
@@ -122,103 +104,58 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
                 drawn = [view.take(own) for view in drawn]
             batch.drawn["views"] = [view.mirrored(rows.device) for view in drawn]
         views: list[Ragged] = batch.drawn["views"]
-        return [*views, *original]
+        return views
 
     def prepare(self, batch: SequenceBatch) -> None:
         super().prepare(batch)
         if is_accelerated(self.item_embedding.weight):
             self.draw_views(batch)
 
-    def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
-        encoded = cache(lambda: self._encode_with_views(batch, "rec" in asked))
-        contrasts = self._contrasts_of_ranks(batch, lambda: encoded()[1])
-        if not asked & contrasts.keys():
-            return contrasts | super().terms(batch, asked)
+    def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        if wanted <= {"rec", "items"}:
+            return super().losses(batch, wanted)
+        states, views = self._encode_with_views(batch, "rec" in wanted)
+        found = {}
+        if states is not None:
+            found["rec"] = self.next_item_loss(batch, states)
+        found |= self._contrasts_of_ranks(batch, views, wanted)
+        if "items" in wanted:
+            found["items"] = self.item_loss(batch)
+        return found
 
-        def rec() -> Tensor:
-            states, _ = encoded()
-            assert states is not None  # "rec" is asked for
-            return self.next_item_loss(batch, states)
-
-        return {"rec": rec} | contrasts | self.last_terms(batch)
-
-    def _contrasts_of_ranks(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
+    def _contrasts_of_ranks(
+        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
         """:meth:`contrasts` of the views of all ranks, or of this one's, whose mean over ranks then counts."""
         share = batch.share
         if share.is_whole:
-            return self.contrasts(batch, views)
+            return self.contrasts(batch, views, wanted)
         if self.config.gather_negatives:
-            return self.contrasts(batch, cache(lambda: gathered_views(views(), share)))
-        labels = None if batch.labels is None else batch.labels[share.rows]
-        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None, labels=labels)
-        return {
-            name: lambda compute=compute: compute() * share.weight  # type: ignore[misc]
-            for name, compute in self.contrasts(own, views).items()
-        }
+            return self.contrasts(batch, gathered_views(views, share), wanted)
+        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
+        return {name: value * share.weight for name, value in self.contrasts(own, views, wanted).items()}
 
-    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        """The terms that read the encoded views. A subclass adds ``super().contrasts(...) | {"mine": lambda: ...}``.
+    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+        """The terms that are wanted of the encoded views of :meth:`draw_views`.
 
         Where several ranks train, each has the views of the whole batch here, unless ``gather_negatives`` is False.
-
-        Args:
-            views: gives what :meth:`draw_views` drew, encoded once for all terms.
         """
-        return {
-            "cl1": lambda: self.contrast_views(batch, views(), 0, 1, self.originals(views())),
-            "alignment": lambda: self._alignment(views()[0].last, views()[1].last),
-            "uniformity": lambda: self._uniformity(views()[0].last, views()[1].last),
-        }
+        one, two, found = views[0].last, views[1].last, {}
+        if "cl1" in wanted:
+            found["cl1"] = self.contrast_by(self.contrast, batch, one, two)
+        if "alignment" in wanted:
+            found["alignment"] = self._alignment(one, two)
+        if "uniformity" in wanted:
+            found["uniformity"] = self._uniformity(one, two)
+        return found
 
-    def originals(self, views: list[Encoded]) -> list[Tensor]:
-        """[B, D] at most once: the sequences themselves, of encoded views, where :attr:`reads_original`."""
-        return [views[2].last] if self.reads_original else []
-
-    def contrast_views(
-        self, batch: SequenceBatch, views: list[Encoded], first: int, second: int, further: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """The contrast of two of the views of :meth:`draw_views`, the second as the slow copy encodes it where there is
-        one.
-
-        Args:
-            views: encoded.
-            first, second: which of them.
-            further: views that are contrasted with both.
-        """
-        share = batch.share
-
-        def encoded(number: int) -> Tensor:
-            with self.sharing_tables():
-                ((last, _),) = self.encode_together([self.draw_views(batch)[number]], batch)
-            return last if share.is_whole else share.gathered(last)
-
-        slow = self.slow_sides(self.contrast, lambda: encoded(first), lambda: encoded(second))
-        return self.contrast_by(self.contrast, batch, views[first].last, views[second].last, further, slow)
-
-    def contrast_by(
-        self,
-        term: ContrastiveTerm,
-        batch: SequenceBatch,
-        a: Tensor,
-        b: Tensor,
-        further: Sequence[Tensor] = (),
-        slow: SlowSides | None = None,
-    ) -> Tensor:
+    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
 
         Where several ranks train, each has the anchors of its share.
-
-        Args:
-            term: the contrast.
-            further: views that are contrasted with both.
-            slow: both views as the slow copy encodes them.
         """
-        ids, labels = batch.contrast_targets, batch.labels
-        draw = stream(term, batch.generators, of_rank=not self.config.gather_negatives)
-        how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further, "slow": slow}
-        how["again"] = id(term) in batch.contrasted
-        batch.contrasted.add(id(term))
-        loss: Tensor = term(a, b, ids, ids, share=batch.share, labels_a=labels, labels_b=labels, **how)
+        ids, draw = batch.contrast_targets, stream(term, batch.generators, of_rank=not self.config.gather_negatives)
+        loss: Tensor = term(a, b, ids, ids, generator=draw, share=batch.share)
         return loss
 
     def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:
@@ -230,12 +167,6 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
             return prefixes.last, encoded
         encoded = self.encode_together(views, batch, self.needs_states)
         return self.training_states(batch) if with_rec else None, encoded
-
-
-def token_terms(model: SequenceModel) -> list[ContrastiveTerm]:
-    """The terms that tell their rows apart by tokens: all but that of the item graph, whose rows are of items."""
-    of_items = set() if model.item_graph is None else set(model.item_graph.modules())
-    return [part for part in model.modules() if isinstance(part, ContrastiveTerm) and part not in of_items]
 
 
 def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:
@@ -279,7 +210,7 @@ class CL4SRec(ContrastiveSequenceModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "cl1": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "cl1": self.config.contrast_weight, "items": self.config.item_contrast}
         return (Phase("model", ("model",), terms),)
 
 
@@ -307,21 +238,19 @@ class DuoRec(ContrastiveSequenceModel):
     ``augmentations`` are not used: no item is changed. ``weight="same_target"`` leaves rows of the same target out of
     the candidates, as the paper says and the code does not do.
 
-    Departures: in the causal regime the contrasted sequence is a prefix of random length. An objective of more than two
-    views has two here, too.
+    Departure: in the causal regime the contrasted sequence is a prefix of random length.
     """
 
     Config = DuoRecConfig
     # 1 drew the anchor itself among its partners, and contrasted twins and left out rows of the same target by default
     revision: ClassVar[int] = 2
     needs_partners = True
-    reads_original = False
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
-        terms |= self.shared_terms
+        terms["items"] = config.item_contrast
         return (Phase("model", ("model",), terms),)
 
     @property
@@ -333,9 +262,10 @@ class DuoRec(ContrastiveSequenceModel):
         assert batch.partners is not None
         return [batch.contrast, batch.partners, *([batch.contrast] if self._has_twins else [])]
 
-    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        found = super().contrasts(batch, views)
-        found["sup"] = found.pop("cl1")
-        if self._has_twins:
-            found["cl1"] = lambda: self.contrast_views(batch, views(), 0, 2)
+    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = super().contrasts(batch, views, wanted - {"cl1"})
+        if "sup" in wanted:
+            found["sup"] = self.contrast_by(self.contrast, batch, views[0].last, views[1].last)
+        if "cl1" in wanted and self._has_twins:
+            found["cl1"] = self.contrast_by(self.contrast, batch, views[0].last, views[2].last)
         return found

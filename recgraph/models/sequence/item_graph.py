@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.contrast.views import About
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.encoders.item_graphs import ItemGraph
@@ -93,11 +92,9 @@ class RelatedItems(nn.Module):
         made = registry.make("augmenter", {"name": name, **self.settings.augmenter_options}, hidden_dim=dim)
         return made
 
-    def setup(self, train: Part, categories: Tensor | None = None) -> None:
-        """Show the training part to the graph and the contrast, and the items' categories [n_items] to the latter."""
+    def setup(self, train: Part) -> None:
+        """Show the training part to the graph."""
         self.graph.connect(train.items)
-        if self.contrast is not None:
-            self.contrast.setup(About(train.item_counts().float(), categories))
 
     def tables(self, own: Tensor, batch: SequenceBatch | None) -> ItemTables:
         """The tables of tokens.
@@ -141,7 +138,7 @@ class RelatedItems(nn.Module):
         if self.augmenter is not None:
             views.append(self.augmenter(related, None, batch.generators["augmenters"]))
         draw = stream(self.contrast, batch.generators)
-        losses = [self.contrast(anchors, view, ids, **rows, generator=draw, epoch=batch.epoch) for view in views]
+        losses = [self.contrast(anchors, view, ids, **rows, generator=draw) for view in views]
         return torch.stack(losses).sum()
 
 

@@ -57,11 +57,6 @@ class SequenceReading(HistoryReading):
         return vectors
 
     def inputs(self) -> Tensor:
-        if self.model.encoder.reads_tokens:
-            raise ValueError(
-                f"attribution: {type(self.model.encoder).__name__} reads which items there are, beside their vectors "
-                "(routing = 'category'), so that no vectors stand for a history; use leave_one_out or reagent"
-            )
         if self.model.encoder.reads_times:
             raise ValueError(
                 f"attribution: {type(self.model.encoder).__name__} reads times beside vectors (time_bias = True), so "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recgraph.data.part import Part
 from recgraph.data.samples import Query
-from recgraph.encoders.sized import SizedByState
+from recgraph.encoders.kept import SizedByState
 
 __all__ = ["Features"]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config, Search
-from recgraph.encoders.sized import SizedByState
+from recgraph.encoders.kept import SizedByState
 
 __all__ = ["BoostedTrees", "Logistic", "Ranker"]
 

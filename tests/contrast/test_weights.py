@@ -1,0 +1,261 @@
+"""Weights and prototypes: equal to dense oracles and to the published code."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import contrast_oracles as dense
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph.contrast import weights
+from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
+from recgraph.contrast.prototypes import proto_nce, prototypes_of
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights import Cluster, Hardness, Learned, Pairs
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+def load(name: str) -> dict[str, Tensor]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def info(weight: Cluster | Learned, block_rows: int | None = None, **flags: bool) -> ContrastiveTerm:
+    settings = {"block_rows": block_rows, **flags}
+    return ContrastiveTerm(temperature=0.5, objective="info_nce", objective_settings=settings, weight=weight)
+
+
+class TestCluster:
+    @pytest.mark.parametrize("n_clusterings", [1, 2, 3])
+    def test_equals_the_definition(self, n_clusterings: int) -> None:
+        ids = torch.tensor([4, 1, 0, 5, 3])
+        clusters = torch.randint(3, (n_clusterings, 6), generator=torch.Generator().manual_seed(1))
+        weight = Cluster()
+        weight.prepare(lambda: clusters)
+        log_w = weight.log_w(Pairs(ids[:3], ids, draw(3, 4), draw(5, 4)))
+        for i in range(3):
+            for j in range(5):
+                shared = sum(int(c[ids[i]] == c[ids[j]]) for c in clusters)
+                w = n_clusterings - shared
+                assert float(log_w[i, j]) == pytest.approx(math.log(w) if w else -math.inf)
+
+    @pytest.mark.parametrize("block_rows", [1, 7, None])
+    def test_the_loss_equals_the_dense_one(self, block_rows: int | None) -> None:
+        a, b = draw(30, 6).requires_grad_(), draw(30, 6, seed=1).requires_grad_()
+        clusters = torch.randint(4, (2, 30), generator=torch.Generator().manual_seed(2))
+        weight = Cluster()
+        weight.prepare(lambda: clusters)
+        loss = info(weight, block_rows, count_positive=False)(a, b)
+        log_w = (2 - (clusters[:, :, None] == clusters[:, None]).sum(0)).double().log()
+        oracle, _ = dense.objective(a @ b.T / 0.5, torch.arange(30), log_w, count_positive=False)
+        torch.testing.assert_close(loss, oracle, rtol=1e-10, atol=1e-10)
+        for ours, theirs in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(oracle, (a, b)), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+    def test_without_assignments_it_clusters_the_candidates(self) -> None:
+        centres = 10 * torch.eye(3, dtype=torch.float64)
+        x = centres.repeat(4, 1) + 0.1 * draw(12, 3)
+        log_w = Cluster(n_clusters=(3,)).log_w(Pairs(torch.arange(12), torch.arange(12), x, x))
+        same = torch.arange(12)[:, None] % 3 == torch.arange(12) % 3
+        assert torch.equal(log_w == -math.inf, same)
+
+    def test_each_granularity_is_clustered_with_a_seed_of_its_own(self) -> None:
+        x, ids = draw(40, 6), torch.arange(40)
+        units = F.normalize(x, dim=1)
+        found = [kmeans(units, 4, seed=seed, iterations=3, restarts=1).assignments for seed in range(3)]
+        assert not torch.equal(found[0], found[1])
+        shared = sum((one[:, None] == one).long() for one in found)
+        w = Cluster(n_clusters=(4, 4, 4), iterations=3).log_w(Pairs(ids, ids, x, x)).exp()
+        torch.testing.assert_close(w, (3 - shared).double())
+
+
+class TestLearned:
+    @pytest.mark.parametrize("normalise", [False, True])
+    @pytest.mark.parametrize("block_rows", [5, None])
+    def test_equals_the_obvious_form(self, normalise: bool, block_rows: int | None) -> None:
+        a, b = draw(70, 6).requires_grad_(), draw(70, 6, seed=1).requires_grad_()
+        weight = Learned(dim=6, inner_dim=4, normalise=normalise).double()
+        loss = info(weight, block_rows, weigh_positive=True)(a, b)
+        hidden = torch.tanh(weight.first(a[:, None] + b))
+        w = torch.sigmoid(weight.second(hidden))[..., 0]
+        if normalise:
+            w = w / w.mean(1, keepdim=True)
+        oracle = ((w * torch.exp(a @ b.T / 0.5)).sum(1).log() - (a * b).sum(1) / 0.5).mean()
+        torch.testing.assert_close(loss, oracle, rtol=1e-10, atol=1e-10)
+        leaves = (a, b, *weight.parameters())
+        ours, theirs = torch.autograd.grad(loss, leaves), torch.autograd.grad(oracle, leaves)
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("size", [1e-3, 6.0, 1e4])
+    def test_hidden_units_of_any_size(self, size: float, dtype: torch.dtype) -> None:
+        """Small ones, and those for which an exponential would leave the range of numbers."""
+        weight = Learned(dim=5, inner_dim=7).double()
+        a, b = (size * draw(75, 5)).requires_grad_(), (size * draw(12, 5, seed=1)).requires_grad_()
+        oracle = F.logsigmoid(weight.second(torch.tanh(weight.first(a[:, None] + b)))[..., 0])
+        direction = draw(75, 12, seed=2)
+        leaves = (a, b, *weight.parameters())
+        theirs = torch.autograd.grad((oracle * direction).sum(), leaves)
+        single = Learned(dim=5, inner_dim=7).to(dtype)
+        single.load_state_dict(weight.state_dict())
+        x, y = (t.detach().to(dtype).requires_grad_() for t in (a, b))
+        log_w = single.log_w(Pairs(torch.arange(75), torch.arange(12), x, y))
+        ours = torch.autograd.grad((log_w * direction.to(dtype)).sum(), (x, y, *single.parameters()))
+        eps = 1e-10 if dtype == torch.float64 else max(2e-4, 1e-6 * size)
+        for mine, other in zip((log_w, *ours), (oracle, *theirs), strict=True):
+            torch.testing.assert_close(mine.double(), other, rtol=eps, atol=eps * float(other.detach().abs().max()))
+
+    def test_no_tensor_of_pairs_and_units_is_kept(self) -> None:
+        saved: list[int] = []
+        x = draw(50, 5).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
+            Learned(dim=5).double().log_w(Pairs(torch.arange(50), torch.arange(50), x, x))
+        assert max(saved) <= 50 * 50
+
+    @pytest.mark.parametrize("step", ["a", "b"])
+    def test_published(self, step: str) -> None:
+        golden = load(f"meow_step_{step}")
+        anchors, candidates = golden["ada_z_fine_projected"], golden["ada_z_coarse"]
+        weight = Learned(dim=anchors.shape[1]).double()
+        names = {
+            "first.weight": "0.weight",
+            "first.bias": "0.bias",
+            "second.weight": "2.weight",
+            "second.bias": "2.bias",
+        }
+        weight.load_state_dict({ours: golden[f"ada.MLP.{theirs}"] for ours, theirs in names.items()})
+        ids = torch.arange(len(anchors))
+        close(weight.log_w(Pairs(ids, ids, anchors, candidates)).exp(), golden["ada_weight_soft"])
+        settings = {"weigh_positive": True, "block_rows": 7}
+        tau = float(golden["tau"])
+        term = ContrastiveTerm(temperature=tau, objective="info_nce", objective_settings=settings, weight=weight)
+        loss = term(anchors, candidates)
+        close(loss, golden["ada_loss"])
+        loss.backward()
+        assert weight.first.weight.grad is not None
+        close(weight.first.weight.grad, golden["ada_grad_mlp0"])
+
+
+@pytest.mark.parametrize("step", ["a", "b"])
+def test_published_prototypes(step: str) -> None:
+    golden = load(f"meow_step_{step}")
+    z, tau = golden["z_fine_projected"], float(golden["tau"])
+    clusterings = []
+    for t in (0, 1):
+        raw = golden[f"centroid_raw_{t}"]
+        clustering = Clustering(assign(z, raw), raw, 0.0)
+        assert torch.equal(clustering.assignments, golden[f"cluster_{t}"])
+        close(concentration(z, clustering, tau), golden[f"density_{t}"])
+        clusterings.append(clustering)
+    loss = proto_nce(ContrastiveTerm(objective="info_nce"), golden["z_coarse"], prototypes_of(clusterings, z, tau))
+    # the authors' mean over N where the formula has one over prototypes
+    constant = sum(math.log(len(z) / len(clustering.centroids)) for clustering in clusterings) / 2
+    close(loss + constant, golden["loss_proto"])
+    weight = Cluster()
+    weight.prepare(lambda: torch.stack([clustering.assignments for clustering in clusterings]))
+    ids = torch.arange(len(z))
+    torch.testing.assert_close(weight.log_w(Pairs(ids, ids, z, z)).exp(), golden["weight_hard"])
+    close(info_of(weight, tau)(golden["z_coarse"], z), golden["loss_info"])
+
+
+def info_of(weight: Cluster, tau: float) -> ContrastiveTerm:
+    settings = {"count_positive": False}
+    return ContrastiveTerm(temperature=tau, objective="info_nce", objective_settings=settings, weight=weight)
+
+
+@pytest.mark.parametrize("tau", [1.0, 1e-4])  # weights as factors, and as logarithms
+def test_candidates_are_clustered_once_for_all_blocks(tau: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(weights, "kmeans", lambda x, k, **settings: (made.append(k), kmeans(x, k, **settings))[1])
+    a, b = draw(30, 5), draw(30, 5, seed=1)
+    losses = []
+    for block_rows in (None, 7):
+        term = ContrastiveTerm(
+            temperature=tau,
+            objective="info_nce",
+            objective_settings={"block_rows": block_rows},
+            weight=Cluster(n_clusters=(3, 6)),
+        )
+        losses.append(term(a, b.requires_grad_()))
+        assert made == [3, 6]
+        made.clear()
+    close(losses[1], losses[0])
+
+
+N, M, D = 6, 11, 4
+
+
+def pairs() -> Pairs:
+    draw = torch.Generator().manual_seed(5)
+    a, b = (
+        torch.randn(N, D, generator=draw, dtype=torch.float64),
+        torch.randn(M, D, generator=draw, dtype=torch.float64),
+    )
+    ids = torch.arange(M)
+    ids[7] = 2  # a second row of an anchor's id
+    return Pairs(ids[:N], ids, a, b)
+
+
+def slow(of: Pairs, beta: float, hardest: float) -> Tensor:
+    """The weights, a pair at a time."""
+    w = torch.zeros(len(of.anchors), len(of.candidates), dtype=torch.float64)
+    for i, x in enumerate(of.anchors):
+        cosines = [float(x @ y / (x.norm() * y.norm())) for y in of.candidates]
+        among = [j for j in range(len(cosines)) if of.candidate_ids[j] != of.anchor_ids[i]]
+        kept = sorted(among, key=lambda j: -cosines[j])[: math.ceil(hardest * len(among))]
+        mean = sum(math.exp(beta * cosines[j]) for j in kept) / max(len(kept), 1)
+        for j, c in enumerate(cosines):
+            if of.candidate_ids[j] == of.anchor_ids[i]:
+                w[i, j] = 1
+            elif j in kept:
+                w[i, j] = math.exp(beta * c) / mean
+    return w
+
+
+@pytest.mark.parametrize(("beta", "hardest"), [(1.5, 1.0), (0.0, 0.3), (2.0, 0.5)])
+def test_hardness(beta: float, hardest: float) -> None:
+    of = pairs()
+    weight = Hardness(beta=beta, hardest=hardest)
+    torch.testing.assert_close(weight.log_w(of).exp(), slow(of, beta, hardest), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hardest", [1e-3, 0.05, 0.5, 0.999])
+@pytest.mark.parametrize("waits", [True, False])  # an accelerator is not asked whether it is done
+def test_the_hardest_are_those_of_a_sorted_row(
+    waits: bool, hardest: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ties and a row of zeros, too: where the last counts, all that are equal to it do."""
+    monkeypatch.setattr(weights, "is_accelerated", lambda x: not waits)
+    draw = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(n, 8, generator=draw, dtype=torch.float64).to(dtype) for n in (40, 500))
+    a[3], b[100:200], b[300:] = 0, b[7], b[300:].round()
+    ids = torch.arange(500)
+    of = Pairs(ids[:40] % 7, ids % 11, a, b)
+    weight = Hardness(beta=0.0, hardest=hardest)
+    log_w, beside = weight.log_w(of), weight.log_w_beside(of, ids[:40] + 20, b[100:140])
+    c, same_mask = of.cosines(), of.same() > 0
+    for i, row in enumerate(c):
+        among = row[~same_mask[i]].sort(descending=True).values
+        least = among[math.ceil(hardest * len(among)) - 1]
+        slack = 16 * torch.finfo(dtype).eps
+        weighed_mask = log_w[i][~same_mask[i]] > -math.inf
+        assert bool(weighed_mask[row[~same_mask[i]] >= least].all())
+        assert not bool(weighed_mask[row[~same_mask[i]] < least - slack].any())
+        own = torch.nn.functional.cosine_similarity(a[i], b[100 + i], dim=0)
+        assert bool(beside[i] > -math.inf) == bool(own >= least - slack)
