@@ -18,7 +18,7 @@ from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.members import Member, PlannedModel
+from recgraph.models.two_stage import Member, TwoStage
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.inner_split import give_plan
 from recgraph.runs.pretrained import Scale, initial_items
@@ -138,7 +138,7 @@ def fit_split(
         if validates:
             _check_validation(config.metric, sealed)
         build(model, _space(model, sealed, part), options, record, initialise)
-        if isinstance(model, PlannedModel):
+        if isinstance(model, TwoStage):
             fit_member = _fit_member(model, sealed, options)
             give_plan(model, read, fit_on, options.seed, partial(_space, model, sealed), fit_member)
         train_model(model, part, options, record, validate if validates else None)
@@ -147,7 +147,7 @@ def fit_split(
         return run
 
 
-def _fit_member(models: PlannedModel, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
+def _fit_member(models: TwoStage, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
     """What fits a built model, one of several, to a part of a split on which nothing selects an epoch.
 
     Raises:
