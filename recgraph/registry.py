@@ -35,11 +35,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.augment.latent": ("Attention", "Conv", "MLP"),
     },
     "encoder": {
-        "recgraph.encoders.bidirectional": ("BidirectionalTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
+        "recgraph.encoders.transformer": (
+            *("BidirectionalTransformer", "FilteredTransformer", "GatedTransformer", "Transformer"),
+        ),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},

@@ -20,7 +20,7 @@ from recgraph.config import Config, ConfigError, Search, unknown_key
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
 from recgraph.data.samples import Query
-from recgraph.encoders.sized import SizedByState
+from recgraph.encoders.kept import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.heterogeneous.base import evaluating
 from recgraph.rng import derive
