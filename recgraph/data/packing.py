@@ -26,7 +26,6 @@ from typing import IO, Any, Literal, Protocol
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError, first_line
-from recgraph.memory import format_size
 
 __all__ = [
     "DAMAGES",
@@ -243,7 +242,7 @@ class _Copy:
             raise self.no_room(path)
 
     def no_room(self, path: Path) -> DataError:
-        done = format_size(self.path.stat().st_size)
+        done = f"{self.path.stat().st_size:,} bytes"
         return DataError(
             f"its plain copy fills {self.path.parent}: there is no room behind {done}; set TMPDIR to a folder with "
             "more room, or unpack the file yourself",

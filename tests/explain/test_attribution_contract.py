@@ -13,7 +13,6 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.explain.attribution import subject as subjects
 from recgraph.explain.attribution.base import Attribution
-from recgraph.memory import MemoryLimitError
 from recgraph.models.base import Model
 
 ROWS = histories()
@@ -235,10 +234,3 @@ def test_fewer_variants_of_a_long_history_are_computed_at_a_time(monkeypatch: py
     subject = subject_of(model, ROWS, 4)
     assert subject.reading.n_cells == subject.n_events * 8
     assert subject.block_rows == 200 // subject.reading.n_cells
-
-
-def test_an_attribution_that_does_not_fit_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    served = recommender_of(model_of("sasrec", ROWS, double=False, **SEQUENCES["sasrec"]), ROWS)
-    monkeypatch.setenv("RECGRAPH_MEMORY_LIMIT", "10MiB")
-    with pytest.raises(MemoryLimitError, match=r"the attribution of SASRec would take .*; explain where there is more"):
-        rg.explain.attribute(served, "u4")
