@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -16,11 +16,10 @@ from recgraph.evaluate.metrics.names import full_name, metric_class, split_metri
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
 from recgraph.files import write_text
+from recgraph.models.base import Model
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
 from recgraph.pages.plot import drawing, html_page, notebook_html
-
-if TYPE_CHECKING:
-    from recgraph.runs.run import NodeRun, Run
+from recgraph.runs.record import RunRecord
 
 __all__ = ["Plot", "PlotKind", "plot"]
 
@@ -65,7 +64,21 @@ class Plot:
         return path
 
 
-def plot(run: Run | NodeRun, split: SealedSplit | None, kind: str, part: str, metric: str | None) -> Plot:
+class Plotted(Protocol):
+    """What a plot reads of a run."""
+
+    record: RunRecord
+
+    @property
+    def history(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    def write_record(self) -> None: ...
+
+
+def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: str | None) -> Plot:
     """Draw a run; see :meth:`recgraph.runs.run.Run.plot`."""
     name = f"{run.record.model} on {run.record.data.dataset or run.record.data.split or 'a graph'}"
     if kind == "curves":
@@ -79,7 +92,7 @@ def plot(run: Run | NodeRun, split: SealedSplit | None, kind: str, part: str, me
     return Plot(f"{name}: {metric} on {part}, seen items excluded", figures, rows)
 
 
-def _curves(run: Run | NodeRun, name: str) -> Plot:
+def _curves(run: Plotted, name: str) -> Plot:
     history, metric = run.history, run.record.training.get("metric", "loss")
     if not history:
         raise ValueError(f"{run.record.model} is fitted in one step: it has no learning curve")
@@ -135,7 +148,7 @@ class _Ranked:
     counts: Any
 
 
-def _rank(run: Run | NodeRun, split: SealedSplit, part: str, metric: str) -> _Ranked:
+def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
     """Rank the users of a part, seen items excluded; the record gets no result, but says that test data was read."""
     fitted_on = run.record.fitted_on
     if is_leaked(part, fitted_on):
