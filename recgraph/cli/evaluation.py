@@ -228,7 +228,7 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.runs.run import ProbeSettings, probe_of
+    from recgraph.runs.settings import ProbeSettings, probe_of
     from recgraph.setting_texts import parse_settings
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
@@ -258,7 +258,7 @@ def check(
     they seem to, and is no failure.
     """
     from recgraph.evaluate.checks import check_split
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
 
     data = DataConfig.of(
