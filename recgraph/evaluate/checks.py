@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from recgraph.data.batches import Query
-from recgraph.data.labels import Label
 from recgraph.data.part import Cases
 from recgraph.data.split import Split
+from recgraph.data.strategies import Label
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import Seen, Ties
 from recgraph.evaluate.ranking import Scorer
