@@ -78,12 +78,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
-        "recgraph.models.two_stage.model": ("TwoStage",),
+        "recgraph.models.two_stage": ("TwoStage",),
     },
     "objective": {
         "recgraph.contrast.objectives": ("BarlowTwins", "DebiasedInfoNCE", "DebiasedNTXent", "InfoNCE", "NTXent"),
     },
-    "ranker": {"recgraph.models.two_stage.rankers": ("BoostedTrees", "Logistic")},
+    "ranker": {"recgraph.models.two_stage": ("BoostedTrees", "Logistic")},
     "regulariser": {
         "recgraph.contrast.regularisers": ("Alignment", "CrossUniformity", "Margin", "Uniformity"),
     },
