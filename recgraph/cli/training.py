@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from recgraph.config import Config
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
 
 
 #: what of a split a model is fitted on
@@ -67,7 +67,7 @@ def train(
 
     values = {**parse_settings(settings or [], with_none(load_toml(config)) if config else {}), **source.settings}
     try:
-        with source.shown(), notes_of("recgraph.runs.refit"):
+        with source.shown(), notes_of("recgraph.runs.fit"):
             run = fit.train(
                 model,
                 source.dataset,
@@ -190,7 +190,7 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
     from recgraph import registry
     from recgraph.models.base import TrainableModel
     from recgraph.runs.pretrained import InitItemsConfig
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
     from recgraph.train.config import share_out, training_config
 
