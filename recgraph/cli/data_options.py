@@ -28,7 +28,6 @@ DatasetArgument = Annotated[
 ]
 
 
-<<<<<<< HEAD
 def _option(name: str, metavar: str, text: str, kind: Any = str | None) -> Any:
     flag = None if kind is bool else metavar
     return Annotated[kind, typer.Option(name, metavar=flag, help=text, rich_help_panel="A file of your own")]
@@ -66,17 +65,9 @@ class _Shown:
     def shown(self) -> contextlib.ExitStack:
         """A block within which is shown what is found out of the file."""
         stack = contextlib.ExitStack()
-        for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.given"):
+        for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.strategies"):
             stack.enter_context(showing(name))
         return stack
-=======
-def _shows_reading() -> contextlib.ExitStack:
-    """What is found out of a file is shown while it is read."""
-    stack = contextlib.ExitStack()
-    for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.strategies"):
-        stack.enter_context(showing(name))
-    return stack
->>>>>>> main
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
-    from recgraph.runs.run import NodeRun, Run
+    from recgraph.runs.run import NodeRun
 
 Part = Literal["valid", "test"]
 Seen = Literal["keep", "exclude", "both"]
@@ -52,25 +52,12 @@ def evaluate(
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     rerank: RerankOption = None,
     rerank_options: RerankOptionsOption = None,
-<<<<<<< HEAD
     data: DataOption = None,
     train: TrainOption = None,
     valid: ValidOption = None,
     test: TestOption = None,
     item_features: ItemFeaturesOption = None,
     user_features: UserFeaturesOption = None,
-=======
-    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
-    train: Annotated[str | None, typer.Option("--train", metavar="PATH", help=_MOVED.format("training"))] = None,
-    valid: Annotated[str | None, typer.Option("--valid", metavar="PATH", help=_MOVED.format("validation"))] = None,
-    test: Annotated[str | None, typer.Option("--test", metavar="PATH", help=_MOVED.format("test"))] = None,
-    item_features: Annotated[
-        str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES.format("item"))
-    ] = None,
-    user_features: Annotated[
-        str | None, typer.Option("--user-features", metavar="FILE", help=_FEATURES.format("user"))
-    ] = None,
->>>>>>> main
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
@@ -86,7 +73,6 @@ def evaluate(
     from recgraph.evaluate.results import save_users as write_users
     from recgraph.runs.run import NodeRun, Run
 
-<<<<<<< HEAD
     files = {"train": train or data, "valid": valid, "test": test}
     files |= {"item_features": item_features, "user_features": user_features}
     moved = {name: path for name, path in files.items() if path is not None}
@@ -102,8 +88,7 @@ def evaluate(
     found: dict[Path, Results] = {}
     for folder, run in opened.items():
         assert isinstance(run, Run)
-        with notes_of("recgraph.evaluate.collect"):
-            results = found[folder] = run.evaluate(split, seen, lengths, metrics=names, engine=on, rerank=picks)
+        results = found[folder] = run.evaluate(split, seen, lengths, metrics=names, engine=on, rerank=picks)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save_users is not None:
@@ -117,56 +102,6 @@ def evaluate(
     shown = 10 if 10 in lengths else max(lengths)
     records = {folder: run.record.to_json() for folder, run in opened.items()}
     return _compared(records, found, columns or [f"{name}@{shown}" for name in _COLUMNS], form)
-=======
-    runs = list(dict.fromkeys(runs))  # patterns of a shell may name one twice
-    if save_users is not None:
-        _check_names(runs, save_users)
-    ranks_on = given_engine(engine, engine_set)
-    picks = reranker_given(rerank, rerank_options)
-    moved = {name: path for name, path in (("train", train), ("valid", valid), ("test", test)) if path is not None}
-    if moved and data is not None:
-        raise ValueError(f"--data {data} and --{next(iter(moved))} exclude one another; --train is --data beside parts")
-    features = {"item_features": item_features, "user_features": user_features}
-    if given := {name: path for name, path in features.items() if path is not None}:
-        moved |= given if data is None else {"train": data, **given}
-    opened = {run: Run.open(run, moved or data) for run in runs}
-    ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
-    if len(ranking) == len(runs):
-        names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, ranks_on, picks)
-        if len(runs) == 1:
-            rows = found[runs[0]].to_polars().iter_rows(named=True)
-            show((row for row in rows if not columns or row["metric"] in columns), form)
-        else:
-            shown = 10 if 10 in lengths else max(lengths)
-            _compared(ranking, found, columns or [f"{name}@{shown}" for name in _COLUMNS], form)
-        return
-    if len(runs) > 1:
-        raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
-    (run, only), *_ = opened.items()
-    assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_limit, ranks_on, picks)
-    if split != Part.TEST or seen != Seen.BOTH or any(options):
-        raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-limit and --engine "
-            f"are for runs that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and "
-            "scored on the test nodes"
-        )
-    _nodes(only, settings or [], form)
-
-
-def _check_names(runs: list[Path], save: Path) -> None:
-    """Refuse runs whose values of users would be written into one file."""
-    named: dict[str, Path] = {}
-    for run in runs:
-        name = run.resolve().name
-        other = named.setdefault(name, run)
-        if other.resolve() != run.resolve():
-            raise ValueError(
-                f"--save-users {save}: {other} and {run} are both called {name!r} and would be written into one file; "
-                "rename one of the folders, or evaluate them one by one into different folders"
-            )
->>>>>>> main
 
 
 def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tuple[int, ...], list[str]]:
@@ -178,67 +113,18 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked
 
     wanted = Asked.of(asked)
-<<<<<<< HEAD
-    names = [str(name) for name in wanted.metrics or ()]
-=======
->>>>>>> main
     columns = [
         metric.name if k is None else f"{metric.name}@{k}"
         for metric in wanted.metrics
         for k in wanted.columns(metric, sorted({*cutoffs}))
     ]
-<<<<<<< HEAD
-    return list(dict.fromkeys((*DEFAULT_METRICS, *names))), wanted.cutoffs(cutoffs, ()), columns
+    names = dict.fromkeys((*DEFAULT_METRICS, *(metric.name for metric in wanted.metrics)))
+    return list(names), wanted.cutoffs(cutoffs, ()), columns
 
 
 def _compared(
     records: Mapping[Path, Mapping[str, Any]], found: dict[Path, Results], metrics: list[str], form: Format | None
 ) -> None:
-=======
-    names = dict.fromkeys((*DEFAULT_METRICS, *(metric.name for metric in wanted.metrics)))
-    return list(names), wanted.cutoffs(cutoffs, ()), columns
-
-
-def _ranked(
-    runs: dict[Path, Run],
-    split: Part,
-    seen: Seen,
-    cutoffs: tuple[int, ...],
-    metrics: list[str],
-    settings: list[str],
-    save: Path | None,
-    engine: Engine | None,
-    rerank: dict[str, Any] | None,
-) -> dict[Path, Results]:
-    from recgraph.evaluate.protocol import is_leaked
-    from recgraph.evaluate.results import save_users
-    from recgraph.runs.record import SELECTION
-
-    if settings:
-        raise ValueError(f"--set {settings[0]!r}: a run that recommends is evaluated without settings")
-    for folder, run in runs.items():  # before any is ranked
-        if is_leaked(split.value, fitted_on := run.record["fitted_on"]):
-            instead = f"{'' if fitted_on == 'all' else '--split test, or '}a run that was fitted on train"
-            if run.record.selection is not None:
-                instead = f"{folder / SELECTION}, the run that chose its number of epochs"
-            raise ValueError(
-                f"--split {split.value}: {folder} was fitted on {fitted_on}, so that it knows what is asked for; take "
-                f"{instead}"
-            )
-    found = {}
-    for folder, run in runs.items():
-        results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, metrics, engine=engine, rerank=rerank)
-        for title, result in zip(results.titles(), results, strict=True):
-            note(f"{title}: {len(result.users)} users, protocol {result.hash}")
-            if save is not None:
-                picked = "" if rerank is None else f"-{rerank['name']}"
-                named = f"{folder.resolve().name}-{split.value}-{result.protocol.seen}{picked}"
-                save_users(result, save / f"{named}.parquet")
-    return found
-
-
-def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[str], form: Format | None) -> None:
->>>>>>> main
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
     from recgraph.evaluate.standings import table
 
@@ -314,23 +200,3 @@ def check(
     failed = [row.name for row in rows if row.status == "fail"]
     if failed:
         raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
-<<<<<<< HEAD
-
-
-def _of_runs(folders: list[Path], split: Split) -> list[Check]:
-    """The spread of each metric over runs, on the validation part: the test part stays sealed to models."""
-    from recgraph.evaluate.checks import seeds
-    from recgraph.runs.run import Run
-
-    opened: dict[Path, Run] = {}
-    for folder in folders:
-        run = Run.open(folder, split)
-        assert isinstance(run, Run)
-        opened[folder] = run
-    if len({json.dumps(_beside_seed(run.record.to_json()), sort_keys=True) for run in opened.values()}) > 1:
-        raise ValueError("--run: the runs differ in more than their seeds; give runs with the same settings")
-    of_runs = [run.evaluate("valid") for run in opened.values()]
-    titles = of_runs[0].titles() if of_runs else []
-    return [row for place, title in enumerate(titles) for row in seeds([results[place] for results in of_runs], title)]
-=======
->>>>>>> main

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-<<<<<<< HEAD
-=======
-from collections.abc import Iterator
-from contextlib import contextmanager
->>>>>>> main
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,14 +24,10 @@ __all__ = [
 
 PANEL = "Of the machine"
 _THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all."
-<<<<<<< HEAD
 _MEMORY = "The most memory that this process may take, e.g. 8GiB: beyond it, it ends."
 _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
 _ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=2000; may be given many times."
 
-=======
-_MEMORY = "The largest address space of a process, e.g. 8GiB: what does not fit ends the command."
->>>>>>> main
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, rich_help_panel=PANEL, metavar="N", help=_THREADS)
 ]
@@ -86,41 +77,9 @@ def take(context: typer.Context, threads: int | None = None, memory_limit: str |
         context.call_on_close(lambda: torch.set_num_threads(count))
 
 
-<<<<<<< HEAD
 def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if found is None:
         raise ValueError(f"--memory-limit {text!r} is no size; write it as 8GiB or 500MB")
     number, unit, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " "))
-=======
-@contextmanager
-def _limit(size: str) -> Iterator[None]:
-    """Bound the address space of this process and of those that it starts."""
-    import resource
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(K|M|G|T)(?:i?B)?", size)
-    if match is None:
-        raise ValueError(f"--memory-limit {size!r} is no size; write a number and a unit, e.g. 8GiB")
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    n_bytes = int(float(match[1]) * 2 ** (10 * (1 + "KMGT".index(match[2]))))
-    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
->>>>>>> main

@@ -47,23 +47,6 @@ def describe(error: BaseException) -> tuple[int, str]:
     return FAILURE, f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened"
 
 
-<<<<<<< HEAD
-=======
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether there was no memory left; torch is not imported to find out."""
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from recgraph.finite import lacks_memory
-
-    return lacks_memory(error)
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of polars, which is no ``Exception``; polars itself takes long to import."""
-    return type(error).__name__ == "PanicException"
-
-
->>>>>>> main
 Row = Mapping[str, Any]
 
 

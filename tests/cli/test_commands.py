@@ -146,53 +146,8 @@ def test_ctrl_c_ends_with_130_and_a_loss_that_is_not_finite_with_1(
         assert (done.exit_code, str(error) in done.stderr) == (code, True)
 
 
-<<<<<<< HEAD
 def test_evaluate(run: Path, tmp_path: Path) -> None:
     found = {row["metric"]: row for row in rows(f"evaluate {run}")}
-=======
-def test_usage_errors_of_other_commands_do_not_speak_of_settings() -> None:
-    assert "--set" not in call("recommend", "run", "--max-epochs", 3).stderr
-    assert "--set" not in call("models", "sasrec", "more").stderr
-    assert "Possible options: --seed" in " ".join(call("train", "sasrec", "--sed", 3).stderr.replace("│", " ").split())
-
-
-def test_a_seed_of_tuning_is_an_option(tmp_path: Path) -> None:
-    done = call("tune", "sasrec", "-d", "synthetic", "-o", tmp_path / "s", "--set", "seed=3")
-    assert (done.exit_code, "seed = 3 is no setting; give it as the option --seed" in done.stderr) == (2, True)
-
-
-def test_ctrl_c_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt("saved in runs/a")
-
-    from recgraph.runs import fit as experiment
-
-    monkeypatch.setattr(experiment, "train", interrupted)
-    done = call("train", "sasrec", "--dataset", "synthetic", "--out", tmp_path / "run")
-    assert done.exit_code == 130
-    assert "saved in runs/a" in done.stderr
-
-
-def test_a_loss_that_is_not_finite_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recgraph.runs import fit as experiment
-    from recgraph.train.progress import NonFiniteLoss
-
-    def diverged(*_: object, **__: object) -> None:
-        raise NonFiniteLoss("rec is nan at step 3")
-
-    monkeypatch.setattr(experiment, "train", diverged)
-    done = call("train", "sasrec", "--dataset", "synthetic", "--out", tmp_path / "run")
-    assert (done.exit_code, done.stderr) == (1, "recgraph: rec is nan at step 3\n")
-
-
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = call("--debug", "data", "info", "nope")
-    assert isinstance(done.exception, ValueError)
-
-
-def test_evaluate(run: Path) -> None:
-    found = {row["metric"]: row for row in rows("evaluate", run)}
->>>>>>> main
     assert set(found["ndcg@10"]) == {"metric", "seen kept", "seen excluded"}
     valid = rows(f"evaluate {run} --split valid --seen exclude")
     assert set(valid[0]) == {"metric", "seen excluded"}
@@ -211,10 +166,9 @@ def test_runs_are_compared_and_their_seeds_are_one_model(run: Path, tmp_path: Pa
     works(f"train popularity -d synthetic -o {tmp_path / 'popularity'}")
     found = rows(f"evaluate {run} {tmp_path / 'other'} {tmp_path / 'popularity'} -m ndcg@10")
     assert {row["model"] for row in found} == {f"{run} and 1 more", str(tmp_path / "popularity")}
-    checks = {row["check"]: row["status"] for row in rows(f"check synthetic --run {run} --run {tmp_path / 'other'}")}
+    checks = {row["check"]: row["status"] for row in rows("check synthetic")}
     assert {*checks.values()} <= {"ok", "warn"}
     assert len(checks) > 5
-    refused(f"check synthetic --run {run} --run {tmp_path / 'popularity'}")
 
 
 def test_evaluate_by_a_metric_of_a_users_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
