@@ -87,7 +87,7 @@ class Reading:
         return False
 
     def _refusal(self, method: str, why: str) -> str:
-        return f"attribution {method}: {self.name} {why}; use leave_one_out or reagent"
+        return f"attribution {method}: {self.name} {why}; use leave_one_out"
 
     @property
     def name(self) -> str:

@@ -60,7 +60,7 @@ class SequenceReading(HistoryReading):
         if self.model.encoder.reads_times:
             raise ValueError(
                 f"attribution: {type(self.model.encoder).__name__} reads times beside vectors (time_bias = True), so "
-                "that no vectors stand for a history; use leave_one_out or reagent"
+                "that no vectors stand for a history; use leave_one_out"
             )
         vectors: Tensor = lookup(self.model.token_table(), self.items + 1)
         if self.model.gap_embedding is None or self.query.times is None:
