@@ -22,7 +22,6 @@ from experiments.bench.environments import EnvironmentMissing
 from experiments.closed_form_parity import closed_form_parity
 from experiments.lightgcn_parity import agreement
 from experiments.meow_reference import CHECKS as MEOW_CHECKS
-from experiments.metric_parity import metric_parity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.evaluate import evaluate
@@ -189,15 +188,6 @@ def row(name: str, metrics: dict[str, float], wanted: dict[str, dict[int, float]
     return {"name": name, "metrics": got, "ok": got == flat, "published": flat}
 
 
-def metrics() -> Iterator[dict[str, Any]]:
-    """Our metrics under each convention, against the values of nine libraries."""
-    folder = SHARED / "golden" / "metrics"
-    if not (folder / "parity_public.json").is_file():
-        yield {"name": "metrics", "ok": False, "reason": f"no {folder / 'parity_public.json'}; set RECGRAPH_SHARED"}
-        return
-    yield from metric_parity(folder)
-
-
 def lightgcn() -> Iterator[dict[str, Any]]:
     """LightGCN beside PyTorch Geometric's, step by step from one start."""
     log = SHARED / "data" / "ml-100k"
@@ -218,7 +208,7 @@ def closed_form() -> Iterator[dict[str, Any]]:
         yield {"name": "closed_form", "ok": False, "reason": f"{error}"}
 
 
-CHECKS = (mclrec_steps, meow_steps, beauty_weights, metrics, lightgcn, closed_form)
+CHECKS = (mclrec_steps, meow_steps, beauty_weights, lightgcn, closed_form)
 
 
 def main() -> int:

@@ -52,16 +52,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "metric": {
         "recgraph.evaluate.metrics.accuracy": (
-            *("F1", "HitRate", "Precision", "RPrecision", "Recall", "StratifiedRecall"),
+            *("AUC", "DCG", "F1", "HitRate", "MAP", "MRR", "NDCG", "Precision", "RBP", "RPrecision", "Recall"),
         ),
-        "recgraph.evaluate.metrics.auc": ("AUC", "PartialAUC"),
-        "recgraph.evaluate.metrics.distribution": (
-            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "Personalization", "TailShare"),
+        "recgraph.evaluate.metrics.lists": (
+            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "IntraListDiversity", "NewItems"),
+            *("Novelty", "Personalization", "Serendipity", "TailShare", "Unexpectedness"),
         ),
-        "recgraph.evaluate.metrics.novelty": (
-            *("IntraListDiversity", "NewItems", "Novelty", "Serendipity", "Unexpectedness"),
-        ),
-        "recgraph.evaluate.metrics.rank": ("DCG", "MAP", "MRR", "NCRR", "NDCG", "RBP"),
     },
     "model": {
         "recgraph.models.closed_form.graph_filters": ("GFCF", "TurboCF"),
@@ -89,7 +85,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     "regulariser": {
         "recgraph.contrast.regularisers": ("Alignment", "CrossUniformity", "Margin", "Uniformity"),
     },
-    "reranker": {"recgraph.rerank.members": ("DPP", "MMR", "ContrastiveSearch")},
+    "reranker": {"recgraph.evaluate.rerank": ("DPP", "MMR")},
     "transform": {
         "recgraph.contrast.transforms": ("Centre", "ShuffledGroupWhitening"),
     },

@@ -12,7 +12,7 @@ import typer
 
 from recgraph.cli.data_options import GivenData
 from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
-from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
+from recgraph.cli.output import Failure, Format, FormatOption, note, show
 from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def evaluate(
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     rerank: RerankOption = None,
     rerank_options: RerankOptionsOption = None,
-    memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
     train: Annotated[str | None, typer.Option("--train", metavar="PATH", help=_MOVED.format("training"))] = None,
     valid: Annotated[str | None, typer.Option("--valid", metavar="PATH", help=_MOVED.format("validation"))] = None,
@@ -83,8 +82,6 @@ def evaluate(
     All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
     say how well the embeddings tell the classes of nodes apart.
     """
-    if memory_mib is not None and memory_limit is not None:
-        raise ValueError(f"--memory-mib {memory_mib} and --memory-limit {memory_limit} exclude each other: give one")
     take(context, threads, memory_limit)
     from recgraph.runs.run import NodeRun, Run
 
@@ -103,7 +100,7 @@ def evaluate(
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib, ranks_on, picks)
+        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, ranks_on, picks)
         if len(runs) == 1:
             rows = found[runs[0]].to_polars().iter_rows(named=True)
             show((row for row in rows if not columns or row["metric"] in columns), form)
@@ -115,10 +112,10 @@ def evaluate(
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_mib, memory_limit, ranks_on, picks)
+    options = (cutoffs, metrics, save_users, memory_limit, ranks_on, picks)
     if split != Part.TEST or seen != Seen.BOTH or any(options):
         raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-mib, --memory-limit and --engine "
+            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-limit and --engine "
             f"are for runs that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and "
             "scored on the test nodes"
         )
@@ -144,17 +141,16 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     Raises:
         ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked, metric_class
+    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked
 
     wanted = Asked.of(asked)
-    lengths = wanted.cutoffs(cutoffs, ())
-    names = [str(name) for name in wanted.metrics or ()]
     columns = [
-        name if k is None else f"{name}@{k}"
-        for name in names
-        for k in wanted.columns(metric_class(name)(), sorted({*cutoffs}))
+        metric.name if k is None else f"{metric.name}@{k}"
+        for metric in wanted.metrics
+        for k in wanted.columns(metric, sorted({*cutoffs}))
     ]
-    return list(dict.fromkeys((*DEFAULT_METRICS, *names))), lengths, columns
+    names = dict.fromkeys((*DEFAULT_METRICS, *(metric.name for metric in wanted.metrics)))
+    return list(names), wanted.cutoffs(cutoffs, ()), columns
 
 
 def _ranked(
@@ -165,7 +161,6 @@ def _ranked(
     metrics: list[str],
     settings: list[str],
     save: Path | None,
-    memory_mib: int | None,
     engine: Engine | None,
     rerank: dict[str, Any] | None,
 ) -> dict[Path, Results]:
@@ -186,10 +181,7 @@ def _ranked(
             )
     found = {}
     for folder, run in runs.items():
-        with notes_of("recgraph.evaluate.collect"):
-            results = found[folder] = run.evaluate(
-                split.value, seen.value, cutoffs, memory_mib, metrics, engine=engine, rerank=rerank
-            )
+        results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, metrics, engine=engine, rerank=rerank)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:
@@ -238,7 +230,7 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.runs.run import ProbeSettings, probe_of
+    from recgraph.runs.settings import ProbeSettings, probe_of
     from recgraph.setting_texts import parse_settings
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
@@ -270,7 +262,7 @@ def check(
     they seem to, and is no failure.
     """
     from recgraph.evaluate.checks import check_split
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
 
     data = DataConfig.of(

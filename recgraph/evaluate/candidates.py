@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Cases
+from recgraph.evaluate.hits import check_items
 from recgraph.evaluate.protocol import Protocol
 from recgraph.rng import derive
 from recgraph.sparse.ragged import Ragged
@@ -148,16 +149,6 @@ def _allowed(protocol: Protocol, cases: Cases, lists: Ragged) -> Ragged:
         return lists
     known = cases.history.rows * cases.n_items + cases.history.values
     return lists.filter(~torch.isin(lists.rows * cases.n_items + lists.values, known))
-
-
-def check_items(name: str, items: Tensor, n_items: int) -> None:
-    """Refuse indices of items that the catalogue does not have.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    if bool(((items < 0) | (items >= n_items)).any()):
-        raise ValueError(f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items")
 
 
 def _check(lists: Ragged, cases: Cases) -> None:

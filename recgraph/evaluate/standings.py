@@ -13,11 +13,11 @@ import polars as pl
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.results import check_comparable, comparable
-from recgraph.evaluate.significance import Source, Test, check_alike, p_value, results_of
+from recgraph.evaluate.results import comparable
+from recgraph.evaluate.significance import Source, Test, p_value, results_of
 from recgraph.evaluate.statistics import holm
 
-__all__ = ["Cell", "Mark", "Standing", "Table", "standings", "table"]
+__all__ = ["Cell", "Mark", "Table", "table"]
 
 Mark = Literal["best", "tied", ""]
 _SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
@@ -35,7 +35,8 @@ class Cell:
         value: the metric, the mean over the model's seeds.
         p_value: against the best model of the column, corrected over the table; None for the best itself, for
             metrics without values of users and where the value is NaN.
-        mark: as in :class:`Standing`; empty where nothing was tested.
+        mark: ``best``: better than every other; ``tied``: not significantly different from the best, which is
+            itself tied then; empty for others and where nothing was tested.
     """
 
     value: float
@@ -114,8 +115,6 @@ def table(
     every = [result for own in models.values() for result in own]
     shared = [comparable(every[0], result) for result in every]
     columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
-    for metric in columns:
-        check_comparable(every, metric)
     means = {
         (name, metric): float(np.mean([result[metric] for result in own]))
         for name, own in models.items()
@@ -161,52 +160,3 @@ def _mark_of_best(others: Collection[float], alpha: float) -> Mark:
     if not others:
         return ""
     return "tied" if max(others) >= alpha else "best"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A row of a table of models.
-
-    Attributes:
-        value: the metric's mean.
-        p_value: against the best model, corrected over the table; None for the best itself and where the mean is NaN.
-        mark: ``best``: better than every other; ``tied``: not significantly different from the best; else empty. The
-            best itself is ``tied`` where another one is, and has no mark where it was tested against none.
-    """
-
-    name: str
-    value: float
-    p_value: float | None
-    mark: Mark
-
-
-def standings(
-    results: Mapping[str, Source | Sequence[Source]],
-    metric: str,
-    *,
-    test: Test = "randomisation",
-    alpha: float = 0.05,
-    n_draws: int = 9999,
-    seed: int = 0,
-) -> list[Standing]:
-    """Which models are significantly best: each against the best mean, over users, with Holm's correction.
-
-    The best mean is the highest, or the lowest of a metric such as gini. A model whose mean is NaN is not tested.
-
-    Args:
-        results: model -> its result, or those of its seeds.
-        test, alpha, n_draws, seed: as for :func:`table`.
-
-    Returns:
-        best first, NaN last.
-
-    Raises:
-        ProtocolMismatch, ValueError: as :func:`over_users`, or no models.
-    """
-    models = {name: results_of(own, f"results[{name!r}]") for name, own in results.items()}
-    if len(models) > 1:
-        check_alike([result for own in models.values() for result in own], metric)
-    made = table(models, [metric], test=test, alpha=alpha, n_draws=n_draws, seed=seed)
-    cells = {name: row[metric] for name, row in made}
-    order = best_first({name: cell.value for name, cell in cells.items()}, metric)
-    return [Standing(name, cells[name].value, cells[name].p_value, cells[name].mark) for name in order]

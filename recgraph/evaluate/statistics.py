@@ -51,32 +51,6 @@ def paired_t(differences: ArrayLike) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def wilcoxon(differences: ArrayLike) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test; pairs without a difference are left out, 1 if all are."""
-    values = _without_rounding(differences)
-    return float(stats.wilcoxon(values).pvalue) if values.size else 1.0
-
-
-def _without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
-    """[n] The differences other than 0, in units of the greatest, rounded: rounding errors would break their ties."""
-    values = checked(differences)
-    scaled = np.round(values / max(np.abs(values).max(), np.finfo(np.float64).tiny), 12)
-    kept: NDArray[np.float64] = scaled[scaled != 0]
-    return kept
-
-
-def check_draws(n_draws: int, seed: int) -> None:
-    """Refuse settings of what is drawn that are out of range.
-
-    Raises:
-        ValueError: names the argument and its value.
-    """
-    if n_draws < 1:
-        raise ValueError(f"n_draws = {n_draws} must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed = {seed} must be 0 or more")
-
-
 def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0) -> float:
     """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
 
@@ -87,7 +61,6 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
     differences and 9,999 draws it takes 9.0 s and 520 MiB on one core, this product with drawn signs 0.8 s and 80 MiB.
     """
     values = checked(differences)
-    check_draws(n_draws, seed)
     observed = abs(values.sum())
     # sums that differ by rounding alone are as great as the observed one
     limit = observed - 1e-12 * max(np.abs(values).sum(), 1e-300)
@@ -106,15 +79,8 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
 
 
 def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0) -> Interval:
-    """The percentile bootstrap interval of the mean difference over resampled pairs (``scipy.stats.bootstrap``).
-
-    Raises:
-        ValueError: ``confidence`` outside (0, 1), ``n_draws`` below 1, or fewer than two differences.
-    """
+    """The percentile bootstrap interval of the mean difference over resampled pairs (``scipy.stats.bootstrap``)."""
     values = checked(differences)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
-    check_draws(n_draws, seed)
     found = stats.bootstrap(
         (values,),
         np.mean,
@@ -137,20 +103,9 @@ def cohen_d(differences: ArrayLike) -> float:
     return float(values.mean() / deviation)
 
 
-def rank_biserial(differences: ArrayLike) -> float:
-    """The matched-pairs rank-biserial correlation (Kerby 2014); pairs without a difference are left out."""
-    values = _without_rounding(differences)
-    if not values.size:
-        return 0.0
-    ranks = stats.rankdata(np.abs(values))
-    return float((ranks * np.sign(values)).sum() / ranks.sum())
-
-
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """[M] adjusted p-values of a family of M tests (Holm 1979): below alpha where the step-down test rejects."""
     values = np.asarray(p_values, dtype=np.float64)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p_values must be a list of numbers in [0, 1]")
     order = values.argsort(kind="stable")
     factors = np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)
@@ -194,10 +149,8 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
         a, b: [N] and [M].
 
     Raises:
-        ValueError: a sample has fewer than two values, or ``confidence`` lies outside (0, 1).
+        ValueError: a sample has fewer than two values.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
     own, other = _sample("a", a), _sample("b", b)
     difference = float(differences_of(own.mean(), other.mean()))
     if np.ptp(own) == 0 and np.ptp(other) == 0:

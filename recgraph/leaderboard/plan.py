@@ -23,10 +23,8 @@ from recgraph.evaluate.protocol import Protocol
 from recgraph.files import read_object
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
-from recgraph.runs.changed_features import Fingerprints
-from recgraph.runs.inputs import input_digests
-from recgraph.runs.pretrained import InitItemsConfig
-from recgraph.runs.settings import DataConfig, ProbeSettings
+from recgraph.runs.pretrained import InitItemsConfig, input_digests
+from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings
 from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 from recgraph.tuning.passwords import without_password
@@ -155,7 +153,7 @@ class Job:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """The digests of the runs and bundles that its training reads, see :mod:`recgraph.runs.inputs`."""
+        """The digests of the runs and bundles that its training reads."""
         return input_digests(self.settings)
 
     @property

@@ -16,9 +16,9 @@ from recgraph.data.dataframe import FrameKind, to_native
 from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import feature_rows
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
+from recgraph.evaluate.rerank import Cosine
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.rerank.similarity import Cosine
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling
@@ -88,7 +88,7 @@ class Lister:
             popular = Catalogue(self.n_items, k, candidates=ruling.candidates)
             counts = popularity.double().expand(len(empty), -1)
             # what such a user has done is no known item
-            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None, None)
+            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None)
             items[empty], scores[empty] = top.items, top.scores
         known_mask = torch.ones(n_users, dtype=torch.bool)
         known_mask[empty] = False

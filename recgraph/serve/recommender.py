@@ -25,10 +25,10 @@ from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.models.base import Model
 from recgraph.notebook import block
 from recgraph.parallel import Engine, Piece
-from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.rng import Generators
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex

@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 from recgraph.arguments import checked, is_list
 from recgraph.config import Config, ConfigError
 from recgraph.data.ids import is_missing
+from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.files import read_json, read_toml
-from recgraph.rerank.base import Reranker, reranker_of
 
 __all__ = ["Boost", "Rules"]
 

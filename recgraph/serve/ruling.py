@@ -19,12 +19,10 @@ from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, Limit, Reranking, bind, pick
 from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.rerank.bind import bind
-from recgraph.rerank.pick import Limit, Reranking, pick
-from recgraph.rerank.similarity import CoOccurrence, Cosine
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
@@ -104,16 +102,13 @@ class Ruling:
             with evaluating(model):
                 queries = model.encode_users(part) if model.has_vectors else model.score(part)
             own_seen = None if seen is None else seen.take(rows)
-            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen, query.history.take(rows))
+            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
 
-    def rank_queries(
-        self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None, history: Ragged | None
-    ) -> Lists:
+    def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
         """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors.
 
         Args:
             seen: B rows of items to leave out.
-            history: B rows of what the users did, oldest first.
         """
         queries = catalogue.prepared(queries)
         barred = [] if seen is None else [seen]
@@ -126,7 +121,7 @@ class Ruling:
             scores = self._scores(catalogue, queries[rows.to(queries.device)])
             own = None if allowed is None else (allowed[0].take(rows), allowed[1][rows])
             closed = _closed(len(rows), [bar.take(rows) for bar in barred], own, catalogue)
-            lists.append(self._lists(catalogue, scores, closed, None if history is None else history.take(rows)))
+            lists.append(self._lists(catalogue, scores, closed))
         return Lists.cat(lists)
 
     def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
@@ -145,7 +140,7 @@ class Ruling:
                 own.copy_(torch.where(own > 0, own * of_columns, own / of_columns))
         return scores
 
-    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged, history: Ragged | None) -> Lists:
+    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
         """The best of the columns that are not closed, under limits and re-ranked.
 
         Raises:
@@ -174,8 +169,7 @@ class Ruling:
             if not self.limits and self.reranking is None:
                 items[left, :length], values[left, :length] = ranked, best
                 break
-            own_history = None if history is None else history.take(left.to(history.device)).to(host)
-            places, short_mask = pick(ranked, best, k, self.limits, self.reranking, own_history)
+            places, short_mask = pick(ranked, best, k, self.limits, self.reranking)
             known = places.clamp(min=0)
             items[left] = torch.where(places < 0, places, ranked.gather(1, known))
             values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))

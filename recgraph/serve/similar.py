@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
+from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
-from recgraph.rerank.similarity import CoOccurrence, SimilarBy
 from recgraph.serve.lists import Lister
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import candidates_of

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from recgraph.texts import for_terminal, tell
-from recgraph.train.display import duration
+from recgraph.train.callbacks import duration
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.trials import Trials
 

@@ -17,9 +17,8 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
-from recgraph.runs.changed_features import changed_features
-from recgraph.runs.inputs import input_digests
-from recgraph.runs.source import source_of
+from recgraph.runs.pretrained import input_digests
+from recgraph.runs.settings import changed_features, source_of
 from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
@@ -98,8 +97,7 @@ def tune(
             name is maximised.
         progress: show the trials while they run; None: on a terminal.
         source: where the split is from, for the commands on the study's page and for opening its runs without the
-            split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A
-            log that was read from a file knows its own. Fingerprints of the features are added.
+            split: see :func:`recgraph.runs.fit.fit`.
         engine: where the processes run, e.g. ``Engine(name="ray")`` of :mod:`recgraph.parallel`; ``out`` is then a
             folder that its machines share, and so is a storage in a file. None: this machine.
         interval, grace: seconds between a worker's heartbeats, and without one until other machines replace its trial.
@@ -269,10 +267,8 @@ def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
         ValueError: names the features, both hashes and the way out.
     """
     then, now = ((source or {}).get("features") for source in (before, plan.source))
-    for text in changed_features(then, now, f"study {plan.study!r}").values():
-        raise ValueError(
-            f"{text}; give it its content back, or give the new study another folder (--out) and name (--study)"
-        )
+    for name in changed_features(then, now):
+        raise ValueError(f"{name} is not what study {plan.study!r} was begun with; give a new study another folder")
 
 
 def _check_inputs(plan: Plan, study: Study) -> None:

@@ -271,7 +271,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_loss_that_is_not_finite_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recgraph.runs import fit as experiment
-    from recgraph.train.terms import NonFiniteLoss
+    from recgraph.train.progress import NonFiniteLoss
 
     def diverged(*_: object, **__: object) -> None:
         raise NonFiniteLoss("rec is nan at step 3")

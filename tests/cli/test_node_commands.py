@@ -208,7 +208,6 @@ def test_acm(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             "--memory-limit and --engine are for runs that recommend",
         ),
         (("evaluate", "--engine", "ray"), "--memory-limit and --engine are for runs that recommend"),
-        (("evaluate", "--memory-mib", "100"), "--memory-limit and --engine are for runs that recommend"),
         (("evaluate", "--data", "log.csv"), "is opened without data; leave data out (--data)"),
         (("plot", "--out", "a.svg", "--metric", "ndcg@5"), "--split and --metric are for --kind groups and popularity"),
         (("plot", "--out", "a.svg", "--split", "test"), "--split and --metric are for --kind groups and popularity"),

@@ -16,9 +16,8 @@ from command_line import refused, works
 import recgraph as rg
 from recgraph.data.labels import Label
 from recgraph.data.split import SealedSplit
-from recgraph.evaluate.over_folds import over_folds
 from recgraph.evaluate.results import ProtocolMismatch, save_users
-from recgraph.evaluate.significance import compare_values
+from recgraph.evaluate.significance import compare_values, over_folds
 from recgraph.evaluate.statistics import TooFewPairs
 
 #: what a log was split into before there were folds

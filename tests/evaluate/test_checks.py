@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from refusing import refused
 
 import recgraph as rg
 from recgraph.data.part import Cases
@@ -40,6 +41,14 @@ def test_time_leakage_by_hand() -> None:
     assert "1 of 2 test interactions" in found.detail
     untimed = interactions(ROWS, timed=False).split("leave-one-out")
     assert time_leakage(untimed).status == "skipped"
+
+
+def test_instants_that_are_equal_do_not_leak() -> None:
+    """A test interaction at the very moment of a training interaction does not precede it."""
+    split = interactions([(1, 1, 0), (1, 2, 1), (1, 3, 5), (2, 1, 5), (2, 2, 6), (2, 3, 7)]).split("leave-one-out")
+    assert (time_leakage(split).status, time_leakage(split).value) == ("ok", 0)
+    earlier = interactions([(1, 1, 0), (1, 2, 1), (1, 3, 4), (2, 1, 5), (2, 2, 6), (2, 3, 7)]).split("leave-one-out")
+    assert time_leakage(earlier).value == 0.5
 
 
 def test_duplicates_and_unknown_items_by_hand() -> None:
@@ -101,7 +110,7 @@ def test_a_part_that_asks_nothing() -> None:
     split = interactions([(1, 1, 0), (2, 2, 0), (3, 1, 0)]).split("leave-one-out")
     assert {row.name: row.status for row in check_split(split)}["scorers at chance"] == "skipped"
     run = rg.fit(rg.models.Popularity(), split, seed=0)
-    with pytest.raises(ValueError, match="part 'test' of split 'leave-one-out' asks nothing of any user; give another"):
+    with refused("test", "leave-one-out"):
         run.evaluate("test")
 
 
@@ -144,8 +153,6 @@ def test_seed_variance() -> None:
     assert rows["mrr@5"].mean == pytest.approx(0.3)
     assert rows["mrr@5"].deviation == pytest.approx(0.1)
     assert (rows["gini@5"].low, rows["gini@5"].high, rows["gini@5"].n_seeds) == (0.1, 0.3, 3)
-    with pytest.raises(ValueError, match="1 results"):
-        seed_variance([result(0.1)])
     with pytest.raises(ProtocolMismatch):
         seed_variance([result(0.1), result(0.1, Protocol(seen="exclude"))])
 
@@ -170,9 +177,5 @@ def test_groups() -> None:
     drawn = np.random.default_rng(0).random(20_000)
     many = Result(Protocol(), np.arange(20_000), {"mrr@5": drawn})
     assert by_group(many, ["a", "b"] * 10_000)["mrr@5"].to_list() == [drawn[::2].mean(), drawn[1::2].mean()]
-    with pytest.raises(ValueError, match="labels has 1"):
+    with refused("labels"):
         by_group(values, ["a"])
-    with pytest.raises(ValueError, match="edges"):
-        history_groups(cases, (5, 1))
-    with pytest.raises(ValueError, match="head = 2"):
-        popularity_groups(cases, counts, head=2)

@@ -23,7 +23,7 @@ from recgraph.models.base import TrainableModel
 from recgraph.rng import Generators
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.progress import NonFiniteLoss
 from recgraph.train.trainer import Trainer
 
 

@@ -22,7 +22,7 @@ from recgraph.sparse.ragged import Ragged
 RERANKERS: list[Any] = [
     "mmr",
     {"name": "mmr", "strength": 0.6, "pool": 12, "similarity": "co_occurrence"},
-    {"name": "contrastive_search", "strength": 0.2, "history": 3},
+    {"name": "mmr", "strength": 0.2, "relevance": "probability"},
     {"name": "dpp", "strength": 0.5},
     {"name": "dpp", "strength": 0.3, "columns": ["genre"]},
 ]
@@ -37,7 +37,7 @@ class Listed(Metric):
     lists: list[list[int]]
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        Listed.lists = ranked.first_items(k).tolist()
+        Listed.lists = ranked.listed().tolist()
         return torch.zeros(len(ranked), dtype=torch.float64)
 
 

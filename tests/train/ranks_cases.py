@@ -26,7 +26,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.progress import NonFiniteLoss
 from recgraph.train.trainer import Trainer
 
 N_USERS, N_ITEMS = 23, 30

@@ -24,8 +24,8 @@ from recgraph.config import Config
 from recgraph.data.batches import Query
 from recgraph.data.item_columns import feature_rows
 from recgraph.evaluate.ranking import GROUP, device_of
+from recgraph.evaluate.rerank import SimilarBy
 from recgraph.evaluate.topk import Catalogue, Lists
-from recgraph.rerank.similarity import SimilarBy
 from recgraph.serve import lists
 from recgraph.serve.bundle import bundle_of, digest
 from recgraph.serve.jsonids import JsonIds, plain
@@ -358,8 +358,8 @@ class Served:
     def _check_rules(self, rules: Rules) -> None:
         if (n_rules := len(rules.boost) + len(rules.columns)) > self.limits.rules:
             raise Refused(422, f"rules: {n_rules} boosts and columns, at most {self.limits.rules} are applied", "rules")
-        if (picks := rules.reranker) is not None and max(picks.config.pool, picks.history) > self.limits.k:
-            raise Refused(422, f"rules: pool and history of a re-ranker are at most {self.limits.k}", "rules")
+        if (picks := rules.reranker) is not None and picks.config.pool > self.limits.k:
+            raise Refused(422, f"rules: the pool of a re-ranker is at most {self.limits.k}", "rules")
 
     @property
     def _longest(self) -> int:
