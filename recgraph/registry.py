@@ -34,11 +34,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.augment.latent": ("Attention", "Conv", "MLP"),
     },
     "encoder": {
-        "recgraph.encoders.bidirectional": ("BidirectionalTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
+        "recgraph.encoders.transformer": (
+            *("BidirectionalTransformer", "FilteredTransformer", "GatedTransformer", "Transformer"),
+        ),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
@@ -76,12 +77,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
-        "recgraph.models.two_stage.model": ("TwoStage",),
+        "recgraph.models.two_stage": ("TwoStage",),
     },
     "objective": {
         "recgraph.contrast.objectives": ("BarlowTwins", "DebiasedInfoNCE", "DebiasedNTXent", "InfoNCE", "NTXent"),
     },
-    "ranker": {"recgraph.models.two_stage.rankers": ("BoostedTrees", "Logistic")},
+    "ranker": {"recgraph.models.two_stage": ("BoostedTrees", "Logistic")},
     "regulariser": {
         "recgraph.contrast.regularisers": ("Alignment", "CrossUniformity", "Margin", "Uniformity"),
     },

@@ -1,6 +1,6 @@
 """After Hydra: the dimensions in which rows of two categories are compared.
 
-``recgraph train gated_cl4srec --import experiments/ideas/category_gates.py --set 'item_features=["genre"]'``
+``recgraph train gated_cl4srec --import experiments/ideas/category_gates.py --set 'item_features=["genres"]'``
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class ExpertLayer(Layer):
         self.down_e = nn.Parameter(draw_weights(torch.empty(n_experts, dim, inner_dim)))
         self.down_bias = nn.Parameter(torch.zeros(n_experts, dim))
         self.router = nn.Linear(dim, n_experts, bias=False) if expert_of is None else None
-        self.register_buffer("expert_of", expert_of)
+        self.register_buffer("expert_of", None if expert_of is None else expert_of.clone())
         self.balances: list[Tensor] = []
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:

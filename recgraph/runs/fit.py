@@ -26,7 +26,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
-from recgraph.models.members import Member, PlannedModel
+from recgraph.models.two_stage import Member, TwoStage
 from recgraph.ranks import of_all, together
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.inner_split import give_plan
@@ -332,7 +332,7 @@ def _fit_split(
             done.model.to(pick_device(options.device))
             return done
         build(model, _space(model, sealed, part), options, record, initialise)
-        if isinstance(model, PlannedModel):
+        if isinstance(model, TwoStage):
             fit_member = _fit_member(model, sealed, options)
             give_plan(model, read, fit_on, options.seed, partial(_space, model, sealed), fit_member)
         train_model(model, part, options, record, validate if validates else None)
@@ -341,7 +341,7 @@ def _fit_split(
         return run
 
 
-def _fit_member(models: PlannedModel, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
+def _fit_member(models: TwoStage, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
     """What fits a built model, one of several, to a part of a split on which nothing selects an epoch."""
 
     def fit_one(model: Model, part: Part, member: Member) -> None:

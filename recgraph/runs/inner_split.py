@@ -10,17 +10,15 @@ from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
-from recgraph.data.folded import Shares
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
-from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.data.strategies import Ratio
+from recgraph.data.strategies import GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model, Space
-from recgraph.models.members import Member, Plan, PlannedModel, last_held_out
+from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
 from recgraph.rng import derive
 
 __all__ = ["give_plan", "inner_split"]
@@ -69,7 +67,7 @@ def _rule(strategy: Strategy) -> Strategy | None:
 
 
 def give_plan(
-    model: PlannedModel,
+    model: TwoStage,
     split: Split | SealedSplit,
     fit_on: FitPart,
     seed: int,
@@ -81,22 +79,22 @@ def give_plan(
     Args:
         split: with the rows of the part; whole where that is more than train.
         seed: of what the inner split draws.
-        space, fit: see :class:`recgraph.models.members.Plan`.
+        space, fit: see :class:`recgraph.models.two_stage.Plan`.
     """
     refuse_launched(type(model).__name__, "give the same command without torchrun")
     wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
     there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
     log = split.interactions.masked(there.numpy())
     inner, cases = inner_split(log, split.strategy, derive(seed, "inner split"))
-    rows, wish = log.ordered.items, model.side_information
+    rows, config = log.ordered.items, model.config
     known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
     model.plan = Plan(
         inner,
         cases,
         space,
         fit,
-        _side("item", log.item_features, log.columns.item, log.items, known_items, wish.get("item", ())),
-        _side("user", log.user_features, log.columns.user, log.users, known_users, wish.get("user", ())),
+        _side("item", log.item_features, log.columns.item, log.items, known_items, config.item_features),
+        _side("user", log.user_features, log.columns.user, log.users, known_users, config.user_features),
     )
 
 

@@ -144,7 +144,7 @@ def _journal(path: Path) -> BaseStorage:
                 for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE), b"")):
                     if not line.endswith(b"\n"):
                         if len(line) == _MOST_LINE:
-                            raise CorruptFileError("the line is too long", path=path, line=number + 1)
+                            raise CorruptFileError("the line is too long", path=path, row=number)
                         return
                     if number >= log_number_from:
                         yield parse_json(line, path, number + 1)

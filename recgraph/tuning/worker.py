@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
-from recgraph.finite import NonFinite
-from recgraph.memory import lacks_memory
+from recgraph.finite import NonFinite, lacks_memory
 from recgraph.parallel import Engine
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage

@@ -26,8 +26,8 @@ from recgraph import registry
 from recgraph.config import ConfigError, distribute
 from recgraph.data import files
 from recgraph.data.imprint import load_json
-from recgraph.data.labels import Label
 from recgraph.data.split import SealedSplit, SealedTestError, Split
+from recgraph.data.strategies import Label
 from recgraph.evaluate.metrics.base import Metric, RankedHits
 from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig

@@ -140,8 +140,6 @@ class CollaborativeModel(TrainableModel):
         """Training batches; also shows the training part to the parts that learn from it."""
         self.setup(train)
         pairwise = isinstance(self.loss, OwnNegatives)
-        if isinstance(self.loss, OwnNegatives) and self.loss.config.shared and self.config.exclude_own:
-            self.loss.check_kept(train.n_items)
         return PairBatches(
             train,
             batch_size,

@@ -18,11 +18,10 @@ from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.reading import MetaPathReading
 from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
 from recgraph.models.heterogeneous.sides import SIDES, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
-from recgraph.models.reading import Reading
+from recgraph.models.reading import EdgeReading, Reading
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
@@ -189,7 +188,12 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return super().can_rank(query) | self._related(query, self._kept_nodes())
 
     def reading(self, query: Query) -> Reading:
-        return MetaPathReading(self, query) if self.knows(query) else super().reading(query)
+        return EdgeReading(self, query, self._reads_fine) if self.knows(query) else super().reading(query)
+
+    def start(self) -> Tensor:
+        own = self.own_vectors()
+        with evaluating(self.views):
+            return self._scored(own, self.fine_vectors(own, None) if self._reads_fine else None)
 
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """Users without a history but with relations are embedded through these."""

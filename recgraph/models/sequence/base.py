@@ -31,10 +31,10 @@ from recgraph.models.base import (
     TrainableModel,
     UpdatedBy,
 )
+from recgraph.models.reading import SequenceReading
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
-from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
