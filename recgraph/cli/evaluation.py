@@ -16,8 +16,6 @@ from recgraph.cli.output import Failure, Format, FormatOption, note, show
 from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
-    from recgraph.data.split import Split
-    from recgraph.evaluate.checks import Check
     from recgraph.evaluate.results import Results
     from recgraph.parallel import Engine
     from recgraph.runs.run import NodeRun, Run
@@ -242,7 +240,6 @@ def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
 
 _CHECK_SPLIT = "How the log is split.  [default: as its parts are given or its card says, else leave-one-out]"
 _CHECK_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
-_RUN = "A run on this split; with several, of other seeds, each metric's spread is shown. May be given many times."
 
 
 def check(
@@ -250,7 +247,6 @@ def check(
     split: Annotated[str | None, typer.Option(help=_CHECK_SPLIT)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
-    runs: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=_RUN)] = None,
     cutoff: Annotated[int, typer.Option(min=1, help="Of the recall at chance.")] = 10,
     users: Annotated[int, typer.Option(min=1, help="Test users, at most, that scorers at chance rank for.")] = 2000,
     form: FormatOption = None,
@@ -271,47 +267,8 @@ def check(
     with source.shown():
         made = data.split_of(source.dataset)
     note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
-    rows = [*check_split(made, cutoff=cutoff, n_users=users), *_of_runs(runs or [], made)]
+    rows = check_split(made, cutoff=cutoff, n_users=users)
     show(({"check": row.name, "status": row.status, "value": row.value, "detail": row.detail} for row in rows), form)
     failed = [row.name for row in rows if row.status == "fail"]
     if failed:
         raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
-
-
-def _check_seeds(folders: list[Path], records: list[dict[str, Any]]) -> None:
-    """Refuse runs that are not seeds of one model, whose spread would be no spread of seeds."""
-    first = _beside_seed(records[0]) if records else {}
-    seeds: dict[int, Path] = {}
-    for folder, record in zip(folders, records, strict=True):
-        other = _beside_seed(record)
-        if differing := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
-            raise ValueError(
-                f"--run {folder}: it differs from {folders[0]} in more than its seed ({', '.join(differing)}); give "
-                "runs of one model with the same settings"
-            )
-        if (same := seeds.get(record["seed"])) is not None:
-            raise ValueError(f"--run {folder}: it has the seed {record['seed']} of {same}; give runs of other seeds")
-        seeds[record["seed"]] = folder
-
-
-def _of_runs(folders: list[Path], split: Split) -> list[Check]:
-    """The spread of each metric over runs, on the validation part: the test part stays sealed to models."""
-    from recgraph.evaluate.checks import seeds
-    from recgraph.evaluate.protocol import is_leaked
-    from recgraph.runs.run import Run
-
-    opened = [Run.open(folder, split) for folder in folders]
-    for folder, run in zip(folders, opened, strict=True):
-        if not isinstance(run, Run):
-            raise ValueError(f"--run {folder}: it embeds the nodes of a graph; give runs that recommend")
-        if is_leaked("valid", run.record["fitted_on"]):
-            raise ValueError(
-                f"--run {folder}: it was fitted on {run.record['fitted_on']}, so that it knows what the validation "
-                "part asks for; give runs that were fitted on train"
-            )
-    _check_seeds(folders, [run.record.to_json() for run in opened])
-    of_runs = [run.evaluate("valid") for run in opened if isinstance(run, Run)]
-    if not of_runs:
-        return []
-    titles = of_runs[0].titles()
-    return [row for place, title in enumerate(titles) for row in seeds([results[place] for results in of_runs], title)]
