@@ -23,7 +23,7 @@ _OUT = "Write the page to this file: one HTML file that needs no network."
 _COLOR = "The feature that colours the map: a column of the item features, or a node type; by default one is chosen."
 _ATTRIBUTION = (
     "Attribute each recommendation to the history by these methods, separated by commas: leave_one_out, "
-    "integrated_gradients, attention, reagent."
+    "integrated_gradients, attention."
 )
 _MOST_HISTORY = 10
 
@@ -107,8 +107,6 @@ def _inspect_node(
 
 
 def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Row], tables: Callable[[], None]) -> None:
-    for line in found.notes:
-        note(line)
     if form == Format.JSON:
         say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
     elif form == Format.TABLE:
@@ -118,7 +116,7 @@ def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Ro
 
 
 def _user_tables(found: Explanation) -> None:
-    from recgraph.explain.attribution.result import agreement_rows, faithfulness_rows
+    from recgraph.explain.explanation import agreement_rows, faithfulness_rows
     from recgraph.explain.page import history_rows, path_weight_rows, recommendation_rows, why_lines
 
     say(", ".join([f"User {found.user} of {_source(found)}", *_related(found)]) + "\n")

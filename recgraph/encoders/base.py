@@ -134,7 +134,7 @@ class SequenceEncoder(nn.Module):
         Raises:
             ValueError: the encoder has no attention.
         """
-        raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out or reagent")
+        raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out")
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The state after each whole row as :meth:`forward` gives it in evaluation mode, for export.
