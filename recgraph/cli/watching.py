@@ -172,7 +172,7 @@ def progress_wanted() -> bool | None:
 
 
 def _command() -> str:
-    from recgraph.tuning.passwords import without_password
+    from recgraph.tuning.storage import without_password
 
     # the password of a storage's address stays out of the file
     return " ".join(["recgraph", *map(without_password, sys.argv[1:])])
