@@ -21,7 +21,7 @@ from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
 from recgraph.rng import Generators
 from recgraph.runs.record import provenance
-from recgraph.runs.run import DataConfig
+from recgraph.runs.settings import DataConfig
 from recgraph.setting_texts import parse_settings
 from recgraph.train.callbacks import JsonLines
 from recgraph.train.config import TrainConfig, make_accelerator

@@ -71,8 +71,7 @@ def meow_step(golden: Golden) -> Golden:
         clusterings.append(Clustering(assign(fine.detach(), centroids), centroids, 0.0))
     prototypes = prototypes_of(clusterings, fine, model.config.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
-    terms = model.losses(batch, lambda: BothViews(coarse, fine), lambda: prototypes)
-    losses = {name: loss() for name, loss in terms.items()}
+    losses = model.losses_of(batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"}))
     total = losses["info"] + losses["proto"]
     grads = torch.autograd.grad(total, [model.views.project.weight, model.views.encoder.weights[0]])
     # the authors' ProtoNCE also carries N over the number of prototypes, a constant

@@ -14,7 +14,8 @@ from pathlib import Path
 from experiments.reference import SHARED, beauty_model
 from recgraph.data import catalog
 from recgraph.runs.record import RunRecord, provenance
-from recgraph.runs.run import DataConfig, Run
+from recgraph.runs.run import Run
+from recgraph.runs.settings import DataConfig
 from recgraph.train.config import TrainConfig
 
 DATASET = "amazon-beauty"

@@ -22,7 +22,6 @@ from experiments.bench.environments import EnvironmentMissing
 from experiments.closed_form_parity import closed_form_parity
 from experiments.lightgcn_parity import agreement
 from experiments.meow_reference import CHECKS as MEOW_CHECKS
-from experiments.metric_parity import metric_parity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.evaluate import evaluate
@@ -117,7 +116,7 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     table = model.item_embedding.weight
     with torch.no_grad():
         h, h1, h2 = (model.encoder(rows, table) for rows in (sequences, *views))
-        (z1, _), (z2, _) = model.latent_views(batch, Encoded(h1), Encoded(h2))
+        z1, z2 = model.latent_views(batch, Encoded(h1), Encoded(h2))
         terms = model(batch, ("rec", "cl1", "cl2", "reg"))
         got = {
             "seq_output": h,
@@ -170,7 +169,7 @@ def beauty_weights() -> Iterator[dict[str, Any]]:
     if not weights.is_file() or not log.is_file():
         yield {"name": "mclrec_beauty_weights", "ok": False, "reason": f"no {weights} or {log}; set RECGRAPH_SHARED"}
         return
-    split = rg.Interactions.from_sequences(log).split("leave-one-out")
+    split = rg.Interactions.read(log, format="sequences").split("leave-one-out")
     model = beauty_model(split, weights)
     options: dict[str, Any] = {"cutoffs": (5, 10, 20, 50), "metrics": ("recall", "ndcg", "mrr")}
     test = evaluate(
@@ -189,22 +188,13 @@ def row(name: str, metrics: dict[str, float], wanted: dict[str, dict[int, float]
     return {"name": name, "metrics": got, "ok": got == flat, "published": flat}
 
 
-def metrics() -> Iterator[dict[str, Any]]:
-    """Our metrics under each convention, against the values of nine libraries."""
-    folder = SHARED / "golden" / "metrics"
-    if not (folder / "parity_public.json").is_file():
-        yield {"name": "metrics", "ok": False, "reason": f"no {folder / 'parity_public.json'}; set RECGRAPH_SHARED"}
-        return
-    yield from metric_parity(folder)
-
-
 def lightgcn() -> Iterator[dict[str, Any]]:
     """LightGCN beside PyTorch Geometric's, step by step from one start."""
     log = SHARED / "data" / "ml-100k"
     if not log.is_dir():
         yield {"name": "lightgcn_pyg", "ok": False, "reason": f"no {log}; set RECGRAPH_SHARED"}
         return
-    found = agreement(rg.Interactions.from_recbole(log).split("ratio").train)
+    found = agreement(rg.Interactions.read(log).split("ratio").train)
     close = found["worst_difference_of_losses"] <= 1e-5 and found["worst_difference_of_vectors"] <= 1e-3
     yield {"name": "lightgcn_pyg", "ok": close, **found}
 
@@ -218,7 +208,7 @@ def closed_form() -> Iterator[dict[str, Any]]:
         yield {"name": "closed_form", "ok": False, "reason": f"{error}"}
 
 
-CHECKS = (mclrec_steps, meow_steps, beauty_weights, metrics, lightgcn, closed_form)
+CHECKS = (mclrec_steps, meow_steps, beauty_weights, lightgcn, closed_form)
 
 
 def main() -> int:

@@ -3,6 +3,8 @@
     python experiments/rerank.py measure RUN OUT.jsonl [--users 5000] [--pools 20 100] [--compare genres]
     python experiments/rerank.py draw PICTURE.svg OUT.jsonl ...
 
+Contrastive search is one of ``experiments/ideas``.
+
 ``measure`` ranks the validation part without seen items by score and by every re-ranker at every strength and pool, all
 of them comparing items by the model's vectors, or by what ``--compare`` says. Of each re-ranker it chooses the setting
 with the most diversity among those that lose at most 1 % of NDCG@10 (the ranking itself where none does), and measures
@@ -27,17 +29,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import recgraph as rg
 from recgraph.data.files import replace_text
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
-from recgraph.rerank.base import reranker_of
-from recgraph.rerank.similarity import Compare, CoOccurrence, Cosine, Jaccard, Similarity
 from recgraph.runs.record import provenance
 from recgraph.runs.run import Run
 from recgraph.serve.vectors import encode_items
@@ -87,7 +89,7 @@ class Diversity(Metric):
     needs = frozenset({"items"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        items = ranked.first_items(k)
+        items = ranked.listed()
         return torch.cat([self._of(rows) for rows in items.split(512)])  # type: ignore[no-untyped-call]
 
     def _of(self, items: Tensor) -> Tensor:
@@ -152,6 +154,7 @@ def chosen_of(rows: list[dict[str, Any]], name: str, unseen: str) -> dict[str, A
 
 def measure(folder: Path, out: Path, n_users: int, pools: list[int], compare: str) -> None:
     """Choose on the validation part, measure on the test part."""
+    rg.import_file(Path(__file__).parent / "ideas" / "contrastive_search.py")
     run = Run.open(folder)
     assert isinstance(run, Run)
     split = run.split

@@ -202,7 +202,6 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "adameow weight=self_mask twin=latent augmenter=mlp normalisation=row",
             "adameow mini_batch=true batch_size=64 queue_size=100 redraw_masks=true sample_with_replacement=true",
             "heco",
-            "heco n_classes=4 labels=20",
             "heco n_neighbours=[3,1] n_positives=3 block_rows=50",
         ),
     ),

@@ -17,17 +17,14 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
-    from recgraph.data.folds import folds
-    from recgraph.data.interactions import Interactions
-    from recgraph.data.loading import load_data
+    from recgraph.data.interactions import Interactions, folds, load_data
     from recgraph.data.split import Split
     from recgraph.imports import import_file
     from recgraph.registry import register
     from recgraph.runs.fit import fit, fit_graph
     from recgraph.runs.run import Run
     from recgraph.serve.embedder import Embedder
-    from recgraph.serve.loading import load
-    from recgraph.serve.recommender import Recommender
+    from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
     from recgraph.tuning.study import tune
 
@@ -40,10 +37,10 @@ _WHERE = {
     "Split": "recgraph.data.split",
     "fit": "recgraph.runs.fit",
     "fit_graph": "recgraph.runs.fit",
-    "folds": "recgraph.data.folds",
+    "folds": "recgraph.data.interactions",
     "import_file": "recgraph.imports",
-    "load": "recgraph.serve.loading",
-    "load_data": "recgraph.data.loading",
+    "load": "recgraph.serve.recommender",
+    "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 
@@ -74,10 +74,10 @@ def _by_instance(annotation: Any) -> Any:
         return Union[tuple(map(_by_instance, parts))]  # noqa: UP007 (made at run time)
     if origin in _LISTS:
         return origin[tuple(part if part is Ellipsis else _by_instance(part) for part in parts)]
-    if origin is Literal or annotation in _PLAIN or annotation in (None, Any):
+    if origin in (Literal, Annotated) or annotation in _PLAIN or annotation in (None, Any):
         return annotation
     kind = origin or annotation
-    is_class = isinstance(kind, type) and kind is not type and not getattr(kind, "_is_protocol", False)
+    is_class = isinstance(kind, type) and kind not in (type, Any) and not getattr(kind, "_is_protocol", False)
     return InstanceOf[kind] if is_class else Any  # type: ignore[valid-type,misc]
 
 

@@ -1,4 +1,5 @@
-"""Whether numbers are finite: weights that hold NaN or infinity are refused before they are kept."""
+"""Whether numbers are finite: weights that hold NaN or infinity are refused before they are kept; and whether there
+was memory for them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from recgraph.texts import listed
 
-__all__ = ["NonFinite", "NonFiniteWeights", "check_weights", "first_bad_row", "not_finite"]
+__all__ = ["NonFinite", "NonFiniteWeights", "check_weights", "first_bad_row", "lacks_memory", "not_finite"]
 
 
 class NonFinite(ValueError):
@@ -44,12 +45,15 @@ def check_weights(state: Mapping[str, Tensor], what: str, way_out: str) -> None:
         state: weights and buffers by name.
         what: they are of, for the message.
         way_out: what to do, for the message.
-
-    Raises:
-        NonFiniteWeights: some are not; names them.
     """
     if wrong := not_finite(state):
         raise NonFiniteWeights(f"{what} holds NaN or infinite values in {listed(wrong)}; {way_out}")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left, of the host (torch has no type of its own for it) or a device."""
+    is_torchs = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torchs
 
 
 def _can_be_wrong(value: Tensor) -> bool:

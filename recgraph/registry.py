@@ -35,11 +35,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.augment.latent": ("Attention", "Conv", "MLP"),
     },
     "encoder": {
-        "recgraph.encoders.bidirectional": ("BidirectionalTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
+        "recgraph.encoders.transformer": (
+            *("BidirectionalTransformer", "FilteredTransformer", "GatedTransformer", "Transformer"),
+        ),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
@@ -53,16 +54,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "metric": {
         "recgraph.evaluate.metrics.accuracy": (
-            *("F1", "HitRate", "Precision", "RPrecision", "Recall", "StratifiedRecall"),
+            *("AUC", "DCG", "F1", "HitRate", "MAP", "MRR", "NDCG", "Precision", "RBP", "RPrecision", "Recall"),
         ),
-        "recgraph.evaluate.metrics.auc": ("AUC", "PartialAUC"),
-        "recgraph.evaluate.metrics.distribution": (
-            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "Personalization", "TailShare"),
+        "recgraph.evaluate.metrics.lists": (
+            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "IntraListDiversity", "NewItems"),
+            *("Novelty", "Personalization", "Serendipity", "TailShare", "Unexpectedness"),
         ),
-        "recgraph.evaluate.metrics.novelty": (
-            *("IntraListDiversity", "NewItems", "Novelty", "Serendipity", "Unexpectedness"),
-        ),
-        "recgraph.evaluate.metrics.rank": ("DCG", "MAP", "MRR", "NCRR", "NDCG", "RBP"),
     },
     "model": {
         "recgraph.models.closed_form.graph_filters": ("GFCF", "TurboCF"),
@@ -81,16 +78,16 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
-        "recgraph.models.two_stage.model": ("TwoStage",),
+        "recgraph.models.two_stage": ("TwoStage",),
     },
     "objective": {
         "recgraph.contrast.objectives": ("BarlowTwins", "DebiasedInfoNCE", "DebiasedNTXent", "InfoNCE", "NTXent"),
     },
-    "ranker": {"recgraph.models.two_stage.rankers": ("BoostedTrees", "Logistic")},
+    "ranker": {"recgraph.models.two_stage": ("BoostedTrees", "Logistic")},
     "regulariser": {
         "recgraph.contrast.regularisers": ("Alignment", "CrossUniformity", "Margin", "Uniformity"),
     },
-    "reranker": {"recgraph.rerank.members": ("DPP", "MMR", "ContrastiveSearch")},
+    "reranker": {"recgraph.evaluate.rerank": ("DPP", "MMR")},
     "transform": {
         "recgraph.contrast.transforms": ("Centre", "ShuffledGroupWhitening"),
     },

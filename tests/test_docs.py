@@ -299,9 +299,7 @@ def test_every_page_is_in_the_index() -> None:
 def test_pages_that_are_written_by_programs_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS))
     import write_leaderboard
-    import write_metrics
 
-    assert write_metrics.page() == write_metrics.PAGE.read_text(encoding="utf-8"), "run: python docs/write_metrics.py"
     again = "run: python docs/write_leaderboard.py"
     assert write_leaderboard.page() == write_leaderboard.PAGE.read_text(encoding="utf-8"), again
     assert write_leaderboard.results() == write_leaderboard.SUMMARY.read_text(encoding="utf-8"), again

@@ -21,7 +21,6 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("data", "graph", "workers"),
     ("augment", "encoders", "contrast", "losses"),
     ("models",),
-    ("rerank",),
     ("evaluate",),
     ("serve",),
     ("train",),

@@ -21,20 +21,15 @@ from experiments.bench import report
 from experiments.bench.child import Run, load, repetition, resident_mb, versions
 from experiments.bench.graph_suite import graph_suite
 from experiments.bench.harness import HERE, Measured, Sample, Side, machine
-from recgraph.train.host_memory import freed_memory_kept
 
 
 def _measure(side: Side, repeats: int, answers: Connection) -> None:
-    """In the fork: what is prepared, its warm-up, and the repetitions.
-
-    Freed memory stays with the process, as in a training: a weight's matrices would be fresh pages in each block.
-    """
+    """In the fork: what is prepared, its warm-up, and the repetitions."""
     torch.set_num_threads(1)
-    with freed_memory_kept():
-        run: Run = load(HERE / side.workload)(dict(side.options))
-        prepared_mb = resident_mb()
-        run(int(side.options.get("warmup", 1)))
-        answers.send((prepared_mb, [repetition(run, int(side.options["steps"])) for _ in range(repeats)]))
+    run: Run = load(HERE / side.workload)(dict(side.options))
+    prepared_mb = resident_mb()
+    run(int(side.options.get("warmup", 1)))
+    answers.send((prepared_mb, [repetition(run, int(side.options["steps"])) for _ in range(repeats)]))
 
 
 def measured(side: Side, repeats: int) -> Measured:

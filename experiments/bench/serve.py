@@ -116,11 +116,11 @@ def traffic(users: list[Any], histories: list[list[Any]], share_bad: float, seed
         ("history", lambda: json.dumps({"history": draw.choice(histories), "k": 10}).encode(), 200),
     )
     bad: tuple[Drawn, ...] = (
-        ("no JSON", lambda: b'{"user": ', 400),
-        ("unknown field", lambda: json.dumps({"usr": draw.choice(users)}).encode(), 400),
+        ("no JSON", lambda: b'{"user": ', 422),
+        ("unknown field", lambda: json.dumps({"usr": draw.choice(users)}).encode(), 422),
         ("unknown user", lambda: json.dumps({"user": _unknown(users)}).encode(), 404),
-        ("wrong type", lambda: json.dumps({"history": [[1]]}).encode(), 400),
-        ("k out of range", lambda: json.dumps({"user": draw.choice(users), "k": 0}).encode(), 400),
+        ("wrong type", lambda: json.dumps({"history": [[1]]}).encode(), 422),
+        ("k out of range", lambda: json.dumps({"user": draw.choice(users), "k": 0}).encode(), 422),
     )
     return _mixed(RECOMMEND, good, bad, share_bad, draw)
 
@@ -130,10 +130,10 @@ def similar_traffic(items: list[Any], share_bad: float, seed: int) -> Iterator[R
     draw = random.Random(seed)
     good: tuple[Drawn, ...] = (("item", lambda: json.dumps({"items": [draw.choice(items)], "k": 10}).encode(), 200),)
     bad: tuple[Drawn, ...] = (
-        ("no JSON", lambda: b'{"items": ', 400),
-        ("unknown field", lambda: json.dumps({"itms": [draw.choice(items)]}).encode(), 400),
+        ("no JSON", lambda: b'{"items": ', 422),
+        ("unknown field", lambda: json.dumps({"itms": [draw.choice(items)]}).encode(), 422),
         ("unknown item", lambda: json.dumps({"items": [_unknown(items)]}).encode(), 404),
-        ("wrong type", lambda: json.dumps({"items": draw.choice(items)}).encode(), 400),
+        ("wrong type", lambda: json.dumps({"items": draw.choice(items)}).encode(), 422),
     )
     return _mixed(SIMILAR, good, bad, share_bad, draw)
 
@@ -215,7 +215,7 @@ def train(folder: Path) -> Path:
     file = Path(os.environ.get("RECGRAPH_SHARED", "../shared")) / BEAUTY
     if not file.exists():
         raise SystemExit(f"no data at {file}; set RECGRAPH_SHARED, or give --bundle")
-    split = rg.Interactions.from_sequences(file).split("leave-one-out")
+    split = rg.Interactions.read(file, format="sequences").split("leave-one-out")
     run = rg.fit(rg.models.SASRec(hidden_dim=64), split, max_epochs=1, patience=None, seed=0)
     run.save(folder / "bundle")
     return folder / "bundle"

@@ -44,9 +44,6 @@ class GraphAugmentation:
     Args:
         config: the settings as a value, or
         settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
     #: what is augmented; augmentations of sequences have ``"sequence"``
@@ -71,11 +68,7 @@ class GraphAugmentation:
 
 
 def make_augmentation(spec: str | Mapping[str, Any], **defaults: Any) -> GraphAugmentation:
-    """An augmentation of graphs from its specification in a configuration; see :func:`recgraph.registry.make`.
-
-    Raises:
-        ValueError: there is no such augmentation, or it is not one of graphs.
-    """
+    """An augmentation of graphs from its specification in a configuration; see :func:`recgraph.registry.make`."""
     made = registry.make("augmentation", spec, defaults)
     if not isinstance(made, GraphAugmentation):
         raise ValueError(f"augmentations: {spec!r} is not an augmentation of graphs")

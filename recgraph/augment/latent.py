@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +29,11 @@ class Augmenter(nn.Module):
         hidden_dim: D.
         variant: ``"row"``, the view of a row depends on that row alone; ``"published"``, what the published
             code does, where that differs.
-
-    Raises:
-        ValueError: ``variant`` is neither.
     """
-
-    #: whether it is trained by a loss of its own, and not by the contrast
-    has_loss: ClassVar[bool] = False
 
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
         super().__init__()
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant = {variant!r} must be one of {', '.join(get_args(Variant))}")
-        self.hidden_dim = hidden_dim
-        self.variant = variant
+        self.hidden_dim, self.variant = hidden_dim, variant
 
     @property
     def needs_states(self) -> bool:
@@ -54,11 +45,6 @@ class Augmenter(nn.Module):
         """The one batch size that the augmenter can take, or None for any."""
         return None
 
-    @property
-    def changes_tokens(self) -> bool:
-        """Whether it changes the embeddings of a sequence's items, which the model then encodes."""
-        return False
-
     def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Another view of each row.
 
@@ -69,22 +55,9 @@ class Augmenter(nn.Module):
 
         Returns:
             [B, D], rows of unit L2 norm.
-
-        Raises:
-            ValueError: ``hidden`` is not [B, hidden_dim] or not of the one batch size; ``states`` are needed
-                and missing, or are not those of B rows.
         """
-        if hidden.dim() != 2 or hidden.shape[1] != self.hidden_dim:
-            raise ValueError(f"hidden has shape {tuple(hidden.shape)}; give [B, {self.hidden_dim}]")
         if self.batch_size not in (None, hidden.shape[0]):
-            raise ConfigError(
-                f"hidden holds {hidden.shape[0]} rows; {type(self).__name__} with "
-                f"variant={self.variant!r} takes batches of exactly {self.batch_size} "
-                "(use that batch_size and drop the last batch, or variant='row')"
-            )
-        if self.needs_states and (states is None or states.n_rows != hidden.shape[0]):
-            given = "None" if states is None else f"{states.n_rows} rows"
-            raise ValueError(f"states = {given}; {type(self).__name__} needs those of the {hidden.shape[0]} rows")
+            raise ConfigError(f"batch_size = {hidden.shape[0]}: variant = 'published' takes {self.batch_size} alone")
         return unit_length(self._vary(hidden, states, generator))
 
     def _vary(self, hidden: Tensor, states: Ragged | None, generator: torch.Generator | None) -> Tensor:
@@ -140,7 +113,7 @@ class Attention(Augmenter):
         if self.variant == "published":
             attended = F.scaled_dot_product_attention(query[None], self.key(hidden)[None], self.value(hidden)[None])[0]
         else:
-            assert states is not None  # checked by the base
+            assert states is not None
             attended = attend_rows(query, states.with_values(self.key(states.values)), self.value(states.values))
         return F.gelu(attended)
 

@@ -31,9 +31,6 @@ class SequenceAugmentation:
     Args:
         config: the settings as a value, or
         settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
     Config: ClassVar[type[AugmentationConfig]] = AugmentationConfig
@@ -173,9 +170,6 @@ class TwoViews:
         per: ``"row"`` draws a pair for each row, ``"batch"`` one for all rows of a call.
         distinct: the two augmentations of a pair differ; False draws them independently.
         max_len: of a view that has grown longer, the last ``max_len`` tokens are kept; None keeps all.
-
-    Raises:
-        ValueError: fewer augmentations than a pair needs, ``per`` is neither, or an augmentation is not of sequences.
     """
 
     def __init__(
@@ -189,12 +183,8 @@ class TwoViews:
             raise ValueError(
                 f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}, or more to choose from"
             )
-        if per not in ("row", "batch"):
-            raise ValueError(f"per = {per!r} must be 'row' or 'batch'")
         self.augmentations = [_of_sequences(augmentation) for augmentation in augmentations]
-        self.per = per
-        self.distinct = distinct
-        self.max_len = max_len
+        self.per, self.distinct, self.max_len = per, distinct, max_len
 
     def setup(self, train: Part) -> None:
         """Show the training part to every augmentation."""

@@ -53,12 +53,8 @@ class SimilarityAugmentation(SequenceAugmentation):
 
         Returns:
             [K] int64 tokens; 0 for a token that has no similar item.
-
-        Raises:
-            ValueError: :meth:`setup` has not been called.
         """
-        if self._similar is None:
-            raise ValueError(f"{type(self).__name__} has no similar items yet; call setup(train) before")
+        assert self._similar is not None, "call setup(train) before"
         self._similar = self._similar.to(tokens.device)
         of_tokens = self._similar[tokens]
         known = (of_tokens > 0).sum(1)

@@ -244,8 +244,8 @@ Fact = tuple[str, str, str]
 
 
 def doctor(form: FormatOption = None) -> None:
-    """Show what to put into a bug report: versions, devices, threads, caches, optional packages, sparse products."""
-    facts = [*_versions(), *_machine(), *_caches(), *_optional(), *_sparse()]
+    """Show what to put into a bug report: versions, devices, threads, caches, optional packages."""
+    facts = [*_versions(), *_machine(), *_caches(), *_optional()]
     show(({"part": part, "name": name, "value": value} for part, name, value in facts), form)
 
 
@@ -301,26 +301,6 @@ def _optional() -> Iterator[Fact]:
             yield "optional", name, f"not installed: {purpose} ({how})"
         else:
             yield "optional", name, f"{_version(name) or 'installed'}: {purpose}"
-
-
-def _sparse() -> Iterator[Fact]:
-    """The backends of the sparse product, timed on a small matrix (about a second)."""
-    import torch
-
-    from recgraph.sparse.spmm import random_matrix, time_backends
-
-    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    for device in devices:
-        adj = random_matrix(20_000, 10_000, 200_000, torch.Generator().manual_seed(0), weighted=True).to(device)
-        timings = time_backends(adj)
-        best = min((timing.total_ms for timing in timings if timing.total_ms is not None), default=None)
-        for timing in timings:
-            if timing.total_ms is None or best is None:
-                speed = f"does not run: {timing.problem}"
-            else:
-                parts = f"{timing.forward_ms:.1f} ms forward, {timing.backward_ms:.1f} ms backward"
-                speed = f"{timing.total_ms / best:.1f} x the fastest ({parts})"
-            yield "spmm", f"{timing.backend} on {device}", speed
 
 
 def _version(name: str) -> str | None:

@@ -116,7 +116,7 @@ _FLAGS = ("no_quotes", "drop_missing_ids")
 def _shows_reading() -> contextlib.ExitStack:
     """What is found out of a file is shown while it is read."""
     stack = contextlib.ExitStack()
-    for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.given"):
+    for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.strategies"):
         stack.enter_context(showing(name))
     return stack
 

@@ -12,12 +12,10 @@ import typer
 
 from recgraph.cli.data_options import GivenData
 from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
-from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
+from recgraph.cli.output import Failure, Format, FormatOption, note, show
 from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
-    from recgraph.data.split import Split
-    from recgraph.evaluate.checks import Check
     from recgraph.evaluate.results import Results
     from recgraph.parallel import Engine
     from recgraph.runs.run import NodeRun, Run
@@ -61,7 +59,6 @@ def evaluate(
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     rerank: RerankOption = None,
     rerank_options: RerankOptionsOption = None,
-    memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
     train: Annotated[str | None, typer.Option("--train", metavar="PATH", help=_MOVED.format("training"))] = None,
     valid: Annotated[str | None, typer.Option("--valid", metavar="PATH", help=_MOVED.format("validation"))] = None,
@@ -83,8 +80,6 @@ def evaluate(
     All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
     say how well the embeddings tell the classes of nodes apart.
     """
-    if memory_mib is not None and memory_limit is not None:
-        raise ValueError(f"--memory-mib {memory_mib} and --memory-limit {memory_limit} exclude each other: give one")
     take(context, threads, memory_limit)
     from recgraph.runs.run import NodeRun, Run
 
@@ -103,7 +98,7 @@ def evaluate(
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib, ranks_on, picks)
+        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, ranks_on, picks)
         if len(runs) == 1:
             rows = found[runs[0]].to_polars().iter_rows(named=True)
             show((row for row in rows if not columns or row["metric"] in columns), form)
@@ -115,10 +110,10 @@ def evaluate(
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_mib, memory_limit, ranks_on, picks)
+    options = (cutoffs, metrics, save_users, memory_limit, ranks_on, picks)
     if split != Part.TEST or seen != Seen.BOTH or any(options):
         raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-mib, --memory-limit and --engine "
+            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-limit and --engine "
             f"are for runs that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and "
             "scored on the test nodes"
         )
@@ -144,17 +139,16 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     Raises:
         ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked, metric_class
+    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked
 
     wanted = Asked.of(asked)
-    lengths = wanted.cutoffs(cutoffs, ())
-    names = [str(name) for name in wanted.metrics or ()]
     columns = [
-        name if k is None else f"{name}@{k}"
-        for name in names
-        for k in wanted.columns(metric_class(name)(), sorted({*cutoffs}))
+        metric.name if k is None else f"{metric.name}@{k}"
+        for metric in wanted.metrics
+        for k in wanted.columns(metric, sorted({*cutoffs}))
     ]
-    return list(dict.fromkeys((*DEFAULT_METRICS, *names))), lengths, columns
+    names = dict.fromkeys((*DEFAULT_METRICS, *(metric.name for metric in wanted.metrics)))
+    return list(names), wanted.cutoffs(cutoffs, ()), columns
 
 
 def _ranked(
@@ -165,7 +159,6 @@ def _ranked(
     metrics: list[str],
     settings: list[str],
     save: Path | None,
-    memory_mib: int | None,
     engine: Engine | None,
     rerank: dict[str, Any] | None,
 ) -> dict[Path, Results]:
@@ -186,10 +179,7 @@ def _ranked(
             )
     found = {}
     for folder, run in runs.items():
-        with notes_of("recgraph.evaluate.collect"):
-            results = found[folder] = run.evaluate(
-                split.value, seen.value, cutoffs, memory_mib, metrics, engine=engine, rerank=rerank
-            )
+        results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, metrics, engine=engine, rerank=rerank)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:
@@ -238,7 +228,7 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.runs.run import ProbeSettings, probe_of
+    from recgraph.runs.settings import ProbeSettings, probe_of
     from recgraph.setting_texts import parse_settings
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
@@ -250,7 +240,6 @@ def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
 
 _CHECK_SPLIT = "How the log is split.  [default: as its parts are given or its card says, else leave-one-out]"
 _CHECK_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
-_RUN = "A run on this split; with several, of other seeds, each metric's spread is shown. May be given many times."
 
 
 def check(
@@ -258,7 +247,6 @@ def check(
     split: Annotated[str | None, typer.Option(help=_CHECK_SPLIT)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
-    runs: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=_RUN)] = None,
     cutoff: Annotated[int, typer.Option(min=1, help="Of the recall at chance.")] = 10,
     users: Annotated[int, typer.Option(min=1, help="Test users, at most, that scorers at chance rank for.")] = 2000,
     form: FormatOption = None,
@@ -270,7 +258,7 @@ def check(
     they seem to, and is no failure.
     """
     from recgraph.evaluate.checks import check_split
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
 
     data = DataConfig.of(
@@ -279,47 +267,8 @@ def check(
     with source.shown():
         made = data.split_of(source.dataset)
     note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
-    rows = [*check_split(made, cutoff=cutoff, n_users=users), *_of_runs(runs or [], made)]
+    rows = check_split(made, cutoff=cutoff, n_users=users)
     show(({"check": row.name, "status": row.status, "value": row.value, "detail": row.detail} for row in rows), form)
     failed = [row.name for row in rows if row.status == "fail"]
     if failed:
         raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
-
-
-def _check_seeds(folders: list[Path], records: list[dict[str, Any]]) -> None:
-    """Refuse runs that are not seeds of one model, whose spread would be no spread of seeds."""
-    first = _beside_seed(records[0]) if records else {}
-    seeds: dict[int, Path] = {}
-    for folder, record in zip(folders, records, strict=True):
-        other = _beside_seed(record)
-        if differing := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
-            raise ValueError(
-                f"--run {folder}: it differs from {folders[0]} in more than its seed ({', '.join(differing)}); give "
-                "runs of one model with the same settings"
-            )
-        if (same := seeds.get(record["seed"])) is not None:
-            raise ValueError(f"--run {folder}: it has the seed {record['seed']} of {same}; give runs of other seeds")
-        seeds[record["seed"]] = folder
-
-
-def _of_runs(folders: list[Path], split: Split) -> list[Check]:
-    """The spread of each metric over runs, on the validation part: the test part stays sealed to models."""
-    from recgraph.evaluate.checks import seeds
-    from recgraph.evaluate.protocol import is_leaked
-    from recgraph.runs.run import Run
-
-    opened = [Run.open(folder, split) for folder in folders]
-    for folder, run in zip(folders, opened, strict=True):
-        if not isinstance(run, Run):
-            raise ValueError(f"--run {folder}: it embeds the nodes of a graph; give runs that recommend")
-        if is_leaked("valid", run.record["fitted_on"]):
-            raise ValueError(
-                f"--run {folder}: it was fitted on {run.record['fitted_on']}, so that it knows what the validation "
-                "part asks for; give runs that were fitted on train"
-            )
-    _check_seeds(folders, [run.record.to_json() for run in opened])
-    of_runs = [run.evaluate("valid") for run in opened if isinstance(run, Run)]
-    if not of_runs:
-        return []
-    titles = of_runs[0].titles()
-    return [row for place, title in enumerate(titles) for row in seeds([results[place] for results in of_runs], title)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ __all__ = ["EngineOption", "EngineSetOption", "MemoryLimitOption", "ThreadsOptio
 
 PANEL = "Of the machine"
 _THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all."
-_MEMORY = "The most memory of a process, e.g. 8GiB: the predicted peak is printed, and what does not fit is refused."
+_MEMORY = "The largest address space of a process, e.g. 8GiB: what does not fit ends the command."
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, rich_help_panel=PANEL, metavar="N", help=_THREADS)
 ]
@@ -30,10 +31,7 @@ _ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 #: the modules that log what they predict
-_PREDICTING = (
-    "recgraph.serve.memory",
-    "recgraph.explain.memory",
-)
+_PREDICTING: tuple[str, ...] = ()
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
 _POOLS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -82,10 +80,19 @@ def _threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def _limit(size: str) -> Iterator[None]:
-    from recgraph.memory import VARIABLE, parse_size
+    """Bound the address space of this process and of those that it starts."""
+    import resource
 
-    with _environment({VARIABLE: str(parse_size(size))}):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(K|M|G|T)(?:i?B)?", size)
+    if match is None:
+        raise ValueError(f"--memory-limit {size!r} is no size; write a number and a unit, e.g. 8GiB")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    n_bytes = int(float(match[1]) * 2 ** (10 * (1 + "KMGT".index(match[2]))))
+    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, before[1]))
+    try:
         yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def _lacks_memory(error: BaseException) -> bool:
     """Whether there was no memory left; torch is not imported to find out."""
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from recgraph.memory import lacks_memory
+    from recgraph.finite import lacks_memory
 
     return lacks_memory(error)
 

@@ -116,7 +116,7 @@ def recommend(
 
 def _use_ann(recommender: Recommender, k: int) -> None:
     """Build an index and print the recall of its lists."""
-    from recgraph.serve.recall import recall_of_lists
+    from recgraph.serve.recommender import recall_of_lists
 
     recommender.use_ann()
     try:
@@ -208,16 +208,13 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
     memory_limit: MemoryLimitOption = None,
 ) -> None:
-    """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest.
-
-    The README.md in the folder has a program that recommends with onnxruntime and NumPy alone.
-    """
+    """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest."""
     take(context, memory_limit=memory_limit)
     manifest = _open(run).export(out)
     graph = manifest["graph"]
     given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
     note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
-    note(f"{len(manifest['files'])} files in {out}; how to use them: {out / 'README.md'}")
+    note(f"written to {out}; how the graph is called: {out / 'manifest.json'}")
 
 
 def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> pl.DataFrame:
@@ -233,7 +230,7 @@ def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None)
 
 
 def _open(run: Path) -> Recommender:
-    from recgraph.serve.loading import bundle_of
+    from recgraph.serve.bundle import bundle_of
     from recgraph.serve.recommender import Recommender
 
     recommender = Recommender.load(bundle_of(run))

@@ -38,7 +38,7 @@ _BOOST = (
     "(brand:ours=0.3); *= multiplies."
 )
 _DIVERSITY = "Short for --rerank mmr --rerank-options strength=WEIGHT: from 0, the ranking, to 1."
-_RERANK = "Pick lists that differ from the ranking: mmr, contrastive_search, dpp or one of your own."
+_RERANK = "Pick lists that differ from the ranking: mmr, dpp or one of your own."
 _RERANK_OPTIONS = "A setting of the re-ranker, e.g. strength=0.2; may be given many times."
 
 RulesOption = Annotated[Path | None, typer.Option("--rules", metavar="FILE", help=_RULES)]

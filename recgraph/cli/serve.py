@@ -46,9 +46,8 @@ def serve(
     take(context, memory_limit=memory_limit)
     import torch
 
-    from recgraph.serve.http.asked import Limits
     from recgraph.serve.http.server import listen, run
-    from recgraph.serve.http.service import Options, Service
+    from recgraph.serve.http.service import Limits, Options, Service
 
     torch.set_num_threads(1)
     # the thread that reads and writes waits for the one that ranks this long, at most
@@ -59,7 +58,7 @@ def serve(
         at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
         def ready() -> None:
-            note(f"{service.shelf.served.recommender!r} on {at}; Ctrl-C stops")
+            note(f"{service.served.recommender!r} on {at}; Ctrl-C stops")
             if early:
                 signal.raise_signal(signal.SIGHUP)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from recgraph.config import Config
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
 
 
 class FitOn(StrEnum):
@@ -72,7 +72,7 @@ def train(
     cls = registry.load("model", model)
     _refuse_options(values, {"model": cls.Config, **fit.parts_of(cls)})
     try:
-        with source.shown(), notes_of("recgraph.runs.refit"):
+        with source.shown(), notes_of("recgraph.runs.fit"):
             run = fit.train(
                 model,
                 source.dataset,
@@ -216,7 +216,7 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
     from recgraph import registry
     from recgraph.models.base import TrainableModel
     from recgraph.runs.pretrained import InitItemsConfig
-    from recgraph.runs.run import DataConfig
+    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
     from recgraph.train.config import share_out, training_config
 

@@ -76,9 +76,8 @@ def _open(folder: Path) -> Run:
     """The run of a folder, without its data, or that of a bundle."""
     from recgraph.runs.record import RunRecord
     from recgraph.runs.run import Run
-    from recgraph.runs.update_options import check_updatable
-    from recgraph.serve.bundle import BundleError, holds
-    from recgraph.serve.loading import bundle_of
+    from recgraph.runs.update import check_updatable
+    from recgraph.serve.bundle import BundleError, bundle_of, holds
     from recgraph.serve.recommender import Recommender
 
     at = bundle_of(folder)

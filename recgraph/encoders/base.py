@@ -1,13 +1,23 @@
-"""The base of encoders of sequences, and which generator a module's dropout draws from."""
+"""The bases of encoders of sequences: any, and of layers over packed or padded tokens."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from recgraph.accelerated import compiled
+from recgraph.config import ConfigError
+from recgraph.encoders.attention import Layout, lay_out
+from recgraph.encoders.packed import Asked
+from recgraph.encoders.padded import Padded
+from recgraph.rng import dropout, lent
+from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
+
+__all__ = ["EncoderLayer", "LayeredEncoder", "SequenceEncoder", "dropout_generator", "last_of", "tokens_of_places"]
 
 
 def dropout_generator(
@@ -54,8 +64,6 @@ class SequenceEncoder(nn.Module):
     pads_to_any_length: ClassVar[bool] = True
     #: whether a history is read by a masked item that stands behind it: token 0 is then a token as any other
     ends_masked: ClassVar[bool] = False
-    #: coefficient of :meth:`penalty` in the loss; 0: it has none
-    penalty_weight: float = 0.0
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
@@ -101,41 +109,9 @@ class SequenceEncoder(nn.Module):
         return self._encode(sequences, table, generator, last_only)
 
     @property
-    def reads_tokens(self) -> bool:
-        """Whether it must know which items its tokens are, beside their embeddings."""
-        return False
-
-    @property
     def reads_times(self) -> bool:
         """Whether it reads when each item was, beside its embedding."""
         return False
-
-    def go_on_from(self, smaller: SequenceEncoder, categories: Tensor | None) -> None:
-        """Called before :meth:`setup` where the weights are those of an encoder for fewer items: keep what they were
-        trained with and :meth:`setup` would choose anew.
-
-        Args:
-            smaller: of the same class and settings.
-            categories: of its items, as :meth:`setup` gets them.
-        """
-
-    def setup(self, counts: Tensor, categories: Tensor | None) -> None:
-        """Called before training with what is known of the items; most need nothing.
-
-        Args:
-            counts: [n_items], interactions in training.
-            categories: [n_items] int64, the category of each item, -1 for none; None: there are no categories.
-
-        Raises:
-            ValueError: it needs what is not known.
-        """
-
-    def begin(self) -> None:
-        """Called before a step: :meth:`penalty` is then of what is encoded from there on."""
-
-    def penalty(self) -> Tensor:
-        """A scalar that training adds to the loss with ``penalty_weight``, of what was encoded in training mode."""
-        raise TypeError(f"{type(self).__name__} must define penalty()")
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
@@ -183,3 +159,141 @@ def last_of(padded: Tensor, lengths: Tensor) -> Tensor:
     """[B, L, D] -> [B, D]: the last place of each row."""
     index = (lengths - 1)[:, None, None].expand(-1, 1, padded.shape[2])
     return padded.gather(1, index)[:, 0]
+
+
+class EncoderLayer(nn.Module):
+    """One layer of a :class:`LayeredEncoder`."""
+
+    def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        """[N, D] -> [N, D], of all tokens of the layout."""
+        raise TypeError(f"{type(self).__name__} must define forward")
+
+    def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        """[N, D] -> [B, D], the last place of each row alone: all other queries are never read."""
+        raise TypeError(f"{type(self).__name__} must define last")
+
+    def some(self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None) -> Tensor:
+        """[N, D] -> [M, D], of some places; a layer that can computes no others."""
+        return self(x, layout, generator).index_select(0, asked.tokens)  # type: ignore[no-any-return]
+
+    def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; what lies behind their ends means nothing.
+
+        Args:
+            keep_mask: [B, L], False behind the end of a row.
+        """
+        raise TypeError(f"{type(self).__name__} must define padded")
+
+    def attention(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, n_heads, L, L], the probabilities of right-padded rows.
+
+        Raises:
+            ValueError: the layer has no such probabilities.
+        """
+        raise ValueError(
+            f"attribution attention: the weights of {type(self).__name__} are no probabilities; use leave_one_out or "
+            "integrated_gradients"
+        )
+
+
+class LayeredEncoder(SequenceEncoder):
+    """Base of encoders of layers: item plus learned position embedding, dropout, layers.
+
+    Nothing is computed for padding, nor, where ``drops_masked``, for masked items that no key can reach; where only the
+    last state is read, or some are (:meth:`EncoderLayer.some`), the last layer computes these places alone. A masked
+    item's place passes no gradient to the embedding of token 0, unless the encoder ``sees_all``. A subclass makes
+    ``position_embedding`` and ``layers``.
+    """
+
+    #: whether masked items, which no key can reach, may be left out before the last place alone is computed
+    drops_masked: ClassVar[bool] = True
+    #: whether every place sees all of its row, masked items too, whose vector is then learned; else the items up to it
+    sees_all: ClassVar[bool] = False
+    position_embedding: nn.Embedding
+    layers: nn.ModuleList
+
+    def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int) -> None:
+        super().__init__(hidden_dim, max_len, dropout)
+        if n_heads < 1 or hidden_dim % n_heads:
+            raise ConfigError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
+        #: probability of the dropout of the first layer's input
+        self.embedding_dropout = dropout
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """What positions are added to, of the tokens' embeddings."""
+        return vectors
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The input of the first layer, of embeddings with their positions."""
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The states, of the output of the last layer."""
+        return x
+
+    def make_masks(self, layout: Padded, last_only: bool) -> None:
+        """Make what layers will read of the layout now: in a compiled graph nothing can be kept."""
+        layout.make_biases(last_only)
+
+    def laid_out(self, sequences: Ragged, where: torch.device, last_only: bool) -> Layout:
+        """The layout of sequences for a device; see :func:`recgraph.encoders.attention.lay_out`."""
+        return lay_out(sequences, where, last_only and self.drops_masked, self.max_len, self.sees_all)
+
+    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+        return self._computed(self.laid_out(sequences, table.device, last_only), table, generator, last_only, None)
+
+    def _encode_some(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, places: Ragged
+    ) -> Tensor:
+        layout = self.laid_out(sequences, table.device, last_only=False)
+        return self._computed(layout, table, generator, False, layout.asked(places))
+
+    def _computed(
+        self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
+    ) -> Tensor:
+        if self._compiled is None or not isinstance(layout, Padded):
+            return self._states(layout, table, generator, last_only, asked)
+        self.make_masks(layout, last_only)
+        with lent(generator, table.device):
+            states: Tensor = self._compiled(self, layout, table, generator, last_only, asked)
+        return states
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile all that follows the layout, as one graph; it is used on accelerators alone."""
+        self._compiled = compiled(type(self)._states, backend)
+
+    def _states(
+        self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool, asked: Asked | None
+    ) -> Tensor:
+        vectors = self.scaled(lookup(table, layout.tokens, padding_idx=None if self.sees_all else 0))
+        x = self.enter(layout.with_positions(vectors, self.position_embedding))
+        x = dropout(x, self.embedding_dropout, generator)
+        *inner, final = cast("list[EncoderLayer]", list(self.layers))
+        for layer in inner:
+            x = layer(x, layout, generator)
+        if last_only:
+            return layout.restore_rows(self.leave(final.last(x, layout, generator)))
+        if asked is not None:
+            return asked.restore(self.leave(final.some(x, layout, asked, generator)))
+        return layout.restore_tokens(self.leave(final(x, layout, generator)))
+
+    def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        x, places = self._embedded(inputs)
+        keep_mask = places < lengths[:, None]
+        for layer in cast("list[EncoderLayer]", list(self.layers)):
+            x = layer.padded(x, keep_mask)
+        return self.leave(last_of(x, lengths))
+
+    def attention(self, inputs: Tensor) -> list[Tensor]:
+        x, places = self._embedded(inputs)
+        found = []
+        for layer in cast("list[EncoderLayer]", list(self.layers)):
+            found.append(layer.attention(x))
+            x = layer.padded(x, (places >= 0).expand(len(x), -1))
+        return found
+
+    def _embedded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, D] the input of the first layer, and [L] the places."""
+        places = torch.arange(inputs.shape[1], device=inputs.device)
+        return self.enter(self.scaled(inputs) + self.position_embedding(places)), places

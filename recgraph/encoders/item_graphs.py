@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recgraph.config import ConfigError
 from recgraph.encoders.graph import mean
-from recgraph.encoders.sized import SizedByState
+from recgraph.encoders.kept import SizedByState
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
 from recgraph.sparse.products import distinct

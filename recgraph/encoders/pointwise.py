@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.encoders.attention import Layout
-from recgraph.encoders.layered import EncoderLayer, LayeredEncoder
+from recgraph.encoders.base import EncoderLayer, LayeredEncoder
 from recgraph.encoders.packed import N_SPANS
 from recgraph.encoders.padded import Padded
 from recgraph.rng import dropout

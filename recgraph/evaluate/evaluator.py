@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 from typing import Protocol as Interface
 
@@ -13,47 +14,25 @@ from torch import Tensor
 from recgraph.arguments import checked
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.candidates import candidates_for, check_items
-from recgraph.evaluate.collect import collect
-from recgraph.evaluate.hits import Facts, RankedHits
-from recgraph.evaluate.limits import Limits, metric_rows
-from recgraph.evaluate.low_precision import Precision
-from recgraph.evaluate.measurement import Measurement
+from recgraph.evaluate.candidates import candidates_for
+from recgraph.evaluate.collect import Measurement, collect
+from recgraph.evaluate.hits import Facts, RankedHits, check_items
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.metrics.names import (
-    DEFAULT_METRICS,
-    Asked,
-    metric_class,
-    split_metric,
-    value_of,
-)
-from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leaked
-from recgraph.evaluate.ranking import Ranker
-from recgraph.evaluate.reranked import Rerankings
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked, metric_class, split_metric, value_of
+from recgraph.evaluate.protocol import Protocol, Seen, Ties, is_leaked
+from recgraph.evaluate.ranking import Ranker, item_vectors_of
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, Reranker, bind, reranker_of
 from recgraph.evaluate.results import Result, Results
 from recgraph.finite import first_bad_row
-from recgraph.memory import parse_size
 from recgraph.parallel import Engine
-from recgraph.rerank.base import Reranker
 from recgraph.sparse.ragged import Ragged
 
 #: what metrics read that is made of the data the model was fitted on
-_OF_TRAINING = frozenset({"counts", "n_users", "known", "trained"})
-_MAY_DIFFER = {
-    "seen",
-    "cutoffs",
-    "convention",
-    "ties",
-    "candidates",
-    "n_candidates",
-    "candidate_seed",
-    "candidate_hash",
-    "rerank",
-}
-
-
-#: places of all lists together to which they are filled up for a metric that cannot deal with shorter ones
-_MOST_PLACES = 1 << 24
+_OF_TRAINING = frozenset({"counts", "n_users", "known"})
+#: in what protocols of one pass may differ
+_MAY_DIFFER = {"seen", "cutoffs", "ties", "candidates", "n_candidates", "candidate_seed", "candidate_hash", "rerank"}
+#: users whose metrics are computed together, at most, and places of their lists
+_ROWS, _PLACES = 1 << 14, 1 << 20
 
 
 class SplitLabel(Interface):
@@ -72,68 +51,49 @@ def evaluate(
     cases: Cases,
     *,
     protocols: Sequence[Protocol] | None = None,
-    seen: Sequence[Seen] | None = None,
+    seen: Sequence[Seen] = ("keep", "exclude"),
     cutoffs: Sequence[int] | None = None,
     metrics: Sequence[str | Metric] | None = None,
-    convention: Convention | None = None,
-    ties: Ties | None = None,
+    ties: Ties = "seeded permutation",
     candidate_lists: Ragged | None = None,
     fit_part: Part | None = None,
     features: Tensor | None = None,
     split: SplitLabel | None = None,
-    part: str | None = None,
-    fitted_on: str | None = None,
-    history: str | None = None,
-    tie_seed: int | None = None,
-    batch_size: int = 1024,
-    block_items: int | None = None,
-    memory_mib: int | None = None,
-    precision: Precision = "float32",
+    part: str = "",
+    fitted_on: str = "",
+    history: str = "",
+    tie_seed: int = 0,
     allow_fitted: bool = False,
     engine: Engine | None = None,
-    memory_limit: str | int | None = None,
     rerank: str | Mapping[str, Any] | Reranker | None = None,
     item_columns: ItemColumns | None = None,
 ) -> Results:
     """Rank all items for every case and compute the metrics.
 
     Args:
-        model: anything with ``score(query)``, or with ``has_vectors`` and ``encode_users`` and
-            ``encode_items``.
+        model: anything with ``score(query)``, or with ``has_vectors`` and ``encode_users`` and ``encode_items``.
         cases: whom to rank for; the items of their histories are the seen ones.
-        protocols: how to count, a result for each; by default one for each entry of ``seen``, made of the
-            settings below that a protocol has, none of which may be given beside ``protocols``. They share one pass,
-            and so the split and ``tie_seed``; they may differ in ``seen``, ``candidates``, ``ties``, ``convention``,
-            ``cutoffs`` and ``rerank``.
-        seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them; by default both.
+        protocols: how to count, a result for each; by default one for each entry of ``seen``, made of the settings
+            below that a protocol has. They share one pass, and so the split and ``tie_seed``; they may differ in
+            ``seen``, ``candidates``, ``ties``, ``cutoffs`` and ``rerank``.
+        seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them.
         cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does. A list
             ends with the last item, however long it may be.
         metrics: names, e.g. ``"ndcg"`` at every cut-off or ``"ndcg@10"`` at one, or metrics with options of their own;
-            by default those of :data:`~recgraph.evaluate.metrics.names.DEFAULT_METRICS` that the convention defines.
-            Those that read the whole ranking (``"auc"``, under ``cornac`` also ``"map"``) have no cut-off.
-        convention: whose definitions of the metrics; by default ``"recgraph"``.
-        ties: ``"seeded permutation"``, one order of equal scores, drawn with ``tie_seed``, which is the default, or
-            ``"expectation"``, over all of them.
+            by default :data:`~recgraph.evaluate.metrics.names.DEFAULT_METRICS`. ``"auc"`` reads the whole ranking and
+            has no cut-off.
+        ties: one order of equal scores, drawn with ``tie_seed``, or ``"expectation"``, over all of them.
         candidate_lists: a row for each case, for protocols with ``candidates="lists"``.
         fit_part: what the model was fitted on, for metrics of popularity and novelty.
         features: [n_items, F], for the diversity of lists.
         split, part, fitted_on, history: recorded in the protocol.
-        tie_seed: of the permutation of the items that orders equal scores; by default 0.
-        batch_size: users ranked between two hand-overs; bounds memory and does not alter results.
-        block_items: items whose scores are held at a time; bounds memory and does not alter results.
-        memory_mib: instead of ``block_items``: the most memory, in MiB, to be taken beyond the model and the data. The
-            predicted peak is written to the log (``recgraph.evaluate.collect``) before the ranking starts.
-        precision: of scores that are inner products. Below float32, for accelerators that are faster then, the best
-            are scored again: lists are those of float32, and where that cannot be proven a user is ranked in it.
+        tie_seed: of the permutation of the items that orders equal scores.
         allow_fitted: also rank a valid or test part that ``fitted_on`` names: how well a model fits, not how well it
             recommends.
-        engine: ranks for shares of the users (:mod:`recgraph.parallel`), with a model on the host; None: this
-            process. Values of users are gathered before any mean is made, and results are the same, bit for bit, for
-            the same number of threads.
-        memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``. A table of the
-            predicted peak is logged likewise, and what does not fit is refused.
-        rerank: a re-ranker that picks the lists (:class:`~recgraph.rerank.base.Reranker`), its name or a mapping with
-            its settings; the protocol records it. Co-occurrence is that of ``fit_part``.
+        engine: ranks for shares of the users (:mod:`recgraph.parallel`), with a model on the host; None: this process.
+            Results are the same, bit for bit, for the same number of threads.
+        rerank: a re-ranker that picks the lists (:class:`~recgraph.evaluate.rerank.Reranker`), its name or a mapping
+            with its settings; the protocol records it. Co-occurrence is that of ``fit_part``.
         item_columns: the item features, for a re-ranker with ``columns``.
 
     Returns:
@@ -141,59 +101,50 @@ def evaluate(
 
     Raises:
         ValueError: no cases, a user without relevant items, an unknown metric or one that needs what is not given, NaN
-            scores, protocols that cannot share a pass, settings that would be ignored, a ``memory_mib`` that is too
-            little, or a part that the model was fitted on.
+            scores, protocols that cannot share a pass, or a part that the model was fitted on.
     """
     asked = Asked.of(metrics)
-    settings = {
-        "seen": seen,
-        "cutoffs": None if cutoffs is None else tuple(cutoffs),
-        "convention": convention,
-        "ties": ties,
-        "split": split,
-        "part": part,
-        "fitted_on": fitted_on,
-        "history": history,
-        "tie_seed": tie_seed,
-        "rerank": rerank,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
     if protocols is None:
-        given["cutoffs"] = asked.cutoffs(cutoffs, Protocol().cutoffs)
-        protocols = _protocols(("keep", "exclude") if seen is None else seen, split, given)
-    elif given:
-        raise ValueError(f"{', '.join(given)} given beside protocols would be ignored; set them in each Protocol")
+        given: dict[str, Any] = {"ties": ties, "part": part, "fitted_on": fitted_on, "history": history}
+        given |= {"tie_seed": tie_seed, "rerank": rerank or "", "cutoffs": asked.cutoffs(cutoffs, Protocol().cutoffs)}
+        if split is not None:
+            given |= {"split": split.name, "split_hash": split.hash, "split_facts": getattr(split, "facts", "")}
+        protocols = [Protocol.of(given, seen=which) for which in dict.fromkeys(seen)]
     else:
         protocols = [each.model_copy(update={"cutoffs": asked.cutoffs(each.cutoffs, ())}) for each in protocols]
-    _check(protocols, cases, candidate_lists)
-    if not allow_fitted:
-        _check_held_out(protocols)
-    limit = None if memory_limit is None else parse_size(memory_limit)
-    limits = Limits(batch_size, block_items, memory_mib, precision, limit)
+    _check(protocols, cases, allow_fitted)
+    check_needs(asked.metrics, fit_part, features, "fit_part")
     facts = _facts(cases, fit_part, features)
-    rerankings = Rerankings(model, cases.n_items, fit_part, item_columns)
+    in_common = None if fit_part is None else CoOccurrence(fit_part.items, cases.n_items)
+    by_vectors = cache(partial(_by_vectors, model)) if model.has_vectors else None
     measurements = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
-        chosen = asked.made(named.convention)
-        check_needs(chosen, fit_part, features, "fit_part")
-        measurements.append(Measurement(named, chosen, candidates, rerankings.of(named)))
-    lists = collect(model, cases, measurements, facts, fit_part, limits, engine)
+        picks = None
+        if named.rerank:
+            picks = bind(
+                reranker_of(named.rerank),
+                "rerank",
+                model,
+                by_vectors=by_vectors,
+                in_common=in_common,
+                columns=item_columns,
+            )
+        measurements.append(Measurement(named, asked.metrics, candidates, picks))
+    lists = collect(model, cases, measurements, facts, fit_part, engine)
     users = cases.users.cpu().numpy().astype(np.int64)
     results, log_hash = [], getattr(split, "log_hash", "")
     for measurement, ranked in zip(measurements, lists, strict=True):
-        per_user, overall = metric_values(measurement.metrics, ranked, measurement.protocol.cutoffs, asked)
+        per_user, overall = metric_values(asked, ranked, measurement.protocol.cutoffs)
         unreachable = _n_unreachable(cases, measurement)
         results.append(Result(measurement.protocol, users, per_user, overall, unreachable, log_hash=log_hash))
     return Results(results)
 
 
-def _protocols(seen: Sequence[Seen], split: SplitLabel | None, given: dict[str, Any]) -> list[Protocol]:
-    """One for each convention, of the settings that are given."""
-    common = {name: value for name, value in given.items() if name not in ("seen", "split")}
-    if split is not None:
-        common |= {"split": split.name, "split_hash": split.hash, "split_facts": getattr(split, "facts", "")}
-    return [Protocol.of(common, seen=which) for which in dict.fromkeys(seen)]
+def _by_vectors(model: Ranker) -> Cosine:
+    found = item_vectors_of(model)
+    assert found is not None
+    return Cosine(found.detach().float().to("cpu"))
 
 
 def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Facts:
@@ -218,85 +169,48 @@ def check_needs(metrics: Sequence[Metric], fit_part: object, features: object, n
         if fit_part is None and not metric.needs.isdisjoint(_OF_TRAINING):
             raise ValueError(f"metric {metric.label!r} needs what the model was fitted on; give {name}")
         if features is None and "features" in metric.needs:
-            raise ValueError(
-                f"metric {metric.label!r} needs features of items; give features, as evaluate, frame and matrix of "
-                "recgraph.evaluate take them"
-            )
+            raise ValueError(f"metric {metric.label!r} needs features of items; give features")
 
 
-def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged | None) -> None:
+def _check(protocols: Sequence[Protocol], cases: Cases, allow_fitted: bool) -> None:
     if not protocols:
         raise ValueError("protocols (or seen) is empty; give at least one")
-    if candidate_lists is not None and all(protocol.candidates != "lists" for protocol in protocols):
-        raise ValueError('candidate_lists would be ignored; give protocols=[Protocol(candidates="lists")] with them')
     if len(cases) == 0:
         part, split = protocols[0].part, protocols[0].split
-        where = f"part {part!r} of split {split!r}" if split else "it"
-        raise ValueError(
-            f"cases is empty: {where} asks nothing of any user; give another part or split, or a log whose users have "
-            "enough interactions (leave-one-out: three)"
-        )
-    _check_rows(cases)
+        raise ValueError(f"cases is empty: part {part!r} of split {split!r} asks nothing of any user; give another one")
+    for name, rows in (("history", cases.history), ("truth", cases.truth), ("times", cases.times)):
+        if rows is not None and rows.n_rows != len(cases):
+            raise ValueError(f"cases.{name} has {rows.n_rows} rows for {len(cases)} users; give one for each user")
+    check_items("cases.history", cases.history.values, cases.n_items)
     if bool((cases.truth.lengths == 0).any()):
         row = int((cases.truth.lengths == 0).nonzero()[0])
         raise ValueError(f"user index {int(cases.users[row])} has no relevant item; leave such users out of the cases")
-    for other in protocols[1:]:
-        differing = set(protocols[0].differences(other)) - _MAY_DIFFER
-        if differing:
-            raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
-
-
-def _check_rows(cases: Cases) -> None:
-    """Refuse cases whose parts are not of the same users and items."""
-    n = len(cases.users)
-    for name, rows in (("history", cases.history), ("truth", cases.truth), ("times", cases.times)):
-        if rows is not None and rows.n_rows != n:
-            raise ValueError(f"cases.{name} has {rows.n_rows} rows for {n} users; give one for each user")
-    check_items("cases.history", cases.history.values, cases.n_items)
-    if cases.grades is not None and len(cases.grades) != len(cases.truth.values):
-        raise ValueError(f"cases.grades has {len(cases.grades)} grades for {len(cases.truth.values)} relevant items")
-
-
-def _check_held_out(protocols: Sequence[Protocol]) -> None:
     for protocol in protocols:
-        if is_leaked(protocol.part, protocol.fitted_on):
+        if differing := set(protocols[0].differences(protocol)) - _MAY_DIFFER:
+            raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
+        if not allow_fitted and is_leaked(protocol.part, protocol.fitted_on):
             raise ValueError(
                 f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what is asked "
-                "for; rank a part that it was not fitted on or fit on less; allow_fitted=True measures how well it fits"
+                "for; rank another part, or allow_fitted=True to measure how well it fits"
             )
 
 
 def metric_values(
-    metrics: Sequence[Metric], ranked: RankedHits, cutoffs: Sequence[int], asked: Asked
+    asked: Asked, ranked: RankedHits, cutoffs: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The values of each user, and those over all users, by name (``"ndcg@10"``, ``"auc"``).
-
-    Raises:
-        ValueError: a metric of all lists together would need them filled up far beyond their ends.
-    """
+    """The values of each user, and those over all users, by name (``"ndcg@10"``, ``"auc"``)."""
     per_user: dict[str, np.ndarray] = {}
     overall: dict[str, float] = {}
-    for metric in metrics:
+    step = max(1, min(_ROWS, _PLACES // max(ranked.hits.shape[1], 1)))
+    for metric in asked.metrics:
         for k in asked.columns(metric, cutoffs):
             name = metric.label if k is None else f"{metric.label}@{k}"
-            width = ranked.hits.shape[1] if k is None or metric.short_lists else max(k, ranked.hits.shape[1])
             if metric.per_user:
-                step = metric_rows(width)
-                parts = [
-                    metric(ranked.rows(start, min(start + step, len(ranked))), k)
-                    for start in range(0, len(ranked), step)
-                ]
-                values = torch.cat(parts)
+                values = torch.cat([metric(ranked.rows(at, at + step), k) for at in range(0, len(ranked), step)])
                 per_user[name] = values.numpy()
             else:
-                if width > ranked.hits.shape[1] and width * len(ranked) > _MOST_PLACES:
-                    raise ValueError(
-                        f"metric {name!r} looks at all lists at once, and they end after {ranked.hits.shape[1]} items: "
-                        f"take a shorter cut-off, or set short_lists = True in {type(metric).__name__} if its compute "
-                        "deals with lists that are shorter than k"
-                    )
                 values = metric(ranked, k)
-            overall[name] = metric.mean(values, ranked)
+            overall[name] = metric.mean(values)
     return per_user, overall
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Cases
-from recgraph.evaluate.candidates import check_items
 from recgraph.sparse.ragged import Ragged
+
+
+def check_items(name: str, items: Tensor, n_items: int) -> None:
+    """Refuse indices of items that the catalogue does not have.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if bool(((items < 0) | (items >= n_items)).any()):
+        raise ValueError(f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items")
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,10 @@ class RelevantRanks:
     n_candidates: Tensor
 
     def rows(self, start: int, end: int) -> RelevantRanks:
+        end = min(end, self.above.n_rows)
         first, last = (int(self.above.offsets[row]) for row in (start, end))
         return RelevantRanks(
-            _rows(self.above, start, end),
+            self.above.part(start, end),
             self.equal[first:last],
             self.before[first:last],
             self.reachable[first:last],
@@ -120,9 +130,8 @@ class Ties:
     size: Tensor
     n_hits: Tensor
 
-    def with_fills(self) -> tuple[tuple[Tensor, int], ...]:
-        """Its parts, each with the value of a rank without a relevant item in its group."""
-        return (self.offset, 0), (self.size, 1), (self.n_hits, 0)
+    def part(self, rows: slice, ranks: slice) -> Ties:
+        return Ties(self.offset[rows, ranks], self.size[rows, ranks], self.n_hits[rows, ranks])
 
 
 @dataclass(frozen=True)
@@ -136,13 +145,9 @@ class RankedHits:
         gains: [U, K] float64, the grade of the item at each rank, 0 for a miss (its expectation where ``ties`` are
             given); None where grades are binary.
         ideal_gains: [U, K] float64, the user's grades in descending order, padded with 0; None where binary.
-        total_gain: [U] float64, the sum of the user's grades.
-        lengths: [U] int64, items listed; None where every list is full.
         items: [U, K] int64, -1 past the end.
         scores: [U, K], aligned, where they are known.
         known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
-        trained: [U] bool, whether the user has any.
-        relevant: U rows of item indices.
         relevant_ranks: of the relevant items among all candidates.
         ties: the tied groups.
         facts: of the items.
@@ -152,13 +157,9 @@ class RankedHits:
     n_relevant: Tensor
     gains: Tensor | None = None
     ideal_gains: Tensor | None = None
-    total_gain: Tensor | None = None
-    lengths: Tensor | None = None
     items: Tensor | None = None
     scores: Tensor | None = None
     known: Tensor | None = None
-    trained: Tensor | None = None
-    relevant: Ragged | None = None
     relevant_ranks: RelevantRanks | None = None
     ties: Ties | None = None
     facts: Facts | None = None
@@ -166,41 +167,30 @@ class RankedHits:
     def __len__(self) -> int:
         return self.hits.shape[0]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the lists have room for all items, so that nothing can come after them."""
-        return self.facts is not None and self.hits.shape[1] >= self.facts.n_items
-
-    def filled(self, width: int) -> RankedHits:
-        """The lists with misses up to rank ``width``, which no item has."""
-        more = width - self.hits.shape[1]
-
-        def wider(values: Tensor | None, fill: float) -> Tensor | None:
-            return None if values is None else torch.nn.functional.pad(values, (0, more), value=fill)
-
-        ties = self.ties
-        return replace(
-            self,
-            hits=torch.nn.functional.pad(self.hits, (0, more)),
-            gains=wider(self.gains, 0),
-            ideal_gains=wider(self.ideal_gains, 0),
-            lengths=torch.full_like(self.n_relevant, self.hits.shape[1]) if self.lengths is None else self.lengths,
-            items=wider(self.items, -1),
-            scores=wider(self.scores, -torch.inf),
-            known=wider(self.known, 0),
-            ties=ties
-            and Ties(*(torch.nn.functional.pad(part, (0, more), value=fill) for part, fill in ties.with_fills())),
-        )
+    def first(self, k: int) -> RankedHits:
+        """Lists cut to their first ``k`` ranks."""
+        return self._part(slice(None), slice(k))
 
     def rows(self, start: int, end: int) -> RankedHits:
         """Users ``start`` to ``end``."""
-        parts: dict[str, Any] = {field.name: _part(getattr(self, field.name), start, end) for field in fields(self)}
-        return RankedHits(**parts)
+        part = self._part(slice(start, end), slice(None))
+        ranks = part.relevant_ranks
+        return replace(
+            part,
+            n_relevant=self.n_relevant[start:end],
+            relevant_ranks=None if ranks is None else ranks.rows(start, end),
+        )
 
-    def first_items(self, k: int) -> Tensor:
-        """[U, k] int64: the items at the first ``k`` ranks, -1 past the end of a list."""
+    def _part(self, rows: slice, ranks: slice) -> RankedHits:
+        """What is of users and ranks, cut to some of them."""
+        tables = {name: getattr(self, name) for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")}
+        cut: dict[str, Any] = {name: None if table is None else table[rows, ranks] for name, table in tables.items()}
+        return replace(self, **cut, ties=None if self.ties is None else self.ties.part(rows, ranks))
+
+    def listed(self) -> Tensor:
+        """[U, K] int64: the items, -1 past the end of a list."""
         assert self.items is not None
-        return self.items[:, :k]
+        return self.items
 
     def catalogue(self) -> Facts:
         """The facts of the items."""
@@ -212,29 +202,6 @@ class RankedHits:
         counts = self.catalogue().counts
         assert counts is not None
         return counts
-
-    def n_listed(self, k: int) -> Tensor:
-        """[U] int64: items among the first ``k`` ranks."""
-        if self.lengths is None:
-            return torch.full_like(self.n_relevant, min(k, self.hits.shape[1]))
-        return self.lengths.clamp(max=k)
-
-
-def _rows(rows: Ragged, start: int, end: int) -> Ragged:
-    offsets = rows.offsets[start : end + 1]
-    return Ragged(rows.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
-
-
-def _part(value: object, start: int, end: int) -> object:
-    if isinstance(value, Tensor):
-        return value[start:end]
-    if isinstance(value, Ragged):
-        return _rows(value, start, end)
-    if isinstance(value, RelevantRanks):
-        return value.rows(start, min(end, value.above.n_rows))
-    if isinstance(value, Ties):
-        return Ties(value.offset[start:end], value.size[start:end], value.n_hits[start:end])
-    return value
 
 
 @dataclass(frozen=True)
@@ -269,18 +236,10 @@ class Truth:
             given = cases.grades.double()
             bad_mask = ~((given > 0) & given.isfinite())
             if bool(bad_mask.any()):
-                raise ValueError(
-                    f"cases.grades holds {given[bad_mask][0]:g}: grades must be positive and finite; leave such items "
-                    "out of the truth (of a split with grades='rating' the interactions: min_rating), or leave out "
-                    "grades"
-                )
+                raise ValueError(f"cases.grades holds {given[bad_mask][0]:g}; grades must be positive and finite")
             grades = torch.zeros(keys.numel(), dtype=torch.float64)
             grades.scatter_reduce_(0, inverse, given, "amax")
         return cls(keys, grades, n_relevant, cases.n_items)
-
-    @property
-    def graded(self) -> bool:
-        return self.grades is not None
 
     @property
     def relevant(self) -> Ragged:
@@ -289,13 +248,7 @@ class Truth:
 
     def before_ranking(self, depth: int, facts: Facts) -> RankedHits:
         """What is known of the users before they are ranked: no hits yet, ideal gains of ``depth`` ranks."""
-        relevant, total = self.relevant, None
-        if self.grades is not None:
-            total = torch.zeros(len(self.n_relevant), dtype=torch.float64).index_add_(0, relevant.rows, self.grades)
-        ideal = self.ideal_gains(depth)
-        return RankedHits(
-            torch.empty(0), self.n_relevant, ideal_gains=ideal, total_gain=total, relevant=relevant, facts=facts
-        )
+        return RankedHits(torch.empty(0), self.n_relevant, ideal_gains=self.ideal_gains(depth), facts=facts)
 
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Look lists up.

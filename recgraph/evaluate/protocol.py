@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from recgraph.config import Added, Config
-from recgraph.rerank.base import reranker_of
+from recgraph.config import Config
+from recgraph.evaluate.rerank import reranker_of
 
-#: whose definitions of the metrics: this library's, or those of another one
-Convention = Literal[
-    "recgraph",
-    "recbole",
-    "rectools",
-    "replay",
-    "lenskit",
-    "pyg",
-    "torchmetrics",
-    "ranx",
-    "cornac",
-    "recpack",
-]
-CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 Seen = Literal["keep", "exclude"]
 Ties = Literal["seeded permutation", "expectation"]
 #: of a catalogue, and so of a list; pairs of users and items are numbered in 64 bits
@@ -42,10 +28,8 @@ def check_cutoffs(cutoffs: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         ValueError: one is no length that a list may have.
     """
-    if min(cutoffs) < 1:
-        raise ValueError("every cut-off must be at least 1")
-    if max(cutoffs) > MOST_ITEMS:
-        raise ValueError(f"every cut-off must be at most {MOST_ITEMS:,}; no list is longer")
+    if min(cutoffs) < 1 or max(cutoffs) > MOST_ITEMS:
+        raise ValueError(f"cutoffs = {list(cutoffs)} must lie between 1 and {MOST_ITEMS:,}")
     return cutoffs
 
 
@@ -55,9 +39,7 @@ class Protocol(Config):
     split: Annotated[str, Field(description="name of the split; empty where it is not known")] = ""
     split_hash: Annotated[str, Field(description="of the data's content and the split's parameters")] = ""
     split_facts: Annotated[
-        str,
-        Field(description="what was found of parts that were given, or which fold it is, as JSON; else empty"),
-        Added(),
+        str, Field(description="what was found of parts that were given, or which fold it is, as JSON; else empty")
     ] = ""
     part: Annotated[str, Field(description="which part holds the truth")] = ""
     fitted_on: Annotated[str, Field(description="what the model was fitted on: train, train+valid or all")] = ""
@@ -73,16 +55,13 @@ class Protocol(Config):
     )
     candidate_hash: Annotated[str, Field(description="of the lists of candidates; filled in by evaluate")] = ""
     ties: Annotated[
-        Ties,
-        Field(description="the order of equal scores: one of them, or the exact expectation over all"),
+        Ties, Field(description="the order of equal scores: one of them, or the exact expectation over all")
     ] = "seeded permutation"
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
-    convention: Annotated[Convention, Field(description="whose definitions of the metrics")] = "recgraph"
+    convention: Annotated[Literal["recgraph"], Field(description="whose definitions of the metrics")] = "recgraph"
     cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
     rerank: Annotated[
-        str,
-        Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores"),
-        Added(),
+        str, Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores")
     ] = ""
 
     @field_validator("rerank", mode="before")
@@ -99,8 +78,6 @@ class Protocol(Config):
     def _sampled(self) -> Self:
         if (self.candidates == "sampled") != (self.n_candidates is not None):
             raise ValueError('n_candidates must be given where candidates = "sampled", and only there')
-        if self.candidate_seed is not None and self.candidates != "sampled":
-            raise ValueError('candidate_seed is for candidates = "sampled"')
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +89,6 @@ class Protocol(Config):
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
         values = self.to_dict()
-        # later fields enter the hash only where they are set, so that hashes made before stay the same
         for name in ("n_candidates", "candidate_seed", "candidate_hash"):
             if not values[name]:
                 del values[name]

@@ -1,20 +1,24 @@
-"""Rank with a model: encode users in groups of similar history length, then rank them tile by tile."""
+"""Rank with a model: encode users in groups of similar history length, then rank them tile by tile.
+
+On the host several threads rank a group each, so that no bit differs from one thread's: a product of a group is too
+small to be worth sharing between cores, and Python's own work is not shared at all; two groups at a time share both.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from itertools import islice
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from recgraph.data.batches import Query
 from recgraph.evaluate.hits import RelevantRanks
-from recgraph.evaluate.in_threads import in_threads
-from recgraph.evaluate.low_precision import LowPrecision, Precision
 from recgraph.evaluate.ranks import rank_candidates, rank_relevant
 from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists
 from recgraph.ranks import Ranks
@@ -22,6 +26,10 @@ from recgraph.sparse.ragged import Ragged
 
 #: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its batch.
 GROUP = 256
+#: groups that wait or are done for each thread, beside the one that it ranks
+_AHEAD = 2
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @runtime_checkable
@@ -128,44 +136,6 @@ def item_vectors_of(model: Ranker) -> Tensor | None:
         return model.encode_items() if model.has_vectors else None
 
 
-def make_catalogue(
-    vectors: Tensor | None,
-    n_items: int,
-    k: int,
-    *,
-    tie_seed: int = 0,
-    candidates: Tensor | None = None,
-    block_items: int | None = None,
-    device: torch.device | None = None,
-    precision: Precision = "float32",
-) -> Catalogue:
-    """A catalogue of items, see :class:`~recgraph.evaluate.topk.Catalogue`.
-
-    Args:
-        precision: below ``"float32"`` items are scored in that type and the best again: the lists stay the same. Only
-            where there are ``vectors``.
-    """
-    if vectors is not None and precision != "float32":
-        return LowPrecision(
-            n_items,
-            k,
-            item_vectors=vectors,
-            precision=precision,
-            tie_seed=tie_seed,
-            candidates=candidates,
-            block_items=block_items,
-        )
-    return Catalogue(
-        n_items,
-        k,
-        tie_seed=tie_seed,
-        item_vectors=vectors,
-        candidates=candidates,
-        block_items=block_items,
-        device=device if vectors is None else None,
-    )
-
-
 def catalogue_for(
     model: Ranker,
     n_items: int,
@@ -174,18 +144,17 @@ def catalogue_for(
     tie_seed: int = 0,
     candidates: Tensor | None = None,
     block_items: int | None = None,
-    precision: Precision = "float32",
 ) -> Catalogue:
     """A catalogue of the items as the model sees them now."""
-    return make_catalogue(
-        item_vectors_of(model),
+    vectors = item_vectors_of(model)
+    return Catalogue(
         n_items,
         k,
         tie_seed=tie_seed,
+        item_vectors=vectors,
         candidates=candidates,
         block_items=block_items,
-        device=device_of(model),
-        precision=precision,
+        device=device_of(model) if vectors is None else None,
     )
 
 
@@ -216,8 +185,6 @@ def rank(
     Yields:
         Each user once; of several processes each user on one.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size} must be at least 1")
     by_length = query.history.lengths.argsort(stable=True)
     groups = torch.split(by_length, GROUP)
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories
@@ -228,10 +195,10 @@ def rank(
         return _rank_group(model, catalogue, query, seen, conventions, group, targets)
 
     # threads see one mode of the model, as one that left it first would change it for the others
-    n_threads = ranking_threads(model, catalogue.device) if type(catalogue) is Catalogue else 1
+    n_threads = ranking_threads(model, catalogue.device)
     with in_mode(model, training=False) if n_threads > 1 else contextlib.nullcontext():
-        ranked = in_threads(rank_group, groups, n_threads)
-        while done := [*itertools.islice(ranked, per_batch)]:
+        ranked = _in_threads(rank_group, groups, n_threads)
+        while done := [*islice(ranked, per_batch)]:
             yield _joined(done)
 
 
@@ -277,3 +244,27 @@ def _rank_group(
         {name: Lists(found.items.to(host), found.scores.to(host)) for name, found in lists.items()},
         {name: found.to(host) for name, found in ranks.items()},
     )
+
+
+def _in_threads(do: Callable[[T], R], tasks: Sequence[T], n_threads: int) -> Iterator[R]:
+    """``do(task)`` of each task, in their order; with one thread, or one task, in the caller's.
+
+    The first task is done before any other: what is made at a first call and kept is made once. However it ends, no
+    thread is left.
+    """
+    if n_threads < 2 or len(tasks) < 2:
+        yield from map(do, tasks)
+        return
+    pool = ThreadPoolExecutor(n_threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.submit(do, tasks[0]).result()
+        rest = iter(tasks[1:])
+        waiting: deque[Future[R]] = deque(pool.submit(do, task) for task in islice(rest, (1 + _AHEAD) * n_threads))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(do, task) for task in islice(rest, 1))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # threads that begin later take the number that was set last
+        torch.set_num_threads(n_threads)

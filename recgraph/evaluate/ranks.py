@@ -79,15 +79,13 @@ def rank_relevant(
         for start, block, _ in held or catalogue.blocks(tile):
             for known in filter(None, (pairs, seen_pairs)):
                 known.find(start, block)
-        for known in filter(None, (pairs, seen_pairs)):
-            known.scores = catalogue.gathered_scores(known.scores)
         total = torch.zeros((3, pairs.rows.numel()), dtype=torch.int64, device=catalogue.device)
         for start, block, filled in held or catalogue.blocks(tile):
             block[:, filled:] = NAN
             names = torch.arange(start, start + block.shape[1], device=block.device)
             itself = (pairs.columns >= start) & (pairs.columns < start + block.shape[1])
             total += _count(block, names, pairs, itself)
-        counts.append(catalogue.summed_counts(total))
+        counts.append(total)
         if seen_columns is not None and seen_pairs is not None:
             own = seen_columns.take(index)
             table, names = own.with_values(seen_pairs.scores).to_padded(fill=NAN), own.to_padded(fill=-1)
@@ -152,7 +150,7 @@ def _scores_of(catalogue: Catalogue, queries: Tensor, items: Ragged) -> Tensor:
         pairs = _Pairs.of(columns.take(index), queries)
         for start, block, _ in catalogue.blocks(queries[index]):
             pairs.find(start, block)
-        found.append(catalogue.gathered_scores(pairs.scores))
+        found.append(pairs.scores)
     return torch.cat(found)
 
 

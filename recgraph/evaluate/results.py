@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,18 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recgraph.arguments import checked
-from recgraph.bounded.files import named
-from recgraph.bounded.tables import read_frame_metadata
-from recgraph.bounded.texts import parse_json
-from recgraph.data.imprint import load_frame, replace_parquet
 from recgraph.data.part import Cases
-from recgraph.evaluate.metrics.names import metric_of
 from recgraph.evaluate.protocol import Protocol
+from recgraph.evaluate.rerank import reranker_of
+from recgraph.files import replacing
 from recgraph.notebook import block, table
-from recgraph.rerank.base import reranker_of
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 class ProtocolMismatch(ValueError):
@@ -93,8 +86,6 @@ class Result:
 
     def users_frame(self) -> pl.DataFrame:
         """One row a user: ``user_idx`` (``user_id`` where ids are known), then a column a metric."""
-        import polars as pl
-
         who = {"user_idx": self.users} if self.user_ids is None else {"user_id": self.user_ids}
         return pl.DataFrame({**who, **self.per_user})
 
@@ -144,8 +135,6 @@ class Results:
 
     def to_polars(self) -> pl.DataFrame:
         """One row a metric: ``metric``, then a column for each result."""
-        import polars as pl
-
         names = list(dict.fromkeys(name for result in self for name in result.metrics))
         columns: dict[str, list[Any]] = {"metric": names}
         for title, result in zip(self.titles(), self, strict=True):
@@ -158,8 +147,7 @@ class Results:
         rows = [["metric", *titles]]
         for name, *values in self.to_polars().rows():
             rows.append([name, *("" if value is None else f"{value:.4f}" for value in values)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(titles) + 1)]
-        lines = ["  ".join(_pad(row, widths)) for row in rows]
+        lines = aligned(rows)
         for title, result in zip(titles, self, strict=True):
             if result.n_unreachable_users:
                 lines.append(f"{title}: {result.n_unreachable_users} users have unreachable relevant items")
@@ -180,9 +168,10 @@ class Results:
         return block("Results", facts, tables, note)
 
 
-def _pad(row: list[str], widths: list[int]) -> list[str]:
-    first = row[0].ljust(widths[0])
-    return [first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of texts as lines in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 @checked
@@ -200,7 +189,7 @@ def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str
     """The metrics that both results have and that were made in the same way.
 
     Where the lists of cut-offs alone differ, a metric at a cut-off of both is the same number: NDCG@10 of cut-offs
-    ``(10,)`` and of ``(5, 10, 20)``. A metric that reads whole lists is not, where the longest lists differ.
+    ``(10,)`` and of ``(5, 10, 20)``.
 
     Args:
         aside: fields of the protocol that may differ.
@@ -214,8 +203,6 @@ def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str
         return shared
     differing = {name: both for name, both in a.protocol.differences(b.protocol).items() if name not in aside}
     cutoffs = differing.pop("cutoffs", None)
-    if cutoffs is not None and max(cutoffs[0]) != max(cutoffs[1]):
-        shared = [name for name in shared if not _reads_whole_lists(name)]
     if cutoffs is not None and not differing and not shared:
         differing["cutoffs"] = cutoffs
     if differing:
@@ -224,22 +211,6 @@ def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str
             f"results of protocols {a.hash} and {b.hash} cannot be compared; they differ in\n" + "\n".join(lines)
         )
     return shared
-
-
-def check_comparable(results: Sequence[Result], metric: str, *, aside: Collection[str] = ()) -> None:
-    """Refuse results that were made in different ways, or whose values of a metric were; as :func:`comparable`."""
-    for result in results:
-        shared = comparable(results[0], result, aside=aside)
-        if metric not in shared and metric in results[0].metrics and metric in result.metrics:
-            raise ProtocolMismatch(
-                f"{metric} reads whole lists, which end at {max(results[0].protocol.cutoffs)} and "
-                f"{max(result.protocol.cutoffs)}: give both results the same longest cut-off"
-            )
-
-
-def _reads_whole_lists(column: str) -> bool:
-    metric = metric_of(column)
-    return metric is not None and metric.reads_whole_lists
 
 
 _KEY = "recgraph"
@@ -259,7 +230,8 @@ def save_users(result: Result, path: str | Path) -> None:
         "n_unreachable_users": result.n_unreachable_users,
         **({"log_hash": result.log_hash} if result.log_hash else {}),
     }
-    replace_parquet(result.users_frame(), path, {_KEY: json.dumps(about)})
+    with replacing(path) as new:
+        result.users_frame().write_parquet(new, metadata={_KEY: json.dumps(about)})
 
 
 @checked
@@ -270,15 +242,10 @@ def load_users(path: str | Path) -> Result:
         ValueError: the file is not of this library, or its protocol is not the one that its hash names.
     """
     path = Path(path)
-    frame, metadata = load_frame(path), read_frame_metadata(path)
+    metadata = pl.read_parquet_metadata(path)
     if _KEY not in metadata:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
-    about = parse_json(metadata[_KEY], path)
-    with named(path):
-        return _users_result(frame, about, path)
-
-
-def _users_result(frame: pl.DataFrame, about: Mapping[str, Any], path: Path) -> Result:
+    frame, about = pl.read_parquet(path), json.loads(metadata[_KEY])
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
         raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
@@ -286,7 +253,7 @@ def _users_result(frame: pl.DataFrame, about: Mapping[str, Any], path: Path) -> 
     known = who == "user_id"
     return Result(
         protocol,
-        pl.arange(frame.height, eager=True, dtype=pl.Int64).to_numpy() if known else frame[who].to_numpy(),
+        np.arange(frame.height) if known else frame[who].to_numpy(),
         {name: frame[name].to_numpy() for name in metrics},
         about["overall"],
         about["n_unreachable_users"],
@@ -338,8 +305,6 @@ def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]
     Returns:
         e.g. ``"0"``, ``"1-4"``, ``"5-19"``, ``"20+"``.
     """
-    if not edges or list(edges) != sorted(set(edges)) or edges[0] < 1:
-        raise ValueError(f"edges = {tuple(edges)!r} must ascend and be at least 1")
     starts = [0, *edges]
     names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(starts)]
     names.append(f"{starts[-1]}+")
@@ -358,12 +323,7 @@ def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[s
     Returns:
         ``"head"``, ``"tail"`` or ``"cold"`` (no interaction) where all relevant items of a user are so, else
         ``"mixed"``.
-
-    Raises:
-        ValueError: ``head`` outside (0, 1).
     """
-    if not 0 < head < 1:
-        raise ValueError(f"head = {head} must lie between 0 and 1")
     kinds = np.array(["cold", "tail", "head", "mixed"])
     kind = (counts > 0).long()
     popular = counts.argsort(descending=True, stable=True)

@@ -22,7 +22,7 @@ from recgraph.sparse.ragged import Ragged
 
 @dataclass(frozen=True)
 class SeenColumns:
-    """SeenColumns columns of some users, each once, in ascending order.
+    """Seen columns of some users, each once, in ascending order.
 
     Attributes:
         columns: a row for each user.
@@ -52,18 +52,6 @@ class SeenColumns:
         first, last = int(offsets[0]), int(offsets[-1])
         return SeenColumns(Ragged(self.columns.values[first:last], offsets - first), self.rows[first:last] - start)
 
-    def take(self, index: Tensor) -> SeenColumns:
-        """The given users."""
-        columns = self.columns.take(index)
-        return SeenColumns(columns, columns.rows)
-
-    def between(self, first: int, last: int) -> SeenColumns:
-        """Those from column ``first`` up to, and without, ``last``."""
-        kept_mask = (self.columns.values >= first) & (self.columns.values < last)
-        rows = self.rows[kept_mask]
-        lengths = torch.bincount(rows, minlength=self.columns.n_rows)
-        return SeenColumns(Ragged.from_lengths(self.columns.values[kept_mask], lengths), rows)
-
     @cached_property
     def _by_column(self) -> tuple[Tensor, Tensor]:
         columns, order = self.columns.values.sort()
@@ -83,7 +71,7 @@ STRIDED = 8
 NO_SCORE = float("-inf")
 
 
-def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
+def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
     """The ``k`` best columns of each row.
 
     Args:
@@ -91,16 +79,13 @@ def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor, *, exact
         filled: columns from here on are padding.
         excluded: [X] int64, further positions ``row * W + column`` that may not be chosen (an allowed one may hold
             -inf, too).
-        exact: False where the choice among columns that equal the last one is free.
 
     Returns:
         values [R, k] and columns [R, k] int64 in rank order; where a row has fewer than ``k`` allowed
         columns the rest is -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
     """
     values, columns = _topk(scores, k + 1)
-    unsure = values[:, k - 1] == NO_SCORE
-    if exact:
-        unsure = unsure | (values[:, k - 1] == values[:, k])
+    unsure = (values[:, k - 1] == NO_SCORE) | (values[:, k - 1] == values[:, k])
     unsure &= ~values[:, 0].isnan()
     values, columns = in_column_order(values[:, :k], columns[:, :k])
     if bool(unsure.any()):
@@ -192,12 +177,10 @@ class RunningBest:
 
     Args:
         k: how many.
-        exact: False where the choice among scores equal to the last one is free (for scores of low precision, which
-            are many times equal).
     """
 
-    def __init__(self, k: int, exact: bool = True) -> None:
-        self.k, self._exact = k, exact
+    def __init__(self, k: int) -> None:
+        self.k = k
         self._found: tuple[Tensor, Tensor] | None = None
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._n_blocks = self._n_settled = 0
@@ -228,7 +211,7 @@ class RunningBest:
 
     def _all(self, scores: Tensor, start: int, filled: int, excluded: Tensor) -> None:
         """A block while some row may still list a score of -inf."""
-        values, columns = best_columns(scores, self.k, filled, excluded, exact=self._exact)
+        values, columns = best_columns(scores, self.k, filled, excluded)
         if start:
             columns = torch.where(columns < 0, columns, columns + start)
         if self._found is not None:

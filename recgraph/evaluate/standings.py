@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,9 @@ import polars as pl
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.results import check_comparable, comparable
-from recgraph.evaluate.significance import Source, Test, check_alike, p_value, results_of
+from recgraph.evaluate.results import aligned, comparable
+from recgraph.evaluate.significance import Source, Test, p_value, results_of
 from recgraph.evaluate.statistics import holm
-
-__all__ = ["Cell", "Mark", "Standing", "Table", "standings", "table"]
 
 Mark = Literal["best", "tied", ""]
 _SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
@@ -35,7 +33,8 @@ class Cell:
         value: the metric, the mean over the model's seeds.
         p_value: against the best model of the column, corrected over the table; None for the best itself, for
             metrics without values of users and where the value is NaN.
-        mark: as in :class:`Standing`; empty where nothing was tested.
+        mark: ``best``: better than every other; ``tied``: not significantly different from the best, which is
+            itself tied then; empty for others and where nothing was tested.
     """
 
     value: float
@@ -74,10 +73,7 @@ class Table:
 
     def __str__(self) -> str:
         rows = self.rows()
-        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-        return "\n".join([*text, self.legend])
+        return "\n".join([*aligned([list(rows[0]), *(list(row.values()) for row in rows)]), self.legend])
 
     def _repr_html_(self) -> str:
         return notebook.block("Comparison", {}, [notebook.table(self.rows())], self.legend)
@@ -108,105 +104,33 @@ def table(
     """
     if not results:
         raise ValueError("results is empty; give at least one model")
-    models = {name: results_of(own, f"results[{name!r}]") for name, own in results.items()}
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha} must be between 0 and 1")
+    models = {name: results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
     shared = [comparable(every[0], result) for result in every]
     columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
-    for metric in columns:
-        check_comparable(every, metric)
     means = {
-        (name, metric): float(np.mean([result[metric] for result in own]))
-        for name, own in models.items()
+        metric: {name: float(np.mean([result[metric] for result in own])) for name, own in models.items()}
         for metric in columns
     }
-    best = {metric: best_first({name: means[name, metric] for name in models}, metric)[0] for metric in columns}
+    best = {metric: best_first(means[metric], metric)[0] for metric in columns}
     pairs = [
         (name, metric)
         for metric in columns
         for name in models
-        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[name, metric])
+        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[metric][name])
     ]
     raw = [
         p_value(models[name], models[best[metric]], metric, test=test, n_draws=n_draws, seed=seed)
         for name, metric in pairs
     ]
     adjusted = dict(zip(pairs, holm(raw).tolist(), strict=True))
-    cells = {
-        name: {metric: _cell(name, metric, means, best[metric], adjusted, alpha) for metric in columns}
-        for name in models
-    }
+
+    def cell(name: str, metric: str) -> Cell:
+        p = adjusted.get((name, metric))
+        if name != best[metric]:
+            return Cell(means[metric][name], p, "tied" if p is not None and p >= alpha else "")
+        others = [each for (_, of), each in adjusted.items() if of == metric]
+        return Cell(means[metric][name], None, "tied" if max(others, default=0) >= alpha else "best" if others else "")
+
+    cells = {name: {metric: cell(name, metric) for metric in columns} for name in models}
     return Table(cells, _LEGEND.format(test=test, n=len(pairs), alpha=alpha))
-
-
-def _cell(
-    name: str,
-    metric: str,
-    means: dict[tuple[str, str], float],
-    best: str,
-    adjusted: dict[tuple[str, str], float],
-    alpha: float,
-) -> Cell:
-    if name == best:
-        return Cell(
-            means[name, metric], None, _mark_of_best([p for (_, of), p in adjusted.items() if of == metric], alpha)
-        )
-    p = adjusted.get((name, metric))
-    return Cell(means[name, metric], p, "tied" if p is not None and p >= alpha else "")
-
-
-def _mark_of_best(others: Collection[float], alpha: float) -> Mark:
-    """From the adjusted p-values of all that were tested against it."""
-    if not others:
-        return ""
-    return "tied" if max(others) >= alpha else "best"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A row of a table of models.
-
-    Attributes:
-        value: the metric's mean.
-        p_value: against the best model, corrected over the table; None for the best itself and where the mean is NaN.
-        mark: ``best``: better than every other; ``tied``: not significantly different from the best; else empty. The
-            best itself is ``tied`` where another one is, and has no mark where it was tested against none.
-    """
-
-    name: str
-    value: float
-    p_value: float | None
-    mark: Mark
-
-
-def standings(
-    results: Mapping[str, Source | Sequence[Source]],
-    metric: str,
-    *,
-    test: Test = "randomisation",
-    alpha: float = 0.05,
-    n_draws: int = 9999,
-    seed: int = 0,
-) -> list[Standing]:
-    """Which models are significantly best: each against the best mean, over users, with Holm's correction.
-
-    The best mean is the highest, or the lowest of a metric such as gini. A model whose mean is NaN is not tested.
-
-    Args:
-        results: model -> its result, or those of its seeds.
-        test, alpha, n_draws, seed: as for :func:`table`.
-
-    Returns:
-        best first, NaN last.
-
-    Raises:
-        ProtocolMismatch, ValueError: as :func:`over_users`, or no models.
-    """
-    models = {name: results_of(own, f"results[{name!r}]") for name, own in results.items()}
-    if len(models) > 1:
-        check_alike([result for own in models.values() for result in own], metric)
-    made = table(models, [metric], test=test, alpha=alpha, n_draws=n_draws, seed=seed)
-    cells = {name: row[metric] for name, row in made}
-    order = best_first({name: cell.value for name, cell in cells.items()}, metric)
-    return [Standing(name, cells[name].value, cells[name].p_value, cells[name].mark) for name in order]

@@ -81,7 +81,6 @@ class Catalogue:
         candidates: [C] int64 item indices to which the ranking is restricted; None for all.
         block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
         device: where the ranking runs (default: that of ``item_vectors``, else the host).
-        low: compute scores in this type, narrower than float32; such a catalogue chooses freely among equal scores.
         wide: compute scores in float64 from float32 vectors, widened tile by tile, which costs no more than vectors
             kept in float64. Only for vectors whose products float64 adds up without rounding: such sums do not depend
             on the number of users, so that tiles are not padded to a fixed one.
@@ -89,10 +88,6 @@ class Catalogue:
     Attributes:
         order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.
         width: columns, padding included.
-        first, last: the stretch of them that is scored here.
-
-    Raises:
-        ValueError: ``k`` or ``block_items`` below 1, or vectors that are not [n_items, D].
     """
 
     def __init__(
@@ -105,14 +100,8 @@ class Catalogue:
         candidates: Tensor | None = None,
         block_items: int | None = None,
         device: torch.device | None = None,
-        low: torch.dtype | None = None,
         wide: bool = False,
     ) -> None:
-        for name, value in (("k", k), ("block_items", BLOCK_ITEMS if block_items is None else block_items)):
-            if value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
-        if item_vectors is not None and (item_vectors.dim() != 2 or item_vectors.shape[0] != n_items):
-            raise ValueError(f"item_vectors must be [{n_items}, D], not {list(item_vectors.shape)}")
         if device is None:
             device = torch.device("cpu") if item_vectors is None else item_vectors.device
         order = tie_order(n_items, tie_seed)
@@ -127,21 +116,15 @@ class Catalogue:
         self.position[self.order] = torch.arange(order.numel(), device=device)
         self._chunk = self._chunk_for(k)
         self.width = max(_round_up(order.numel(), self._chunk), self._chunk)
-        self.first, self.last = self._own_columns(self.width // self._chunk)
-        own_width = max(self.last - self.first, self._chunk)
-        self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), own_width)
-        self.n_blocks = -(-(self.last - self.first) // self._block)
+        self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
+        self.n_blocks = -(-self.width // self._block)
         step = min(self._block, CACHED_ITEMS) if device.type in TILE_ROWS else self._block
         self._step = min(_round_up(step, self._chunk), self._block)
-        self._low, self._wide = low, wide
-        self._vectors = None if item_vectors is None else self._chunks(item_vectors)
+        self._wide = wide
+        self._vectors = None if item_vectors is None else self._chunks(item_vectors.detach())
         self._buffer = _Buffer()
         #: rows of a tile -> whether its scores are those of a whole one, bit for bit
         self._agree: dict[int, bool] = {}
-
-    def _own_columns(self, n_chunks: int) -> tuple[int, int]:
-        """The first column that is scored here, and the one behind the last; whole tiles."""
-        return 0, n_chunks * self._chunk
 
     def _chunk_for(self, k: int) -> int:
         n_chunks = max(-(-self.order.numel() // CHUNK), 1)
@@ -153,8 +136,6 @@ class Catalogue:
         None where the tiles of a catalogue made for that length would have another shape, and its scores, perhaps,
         another rounding.
         """
-        if k < 1:
-            raise ValueError(f"k = {k} must be at least 1")
         if self._chunk_for(k) != self._chunk:
             return None
         other = copy.copy(self)
@@ -181,17 +162,15 @@ class Catalogue:
         return other if self._agree[rows] else None
 
     def _chunks(self, vectors: Tensor) -> list[Tensor]:
-        vectors = vectors.detach()
-        starts = range(self.first, self.last, self._chunk)
-        return [self._as_chunk(vectors[self.order[start : start + self._chunk]]) for start in starts]
-
-    def _as_chunk(self, rows: Tensor) -> Tensor:
-        """[D, chunk] of the vectors [n, D] of consecutive columns."""
-        # contiguous: the product with a transposed view costs nearly twice as much
-        rows = as_wide_floats(rows) if self._low is None else rows.to(self._low)
-        chunk = rows.new_zeros(rows.shape[1], self._chunk)
-        chunk[:, : len(rows)] = rows.T
-        return chunk
+        """[D, chunk] each: the vectors of consecutive columns."""
+        chunks = []
+        for start in range(0, self.width, self._chunk):
+            # contiguous: the product with a transposed view costs nearly twice as much
+            rows = as_wide_floats(vectors[self.order[start : start + self._chunk]])
+            chunk = rows.new_zeros(rows.shape[1], self._chunk)
+            chunk[:, : len(rows)] = rows.T
+            chunks.append(chunk)
+        return chunks
 
     @torch.no_grad()
     def rank(
@@ -211,13 +190,8 @@ class Catalogue:
             convention -> lists.
 
         Raises:
-            ValueError: a score is NaN (names the user), or the shapes do not fit.
+            ValueError: a score is NaN (names the user).
         """
-        wanted = self.n_items if self._vectors is None else self._vectors[0].shape[0]
-        if queries.dim() != 2 or queries.shape[1] != wanted:
-            raise ValueError(f"queries must be [B, {wanted}], not {list(queries.shape)}")
-        if "exclude" in conventions and seen is None:
-            raise ValueError("seen must be given to exclude seen items")
         queries = self.prepared(queries)
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
         excludes = seen is not None and "exclude" in conventions
@@ -235,14 +209,6 @@ class Catalogue:
             if bool(bad.any()):
                 raise ValueError(_nan_message(bad.nonzero().flatten(), users))
         return ranked
-
-    def gathered_scores(self, scores: Tensor) -> Tensor:
-        """[T]: scores of items, NaN where they have no column here, from all processes that score the catalogue."""
-        return scores
-
-    def summed_counts(self, counts: Tensor) -> Tensor:
-        """Counts of columns, over all processes that score the catalogue."""
-        return counts
 
     def prepared(self, queries: Tensor) -> Tensor:
         """User vectors in the type of the items', or scores in one that tells them apart."""
@@ -264,10 +230,10 @@ class Catalogue:
             convention -> scores [R, k] and columns [R, k] int64.
         """
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)
-        starts = [*range(self.first, self.last, self._step), self.last]
+        starts = [*range(0, self.width, self._step), self.width]
         stretches = [nothing] * len(starts) if seen is None else seen.within(starts)
         seen_scores = None if seen is None else queries.new_empty(seen.rows.numel())
-        best = RunningBest(self.k, exact=self._low is None)
+        best = RunningBest(self.k)
         for (start, scores, filled), here in zip(self.blocks(queries, self._step), stretches, strict=False):
             scores[:, filled:] = NO_SCORE
             excluded = nothing
@@ -304,8 +270,8 @@ class Catalogue:
         n_rows = queries.shape[0]
         if n_rows < self.rows and self._vectors is not None and not self._wide:
             queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
-        for start in range(self.first, self.last, step):
-            scores = self._scores(queries, start, min(step, self.last - start))[:n_rows]
+        for start in range(0, self.width, step):
+            scores = self._scores(queries, start, min(step, self.width - start))[:n_rows]
             yield start, scores, min(max(self.order.numel() - start, 0), scores.shape[1])
 
     def _scores(self, queries: Tensor, start: int, width: int) -> Tensor:
@@ -322,10 +288,9 @@ class Catalogue:
             torch.index_select(queries, 1, order, out=scores[:, : order.numel()])
         else:
             for number in range(width // self._chunk):
-                chunk = self._vectors[(start - self.first) // self._chunk + number]
-                torch.mm(
-                    queries, chunk.to(queries.dtype), out=scores[:, number * self._chunk : (number + 1) * self._chunk]
-                )
+                chunk = self._vectors[start // self._chunk + number]
+                columns = slice(number * self._chunk, (number + 1) * self._chunk)
+                torch.mm(queries, chunk.to(queries.dtype), out=scores[:, columns])
         return scores
 
 

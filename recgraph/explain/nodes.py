@@ -15,11 +15,10 @@ from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
-from recgraph.explain.memory import check_node_explanation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
-from recgraph.serve.loading import load
+from recgraph.serve.recommender import load
 from recgraph.unit_length import unit_length
 
 __all__ = [
@@ -62,8 +61,6 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     embedder = embedder_of(run)
     model, graph, target = embedder.model, graph_of(embedder), embedder.target
     index = index_of(graph.nodes[target].ids, graph.count(target), node, target, "graph")
-
-    check_node_explanation(graph, *embedder.vectors.shape)
 
     def name_of(node_type: str, place: int) -> Node:
         return node_of(graph, node_type, place)

@@ -16,7 +16,6 @@ from recgraph.arguments import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
 from recgraph.explain.items import Items, is_vector
-from recgraph.explain.memory import check_map
 from recgraph.explain.nodes import embedder_of, graph_of, node_of
 from recgraph.explain.user import recommender_of
 from recgraph.graph.hetero import HeteroGraph
@@ -176,7 +175,6 @@ def _map(
         raise ValueError(f"method = {method!r} must be 'pca' or 'tsne'")
     if limit < 3:
         raise ValueError(f"limit = {limit} must be at least 3")
-    check_map(*vectors.shape)
     units = unit_length(vectors.to(torch.float64))
     nonzero_mask = units.any(1)
     n_vectors = int(nonzero_mask.sum())

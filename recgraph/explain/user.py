@@ -30,7 +30,6 @@ from recgraph.explain.explanation import (
     ScorePart,
 )
 from recgraph.explain.items import Items
-from recgraph.explain.memory import check_attribution, check_explanation
 from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related_nodes
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
@@ -108,7 +107,6 @@ def explain(
     recommender = recommender_of(run)
     index = index_of(recommender.users, len(recommender.users), user, "user")
     methods = make_methods(attribution) if len(attribution) else {}
-    check_explanation(recommender, attributed=bool(methods))
     found = _User(recommender, index, n_near)
     items, scores = found.recommended(k)
     attributed: Sequence[Attributed | None] = [None] * len(items)
@@ -165,7 +163,6 @@ def attribute(
             raise ValueError(f"{name} = {value} must be at least 1")
     recommender = recommender_of(run)
     made = None if methods is None else make_methods(methods)
-    check_attribution(recommender, block_rows)
     found = _User(recommender, index_of(recommender.users, len(recommender.users), user, "user"), 0)
     if items is None:
         indices, _ = found.recommended(k)

@@ -6,30 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recgraph.arguments import shown
 from recgraph.data.ids import IdMap
 from recgraph.graph.schema import (
-    EdgeIndexError,
     Edges,
     EdgeType,
-    FeatureError,
     GraphError,
     GraphParts,
     Nodes,
-    check_count,
     check_ends,
     check_indices,
-    check_node_type,
-    check_triple,
     check_type,
 )
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 
-__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges", "named_features", "numbers"]
+__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges", "numbers"]
 
 
 def make_edges(
@@ -49,21 +42,15 @@ def make_edges(
         times: [E], or None; keep their type.
 
     Raises:
-        EdgeIndexError: an index is out of range; names the edge type, the row and the value.
-        GraphError: weights or times of another length, or complex ones.
+        GraphError: an index is out of range (names the edge type, the row and the value); another number of weights.
     """
     ends = {f"source {edge_type[0]!r}": (source, counts[0]), f"target {edge_type[2]!r}": (target, counts[1])}
     check_indices(edge_type, ends)
     for name, values in (("weights", weights), ("times", times)):
         if values is not None and values.shape != source.shape:
             raise GraphError(f"edges {edge_type}: {name} have shape {tuple(values.shape)} for {source.numel()} edges")
-        if values is not None and values.is_complex():
-            raise GraphError(f"edges {edge_type}: {name} are complex; give real ones, such as their absolute values")
     adj = Csr.from_coo(source, target, weights, shape=counts)
-    if times is not None and times.dtype == torch.bool:  # which a file of numbers does not hold
-        times = times.to(torch.int64)
-    order = sort_entries(source, target, counts[1]) if times is not None else None
-    return Edges(adj, None if times is None or order is None else times[order])
+    return Edges(adj, None if times is None else times[sort_entries(source, target, counts[1])])
 
 
 def from_edge_lists(
@@ -84,13 +71,9 @@ def from_edge_lists(
         ids: node type -> its ids.
 
     Raises:
-        GraphError: an edge out of range names edge type, row and value; a count, indices, weights or times that are
-            none name their type.
-        UnknownTypeError: a type that is not there, or is no text (of edges: no triple of texts).
+        GraphError: an edge out of range names edge type, row and value.
+        UnknownTypeError: a type that is not there.
     """
-    for name, n in counts.items():
-        check_node_type(name)
-        check_count(f"node type {name!r}", n)
     for edge_type in edges:
         check_ends(edge_type, counts)
     for name in (*features, *ids):
@@ -98,16 +81,15 @@ def from_edge_lists(
     for edge_type in (*weights, *times):
         check_type("edge type", edge_type, edges)
     nodes = {
-        name: Nodes(n, ids.get(name), None if name not in features else named_features(name, features[name]))
+        name: Nodes(n, ids.get(name), as_features(features[name]) if name in features else None)
         for name, n in counts.items()
     }
     made = {}
     for edge_type, pairs in edges.items():
         source, target = _pairs(edge_type, pairs)
         sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        w = numbers(edge_type, "weights", weights.get(edge_type))
-        t = numbers(edge_type, "times", times.get(edge_type))
-        made[edge_type] = make_edges(edge_type, source, target, sizes, w, t)
+        given = (numbers(of.get(edge_type)) for of in (weights, times))
+        made[edge_type] = make_edges(edge_type, source, target, sizes, *given)
     return nodes, made
 
 
@@ -115,17 +97,12 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
     """From scipy sparse matrices of sources and targets; values other than 1 become weights.
 
     Raises:
-        GraphError: a matrix is not scipy's, or two disagree about the number of nodes of a type.
-        UnknownTypeError: a key is no triple of texts.
+        GraphError: two matrices disagree about the number of nodes of a type.
     """
     counts: dict[str, int] = {}
     edges: dict[EdgeType, Edges] = {}
     for edge_type, matrix in matrices.items():
-        check_triple(edge_type)
-        try:
-            adj = Csr.from_scipy(matrix)
-        except TypeError as error:
-            raise GraphError(f"edges {edge_type}: {error}") from None
+        adj = Csr.from_scipy(matrix)
         for name, n in zip((edge_type[0], edge_type[2]), matrix.shape, strict=True):
             if counts.setdefault(name, n) != n:
                 raise GraphError(f"edges {edge_type}: the matrix has {n} nodes of {name!r}, one before {counts[name]}")
@@ -133,8 +110,7 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
     for name in features:
         check_type("node type", name, counts)
     nodes = {
-        name: Nodes(n, features=named_features(name, features[name]) if name in features else None)
-        for name, n in counts.items()
+        name: Nodes(n, features=as_features(features[name]) if name in features else None) for name, n in counts.items()
     }
     return nodes, edges
 
@@ -164,81 +140,31 @@ def _own(values: Tensor) -> Tensor:
     return made.clone() if made is values else made
 
 
-def named_features(node_type: str, values: Any) -> Tensor | Csr:
-    """:func:`as_features` of a type; a FeatureError names it where they are no numbers."""
-    try:
-        return as_features(values)
-    except (TypeError, ValueError) as error:
-        raise FeatureError(f"features of {node_type!r} are no numbers: {error}") from None
-
-
-def numbers(edge_type: EdgeType, name: str, values: Any) -> Tensor | None:
-    """Weights or times; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
-    try:
-        if name == "times" and not isinstance(values, Tensor | None) and _are_dates(values):
-            values = _as_microseconds(edge_type, values)
-        return _tensor(values)
-    except GraphError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise GraphError(f"edges {edge_type}: {name} are no numbers: {error}") from None
-
-
-def _are_dates(values: Any) -> bool:
-    # those of a zone are objects as an array
-    return getattr(getattr(values, "dtype", None), "tz", None) is not None or np.asarray(values).dtype.kind == "M"
-
-
-def _as_microseconds(edge_type: EdgeType, values: Any) -> npt.NDArray[np.int64]:
-    dates = np.asarray(values, dtype="datetime64[us]")
-    missing_mask = np.isnat(dates)
-    if missing_mask.any():
-        row = int(missing_mask.argmax())
-        raise GraphError(
-            f"edges {edge_type}, row {row} (from 0): the time is missing ({missing_mask.sum()} such edges); fill it "
-            "in, or leave them out"
-        )
-    return dates.astype(np.int64)
-
-
-def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(pairs, tuple) and len(pairs) == 2:
-        return _indices(edge_type, "sources", pairs[0]), _indices(edge_type, "targets", pairs[1])
-    both = _indices(edge_type, "pairs", pairs)
-    if both.shape == (0,):  # an empty list
-        both = both.reshape(0, 2)
-    if both.dim() != 2 or both.shape[1] != 2:
-        raise GraphError(
-            f"edges {edge_type} have shape {tuple(both.shape)}; they must be (sources, targets) or an array of shape "
-            "[E, 2]"
-        )
-    return both[:, 0], both[:, 1]
-
-
-def _indices(edge_type: EdgeType, name: str, values: Any) -> Tensor:
-    """Integers as int64: [E] sources or targets, or pairs of any shape."""
-    what = f"edges {edge_type}: the {name}"
-    try:
-        found = _tensor(values)
-    except (TypeError, ValueError):  # texts, dictionaries, lists of several lengths
-        found = None
-    if found is None or found.is_floating_point() or found.is_complex():
-        kind = f" are {str(found.dtype).removeprefix('torch.')}" if found is not None else f" = {shown(values)}"
-        raise GraphError(f"{what}{kind}; indices must be integers, those of nodes from 0 on")
-    if name != "pairs" and found.dim() != 1:
-        raise GraphError(f"{what} have shape {tuple(found.shape)}; give a list of one dimension, (E,)")
-    index = found.to(torch.int64)
-    if found.dtype == torch.uint64 and bool((index < 0).any()):  # which int64 does not hold
-        value = int(index[index < 0][0]) + 2**64
-        raise EdgeIndexError(f"{what} have {value}, which is out of range: no type has so many nodes")
-    return index
-
-
-def _tensor(values: Any) -> Tensor | None:
+def numbers(values: Any) -> Tensor | None:
+    """Weights, times or indices; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
     if values is None or isinstance(values, Tensor):
         return values
     array = np.asarray(values)
+    if array.dtype.kind == "M":
+        array = array.astype("datetime64[us]").astype(np.int64)
     if array.size == 0:
         array = array.astype(np.int64)
     # torch takes no array that is read backwards, and warns of one that is not to be written to
     return torch.from_numpy(np.require(array, requirements=("C", "W")))
+
+
+def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(pairs, tuple) and len(pairs) == 2:
+        source, target = map(numbers, pairs)
+    else:
+        both = numbers(pairs)
+        assert both is not None
+        if both.numel() and (both.dim() != 2 or both.shape[1] != 2):
+            raise GraphError(f"edges {edge_type} have shape {[*both.shape]}; give (sources, targets) or [E, 2]")
+        source, target = both.reshape(-1, 2).unbind(1)
+    assert source is not None
+    assert target is not None
+    for name, index in (("sources", source), ("targets", target)):
+        if index.is_floating_point() or index.dim() != 1:
+            raise GraphError(f"edges {edge_type}: the {name} must be integers [E], not {index.dtype} {[*index.shape]}")
+    return source.to(torch.int64), target.to(torch.int64)

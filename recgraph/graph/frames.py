@@ -18,20 +18,8 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.data.relations import INTERACTS, ids_of
 from recgraph.graph.build import make_edges
-from recgraph.graph.schema import (
-    EdgeIndexError,
-    Edges,
-    EdgeType,
-    FeatureError,
-    GraphError,
-    GraphParts,
-    Nodes,
-    check_ends,
-    check_triple,
-    check_type,
-)
+from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_type
 from recgraph.sparse.csr import Csr
-from recgraph.texts import listed
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
@@ -54,26 +42,20 @@ def from_frames(
         nodes: node type -> frame whose first column holds the ids, in the order of their indices. A type without a
             frame has the ids that its edges name, in the order of their first appearance.
         features: node type -> the numeric columns of its frame that are its features.
-        weight, time: the columns of edge frames that hold weights and times, where they are there; at least one frame
-            has a column of another name than the default one.
+        weight, time: the columns of edge frames that hold weights and times, where they are there.
 
     Raises:
-        GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice,
-            ids of several types (edge type and column), weights or times that are no numbers, or named by a column
-            that no frame has, or features that are missing or NaN.
+        GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice
+            or is missing, or features that are missing or NaN.
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
-    ends: Ends = {}
-    for edge_type, table in lists.items():
-        check_triple(edge_type)
-        if table.width < 2:
-            raise GraphError(f"edges {edge_type}: the frame has {table.width} columns; the first two must be the ids")
-        ends[edge_type] = ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
+    ends: Ends = {
+        edge_type: ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
+        for edge_type, table in lists.items()
+    }
     for name in features:
         check_type("node frame", name, tables)
-    for argument, column in (("weight", weight), ("time", time)):
-        _check_named(argument, column, lists)
     names = list(dict.fromkeys([*tables, *(name for source, _, target in lists for name in (source, target))]))
     maps = {name: _ids(name, tables.get(name), ends) for name in names}
     made_nodes = {
@@ -83,21 +65,11 @@ def from_frames(
     made_edges = {}
     for edge_type, table in lists.items():
         check_ends(edge_type, maps)
-        source, target = (_indices(edge_type, ids, name, maps[name]) for name, ids in ends[edge_type])
+        source, target = (_indices(edge_type, ids, maps[name]) for name, ids in ends[edge_type])
         counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
-        w, t = (_column(edge_type, table, name) for name in (weight, time))
+        w, t = (_column(table, name) for name in (weight, time))
         made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
     return made_nodes, made_edges
-
-
-def _check_named(argument: str, column: str, lists: Mapping[EdgeType, pl.DataFrame]) -> None:
-    """Refuse the name of a column that no frame has; the default one may be missing."""
-    there = dict.fromkeys(name for table in lists.values() for name in table.columns[2:])
-    if column != argument and column not in there:
-        raise GraphError(
-            f"{argument} = {column!r}: no frame of edges has such a column behind its two of ids; there are "
-            f"{listed(there) or 'none'}"
-        )
 
 
 def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
@@ -106,11 +78,11 @@ def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
         if ids.is_duplicated().any():
             raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
         return IdMap(ids)
-    named = [(edge_type, ids) for edge_type, both in ends.items() for end, ids in both if end == name]
-    kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]
-    for edge_type, ids in named:
-        _check_kind(edge_type, _present(f"edges {edge_type}", ids), name, next(iter(kinds), ""))
-    wide = pl.concat([ids.alias("id").to_frame() for _, ids in named], how="vertical_relaxed")
+    found = [(edge_type, ids) for edge_type, both in ends.items() for end, ids in both if end == name]
+    if len(kinds := {family(ids.dtype) for _, ids in found if ids.dtype != pl.Null}) > 1:
+        raise GraphError(f"ids of {name!r} are {' and '.join(sorted(kinds))}; bring them to one type")
+    columns = [_present(f"edges {edge_type}", ids).alias("id").to_frame() for edge_type, ids in found]
+    wide = pl.concat(columns, how="vertical_relaxed")
     return IdMap(wide["id"].unique(maintain_order=True))
 
 
@@ -118,10 +90,7 @@ def _present(what: str, ids: pl.Series) -> pl.Series:
     """The ids, none of which is missing."""
     missing = ids.is_null() | (ids.is_nan() if ids.dtype.is_float() else False)
     if missing.any():
-        row = int(missing.arg_max() or 0)
-        raise GraphError(
-            f"{what}, row {row} (from 0): the id {ids.name} is missing ({missing.sum()} such rows); drop them"
-        )
+        raise GraphError(f"{what}, row {missing.arg_max()} (from 0): the id {ids.name} is missing; drop such rows")
     return ids
 
 
@@ -131,48 +100,29 @@ def _id_column(table: pl.DataFrame, place: int) -> pl.Series:
     return ids if len(ids) else ids.clear().cast(pl.Null)
 
 
-def _check_kind(edge_type: EdgeType, ids: pl.Series, name: str, kind: str) -> None:
-    if ids.dtype != pl.Null and family(ids.dtype) != kind:
-        raise GraphError(
-            f"edges {edge_type}: column {ids.name!r} holds {family(ids.dtype)}, but the other ids of {name!r} are "
-            f"{kind}; bring them to one type"
-        )
-
-
-def _indices(edge_type: EdgeType, ids: pl.Series, name: str, known_ids: IdMap) -> Tensor:
-    _check_kind(edge_type, ids, name, family(known_ids.values.dtype))
+def _indices(edge_type: EdgeType, ids: pl.Series, known_ids: IdMap) -> Tensor:
     index = known_ids.index(ids)
     if (index < 0).any():
         row = int((index < 0).argmax())
-        raise EdgeIndexError(
-            f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes "
-            f"({int((index < 0).sum())} such edges)"
-        )
+        raise GraphError(f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes")
     return torch.from_numpy(index)
 
 
 def _features(name: str, table: pl.DataFrame, columns: Sequence[str]) -> Tensor:
     for column in columns:
-        if column not in table.columns or not (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean):
-            there = [c for c in table.columns[1:] if table[c].dtype.is_numeric()]
-            raise FeatureError(f"features of {name!r}: there is no numeric column {column!r}; there are {there}")
-        if table[column].null_count():
-            row = int(table[column].is_null().arg_max() or 0)
-            raise FeatureError(f"features of {name!r}: column {column!r} is missing in row {row} (from 0)")
+        there = column in table.columns and (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean)
+        if not there or table[column].null_count():
+            raise GraphError(f"features of {name!r}: column {column!r} is not there, or not a number in each row")
     return torch.from_numpy(table.select(columns).to_numpy().astype(np.float32, copy=True))
 
 
-def _column(edge_type: EdgeType, table: pl.DataFrame, name: str) -> Tensor | None:
+def _column(table: pl.DataFrame, name: str) -> Tensor | None:
     if name not in table.columns[2:]:
         return None
     values = table[name]
-    try:
-        if values.dtype.is_temporal():
-            values = values.cast(pl.Datetime("us")).cast(pl.Int64)
-        return torch.from_numpy(values.to_numpy().copy())
-    except (TypeError, pl.exceptions.PolarsError):
-        message = f"edges {edge_type}: column {name!r} of type {values.dtype} holds no numbers"
-        raise GraphError(f"{message}; give numbers, or dates for times") from None
+    if values.dtype.is_temporal():
+        values = values.cast(pl.Datetime("us")).cast(pl.Int64)
+    return torch.from_numpy(values.to_numpy().copy())
 
 
 def from_interactions(
@@ -198,16 +148,9 @@ def from_interactions(
         separator: between the values of one text.
 
     Raises:
-        TypeError: ``part`` is no part.
-        ValueError: ``item_relations`` or ``user_relations`` is a text.
         GraphError: a node type is there already.
         DataError: a column is not there, or holds no plain values.
     """
-    for argument, wanted in (("item_relations", item_relations), ("user_relations", user_relations)):
-        if isinstance(wanted, str):
-            raise ValueError(f"{argument} = {wanted!r} is one text; give a list of columns, [{wanted!r}]")
-    if not (part is None or isinstance(part, Part)):
-        raise TypeError(f"part is a {type(part).__name__}; give a part of a split, such as split.train, or None")
     logs = part if part is not None else interactions.ordered.part
     users, items = interactions.users, interactions.items
     nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}

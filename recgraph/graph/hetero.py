@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from recgraph.accelerated import to_host
-from recgraph.bounded.files import named
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
@@ -24,11 +22,7 @@ from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nod
 from recgraph.notebook import block, table
 from recgraph.sparse.csr import Csr
 
-__all__ = ["HeteroGraph", "IsolatedNodesWarning"]
-
-
-class IsolatedNodesWarning(UserWarning):
-    """Nodes of the target type without any edge."""
+__all__ = ["HeteroGraph"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +159,7 @@ class HeteroGraph:
         nodes = dict(self.nodes)
         for node_type, values in features.items():
             check_type("node type", node_type, nodes)
-            made = None if values is None else build.named_features(node_type, values)
+            made = None if values is None else build.as_features(values)
             nodes[node_type] = replace(nodes[node_type], features=made)
         return HeteroGraph(nodes, self.edges)
 
@@ -181,7 +175,6 @@ class HeteroGraph:
             orders: node type -> [N] integers: node j of the new graph is node ``orders[type][j]`` of this one.
 
         Raises:
-            UnknownTypeError: there is no such type.
             ValueError: an order that does not have each node once.
         """
         nodes, places = dict(self.nodes), {}
@@ -203,28 +196,6 @@ class HeteroGraph:
             columns = places[end][columns] if end in places else columns
             edges[edge_type] = build.make_edges(edge_type, rows, columns, held.adj.shape, held.adj.weights, held.times)
         return HeteroGraph(nodes, edges)
-
-    def warn_isolated(self, target: str) -> int:
-        """The number of nodes of the target type that no edge touches; a warning with it where it is not 0.
-
-        Raises:
-            UnknownTypeError: there is no such type.
-        """
-        touched = torch.zeros(self.count(target), dtype=torch.bool, device=self.device)
-        for (source, _, end), edges in self.edges.items():
-            if source == target:
-                touched |= edges.adj.degrees > 0
-            if end == target:
-                touched[edges.adj.indices] = True
-        n = int((~touched).sum())
-        if n:
-            warnings.warn(
-                f"{n} of {touched.numel()} nodes of the target type {target!r} have no edge: only their features "
-                "describe them",
-                IsolatedNodesWarning,
-                stacklevel=2,
-            )
-        return n
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """On a device."""
@@ -276,11 +247,7 @@ class HeteroGraph:
         return cls(*parts), io.task_from_dgl(graph, target, node_type)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet (edges, ids), safetensors (features) and a JSON description, all together.
-
-        Raises:
-            FileExistsError: the folder holds a file of others in the place of one of these.
-        """
+        """Write Parquet (edges, ids), safetensors (features) and a JSON description, all together."""
         store.save(self.nodes, self.edges, Path(folder))
 
     @classmethod
@@ -288,9 +255,7 @@ class HeteroGraph:
         """Read what :meth:`save` wrote.
 
         Raises:
-            CorruptFileError: a file is damaged, or holds no graph.
+            CorruptFileError: a file is damaged.
             FileNotFoundError: the folder holds none.
         """
-        parts = store.load(Path(folder))
-        with named(Path(folder)):
-            return cls(*parts)
+        return cls(*store.load(Path(folder)))

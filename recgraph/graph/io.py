@@ -16,7 +16,7 @@ own converters merge them, and its ``from_dgl`` is wrong for several types.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import shown
 from recgraph.data.ids import IdMap
-from recgraph.graph.build import make_edges, named_features, numbers
+from recgraph.graph.build import as_features, make_edges, numbers
 from recgraph.graph.node_task import LABELS, NodeTask
-from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes, check_count
+from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes
 from recgraph.sparse.backends.dgl import load as load_dgl
 from recgraph.sparse.csr import Csr, csr_tensor
 
@@ -36,8 +35,8 @@ __all__ = ["from_dgl", "from_pyg", "task_from_dgl", "task_from_pyg", "to_dgl", "
 
 #: names under which ids of nodes are found, the first one that is there
 _IDS = ("ids", "node_id", "n_id")
-_OF_NODES = frozenset({"x", "num_nodes", *_IDS})
-_OF_EDGES = frozenset({"edge_index", "edge_weight", "edge_attr", "time"})
+_OF_NODES = {"x", "num_nodes", *_IDS, "y", *LABELS}
+_OF_EDGES = {"edge_index", "edge_weight", "edge_attr", "time"}
 
 
 def to_pyg(
@@ -50,15 +49,12 @@ def to_pyg(
         homogeneous: a ``Data`` instead, of a graph with one type of nodes and one of edges.
 
     Raises:
-        GraphError: the task is of other nodes, or the graph has several types.
+        GraphError: the graph has several types.
     """
     from torch_geometric.data import Data, HeteroData
 
     if homogeneous and (len(nodes), len(edges)) != (1, 1):
-        raise GraphError(
-            f"a Data holds one type of nodes and one of edges; the graph has {', '.join(nodes)} and "
-            f"{', '.join(map(str, edges))}: leave homogeneous=True out"
-        )
+        raise GraphError("homogeneous = True: a Data holds one type of nodes and one of edges; the graph has more")
     data = Data() if homogeneous else HeteroData()
     for name, own in nodes.items():
         store = data if homogeneous else data[name]
@@ -75,19 +71,10 @@ def to_pyg(
         if lists.times is not None:
             store.time = lists.times
     if task is not None:
-        _check_task(task, nodes)
         store = data if homogeneous else data[task.target]
         for name, values in task.to_columns("y").items():
             store[name] = values
     return data
-
-
-def _check_task(task: NodeTask, nodes: Mapping[str, Nodes]) -> None:
-    count = nodes[task.target].count if task.target in nodes else 0
-    if count != len(task.labels):
-        raise GraphError(
-            f"the task has labels of {len(task.labels)} {task.target!r} nodes, but the graph has {count} of them"
-        )
 
 
 def from_pyg(data: Any, node_type: str = "node", relation: str = "to", *, labels: bool = False) -> GraphParts:
@@ -101,27 +88,40 @@ def from_pyg(data: Any, node_type: str = "node", relation: str = "to", *, labels
         labels: whether the caller reads labels and masks itself, so that no warning names them.
 
     Raises:
-        GraphError: edge attributes of several columns, edges held otherwise than by ``edge_index``, or ids that are not
-            one a node.
+        GraphError: edge attributes of several columns, or edges held otherwise than by ``edge_index``.
     """
     node_stores, edge_stores = _stores(data, node_type, relation)
     names = dict.fromkeys([*node_stores, *(end for source, _, target in edge_stores for end in (source, target))])
-    index = {edge_type: _edge_index(edge_type, store) for edge_type, store in edge_stores.items()}
+    for edge_type, store in edge_stores.items():
+        if store.get("edge_index") is None:
+            raise GraphError(f"edges {edge_type} have no edge_index; make it of adj_t first")
+    index = {edge_type: torch.as_tensor(store["edge_index"]).long() for edge_type, store in edge_stores.items()}
     nodes = {}
     for name in names:
         store = node_stores.get(name, {})
-        features = None if store.get("x") is None else named_features(name, store["x"])
-        ids = _ids(name, store)
-        count = _count(name, store, features, ids, index)
-        nodes[name] = Nodes(count, ids, features)
+        features = None if store.get("x") is None else as_features(store["x"])
+        ids = _ids(store)
+        nodes[name] = Nodes(_count(name, store, features, ids, index), ids, features)
     edges = {}
     for edge_type, store in edge_stores.items():
-        source, target = index[edge_type]
         counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        of_edges = (numbers(edge_type, name, store.get(name)) for name in ("edge_weight", "edge_attr"))
-        times = numbers(edge_type, "times", store.get("time"))
-        edges[edge_type] = make_edges(edge_type, source, target, counts, _weights(edge_type, *of_edges), times)
-    _name_left_out(_left_out(data, node_stores, edge_stores), _labelled(node_stores, "y"), labels, "from_pyg")
+        weights = numbers(store.get("edge_weight"))
+        if weights is None and (attributes := numbers(store.get("edge_attr"))) is not None:
+            if attributes.dim() == 2 and attributes.shape[1] != 1:
+                shape = tuple(attributes.shape)
+                raise GraphError(f"edges {edge_type}: edge_attr has shape {shape}; give one edge_weight each")
+            weights = attributes.reshape(-1)
+        times = numbers(store.get("time"))
+        source, target = index[edge_type]
+        edges[edge_type] = make_edges(edge_type, source, target, counts, weights, times)
+    known = _OF_NODES | (_OF_EDGES if _is_homogeneous(data) else set())
+    left_out = [f"{name}.{key}" for name, store in node_stores.items() for key in store if key not in known]
+    if not _is_homogeneous(data):
+        left_out += [
+            f"{'-'.join(of)}.{key}" for of, store in edge_stores.items() for key in store if key not in _OF_EDGES
+        ]
+        left_out += data.stores[0].to_dict()
+    _name_left_out(left_out, [] if labels else _labelled(node_stores, "y"), "from_pyg")
     return nodes, edges
 
 
@@ -131,8 +131,6 @@ def _is_homogeneous(data: Any) -> bool:
 
 def _stores(data: Any, node_type: str, relation: str) -> tuple[dict[str, Any], dict[EdgeType, Any]]:
     """The attributes of each type of nodes and of edges, as mappings."""
-    if isinstance(data, Mapping) or not hasattr(data, "to_dict"):
-        raise GraphError(f"data = {shown(data)} must be a HeteroData or a Data of PyTorch Geometric")
     if _is_homogeneous(data):
         one = data.to_dict()
         return {node_type: one}, {(node_type, relation, node_type): one}
@@ -140,19 +138,6 @@ def _stores(data: Any, node_type: str, relation: str) -> tuple[dict[str, Any], d
         {name: data[name].to_dict() for name in data.node_types},
         {edge_type: data[edge_type].to_dict() for edge_type in data.edge_types},
     )
-
-
-def _edge_index(edge_type: EdgeType, store: Mapping[str, Any]) -> Tensor:
-    found = store.get("edge_index")
-    if found is None:
-        other = "; turn adj_t into edge_index first" if "adj_t" in store else ""
-        raise GraphError(f"edges {edge_type} have no edge_index{other}")
-    index = torch.as_tensor(found)
-    if index.dim() != 2 or index.shape[0] != 2 or index.is_floating_point():
-        raise GraphError(
-            f"edges {edge_type}: edge_index must be integers [2, E], not {index.dtype} {list(index.shape)}"
-        )
-    return index.to(torch.int64)
 
 
 def _count(
@@ -164,83 +149,31 @@ def _count(
 ) -> int:
     """How many nodes of a type there are: as given, as many as it has of anything, or as its edges name."""
     if store.get("num_nodes") is not None:
-        if (found := int(store["num_nodes"])) != store["num_nodes"]:
-            raise GraphError(f"node type {name!r}: num_nodes = {store['num_nodes']} must be a whole number")
-        return check_count(f"node type {name!r}", found)
-    if features is not None:
-        return int(features.shape[0])
-    if ids is not None:
-        return len(ids)
-    for column in ("y", *LABELS[:3]):
-        if store.get(column) is not None:
-            return len(store[column])
+        return int(store["num_nodes"])
+    for held in (features.shape if features is not None else None, ids, store.get("y")):
+        if held is not None:
+            return held[0] if isinstance(held, tuple) else len(held)
     ends = [part[0] for (source, _, _), part in index.items() if source == name]
     ends += [part[1] for (_, _, target), part in index.items() if target == name]
     return max((int(end.max()) + 1 for end in ends if end.numel()), default=0)
 
 
-def _ids(name: str, store: Mapping[str, Any]) -> IdMap | None:
+def _ids(store: Mapping[str, Any]) -> IdMap | None:
     values = next((store[key] for key in _IDS if store.get(key) is not None), None)
     if values is None or isinstance(values, IdMap):
         return values
-    ids = pl.Series(values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values))
-    if ids.dtype == pl.Object or isinstance(ids.dtype, pl.List | pl.Array):
-        raise GraphError(f"ids of {name!r} must be one a node: integers or texts, not {ids.dtype}")
-    if ids.null_count():
-        raise GraphError(
-            f"ids of {name!r}: node {ids.is_null().arg_max()} has none; give each node an id, or none at all"
-        )
-    if ids.is_duplicated().any():
-        raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
-    return IdMap(ids)
-
-
-def _weights(edge_type: EdgeType, weights: Tensor | None, attributes: Tensor | None) -> Tensor | None:
-    if attributes is None or weights is not None:
-        return weights
-    if attributes.dim() == 2 and attributes.shape[1] != 1:
-        raise GraphError(
-            f"edges {edge_type}: edge_attr has shape {tuple(attributes.shape)}; edges have one weight each, so give "
-            "edge_weight or drop edge_attr"
-        )
-    return attributes.reshape(-1)
-
-
-def _left_out(data: Any, nodes: Mapping[str, Any], edges: Mapping[EdgeType, Any]) -> Iterator[str]:
-    """The attributes that a graph has no place for, as texts."""
-    of_labels = {"y", *LABELS}
-    if _is_homogeneous(data):
-        (one,) = nodes.values()
-        yield from _unread("", one, _OF_NODES | _OF_EDGES | of_labels)
-        return
-    for name, store in nodes.items():
-        yield from _unread(f"{name}.", store, _OF_NODES | of_labels)
-    for edge_type, store in edges.items():
-        yield from _unread(f"{'-'.join(edge_type)}.", store, _OF_EDGES)
-    yield from _unread("", data.stores[0].to_dict(), frozenset())
-
-
-def _unread(prefix: str, store: Mapping[str, Any], known: Iterable[str]) -> Iterator[str]:
-    doubled = ("edge_attr",) if store.get("edge_weight") is not None and store.get("edge_attr") is not None else ()
-    ids = [key for key in _IDS if store.get(key) is not None][1:]
-    for key, value in store.items():
-        if value is not None and (key not in known or key in doubled or key in ids):
-            yield f"{prefix}{key}"
+    return IdMap(pl.Series(values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)))
 
 
 def _labelled(stores: Mapping[str, Mapping[str, Any]], label: str) -> list[str]:
-    """The types of nodes with labels or masks."""
-    columns = (label, *LABELS[:3])
-    return [name for name, store in stores.items() if any(store.get(column) is not None for column in columns)]
+    """The types of nodes with labels."""
+    return [name for name, store in stores.items() if store.get(label) is not None]
 
 
-def _name_left_out(attributes: Iterable[str], labelled: list[str], reads_labels: bool, call: str) -> None:
+def _name_left_out(attributes: Iterable[str], labelled: list[str], call: str) -> None:
     texts = [f"a graph has no place for {', '.join(found)}"] if (found := [*attributes]) else []
-    if labelled and not reads_labels:
-        texts.append(
-            f"labels and masks of {', '.join(map(repr, labelled))} are no part of a graph that models are trained on: "
-            f"{call}_with_task reads them, too, as a NodeTask"
-        )
+    if labelled:
+        texts.append(f"labels of {', '.join(map(repr, labelled))} are read by {call}_with_task, as a NodeTask")
     if texts:
         warnings.warn("; ".join(texts), LeftOutWarning, stacklevel=4)
 
@@ -253,19 +186,16 @@ def task_from_pyg(data: Any, target: str | None = None, node_type: str = "node")
         node_type: the name of the one type of nodes of a ``Data``.
 
     Raises:
-        GraphError: there are no labels, several types have them, or they are no classes.
+        GraphError: there are no labels, or several types have them.
     """
     stores, _ = _stores(data, node_type, "")
     return _task(stores, target, "y")
 
 
 def _task(stores: Mapping[str, Mapping[str, Any]], target: str | None, label: str) -> NodeTask:
-    labelled = [name for name, store in stores.items() if store.get(label) is not None]
-    chosen = [name for name in labelled if target in (None, name)]
+    chosen = [name for name in _labelled(stores, label) if target in (None, name)]
     if len(chosen) != 1:
-        what = f"no nodes {'' if target is None else f'of {target!r} '}have" if not chosen else "several types have"
-        give = f"; give target, one of {', '.join(labelled)}" if labelled else ""
-        raise GraphError(f"{what} labels ({label}){give}")
+        raise GraphError(f"target = {target!r}: labels ({label}) are there of {', '.join(chosen) or 'no nodes'}")
     return NodeTask.from_columns(chosen[0], stores[chosen[0]], label)
 
 
@@ -279,7 +209,6 @@ def to_dgl(
 
     Raises:
         ImportError: DGL is not there or does not run here.
-        GraphError: the task is of other nodes.
     """
     dgl = load_dgl()
     pairs = {edge_type: (lists.adj.rows, lists.adj.indices) for edge_type, lists in edges.items()}
@@ -296,16 +225,11 @@ def to_dgl(
             made.edges[edge_type].data["time"] = lists.times
     made.node_ids = {name: own.ids for name, own in nodes.items() if own.ids is not None}
     if task is not None:
-        _check_task(task, nodes)
         columns = task.to_columns("label")
         made.node_tasks = {task.target: {name: columns.pop(name) for name in LABELS[3:] if name in columns}}
         for name, values in columns.items():
             made.nodes[task.target].data[name] = values.to(device)
     return made
-
-
-#: names that DGL gives to the one type of nodes and of edges of a homogeneous graph
-_DGL_NODES, _DGL_EDGES = "_N", "_E"
 
 
 def from_dgl(graph: Any, node_type: str = "node", relation: str = "to", *, labels: bool = False) -> GraphParts:
@@ -315,57 +239,31 @@ def from_dgl(graph: Any, node_type: str = "node", relation: str = "to", *, label
         node_type, relation: names of the one type of nodes and of edges of a homogeneous graph.
         labels: whether the caller reads labels and masks itself, so that no warning names them.
     """
-    if not hasattr(graph, "canonical_etypes"):
-        raise GraphError(f"graph = {shown(graph)} must be a graph of DGL")
     ids: dict[str, IdMap] = getattr(graph, "node_ids", {})
-    stores = {name: dict(graph.nodes[name].data) for name in graph.ntypes}
-    nodes, edges, left_out = {}, {}, []
-    for name, store in stores.items():
-        features = store.get("feat")
-        own = ids.get(name)
-        if own is None and "_ID" in store:
-            own = _numbered(_named(name, node_type), store["_ID"])
-        made = None if features is None else named_features(_named(name, node_type), features)
-        nodes[_named(name, node_type)] = Nodes(graph.num_nodes(name), own, made)
-        known = {"feat", "_ID", "label", *LABELS}
-        left_out += [f"{_named(name, node_type)}.{key}" for key in store if key not in known]
+    stores = {_named(name, node_type): dict(graph.nodes[name].data) for name in graph.ntypes}
+    nodes, edges = {}, {}
+    for name, of in zip(stores, graph.ntypes, strict=True):
+        store = stores[name]
+        own = ids.get(of) or _ids({"ids": store.get("_ID")})
+        nodes[name] = Nodes(graph.num_nodes(of), own, None if "feat" not in store else as_features(store["feat"]))
+    left_out = [f"{of}.{key}" for of, store in stores.items() for key in store if key not in ("feat", "_ID", *LABELS)]
     for edge_type in graph.canonical_etypes:
         source, target = graph.edges(etype=edge_type, order="eid")
         data = graph.edges[edge_type].data
-        counts = (graph.num_nodes(edge_type[0]), graph.num_nodes(edge_type[2]))
-        weights = data.get("weight")
-        name = (
-            _named(edge_type[0], node_type),
-            relation if edge_type[1] == _DGL_EDGES else edge_type[1],
-            _named(edge_type[2], node_type),
-        )
-        edges[name] = make_edges(
-            name,
-            source.long(),
-            target.long(),
-            counts,
-            None if weights is None else weights.reshape(-1),
-            data.get("time"),
-        )
-        left_out += [f"{'-'.join(name)}.{key}" for key in data if key not in ("weight", "time")]
-    labelled = [_named(name, node_type) for name in _labelled(stores, "label")]
-    _name_left_out(left_out, labelled, labels, "from_dgl")
+        ends = [_named(name, node_type) for name in edge_type[::2]]
+        made = (ends[0], relation if edge_type[1] == "_E" else edge_type[1], ends[1])
+        weights = None if "weight" not in data else data["weight"].reshape(-1)
+        counts = (nodes[ends[0]].count, nodes[ends[1]].count)
+        edges[made] = make_edges(made, source.long(), target.long(), counts, weights, data.get("time"))
+        left_out += [f"{'-'.join(made)}.{key}" for key in data if key not in ("weight", "time")]
+    labelled = [] if labels else _labelled(stores, "label")
+    _name_left_out([one for one in left_out if not one.endswith(".label")], labelled, "from_dgl")
     return nodes, edges
 
 
-def _numbered(name: str, numbers: Tensor) -> IdMap | None:
-    """The numbers that nodes have in the graph of which DGL has made this one, as ids."""
-    try:
-        return _ids(name, {"ids": numbers})
-    except GraphError as error:
-        raise GraphError(
-            f"{error}. They are graph.ndata['_ID'], in which dgl.to_homogeneous numbers each type from 0 on: give the "
-            "heterograph itself, which keeps its types, or delete '_ID' first (del graph.ndata['_ID'])"
-        ) from None
-
-
 def _named(name: str, node_type: str) -> str:
-    return node_type if name == _DGL_NODES else name
+    """``_N`` is the one type of a homogeneous graph."""
+    return node_type if name == "_N" else name
 
 
 def task_from_dgl(graph: Any, target: str | None = None, node_type: str = "node") -> NodeTask:

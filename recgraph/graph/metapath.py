@@ -15,7 +15,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.pathsim import Cost, estimate_cost, estimate_nnz, halves, pathsim_top_k, steps_of
 from recgraph.graph.route import PathError, Route, Step, distinct_steps, parse, text_of, types_of
 from recgraph.graph.schema import EdgeType
-from recgraph.parallel import Engine
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise
 from recgraph.sparse.products import Counts, compose
@@ -44,11 +43,7 @@ _MIB = 2**20
 
 
 class PathTooLargeError(PathError):
-    """A meta-path that would need more memory than the setting allows. Attributes: ``cost`` (or None)."""
-
-    def __init__(self, message: str, cost: Cost | None = None) -> None:
-        self.cost = cost
-        super().__init__(message)
+    """A meta-path that would need more memory than the setting allows."""
 
 
 class MetaPathConfig(Config):
@@ -125,10 +120,7 @@ class MetaPath:
             settings["path"] = path
         self.config: MetaPathConfig = configure(self, MetaPathConfig, config, settings)
         if self.config.form == "factorised" and (self.config.top_k is not None or self.config.counts == "binary"):
-            raise PathError(
-                f"path {self.name!r}: form='factorised' never makes the counts, so that it can neither take a top_k "
-                "nor make them binary; use form='composed' or leave top_k=None, counts='full'"
-            )
+            raise PathError(f"path {self.name!r}: form='factorised' takes neither top_k nor counts='binary'")
 
     @property
     def name(self) -> str:
@@ -153,36 +145,28 @@ class MetaPath:
         steps = steps_of(route, graph, self.config.weights, self.config.counts)
         return estimate_cost(self.name, route, steps, self.config.counts, self.config.top_k)
 
-    def counts(self, graph: HeteroGraph, engine: Engine | None = None) -> Csr:
+    def counts(self, graph: HeteroGraph) -> Csr:
         """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary).
-
-        Args:
-            engine: where rows are composed (:mod:`recgraph.parallel`), of a graph on the host; None: here. The
-                result is the same, bit for bit.
 
         Raises:
             PathError: full counts of edges of negative weight.
             PathTooLargeError: that would need more than ``max_memory_mib``.
         """
-        parts = self._parts(graph, None, engine)
-        return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts, engine=engine)
+        parts = self._parts(graph, None)
+        return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
 
-    def adjacency(
-        self, graph: HeteroGraph, engine: Engine | None = None, generator: torch.Generator | None = None
-    ) -> Csr:
+    def adjacency(self, graph: HeteroGraph, generator: torch.Generator | None = None) -> Csr:
         """The counts, after the top-k by PathSim where one is asked for; not normalised.
 
         Args:
-            engine: see :meth:`counts`.
             generator: draws the order of ``ties="random"``; on any device.
 
         Raises:
-            PathError: a top-k of a path whose ends are of different types, or ties by features or a generator that
-                are not there.
+            PathError: a top-k of a path whose ends are of different types, or ties by features that are not there.
             PathTooLargeError: it would need more than ``max_memory_mib``.
         """
         if self.config.top_k is None:
-            return self.counts(graph, engine)
+            return self.counts(graph)
         types = types_of(self.route(graph))
         if types[0] != types[-1]:
             raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}")
@@ -191,14 +175,10 @@ class MetaPath:
             raise PathError(f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='random'")
         order = None
         if self.config.ties == "random":
-            if generator is None:
-                raise PathError(f"path {self.name!r}: ties='random' needs a generator to draw an order with")
+            assert generator is not None
             order = torch.randperm(graph.count(types[0]), generator=generator, device=generator.device)
-        parts = self._parts(graph, self.config.top_k, engine)
-        middle = f"{types[(len(types) - 1) // 2]!r} of the path {self.name!r}"
-        return pathsim_top_k(
-            parts, self.config.counts, self.config.top_k, features, order, engine, self.config.hub_cap, middle
-        )
+        parts = self._parts(graph, self.config.top_k)
+        return pathsim_top_k(parts, self.config.counts, self.config.top_k, features, order, self.config.hub_cap)
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
@@ -208,19 +188,17 @@ class MetaPath:
         self,
         graph: HeteroGraph,
         dtype: torch.dtype | None = None,
-        engine: Engine | None = None,
         generator: torch.Generator | None = None,
     ) -> Operator:
         """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised.
 
         Args:
             dtype: of a composed form's weights; default: that of the graph's, or the default type.
-            engine: where rows are composed, see :meth:`counts`.
             generator: see :meth:`adjacency`.
         """
         if self.config.form == "factorised":
             return self.factorised(graph).normalise(self.config.normalisation)
-        adjacency = self.adjacency(graph, engine, generator)
+        adjacency = self.adjacency(graph, generator)
         if self.config.form == "compressed":
             smaller = compress_rows(adjacency)
             if isinstance(smaller, Chain):
@@ -252,32 +230,26 @@ class MetaPath:
                 known[route] = last.pattern()
             else:
                 before = self._reached(route[:-1], graph, known)
-                self._check_context(route, estimate_nnz([before, last])[0])
+                nbytes = 2 * 8 * estimate_nnz([before, last])
+                if nbytes > self.config.max_memory_mib * _MIB:
+                    raise PathTooLargeError(
+                        f"path {self.name!r}: the context of {route[-1].end!r} would take {nbytes / _MIB:,.0f} MiB; "
+                        f"max_memory_mib = {self.config.max_memory_mib:g}"
+                    )
                 known[route] = compose(before, last, "binary")
         return known[route]
 
-    def _parts(self, graph: HeteroGraph, top_k: int | None, engine: Engine | None) -> list[Csr]:
+    def _parts(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
         """The halves, once it is known that the product fits."""
         route = self.route(graph)
         steps = steps_of(route, graph, self.config.weights, self.config.counts)
         cost = estimate_cost(self.name, route, steps, self.config.counts, top_k)
         if cost.nbytes > self.config.max_memory_mib * _MIB:
             raise PathTooLargeError(
-                f"{cost}. The composed form is above max_memory_mib = {self.config.max_memory_mib:g}: use "
-                f"form='factorised' ({cost.factor_nbytes / _MIB:,.1f} MiB; no top_k, full counts) or a smaller top_k, "
-                "where the model has these settings, or a larger max_memory_mib",
-                cost,
+                f"{cost}; max_memory_mib = {self.config.max_memory_mib:g}: raise it, use form='factorised' or a "
+                "smaller top_k"
             )
-        return halves(route, steps, self.config.counts, engine)
-
-    def _check_context(self, route: Route, nnz: int) -> None:
-        nbytes = 2 * 8 * nnz
-        if nbytes > self.config.max_memory_mib * _MIB:
-            raise PathTooLargeError(
-                f"path {self.name!r}: the context of {route[-1].end!r} after {len(route)} steps would have about "
-                f"{nnz:,} entries, {nbytes / _MIB:,.0f} MiB with its transpose, above max_memory_mib = "
-                f"{self.config.max_memory_mib:g}; raise it, or use a shorter path"
-            )
+        return halves(route, steps, self.config.counts)
 
 
 # A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.
@@ -316,12 +288,7 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
     Args:
         target: the node type at both ends.
         max_steps: the most steps of a path, at least 1.
-
-    Raises:
-        ValueError: ``max_steps`` is below 1; or the graph has no such type.
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps = {max_steps} must be at least 1")
     graph.count(target)
     steps = distinct_steps(graph)
     once = list(dict.fromkeys(steps.values()))
@@ -358,7 +325,7 @@ def _coverage(route: Route, steps: list[Csr]) -> float:
         others = steps[0].with_diagonal(None)
         return _share(others.degrees > 0)
     half = steps[: len(steps) // 2]
-    if estimate_nnz(half)[0] > _MAX_HALF:
+    if estimate_nnz(half) > _MAX_HALF:
         return _share(steps[0].degrees > 0)
     reached = half[0].pattern()
     for step in half[1:]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from recgraph import parallel
 from recgraph.blocks import row_blocks
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.route import PathError, Route, is_palindrome
-from recgraph.parallel import Engine, Piece
 from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.hubs import split_hubs
 from recgraph.sparse.operators import power
-from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, pieces_for, stack_rows
+from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows
 from recgraph.sparse.spmm import spmm
 from recgraph.sparse.top_k import top_k_mask
 from recgraph.unit_length import unit_length
@@ -37,8 +34,6 @@ __all__ = [
     "steps_of",
 ]
 
-R = TypeVar("R")
-
 # Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
 _SAMPLE = 128
 _MAX_SAMPLED = 1 << 23
@@ -54,19 +49,16 @@ class Cost:
         path: as it was written.
         shape: (rows, columns).
         nnz: entries of the composed matrix, estimated from a sample of rows; exact where that is all rows.
-        nnz_bound: a number that it cannot exceed.
         kept_nnz: entries after the top-k per row, or ``nnz``.
-        nbytes: the kept matrix with its transpose, and the halves that it is made from.
-        factor_nnz, factor_nbytes: entries and bytes of the factorised form, transposes included.
+        nbytes: the kept matrix with its transpose.
+        factor_nbytes: the factorised form, transposes included.
     """
 
     path: str
     shape: tuple[int, int]
     nnz: int
-    nnz_bound: int
     kept_nnz: int
     nbytes: int
-    factor_nnz: int
     factor_nbytes: int
 
     @property
@@ -77,9 +69,8 @@ class Cost:
     def __str__(self) -> str:
         kept = f", {self.kept_nnz:,} after top-k" if self.kept_nnz != self.nnz else ""
         return (
-            f"{self.path}: {self.shape[0]:,} x {self.shape[1]:,}, about {self.nnz:,} entries "
-            f"({100 * self.density:.2g} %){kept}, {self.nbytes / _MIB:,.1f} MiB; "
-            f"factorised {self.factor_nnz:,} entries, {self.factor_nbytes / _MIB:,.1f} MiB"
+            f"{self.path}: {self.shape[0]:,} x {self.shape[1]:,}, about {self.nnz:,} entries{kept}, "
+            f"{self.nbytes / _MIB:,.1f} MiB; factorised {self.factor_nbytes / _MIB:,.1f} MiB"
         )
 
 
@@ -92,28 +83,27 @@ def steps_of(route: Route, graph: HeteroGraph, weights: bool, counts: Counts = "
     """
     matrices = [step.followed(graph, weights) for step in route]
     for step, matrix in zip(route, matrices, strict=True):
-        if counts == "full" and matrix.weights is not None and bool((negative := matrix.weights < 0).any()):
+        if counts == "full" and matrix.weights is not None and bool((matrix.weights < 0).any()):
             raise PathError(
-                f"{int(negative.sum()):,} edges {'-'.join(step.edge_type)} have negative weights, down to "
-                f"{float(matrix.weights.min()):.3g}, which counts = 'full' cannot take; use counts='binary' "
-                "(of a path that is not factorised), weights=False of a MetaPath, or weights from 0"
+                f"edges {'-'.join(step.edge_type)} have negative weights, which counts = 'full' cannot take; use "
+                "counts='binary' or weights=False"
             )
     return matrices
 
 
-def halves(route: Route, steps: Sequence[Csr], counts: Counts, engine: Engine | None = None) -> list[Csr]:
+def halves(route: Route, steps: Sequence[Csr], counts: Counts) -> list[Csr]:
     """One or two matrices whose product is the path; one entry a place. The second may be the first's transpose."""
     if len(steps) == 1:
-        return [_whole(steps, counts, engine)]
+        return [_whole(steps, counts)]
     middle = len(steps) // 2
-    left = _whole(steps[:middle], counts, engine)
-    return [left, left.t() if is_palindrome(route) else _whole(steps[middle:], counts, engine)]
+    left = _whole(steps[:middle], counts)
+    return [left, left.t() if is_palindrome(route) else _whole(steps[middle:], counts)]
 
 
-def _whole(steps: Sequence[Csr], counts: Counts, engine: Engine | None) -> Csr:
+def _whole(steps: Sequence[Csr], counts: Counts) -> Csr:
     product = steps[0].pattern() if counts == "binary" else steps[0].coalesce()
     for step in steps[1:]:
-        product = compose(product, step, counts, engine=engine)
+        product = compose(product, step, counts)
     return product
 
 
@@ -125,8 +115,8 @@ def path_counts(steps: Sequence[Csr]) -> Tensor:
     return counts
 
 
-def estimate_nnz(steps: Sequence[Csr]) -> tuple[int, int]:
-    """Entries of the product of all steps: an estimate and a bound.
+def estimate_nnz(steps: Sequence[Csr]) -> int:
+    """Entries of the product of all steps.
 
     The bound of a row is the number of its paths, or of the columns that can be reached where that is less. The
     estimate scales the sum of bounds by the ratio that rows at regular distances show.
@@ -136,7 +126,7 @@ def estimate_nnz(steps: Sequence[Csr]) -> tuple[int, int]:
     total = float(bounds.sum())
     n_rows = bounds.numel()
     if not total:
-        return 0, 0
+        return 0
     n = max(min(_SAMPLE, int(_MAX_SAMPLED * n_rows / total), n_rows), min(8, n_rows))
     rows = (torch.arange(n, device=bounds.device) * n_rows) // n
     found = steps[0].take_rows(rows).with_weights(None)
@@ -145,25 +135,17 @@ def estimate_nnz(steps: Sequence[Csr]) -> tuple[int, int]:
     for step in steps[1:]:
         found = compose(found, step, "binary")
     sampled = float(bounds[rows].sum())
-    if not sampled:
-        return int(total), int(total)
-    return round(total * found.nnz / sampled), int(total)
+    return round(total * found.nnz / sampled) if sampled else int(total)
 
 
 def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts, top_k: int | None) -> Cost:
     """The cost of a path; nothing larger than a sample of its rows is made."""
     shape = (steps[0].shape[0], steps[-1].shape[1])
-    nnz, bound = estimate_nnz(steps)
+    nnz = estimate_nnz(steps)
     kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
-    weight = 0 if counts == "binary" else count_dtype(*steps).itemsize
-    middle = max(len(steps) // 2, 1)
-    parts = [steps[:middle], steps[middle:]] if len(steps) > 1 else [steps]
-    half = sum(estimate_nnz(part)[0] for part in (parts[:1] if is_palindrome(route) else parts))
-    factor_nnz = sum(step.nnz for step in steps)
+    per_entry = _INDEX_BYTES + (0 if counts == "binary" else count_dtype(*steps).itemsize)
     distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
-    per_entry = _INDEX_BYTES + weight
-    nbytes = 2 * per_entry * (kept + half) + 2 * _INDEX_BYTES * (shape[0] + 1)
-    return Cost(path, shape, nnz, bound, kept, nbytes, factor_nnz, 2 * sum(matrix.nbytes for matrix in distinct))
+    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * sum(matrix.nbytes for matrix in distinct))
 
 
 # features with a larger share of entries than this are multiplied with a dense matrix
@@ -197,47 +179,13 @@ def _ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
     return torch.where(has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts))
 
 
-# pairs of entries above which a product is announced: some minutes of one core
-_LONG = 10**10
-
-
-def _announce(left: Csr, right: Csr, hub_cap: int | None, middle: str) -> None:
-    """Warns of hubs that are divided, and of a product that takes long, before it is made.
-
-    A middle node that p nodes lead to and that leads to q of them costs p q pairs of entries, so that one with very
-    many neighbours can cost more than all others. Memory stays bounded by the blocks.
-    """
-    into, degrees = torch.bincount(left.indices, minlength=left.shape[1]), right.degrees
-    if hub_cap is not None and (n_hubs := int((degrees > hub_cap).sum())):
-        hub = int(degrees.argmax())
-        warnings.warn(
-            f"PathSim divides {n_hubs:,} of {len(degrees):,} {middle} into random groups, as they lead to more than "
-            f"hub_cap = {hub_cap:,} nodes each, node {hub} to {int(degrees[hub]):,}: through one of them a node is "
-            f"compared with {hub_cap:,} others at most. hub_cap=None compares all, in about "
-            f"{float((into.to(torch.float64) * degrees).sum()):.3g} pairs of entries",
-            stacklevel=3,
-        )
-    pairs = into.to(torch.float64) * (degrees if hub_cap is None else degrees.clamp(max=hub_cap))
-    if (total := float(pairs.sum())) > _LONG:
-        hub = int(pairs.argmax())
-        fix = "set a hub_cap" if hub_cap is None else f"set hub_cap below {hub_cap:,}"
-        warnings.warn(
-            f"PathSim multiplies {total:.3g} pairs of entries, {100 * float(pairs[hub]) / total:.3g} % of them over "
-            f"node {hub} of {middle} ({int(into[hub]):,} entries lead to it); {fix}, leave out edges of such nodes, or "
-            "take a path that does not pass through them",
-            stacklevel=3,
-        )
-
-
 def pathsim_top_k(
     parts: Sequence[Csr],
     counts: Counts,
     k: int,
     features: Tensor | Csr | None = None,
     order: Tensor | None = None,
-    engine: Engine | None = None,
     hub_cap: int | None = None,
-    middle: str = "the middle nodes",
 ) -> Csr:
     """Each row's k most similar columns (:func:`ranking`), with their counts; ties by
     :data:`recgraph.sparse.top_k.TIE_RULE`.
@@ -252,15 +200,13 @@ def pathsim_top_k(
         k: at least 1.
         features: [N, F]; ties are broken by their cosine first.
         order: [N], different numbers; then by these, the highest first.
-        engine: where rows are multiplied and ranked, of matrices on the host; None: here. The result is the same.
         hub_cap: at least 1; None divides no hub.
-        middle: what middle nodes are called in a warning.
 
     Returns:
         [N, N]; weights are counts, or none where counts are binary.
 
     Warns:
-        UserWarning: hubs are divided, or the product takes very long.
+        UserWarning: hubs are divided.
     """
     ties: list[_Cosine | _Order] = [] if features is None else [_Cosine(features)]
     if order is not None:
@@ -269,36 +215,23 @@ def pathsim_top_k(
         keys = [tie(parts[0], 0, k) for tie in ties]
         return parts[0].select(top_k_mask(parts[0], k, ranking(parts[0]), *keys))
     left, right = parts
-    _announce(left, right, hub_cap, middle)
     if hub_cap is not None:
+        if n_hubs := int((right.degrees > hub_cap).sum()):
+            warnings.warn(
+                f"PathSim divides {n_hubs:,} nodes that lead to more than hub_cap = {hub_cap:,}", stacklevel=3
+            )
         left, right = divide_hubs(left, right, hub_cap)
-    diagonal = _diagonal(left, right, counts, engine)
-    kept = _map_rows(_top_of_rows, left, right, (right, counts, diagonal, k, ties), engine)
-    return stack_rows([*kept], right.shape[1], left)
+    diagonal = _diagonal(left, right, counts)
+    kept = []
+    for rows, block in compose_blocks(left, right, counts):
+        scores = _ranking(block, diagonal[rows], diagonal)
+        kept.append(block.select(top_k_mask(block, k, scores, *(tie(block, rows.start, k) for tie in ties))))
+    return stack_rows(kept, right.shape[1], left)
 
 
 def divide_hubs(left: Csr, right: Csr, hub_cap: int) -> tuple[Csr, Csr]:
     """:func:`recgraph.sparse.hubs.split_hubs`, always in the same way."""
     return split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
-
-
-def _map_rows(
-    function: Callable[[Any, tuple[int, Csr]], R], left: Csr, right: Csr, shared: Any, engine: Engine | None
-) -> Iterator[R]:
-    """The results of a function that multiplies pieces of the rows of ``left`` with ``right``, in their order."""
-    pieces = [Piece("all rows", (0, left))] if engine is None else pieces_for(engine, left, right)
-    return parallel.map(function, pieces, shared, engine)
-
-
-def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, list[_Cosine | _Order]], part: tuple[int, Csr]) -> Csr:
-    """The k most similar columns of each row of a piece, which is (its first row, its rows of the left matrix)."""
-    (right, counts, diagonal, k, ties), (first, left) = shared, part
-    kept = []
-    for rows, block in compose_blocks(left, right, counts):
-        start = first + rows.start
-        scores = _ranking(block, diagonal[start : first + rows.stop], diagonal)
-        kept.append(block.select(top_k_mask(block, k, scores, *(tie(block, start, k) for tie in ties))))
-    return stack_rows(kept, right.shape[1], left)
 
 
 @dataclass(frozen=True)
@@ -365,20 +298,14 @@ def _look_up(matrix: Csr, places: Csr) -> Tensor:
     return matrix.values()[entries].masked_fill_(entries < 0, 0)
 
 
-def _diagonal(left: Csr, right: Csr, counts: Counts, engine: Engine | None) -> Tensor:
+def _diagonal(left: Csr, right: Csr, counts: Counts) -> Tensor:
     """[N] float64: the diagonal of the product."""
     if right is left.t():
         squares = left.values(torch.float64).square()
         sums = left.with_weights(squares).row_sums()
         return sums if counts == "full" else (sums > 0).to(torch.float64)
-    found = [*_map_rows(_diagonal_of_rows, left, right, (right, counts), engine)]
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=left.device)
-
-
-def _diagonal_of_rows(shared: tuple[Csr, Counts], part: tuple[int, Csr]) -> Tensor:
-    (right, counts), (first, left) = shared, part
     found = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
     for rows, block in compose_blocks(left, right, counts):
-        own = block.indices == block.rows + rows.start + first
+        own = block.indices == block.rows + rows.start
         found[block.rows[own] + rows.start] = block.values(torch.float64)[own]
     return found

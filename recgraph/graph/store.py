@@ -24,7 +24,6 @@ from recgraph.files import (
     read_frame,
     read_object,
     read_tensors,
-    reading,
     replacing_folder,
     write_frame,
     write_json,
@@ -40,17 +39,12 @@ __all__ = ["digest", "load", "save", "tensor_bytes"]
 #: the description of a saved graph, the file that is written last
 _HEAD = "graph.json"
 _FORMAT = 2
-#: 1 has the entries of sparse features among the tensors
-_READABLE = (1, 2)
 
 
 def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Path) -> None:
     """Write everything together; a folder that has the description is complete.
 
     Files are numbered, because names of types may hold what a file name cannot. An earlier graph there is replaced.
-
-    Raises:
-        FileExistsError: the folder holds a file of others in the place of one of these.
     """
     with replacing_folder(folder) as new:
         for number, lists in enumerate(edges.values()):
@@ -115,82 +109,38 @@ def load(folder: Path) -> GraphParts:
     if not (folder / _HEAD).is_file():
         raise FileNotFoundError(f"{folder} holds no saved graph ({_HEAD})")
     check_manifest(folder)
-    return _load(folder, read_object(folder / _HEAD))
-
-
-def _load(folder: Path, meta: dict[str, Any]) -> GraphParts:
-    path = folder / _HEAD
-    if meta.get("format") not in _READABLE:
-        raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=path)
+    meta = read_object(folder / _HEAD)
+    if meta.get("format") != _FORMAT:
+        raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=folder / _HEAD)
     tensors = read_tensors(folder / "features.safetensors")
-    with reading(path):
-        _check_sizes(meta, folder)
-        nodes = {of["type"]: _nodes(folder, tensors, number, of) for number, of in enumerate(meta["nodes"])}
-        edges = {}
-        for number, (source, relation, target) in enumerate(meta["edges"]):
-            counts = (nodes[source].count, nodes[target].count)
-            edges[source, relation, target] = _edges((source, relation, target), folder, number, counts)
-        if len(nodes) < len(meta["nodes"]) or len(edges) < len(meta["edges"]):
-            raise ValueError("types are repeated")
+    nodes = {
+        of["type"]: Nodes(
+            of["count"],
+            IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None,
+            _features(folder, tensors, number, of),
+        )
+        for number, of in enumerate(meta["nodes"])
+    }
+    edges = {}
+    for number, (source, relation, target) in enumerate(meta["edges"]):
+        columns = _columns(folder / f"edges_{number}.parquet")
+        counts = (nodes[source].count, nodes[target].count)
+        ends, more = (columns["source"], columns["target"]), (columns.get("weight"), columns.get("time"))
+        edges[source, relation, target] = make_edges((source, relation, target), *ends, counts, *more)
     return nodes, edges
-
-
-def _check_sizes(meta: Mapping[str, Any], folder: Path) -> None:
-    """Check types, and sizes: a row of nothing takes memory too, of each type of edges there is a number a node."""
-    sizes = {}
-    for of in meta["nodes"]:
-        if type(of["type"]) is not str or type(of["count"]) is not int or of["count"] < 0:
-            raise ValueError(f"nodes {of['type']!r}: count = {of['count']!r}"[:200])
-        sizes[of["type"]] = of["count"]
-    for edge in meta["edges"]:
-        if type(edge) is not list or len(edge) != 3 or not all(type(name) is str for name in edge):
-            raise ValueError(f"edges {edge!r} are not of a source type, a relation and a target type"[:200])
-
-
-def _nodes(folder: Path, tensors: dict[str, Tensor], number: int, of: Mapping[str, Any]) -> Nodes:
-    path, count = folder / f"ids_{number}.parquet", of["count"]
-    ids = IdMap.read(path) if of["has_ids"] else None
-    if ids is not None and len(ids) != count:
-        raise CorruptFileError(f"there are {len(ids):,} ids for {count:,} nodes", path=path)
-    features = _features(folder, tensors, number, count, of["width"])
-    if features is not None and tuple(features.shape) != (count, of["width"]):
-        raise ValueError(f"features of {of['type']!r} have shape {tuple(features.shape)}, not {(count, of['width'])}")
-    return Nodes(count, ids, features)
-
-
-def _edges(edge_type: EdgeType, folder: Path, number: int, counts: tuple[int, int]) -> Edges:
-    path = folder / f"edges_{number}.parquet"
-    columns = _columns(path)
-    with reading(path):
-        ends = columns["source"], columns["target"]
-        if any(end.dtype.is_floating_point or end.dtype == torch.bool for end in ends):
-            raise ValueError(f"the ends of edges are {ends[0].dtype} and {ends[1].dtype}, no integers")
-        return make_edges(edge_type, *ends, counts, columns.get("weight"), columns.get("time"))
 
 
 def _columns(path: Path) -> dict[str, Tensor]:
     frame = read_frame(path)
-    with reading(path):
-        if wrong := [name for name, dtype in frame.schema.items() if not dtype.is_numeric()] or (
-            [name for name in frame.columns if frame[name].null_count()]
-        ):
-            raise ValueError(f"column {wrong[0]!r} holds no numbers, or misses some")
-        return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+    return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
 
 
-def _features(
-    folder: Path, tensors: dict[str, Tensor], number: int, count: int, width: int | None
-) -> Tensor | Csr | None:
-    if width is None:
-        return None
-    if f"{number}.dense" in tensors:
-        return tensors[f"{number}.dense"]
-    if f"{number}.indices" in tensors:  # format 1
-        indices, weights = tensors[f"{number}.indices"], tensors.get(f"{number}.weights")
-    else:
-        entries = _columns(folder / f"features_{number}.parquet")
-        indices, weights = entries["column"].to(torch.int64), entries.get("weight")
-    return Csr(tensors[f"{number}.indptr"], indices, weights, (count, width)).checked()
+def _features(folder: Path, tensors: dict[str, Tensor], number: int, of: Mapping[str, Any]) -> Tensor | Csr | None:
+    if of["width"] is None or f"{number}.dense" in tensors:
+        return tensors.get(f"{number}.dense")
+    entries = _columns(folder / f"features_{number}.parquet")
+    indices, weights = entries["column"].to(torch.int64), entries.get("weight")
+    return Csr(tensors[f"{number}.indptr"], indices, weights, (of["count"], of["width"])).checked()
 
 
 def digest(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> str:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
-from recgraph.evaluate.over_folds import OF_FOLD, over_folds
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.significance import OF_FOLD, over_folds, over_users
 from recgraph.evaluate.statistics import TooFewPairs, holm, welch
 from recgraph.files import write_json
 from recgraph.leaderboard.plan import TITLES, Repeat, digest, fold_of, mean_of, seed_of

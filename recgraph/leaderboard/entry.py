@@ -60,7 +60,7 @@ def _plain(text: str) -> str:
 
 
 #: the parts of a job's identity that are its configuration
-_PARTS = ("config", "training", "labels", "data")
+_PARTS = ("config", "training", "data")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
     settings = first.settings
     if first.fold is not None:
         settings, parts = without_fold(settings), {**parts, "data": without_fold(parts["data"])}
-    notes = spec.note, cls.said_of(first.identity["config"]), _what_it_read(first)
+    notes = spec.note, cls.said_of(first.identity["config"])
     return Entry(
         name=spec.name,
         model=first.model,
@@ -146,12 +146,6 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record])
         commits=_each(each["commit"] or "unknown" for each in provenance),
         times={seed: record["at"] for seed, record in records.items()},
     )
-
-
-def _what_it_read(job: Job) -> str:
-    """A sentence that names the labels that the training reads; empty where it reads none."""
-    read = job.identity.get("labels")
-    return f"Its training reads the classes of the train nodes of split {read['labels']}." if read else ""
 
 
 def _command(job: Job, record: Record | None, seed: str | None = None) -> str:

@@ -23,10 +23,8 @@ from recgraph.evaluate.protocol import Protocol
 from recgraph.files import read_object
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
-from recgraph.runs.changed_features import Fingerprints
-from recgraph.runs.inputs import input_digests
-from recgraph.runs.pretrained import InitItemsConfig
-from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
+from recgraph.runs.pretrained import InitItemsConfig, input_digests
+from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings
 from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 from recgraph.tuning.storage import without_password
@@ -155,7 +153,7 @@ class Job:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """The digests of the runs and bundles that its training reads, see :mod:`recgraph.runs.inputs`."""
+        """The digests of the runs and bundles that its training reads."""
         return input_digests(self.settings)
 
     @property
@@ -260,14 +258,13 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
     """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
-        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig}
+        parts |= {"training": GraphTrainConfig}
     elif issubclass(cls, TrainableModel):
         parts |= {"training": training_config(cls), "items": InitItemsConfig}
     shared = share_out(cls, settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
-    for name, default in (("labels", LabelsConfig()), ("items", InitItemsConfig())):
-        if made.get(name) == default:  # entries that read none keep their address
-            del made[name]
+    if made.get("items") == InitItemsConfig():  # entries that read none keep their address
+        del made["items"]
     return {name: part.identity() for name, part in made.items()}
 
 

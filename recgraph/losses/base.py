@@ -26,9 +26,6 @@ class NextItemLoss(nn.Module):
     Args:
         config: the settings as a value, or
         settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
@@ -57,23 +54,11 @@ class NextItemLoss(nn.Module):
             hidden: [T, D], the state that predicts each target.
             targets: [T] int64 tokens in ``1..n_items``.
             table: [n_items + 1, D], the embedding of each token; row 0 is the padding's.
-            generator: the stream to draw negatives from, on the device of ``hidden``.
+            generator: the stream to draw negatives from, on the device of ``hidden``; needed where the loss draws.
 
         Returns:
             A scalar in the wider type of ``hidden`` and ``table``, at least float32.
-
-        Raises:
-            ValueError: the shapes do not fit, there is no target, or a loss that draws has no generator.
         """
-        if hidden.ndim != 2 or targets.shape != hidden.shape[:1] or table.shape[1:] != hidden.shape[1:]:
-            raise ValueError(
-                f"hidden {list(hidden.shape)}, targets {list(targets.shape)}, table {list(table.shape)} "
-                "do not fit; they must be [T, D], [T], [n_items + 1, D]"
-            )
-        if targets.numel() == 0:
-            raise ValueError("targets is empty; leave batches without targets out")
-        if self.draws and generator is None:
-            raise ValueError(f"{type(self).__name__} draws negatives and needs a generator; got None")
         return self._loss(hidden, targets, table, generator)
 
     def as_scored(self, items: Tensor) -> Tensor:
@@ -109,15 +94,10 @@ class Sampler(nn.Module):
 
         Args:
             item_counts: [n_items], 0-based.
-
-        Raises:
-            ValueError: a count is negative, or none is positive.
         """
-        counts = item_counts.to(device=self.cumulative.device, dtype=torch.float64)
-        if counts.ndim != 1 or bool((counts < 0).any()) or not bool((counts > 0).any()):
-            raise ValueError("item_counts must be one count >= 0 an item, not all of them 0")
         if self.power == 0:
             return
+        counts = item_counts.to(device=self.cumulative.device, dtype=torch.float64)
         # an item never seen has probability 0
         mass = torch.where(counts > 0, counts**self.power, 0)
         self.cumulative = mass.cumsum(0) / mass.sum()
@@ -126,12 +106,8 @@ class Sampler(nn.Module):
     def draw(
         self, shape: tuple[int, ...], n_items: int, generator: torch.Generator | None, device: torch.device
     ) -> Tensor:
-        """Tokens of that shape on the device, which is the generator's.
-
-        Raises:
-            ValueError: the counts are missing or are of another number of items.
-        """
-        assert generator is not None
+        """Tokens of that shape on the device, which is the generator's."""
+        assert generator is not None, "a loss that draws needs a generator"
         self._check(n_items)
         if self.power == 0:
             return torch.randint(1, n_items + 1, shape, generator=generator, device=device)
@@ -148,9 +124,5 @@ class Sampler(nn.Module):
         return self.log_probability[tokens - 1]
 
     def _check(self, n_items: int) -> None:
-        known = self.cumulative.numel()
-        if self.power != 0 and known != n_items:
-            raise ValueError(
-                f"popularity_power = {self.power} needs the counts of {n_items} items, has those of {known}; "
-                "call setup(item_counts) with one count an item"
-            )
+        if self.power != 0 and self.cumulative.numel() != n_items:
+            raise ValueError(f"popularity_power = {self.power}: call setup(item_counts) of the {n_items} items before")

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from recgraph.blocks import even_bounds, of_groups
-from recgraph.config import Added, ConfigError, Search
-from recgraph.contrast.blockwise import one_pass
+from recgraph.blocks import even_bounds, of_groups, score_blocks, total_of
+from recgraph.config import Added, Search
+from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
-from recgraph.losses.shared_negatives import PairWeights, SharedNegatives
 from recgraph.rng import dropout
 from recgraph.rows import touched
 from recgraph.unit_length import unit_length
 
 __all__ = ["PairWeights"]
+
+
+class PairWeights(NamedTuple):
+    """What the pairs of T targets count. Attributes: ``positive`` [T]; ``negative`` [T, K], or [T, 1] for all K."""
+
+    positive: Tensor
+    negative: Tensor
 
 
 def _weighed(of_targets: Tensor, of_drawn: Tensor, weights: PairWeights | None) -> tuple[Tensor, Tensor]:
@@ -44,13 +51,6 @@ class OwnNegativesConfig(LossConfig):
         Field(ge=1, description="groups of a step's targets with shared negatives, each group with K of its own"),
         Added(),
     ] = 1
-
-    @field_validator("n_groups", mode="after")
-    @classmethod
-    def _check_groups(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and info.data.get("shared") is False:
-            raise ValueError("without shared = true each target has negatives of its own; set it, or leave this out")
-        return value
 
 
 class OwnNegatives(NextItemLoss):
@@ -172,30 +172,75 @@ class OwnNegatives(NextItemLoss):
         """
         raise TypeError(f"{type(self).__name__} must define of_scores")
 
-    @torch.no_grad()
-    def check_kept(self, n_items: int) -> None:
-        """Refuse a loss in which shared negatives that are a user's own items would count as 0: one without weights of
-        pairs whose value falls where, of negatives with equal scores, fewer are kept.
 
-        Raises:
-            ConfigError: it is one.
-        """
-        k = self.config.n_negatives
-        if self.weighs_pairs or k == 1:
-            return
-        before = {name: value.clone() for name, value in self.state_dict().items()}
-        scores = torch.tensor([[0.0], [1.0]]).expand(2, k)
-        every = torch.ones(2, k, dtype=torch.bool)
-        of_all, of_first = (
-            self.of_scores(torch.zeros(2), scores, mask, n_items) for mask in (every, every & (torch.arange(k) == 0))
-        )
-        self.load_state_dict(before)  # a loss may count in of_scores
-        if not torch.isclose(of_all, of_first, rtol=1e-4):
-            raise ConfigError(
-                f"loss = {type(self).__name__} with shared = True: a user's own items among the shared negatives would "
-                "count as 0; let of_scores divide by how many keep_mask keeps, or multiply by weights of pairs "
-                "(weighs_pairs = True); or set exclude_own = False, or shared = False"
-            )
+class SharedNegatives(BlockwiseLoss):
+    """A pairwise loss of T rows against K rows of the table that all of a group have, a mean over the former.
+
+    Args:
+        inputs: hidden [T, D] and table [N, D].
+        of_scores: as of :class:`OwnNegatives`; the mean over a block of rows.
+        targets: [T] rows of the table.
+        drawn: [G, K] rows of the table.
+        bounds: see :meth:`OwnNegatives.against_shared`.
+        keep_mask: [T, K].
+        n_items, weights: see there.
+    """
+
+    name = "a pairwise loss"
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        needs: Sequence[bool],
+        of_scores: Callable[..., Tensor],
+        targets: Tensor,
+        drawn: Tensor,
+        bounds: Sequence[int],
+        keep_mask: Tensor,
+        n_items: int,
+        weights: PairWeights | None,
+    ) -> None:
+        super().__init__(inputs, needs)
+        self.of_scores, self.targets, self.drawn, self.n_items = of_scores, targets, drawn, n_items
+        self.bounds, self.keep_mask, self.weights = bounds, keep_mask, weights
+        self.rows, self.w_pos = self.y[drawn], self.y[targets]
+        self.by_drawn = torch.zeros_like(self.rows) if needs[1] else None
+
+    def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
+        positive = (self.x * self.w_pos).sum(1)
+        pull, sums = torch.empty_like(positive), []
+        for group, (start, stop) in enumerate(pairwise(self.bounds)):
+            vectors = self.rows[group]
+            for block, scores in score_blocks(stop - start, len(vectors), self.x, block_rows):
+                rows = slice(start + block.start, start + block.stop)
+                torch.mm(self.x[rows], vectors.t(), out=scores)
+                sums.append(self._block(group, rows, positive[rows], scores, pull[rows]))
+        by_hidden = self.gradients[0]
+        if by_hidden is not None:
+            by_hidden.addcmul_(self.w_pos, pull[:, None])
+        if self.by_drawn is not None:
+            by_drawn = self.by_drawn.flatten(0, 1)
+            self.add_rows((self.drawn.flatten(), by_drawn), (self.targets, self.x * pull[:, None]))
+        return total_of(sums, self.x).to(self.x.dtype), self.x.new_ones(())
+
+    def _block(self, group: int, rows: slice, positive: Tensor, negative: Tensor, pull: Tensor) -> Tensor:
+        """The share of a group's block in the mean; ``pull`` becomes the derivative by the targets' scores."""
+        by_hidden, is_trained = self.gradients[0], self.by_drawn is not None or self.gradients[0] is not None
+        weights = self.weights
+        if weights is not None:
+            weights = PairWeights(weights.positive[rows], weights.negative[rows])
+        positive, negative = (scores.detach().requires_grad_(is_trained) for scores in (positive, negative))
+        with torch.set_grad_enabled(is_trained):
+            mean = self.of_scores(positive, negative, self.keep_mask[rows], self.n_items, weights)
+            share = mean * (len(positive) / len(self.x))
+        if is_trained:
+            by_positive, by_negative = torch.autograd.grad(share, (positive, negative))
+            pull.copy_(by_positive)
+            if by_hidden is not None:
+                torch.mm(by_negative, self.rows[group], out=by_hidden[rows])
+            if self.by_drawn is not None:
+                self.by_drawn[group].addmm_(by_negative.t(), self.x[rows])
+        return share.detach()
 
 
 class BCEConfig(OwnNegativesConfig):

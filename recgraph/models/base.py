@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -32,8 +32,6 @@ __all__ = [
 
 
 UpdatedBy = Literal["training", "fitting"]
-#: term name -> the function that computes it
-Terms = dict[str, Callable[[], Tensor]]
 
 
 class PathKey(NamedTuple):
@@ -198,14 +196,6 @@ class Model(nn.Module):
         """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
-    def go_on_from(self, smaller: Model) -> None:
-        """Called by :func:`recgraph.models.growth.grown` when the weights are copied: keep what they were trained with
-        and a training would choose anew.
-
-        Args:
-            smaller: of the same class and settings.
-        """
-
     def item_table(self) -> Tensor:
         """[n_items, D]: the trainable vectors that the items begin with, as a view of the parameter.
 
@@ -261,10 +251,6 @@ class Model(nn.Module):
     def path_weights(self) -> dict[PathKey, float]:
         """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""
         return {}
-
-    def view_weights(self) -> dict[PathKey, float]:
-        """The earlier name of :meth:`path_weights`."""
-        return self.path_weights()
 
     def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
         """[B, K] of each path: what it adds to the scores of ``items`` [B, K]; in evaluation mode, without gradients.
@@ -350,25 +336,22 @@ class TrainableModel(Model):
         What changes here is the same on all ranks, and a buffer, so that a resumed training goes on with it.
         """
 
-    def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
-        """The named scalar terms that are asked for, and no other work.
+    def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
+        """The named scalar terms that are wanted, and no other work.
 
         Raises:
             ValueError: the model has no such term.
         """
-        asked = frozenset(terms)
-        made = self.terms(batch, asked)
-        if unknown := sorted(asked - set(made)):
-            raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted(made)}")
-        return {name: compute() for name, compute in made.items() if name in asked}
+        found = self.losses(batch, frozenset(wanted))
+        if unknown := sorted({*wanted} - {*found}):
+            raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted(found)}")
+        return found
 
-    def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
-        """Term name -> the function that computes it, of all terms that the model has.
-
-        They are computed in this order. What several terms read is computed once, when the first of them asks for it.
+    def losses(self, batch: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Term name -> its value, a scalar, of the terms that are wanted.
 
         Args:
             batch: one of :meth:`batches`.
-            asked: the terms that will be computed, for a model that shares work between them.
+            wanted: names of terms; what none of them reads is not computed.
         """
-        raise TypeError(f"{type(self).__name__} must define terms(batch, asked)")
+        raise TypeError(f"{type(self).__name__} must define losses(batch, wanted)")

@@ -56,7 +56,6 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
                 f"{type(model).__name__} cannot grow: parameter {name} has shape {list(kept[name].shape)}, and "
                 f"{list(value.shape)} for {_sizes(space)}; name what its rows stand for in the class's tables"
             )
-    larger.go_on_from(model)
     place = next(iter((*model.parameters(), *model.buffers())), None)
     return larger if place is None else larger.to(place.device)
 

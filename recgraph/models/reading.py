@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from recgraph.data.samples import Query
+from recgraph.rows import lookup
+from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["AttentionForm", "Baseline", "HistoryReading", "Reading", "StagesReading", "distinct_last", "replaced"]
+__all__ = ["AttentionForm", "Baseline", "EdgeReading", "HistoryReading", "Reading", "SequenceReading"]
 
 #: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
 Baseline = Literal["padding", "mean"]
@@ -36,11 +37,14 @@ class Reading:
         items: [H] int64, the items that are read, oldest first, on the model's device.
         n_unread: events of the history that the model does not read: before the last ``max_len``, or no edge of its
             graph.
+        attends_paths: whether the scores follow from the attention to meta-paths (``model.path_weights``), in place of
+            :meth:`attention`.
     """
 
     model: Any
     items: Tensor
     n_unread: int = 0
+    attends_paths: bool = False
 
     @property
     def n_cells(self) -> int:
@@ -79,12 +83,6 @@ class Reading:
             ValueError: the model has no attention over the history.
         """
         raise ValueError(self._refusal("attention", "has no attention over the history"))
-
-    @property
-    def attends_paths(self) -> bool:
-        """Whether the scores follow from the attention to meta-paths (``model.path_weights``), in place of
-        :meth:`attention`."""
-        return False
 
     def _refusal(self, method: str, why: str) -> str:
         return f"attribution {method}: {self.name} {why}; use leave_one_out or reagent"
@@ -130,35 +128,179 @@ class HistoryReading(Reading):
         return found
 
 
-class StagesReading(Reading):
-    """The readings of several models of one kind whose vectors are concatenated: each reads the same history."""
+class SequenceReading(HistoryReading):
+    """The last ``max_len`` events of a history, as a :class:`recgraph.models.sequence.base.SequenceModel` reads them.
 
-    def __init__(self, model: Any, readings: Sequence[Reading]) -> None:
-        self.model, self.readings = model, readings
-        self.items, self.n_unread = readings[0].items, readings[0].n_unread
+    An event that is left out leaves no gap: those behind it move up by one place, and none that is older than the last
+    ``max_len`` comes in. A variant without events is read as one masked item, as a user of whom nothing is known. With
+    ``time_gaps`` the gap before an event is counted from the one that is left before it. Items that repeat are events
+    of their own.
+
+    The inputs are the vectors of the tokens, with those of their time gaps; padding is the vector of token 0, and the
+    places keep their position.
+    """
+
+    def __init__(self, model: Any, query: Query) -> None:
+        super().__init__(model, query)
+        self.n_unread = max(len(self.items) - model.config.max_len, 0)
+        self.items = self.items[self.n_unread :]
 
     @property
     def n_cells(self) -> int:
-        return max(reading.n_cells for reading in self.readings)
+        # states, and the weights of pairs of places
+        width: int = self.model.config.hidden_dim
+        return len(self.items) * max(len(self.items), width)
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        return torch.cat([reading.represent(keep_mask, instead) for reading in self.readings], 1)
+        rows = replaced(self.items, keep_mask, instead)
+        n_before = 1 if self.query.times is not None and self.n_unread else 0
+        if n_before:  # the one before the window: the gap before the first event that is read begins with it
+            before = self.query.history.values[self.n_unread - 1 : self.n_unread]
+            rows = torch.cat([before.expand(len(rows), 1), rows], 1)
+            keep_mask = torch.cat([keep_mask.new_ones(len(rows), 1), keep_mask], 1)
+        lengths = keep_mask.sum(1)
+        times = None
+        if self.query.times is not None:
+            own = self.query.times.values[self.n_unread - n_before :]
+            times = Ragged.from_lengths(own.expand_as(rows)[keep_mask], lengths)
+        tokens = self.model.tokens_of(Ragged.from_lengths(rows[keep_mask], lengths), times)
+        if n_before:
+            tokens = tokens.filter(tokens.positions > 0)
+        vectors: Tensor = self.model.encode_tokens(tokens)
+        return vectors
 
     def inputs(self) -> Tensor:
-        return torch.cat([reading.inputs() for reading in self.readings], 1)
+        if self.model.encoder.reads_times:
+            raise ValueError(
+                f"attribution: {type(self.model.encoder).__name__} reads times beside vectors (time_bias = True), so "
+                "that no vectors stand for a history; use leave_one_out or reagent"
+            )
+        vectors: Tensor = lookup(self.model.token_table(), self.items + 1)
+        if self.model.gap_embedding is None or self.query.times is None:
+            return vectors
+        pairs = self.model.tokens_of(self.query.history, self.query.times).last(len(self.items))
+        gaps: Tensor = self.model.gap_embedding(pairs.values[:, 1])
+        return vectors + gaps
 
     def baseline(self, kind: Baseline) -> Tensor:
-        return torch.cat([reading.baseline(kind) for reading in self.readings], 1)
+        table: Tensor = self.model.token_table()
+        vector = table[0] if kind == "padding" else table[1:].mean(0)
+        return vector.expand(len(self.items), -1)
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
-        widths = [reading.inputs().shape[1] for reading in self.readings]
-        pairs = zip(self.readings, torch.split(inputs, widths, 2), strict=True)
-        return torch.cat([reading.of_inputs(own) for reading, own in pairs], 1)
+        n_rows, length, width = inputs.shape
+        # each place is a token of its own; one that stands behind them may be a masked item
+        tokens = torch.arange(1, n_rows * length + 1)
+        lengths = torch.full((n_rows,), length)
+        table = torch.cat([self._masked(), inputs.reshape(-1, width)])
+        rows = self.model.closed(Ragged.from_lengths(tokens, lengths)).mirrored(inputs.device)
+        # the derivative of a recurrent layer by cuDNN exists in training mode alone
+        with torch.backends.cudnn.flags(enabled=False):
+            states: Tensor = self.model.encoder(rows, table)
+        return states
+
+    def attention(self, form: AttentionForm) -> Tensor:
+        """[H]: of the last place, heads averaged. Where that is a masked item, its own share is left out.
+
+        ``rollout`` multiplies ``(A + I) / 2`` of all layers, so that the residual connections count (Abnar and Zuidema,
+        Quantifying Attention Flow in Transformers, ACL 2020, section 3); ``last_layer`` is A of the last one, whose
+        places hold more than their own items. Neither sees the values that are attended to, the feed-forward parts, a
+        filter (BSARec) or how far a gate is open (eSASRec).
+        """
+        inputs = self.inputs()
+        ends_masked = self.model.encoder.ends_masked
+        if ends_masked:
+            inputs = torch.cat([inputs, self._masked()])
+        maps: list[Tensor] = [layer[0].mean(0) for layer in self.model.encoder.attention(inputs[None])]
+        found = maps[-1][-1]
+        if form == "rollout":
+            flow = torch.eye(len(inputs), dtype=found.dtype, device=found.device)
+            for one in maps:
+                flow = (one + torch.eye(len(one), dtype=one.dtype, device=one.device)) / 2 @ flow
+            found = flow[-1]
+        if ends_masked:
+            found = found[:-1] / found[:-1].sum()
+        return found
+
+    def _masked(self) -> Tensor:
+        """[1, D]: of token 0."""
+        table: Tensor = self.model.token_table()
+        return table[:1].detach()
 
 
-def distinct_last(items: Tensor) -> Tensor:
-    """[D] int64: each item once, in the order in which they occur for the last time."""
-    return items[last_places(items)]
+class EdgeReading(Reading):
+    """A user's row of the fitted graph, as LightGCN propagates it.
+
+    **What is computed anew.** The user's row alone: a variant S is the set of its items, and with E_k the vectors of
+    all nodes after layer k as they were fitted, d an item's degree and w_k the weight of layer k in the mean,
+
+        ``x(S) = w_0 E_0[user] + sum_k w_k sum_{i in S} E_{k-1}[i] / sqrt(|S| d_i)``.
+
+    All else stays as it is: learned vectors, degrees of items, the vectors of other nodes and what these have heard of
+    the user, and of a recommender by meta-paths the fine views, the user's own among them. A graph that is built again
+    without the edge also changes that, at the cost of a propagation for each variant.
+
+    Items are those of the training part: an item of the history that came later is no edge, and is not read. Each
+    counts once, at its last occurrence. The inputs are what each item sends to the user's vector,
+    ``sum_k w_k E_{k-1}[i] / sqrt(H d_i)``: this is a constant and their sum. Padding sends nothing.
+
+    Args:
+        model: a :class:`recgraph.models.collaborative.lightgcn.LightGCN`.
+        attends_paths: see :attr:`Reading.attends_paths`.
+
+    Raises:
+        ValueError: the history has not the items that the model was fitted to.
+    """
+
+    _own: Tensor
+    _sent: Tensor
+
+    def __init__(self, model: Any, query: Query, attends_paths: bool = False) -> None:
+        self.model, self.attends_paths = model, attends_paths
+        (user,) = query.users.tolist()
+        edges = model.encoder.edges
+        row = edges.indices[edges.indptr[user] : edges.indptr[user + 1]]
+        history = query.history.values
+        items = history[torch.isin(history, row)]
+        self.items = items[last_places(items)]
+        self.n_unread = len(history) - len(items)
+        if len(self.items) != len(row):
+            raise ValueError(
+                f"{self.name}: the user's history has {len(self.items)} of the {len(row)} items that the model was "
+                "fitted to; give the history that the run was made with"
+            )
+        layers = model.encoder.layers(model.start())
+        weight = 1 / (len(layers) - model.first_layer)
+        self._own = (weight if model.first_layer == 0 else 0.0) * layers[0][user : user + 1]
+        # what an item would send over an edge to a user with one item
+        degrees = torch.bincount(edges.indices, minlength=edges.shape[1])
+        sent = weight * torch.stack(layers[:-1]).sum(0)[model.encoder.n_users :]
+        self._sent = sent * power(degrees.to(sent.dtype), -0.5)[:, None]
+        self._known_items = degrees.nonzero()[:, 0]
+
+    def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        rows = replaced(self.items, keep_mask, instead)
+        found, places = torch.unique(rows[keep_mask], return_inverse=True)
+        # an item that stands twice in a variant counts once
+        marks = self._sent.new_zeros(len(keep_mask), len(found))
+        marks[keep_mask.nonzero()[:, 0], places] = 1
+        heard: Tensor = power(marks.sum(1), -0.5)[:, None] * (marks @ self._sent[found])
+        return self._own + heard
+
+    def inputs(self) -> Tensor:
+        found: Tensor = self._sent[self.items] / len(self.items) ** 0.5
+        return found
+
+    def baseline(self, kind: Baseline) -> Tensor:
+        inputs = self.inputs()
+        if kind == "padding":
+            return torch.zeros_like(inputs)
+        mean: Tensor = self._sent[self._known_items].mean(0) / len(self.items) ** 0.5
+        return mean.expand_as(inputs)
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        vectors: Tensor = self._own + inputs.sum(1)
+        return vectors
 
 
 def last_places(items: Tensor) -> Tensor:

@@ -10,18 +10,15 @@ from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
-from recgraph.data.file_order import warn_if_sorted
-from recgraph.data.folded import Shares
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
-from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.data.strategies import Ratio
+from recgraph.data.strategies import GROUPS, Label, Ratio, Shares, Strategy
+from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model, Space
-from recgraph.models.members import Member, Plan, PlannedModel, last_held_out
-from recgraph.ranks import Ranks
+from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
 from recgraph.rng import derive
 
 __all__ = ["give_plan", "inner_split"]
@@ -46,18 +43,10 @@ def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> tuple[Par
     The rule is that of the data set, with the share that it tests, a tenth where it says none; of parts that were
     given, a tenth of each user's interactions, drawn as they say; of leave-one-out, and of a log that is not split, the
     last one of each user.
-
-    Raises:
-        ConfigError: the part cannot be split so.
     """
     if (rule := _rule(strategy)) is None:
-        if not strategy.reads_order:  # else it was warned of when the data set was split
-            warn_if_sorted(log)
         return last_held_out(log.ordered.part)
-    try:
-        labels = rule.labels(log, seed)
-    except ValueError as error:
-        raise ConfigError(f"the training part cannot be split once more, for the second stage: {error}") from None
+    labels = rule.labels(log, seed)
     becomes = torch.tensor([_INNER[label] for label in Label], dtype=labels.dtype)
     split = Split(log, becomes[labels.long()], rule, "inner", seed)
     return split.train, split.valid
@@ -78,7 +67,7 @@ def _rule(strategy: Strategy) -> Strategy | None:
 
 
 def give_plan(
-    model: PlannedModel,
+    model: TwoStage,
     split: Split | SealedSplit,
     fit_on: FitPart,
     seed: int,
@@ -90,30 +79,22 @@ def give_plan(
     Args:
         split: with the rows of the part; whole where that is more than train.
         seed: of what the inner split draws.
-        space, fit: see :class:`recgraph.models.members.Plan`.
-
-    Raises:
-        ConfigError: the part cannot be split, or the side information cannot be read.
-        ValueError: several processes fit together.
+        space, fit: see :class:`recgraph.models.two_stage.Plan`.
     """
-    if (count := Ranks.here().count) > 1:
-        raise ValueError(
-            f"{type(model).__name__} is fitted by one process, and a launcher has started {count}: give the same "
-            "command without torchrun"
-        )
+    refuse_launched(type(model).__name__, "give the same command without torchrun")
     wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
     there = torch.isin(split.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=split.labels.dtype))
     log = split.interactions.masked(there.numpy())
     inner, cases = inner_split(log, split.strategy, derive(seed, "inner split"))
-    rows, wish = log.ordered.items, model.side_information
+    rows, config = log.ordered.items, model.config
     known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
     model.plan = Plan(
         inner,
         cases,
         space,
         fit,
-        _side("item", log.item_features, log.columns.item, log.items, known_items, wish.get("item", ())),
-        _side("user", log.user_features, log.columns.user, log.users, known_users, wish.get("user", ())),
+        _side("item", log.item_features, log.columns.item, log.items, known_items, config.item_features),
+        _side("user", log.user_features, log.columns.user, log.users, known_users, config.user_features),
     )
 
 
@@ -126,15 +107,10 @@ def _side(
     name = f"{what}_features"
     if features is None:
         raise DataError(f"{name} = {wish!r}: the log has no {what} features; give them with with_features({name}=...)")
-    try:
-        found = ItemFeatures.learn(features, key, ids, known, wish)
-    except DataError as error:
-        raise type(error)(f"{name}: {error}") from None
+    found = ItemFeatures.learn(features, key, ids, known, wish)
     width = found.schema.n_entries + found.schema.width
     if width > _WIDEST:
-        raise ConfigError(
-            f"{name} = {wish!r}: as columns these are {width:,}, above {_WIDEST}; name columns of fewer values"
-        )
+        raise ConfigError(f"{name} = {wish!r}: these are {width:,} columns, above {_WIDEST}; name others")
     rows = torch.cat([found.dense, torch.zeros(len(ids), found.schema.n_entries)], 1)
     entries = found.entries
     of = torch.arange(len(ids)).repeat_interleave(torch.diff(entries.indptr))

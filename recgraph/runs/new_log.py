@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,16 +15,14 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
-from recgraph.data.dataframe import frame_kind, names_of
-from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError, without_drop
-from recgraph.data.file_names import SUFFIXES, suffix_of
-from recgraph.data.ids import IdMap, has_float_texts
-from recgraph.data.interactions import Interactions
-from recgraph.data.loading import with_features_of
+from recgraph.data.dataframe import names_of
+from recgraph.data.errors import AmbiguousColumnError, DataError, MissingColumnError
+from recgraph.data.ids import IdMap
+from recgraph.data.interactions import Interactions, with_features_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.reading import FileFormat, Reading, with_lists
+from recgraph.data.reading import Reading, with_lists
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
@@ -70,9 +68,6 @@ class Joined:
         Args:
             log: new interactions alone; each user's are taken to follow those that are known.
             share: of the newest slice; 0: none.
-
-        Raises:
-            ValueError: ids are of another type than the run's, or times of another form where the model reads them.
         """
         users = _extended(recommender.users, log.users, log.columns.user)
         items = _extended(recommender.items, log.items, log.columns.item)
@@ -91,7 +86,6 @@ class Joined:
         if recommender.times is not None:
             old_times = _with_rows(recommender.times, len(users))
             new_times = new.with_values(_times_of(log, recommender)[order])
-            _warn_of_earlier(old_times, new_times, users, recommender.time_unit)
         return cls(users, items, old, new, mask[order], features, n_known, old_times, new_times)
 
     @property
@@ -141,11 +135,7 @@ def newest(log: OrderedLog, share: float) -> Tensor:
         log: with at least one interaction.
         share: of the interactions that are chosen, in (0, 1).
 
-    Raises:
-        ValueError: another share.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"share = {share!r} must lie in (0, 1)")
     if log.times is None:
         wanted = (log.items.lengths * share).round().long().clamp(min=1)
         chosen: Tensor = log.items.positions >= (log.items.lengths - wanted)[log.items.rows]
@@ -173,9 +163,6 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         recommender: of the run.
         item_features: of the log's items, or of some: a frame, or a file, whose texts become lists where those of the
             run's file did; None: those that the log has.
-
-    Raises:
-        ValueError: a column is missing, a file cannot be read, or it is no log.
     """
     log = _read(given, recommender)
     if isinstance(item_features, str | Path):
@@ -195,23 +182,11 @@ def _read(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
-        with without_drop():
-            return _as_the_runs(_read_file(Path(given), recommender), recommender)
-    try:
-        frame_kind(given)
-    except ValueError:
-        raise ValueError(f"new_log is a {type(given).__name__}; give a log, a frame or a file") from None
+        return _as_the_runs(_read_file(Path(given), recommender), recommender)
     there = names_of(given)
     user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
     time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
-    named = Columns(user=user, item=item, timestamp=time)
-    return with_times_like(given, named, recommender.time_format, _roles_of_texts(recommender))
-
-
-def _roles_of_texts(recommender: Recommender) -> list[str]:
-    """Which of ``user`` and ``item`` have texts such as ``1000.0`` among their ids: those of a new log stay texts."""
-    roles = (("user", recommender.users), ("item", recommender.items))
-    return [role for role, ids in roles if has_float_texts(ids.values)]
+    return with_times_like(given, Columns(user=user, item=item, timestamp=time), recommender.time_format)
 
 
 def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,51 +204,25 @@ def _given_reading(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
-    """A new log, written like that of the run as far as it is not found out how it is written."""
-    written = {"time_format": recommender.time_format, **reading_of(recommender.record)}
-    form: FileFormat | None = None
-    if path.suffix == ".txt" or (path.is_file() and suffix_of(path) not in SUFFIXES):
-        form = written.get("format") or ("sequences" if path.suffix == ".txt" else None)
-    like = Reading.of({**written, "format": form})
-    # first without an encoding and names: one of a byte a letter reads any text, and a header is then a row
-    plain = Reading(format=form, time_format=like.time_format, missing_ids=like.missing_ids)
-    try:
-        return _read_as(path, plain, recommender)
-    except (EncodingError, MissingColumnError, AmbiguousColumnError):
-        if like == plain:
-            raise
-    return _read_as(path, like.for_format(LogFile(str(path), like).format), recommender)
-
-
-def _read_as(path: Path, reading: Reading, recommender: Recommender) -> InteractionLog:
-    """By the run's column names, as far as the file has them; the others are guessed."""
-    columns, texts = recommender.columns, _roles_of_texts(recommender)
-    form = reading.format
-    own = {"user": columns.user, "item": columns.item, "timestamp": None if form == "sequences" else columns.timestamp}
-
-    def read(names: Mapping[str, str | None]) -> InteractionLog:
-        file = LogFile(str(path), reading.model_copy(update=dict(names)))
-        try:
-            return Interactions.from_files(file, texts)
-        except TimestampError:
-            # its times are dates, or texts in a usual form; beside "%Y/%d/%m" that could be another day
-            if reading.time_format is None or (reading.time_format.startswith("%Y") and file.format != "parquet"):
-                raise
-        return Interactions.from_files(LogFile(file.path, file.reading.model_copy(update={"time_format": None})), texts)
-
-    for names in (own, {**own, "timestamp": None}):
-        try:
-            return read(names)
-        except MissingColumnError:
-            continue
-    try:
-        return read({})
-    except (MissingColumnError, AmbiguousColumnError) as error:  # no option names the columns of a new log
-        raise type(error)(
-            f"its columns of users and items are not known; call them {columns.user!r} and {columns.item!r}, as in the "
-            "run's log",
-            path=path,
-        ) from error
+    """By the run's column names where the file has them; else they are guessed. A file that cannot be read so is read
+    as that of the run was written."""
+    columns = recommender.columns
+    form = "sequences" if path.suffix == ".txt" else None
+    own = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
+    plain, like = ({"format": form}, {"time_format": recommender.time_format, **reading_of(recommender.record)})
+    errors: list[DataError] = []
+    for written in (plain, {**plain, "time_format": recommender.time_format}, like):
+        for names in ({}, own) if form else (own, {**own, "timestamp": None}, {}):
+            try:
+                return Interactions.from_files(LogFile(str(path), Reading.of({**written, **names})))
+            except DataError as error:
+                errors.append(error)
+    first = errors[0]
+    if isinstance(first, MissingColumnError | AmbiguousColumnError):  # no option names the columns of a new log
+        raise type(first)(
+            f"its columns of users and items are not known; call them {columns.user!r} and {columns.item!r}", path=path
+        )
+    raise first
 
 
 def _as_the_runs(log: InteractionLog, recommender: Recommender) -> InteractionLog:
@@ -300,35 +249,15 @@ def _times_of(log: InteractionLog, recommender: Recommender) -> Tensor:
     """The ordered times of a new log, in the unit of the run's."""
     times = log.ordered.times
     if times is None or (times := in_unit(times, log.time_unit, recommender.time_unit)) is None:
-        raise ValueError(
-            f"new_log has times of the form {log.time_unit!r}, but the model reads times and was trained with "
-            f"{recommender.time_unit!r}; give times in the form of the run's log"
-        )
+        raise ValueError(f"new_log: the model reads times, and was trained with those in {recommender.time_unit!r}")
     return times
-
-
-def _warn_of_earlier(old: Ragged, new: Ragged, users: IdMap, unit: str | None) -> None:
-    """Say whose new interactions begin before the known ones end: the model reads the times between them."""
-    both_mask = (old.lengths > 0) & (new.lengths > 0)
-    last, first = old.values[old.offsets[1:][both_mask] - 1], new.values[new.offsets[:-1][both_mask]]
-    earlier = both_mask.nonzero()[:, 0][first < last]
-    if len(earlier):
-        _log.warning(
-            "the new log has times before the last known one of %d of %d users that the run knows, such as %r; the "
-            "model reads the times between items, and takes these for 0: give later interactions, with times as in the "
-            "run's log (%s)",
-            len(earlier),
-            int(both_mask.sum()),
-            users.ids(earlier[:1].tolist()).to_list()[0],
-            unit,
-        )
 
 
 def _extended(known: IdMap, new: IdMap, column: str) -> IdMap:
     try:
         return known.extended(new.values)
     except ValueError as error:
-        raise ValueError(f"column {column!r} of the new log does not fit the run: {error}") from None
+        raise ValueError(f"new_log: column {column!r} does not fit the run: {error}") from None
 
 
 def _with_rows(rows: Ragged, n_rows: int) -> Ragged:
@@ -338,47 +267,28 @@ def _with_rows(rows: Ragged, n_rows: int) -> Ragged:
 
 
 def _merged(old: pl.DataFrame | None, new: pl.DataFrame | None, key: str, new_key: str) -> pl.DataFrame | None:
-    """The features of both logs by id: of an item that both have the new values, where the new log has the column.
-
-    Raises:
-        ValueError: the values of a column are not alike.
-    """
+    """The features of both logs by id: of an item that both have the new values, where the new log has the column."""
     if new is not None and new_key != key:
         new = new.rename({new_key: key})
     if old is None or new is None:
         return old if new is None else new
-    for name in old.columns:
-        if name != key and name in new.columns and not _are_alike(old[name].dtype, new[name].dtype):
-            raise ValueError(
-                f"column {name!r} of the item features is {new[name].dtype} in the new log and {old[name].dtype} in "
-                "the run's; give values of one kind"
-            )
     absent = [name for name in old.columns if name not in new.columns]
     if absent:
-        _log.warning(
-            "the item features of the new log have no column %s: items that the run knows keep their values, new items "
-            "have none",
-            ", ".join(map(repr, absent)),
-        )
+        _log.warning("item_features of the new log have no column %s: new items have none", ", ".join(absent))
+    wrong = [
+        name
+        for name in old.columns
+        if name in new.columns and (old.schema[name] == pl.String) != (new.schema[name] == pl.String)
+    ]
+    if wrong:
+        raise ValueError(f"item_features: columns {', '.join(wrong)} are of another type than the run's")
     try:
         new = new.with_columns(pl.col(key).cast(old[key].dtype))
         kept = new.join(old.select(key, *absent), on=key, how="left", maintain_order="left")
         both = pl.concat([old, kept], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"the item features of the new log do not fit the run's: {error}") from None
+        raise ValueError(f"item_features of the new log do not fit the run's: {error}") from None
     return both.unique(key, keep="last", maintain_order=True)
-
-
-def _are_alike(one: pl.DataType, other: pl.DataType) -> bool:
-    """Whether values of two types can stand in one column without becoming something else."""
-    if one == other or (one.is_numeric() and other.is_numeric()) or pl.Null in (one, other):
-        return True
-    texts = (pl.String, pl.Categorical, pl.Enum)
-    if isinstance(one, texts) and isinstance(other, texts):
-        return True
-    if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
-        return _are_alike(cast(pl.DataType, one.inner), cast(pl.DataType, other.inner))
-    return one.is_temporal() and other.is_temporal()
 
 
 class Before(Scorer):

@@ -10,14 +10,13 @@ from typing import Any, Literal, Protocol, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from recgraph.data.files import make_folder
-from recgraph.data.imprint import replace_page
 from recgraph.data.part import Cases
 from recgraph.data.split import FitPart, SealedSplit
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.metrics.names import full_name, metric_class, split_metric
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
+from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
 from recgraph.pages.plot import drawing, html_page, notebook_html
@@ -65,8 +64,7 @@ class Plot:
         made = {".svg": lambda: drawing(self.figures), ".html": lambda: html_page(self.title, self.figures)}
         if path.suffix not in made:
             raise ValueError(f"path = {str(path)!r} must end in .svg or .html")
-        make_folder(path.parent)
-        replace_page(made[path.suffix](), path)
+        write_text(made[path.suffix](), path)
         return path
 
 

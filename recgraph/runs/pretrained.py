@@ -18,13 +18,14 @@ from recgraph.config import Config
 from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
+from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
 from recgraph.runs.run import NodeRun, Run
+from recgraph.serve.bundle import BundleError, bundle_of, digest
 from recgraph.serve.embedder import Embedder
-from recgraph.serve.loading import load
-from recgraph.serve.recommender import Recommender
+from recgraph.serve.recommender import Recommender, load
 
-__all__ = ["InitItems", "InitItemsConfig", "Scale", "initial_items"]
+__all__ = ["INPUTS", "InitItems", "InitItemsConfig", "Scale", "initial_items", "input_digests"]
 
 
 Scale = Literal["initial", "given"]
@@ -69,24 +70,14 @@ class InitItems:
 
     @torch.no_grad()
     def write(self, model: Model) -> None:
-        """Put the vectors into the table of a built model; the rows of all other items stay as they are.
-
-        Raises:
-            ValueError: the model has no such table, it has another width, or all vectors are alike.
-        """
+        """Put the vectors into the table of a built model; the rows of all other items stay as they are."""
         table = model.item_table()
         width = self.vectors.shape[1]
         if table.shape[1] != width:
-            raise ValueError(
-                f"init_items has vectors of width {width}, but the item table of {type(model).__name__} has width "
-                f"{table.shape[1]}; give hidden_dim={width}, or vectors of that width"
-            )
+            raise ValueError(f"init_items has vectors of width {width}; give hidden_dim={width}, not {table.shape[1]}")
         factor = 1.0
         if self.scale == "initial":
-            deviation = float(self.vectors.std(correction=0))
-            if not deviation:
-                raise ValueError("init_items has vectors that are all alike; there is nothing to begin with")
-            factor = float(table.std(correction=0)) / deviation
+            factor = float(table.std(correction=0)) / float(self.vectors.std(correction=0))
         _log.info("item vectors of init_items are multiplied by %.4g", factor)
         table.index_copy_(0, self.items.to(table.device), (self.vectors * factor).to(table.device, table.dtype))
 
@@ -107,18 +98,14 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
             ids is that of an item.
         BundleError: a folder that cannot be read.
     """
-    if scale not in ("initial", "given"):
-        raise ValueError(f"init_items_scale = {scale!r} must be 'initial' or 'given'")
     ids, vectors, origin = _read(source)
-    _check(ids, vectors)
+    if ids.n_unique() != len(ids) or first_bad_row(vectors) is not None:
+        raise ValueError("init_items: an id is there twice, or a vector is not finite")
     index = torch.from_numpy(split.items.index(ids))
     found_mask = index >= 0
     n_found, n_items = int(found_mask.sum()), len(split.items)
     if not n_found:
-        raise ValueError(
-            f"init_items has vectors of {len(ids)} ids ({_some(ids)}), none of which is one of the {n_items} items "
-            f"({_some(split.items.values)}); both must use the same ids"
-        )
+        raise ValueError(f"init_items: none of its ids ({_some(ids)}) is an item's ({_some(split.items.values)})")
     level = logging.INFO if n_found == n_items else logging.WARNING
     kept = n_items - n_found
     _log.log(level, "init_items: vectors of %d of %d items; %d keep their random ones", n_found, n_items, kept)
@@ -139,17 +126,10 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
         return _of_served(source, None)
     if isinstance(source, Mapping):
         return (as_series(source.keys(), "init_items"), _stack(list(source.values())), _origin("mapping"))
-    try:
-        kind = frame_kind(source)
-    except ValueError:
-        raise ValueError(
-            f"init_items is a {type(source).__name__}; give a run, a recommender, an embedder, the folder of one, a "
-            "frame of ids and vectors, or a mapping id -> vector"
-        ) from None
     # cells of a pandas frame may be arrays, a type that narwhals does not know
-    if kind == "pandas":
+    if frame_kind(source, "init_items") == "pandas":
         return _of_frame(pl.DataFrame({str(name): source[name].tolist() for name in source}))
-    return _of_frame(from_native(source))
+    return _of_frame(from_native(source, "init_items"))
 
 
 def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tuple[pl.Series, Tensor, dict[str, Any]]:
@@ -158,7 +138,7 @@ def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tup
     if isinstance(source, Embedder):
         return source.embeddings()[source.target], source.vectors, origin
     if not source.model.has_vectors:
-        raise ValueError(f"init_items is a {type(source.model).__name__}, which scores items without vectors of them")
+        raise ValueError(f"init_items: {type(source.model).__name__} has no vectors of items")
     with torch.no_grad():
         vectors = source.model.encode_items().detach().float().cpu()
     return source.items.values, vectors, origin
@@ -167,8 +147,7 @@ def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tup
 def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
     if frame.width != 2 or len(nested) != 1:
-        columns = ", ".join(f"{name} ({dtype})" for name, dtype in frame.schema.items())
-        raise ValueError(f"init_items has the columns {columns}; give two: ids, and vectors as lists or arrays")
+        raise ValueError(f"init_items has columns {frame.columns}; give two: ids, and vectors as lists or arrays")
     (ids,) = (name for name in frame.columns if name not in nested)
     return as_series(frame[ids], "init_items"), _stack(frame[nested[0]].to_list()), _origin("frame")
 
@@ -179,22 +158,9 @@ def _origin(kind: str, folder: str | Path | None = None) -> dict[str, Any]:
 
 def _stack(vectors: list[Any]) -> Tensor:
     try:
-        rows = [torch.as_tensor(vector, dtype=torch.float32).detach().cpu().flatten() for vector in vectors]
+        return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"init_items holds what is no vector of numbers: {error}") from None
-    widths = sorted({len(row) for row in rows})
-    if len(widths) != 1 or not widths[0]:
-        raise ValueError(f"init_items has vectors of widths {widths}; all must have the same, at least 1")
-    return torch.stack(rows)
-
-
-def _check(ids: pl.Series, vectors: Tensor) -> None:
-    if ids.n_unique() != len(ids):
-        twice = ids.filter(ids.is_duplicated())
-        raise ValueError(f"init_items has {twice[0]!r} twice; give one vector for each id")
-    bad = (~vectors.isfinite().all(1)).nonzero().flatten()
-    if len(bad):
-        raise ValueError(f"init_items: the vector of {ids[int(bad[0])]!r} is not finite ({len(bad)} are not)")
+        raise ValueError(f"init_items holds what are no vectors of one width: {error}") from None
 
 
 def _digest(ids: pl.Series, vectors: Tensor) -> str:
@@ -218,3 +184,25 @@ def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -
         _log.warning("init_items was fitted on all: it knows what is asked for in validation and test")
     elif record.get("fitted_on") != fit_on and fit_on == "train":
         _log.warning("init_items was fitted on %s: it knows what is asked for in validation", record["fitted_on"])
+
+
+#: the settings that are the folder of a run or bundle
+INPUTS = ("init_items",)
+
+
+def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Setting and folder -> digest of the bundle there: paths alone do not tell that it has been trained anew.
+
+    Args:
+        settings: a setting may also be a list of choices. A folder without a bundle is refused where it is read.
+    """
+    found = {}
+    for name in INPUTS:
+        given = settings.get(name)
+        for path in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(path, str):
+                try:
+                    found[f"{name} {path}"] = digest(bundle_of(path))
+                except (BundleError, OSError):
+                    continue
+    return found

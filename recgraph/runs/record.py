@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -14,36 +16,25 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import why_without
-from recgraph.data.imprint import load_json, replace_json
+from recgraph.data.strategies import EVERYTHING
+from recgraph.files import read_object, write_json
 from recgraph.imports import imported
-from recgraph.memory import peak
+from recgraph.notebook import block, table
+from recgraph.train.callbacks import duration
 
-__all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
+__all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance", "run_html", "run_text"]
 
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
 #: the fields that identify a run; ``config.json`` in its folder holds them
-IDENTIFYING = (
-    "model",
-    "config",
-    "training",
-    "seed",
-    "fitted_on",
-    "data",
-    "init_items",
-    "task",
-    "evaluation",
-)
-
-
+IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
 #: name of the folder, inside a run's, of the run that chose its number of epochs
 SELECTION = "selection"
+_SEEN = {"keep": "seen kept", "exclude": "seen excluded"}
 
 
 class _Entries(BaseModel):
-    """Values written as a JSON object: those that were set, and unknown ones of other versions as they were read."""
+    """Values written as a JSON object: those that were set."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -59,11 +50,10 @@ class DataRecord(_Entries):
     """What a model was fitted to: a part of a split, or a graph.
 
     Attributes:
-        dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
+        dataset, settings: the data card and the :class:`recgraph.runs.settings.DataConfig` that made the split.
         file: which file of one's own it was, see :meth:`recgraph.data.log_file.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
-            memory (:mod:`recgraph.runs.changed_features`); absent where there are none, and in records of earlier
-            versions.
+            memory; absent where there are none.
         split, split_params, split_hash, n_users, n_items: of a split.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """
@@ -97,7 +87,7 @@ class RunRecord(_Entries):
     ``record["seed"]`` and ``record.get("best")`` read an entry as the file has it.
 
     Attributes:
-        model, model_revision: the model's name in the registry, and the revision of its code.
+        model: its name in the registry.
         config, training: settings of the model and of the training.
         resolved: of settings that the data decides (``"auto"``, or none), what they became.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
@@ -117,11 +107,9 @@ class RunRecord(_Entries):
             of all and the largest peak memory.
         provenance: see :func:`provenance`.
         update: of a run that :func:`recgraph.runs.update.update` made: its parent, what was new, both validations.
-        tracking: where the run's trackers are found again, see :mod:`recgraph.train.trackers`.
     """
 
     model: str
-    model_revision: int = 1
     config: dict[str, Any]
     resolved: dict[str, Any] | None = None
     training: dict[str, Any]
@@ -143,7 +131,6 @@ class RunRecord(_Entries):
     n_parameters: int | None = None
     provenance: dict[str, Any] | None = None
     update: dict[str, Any] | None = None
-    tracking: list[dict[str, Any]] | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.model_fields_set:
@@ -161,7 +148,7 @@ class RunRecord(_Entries):
 
     def write(self, folder: Path) -> None:
         """Write ``record.json``."""
-        replace_json(self.to_json(), folder / "record.json")
+        write_json(self.to_json(), folder / "record.json")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -172,49 +159,25 @@ class RunRecord(_Entries):
         """
         path = folder / "record.json"
         if not path.is_file():
-            raise ValueError(_no_record(folder))
-        values = load_json(path)
+            goes_on = (folder / "config.json").is_file() and not (folder / "model.safetensors").is_file()
+            way_out = "go on with --resume" if goes_on else "give a folder that `recgraph train` wrote"
+            raise ValueError(f"{folder} is not a finished run; {way_out}")
         try:
-            return cls.from_json(values)
+            return cls.from_json(read_object(path))
         except ValidationError as error:
             names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
-            what = f"its entries {names} are missing or do not fit"
-            raise CorruptFileError(
-                f"the record is damaged: {what}; restore the file, or train again", path=path
-            ) from None
+            raise CorruptFileError(f"the record's entries {names} are missing or do not fit", path=path) from None
 
 
-def _no_record(folder: Path) -> str:
-    """What a folder without a record is, and what can be done with it."""
-    from recgraph.serve.bundle import is_bundle
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that identify a run, as plain JSON values.
 
-    if is_bundle(folder):
-        run = folder.parent if (folder.parent / "record.json").is_file() else None
-        wanted = f"give the run, {run}" if run else "give the folder that `recgraph train` wrote"
-        return (
-            f"{folder} is a bundle, which `recgraph recommend` and `recgraph serve` use, and not a run, whose record "
-            f"and data are needed here; {wanted}"
-        )
-    if (folder / "config.json").is_file():
-        return f"{folder} is not a finished run; go on with --resume"
-    return f"{folder} is not a finished run: {why_without(folder, 'record')}; give a folder that `recgraph train` wrote"
-
-
-def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> dict[str, Any]:
-    """The fields that identify a run, the same for each version of the library that knows the run's settings.
-
-    Settings are given by :meth:`Config.identity`: one that did not exist when they were written has its default. A
-    split is identified by its hash, wherever it came from; which of its features may be others depends on the
-    model (:mod:`recgraph.runs.changed_features`).
+    A split is identified by its hash, wherever it came from; which of its features may be others depends on the model.
 
     Args:
-        values: what ``config.json`` holds.
-        configs: field -> the configuration that its settings are of.
+        values: of a record, or what ``config.json`` holds.
     """
     found = {name: json.loads(json.dumps(values[name])) for name in IDENTIFYING if name in values}
-    for name, cls in configs.items():
-        if found.get(name):
-            found[name] = cls.identity_of(found[name])
     data = found.get("data") or {}
     if "split_hash" in data:
         places = ("dataset", "settings", "file", "features")
@@ -282,4 +245,65 @@ class Measured:
         self.cpu_seconds = time.process_time() - self._cpu
 
     def to_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory_mb": peak() / 2**20}
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory_mb": peak}
+
+
+# -- a run in a line and as a block of a notebook, from its record alone
+
+
+def run_text(record: RunRecord, folder: Path | None) -> str:
+    """``Run(sasrec on ml-100k, fitted on train, ndcg@10 0.0812 at epoch 12 of 22, in runs/a)``."""
+    parts = [f"{record.model} on {_source(record)}", f"fitted on {record.fitted_on}", _best(record)]
+    parts.append("" if folder is None else f"in {folder}")
+    return f"{_kind(record)}({', '.join(part for part in parts if part)})"
+
+
+def run_html(record: RunRecord, folder: Path | None) -> str:
+    """The same with sizes, cost and results, as HTML."""
+    data = record.data
+    facts = {
+        "data": _source(record),
+        "users": data.n_users,
+        "items": data.n_items,
+        "nodes": data.nodes,
+        "fitted on": record.fitted_on,
+        "seed": record.seed,
+        "best": _best(record) or None,
+        "parameters": record.n_parameters,
+        "time": None if record.cost is None else duration(record.cost.seconds),
+        "folder": folder,
+        "test data read": len(record.unsealed) or None,
+    }
+    tables = [table(_rows(found), f"results on {part}") for part, found in record.results.items()]
+    return block(f"{_kind(record)} of {record.model}", facts, tables)
+
+
+def _kind(record: RunRecord) -> str:
+    return "NodeRun" if record.task == "nodes" else "Run"
+
+
+def _source(record: RunRecord) -> str:
+    data = record.data
+    if data.nodes is not None:
+        return data.dataset or f"a graph, {data.target}"
+    return data.dataset or ("a log" if data.split in (None, EVERYTHING) else f"{data.split}")
+
+
+def _best(record: RunRecord) -> str:
+    if record.best is None:
+        return ""
+    metric = record.training.get("metric", "loss")
+    return f"{metric} {record.best:.4f} at epoch {record.best_epoch} of {len(record.history)}"
+
+
+def _rows(found: Any) -> list[dict[str, Any]]:
+    """The rows of one entry of ``record.results``: metrics by convention, or the scores of probes."""
+    if isinstance(found, Mapping):
+        probes = [(name, labels, scores) for name in ("linear", "logistic") for labels, scores in found[name].items()]
+        return [{"probe": name, "labels": labels, **scores["mean"]} for name, labels, scores in probes]
+    titles = [_SEEN.get(one["protocol"]["seen"], one["protocol_hash"]) for one in found]
+    names = dict.fromkeys(name for one in found for name in one["metrics"])
+    columns = list(zip(titles, found, strict=True))
+    return [{"metric": name} | {title: one["metrics"].get(name) for title, one in columns} for name in names]

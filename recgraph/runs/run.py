@@ -2,38 +2,168 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+
+from pydantic import Field
 
 from recgraph.arguments import checked
+from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
+from recgraph.data.sealing import check_open
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.evaluate.node_results import NodeResults, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
+from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
-from recgraph.memory import memory_limit as memory_limit_of_process
+from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
-from recgraph.ranks import is_first, together
-from recgraph.rerank.base import Reranker, reranker_of
-from recgraph.runs.base import BaseRun
-from recgraph.runs.changed_features import check_features
-from recgraph.runs.node_run import NodeRun
+from recgraph.ranks import first_does, is_first, together
 from recgraph.runs.plots import Plot, plot
-from recgraph.runs.record import SELECTION, RunRecord
-from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
-from recgraph.runs.source import check_split, features_of, split_again
+from recgraph.runs.record import SELECTION, RunRecord, run_html, run_text
+from recgraph.runs.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
 from recgraph.runs.update import UpdateOptions, update
+from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
 
-__all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["BaseRun", "NodeRun", "Run"]
 
 Seen = Literal["keep", "exclude", "both"]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_log = logging.getLogger(__name__)
+
+
+class BaseRun:
+    """What runs of both tasks have: a record, and a folder or None."""
+
+    def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
+        self.record, self.folder = record, folder
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch; empty for closed-form models."""
+        return self.record.history
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle; of the processes of one training the first does, and the others do not wait for it."""
+        raise NotImplementedError
+
+    def keep(self) -> None:
+        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.
+
+        Of the processes that a launcher has started for one training the first writes; the others wait until all is
+        written, and raise what it raises.
+        """
+        if self.folder is not None:
+            first_does(self._keep)
+
+    def _keep(self) -> None:
+        assert self.folder is not None
+        self.save(self.folder / "bundle")
+        self.write_record()
+        _log.info("run saved in %s", self.folder)
+
+    def write_record(self) -> None:
+        """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
+        if self.folder is not None and is_first():
+            self.record.write(self.folder)
+
+    def __repr__(self) -> str:
+        return run_text(self.record, self.folder)
+
+    def _repr_html_(self) -> str:
+        return run_html(self.record, self.folder)
+
+    def _add_results(self, name: str, results: Results | NodeResults) -> None:
+        self.record.results = {**self.record.results, name: results.to_dict()}
+        self.write_record()
+
+
+class NodeRun(BaseRun):
+    """A model that was fitted to a graph, without labels, and the embeddings of its nodes.
+
+    Attributes:
+        embedder: the embeddings with their ids, and the model.
+        record: a :class:`recgraph.runs.record.RunRecord`.
+        folder: where the run is kept, or None.
+    """
+
+    def __init__(self, embedder: Embedder, record: RunRecord, folder: Path | None = None) -> None:
+        super().__init__(record, folder)
+        self.embedder = embedder
+
+    def plot(self, kind: str = "curves") -> Plot:
+        """The learning curve, see :meth:`Run.plot`; other kinds need a split."""
+        return plot(self, None, kind, "valid", None)
+
+    @property
+    def model(self) -> Model:
+        """The fitted model; of a run that was opened it is built again when it is first read."""
+        return self.embedder.model
+
+    def embeddings(self) -> pl.DataFrame:
+        """One row a node: its id in a column that is called like the node type, and ``embedding``."""
+        return self.embedder.embeddings()
+
+    @checked
+    def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
+        """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
+
+        Args:
+            task: classes of the nodes; by default those of the run's data set.
+            probe: settings of the linear probe; by default those that the run was made with.
+            seed: of the probes, the same for all trainings that are to be compared.
+
+        Raises:
+            ValueError: there is no task, it does not fit the embeddings, or the data set has changed.
+        """
+        check_open()
+        task = task if task is not None else self._task()
+        target, n_nodes = self.embedder.target, self.embeddings().height
+        if (task.target, len(task.labels)) != (target, n_nodes):
+            raise ValueError(
+                f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
+            )
+        reason = f"evaluate {self.record.model} on the classes of {target!r}"
+        self.record.unsealed = [*self.record.unsealed, reason]
+        _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
+        if probe is None:
+            probe = probe_of(ProbeSettings.of(self.record.evaluation))
+        results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
+        self._add_results("nodes", results)
+        return results
+
+    def _task(self) -> NodeTask:
+        data = self.record.data
+        if data.dataset is None:
+            raise ValueError("task: the run was made from a graph without classes; give evaluate(task)")
+        if load_graph(data.dataset).hash != data.graph_hash:
+            raise ValueError(f"dataset {data.dataset!r} is not what the run was fitted on: its graph has another hash")
+        return load_node_task(data.dataset)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle of the embeddings and the model; :func:`recgraph.load` reads it. The first process writes."""
+        if is_first():
+            self.embedder.save(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a finished run."""
+        folder = Path(folder)
+        record = RunRecord.read(folder)
+        return cls(Embedder.load(folder / "bundle"), record, folder)
 
 
 class Run(BaseRun):
@@ -61,7 +191,7 @@ class Run(BaseRun):
         super().__init__(record, folder)
         self.model, self.split = model, split
         self._known = log
-        self._other_features: dict[str, str] = {}  # than it was made with, see check_features
+        self._other_features: list[str] = []  # than it was made with, see check_features
 
     @checked
     def evaluate(
@@ -69,12 +199,10 @@ class Run(BaseRun):
         part: str = "test",
         seen: Seen = "both",
         cutoffs: Sequence[int] | None = None,
-        memory_mib: int | None = None,
         metrics: Sequence[str] | None = None,
         *,
         allow_fitted: bool = False,
         engine: Engine | None = None,
-        memory_limit: str | int | None = None,
         rerank: str | Mapping[str, Any] | Reranker | None = None,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
@@ -85,14 +213,11 @@ class Run(BaseRun):
             part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
             seen: whether items of the history stay candidates.
             cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
-            memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
             metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
                 :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
             engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
-            memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``; None: that of
-                ``RECGRAPH_MEMORY_LIMIT``, if any.
             rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
                 and the results are kept beside those of the model, as ``"test/mmr"``.
 
@@ -103,29 +228,17 @@ class Run(BaseRun):
             raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
         fitted_on = self.record.fitted_on
         if self.record.data.split == EVERYTHING:
-            raise ValueError(
-                f"part = {part!r}: this run was fitted on all of a log that is not split, and nothing is left to "
-                "evaluate; fit data.split('leave-one-out') and evaluate that run"
-            )
+            raise ValueError(f"part = {part!r}: the run was fitted on a log that is not split; nothing is left of it")
         leaked = is_leaked(part, fitted_on)
         if leaked and not allow_fitted:
-            instead = "fit with fit_on='train'"
-            if self.record.selection is not None:
-                instead = f"run.selection.evaluate({part!r}) measures the run that chose the number of epochs"
-            elif fitted_on != "all":
-                instead = f"use evaluate('test'), or {instead}"
             raise ValueError(
-                f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for; {instead}; "
-                "allow_fitted=True measures how well it fits"
+                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
+                "allow_fitted=True"
             )
         split = self._require_split()
         picks = None if rerank is None else reranker_of(rerank)
         if picks is not None and picks.config.columns and "item_features" in self._other_features:
-            raise ValueError(
-                f"rerank: columns = {list(picks.config.columns)} are read from item features, and "
-                f"{self._other_features['item_features']}; open the run with that file "
-                "(Run.open(folder, {'item_features': 'FILE'}), --item-features FILE), or fit again"
-            )
+            raise ValueError("rerank reads item_features, which are not those that the run was made with")
         log = split.interactions
         columns = ItemColumns(log.items, log.item_features, log.columns.item)
         before = len(split.unsealed_reasons)
@@ -135,7 +248,6 @@ class Run(BaseRun):
             fitted = whole.fit_part(cast(FitPart, fitted_on))
         else:
             cases, fitted = split.valid, split.train
-        limit = memory_limit or (memory_limit_of_process() if memory_mib is None else None)
         with together():
             results = evaluate(
                 self.model,
@@ -144,8 +256,6 @@ class Run(BaseRun):
                 cutoffs=cutoffs,
                 metrics=metrics,
                 fit_part=fitted,
-                memory_mib=memory_mib,
-                memory_limit=limit,
                 split=split,
                 part=part,
                 fitted_on=fitted_on,
@@ -192,7 +302,6 @@ class Run(BaseRun):
         return Recommender.for_log(self.model, log, record)
 
     def keep(self) -> None:
-        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run."""
         if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
             self.recommender = self._make_recommender()
         super().keep()
@@ -246,17 +355,16 @@ class Run(BaseRun):
         *,
         item_features: Any = None,
         out: str | Path | None = None,
-        epochs: int = 2,
-        replay: float = 0.1,
-        learning_rate: float | None = None,
-        valid: float = 0.1,
+        epochs: Annotated[int, Field(ge=1)] = 2,
+        replay: _Share = 0.1,
+        learning_rate: Annotated[float, Field(gt=0)] | None = None,
+        valid: Annotated[float, Field(ge=0, le=0.9)] = 0.1,
         fold_in: bool = True,
         force: bool = False,
-        seed: int | None = None,
+        seed: Annotated[int, Field(ge=0)] | None = None,
         device: str | None = None,
         progress: bool | None = None,
         observers: tuple[Observer, ...] = (),
-        memory_limit: str | int | None = None,
     ) -> Run:
         """Take in a new log, with its new users and items -> a new run; this one stays as it is.
 
@@ -277,13 +385,15 @@ class Run(BaseRun):
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
-            device, progress, observers, memory_limit: see :func:`recgraph.runs.fit.fit`.
+            device, progress, observers: see :func:`recgraph.runs.fit.fit`.
 
         Raises:
             UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
             ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
                 ``out`` is not empty, or a setting is out of range.
         """
+        if not valid and not force:
+            raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
         options = UpdateOptions(
             epochs,
             replay,
@@ -295,7 +405,6 @@ class Run(BaseRun):
             device,
             progress,
             tuple(observers),
-            memory_limit,
             item_features,
         )
         folder = None if out is None else Path(out)
@@ -332,13 +441,8 @@ class Run(BaseRun):
         return cls.serving(recommender, RunRecord.from_json({**unknown, **known, **recommender.record}))
 
     def _require_split(self) -> SealedSplit:
-        if self.split is None and self.record.update is not None:
-            raise ValueError(
-                "this run is an update of another and has no split to evaluate on; "
-                "record.update['valid'] has what it reached on the newest slice of its new log"
-            )
         if self.split is None:
-            raise ValueError("this run was opened without its data; give Run.open(folder, data)")
+            raise ValueError("data: the run was opened without its data; give Run.open(folder, data)")
         return self.split
 
     @classmethod
@@ -348,7 +452,7 @@ class Run(BaseRun):
         folder: str | Path,
         data: InteractionLog | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
     ) -> Run | NodeRun:
-        """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.runs.node_run.NodeRun`.
+        """Open a finished run; one that embedded the nodes of a graph is a :class:`NodeRun`.
 
         Args:
             folder: of the run.
@@ -365,9 +469,7 @@ class Run(BaseRun):
         record = RunRecord.read(folder)
         if record.task == "nodes":
             if data is not None:
-                raise ValueError(
-                    f"{folder} embeds the nodes of a graph and is opened without data; leave data out (--data)"
-                )
+                raise ValueError(f"data: {folder} embeds the nodes of a graph and is opened without")
             return NodeRun.open(folder)
         split: Split | SealedSplit | None
         if data is None or isinstance(data, str | Path | Mapping):
@@ -377,7 +479,7 @@ class Run(BaseRun):
             check_split(split, record.data)
             features = features_of(split)
         model = Recommender.load(folder / "bundle").model
-        others = check_features(model, record.data, features)
+        others = check_features(model, record.data.features, features)
         run = cls(model, split.sealed() if split is not None else None, record, folder)
         run._other_features = others
         return run

@@ -10,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.accelerated import is_accelerated
-from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import device_of
+from recgraph.files import write_json
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
@@ -30,31 +31,53 @@ from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
-from recgraph.runs.update_options import RATE_SHARE, SCHEDULED, UpdateOptions, UpdateRefused, check_updatable
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
+from recgraph.train.callbacks import Observer
 from recgraph.train.config import TrainConfig, pick_device, training_config
 from recgraph.train.phases import make_optimisers
-from recgraph.train.trackers import keep_in_trackers
 from recgraph.train.trainer import Trainer
 
-__all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "update"]
+__all__ = ["UpdateOptions", "UpdateRefused", "check_updatable", "update"]
 
+#: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
+_RATE_SHARE = 0.25
+#: settings of a training that an update has the defaults of
+_SCHEDULED = ("schedule", "drop_after", "drop_factor", "schedule_epochs", "warmup_steps", "validate_every")
 #: what an update is validated by where nothing has selected the run
 _METRIC = "ndcg@10"
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class SelectedBatches(Protocol):
-    """Batches that can be made of some of their samples."""
+class UpdateRefused(ValueError):
+    """The updated model is worse than what there was, on the newest slice."""
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
 
-    def keep(self, keep_mask: Tensor) -> None:
-        """Leave all samples out but those where ``keep_mask`` [S] is True."""
+@dataclass(frozen=True)
+class UpdateOptions:
+    """How a run is updated; see :meth:`recgraph.runs.run.Run.update`."""
+
+    epochs: int = 2
+    replay: float = 0.1
+    learning_rate: float | None = None
+    valid: float = 0.1
+    fold_in: bool = True
+    force: bool = False
+    seed: int | None = None
+    device: str | None = None
+    progress: bool | None = None
+    observers: tuple[Observer, ...] = ()
+    item_features: Any = None
+
+
+def check_updatable(model: Model) -> None:
+    """Refuse a model that cannot take in a new log, by its class or by its settings."""
+    if model.updated_by is None or model.reads_graph:
+        able = [key for key, cls in registry.classes("model") if cls.updated_by and not cls.reads_graph]
+        raise ValueError(
+            f"{type(model).__name__} cannot be updated; fit it again on everything. Those that can: {', '.join(able)}"
+        )
 
 
 def update(
@@ -76,7 +99,6 @@ def update(
     check_updatable(parent.model)
     joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
     _warn_of_known(joined)
-    _warn_of_slice(joined, options.valid)
     config = _training(parent, options)
     seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
     fit_options = FitOptions(
@@ -140,10 +162,7 @@ class _Update:
         self.optimiser: str | None = None
         self.cases: Cases | None = joined.cases() if options.valid else None
         if self.cases is not None and not len(self.cases):
-            raise ValueError(
-                f"valid = {options.valid}: the {int(joined.in_slice.sum())} newest interactions are of users of whom "
-                "nothing else is known; give a larger share, or valid=0 with force=True"
-            )
+            raise ValueError(f"valid = {options.valid}: nothing else is known of these users; give a larger share")
         self.model: Model = parent.model
 
     @property
@@ -247,21 +266,18 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     # a bundle that was not made by a fit says nothing of a training
     config = training_config(model) if issubclass(model, TrainableModel) else TrainConfig
     before = config.of(parent.record.get("training") or {})
-    selected_by = _selected_by(parent.record)
-    if selected_by is None and options.valid and issubclass(model, TrainableModel):
-        _log.warning("the record of the run names no metric that selected it: %s validates the update", _METRIC)
-    metric = (selected_by or _METRIC) if options.valid else "last"
-    rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else RATE_SHARE)
+    metric = (_selected_by(parent.record) or _METRIC) if options.valid else "last"
+    rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else _RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
-    rates = {name: TrainConfig.model_fields[name].default for name in SCHEDULED}
+    rates = {name: TrainConfig.model_fields[name].default for name in _SCHEDULED}
     here = {"compile": before.compile and is_accelerated(pick_device(options.device))}
-    told = {"tensorboard": False, "track": None, "track_folder": False}
+    told = {"tensorboard": False, "track": None}
     return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})
 
 
 def _selected_by(record: Mapping[str, Any]) -> str | None:
-    """The metric that selected a run; of one that was fitted anew, that which chose its epochs (earlier versions kept
-    none), and of one that was updated without a validation, that of the run before."""
+    """The metric that selected a run; of one that was fitted anew, that which chose its epochs, and of one that was
+    updated without a validation, that of the run before."""
     selection, earlier = (record.get(name) or {} for name in ("selection", "update"))
     settings = (record.get("training"), selection.get("training"), earlier.get("valid"))
     found = ((each or {}).get("metric") for each in settings)
@@ -275,16 +291,11 @@ def _select(batches: Any, n_old: Tensor, idle_mask: Tensor, replay: float, train
         n_old: [n_users], how many of each user's items are old.
         idle_mask: [n_users] bool, the users who are left out.
     """
-    if not isinstance(batches, SelectedBatches):
-        raise ValueError(f"{type(batches).__name__} has no places() and keep(); an update needs them to select samples")
     users, places = batches.places()
     drawn = numpy_generator(trainer.generators.seed, "replay").random(len(users))
     keep_mask = ((places >= n_old[users]) | (torch.from_numpy(drawn) < replay)) & ~idle_mask[users]
     if not bool(keep_mask.any()):
-        raise ValueError(
-            "new_log has no sample to train on: no user with a new item has another one before it; give more of it, or "
-            "a share of old samples (replay)"
-        )
+        raise ValueError("new_log has no sample to train on: no user with a new item has another one before it")
     batches.keep(keep_mask)
     return int(keep_mask.sum())
 
@@ -294,10 +305,7 @@ def _load_optimisers(trainer: Trainer, parent: Model, checkpoint: Path | None) -
     newest = None if checkpoint is None else checkpoints.latest(checkpoint)
     if newest is None:
         return "fresh: the run has no checkpoint"
-    try:
-        found = checkpoints.read(newest)  # an earlier one does not belong to the weights
-    except checkpoints.CheckpointError as error:
-        raise checkpoints.CheckpointError(f"{error}; copy the run again, or remove {checkpoint}") from error
+    found = checkpoints.read(newest)  # an earlier one does not belong to the weights
     assert isinstance(parent, TrainableModel)
     groups = {name: one.param_groups[0]["params"] for name, one in make_optimisers(parent, trainer.config).items()}
     kept = grown_optimiser(parent, trainer.model, found.optimisers, groups)
@@ -328,19 +336,6 @@ def _warn_of_known(joined: Joined) -> None:
         )
 
 
-def _warn_of_slice(joined: Joined, share: float) -> None:
-    """Say where a slice of each user's newest is much more of the log than was asked for: one at least is chosen."""
-    found, total = int(joined.in_slice.sum()), joined.in_slice.numel()
-    if found > max(2 * share * total, 1):
-        _log.warning(
-            "valid = %s holds %d of the %d interactions of new_log back from the training: it has no times, so that at "
-            "least one of each user is in the slice; give times, or valid=0 with force=True (--valid 0 --force)",
-            share,
-            found,
-            total,
-        )
-
-
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
     """What identifies a parent: the digest of its weights and ids, where it lies, what it was made of, and of its own
     parent the digest alone: a record does not grow with the days."""
@@ -364,9 +359,8 @@ def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: P
     def finish() -> None:
         made.save(out / "bundle")
         record.write(out)
-        keep_in_trackers(record.tracking or (), out)
 
-    first_does(lambda: replace_json(record.only(*IDENTIFYING), out / "config.json"))
+    first_does(lambda: write_json(record.only(*IDENTIFYING), out / "config.json"))
     if trainer is not None:
         trainer.folder = out
         trainer.save()

@@ -23,9 +23,9 @@ from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.evaluate.select import NO_SCORE, merge
 from recgraph.evaluate.topk import Lists, tie_order
-from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
 from recgraph.rng import numpy_generator
+from recgraph.serve.vectors import encode_items
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["AnnIndex"]
@@ -42,11 +42,8 @@ _ROWS_OF_CELL = 64
 _OVERSAMPLE, _OVERSAMPLE_OF_CODES = 4, 10
 #: of the vectors of candidates that are gathered at a time
 _NUMBERS = 1 << 22
-#: what the rounding of another batch or device may change, of the largest number of a vector, and of all of them
-_ROUNDING, _ROUNDING_OF_ALL = 1e-4, 1e-6
 #: faiss's default, 16, finds 93 % of the ten best items among 41,000 trained vectors; 64 finds 98 %
 _SEARCH_OF_HNSW = "efSearch=64"
-_REMEDY = "AnnIndex.build(model) makes one of these"
 
 
 class AnnIndex:
@@ -61,10 +58,7 @@ class AnnIndex:
         oversample: candidates fetched for each item that is wanted, beyond those that the user has seen.
     """
 
-    @checked
     def __init__(self, index: Any, vectors: Tensor, oversample: int = _OVERSAMPLE) -> None:
-        if oversample < 1:
-            raise ValueError(f"oversample = {oversample} must be at least 1")
         self.index, self.vectors, self.oversample = index, vectors, oversample
         self.order = tie_order(len(vectors), 0)
         self.place = self.order.argsort()
@@ -81,57 +75,37 @@ class AnnIndex:
                 codes (``"IVF{sqrt(n)},PQ{D}x4fs"``), below 20,000 items ``"Flat"``, which compares all.
             oversample: see the class; None: 10 for codes (``PQ``), else 4.
             search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``. Larger values raise the
-                recall (:func:`recgraph.serve.recall.recall_of_lists` measures it) and the time of a search. None:
+                recall (:func:`recgraph.serve.recommender.recall_of_lists` measures it) and the time of a search. None:
                 64 cells of the default index, ``efSearch=64`` for HNSW, faiss's defaults for other indexes. ``"Flat"``
                 takes none.
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: the model ranks by scores alone, a vector is not finite, faiss does not know the description or
-                the parameters or cannot search by them, or there are too few items for it.
+            ValueError: the model ranks by scores alone, or faiss refuses the description or the parameters.
         """
-        if oversample is not None and oversample < 1:
-            raise ValueError(f"oversample = {oversample} must be at least 1")
         try:
             import faiss
         except ImportError:
             raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
         # a copy: where the vectors are parameters, training would change them, and not what the index holds
-        vectors = _vectors_of(model).clone(memory_format=torch.contiguous_format)
-        if (item := first_bad_row(vectors)) is not None:  # such an item is never found, and nothing would say so
-            raise ValueError(f"the vector of item index {item} is not finite; train or check the model")
+        vectors = encode_items(model).clone(memory_format=torch.contiguous_format)
         is_default = factory is None
         if factory is None:
             factory = _factory_for(*vectors.shape)
             search = _SEARCH_OF_CELLS if search is None and factory != "Flat" else search
         try:
             index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            raise ValueError(f"factory = {factory!r} is no index that faiss knows: {error}") from None
-        if search is None and isinstance(index, faiss.IndexHNSW):
-            search = _SEARCH_OF_HNSW
-        if search is not None:
-            parameters: Any = faiss.ParameterSpace()
-            try:
+            if search is None and isinstance(index, faiss.IndexHNSW):
+                search = _SEARCH_OF_HNSW
+            if search is not None:
+                parameters: Any = faiss.ParameterSpace()
                 parameters.set_index_parameters(index, search)
-            except RuntimeError as error:
-                of = f"factory = {factory!r}"
-                if is_default:
-                    of = f"the default index of {len(vectors):,} items, {factory!r}"
-                    if factory == "Flat":
-                        of += ", which compares all; leave search out, or give a factory, e.g. 'IVF64,Flat'"
-                raise ValueError(f"search = {search!r} does not fit {of}: {error}") from None
-        try:
             index.train(_sample_for(index, vectors.numpy()) if is_default else vectors.numpy())
             index.add(vectors.numpy())
-        except RuntimeError as error:  # such as fewer items than cells or codes
-            what = f"factory = {factory!r} cannot be trained on {len(vectors):,} items"
-            raise ValueError(f"{what}; take fewer cells or codes, or 'Flat': {error}") from None
-        try:
             index.search(vectors[:1].numpy(), 1)
-        except RuntimeError as error:  # such as no cells
-            what = f"search = {search!r} of factory = {factory!r} finds nothing"
-            raise ValueError(f"{what}; take larger numbers, as 'nprobe=16', or leave search out: {error}") from None
+        except RuntimeError as error:
+            what = f"factory = {factory!r}, search = {search!r}"
+            raise ValueError(f"{what}: faiss refuses them for {len(vectors):,} items: {error}") from None
         if oversample is None:
             oversample = _OVERSAMPLE_OF_CODES if "PQ" in factory else _OVERSAMPLE
         return cls(index, vectors, oversample)
@@ -142,36 +116,16 @@ class AnnIndex:
         Raises:
             ValueError: it is of another model's, or the model has been trained since, or has no vectors.
         """
-        self._check_size(model)
-        own = _vectors_of(model)
-        if own.shape != self.vectors.shape:
-            what = f"its vectors have {self.vectors.shape[1]:,} numbers each, the model's {own.shape[1]:,}"
-            raise ValueError(f"index: {what}; {_REMEDY}")
-        least = _ROUNDING_OF_ALL * max(abs(bound) for bound in torch.stack(own.aminmax()).tolist())
-        for rows in row_blocks(len(own), own.shape[1], own):
-            most = own[rows].abs().amax(1, keepdim=True) * _ROUNDING + least
-            if not bool(((own[rows] - self.vectors[rows]).abs() <= most).all()):  # NaN is not, either
-                what = "its vectors are not the model's: it is of another model, or the model was trained further"
-                raise ValueError(f"index: {what}; {_REMEDY}")
+        own = encode_items(model)
+        if own.shape != self.vectors.shape or not torch.allclose(own, self.vectors, rtol=1e-4, atol=1e-6):
+            raise ValueError("index: its vectors are not the model's; AnnIndex.build(model) makes one of these")
         return self
-
-    def _check_size(self, model: Model) -> None:
-        if model.space is not None and model.space.n_items != len(self.vectors):
-            what = f"it has {len(self.vectors):,} items, the model {model.space.n_items:,}"
-            raise ValueError(f"index: {what}; {_REMEDY}")
 
     def rank(self, model: Model, query: Query, seen: Ragged | None, k: int) -> Lists:
         """The best ``k`` of the found items for each user of a query, without those in ``seen``.
 
         How many are fetched for a user depends on the user alone, so that lists do not depend on who else is asked for.
-
-        Raises:
-            ValueError: the index is of another number of items than the model, or of vectors of another width;
-                :meth:`check` compares the vectors.
         """
-        self._check_size(model)
-        if not len(query):
-            return Lists(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))
         lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
         # users with histories of similar length together: else a user with thousands of items would make the search of
         # all others as long
@@ -193,9 +147,6 @@ class AnnIndex:
         part = query.take(rows)
         with evaluating(model):
             users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
-        if users.shape[1] != self.vectors.shape[1]:
-            what = f"its vectors have {self.vectors.shape[1]:,} numbers each, the model's {users.shape[1]:,}"
-            raise ValueError(f"index: {what}; {_REMEDY}")
         own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)
         found = torch.from_numpy(self.index.search(users.numpy(), min(wanted, len(self.vectors)))[1])
         keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
@@ -209,18 +160,6 @@ class AnnIndex:
         scores.masked_fill_(missing, NO_SCORE)
         values, columns = merge(scores, self.place[items].masked_fill(missing, -1), k)
         return Lists(torch.where(columns < 0, columns, self.order[columns.clamp(min=0)]), values)
-
-
-def _vectors_of(model: Model) -> Tensor:
-    """[n_items, D] float32, on the host.
-
-    Raises:
-        ValueError: the model ranks by scores alone.
-    """
-    if not model.has_vectors:
-        raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")
-    with evaluating(model):
-        return model.encode_items().detach().float().to("cpu")
 
 
 def _factory_for(n_items: int, dim: int) -> str:

@@ -1,7 +1,7 @@
-"""The bundle format: a directory with a model and what belongs to it, without pickle, with a checksum of each file.
+"""The bundle format: a folder with a model and what belongs to it, without pickle, with one manifest of checksums.
 
-    config.json            format, library version, ``holds``, the model (name, revision, settings, sizes, seed), a
-                           record, and the SHA-256 of all files
+    SHA256SUMS             the SHA-256 of each file (:mod:`recgraph.files`)
+    config.json            format, library version, ``holds``, the model (name, settings, sizes, seed), a record
     model.safetensors      parameters and buffers
     graph/                 of a model that was built for a typed graph (:meth:`HeteroGraph.save`)
     features.safetensors   of a model with item features: the encoded columns; what was learnt of them, vocabularies
@@ -18,64 +18,37 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.
 
 A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
-What it declares is checked before anything is built by it (:mod:`recgraph.bounded`, :mod:`recgraph.serve.checks`), and
-only files that ``config.json`` lists are read.
-Where the model or a part of it is a user's own, ``model.needs`` names the module and the file that register it, with
-the file's SHA-256; they are not imported, and an error names them where they are missing.
+Where the model or a part of it is a user's own, ``model.needs`` names the file that registers it; it is not imported,
+and an error names it where it is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from recgraph import __version__, registry
-from recgraph.bounded.files import sha256_of, within
-from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
-from recgraph.data.errors import CorruptFileError, NewerFileError
-from recgraph.data.files import recover, replacing_folder, why_kept, why_without
-from recgraph.data.imprint import json_text, load_json
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
+from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
 from recgraph.finite import check_weights
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
-from recgraph.memory import lacks_memory
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.serve.checks import check_entries
-from recgraph.serve.memory import check_large
-from recgraph.serve.state_file import read_into, write_state
-from recgraph.serve.weights import no_more_than
 
-__all__ = [
-    "FORMAT",
-    "BundleError",
-    "digest_and_size",
-    "guard",
-    "holds",
-    "is_bundle",
-    "load_model",
-    "read_config",
-    "write",
-]
+__all__ = ["FORMAT", "BundleError", "bundle_of", "digest", "holds", "is_bundle", "load_model", "read", "write"]
 
 #: raised when a change makes older readers misread newer bundles
-FORMAT = 1
+FORMAT = 2
 Holds = Literal["recommender", "embedder"]
-_MODEL = "model.safetensors"
-_FEATURES = "features.safetensors"
-#: what to do about a folder without a bundle
-_INSTEAD = "give a bundle or a finished run; a run that was stopped goes on with the command that made it"
+_CONFIG, _MODEL, _FEATURES = "config.json", "model.safetensors", "features.safetensors"
 T = TypeVar("T")
 
 
@@ -83,8 +56,14 @@ class BundleError(ValueError):
     """A folder is no bundle, is damaged, or was written by another version."""
 
 
+def bundle_of(folder: str | Path) -> Path:
+    """The folder of the bundle: that of a run which has one, else the given one."""
+    folder = Path(folder)
+    return folder / "bundle" if (folder / "bundle" / _CONFIG).is_file() else folder
+
+
 def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None], more: Mapping[str, Any]) -> None:
-    """Write a bundle under a temporary name, then rename it; a bundle that was there is replaced.
+    """Write a bundle; one that was there is replaced.
 
     Args:
         folder: of the bundle.
@@ -94,63 +73,56 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
         more: further entries of ``config.json``.
 
     Raises:
-        BundleError: the folder holds something that is no bundle, or no file of the bundle in it.
+        FileExistsError: the folder holds something that is no bundle.
         NonFiniteWeights: the model has weights that are NaN or infinite.
     """
-    if reason := why_kept(folder, "bundle", "config.json", _parse_config):
-        raise BundleError(reason)
-    check_weights(
-        model.state_dict(), f"{type(model).__name__}, which {folder} should keep,", "train or check the model"
-    )
-    with replacing_folder(folder) as temporary:
-        described = _write_model(model, temporary)
-        fill(temporary)
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        config = {
-            "format": FORMAT,
-            "recgraph": __version__,
-            "holds": what,
-            "model": described,
-            **more,
-            "files": {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files},
-        }
-        (temporary / "config.json").write_text(json_text(config), encoding="utf-8")
+    check_weights(model.state_dict(), f"{type(model).__name__}, to be kept in {folder},", "train or check the model")
+    with replacing_folder(folder) as into:
+        save_file(apart(model.state_dict()), into / _MODEL)
+        described = _describe(model, into)
+        fill(into)
+        config = {"format": FORMAT, "recgraph": __version__, "holds": what, "model": described, **more}
+        (into / _CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def is_bundle(folder: Path) -> bool:
-    """Whether a folder is a bundle, of whatever format; a run, for one, has a config.json too."""
-    try:
-        _parse_config(folder)
-    except BundleError:
-        return False
-    return True
+def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the host that share no memory, as those of tied weights do, which safetensors refuses.
+
+    A tensor that shares none is not copied: it may take half of the machine's memory.
+    """
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in state.items():
+        given = value.detach().to("cpu").contiguous()
+        place = given.untyped_storage().data_ptr()
+        # a part of a larger tensor, which another one may overlap, is copied too
+        whole = given.untyped_storage().nbytes() == given.nbytes
+        found[name] = given if whole and place not in taken else given.clone()
+        taken.add(place)
+    return found
 
 
-def _write_model(model: Model, folder: Path) -> dict[str, Any]:
+def _describe(model: Model, folder: Path) -> dict[str, Any]:
+    """The model in ``config.json``; its graph and features become files."""
     assert model.space is not None
-    write_state(model, folder / _MODEL)
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")
     config = model.config.model_dump(mode="json")
-    needs = [*_needs(model, config)]
-    learnt = {}
-    if isinstance(model.space, FeatureSpace):
-        features = model.space.features
-        save_file(features.tensors(), folder / _FEATURES)
-        learnt = {"item_features": features.schema.model_dump(mode="json")}
-    return {
+    described = {
         "key": model.key(),
-        "revision": model.revision,
         "config": config,
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
-        **({"needs": needs} if needs else {}),
-        **learnt,
+        "needs": [*_needs(model, config)],
     }
+    if isinstance(model.space, FeatureSpace):
+        save_file(model.space.features.tensors(), folder / _FEATURES)
+        described["item_features"] = model.space.features.schema.model_dump(mode="json")
+    return described
 
 
 def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The user's own classes that the model is made of, each with what registers it."""
+    """The user's own classes that the model is made of, each with the file that registers it."""
     named, models = ({registry.key(text) for text in of} for of in (_texts(config), model.models_of(config)))
     if type(model).__module__.partition(".")[0] != "recgraph":
         yield {"kind": "model", "name": model.key(), **source_of(type(model)).to_dict()}
@@ -162,12 +134,18 @@ def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _texts(each)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle; a run, for one, has a config.json too."""
+    try:
+        _read_config(folder)
+    except BundleError:
+        return False
+    return True
 
 
 def holds(folder: Path) -> Holds:
@@ -176,217 +154,112 @@ def holds(folder: Path) -> Holds:
     Raises:
         BundleError: the folder is no bundle of this format.
     """
-    found: Holds = _read_head(folder).get("holds", "recommender")
+    found: Holds = _read_config(folder)["holds"]
     return found
 
 
-def digest_and_size(folder: Path) -> tuple[str, int]:
-    """The SHA-256 of a bundle's settings and of the checksums of its files, and the bytes of these, which are not read.
+def digest(folder: Path) -> str:
+    """The SHA-256 of a bundle's manifest, and so of all its files.
 
     Raises:
-        BundleError: the folder is no bundle of this format, or a file is missing.
+        BundleError: the folder is no bundle.
     """
-    config = _read_head(folder)
-    said = json.dumps({"model": config.get("model"), "files": config["files"]}, sort_keys=True)
-    n_bytes = sum(_listed(folder, name).stat().st_size for name in config["files"])
-    return hashlib.sha256(said.encode()).hexdigest(), n_bytes
+    try:
+        return hashlib.sha256(read_bytes(folder / MANIFEST)).hexdigest()
+    except OSError:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; give a bundle or a finished run") from None
 
 
-def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequence[str]) -> dict[str, Any]:
-    """Check the files of a bundle -> its ``config.json``.
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {_CONFIG}; give a bundle or a finished run")
+    try:
+        config = read_object(path)
+    except ValueError as error:
+        raise BundleError(f"{error}; copy or save the bundle again") from None
+    if "holds" not in config or "format" not in config:
+        raise BundleError(f"{folder} is no bundle: its {_CONFIG} says no format; give a bundle or a finished run")
+    if config["format"] != FORMAT:
+        written = f"format {config['format']} (recgraph {config.get('recgraph')})"
+        raise BundleError(f"{folder} has {written}, this version reads {FORMAT}; save the model again")
+    return config
+
+
+def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
+    """What a function makes of a bundle whose files are those of its manifest.
 
     Args:
         what: what it must hold.
-        files: those that it must have beside the model.
-        entries: those that ``config.json`` must have.
+        make: reads files of the bundle, given its ``config.json``; any error in it is the bundle's.
 
     Raises:
-        BundleError: no bundle, another kind or format, a file is missing or damaged.
+        BundleError: no bundle, another kind or format, a file is missing or damaged, the model is not here, or another
+            bundle has taken the folder's place meanwhile.
     """
-    config = _read_head(folder)
+    before = digest(folder)
     try:
-        check_entries(config)
-    except ValueError as error:
-        raise BundleError(f"{folder / 'config.json'} is damaged: {error}") from None
-    there = config.get("holds", "recommender")
-    if there != what:
-        kinds = {"embedder": "embeddings of nodes", "recommender": "a recommender"}
-        raise BundleError(f"{folder} holds no {what}: it holds {kinds.get(there, there)}; see recgraph.load(folder)")
-    missing = [name for name in ("model", *entries) if config.get(name) is None]
-    missing += [name for name in (_MODEL, *files) if name not in config["files"]]
-    if missing:
-        raise BundleError(f"{folder / 'config.json'} is damaged: it does not mention {', '.join(missing)}")
-    paths = {name: _listed(folder, name) for name in config["files"]}
-    _check_room(folder, paths)
-    for name, path in paths.items():
-        if sha256_of(path) != config["files"][name]:
-            raise BundleError(f"{path} is damaged: its checksum differs; copy or save the bundle again")
-    unlisted = [path for path in _graph_files(folder) if path.relative_to(folder).as_posix() not in config["files"]]
-    if unlisted:
-        raise BundleError(f"{unlisted[0]} is not one of the files that {folder / 'config.json'} lists; remove it")
-    return config
-
-
-def _check_room(folder: Path, paths: Mapping[str, Path]) -> None:
-    """Refuse a bundle that does not fit into memory: weights as they are, what is packed or widened several times."""
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    n_bytes = sum(size if name == _MODEL else 4 * size for name, size in sizes.items())
-    check_large(n_bytes, f"the bundle {folder}", "load it where there is more memory, or fit a smaller model")
-
-
-def _graph_files(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / "graph").rglob("*") if not path.is_dir())
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    config = _parse_config(folder)
-    if config["format"] != FORMAT:
-        raise BundleError(
-            f"{folder} has bundle format {config['format']} (recgraph {config.get('recgraph')}), this is recgraph "
-            f"{__version__} and reads format {FORMAT}; use the version that wrote it, or save the model again"
-        )
-    return config
-
-
-def _parse_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    recover(folder)
-    if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: {why_without(folder, 'config.json')}; {_INSTEAD}")
-    try:
-        config = load_json(path)
-    except (OSError, CorruptFileError) as error:
-        raise BundleError(f"the bundle is damaged: {error}; copy or save the bundle again") from None
-    except NewerFileError as error:
-        raise BundleError(f"{error}") from None
-    if "format" not in config or not isinstance(config.get("files"), dict):
-        raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'; {_INSTEAD}")
-    return config
-
-
-def _listed(folder: Path, name: str) -> Path:
-    """A file that ``config.json`` lists."""
-    try:
-        path = within(folder, name)
-    except CorruptFileError as error:
-        what = f"{name[:300]!r} lies outside of the bundle, or no file can have this name"
-        raise BundleError(f"{folder / 'config.json'} is damaged: file {what}") from error
-    if not path.is_file():
-        raise BundleError(f"{folder} is incomplete: {name[:300]} is missing; copy or save the bundle again")
-    return path
-
-
-def load_model(folder: Path, head: Mapping[str, Any], device: torch.device) -> Model:
-    """The model of a bundle, in evaluation mode. It is read after everything else.
-
-    Args:
-        head: the bundle's ``config.json``, as it was when the first of its files was read.
-
-    Raises:
-        BundleError: the model's class or a part of it is not here, is another revision, or the weights do not fit it;
-            or another bundle has taken the folder's place meanwhile.
-    """
-    try:
-        model = _read_model(folder, head["model"], device)
-    except BundleError:
-        _check_same(folder, head)  # files of two bundles fail in many ways
+        config = _read_config(folder)
+        check_manifest(folder)
+        if config["holds"] != what:
+            raise BundleError(f"{folder} holds no {what}, but a {config['holds']}; see recgraph.load(folder)")
+        made = make(config)
+    except (BundleError, ImportError, MemoryError):
+        check_same(folder, before)  # files of two bundles fail in many ways
         raise
-    _check_same(folder, head)
-    return model
+    except Exception as error:  # each format raises types of its own
+        check_same(folder, before)
+        raise BundleError(f"{folder} cannot be read: {error}; copy or save the bundle again") from error
+    check_same(folder, before)
+    return made
 
 
-def _check_same(folder: Path, head: Mapping[str, Any]) -> None:
+def check_same(folder: Path, before: str) -> None:
     """Refuse what was read where the folder holds another bundle than before: some of it may be of either."""
-    # as texts: a record may hold NaN, which equals nothing
-    before, now = (json.dumps(each, sort_keys=True) for each in (head, _parse_config(folder)))
-    if before != now:
+    if digest(folder) != before:
         raise BundleError(f"another bundle has taken the place of {folder} while it was read; load it again")
 
 
-def _read_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
-    _check_needs(folder, config.get("needs", ()))
-    try:
-        cls: type[Model] = registry.load("model", config["key"])
-        revision = cls.revision_of(config["config"])
-    except ValueError as error:
-        raise BundleError(
-            f"{folder} holds a model that is not here; import the module that registers it: {error}"
-        ) from None
-    if revision != config["revision"]:
-        raise BundleError(
-            f"{folder} holds revision {config['revision']} of {cls.__name__}, here it is revision {revision} and "
-            "would give other numbers; train again, or use the version of recgraph that wrote the bundle"
-        )
-    heads = guard(folder / _MODEL, read_heads)
-    try:
-        space = _load_space(folder, config)
-        model = _build(cls, config, space, heads, folder / _MODEL)
-    except (BundleError, ImportError):
-        raise
-    except Exception as error:  # sizes that are out of all range have errors of many types
-        if lacks_memory(error):
-            raise
-        raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from error
-    if not guard(folder / _MODEL, partial(read_into, model, heads)):
-        try:
-            model.load_state_dict(guard(folder / _MODEL, read_tensors))
-        except RuntimeError as error:
-            raise BundleError(f"{folder / _MODEL} does not fit {cls.__name__}: {error}") from None
+def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
+    """The model of a bundle, in evaluation mode; within :func:`read`.
+
+    Args:
+        config: the bundle's ``config.json``.
+
+    Raises:
+        BundleError: the model's class or a part of it is not here.
+    """
+    described = config["model"]
+    for need in described["needs"]:
+        if registry.key(need["name"]) not in registry.names(need["kind"]):
+            what, where = f"{need['kind']} {need['name']!r}", need["file"] or need["module"]
+            raise BundleError(f"{folder} needs the {what} of {where}: add --import, or call rg.import_file, before")
+    cls: type[Model] = registry.load("model", described["key"])
+    # the seed matters to what a model draws from its graph when it is built
+    model = cls(cls.Config.of(described["config"])).build(_read_space(folder, described), described["seed"] or 0)
+    model.load_state_dict(load_file(folder / _MODEL))
     return model.to(device).eval()
 
 
-def _build(cls: type[Model], config: Mapping[str, Any], space: Space, heads: Tensors, path: Path) -> Model:
-    """Build a model by the settings of a bundle, which may ask for no more than the weights beside them have."""
-    settings = cls.Config.of(config["config"])
-    # the seed matters to what a model draws from its graph when it is built
-    seed = config.get("seed") or 0
-    with no_more_than(heads, path):
-        if not isinstance(space, GraphSpace):
-            # without values at first: what is computed of sizes alone takes no memory then
-            with suppress(NotImplementedError), torch.device("meta"):
-                cls(settings).build(space, seed)
-    with no_more_than(heads, path):
-        return cls(settings).build(space, seed)
+def _read_space(folder: Path, described: Mapping[str, Any]) -> Space:
+    sizes = described["space"]
+    if "item_features" in described:
+        schema = FeatureSchema.of(described["item_features"])
+        features = ItemFeatures.from_tensors(schema, load_file(folder / _FEATURES))
+        return FeatureSpace.of(sizes, features=features)
+    if (folder / "graph").is_dir():
+        return GraphSpace.of(sizes, graph=HeteroGraph.load(folder / "graph"))
+    return Space.of(sizes)
 
 
-def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a model whose own classes are not known here, and warn where their file is another one."""
-    for need in needs:
-        what, file = f"{need['kind']} {need['name']!r}", need["file"]
-        if need["kind"] not in registry.kinds():
-            raise BundleError(f"{folder / 'config.json'}: needs: kind {need['kind']!r} is none of the registry's")
-        if registry.key(need["name"]) not in registry.names(need["kind"]):
-            source = need["module"] if file is None else f"{file} (SHA-256 {str(need['sha256'])[:12]}...)"
-            give = file or need["module"]
-            option = f"--import {shlex.quote(give)}"
-            raise BundleError(
-                f"{folder} needs the {what} of {source}, which is not imported: add {option}, or call "
-                f"rg.import_file({give!r}) before; a bundle imports nothing by itself"
-            )
-        here = source_of(registry.load(need["kind"], need["name"]))
-        if need["sha256"] not in (None, here.sha256):
-            warnings.warn(
-                f"{folder} was written with another {file}: the {what} here may give other numbers", stacklevel=2
-            )
+def device_here(device: torch.device | str) -> torch.device:
+    """The device with a name.
 
-
-def _load_space(folder: Path, config: Mapping[str, Any]) -> Space:
-    sizes = config["space"]
-    if "item_features" in config:
-        schema = FeatureSchema.of(config["item_features"])
-        return FeatureSpace.of(
-            sizes, features=ItemFeatures.from_tensors(schema, guard(folder / _FEATURES, read_tensors))
-        )
-    if not (folder / "graph").is_dir():
-        return Space.of(sizes)
-    return GraphSpace.of(sizes, graph=guard(folder / "graph", HeteroGraph.load))
-
-
-def guard(path: Path, read: Callable[[Path], T]) -> T:
-    """Read a file; any error becomes a :class:`BundleError` that names the file."""
+    Raises:
+        ValueError: this machine, or this build of torch, does not have it.
+    """
     try:
-        return read(path)
-    except Exception as error:  # each format raises types of its own for damaged files
-        if lacks_memory(error):
-            raise
-        raise BundleError(f"{path} cannot be read: {error}; copy or save the bundle again") from error
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device = {str(device)!r} is not there: {why}; take 'cpu'") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,33 +11,15 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.bounded.tables import read_frame
-from recgraph.data.ids import IdMap
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.notebook import block
 from recgraph.serve import bundle
-from recgraph.serve.bundle import BundleError, guard
-from recgraph.serve.checks import bundle_of, device_here
-from recgraph.serve.forked import check_not_forked
 
-__all__ = ["Embedder", "check_target"]
+__all__ = ["Embedder"]
 
 _TABLE = "embeddings.parquet"
 _COLUMN = "embedding"
-
-
-def check_target(target: str) -> None:
-    """Refuse a node type that cannot name the column of ids beside that of the embeddings.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if target in ("", _COLUMN):
-        raise ValueError(
-            f"the node type {target!r} cannot be embedded: the ids stand in a column of that name, beside {_COLUMN!r}; "
-            "give the type another name"
-        )
 
 
 class Embedder:
@@ -68,8 +50,7 @@ class Embedder:
             model: built and fitted; it is put into evaluation mode.
             target: the node type that it embeds.
         """
-        if not isinstance(model.space, GraphSpace):
-            raise ValueError(f"{type(model).__name__} is not built for a graph; build(graph) and fit it first")
+        assert isinstance(model.space, GraphSpace), "the model is not built for a graph"
         nodes = model.space.graph.nodes[target]
         with torch.no_grad():
             vectors = model.eval().embed().float().cpu()
@@ -96,7 +77,7 @@ class Embedder:
         """Write a bundle: it appears whole or not at all.
 
         Raises:
-            BundleError: the folder exists and holds something that is no bundle.
+            FileExistsError: the folder holds something that is no bundle.
         """
 
         def fill(into: Path) -> None:
@@ -105,7 +86,7 @@ class Embedder:
         bundle.write(Path(folder), "embedder", self.model, fill, {"target": self.target, "record": self.record})
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Embedder:
         """Read a bundle that :meth:`save` wrote, or that of a run's folder.
 
         Raises:
@@ -113,21 +94,18 @@ class Embedder:
                 the model alone cannot be built again, or another bundle lies in the folder by then, reading
                 :attr:`model` raises it.
         """
-        check_not_forked()
-        folder = bundle_of(folder)
-        config = bundle.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
-        table = guard(folder / _TABLE, read_frame)
-        if table.columns != [config["target"], _COLUMN]:
-            raise BundleError(f"{folder / _TABLE} has columns {table.columns}, not {[config['target'], _COLUMN]}")
-        if not isinstance(table.schema[_COLUMN], pl.Array) or table[_COLUMN].null_count():
-            raise BundleError(f"{folder / _TABLE}: {_COLUMN} is {table.schema[_COLUMN]}, not a vector for each node")
-        guard(folder / _TABLE, lambda path: IdMap.check(table.select(config["target"]), path))
-        return cls(
-            config["target"],
-            table,
-            lambda: bundle.load_model(folder, config, device_here(device)),
-            config["record"],
-        )
+        place, at = bundle.bundle_of(folder), bundle.device_here(device)
+        before = bundle.digest(place)
+
+        def model() -> Model:
+            bundle.check_same(place, before)
+            return bundle.read(place, "embedder", partial(bundle.load_model, place, device=at))
+
+        def make(config: dict[str, Any]) -> Embedder:
+            table = pl.read_parquet(place / _TABLE, memory_map=False)
+            return cls(config["target"], table, model, config["record"])
+
+        return bundle.read(place, "embedder", make)
 
     def __repr__(self) -> str:
         return f"Embedder({self._table.height:,} {self.target}, {self._table.schema[_COLUMN]})"

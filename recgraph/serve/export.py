@@ -1,6 +1,5 @@
 """Write a recommender for other runtimes: a graph as ``torch.export`` and ONNX, vectors with their ids, a manifest.
 
-    README.md              how to use the folder, with a program that needs onnxruntime and NumPy alone
     manifest.json          what is in the folder and how to call the graph
     model.onnx, model.pt2  the graph
     items.parquet          ids in the order of their indices and, where the model has some, their vectors
@@ -16,7 +15,6 @@ to scores, of models whose users are a table.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import warnings
@@ -32,25 +30,20 @@ import torch
 from torch import Tensor, nn
 
 from recgraph import __version__
-from recgraph.bounded.files import sha256_of
-from recgraph.bounded.texts import read_object
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.files import replacing_folder, why_kept
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.evaluate.topk import tie_order
+from recgraph.files import replacing_folder
 from recgraph.models.base import Model, PaddedForm
-from recgraph.serve.export_readme import readme
-from recgraph.serve.http.jsonids import plain as as_json
-from recgraph.serve.memory import check_export
+from recgraph.serve.jsonids import plain
 from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["ExportError", "export"]
 
-FORMAT = 1
+FORMAT = 2
 #: ONNX files hold 2 GiB at most; greater weights lie in a file beside
 _INLINE_BYTES = 1_500_000_000
 _HISTORY = (
@@ -71,7 +64,7 @@ _UNITS: dict[TimeUnit, str] = {
 
 
 class ExportError(ValueError):
-    """A model, or a folder, that cannot be exported."""
+    """A model that cannot be exported."""
 
 
 class _Scores(nn.Module):
@@ -114,60 +107,40 @@ def export(
         The manifest.
 
     Raises:
-        ExportError: the model has no form that can be exported, or the folder holds something that is no export, or no
-            file of the export in it.
+        ExportError: the model has no form that can be exported.
         ImportError: onnx or onnxscript is not installed.
-        MemoryLimitError: it does not fit into memory; nothing was written.
+        FileExistsError: the folder holds something that is no export.
     """
-    has_form = _form(model) is not None
-    _check_installed()
-    if reason := why_kept(folder, "export", "manifest.json", _read_manifest):
-        raise ExportError(reason)
-    check_export(model, None if has_form else len(users))
-    with replacing_folder(folder) as temporary:
-        manifest = _head(model, record)
-        vectors = encode_items(model) if model.has_vectors else None
-        with evaluating(model), _on_host(model):
-            form = _form(model)
-            manifest["graph"] = _write_graph(_graph(form, vectors, _UNITS[time_unit]), temporary)
-        tables = {"items": _write_ids(temporary, "item", columns.item, items.ids(range(len(items))), vectors)}
-        if form is None:
-            index, of_users = _user_table(model, seen, times)
-            tables["users"] = _write_ids(temporary, "user", columns.user, users.ids(index), of_users)
-        manifest["tables"] = tables
-        np.save(temporary / "item_order.npy", tie_order(len(items), 0).numpy())
-        (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
-        files = sorted(path for path in temporary.iterdir())
-        manifest["files"] = {path.name: sha256_of(path) for path in files}
-        (temporary / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
-    return manifest
-
-
-def _user_table(model: Model, seen: Ragged, times: Ragged | None) -> tuple[Tensor, Tensor]:
-    """The indices [U] of the users of whom enough is known, and their vectors [U, D]."""
-    every = Query(torch.arange(seen.n_rows), seen, times)
-    with evaluating(model):
-        index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
-    return index, encode_users(model, every.take(index))
-
-
-def _check_installed() -> None:
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an earlier export.
-
-    Raises:
-        ValueError, OSError: the folder is none.
-    """
-    manifest = read_object(folder / "manifest.json")
-    if "recgraph_export" not in manifest or not isinstance(manifest.get("files"), dict):
-        raise ValueError(f"{folder} is no export: its manifest.json has no 'recgraph_export' and 'files'")
+    form = _form(model)
+    with replacing_folder(folder) as into:
+        vectors = encode_items(model) if model.has_vectors else None
+        with evaluating(model), _on_host(model):
+            graph = _of_histories(form, _UNITS[time_unit]) if form is not None else _of_vectors(vectors)
+            manifest: dict[str, Any] = {
+                "recgraph_export": FORMAT,
+                "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
+                "model": {
+                    "key": model.key(),
+                    "class": type(model).__name__,
+                    "config": model.config.model_dump(mode="json"),
+                },
+                "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
+                "graph": _write_graph(graph, into),
+                "tables": {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)},
+            }
+        if form is None:
+            every = Query(torch.arange(seen.n_rows), seen, times)
+            with evaluating(model):
+                index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
+            of_users = encode_users(model, every.take(index))
+            manifest["tables"]["users"] = _write_ids(into, "user", columns.user, users.ids(index), of_users)
+        np.save(into / "item_order.npy", tie_order(len(items), 0).numpy())
+        (into / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
 
 
@@ -182,27 +155,8 @@ def _form(model: Model) -> PaddedForm | None:
     except ValueError as error:
         raise ExportError(f"{type(model).__name__} cannot be exported: {error}") from None
     if form is None and not model.has_vectors:
-        raise ExportError(
-            f"{type(model).__name__} cannot be exported: it ranks by score() alone and defines no padded_form(); "
-            "write its lists with recommend(users='all') instead"
-        )
+        raise ExportError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
     return form
-
-
-def _head(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
-    import onnx
-
-    return {
-        "recgraph_export": FORMAT,
-        "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
-        "model": {
-            "key": model.key(),
-            "class": type(model).__name__,
-            "revision": model.revision,
-            "config": model.config.model_dump(mode="json"),
-        },
-        "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
-    }
 
 
 @contextmanager
@@ -234,13 +188,10 @@ class _Graph:
     dynamic: dict[str, dict[int, Any]]
     gives: str
 
-    @property
-    def kind(self) -> str:
-        return f"{self.inputs[0]['name']} to {self.gives}"
 
-
-def _of_vectors(vectors: Tensor) -> _Graph:
+def _of_vectors(vectors: Tensor | None) -> _Graph:
     """User vectors to scores."""
+    assert vectors is not None
     width = vectors.shape[1]
     described = {"name": "vectors", "type": "float32", "shape": ["batch", width]}
     dynamic = {"vectors": {0: torch.export.Dim("batch", min=1)}}
@@ -265,21 +216,11 @@ def _of_histories(form: PaddedForm, unit: str) -> _Graph:
     return _Graph(form.module, inputs, example, dict.fromkeys(names, dynamic), form.gives)
 
 
-def _graph(form: PaddedForm | None, vectors: Tensor | None, unit: str) -> _Graph:
-    if form is not None:
-        return _of_histories(form, unit)
-    assert vectors is not None  # a model has one of them
-    return _of_vectors(vectors)
-
-
 def _write_graph(graph: _Graph, folder: Path) -> dict[str, Any]:
     """Write ``model.pt2`` and ``model.onnx`` -> how they are called."""
     with _quiet():
         program = torch.export.export(graph.module.eval(), graph.example, dynamic_shapes=graph.dynamic)
-        packed = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
-        torch.export.save(program, packed)
-        (folder / "model.pt2").write_bytes(packed.getbuffer())
-        del packed
+        torch.export.save(program, folder / "model.pt2")
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         made = torch.onnx.export(
             program,
@@ -294,7 +235,7 @@ def _write_graph(graph: _Graph, folder: Path) -> dict[str, Any]:
     assert made is not None
     width = int(graph.module(*graph.example).shape[1])
     return {
-        "kind": graph.kind,
+        "kind": f"{graph.inputs[0]['name']} to {graph.gives}",
         "onnx": "model.onnx",
         "torch": "model.pt2",
         "inputs": graph.inputs,
@@ -321,26 +262,17 @@ def _quiet() -> Iterator[None]:
 
 def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None) -> dict[str, Any]:
     """Ids, and vectors where there are some, as Parquet and for readers of JSON and NumPy."""
-    plain, ids_are = _plain_ids(ids)
+    own = plain(ids)
+    # JSON has no infinite number
+    if not (ids.dtype.is_integer() or ids.dtype == pl.Boolean or (ids.dtype.is_float() and ids.is_finite().all())):
+        own = [str(value) for value in own]
     named = role if column == VECTOR else column
-    stored = pl.Series(plain, dtype=pl.String) if ids.dtype == pl.Object else ids
+    stored = pl.Series(own, dtype=pl.String) if ids.dtype == pl.Object else ids
     frame = stored.alias(named).to_frame() if vectors is None else vector_frame(named, stored, vectors, "polars")
     frame.write_parquet(folder / f"{role}s.parquet")
-    (folder / f"{role}_ids.json").write_text(json.dumps(plain), encoding="utf-8")
+    (folder / f"{role}_ids.json").write_text(json.dumps(own), encoding="utf-8")
     described = {"column": named, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}
-    described["ids_are"] = ids_are
     if vectors is not None:
         np.save(folder / f"{role}_vectors.npy", vectors.numpy())
         described["vectors"] = f"{role}_vectors.npy"
     return described
-
-
-def _plain_ids(ids: pl.Series) -> tuple[list[Any], str]:
-    """Ids as JSON can hold them so that a program finds them again, and what they are there."""
-    kinds = ((ids.dtype.is_integer(), "integers"), (ids.dtype == pl.Boolean, "booleans"))
-    kind = next((name for holds, name in kinds if holds), "texts")
-    if ids.dtype.is_float() and ids.is_finite().all():  # JSON has no infinite number
-        kind = "numbers"
-    if kind != "texts":
-        return ids.to_list(), kind
-    return [str(value) for value in as_json(ids)], kind

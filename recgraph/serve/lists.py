@@ -1,32 +1,39 @@
-"""The ranked lists of a request: by the model, by an approximate index, under rules, or of popular items."""
+"""The ranked lists of a request, by the model, by an approximate index, under rules or of popular items; as frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.data.columns import Columns
+from recgraph.data.dataframe import FrameKind, to_native
+from recgraph.data.ids import IdMap
+from recgraph.data.item_columns import feature_rows
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
+from recgraph.evaluate.rerank import Cosine
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.rerank.similarity import Cosine
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling
 from recgraph.serve.vectors import encode_items
 
-__all__ = ["Asked", "Fallback", "Lister"]
+__all__ = ["Fallback", "Lister", "Wanted", "as_frame", "check_item_columns", "names_of_lists", "names_of_similar"]
 
 Fallback = Literal["popularity"]
+_OWN = ("score", "rank")
+_SIMILAR = "similar"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked for each user, checked.
+class Wanted:
+    """What is wanted for each user.
 
     Attributes:
         k: the length of the lists, at most the number of items.
@@ -65,7 +72,7 @@ class Lister:
         return (~can_rank).nonzero().flatten().to("cpu")
 
     def lists(
-        self, request: Request, asked: Asked, empty: Tensor, popularity: Tensor | None, ann: AnnIndex | None
+        self, request: Request, wanted: Wanted, empty: Tensor, popularity: Tensor | None, ann: AnnIndex | None
     ) -> Lists:
         """A list for each row of a request.
 
@@ -74,32 +81,32 @@ class Lister:
             popularity: [n_items], the scores of these rows; needed where there are any.
             ann: an approximate index, used where no rules apply.
         """
-        n_users, k, ruling = len(request.labels), asked.k, asked.ruling
+        n_users, k, ruling = len(request.labels), wanted.k, wanted.ruling
         items = torch.full((n_users, k), -1)
         scores = torch.zeros(n_users, k, dtype=torch.float64)
         if len(empty) and popularity is not None:
             popular = Catalogue(self.n_items, k, candidates=ruling.candidates)
             counts = popularity.double().expand(len(empty), -1)
             # what such a user has done is no known item
-            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None, None)
+            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None)
             items[empty], scores[empty] = top.items, top.scores
         known_mask = torch.ones(n_users, dtype=torch.bool)
         known_mask[empty] = False
         known = known_mask.nonzero().flatten()
         if len(known):
-            for rows, lists in self._known(request.take(known), asked, ann):
+            for rows, lists in self._known(request.take(known), wanted, ann):
                 items[known[rows]], scores[known[rows]] = lists.items, lists.scores.double()
         return Lists(items, scores)
 
-    def _known(self, request: Request, asked: Asked, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
+    def _known(self, request: Request, wanted: Wanted, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
         """Rows of a request of users of whom enough is known, and their lists; a later list of a row replaces one."""
-        query, k, ruling = request.query, asked.k, asked.ruling
-        seen = query.history if asked.exclude_seen else None
+        query, k, ruling = request.query, wanted.k, wanted.ruling
+        seen = query.history if wanted.exclude_seen else None
         rows = torch.arange(len(query))
         if ann is not None and ruling.is_plain and ruling.candidates is None:
             found = ann.rank(self.model, query, seen, k)
             yield rows, found
-            # a list ends early where the index has looked at too few items, or at none of a vector with NaN
+            # a list ends early where the index has looked at too few items
             rows = (found.items[:, -1] < 0).nonzero().flatten()
             if not len(rows):
                 return
@@ -108,8 +115,8 @@ class Lister:
         if not ruling.is_plain:
             yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
             return
-        convention = "exclude" if asked.exclude_seen else "keep"
-        for batch in rank(self.model, catalogue, query, seen, (convention,), asked.batch_size):
+        convention = "exclude" if wanted.exclude_seen else "keep"
+        for batch in rank(self.model, catalogue, query, seen, (convention,), wanted.batch_size):
             yield rows[batch.index], batch.lists[convention]
 
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
@@ -150,3 +157,65 @@ class Lister:
         if found is None:
             found = self._by_vectors = Cosine(encode_items(self.model))
         return found
+
+
+def names_of_lists(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
+    """The names of the user and the item column: those of the log, or ``user`` and ``item`` where one is taken."""
+    if {*_OWN, *item_columns} & {columns.user, columns.item}:
+        return "user", "item"
+    return columns.user, columns.item
+
+
+def names_of_similar(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
+    """The names of the column of items asked for, that of the log or ``item`` where it is taken, and ``similar``."""
+    taken = columns.item in {*_OWN, _SIMILAR, *item_columns}
+    return "item" if taken else columns.item, _SIMILAR
+
+
+def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str], own: tuple[str, str]) -> None:
+    """Check that the item features have the columns, and that no other column of the answer has their names.
+
+    Args:
+        own: the names of the two columns of ids of the answer.
+
+    Raises:
+        ValueError: names the column.
+    """
+    there = [] if item_features is None else [name for name in item_features.columns if name not in (*_OWN, *own)]
+    for place, name in enumerate(names):
+        if name not in there or name in names[:place]:
+            raise ValueError(f"item_columns = {name!r} must be one of {', '.join(there) or 'none, as there are none'}")
+
+
+def as_frame(
+    labels: pl.Series,
+    lists: Lists,
+    items: IdMap,
+    names: tuple[str, str],
+    kind: FrameKind,
+    item_features: pl.DataFrame | None,
+    key: str,
+    item_columns: Sequence[str],
+) -> Any:
+    """One row an item of a list: who or what the list is for, the item, score, rank (from 1), the wanted columns.
+
+    Args:
+        labels: [B] ids of what the lists are for.
+        lists: B of them; padding is left out.
+        names: of the columns of labels and of items.
+        kind: of the frame to return.
+        key: the column of ids in the item features.
+        item_columns: checked by :func:`check_item_columns`.
+    """
+    rows, places = (lists.items >= 0).nonzero(as_tuple=True)
+    found = lists.items[rows, places]
+    series = [
+        take(labels, rows).alias(names[0]),
+        items.ids(found).alias(names[1]),
+        pl.Series("score", lists.scores[rows, places].numpy()),
+        pl.Series("rank", (places + 1).numpy()),
+    ]
+    if item_columns and item_features is not None:
+        row_of = feature_rows(items, item_features[key])[found]
+        series += [item_features[name].gather(pl.Series(row_of.numpy()).replace(-1, None)) for name in item_columns]
+    return to_native(pl.DataFrame(series), kind)

@@ -2,49 +2,87 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recgraph import parallel
 from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.dataframe import FrameKind
+from recgraph.data.dataframe import FrameKind, from_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.models.base import Model
 from recgraph.notebook import block
-from recgraph.parallel import Engine
-from recgraph.rerank.similarity import CoOccurrence, SimilarBy
-from recgraph.serve import stored
+from recgraph.parallel import Engine, Piece
+from recgraph.rng import Generators
+from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.answer import answer, check_item_columns, names_of_lists
-from recgraph.serve.checks import check_positive, check_sizes, features_given
+from recgraph.serve.embedder import Embedder
 from recgraph.serve.export import export
-from recgraph.serve.forked import check_not_forked
-from recgraph.serve.lists import Asked, Fallback, Lister
-from recgraph.serve.memory import check_answers, part_users
-from recgraph.serve.parts import Counts, answers
-from recgraph.serve.request import NoHistoryError, Request, is_all, of_all, of_histories, of_users
+from recgraph.serve.lists import (
+    Fallback,
+    Lister,
+    Wanted,
+    as_frame,
+    check_item_columns,
+    names_of_lists,
+    names_of_similar,
+)
+from recgraph.serve.request import (
+    NoHistoryError,
+    Request,
+    as_labels,
+    given_ids,
+    is_all,
+    of_all,
+    of_histories,
+    of_users,
+    take,
+)
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import resolve, with_arguments
-from recgraph.serve.similar import similar_items
+from recgraph.serve.similar import candidates_left, chosen, lists_like
 from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["NoHistoryError", "Recommender"]
+__all__ = ["Counts", "NoHistoryError", "Recommender", "load", "recall_of_lists"]
+
+_log = logging.getLogger(__name__)
+_FEATURES = "item_features.parquet"
+# one for all: counts with a lock could not be pickled
+_counting = threading.Lock()
+
+
+class Counts(Counter[str]):
+    """The numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks``; several threads may add."""
+
+    def add(self, **counts: int) -> None:
+        """Add numbers; unknown items are logged, too."""
+        with _counting:
+            self.update(counts)
+        if n := counts.get("unknown_items"):
+            _log.warning("%d items of the request are not known to the model; skipped", n)
 
 
 class Recommender:
     """Recommends items to users, in the user's own ids.
 
-    Several threads may use one recommender; each gets the answers that a single thread would. A process that is forked
-    from one that loaded it has no answers (:class:`recgraph.serve.forked.ForkedProcess`).
+    Several threads may use one recommender; each gets the answers that a single thread would.
 
     Args:
         model: a built model; it must not be trained further while it serves (:meth:`refresh` afterwards).
@@ -83,22 +121,25 @@ class Recommender:
         time_unit: TimeUnit = "none",
         time_format: str | None = None,
     ) -> None:
-        if model.space is None:
-            raise ValueError(f"{type(model).__name__} is not built; build and fit it first")
-        check_sizes(model.space, len(users), len(items))
-        if len(users) != seen.n_rows:
-            raise ValueError(f"seen has {seen.n_rows} rows, but users has {len(users)} ids")
+        sizes = model.space
+        if sizes is None or sizes.n_items != len(items) or sizes.n_users not in (0, len(users), seen.n_rows):
+            raise ValueError(f"model is built for {sizes}, but there are {len(users):,} users, {len(items):,} items")
         self.model = model.eval()
         self.users, self.items, self.seen, self.in_common = users, items, seen, CoOccurrence(seen, len(items))
         self.times = None if times is None or not model.reads_times else seen.with_values(times)
         self.time_unit, self.time_format = time_unit, time_format
         self.columns = columns if columns is not None else Columns(user="user", item="item")
         self.kind = kind
-        self.item_features = None if item_features is None else features_given(item_features, self.columns.item)
+        self.item_features: pl.DataFrame | None = None
+        if item_features is not None:
+            frame = item_features if isinstance(item_features, pl.DataFrame) else from_native(item_features)
+            self.item_features = without_categories(frame)
+            if self.columns.item not in frame.columns:
+                raise ValueError(f"item_features has no column {self.columns.item!r} of item ids")
         self.record = dict(record or {})
         self.counters = Counts()
         self.ann: AnnIndex | None = None
-        self._item_columns = ItemColumns(items, self.item_features, self.columns.item)
+        self.item_columns = ItemColumns(items, self.item_features, self.columns.item)
         self._lister = Lister(self.model, len(items))
 
     @classmethod
@@ -168,15 +209,11 @@ class Recommender:
 
         Raises:
             NoHistoryError: nothing is known of a user, and there is no fallback.
-            MemoryLimitError: so many lists of this length do not fit into memory.
             ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
         """
-        if (users is None) == (histories is None):
-            raise ValueError("give either users (of the training data) or histories (of new users)")
-        asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
         request = self._request(users, histories)
-        check_answers(self.model, asked.k, len(request.labels))
-        return self._answer(request, asked, named=histories is not None or not is_all(users))
+        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
+        return self._answer(request, wanted, named=not is_all(users))
 
     @checked
     def stream(
@@ -198,7 +235,7 @@ class Recommender:
 
         Args:
             users, histories: one of them, as there; all users by default.
-            batch_size: users of a part, at most: lists that are long have parts that fit into memory.
+            batch_size: users of a part.
             engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
 
         Yields:
@@ -207,16 +244,18 @@ class Recommender:
         Raises:
             NoHistoryError, ValueError: as there, when the first part is asked for or the user's own.
         """
-        if users is None if histories is None else not (users is None or is_all(users)):
-            raise ValueError("give either users (of the training data) or histories (of new users)")
-        asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
-        request = self._request(users, histories)
-        named = histories is not None or not is_all(users)
-        answer_part = partial(type(self)._answer, asked=asked, named=named)
-        size = part_users(self.model, asked.k, len(request.labels), batch_size)
-        yield from answers(self, answer_part, request, size, engine)
+        request = self._request(None if histories is not None and is_all(users) else users, histories)
+        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
+        n, named = len(request.labels), histories is not None or not is_all(users)
+        parts = (
+            Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
+            for start in range(0, n, batch_size)
+        )
+        for frame, counts in parallel.map(_answer_part, parts, (self, wanted, named), engine):
+            self.counters.add(**counts)
+            yield frame
 
-    def _asked(
+    def _wanted(
         self,
         k: int,
         exclude_seen: bool,
@@ -226,17 +265,17 @@ class Recommender:
         fallback: Fallback | None,
         item_columns: Sequence[str],
         batch_size: int,
-    ) -> Asked:
+    ) -> Wanted:
         """Check the arguments of a request that are not users."""
-        check_not_forked()
-        check_positive(k=k, batch_size=batch_size)
+        _check_positive(k=k, batch_size=batch_size)
         check_item_columns(self.item_features, item_columns, names_of_lists(self.columns, item_columns))
-        made = with_arguments(rules, allow, block, self.columns)
-        ruling = resolve(made, self.items, self._item_columns, self.model, self.in_common, self._lister.by_vectors)
-        self.counters.add_unknown_of_rules(ruling.n_unknown)
-        return Asked(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
+        ruling = resolve(with_arguments(rules, allow, block, self.columns), self, self._lister.by_vectors)
+        self.counters.add(unknown_items=ruling.n_unknown)
+        return Wanted(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
 
     def _request(self, users: Any, histories: Any) -> Request:
+        if (users is None) == (histories is None):
+            raise ValueError("give either users (of the training data) or histories (of new users)")
         if histories is not None:
             unit = self.time_unit if self.model.reads_times else None
             return of_histories(histories, self.items, self.columns, self.kind, unit, self.time_format)
@@ -244,20 +283,21 @@ class Recommender:
             return of_all(self.users, self.seen, self.kind, self.times)
         return of_users(users, self.users, self.seen, self.kind, self.times)
 
-    def _answer(self, request: Request, asked: Asked, named: bool) -> Any:
+    def _answer(self, request: Request, wanted: Wanted, named: bool) -> Any:
         """The frame of a request; users who were not named are left out where nothing is known of them."""
         lister = self._lister  # read once: another thread may replace it
         empty = lister.unknown(request)
-        if not named and asked.fallback is None:
+        if not named and wanted.fallback is None:
             request, empty = request.without(empty), empty[:0]
-        self.counters.add_request(request, len(empty))
-        if len(empty) and asked.fallback is None:
+        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
+        if len(empty) and wanted.fallback is None:
             raise NoHistoryError.of(request, empty)
+        self.counters.add(fallbacks=len(empty))
         popularity = self.popularity if len(empty) else None
-        lists = lister.lists(request, asked, empty, popularity, self.ann)
-        names = names_of_lists(self.columns, asked.item_columns)
+        lists = lister.lists(request, wanted, empty, popularity, self.ann)
+        names = names_of_lists(self.columns, wanted.item_columns)
         features, key = self.item_features, self.columns.item
-        return answer(request.labels, lists, self.items, names, request.kind, features, key, asked.item_columns)
+        return as_frame(request.labels, lists, self.items, names, request.kind, features, key, wanted.item_columns)
 
     @checked
     def similar(
@@ -289,13 +329,24 @@ class Recommender:
 
         Raises:
             ValueError: an item is not known, the model has no vectors, or an argument does not fit.
-            MemoryLimitError: so many lists of this length do not fit into memory.
         """
-        check_not_forked()
-        of = self, self._lister, self.in_common
-        found, n_unknown = similar_items(*of, items, k, by, allow, block, item_columns, batch_size)
-        self.counters.add_unknown_of_rules(n_unknown)
-        return found
+        _check_positive(k=k, batch_size=batch_size)
+        names = names_of_similar(self.columns, item_columns)
+        check_item_columns(self.item_features, item_columns, names)
+        by, k = chosen(self.model, by), min(k, len(self.items))
+        if is_all(items):
+            index, kind = torch.arange(len(self.items)), self.kind
+            labels = self.items.ids(index)
+        else:
+            labels, kind = given_ids(items, self.kind, "items")
+            index = torch.from_numpy(self.items.index(labels, "items"))
+            if len(unknown := (index < 0).nonzero().flatten()):
+                raise ValueError(f"items: {take(labels, unknown[:1])[0]!r} is not known to the model")
+            labels = as_labels(labels, self.items.as_uuid)
+        candidates, n_unknown = candidates_left(allow, block, self.items)
+        lists = lists_like(self._lister, self.in_common, by, index, k, candidates, batch_size)
+        self.counters.add(unknown_items=n_unknown)
+        return as_frame(labels, lists, self.items, names, kind, self.item_features, self.columns.item, item_columns)
 
     def item_vectors(self) -> Any:
         """The vectors of all items.
@@ -308,7 +359,6 @@ class Recommender:
         Raises:
             ValueError: the model ranks by scores alone.
         """
-        check_not_forked()
         vectors = encode_items(self.model)
         name = "item" if self.columns.item == VECTOR else self.columns.item
         return vector_frame(name, self.items.ids(range(len(self.items))), vectors, self.kind)
@@ -327,17 +377,14 @@ class Recommender:
             NoHistoryError: nothing is known of a user that was named.
             ValueError: both arguments are given, or the model ranks by scores alone.
         """
-        if users is not None and histories is not None:
-            raise ValueError("give users (of the training data) or histories (of new users), or neither for all users")
-        check_not_forked()
         check_vectors(self.model)
         users = "all" if users is None and histories is None else users
         request = self._request(users, histories)
         empty = self._lister.unknown(request)
-        if len(empty) and (histories is not None or not is_all(users)):
-            raise NoHistoryError.of(request, empty, has_fallback=False)
+        if len(empty) and not is_all(users):
+            raise NoHistoryError.of(request, empty)
         request = request.without(empty)
-        self.counters.add_request(request, 0)
+        self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
         name = "user" if self.columns.user == VECTOR else self.columns.user
         return vector_frame(name, request.labels, encode_users(self.model, request.query), request.kind)
 
@@ -346,7 +393,7 @@ class Recommender:
         """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`.
 
         Raises:
-            ValueError: the index is of another model's vectors, or of those before the model was trained further.
+            ValueError: the index is of another model's vectors.
         """
         self.ann = AnnIndex.build(self.model) if index is None else index.check(self.model)
         return self
@@ -362,7 +409,7 @@ class Recommender:
         """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest.
 
         Raises:
-            ExportError: the model has no form that can be exported, or the folder holds something else.
+            ExportError: the model has no form that can be exported.
             ImportError: the extra ``export`` is not installed.
         """
         of = self.model, self.users, self.items, self.seen, self.times, self.columns
@@ -373,21 +420,57 @@ class Recommender:
         """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all.
 
         Raises:
-            BundleError: the folder exists and holds something that is no bundle.
+            FileExistsError: the folder holds something that is no bundle.
         """
-        stored.write(self, Path(folder))
+
+        def fill(into: Path) -> None:
+            self.users.write(into / "users.parquet")
+            self.items.write(into / "items.parquet")
+            seen = {"values": self.seen.values.to(torch.int32), "offsets": self.seen.offsets}
+            if self.times is not None:
+                seen["times"] = self.times.values
+            save_file({name: value.contiguous() for name, value in seen.items()}, into / "seen.safetensors")
+            if self.item_features is not None:
+                self.item_features.write_parquet(into / _FEATURES)
+
+        more = {
+            "columns": self.columns.model_dump(mode="json"),
+            "kind": self.kind,
+            "record": self.record,
+            "time_unit": self.time_unit,
+            "time_format": self.time_format,
+        }
+        bundle.write(Path(folder), "recommender", self.model, fill, more)
 
     @classmethod
     @checked
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         """Read a bundle that :meth:`save` wrote, or that of a run's folder.
 
         Raises:
             BundleError: the folder holds no bundle of a recommender, a file is missing or damaged, or this version
                 cannot read it. ValueError: the device is not there.
         """
-        check_not_forked()
-        return cls(**stored.read(folder, device))
+        place, at = bundle.bundle_of(folder), bundle.device_here(device)
+
+        def make(config: dict[str, Any]) -> Recommender:
+            seen = load_file(place / "seen.safetensors")
+            features = place / _FEATURES
+            return cls(
+                bundle.load_model(place, config, at),
+                IdMap.read(place / "users.parquet"),
+                IdMap.read(place / "items.parquet"),
+                Ragged(seen["values"].to(torch.int64), seen["offsets"].clone()),
+                columns=Columns.of(config["columns"]),
+                kind=config["kind"],
+                item_features=pl.read_parquet(features, memory_map=False) if features.is_file() else None,
+                record=config["record"],
+                times=seen["times"].clone() if "times" in seen else None,
+                time_unit=config["time_unit"],
+                time_format=config["time_format"],
+            )
+
+        return bundle.read(place, "recommender", make)
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
@@ -396,3 +479,62 @@ class Recommender:
         facts = {"model": type(self.model).__name__, "users": len(self.users), "items": len(self.items)}
         fitted = {"fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
         return block("Recommender", {**facts, **fitted})
+
+
+def _answer_part(shared: tuple[Recommender, Wanted, bool], part: Request) -> tuple[Any, Counts]:
+    """An answer, and what was counted in it alone."""
+    recommender, wanted, named = copy(shared[0]), shared[1], shared[2]
+    recommender.counters = Counts()
+    return recommender._answer(part, wanted, named), recommender.counters
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
+
+
+@checked
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
+    """Read what a run saved: a recommender, or the embeddings of a graph's nodes.
+
+    Args:
+        folder: of a bundle, or of a run that has one.
+        device: where the model is to compute.
+
+    Raises:
+        BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
+    """
+    if bundle.holds(bundle.bundle_of(folder)) == "embedder":
+        return Embedder.load(folder, device)
+    return Recommender.load(folder, device)
+
+
+@checked
+def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
+    """Recall of a recommender's approximate lists: the share of the items of exact lists that they contain.
+
+    Args:
+        recommender: after :meth:`~recgraph.serve.recommender.Recommender.use_ann`.
+        k: the length of the lists.
+        n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
+
+    Raises:
+        ValueError: no user has a history.
+    """
+    near, exact = copy(recommender), copy(recommender)
+    near.kind = exact.kind = "polars"
+    exact.ann = None
+    with_history = recommender.seen.lengths.nonzero().flatten()
+    if not len(with_history):
+        raise ValueError("no user of the recommender has a history")
+    drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
+    users = recommender.users.ids(with_history[drawn])
+    found, wanted = (_pairs(recommender, each.recommend(users=users, k=k)) for each in (near, exact))
+    return float(np.isin(wanted, found).mean())
+
+
+def _pairs(recommender: Recommender, answer: Any) -> npt.NDArray[np.int64]:
+    """[N] a number for each pair of a user and an item: polars joins no columns of Python objects, as UUIDs are."""
+    user, item = (answer[name] for name in answer.columns[:2])
+    return recommender.users.index(user) * len(recommender.items) + recommender.items.index(item)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,19 +13,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import is_list, shown
+from recgraph.arguments import is_list
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit, in_unit
-from recgraph.data.dataframe import FrameKind, frame_kind, from_native
-from recgraph.data.errors import DataError, TimestampError
+from recgraph.data.dataframe import FrameKind, from_native, names_of
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.sparse.ragged import Ragged
-from recgraph.texts import listed
-
-#: the formats that read no ISO date as another day, as "%Y/%d/%m" does
-_SAFE_BESIDE_ISO = re.compile("(?!%Y)|%Y[-/]?%m")
 
 
 @dataclass(frozen=True)
@@ -71,15 +64,11 @@ class NoHistoryError(ValueError):
     """Too little is known of a user to recommend items."""
 
     @classmethod
-    def of(cls, request: Request, rows: Tensor, has_fallback: bool = True) -> Self:
-        """The error that names the users of some rows; ``has_fallback``: popular items may be asked for instead."""
+    def of(cls, request: Request, rows: Tensor) -> Self:
+        """The error that names the users of some rows."""
         names = ", ".join(repr(label) for label in take(request.labels, rows[:3]).to_list())
         more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-        instead = ", or fallback='popularity' (--popular)" if has_fallback else ""
-        return cls(
-            f"nothing is known of user {names}{more}: no known item in the history; "
-            f"give histories with known items{instead}"
-        )
+        return cls(f"nothing is known of user {names}{more}; give histories with known items, or fallback='popularity'")
 
 
 def is_all(users: Any) -> bool:
@@ -151,39 +140,22 @@ def of_histories(
         ValueError: a column is missing, or ids or times are of another type than those of the training data.
     """
     if isinstance(given, Mapping):
-        if not given:
-            raise ValueError("histories is empty: give at least one user")
         for user, row in given.items():
-            if not is_list(row):
-                raise ValueError(f"histories[{user!r}] = {shown(row)} must be a list of items, oldest first")
-            if isinstance(row, set | frozenset):
-                what = f"histories[{user!r}] = {shown(row)} is a set, which has no order"
-                raise ValueError(f"{what}; an order is needed: give a list, oldest first")
+            if not is_list(row) or isinstance(row, set | frozenset):
+                raise ValueError(f"histories[{user!r}] must be a list of items, oldest first")
         # an array of arrow gives values of its own
         rows = [row.to_pylist() if hasattr(row, "to_pylist") else list(row) for row in given.values()]
-        lengths = torch.tensor([len(row) for row in rows])
         labels, _ = given_ids(list(given), kind, "users")
         labels = as_labels(labels, any(isinstance(user, uuid.UUID) for user in given))
         index = items.index([item for row in rows for item in row], "items of histories")
-        return _of_index(labels, index, lengths, kind)
+        return _of_index(labels, index, torch.tensor([len(row) for row in rows]), kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
     times = None if time_unit is None else log.ordered.times
     if times is not None and time_unit is not None and (times := in_unit(times, log.time_unit, time_unit)) is None:
-        raise ValueError(
-            f"histories have times as {_UNITS[log.time_unit]}, but the model was trained with {_UNITS[time_unit]}; "
-            "give them in the form of the training data"
-        )
+        raise ValueError(f"histories have times in unit {log.time_unit!r}, the training data's have {time_unit!r}")
     ordered = log.ordered.items
     wanted = items.index(log.items.values, "items of histories")[ordered.values.numpy()]
     return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind, times)
-
-
-_UNITS: dict[TimeUnit, str] = {
-    "none": "no times",
-    "own": "whole numbers",
-    "seconds": "seconds with fractions",
-    "us": "dates or texts",
-}
 
 
 def _of_index(
@@ -192,21 +164,13 @@ def _of_index(
     every = Ragged.from_lengths(torch.from_numpy(index), lengths)
     known = every.filter(every.values >= 0)
     when = None if times is None else every.with_values(times).filter(every.values >= 0)
-    users = torch.full((len(lengths),), -1)
-    return Request(labels, Query(users, known, when), kind, int((index < 0).sum()))
+    return Request(labels, Query(torch.full((len(lengths),), -1), known, when), kind, int((index < 0).sum()))
 
 
 def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
-    try:
-        frame_kind(frame, "histories")
-    except DataError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{error}, or a mapping user -> list of items") from None
-    there = nw.from_native(frame).collect_schema().names()
-    user = _name(columns.user, "user", there)
-    item = _name(columns.item, "item", there)
+    there = names_of(frame)
     times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
+    user, item = (_name(own, plain, there) for own, plain in ((columns.user, "user"), (columns.item, "item")))
     named = Columns(user=user, item=item, timestamp=times[0] if times else None)
     return with_times_like(frame, named, time_format)
 
@@ -221,20 +185,11 @@ def with_times_like(frame: Any, columns: Columns, time_format: str | None, texts
         texts: as of :meth:`Interactions.from_files`.
 
     Raises:
-        DataError: what is wrong with the log; a TimestampError where its times are written in another way.
+        DataError: what is wrong with the log.
     """
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
-    try:
-        return Interactions.from_columns(frame, columns, time_format if is_written else None, texts=texts)
-    except TimestampError as error:
-        if time_format is not None and _SAFE_BESIDE_ISO.match(time_format):
-            with suppress(TimestampError):
-                log = Interactions.from_columns(frame, columns, texts=texts)
-                if log.time_unit == "us":  # the order of numbers may be another one than that of the training data
-                    return log
-        way = "times in another form come in by rg.Interactions.from_frame(frame, ..., time_format=...)"
-        raise type(error)(f"{error}; {way}") from None
+    return Interactions.from_columns(frame, columns, time_format if is_written else None, texts=texts)
 
 
 def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:
@@ -247,30 +202,22 @@ def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any
     Raises:
         ValueError: it is no frame, or a column or an id is missing.
     """
-    try:
-        table = from_native(frame, argument)
-    except DataError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{error}, a list or a mapping") from None
-    user = _name(columns.user, "user", table.columns, argument)
-    item = _name(columns.item, "item", table.columns, argument)
+    table = from_native(frame, argument)
+    user, item = _name(columns.user, "user", table.columns), _name(columns.item, "item", table.columns)
     rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item"))
     for name, column in (("user", user), ("item", item)):
         ids = rows[name].fill_nan(None) if rows[name].dtype.is_float() else rows[name]
         if ids.null_count():  # without its row a user would be one without a list
-            row = int(ids.is_null().arg_max() or 0)
-            raise ValueError(f"{argument}: column {column!r} has no id in row {row} (from 0); leave such rows out")
+            raise ValueError(f"{argument}: column {column!r} has no id in row {ids.is_null().arg_max()}")
     grouped = rows.group_by("user", maintain_order=True).agg("item")
     return dict(zip(grouped["user"].to_list(), grouped["item"].to_list(), strict=True))
 
 
-def _name(own: str, plain: str, there: list[str], argument: str = "histories") -> str:
+def _name(own: str, plain: str, there: list[str]) -> str:
     for name in (own, plain):
         if name in there:
             return name
-    wanted = f"{own!r}" if own == plain else f"{own!r} (or {plain!r})"
-    raise ValueError(f"{argument} has no column {wanted}; its columns are {listed(there)}")
+    raise ValueError(f"there is no column {own!r} or {plain!r}; the columns are {', '.join(there)}")
 
 
 def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, FrameKind]:

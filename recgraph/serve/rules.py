@@ -10,19 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from recgraph.arguments import checked, is_list
-from recgraph.bounded.texts import read_json, read_toml
 from recgraph.config import Config, ConfigError
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import is_missing
-from recgraph.rerank.base import Reranker, reranker_of
+from recgraph.evaluate.rerank import Reranker, reranker_of
+from recgraph.files import read_json, read_toml
 
-__all__ = ["Boost", "Diversity", "Rules"]
+__all__ = ["Boost", "Rules"]
 
 Ids = tuple[Any, ...]
-_EXAMPLE = "[{'column': 'margin', 'weight': 0.5}] or {'margin': 0.5}"
 
 
 class Boost(Config):
@@ -42,14 +40,6 @@ class Boost(Config):
     ] = None
 
 
-class Diversity(Config):
-    """Short for the re-ranker :class:`~recgraph.rerank.members.MMR` with ``weight`` as its strength."""
-
-    weight: Annotated[float, Field(ge=0, le=1, description="lambda; 0: the ranking as it is, 1: differences alone")]
-    pool: Annotated[int, Field(ge=1, description="the best items among which is chosen")] = 100
-    columns: Annotated[tuple[str, ...], Field(description="item features to compare; none: item vectors")] = ()
-
-
 class Rules(Config):
     """Business rules for a recommendation.
 
@@ -58,9 +48,8 @@ class Rules(Config):
 
     1. ``allow``, ``block`` and what the user has seen say which items remain.
     2. ``boost`` changes their scores, one after the other; answers hold the changed scores.
-    3. The list is filled from the best down, or by a re-ranker (``rerank``, or ``diversity`` for MMR); an item one of
-       whose values would come up more often than ``max_per`` says is passed over. An item without a value is never
-       passed over.
+    3. The list is filled from the best down, or by a re-ranker (``rerank``); an item one of whose values would come up
+       more often than ``max_per`` says is passed over. An item without a value is never passed over.
 
     ``Rules.of({...})`` reads a mapping (from JSON), with errors that name the setting; ``Rules.read(path)`` a file. Ids
     of items and users may be given as texts where the log's are of another type.
@@ -85,7 +74,7 @@ class Rules(Config):
             default_factory=dict, description="column of item features -> how many items of a list may share a value"
         ),
     ]
-    diversity: Annotated[Diversity | None, Field(description="MMR; a number is its weight")] = None
+    diversity: Annotated[float | None, Field(ge=0, le=1, description="strength of the re-ranker mmr")] = None
     rerank: Annotated[
         dict[str, Any] | None, Field(description="a re-ranker: its name, or a mapping of name and settings")
     ] = None
@@ -96,51 +85,28 @@ class Rules(Config):
     @field_validator("allow", "block", mode="before")
     @classmethod
     def _read_ids(cls, given: Any) -> Any:
-        return given if given is None else _ids(given, "a list of item ids")
+        return given if given is None else _ids(given)
 
     @field_validator("allow_for", "block_for", mode="before")
     @classmethod
     def _read_lists(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError("give a mapping user id -> list of item ids")
-        if any(is_missing(user) for user in given):
-            raise ValueError("the id of a user is missing; leave the list of nobody out")
-        return {user: _ids(items, f"a list of item ids for user {user!r}") for user, items in given.items()}
+        return {user: _ids(items) for user, items in given.items()}
 
     @field_validator("boost", mode="before")
     @classmethod
     def _read_boost(cls, given: Any) -> Any:
-        if isinstance(given, Boost):
+        if isinstance(given, Boost) or (isinstance(given, Mapping) and "column" in given):
             return (given,)
-        if not isinstance(given, Mapping):
-            return given
-        if "column" in given:
-            return (given,)
-        if not all(isinstance(weight, int | float) for weight in given.values()):
-            raise ValueError(f"give boosts as {_EXAMPLE}")
-        return tuple({"column": name, "weight": weight} for name, weight in given.items())
-
-    @field_validator("diversity", mode="before")
-    @classmethod
-    def _read_diversity(cls, given: Any) -> Any:
-        is_number = isinstance(given, int | float) and not isinstance(given, bool)
-        return {"weight": given} if is_number else given
+        if isinstance(given, Mapping):
+            return tuple({"column": name, "weight": weight} for name, weight in given.items())
+        return given
 
     @field_validator("rerank", mode="before")
     @classmethod
     def _read_rerank(cls, given: Any) -> Any:
-        if given is None:
-            return None
-        if not isinstance(given, str | Mapping | Reranker):
-            raise ValueError("give a name, or a mapping such as {'name': 'mmr', 'strength': 0.3}")
-        made = reranker_of(given)
-        return made.specification if isinstance(given, Reranker | str) else dict(given)
-
-    @model_validator(mode="after")
-    def _one_reranker(self) -> Self:
-        if self.diversity is not None and self.rerank is not None:
-            raise ValueError("diversity and rerank are one setting (diversity is short for MMR); give rerank alone")
-        return self
+        return None if given is None else reranker_of(given).specification
 
     @classmethod
     @checked
@@ -148,29 +114,20 @@ class Rules(Config):
         """Read a file: TOML, or JSON where its name ends in ``.json``.
 
         Raises:
-            ConfigError: not TOML or JSON, or a setting that does not exist, is given twice or does not fit; names the
-                file.
+            ConfigError: not TOML or JSON, or a setting that does not exist or does not fit; names the file.
         """
         path = Path(path)
         try:
-            is_json = path.suffix.lower() == ".json"
-            values = read_json(path, written_by_people=True) if is_json else read_toml(path)
-        except CorruptFileError as error:
-            raise ConfigError(f"{error}") from None
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{path} must hold a mapping of settings, such as {{'max_per': {{'genre': 2}}}}")
-        try:
-            return cls.of(values)
-        except ConfigError as error:
+            return cls.of(read_json(path) if path.suffix.lower() == ".json" else read_toml(path))
+        except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
 
     @property
     def reranker(self) -> Reranker | None:
         """How lists are picked from the ranking; None: from the best down."""
-        if self.diversity is not None:
-            own = self.diversity
-            return reranker_of({"name": "mmr", "strength": own.weight, "pool": own.pool, "columns": own.columns})
-        return None if self.rerank is None else reranker_of(self.rerank)
+        if self.rerank is not None:
+            return reranker_of(self.rerank)
+        return None if self.diversity is None else reranker_of({"name": "mmr", "strength": self.diversity})
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -179,12 +136,12 @@ class Rules(Config):
         return tuple(dict.fromkeys([*(boost.column for boost in self.boost), *self.max_per, *compared]))
 
 
-def _ids(given: Any, what: str) -> Ids:
+def _ids(given: Any) -> Ids:
     """Ids of any list, array or series; a lone id or a missing one is a mistake."""
     if not is_list(given):
-        raise ValueError(f"give {what}")
+        raise ValueError("give a list of item ids")
     read = next((read for read in ("to_list", "tolist", "to_pylist") if hasattr(given, read)), None)
     ids = tuple(given if read is None else getattr(given, read)())
-    if (place := next((place for place, each in enumerate(ids) if is_missing(each)), None)) is not None:
-        raise ValueError(f"give {what}: place {place} (from 0) has no id; leave it out")
+    if any(map(is_missing, ids)):
+        raise ValueError("give a list of item ids; one is missing")
     return ids

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 import torch
@@ -16,21 +16,18 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.ids import IdMap, as_series, family, whole_floats
+from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, Limit, Reranking, bind, pick
 from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.rerank.bind import bind
-from recgraph.rerank.pick import Limit, Reranking, pick
-from recgraph.rerank.similarity import CoOccurrence, Cosine
-from recgraph.serve.boosts import changes_of
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Allowance", "OwnItems", "Ruling", "TooMuchWork", "candidates_of", "resolve", "with_arguments"]
+__all__ = ["OwnItems", "Ruling", "candidates_of", "resolve", "with_arguments"]
 
 #: bytes of the scores that are changed and sorted at a time
 _BYTES = 1 << 27
@@ -43,71 +40,22 @@ class OwnItems:
     """Lists of items that belong to some users.
 
     Attributes:
-        users: the users who have a list.
-        rows: a list of item indices for each of them.
-        setting: the name of the rule, for errors.
+        places: user, by the text of the id -> row.
+        rows: the lists of item indices; the last is empty.
     """
 
-    users: IdMap
+    places: Mapping[str, int]
     rows: Ragged
-    setting: str
 
     def of(self, labels: pl.Series) -> tuple[Ragged, Tensor]:
-        """The lists of B users (empty where one has none), and [B] bool: who has one.
-
-        Raises:
-            ValueError: the rule's ids are of another type than the labels, or two of them are one user.
-        """
-        are_uuids = labels.dtype == pl.Object
-        labels = as_series(labels, "users")
-        have, want = family(self.users.values.dtype), family(labels.dtype)
-        users = self.users
-        if have == "texts" and want != have:  # the keys of JSON and TOML are texts
-            parsed = IdMap(labels).parse(users.values.to_list())
-            if parsed.null_count():
-                text = users.values[int(parsed.is_null().arg_max() or 0)]
-                raise ValueError(f"{self.setting}: {text!r} cannot be a user: the users asked for are {want}")
-            users = IdMap(parsed)
-        elif {have, want} == {"integers", "floats"}:  # as pandas makes of integers beside a missing one
-            floats = users.values if have == "floats" else labels
-            if whole_floats(floats) is None:
-                first = floats.head(3).to_list()
-                raise ValueError(
-                    f"{self.setting}: users {first!r} are no integers below 2**53, but others are; write one type"
-                )
-            users, labels = IdMap(users.values.cast(pl.Int64, strict=False)), labels.cast(pl.Int64, strict=False)
-        elif have != want:
-            raise ValueError(f"{self.setting}: its users are {have}, but the users asked for are {want}")
-        elif are_uuids:
-            users = IdMap(users.values.str.to_lowercase())
-        if not (once := users.values.is_first_distinct()).all():
-            text = self.users.values[int(once.arg_min() or 0)]
-            raise ValueError(f"{self.setting}: user {text!r} is given in another form, too; give one list of each user")
-        index = torch.from_numpy(users.index(labels))
-        mask = index >= 0
-        rows = self.rows.take(index.clamp(min=0))
-        return rows.first(torch.where(mask, rows.lengths, 0)), mask
+        """The lists of B users (empty where one has none), and [B] bool: who has one."""
+        index = torch.tensor([self.places.get(_text(label), -1) for label in labels.to_list()])
+        return self.rows.take(torch.where(index >= 0, index, self.rows.n_rows - 1)), index >= 0
 
 
-class TooMuchWork(ValueError):
-    """The limits of a ruling need more comparisons than are allowed."""
-
-
-@dataclass
-class Allowance:
-    """About how many comparisons the limits of a ruling may still make."""
-
-    left: int
-
-    def take(self, n: int) -> None:
-        """Use up some of it.
-
-        Raises:
-            TooMuchWork: fewer comparisons are left.
-        """
-        self.left -= n
-        if self.left < 0:
-            raise TooMuchWork("max_per takes more comparisons than are allowed")
+def _text(user: Any) -> str:
+    """A user's id as text, as the keys of JSON and TOML are; a whole float, as pandas makes of an integer, is one."""
+    return str(int(user)) if isinstance(user, float) and user.is_integer() else str(user)
 
 
 @dataclass(frozen=True)
@@ -121,7 +69,6 @@ class Ruling:
         limits: of values in a list.
         reranking: how lists are picked from the ranking, or None.
         n_unknown: ids in the rules that the model does not know; they are skipped.
-        allowance: the comparisons that the limits may make; None: any number.
     """
 
     candidates: Tensor | None = None
@@ -131,7 +78,6 @@ class Ruling:
     limits: tuple[Limit, ...] = ()
     reranking: Reranking | None = None
     n_unknown: int = 0
-    allowance: Allowance | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -156,16 +102,13 @@ class Ruling:
             with evaluating(model):
                 queries = model.encode_users(part) if model.has_vectors else model.score(part)
             own_seen = None if seen is None else seen.take(rows)
-            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen, query.history.take(rows))
+            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
 
-    def rank_queries(
-        self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None, history: Ragged | None
-    ) -> Lists:
+    def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
         """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors.
 
         Args:
             seen: B rows of items to leave out.
-            history: B rows of what the users did, oldest first.
         """
         queries = catalogue.prepared(queries)
         barred = [] if seen is None else [seen]
@@ -178,7 +121,7 @@ class Ruling:
             scores = self._scores(catalogue, queries[rows.to(queries.device)])
             own = None if allowed is None else (allowed[0].take(rows), allowed[1][rows])
             closed = _closed(len(rows), [bar.take(rows) for bar in barred], own, catalogue)
-            lists.append(self._lists(catalogue, scores, closed, None if history is None else history.take(rows)))
+            lists.append(self._lists(catalogue, scores, closed))
         return Lists.cat(lists)
 
     def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
@@ -197,22 +140,17 @@ class Ruling:
                 own.copy_(torch.where(own > 0, own * of_columns, own / of_columns))
         return scores
 
-    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged, history: Ragged | None) -> Lists:
+    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
         """The best of the columns that are not closed, under limits and re-ranked.
 
         Raises:
             ValueError: a score is NaN.
-            TooMuchWork: the limits need more comparisons than the allowance has.
         """
         k, width = catalogue.k, catalogue.order.numel()
-        length = k
-        if self.limits:
-            length = max(_FURTHER * k, BLOCK)
+        length = max(_FURTHER * k, BLOCK) if self.limits else k
         if self.reranking is not None:
             length = max(length, self.reranking.pool)
-        at_closed = closed.rows * scores.shape[1] + closed.values
-        _check(scores.view(-1)[at_closed])
-        scores.view(-1)[at_closed] = NO_SCORE
+        scores.view(-1)[closed.rows * scores.shape[1] + closed.values] = NO_SCORE
         # choosing one item after the other is many small steps: work of the host
         host = torch.device("cpu")
         items = torch.full((len(scores), k), -1)
@@ -220,22 +158,18 @@ class Ruling:
         left = torch.arange(len(scores))
         while left.numel():
             length = min(length, max(width, 1))
-            if self.limits and self.allowance is not None:
-                # each step visits all candidates, and compares their values with those of the chosen item
-                a_look = 4 + sum(limit.codes.shape[1] ** 2 for limit in self.limits)
-                self.allowance.take(len(left) * min(k, length) * length * a_look)
             of_left = closed.take(left.to(closed.device))
             at = of_left.rows * scores.shape[1] + of_left.values
             own = scores if len(left) == len(scores) else scores[left.to(scores.device)]
             best, columns = best_columns(own, length, width, at)
-            _check(best[:, 0])
+            if bool(best[:, 0].isnan().any()):
+                raise ValueError("the model scores an item with NaN; train or check the model")
             ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
             best = best.to(host).double()
             if not self.limits and self.reranking is None:
                 items[left, :length], values[left, :length] = ranked, best
                 break
-            own_history = None if history is None else history.take(left.to(history.device)).to(host)
-            places, short_mask = pick(ranked, best, k, self.limits, self.reranking, own_history)
+            places, short_mask = pick(ranked, best, k, self.limits, self.reranking)
             known = places.clamp(min=0)
             items[left] = torch.where(places < 0, places, ranked.gather(1, known))
             values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))
@@ -243,11 +177,6 @@ class Ruling:
                 break
             left, length = left[short_mask], length * _FURTHER
         return Lists(items, values)
-
-
-def _check(scores: Tensor) -> None:
-    if bool(scores.isnan().any()):
-        raise ValueError("the model scores an item with NaN; train or check the model")
 
 
 def _closed(n_rows: int, barred: list[Ragged], allowed: tuple[Ragged, Tensor] | None, catalogue: Catalogue) -> Ragged:
@@ -300,47 +229,44 @@ def with_arguments(rules: Rules | Mapping[str, Any] | None, allow: Any, block: A
     return Rules.of({**made.model_dump(exclude_unset=True), **more}) if more else made
 
 
-def resolve(
-    rules: Rules,
-    items: IdMap,
-    columns: ItemColumns,
-    model: Model,
-    in_common: CoOccurrence,
-    by_vectors: Callable[[], Cosine],
-) -> Ruling:
+class _Known(Protocol):
+    """What rules are resolved against; a recommender is one."""
+
+    model: Model
+    items: IdMap
+    item_columns: ItemColumns
+    in_common: CoOccurrence
+
+
+def resolve(rules: Rules, known: _Known, by_vectors: Callable[[], Cosine]) -> Ruling:
     """Look ids and item features up.
 
     Args:
-        in_common: the similarity of items by users in common; it is counted once, where a rule reads it.
         by_vectors: gives the similarity of items by the model's vectors; called where a rule reads it.
 
     Raises:
-        ValueError: an id is of another type, no item remains, an item feature does not exist or fit, or a separator is
-            given for no column; names the rule.
+        ValueError: an id is of another type, no item remains, or an item feature does not exist or fit.
     """
-    if rules.separator is not None and not rules.columns:
-        raise ValueError(
-            f"separator = {rules.separator!r} is for values of columns, but no rule names one; leave it out"
-        )
-    candidates, n_unknown = candidates_of(rules, items)
-    own = [_own(getattr(rules, name), items, name) for name in ("allow_for", "block_for")]
+    columns, separator = known.item_columns, rules.separator
+    candidates, n_unknown = candidates_of(rules, known.items)
+    own = [_own(getattr(rules, name), known.items, name) for name in ("allow_for", "block_for")]
     reranking = None
     if (reranker := rules.reranker) is not None:
         reranking = bind(
             reranker,
-            "diversity" if rules.rerank is None else "rerank",
-            model,
-            by_vectors=by_vectors if model.has_vectors else None,
-            in_common=in_common,
+            "rerank",
+            known.model,
+            by_vectors=by_vectors if known.model.has_vectors else None,
+            in_common=known.in_common,
             columns=columns,
-            separator=rules.separator,
+            separator=separator,
         )
     return Ruling(
         candidates,
         own[0][0],
         own[1][0],
-        changes_of(rules.boost, columns, rules.separator),
-        tuple(Limit(columns.codes(name, "max_per", rules.separator), most) for name, most in rules.max_per.items()),
+        tuple((boost, _change(boost, columns, separator)) for boost in rules.boost),
+        tuple(Limit(columns.codes(name, "max_per", separator), most) for name, most in rules.max_per.items()),
         reranking,
         n_unknown + own[0][1] + own[1][1],
     )
@@ -365,8 +291,9 @@ def _own(lists: Mapping[Any, tuple[Any, ...]], items: IdMap, setting: str) -> tu
     if not lists:
         return None, 0
     index = _index([item for row in lists.values() for item in row], items, setting)
-    rows = Ragged.from_lengths(index, torch.tensor([len(row) for row in lists.values()]))
-    return OwnItems(IdMap(as_series(list(lists), setting)), rows.filter(index >= 0), setting), int((index < 0).sum())
+    rows = Ragged.from_lengths(index, torch.tensor([*(len(row) for row in lists.values()), 0]))
+    places = {_text(user): row for row, user in enumerate(lists)}
+    return OwnItems(places, rows.filter(index >= 0)), int((index < 0).sum())
 
 
 def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
@@ -379,3 +306,17 @@ def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
             raise ValueError(f"{setting}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}")
         given = parsed
     return torch.from_numpy(items.index(given, setting))
+
+
+def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor:
+    """[n_items] float64: what a boost adds to scores, or times what they are taken."""
+    neutral = 0.0 if boost.how == "add" else 1.0
+    if boost.value is not None:
+        held = columns.holds(boost.column, boost.value, "boost", separator)
+        change = torch.where(held, torch.tensor(boost.weight, dtype=torch.float64), neutral)
+    else:
+        numbers = columns.numbers(boost.column, "boost")
+        change = torch.where(numbers.isnan(), neutral, numbers * boost.weight)
+    if boost.how == "multiply" and not bool((change > 0).all()):
+        raise ValueError(f"boost: column {boost.column!r} times weight must be above 0 to multiply; take how='add'")
+    return change

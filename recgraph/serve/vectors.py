@@ -12,7 +12,6 @@ from recgraph.data.batches import Query
 from recgraph.data.dataframe import FrameKind, to_native
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.models.base import Model
-from recgraph.serve.memory import check_large
 
 __all__ = ["VECTOR", "check_vectors", "encode_items", "encode_users", "vector_frame"]
 
@@ -27,17 +26,12 @@ def check_vectors(model: Model) -> None:
         ValueError: it ranks by scores alone.
     """
     if not model.has_vectors:
-        raise ValueError(
-            f"{type(model).__name__} ranks by scores alone and has no vectors of users or items; take a model whose "
-            "scores are inner products (of sequences, of graphs, IALS, BPRMF), or its recommendations"
-        )
+        raise ValueError(f"{type(model).__name__} ranks by scores alone and has no vectors of users or items")
 
 
 def encode_items(model: Model) -> Tensor:
     """[n_items, D] float32, on the host."""
     check_vectors(model)
-    assert model.space is not None
-    _check_room(model, model.space.n_items)
     with evaluating(model):
         return model.encode_items().detach().float().to("cpu")
 
@@ -45,24 +39,16 @@ def encode_items(model: Model) -> Tensor:
 def encode_users(model: Model, query: Query) -> Tensor:
     """[B, D] float32, on the host: the vectors that a ranking of the same users reads, in the query's order."""
     check_vectors(model)
-    _check_room(model, len(query))
     parts: list[Tensor] = []
     by_length = query.history.lengths.argsort(stable=True)
-    groups = torch.split(by_length, GROUP)
     with evaluating(model):
-        for rows in groups:
+        for rows in torch.split(by_length, GROUP):
             part = query.take(rows).to(device_of(model))
             parts.append(model.encode_users(part).detach().float().to("cpu"))
     found = torch.cat(parts)
     vectors = torch.empty_like(found)
     vectors[by_length] = found
     return vectors
-
-
-def _check_room(model: Model, n: int) -> None:
-    """As the model gives them, in order, and in the frame."""
-    width = getattr(model.config, "hidden_dim", 256)
-    check_large(3 * 4 * n * width, f"{n:,} vectors", "ask for some users at a time, or use a larger machine")
 
 
 def vector_frame(name: str, labels: pl.Series, vectors: Tensor, kind: FrameKind) -> Any:

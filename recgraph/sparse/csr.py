@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged, consecutive
 
-__all__ = ["Csr", "as_floating", "check_entries", "csr_tensor", "sort_entries"]
+__all__ = ["Csr", "as_floating", "csr_tensor", "sort_entries"]
 
 
 T = TypeVar("T")
@@ -40,13 +40,6 @@ class Csr:
     shape: tuple[int, int]
     _places: dict[str, Any] = field(default_factory=dict, repr=False)
     _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        n_rows, n_entries = self.shape[0], self.indices.numel()
-        if self.indptr.shape != (n_rows + 1,):
-            raise ValueError(f"indptr has shape {tuple(self.indptr.shape)}; {n_rows} rows need ({n_rows + 1},)")
-        if self.weights is not None and self.weights.shape != (n_entries,):
-            raise ValueError(f"weights have shape {tuple(self.weights.shape)}; {n_entries} entries need ({n_entries},)")
 
     def checked(self) -> Csr:
         """This matrix, where its entries lie in its rows and columns; kernels read by them unchecked.
@@ -84,9 +77,11 @@ class Csr:
             duplicates: several entries at one place stay (in the given order) or become one with their sum.
 
         Raises:
-            ValueError: lengths differ, or an index is out of range (names the first).
+            ValueError: an index is out of range.
         """
-        check_entries(rows, cols, weights, shape)
+        for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
+            if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
+                raise ValueError(f"{name} must lie in [0, {size}), not {int(index.min())} ... {int(index.max())}")
         order = sort_entries(rows, cols, shape[1])
         indptr = _offsets(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
         sorted_weights = None if weights is None else as_floating(weights)[order]
@@ -95,13 +90,7 @@ class Csr:
 
     @classmethod
     def from_scipy(cls, matrix: Any, device: torch.device | str | None = None) -> Csr:
-        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means them.
-
-        Raises:
-            TypeError: it is none.
-        """
-        if not hasattr(matrix, "tocoo"):
-            raise TypeError(f"matrix is a {type(matrix).__qualname__}; give a scipy sparse one, e.g. csr_array(matrix)")
+        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means them."""
         coo = matrix.tocoo()
         data = torch.as_tensor(coo.data, device=device)
         rows, cols = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col))
@@ -221,10 +210,6 @@ class Csr:
         found = torch.segment_reduce(_wide(self.weights), "sum", offsets=self.indptr, initial=0)
         return found.to(self.weights.dtype)
 
-    def column_sums(self) -> Tensor:
-        """[C]: sums of the weights down the columns."""
-        return self.t().row_sums()
-
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Csr:
         """``diag(left) A diag(right)``; [R] and [C], or None for ones."""
         weights = self.weights
@@ -339,32 +324,8 @@ def _offsets(counts: Tensor) -> Tensor:
 
 
 def as_floating(weights: Tensor) -> Tensor:
-    """The weights, or numbers of the default floating type where they are integers or truth values.
-
-    Raises:
-        TypeError: complex numbers.
-    """
-    if weights.is_complex():
-        raise TypeError("they are complex; give real ones, e.g. torch.view_as_real(...).flatten(1)")
+    """The weights, or numbers of the default floating type where they are integers or truth values."""
     return weights if weights.is_floating_point() else weights.to(torch.get_default_dtype())
-
-
-def check_entries(rows: Tensor, cols: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> None:
-    """Lengths and ranges of entries in any order.
-
-    Raises:
-        ValueError: lengths differ, or an index is out of range (names the first).
-    """
-    if rows.shape != cols.shape or rows.dim() != 1:
-        raise ValueError(f"rows {tuple(rows.shape)} and cols {tuple(cols.shape)} must have one and the same length")
-    n = rows.numel()
-    if weights is not None and weights.shape != (n,):
-        raise ValueError(f"weights have shape {tuple(weights.shape)}; {n} entries need ({n},)")
-    for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
-        outside = (index < 0) | (index >= size)
-        if bool(outside.any()):
-            at = int(torch.nonzero(outside)[0])
-            raise ValueError(f"{name}[{at}] = {int(index[at])} is out of range: it must lie in [0, {size})")
 
 
 def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ def normalise(adj: Csr, kind: Normalisation, dtype: torch.dtype | None = None) -
         dtype: of the result's weights; default: that of ``adj``'s, or the default type. Computed in float64.
 
     Raises:
-        ValueError: the kind is not known, or ``"meow"`` is asked of a matrix that is not square.
+        ValueError: ``"meow"`` is asked of a matrix that is not square.
     """
     dtype = dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype)
     exact = adj if adj.weights is None else adj.with_weights(adj.weights.to(torch.float64))
@@ -83,10 +82,7 @@ def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
     """
     values = features.values() if isinstance(features, Csr) else features
     if bool((values < 0).any()):
-        raise ValueError(
-            f"{what} hold negative values, down to {float(values.min()):.3g}, and cannot be divided by their row sums; "
-            f"{fix}"
-        )
+        raise ValueError(f"{what} hold negative values and cannot be divided by their row sums; {fix}")
     if isinstance(features, Csr):
         return normalise(features, "row")
     wide = features.to(work_type(features))  # a sum may leave the range of half precision
@@ -96,23 +92,17 @@ def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
 def scales(
     shape: tuple[int, int], kind: Normalisation, row_sums: Callable[[], Tensor], column_sums: Callable[[], Tensor]
 ) -> tuple[Tensor | None, Tensor | None, bool]:
-    """What a normalisation multiplies rows and columns with, and whether it does so with the transpose.
-
-    Raises:
-        ValueError: see :func:`normalise`.
-    """
+    """What a normalisation multiplies rows and columns with, and whether it does so with the transpose."""
     if kind == "row":
         return power(row_sums(), -1), None, False
     if kind == "column":
         return None, power(column_sums(), -1), False
     if kind == "symmetric":
         return power(row_sums(), -0.5), power(column_sums(), -0.5), False
-    if kind == "meow":
-        if shape[0] != shape[1]:
-            raise ValueError(f"kind = 'meow' needs a square matrix, not {shape}; use 'symmetric'")
-        root = power(row_sums(), -0.5)
-        return root, root, True
-    raise ValueError(f"kind = {kind!r} must be one of {', '.join(get_args(Normalisation))}")
+    if shape[0] != shape[1]:
+        raise ValueError(f"kind = 'meow' needs a square matrix, not {shape}; use 'symmetric'")
+    root = power(row_sums(), -0.5)
+    return root, root, True
 
 
 def sums_of(matrix: _HasRowSums) -> Tensor:
@@ -125,18 +115,11 @@ def sums_of(matrix: _HasRowSums) -> Tensor:
 
 
 def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:
-    """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths' adjacencies).
-
-    Raises:
-        ValueError: there are none, or their shapes differ.
-    """
-    shapes = {matrix.shape for matrix in matrices}
-    if len(shapes) != 1:
-        raise ValueError(f"matrices have the shapes {sorted(shapes)}; give at least one, all of one shape")
+    """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths' adjacencies)."""
     rows = torch.cat([matrix.rows for matrix in matrices])
     cols = torch.cat([matrix.indices for matrix in matrices])
     weights = torch.cat([matrix.values() for matrix in matrices]) / len(matrices)
-    return Csr.from_coo(rows, cols, weights, shape=shapes.pop(), duplicates="sum")
+    return Csr.from_coo(rows, cols, weights, shape=matrices[0].shape, duplicates="sum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,16 +140,7 @@ class Chain:
 
     @classmethod
     def of(cls, factors: Sequence[Csr]) -> Chain:
-        """The plain product.
-
-        Raises:
-            ValueError: there are no factors, or two that follow each other do not fit.
-        """
-        if not factors:
-            raise ValueError("factors = () must hold at least one matrix")
-        for a, b in pairwise(factors):
-            if a.shape[1] != b.shape[0]:
-                raise ValueError(f"factors of shapes {a.shape} and {b.shape} follow each other and do not fit")
+        """The plain product."""
         return cls(tuple(factors))
 
     @property
@@ -245,21 +219,6 @@ class Sum:
     terms: tuple[Csr | Chain, ...]
     coefficients: tuple[float, ...]
 
-    @classmethod
-    def of(cls, terms: Sequence[Csr | Chain], coefficients: Sequence[float]) -> Sum:
-        """The sum.
-
-        Raises:
-            ValueError: there are no terms, their shapes differ, or there are not as many coefficients.
-        """
-        shapes = {term.shape for term in terms}
-        if len(shapes) != 1 or len(terms) != len(coefficients):
-            raise ValueError(
-                f"{len(terms)} terms of the shapes {sorted(shapes)} with {len(coefficients)} coefficients: give at "
-                "least one term, all of one shape, and a coefficient for each"
-            )
-        return cls(tuple(terms), tuple(coefficients))
-
     @property
     def shape(self) -> tuple[int, int]:
         return self.terms[0].shape
@@ -310,7 +269,7 @@ def _column_sums(of: Sum) -> Tensor:
 
 def as_mean(terms: Sequence[Csr | Chain]) -> Sum:
     """The mean of matrices and chains."""
-    return Sum.of(terms, [1 / len(terms)] * len(terms))
+    return Sum(tuple(terms), (1 / len(terms),) * len(terms))
 
 
 # A chain pays where it has fewer entries than this share of the matrix.

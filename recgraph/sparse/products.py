@@ -8,8 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph import parallel
-from recgraph.parallel import Engine, Piece
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged, consecutive
 
@@ -22,7 +20,6 @@ __all__ = [
     "distinct",
     "n_pairs",
     "neighbours",
-    "pieces_for",
     "stack_rows",
 ]
 
@@ -32,8 +29,6 @@ Counts = Literal["full", "binary"]
 # Pairs (an entry of a, an entry of b's row) and cells of a block: some tens of megabytes, cells within a core's cache.
 _MAX_PAIRS = 1 << 20
 _MAX_CELLS = 1 << 19
-# Pieces for each worker of an engine: the last ones to end do not keep the others waiting for long.
-_PIECES = 4
 # Below so many pairs a cell a block is sorted; above, its cells are counted.
 _SPARSE = 1 / 16
 # A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
@@ -53,9 +48,7 @@ def _n_pairs(a: Csr, degrees: Tensor) -> Tensor:
     return before[a.indptr[1:]] - before[a.indptr[:-1]]
 
 
-def compose(
-    a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None, engine: Engine | None = None
-) -> Csr:
+def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
     """``A B`` with one entry a place.
 
     Args:
@@ -64,42 +57,8 @@ def compose(
         counts: ``"full"`` sums the products of weights (numbers of paths, where there are no weights);
             ``"binary"`` has an entry without weight where such a path exists (weights are not looked at).
         dtype: of the weights; default: the widest of both. Sums are made in float64.
-        engine: where rows are composed, of matrices on the host; None: here. The result is the same, bit for bit.
-
-    Raises:
-        ValueError: the inner sizes differ.
     """
-    dtype = dtype or count_dtype(a, b)
-    if engine is not None:
-        pieces = pieces_for(engine, a, b)
-        return stack_rows([*parallel.map(_composed, pieces, (b, counts, dtype), engine)], b.shape[1], a)
     return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
-
-
-def _composed(shared: tuple[Csr, Counts, torch.dtype], rows: tuple[int, Csr]) -> Csr:
-    b, counts, dtype = shared
-    return compose(rows[1], b, counts, dtype)
-
-
-def pieces_for(engine: Engine, a: Csr, b: Csr) -> Iterator[Piece[tuple[int, Csr]]]:
-    """The rows of A in some pieces for each worker, of which each costs about the same to be multiplied with B.
-
-    A piece ends where a block of :func:`compose_blocks` does, so that its blocks are those of the whole.
-
-    Yields:
-        pieces whose value is (first row, rows [r, K]).
-
-    Raises:
-        ValueError: the inner sizes differ.
-    """
-    _check_inner(a, b)
-    before = _before(n_pairs(a, b))
-    first, goal = 0, before[-1] / (_PIECES * engine.size)
-    for block in _blocks(before, b.shape[1]):
-        if before[block.stop] - before[first] >= goal or block.stop == a.shape[0]:
-            rows = slice(first, block.stop)
-            yield Piece(f"rows {rows.start:,} to {rows.stop - 1:,} of {a.shape[0]:,}", (first, a.row_block(rows)))
-            first = block.stop
 
 
 def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
@@ -137,9 +96,8 @@ def compose_blocks(
     Yields:
         (rows, block): ``block`` [b, C] is ``(A B)[rows]``.
     """
-    _check_inner(a, b)
-    if counts not in ("full", "binary"):
-        raise ValueError(f"counts = {counts!r} must be 'full' or 'binary'")
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied")
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
@@ -149,11 +107,6 @@ def compose_blocks(
         block = _product(a.row_block(rows), b, degrees, before[rows.stop] - before[rows.start])
         values = None if counts == "binary" or block.weights is None else block.weights.to(dtype)
         yield rows, block.with_weights(values)
-
-
-def _check_inner(a: Csr, b: Csr) -> None:
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied: {a.shape[1]} is not {b.shape[0]}")
 
 
 def _before(pairs: Tensor) -> list[int]:

@@ -50,8 +50,7 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
             found = _solved(wide_gram, vectors.double(), weight, ridge[block].double())
         if found is None:
             raise ValueError(
-                f"ridge = {float(ridge[block].min()):.3g} is too small beside vectors whose squares sum to "
-                f"{float(gram.diagonal().max()):.3g}: the equations cannot be solved in float64; give a larger one (l2)"
+                f"l2: the equations cannot be solved with a ridge of {float(ridge[block].min()):.3g}; raise it"
             )
         solution[block] = found.to(table.dtype)
     return solution

@@ -42,18 +42,12 @@ def sample_rows(
         fan_out: at least 1; None takes all entries and draws nothing.
         generator: on any device.
         replace: draw with replacement.
-
-    Raises:
-        ValueError: ``fan_out`` is below 1, or there is none to draw with.
     """
-    if fan_out is not None and fan_out < 1:
-        raise ValueError(f"fan_out = {fan_out} must be at least 1, or None for all entries")
     starts = adj.indptr[rows]
     degrees = adj.indptr[rows + 1] - starts
     if fan_out is None:
         return RowSample(consecutive(starts, degrees), degrees.new_ones(len(degrees), dtype=torch.float64))
-    if generator is None:
-        raise ValueError(f"fan_out = {fan_out} needs a generator to draw with")
+    assert generator is not None
     if replace:
         counts = torch.where(degrees > 0, fan_out, 0)
         picks = _uniform(degrees.clamp(min=1)[:, None].expand(-1, fan_out), generator).sort(1).values

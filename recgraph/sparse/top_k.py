@@ -23,9 +23,6 @@ def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor)
         scores: [E], by which entries are compared (default: the weights).
         among_equals: [E] each, by which entries of equal score at the cut are compared, one after the other; what is
             equal then: :data:`TIE_RULE`.
-
-    Raises:
-        ValueError: ``k`` is below 1.
     """
     return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores, *among_equals))
 
@@ -42,8 +39,6 @@ def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tenso
         scores: [E].
         among_equals: [E] each, see :func:`top_k`.
     """
-    if k < 1:
-        raise ValueError(f"k = {k} must be at least 1")
     long = torch.nonzero(adj.degrees > k).squeeze(1)
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)

@@ -1,4 +1,4 @@
-"""What a trainer does for accelerators: batches prepared ahead by a thread of the host, compiled parts."""
+"""What a trainer does for accelerators: batches prepared ahead by a thread of the host."""
 
 from __future__ import annotations
 
@@ -15,25 +15,11 @@ from torch import Tensor
 from recgraph.accelerated import is_accelerated
 from recgraph.models.base import TrainableModel
 from recgraph.rng import Generators
-from recgraph.train.config import TrainConfig
 
-__all__ = ["compile_where_asked", "on_device", "prepared_ahead"]
+__all__ = ["on_device", "prepared_ahead"]
 
 # batches that wait to be asked for, while the thread makes the next
 _DEPTH = 2
-
-
-def compile_where_asked(model: TrainableModel, config: TrainConfig, device: torch.device) -> None:
-    """Compile what a model can have compiled, where the setting says so.
-
-    Raises:
-        ValueError: the device is no accelerator, or the model has nothing to compile.
-    """
-    if not config.compile:
-        return
-    if not is_accelerated(device):
-        raise ValueError("compile = True is for accelerators, where a batch has few shapes; leave it out")
-    model.compile_parts()
 
 
 def on_device(model: TrainableModel, device: torch.device) -> Callable[[Any], Any]:

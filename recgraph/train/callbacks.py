@@ -1,17 +1,39 @@
-"""Callbacks of the trainer: the log as JSON lines, TensorBoard; and SIGINT during training."""
+"""What looks on while a model is trained: the log as JSON lines, trackers, a bar or lines; and SIGINT."""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 import signal
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from recgraph.data.disk import naming
-from recgraph.data.files import replace_text
+from recgraph.files import naming, write_text
+from recgraph.texts import tell
+
+__all__ = [
+    "EpochLog",
+    "EpochText",
+    "Interrupt",
+    "JsonLines",
+    "Observer",
+    "ProgressBar",
+    "ProgressLines",
+    "Tracked",
+    "TrainingInterrupted",
+    "duration",
+    "progress_observer",
+]
+
+_log = logging.getLogger("recgraph.train")
+Row = Mapping[str, Any]
 
 
 class Observer:
@@ -37,7 +59,7 @@ class Observer:
     def advance(self) -> None:
         """One batch was made."""
 
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
+    def end_epoch(self, row: Row) -> None:
         """An epoch ended; ``row`` is its line of the log."""
 
     def close(self) -> None:
@@ -47,14 +69,14 @@ class Observer:
 class JsonLines(Observer):
     """One JSON object an epoch, appended to a file."""
 
-    def __init__(self, path: Path, history: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, path: Path, history: Sequence[Row] = ()) -> None:
         """Write the epochs of a resumed training's checkpoint first: the file may have fewer or more."""
-        replace_text("".join(json.dumps(row) + "\n" for row in history), path)
+        write_text("".join(json.dumps(row) + "\n" for row in history), path)
         self._path = path
         with naming(path):
             self._file = path.open("a", encoding="utf-8")
 
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
+    def end_epoch(self, row: Row) -> None:
         with naming(self._path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -64,23 +86,63 @@ class JsonLines(Observer):
             self._file.close()
 
 
-class TensorBoard(Observer):
-    """Scalars of every epoch for TensorBoard (extra ``track``)."""
+class Tracked(Observer):
+    """Settings and the rows of epochs in TensorBoard, MLflow or Weights & Biases, by accelerate's trackers (extra
+    ``track``). The services are set by their own environment variables.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        name: ``"tensorboard"``, ``"mlflow"`` or ``"wandb"``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tracker: Any = None
+
+    def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
+        from accelerate import tracking
+
+        data = record["data"]
+        title = f"{record['model']} on {data.get('dataset') or data.get('split') or 'a graph'}"
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            if self._name == "tensorboard":
+                # each run has a folder of its own, as two in one are drawn as one
+                stamp = f"{record['model']}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+                place = (Path("runs", "tensorboard"), stamp) if folder is None else (folder, "tensorboard")
+                self._tracker = tracking.TensorBoardTracker(place[1], place[0])
+            elif self._name == "mlflow":
+                self._tracker = tracking.MLflowTracker("recgraph", run_name=title)
+            else:
+                self._tracker = tracking.WandBTracker("recgraph", name=title)
+            self._tracker.start()
         except ImportError as error:
-            raise ValueError("tensorboard = true needs the extra: pip install 'recgraph[track]'") from error
-        self._writer = SummaryWriter(str(folder))
+            raise ValueError(f"{self._name} needs the extra: pip install 'recgraph[track]'") from error
+        if self._name != "tensorboard":
+            self._tracker.store_init_configuration(flat(record))
 
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "epoch":
-                self._writer.add_scalar(name, value, row["epoch"])
+    def end_epoch(self, row: Row) -> None:
+        values = {
+            # MLflow allows no @ in names
+            re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_")) if self._name == "mlflow" else name: float(value)
+            for name, value in row.items()
+            if isinstance(value, int | float) and name != "epoch"
+        }
+        try:
+            self._tracker.log(values, step=int(row["epoch"]))
+        except Exception as error:  # a service may be away, and the record has all that it is told
+            _log.warning("epoch %d not told to %s: %s", row["epoch"], self._name, error)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings with dotted names; a list stays a value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{before}{name}.") if nested else {f"{before}{name}": value}
+    return found
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -113,3 +175,152 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+# -- what a training shows: a bar on a terminal or in a notebook, lines elsewhere, and log records
+
+
+def duration(seconds: float) -> str:
+    """A duration in words: ``"0.2 s"``, ``"12 s"``, ``"6 min"``, ``"2.5 h"``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class EpochText:
+    """The line of text of an epoch: loss, the metric that selects, the best so far, time and an estimate.
+
+    Args:
+        metric: what selects the best epoch.
+        max_epochs: of the training.
+        may_stop: whether it may end early, so that the estimate is the most that it may take.
+        history: rows of epochs that a resumed training has made before.
+    """
+
+    def __init__(self, metric: str, max_epochs: int, may_stop: bool, history: Iterable[Row] = ()) -> None:
+        self._metric, self._max_epochs, self._may_stop = metric, max_epochs, may_stop
+        self._best: tuple[float, int] | None = None
+        for row in history:
+            self.add(row)
+
+    def add(self, row: Row) -> str:
+        """Take in the row of an epoch -> its line."""
+        best = row.get("best")
+        if best is not None and (self._best is None or best != self._best[0]):
+            self._best = (best, row["epoch"])
+        parts = [f"loss {row['loss']:.4f}"]
+        if self._metric != "loss" and self._metric in row:
+            parts.append(f"{self._metric} {row[self._metric]:.4f}")
+        if self._best is not None:
+            parts.append(f"best {self._best[0]:.4f} (epoch {self._best[1]})")
+        epoch, seconds = row["epoch"], row["seconds"]
+        parts.append(duration(seconds))
+        if epoch < self._max_epochs:
+            most = "at most " if self._may_stop else "about "
+            parts.append(f"{most}{duration(seconds / epoch * (self._max_epochs - epoch))} left")
+        return f"epoch {epoch}/{self._max_epochs}: {', '.join(parts)}"
+
+
+class EpochLog(Observer):
+    """A record at level INFO for each epoch, with its row as ``record.row``."""
+
+    def __init__(self, text: EpochText) -> None:
+        self._text = text
+
+    def end_epoch(self, row: Row) -> None:
+        _log.info("%s", self._text.add(row), extra={"row": dict(row)})
+
+
+class ProgressLines(Observer):
+    """Plain lines on the standard error stream, for pipes and files: one for the first epoch, one for the last, and in
+    between one an epoch, but none within ``every`` seconds of the line before.
+
+    Args:
+        text: of an epoch.
+        every: seconds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, text: EpochText, every: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._text, self._every, self._clock = text, every, clock
+        self._told: float | None = None
+        self._pending = ""
+
+    def end_epoch(self, row: Row) -> None:
+        self._pending = self._text.add(row)
+        if self._told is None or self._clock() - self._told >= self._every:
+            self._tell()
+
+    def close(self) -> None:
+        if self._pending:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self._clock()
+        tell(self._pending)
+        self._pending = ""
+
+
+class ProgressBar(Observer):
+    """A live bar, on the standard error stream or in the output of a notebook's cell: terms, the last metric, targets a
+    second, time left of the epoch."""
+
+    def __init__(self, metric: str, max_epochs: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+        title, note = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False)
+        columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
+        self._bar = Progress(*columns, transient=True, console=Console(stderr=True))
+        self._metric, self._max_epochs = metric, max_epochs
+        self._task: TaskID | None = None
+        self._result = ""
+        self._bar.start()
+
+    def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        title = f"epoch {epoch + 1}/{self._max_epochs}"
+        self._task = self._bar.add_task(title, total=n_batches, completed=done, note=self._result)
+
+    def step(self, terms: Mapping[str, float], speed: float) -> None:
+        if self._task is not None:
+            text = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+            self._bar.update(self._task, note=f"{text}  {self._result}  {speed:,.0f}/s")
+
+    def advance(self) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task)
+
+    def end_epoch(self, row: Row) -> None:
+        value, best = row.get(self._metric), row.get("best")
+        if value is not None:
+            self._result = f"{self._metric} {value:.4f}" + ("" if best is None else f" (best {best:.4f})")
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def progress_observer(progress: bool | None, metric: str, max_epochs: int, text: EpochText) -> Observer | None:
+    """What shows a training.
+
+    Args:
+        progress: False: nothing; None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines.
+        metric: what selects the best epoch.
+        max_epochs: of the training.
+        text: of an epoch.
+    """
+    if progress is False:
+        return None
+    if _in_notebook() or sys.stderr.isatty():
+        return ProgressBar(metric, max_epochs)
+    return ProgressLines(text) if progress else None
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook (IPython is not imported to find out)."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return shell is not None and hasattr(shell, "kernel")

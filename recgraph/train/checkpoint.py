@@ -1,4 +1,7 @@
-"""Checkpoints: the whole state of a training, written atomically, without pickle; the last two are kept."""
+"""Checkpoints: the whole state of a training, written atomically, without pickle; the last two are kept.
+
+A checkpoint is a folder ``step-N`` of safetensors files and ``state.json``, with a manifest.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,41 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.bounded.tensors import read_tensors
-from recgraph.data.files import make_folder, remove_folder, replacing_folder
-from recgraph.data.imprint import check, check_folder, load_json, replace_tensors, write_checksums
+from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder
 from recgraph.finite import not_finite
-from recgraph.texts import listed
+from recgraph.models.base import TrainableModel
+from recgraph.ranks import Ranks
+from recgraph.rng import Generators
+from recgraph.train.config import FALLING, TrainConfig
 
-_PREFIX = "step-"
-_TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
-_RANK = "rank "
-#: ``checksums.json`` is of earlier versions
-_BEST, _STATE, _CHECKSUMS = "best.safetensors", "state.json", "checksums.json"
-#: what reading raises where a file is missing or damaged, or holds other values than it should
-_UNREADABLE = (
-    *(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-    SafetensorError,
-)
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "differing",
+    "fingerprint",
+    "latest",
+    "load_optimisers",
+    "load_streams",
+    "optimiser_tensors",
+    "read",
+    "read_latest",
+    "save",
+    "with_streams_of_ranks",
+]
+
+_PREFIX, _RANK = "step-", "rank "
+_BEST, _STATE = "best.safetensors", "state.json"
+#: settings that may differ where a training continues: they do not alter its steps
+_MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "track", "checkpoint_seconds"}
 _log = logging.getLogger(__name__)
 
 
@@ -59,49 +70,7 @@ class Checkpoint:
     best: Mapping[str, Tensor] | None = None
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, atomically."""
-    replace_tensors(tensors, path)
-
-
-def load_tensors(path: Path, *, is_checked: bool = False) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Args:
-        is_checked: whether its checksum was compared already; else that in its imprint is.
-
-    Raises:
-        CheckpointError: it is missing, damaged or of a newer format.
-    """
-    with explained(path):
-        if not is_checked:
-            check(path)
-        return read_tensors(path)
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Whatever does not fit in a checkpoint, or a file of one, that is read inside the block is an error that names it.
-
-    Raises:
-        CheckpointError: files or values are missing, or of other types or sizes than those of this training.
-    """
-    try:
-        yield
-    except (CheckpointError, MemoryError):
-        raise
-    except _UNREADABLE as error:
-        what = f"{error}" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"checkpoint {path} cannot be read: {what}"[:2000]) from error
-
-
-def save(
-    folder: Path,
-    checkpoint: Checkpoint,
-    step: int,
-    keep: Path | None = None,
-    best: Path | None = None,
-) -> Path:
+def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = None, best: Path | None = None) -> Path:
     """Write ``folder/step-N`` under a temporary name, rename it when it is on the disk, then remove older checkpoints.
 
     Args:
@@ -109,17 +78,16 @@ def save(
         keep: the previous checkpoint, which is not removed.
         best: file of the best weights so far; the checkpoint gets a hard link to it. ``checkpoint.best`` is not read.
     """
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     final = _name(folder, step)
     with replacing_folder(final) as temporary:
-        for name, tensors in zip(
-            _TENSORS, (checkpoint.model, checkpoint.optimisers, checkpoint.generators), strict=True
-        ):
-            save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / name)
+        for name in ("model", "optimisers", "generators"):
+            tensors = getattr(checkpoint, name)
+            contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+            save_file(contiguous, temporary / f"{name}.safetensors")
         if best is not None:
             _link(best, temporary / _BEST)
         (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        write_checksums(temporary)
     for old in candidates(folder):
         if old not in (final, keep):
             remove_folder(old)
@@ -154,15 +122,6 @@ def latest(folder: Path) -> Path | None:
     return next(iter(candidates(folder)), None)
 
 
-def latest_good(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read and is finite, or None."""
-    try:
-        found = read_latest(folder)
-    except CheckpointError:
-        return None
-    return None if found is None else found[0]
-
-
 def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot.
 
@@ -190,15 +149,17 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
     """
-    with explained(path):
-        checked = check_folder(path, of_earlier=_CHECKSUMS)
-        state = load_json(path / _STATE)
-    model, optimisers, generators = (load_tensors(path / name, is_checked=name in checked) for name in _TENSORS)
-    best = None
-    if (path / _BEST).exists():
-        best = load_tensors(path / _BEST, is_checked=_BEST in checked)
+    try:
+        check_manifest(path)
+        model, optimisers, generators = (
+            read_tensors(path / f"{name}.safetensors") for name in ("model", "optimisers", "generators")
+        )
+        best = read_tensors(path / _BEST) if (path / _BEST).exists() else None
+        state = read_object(path / _STATE)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if wrong := not_finite({**optimisers, **(best or {}), **model}):
-        raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {listed(wrong)}")
+        raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {', '.join(wrong[:5])}")
     return Checkpoint(model, optimisers, generators, state, best)
 
 
@@ -213,58 +174,15 @@ def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[s
 
 
 def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimiser_tensors`. A parameter that was never stepped has no state.
-
-    Raises:
-        CheckpointError: a tensor is of no parameter, of another shape or type than its parameter asks for, or one is
-            missing; names it, and nothing is loaded.
-    """
-    states: dict[str, dict[int, dict[str, Tensor]]] = {group: {} for group in optimisers}
-    expected: dict[str, Tensor] = {}
+    """The inverse of :func:`optimiser_tensors`. A parameter that was never stepped has no state."""
+    states: dict[str, dict[int, dict[str, Any]]] = {group: {} for group in optimisers}
     for name, value in tensors.items():
-        group, index, entry = [*name.rsplit("/", 2), "", ""][:3]
-        parameters = optimisers[group].param_groups[0]["params"] if group in optimisers else []
-        if not index.isdecimal() or int(index) >= len(parameters):
-            raise CheckpointError(f"the optimisers have no parameter for {name!r}; the groups are {listed(optimisers)}")
-        states[group].setdefault(int(index), {})[entry] = value
-        expected |= _expected(f"{group}/{index}", optimisers[group], parameters[int(index)])
-    check_tensors(tensors, expected, "the optimisers")
+        group, index, entry = name.rsplit("/", 2)
+        # SparseAdam counts in plain numbers
+        is_count = entry == "step" and isinstance(optimisers[group], torch.optim.SparseAdam)
+        states[group].setdefault(int(index), {})[entry] = int(value) if is_count else value
     for group, optimiser in optimisers.items():
-        if isinstance(optimiser, torch.optim.SparseAdam):  # which counts in plain numbers
-            for entries in states[group].values():
-                entries["step"] = int(entries["step"])  # type: ignore[assignment]
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
-
-
-def _expected(name: str, optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What the state of a parameter looks like; no memory is taken."""
-    looks = torch.empty_like(parameter, device="meta")
-    count = torch.int64 if isinstance(optimiser, torch.optim.SparseAdam) else torch.float32
-    entries = {"step": torch.empty((), dtype=count, device="meta"), "exp_avg": looks, "exp_avg_sq": looks}
-    return {f"{name}/{entry}": value for entry, value in entries.items()}
-
-
-def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Compare the names, shapes and types of tensors with those that a training has; values are not read.
-
-    Args:
-        what: they are of, for the message.
-
-    Raises:
-        CheckpointError: one is missing, is one too many, or is of another shape or type; names it.
-    """
-    if missing := sorted(expected.keys() - found.keys()):
-        raise CheckpointError(f"{listed(missing)} of {what} is missing")
-    if more := sorted(found.keys() - expected.keys()):
-        raise CheckpointError(f"{what} has no {listed(more)}")
-    for name, value in found.items():
-        other = expected[name]
-        if value.shape != other.shape or value.dtype != other.dtype:
-            raise CheckpointError(f"{name!r} of {what} is {_look(value)}, where this training has {_look(other)}")
-
-
-def _look(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def with_streams_of_ranks(shared: Mapping[str, Tensor], of_ranks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -273,14 +191,55 @@ def with_streams_of_ranks(shared: Mapping[str, Tensor], of_ranks: Sequence[Mappi
     return {**shared, **own}
 
 
-def streams_of_ranks(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
-    """The inverse of :func:`with_streams_of_ranks`: the shared states, and those of each rank that has some."""
-    shared: dict[str, Tensor] = {}
-    of_ranks: dict[int, dict[str, Tensor]] = {}
-    for name, state in saved.items():
-        rank, _, own = name.removeprefix(_RANK).partition("/")
-        if name.startswith(_RANK) and rank.isdecimal():
-            of_ranks.setdefault(int(rank), {})[own] = state
-        else:
-            shared[name] = state
-    return shared, of_ranks
+def load_streams(generators: Generators, saved: Mapping[str, Tensor], n_ranks: int, ranks: Ranks, step: int) -> None:
+    """Set the streams to the states of a checkpoint; a warning names those that begin anew.
+
+    Args:
+        generators: the streams of the run.
+        saved: name of a stream -> its state in the checkpoint.
+        n_ranks: how many processes made it.
+        ranks: the processes that go on.
+        step: at which the checkpoint was made.
+    """
+    own = f"{_RANK}{ranks.index}/"
+    shared = {name: state for name, state in saved.items() if not name.startswith(_RANK)}
+    mine = {name.removeprefix(own): state for name, state in saved.items() if name.startswith(own)}
+    anew = generators.load_state_dict(shared, step)
+    if anew and ranks.is_first:
+        _log.warning("the training goes on on another kind of device: %s draw anew", ", ".join(anew))
+    goes_on = ranks.count > 1 and n_ranks > 1 and ranks.index < n_ranks
+    generators.load_rank_state(mine if goes_on else None, step)
+    if n_ranks != ranks.count and ranks.is_first:
+        _log.warning(
+            "a training of %d processes goes on with %d: what each draws for its own rows (dropout) is not what it "
+            "would have been; all else is",
+            n_ranks,
+            ranks.count,
+        )
+
+
+def fingerprint(model: TrainableModel, config: TrainConfig, seed: int, n_batches: int) -> dict[str, Any]:
+    """What must be the same where a training continues, as JSON values."""
+    training = config.model_dump(mode="json")
+    # a schedule that goes down over max_epochs gives every step another rate where these differ
+    is_laid_out = config.schedule in FALLING and not config.schedule_epochs
+    may_differ = _MAY_DIFFER - {"max_epochs"} if is_laid_out else _MAY_DIFFER
+    return {
+        "model": type(model).__name__,
+        "config": model.config.model_dump(mode="json"),
+        "training": {name: value for name, value in training.items() if name not in may_differ},
+        "seed": seed,
+        "batches": n_batches,
+    }
+
+
+def differing(here: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between two fingerprints, settings by their own names."""
+    names: list[str] = []
+    for name, now in here.items():
+        was = saved.get(name)
+        if isinstance(now, Mapping) and isinstance(was, Mapping):
+            names += [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
+        elif was != now:
+            names.append(name)
+    return names

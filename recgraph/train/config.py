@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from pydantic import Field, ValidationInfo, create_model, field_validator
+from pydantic import Field, create_model
 
 from recgraph.config import Added, Config, ConfigError, Search, distribute
 from recgraph.models.base import Model, TrainableModel
@@ -101,76 +101,20 @@ class TrainConfig(Config):
         Field(description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"),
         Added(),
     ] = None
-    track_folder: Annotated[
-        bool, Field(description="also send the run's folder to the tracker, as an artefact"), Added()
-    ] = False
-
-    @field_validator("track_folder", mode="after")
-    @classmethod
-    def _check_track(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("track", "") is None:
-            raise ValueError("there is no tracker to send the folder to; give track='mlflow' or 'wandb'")
-        return value
-
-    @field_validator("drop_after", mode="after")
-    @classmethod
-    def _check_drops(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        schedule = info.data.get("schedule")  # none: it is wrong itself
-        if value and schedule not in ("step", None):
-            raise ValueError(f"the {schedule} schedule has no drops; leave drop_after out, or give schedule='step'")
-        if not value and schedule == "step":
-            raise ValueError("the step schedule needs the epochs after which the rate drops; give drop_after=[30, 40]")
-        if list(value) != sorted(set(value)):
-            raise ValueError("the epochs must ascend, each given once")
-        return value
-
-    @field_validator("drop_factor", mode="after")
-    @classmethod
-    def _check_drop_factor(cls, value: float, info: ValidationInfo) -> float:
-        schedule = info.data.get("schedule")
-        if schedule not in ("step", None) and value != cls.model_fields["drop_factor"].default:
-            raise ValueError(f"the {schedule} schedule has no drops; leave drop_factor out, or give schedule='step'")
-        return value
-
-    @field_validator("schedule_epochs", mode="after")
-    @classmethod
-    def _check_schedule(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is None or not {"schedule", "max_epochs"} <= set(info.data):  # else these are wrong themselves
-            return value
-        if (schedule := info.data["schedule"]) not in FALLING:
-            raise ValueError(
-                f"the {schedule} schedule has no length; leave it out, or give schedule='cosine' or 'linear'"
-            )
-        if value < info.data["max_epochs"]:
-            raise ValueError(
-                f"the rate would be 0 before the last of max_epochs = {info.data['max_epochs']}; give more"
-            )
-        return value
 
 
 def refuse_training(model: type[Model], names: Iterable[str]) -> None:
-    """Refuse settings of training for a model that is fitted in one step; other names are let through.
-
-    Raises:
-        ConfigError: names these settings, and those that the model has.
-    """
+    """Refuse settings of training for a model that is fitted in one step; other names are let through."""
     own = model.Config.model_fields
     wrong = sorted({*names} & TrainConfig.model_fields.keys() - own.keys())
     if wrong and not issubclass(model, TrainableModel):
-        raise ConfigError(
-            f"{model.__name__} is fitted in one step and takes no settings of training: leave out {', '.join(wrong)}; "
-            + (f"its own settings are {', '.join(own)}" if own else "it has no settings of its own")
-        )
+        raise ConfigError(f"{model.__name__} is fitted in one step: leave out {', '.join(wrong)}")
 
 
 def share_out(
     model: type[Model], settings: Mapping[str, Any], parts: Mapping[str, type[Config]]
 ) -> dict[str, dict[str, Any]]:
-    """Share one flat namespace of settings of a model's run out, as :func:`recgraph.config.distribute` does.
-
-    Raises:
-        ConfigError: as there; and settings of training for a model that takes none.
-    """
+    """Share one flat namespace of settings of a model's run out, as :func:`recgraph.config.distribute` does."""
     refuse_training(model, settings)
     return distribute(settings, parts)
 
@@ -242,8 +186,6 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
         device: as :func:`pick_device` has it.
         precision: ``"no"`` or ``"bf16"``.
 
-    Raises:
-        ValueError: the device is not there, or it names one card where a launcher gave this process another.
     """
     picked = pick_device(device)
     connect()
@@ -252,11 +194,6 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
     if picked.index is not None:  # Accelerate itself knows only "the GPU of this process"
-        if accelerator.num_processes > 1 and accelerator.device != picked:
-            raise ValueError(
-                f"device = {device!r} names one card for all {accelerator.num_processes} processes; the launcher gave "
-                f"this one {accelerator.device}: leave device out, and choose cards with CUDA_VISIBLE_DEVICES"
-            )
         accelerator.state.device = picked
         # whence Accelerate refreshes its state, at the first autocast for one
         PartialState().device = picked

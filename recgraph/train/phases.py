@@ -19,33 +19,16 @@ TABLES = " tables"
 
 
 def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
-    """Refuse phases that name unknown groups or no term, that leave out what settings ask for, that cannot accumulate,
-    or that have nothing to train.
-
-    Raises:
-        ValueError: names the phase and what is wrong with it.
-    """
+    """Refuse phases that name unknown groups, that cannot accumulate, or that have nothing to train."""
     groups = model.parameter_groups()
-    if not model.phases:
-        raise ValueError(f"{type(model).__name__} has no phase; there is nothing to train")
-    for phase in model.phases:
-        unknown = sorted(set(phase.groups) - set(groups))
-        if unknown or not phase.groups:
-            raise ValueError(f"phase {phase.name!r} trains groups {unknown or '()'}; the model has {sorted(groups)}")
-        if not phase.terms:
-            raise ValueError(f"phase {phase.name!r} has no terms; give at least one with its coefficient")
     names = [name for phase in model.phases for name in phase.groups]
+    if unknown := sorted({*names} - {*groups}):
+        raise ValueError(f"phases of {type(model).__name__} train groups {unknown}; the model has {sorted(groups)}")
     if not any(parameter.requires_grad for name in names for parameter in groups[name]):
-        raise ValueError(
-            f"every parameter that the phases of {type(model).__name__} train (groups "
-            f"{', '.join(dict.fromkeys(names))}) is frozen; call requires_grad_(True) on those to be trained"
-        )
+        raise ValueError(f"nothing to train: every parameter of {type(model).__name__}'s phases is frozen")
     shared = sorted({name for name in names if names.count(name) > 1})
     if accumulate > 1 and shared:  # one phase's step would take, and clear, what the other has summed
-        raise ConfigError(
-            f"accumulate = {accumulate}: several phases of {type(model).__name__} train {', '.join(shared)}; use "
-            "accumulate = 1 with a larger batch_size, or phases that share no group"
-        )
+        raise ConfigError(f"accumulate = {accumulate}: several phases train {', '.join(shared)}; use accumulate = 1")
 
 
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
@@ -58,15 +41,10 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
         ValueError: a parameter is in no group or in two, or the model has no table for ``sparse_tables``.
     """
     groups = model.parameter_groups()
-    seen: dict[int, str] = {}
-    for name, parameters in groups.items():
-        for parameter in parameters:
-            if id(parameter) in seen:
-                raise ValueError(f"a parameter is in two groups, {seen[id(parameter)]!r} and {name!r}")
-            seen[id(parameter)] = name
-    left = [name for name, parameter in model.named_parameters() if id(parameter) not in seen]
-    if left:
-        raise ValueError(f"parameters in no group: {', '.join(left)}; add them to parameter_groups()")
+    grouped = [id(parameter) for parameters in groups.values() for parameter in parameters]
+    wrong = [name for name, parameter in model.named_parameters() if grouped.count(id(parameter)) != 1]
+    if wrong:
+        raise ValueError(f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not")
     tables = _sparse_tables(model, config)
     rate, betas = config.learning_rate, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -129,16 +107,7 @@ def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
 
 
 def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:
-    """The weighted sum of a phase's terms.
-
-    Raises:
-        ValueError: the model did not compute a term that was asked for.
-    """
-    missing = sorted(set(phase.terms) - set(terms))
-    if missing:
-        raise ValueError(
-            f"phase {phase.name!r}: the model did not compute {', '.join(missing)}; it gave {sorted(terms)}"
-        )
+    """The weighted sum of a phase's terms."""
     weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
     return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 

@@ -1,13 +1,24 @@
-"""The state of a training beside weights: position, sums, history, time, and early stopping."""
+"""The state of a training beside weights: position, terms, history, time, and early stopping."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recgraph.finite import NonFinite
+import torch
+from torch import Tensor
+
+from recgraph.finite import NonFinite, NonFiniteWeights, not_finite
+from recgraph.ranks import stacked
+
+__all__ = ["Clock", "EarlyStopping", "NonFiniteLoss", "Progress", "Terms", "check_finite"]
+
+# batches between two reads of the terms: a read waits for the device
+_READ_EVERY = 20
+_WAY_OUT = "try a smaller learning_rate, or clip_norm"
 
 
 @dataclass
@@ -26,11 +37,7 @@ class EarlyStopping:
     waited: int = 0
 
     def update(self, value: float, epoch: int) -> bool:
-        """Add a value; True where it is the best so far (an equal value is not better).
-
-        Raises:
-            NonFinite: the value is NaN.
-        """
+        """Add a value; True where it is the best so far (an equal value is not better)."""
         if math.isnan(value):
             raise NonFinite(f"the metric that selects the best epoch is NaN at epoch {epoch}; take another metric")
         better = self.best is None or (value > self.best if self.maximise else value < self.best)
@@ -103,3 +110,59 @@ class Clock:
         self._progress.seconds += wall - self._wall
         self._progress.cpu_seconds += cpu - self._cpu
         self._wall, self._cpu = wall, cpu
+
+
+class NonFiniteLoss(NonFinite):
+    """A loss term became NaN or infinite."""
+
+
+class Terms:
+    """The terms of the steps that were made and not read from the device yet.
+
+    Args:
+        n_phases: entries a batch.
+    """
+
+    def __init__(self, n_phases: int) -> None:
+        self._n_phases = n_phases
+        self._unread: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Add the values that a phase had; they stay on the device."""
+        self._unread.append((step, {name: value.detach() for name, value in terms.items()}))
+
+    def forget(self) -> None:
+        """Leave out what was not read."""
+        self._unread = []
+
+    @property
+    def are_due(self) -> bool:
+        """Whether so many were added that they should be read."""
+        return len(self._unread) >= _READ_EVERY * self._n_phases
+
+    def read(self, progress: Progress) -> None:
+        """Read the values from the device, of all ranks, and add their means to the progress.
+
+        Raises:
+            NonFiniteLoss: one is NaN or infinite; names the term and the step.
+        """
+        if not self._unread:
+            return
+        names = [(step, name) for step, terms in self._unread for name in terms]
+        values = stacked(torch.stack([value.float() for _, terms in self._unread for value in terms.values()]))
+        for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
+            if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
+                where = f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}" if len(of_ranks) > 1 else ""
+                raise NonFiniteLoss(f"term {name!r} became {of_ranks[wrong[0]]} at step {step}{where}; {_WAY_OUT}")
+            progress.add_term(name, sum(of_ranks) / len(of_ranks))
+        self._unread = []
+
+
+def check_finite(state: Mapping[str, Tensor], progress: Progress) -> None:
+    """Refuse weights, or an optimiser's state, that the steps so far have made NaN or infinite.
+
+    A finite term may have a gradient that is not, and after a step that is too large the next term shows it only where
+    there is a next step.
+    """
+    if wrong := not_finite(state):
+        raise NonFiniteWeights(f"{', '.join(wrong[:5])} became NaN or infinite by step {progress.step}; {_WAY_OUT}")

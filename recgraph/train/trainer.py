@@ -14,19 +14,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from recgraph.accelerated import is_accelerated
 from recgraph.data.batches import Batches
-from recgraph.data.files import sweep
+from recgraph.files import sweep, write_tensors
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.ahead import compile_where_asked, on_device, prepared_ahead
+from recgraph.train.ahead import on_device, prepared_ahead
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.fingerprint import Fingerprint
-from recgraph.train.host_memory import freed_memory_kept
 from recgraph.train.phases import (
     TABLES,
     check_phases,
@@ -36,9 +35,7 @@ from recgraph.train.phases import (
     step_at,
     total_loss,
 )
-from recgraph.train.progress import Clock, EarlyStopping, Progress
-from recgraph.train.streams import load_streams
-from recgraph.train.terms import Terms
+from recgraph.train.progress import Clock, EarlyStopping, Progress, Terms, check_finite
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +64,6 @@ class Trainer:
         folder: where checkpoints go; None keeps nothing.
         observers: called at the events of :class:`recgraph.train.callbacks.Observer`.
         accelerator: devices and precision; made from ``config`` by default.
-
-    Raises:
-        ValueError: the phases do not fit the model, all that they train is frozen, or the metric needs a validation.
     """
 
     def __init__(
@@ -84,9 +78,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
     ) -> None:
         if validate is None and config.metric not in ("loss", "last"):
-            raise ValueError(
-                f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss' or 'last'"
-            )
+            raise ValueError(f"metric = {config.metric!r} needs a validation; use metric = 'loss' or 'last'")
         check_phases(model, config.accumulate)
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
@@ -99,7 +91,8 @@ class Trainer:
         self.averaging.align(model)
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
-        compile_where_asked(model, config, self.accelerator.device)
+        if config.compile and is_accelerated(self.accelerator.device):
+            model.compile_parts()
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
         self._compared_from = model.changing_epochs if config.metric == "loss" else 0
         self.progress = Progress(n_ranks=self.ranks.count)
@@ -107,7 +100,7 @@ class Trainer:
         self._best_is_kept = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._terms = Terms(folder, len(self.phases))
+        self._terms = Terms(len(self.phases))
         self._interrupt = Interrupt()
 
     def fit(self) -> list[dict[str, Any]]:
@@ -120,13 +113,11 @@ class Trainer:
             One row an epoch: terms, metrics, seconds, targets a second.
 
         Raises:
-            NonFinite: a term, a weight or an optimiser's state became NaN or infinite; names it, the step and the last
-                good checkpoint.
+            NonFinite: a term, a weight or an optimiser's state became NaN or infinite; names it and the step.
             TrainingInterrupted: SIGINT came; the step, or the epoch's validation, was finished and the state saved.
-            ValueError: all that the phases train has been frozen.
         """
         check_phases(self.model, self.config.accumulate)
-        with Interrupt() as self._interrupt, freed_memory_kept():
+        with Interrupt() as self._interrupt:
             try:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
                     clock = Clock(self.progress)
@@ -270,7 +261,7 @@ class Trainer:
     def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
         """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on one."""
         named = {f"optimiser {name}": value for name, value in optimisers.items()}
-        of_all(lambda: self._terms.check({**self.model.state_dict(), **named}, self.progress))
+        of_all(lambda: check_finite({**self.model.state_dict(), **named}, self.progress))
 
     def _accumulated(self) -> tuple[int, int]:
         """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
@@ -309,12 +300,12 @@ class Trainer:
             return None
         best = None if self.best is None else self.folder / "best.safetensors"
         if self.best is not None and best is not None and not self._best_is_kept:
-            checkpoints.save_tensors(self.best, best)
+            write_tensors(self.best, best)
             self._best_is_kept = True
         state = {
             **vars(self.progress),
             "stopping": self.stopping.state_dict(),
-            "fingerprint": self._fingerprint().value,
+            "fingerprint": self._fingerprint(),
             "ranks": self.ranks.count,
         }
         whole = checkpoints.Checkpoint(
@@ -336,40 +327,28 @@ class Trainer:
         begins anew, with a warning; so do streams that were saved on another kind of device.
 
         Raises:
-            CheckpointError: all are damaged, it was made with other settings, or ranks see different ones.
+            CheckpointError: all are damaged, or it was made with other settings.
         """
         found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
-        names = all_values(None if found is None else found[0].name)
-        if len(set(names)) > 1:
-            seen = "; ".join(f"rank {rank}: {name or 'none'}" for rank, name in enumerate(names))
-            raise checkpoints.CheckpointError(
-                f"the ranks see different checkpoints in {self.folder} ({seen}); use a folder that all of them share"
-            )
-        if found is None or self.folder is None:
+        if found is None:
             return False
         newest, saved = found
-        with checkpoints.explained(newest):
-            state = dict(saved.state)
-            if differing := self._fingerprint().differing(state.pop("fingerprint")):
-                raise checkpoints.CheckpointError(
-                    f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
-                )
-            self.stopping.load_state_dict(state.pop("stopping"))
-            n_ranks = state.pop("ranks", 1)
-            self.progress = Progress(**{"n_ranks": n_ranks, **state})
-            self.progress.n_ranks = max(self.progress.n_ranks, self.ranks.count)
-            if not self.ranks.is_first:  # rank 0 has the time of all
-                self.progress.cpu_seconds = 0.0
-            own = self.model.state_dict()
-            checkpoints.check_tensors(saved.model, own, "the model")
-            if self.stopping.best is not None:
-                # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
-                best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
-                checkpoints.check_tensors(best, own, "the best weights")
-                self.best, self._best_is_kept = dict(best), False
-            checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-            self.model.load_state_dict(saved.model)
-            load_streams(self.generators, saved.generators, n_ranks, self.ranks, self.progress.step)
+        state = dict(saved.state)
+        if differing := checkpoints.differing(self._fingerprint(), state.pop("fingerprint")):
+            raise checkpoints.CheckpointError(
+                f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
+            )
+        self.stopping.load_state_dict(state.pop("stopping"))
+        n_ranks = state.pop("ranks")
+        self.progress = Progress(**state)
+        self.progress.n_ranks = max(self.progress.n_ranks, self.ranks.count)
+        if not self.ranks.is_first:  # rank 0 has the time of all
+            self.progress.cpu_seconds = 0.0
+        if saved.best is not None:
+            self.best, self._best_is_kept = dict(saved.best), False
+        checkpoints.load_optimisers(self.optimisers, saved.optimisers)
+        self.model.load_state_dict(saved.model)
+        checkpoints.load_streams(self.generators, saved.generators, n_ranks, self.ranks, self.progress.step)
         self._checkpoint = newest
         if self.ranks.is_first:
             sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
@@ -377,8 +356,8 @@ class Trainer:
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True
 
-    def _fingerprint(self) -> Fingerprint:
-        return Fingerprint(self.model, self.config, self.generators.seed, len(self.batches))
+    def _fingerprint(self) -> dict[str, Any]:
+        return checkpoints.fingerprint(self.model, self.config, self.generators.seed, len(self.batches))
 
     def _call(self, event: str, *details: Any) -> None:
         for observer in self.observers:

@@ -16,8 +16,8 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
-from recgraph.runs.inputs import input_digests
-from recgraph.runs.source import source_of
+from recgraph.runs.pretrained import input_digests
+from recgraph.runs.settings import source_of
 from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives

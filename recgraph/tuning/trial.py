@@ -170,7 +170,7 @@ def _checked(values: Any, metrics: Sequence[str]) -> list[float]:
 def keep_result(plan: Plan, trial: FrozenTrial) -> None:
     """Write ``trial.json`` into a finished trial's folder, and remove what was there for resuming it."""
     folder = folder_of(plan, trial)
-    if folder is None or not folder.is_dir():
+    if folder is None:
         return
     for path in (folder / name for name in _FOR_RESUMING):
         if path.is_dir():

@@ -79,9 +79,3 @@ def test_every_outcome_has_its_probability(
     scale = len(drawn) / likely.total()
     statistic = sum((seen[out] - n * scale) ** 2 / (n * scale) for out, n in likely.items())
     assert statistic <= chi2.ppf(1 - 1e-4, max(len(likely) - 1, 1))
-
-
-@pytest.mark.parametrize("kind", [Substitute, Insert])
-def test_without_setup_the_error_says_what_to_do(kind: type[SimilarityAugmentation]) -> None:
-    with pytest.raises(ValueError, match=r"call setup\(train\)"):
-        kind()(Ragged.from_lists([[1, 2]]), torch.Generator())

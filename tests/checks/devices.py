@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "graph/store.py": {".cpu()", ".numpy()"},  # files are written from the host
     "models/closed_form/linear.py": {"torch.device", "'cpu'"},  # so does its elastic net
     "models/closed_form/neighbours.py": {"'cpu'"},  # a table of the host is held against its memory
-    "models/two_stage/rankers.py": {"'cpu'"},  # and its trees
+    "models/two_stage.py": {"'cpu'"},  # and its trees
 }
 
 _METHODS = {"cpu", "cuda", "numpy"}

@@ -16,8 +16,6 @@ from typer.testing import CliRunner, Result
 
 from recgraph.cli.app import app
 from recgraph.data import catalog
-from recgraph.leaderboard.board import load_board
-from recgraph.leaderboard.plan import jobs_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "experiments" / "configs"
 SMALL = ("--set", "hidden_dim=8", "--set", "max_epochs=4", "--device", "cpu")
@@ -76,58 +74,6 @@ def test_train_takes_paths_and_features_from_the_card(run: Path) -> None:
         N_PAPERS,
     )
     assert len((run / "log.jsonl").read_text().splitlines()) == 4
-
-
-@pytest.mark.parametrize(("model", "setting"), [("heco", "n_classes=2")])
-def test_labels_by_configuration(model: str, setting: str, tmp_path: Path) -> None:
-    given = ("--set", setting, "--set", "probe_repeats=2", "--set", "probe_steps=5")
-    refused = call("train", model, "--dataset", "tiny", "--out", tmp_path / "no", *SMALL, *given)
-    assert refused.exit_code == 2
-    assert "give labels='a split of the data set'" in " ".join(refused.output.split())
-    done = call("train", model, "--dataset", "tiny", "--out", tmp_path / "run", *SMALL, *given, "--set", "labels=10")
-    assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert record["data"]["settings"]["labels"]["n_labels"] == 20
-    assert "train nodes of split '10'" in record["unsealed"][0]
-    assert [row["labels"] for row in rows("evaluate", tmp_path / "run")] == ["10", "10", "none"]
-
-
-def test_an_entry_of_a_board_that_reads_labels_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries that read none have the address that they had before there was such a setting.
-
-    Beside them stands one that reads labels, without numbers where test nodes are among those that it has read.
-    """
-    make_card(tmp_path, '20 = ["valid.npy", "test.npy", "train.npy"]\n')
-    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    assert call("data", "get", "tiny", "--from", tmp_path / "tiny").exit_code == 0
-    board = tmp_path / "board" / "tiny.toml"
-    board.parent.mkdir()
-    board.write_text(
-        "seeds = [0]\nmetrics = ['macro_f1']\n[protocol]\nprobe = { repeats = 2, steps = 5 }\n"
-        "[training]\nmax_epochs = 2\n"
-        "[[models]]\nmodel = 'heco'\nsettings = { hidden_dim = 8 }\n"
-        "[[models]]\nmodel = 'heco'\nname = 'HeCo with labels'\n"
-        "settings = { hidden_dim = 8, n_classes = 2, labels = 10 }\n"
-    )
-    sheet = next(iter(load_board(board.parent).sheets))
-    plain, labelled = (jobs_of(sheet, entry)[0] for entry in sheet.models)
-    assert ("labels" in plain.identity, labelled.identity["labels"]) == (False, {"labels": "10"})
-    done = call("leaderboard", "run", board, "--results", tmp_path / "results")
-    assert done.exit_code == 0, done.output
-    done = call("leaderboard", "render", board, "--results", tmp_path / "results", "--out", tmp_path / "page.md")
-    assert done.exit_code == 0, done.output
-    page, said = (tmp_path / "page.md").read_text(), "Its training reads the classes of the train nodes of split 10."
-    assert page.count(said) == 1
-    assert "| HeCo with labels | 1 | – |" not in page, "it was measured on 10"
-    (row,) = [line for line in page.splitlines() if line.startswith("| HeCo with labels | 1 |")]
-    assert row.count(" – |") == 2, "both probes of 20 are left out"
-    assert page.index("**HeCo with labels**") < page.index(said)
-
-
-def test_labels_that_nothing_reads_are_refused(tmp_path: Path) -> None:
-    done = call("train", "heco", "--dataset", "tiny", "--out", tmp_path / "no", *SMALL, "--set", "labels=10")
-    assert (done.exit_code, "reads no labels" in done.output) == (2, True)
 
 
 def test_evaluate_prints_the_tables(run: Path) -> None:
@@ -262,7 +208,6 @@ def test_acm(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             "--memory-limit and --engine are for runs that recommend",
         ),
         (("evaluate", "--engine", "ray"), "--memory-limit and --engine are for runs that recommend"),
-        (("evaluate", "--memory-mib", "100"), "--memory-limit and --engine are for runs that recommend"),
         (("evaluate", "--data", "log.csv"), "is opened without data; leave data out (--data)"),
         (("plot", "--out", "a.svg", "--metric", "ndcg@5"), "--split and --metric are for --kind groups and popularity"),
         (("plot", "--out", "a.svg", "--split", "test"), "--split and --metric are for --kind groups and popularity"),

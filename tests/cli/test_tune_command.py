@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from recgraph.cli.app import app
 from recgraph.cli.output import FAILURE, USER_MISTAKE
 from recgraph.cli.training import Pruner, Sampler
-from recgraph.tuning.samplers import PRUNERS, SAMPLERS
+from recgraph.tuning.objectives import PRUNERS, SAMPLERS
 
 SMALL = ("--set", "max_epochs=2", "--set", "hidden_dim=8", "--set", "n_heads=1")
 
@@ -45,10 +45,10 @@ def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> Non
     )
     done = tune(out, *command, "--trials", 2)
     assert done.exit_code == 0, done.output
-    assert "of 2, on valid ndcg@10 0." in done.stderr
+    assert "2 trials: 2 complete" in done.stderr
     assert "learning_rate = 0.01\n" in done.stderr
     assert "test, seen items excluded: tuned less default ndcg@10 +0." in done.stderr
-    assert f"optuna-dashboard {out / 'study.journal'}" in done.stderr
+    assert "recgraph train SASRec --dataset synthetic" in done.stderr
     rows = {(row["metric"], row["seen"]): row for row in json.loads(done.stdout)}
     row = rows["ndcg@10", "exclude"]
     assert row["tuned"] > row["default"] > 0
@@ -59,47 +59,27 @@ def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> Non
     evaluated = CliRunner().invoke(app, ["evaluate", str(best), "--format", "json"])
     tested = {each["metric"]: each["seen excluded"] for each in json.loads(evaluated.stdout)}
     assert row["tuned"] == tested["ndcg@10"]  # the run knows its data set
-    page = out / "study.html"
-    assert "recgraph train SASRec --dataset synthetic" in page.read_text()
-    page.unlink()
-    written = CliRunner().invoke(app, ["study", str(out)])
-    assert f"2 trials; written to {page}" in written.stderr
-    assert page.exists()
+    shown = CliRunner().invoke(app, ["study", str(out), "--format", "json"])
+    assert f"optuna-dashboard {out / 'study.journal'}" in shown.stderr
+    assert json.loads(shown.stdout) == []  # two trials tell nothing of importances
     assert CliRunner().invoke(app, ["study", str(tmp_path)]).exit_code == USER_MISTAKE
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (("--set", "hidden_dims=3"), "did you mean hidden_dim"),
-        (("--metric", "ndcg"), "must be of the form name@k"),
+        (("--set", "hidden_dims=3"), "hidden_dims"),
+        (("--metric", "ndcg"), "ndcg"),
         (("--storage", "mysql://me:secret@there/db"), "mysql://me:***@there/db"),
-        (("--storage", "postgresql://me:sec@ret@there/db"), "'postgresql://me:***@there/db' has an @ or a /"),
-        (("--space", "/nowhere.toml"), "'/nowhere.toml' does not exist"),
-        (("--metric", "ndcg@10", "--metric", "train_seconds", "--pruner", "median"), "are not pruned"),
+        (("--space", "/nowhere.toml"), "/nowhere.toml"),
+        (("--dataset", "acm"), "acm"),
     ],
 )
-def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], named: str) -> None:
     done = tune(tmp_path / "study", *arguments)
-    assert done.exit_code == 2, done.output
-    assert message in done.stderr
+    assert done.exit_code == USER_MISTAKE, done.output
+    assert named in done.stderr
     assert "Traceback" not in done.output
-
-
-@pytest.mark.parametrize(
-    ("model", "dataset", "message"),
-    [
-        ("meow", "acm", "dataset 'acm' is a graph with classes of nodes: it has no validation part"),
-        ("sasrec", "acm", "dataset 'acm' is a graph with classes of nodes: it has no validation part"),
-        ("meow", "synthetic", "model MEOW embeds the nodes of a graph"),
-    ],
-)
-def test_nodes_are_not_tuned_for(tmp_path: Path, model: str, dataset: str, message: str) -> None:
-    out = tmp_path / "study"
-    done = CliRunner().invoke(app, ["tune", model, "--dataset", dataset, "--out", str(out)])
-    assert done.exit_code == USER_MISTAKE
-    assert message in done.stderr
-    assert not out.exists()
 
 
 def test_a_study_without_a_complete_trial_fails_and_says_why(tmp_path: Path) -> None:
@@ -109,12 +89,11 @@ def test_a_study_without_a_complete_trial_fails_and_says_why(tmp_path: Path) -> 
     done = tune(out, *command, "--sampler", "grid", "--trials", 3)
     assert done.exit_code == FAILURE, done.output
     for heads in (3, 5, 8):
-        assert done.stderr.count(f"pruned, 1 of 3: n_heads = {heads} must divide hidden_dim = 4\n") == 1
+        assert done.stderr.count(f"pruned, 1 of 3: n_heads = {heads} ") == 1
     assert "recgraph: no trial is complete: all 3 were pruned; the study is kept" in done.stderr
     assert "Traceback" not in done.output
     assert not done.stdout
     assert json.loads((out / "study.json").read_text())["study"] == "sasrec-synthetic-ndcg@10"
-    assert (out / "study.html").exists()
     assert len([*out.glob("trials/*/trial.json")]) == 3
 
 
@@ -123,7 +102,7 @@ def test_the_folder_has_a_name_by_default(tmp_path: Path, space: Path, monkeypat
     command = ["tune", "sasrec", "--dataset", "synthetic", "--space", str(space), *SMALL, "--trials", "1"]
     done = CliRunner().invoke(app, [*command, "--test-seeds", "0"])
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "runs" / "sasrec-synthetic-ndcg@10" / "study.html").exists()
+    assert (tmp_path / "runs" / "sasrec-synthetic-ndcg@10" / "study.json").exists()
 
 
 def test_the_names_are_those_of_the_library() -> None:

@@ -85,7 +85,6 @@ def test_movielens_asks_for_its_citation() -> None:
             f'kind = "wheel"\npackage = "p"\nversion = "1"\nsha256 = "{"0" * 64}"',
             "must name the member",
         ),
-        ('format = "sequences"', 'format = "sequences"\nencoding = "utf-9"', "encoding = 'utf-9' is not known"),
         *(
             ("[expected]", f"{LAYOUT}{line}\n[expected]", message)
             for line, message in (

@@ -17,11 +17,11 @@ from recgraph import registry
 from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend
 from recgraph.encoders.base import SequenceEncoder
-from recgraph.encoders.bidirectional import BidirectionalTransformer
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.packed import pack
 from recgraph.encoders.pointwise import HSTU, FuXi
 from recgraph.encoders.transformer import (
+    BidirectionalTransformer,
     FilteredLayer,
     FilteredTransformer,
     GatedTransformer,

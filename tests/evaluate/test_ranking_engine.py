@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from fake_rankers import Scores, Vectors
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from refusing import refused
+from torch import Tensor, nn
 
 from recgraph.data.batches import Query
+from recgraph.data.part import Cases
 from recgraph.evaluate import topk
-from recgraph.evaluate.ranking import GROUP, catalogue_for, make_catalogue, rank
+from recgraph.evaluate.ranking import GROUP, _in_threads, catalogue_for, rank, ranking_threads
 from recgraph.evaluate.select import RunningBest
 from recgraph.evaluate.topk import Catalogue, Lists, tie_order
+from recgraph.models.base import Space
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.sparse.ragged import Ragged
 
 BOTH = ("keep", "exclude")
@@ -169,7 +173,7 @@ def test_nan_scores_name_the_user(where: int, is_seen: bool, block_items: int | 
     scores = torch.zeros(80, 5000)
     scores[75, where] = torch.nan
     history = Ragged.from_lists([[where] if is_seen else [] for _ in range(80)])
-    with pytest.raises(ValueError, match="user index 75 with NaN"):
+    with refused("user index 75"):
         gather(Scores(scores), history, 5000, 10, block_items=block_items)
 
 
@@ -178,7 +182,7 @@ def test_scores_that_are_all_nan_name_the_user_of_a_list_of_all_items(is_seen: b
     scores = torch.zeros(80, 30)
     scores[75] = torch.nan
     history = Ragged.from_lists([[3] if is_seen else [] for _ in range(80)])
-    with pytest.raises(ValueError, match="user index 75 with NaN"):
+    with refused("user index 75"):
         gather(Scores(scores), history, 30, 50)
 
 
@@ -196,37 +200,6 @@ def test_model_mode_is_restored() -> None:
     assert net.training
 
 
-def test_what_a_model_caches_while_it_ranks_can_be_trained_with() -> None:
-    class Caching(torch.nn.Embedding):
-        has_vectors = False
-        index: Tensor | None = None
-
-        def score(self, query: Query) -> Tensor:
-            self.index = torch.arange(len(query))
-            return self(self.index)
-
-    net = Caching(6, 40)
-    history = Ragged.from_lists([[]] * 6)
-    list(rank(net, catalogue_for(net, 40, 3), Query(torch.arange(6), history), None, ("keep",)))
-    net(net.index).sum().backward()
-    assert net.weight.grad is not None
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Catalogue(10, 0), "k = 0"),
-        (lambda: Catalogue(10, 3, block_items=0), "block_items = 0"),
-        (lambda: Catalogue(10, 3, item_vectors=torch.zeros(9, 4)), r"\[10, D\]"),
-        (lambda: Catalogue(10, 3).rank(torch.zeros(2, 9), None, ("keep",)), r"\[B, 10\]"),
-        (lambda: Catalogue(10, 3).rank(torch.zeros(2, 10), None, BOTH), "seen must be given"),
-    ],
-)
-def test_errors(make, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 @pytest.mark.parametrize("with_vectors", [True, False])
 def test_lists_of_another_length_from_the_same_vectors(with_vectors: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -242,8 +215,6 @@ def test_lists_of_another_length_from_the_same_vectors(with_vectors: bool) -> No
         assert torch.equal(found.scores, alone.scores)
     assert catalogue.k == 10
     assert catalogue.for_length(1400) is None  # its tiles would be wider
-    with pytest.raises(ValueError, match="k = 0 must be at least 1"):
-        catalogue.for_length(0)
 
 
 @pytest.mark.parametrize("with_vectors", [True, False])
@@ -263,31 +234,113 @@ def test_lists_in_smaller_tiles(rows: int, with_vectors: bool) -> None:
     assert torch.equal(found.scores, whole.scores)
 
 
-class Products(TorchDispatchMode):
-    """Counts the scores that matrix products make."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scores = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
-            self.scores += result.numel()
-        return result
+@pytest.mark.parametrize("k", [63, 64, 65, 127, 128])
+def test_lists_that_end_at_the_boundary_of_a_run_of_64_columns(k: int) -> None:
+    """With ties across the boundary, from one block and from several."""
+    scores = torch.randn(40, 3000, generator=torch.Generator().manual_seed(k)).mul(20).round()
+    seen = random_seen(40, 3000, 90)
+    for block_items in (None, 1):
+        lists = Catalogue(3000, k, block_items=block_items).rank(scores, Ragged.from_lists(seen), BOTH)
+        assert torch.equal(lists["keep"].items, oracle(scores, None, k))
+        assert torch.equal(lists["exclude"].items, oracle(scores, seen, k))
 
 
-@pytest.mark.parametrize("low", [False, True])
-def test_an_accelerator_computes_what_is_asked(monkeypatch: pytest.MonkeyPatch, low: bool) -> None:
-    """Models are called for groups of 256 users: tiles of an accelerator have no more rows than that."""
-    monkeypatch.setattr(topk, "TILE_ROWS", {})  # the host as an accelerator
-    generator = torch.Generator().manual_seed(0)
-    items, users = torch.randn(2048, 8, generator=generator), torch.randn(GROUP, 8, generator=generator)
-    catalogue = make_catalogue(items, 2048, 10, precision="bfloat16" if low else "float32")
-    with Products() as products:
-        catalogue.rank(users, None, ("keep",))
-    assert 2048 * GROUP <= products.scores <= 2048 * GROUP * (2 if low else 1)
-    scores = Catalogue(2048, 10)
-    scores.rank(users @ items.T, None, ("keep",))
-    assert scores._buffer.scores is not None
-    assert scores._buffer.scores.numel() <= GROUP * 2048
+# --- threads
+
+
+N_ITEMS = 300
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def cases(n_users: int = 5 * GROUP + 7) -> Cases:
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 12, (n_users,), generator=draw)
+    history = torch.randint(N_ITEMS, (int(lengths.sum()),), generator=draw)
+    truth = torch.randint(N_ITEMS, (n_users, 1), generator=draw)
+    ones = torch.ones(n_users, dtype=torch.int64)
+    history_rows = Ragged.from_lengths(history, lengths)
+    return Cases(torch.arange(n_users), history_rows, Ragged.from_lengths(truth.flatten(), ones), N_ITEMS)
+
+
+class Watched(SASRec):
+    """Notes in which thread, mode and number of torch's threads it is called."""
+
+    def encode_users(self, query: Query) -> Tensor:
+        self.calls.append((threading.current_thread().name, self.training, torch.get_num_threads()))
+        assert not torch.is_grad_enabled()
+        return super().encode_users(query)
+
+
+def watched() -> Watched:
+    model = Watched(hidden_dim=16, inner_dim=32)
+    model.build(Space(n_users=0, n_items=N_ITEMS), 0)
+    object.__setattr__(model, "calls", [])
+    return model
+
+
+def ranked(model: Watched, asked: Cases) -> tuple[Tensor, Tensor, Tensor]:
+    model.calls.clear()
+    catalogue = catalogue_for(model, N_ITEMS, 10)
+    query = Query(asked.users, asked.history)
+    batches = [*rank(model, catalogue, query, asked.history, ("exclude",))]
+    lists = [batch.lists["exclude"] for batch in batches]
+    index = torch.cat([batch.index for batch in batches])
+    return index, torch.cat([one.items for one in lists]), torch.cat([one.scores for one in lists])
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_lists_are_those_of_one_thread() -> None:
+    model, asked = watched(), cases()
+    model.train()
+    in_two = ranked(model, asked)
+    assert model.training  # as before
+    names = {name for name, _, _ in model.calls}
+    assert len(model.calls) == 6
+    assert names <= {"recgraph-rank_0", "recgraph-rank_1"}
+    assert {(training, n) for _, training, n in model.calls} == {(False, 1)}
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    in_one = ranked(model, asked)
+    assert {name for name, _, _ in model.calls} == {threading.main_thread().name}
+    for ours, theirs in zip(in_two, in_one, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_who_is_called_by_threads() -> None:
+    """Models of the library, unless they say no; rankers of one's own are called one call at a time."""
+    host = torch.device("cpu")
+    assert ranking_threads(watched(), host) == 2
+    assert ranking_threads(watched(), torch.device("meta")) == 1
+    assert ranking_threads(Vectors(torch.ones(2, 3), torch.ones(4, 3)), host) == 1
+    assert ranking_threads(nn.Linear(1, 1), host) == 1
+    alone = watched()
+    alone.ranks_in_threads = False  # type: ignore[misc]
+    ranked(alone, cases())
+    assert {name for name, _, _ in alone.calls} == {threading.main_thread().name}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_ends_it_and_no_thread_is_left() -> None:
+    def fails(task: int) -> int:
+        if task == 4:
+            raise ValueError("four")
+        return task * task
+
+    assert [*_in_threads(lambda task: task * task, range(20), 2)] == [task * task for task in range(20)]
+    ranked = _in_threads(fails, range(20), 2)
+    assert [next(ranked) for _ in range(4)] == [0, 1, 4, 9]
+    with refused("four"):
+        next(ranked)
+    stopped = _in_threads(lambda task: task, range(20), 2)
+    assert next(stopped) == 0
+    stopped.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("recgraph-rank")]
+    assert torch.get_num_threads() == 2

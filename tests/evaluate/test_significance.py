@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from refusing import refused
 from scipy import stats
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, save_users
-from recgraph.evaluate.significance import compare_values, over_seeds, over_users, p_value
-from recgraph.evaluate.standings import standings
+from recgraph.evaluate.significance import compare_values, over_folds, over_seeds, over_users
 from recgraph.evaluate.statistics import (
     bootstrap,
     cohen_d,
@@ -19,9 +18,7 @@ from recgraph.evaluate.statistics import (
     holm,
     paired_t,
     randomisation,
-    rank_biserial,
     welch,
-    wilcoxon,
 )
 
 RNG = np.random.default_rng(0)
@@ -33,11 +30,8 @@ def result(values: np.ndarray, protocol: Protocol | None = None) -> Result:
     return Result(protocol or Protocol(), np.arange(len(values)), {"ndcg@10": np.asarray(values, dtype=float)})
 
 
-def test_t_and_wilcoxon_are_scipys() -> None:
+def test_t_is_scipys() -> None:
     assert paired_t(B - A) == pytest.approx(stats.ttest_rel(B, A).pvalue)
-    assert wilcoxon(B - A) == pytest.approx(stats.wilcoxon(B, A).pvalue)
-    zeros = np.append(B - A, np.zeros(20))
-    assert wilcoxon(zeros) == pytest.approx(stats.wilcoxon(zeros, zero_method="wilcox").pvalue)
 
 
 def test_randomisation_is_scipys_permutation_test() -> None:
@@ -62,20 +56,9 @@ def test_bootstrap_is_scipys() -> None:
     assert interval.high == pytest.approx(other.confidence_interval.high, abs=0.003)
     assert bootstrap(B - A) == interval
     assert bootstrap(B - A, seed=1) != interval
-    with pytest.raises(ValueError, match=r"confidence = 1\.5"):
-        bootstrap(B - A, confidence=1.5)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    rng = np.random.default_rng(3)
-    inside = 0
-    for _ in range(300):
-        interval = bootstrap(rng.normal(0.2, 1, 60), confidence=0.9, n_draws=400)
-        inside += interval.low <= 0.2 <= interval.high
-    assert 0.84 < inside / 300 < 0.95
-
-
-@pytest.mark.parametrize("test", [paired_t, wilcoxon, lambda values: randomisation(values, n_draws=199)])
+@pytest.mark.parametrize("test", [paired_t, lambda values: randomisation(values, n_draws=199)])
 def test_p_values_are_uniform_where_there_is_no_difference(test) -> None:
     rng = np.random.default_rng(4)
     values = np.array([test(rng.normal(0, 1, 30)) for _ in range(400)])
@@ -88,28 +71,15 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]).tolist() == [1, 1]
     assert holm([]).tolist() == []
-    with pytest.raises(ValueError, match="p_values"):
-        holm([1.5])
 
 
 def test_effect_sizes_by_hand() -> None:
     assert cohen_d([1, 2, 3]) == 2
     assert cohen_d([0, 0]) == 0
     assert cohen_d([1, 1]) == np.inf
-    # ranks 1, 2 and 3 with signs -, +, +; the zero is left out
-    assert rank_biserial([-1, 2, 3, 0]) == pytest.approx(4 / 6)
-    assert rank_biserial([1, 2]) == 1
-    assert rank_biserial([0.0]) == 0
-    w = stats.wilcoxon(B - A, alternative="greater").statistic
-    assert rank_biserial(B - A) == pytest.approx(2 * w / (80 * 81 / 2) - 1)
 
 
-def test_rounding_errors_are_no_differences() -> None:
-    """Neither do they order what is equal: the means of seeds are the same in whatever order these are given."""
-    exact = np.array([0.0, 0.0, 0.25, 0.25, -0.5, 0.125, 0.125, -0.125])
-    noise = np.array([1, -1, 1, -1, 1, 1, -1, 1]) * 2e-17
-    assert wilcoxon(exact + noise) == wilcoxon(exact)
-    assert rank_biserial(exact + noise) == rank_biserial(exact)
+def test_the_order_of_seeds_makes_no_difference() -> None:
     seeds = [result(A), result(A / 3), result(A / 7)]
     found, turned = (over_users(order, result(B), "ndcg@10") for order in (seeds, seeds[::-1]))
     assert found.difference == turned.difference
@@ -134,46 +104,39 @@ def test_over_users_and_over_seeds() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(ProtocolMismatch, match="seen"):
+    with refused("seen", by=ProtocolMismatch):
         over_users(result(A), result(B, Protocol(seen="exclude")), "ndcg@10")
-    with pytest.raises(ProtocolMismatch):
+    with refused("seen", by=ProtocolMismatch):
         over_seeds([result(A)] * 2, [result(B, Protocol(seen="exclude"))] * 2, "ndcg@10")
-    with pytest.raises(ValueError, match="different users"):
+    with refused("users"):
         over_users(result(A), result(B[:50]), "ndcg@10")
-    with pytest.raises(ValueError, match="no values of users"):
+    with refused("gini@10"):
         over_users(result(A), result(B), "gini@10")
-    with pytest.raises(ValueError, match="2 results of a and 1 of b"):
-        over_seeds([result(A)] * 2, [result(B)], "ndcg@10")
-    with pytest.raises(ValueError, match="paired"):
-        compare_values(A, B[:4])
-    with pytest.raises(ValueError, match="1 pairs"):
+    with refused("pairs"):
         compare_values([1.0], [2.0])
 
 
-def test_standings() -> None:
-    rng = np.random.default_rng(5)
-    near = A + rng.normal(0, 0.01, 80)
-    rows = standings(
-        {"far": result(A - 0.2 * rng.random(80)), "a": result(A), "near": result(near - (near - A).mean() - 1e-4)},
-        "ndcg@10",
-    )
-    assert [(row.name, row.mark) for row in rows] == [("a", "tied"), ("near", "tied"), ("far", "")]
-    assert rows[0].p_value is None
-    alone = standings({"a": result(A), "far": result(A - rng.random(80))}, "ndcg@10")
-    assert [row.mark for row in alone] == ["best", ""]
+def of_folds(shift: float, values: list[list[float]], log: str = "one") -> list[Result]:
+    """Results of folds, each with users of its own index."""
+    made = []
+    for fold, own in enumerate(values):
+        protocol = Protocol(split_hash=f"fold {fold}")
+        made.append(Result(protocol, np.arange(len(own)), {"ndcg@10": np.array(own) + shift}, log_hash=log))
+    return made
 
 
-def test_standings_know_which_way_a_metric_is_better_and_leave_nan_out() -> None:
-    means = {"none": np.nan, "biased": A + 5, "fair": A}
-    models = {
-        name: Result(Protocol(), np.arange(80), {"average_popularity@5": np.asarray(values + np.zeros(80))})
-        for name, values in means.items()
-    }
-    rows = standings(models, "average_popularity@5", test="t")
-    assert [(row.name, row.mark) for row in rows] == [("fair", "best"), ("biased", ""), ("none", "")]
-    assert rows[1].p_value is not None
-    assert [row.p_value for row in rows[::2]] == [None, None]
-    assert [row.mark for row in standings({"none": models["none"]}, "average_popularity@5")] == [""]
+def test_folds_count_alike_and_users_once() -> None:
+    values = [[0.1, 0.2, 0.3], [0.3, 0.5]]
+    a, b = of_folds(0, values), of_folds(0, [[0.2, 0.2, 0.5], [0.3, 0.7]])
+    found = over_folds(a, b, "ndcg@10", n_draws=99)
+    assert found.n == 3
+    assert found.difference == pytest.approx(((0.1 + 0 + 0.2) / 3 + (0 + 0.2) / 2) / 2)
+    with refused("folds"):
+        over_folds(a, b[:1], "ndcg@10")
+    with refused("same split"):
+        over_folds([a[0]] * 2, [b[0]] * 2, "ndcg@10")
+    with refused("logs"):
+        over_folds([a[0], of_folds(0, values, "two")[1]], b, "ndcg@10")
 
 
 def test_welch_is_scipys() -> None:
@@ -192,22 +155,12 @@ def test_hedges_g_by_hand() -> None:
     assert hedges_g([1, 1], [1, 1]) == 0
 
 
-def test_welch_without_deviations() -> None:
-    assert (welch([1, 1], [2, 2]).p_value, welch([1, 1], [1, 1]).p_value) == (0, 1)
-    assert welch([1, 1], [2, 2, 2]).interval.low == 1
-    with pytest.raises(ValueError, match="b must be a list of at least two"):
-        welch([1, 2], [3])
-    with pytest.raises(ValueError, match="confidence = 2"):
-        welch([1, 2], [3, 4], confidence=2)
-
-
 def test_numbers_of_seeds_make_no_difference() -> None:
     # the mean over five or seven equal values differs from that over one in its last digit
     values = np.tile(1 / np.log2(np.arange(2, 22)), 10)
     for n in (5, 6, 7):
         found = over_users(result(values), [result(values)] * n, "ndcg@10", n_draws=999)
-        assert (found.difference, found.cohen_d, *found.p_values.values()) == (0, 0, 1, 1, 1)
-        assert p_value(result(values), [result(values)] * n, "ndcg@10", test="wilcoxon") == 1
+        assert (found.difference, found.cohen_d, *found.p_values.values()) == (0, 0, 1, 1)
     found = welch([0.1] * 2, [0.1] * 3)
     assert (found.difference, found.p_value, found.hedges_g) == (0, 1, 0)
     # a small difference is still one
@@ -229,20 +182,3 @@ def test_seeds_may_be_files(tmp_path: Path) -> None:
             given[name].append(own)
     files = {name: [tmp_path / f"{name}{seed}.parquet" for seed in range(3)] for name in given}
     assert over_seeds(files["a"], files["b"], "ndcg@10") == over_seeds(given["a"], given["b"], "ndcg@10")
-
-
-@pytest.mark.parametrize(
-    ("a", "settings", "message"),
-    [
-        (None, {}, "a = None must be"),
-        ([], {}, "a is empty: give at least one result"),
-        (result(A), {"n_draws": 0}, "n_draws = 0 must be at least 1"),
-        (result(A), {"n_draws": "a"}, "n_draws = 'a' must be"),
-        (result(A), {"seed": -1}, "seed = -1 must be 0 or more"),
-        (result(A), {"test": "foo"}, "test = 'foo' must be"),
-    ],
-)
-def test_mistakes_of_comparisons(a: Any, settings: dict[str, Any], message: str) -> None:
-    compare = p_value if "test" in settings else over_users
-    with pytest.raises(ValueError, match=message):
-        compare(a, result(B), "ndcg@10", **settings)

@@ -10,13 +10,10 @@ import torch
 from attributed_models import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
 
 import recgraph as rg
-from recgraph import blocks, registry
+from recgraph import registry
 from recgraph.explain.attribution import subject as subjects
 from recgraph.explain.attribution.base import Attribution
-from recgraph.memory import MemoryLimitError
 from recgraph.models.base import Model
-from recgraph.models.heterogeneous import reading
-from recgraph.sparse.csr import Csr
 
 ROWS = histories()
 MODELS = {**SEQUENCES, **GRAPHS}
@@ -151,12 +148,6 @@ def test_models_without_a_history_or_without_vectors() -> None:
     method = registry.make("attribution", {"name": "reagent", "similar": "vectors"})
     with pytest.raises(ValueError, match="similar = 'vectors': EASE has no item vectors; use 'co_occurrence'"):
         method.attribute(subject_of(ease, ROWS, 4), torch.Generator())
-    for setting, value in (("view_encoder", "gcn"), ("twin", "latent")):
-        with pytest.raises(ValueError, match=f"{setting} = '{value}' mixes the rows of all users"):
-            subject_of(model_of("meowrec", ROWS, **{**GRAPHS["meowrec"], setting: value}), ROWS, 4)
-    # scores that the meta-paths take no part in are those of LightGCN
-    by = model_of("meowrec", ROWS, **{**GRAPHS["meowrec"], "view_encoder": "gcn", "recommend_by": "interactions"})
-    assert attributed(by, "leave_one_out", 4).shape[0] == 2
 
 
 def test_mistakes(models: dict[str, Model]) -> None:
@@ -235,27 +226,6 @@ def test_ids_titles_and_a_seed(models: dict[str, Model]) -> None:
     models["sasrec"].train()
 
 
-def test_paths_are_counted_in_blocks_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never all items of a user by all users at once, whatever the path; the values are the same."""
-    paths = {**GRAPHS["meowrec"], "user_metapaths": ("user-item-user", "user-item-user-user")}
-    model, widest = model_of("meowrec", ROWS, **paths), []
-    columns = reading._columns
-
-    def watched(rows: Csr, wanted: torch.Tensor) -> torch.Tensor:
-        widest.append(rows.shape[0])
-        return columns(rows, wanted)
-
-    monkeypatch.setattr(reading, "_columns", watched)
-    of_all = [attributed(model, method, 4) for method in ("leave_one_out", "integrated_gradients")]
-    assert max(widest) > 2
-    widest.clear()
-    monkeypatch.setattr(blocks, "BYTES_HOST", 1)
-    monkeypatch.setattr(blocks, "FEWEST_ROWS", 2)
-    for method, values in zip(("leave_one_out", "integrated_gradients"), of_all, strict=True):
-        assert torch.allclose(attributed(model, method, 4), values, atol=1e-12)
-    assert max(widest) == 2
-
-
 def test_fewer_variants_of_a_long_history_are_computed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A transformer's weights of pairs grow with the square of its length, whatever the number of items is."""
     model = model_of("sasrec", ROWS, **SEQUENCES["sasrec"])
@@ -264,10 +234,3 @@ def test_fewer_variants_of_a_long_history_are_computed_at_a_time(monkeypatch: py
     subject = subject_of(model, ROWS, 4)
     assert subject.reading.n_cells == subject.n_events * 8
     assert subject.block_rows == 200 // subject.reading.n_cells
-
-
-def test_an_attribution_that_does_not_fit_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    served = recommender_of(model_of("sasrec", ROWS, double=False, **SEQUENCES["sasrec"]), ROWS)
-    monkeypatch.setenv("RECGRAPH_MEMORY_LIMIT", "10MiB")
-    with pytest.raises(MemoryLimitError, match=r"the attribution of SASRec would take .*; explain where there is more"):
-        rg.explain.attribute(served, "u4")

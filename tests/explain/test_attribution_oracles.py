@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import divide_hubs
 from recgraph.models.base import Model
-from recgraph.models.heterogeneous.reading import MetaPathReading
 from recgraph.sparse.ragged import Ragged
 
 ROWS = histories()
@@ -84,35 +82,12 @@ def test_leave_one_out_of_a_row_of_lightgcn() -> None:
     assert torch.allclose(LeaveOneOut().attribute(subject, torch.Generator()), slow, atol=1e-9)
 
 
-@dataclass(frozen=True)
-class PathCase:
-    """Settings of a model of meta-paths, and a log: its rows, and a weight of each event."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    rows: Sequence[Sequence[int]] = tuple(ROWS)
-    weights: Sequence[Sequence[float]] | None = None
-
-
 #: of each user the first event several times; an item that all users have
 REPEATED = [row + row[:1] * (user % 4 + 1) for user, row in enumerate(ROWS)]
 HUB = [[7, *row] for row in REPEATED]
 #: below and above 1; the user's last event has none
 WEIGHTS = [[0.05 + 0.3 * ((user + place) % 7) for place in range(len(row))] for user, row in enumerate(HUB)]
 WEIGHTS[USER][HUB[USER].index(ROWS[USER][-1])] = 0
-PATH_CASES = [
-    PathCase(),
-    PathCase({"counts": "binary", "normalisation": "row"}),
-    PathCase({"twin": "none", "top_k": 3}),
-    PathCase({"normalisation": "meow", "recommend_by": "fine"}),
-    PathCase({"normalisation": "column"}),
-    PathCase({}, REPEATED),
-    PathCase({"normalisation": "row", "top_k": None}, REPEATED),
-    PathCase({"normalisation": "row"}, HUB, WEIGHTS),
-    PathCase({"counts": "binary"}, HUB, WEIGHTS),
-    PathCase({"hub_cap": 4}, HUB),
-    PathCase({"hub_cap": 2, "normalisation": "row"}, HUB, WEIGHTS),
-    PathCase({"hub_cap": 4, "counts": "binary", "twin": "none"}, HUB),
-]
 
 
 def counts_of_user(graph: HeteroGraph, settings: dict[str, Any]) -> Callable[[list[int]], Tensor]:
@@ -139,91 +114,6 @@ def counts_of_user(graph: HeteroGraph, settings: dict[str, Any]) -> Callable[[li
         return (found > 0).double() if settings.get("counts") == "binary" else found
 
     return counts
-
-
-@pytest.mark.filterwarnings("ignore:PathSim divides")
-@pytest.mark.parametrize("case", PATH_CASES, ids=lambda case: str(case.settings))
-@torch.no_grad()
-def test_leave_one_out_of_a_row_with_meta_paths(case: PathCase) -> None:
-    """By loops over the users that the row of user-item-user leads to."""
-    settings = case.settings
-    model = model_of("meowrec", case.rows, edge_weights=case.weights, **{**GRAPHS["meowrec"], **settings}).eval()
-    own = model.own_vectors()  # type: ignore[operator]
-    n_users = len(case.rows)
-    views, inputs, hidden, masked = next(model.read_views(own, None))  # type: ignore[operator]
-    path, weights = inputs.paths[0], views.weights_of_views()
-    assert path.name == "user-item-user"
-    adjacencies = [path.adjacency] + ([] if settings.get("twin") == "none" else [path.masked])
-    of_user = [one.to_dense()[USER] for one in adjacencies]
-    users, items = hidden["user"], hidden["item"]
-    graph = model.space.graph  # type: ignore[union-attr]
-    edges = graph.adjacency(INTERACTS).to_dense()
-    rows = [edges[user].nonzero()[:, 0].tolist() for user in range(n_users)]
-    counts = counts_of_user(graph, settings)
-    fine = model.fine_vectors(own, None)  # type: ignore[operator]
-    by_fine = settings.get("recommend_by") == "fine"
-    layers = model.encoder.layers(fine if by_fine else own + fine)  # type: ignore[union-attr, operator]
-
-    # the counts are those of the path that the model has
-    shared = {name: settings[name] for name in ("counts", "hub_cap") if name in settings}
-    fitted = MetaPath("user-item-user", top_k=settings.get("top_k", 20), **shared).adjacency(graph).to_dense()[USER]
-    whole = counts(rows[USER])
-    assert torch.allclose(fitted.double(), whole * (fitted != 0))
-
-    def context(kept: list[int]) -> Tensor:
-        return torch.stack([items[item] for item in kept]).mean(0) if kept else torch.zeros_like(items[0])
-
-    def moving(kept: list[int]) -> Tensor:
-        kept = [item for item in kept if item in rows[USER]]
-        total = torch.zeros_like(users[0])
-        left_counts = counts(kept)
-        for number, entries in enumerate(of_user):
-            is_binary = number == 1 or settings.get("counts") == "binary"
-            ratios, sums = {}, [0.0, 0.0]
-            for other in range(n_users):
-                if entries[other] == 0:
-                    continue
-                count, left = float(whole[other]), float(left_counts[other])
-                ratio = float(left > 0) if is_binary else left / count
-                if number == 1 and other == USER:
-                    ratio = 1.0
-                ratios[other] = ratio
-                size = 1 if is_binary else count
-                sums[0] += ratio * size
-                sums[1] += size
-            exponent = {"row": -1.0, "symmetric": -0.5}.get(str(settings.get("normalisation", "symmetric")), 0.0)
-            scale = 0.0 if sums[0] == 0 else (sums[0] / sums[1]) ** exponent
-            for other, ratio in ratios.items():
-                source = users[other] + context(kept if other == USER else rows[other])
-                total += weights[number] * scale * ratio * entries[other] * source
-        return total
-
-    # with the whole row it is what the model adds for this path
-    (addend,) = (each for key, (_, each) in views.addends(inputs, hidden, masked).items() if key.path == path.name)
-    assert torch.allclose(moving(rows[USER]), addend[USER])
-    still = layers[0][USER] - moving(rows[USER])
-    subject = subject_of(model, case.rows, USER, TARGETS)
-    assert isinstance(subject.reading, MetaPathReading)
-    every = subject.items.tolist()
-
-    def vector(kept: list[int]) -> Tensor:
-        return lightgcn_vector(layers, kept, 1 / len(layers), still + moving(kept), case.rows)
-
-    slow = row_values(model, vector, every)
-    assert torch.allclose(LeaveOneOut().attribute(subject, torch.Generator()), slow, atol=1e-9)
-
-    # what passes through each item with the scales held
-    for item, found in zip(every, subject.reading.inputs(), strict=True):
-        sent = sum(layer[n_users + item] for layer in layers[:-1]) / len(layers)
-        through = sent / math.sqrt(len(every) * sum(item in row for row in case.rows))
-        gone = whole - counts([one for one in every if one != item])
-        for number, entries in enumerate(of_user):
-            addend = entries[USER] * items[item] / len(rows[USER]) * (item in rows[USER])
-            for other in range(n_users):
-                if other != USER and entries[other] != 0 and number == 0 and settings.get("counts") != "binary":
-                    addend += gone[other] / whole[other] * entries[other] * (users[other] + context(rows[other]))
-            through += weights[number] * addend / len(layers)
-        assert torch.allclose(found, through, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec", "meowrec"])

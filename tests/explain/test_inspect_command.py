@@ -100,7 +100,7 @@ def test_a_model_without_vectors(tmp_path: Path) -> None:
 
 def test_films(shared: Path) -> None:
     """MEOWRec of random weights on MovieLens 100K: its own meta-paths; counts beside products of dense matrices."""
-    log = Interactions.from_recbole(shared / "data" / "ml-100k")
+    log = Interactions.read(shared / "data" / "ml-100k")
     split = log.split("leave-one-out")
     graph = HeteroGraph.from_interactions(split.interactions, split.train)
     space = GraphSpace(n_users=split.n_users, n_items=split.n_items, graph=graph)

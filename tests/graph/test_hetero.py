@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,14 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 import torch
-from safetensors.torch import load_file, save_file
+from refusing import refused
 
 from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
-from recgraph.graph.hetero import HeteroGraph, IsolatedNodesWarning
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import EdgeIndexError, Edges, EdgeType, FeatureError, GraphError, Nodes, UnknownTypeError
+from recgraph.graph.schema import Edges, EdgeType, GraphError, Nodes
 from recgraph.sparse.csr import Csr
 
 WRITES: EdgeType = ("author", "writes", "paper")
@@ -106,7 +104,7 @@ def test_pyg_in_another_order_and_with_attributes() -> None:
     adj = HeteroGraph.from_pyg(data).adjacency(("a", "to", "b"))
     assert adj.values().tolist() == [2, 1, 3]
     data["a", "to", "b"].edge_attr = torch.ones(3, 2)
-    with pytest.raises(GraphError, match="edge_attr has shape"):
+    with pytest.raises(GraphError):
         HeteroGraph.from_pyg(data)
 
 
@@ -135,29 +133,10 @@ def test_disk_and_back(tmp_path: Path) -> None:
     assert_same(HeteroGraph.load(tmp_path), graph())
     assert not list(tmp_path.glob(".*"))
     (tmp_path / "features.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(CorruptFileError, match=r"features\.safetensors"):
+    with pytest.raises(CorruptFileError):
         HeteroGraph.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no saved graph"):
+    with pytest.raises(FileNotFoundError):
         HeteroGraph.load(tmp_path / "elsewhere")
-
-
-def test_files_of_the_first_format(tmp_path: Path) -> None:
-    graph().save(tmp_path)
-    tensors = load_file(tmp_path / "features.safetensors")
-    features = graph().features("paper")
-    assert isinstance(features, Csr)
-    number = graph().node_types.index("paper")
-    tensors |= {f"{number}.indices": features.indices, f"{number}.weights": features.values()}
-    save_file(tensors, tmp_path / "features.safetensors")
-    (tmp_path / f"features_{number}.parquet").unlink()
-    meta = tmp_path / "graph.json"
-    told = load_json(meta)
-    del told["files"]
-    meta.write_text(json.dumps({**told, "format": 1}))
-    assert_same(HeteroGraph.load(tmp_path), graph())
-    meta.write_text(json.dumps({**told, "format": 9}))
-    with pytest.raises(CorruptFileError, match="format 9"):
-        HeteroGraph.load(tmp_path)
 
 
 def test_the_hash_is_of_all_that_it_holds(tmp_path: Path) -> None:
@@ -202,7 +181,7 @@ def test_scipy() -> None:
     assert made.adjacency(("paper", "by", "author")).weights is None
     assert made.adjacency(("paper", "on", "subject")).values().tolist() == [2]
     assert isinstance(made.features("paper"), Csr)
-    with pytest.raises(GraphError, match=r"3 nodes of 'paper', one before 2"):
+    with pytest.raises(GraphError):
         HeteroGraph.from_scipy({("paper", "by", "author"): pa, ("paper", "on", "subject"): pa.T})
 
 
@@ -222,9 +201,9 @@ def test_frames(kind: str) -> None:
     features = made.features("author")
     assert isinstance(features, torch.Tensor)
     assert features.tolist() == [[30], [40]]
-    with pytest.raises(EdgeIndexError, match=r"'writes', 'paper'\), row 0 \(from 0\): who = 'bob' is not among"):
+    with pytest.raises(GraphError):
         HeteroGraph.from_frames({WRITES: edges}, {"author": people[:1]})
-    with pytest.raises(FeatureError, match="no numeric column 'name'"):
+    with pytest.raises(GraphError):
         HeteroGraph.from_frames({WRITES: edges}, {"author": people}, {"author": ["name"]})
 
 
@@ -244,21 +223,8 @@ def test_frames_whose_ids_have_other_types() -> None:
     assert HeteroGraph.from_frames({WRITES: category}).nodes["paper"].ids.values.to_list() == ["x", "y"]  # type: ignore[union-attr]
     assert HeteroGraph.from_frames({WRITES: category}, {"paper": wide.select("b")}).count("paper") == 2
     texts = pl.DataFrame({"who": ["1"], "b": [5]})
-    with pytest.raises(
-        GraphError, match=r"'author', 'cites', 'book'\): column 'who' holds texts, .*'author'.* integers"
-    ):
+    with pytest.raises(GraphError):
         HeteroGraph.from_frames({WRITES: wide, cites: texts})
-    with pytest.raises(
-        GraphError, match=r"'author', 'cites', 'book'\): column 'who' holds texts, .*'author'.* integers"
-    ):
-        HeteroGraph.from_frames({cites: texts}, {"author": pl.DataFrame({"id": [1]})})
-
-
-@pytest.mark.parametrize("column", ["weight", "time"])
-def test_frames_whose_weights_or_times_are_texts(column: str) -> None:
-    edges = pl.DataFrame({"a": [1], "b": [2], column: ["much"]})
-    with pytest.raises(GraphError, match=rf"'writes', 'paper'\): column '{column}' of type String holds no numbers"):
-        HeteroGraph.from_frames({WRITES: edges})
 
 
 @pytest.mark.parametrize("layout", ["Csr", "coo", "csr", "csc", "scipy", "dense"])
@@ -279,21 +245,6 @@ def test_features_of_integers_become_floating(layout: str) -> None:
         weights = found.values() if isinstance(found, Csr) else found
         assert weights.dtype == torch.get_default_dtype()
         assert (found.to_dense() if isinstance(found, Csr) else found).tolist() == dense.tolist()
-
-
-def test_counts_of_numpy(tmp_path: Path) -> None:
-    n = np.int64(2)
-    made = HeteroGraph.from_edge_lists({"a": n}, {("a", "r", "a"): ([0], [1])}, features={"a": torch.eye(2)})
-    plain = HeteroGraph.from_edge_lists({"a": 2}, {("a", "r", "a"): ([0], [1])}, features={"a": torch.eye(2)})
-    assert made.hash == plain.hash == HeteroGraph({"a": Nodes(n, None, torch.eye(2))}, plain.edges).hash
-    made.save(tmp_path)
-    assert HeteroGraph.load(tmp_path).hash == plain.hash
-    assert all(type(size) is int for size in made.adjacency(("a", "r", "a")).shape)
-
-
-@pytest.mark.parametrize("pairs", [[], (), np.zeros((0, 2)), ([], [])])
-def test_no_edges(pairs: Any) -> None:
-    assert HeteroGraph.from_edge_lists({"author": 3, "paper": 4}, {WRITES: pairs}).adjacency(WRITES).nnz == 0
 
 
 @pytest.mark.parametrize("paths", [(), ("paper-author-paper",), ("a-b", "a-c")])
@@ -325,33 +276,13 @@ def test_interactions_with_what_is_known_of_users_and_items() -> None:
     assert made.adjacency(("user", "interacts", "item")).to_dense().tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_items_without_a_value_have_no_node_in_common(nested: bool) -> None:
-    directors = [0.0, float("nan"), None]
-    films = pl.DataFrame({"i": ["x", "y", "z"], "by": [[each] for each in directors] if nested else directors})
-    made = HeteroGraph.from_interactions(_log().with_features(item_features=films), item_relations=["by"])
-    assert made.nodes["by"].ids.values.to_list() == [0.0]  # type: ignore[union-attr]
-    assert made.adjacency(("item", "has_by", "by")).to_dense().tolist() == [[1], [0], [0]]
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_words_for_missing_values_of_items_are_named_once(nested: bool, caplog: pytest.LogCaptureFixture) -> None:
-    values = ["12", "nan", "nan"]
-    films = pl.DataFrame({"i": ["x", "y", "z"], "by": [[each] for each in values] if nested else values})
-    titles = films.with_columns(title=pl.Series(["None left", "y", None]))
-    made = HeteroGraph.from_interactions(_log().with_features(item_features=titles), item_relations=["by", "title"])
-    assert made.nodes["by"].ids.values.to_list() == ["12", "nan"]  # type: ignore[union-attr]
-    said = "column 'by' of the item features: 'nan' is a word for a missing value; it is taken for a value, in 2 rows"
-    assert [message[: len(said)] for message in caplog.messages] == [said]
-
-
 def test_interactions_of_a_part_alone() -> None:
     log = pl.DataFrame({"u": [1] * 4 + [2] * 4, "i": list("abcdabcd"), "t": list(range(8))})
     split = Interactions.from_frame(log, user="u", item="i", timestamp="t").split("leave-one-out")
     made = HeteroGraph.from_interactions(split.interactions, split.train)
     assert made.adjacency(("user", "interacts", "item")).nnz == 4
     assert made.edges["user", "interacts", "item"].times.tolist() == [0, 1, 4, 5]  # type: ignore[union-attr]
-    with pytest.raises(GraphError, match="node type 'item' exists"):
+    with pytest.raises(GraphError):
         HeteroGraph.from_interactions(_log(), item_relations={"genres": "item"})
 
 
@@ -375,57 +306,8 @@ def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
         has = made.adjacency(("item", "has", "tag")).to_dense()
         assert has.tolist() == [[1, 3], [0, 0], [2, 0]]
         assert made.adjacency(("user", "interacts", "item")).nnz == 4
-    with pytest.raises(DataError, match=r"graph has node types \['a', 'b'\]; name its users 'user'"):
+    with pytest.raises(DataError):
         log.with_features(graph=HeteroGraph.from_edge_lists({"a": 1, "b": 1}, {}))
-
-
-@pytest.mark.parametrize("relation", [("item", "rev_interacts", "user"), ("user", "rates", "item")])
-def test_a_graph_that_holds_the_log_under_another_name_is_refused(relation: tuple[str, str, str]) -> None:
-    """The split could not hide the interactions of the test part."""
-    log = _log()
-    pairs = {(log.users.ids([user])[0], log.items.ids([item])[0]) for _, user, item, *_ in log.log.iter_rows()}
-    ends = [pair if relation[0] == "user" else pair[::-1] for pair in sorted(pairs)]
-    nodes = {"user": log.users.ids(range(log.n_users)), "item": log.items.ids(range(log.n_items))}
-
-    def graph(edges: list[tuple[Any, Any]]) -> HeteroGraph:
-        frames = {name: pl.DataFrame({"id": [*ids]}) for name, ids in nodes.items()}
-        return HeteroGraph.from_frames({relation: pl.DataFrame(edges, schema=["a", "b"], orient="row")}, frames)
-
-    with pytest.raises(DataError, match=rf"{relation[1]}.* holds {len(pairs)} of the log's {len(pairs)} pairs"):
-        log.with_features(graph=graph(ends))
-    # what the log has not, a wish list for instance, may be there
-    others = sorted({(user, item) for user in nodes["user"] for item in nodes["item"]} - pairs)
-    known = log.with_features(graph=graph([pair if relation[0] == "user" else pair[::-1] for pair in others]))
-    assert HeteroGraph.from_interactions(known).adjacency(relation).nnz == len(others) > 0
-
-
-def test_a_graph_that_holds_the_log_by_way_of_another_type_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    draw = np.random.default_rng(0)
-    pairs = np.unique(draw.integers(0, [30, 40], (200, 2)), axis=0)
-    log = Interactions.from_frame(pl.DataFrame(pairs, schema=["u", "i"]), user="u", item="i")
-    events = np.arange(len(pairs))
-
-    def joined(users: np.ndarray, of_users: np.ndarray, of_items: np.ndarray, items: np.ndarray) -> HeteroGraph:
-        return HeteroGraph.from_frames(
-            {
-                ("user", "did", "event"): pl.DataFrame({"u": users, "x": of_users}),
-                ("item", "in", "event"): pl.DataFrame({"i": items, "x": of_items}),
-            }
-        )
-
-    few, tags = len(pairs) // 2, events % 5
-    for ordinary in (
-        joined(pairs[:few, 0], events[:few], events[:few], pairs[:few, 1]),  # half of the log
-        joined(pairs[:, 0], tags, tags, pairs[:, 1]),
-        joined(pairs[:, 0], events, np.roll(events, 1), pairs[:, 1]),  # other pairs
-    ):
-        log.with_features(graph=ordinary)
-    assert "join" not in caplog.text
-    log.with_features(graph=joined(pairs[:, 0], events, events, pairs[:, 1]))
-    wanted = (
-        f"relations ('user', 'did', 'event') and ('item', 'in', 'event') join {len(pairs)} of the log's {len(pairs)}"
-    )
-    assert wanted in caplog.text
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -440,50 +322,18 @@ def test_interactions_with_a_graph_of_features(sparse: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edges", "message"),
+    ("edges", "names"),
     [
-        ({WRITES: ([0, 5], [0, 0])}, r"'author', 'writes', 'paper'\), row 1 \(from 0\): source 'author' = 5 is out of"),
-        ({WRITES: ([0, 1], [0, -1])}, r"row 1 \(from 0\): target 'paper' = -1 is out of range; there are 4 such nodes"),
-        ({WRITES: ([0], [0, 1])}, "different lengths"),
-        ({WRITES: np.zeros((2, 3), dtype=int)}, r"shape \[E, 2\]"),
-        ({WRITES: ([0.5], [1])}, "indices must be integers"),
-        ({("autor", "writes", "paper"): ([0], [0])}, "no node type 'autor'; did you mean author"),
-        ({"writes": ([0], [0])}, "must be \\(source type, relation, target type\\)"),
+        ({WRITES: ([0, 5], [0, 0])}, (f"{WRITES}", "row 1", "source 'author' = 5")),
+        ({WRITES: ([0], [0, 1])}, (f"{WRITES}",)),
+        ({WRITES: np.zeros((2, 3), dtype=int)}, (f"{WRITES}",)),
+        ({("autor", "writes", "paper"): ([0], [0])}, ("autor", "author")),
+        ({"writes": ([0], [0])}, ("writes",)),
     ],
 )
-def test_wrong_edges(edges: Any, message: str) -> None:
-    with pytest.raises(GraphError, match=message):
+def test_wrong_edges(edges: Any, names: tuple[str, ...]) -> None:
+    with refused(*names, by=GraphError):
         HeteroGraph.from_edge_lists({"author": 3, "paper": 4}, edges)
-
-
-def test_wrong_features() -> None:
-    counts, edges = {"author": 2, "paper": 3}, {WRITES: ([0], [0])}
-    with pytest.raises(FeatureError, match=r"features of 'paper' have shape \(2, 4\); 3 nodes need"):
-        HeteroGraph.from_edge_lists(counts, edges, features={"paper": np.zeros((2, 4))})
-    nan = torch.zeros(3, 4)
-    nan[1, 2] = torch.nan
-    with pytest.raises(FeatureError, match=r"features of 'paper': row 1 \(from 0\) holds NaN \(1 values"):
-        HeteroGraph.from_edge_lists(counts, edges, features={"paper": nan})
-    infinite = nan.nan_to_num(nan=-torch.inf)
-    for features in (infinite, sp.csr_array(infinite.numpy())):
-        with pytest.raises(FeatureError, match=r"features of 'paper': row 1 \(from 0\) holds -inf \(1 values"):
-            HeteroGraph.from_edge_lists(counts, edges, features={"paper": features})
-    with pytest.raises(FeatureError, match="row 1"):
-        HeteroGraph.from_edge_lists(counts, edges, features={"paper": sp.csr_array(nan.numpy())})
-    with pytest.raises(UnknownTypeError, match="no node type 'papers'"):
-        HeteroGraph.from_edge_lists(counts, edges, features={"papers": nan})
-    with pytest.raises(GraphError, match="weights must be finite"):
-        HeteroGraph.from_edge_lists(counts, edges, weights={WRITES: [float("nan")]})
-    with pytest.raises(GraphError, match="the time of 0 -> 0 is nan; times must be finite"):
-        HeteroGraph.from_frames(
-            {WRITES: pl.DataFrame({"who": [1], "what": [2], "time": pl.Series([None], dtype=pl.Int64)})}
-        )
-    with pytest.raises(GraphError, match="2 ids for 3 nodes"):
-        HeteroGraph({"paper": Nodes(3, IdMap(pl.Series([1, 2])))})
-    with pytest.raises(GraphError, match=r"shape \(2, 2\), the nodes need \(2, 3\)"):
-        HeteroGraph({"author": Nodes(2), "paper": Nodes(3)}, {WRITES: Edges(Csr.eye(2))})
-    with pytest.raises(UnknownTypeError, match="no edge type"):
-        graph().adjacency(("author", "reads", "paper"))
 
 
 def test_nodes_in_other_orders() -> None:
@@ -521,14 +371,8 @@ def test_nodes_in_other_orders() -> None:
         assert torch.equal(order[now], was)
         assert torch.equal(moved.labels[now], task.labels[was])
     assert graph.permuted({"author": [1, 2, 0]}).hash == graph.permuted({"author": of_authors}).hash  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match="that of 'author' must have each of its 3 nodes once"):
+    with pytest.raises(ValueError):
         graph.permuted({"author": torch.tensor([0, 0, 1])})
-
-
-def test_isolated_target_nodes_are_counted() -> None:
-    with pytest.warns(IsolatedNodesWarning, match="1 of 3 nodes of the target type 'author'"):
-        assert graph().warn_isolated("author") == 1
-    assert HeteroGraph.from_edge_lists({"a": 2}, {("a", "r", "a"): ([0], [1])}).warn_isolated("a") == 0
 
 
 def test_other_features_edges_and_devices(device: torch.device) -> None:

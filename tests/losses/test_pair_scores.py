@@ -18,7 +18,7 @@ def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, tor
     return table, rows.to(device), columns.to(device)
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 5, 11, 16, 40])
+@pytest.mark.parametrize("k", [1, 4, 5, 16])
 def test_equals_lookups(k: int, device: torch.device) -> None:
     table, rows, columns = _case(k, device)
     expected = (table[rows][:, None] * table[columns]).sum(2)
@@ -37,12 +37,6 @@ def test_stays_in_full_precision_under_autocast(device: torch.device) -> None:
     assert scores.dtype == torch.float32
     scores.sum().backward()
     assert table.grad is not None
-
-
-def test_can_be_differentiated_once() -> None:
-    table, rows, columns = _case(2, torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="differentiated once"):
-        torch.autograd.grad(pair_scores(table, rows, columns).sum(), table, create_graph=True)
 
 
 @pytest.mark.parametrize("row_sparse", [False, True])
@@ -81,9 +75,3 @@ def test_own_scores_hold_no_vectors_of_all_negatives() -> None:
         with Largest(without=table) as largest:
             own_scores(hidden, table, columns, block_rows=2).sum().backward()
         assert largest.numel <= max(columns.numel(), 2 * n_negatives * 32)
-
-
-def test_own_scores_can_be_differentiated_once() -> None:
-    hidden, table = torch.randn(3, 2, requires_grad=True), torch.nn.Parameter(torch.randn(4, 2))
-    with pytest.raises(RuntimeError, match="differentiated once"):
-        torch.autograd.grad(own_scores(hidden, table, torch.tensor([[0], [1], [3]]), 2).sum(), table, create_graph=True)

@@ -20,7 +20,7 @@ from recgraph.sparse.ragged import Ragged
 
 
 def test_new_films_are_ranked_by_their_genres(shared: Path) -> None:
-    log = Interactions.from_recbole(shared / "data" / "ml-100k")
+    log = Interactions.read(shared / "data" / "ml-100k")
     is_new = _tenth(log)
     everything = log.ordered.items
     train = Part(everything.filter(~is_new[everything.values]), log.n_items)
@@ -52,7 +52,7 @@ SMALL = {"sasrec": {"max_epochs": 3}, "mclrec": {"max_epochs": 1}}
 @pytest.mark.parametrize("name", SMALL)
 def test_new_films_are_ranked_by_sequence_models(name: str, shared: Path) -> None:
     """By their genres and year. Their popularity in training is 0, which ties them all: .5, as chance."""
-    log = Interactions.from_recbole(shared / "data" / "ml-100k")
+    log = Interactions.read(shared / "data" / "ml-100k")
     is_new = _tenth(log)
     known = log.masked((~is_new[log.ordered.items.values]).numpy())
     truth = log.ordered.items.filter(is_new[log.ordered.items.values])

@@ -19,11 +19,11 @@ from torch import Tensor
 import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.finite import NonFinite, NonFiniteWeights, not_finite
-from recgraph.models.base import Terms, TrainableModel
+from recgraph.models.base import TrainableModel
 from recgraph.rng import Generators
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.progress import NonFiniteLoss
 from recgraph.train.trainer import Trainer
 
 
@@ -62,16 +62,16 @@ def spoil(
 ) -> None:
     """After so many good batches a term of the model is changed."""
     cls = type(model)
-    whole = cls.terms
+    whole = cls.losses
     seen: list[Any] = [None]
 
-    def terms(self: TrainableModel, batch: Any, asked: frozenset[str]) -> Terms:
-        made = whole(self, batch, asked)
-        if batch is not seen[-1] and asked != frozenset(self.diagnostics):  # phases share a batch
+    def losses(self: TrainableModel, batch: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
+        made = whole(self, batch, wanted)
+        if batch is not seen[-1] and wanted != frozenset(self.diagnostics):  # phases share a batch
             seen.append(batch)
-        return {**made, term: lambda: by(made[term]())} if len(seen) - 1 > after else made
+        return {**made, term: by(made[term])} if term in made and len(seen) - 1 > after else made
 
-    monkeypatch.setattr(cls, "terms", terms)
+    monkeypatch.setattr(cls, "losses", losses)
 
 
 def train(model: TrainableModel, folder: Path | None, **settings: Any) -> Trainer:

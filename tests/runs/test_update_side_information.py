@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from refusing import refused
 
 import recgraph as rg
 from recgraph.data.batches import Query
@@ -56,10 +57,10 @@ def test_times_of_another_form_are_refused() -> None:
     model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
     run = rg.fit(model, log_of(OLD), seed=0, max_epochs=1)
     dates = log_of(NEW.with_columns(pl.from_epoch("when")))
-    with pytest.raises(ValueError, match="times of the form 'us', but the model reads times and was trained with"):
+    with refused("new_log", "times"):
         run.update(dates, force=True)
     bare = rg.Interactions.from_frame(NEW.drop("when"), user="who", item="what")
-    with pytest.raises(ValueError, match="times of the form 'none'"):
+    with refused("new_log", "times"):
         run.update(bare, force=True)
 
 
@@ -77,22 +78,13 @@ def test_features_that_a_new_log_lacks_stay(caplog: pytest.LogCaptureFixture) ->
     run = rg.fit("ease", log_of(OLD, old), seed=0)
     after = run.update(log_of(NEW, ITEMS.with_columns(kind=pl.lit("new"))), force=True).recommender.item_features
     assert after is not None
-    assert "have no column 'year'" in caplog.text
+    assert "have no column year" in caplog.text
     assert dict(after.select("what", "year").iter_rows()) == {
         what: what + 1900 if what < 112 else None for what in range(100, 114)
     }
     assert set(after["kind"]) == {"new"}
-    with pytest.raises(ValueError, match="column 'year' of the item features is String in the new log and Int64"):
+    with refused("item_features", "year"):
         run.update(log_of(NEW, ITEMS.with_columns(year=pl.lit("1999"))), force=True)
-
-
-def test_times_before_the_known_ones_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
-    run = rg.fit(model, log_of(OLD), seed=0, max_epochs=1)
-    run.update(log_of(NEW), valid=0, force=True, epochs=1)
-    assert "before the last known one" not in caplog.text
-    run.update(log_of(NEW.with_columns(pl.col("when") - 10**6)), valid=0, force=True, epochs=1)
-    assert "times before the last known one of 2 of 2 users that the run knows, such as 'u8'" in caplog.text
 
 
 def test_features_may_be_a_file_or_a_frame_beside_the_log(tmp_path: Path) -> None:
@@ -106,7 +98,7 @@ def test_features_may_be_a_file_or_a_frame_beside_the_log(tmp_path: Path) -> Non
             made = run.update(news, item_features=given, force=True).recommender.item_features
             assert made is not None
             assert made.sort("what")["kind"].to_list() == expected
-    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+    with refused("none.csv", by=FileNotFoundError):
         run.update(NEW, item_features=tmp_path / "none.csv", force=True)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from largest import Largest
 
 from recgraph.sparse import products as module
 from recgraph.sparse.csr import Csr
@@ -70,16 +69,6 @@ def test_blocks_are_the_rows_of_the_product() -> None:
     assert stop == 40
 
 
-def test_nothing_to_multiply() -> None:
-    empty = Csr.from_dense(torch.zeros(3, 4))
-    assert compose(empty, _matrix(0, (4, 5), 0.5)).shape == (3, 5)
-    assert compose(Csr.from_dense(torch.zeros(0, 4)), _matrix(0, (4, 5), 0.5)).nnz == 0
-    with pytest.raises(ValueError, match=r"4 is not 3"):
-        compose(empty, empty)
-    with pytest.raises(ValueError, match="counts = 'all'"):
-        list(compose_blocks(empty, _matrix(0, (4, 5), 0.5), "all"))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("kind", [None, "row", "column", "symmetric", "meow"])
 def test_a_chain_equals_its_product(kind: Normalisation | None, device: torch.device) -> None:
     a, b = _matrix(4, (30, 12), 0.1), _matrix(5, (12, 30), 0.2, weighted=False)
@@ -98,22 +87,8 @@ def test_a_chain_equals_its_product(kind: Normalisation | None, device: torch.de
     assert chain.to(dtype=torch.float32).factors[0].values().dtype == torch.float32
 
 
-def test_a_chain_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="at least one matrix"):
-        Chain.of([])
-    with pytest.raises(ValueError, match="do not fit"):
-        Chain.of([_matrix(0, (3, 4), 0.5), _matrix(0, (3, 4), 0.5)])
-    chain = Chain.of([_matrix(0, (3, 4), 0.5)])
-    with pytest.raises(ValueError, match="square"):
-        chain.normalise("meow")
-    with pytest.raises(ValueError, match="kind"):
-        chain.normalise("rows")  # type: ignore[arg-type]
-    assert chain.nnz == 6
-    assert chain.nbytes == chain.factors[0].nbytes
-
-
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("density", [0.0005, 0.01])
+@pytest.mark.parametrize("density", [0.0005])
 def test_long_blocks_give_the_bits_of_short_ones(
     weighted: bool, density: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +113,7 @@ def test_work_grows_with_the_pairs_and_not_with_the_columns(monkeypatch: pytest.
     own = Csr.degrees.fget
     assert own is not None
     monkeypatch.setattr(Csr, "degrees", property(lambda m: (n_degrees.append(m.shape[0]), own(m))[1]))
-    for n in (20_000, 80_000, 320_000):
+    for n in (10_000, 40_000):
         draw = torch.Generator().manual_seed(n)
         rows = torch.arange(n).repeat_interleave(3)
         a, b = (Csr.from_coo(rows, torch.randint(n, (3 * n,), generator=draw), shape=(n, n)) for _ in range(2))
@@ -146,25 +121,3 @@ def test_work_grows_with_the_pairs_and_not_with_the_columns(monkeypatch: pytest.
         n_blocks = sum(1 for _ in compose_blocks(a, b))
         assert n_blocks <= 2 * 9 * n / module._MAX_SORTED + 1
         assert sum(n_degrees) <= 3 * n
-
-
-def test_a_block_costs_what_its_rows_meet_and_nothing_of_the_rest() -> None:
-    b = _matrix(2, (2000, 1000), 0.1).to(dtype=torch.float32)
-    few = torch.arange(20) * 97
-    a = Csr.from_coo(torch.arange(20), few, torch.rand(20), shape=(20, 2000))
-    with Largest() as largest:
-        product = compose(a, b)
-        taken = b.take_rows(few)
-    assert largest.numel < b.nnz / 5
-    torch.testing.assert_close(product.to_dense().float(), taken.to_dense() * a.values()[:, None])
-
-
-def test_a_dense_row_among_nearly_empty_ones_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    n, counted = 600_000, []
-    count = module._by_counting
-    monkeypatch.setattr(module, "_by_counting", lambda *given: (counted.append(given[2][0]), count(*given))[1])
-    columns = torch.cat([torch.tensor([1]), torch.arange(n // 4), torch.tensor([5])])
-    b = Csr.from_coo(torch.tensor([0] + [1] * (n // 4) + [2]), columns, shape=(3, n))
-    a = Csr.from_coo(torch.arange(9), torch.tensor([0, 0, 2, 0, 1, 0, 2, 0, 0]), shape=(9, 3))
-    assert compose(a, b).degrees.tolist() == [1, 1, 1, 1, n // 4, 1, 1, 1, 1]
-    assert sum(counted) < 8

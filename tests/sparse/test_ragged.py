@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recgraph.sparse.ragged import Ragged, consecutive
@@ -85,7 +85,6 @@ def test_cat(parts: list[Rows]) -> None:
 
 
 @given(ROWS)
-@settings(max_examples=20)
 def test_consecutive_numbers(rows: Rows) -> None:
     shape = make(rows)
     starts = torch.arange(shape.n_rows) * 3 - 4
@@ -93,10 +92,6 @@ def test_consecutive_numbers(rows: Rows) -> None:
         found = consecutive(starts, shape.lengths, total)
         assert torch.equal(found.values, starts[shape.rows] + shape.positions)
         assert torch.equal(found.offsets, shape.offsets)
-
-
-def test_padded_to_a_wider_width() -> None:
-    assert make([[1], []]).to_padded(width=3).tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
 def test_values_with_features_keep_their_shape_and_gradient() -> None:
@@ -110,20 +105,10 @@ def test_values_with_features_keep_their_shape_and_gradient() -> None:
     assert torch.equal(ragged.last(1).values, values[[1, 4]])
 
 
-def test_last_does_not_copy_what_is_short() -> None:
-    ragged = make([[1, 2], [3]])
-    assert ragged.last(2) is ragged
-
-
 def test_device(device: torch.device) -> None:
     ragged = make([[1, 2], [3]]).to(device)
     assert ragged.device.type == device.type
     assert ragged.last(1).to_lists() == [[2], [3]]
-
-
-def test_a_padded_mask_must_fit() -> None:
-    with pytest.raises(IndexError):
-        Ragged.from_padded(torch.zeros(2, 3, dtype=torch.int64), ints([1]))
 
 
 def test_mirrored_rows_are_laid_out_without_a_read_of_the_device() -> None:
@@ -148,9 +133,3 @@ def test_rows_that_are_moved_again_stay_mirrored() -> None:
     there = make([[3, 1, 2], []]).mirrored("meta")
     assert there.mirrored("meta").on_host.to_lists() == [[3, 1, 2], []]
     assert there.mirrored(torch.device("meta")).longest == 3
-
-
-def test_rows_of_the_host_are_not_mirrored() -> None:
-    rows = make([[3, 1, 2], []]).mirrored("cpu:0")
-    assert rows.host_values is None
-    assert Ragged.cat([rows, rows]).to_lists() == [[3, 1, 2], [], [3, 1, 2], []]

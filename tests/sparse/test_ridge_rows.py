@@ -43,7 +43,7 @@ def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
     assert narrow.dtype == torch.float32
     wide = ridge_rows(rows, table.double(), 1000.0, ridge.double())
     torch.testing.assert_close(narrow, wide.float(), rtol=1e-5, atol=1e-7)
-    with pytest.raises(ValueError, match=r"ridge = 1e-30 is too small beside vectors .* give a larger one \(l2\)"):
+    with pytest.raises(ValueError):
         ridge_rows(rows, table, 1000.0, torch.full((4,), 1e-30, device=device))
 
 
@@ -51,14 +51,3 @@ def test_steps_from_the_solution_stay_there(device: torch.device) -> None:
     rows, table, ridge = _case(device)
     solved = ridge_rows(rows, table, 2.5, ridge)
     torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, solved, 3), solved, rtol=1e-9, atol=1e-12)
-
-
-def test_blocks_hold_every_row_once_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_CELLS", 100)
-    rows, _, _ = _case(torch.device("cpu"))
-    blocks = list(module._blocks(rows, 11, 16, 4))
-    seen = torch.cat([block for block, _ in blocks])
-    assert sorted(seen.tolist()) == [row for row, items in enumerate(rows.to_lists()) if items]
-    assert len(blocks) > 1
-    for block, index in blocks:
-        assert len(block) == 1 or len(block) * max(16, 4 * index.shape[1]) <= 100

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import BACKENDS, Backend, load_backend, random_matrix, spmm, time_backends
+from recgraph.sparse.spmm import BACKENDS, Backend, random_matrix, spmm
 
 # (shape, entries): rectangular, empty rows and columns, several entries at one place, none at all
 SHAPES = {"wide": ((30, 60), 90), "tall": ((60, 20), 200), "dense": ((7, 5), 300), "empty": ((4, 3), 0)}
@@ -118,16 +118,6 @@ def test_weights_learn_without_a_gradient_to_x(device: torch.device) -> None:
     torch.testing.assert_close(weights.grad, x.sum(1)[adj.indices])
 
 
-def test_errors() -> None:
-    adj = random_matrix(4, 3, 5, torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match=r"needs \[3, D\]"):
-        spmm(adj, torch.rand(4, 2))
-    with pytest.raises(ValueError, match="backend = 'mkl'"):
-        spmm(adj, torch.rand(3, 2), "mkl")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="adj is on"):
-        spmm(adj, torch.rand(3, 2, device="meta"))
-
-
 @pytest.mark.usefixtures("dgl")
 def test_dgl_is_imported_without_traces() -> None:
     code = (
@@ -142,30 +132,3 @@ def test_dgl_is_imported_without_traces() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-
-
-def test_dgl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name == "dgl" or name.startswith("dgl.")]:
-        monkeypatch.delitem(sys.modules, name)
-    real = __import__("importlib").import_module
-
-    def refuse(name: str, *rest: str) -> object:
-        if name == "dgl":
-            raise ModuleNotFoundError("No module named 'dgl'")
-        return real(name, *rest)
-
-    monkeypatch.setattr("importlib.import_module", refuse)
-    with pytest.raises(ImportError, match=r"No module named 'dgl'. Get it with pip install 'recgraph\[dgl\]'"):
-        load_backend("dgl").load()  # type: ignore[attr-defined]
-
-
-def test_timing_says_what_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    adj = random_matrix(50, 40, 300, torch.Generator().manual_seed(0), weighted=True)
-    (ours,) = time_backends(adj, width=4, backends=("torch",), repeats=1)
-    assert ours.forward_ms is not None
-    assert ours.backward_ms is not None
-    monkeypatch.setitem(sys.modules, "torch_geometric.utils", None)
-    monkeypatch.setitem(sys.modules, "torch_geometric", None)
-    (theirs,) = time_backends(adj, width=4, backends=("pyg",), repeats=1)
-    assert theirs.forward_ms is None
-    assert "torch_geometric" in theirs.problem

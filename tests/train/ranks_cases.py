@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import Model, ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.models.base import Model, ModelConfig, Phase, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
@@ -26,7 +26,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.progress import NonFiniteLoss
 from recgraph.train.trainer import Trainer
 
 N_USERS, N_ITEMS = 23, 30
@@ -221,11 +221,11 @@ class Sided(TrainableModel):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("all", ("model",), {"sum": 1.0}),)
 
-    def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
+    def losses(self, batch: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
         rank = Ranks.here().index
         # row 4 twice, on rank 1 alone
         rows = lookup(self.table, torch.tensor([4, 2, 4])).sum() if rank else 0
-        return {"sum": lambda: (self.sides[rank] * 3).sum() + self.shared.sum() * (rank + 1) + rows}
+        return {"sum": (self.sides[rank] * 3).sum() + self.shared.sum() * (rank + 1) + rows}
 
 
 def averaged() -> list[Tensor | None]:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from ranks_cases import StopAt
+from refusing import refused
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.train.callbacks import JsonLines, Observer, TrainingInterrupted
-from recgraph.train.config import TrainConfig, make_accelerator, pick_device
-from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.progress import NonFiniteLoss
 from recgraph.train.trainer import Trainer
 
 
@@ -85,6 +84,23 @@ def trainer_of(model: Toy, values: list[float], folder: Path | None = None, **se
     return Trainer(model, Series(values), config, Generators(0), folder=folder, accelerator=make_accelerator("cpu"))
 
 
+class OfEachEpoch(Observer):
+    """Does something with the row of each epoch."""
+
+    def __init__(self, act: Callable[[Mapping[str, Any]], object]) -> None:
+        self.act = act
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        self.act(row)
+
+
+class StopAfterEpoch(OfEachEpoch):
+    """Asks for the end after the last step of an epoch, as Ctrl-C while it is validated does."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(lambda row: signal.raise_signal(signal.SIGINT) if row["epoch"] == epoch else None)
+
+
 class Adam:
     """Adam written out for one scalar."""
 
@@ -138,15 +154,6 @@ def test_only_the_terms_of_a_phase_are_computed_and_frozen_groups_get_no_gradien
     assert sum(entry[0] == "a" for entry in frozen if len(entry) == 2) == 1
 
 
-class Single(Toy):
-    """Both scalars in one group."""
-
-    wanted = (Phase("all", ("all",), {"near": 1.0, "far": 0.5}),)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"all": [self.a, self.b]}
-
-
 class Joint(Toy):
     """Both groups in one phase."""
 
@@ -161,7 +168,7 @@ def with_b_frozen(cls: type[Toy]) -> Toy:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("cls", [Toy, Single, Joint])
+@pytest.mark.parametrize("cls", [Toy, Joint])
 def test_what_was_frozen_before_training_stays_as_it_was(cls: type[Toy], accumulate: int) -> None:
     model = with_b_frozen(cls)
     trainer = trainer_of(
@@ -174,7 +181,7 @@ def test_what_was_frozen_before_training_stays_as_it_was(cls: type[Toy], accumul
     assert {"near", "far"} <= set(history[-1]), "the terms of a phase that trains nothing are measured"
 
 
-@pytest.mark.parametrize("cls", [Toy, Single, Joint])
+@pytest.mark.parametrize("cls", [Toy, Joint])
 def test_the_rest_trains_beside_what_is_frozen_as_computed_by_hand(cls: type[Toy]) -> None:
     model = with_b_frozen(cls)
     trainer_of(model, [2.0, 3.0]).fit()
@@ -182,14 +189,6 @@ def test_the_rest_trains_beside_what_is_frozen_as_computed_by_hand(cls: type[Toy
     for x in (2.0, 3.0):
         a = adam.step(a, 2 * (a * x - 1) * x + 0.5 * 2 * (a - 1 - x))
     assert model.a.item() == pytest.approx(a, abs=1e-12)
-
-
-def test_frozen_between_the_trainer_and_its_fit() -> None:
-    model = toy()
-    trainer = trainer_of(model, [2.0, 3.0])
-    model.b.requires_grad_(False)
-    trainer.fit()
-    assert (model.b.item(), model.b.requires_grad) == (-1.0, False)
 
 
 @pytest.mark.parametrize("phase", [0, 1])
@@ -211,51 +210,9 @@ def test_an_exception_leaves_the_flags_as_they_were(phase: int, monkeypatch: pyt
         assert (model.a.requires_grad, model.b.requires_grad) == (not frozen, True)
 
 
-def test_an_interrupted_run_goes_on_with_what_is_frozen(tmp_path: Path) -> None:
-    values = [2.0, 1.0, -1.0]
-    whole = with_b_frozen(Toy)
-    trainer_of(whole, values, max_epochs=2).fit()
-    model = with_b_frozen(Toy)
-    stopped = trainer_of(model, values, tmp_path, max_epochs=2)
-    stopped.observers = [StopAt(2)]
-    with pytest.raises(TrainingInterrupted):
-        stopped.fit()
-    assert (model.a.requires_grad, model.b.requires_grad) == (True, False)
-    again = with_b_frozen(Toy)
-    resumed = trainer_of(again, values, tmp_path, max_epochs=2)
-    assert resumed.resume()
-    resumed.fit()
-    assert torch.equal(again.a, whole.a)
-    assert again.b.item() == -1.0
-
-
-def test_a_resumed_run_removes_what_a_kill_has_left(tmp_path: Path) -> None:
-    """Also one that makes no checkpoint any more."""
-    trainer_of(toy(), [2.0], tmp_path, max_epochs=1).fit()
-    left = tmp_path / "checkpoints" / ".step-000000001.0123456789ab.recgraph"
-    left.mkdir()
-    resumed = trainer_of(toy(), [2.0], tmp_path, max_epochs=1)
-    assert resumed.resume()
-    resumed.fit()
-    assert not left.exists()
-
-
 def test_nothing_to_train_is_an_error() -> None:
-    message = r"every parameter that the phases of Toy train \(groups a, b\) is frozen.*requires_grad_\(True\)"
-    with pytest.raises(ValueError, match=message):
+    with refused("nothing to train", "Toy"):
         trainer_of(toy().requires_grad_(False), [1.0])
-    model = toy()
-    trainer = trainer_of(model, [1.0])
-    model.requires_grad_(False)
-    with pytest.raises(ValueError, match=message):
-        trainer.fit()
-
-
-def test_a_group_without_parameters_has_nothing_to_step() -> None:
-    model = with_b_frozen(Joint)
-    model.parameter_groups = lambda: {"a": [model.a, model.b], "b": []}  # type: ignore[method-assign]
-    trainer_of(model, [2.0]).fit()
-    assert model.a.item() != 0.5
 
 
 def test_accumulated_batches_make_one_step_of_their_mean_gradient() -> None:
@@ -276,12 +233,14 @@ def test_the_batches_that_an_epoch_has_left_make_a_step_of_their_own() -> None:
     assert model.a.item() == pytest.approx(a, abs=1e-12)
 
 
-def test_accumulation_is_refused_where_two_phases_train_one_group() -> None:
+def test_phases_that_cannot_be_stepped_are_refused() -> None:
     model = toy()
     model.wanted = (Phase("one", ("a",), {"near": 1.0}), Phase("two", ("b", "a"), {"far": 1.0}))
-    trainer_of(model, [1.0])
-    with pytest.raises(ValueError, match=r"accumulate = 2: several phases of Toy train a; use accumulate = 1"):
+    with refused("accumulate = 2"):
         trainer_of(model, [1.0], accumulate=2)
+    model.wanted = (Phase("x", ("c",), {"near": 1.0}),)
+    with refused("'c'"):
+        trainer_of(model, [1.0])
 
 
 def test_clipping_bounds_the_norm_of_the_trainable_group() -> None:
@@ -291,16 +250,6 @@ def test_clipping_bounds_the_norm_of_the_trainable_group() -> None:
     trainer.fit()
     first_moment = trainer.optimisers["a"].state[model.a]["exp_avg"].item()
     assert abs(first_moment) == pytest.approx(0.1 * 1e-3, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    "phase", [Phase("x", ("c",), {"near": 1.0}), Phase("x", ("a",), {}), Phase("x", (), {"near": 1.0})]
-)
-def test_phases_that_do_not_fit_the_model_are_refused(phase: Phase) -> None:
-    model = toy()
-    model.wanted = (phase,)
-    with pytest.raises(ValueError, match="phase 'x'"):
-        trainer_of(model, [1.0])
 
 
 @pytest.fixture
@@ -316,104 +265,67 @@ def test_a_run_computes_on_the_device_that_it_names(name: str) -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("name", ["cuda:2", "abacus", "mps"])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(ValueError, match=f"device = '{name}' is not there; this machine has cpu, cuda, cuda:0, cuda:1"):
-        make_accelerator(name)
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_one_card_is_refused_to_processes_that_have_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate's own state as it is in the first of two processes; a real pair needs two cards."""
-
-    class OfTwo(Accelerator):
-        num_processes = property(lambda _: 2)
-        device = property(lambda _: torch.device("cuda:0"))
-
-    monkeypatch.setattr("recgraph.train.config.Accelerator", OfTwo)
-    with pytest.raises(ValueError, match=r"device = 'cuda:1' names one card for all 2 processes.*cuda:0: leave device"):
-        make_accelerator("cuda:1")
-    for name in ("cuda:0", "cuda", None):
-        assert str(make_accelerator(name).device) == "cuda:0"
-
-
-@pytest.mark.parametrize(("has_gpu", "picked"), [(True, "cuda"), (False, "cpu")])
-def test_apples_gpu_is_taken_only_where_it_is_named(
-    has_gpu: bool, picked: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(has_gpu))
-    assert str(pick_device()) == picked
-    assert str(pick_device("mps")) == "mps"
-    if not has_gpu:
-        assert str(make_accelerator().device) == "cpu"
-
-
-def test_half_precision_is_refused_as_its_gradients_would_need_a_scale() -> None:
-    with pytest.raises(ValueError, match=r"precision = 'fp16': .*'no' or 'bf16'"):
-        TrainConfig.of(precision="fp16")
+def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with refused("device", "cuda:2", "cuda:1"):
+        make_accelerator("cuda:2")
 
 
 def test_a_metric_without_validation_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"metric = 'ndcg@10' needs a validation part"):
+    with refused("metric", "ndcg@10"):
         trainer_of(toy(), [1.0], metric="ndcg@10")
 
 
-def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path: Path) -> None:
-    scores = iter([0.1, 0.3, 0.2, 0.25, 0.9])
-    seen: list[float] = []
-    model = toy()
+def scored(model: Toy, scores: Iterator[float], folder: Path | None = None, **settings: object) -> Trainer:
+    """A trainer whose epochs have given scores."""
+    config = TrainConfig.of({"metric": "score", "learning_rate": 0.1, "max_epochs": 9} | settings)
+    measure = lambda: {"score": next(scores)}  # noqa: E731
+    return Trainer(model, Series([2.0]), config, Generators(0), measure, folder, accelerator=make_accelerator("cpu"))
 
-    def validate() -> dict[str, float]:
-        seen.append(model.a.item())
-        return {"score": next(scores)}
 
-    config = TrainConfig.of(metric="score", learning_rate=0.1, max_epochs=9, patience=2)
-    trainer = Trainer(
-        model, Series([2.0]), config, Generators(0), validate, tmp_path, accelerator=make_accelerator("cpu")
-    )
+def test_training_stops_after_patience_and_keeps_the_best_weights() -> None:
+    model, weights = toy(), list[float]()
+    trainer = scored(model, iter([0.1, 0.3, 0.2, 0.25, 0.9]), patience=2)
+    trainer.observers = [OfEachEpoch(lambda _: weights.append(model.a.item()))]
     history = trainer.fit()
     assert [row["score"] for row in history] == [0.1, 0.3, 0.2, 0.25]
-    assert model.a.item() == seen[1]
+    assert model.a.item() == weights[1]
     assert trainer.stopping.best_epoch == 2
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_the_best_weights_are_right_after_a_resume(after: int, tmp_path: Path) -> None:
+    """Those of the second of four epochs, whether the training was stopped before, at or after it."""
+    scores, settings = [0.1, 0.3, 0.2, 0.25], {"max_epochs": 4, "patience": None}
+    whole = toy()
+    expected = scored(whole, iter(scores), **settings)
+    expected.fit()
+    stopped = scored(toy(), iter(scores), tmp_path, **settings)
+    stopped.observers = [StopAfterEpoch(after)]
+    with pytest.raises(TrainingInterrupted):
+        stopped.fit()
+    model = toy()
+    resumed = scored(model, iter(scores[after:]), tmp_path, **settings)
+    assert resumed.resume()
+    resumed.fit()
+    assert (resumed.stopping.best, resumed.stopping.best_epoch) == (0.3, 2)
+    assert torch.equal(model.a, whole.a)
+    assert resumed.best is not None
+    assert torch.equal(load_file(tmp_path / "best.safetensors")["a"], whole.a)
+
+
 def test_the_last_epoch_is_validated_where_it_is_no_multiple_of_validate_every() -> None:
-    scores, model = iter([0.1, 0.3, 0.9]), toy()
-    config = TrainConfig.of(metric="score", learning_rate=0.1, max_epochs=5, validate_every=2, patience=None)
-    trainer = Trainer(
-        model,
-        Series([2.0]),
-        config,
-        Generators(0),
-        lambda: {"score": next(scores)},
-        accelerator=make_accelerator("cpu"),
-    )
-    history = trainer.fit()
-    assert [row.get("score") for row in history] == [None, 0.1, None, 0.3, 0.9]
+    trainer = scored(toy(), iter([0.1, 0.3, 0.9]), max_epochs=5, validate_every=2, patience=None)
+    assert [row.get("score") for row in trainer.fit()] == [None, 0.1, None, 0.3, 0.9]
     assert trainer.stopping.best_epoch == 5
 
 
-def test_the_best_weights_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also while better ones take their place."""
-    trainer = trainer_of(toy(), [2.0], max_epochs=3)
-    state, held = trainer.sharding.state, []
-    monkeypatch.setattr(trainer.sharding, "state", lambda: held.append(trainer.best is None) or state())
-    trainer._validate({"loss": 3.0})
-    trainer._validate({"loss": 2.0})
-    assert held == [True, True]
-    assert trainer.best is not None
-
-
-def test_a_term_that_is_not_finite_stops_with_its_name_step_and_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_term_that_is_not_finite_stops_with_its_name_and_step(tmp_path: Path) -> None:
     trainer = trainer_of(toy(), [1.0, 1.0, float("nan")], tmp_path, checkpoint_every=2)
-    with pytest.raises(NonFiniteLoss, match=r"term 'near' became nan at step 2 .*step-000000002"):
+    with refused("'near'", "step 2", by=NonFiniteLoss):
         trainer.fit()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 3])
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 7])
+@pytest.mark.parametrize(("accumulate", "stop_after"), [(1, 1), (1, 5), (2, 4), (3, 7)])
 def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
     tmp_path: Path, stop_after: int, accumulate: int
 ) -> None:
@@ -423,7 +335,7 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
     trainer_of(whole, values, **settings).fit()
     stopped = trainer_of(toy(), values, tmp_path, **settings)
     stopped.observers = [StopAt(stop_after), JsonLines(tmp_path / "log.jsonl")]
-    with pytest.raises(TrainingInterrupted, match="resume"):
+    with pytest.raises(TrainingInterrupted):
         stopped.fit()
     model = toy()
     resumed = trainer_of(model, values, tmp_path, **settings)
@@ -437,17 +349,6 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-class StopAfterEpoch(Observer):
-    """Asks for the end after the last step of an epoch, as Ctrl-C while it is validated does."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
-        if row["epoch"] == self.epoch:
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("seconds", [0.0, 1000.0])
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes_on(
@@ -458,7 +359,7 @@ def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes
     trainer_of(whole, values, **settings).fit()
     stopped = trainer_of(toy(), values, tmp_path, **settings)
     stopped.observers = [StopAfterEpoch(epoch)]
-    with pytest.raises(TrainingInterrupted, match=f"in epoch {epoch} after 3 batches; saved in"):
+    with pytest.raises(TrainingInterrupted):
         stopped.fit()
     model = toy()
     resumed = trainer_of(model, values, tmp_path, **settings)
@@ -480,63 +381,18 @@ def test_a_run_goes_on_on_another_kind_of_device_with_a_warning(
         stopped.fit()
     resumed = trainer_of(toy(), [2.0, 1.0], tmp_path, max_epochs=3)
     assert resumed.resume()
-    assert "goes on on another kind of device, cpu: what it draws there (dropout)" in caplog.text
+    assert "another kind of device: dropout draw anew" in caplog.text
     assert [row["epoch"] for row in resumed.fit()] == [1, 2, 3]
-
-
-class Paced(Observer):
-    """Each batch takes two seconds; keeps the speeds that are shown and those of the log."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.shown, self.logged = 0.0, list[float](), list[float]()
-        monkeypatch.setattr("recgraph.train.progress.time.perf_counter", lambda: self.now)
-
-    def advance(self) -> None:
-        self.now += 2
-
-    def step(self, terms: Mapping[str, float], speed: float) -> None:
-        self.shown.append(speed)
-
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
-        self.logged.append(row["targets_per_second"])
-
-
-@pytest.mark.parametrize("stop_after", [25, 45, 45 + 25])
-def test_a_resumed_epoch_has_the_speed_of_all_its_batches(
-    tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values, paced = [1.0] * 45, Paced(monkeypatch)
-    stopped = trainer_of(toy(), values, tmp_path, max_epochs=2)
-    stopped.observers = [paced, StopAt(stop_after)]
-    with pytest.raises(TrainingInterrupted):
-        stopped.fit()
-    resumed = trainer_of(toy(), values, tmp_path, max_epochs=2)
-    assert resumed.resume()
-    paced.now += 1000  # between the two nothing is trained
-    resumed.observers = [paced]
-    resumed.fit()
-    assert paced.logged == pytest.approx([0.5, 0.5])
-    assert paced.shown == pytest.approx([0.5] * len(paced.shown))
-    assert len(paced.shown) >= 3
-
-
-class Steps(Observer):
-    """The step of the newest checkpoint at the end of each epoch."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.steps = folder, list[str]()
-
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
-        self.steps.append(max(path.name for path in (self.folder / "checkpoints").iterdir()))
 
 
 @pytest.mark.parametrize(("seconds", "steps"), [(0.0, [2, 4, 6, 8]), (1000.0, [2, 2, 2, 8])])
 def test_checkpoints_may_be_rarer_than_epochs(tmp_path: Path, seconds: float, steps: list[int]) -> None:
     trainer = trainer_of(toy(), [1.0, 2.0], tmp_path, max_epochs=4, checkpoint_seconds=seconds)
-    seen = Steps(tmp_path)
-    trainer.observers = [seen]
+    seen: list[str] = []
+    newest = lambda _: seen.append(max(path.name for path in (tmp_path / "checkpoints").iterdir()))  # noqa: E731
+    trainer.observers = [OfEachEpoch(newest)]
     trainer.fit()
-    assert [int(name.split("-")[1]) for name in seen.steps] == steps
+    assert [int(name.split("-")[1]) for name in seen] == steps
     kept = load_file(tmp_path / "best.safetensors")
     assert trainer.best is not None
     assert all(torch.equal(kept[name], value) for name, value in trainer.best.items())
@@ -551,20 +407,6 @@ def test_checkpoints_inside_an_epoch_are_made_between_steps(
     monkeypatch.setattr(trainer, "save", lambda: saved.append(trainer.progress.step))
     trainer.fit()
     assert saved == [*steps, 7]
-
-
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    trainer_of(toy(), [1.0], tmp_path).fit()
-    with pytest.raises(ValueError, match="other settings"):
-        trainer_of(toy(), [1.0], tmp_path, learning_rate=0.2).resume()
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    trainer_of(toy(), [1.0], tmp_path).fit()
-    (damaged,) = (tmp_path / "checkpoints").glob("*/model.safetensors")
-    damaged.write_bytes(b"not this")
-    with pytest.raises(ValueError, match="cannot be read"):
-        trainer_of(toy(), [1.0], tmp_path).resume()
 
 
 @pytest.mark.parametrize(
@@ -582,30 +424,3 @@ def test_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: 
 
     config = TrainConfig.of(warmup_steps=2, max_epochs=3, **settings)
     assert [rate_factor(step, 2, config) for step in range(6)] == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"schedule": "step"}, r"the step schedule needs the epochs .* drop_after=\[30, 40\]"),
-        ({"drop_after": [3]}, "the constant schedule has no drops"),
-        ({"schedule": "cosine", "drop_after": [3]}, "the cosine schedule has no drops"),
-        ({"schedule": "cosine", "drop_factor": 0.5}, "drop_factor = 0.5.*the cosine schedule has no drops"),
-        ({"schedule": "step", "drop_after": [3, 2]}, r"drop_after = .*the epochs must ascend"),
-        ({"schedule": "step", "drop_after": [2, 2]}, "the epochs must ascend, each given once"),
-        ({"schedule": "step", "drop_after": [0]}, "drop_after"),
-        ({"schedule": "step", "drop_after": [2], "drop_factor": 1.0}, "drop_factor = 1.0"),
-        ({"schedule": "step", "drop_after": [2], "schedule_epochs": 300}, "the step schedule has no length"),
-    ],
-)
-def test_drops_that_fit_no_schedule_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        TrainConfig.of(**settings)
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_a_named_card_is_kept_through_autocast() -> None:
-    accelerator = make_accelerator("cuda:1")
-    with accelerator.autocast():
-        pass
-    assert str(accelerator.device) == "cuda:1"

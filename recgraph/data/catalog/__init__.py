@@ -208,7 +208,7 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
 
     Raises:
         ValueError: the task of the data set is not recommendation, ``reading`` is given and there is a card; and what
-            :func:`get` and :func:`recgraph.data.loading.load_data` raise.
+            :func:`get` and :func:`recgraph.data.interactions.load_data` raise.
     """
     from recgraph.data.interactions import Interactions
 

@@ -147,11 +147,7 @@ def _check_columns(path: Path) -> None:
         for number, line in enumerate(lines, 1):
             if len(line.split(b"#", 1)[0].split(None, 2)) > 2:
                 raise CorruptFileError(
-                    "the line has more than two fields; edges of a graph with classes of nodes are a pair of integers "
-                    "a line: leave the others out, or make the graph by HeteroGraph.from_frames, which reads weights "
-                    "and times",
-                    path=path,
-                    line=number,
+                    "the line has more than two fields, a pair of integers", path=path, row=number - 1
                 )
 
 

@@ -29,16 +29,14 @@ from recgraph.data.catalog.sources import (
     unpack,
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
-from recgraph.data.diagnose import collect
-from recgraph.data.errors import DataError, DelimiterError, EncodingError, MissingColumnError
+from recgraph.data.errors import DataError, EncodingError, MissingColumnError
 from recgraph.data.ingest import with_parts
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import PART
-from recgraph.data.readers import scan_delimited
-from recgraph.data.sequence_files import scan_sequences
+from recgraph.data.log_file import read_sequences, read_table
 from recgraph.files import read_frame, sha256
 
-__all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_table"]
+__all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_card_table"]
 
 
 Tables = Mapping[str, pl.DataFrame]
@@ -126,7 +124,7 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
         tables: dict[str, pl.DataFrame] = {}
         for name, file in source.files.items():
             if (path := unpack(archive, file, Path(folder))) is not None:
-                tables[name] = read_table(path, file, card.layout_of(name))
+                tables[name] = read_card_table(path, file, card.layout_of(name))
             elif name in PART_TABLES:
                 raise SourceError(f"{file.member!r} is not beside {archive}")
         return tables
@@ -225,7 +223,7 @@ def prepared(data: Interactions, steps: Preparation) -> Interactions:
 _TYPES = {"int": pl.Int64, "float": pl.Float64, "text": pl.String}
 
 
-def read_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
+def read_card_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
     """A table in the order of the file.
 
     Args:
@@ -250,24 +248,23 @@ def _delimited(path: Path, file: File, layout: Layout) -> pl.DataFrame:
     try:
         text = content.decode(file.encoding).removeprefix("\ufeff")  # a byte order mark
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise EncodingError(f"a byte is not {file.encoding}", path=path, line=line) from None
+        row = content[: error.start].count(b"\n")
+        raise EncodingError(f"a byte is not {file.encoding}", path=path, row=row) from None
     # not splitlines(): it also splits at characters that may stand inside a title
-    lines = pl.DataFrame({"text": text.split("\n")}).with_row_index("line", offset=1)
+    lines = pl.DataFrame({"text": text.split("\n")})
     lines = lines.with_columns(pl.col("text").str.strip_chars_end("\r")).filter(pl.col("text") != "")
     fields = lines["text"].str.count_matches(file.separator, literal=True) + 1
     n = len(layout.columns)
     if (fields != n).any():
         at = int((fields != n).arg_max() or 0)
         message = f"{fields[at]} fields separated by {file.separator!r}; there must be {n}"
-        raise DelimiterError(message, path=path, line=int(lines["line"][at]))
+        raise DataError(message, path=path, row=at)
     parts = lines["text"].str.split_exact(file.separator, n - 1).struct.unnest()
     return parts.rename(dict(zip(parts.columns, layout.columns, strict=True)))
 
 
 def _csv(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    raw = scan_delimited(path, separator=file.separator, needed=list(layout.columns), encoding=file.encoding)
-    return collect(raw.lazy, raw.source)
+    return read_table(path, list(layout.columns), file.separator, file.encoding)
 
 
 def _parquet(path: Path, file: File, layout: Layout) -> pl.DataFrame:
@@ -275,8 +272,7 @@ def _parquet(path: Path, file: File, layout: Layout) -> pl.DataFrame:
 
 
 def _sequences(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    raw = scan_sequences(path, encoding=file.encoding)
-    return collect(raw.lazy, raw.source)
+    return read_sequences(path, encoding=file.encoding)
 
 
 _READERS = {"delimited": _delimited, "csv": _csv, "parquet": _parquet, "sequences": _sequences}

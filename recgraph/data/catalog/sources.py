@@ -17,7 +17,6 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from recgraph.config import Config
-from recgraph.data.packing import check_encoding
 from recgraph.files import check_plain, sha256, within
 
 __all__ = [
@@ -48,11 +47,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PlainName = Annotated[str, AfterValidator(check_plain)]
 
 
-def _known_encoding(encoding: str) -> str:
-    check_encoding(encoding)
-    return encoding
-
-
 class File(Config):
     """One file of a source."""
 
@@ -62,7 +56,7 @@ class File(Config):
         description="'delimited' has neither a header nor quotes, 'csv' may have both"
     )
     separator: str = Field("\t", min_length=1)
-    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    encoding: str = "utf-8"
     max_bytes: int | None = Field(
         None, ge=1, description="of the member, unpacked; none: 50 times its archive, at least 64 MiB"
     )

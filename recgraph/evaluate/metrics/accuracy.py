@@ -1,4 +1,4 @@
-"""Metrics that count hits, whatever their rank: hit rate, precision, recall, F1, R-precision, stratified recall."""
+"""Metrics of where the relevant items stand: counts of hits, hits weighed by rank, and the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -8,88 +8,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.metrics.base import Metric, RankedHits, RelevantRanks, first_hit, of_items
+from recgraph.evaluate.metrics.base import Metric, RankedHits, first_hit, ranks
 
 
-@dataclass(frozen=True)
 class HitRate(Metric):
-    """1 if a relevant item is among the first k, else 0.
-
-    Attributes:
-        count: the number of relevant items instead (ranx's ``hits``, RecPack's ``HitK``).
-    """
-
-    count: bool = False
+    """1 if a relevant item is among the first k, else 0."""
 
     name = "hit_rate"
     expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.count:
-            return ranked.hits[:, :k].sum(1).double()
-        if ranked.ties is not None:
-            return first_hit(ranked, k).sum(1)
-        return ranked.hits[:, :k].any(1).double()
+        return ranked.hits.any(1).double() if ranked.ties is None else first_hit(ranked.ties).sum(1)
 
 
-@dataclass(frozen=True)
 class Precision(Metric):
-    """hits in the first k / k. Short lists are divided by k, too.
-
-    Under ``lenskit`` a user without relevant items has a value, 0.
-
-    Attributes:
-        divide_by: ``k``, by default; the ``listed`` items, an empty list then has no value (LensKit, and Cornac without
-            a cut-off); the ``relevant`` items but at most k (RecTools' ``r_precision=True``, which is not R-precision);
-            or the ``catalogue`` but at most k (TorchMetrics' ``adaptive_k=True``).
-    """
-
-    divide_by: Literal["k", "listed", "relevant", "catalogue"] | None = None
+    """hits in the first k / k. Short lists are divided by k, too."""
 
     name = "precision"
     expects = True
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"n_items"} if self.divide_by == "catalogue" else ())
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        found = ranked.hits[:, :k].sum(1).double()
-        if self.divide_by == "listed":
-            return found / ranked.n_listed(k)
-        if self.divide_by == "relevant":
-            return found / ranked.n_relevant.clamp(max=k)
-        if self.divide_by == "catalogue":
-            return found / min(k, ranked.catalogue().n_items)
-        return found / k
+        return ranked.hits.sum(1).double() / k
 
 
-@dataclass(frozen=True)
 class Recall(Metric):
-    """hits in the first k / relevant items. With more than k relevant items the best possible value is below 1.
-
-    Attributes:
-        bounded: divide by min(relevant items, k) (LensKit; RecPack's ``CalibratedRecallK``).
-        weighted: count grades, not items (PyG's ``weighted=True``).
-    """
-
-    bounded: bool = False
-    weighted: bool = False
+    """hits in the first k / relevant items. With more than k relevant items the best possible value is below 1."""
 
     name = "recall"
     expects = True
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"gains", "total_gain"} if self.weighted else ())
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.weighted:
-            assert ranked.gains is not None
-            assert ranked.total_gain is not None
-            return ranked.gains[:, :k].sum(1) / ranked.total_gain
-        n_relevant = ranked.n_relevant.clamp(max=k) if self.bounded else ranked.n_relevant
-        return ranked.hits[:, :k].sum(1).double() / n_relevant
+        return ranked.hits.sum(1).double() / ranked.n_relevant
 
 
 @dataclass(frozen=True)
@@ -107,68 +56,159 @@ class F1(Metric):
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         square = self.beta**2
-        return (1 + square) * ranked.hits[:, :k].sum(1).double() / (square * ranked.n_relevant + k)
+        return (1 + square) * ranked.hits.sum(1).double() / (square * ranked.n_relevant + k)
 
 
 class RPrecision(Metric):
-    """hits in the first r / r, r the number of relevant items. It has no cut-off.
-
-    (RecTools' ``r_precision=True`` is something else: ``Precision(divide_by="relevant")``.)
-    """
+    """hits in the first r / r, r the number of relevant items. It has no cut-off."""
 
     name = "r_precision"
     expects = True
     cut = False
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if ranked.relevant_ranks is not None:
-            return _from_ranks(ranked.relevant_ranks, ranked.n_relevant, ranked.ties is not None) / ranked.n_relevant
-        position = torch.arange(k, device=ranked.hits.device)
-        return (ranked.hits[:, :k] * (position < ranked.n_relevant[:, None])).sum(1).double() / ranked.n_relevant
+        relevant = ranked.relevant_ranks
+        if relevant is None:  # lists of another's making
+            return (ranked.hits * (ranks(ranked.hits) <= ranked.n_relevant[:, None])).sum(
+                1
+            ).double() / ranked.n_relevant
+        left = ranked.n_relevant[relevant.above.rows] - relevant.above.values
+        if ranked.ties is None:
+            found = (relevant.before < left).double()
+        else:
+            found = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
+        return _of_users(found * relevant.reachable, ranked) / ranked.n_relevant
 
 
-def _from_ranks(relevant: RelevantRanks, n_relevant: Tensor, expected: bool) -> Tensor:
-    """[U] float64: the (expected) hits among the first r of the whole ranking."""
-    left = n_relevant[relevant.above.rows] - relevant.above.values
-    if expected:
-        found = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
-    else:
-        found = (relevant.before < left).double()
-    values = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=found.device)
-    return values.index_add_(0, relevant.above.rows, found * relevant.reachable)
-
-
-_MOST = 10_000.0
+def _of_users(values: Tensor, ranked: RankedHits) -> Tensor:
+    """[U] float64: the sums of values of relevant items, [T]."""
+    assert ranked.relevant_ranks is not None
+    sums = torch.zeros(len(ranked), dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, ranked.relevant_ranks.above.rows, values.double())
 
 
 @dataclass(frozen=True)
-class StratifiedRecall(Metric):
-    """Recall in which an item counts 1 / popularity^beta, so that what is hard to find counts more.
-
-    Steck, "Item popularity and recommendation accuracy" (RecSys 2011). Popularity is the interactions in the training
-    data; an item without any counts like one with a single interaction.
+class DCG(Metric):
+    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades.
 
     Attributes:
-        beta: 0 gives recall.
-        inverse_share: instead the sum over hits of min(all interactions / the item's, 10000), 0 for an item without
-            any, not divided (RecPack's ``IPSHitRateK``).
+        gain: of a grade: ``linear``, the grade; or ``exponential``, 2^grade - 1 (Burges et al., ICML 2005). It is 1 for
+            a relevant item where the truth carries no grades.
     """
 
-    beta: float = 0.5
-    inverse_share: bool = False
+    gain: Literal["linear", "exponential"] = "linear"
 
-    name = "stratified_recall"
-    needs = frozenset({"items", "counts", "relevant"})
+    name = "dcg"
+    expects = True
+
+    def weights(self, ranked: RankedHits) -> Tensor:
+        """[K] float64: the discount of each rank."""
+        return (ranks(ranked.hits) + 1).log2().reciprocal()
+
+    def gains(self, grades: Tensor) -> Tensor:
+        return grades.exp2() - 1 if self.gain == "exponential" else grades
+
+    def gained(self, ranked: RankedHits) -> Tensor:
+        """[U, K] float64: the gain at each rank."""
+        if ranked.gains is None:
+            return ranked.hits.double()
+        if self.gain == "exponential" and ranked.ties is not None:
+            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
+        return self.gains(ranked.gains)
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        counts = ranked.popularity().double()
-        if self.inverse_share:
-            weights = torch.where(counts > 0, (counts.sum() / counts.clamp(min=1)).clamp(max=_MOST), 0.0)
-        else:
-            weights = counts.clamp(min=1) ** -self.beta
-        found = (of_items(weights, ranked, k) * ranked.hits[:, :k]).sum(1)
-        if self.inverse_share:
-            return found
-        assert ranked.relevant is not None
-        total = torch.zeros_like(found).index_add_(0, ranked.relevant.rows, weights[ranked.relevant.values])
-        return found / total
+        return (self.gained(ranked) * self.weights(ranked)).sum(1)
+
+
+class NDCG(DCG):
+    """:class:`DCG` over the DCG of the best possible list: of its first min(relevant items, k) ranks all are hits."""
+
+    name = "ndcg"
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        weights = self.weights(ranked)
+        if ranked.gains is None or ranked.ideal_gains is None:
+            return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
+        return super().compute(ranked, k) / (self.gains(ranked.ideal_gains) * weights).sum(1)
+
+
+def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
+    """[U] float64: the sum of the weights [K] of the first ``n_hits`` [U] ranks, at least of one."""
+    return weights.cumsum(0)[(n_hits.clamp(max=len(weights)) - 1).clamp(min=0)]
+
+
+class MAP(Metric):
+    """The sum over the ranks j <= k of hits of (hits in the first j) / j, over min(relevant items, k)."""
+
+    name = "map"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return (_precise_hits(ranked) / ranks(ranked.hits)).sum(1) / ranked.n_relevant.clamp(max=k)
+
+
+def _precise_hits(ranked: RankedHits) -> Tensor:
+    """[U, K] float64: the (expected) number of hits up to each rank that is itself a hit, else 0."""
+    hits = ranked.hits.double()
+    if ranked.ties is None:
+        return hits * hits.cumsum(1)
+    ties = ranked.ties
+    offset, size, n_hits = (part.double() for part in (ties.offset, ties.size, ties.n_hits))
+    # hits in groups above are independent of this one; two ranks of a group are both hits with m(m-1)/n(n-1)
+    above = hits.cumsum(1) - hits * (offset + 1)
+    both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
+    return hits * (1 + above) + offset * both
+
+
+class MRR(Metric):
+    """1 / the rank of the first relevant item, 0 where none is among the first k."""
+
+    name = "mrr"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        if ranked.ties is not None:
+            return (first_hit(ranked.ties) / ranks(ranked.hits)).sum(1)
+        return (ranked.hits / ranks(ranked.hits)).amax(1)
+
+
+@dataclass(frozen=True)
+class RBP(Metric):
+    """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible list.
+
+    Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that with few relevant
+    items the best possible value is far below 1.
+
+    Attributes:
+        patience: p, the probability that a user goes on to the next item.
+    """
+
+    patience: float = 0.85
+
+    name = "rbp"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        weights = self.patience ** (ranks(ranked.hits) - 1)
+        return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
+
+
+class AUC(Metric):
+    """The share of pairs of a relevant and another candidate in which the relevant one stands higher; ties count half.
+
+    All candidates are ranked and there is no cut-off. A relevant item that is no candidate loses every pair; a user
+    without other candidates has no value.
+    """
+
+    name = "auc"
+    cut = False
+    expects = True
+    needs = frozenset({"relevant_ranks"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        relevant = ranked.relevant_ranks
+        assert relevant is not None
+        ok = relevant.reachable.double()
+        above, tied = relevant.above.values - relevant.n_better(), relevant.equal - relevant.n_tied()
+        found, lost = _of_users(ok, ranked), _of_users((above + tied * 0.5) * ok, ranked)
+        return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant

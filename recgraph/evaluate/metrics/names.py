@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from recgraph import registry
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.protocol import Convention
 
 #: what is computed where the caller names no metrics
 DEFAULT_METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
@@ -28,17 +27,15 @@ def metric_class(name: str) -> type[Metric]:
     Raises:
         ValueError: there is none, or it is registered under another name than its own.
     """
-    short = _SHORT.get(registry.key(name))
-    if short is not None and registry.key(name) not in registry.names("metric"):
-        name = short
-    elif registry.key(name) not in registry.names("metric"):
-        raise registry.unknown("metric", name, _SHORT)
+    if registry.key(name) not in registry.names("metric"):
+        if registry.key(name) not in _SHORT:
+            raise registry.unknown("metric", name, _SHORT)
+        name = _SHORT[registry.key(name)]
     found: type[Metric] = registry.load("metric", name)
     own = getattr(found, "name", None)
     if own is None or registry.key(own) != registry.key(name):
         raise ValueError(
-            f"metric {name!r} is the class {found.__name__}, whose attribute name is {own!r}; give both the same name, "
-            "by which the values are found"
+            f"metric {name!r} is {found.__name__}, whose attribute name is {own!r}; give both the same name"
         )
     return found
 
@@ -47,101 +44,52 @@ def metric_class(name: str) -> type[Metric]:
 class Asked:
     """What a caller asks for: metrics by name, with a cut-off (``"ndcg@10"``) or at all cut-offs, or as they are.
 
-    A metric that is given as it is stands at all cut-offs, also where its name is given with one beside it.
-
     Attributes:
-        metrics: without cut-offs, each once; None for the default ones.
-        lengths: name -> its cut-offs, of metrics that are asked for at cut-offs of their own alone.
+        metrics: without cut-offs, each once.
+        lengths: label -> its cut-offs, of metrics that are asked for at cut-offs of their own alone.
         named: all cut-offs that metrics name.
     """
 
-    metrics: tuple[str | Metric, ...] | None
+    metrics: tuple[Metric, ...]
     lengths: Mapping[str, tuple[int, ...]]
-    named: frozenset[int] = frozenset()
+    named: frozenset[int]
 
     @classmethod
     def of(cls, wanted: Sequence[str | Metric] | None) -> Asked:
-        """Read names.
+        """Read names; None for the default metrics.
 
         Raises:
             ValueError: no such metric, or one that has no cut-off is given one.
         """
-        if wanted is None:
-            return cls(None, {})
         if isinstance(wanted, str):
             raise ValueError(f"metrics = {wanted!r} must be a list of names, as metrics=({wanted!r},)")
-        found: dict[str | Metric, list[int] | None] = {}
-        named = set()
-        for each in wanted:
-            if isinstance(each, Metric):
-                found[each] = None
-                continue
-            name, k = split_metric(each) if "@" in each else (metric_class(each).name, None)
-            if k is not None and not metric_class(name)().cut:
+        metrics: dict[str, Metric] = {}
+        lengths: dict[str, set[int]] = {}
+        everywhere: set[str] = set()
+        for each in DEFAULT_METRICS if wanted is None else wanted:
+            name, k = split_metric(each) if isinstance(each, str) and "@" in each else (each, None)
+            metric = name if isinstance(name, Metric) else metric_class(name)()
+            if k is not None and not metric.cut:
                 raise ValueError(f"metric {each!r} reads the whole ranking and has no cut-off; write {name!r}")
-            own = found.setdefault(name, [])
+            metrics.setdefault(metric.label, metric)
             if k is None:
-                found[name] = None
+                everywhere.add(metric.label)
             else:
-                named.add(k)
-                if own is not None:
-                    own.append(k)
-        given = {each.label for each in found if isinstance(each, Metric)}
-        found = {each: own for each, own in found.items() if each not in given}
-        lengths = {name: tuple(sorted({*own})) for name, own in found.items() if own and isinstance(name, str)}
-        return cls(tuple(found), lengths, frozenset(named))
-
-    def made(self, convention: Convention) -> tuple[Metric, ...]:
-        """The metrics, see :func:`make_metrics`.
-
-        Raises:
-            ValueError: also where one is asked for at a cut-off and has none under the convention.
-        """
-        found = make_metrics(self.metrics, convention)
-        for metric in found:
-            if not metric.cut and metric.label in self.lengths:
-                name, (k, *_) = metric.label, self.lengths[metric.label]
-                raise ValueError(
-                    f"metric '{name}@{k}' reads the whole ranking under convention {convention!r} and has no cut-off "
-                    f"there; write {name!r}"
-                )
-        return found
+                lengths.setdefault(metric.label, set()).add(k)
+        own = {label: tuple(sorted(ks)) for label, ks in lengths.items() if label not in everywhere}
+        return cls(tuple(metrics.values()), own, frozenset[int]().union(*lengths.values()))
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
         """The cut-offs of a protocol: those that are given, or else the default ones where a metric asks for none of
         its own; and those that metrics ask for."""
-        if given is not None:
-            return tuple(sorted({*given, *self.named}))
-        plain = self.metrics is None or any(self._is_plain(each) for each in self.metrics)
-        return tuple(sorted({*default, *self.named} if plain or not self.named else self.named))
-
-    def _is_plain(self, each: str | Metric) -> bool:
-        """Whether a metric is asked for at all cut-offs."""
-        if isinstance(each, Metric):
-            return each.cut
-        return each not in self.lengths and metric_class(each)().cut
+        if given is None:
+            is_plain = any(metric.cut and metric.label not in self.lengths for metric in self.metrics)
+            given = default if is_plain or not self.named else ()
+        return tuple(sorted({*given, *self.named}))
 
     def columns(self, metric: Metric, cutoffs: Sequence[int]) -> tuple[int | None, ...]:
         """The cut-offs at which a metric is computed; None where it has none."""
         return self.lengths.get(metric.label, tuple(cutoffs)) if metric.cut else (None,)
-
-
-def make_metrics(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
-    """Metrics by name, without cut-offs, or as they are; None for the default ones that the convention defines.
-
-    Raises:
-        ValueError: no such metric, or one that is not defined under the convention or is made for another one.
-    """
-    if wanted is None:
-        classes = [metric_class(name) for name in DEFAULT_METRICS]
-        return tuple(cls(convention=convention) for cls in classes if convention in cls.conventions)
-    metrics = tuple(
-        metric if isinstance(metric, Metric) else metric_class(metric)(convention=convention) for metric in wanted
-    )
-    for metric in metrics:
-        if metric.convention != convention:
-            raise ValueError(f"metric {metric.label!r} is of convention {metric.convention!r}, not {convention!r}")
-    return metrics
 
 
 def split_metric(text: str) -> tuple[str, int | None]:
@@ -153,7 +101,7 @@ def split_metric(text: str) -> tuple[str, int | None]:
     name, sign, k = text.partition("@")
     if sign and k.isdigit() and int(k) >= 1:
         return metric_class(name).name, int(k)
-    if not sign and registry.key(name) in registry.names("metric") and not metric_class(name)().cut:
+    if not sign and registry.key(name) in registry.names("metric") and not metric_class(name).cut:
         return metric_class(name).name, None
     raise ValueError(f"metric {text!r} must be of the form name@k, e.g. ndcg@10")
 
@@ -171,7 +119,7 @@ def value_of(metrics: Mapping[str, float], text: str) -> float:
 
 
 def metric_of(column: str) -> type[Metric] | None:
-    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"map(divide_by=k)@10"``; None where it is of none."""
+    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"f1(beta=2.0)@10"``; None where it is of none."""
     name = re.split("[@(]", column, maxsplit=1)[0]
     return metric_class(name) if registry.key(name) in registry.names("metric") else None
 

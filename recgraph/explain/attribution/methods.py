@@ -24,10 +24,8 @@ _MOST_INPUTS = 1 << 22
 class LeaveOneOut(Attribution):
     """``a_i = f(S) - f(S without i)``: by how much the value falls without the event, all else as it is.
 
-    The model's reading says what is computed anew without the event: :class:`SequenceReading
-    <recgraph.models.sequence.reading.SequenceReading>`, :class:`EdgeReading
-    <recgraph.models.collaborative.reading.EdgeReading>` and :class:`MetaPathReading
-    <recgraph.models.heterogeneous.reading.MetaPathReading>`. Two events that say the same cover for each other: each
+    The model's reading says what is computed anew without the event: :class:`recgraph.models.reading.SequenceReading`,
+    :class:`recgraph.models.reading.EdgeReading`. Two events that say the same cover for each other: each
     alone may be left out at no loss, and both get a value near 0.
 
     Source: the erasure of Li, Monroe and Jurafsky, Understanding Neural Networks through Representation Erasure (2016),
@@ -107,7 +105,7 @@ class Attention(Attribution):
 
     Transformers: the attention of the last place, by rollout (Abnar and Zuidema, Quantifying Attention Flow in
     Transformers, ACL 2020) or of the last layer; it is the same for every recommended item
-    (:meth:`recgraph.models.sequence.reading.SequenceReading.attention`).
+    (:meth:`recgraph.models.reading.SequenceReading.attention`).
 
     Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
     divided among the items of the history by the evidence that leads through them to the recommended item

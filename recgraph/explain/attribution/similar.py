@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recgraph.evaluate.rerank import SimilarBy
 from recgraph.explain.attribution.subject import Subject
 from recgraph.explain.nodes import nearest
-from recgraph.rerank.similarity import SimilarBy
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import compose, distinct

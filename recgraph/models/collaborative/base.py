@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -14,18 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.accelerated import is_accelerated
+from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.blocks import row_blocks
 from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
-from recgraph.models.collaborative.norms import half_squared_norms
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel, UpdatedBy
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
-from recgraph.rows import lookup, read_once, touched
+from recgraph.rows import is_sparse, lookup, read_once, touched
 
 
 class CollaborativeConfig(ModelConfig):
@@ -100,7 +99,8 @@ class CollaborativeModel(TrainableModel):
     def _build(self, space: Space) -> None:
         self.embedding = self._new_table(space.n_users, space.n_items)
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
-        self.loss: NextItemLoss = self._make_loss()
+        spec = {"name": self.config.loss, **self.config.loss_options}
+        self.loss: NextItemLoss = registry.make("loss", spec, self._loss_settings())
         self._ranking: _Ranking | None = None
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
@@ -118,11 +118,6 @@ class CollaborativeModel(TrainableModel):
     def item_table(self) -> Tensor:
         assert self.space is not None
         return self.embedding.weight[self.space.n_users :]
-
-    def _make_loss(self) -> NextItemLoss:
-        config = self.config
-        loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, self._loss_settings())
-        return loss
 
     def _loss_settings(self) -> dict[str, Any]:
         """Settings that the loss is given beside ``loss_options``, where it has them."""
@@ -145,8 +140,6 @@ class CollaborativeModel(TrainableModel):
         """Training batches; also shows the training part to the parts that learn from it."""
         self.setup(train)
         pairwise = isinstance(self.loss, OwnNegatives)
-        if isinstance(self.loss, OwnNegatives) and self.loss.config.shared and self.config.exclude_own:
-            self.loss.check_kept(train.n_items)
         return PairBatches(
             train,
             batch_size,
@@ -192,15 +185,19 @@ class CollaborativeModel(TrainableModel):
         """What the pairs of a batch count in the recommendation loss; None: all 1."""
         return None
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """``l2`` and ``rec``; a subclass adds its own.
 
         Where several ranks train, each computes a term of its own samples, or the same term of all samples, as
         propagation is the same on all ranks; the mean over ranks counts. Multiply a mean over a rank's own samples by
         the batch's ``weight`` therefore.
         """
-        read = cache(lambda: self.nodes_of(batch))
-        return {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(*read())}
+        found = {}
+        if "l2" in wanted:
+            found["l2"] = self._l2(batch)
+        if "rec" in wanted:
+            found["rec"] = self._rec(*self.nodes_of(batch))
+        return found
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""
@@ -321,3 +318,44 @@ def _weights_of_kept(keep_mask: Tensor, weights: PairWeights | None, dtype: torc
     if weights is None:
         return PairWeights(torch.ones_like(scale[:, 0]), scale)
     return PairWeights(weights.positive, weights.negative * scale)
+
+
+def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Half the mean squared norm of the rows at each of the places, summed.
+
+    Args:
+        table: [N, D]; of one with sparse gradients the touched rows alone are read.
+        places: int64, any shapes; empty ones count nothing.
+    """
+    # half precision would lose digits, and takes no part in a product with float32
+    with full_precision(table):
+        if is_sparse(table):
+            table, places = read_once(table, *places)
+        # how often each row is read: a pass over the table costs less than lookups with gradients
+        counts = table.new_zeros(table.shape[0])
+        for index in places:
+            if index.numel():
+                share = counts.new_full((), 1 / index.numel())
+                counts.index_add_(0, index.flatten(), share.expand(index.numel()))
+        total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
+        return total
+
+
+class _HalfWeightedNorms(torch.autograd.Function):
+    """``1/2 sum_i w_i |x_i|^2``; the gradient takes one pass over x, where that of ``vecdot(x, x)`` takes three.
+
+    x is passed twice, and each argument gets half of the gradient: autograd then adds to the other gradients of x in
+    the order of ``vecdot``, so that no last digit changes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, same: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        squares = [torch.linalg.vecdot(x[rows], x[rows]) for rows in row_blocks(len(x), x.shape[1], x)]
+        return weights.dot(torch.cat(squares)) / 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weights = ctx.saved_tensors
+        half = (grad / 2 * weights)[:, None] * x
+        return half, half, None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,16 +15,11 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.sparse.csr import Csr
 from recgraph.unit_length import unit_length
-
-#: what makes each of two views of all nodes, [n_users + n_items, D]
-_Views = tuple[Callable[[], Tensor], Callable[[], Tensor]]
-#: what makes the anchors and the candidates, each of users and of items
-_Sides = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
 class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
@@ -75,35 +68,34 @@ class GraphContrastiveModel(LightGCN):
         terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
-    def _view(self, batch: PairBatch, number: int) -> Tensor:
-        """One of two views of all nodes, number 0 or 1: [n_users + n_items, D]."""
-        raise TypeError(f"{type(self).__name__} must define _view(batch, number)")
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Two views of all nodes, [n_users + n_items, D] each."""
+        raise TypeError(f"{type(self).__name__} must define views(batch)")
 
-    def _views(self, batch: PairBatch) -> _Views:
-        """Both views, each made once, when it is first read."""
-        return cache(lambda: self._view(batch, 0)), cache(lambda: self._view(batch, 1))
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = {}
+        if "cl" in wanted:
+            found["cl"] = self._contrast(batch, *self.views(batch))
+        return found | super().losses(batch, wanted)
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        return {"cl": lambda: self._contrast(batch, self._views(batch)), **super().terms(batch, asked)}
-
-    def _contrast(self, batch: PairBatch, views: _Views) -> Tensor:
-        chosen, terms = batch.distinct(), (self.contrast_users, self.contrast_items)
-        anchors, candidates = self._sides(views, *chosen)
-
-        def of_kind(kind: int) -> Tensor:
-            own, term, a, b = chosen[kind], terms[kind], anchors()[kind], candidates()[kind]
+    def _contrast(self, batch: PairBatch, first: Tensor, second: Tensor) -> Tensor:
+        """The contrast of two views of all nodes: of the batch's users, plus alpha times that of its items."""
+        users, items = batch.distinct()
+        anchors, of_batch = self._of_both(first, users, items), self.config.candidates == "batch"
+        candidates = self._of_both(second, users, items) if of_batch else self._split(second)
+        losses = []
+        for term, own, a, b in zip(self._terms(), (users, items), anchors, candidates, strict=True):
             how = self._how(term, len(own), batch)
-            if self.config.candidates == "batch":
-                loss: Tensor = term(a, b, own, own, **how)
+            if of_batch:
+                losses.append(term(a, b, own, own, **how))
             else:
-                loss = term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how)
-            return loss
+                losses.append(term(a, b, own, torch.arange(len(b), device=b.device), positives=own, **how))
+        return self._sum(*losses)
 
-        return self._both(of_kind)
+    def _terms(self) -> tuple[ContrastiveTerm, ContrastiveTerm]:
+        return self.contrast_users, self.contrast_items
 
-    def _both(self, loss_of: Callable[[int], Tensor]) -> Tensor:
-        """The loss of kind 0, users, plus alpha times that of kind 1, items."""
-        users, items = loss_of(0), loss_of(1)
+    def _sum(self, users: Tensor, items: Tensor) -> Tensor:
         return users + (items if self.config.item_weight == 1 else items * self.config.item_weight)
 
     def _how(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
@@ -111,20 +103,16 @@ class GraphContrastiveModel(LightGCN):
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(n)
         return {"share": share, "generator": stream(term, batch.generators)}
 
-    def _sides(self, views: _Views, users: Tensor, items: Tensor) -> _Sides:
-        """What makes the anchors of both kinds, and what makes the candidates.
-
-        Each view is read once for users and items together, as every reading has a gradient of the view's size.
-        """
+    def _split(self, nodes: Tensor) -> tuple[Tensor, ...]:
+        """The users and the items of vectors of all nodes."""
         assert self.space is not None
-        n_users, sizes = self.space.n_users, [self.space.n_users, self.space.n_items]
+        return torch.split(nodes, [self.space.n_users, self.space.n_items])
 
-        def chosen(number: int) -> Sequence[Tensor]:
-            rows = views[number]().index_select(0, torch.cat([users, items + n_users]))
-            return torch.split(rows, [len(users), len(items)])
-
-        of_batch = self.config.candidates == "batch"
-        return cache(lambda: chosen(0)), cache(lambda: chosen(1) if of_batch else torch.split(views[1](), sizes))
+    def _of_both(self, nodes: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Some users and some items; all are read at once, as every reading has a gradient of the view's size."""
+        assert self.space is not None
+        rows = nodes.index_select(0, torch.cat([users, items + self.space.n_users]))
+        return torch.split(rows, [len(users), len(items)])
 
 
 class SGLConfig(GraphContrastiveConfig):
@@ -178,9 +166,9 @@ class SGL(GraphContrastiveModel):
         super().setup(train)
         self._drawn = None
 
-    def _view(self, batch: PairBatch, number: int) -> Tensor:
-        view: Tensor = self.encoder(self.embedding.weight, self._subgraphs(batch)[number])
-        return view
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        first, second = (self.encoder(self.embedding.weight, layers) for layers in self._subgraphs(batch))
+        return first, second
 
     def _subgraphs(self, batch: PairBatch) -> list[list[Csr]]:
         """The adjacencies of each layer, for both views; the same in all batches of an epoch."""
@@ -227,8 +215,8 @@ class SimGCL(GraphContrastiveModel):
     def nodes(self) -> Tensor:
         return mean(self.encoder.layers(self.embedding.weight)[self.first_layer :])
 
-    def _view(self, batch: PairBatch, number: int) -> Tensor:
-        return mean(self._noisy_layers(batch)[1:])
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        return mean(self._noisy_layers(batch)[1:]), mean(self._noisy_layers(batch)[1:])
 
     def _noisy_layers(self, batch: PairBatch) -> list[Tensor]:
         generator = batch.generators["views"]
@@ -270,11 +258,13 @@ class XSimGCL(SimGCL):
 
     Config = XSimGCLConfig
 
-    def _views(self, batch: PairBatch) -> _Views:
-        layers = cache(lambda: self._noisy_layers(batch)[1:])
-        return cache(lambda: mean(layers())), lambda: layers()[self.config.contrast_layer - 1]
-
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        views = self._views(batch)  # one propagation for both terms
-        own: Terms = {"rec": lambda: self._rec(batch, views[0]()), "cl": lambda: self._contrast(batch, views)}
-        return super().terms(batch, asked) | own
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        _, *layers = self._noisy_layers(batch)
+        vectors, found = mean(layers), {}
+        if "cl" in wanted:
+            found["cl"] = self._contrast(batch, vectors, layers[self.config.contrast_layer - 1])
+        if "l2" in wanted:
+            found["l2"] = self._l2(batch)
+        if "rec" in wanted:
+            found["rec"] = self._rec(batch, vectors)
+        return found

@@ -14,8 +14,7 @@ from recgraph.encoders import graph as encoders
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
-from recgraph.models.collaborative.reading import EdgeReading
-from recgraph.models.reading import Reading
+from recgraph.models.reading import EdgeReading, Reading
 from recgraph.sparse.products import distinct
 
 
@@ -62,6 +61,10 @@ class LightGCN(CollaborativeModel):
     def nodes(self) -> Tensor:
         nodes: Tensor = self.encoder(self.embedding.weight)
         return nodes
+
+    def start(self) -> Tensor:
+        """[n_users + n_items, D]: the vectors that propagation begins with, in evaluation mode."""
+        return self.embedding.weight
 
     def reading(self, query: Query) -> Reading:
         return EdgeReading(self, query) if self.knows(query) else super().reading(query)

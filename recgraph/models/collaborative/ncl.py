@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,7 +16,7 @@ from recgraph.contrast.weights import ClusterCounts
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.models.base import Phase, Space, Terms
+from recgraph.models.base import Phase, Space
 from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
 from recgraph.unit_length import unit_length
 
@@ -150,48 +148,35 @@ class NCL(GraphContrastiveModel):
         weight, depth = self.embedding.weight, max(self.config.n_layers, self.config.contrast_layer)
         return self.encoder.layers(weight, [self.encoder.adjacency(weight.dtype)] * depth)
 
-    def _views(self, batch: PairBatch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-        return self._views_of(cache(self._layers))
-
-    def _views_of(self, layers: Callable[[], list[Tensor]]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-        return lambda: layers()[self.config.contrast_layer], lambda: layers()[0]
-
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        layers = cache(self._layers)  # one propagation for both terms
-        own: Terms = {
-            "rec": lambda: self._rec(batch, mean(layers()[: self.config.n_layers + 1])),
-            "cl": lambda: self._contrast(batch, self._views_of(layers)),
-            "proto": lambda: self._proto(batch),
-        }
-        return super().terms(batch, asked) | own
-
-    def _contrast(self, batch: PairBatch, views: tuple[Callable[[], Tensor], Callable[[], Tensor]]) -> Tensor:
-        for kind, term in enumerate((self.contrast_users, self.contrast_items)):
-            offer(term, partial(self._prototypes_of, kind, batch.epoch))
-        return super()._contrast(batch, views)
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        layers, found = self._layers(), {}
+        if "cl" in wanted:
+            for kind, term in enumerate(self._terms()):
+                offer(term, partial(self._prototypes_of, kind, batch.epoch))
+            found["cl"] = self._contrast(batch, layers[self.config.contrast_layer], layers[0])
+        if "l2" in wanted:
+            found["l2"] = self._l2(batch)
+        if "rec" in wanted:
+            found["rec"] = self._rec(batch, mean(layers[: self.config.n_layers + 1]))
+        if "proto" in wanted:
+            found["proto"] = self._proto(batch)
+        return found
 
     def _proto(self, batch: PairBatch) -> Tensor:
         if batch.epoch < self.config.warm_up_epochs:
             return self.embedding.weight[:0].sum()  # no anchors: 0, with a gradient as every term has one
-        chosen, term = batch.distinct(), self.contrast_prototypes
-        weight = self.embedding.weight
-        anchors = self._sides((lambda: weight, lambda: weight), *chosen)[0]()
-
-        def of_kind(kind: int) -> Tensor:
+        term, chosen, losses = self.contrast_prototypes, batch.distinct(), []
+        for kind, anchors in enumerate(self._of_both(self.embedding.weight, *chosen)):
             ids, prototypes = chosen[kind], self._prototypes_of(kind, batch.epoch)
             how = self._how(term, len(ids), batch)
-            return proto_nce(term, anchors[kind], prototypes, ids, self.config.concentration, **how)
-
-        return self._both(of_kind)
+            losses.append(proto_nce(term, anchors, prototypes, ids, self.config.concentration, **how))
+        return self._sum(*losses)
 
     def _prototypes_of(self, kind: int, epoch: int) -> list[PrototypeSet]:
         """Of all users (kind 0) or items (1), made from their vectors in the first step of an epoch that reads them."""
-        assert self.space is not None
-        sizes = [self.space.n_users, self.space.n_items]
 
         def make() -> list[PrototypeSet]:
-            weight = self.embedding.weight.detach()
-            members = torch.split(weight, sizes)[kind]
+            members = self._split(self.embedding.weight.detach())[kind]
             if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
                 members = unit_length(members)
             temperature = self.contrast_prototypes.config.temperature

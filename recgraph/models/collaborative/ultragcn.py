@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
-from recgraph.config import ConfigError, Search
+from recgraph.config import Search
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
-from recgraph.losses.base import NextItemLoss
-from recgraph.losses.pairwise import OwnNegatives, PairWeights
+from recgraph.losses.pairwise import PairWeights
 from recgraph.losses.scores import pair_scores
-from recgraph.models.base import ModelConfig, Phase, Terms
+from recgraph.models.base import ModelConfig, Phase
 from recgraph.models.collaborative.base import CollaborativeConfig, weighted
-from recgraph.models.collaborative.constraints import degrees_of, neighbours_of
 from recgraph.models.collaborative.lightgcn import BPRMF
 from recgraph.rows import touched
+from recgraph.sparse.products import distinct, neighbours
+from recgraph.sparse.ragged import Ragged
 
 __all__ = ["UltraGCN", "UltraGCNConfig"]
 
@@ -76,12 +75,6 @@ class UltraGCN(BPRMF):
 
     Config: ClassVar[type[ModelConfig]] = UltraGCNConfig
 
-    def _make_loss(self) -> NextItemLoss:
-        cls = registry.load("loss", self.config.loss)
-        if not (issubclass(cls, OwnNegatives) and cls.weighs_pairs):
-            raise ConfigError(f"loss = {self.config.loss!r} takes no weights of pairs; use 'bce' or 'ccl'")
-        return super()._make_loss()
-
     def _loss_settings(self) -> dict[str, Any]:
         return super()._loss_settings() | {"negative_weight": self.config.negative_weight}
 
@@ -103,11 +96,14 @@ class UltraGCN(BPRMF):
         of_drawn = of_users[:, None] * batch.of_samples(of_items[batch.negatives])
         return PairWeights(w1 + w2 * (of_users * of_items[batch.items]), w3 + w4 * of_drawn)
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         device = batch.users.device
         if self._degrees.users.device != device:  # the model has moved since setup
             self._degrees, self._neighbours = self._degrees.to(device), self._neighbours.to(device)
-        return super().terms(batch, asked) | {"neighbours": lambda: self._of_neighbours(batch)}
+        found = super().losses(batch, wanted)
+        if "neighbours" in wanted:
+            found["neighbours"] = self._of_neighbours(batch)
+        return found
 
     def _of_neighbours(self, batch: PairBatch) -> Tensor:
         """The mean over samples of ``sum_k w_ik softplus(-s_uk)``."""
@@ -116,3 +112,60 @@ class UltraGCN(BPRMF):
         part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
         scores = pair_scores(part, places[:, 0], places[:, 1:])
         return weighted((weights * F.softplus(-scores)).sum(1).mean(), batch)
+
+
+class Degrees(NamedTuple):
+    """The factors of ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))``, the weight of a pair. Attributes: ``users``
+    [n_users], 0 of users without items; ``items`` [n_items]."""
+
+    users: Tensor
+    items: Tensor
+
+    def to(self, device: torch.device) -> Degrees:
+        """On a device."""
+        return Degrees(self.users.to(device), self.items.to(device))
+
+
+def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> Degrees:
+    """The factors by the training part, in the type and on the device of a tensor.
+
+    Args:
+        rows: the items of each user; repeats do not count.
+        n_items: the number of items.
+    """
+    once = distinct(rows, n_items)
+    d_u = once.lengths.to(torch.float64)
+    d_i = torch.bincount(once.values, minlength=n_items).to(torch.float64)
+    of_users = torch.where(d_u > 0, (d_u + 1).sqrt() / d_u.clamp(min=1), 0)
+    return Degrees(of_users.to(like), (d_i + 1).rsqrt().to(like))
+
+
+class Neighbours(NamedTuple):
+    """The items nearest to each item. Attributes: ``items`` [n_items, K] int64; ``weights`` [n_items, K], the greatest
+    first, 0 in unused places."""
+
+    items: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> Neighbours:
+        """On a device."""
+        return Neighbours(self.items.to(device), self.weights.to(device))
+
+
+def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself: bool = True) -> Neighbours:
+    """The k greatest ``w_ij = C_ij sqrt(g_i + 1) / (g_i sqrt(g_j + 1))`` of each item i.
+
+    C counts the users who have both items, C_ii those of item i, and g are the sums of its rows.
+
+    Args:
+        rows: the items of each user; repeats do not count.
+        n_items: the number of items.
+        with_itself: whether the diagonal of C counts, so that an item may be its own neighbour; else it is 0.
+    """
+    once = distinct(rows, n_items)
+    others = (once.lengths - (0 if with_itself else 1)).to(torch.float64)
+    sums = torch.bincount(once.values, others[once.rows], minlength=n_items)
+    found, weights = neighbours(once, n_items, min(k, n_items), norms=(sums + 1).sqrt(), with_itself=with_itself)
+    # (g_i + 1) / g_i does not alter the order in a row
+    factor = torch.where(sums > 0, (sums + 1) / sums.clamp(min=1), 0)
+    return Neighbours(found, (weights * factor[:, None]).to(like))

@@ -212,14 +212,6 @@ class GraphModel(HoldsGraph, TrainableModel):
     #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual rate move a weight by
     #: .1, so that training starts from the coordinates and can leave them
     rows_std: ClassVar[float] = 0.1
-    #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
-    known_labels: Tensor | None = None
-
-    @property
-    def labels_config(self) -> ModelConfig:
-        """The configuration whose settings say whether training reads labels."""
-        config: ModelConfig = self.config
-        return config
 
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
         """Create the parameters, and read the inputs from the graph.

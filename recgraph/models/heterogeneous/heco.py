@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,15 +15,15 @@ from recgraph.config import Added, Search
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
-from recgraph.models.base import ModelConfig, PathKey, Space, Terms
+from recgraph.models.base import ModelConfig, PathKey, Space
 from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.base import (
     GraphBatch,
     GraphConfig,
+    GraphModel,
     GraphSpace,
     evaluating,
 )
-from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators
@@ -42,7 +41,7 @@ _DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropou
 _N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ClassesConfig, ContrastConfig, GraphConfig):
+class HeCoConfig(ContrastConfig, GraphConfig):
     # none is replaced before the bases read it, see of_target
     dropout: Annotated[
         float | None,
@@ -128,7 +127,7 @@ class _Inputs:
         return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
-class HeCo(LearnsClasses):
+class HeCo(GraphModel):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
     Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
@@ -140,8 +139,8 @@ class HeCo(LearnsClasses):
       path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each, or L of both
-    views where an objective has the rows of both for anchors (NT-Xent, SwAV). With ``n_classes`` the term ``pseudo``
-    learns classes from labels of train nodes (:class:`PseudoLabels`). Objective and weights of candidates are
+    views where an objective has the rows of both for anchors (NT-Xent).
+    Objective and weights of candidates are
     settings; the published ones are the defaults. Departures: a node's own place is always among its positives, ties
     among candidates are broken by ``ties`` (published: by the order of the file, in which classes may lie together),
     and neighbours are sampled anew at every step from the run's generators.
@@ -197,7 +196,6 @@ class HeCo(LearnsClasses):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
-        self._make_classes(dim)
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
 
     def _order(self, of: Csr) -> Tensor:
@@ -235,9 +233,8 @@ class HeCo(LearnsClasses):
         view: Tensor = self.schema_attention(views, dropout)
         return view
 
-    def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
-        views = cache(lambda: self._projected(batch))
-        return {"info": lambda: self._info(batch, *views())} | self.pseudo_terms(batch, lambda: views()[::-1])
+    def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        return {"info": self._info(batch, *self._projected(batch))}
 
     def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """[N, D] each: the schema view and the meta-path view of a step, behind the head."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from recgraph.contrast.clustering import Method
 from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import ClusterCounts
-from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender, MetaPathRecommenderConfig, Side
@@ -105,31 +105,30 @@ class MEOW(MEOWLoss, MetaPathModel):
         (phase,) = super().phases
         return (Phase("model", ("model",), {**phase.terms, "proto": self.config.proto_weight}),)
 
-    def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
-        views = cache(lambda: self._projected(batch))
+    def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        views = self._projected(batch)
 
-        def prototypes() -> list[PrototypeSet]:
-            return self.cluster(views().fine) if batch.nodes is None else self._of_epoch(batch.epoch)
+        @cache
+        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them
+            return self.cluster(views.fine) if batch.nodes is None else self._of_epoch(batch.epoch)
 
-        pseudo = self.pseudo_terms(batch, lambda: (views().fine, views().coarse))
-        return self.losses(batch, views, cache(prototypes)) | pseudo
+        return self.losses_of(batch, views, prototypes, wanted)
 
-    def losses(
+    def losses_of(
         self,
         batch: GraphBatch,
-        views: Callable[[], BothViews],
+        views: BothViews,
         prototypes: Callable[[], list[PrototypeSet]],
-    ) -> Terms:
+        wanted: frozenset[str],
+    ) -> dict[str, Tensor]:
         """The terms of the projected coarse and fine view [n, D], with the prototypes of all nodes."""
-
-        def info() -> Tensor:
+        found = {}
+        if "info" in wanted:
             offer(self.contrast, prototypes)  # step 2
-            return self.info(batch, views(), fine_first=False)  # step 3
-
-        def proto() -> Tensor:  # step 4
-            return proto_nce(self.proto_contrast, views().coarse, prototypes(), batch.nodes)
-
-        return {"info": info, "proto": proto}
+            found["info"] = self.info(batch, views, fine_first=False)  # step 3
+        if "proto" in wanted:
+            found["proto"] = proto_nce(self.proto_contrast, views.coarse, prototypes(), batch.nodes)  # step 4
+        return found
 
     def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
         """The prototypes of all nodes, made in the first step of an epoch."""
@@ -174,21 +173,23 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
         proto = self.config.contrast_weight * self.config.proto_weight
         return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
 
-    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
-        prototypes = cache(lambda: [self.cluster(side.fine) for side in sides()])
+    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = {}
 
-        def info(side: Side) -> Tensor:
-            term = self.contrast_of(side)
-            offer(term, lambda: prototypes()[side.number], side.ids)  # step 2
-            return self.contrast(side, fine_first=False)  # step 3
+        @cache
+        def prototypes(number: int) -> list[PrototypeSet]:  # step 1, where a part reads them
+            return self.cluster(sides[number].fine)
 
-        def proto(side: Side) -> Tensor:  # step 4
-            return proto_nce(self.proto_contrast, side.own, prototypes()[side.number])
-
-        return {
-            "info": lambda: torch.stack([info(side) for side in sides()]).sum(),
-            "proto": lambda: torch.stack([proto(side) for side in sides()]).sum(),
-        }
+        if "info" in wanted:
+            losses = []
+            for side in sides:
+                offer(self.contrast_of(side), partial(prototypes, side.number), side.ids)  # step 2
+                losses.append(self.contrast(side, fine_first=False))  # step 3
+            found["info"] = torch.stack(losses).sum()
+        if "proto" in wanted:  # step 4
+            losses = [proto_nce(self.proto_contrast, side.own, prototypes(side.number)) for side in sides]
+            found["proto"] = torch.stack(losses).sum()
+        return found
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
@@ -207,13 +208,8 @@ class AdaMEOW(MetaPathModel):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
     info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
 
-    def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
-        views = cache(lambda: self._projected(batch))
-
-        def info() -> Tensor:
-            return self.info(batch, views(), fine_first=True)
-
-        return {"info": info} | self.pseudo_terms(batch, lambda: (views().fine, views().coarse))
+    def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        return {"info": self.info(batch, self._projected(batch), fine_first=True)}
 
 
 class AdaMEOWRecConfig(MetaPathRecommenderConfig):
@@ -232,5 +228,6 @@ class AdaMEOWRec(MetaPathRecommender):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
     info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
 
-    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
-        return {"info": lambda: torch.stack([self.contrast(side, fine_first=True) for side in sides()]).sum()}
+    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        losses = [self.contrast(side, fine_first=True) for side in sides]
+        return {"info": torch.stack(losses).sum()} if "info" in wanted else {}

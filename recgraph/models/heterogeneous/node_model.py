@@ -18,11 +18,11 @@ from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
     GraphConfig,
+    GraphModel,
     GraphSpace,
     NodeBatches,
     evaluating,
 )
-from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
@@ -34,7 +34,7 @@ from recgraph.rng import Generators, derive
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
-class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
+class MetaPathModelConfig(ViewsConfig, GraphConfig):
     ties: Annotated[Ties, Field(description=TIES)] = "random"
     features_per_path: Annotated[
         bool,
@@ -75,7 +75,7 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
     ] = 2048
 
 
-class MetaPathModel(LearnsClasses):
+class MetaPathModel(GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
@@ -127,7 +127,6 @@ class MetaPathModel(LearnsClasses):
         )
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
-        self._make_classes(self.projection_dim)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
 

@@ -64,7 +64,7 @@ class PathInputs:
             return self
         assert isinstance(self.masked, Chain)
         diagonal = Chain((Csr.eye(self.masked.shape[0], self.masked.device),), self.masked.left, self.masked.right)
-        return replace(self, masked=Sum.of((self.masked, diagonal), (1.0, 1.0)), loops=False)
+        return replace(self, masked=Sum((self.masked, diagonal), (1.0, 1.0)), loops=False)
 
     def placed(self, place: Placing, walked: dict[int, Csr | Walked]) -> PathInputs:
         """The path there.
@@ -279,7 +279,7 @@ def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
         if isinstance(rows, Chain) and 2 * (rows.nnz + plain.nnz - kept.nnz) < plain.nnz:
             gone = difference(plain, kept)
             if 2 * (rows.nnz + gone.nnz) < plain.nnz:
-                return Sum.of((rows, gone), (1.0, -1.0)).normalise(kind)
+                return Sum((rows, gone), (1.0, -1.0)).normalise(kind)
     return normalise(kept, kind, plain.values().dtype)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -14,16 +13,15 @@ from torch import Tensor, nn
 from recgraph.config import Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
-from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.reading import MetaPathReading
 from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
 from recgraph.models.heterogeneous.sides import SIDES, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
-from recgraph.models.reading import Reading
+from recgraph.models.reading import EdgeReading, Reading
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
@@ -170,21 +168,32 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return (Phase("model", ("model",), terms),)
 
     def nodes(self) -> Tensor:
-        own = self.own_vectors()
-        with evaluating(self.views):
-            return self._scored(lambda: self.encoder(own), lambda: self.encoder(self.fine_vectors(own, None)))
+        own, fine = self.own_vectors(), None
+        if self._reads_fine:
+            with evaluating(self.views):
+                fine = self.encoder(self.fine_vectors(own, None))
+        return self._scored(self.encoder(own), fine)
 
-    def _scored(self, own: Callable[[], Tensor], fine: Callable[[], Tensor]) -> Tensor:
-        by = self.config.recommend_by
-        if by == "both":
-            return own() + fine()
-        return own() if by == "interactions" else fine()
+    @property
+    def _reads_fine(self) -> bool:
+        return bool(self.config.recommend_by != "interactions")
+
+    def _scored(self, own: Tensor, fine: Tensor | None) -> Tensor:
+        """The vectors that scores are made of; own and fine are propagated."""
+        if fine is None or not self._reads_fine:
+            return own
+        return own + fine if self.config.recommend_by == "both" else fine
 
     def can_rank(self, query: Query) -> Tensor:
         return super().can_rank(query) | self._related(query, self._kept_nodes())
 
     def reading(self, query: Query) -> Reading:
-        return MetaPathReading(self, query) if self.knows(query) else super().reading(query)
+        return EdgeReading(self, query, self._reads_fine) if self.knows(query) else super().reading(query)
+
+    def start(self) -> Tensor:
+        own = self.own_vectors()
+        with evaluating(self.views):
+            return self._scored(own, self.fine_vectors(own, None) if self._reads_fine else None)
 
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """Users without a history but with relations are embedded through these."""
@@ -284,31 +293,27 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         keep_mask: Tensor = draw >= self.config.feature_mask
         return h * keep_mask
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        # views and propagations are made once for all terms
-        own, fine = self._propagated(batch)
-        sides = cache(lambda: self._sides(batch, own, fine))
-        rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
-        return self.contrasts_of(sides) | super().terms(batch, asked) | rec
+    def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        vectors, contrasts, fine = self.own_vectors(), wanted - {"l2", "rec"}, None
+        own = self.encoder(vectors)
+        found: dict[str, Tensor] = {}
+        if contrasts or self._reads_fine:
+            fine = self.encoder(self.fine_vectors(vectors, batch.generators))
+        if contrasts and fine is not None:
+            found |= self.contrasts_of(self._sides(batch, own, fine), contrasts)
+        if "l2" in wanted:
+            found["l2"] = self._l2(batch)
+        if "rec" in wanted:
+            found["rec"] = self._rec(batch, self._scored(own, fine))
+        return found
 
-    def _propagated(self, batch: PairBatch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-        """What makes the own vectors and the fine views of all nodes, [n_users + n_items, D], each once."""
-        vectors = cache(self.own_vectors)
-        own = cache(lambda: self.encoder(vectors()))
-        return own, cache(lambda: self.encoder(self.fine_vectors(vectors(), batch.generators)))
-
-    def _sides(
-        self,
-        batch: PairBatch,
-        own: Callable[[], Tensor],
-        fine: Callable[[], Tensor],
-    ) -> list[Side]:
+    def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         found = []
         for number, (ids, a, b) in enumerate(
-            zip(batch.distinct(), torch.split(own(), sizes), torch.split(fine(), sizes), strict=True)
+            zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
         ):
             views = self.views[number]
             assert isinstance(views, MetaPathViews)
@@ -333,9 +338,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         loss: Tensor = term(anchors, candidates, side.ids, generator=stream(term, batch.generators))
         return loss
 
-    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
-        """The terms that contrast the views of both sides; ``info`` is one of them."""
-        raise TypeError(f"{type(self).__name__} must define contrasts_of(sides)")
+    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        """The terms that are wanted of those that contrast the views of both sides; ``info`` is one of them."""
+        raise TypeError(f"{type(self).__name__} must define contrasts_of(sides, wanted)")
 
 
 def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:

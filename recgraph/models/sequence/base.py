@@ -14,7 +14,6 @@ from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
 from recgraph.data.gaps import N_GAPS, with_gaps
-from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places
@@ -24,20 +23,18 @@ from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import (
     FeatureSpace,
-    Model,
     ModelConfig,
     PaddedForm,
     PathKey,
     Phase,
     Space,
-    Terms,
     TrainableModel,
     UpdatedBy,
 )
+from recgraph.models.reading import SequenceReading
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
-from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
@@ -87,8 +84,6 @@ class SequenceModel(TrainableModel):
         self.loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, own)
         self.item_tower = self._make_tower(space)
         self.item_graph = None if config.item_graph is None else RelatedItems(config, space)
-        #: [n_items] int64, -1 for none; None: the features have no categories
-        self.item_categories = item_categories(space.features) if isinstance(space, FeatureSpace) else None
         self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
@@ -129,15 +124,7 @@ class SequenceModel(TrainableModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("model", ("model",), {"rec": 1.0} | self.shared_terms),)
-
-    @property
-    def shared_terms(self) -> dict[str, float]:
-        """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts,
-        and ``items``, the contrast of items with their graph."""
-        config = self.config
-        terms = {"balance": self.encoder.penalty_weight}
-        return terms | {"items": config.item_contrast}
+        return (Phase("model", ("model",), {"rec": 1.0, "items": self.config.item_contrast}),)
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
@@ -161,26 +148,20 @@ class SequenceModel(TrainableModel):
             self.item_graph.prepare(batch)
 
     def setup(self, train: Part) -> None:
-        """Show the training part to the loss, which may need the items' popularity, the encoder and the item tower."""
+        """Show the training part to the loss, the item tower and the item graph."""
         counts = train.item_counts()
-        self.encoder.setup(counts, self.item_categories)
         if self.item_graph is not None:
             self.item_graph.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
-
-    def go_on_from(self, smaller: Model) -> None:
-        assert isinstance(smaller, SequenceModel)
-        self.encoder.go_on_from(smaller.encoder, smaller.item_categories)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the encoder (transformers) and the loss (a softmax); others compute as without."""
         self.encoder.compile_parts(backend)
         self.loss.compile_parts(backend)
 
-    def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
-        self.encoder.begin()
+    def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
         with self.sharing_tables():
-            return super().forward(batch, terms)
+            return super().forward(batch, wanted)
 
     @contextmanager
     def sharing_tables(self) -> Iterator[None]:
@@ -212,22 +193,23 @@ class SequenceModel(TrainableModel):
         assert self.item_graph is not None
         return self.item_graph.tables(self._own_table(batch), batch)
 
-    def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
-        """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``.
+    def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """``rec``, and ``items``, the contrast of items with their graph.
 
         Where several ranks train, each computes a term of its own rows, and the mean over ranks counts. Multiply a
         mean over targets by the batch's ``weight`` therefore.
         """
-        return {"rec": lambda: self.next_item_loss(batch, self.training_states(batch))} | self.last_terms(batch)
-
-    def last_terms(self, batch: SequenceBatch) -> Terms:
-        """The terms that read what the others have encoded, to be computed after them."""
-        found: Terms = {}
-        if (graph := self.item_graph) is not None and graph.contrast is not None:
-            found["items"] = lambda: graph.loss(batch, self._item_tables(batch))
-        if self.encoder.penalty_weight:
-            found["balance"] = lambda: self.encoder.penalty() * batch.share.weight
+        found = {}
+        if "rec" in wanted:
+            found["rec"] = self.next_item_loss(batch, self.training_states(batch))
+        if "items" in wanted:
+            found["items"] = self.item_loss(batch)
         return found
+
+    def item_loss(self, batch: SequenceBatch) -> Tensor:
+        """The contrast of items with their graph; it reads the tables that were made for the other terms."""
+        assert self.item_graph is not None
+        return self.item_graph.loss(batch, self._item_tables(batch))
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
@@ -322,19 +304,10 @@ class SequenceModel(TrainableModel):
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
-            raise ValueError(
-                f"encoder = {self.config.encoder!r} has no padded form: define padded(inputs, lengths) in "
-                f"{type(self.encoder).__name__}"
-            )
-        if self.encoder.reads_tokens:
-            raise ValueError(
-                f"encoder = {self.config.encoder!r} with encoder_options = {self.config.encoder_options!r} reads items "
-                "beside their vectors, which an export has not"
-            )
+            raise ValueError(f"encoder = {self.config.encoder!r} has no padded form, as an export needs")
         if self.encoder.reads_times:
             raise ValueError(
-                f"encoder = {self.config.encoder!r} with encoder_options = {self.config.encoder_options!r} reads "
-                "times, which an export has not; train it with time_bias=false"
+                f"encoder = {self.config.encoder!r} reads times, which an export has not; use time_bias=false"
             )
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,7 +16,7 @@ from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
-from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.models.sequence.base import Encoded, SequenceModel
 from recgraph.models.sequence.config import TransformerConfig
@@ -113,45 +111,43 @@ class ContrastiveSequenceModel(SequenceModel):
         if is_accelerated(self.item_embedding.weight):
             self.draw_views(batch)
 
-    def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
-        encoded = cache(lambda: self._encode_with_views(batch, "rec" in asked))
-        contrasts = self._contrasts_of_ranks(batch, lambda: encoded()[1])
-        if not asked & contrasts.keys():
-            return contrasts | super().terms(batch, asked)
+    def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
+        if wanted <= {"rec", "items"}:
+            return super().losses(batch, wanted)
+        states, views = self._encode_with_views(batch, "rec" in wanted)
+        found = {}
+        if states is not None:
+            found["rec"] = self.next_item_loss(batch, states)
+        found |= self._contrasts_of_ranks(batch, views, wanted)
+        if "items" in wanted:
+            found["items"] = self.item_loss(batch)
+        return found
 
-        def rec() -> Tensor:
-            states, _ = encoded()
-            assert states is not None  # "rec" is asked for
-            return self.next_item_loss(batch, states)
-
-        return {"rec": rec} | contrasts | self.last_terms(batch)
-
-    def _contrasts_of_ranks(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
+    def _contrasts_of_ranks(
+        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
         """:meth:`contrasts` of the views of all ranks, or of this one's, whose mean over ranks then counts."""
         share = batch.share
         if share.is_whole:
-            return self.contrasts(batch, views)
+            return self.contrasts(batch, views, wanted)
         if self.config.gather_negatives:
-            return self.contrasts(batch, cache(lambda: gathered_views(views(), share)))
+            return self.contrasts(batch, gathered_views(views, share), wanted)
         own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
-        return {
-            name: lambda compute=compute: compute() * share.weight  # type: ignore[misc]
-            for name, compute in self.contrasts(own, views).items()
-        }
+        return {name: value * share.weight for name, value in self.contrasts(own, views, wanted).items()}
 
-    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        """The terms that read the encoded views. A subclass adds ``super().contrasts(...) | {"mine": lambda: ...}``.
+    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+        """The terms that are wanted of the encoded views of :meth:`draw_views`.
 
         Where several ranks train, each has the views of the whole batch here, unless ``gather_negatives`` is False.
-
-        Args:
-            views: gives what :meth:`draw_views` drew, encoded once for all terms.
         """
-        return {
-            "cl1": lambda: self.contrast_by(self.contrast, batch, views()[0].last, views()[1].last),
-            "alignment": lambda: self._alignment(views()[0].last, views()[1].last),
-            "uniformity": lambda: self._uniformity(views()[0].last, views()[1].last),
-        }
+        one, two, found = views[0].last, views[1].last, {}
+        if "cl1" in wanted:
+            found["cl1"] = self.contrast_by(self.contrast, batch, one, two)
+        if "alignment" in wanted:
+            found["alignment"] = self._alignment(one, two)
+        if "uniformity" in wanted:
+            found["uniformity"] = self._uniformity(one, two)
+        return found
 
     def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
@@ -214,7 +210,7 @@ class CL4SRec(ContrastiveSequenceModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "cl1": self.config.contrast_weight} | self.shared_terms
+        terms = {"rec": 1.0, "cl1": self.config.contrast_weight, "items": self.config.item_contrast}
         return (Phase("model", ("model",), terms),)
 
 
@@ -254,7 +250,7 @@ class DuoRec(ContrastiveSequenceModel):
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
-        terms |= self.shared_terms
+        terms["items"] = config.item_contrast
         return (Phase("model", ("model",), terms),)
 
     @property
@@ -266,9 +262,10 @@ class DuoRec(ContrastiveSequenceModel):
         assert batch.partners is not None
         return [batch.contrast, batch.partners, *([batch.contrast] if self._has_twins else [])]
 
-    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        found = super().contrasts(batch, views)
-        found["sup"] = found.pop("cl1")
-        if self._has_twins:
-            found["cl1"] = lambda: self.contrast_by(self.contrast, batch, views()[0].last, views()[2].last)
+    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = super().contrasts(batch, views, wanted - {"cl1"})
+        if "sup" in wanted:
+            found["sup"] = self.contrast_by(self.contrast, batch, views[0].last, views[1].last)
+        if "cl1" in wanted and self._has_twins:
+            found["cl1"] = self.contrast_by(self.contrast, batch, views[0].last, views[2].last)
         return found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,14 +11,10 @@ from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.data.batches import SequenceBatch
-from recgraph.encoders.base import tokens_of_places
-from recgraph.models.base import Phase, Space, Terms
+from recgraph.models.base import Phase, Space
 from recgraph.models.contrast import contrastive_term
 from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
-from recgraph.rows import lookup
-from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class MCLRecConfig(ContrastiveConfig):
@@ -72,9 +66,6 @@ class MCLRec(ContrastiveSequenceModel):
     With ``item_contrast`` and an augmenter of the items' graph, that one is of the augmenters, whose step has ``items``
     in its loss, too.
 
-    An augmenter with a loss of its own (AutoTCL's) is trained by that, the term ``aug``, in the place of ``cl2`` and
-    ``reg``; one that changes tokens has its views encoded, and its noise is drawn anew in each phase.
-
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
     ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
@@ -120,40 +111,34 @@ class MCLRec(ContrastiveSequenceModel):
         terms = {"rec": 1.0, "cl1": config.view_weight} | {
             name: config.latent_weight * weight for name, weight in latent.items()
         }
-        terms |= self.shared_terms
-        encoder, has_loss = Phase("encoder", ("encoder",), terms), self.augmenters[0].has_loss
+        encoder = Phase("encoder", ("encoder",), terms | {"items": config.item_contrast})
         if not config.latent_weight:
             return (encoder,)
         if config.schedule_of_phases == "joint":
-            own = {"aug": 1.0} if has_loss else {}
-            return (Phase("joint", ("encoder", "augmenters"), terms | own),)
-        if has_loss:
-            latent = {"aug": 1.0}
+            return (Phase("joint", ("encoder", "augmenters"), encoder.terms),)
         if self.item_graph is not None and self.item_graph.augmenter is not None:
             latent |= {"items": config.item_contrast}
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
-    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        latent = cache(lambda: self.latent_views(batch, *views()[:2]))
-
-        def pairs() -> list[tuple[Tensor, Tensor]]:
-            (h1, _), (h2, _) = views()[:2]
-            (z1, _), (z2, _) = latent()
-            return [(z1, z2), (h1, z2), (h2, z1)]
-
-        def cl2() -> Tensor:
-            return sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()])
-
-        def margins() -> Tensor:
-            used = pairs()[:1] if self.config.margin_form == "paper" else pairs()
-            return self.margin.over(used)
-
-        return super().contrasts(batch, views) | {
-            "cl2": cl2,
-            "reg": margins,
-            "aug": lambda: sum_of([loss() for _, loss in latent()]) / 2,
-        }
+    def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = super().contrasts(batch, views, wanted)
+        if not wanted & {"cl2", "reg"}:
+            return found
+        one, two = views
+        h1, h2 = one.last, two.last
+        z1, z2 = self.latent_views(batch, one, two)
+        if "cl2" in wanted:
+            term = self.latent_contrast
+            found["cl2"] = (
+                self.contrast_by(term, batch, z1, z2)
+                + self.contrast_by(term, batch, h1, z2)
+                + self.contrast_by(term, batch, h2, z1)
+            )
+        if "reg" in wanted:
+            pairs = [(z1, z2)] if self.config.margin_form == "paper" else [(z1, z2), (h1, z2), (h2, z1)]
+            found["reg"] = self.margin.over(pairs)
+        return found
 
     @property
     def needs_full_batches(self) -> bool:
@@ -163,44 +148,11 @@ class MCLRec(ContrastiveSequenceModel):
     def needs_states(self) -> bool:
         return bool(self.augmenters[0].needs_states)
 
-    def latent_views(self, batch: SequenceBatch, one: Encoded, two: Encoded) -> tuple[LatentView, LatentView]:
-        """The latent views of two encoded views."""
-        drawn = self.draw_views(batch)
-        first = self._latent_view(self.augmenters[0], batch, one, drawn[0])
-        return first, self._latent_view(self.augmenters[-1], batch, two, drawn[1])
-
-    def _latent_view(self, augmenter: Any, batch: SequenceBatch, encoded: Encoded, drawn: Ragged) -> LatentView:
-        hidden, rows, generators = encoded.last, None, batch.generators
+    def latent_views(self, batch: SequenceBatch, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
+        """The latent views [B, D], of unit length, of two encoded views."""
         # of rows that all ranks have they draw the same
-        draw = generators["augmenters"] if self.config.gather_negatives else generators.of_rank("augmenters")
-        if not augmenter.has_loss:
-            view = augmenter(hidden, encoded.states, draw)
-            return LatentView(view, lambda: hidden.new_zeros(()))
-        if augmenter.changes_tokens:
-            tokens, table = self._inputs(drawn, self.token_table(batch))
-            ids = tokens.values if tokens.values.ndim == 1 else tokens.values[:, 0]
-            rows = tokens.with_values(lookup(table, ids, padding_idx=0))
-            changed, probability = augmenter.change_rows(rows, generators.of_rank("augmenters"))
-            placed = tokens_of_places(tokens.on_host, changed, lookup(table, ids.new_zeros(1)))
-            view = self.encoder(self.closed(placed[0]), placed[1], generators.of_rank("dropout"))
-            if len(view) < len(hidden):  # of all ranks
-                view = batch.share.gathered(view)
-        else:
-            view, probability = augmenter.change(hidden, draw)
-        view = unit_length(view)
-        return LatentView(view, lambda: augmenter.loss(hidden, view, probability, rows))
-
-
-class LatentView(NamedTuple):
-    """A view [B, D] of unit length, and what computes the loss that its augmenter has of its own; 0: it has none."""
-
-    view: Tensor
-    loss: Callable[[], Tensor]
-
-
-def sum_of(terms: list[Tensor]) -> Tensor:
-    """The sum of scalars."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+        streams = batch.generators
+        draw = streams["augmenters"] if self.config.gather_negatives else streams.of_rank("augmenters")
+        first: Tensor = self.augmenters[0](one.last, one.states, draw)
+        second: Tensor = self.augmenters[-1](two.last, two.states, draw)
+        return first, second

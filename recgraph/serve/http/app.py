@@ -1,117 +1,122 @@
-"""The service as an ASGI application: paths, statuses and bodies."""
+"""The service as an ASGI application: FastAPI reads requests and describes them at ``/openapi.json``."""
 
-# no postponed annotations: FastAPI reads those of the functions below, whose types are imported inside a function
+# no postponed annotations: FastAPI reads those of the functions below, whose types are made for the limits of a service
 
 import asyncio
-import contextlib
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recgraph import __version__
-from recgraph.serve.http.described import asked_by, similar_by, told
-from recgraph.serve.http.errors import Refused
+from recgraph.serve.http.served import Id, Limits, Recommend, Refused, Similar
 from recgraph.serve.http.service import Service
-from recgraph.texts import for_terminal
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Response
 
-__all__ = ["GONE", "make_app"]
+__all__ = ["bodies", "make_app"]
 
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
-#: entry of the state of a request whose client has gone
-GONE = "recgraph.gone"
-#: a body that is not read to its end ends the connection
 _HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+class Error(BaseModel):
+    """What is wrong with a request."""
+
+    error: str
+    field: Annotated[str | None, Field(description="of the request, which is wrong")] = None
+
+
+class Entry(BaseModel):
+    """An item of a list, with the columns of the item features that were asked for."""
+
+    model_config = ConfigDict(extra="allow")
+    item: Id
+    score: float | None
+    rank: int
+
+
+class ListOfUser(BaseModel):
+    """The list of a user or of a history."""
+
+    user: Id | None
+    items: list[Entry]
+    fallback: bool
+
+
+class ListOfItem(BaseModel):
+    """The items most like an item."""
+
+    item: Id
+    items: list[Entry]
+    known: bool
+
+
+class Recommended(BaseModel):
+    """The answer to ``POST /recommend``."""
+
+    bundle: Annotated[str, Field(description="names the bundle that answered")]
+    results: Annotated[list[ListOfUser], Field(description="in the order of the request")]
+
+
+class Alike(BaseModel):
+    """The answer to ``POST /similar``."""
+
+    bundle: Annotated[str, Field(description="names the bundle that answered")]
+    results: Annotated[list[ListOfItem], Field(description="in the order of the request")]
+
+
+def bodies(limits: Limits) -> tuple[type[Recommend], type[Similar]]:
+    """The bodies of requests within the limits of a service."""
+    shortest = min(10, limits.k)
+
+    class RecommendRequest(Recommend):
+        k: Annotated[int, Field(strict=True, ge=1, le=limits.k)] = shortest
+        users: Annotated[list[Id], Field(min_length=1, max_length=limits.users)] | None = None
+        history: Annotated[list[Id], Field(max_length=limits.history)] | None = None
+        histories: (
+            Annotated[
+                dict[str, Annotated[list[Id], Field(max_length=limits.history)]],
+                Field(min_length=1, max_length=limits.users),
+            ]
+            | None
+        ) = None
+
+        @model_validator(mode="after")
+        def _for_someone(self) -> Self:
+            given = [self.user, self.users, self.history, self.histories]
+            if sum(each is not None for each in given) != 1:
+                raise ValueError("give one of user, users, history and histories")
+            return self
+
+    class SimilarRequest(Similar):
+        k: Annotated[int, Field(strict=True, ge=1, le=limits.k)] = shortest
+        items: Annotated[list[Id], Field(min_length=1, max_length=limits.users)]
+
+    return RecommendRequest, SimilarRequest
 
 
 def make_app(service: Service) -> "FastAPI":
-    """The application of a service.
-
-    ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``, ``GET /metrics`` and, where the service's
-    options say so, ``POST /reload``; ``GET /openapi.json`` describes them.
+    """The application of a service: ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``,
+    ``GET /metrics`` and, where the service's options say so, ``POST /reload``.
 
     Raises:
         ImportError: FastAPI is not installed.
     """
     try:
         from fastapi import FastAPI, Request, Response
+        from fastapi.exceptions import RequestValidationError
+        from fastapi.responses import JSONResponse, PlainTextResponse
         from starlette.exceptions import HTTPException
-        from starlette.requests import ClientDisconnect
-        from starlette.responses import PlainTextResponse
     except ImportError:
         raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
-
-    def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-        # what repeats a part of the request is shown on terminals; the written out JSON is the same
-        body = content if isinstance(content, bytes) else for_terminal(json.dumps(content, ensure_ascii=False)).encode()
-        return Response(body, status, headers, _JSON)
-
-    class Dropping(Response):
-        """An answer before the body is read to its end: the rest is read and dropped for a time, as a client that sends
-        all before it reads an answer would find the connection reset in its place."""
-
-        stream: Any
-
-        async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-            async def sent(message: _Message) -> None:
-                if message["type"] != "http.response.body":
-                    await send(message)
-                    return
-                await send({**message, "more_body": True})
-                with contextlib.suppress(TimeoutError, ClientDisconnect):
-                    async with asyncio.timeout(service.limits.read_s):
-                        async for _ in self.stream:
-                            pass
-                await send({"type": message["type"]})
-
-            await super().__call__(scope, receive, sent)
-
-    async def asked(request: Request, told_by: Callable[[bytes, Callable[[], bool]], Awaitable[bytes]]) -> Response:
-        stream = request.stream()
-        try:
-            declared = request.headers.get("content-length", "")
-            body = await _read(stream, declared, service.limits.body_kib * 1024, service.limits.read_s)
-            # the connection's state, where the server keeps one (see server.bounded)
-            gone = request.scope.get("state", {}).get
-            return answer(await told_by(body, lambda: gone(GONE, False)))
-        except Refused as refused:
-            told = answer(refused.to_dict(), refused.status, _HEADERS.get(refused.status))
-            if refused.status == 413:
-                told = Dropping(told.body, told.status_code, dict(told.headers))
-                told.stream = stream
-            return told
-
-    async def recommend(request: Request) -> Response:
-        return await asked(request, service.recommend)
-
-    async def similar(request: Request) -> Response:
-        return await asked(request, service.similar)
-
-    async def health() -> Response:
-        return answer(service.health())
-
-    async def metrics() -> Response:
-        text, kind = service.figures.text()
-        return Response(text, 200, None, kind)
-
-    async def reload() -> Response:
-        told = await service.shelf.reload()
-        return answer(told, 409 if told["outcome"] == "refused" else 200)
-
-    async def other(request: Request, error: Exception) -> Response:
-        """A path or a method that is not there."""
-        assert isinstance(error, HTTPException)
-        text = f"{request.method[:20]} {request.url.path[:200]}: {error.detail}; there are {there}"
-        return answer({"error": text}, error.status_code, dict(error.headers or {}))
 
     app = FastAPI(
         title="recgraph",
@@ -120,63 +125,74 @@ def make_app(service: Service) -> "FastAPI":
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy the address would be another's
         lifespan=lambda _: service.running(),
-        exception_handlers={HTTPException: other},
     )
-    for path, handle, body, summary in (
-        ("/recommend", recommend, asked_by(service.limits), "Recommend items"),
-        ("/similar", similar, similar_by(service.limits), "Similar items"),
-    ):
-        # the first of two routes answers; the second, whose handling costs more, is there for the description
-        app.add_route(path, handle, methods=["POST"], include_in_schema=False)
-        app.post(path, openapi_extra={"requestBody": body}, summary=summary, responses=told(path))(handle)
-    app.get("/health", summary="The bundle that is served", responses=told("/health"))(health)
-    app.head("/health", include_in_schema=False)(health)  # load balancers ask so
-    app.get("/metrics", summary="Figures for Prometheus", responses=told("/metrics"), response_class=PlainTextResponse)(
-        metrics
-    )
+    of_users, of_items = bodies(service.limits)
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in (404, 408, 413, 422, 503)}
+
+    @app.post("/recommend", summary="Recommend items", response_model=Recommended, responses=errors)
+    async def recommend(body: of_users) -> Response:  # type: ignore[valid-type]
+        return Response(await service.answer(body), media_type=_JSON)
+
+    @app.post("/similar", summary="Similar items", response_model=Alike, responses=errors)
+    async def similar(body: of_items) -> Response:  # type: ignore[valid-type]
+        return Response(await service.answer(body), media_type=_JSON)
+
+    @app.head("/health", include_in_schema=False)  # load balancers ask so
+    @app.get("/health", summary="The bundle that is served")
+    async def health() -> dict[str, Any]:
+        return service.health()
+
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        text, kind = service.figures.text()
+        return Response(text, 200, None, kind)
+
     if service.options.admin:
-        app.post("/reload", summary="Load the bundle again", responses=told("/reload"))(reload)
-    paths = {"/recommend": "POST", "/similar": "POST", "/health": "GET", "/metrics": "GET", "/openapi.json": "GET"}
-    paths |= {"/reload": "POST"} if service.options.admin else {}
-    there = ", ".join(f"{method} {path}" for path, method in paths.items())
-    app.add_middleware(_Counted, service=service, paths=frozenset(paths))
+
+        @app.post("/reload", summary="Load the bundle again", responses={409: {"description": "it is refused"}})
+        async def reload() -> Response:
+            found = await service.reload()
+            return JSONResponse(found, 409 if found["outcome"] == "refused" else 200)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return _refusal(error.status, str(error), error.field)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        places = [each["loc"][1:2] if each["type"] != "json_invalid" else () for each in found]
+        field = str(places[0][0]) if places[0] else None
+        # of a value that may be of several types pydantic says of each what is wrong
+        why = dict.fromkeys(each["msg"] for each, place in zip(found, places, strict=True) if place == places[0])
+        return _refusal(422, f"{field or 'the body'}: {'; '.join(why)}"[:2000], field)
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        return _refusal(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}", None)
+
+    app.add_middleware(_Bounds, service=service, paths={route.path for route in app.routes if hasattr(route, "path")})
     return app
 
 
-async def _read(stream: Any, declared: str, most: int, seconds: float) -> bytes:
-    """The body of a request.
+def _refusal(status: int, text: str, field: str | None) -> "Response":
+    """The response that says what is wrong."""
+    from fastapi.responses import JSONResponse
 
-    Raises:
-        Refused: it is longer than ``most`` bytes, or not there in time.
-    """
-    too_long = Refused(
-        413, f"the body is longer than {most // 1024} KiB; send fewer users or items, or shorter lists of ids"
-    )
-    if declared.isdecimal() and int(declared[:20]) > most:
-        raise too_long
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in stream:
-                body += chunk
-                if len(body) > most:
-                    raise too_long
-    except TimeoutError:
-        raise Refused(408, f"the body was not there after {seconds:g} s; send it at once") from None
-    return bytes(body)
+    return JSONResponse(Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status))
 
 
-class _Counted:
-    """Counts requests and their time, and turns an unexpected error into an answer without a traceback."""
+class _Bounds:
+    """Reads bodies within the limits of size and time, counts requests, and answers 500 to what nobody has foreseen."""
 
-    def __init__(self, app: _App, service: Service, paths: frozenset[str]) -> None:
+    def __init__(self, app: Any, service: Service, paths: set[str]) -> None:
         self._app, self._service, self._paths = app, service, paths
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 0
+        start, status = time.perf_counter(), 499
 
         async def counted(message: _Message) -> None:
             nonlocal status
@@ -184,18 +200,51 @@ class _Counted:
                 status = message["status"]
             await send(message)
 
-        path = scope["path"] if scope["path"] in self._paths else "other"
         try:
-            await self._app(scope, receive, counted)
-        except Exception as error:
-            if type(error).__name__ == "ClientDisconnect":
-                status = 499
+            try:
+                body = await self._read(scope, receive)
+            except Refused as refused:
+                await _refusal(refused.status, str(refused), None)(scope, receive, counted)
                 return
-            _log.exception("%s %s failed", scope["method"], path)
-            if status == 0:
-                text = b'{"error": "the service failed; its log says why"}'
-                head = [(b"content-type", _JSON.encode()), (b"content-length", str(len(text)).encode())]
-                await counted({"type": "http.response.start", "status": 500, "headers": head})
-                await counted({"type": "http.response.body", "body": text})
+            if body is None:  # the client has gone
+                return
+
+            async def read() -> _Message:
+                return {"type": "http.request", "body": body} if status == 499 else await receive()
+
+            # every body is read as JSON
+            heads = [head for head in scope["headers"] if head[0] != b"content-type"]
+            await self._app({**scope, "headers": [*heads, (b"content-type", _JSON.encode())]}, read, counted)
+        except Exception:
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if status == 499:
+                await _refusal(500, "the service failed; its log says why", None)(scope, receive, counted)
         finally:
-            self._service.figures.request(path, status or 499, time.perf_counter() - start)
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._service.figures.request(path, status, time.perf_counter() - start)
+
+    async def _read(self, scope: _Message, receive: _Receive) -> bytes | None:
+        """The body of a request.
+
+        Raises:
+            Refused: it is longer than it may be, or not there in time.
+        """
+        limits = self._service.limits
+        too_long = Refused(413, f"the body is longer than {limits.body_kib} KiB")
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > limits.body_kib * 1024:
+            raise too_long
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(limits.read_s):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > limits.body_kib * 1024:
+                        raise too_long
+        except TimeoutError:
+            raise Refused(408, f"the body was not there after {limits.read_s:g} s") from None
+        return bytes(body)

@@ -1,0 +1,560 @@
+"""Re-rankers: what a list holds besides the best scores; picking lists from rankings, under limits too.
+
+A list is picked from the best items of a ranking, its pool, one item after the other. A re-ranker compares the
+candidates with the items that were picked; the similarities of one kind are a matrix without negative eigenvalues, 1 of
+an item with itself, so that a determinant of them is a volume.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.config import Config, Search, configure
+from recgraph.data.item_columns import ItemColumns
+from recgraph.finite import first_bad_row
+from recgraph.sparse.products import co_occurrence, distinct, holders_of
+from recgraph.sparse.ragged import Ragged
+
+__all__ = [
+    "DPP",
+    "MMR",
+    "CoOccurrence",
+    "Compare",
+    "Cosine",
+    "Gains",
+    "Jaccard",
+    "Limit",
+    "Reranker",
+    "RerankerConfig",
+    "Reranking",
+    "SimilarBy",
+    "Similarity",
+    "bind",
+    "pick",
+    "reranker_of",
+]
+
+#: by the model's item vectors, or by the users who had both
+SimilarBy = Literal["vectors", "co_occurrence"]
+#: other items [R] -> their similarities [R, P] with the candidates of each row
+Compare = Callable[[Tensor], Tensor]
+#: unit vectors are rounded to multiples of 2^-24 (which float32 holds): products of two then add up without rounding in
+#: float64, so that equal vectors are equally similar, in every order of the sum, in blocks and on every machine
+_GRID = float(1 << 24)
+#: vectors that are rounded at a time, and candidates of lists that are picked at the same time
+_ROWS, _CANDIDATES = 4096, 1 << 16
+#: a volume below it counts as none: similarities of float32 vectors are known to about 1e-7
+_LEAST_VOLUME = 1e-6
+
+
+class Similarity:
+    """Base of all similarities. A subclass fills :meth:`of`."""
+
+    def of(self, items: Tensor) -> Compare:
+        """Prepare candidates.
+
+        Args:
+            items: [R, P] int64 item indices.
+
+        Returns:
+            A function of one item for each row, [R] int64, that gives its similarities [R, P] float64 with the row's
+            candidates. What it gives for an item and itself is not read.
+        """
+        raise TypeError(f"{type(self).__name__} must define of(items)")
+
+
+class Cosine(Similarity):
+    """The cosine of item vectors; 0 where a vector is all zeros. Directions are rounded to multiples of 2^-24.
+
+    Args:
+        vectors: [n_items, D].
+
+    Attributes:
+        unit: [n_items, D] float32, the rounded directions.
+
+    Raises:
+        ValueError: a vector holds NaN or an infinite number.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        vectors = vectors.detach()
+        self.unit = torch.empty_like(vectors, dtype=torch.float32)
+        for start in range(0, len(vectors), _ROWS):
+            part = vectors[start : start + _ROWS]
+            if (item := first_bad_row(part)) is not None:
+                raise ValueError(f"vectors: that of item index {start + item} is not finite; train or check the model")
+            unit = torch.nn.functional.normalize(part.double())
+            self.unit[start : start + _ROWS] = unit.mul_(_GRID).round_().div_(_GRID)
+
+    def of(self, items: Tensor) -> Compare:
+        rows = self.unit[items].double()
+        return lambda other: (rows @ self.unit[other].double()[:, :, None]).squeeze(2)
+
+
+class Jaccard(Similarity):
+    """The common values of two items over all their values; 0 where neither has one.
+
+    Args:
+        columns: codes [n_items, m] int64 of each item feature, -1 behind the last value of an item.
+    """
+
+    def __init__(self, columns: Sequence[Tensor]) -> None:
+        self._columns = tuple(columns)
+
+    def of(self, items: Tensor) -> Compare:
+        held = [codes[items] for codes in self._columns]
+        sizes = torch.stack([(codes >= 0).sum(2) for codes in held]).sum(0)
+
+        def compare(other: Tensor) -> Tensor:
+            both = torch.zeros(items.shape, dtype=torch.float64, device=items.device)
+            n_values = torch.zeros_like(other)
+            for codes, every in zip(held, self._columns, strict=True):
+                own = every[other]
+                n_values += (own >= 0).sum(1)
+                both += shared_values(codes, own[:, None]).any(3).sum(2)
+            return both / (sizes + n_values[:, None] - both).clamp(min=1)
+
+        return compare
+
+
+class CoOccurrence(Similarity):
+    """The cosine of the sets of users who have two items, ``|U_i and U_j| / sqrt(|U_i| |U_j|)``; 0 where one has none.
+
+    What it needs to know of the log is counted when it is first compared by, and kept.
+
+    Args:
+        rows: the items of each user, repeats allowed.
+        n_items: the size of the catalogue.
+    """
+
+    def __init__(self, rows: Ragged, n_items: int) -> None:
+        self._rows, self.n_items = rows, n_items
+
+    @cached_property
+    def _users(self) -> Ragged:
+        return distinct(self._rows, self.n_items)
+
+    @cached_property
+    def _holders(self) -> Ragged:
+        return holders_of(self._users, self.n_items)
+
+    def of(self, items: Tensor) -> Compare:
+        counts = self._holders.lengths.double()
+        sizes = counts[items]
+
+        def compare(other: Tensor) -> Tensor:
+            # lists that are picked at the same time often hold the same items: each is counted once
+            wanted, which = torch.unique(other, return_inverse=True)
+            order = which.argsort(stable=True)
+            ends = torch.bincount(which, minlength=len(wanted)).cumsum(0).tolist()
+            both = torch.empty(items.shape, dtype=torch.float64, device=items.device)
+            holders = self._holders.take(wanted)
+            for first, block in co_occurrence(self._users, self.n_items, holders=holders):
+                rows = order[ends[first - 1] if first else 0 : ends[first + len(block) - 1]]
+                both[rows] = block[which[rows] - first].gather(1, items[rows])
+            return both / (sizes * counts[other][:, None]).sqrt().clamp(min=1)
+
+        return compare
+
+    def rows(self, items: Tensor) -> Tensor:
+        """[R, n_items] float64: the similarities of items [R] with all."""
+        counts = self._holders.lengths.double()
+        found = torch.empty(len(items), self.n_items, dtype=torch.float64)
+        for first, block in co_occurrence(self._users, self.n_items, holders=self._holders.take(items)):
+            rows = slice(first, first + len(block))
+            torch.div(block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows])
+        return found
+
+
+def shared_values(rows: Tensor, one: Tensor) -> Tensor:
+    """[R, P, m, m]: which values of the items [R, P, m] are values of the items [R, 1, m]."""
+    return (rows[..., :, None] == one[..., None, :]) & (rows >= 0)[..., :, None]
+
+
+class RerankerConfig(Config):
+    """Settings that every re-ranker has."""
+
+    strength: Annotated[
+        float,
+        Field(ge=0, le=1, description="0: the ranking as it is, 1: differences alone"),
+        Search(0.01, 0.9, log=True),
+    ] = 0.3
+    pool: Annotated[
+        int, Field(ge=1, description="the best items among which is picked; the list goes on by rank below them")
+    ] = 100
+    similarity: Annotated[
+        SimilarBy,
+        Field(description="of items: cosine of the model's vectors, or of the sets of users who have them"),
+    ] = "vectors"
+    columns: Annotated[
+        tuple[str, ...], Field(description="item features whose common values are the similarity instead")
+    ] = ()
+    separator: Annotated[
+        str | None, Field(min_length=1, description="between the values of a text column; lists need none")
+    ] = None
+    relevance: Annotated[
+        Literal["min_max", "probability"],
+        Field(description="of scores: their place between the pool's least and greatest, or the softmax over the pool"),
+    ] = "min_max"
+
+
+class Gains:
+    """The gains of the candidates of R lists that are picked at the same time.
+
+    Attributes:
+        values: [R, P] float64, finite: what each candidate adds as the next item, which is the one with the greatest
+            gain of those that may be picked; of equal ones the better ranked.
+    """
+
+    values: Tensor
+
+    def take(self, place: Tensor, similarity: Tensor) -> None:
+        """Go on to the next item.
+
+        Args:
+            place: [R] int64, the candidate that was picked in each row.
+            similarity: [R, P] float64 of the candidates with it.
+        """
+        raise TypeError(f"{type(self).__name__} must define take(place, similarity)")
+
+
+class Reranker:
+    """Base of all re-rankers. A subclass sets ``Config`` and fills :meth:`gains`.
+
+    A list is picked from the best ``pool`` items of a ranking, one after the other: the next is the one with the
+    greatest gain, so that a list of k items is the beginning of one of more. With ``strength = 0`` gains fall with the
+    rank.
+
+    Args:
+        config: the settings as a value, or
+        settings: the settings by name.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+
+    Config: ClassVar[type[RerankerConfig]] = RerankerConfig
+
+    def __init__(self, config: RerankerConfig | None = None, /, **settings: Any) -> None:
+        self.config: Any = configure(self, self.Config, config, settings)
+
+    def gains(self, relevance: Tensor, k: int) -> Gains:
+        """Begin R lists.
+
+        Args:
+            relevance: [R, P] float64 in [0, 1], falling with rank.
+            k: the most items that are picked.
+        """
+        raise TypeError(f"{type(self).__name__} must define gains(relevance, k)")
+
+    def relevance(self, scores: Tensor, pool_mask: Tensor) -> Tensor:
+        """Scores brought to the scale of similarities, [R, P] float64 in [0, 1]; 0 outside the pool.
+
+        Args:
+            scores: [R, P] float64, best first.
+            pool_mask: [R, P] bool.
+        """
+        finite_mask = pool_mask & scores.isfinite()
+        most = scores.masked_fill(~finite_mask, float("-inf")).amax(1, keepdim=True)
+        least = scores.masked_fill(~finite_mask, float("inf")).amin(1, keepdim=True)
+        has_mask = finite_mask.any(1, keepdim=True)
+        most, least = torch.where(has_mask, most, 0.0), torch.where(has_mask, least, 0.0)
+        known = torch.where(pool_mask, scores, float("-inf")).clamp(max=most)
+        if self.config.relevance == "probability":
+            share = (known - most).exp()
+            share = share / share.sum(1, keepdim=True).clamp(min=1.0)
+        else:
+            span = most - least
+            share = torch.where(span > 0, (known - least) / torch.where(span > 0, span, 1.0), 1.0).clamp(0, 1)
+        # rounding must not raise an item above one that is ranked before it
+        return torch.where(pool_mask, share, 0.0).cummin(1).values
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """What :func:`reranker_of` makes it from: the name and every setting."""
+        (name,) = registry.written("reranker", registry.key_of("reranker", type(self)))
+        return {"name": name, **self.config.model_dump(mode="json")}
+
+    def __str__(self) -> str:
+        """The specification as text, the same for equal re-rankers: what a protocol holds."""
+        return json.dumps(self.specification, sort_keys=True)
+
+
+def reranker_of(given: str | Mapping[str, Any] | Reranker) -> Reranker:
+    """A re-ranker from its name, its specification, the text of one, or itself.
+
+    Raises:
+        ValueError: no such re-ranker.
+        ConfigError: a setting that it does not have, or its value is not allowed.
+    """
+    if isinstance(given, Reranker):
+        return given
+    specification: Any = given
+    if isinstance(given, str) and given.startswith("{"):
+        try:
+            specification = json.loads(given)
+        except ValueError as error:
+            raise ValueError(f"rerank = {given[:80]!r} is no re-ranker: {error}") from None
+    made = registry.make("reranker", specification)
+    assert isinstance(made, Reranker)
+    return made
+
+
+class MMR(Reranker):
+    """Maximal marginal relevance: the next item is the one of the pool that maximises
+
+    ``(1 - strength) relevance_i - strength max_j similarity_ij``, j the items picked before.
+
+    Source: Carbonell and Goldstein, SIGIR 1998, whose lambda is ``1 - strength``. Departures: relevance is the score
+    brought to [0, 1] over the pool, so that one strength suits any model; the first item has no penalty.
+    """
+
+    def gains(self, relevance: Tensor, k: int) -> Gains:
+        return _Marginal(relevance, self.config.strength)
+
+
+class _Marginal(Gains):
+    def __init__(self, relevance: Tensor, strength: float) -> None:
+        self._relevance, self._strength = (1 - strength) * relevance, strength
+        self._nearest: Tensor | None = None
+        self.values = self._relevance
+
+    def take(self, place: Tensor, similarity: Tensor) -> None:
+        self._nearest = similarity if self._nearest is None else torch.maximum(self._nearest, similarity)
+        self.values = self._relevance - self._strength * self._nearest
+
+
+class DPP(Reranker):
+    """Greedy MAP inference of a determinantal point process: the next item maximises
+
+    ``(1 - strength) relevance_i + strength log det(S_{Y + i}) - strength log det(S_Y)``,
+
+    S the similarities, Y the items picked before: the volume that the vectors of a list span. An incremental Cholesky
+    factor gives every gain of a pool of M items in O(M k) a step, O(M k^2) for a list.
+
+    Source: Chen, Zhang and Zhou, Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation
+    Diversity, NeurIPS 2018, algorithm 1 and section 4.2 (theta is ``1 - strength``; the kernel ``q_i S_ij q_j`` with
+    ``q = exp(alpha relevance)``, ``alpha = theta / (2 (1 - theta))``, has the same maxima). Departures: relevance is
+    brought to [0, 1] over the pool; an item whose volume is below 1e-6 counts as 1e-6 and adds no direction, where the
+    published algorithm ends the list.
+    """
+
+    def gains(self, relevance: Tensor, k: int) -> Gains:
+        return _Volume(relevance, self.config.strength, k)
+
+
+class _Volume(Gains):
+    """Rows of the Cholesky factor of each candidate beside the items picked, and what is left of its diagonal."""
+
+    def __init__(self, relevance: Tensor, strength: float, k: int) -> None:
+        self._relevance, self._strength = (1 - strength) * relevance, strength
+        self._factors = relevance.new_zeros(*relevance.shape, k)
+        self._volume = torch.ones_like(relevance)
+        self._step = 0
+        self._combine()
+
+    def take(self, place: Tensor, similarity: Tensor) -> None:
+        at, step = place[:, None], self._step
+        rest = similarity
+        if step:
+            own = self._factors[torch.arange(len(place), device=place.device), place, :step]
+            # added in one order, whatever the shape: equal candidates stay equal
+            rest = rest - (self._factors[:, :, :step] * own[:, None]).cumsum(2)[:, :, -1]
+        left = self._volume.gather(1, at)
+        factor = torch.where(left > _LEAST_VOLUME, rest / left.clamp(min=_LEAST_VOLUME).sqrt(), 0.0)
+        self._factors[:, :, step] = factor
+        self._volume = (self._volume - factor.square()).clamp(min=0)
+        self._step += 1
+        self._combine()
+
+    def _combine(self) -> None:
+        self.values = self._relevance + self._strength * self._volume.clamp(min=_LEAST_VOLUME).log()
+
+
+def bind(
+    reranker: Reranker,
+    setting: str,
+    model: object,
+    *,
+    by_vectors: Callable[[], Cosine] | None,
+    in_common: CoOccurrence | None,
+    columns: ItemColumns | None,
+    separator: str | None = None,
+) -> Reranking:
+    """Find the similarity that the settings of a re-ranker name.
+
+    Args:
+        setting: what names the re-ranker, for errors.
+        model: whose ranking it is, for errors.
+        by_vectors: gives the similarity by the model's item vectors; None: it has none.
+        in_common: the similarity by users in common; None: the log is not known here.
+        columns: of the item features; None: not known here.
+        separator: of text columns, where the re-ranker has none of its own.
+
+    Raises:
+        ValueError: the similarity cannot be had; says which can.
+    """
+    config = reranker.config
+    similarity: Similarity
+    if config.columns:
+        if columns is None:
+            raise ValueError(f"{setting}: columns = {list(config.columns)}: the item features are not known here")
+        own = config.separator or separator
+        similarity = Jaccard([columns.codes(name, f"{setting}.columns", own) for name in config.columns])
+    elif config.similarity == "co_occurrence":
+        if in_common is None:
+            raise ValueError(f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on")
+        similarity = in_common
+    elif by_vectors is None:
+        raise ValueError(
+            f"{setting}: {type(model).__name__} has no item vectors to compare; give columns of item features, or "
+            "similarity = 'co_occurrence'"
+        )
+    else:
+        similarity = by_vectors()
+    return Reranking(reranker, similarity)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most ``most`` items of a list share a value.
+
+    Attributes:
+        codes: [n_items, m] int64, the values of each item, -1 behind the last.
+        most: at least 1.
+    """
+
+    codes: Tensor
+    most: int
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """A re-ranker with what it compares items by."""
+
+    reranker: Reranker
+    similarity: Similarity
+
+    @property
+    def pool(self) -> int:
+        """How many items of a ranking it picks from."""
+        size: int = self.reranker.config.pool
+        return size
+
+
+def pick(
+    items: Tensor,
+    scores: Tensor,
+    k: int,
+    limits: Sequence[Limit] = (),
+    reranking: Reranking | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Choose from rankings, one item after the other.
+
+    Args:
+        items: [R, P] int64, ranked best first; -1 behind the last.
+        scores: [R, P] float64.
+        k: the most items to choose.
+        limits: an item that breaks one is passed over.
+        reranking: choose by it among the first ``pool`` items, and by rank below; None chooses by rank.
+
+    Returns:
+        places [R, k] int64 in the rankings, in the order of the choice, -1 behind the last; and [R] bool, the rows that
+        were searched to their end without ``k`` items: a longer ranking may hold more.
+
+    Raises:
+        ValueError: the score of an item is NaN.
+    """
+    bad_mask = scores.isnan() & (items >= 0)
+    if bool(bad_mask.any()):
+        row, place = (int(at) for at in bad_mask.nonzero()[0])
+        raise ValueError(f"scores: item index {int(items[row, place])} has NaN in row {row}; train or check the model")
+    chosen, short = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, dtype=torch.bool)]
+    step = max(_CANDIDATES // max(items.shape[1], 1), 1)
+    for start in range(0, len(items), step):
+        rows = slice(start, start + step)
+        places, short_mask = _pick(items[rows], scores[rows], k, limits, reranking)
+        chosen.append(places)
+        short.append(short_mask)
+    return torch.cat(chosen), torch.cat(short)
+
+
+def _pick(
+    items: Tensor,
+    scores: Tensor,
+    k: int,
+    limits: Sequence[Limit],
+    reranking: Reranking | None,
+) -> tuple[Tensor, Tensor]:
+    n_rows, width = items.shape
+    there_mask = items >= 0
+    known = items.clamp(min=0)
+    held = [limit.codes[known] for limit in limits]
+    counts = [torch.zeros_like(codes) for codes in held]
+    rank = torch.arange(width, device=items.device, dtype=torch.float64).expand(n_rows, -1)
+    growing = None if reranking is None else _Growing.of(known, there_mask, scores, k, reranking)
+    free_mask = there_mask.clone()
+    places = torch.full((n_rows, k), -1, device=items.device)
+    every = torch.arange(n_rows, device=items.device)
+    for step in range(min(k, width)):
+        open_mask = free_mask
+        for limit, codes, count in zip(limits, held, counts, strict=True):
+            open_mask = open_mask & ((count < limit.most) | (codes < 0)).all(2)
+        value = (-rank).masked_fill(~open_mask, float("-inf"))
+        if growing is not None:
+            value = growing.over(value, open_mask)
+        # the first of equal values: the better ranked
+        place = value.argmax(1)
+        found_mask = open_mask.gather(1, place[:, None])[:, 0]
+        if not bool(found_mask.any()):
+            break
+        places[:, step] = place.masked_fill(~found_mask, -1)
+        free_mask[every[found_mask], place[found_mask]] = False
+        for codes, count in zip(held, counts, strict=True):
+            # a row without a choice is finished: what is counted for it is never read
+            count += shared_values(codes, codes[every, place][:, None]).any(3)
+        # after as many steps as the pool has items, none of it can be picked any more
+        if growing is not None and step + 1 < min(k, growing.pool_mask.shape[1]):
+            growing.take(known, place)
+    return places, (places[:, -1] < 0) & there_mask[:, -1]
+
+
+@dataclass(frozen=True)
+class _Growing:
+    """Lists that a re-ranker fills from the first P items of each ranking, its pool."""
+
+    gains: Gains
+    compare: Compare
+    pool_mask: Tensor
+
+    @classmethod
+    def of(cls, items: Tensor, there_mask: Tensor, scores: Tensor, k: int, reranking: Reranking) -> _Growing:
+        size = min(reranking.pool, items.shape[1])
+        pool_mask, reranker = there_mask[:, :size], reranking.reranker
+        relevance = reranker.relevance(scores[:, :size].double(), pool_mask)
+        return cls(reranker.gains(relevance, min(k, size)), reranking.similarity.of(items[:, :size]), pool_mask)
+
+    def over(self, by_rank: Tensor, open_mask: Tensor) -> Tensor:
+        """[R, P]: gains where the pool has an item that may be picked, else the values by rank."""
+        size = self.pool_mask.shape[1]
+        mine_mask = open_mask[:, :size] & self.pool_mask
+        gains = self.gains.values.masked_fill(~mine_mask, float("-inf"))
+        value = by_rank.clone()
+        has_mask = mine_mask.any(1)
+        value[has_mask] = float("-inf")
+        value[:, :size] = torch.where(has_mask[:, None], gains, value[:, :size])
+        return value
+
+    def take(self, items: Tensor, place: Tensor) -> None:
+        """Tell the re-ranker what was picked."""
+        inside = place.clamp(max=self.pool_mask.shape[1] - 1)
+        self.gains.take(inside, self.compare(items.gather(1, inside[:, None])[:, 0]))

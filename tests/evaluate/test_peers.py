@@ -1,0 +1,271 @@
+"""Our metrics against the values that nine libraries computed (``golden/metrics``), where the definitions agree.
+
+``AGREE`` maps a library's metric, with its parameters, to ours; ``DIFFERS`` says what the library does otherwise. Every
+recorded value is one or the other. Compared are the values of users with relevant items: libraries count others as 0,
+as nothing, or not at all. The libraries are those of ``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recgraph.evaluate.hits import expected_hits
+from recgraph.evaluate.metrics import accuracy, lists
+from recgraph.evaluate.metrics.base import Facts, Metric, RankedHits
+from recgraph.evaluate.ranks import rank_relevant
+from recgraph.evaluate.topk import Catalogue
+from recgraph.sparse.ragged import Ragged
+
+#: lists are padded to this length, so that every cut-off fits
+LONGEST = 64
+#: libraries that read a full score matrix: the list, then every other item
+COMPLETED = {"torchmetrics", "torch-geometric", "recbole"}
+HIT, PRECISION, RECALL, F1 = accuracy.HitRate(), accuracy.Precision(), accuracy.Recall(), accuracy.F1()
+MAP, MRR, NDCG, DCG, R = accuracy.MAP(), accuracy.MRR(), accuracy.NDCG(), accuracy.DCG(), accuracy.RPrecision()
+POPULARITY = lists.AveragePopularity()
+USUAL = {"Precision": PRECISION, "Recall": RECALL, "MRR": MRR, "NDCG": NDCG, "MAP": MAP}
+
+#: library -> metric, with the values of parameters that matter -> ours
+AGREE: dict[str, dict[str, Metric]] = {
+    "cornac": {"FMeasure": F1, "HitRatio": HIT, "NDCG": NDCG, "Precision": PRECISION, "Recall": RECALL},
+    "lenskit": {
+        "Hit": HIT,
+        "RecipRank": MRR,
+        "ListGini": lists.Gini(),
+        "NDCG LogRankWeight(offset=1)": NDCG,
+        "NDCG rating LogRankWeight(offset=1)": NDCG,
+        "DCG LogRankWeight(offset=1)": DCG,
+        "DCG rating LogRankWeight(offset=1)": DCG,
+    },
+    "ranx": {
+        **{"hit_rate": HIT, "precision": PRECISION, "recall": RECALL, "f1": F1, "mrr": MRR, "ndcg": NDCG, "dcg": DCG},
+        "r-precision": R,
+        "ndcg_burges": accuracy.NDCG(gain="exponential"),
+        "dcg_burges": accuracy.DCG(gain="exponential"),
+    },
+    "recbole": {**USUAL, "Hit": HIT, "AveragePopularity": POPULARITY, "TailPercentage 0.2": lists.TailShare()},
+    "recpack": {"PrecisionK": PRECISION, "RecallK": RECALL, "ReciprocalRankK": MRR, "NDCGK": NDCG, "DCGK": DCG},
+    "rectools": {
+        **{"HitRate": HIT, "Precision": PRECISION, "Recall": RECALL, "MRR": MRR},
+        "F1Beta 1.0": F1,
+        "F1Beta 2.0": accuracy.F1(beta=2.0),
+        "NDCG True": NDCG,
+        "CatalogCoverage True": lists.CatalogueCoverage(),
+        "AvgRecPopularity False": POPULARITY,
+        "MeanInvUserFreq": lists.Novelty(),
+        "Serendipity": lists.Serendipity(),
+    },
+    "replay-rec": {**USUAL, "HitRate": HIT},
+    "torch-geometric": {
+        **{f"LinkPred{name}": metric for name, metric in USUAL.items()},
+        **{"LinkPredHitRatio": HIT, "LinkPredF1": F1, "LinkPredAveragePopularity": POPULARITY},
+        **{"LinkPredCoverage": lists.CatalogueCoverage(), "LinkPredPersonalization": lists.Personalization()},
+        "LinkPredNDCG True": NDCG,
+    },
+    "torchmetrics": {
+        **{"RetrievalHitRate": HIT, "RetrievalNormalizedDCG": NDCG, "RetrievalNormalizedDCG grades": NDCG},
+        "RetrievalRPrecision": R,
+    },
+}
+#: what a library does otherwise
+DIFFERS: dict[str, dict[str, str]] = {
+    "cornac": {
+        "AUC": "a tie is lost",
+        "MAP": "over all items, without a cut-off",
+        "MRR": "an error where there is no hit",
+        "NCRR": "not here",
+    },
+    "lenskit": {
+        "AveragePrecision": "divided by min(relevant, listed)",
+        "DCG": "ranks 1 and 2 weigh the same",
+        "ExposureGini": "a rank weighs .85^(rank - 1)",
+        "MeanPopRank": "the rank by popularity, not the interactions",
+        "NDCG": "ranks 1 and 2 weigh the same",
+        "NDCG rating": "ranks 1 and 2 weigh the same",
+        "Precision": "divided by the listed items",
+        "RBP": "multiplied by 1 - patience, not divided by the best",
+        "RBP normalize": "the best list is no longer than the list",
+        "Recall": "divided by min(relevant, k)",
+        "entropy": "of categories",
+        "rank_biased_entropy": "of categories",
+    },
+    "ranx": {
+        "hits": "a count",
+        "map": "divided by the relevant items",
+        "map 3": "divided by the relevant items",
+        "ndcg 3": "items of lower grades are irrelevant",
+        "recall 3": "items of lower grades are irrelevant",
+        "rbp.85": "graded, and multiplied by 1 - patience",
+    },
+    "recbole": {
+        "GAUC": "the mean weighs users by their relevant items",
+        "GiniIndex": "the padding item counts",
+        "ItemCoverage": "the padding item counts",
+        "ShannonEntropy": "divided by the number of distinct items",
+    },
+    "recpack": {
+        "CalibratedRecallK": "divided by min(relevant, k)",
+        "CoverageK": "of users with relevant items alone",
+        "HitK": "a count",
+        "IPSHitRateK": "not here",
+        "IntraListDiversityK": "by Jaccard's distance",
+        "PercentileRanking": "pools pairs of users and items",
+    },
+    "rectools": {
+        "Accuracy": "counts true negatives",
+        "AvgRecPopularity True": "divided by all interactions",
+        "CatalogCoverage False": "a count",
+        "IntraListDiversity": "by Hamming's distance",
+        "MAP": "divided by the relevant items, or by k",
+        "MCC": "counts true negatives",
+        "NDCG False": "the best list has k hits, however many items are relevant",
+        "NDCG True 3": "another base of the logarithm",
+        "PAP": "not here",
+        "PartialAUC": "not here",
+        "Precision True": "divided by min(relevant, k)",
+    },
+    "replay-rec": {
+        "CategoricalDiversity": "categories over k",
+        "Coverage": "of the items with training data alone",
+        "Novelty": "of users with training data alone; an empty list is 1",
+        "RocAuc": "within the list; 1 where all are hits",
+        "Surprisal": "divided by log2(users), and by k for short lists, too",
+        "Unexpectedness": "short lists look more unexpected",
+    },
+    "torch-geometric": {"LinkPredDiversity": "by categories", "LinkPredRecall True": "weighs items by their grades"},
+    "torchmetrics": {
+        "RetrievalAUROC": "within the list",
+        "RetrievalFallOut": "not here",
+        "RetrievalMAP": "divided by the hits; scores of 0 or less are irrelevant",
+        "RetrievalMRR": "scores of 0 or less are irrelevant",
+        "RetrievalPrecision": "scores of 0 or less are irrelevant",
+        "RetrievalPrecision True": "scores of 0 or less are irrelevant",
+        "RetrievalRecall": "scores of 0 or less are irrelevant",
+    },
+}
+PARAMETERS = (
+    *("gain", "weight", "rel_lvl", "tail_ratio", "beta", "divide_by_achievable", "log_base", "weighted", "target"),
+    *("adaptive_k", "r_precision"),
+)
+GRADED = {"gain": "rating", "weighted": True, "target": "grades"}
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """The metric, with the values of the parameters that matter."""
+    params = record["params"]
+    if record["metric"] == "RBP" and params.get("normalize"):
+        return "RBP normalize"
+    names = PARAMETERS
+    if record["peer"] == "rectools" and record["metric"] in ("CatalogCoverage", "AvgRecPopularity"):
+        names = ("normalize",)
+    if record["metric"] == "ExposureGini":
+        names = ()
+    return " ".join([record["metric"], *(str(params[name]) for name in names if name in params)])
+
+
+class Case:
+    """A case, as a library was given it."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw, self.n_items, self.users = raw, int(raw["n_items"]), raw["users"]
+
+    @cached_property
+    def facts(self) -> Facts:
+        counts, train = self.raw.get("popularity"), self.raw.get("train") or {}
+        n_users = sum(len(items) > 0 for items in train.values())
+        return Facts(self.n_items, None if counts is None else torch.tensor(counts), n_users)
+
+    def full_scores(self, user: str) -> list[float]:
+        """A score for every item: those of the list, then -1/256, -2/256, ... by item."""
+        data = self.users[user]
+        if "all_scores" in data:
+            return list(data["all_scores"])
+        scores = dict(zip(data["recs"], data["scores"], strict=True))
+        others = [item for item in range(self.n_items) if item not in scores]
+        scores |= {item: -(place + 1) / 256 for place, item in enumerate(others)}
+        return [scores[item] for item in range(self.n_items)]
+
+    def order(self, record: dict[str, Any], user: str) -> list[int] | None:
+        """The list that the library ranked, best first; None where equal scores had another order, not recorded."""
+        if "all_scores" in self.users[user]:
+            same = [own for own in self.raw["peer_orders"] if own["peer"] == record["peer"]]
+            return list(same[0]["order"][user]) if len(same) == 1 and user in same[0]["order"] else None
+        if record["peer"] in COMPLETED:
+            return np.argsort(-np.array(self.full_scores(user)), kind="stable").tolist()
+        return list(self.users[user]["recs"])
+
+    def ranked(self, record: dict[str, Any], users: list[str]) -> RankedHits | None:
+        orders = [self.order(record, user) for user in users]
+        expected = record["metric"] == "RetrievalNormalizedDCG"
+        if not expected and any(order is None for order in orders):
+            return None
+        graded = any(record["params"].get(name) == value for name, value in GRADED.items())
+        graded |= record["peer"] == "ranx" and "all_scores" not in next(iter(self.users.values()))
+        grades = [
+            {int(item): float((self.users[user].get("grades") or {}).get(str(item), 1)) if graded else 1.0
+             for item in self.users[user]["relevant"]}
+            for user in users
+        ]  # fmt: skip
+        items = Ragged.from_lists([order or [] for order in orders]).to_padded(fill=-1, width=LONGEST)
+        gains = torch.tensor([[own.get(int(i), 0.0) for i in row] for own, row in zip(grades, items, strict=True)])
+        ideal = torch.zeros(len(users), LONGEST, dtype=torch.float64)
+        for row, own in enumerate(grades):
+            ideal[row, : len(own)] = torch.tensor(sorted(own.values(), reverse=True))
+        relevant = Ragged.from_lists([sorted(own) for own in grades])
+        found = RankedHits(gains > 0, relevant.lengths, items=items, facts=self.facts)
+        if graded:
+            found = replace(found, gains=gains.double(), ideal_gains=ideal)
+        if not expected:
+            return found
+        scores = torch.tensor([self.full_scores(user) for user in users], dtype=torch.float64)
+        ranks = rank_relevant(Catalogue(self.n_items, 1), scores, relevant, None, ("keep",))["keep"]
+        of_items = torch.tensor([own[item] for own in grades for item in sorted(own)], dtype=torch.float64)
+        hits, expected_gains, ties = expected_hits(ranks, LONGEST, of_items if graded else None)
+        return replace(found, hits=hits, gains=expected_gains, ties=ties)
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> tuple[dict[str, Case], list[dict[str, Any]]]:
+    folder = shared / "golden" / "metrics"
+    cases = {raw["id"]: Case(raw) for raw in json.loads((folder / "cases_public.json").read_text())["cases"]}
+    return cases, json.loads((folder / "parity_public.json").read_text())
+
+
+@pytest.mark.parametrize("peer", sorted(AGREE))
+def test_a_library_agrees_or_what_it_does_otherwise_is_known(peer: str, golden: Any) -> None:
+    cases, records = golden
+    n_compared, wrong = 0, []
+    for record in (each for each in records if each["peer"] == peer):
+        name, case = name_of(record), cases[record["case"]]
+        ours = AGREE[peer].get(name)
+        assert (ours is None) == (name in DIFFERS[peer]), (peer, name)
+        if ours is None:
+            continue
+        per_user = {user: float(value) for user, value in (record["per_user"] or {}).items()}
+        users = [user for user in (per_user if ours.per_user else case.users) if user in case.users]
+        if "non-empty" in str(record["params"]):
+            users = [user for user in users if case.users[user]["recs"]]
+        ranked = case.ranked(record, users) if users else None
+        if ranked is None or (peer == "cornac" and record["k"] is None):  # then it divides by the length of the list
+            continue
+        values = ours(ranked, record["k"])
+        wanted = [per_user[user] for user in users] if ours.per_user else [float(record["mean"])]
+        has = (ranked.n_relevant > 0).tolist() if ours.needs_truth else [True] * len(wanted)
+        gaps = [
+            abs(own - other)
+            for own, other, is_compared in zip(values.reshape(-1).tolist(), wanted, has, strict=True)
+            if is_compared and not (np.isnan(own) and np.isnan(other))
+        ]
+        n_compared += 1
+        if gaps and not max(gaps) <= 1e-6:
+            wrong.append((name, record["case"], record["k"], max(gaps)))
+    assert wrong == []
+    assert n_compared > 250

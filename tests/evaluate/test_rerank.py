@@ -1,0 +1,266 @@
+"""Every re-ranker against a slow oracle, and the contract of the kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from refusing import refused
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.evaluate import rerank
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, Jaccard, Reranker, Reranking, Similarity, pick, reranker_of
+from recgraph.sparse.ragged import Ragged
+
+N_ITEMS = 60
+NAMES = registry.written("reranker")
+SPECIFICATIONS: list[dict[str, Any]] = [
+    {"name": "mmr"},
+    {"name": "mmr", "relevance": "probability"},
+    {"name": "dpp"},
+    {"name": "dpp", "relevance": "probability"},
+]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def vectors(width: int = 8) -> Tensor:
+    return torch.randn(N_ITEMS, width, generator=generator())
+
+
+def rankings(n_rows: int, width: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Rankings of different lengths, -1 behind the last, with some equal scores."""
+    scores = torch.randn(n_rows, N_ITEMS, generator=generator(seed)).double().mul(4).round() / 4
+    best, items = scores.sort(dim=1, descending=True, stable=True)
+    items, best = items[:, :width].clone(), best[:, :width].clone()
+    for row in range(n_rows):
+        length = (row * 7) % (width + 1)
+        items[row, width - length :] = -1
+        best[row, width - length :] = float("-inf")
+    return items, best
+
+
+def similarities(similarity: Similarity) -> np.ndarray:
+    """[n_items, n_items] float64, 1 of an item with itself."""
+    compare = similarity.of(torch.arange(N_ITEMS)[None].expand(N_ITEMS, -1))
+    full = compare(torch.arange(N_ITEMS)).numpy().copy()
+    np.fill_diagonal(full, 1.0)
+    return full
+
+
+def relevance_of(scores: list[float], how: str) -> list[float]:
+    if how == "probability":
+        shares = [math.exp(score - max(scores)) for score in scores]
+        return [share / sum(shares) for share in shares]
+    low, high = min(scores), max(scores)
+    return [(score - low) / (high - low) if high > low else 1.0 for score in scores]
+
+
+def oracle(reranker: Reranker, full: np.ndarray, items: list[int], scores: list[float], k: int) -> list[int]:
+    """One list, from the definitions: the gain of every candidate anew at every step."""
+    config = reranker.config
+    there = [(item, score) for item, score in zip(items, scores, strict=True) if item >= 0]
+    pool = there[: config.pool]
+    if not pool:
+        return []
+    relevance = dict(zip([i for i, _ in pool], relevance_of([s for _, s in pool], config.relevance), strict=True))
+    chosen: list[int] = []
+    while len(chosen) < min(k, len(pool)):
+        best, most = None, -math.inf
+        for item, _ in pool:
+            if item in chosen:
+                continue
+            if isinstance(reranker, registry.load("reranker", "dpp")):
+                value = (1 - config.strength) * relevance[item] + config.strength * gain(full, chosen, item)
+            else:
+                near = max((full[item, other] for other in chosen), default=0.0)
+                value = (1 - config.strength) * relevance[item] - config.strength * near
+            if value > most + 1e-12:
+                best, most = item, value
+        assert best is not None
+        chosen.append(best)
+    return (chosen + [item for item, _ in there[config.pool :]])[:k]
+
+
+def gain(full: np.ndarray, chosen: list[int], item: int) -> float:
+    """The log of what an item adds to the determinant."""
+    whole = np.linalg.det(full[np.ix_([*chosen, item], [*chosen, item])])
+    return math.log(max(whole / np.linalg.det(full[np.ix_(chosen, chosen)]) if chosen else whole, 1e-6))
+
+
+def picked(
+    specification: dict[str, Any],
+    items: Tensor,
+    scores: Tensor,
+    k: int,
+    similarity: Similarity | None = None,
+) -> list[list[int]]:
+    reranking = Reranking(reranker_of(specification), similarity or Cosine(vectors()))
+    places, short_mask = pick(items, scores, k, reranking=reranking)
+    assert short_mask.tolist() == ((places[:, -1] < 0) & (items[:, -1] >= 0)).tolist()
+    found = torch.where(places < 0, -1, items.gather(1, places.clamp(min=0)))
+    return [[item for item in row if item >= 0] for row in found.tolist()]
+
+
+def users() -> Ragged:
+    """Who has which item; no one has the last ten."""
+    drawn = torch.rand(30, N_ITEMS, generator=generator(3))
+    return Ragged.from_lists([(row[: N_ITEMS - 10] > 0.7).nonzero().flatten().tolist() for row in drawn])
+
+
+def codes() -> list[Tensor]:
+    """Two columns with up to three and exactly one value; some items have none of the first."""
+    drawn = torch.stack([torch.randperm(9, generator=generator(item))[:3] for item in range(N_ITEMS)])
+    lengths = torch.arange(N_ITEMS) % 4
+    return [drawn.masked_fill(torch.arange(3) >= lengths[:, None], -1), (torch.arange(N_ITEMS) % 5)[:, None]]
+
+
+@pytest.mark.parametrize("specification", SPECIFICATIONS, ids=lambda given: "-".join(map(str, given.values())))
+@pytest.mark.parametrize("strength", [0.05, 0.4, 0.95])
+@pytest.mark.parametrize(("k", "pool"), [(6, 25), (12, 8)])
+def test_lists_are_those_of_the_oracle(specification: dict[str, Any], strength: float, k: int, pool: int) -> None:
+    # as many dimensions as items that are picked: volumes stay above the least
+    reranker = reranker_of({**specification, "strength": strength, "pool": pool})
+    similarity = Cosine(vectors(16))
+    items, scores = rankings(14, 30)
+    found = picked(reranker.specification, items, scores, k, similarity)
+    full = similarities(similarity)
+    for row, own in enumerate(found):
+        wanted = oracle(reranker, full, items[row].tolist(), scores[row].tolist(), k)
+        assert own == wanted
+
+
+@pytest.mark.parametrize("name", ["mmr", "dpp"])
+@pytest.mark.parametrize("similarity", [CoOccurrence(users(), N_ITEMS), Jaccard(codes())], ids=["users", "features"])
+def test_other_similarities_give_the_lists_of_the_oracle(name: str, similarity: Similarity) -> None:
+    reranker = reranker_of({"name": name, "strength": 0.4, "pool": 20})
+    items, scores = rankings(9, 30)
+    found = picked(reranker.specification, items, scores, 6, similarity)
+    full = similarities(similarity)
+    for row, own in enumerate(found):
+        assert own == oracle(reranker, full, items[row].tolist(), scores[row].tolist(), 6)
+
+
+def test_similarities_are_their_definitions() -> None:
+    table = vectors()
+    table[7] = 0.0
+    wanted = np.zeros((N_ITEMS, N_ITEMS))
+    first, second = (column.tolist() for column in codes())
+    sets = [{(at, v) for at, of in enumerate((first, second)) for v in of[i] if v >= 0} for i in range(N_ITEMS)]
+    lists = users().to_lists()
+    have = [{row for row in range(30) if i in lists[row]} for i in range(N_ITEMS)]
+    for kind in (Cosine(table), Jaccard(codes()), CoOccurrence(users(), N_ITEMS)):
+        for i in range(N_ITEMS):
+            for j in range(N_ITEMS):
+                if isinstance(kind, Cosine):
+                    a, b = table[i].double(), table[j].double()
+                    wanted[i, j] = float(a @ b) / max(float(a.norm() * b.norm()), 1e-300)
+                elif isinstance(kind, Jaccard):
+                    wanted[i, j] = len(sets[i] & sets[j]) / max(len(sets[i] | sets[j]), 1)
+                else:
+                    wanted[i, j] = len(have[i] & have[j]) / max(math.sqrt(len(have[i]) * len(have[j])), 1)
+        np.fill_diagonal(wanted, 1.0)
+        assert np.abs(similarities(kind) - wanted).max() < 2e-7
+        assert np.linalg.eigvalsh(similarities(kind)).min() > -1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_picks_are_a_permutation_and_a_list_is_the_beginning_of_a_longer_one(name: str) -> None:
+    items, scores = rankings(11, 20)
+    whole = picked({"name": name, "strength": 0.5, "pool": 12}, items, scores, 20)
+    for row, own in enumerate(whole):
+        assert sorted(own) == sorted(item for item in items[row].tolist() if item >= 0)
+    for k in (1, 5, 15):
+        assert picked({"name": name, "strength": 0.5, "pool": 12}, items, scores, k) == [own[:k] for own in whole]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("relevance", ["min_max", "probability"])
+def test_strength_0_leaves_the_ranking(name: str, relevance: str) -> None:
+    items, scores = rankings(11, 20)
+    scores[:, 3:] -= 2000  # probabilities of 0
+    found = picked({"name": name, "strength": 0.0, "relevance": relevance}, items, scores, 20)
+    assert found == [[item for item in row if item >= 0] for row in items.tolist()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["vectors", "users", "features"])
+def test_blocks_are_equal_to_the_whole(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    similarity: Similarity = Cosine(vectors())
+    if kind != "vectors":
+        similarity = CoOccurrence(users(), N_ITEMS) if kind == "users" else Jaccard(codes())
+    items, scores = rankings(9, 30)
+    specification: dict[str, Any] = {"name": name, "strength": 0.6}
+    whole = picked(specification, items, scores, 8, similarity)
+    for size in (1, 60):
+        monkeypatch.setattr(rerank, "_CANDIDATES", size)
+        assert picked(specification, items, scores, 8, similarity) == whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_and_zero_vectors_keep_their_order(name: str) -> None:
+    """Equal items tie; the better ranked comes first, however many dimensions are summed."""
+    for table in (torch.randn(1, 37, generator=generator()).expand(N_ITEMS, -1), torch.zeros(N_ITEMS, 37)):
+        items, scores = rankings(8, 30)
+        found = picked({"name": name, "strength": 0.7}, items, scores, 30, Cosine(table))
+        assert found == [[item for item in row if item >= 0] for row in items.tolist()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_of_a_picked_item_comes_after_what_is_new(name: str) -> None:
+    table = torch.eye(6)
+    table[1] = table[0]
+    items, scores = torch.arange(6)[None], torch.tensor([[6.0, 5.9, 5.8, 5.7, 5.6, 5.5]]).double()
+    found = picked({"name": name, "strength": 0.9}, items, scores, 6, Cosine(table))
+    assert found == [[0, 2, 3, 4, 5, 1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_candidate_none_and_fewer_than_k(name: str) -> None:
+    items = torch.tensor([[4, -1, -1], [-1, -1, -1], [1, 2, -1]])
+    scores = torch.tensor([[1.0, 0, 0], [0, 0, 0], [2.0, 1.0, 0]]).double().masked_fill(items < 0, float("-inf"))
+    found = picked({"name": name, "strength": 0.2}, items, scores, 5)
+    assert [sorted(row) for row in found] == [[4], [], [1, 2]]
+    assert picked({"name": name}, items[:0], scores[:0], 5) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_is_refused(name: str) -> None:
+    items, scores = rankings(3, 10)
+    scores[0, 2] = float("nan")
+    with refused("scores", "row 0"):
+        picked({"name": name}, items, scores, 5)
+    with refused("vectors", "3"):
+        Cosine(vectors().index_fill(0, torch.tensor([3]), float("nan")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_infinite_scores_are_the_least_and_the_greatest(name: str) -> None:
+    items = torch.arange(4)[None]
+    scores = torch.tensor([[float("inf"), 2.0, 1.0, float("-inf")]]).double()
+    reranker = reranker_of({"name": name, "strength": 0.3})
+    relevance = reranker.relevance(scores, torch.ones(1, 4, dtype=torch.bool))
+    assert relevance[0, 0] == relevance[0, 1]
+    assert relevance[0, 3] == 0.0
+    assert sorted(picked(reranker.specification, items, scores, 4)[0]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reranker_is_made_from_its_text(name: str) -> None:
+    made = reranker_of({"name": name, "strength": 0.25, "columns": ["genre"]})
+    assert json.loads(str(made))["name"] == name
+    again = reranker_of(str(made))
+    assert type(again) is type(made)
+    assert again.config == made.config
+    assert reranker_of(made) is made
+    with refused("strenght"):
+        reranker_of({"name": name, "strenght": 1})
+    with refused("strength"):
+        reranker_of({"name": name, "strength": 1.5})

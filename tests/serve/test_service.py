@@ -1,0 +1,374 @@
+"""The service over HTTP: its answers are the library's, whoever shares a batch; statuses, limits, figures, reloads."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from refusing import refused
+from small_recommender import recommender
+
+from recgraph.models.base import Model
+from recgraph.models.closed_form.linear import EASE
+from recgraph.models.collaborative.lightgcn import LightGCN
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.serve.bundle import BundleError
+from recgraph.serve.http.served import Answer, Limits, Recommend, Refused, Served, Similar
+from recgraph.serve.http.service import Options, Service
+from recgraph.serve.recommender import Recommender
+
+TestClient = pytest.importorskip("starlette.testclient").TestClient
+N_USERS = 40
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("service") / "bundle"
+    recommender().save(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def client(path: Path, limits: Limits | None = None, **options: Any) -> Iterator[tuple[Any, Service]]:
+    """A client of a service that runs within the block."""
+    from recgraph.serve.http.app import make_app
+
+    service = Service(path, limits or Limits(), Options(**options))
+    with TestClient(make_app(service)) as made:
+        yield made, service
+
+
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def metric(text: str, name: str) -> float:
+    return next(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+
+# -- answers
+
+
+def bodies(of: Served, requests: list[dict[str, Any]]) -> list[Any]:
+    """The parsed answers to requests that are answered together; errors as they are."""
+    found = of.answer([Similar(**one) if "items" in one else Recommend(**one) for one in requests])
+    return [json.loads(answer.body) if isinstance(answer, Answer) else answer for answer in found]
+
+
+def wanted(of: Recommender, request: dict[str, Any]) -> list[list[tuple[Any, ...]]]:
+    """What the library recommends, for each user or item of a request on its own rows."""
+    options = {name: value for name, value in request.items() if name not in ("user", "users", "history", "items")}
+    if "items" in request:
+        return [list(of.similar([item], **options)[:, 1:4].iter_rows()) for item in request["items"]]
+    if "history" in request:
+        options["histories"] = {0: request["history"]}
+    elif "histories" not in options:
+        options["users"] = request.get("users", [request.get("user")])
+    frame = of.recommend(**options)
+    labels = [*(options.get("users") or options["histories"])]
+    parts = [frame.filter(pl.col(frame.columns[0]) == label) for label in labels]
+    return [list(part[:, 1:4].iter_rows()) for part in parts]
+
+
+def mixed(n_items: int, ways: list[str | None], n: int = 50) -> list[dict[str, Any]]:
+    draw = random.Random(0)
+    requests: list[dict[str, Any]] = []
+    for number in range(n):
+        items = [draw.randrange(n_items) for _ in range(draw.randint(1, 30))]
+        kinds: list[dict[str, Any]] = [
+            {"user": draw.randrange(N_USERS)},
+            {"users": draw.sample(range(N_USERS), 7)},
+            {"history": items},
+            {"histories": {"a": items, "b": items[:1], "c": [*items, 10**6]}},
+            {"items": items[:4], "by": draw.choice(ways)},
+        ]
+        request = kinds[number % 5]
+        if number % 3:
+            request["k"] = draw.choice([1, 5, 10, 33, min(n_items, 1000), 1000])
+        if number % 5 < 2 and number % 2:
+            request["exclude_seen"] = False
+        if number % 7 == 0:
+            request["block"] = items[:3]
+        if number % 11 == 0:
+            request["allow"] = draw.sample(range(n_items), n_items // 2)
+        requests.append(request)
+    return requests
+
+
+@pytest.mark.parametrize("make", [lambda: SASRec(hidden_dim=8, max_len=20, time_gaps=True), LightGCN, EASE])
+@pytest.mark.parametrize("n_items", [60, pytest.param(1500, marks=pytest.mark.slow)])
+def test_answers_are_those_of_the_library(make: Callable[[], Model], n_items: int) -> None:
+    of = recommender(make, n_items)
+    served = Served(of, Limits(), "cafe")
+    requests = mixed(n_items, [None, "co_occurrence", *(["vectors"] if of.model.has_vectors else [])])
+    together = bodies(served, requests)
+    for request, answer in zip(requests, together, strict=True):
+        assert answer["bundle"] == "cafe"
+        found = [[(row["item"], row["score"], row["rank"]) for row in each["items"]] for each in answer["results"]]
+        assert found == wanted(of, request), request
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda request: bodies(served, [request])[0], requests)) == together
+
+
+@pytest.mark.parametrize(
+    ("make", "written"),
+    [
+        (lambda n: n + 2**53, lambda n: n + 2**53),
+        (lambda n: f"id-{n:03d}", lambda n: f"id-{n:03d}"),
+        (lambda n: n / 2 + 0.25, lambda n: n / 2 + 0.25),
+        (lambda n: uuid.UUID(int=n), lambda n: str(uuid.UUID(int=n)).upper()),
+        (lambda n: datetime.date(2020, 1, 1) + datetime.timedelta(n), lambda n: f"{datetime.date(2020, 1, 1 + n)}"),
+        (lambda n: b"%d" % n, lambda n: f"{n}"),
+    ],
+    ids=["int", "text", "float", "uuid", "date", "bytes"],
+)
+def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], Any]) -> None:
+    of = recommender(user=make, item=make)
+    served = Served(of, Limits(), "cafe")
+    by_user, like = bodies(served, [{"user": written(4), "k": 3}, {"items": [written(4)], "k": 3}])
+    found = [entry["item"] for entry in by_user["results"][0]["items"]]
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in of.recommend(make(4), k=3)["what"]]
+    assert [str(value) for value in found] == texts
+    assert (by_user["results"][0]["user"], like["results"][0]["known"]) == (written(4), True)
+    # what an answer says can be asked for, and left out
+    again, less = bodies(served, [{"history": found}, {"user": written(4), "block": found[:1], "k": 3}])
+    assert len(again["results"][0]["items"]) == 10
+    assert [entry["item"] for entry in less["results"][0]["items"]][:2] == found[1:]
+
+
+RULES: list[dict[str, Any]] = [
+    {"block": [1, 2, 3], "max_per": {"tags": 2}, "boost": [{"column": "price", "weight": -3.0}]},
+    {"diversity": 0.4, "allow": list(range(40))},
+    {"rerank": {"name": "dpp", "strength": 0.3, "similarity": "co_occurrence", "pool": 20}},
+    {"block_for": {"5": list(range(0, 30))}, "allow_for": {"6": [1, 50, 51, 52]}},
+]
+
+
+@pytest.mark.parametrize("rules", RULES, ids=str)
+def test_rules(rules: dict[str, Any]) -> None:
+    of = recommender()
+    served = Served(of, Limits(), "cafe")
+    requests: list[dict[str, Any]] = [{"users": [5, 6, 7], "k": 8}, {"history": [4, 5], "k": 8}]
+    requests += [{"user": 999, "fallback": "popularity"}]
+    requests = [{**request, "rules": rules} for request in requests]
+    for request, answer in zip(requests, bodies(served, requests), strict=True):
+        found = [[(row["item"], row["score"], row["rank"]) for row in each["items"]] for each in answer["results"]]
+        assert found == wanted(of, request)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, pl.exceptions.PanicException])
+def test_an_error_of_one_request_is_its_own(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Served(recommender(), Limits(), "cafe")
+    encode, model = of.recommender.model.encode_users, of.recommender.model
+
+    def breaks(query: Any) -> Any:
+        if 7 in query.users.tolist():
+            raise kind("broken")
+        return encode(query)
+
+    monkeypatch.setattr(model, "encode_users", breaks)
+    first, broken, unknown, last = bodies(of, [{"user": user} for user in (3, 7, 999, 4)])
+    assert isinstance(broken, RuntimeError)
+    assert isinstance(unknown, Refused)
+    assert len(first["results"][0]["items"]) == len(last["results"][0]["items"]) == 10
+
+
+# -- over HTTP
+
+
+def test_every_endpoint(bundle: Path) -> None:
+    with client(bundle, Limits(k=20), admin=True) as (http, service):
+        answer = http.post("/recommend", json={"user": 3, "k": 4, "item_columns": ["title", "price", "tags"]})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/json"
+        frame = service.served.recommender.recommend(users=[3], k=4, item_columns=["title", "price", "tags"])
+        (result,) = answer.json()["results"]
+        columns = ["item", "score", "rank", "title", "price", "tags"]
+        assert [tuple(entry[name] for name in columns) for entry in result["items"]] == list(frame[:, 1:].iter_rows())
+        assert result["fallback"] is False
+        assert http.post("/recommend", content=b'{"user": 999, "fallback": "popularity"}').json()["results"][0][
+            "fallback"
+        ]
+        (like, new) = http.post("/similar", json={"items": [3, 999], "k": 2}).json()["results"]
+        assert (len(like["items"]), like["known"], new["items"], new["known"]) == (2, True, [], False)
+        health = http.get("/health").json()
+        assert health["bundle"]["id"] == answer.json()["bundle"]
+        assert health["bundle"]["item_columns"] == ["what", "title", "price", "tags"]
+        assert (health["status"], health["bundle"]["model"], health["limits"]["k"]) == ("ok", "SASRec", 20)
+        assert http.head("/health").status_code == 200
+        assert http.post("/reload").json() == {"outcome": "unchanged", "bundle": health["bundle"]["id"]}
+        text = http.get("/metrics").text
+        assert metric(text, 'recgraph_requests_total{path="/recommend",status="200"}') == 2
+        assert metric(text, "recgraph_unknown_items_total") == 1
+        assert metric(text, "recgraph_unknown_users_total") == 1
+        assert metric(text, "recgraph_fallbacks_total") == 1
+        assert metric(text, "recgraph_batch_users_count") >= 3
+        assert metric(text, 'recgraph_reloads_total{outcome="unchanged"}') == 1
+
+
+def test_the_description_shows_the_models_with_their_limits(bundle: Path) -> None:
+    with client(bundle, Limits(k=20, users=3, history=7)) as (http, _):
+        page = http.get("/openapi.json").json()
+        models = page["components"]["schemas"]
+        fields = models["RecommendRequest"]["properties"]
+        assert {"user", "users", "history", "histories", "k", "exclude_seen", "fallback", "rules"} <= set(fields)
+        assert (fields["k"]["maximum"], fields["k"]["default"]) == (20, 10)
+        assert (fields["users"]["anyOf"][0]["maxItems"], fields["history"]["anyOf"][0]["maxItems"]) == (3, 7)
+        assert models["SimilarRequest"]["required"] == ["items"]
+        assert {"max_per", "boost", "rerank"} <= set(models["Rules"]["properties"])
+        assert set(page["paths"]) == {"/recommend", "/similar", "/health", "/metrics"}
+        assert set(page["paths"]["/recommend"]["post"]["responses"]) >= {"200", "404", "413", "422", "503"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ("{", 422, None),
+        ("[]", 422, None),
+        ("{}", 422, None),
+        ({"user": 1, "history": [1]}, 422, None),
+        ({"usr": 1}, 422, "usr"),
+        ({"user": [1]}, 422, "user"),
+        ({"user": "1"}, 422, "user"),
+        ({"user": True}, 422, "user"),
+        ({"users": []}, 422, "users"),
+        ({"users": [1, 2, 3, 4]}, 422, "users"),
+        ({"user": 1, "k": 51}, 422, "k"),
+        ({"user": 1, "k": "5"}, 422, "k"),
+        ({"history": [1, "x"]}, 422, "history"),
+        ({"user": 1, "fallback": "x"}, 422, "fallback"),
+        ({"user": 1, "exclude_seen": 1}, 422, "exclude_seen"),
+        ({"user": 1, "item_columns": ["nope"]}, 422, "item_columns"),
+        ({"user": 1, "rules": {"max_pr": {}}}, 422, "rules"),
+        ({"user": 1, "rules": {"boost": {"nope": 1}}}, 422, "rules"),
+        ({"user": 1, "rules": {"rerank": {"name": "dpp", "pool": 51}}}, 422, "rules"),
+        ({"user": 1, "rules": {"boost": [{"column": "price"}] * 33}}, 422, "rules"),
+        ({"user": 1, "allow": []}, 422, "allow"),
+        ({"user": 1, "block": ["x"]}, 422, "block"),
+        ({"user": 2**70}, 404, "user"),
+        ({"users": [1, 999]}, 404, "users"),
+        ({"history": [999]}, 422, "history"),
+        ({"history": ["\ud800"]}, 422, "history"),
+        ({"items": [999]}, 404, "items"),
+        ({"items": [1], "by": "cosine"}, 422, "by"),
+        ({"items": [1], "allow": [999]}, 422, "allow"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_names_the_field(bundle: Path, body: Any, status: int, field: str | None) -> None:
+    with client(bundle, Limits(k=50, users=3)) as (http, _):
+        path = "/similar" if "items" in body else "/recommend"
+        answer = http.post(path, content=body if isinstance(body, str) else json.dumps(body))
+        assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
+
+
+def test_bodies_and_paths_are_bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with client(bundle, Limits(body_kib=2)) as (http, service):
+        assert http.post("/recommend", content=b" " * 3000).status_code == 413
+        # without a declared length
+        assert http.post("/recommend", content=iter([b" " * 1500] * 3)).status_code == 413
+        for method, path, status in (("GET", "/recommend", 405), ("GET", "/nope", 404), ("POST", "/reload", 404)):
+            answer = http.request(method, path)
+            assert answer.status_code == status
+            assert path in answer.json()["error"]
+        monkeypatch.setattr(service.served, "_look_up", lambda _: 1 / 0)
+        answer = http.post("/recommend", json={"user": 1})
+        assert answer.status_code == 500
+        assert "division" not in answer.text
+        monkeypatch.undo()
+        assert http.post("/recommend", json={"user": 1}).status_code == 200
+
+
+def test_requests_that_wait_are_ranked_together_and_too_many_are_refused(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    go, answer = threading.Event(), Served.answer
+
+    def held(self: Served, requests: Any) -> Any:
+        sizes.append(len(requests))
+        go.wait(60)
+        return answer(self, requests)
+
+    with client(bundle, Limits(waiting=8)) as (http, service), ThreadPoolExecutor(16) as pool:
+        alone = [http.post("/recommend", json={"user": user}).json() for user in range(9)]
+        monkeypatch.setattr(Served, "answer", held)
+        first = pool.submit(http.post, "/recommend", json={"user": 0})
+        until(lambda: sizes == [1])
+        rest = [pool.submit(http.post, "/recommend", json={"user": user}) for user in range(1, 9)]
+        until(lambda: service.n_waiting == 8)
+        refusal = http.post("/recommend", json={"user": 9})
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+        go.set()
+        assert [sent.result().json() for sent in (first, *rest)] == alone
+    assert sizes == [1, 8]
+
+
+def test_a_new_bundle_takes_over_without_a_lost_request(tmp_path: Path) -> None:
+    """By a replaced folder and by a switched link, with requests running all the time."""
+    for seed, name in enumerate(("a", "b")):
+        recommender(seed=seed + 1).save(tmp_path / name)
+    link = tmp_path / "now"
+    link.symlink_to("a")
+    expected: dict[str, Any] = {}
+    stop = threading.Event()
+
+    def ask(http: Any) -> list[tuple[int, str, Any]]:
+        found = []
+        while not stop.is_set():
+            answer = http.post("/recommend", json={"user": 5})
+            found.append((answer.status_code, answer.json()["bundle"], answer.json()["results"]))
+        return found
+
+    with client(link, poll_s=0.02) as (http, service), ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(ask, http) for _ in range(3)]
+        try:
+            for number in range(3):
+                now = service.served.identity
+                expected[now] = http.post("/recommend", json={"user": 5}).json()["results"]
+                if number == 0:
+                    (tmp_path / "next").symlink_to("b")
+                    (tmp_path / "next").replace(link)
+                else:
+                    recommender(seed=10 + number).save(link.resolve())
+                until(lambda now=now: service.served.identity != now)  # type: ignore[misc]
+            expected[service.served.identity] = http.post("/recommend", json={"user": 5}).json()["results"]
+        finally:
+            stop.set()
+        found = [row for future in running for row in future.result()]
+        assert metric(http.get("/metrics").text, 'recgraph_reloads_total{outcome="loaded"}') == 3
+    assert {status for status, *_ in found} == {200}
+    assert all(results == expected[identity] for _, identity, results in found)
+    assert len({identity for _, identity, _ in found}) >= 3
+
+
+def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    recommender().save(folder)
+    with client(folder, poll_s=0.02, admin=True) as (http, service):
+        before = http.post("/recommend", json={"user": 5}).json()
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(whole[:-10])
+        until(lambda: service.reload_error is not None)
+        assert http.post("/recommend", json={"user": 5}).json() == before
+        assert "model.safetensors" in http.get("/health").json()["reload_error"]
+        answer = http.post("/reload")
+        assert (answer.status_code, answer.json()["outcome"]) == (409, "refused")
+        with refused("model.safetensors", by=BundleError):
+            Service(folder, Limits(), Options())
+        (folder / "model.safetensors").write_bytes(whole)
+        until(lambda: service.reload_error is None)
