@@ -82,7 +82,7 @@ def init(
     form: FormatOption = None,
 ) -> None:
     """Write a card of a log of your own, which you then refine: how it is read, filters, expected counts."""
-    from recgraph.data.catalog.own import write_card
+    from recgraph.data.catalog.logs import write_card
 
     with source.shown():
         card, found = write_card(source.path, out, source.reading)

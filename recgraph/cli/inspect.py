@@ -23,7 +23,7 @@ _OUT = "Write the page to this file: one HTML file that needs no network."
 _COLOR = "The feature that colours the map: a column of the item features, or a node type; by default one is chosen."
 _ATTRIBUTION = (
     "Attribute each recommendation to the history by these methods, separated by commas: leave_one_out, "
-    "integrated_gradients, attention, reagent."
+    "integrated_gradients, attention."
 )
 _MOST_HISTORY = 10
 
@@ -60,9 +60,6 @@ def inspect(
     if user is not None:
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
         if methods and out is None and chosen not in (Format.JSON, Format.TABLE):
-            from recgraph.explain.attribution.attributing import make_methods
-
-            make_methods(methods)  # a name that does not exist is told first
             raise ValueError(
                 f"--attribution {attribution!r}: {chosen.value} has no attributions: add --format table, --format json "
                 "or --out FILE"
@@ -124,8 +121,6 @@ def _inspect_node(
 
 
 def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Row], tables: Callable[[], None]) -> None:
-    for line in found.notes:
-        note(line)
     if form == Format.JSON:
         say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
     elif form == Format.TABLE:
@@ -135,7 +130,7 @@ def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Ro
 
 
 def _user_tables(found: Explanation) -> None:
-    from recgraph.explain.attribution.result import agreement_rows, faithfulness_rows
+    from recgraph.explain.explanation import agreement_rows, faithfulness_rows
     from recgraph.explain.page import history_rows, path_weight_rows, recommendation_rows, why_lines
 
     say(", ".join([f"User {found.user} of {_source(found)}", *_related(found)]) + "\n")

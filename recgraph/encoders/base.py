@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import compiled
 from recgraph.config import ConfigError
-from recgraph.encoders.attention import Layout, lay_out
-from recgraph.encoders.packed import Asked
-from recgraph.encoders.padded import Padded
+from recgraph.encoders.attention import Asked, Layout, Padded, lay_out
 from recgraph.rng import dropout, lent
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
@@ -136,7 +134,7 @@ class SequenceEncoder(nn.Module):
         Raises:
             ValueError: the encoder has no attention.
         """
-        raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out or reagent")
+        raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out")
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The state after each whole row as :meth:`forward` gives it in evaluation mode, for export.

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.encoders.attention import Layout
+from recgraph.encoders.attention import N_SPANS, Layout, Padded
 from recgraph.encoders.base import EncoderLayer, LayeredEncoder
-from recgraph.encoders.packed import N_SPANS
-from recgraph.encoders.padded import Padded
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -44,7 +42,7 @@ class PointwiseLayer(EncoderLayer):
         nn.init.normal_(self.kvqu.weight, 0.0, 0.02)
         #: [max_len], of each distance between a query and a key before it
         self.position_bias = nn.Parameter(nn.init.normal_(torch.empty(max_len), 0.0, 0.02))
-        #: [N_SPANS], of each bucket of :func:`recgraph.encoders.packed.spans`
+        #: [N_SPANS], of each bucket of :func:`recgraph.encoders.attention.spans`
         self.time_bias = nn.Parameter(nn.init.normal_(torch.empty(N_SPANS), 0.0, 0.02)) if time_bias else None
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:

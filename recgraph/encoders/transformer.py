@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
-from recgraph.encoders.attention import Layout, attend
+from recgraph.encoders.attention import Asked, Layout, attend
 from recgraph.encoders.base import EncoderLayer, LayeredEncoder
-from recgraph.encoders.packed import Asked
 from recgraph.rng import dropout
 
 __all__ = [

@@ -209,8 +209,8 @@ def test_acm(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (("evaluate", "--engine", "ray"), "--memory-limit and --engine are for runs that recommend"),
         (("evaluate", "--data", "log.csv"), "is opened without data; leave data out (--data)"),
-        (("plot", "--out", "a.svg", "--metric", "ndcg@5"), "--split and --metric are for --kind groups and popularity"),
-        (("plot", "--out", "a.svg", "--split", "test"), "--split and --metric are for --kind groups and popularity"),
+        (("plot", "--out", "a.svg", "--metric", "ndcg@5"), "--split and --metric are for --kind groups"),
+        (("plot", "--out", "a.svg", "--split", "test"), "--split and --metric are for --kind groups"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(run: Path, arguments: tuple[str, ...], message: str) -> None:

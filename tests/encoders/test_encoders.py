@@ -15,10 +15,9 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
-from recgraph.encoders.attention import attend
+from recgraph.encoders.attention import attend, pack
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.gru import GRU
-from recgraph.encoders.packed import pack
 from recgraph.encoders.pointwise import HSTU, FuXi
 from recgraph.encoders.transformer import (
     BidirectionalTransformer,

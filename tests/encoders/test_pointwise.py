@@ -12,7 +12,7 @@ from pointwise_oracles import bucket, of_batch
 from torch import Tensor
 
 from recgraph.accelerated import accelerator_path
-from recgraph.encoders.packed import N_SPANS, spans
+from recgraph.encoders.attention import N_SPANS, spans
 from recgraph.encoders.pointwise import HSTU, FuXi, PointwiseEncoder
 from recgraph.sparse.ragged import Ragged
 
