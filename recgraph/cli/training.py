@@ -138,11 +138,11 @@ def tune(
     """
     take(context, threads, memory_limit)
     from recgraph.data.catalog.cards import data_name
-    from recgraph.tuning.final import test_rows
+    from recgraph.parallel import TaskFailed
     from recgraph.tuning.plan import check_dataset
+    from recgraph.tuning.report import described, test_rows
     from recgraph.tuning.storage import StorageFailed
     from recgraph.tuning.study import tune as run
-    from recgraph.tuning.worker import WorkerFailed
 
     metrics = tuple(metric or ["ndcg@10"])
     check_dataset(source.dataset)
@@ -176,11 +176,13 @@ def tune(
             progress=not is_quiet(),
             source=origin,
         )
-    except (StorageFailed, WorkerFailed) as error:
+    except (StorageFailed, TaskFailed) as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
-    _report(found, folder, storage)
+    for line in described(found):
+        note(line)
+    note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
     _refuse_without_best(found)
     show(test_rows(found), form)
 
@@ -204,34 +206,13 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
 
 
-def _report(study: Study, folder: Path, storage: str | None) -> None:
-    """Print notes on the best trials and where the study is kept."""
-    from recgraph.tuning.final import best_trial, outcomes
-    from recgraph.tuning.storage import dashboard_of
-
-    note(f"kept in {folder}; its page is {folder / 'study.html'}")
-    note(f"look further: optuna-dashboard {shlex.quote(dashboard_of(storage or str(folder / 'study.journal')))}")
-    best = best_trial(study)
-    if best is None:
-        return
-    metrics: list[str] = study.user_attrs["recgraph"]["metrics"]
-    values = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, best.values, strict=True))
-    note(f"best: trial {best.number} of {len(study.trials)}, on valid {values}, with")
-    for name, value in best.params.items():
-        note(f"  {name} = {value}")
-    if len(metrics) > 1:
-        note(f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {metrics[0]}")
-    for line in outcomes(study):
-        note(line)
-
-
 def _refuse_without_best(study: Study) -> None:
     """End the command with an error where all trials were pruned, after the most frequent reasons.
 
     Raises:
         Failure: no trial is complete.
     """
-    from recgraph.tuning.final import best_trial
+    from recgraph.tuning.report import best_trial
 
     if best_trial(study) is not None:
         return
@@ -250,16 +231,14 @@ _PLACE = (
 def study(
     place: Annotated[str, typer.Argument(metavar="PLACE", help=_PLACE)],
     name: Annotated[str | None, typer.Option("--study", help="Its name, where a storage holds several.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page; by default study.html in the folder, or NAME.html.")
-    ] = None,
+    form: FormatOption = None,
 ) -> None:
-    """Write the page of a study, running or done: history, importances, slices, Pareto front, best trial, table."""
-    from recgraph.tuning.finding import find_study, page_name
-    from recgraph.tuning.report import write_page
+    """Show a study, running or done: its best trial, the test of it, and how much each parameter matters."""
+    from recgraph.tuning.report import described, importances
+    from recgraph.tuning.storage import find_study
 
     with find_study(place, name) as (found, storage):
-        path = out or (Path(place) / "study.html" if Path(place).is_dir() else Path(page_name(found.study_name)))
-        write_page(found, path, storage.dashboard)
-        note(f"{len(found.trials)} trials; written to {path}")
+        for line in described(found):
+            note(line)
         note(f"look further: optuna-dashboard {shlex.quote(storage.dashboard)}")
+        show(importances(found), form)
