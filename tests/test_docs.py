@@ -23,7 +23,6 @@ from typer.main import get_command
 
 from recgraph import registry
 from recgraph.cli.app import app
-from recgraph.runs.plots import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -217,11 +216,6 @@ def test_rules_of_serving(tmp_path: Path) -> None:
 
     (tmp_path / "rules.toml").write_text(blocks("serving.md", "toml")[0])
     Rules.read(tmp_path / "rules.toml")
-
-
-def test_the_kinds_of_plots() -> None:
-    table = (DOCS / "watching.md").read_text("utf-8").partition("| kind |")[2]
-    assert tuple(re.findall(r'^\| `"(\w+)"` ', table, re.MULTILINE)) == KINDS
 
 
 def test_the_way_of_one_batch_names_functions_that_exist() -> None:
