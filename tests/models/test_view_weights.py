@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from collaborative_cases import first_batch, made, planted
+from collaborative_cases import made, planted
 
 from recgraph import registry
 from recgraph.data.batches import Query
@@ -90,11 +90,3 @@ def test_attention_of_models_of_nodes(name: str) -> None:
     assert sum(weights.values()) == pytest.approx(1)
     torch.testing.assert_close(model.state_dict(), before)
     assert model.view_weights() == weights
-
-
-@pytest.mark.parametrize("name", ["lightgcn", "bprmf"])
-def test_other_models_tell_of_no_views(name: str) -> None:
-    model = made(name)
-    first_batch(model)
-    assert model.view_weights() == {}
-    assert model.eval().score_parts(Query(torch.tensor([0]), Ragged.from_lists([[1]])), torch.tensor([[2]])) == {}
