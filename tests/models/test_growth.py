@@ -75,7 +75,7 @@ def test_the_moments_of_the_optimiser_move_with_their_rows(name: str) -> None:
     for optimiser in optimisers.values():
         optimiser.step()
     larger = grown(model, NEW, seed=3)
-    moments = grown_optimiser(model, larger, optimiser_tensors(optimisers))
+    moments = grown_optimiser(model, larger, optimiser_tensors(optimisers), model.parameter_groups())
     names = {id(parameter): key for key, parameter in larger.named_parameters()}
     seen = set()
     for key, value in moments.items():
