@@ -43,7 +43,7 @@ def closed_form_parity(log: Path) -> Iterator[dict[str, Any]]:
     Raises:
         EnvironmentMissing: the peers cannot be installed.
     """
-    train = Interactions.from_recbole(log).split("ratio").train
+    train = Interactions.read(log).split("ratio").train
     # the peers do not know items that no user has
     kept = train.item_counts() > 0
     train = Part(train.items.with_values((kept.cumsum(0) - 1)[train.items.values]), int(kept.sum()))

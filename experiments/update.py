@@ -29,11 +29,10 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
-from recgraph.data.labels import Label
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases
 from recgraph.data.split import Split
-from recgraph.data.strategies import LeaveOneOut
+from recgraph.data.strategies import Label, LeaveOneOut
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Model
 from recgraph.runs.new_log import newest
@@ -64,7 +63,7 @@ TRAINING = {"batch_size": 64, "metric": "ndcg@10", "max_epochs": 80, "patience":
 def read(dataset: str) -> InteractionLog:
     """The whole log."""
     if dataset == "ml-1m":
-        return Interactions.from_sequences(SHARED / "data" / "sequences" / "ml-1m.txt")
+        return Interactions.read(SHARED / "data" / "sequences" / "ml-1m.txt", format="sequences")
     return rg.load_dataset(dataset)
 
 

@@ -17,9 +17,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
-    from recgraph.data.folds import folds
-    from recgraph.data.interactions import Interactions
-    from recgraph.data.loading import load_data
+    from recgraph.data.interactions import Interactions, folds, load_data
     from recgraph.data.split import Split
     from recgraph.imports import import_file
     from recgraph.registry import register
@@ -39,10 +37,10 @@ _WHERE = {
     "Split": "recgraph.data.split",
     "fit": "recgraph.runs.fit",
     "fit_graph": "recgraph.runs.fit",
-    "folds": "recgraph.data.folds",
+    "folds": "recgraph.data.interactions",
     "import_file": "recgraph.imports",
     "load": "recgraph.serve.recommender",
-    "load_data": "recgraph.data.loading",
+    "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",

@@ -490,7 +490,7 @@ def hold(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=_TO_END)
@@ -504,5 +504,6 @@ def hold(folder: Path) -> Iterator[None]:
         if made and not contents(folder):
             with suppress(OSError):
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                for path in made:
+                    path.rmdir()
         lock.release()

@@ -99,14 +99,11 @@ def map(
     """
     if engine is None or (engine.name == "local" and engine.size == 1):
         for piece in pieces:
-            try:
-                result = function(shared, piece.value)
-            except Exception as error:
-                raise _named(piece.name, error) from error.__cause__
-            yield result
+            yield _do(function, shared, piece.name, piece.value)
         return
     is_local = engine.name == "local"
-    held = _dumps((engine.threads, os.getcwd(), _settings(), imports.orders(), _dumps((function, shared))))
+    settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
+    held = _dumps((engine.threads, os.getcwd(), settings, imports.orders(), _dumps((function, shared))))
     with (_processes if is_local else _cluster)(engine, held) as submit:
         for answer in _answers(submit, iter(pieces), engine.size, engine.retries if is_local else 0, ordered):
             result, failure = pickle.loads(answer)
@@ -226,24 +223,20 @@ def _run(token: str, held: bytes | Path, name: str, value: bytes) -> bytes:
             os.environ.update(settings)
             imports.follow(orders)
             _shared[token] = pickle.loads(body)
-        function, shared = _shared[token]
-        return _dumps((function(shared, pickle.loads(value)), None))
+        return _dumps((_do(*_shared[token], name, pickle.loads(value)), None))
     except Exception as error:
-        return _dumps((None, _named(name, error)))
+        return _dumps((None, error))
 
 
-def _settings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
-
-
-def _named(name: str, error: Exception) -> Exception:
-    """An error of a piece's function, with the piece's name."""
-    if isinstance(error, ValueError):
+def _do(function: Callable[[Any, T], R], shared: Any, name: str, value: T) -> R:
+    """A piece's result; an error names the piece."""
+    try:
+        return function(shared, value)
+    except ValueError as error:
         error.add_note(f"in the task {name}")
-        return error
-    named = TaskFailed(f"task {name}: {type(error).__name__}: {error}")
-    named.__cause__ = error
-    return named
+        raise
+    except Exception as error:
+        raise TaskFailed(f"task {name}: {type(error).__name__}: {error}") from error
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -48,7 +47,7 @@ def stages() -> list[Stage]:
         # a table of texts outgrows the caches where one of integers does not
         files("ingest-texts", run=_ingest, prepare=partial(_file, suffix=".parquet", texts=True)),
         files("ingest-csv", sizes=SMALLER, run=_ingest, prepare=partial(_file, suffix=".csv")),
-        logs("k-core", run=_k_core, prepare=_log, counted="rows looked at", count=_k_core_rows),
+        logs("k-core", run=_k_core, prepare=_log),
         logs("split", run=_split, prepare=_log),
         logs("split-files", run=_split_files, prepare=_split_of),
         logs("sasrec-epoch", run=_some_steps, prepare=_sasrec),
@@ -67,7 +66,7 @@ def _file(rows: int, suffix: str, texts: bool = False) -> Path:
 
 
 def _ingest(path: Path) -> Any:
-    from recgraph.data.loading import load_data
+    from recgraph.data.interactions import load_data
 
     return load_data(path, **power_law.NAMES)
 
@@ -88,39 +87,6 @@ def _log(rows: int) -> Any:
 
 def _k_core(log: Any) -> None:
     log.k_core(users=10, items=20)
-
-
-def _k_core_rows(log: Any) -> float:
-    """How many rows are looked at, each as often as it is."""
-    from recgraph.data import core
-
-    looked_at, remove_short = [], core._remove_short
-
-    class Side(core._Side):
-        def __init__(self, codes: Any, least: int) -> None:
-            looked_at.append(len(codes))
-            super().__init__(codes, least)
-
-        def lose(self, rows: Any) -> Any:
-            looked_at.append(len(rows))
-            return super().lose(rows)
-
-        def rows_of(self, codes: Any, alive: Any) -> Any:
-            rows = super().rows_of(codes, alive)
-            looked_at.append(len(rows))
-            return rows
-
-        def _index(self, alive: Any) -> None:
-            looked_at.append(len(alive))
-            super()._index(alive)
-
-    def counted(sides: Any, alive: Any) -> Any:
-        looked_at.append(len(sides) * len(alive))
-        return remove_short(sides, alive)
-
-    with mock.patch.object(core, "_Side", Side), mock.patch.object(core, "_remove_short", counted):
-        _k_core(log)
-    return sum(looked_at)
 
 
 def _split(log: Any) -> None:

@@ -29,4 +29,4 @@ def parse_json(content: bytes | str, path: Path, line: int | None = None, *, wri
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"the file is not JSON: {error}", path=path, line=line) from None
+        raise CorruptFileError(f"the file is not JSON: {error}", path=path, row=line) from None

@@ -19,39 +19,11 @@ from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.files import read_frame, write_frame
 
-__all__ = [
-    "DATES",
-    "FOR_MISSING",
-    "IdMap",
-    "as_integers",
-    "first_ambiguous",
-    "has_float_texts",
-    "is_missing",
-    "owned",
-    "plain_series",
-    "plain_type",
-    "same_moments",
-    "whole_floats",
-]
-
 _UUID = "uuid"
 _UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 #: what other programs write in the place of a missing value
 FOR_MISSING = (
-    "",
-    "nan",
-    "NaN",
-    "NAN",
-    "NULL",
-    "null",
-    "(null)",
-    "None",
-    "NA",
-    "N/A",
-    "<NA>",
-    "NaT",
-    "\\N",
-    "undefined",
+    *("", "nan", "NaN", "NAN", "NULL", "null", "(null)", "None", "NA", "N/A", "<NA>", "NaT", "\\N", "undefined"),
 )
 #: the family of ids that are dates, or dates with times
 DATES = "dates and times"
@@ -65,22 +37,25 @@ _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
     ("lengths of time", lambda dtype: dtype == pl.Duration),
     (DATES, lambda dtype: dtype.is_temporal()),
 )
-
-
 #: the Python types that an id may have, beside UUIDs
 _PLAIN = (str, bytes, numbers.Number, dt.date, dt.time, dt.timedelta)
-
-
-def plain_type(dtype: pl.DataType) -> pl.DataType:
-    """The type that ids of a type are read as: categories as texts, decimals as integers, others as they are."""
-    if isinstance(dtype, pl.Categorical | pl.Enum):
-        return pl.String()
-    return pl.Int64() if isinstance(dtype, pl.Decimal) else dtype
+#: a whole number that is written as a float
+_WHOLE = r"^(-?\d+)\.0+$"
 
 
 def family(dtype: pl.DataType) -> str:
     """The kind of ids of a polars type, in words: ids are compared within a family."""
     return next((name for name, belongs in _FAMILIES if belongs(dtype)), str(dtype))
+
+
+def plain_series(ids: pl.Series) -> pl.Series:
+    """Ids of their plain type: categories as texts, decimals as integers; a decimal that is no integer is missing."""
+    if isinstance(ids.dtype, pl.Categorical | pl.Enum):
+        return ids.cast(pl.String)
+    if not ids.dtype.is_decimal():
+        return ids
+    plain = ids.cast(pl.Int64, strict=False)
+    return plain.set(plain.cast(ids.dtype, strict=False).ne_missing(ids), None)
 
 
 def owned(values: pl.Series) -> pl.Series:
@@ -90,36 +65,21 @@ def owned(values: pl.Series) -> pl.Series:
     return values.gather(pl.int_range(len(values), eager=True))
 
 
-def first_ambiguous(dtype: pl.DataType) -> int:
-    """The first whole number of a type of floats that may stand for several integers."""
-    return 2**11 if dtype == pl.Float16 else 2**24 if dtype == pl.Float32 else 2**53
+def integers_of(ids: pl.Series) -> pl.Series | None:
+    """Floats or texts of which each is a whole number, as integers; None: one is not, or may stand for several.
 
-
-#: a whole number that is written as a float
-_WHOLE = r"^(-?\d+)\.0+$"
-
-
-def whole_floats(ids: pl.Series) -> pl.Series | None:
-    """Which ids are written as floats, where all ids of a column are whole numbers; None where that is not so.
-
-    Args:
-        ids: floats or texts; missing ones (null, NaN) do not count.
-
-    Returns:
-        a mask of the whole floats, at least one of them; None: there are none, or the column is no integers.
+    Of texts each must be written plainly, so that nothing is lost: ``007`` and ``+7`` are none, ``1000.0`` is 1000.
     """
     if ids.dtype.is_float():
+        least = 2**11 if ids.dtype == pl.Float16 else 2**24 if ids.dtype == pl.Float32 else 2**53
         given = ids.fill_nan(None).drop_nulls()
-        whole = bool(((given.round() == given) & (given.abs() < first_ambiguous(ids.dtype))).all())
-        return ids.is_not_null() if len(given) and whole else None
-    if ids.dtype != pl.String:
+        is_whole = len(given) and bool(((given.round() == given) & (given.abs() < least)).all())
+        return ids.cast(pl.Int64, strict=False) if is_whole else None
+    if not ids.str.contains(r"^-?\d+(\.0+)?$").all():
         return None
-    mask = ids.str.contains(_WHOLE).fill_null(False)
-    if not mask.any():
-        return None
-    integers = pl.select(as_integers(pl.lit(ids), ids.dtype)).to_series()
-    plain = integers.cast(pl.Int64, strict=False).cast(pl.String).eq(integers).fill_null(False)
-    return mask if bool((plain | ids.is_null()).all()) else None
+    texts = ids.str.replace(_WHOLE, "${1}") if ids.str.contains(".", literal=True).any() else ids
+    integers = texts.cast(pl.Int64, strict=False)
+    return integers if bool((integers.cast(pl.String).eq_missing(texts)).all()) else None
 
 
 def has_float_texts(ids: pl.Series) -> bool:
@@ -127,9 +87,40 @@ def has_float_texts(ids: pl.Series) -> bool:
     return ids.dtype == pl.String and bool(ids.str.contains(_WHOLE).any())
 
 
-def as_integers(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Whole floats as integers: floats as numbers, texts without the fraction."""
-    return values.cast(pl.Int64, strict=False) if dtype.is_float() else values.str.replace(_WHOLE, "${1}")
+def numbered(values: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
+    """[T] the number of each value, from 0 in the order of first appearance, and the unique values in that order."""
+    codes, size = _codes(values)
+    made, rows = renumbered(codes, size)
+    return made, values.gather(rows)
+
+
+def _codes(values: pl.Series) -> tuple[npt.NDArray[np.integer], int]:
+    """[T] numbers of values, below a size."""
+    if values.dtype.is_integer():
+        low, high = int(values.min() or 0), int(values.max() or 0)  # type: ignore[arg-type]
+        if high - low < 2 * len(values) and low >= -(2**63) and high < 2**63:
+            return values.to_numpy().astype(np.int64) - low, high - low + 1
+    if values.dtype == pl.String:
+        codes = values.cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
+        return codes, int(codes.max(initial=0)) + 1
+    unique = values.unique()
+    table = pl.DataFrame({"value": unique, "code": np.arange(len(unique), dtype=np.int32)})
+    found = values.alias("value").to_frame().join(table, on="value", how="left", maintain_order="left")
+    return found["code"].to_numpy(), len(unique)
+
+
+def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Numbers anew, by first appearance, where some of ``size`` have no row.
+
+    Returns:
+        [T] the new number of each row; for each new number the row in which it appears first.
+    """
+    first = np.full(size, len(codes), dtype=np.int64)
+    np.minimum.at(first, codes, np.arange(len(codes)))
+    rows = np.sort(first[first < len(codes)])
+    new = np.empty(size, dtype=np.int32)
+    new[codes[rows]] = np.arange(len(rows), dtype=np.int32)
+    return new[codes], rows
 
 
 class IdMap:
@@ -218,8 +209,6 @@ class IdMap:
         Raises:
             ValueError: the ids are of another family, or one is missing or does not fit the map's type.
         """
-        if isinstance(ids, str | bytes):
-            raise ValueError(f"ids = {ids!r} must be a list of ids")
         wanted = self._comparable(ids)
         if self.as_uuid and (bad := wanted.filter(~wanted.str.contains(_UUID_TEXT))).len():
             raise ValueError(f"ids: {bad[0]!r} is no UUID, which the log's ids are; write it as {uuid.UUID(int=0)}")
@@ -241,22 +230,15 @@ class IdMap:
         return state.digest()
 
     def write(self, path: Path) -> None:
-        """Save as Parquet.
-
-        Raises:
-            ValueError: :meth:`read` could not read it again.
-        """
-        frame = self.values.alias(_UUID if self.as_uuid else "id").to_frame()
-        if wrong := _no_ids(frame):
-            raise ValueError(f"these are no ids: {wrong}")
-        write_frame(frame, path)
+        """Save as Parquet."""
+        write_frame(self.values.alias(_UUID if self.as_uuid else "id").to_frame(), path)
 
     @classmethod
     def read(cls, path: Path) -> IdMap:
         """Load what :meth:`write` saved.
 
         Raises:
-            CorruptFileError: the file is damaged, or holds no ids: one column of plain values, each once, none missing.
+            CorruptFileError: the file is damaged, or holds no ids.
         """
         values = cls.check(read_frame(path), path)
         return cls(values, as_uuid=values.name == _UUID)
@@ -268,9 +250,10 @@ class IdMap:
         Raises:
             CorruptFileError: it holds no ids: one column of plain values, each once, none missing.
         """
-        if wrong := _no_ids(frame):
-            raise CorruptFileError(f"these are no ids: {wrong}", path=path)
-        return frame.to_series()
+        values = frame.to_series()
+        if frame.width != 1 or values.dtype.is_nested() or values.null_count() or values.n_unique() < len(values):
+            raise CorruptFileError("these are no ids: one column of plain values, each once", path=path)
+        return values
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -288,10 +271,8 @@ class IdMap:
         if given.dtype == pl.Null:
             return pl.Series([None] * len(given), dtype=self.values.dtype)
         if {have, want} == {"integers", "floats"}:
-            if have == "floats" and whole_floats(given) is None:
-                is_whole = bool((given.round() == given).all())
-                kind = "floats that may stand for several integers" if is_whole else "fractions"
-                raise ValueError(self._other(given, kind, argument, owner))
+            if have == "floats" and integers_of(given) is None:
+                raise ValueError(self._other(given, "no whole numbers below 2 ** 53", argument, owner))
             return given.cast(self.values.dtype, strict=False)
         if have != want:
             raise ValueError(self._other(given, have, argument, owner))
@@ -307,22 +288,6 @@ class IdMap:
             written = self.parse([str(known[0])])[0]
             fix = fix if written is None else f"; write {shown(written)}"
         return f"{argument} = {given.head(3).to_list()!r} are {have}, but the {owner}'s ids are {want}{fix}"
-
-
-def _no_ids(frame: pl.DataFrame) -> str:
-    """Why the one column of a table holds no ids; empty: it does."""
-    if frame.width != 1:
-        return f"there are {frame.width} columns"
-    values = frame.to_series()
-    if values.dtype.is_nested() or (values.dtype in (pl.Null, pl.Object) and len(values)):
-        return f"they are of type {values.dtype}"
-    if missing := values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0):
-        return f"{missing:,} are missing"
-    if repeated := len(values) - values.n_unique():
-        return f"{repeated:,} are repeated"
-    if values.name == _UUID and not (values.dtype == pl.String and values.str.contains(_UUID_TEXT).all()):
-        return "some are no UUIDs"
-    return ""
 
 
 def as_series(values: Any, name: str) -> pl.Series:
@@ -362,15 +327,6 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
         return plain_series(pl.Series(name, values, dtype=pl.Int128() if is_wide else None))
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
-
-
-def plain_series(ids: pl.Series) -> pl.Series:
-    """Ids of their plain type; a decimal that is no integer, or too large for one, is no id of a log, and missing."""
-    wanted = plain_type(ids.dtype)
-    if wanted == ids.dtype:
-        return ids
-    plain = ids.cast(wanted, strict=False)
-    return plain.set(plain.cast(ids.dtype, strict=False).ne_missing(ids), None) if ids.dtype.is_decimal() else plain
 
 
 def same_moments(given: pl.Series, dtype: pl.DataType) -> pl.Series:

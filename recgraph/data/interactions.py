@@ -1,32 +1,26 @@
-"""``Interactions``: a log read from a frame or a file, ready to be filtered and split."""
+"""``Interactions``: a log read from a frame or files, ready to be filtered and split."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self, TypeVar
 
 from recgraph.arguments import checked
-from recgraph.data import atomic, readers
-from recgraph.data.columns import Columns, check_time_format
-from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
-from recgraph.data.errors import without_drop
-from recgraph.data.ingest import MissingIds, encode
+from recgraph.data.columns import Columns
+from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
+from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
-from recgraph.data.log_file import LogFile
-from recgraph.data.reading import FEATURES, FileFormat, Reading
-from recgraph.data.roles import NO_COLUMN
-from recgraph.data.sequence_files import scan_sequences
-from recgraph.data.source import Raw
+from recgraph.data.log_file import LogFile, Table
+from recgraph.data.reading import FEATURES, FileFormat, MissingIds, Reading
 from recgraph.data.split import Split
 
-__all__ = ["FileFormat", "Interactions"]
+Log = TypeVar("Log", bound=InteractionLog)
 
 
 class Interactions(InteractionLog):
-    """A log of interactions: read it with ``from_...``, filter it, split it.
+    """A log of interactions: :meth:`read` or :meth:`from_frame` it, filter it, split it.
 
     See :class:`recgraph.data.log.InteractionLog` for the attributes and filters.
     """
@@ -78,207 +72,81 @@ class Interactions(InteractionLog):
         missing_ids: MissingIds | None = None,
         texts: Collection[str] = (),
     ) -> Self:
-        """:meth:`from_frame` with its columns as one value, and ``texts`` of :meth:`from_files`.
-
-        ``missing_ids``: None: an error for readers that have no such setting.
-        """
-        with without_drop() if missing_ids is None else nullcontext():
-            raw = scan_frame(frame, columns.named(), ids=(columns.user, columns.item))
-            return cls._encoded(raw, columns, frame_kind(frame), time_format, missing_ids or "error", texts)
-
-    @classmethod
-    @checked
-    def from_csv(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        separator: str = ",",
-        names: list[str] | None = None,
-        encoding: str = "utf-8",
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
-        quotes: bool = True,
-    ) -> Self:
-        """From a delimited text file, plain or packed, scanned and never loaded whole.
-
-        Args:
-            path: the file.
-            user, item, timestamp, rating, weight: see :meth:`from_frame`. Ids become integers where each is written as
-                a plain integer (so that nothing is lost), else texts.
-            separator: one or several characters (``"::"``).
-            names: the columns, where the file has no header line.
-            encoding: of the text, e.g. ``"latin-1"``.
-            time_format, missing_ids: see :meth:`from_frame`.
-            quotes: whether ``"`` begins and ends a quoted field; else it is a part of its field.
-
-        Raises:
-            DataError: one of its subclasses for what is wrong, with file and line.
-        """
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        needed = columns.named()
-        raw = readers.scan_delimited(
-            path, separator=separator, columns=names, needed=needed, encoding=encoding, quotes=quotes
-        )
-        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
-
-    @classmethod
-    @checked
-    def from_tsv(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        names: list[str] | None = None,
-        encoding: str = "utf-8",
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
-        quotes: bool = True,
-    ) -> Self:
-        """:meth:`from_csv` with tabs."""
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = readers.scan_delimited(
-            path, separator="\t", columns=names, needed=columns.named(), encoding=encoding, quotes=quotes
-        )
-        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
-
-    @classmethod
-    @checked
-    def from_jsonl(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        encoding: str = "utf-8",
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
-    ) -> Self:
-        """From JSON lines, one object an interaction; see :meth:`from_frame` for the columns."""
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = readers.scan_jsonl(path, columns, encoding)
-        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
-
-    @classmethod
-    @checked
-    def from_parquet(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
-    ) -> Self:
-        """From a Parquet file, or all in a folder and its folders, scanned; see :meth:`from_frame` for the columns."""
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        if Path(path).is_dir():
-            given = {role: name or NO_COLUMN for role, name in columns.model_dump(exclude={"weight"}).items()}
-            raw = LogFile(str(path), Reading.of(given, weight=weight, format="parquet")).scan_rows()[0]
-        else:
-            raw = readers.scan_parquet(path)
-        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
-
-    @classmethod
-    @checked
-    def from_recbole(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = "timestamp",
-        rating: str | None = "rating",
-        weight: str | None = None,
-        encoding: str = "utf-8",
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
-    ) -> Self:
-        """From RecBole atomic files: the folder, or its ``.inter`` file; ``.user`` and ``.item`` become features.
-
-        ``timestamp`` and ``rating`` are left out where the file does not have the column of their default name.
-        """
-        files = atomic.atomic_files(path)
-        raw, types = atomic.scan_atomic(files["inter"], encoding)
-        columns = Columns(
-            user=user,
-            item=item,
-            timestamp=None if timestamp == "timestamp" and "timestamp" not in types else timestamp,
-            rating=None if rating == "rating" and "rating" not in types else rating,
-            weight=weight,
-        )
-        user_features = atomic.read_features(files["user"], user, encoding) if "user" in files else None
-        item_features = atomic.read_features(files["item"], item, encoding) if "item" in files else None
-        data = cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
-        return data.with_features(user_features, item_features)
-
-    @classmethod
-    @checked
-    def from_sequences(cls, path: str | Path, *, user: str = "user_id", item: str = "item_id") -> Self:
-        """From lines of ``user item item ...``, oldest first; ``user`` and ``item`` name the columns of outputs."""
-        return cls._encoded(scan_sequences(path, user=user, item=item), Columns(user=user, item=item))
+        """:meth:`from_frame` with its columns as one value, and ``texts`` of :meth:`from_files`."""
+        table = table_of(frame, columns)
+        return cls._encoded(table, frame_kind(frame), time_format, missing_ids or "error", texts)
 
     @classmethod
     @checked
     def read(
         cls,
         path: str | Path,
-        format: FileFormat | None = None,
         *,
-        user: str = "user_id",
-        item: str = "item_id",
+        user: str | None = None,
+        item: str | None = None,
         timestamp: str | None = None,
         rating: str | None = None,
         weight: str | None = None,
+        format: FileFormat | None = None,
+        separator: str | None = None,
+        names: Sequence[str] = (),
         encoding: str = "utf-8",
         time_format: str | None = None,
         missing_ids: MissingIds = "error",
+        user_features: str | Path | None = None,
+        item_features: str | Path | None = None,
+        lists: Mapping[str, str] | None = None,
+        quotes: bool = True,
     ) -> Self:
-        """From a file, a folder or a pattern of files of any of the formats; :func:`load_data` also guesses columns.
+        """From a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``.
+
+        What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.reading``).
 
         Args:
-            path: the file, the folder or the pattern.
-            format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"``, ``"sequences"``; by default chosen
-                by the suffix (that of a packed file aside), or by what a folder holds.
-            user, item, timestamp, rating, weight: see :meth:`from_frame`. RecBole files have their own default names of
-                timestamp and rating, and ``"none"`` leaves these out; sequence files have neither, nor weights.
-            encoding: of text files.
-            time_format, missing_ids: see :meth:`from_frame`.
+            path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
+                file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
+                by gzip, Zstandard, bzip2 or xz.
+            user, item: the columns of ids; guessed from usual names. Ids of text files become integers where each is
+                written as one (``1000.0`` is ``1000``), else texts.
+            timestamp, rating: their columns; guessed, and ``"none"`` says that the log has none. Of times see
+                :meth:`from_frame`.
+            weight: the column of weights.
+            format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"`` or ``"sequences"``; by default the
+                names of the files say it.
+            separator: of a CSV file, one or several characters; by default its first line says it.
+            names: of the columns, where a CSV file has no header line.
+            encoding: of text files, e.g. ``"latin-1"``.
+            time_format: of times that are texts in another form than ISO 8601, e.g. ``"%d/%m/%Y %H:%M"``.
+            missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
+            user_features, item_features: side information: files (CSV, TSV, JSON lines, Parquet, RecBole's ``.user``
+                and ``.item``) with the log's column of ids and one row an id.
+            lists: column of texts in these files -> the separator of the list that each text is, ``{"genres": "|"}``;
+                where it is ``""``, a text is one value. Models of graphs read each word of any other text as a value.
+            quotes: of CSV and TSV files: whether ``"`` begins and ends a quoted field; else it is a part of its field.
 
         Raises:
-            ValueError: the format cannot be told from the name, or is none of these.
+            FileNotFoundError: there is no such file.
+            ValueError: the format cannot be told, or an option has a value that is not allowed.
+            DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
         """
-        if format is not None and format not in get_args(FileFormat):
-            raise ValueError(f"format = {format!r} must be one of {', '.join(get_args(FileFormat))}")
-        if (format or LogFile(str(path)).format) == "recbole":
-            return cls.from_recbole(
-                path,
-                user=user,
-                item=item,
-                timestamp=None if timestamp == NO_COLUMN else timestamp or "timestamp",
-                rating=None if rating == NO_COLUMN else rating or "rating",
-                weight=weight,
-                encoding=encoding,
-                time_format=time_format,
-                missing_ids=missing_ids,
-            )
-        of_text = {"encoding": encoding, "time_format": time_format, "missing_ids": missing_ids}
-        columns = {"user": user, "item": item, "timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
-        return cls.from_files(LogFile(str(path), Reading.of(columns, weight=weight, format=format, **of_text)))
+        reading = Reading.of(
+            user=user,
+            item=item,
+            timestamp=timestamp,
+            rating=rating,
+            weight=weight,
+            format=format,
+            separator=separator,
+            names=tuple(names),
+            encoding=encoding,
+            time_format=time_format,
+            missing_ids=missing_ids,
+            user_features=None if user_features is None else str(user_features),
+            item_features=None if item_features is None else str(item_features),
+            lists=dict(lists or {}),
+            quotes=quotes,
+        )
+        return cls.from_files(LogFile(str(path), reading))
 
     @classmethod
     def from_files(cls, files: LogFile, texts: Collection[str] = ()) -> Self:
@@ -289,33 +157,25 @@ class Interactions(InteractionLog):
             texts: which of ``user`` and ``item`` keep ids that are texts as written (``1000.0`` is then no 1000).
 
         Raises:
-            ValueError: a setting that files of this format do not use.
             DataError: what is wrong with a file.
         """
-        reading = files.reading
-        reading.check_of_format(files.format)
-        found = files.scan()
-        # the form of a log that is read again, or of a later one, may be that of times which this one has not
-        form = reading.time_format if found.columns.timestamp is not None else None
-        data = cls._encoded(found.raw, found.columns, time_format=form, missing_ids=reading.missing_ids, texts=texts)
-        frames = {name: getattr(found, name) for name in FEATURES}
-        data = data.with_feature_files(frames, files.feature_files())
-        return replace(data, files=files.found(found.columns))
+        table, reading = files.read(), files.reading
+        data = cls._encoded(table, "polars", reading.time_format, reading.missing_ids, texts)
+        data = data.with_feature_files(table.features, files.feature_files())
+        return replace(data, files=files.found(table.columns))
 
     @classmethod
     def _encoded(
         cls,
-        raw: Raw,
-        columns: Columns,
-        kind: FrameKind = "polars",
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
+        table: Table,
+        kind: FrameKind,
+        time_format: str | None,
+        missing_ids: MissingIds,
         texts: Collection[str] = (),
     ) -> Self:
-        check_time_format(time_format, columns)
-        raw = replace(raw, texts=frozenset(getattr(columns, role) for role in texts))
-        log, users, items, time_unit = encode(raw, columns, time_format, missing_ids)
-        return cls(log, users, items, columns, time_unit, raw.source.kept(), kind, time_format=time_format)
+        log, users, items, unit = encode(table, time_format, missing_ids, texts)
+        form = time_format if table.columns.timestamp is not None else None
+        return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
 
     @checked
     def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
@@ -327,3 +187,64 @@ class Interactions(InteractionLog):
             **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
         """
         return Split.of(self, strategy, seed=seed, **params)
+
+
+@checked
+def load_data(path: Any, *, user_features: Any = None, item_features: Any = None, **given: Any) -> Interactions:
+    """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
+
+    Args:
+        path: files, as :meth:`Interactions.read` reads them with all its options; or a frame, as
+            :meth:`Interactions.from_frame` reads it, whose columns are guessed where they are not named.
+        user_features, item_features: side information: files or frames.
+        given: further options of these.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an option has a value that is not allowed.
+        DataError: one of its subclasses for what is wrong.
+    """
+    features = {"user_features": user_features, "item_features": item_features}
+    files: dict[str, Any] = {name: str(each) for name, each in features.items() if isinstance(each, str | Path)}
+    frames = {name: each for name, each in features.items() if name not in files}
+    if isinstance(path, str | Path):
+        return Interactions.read(path, **given, **files).with_features(**frames)
+    kind = frame_kind(path, "path")
+    reading = Reading.of({**given, **files})
+    columns = reading.columns_of(names_of(path), f"{kind} frame")
+    data = Interactions.from_columns(path, columns, reading.time_format, reading.missing_ids)
+    return with_features_of(data, reading).with_features(**frames)
+
+
+def with_features_of(data: Log, reading: Reading) -> Log:
+    """A log with the features in the files that a reading names.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        DataError: what is wrong with one.
+    """
+    files = {name: Path(path) for name in FEATURES if (path := getattr(reading, name)) is not None}
+    return data.with_feature_files(LogFile("", reading).features(data.columns), files) if files else data
+
+
+def folds(
+    data: Interactions, n_folds: int, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any
+) -> list[Split]:
+    """Split a log several times, each time with another test part; no interaction is in two of them.
+
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and ``--set 'split_options={n_folds=3,
+    fold=0}'`` of a command. Each has a hash of its own.
+
+    Args:
+        data: the log.
+        n_folds: how many, at least 2.
+        strategy: ``"time"``: windows of time up to the end of the log, the newest first, and nothing of later ones is
+            in a split; ``"leave-one-out"``: each user's last interaction, then the one before it and so on, without
+            those after it; ``"ratio"`` and ``"users"``: all interactions, or all users, in ``n_folds`` parts at random.
+        seed: of the strategies that draw; one for all folds.
+        **params: of the strategy, see :mod:`recgraph.data.strategies`.
+
+    Raises:
+        ValueError: a strategy without folds, a parameter that it does not have or allow, or too short a log.
+    """
+    return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]

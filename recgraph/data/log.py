@@ -16,19 +16,14 @@ import torch
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
-from recgraph.data.ids import IdMap, owned
-from recgraph.data.log_file import LogFile
-from recgraph.data.numbering import renumbered
+from recgraph.data.ids import IdMap, owned, renumbered
+from recgraph.data.log_file import LogFile, Source
 from recgraph.data.part import OrderedLog
 from recgraph.data.relations import RelationGraph, check_graph
-from recgraph.data.source import Source
 from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
 from recgraph.notebook import block
-
-__all__ = ["DESCRIPTION", "HEAD_OF_SPLIT", "PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
 
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in
@@ -192,10 +187,7 @@ class InteractionLog:
         if negative == "error":
             below = self.log.filter(pl.col("rating") < 0)
             if len(below):
-                message = (
-                    f"the rating {below['rating'][0]:g} is negative ({len(below):,} such); if it stands "
-                    "for 'not rated', use min_rating(..., negative='drop'), in a card negative = \"drop\""
-                )
+                message = f"the rating {below['rating'][0]:g} is negative; negative='drop' leaves such rows out"
                 raise self.source.error(RatingError, message, row=int(below["row"][0]))
         kept = self.log.filter((pl.col("rating") >= float(threshold)) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
@@ -282,19 +274,13 @@ class InteractionLog:
                 write_frame(table, folder / f"{name}.parquet")
         if self.graph is not None:
             self.graph.save(folder / "graph")
-        path = self.source.path
         description = {
             "columns": self.columns.model_dump(),
             "time_unit": self.time_unit,
             "time_format": self.time_format,
             "kind": self.kind,
-            "format": self.source.format,
-            "path": str(path) if path is not None else None,
-            "separator": self.source.separator,
-            "has_header": self.source.has_header,
-            "encoding": self.source.encoding,
-            "quotes": self.source.quotes,
-            "parts": [str(part.path) for part in self.source.parts],
+            "path": None if self.source.path is None else str(self.source.path),
+            "parts": [[str(part), count] for part, count in self.source.parts],
         }
         write_json(description, folder / DESCRIPTION)
 
@@ -317,7 +303,7 @@ class InteractionLog:
     def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
         """Read what :meth:`write_all_but_log` wrote, around a given ``log``."""
         saved = read_object(folder / DESCRIPTION)
-        path = Path(saved["path"]) if saved["path"] is not None else None
+        parts = tuple((Path(part), count) for part, count in saved["parts"])
         files = {name: folder / f"{name}.parquet" for name in _FEATURES}
         features: dict[str, Any] = {name: read_frame(file) for name, file in files.items() if file.is_file()}
         has_graph = (folder / "graph").is_dir()
@@ -328,7 +314,7 @@ class InteractionLog:
             columns=Columns(**saved["columns"]),
             time_unit=saved["time_unit"],
             time_format=saved["time_format"],
-            source=_saved_source(saved, path),
+            source=Source(None if saved["path"] is None else Path(saved["path"]), parts),
             kind=saved["kind"],
             graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has_graph else None,
             **features,
@@ -338,13 +324,6 @@ class InteractionLog:
 def _owned(frame: pl.DataFrame) -> pl.DataFrame:
     """A frame of the user's own as one that no later change of theirs reaches."""
     return pl.DataFrame([owned(column) for column in frame.iter_columns()])
-
-
-def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
-    shared = (saved["separator"], saved["has_header"], saved["encoding"])
-    quotes = saved["quotes"]
-    parts = tuple(Source(saved["format"], Path(part), *shared, quotes=quotes) for part in saved["parts"])
-    return Source(saved["format"], path, *shared, parts, quotes=quotes)
 
 
 #: the descriptions of a saved log and of a saved split, the files that are written last
@@ -371,7 +350,33 @@ def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
     return ordered.unique(["user", "item"], keep=policy, maintain_order=True).sort("row")
 
 
+def k_core(
+    user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], users: int, items: int
+) -> npt.NDArray[np.bool_]:
+    """The rows in which every user has at least ``users`` and every item at least ``items`` interactions.
+
+    Dropping items shortens users and the other way round, so both are dropped until nothing changes. The fixed point is
+    unique (the largest such set of rows), whatever the order.
+
+    Args:
+        user, item: [T] indices.
+        users, items: the smallest counts.
+
+    Returns:
+        [T] True for the rows that stay.
+    """
+    rows = np.arange(len(user))
+    keep_mask = np.zeros(len(user), dtype=bool)
+    while len(rows):
+        keep = (np.bincount(user) >= users)[user] & (np.bincount(item) >= items)[item]
+        if keep.all():
+            break
+        rows, user, item = rows[keep], user[keep], item[keep]
+    keep_mask[rows] = True
+    return keep_mask
+
+
 def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
     """Indices in the order of first appearance, and the map of the ids that remain."""
-    new, kept = renumbered(codes.to_numpy(), len(ids))
-    return pl.Series(codes.name, new), ids.take(kept)
+    new, rows = renumbered(codes.to_numpy(), len(ids))
+    return pl.Series(codes.name, new), ids.take(codes.to_numpy()[rows])

@@ -1,40 +1,111 @@
-"""A log in files of one's own: find the files, their format and their columns, and scan them as one log."""
+"""A log in files of one's own: find the files, their format and their columns, and read them as one table."""
 
 from __future__ import annotations
 
+import bz2
+import csv
+import glob
+import gzip
 import hashlib
+import io
+import itertools
+import lzma
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar, cast, get_args
 
 import polars as pl
 
-from recgraph.data import atomic, readers
-from recgraph.data.columns import Columns, check_time_format
-from recgraph.data.diagnose import check_file, collect, explained, usual_separator
-from recgraph.data.feature_files import read_feature_file
-from recgraph.data.file_names import SUFFIXES, FileFormat, fitting, format_of, format_of_features, in_folder, suffix_of
-from recgraph.data.packing import check_encoding
-from recgraph.data.reading import FEATURES, PARTS, ROLES, Reading
-from recgraph.data.roles import NO_COLUMN
-from recgraph.data.sequence_files import scan_sequences
-from recgraph.data.source import Raw, Source
+from recgraph.data.columns import Columns
+from recgraph.data.errors import (
+    CorruptFileError,
+    DataError,
+    DuplicateColumnError,
+    EmptyLogError,
+    EncodingError,
+    MissingColumnError,
+    MissingIdError,
+    MixedIdError,
+    TimestampError,
+)
+from recgraph.data.ids import family, plain_series
+from recgraph.data.reading import FEATURES, NO_COLUMN, PARTS, ROLES, FileFormat, Reading, candidates_of
+from recgraph.files import read_frame, reading, sha256
+from recgraph.texts import listed
 
-__all__ = ["FileFormat", "LogFile", "Scanned", "is_data_path"]
-
+SUFFIXES: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".inter": "recbole",
+    ".user": "recbole",
+    ".item": "recbole",
+}
+#: suffix of a packed file -> its reader; polars unpacks gzip and Zstandard itself
+_PACKED: dict[str, Any] = {".gz": gzip.open, ".zst": None, ".bz2": bz2.open, ".xz": lzma.open}
 _PATTERN = "*?["
+#: ``"::"`` first, as it separates no text of another form
+_SEPARATORS = ("::", ",", "\t", ";", "|")
+_RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
+#: columns of which a row without a value is a blank line; polars takes seconds for expressions of hundreds
+_MOST_COLUMNS = 64
+_MARK = "\ufeff"
+E = TypeVar("E", bound=DataError)
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """A log before encoding, with its columns and side information."""
+class Source:
+    """Where the rows of a log are from, for errors.
 
-    raw: Raw
+    Attributes:
+        path: the file, or of several their folder or pattern; None for a frame in memory.
+        parts: each file with its number of rows, where there are several.
+    """
+
+    path: Path | None = None
+    parts: tuple[tuple[Path, int], ...] = ()
+
+    def error(self, kind: type[E], message: str, *, row: int | None = None) -> E:
+        """An error that names the file and the row in it."""
+        if row is not None:
+            for path, count in self.parts:
+                if row < count:
+                    return kind(message, path=path, row=row)
+                row -= count
+        return kind(message, path=self.path, row=row)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A log before encoding.
+
+    Attributes:
+        frame: its named columns, in the order of the rows.
+        columns: their names.
+        source: where it is from.
+        as_text: the ids came as texts (text files); those that are all plain integers then become integers.
+        ends: where the parts train, valid and test were given apart: the rows of each and those before it.
+        uuids: the columns whose texts were UUID objects.
+        features: of users and items, by the names of :data:`recgraph.data.reading.FEATURES`.
+    """
+
+    frame: pl.DataFrame
     columns: Columns
-    user_features: pl.DataFrame | None = None
-    item_features: pl.DataFrame | None = None
+    source: Source
+    as_text: bool = False
+    ends: tuple[int, ...] = ()
+    uuids: frozenset[str] = frozenset()
+    features: dict[str, pl.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,14 +130,12 @@ class LogFile:
         """
         path = Path(self.path)
         if path.is_dir():
-            return in_folder(path, self.reading.format)
-        if path.is_file() or not set(_PATTERN) & set(self.path):
-            if not path.is_file():
-                raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
+            return _in_folder(path, self.reading.format)
+        if path.is_file():
             return [path]
-        found = fitting(self.path)
+        found = fitting(self.path) if set(_PATTERN) & set(self.path) else []
         if not found:
-            raise FileNotFoundError(f"no file fits the pattern {self.path!r}")
+            raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
         return found
 
     @property
@@ -87,51 +156,48 @@ class LogFile:
         """
         return self.reading.format or format_of(self.files[0])
 
-    def scan(self) -> Scanned:
-        """Scan the files as one log, with all columns known.
+    def read(self) -> Table:
+        """The log, with all columns known, and its features.
 
         Raises:
-            FileNotFoundError: there are none.
+            FileNotFoundError: there are no files.
             ValueError: the format cannot be told.
-            DataError: what is wrong with the first file, a column that cannot be told among them.
+            DataError: what is wrong with a file, a column that cannot be told among them.
         """
-        raw, columns = self.scan_rows()
-        return Scanned(raw, columns, **self.features(columns))
+        table = self._read_rows() if not self.reading.has_parts else self._read_parts()
+        return Table(
+            table.frame, table.columns, table.source, table.as_text, table.ends, features=self.features(table.columns)
+        )
 
-    def scan_rows(self) -> tuple[Raw, Columns]:
-        """The log of :meth:`scan` with its columns, without side information."""
-        reading, files, form = self.reading, self.files, self.format
-        if reading.has_parts:
-            return self._scan_parts()
-        if form == "sequences":
-            columns = Columns(user=reading.user or "user_id", item=reading.item or "item_id")
-            raws = [_scan_sequences(file, columns, reading) for file in files]
-        elif form == "recbole":
-            scans = [atomic.scan_atomic(file, reading.encoding, reading.quotes) for file in files]
-            raws = [raw for raw, _ in scans]
-            columns = reading.columns_of(list(scans[0][1]), raws[0].source, self.path)
-        else:
-            columns = self._columns(form, files[0])
-            raws = [_scan(file, form, columns, reading) for file in files]
-        return raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns), columns
+    def _read_rows(self) -> Table:
+        form, files, given = self.format, self.files, self.reading
+        columns = self._columns(form, files[0])
+        frames = [_read(file, form, columns, given) for file in files]
+        as_text = form not in ("jsonl", "parquet")
+        return together(frames, columns, files, Path(self.path), as_text)
 
-    def completed(self) -> Reading:
-        """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have.
-
-        Raises:
-            ValueError: a setting that says nothing of this log.
-        """
-        self.reading.check_of_format(self.format)
-        columns = self.scan().columns
-        check_time_format(self.reading.time_format, columns)
-        return self.found(columns).reading
+    def _read_parts(self) -> Table:
+        """The files of all parts as one log that knows where each ends."""
+        train = self.of_train._read_rows()
+        likewise = self.of_train.found(train.columns).reading
+        paths = [getattr(self.reading, name) for name in PARTS]
+        others = [None if path is None else LogFile(path, likewise)._read_rows() for path in paths]
+        return given_apart([train, *others])
 
     def found(self, columns: Columns) -> LogFile:
-        """The files by their absolute path, with the columns that a scan has found."""
+        """The files by their absolute path, with the columns that were found."""
         names = columns.model_dump()
         roles = {role: names[role] or NO_COLUMN for role in ROLES if role != "weight"}
-        reading = self.reading.model_copy(update=roles).from_folder(Path())
-        return LogFile(str(Path(self.path).absolute()), reading)
+        return LogFile(str(Path(self.path).absolute()), self.reading.model_copy(update=roles).from_folder(Path()))
+
+    def completed(self) -> Reading:
+        """The reading with the columns that are guessed, and ``"none"`` for those that the log does not have."""
+        return self.found(self._columns(self.format, self.files[0])).reading
+
+    @property
+    def of_train(self) -> LogFile:
+        """The files of the log itself, without those of other parts that are given."""
+        return LogFile(self.path, self.reading.model_copy(update=dict.fromkeys(PARTS)))
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether the files are the same: their number, size, latest change and the hash of their content.
@@ -139,7 +205,9 @@ class LogFile:
         The hash of one file is its sha256; that of several is of the list of theirs. Files of given parts are among
         them.
         """
-        return {**self.stamp(), "sha256": _sha256(self._all_files())}
+        hashes = [sha256(path) for path in self._all_files()]
+        whole = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+        return {**self.stamp(), "sha256": whole}
 
     def stamp(self) -> dict[str, Any]:
         """The part of the fingerprint that is found without reading the files."""
@@ -159,58 +227,36 @@ class LogFile:
         """The fingerprint of each file of features, by its name in the settings; that of the log does not cover them.
 
         Raises:
-            FileNotFoundError: one is not there. Where the log itself lies elsewhere, those beside it are not known.
+            FileNotFoundError: one is not there.
         """
         files = self.feature_files() if self.is_there else self._given_features()
         return {name: LogFile(str(path)).fingerprint() for name, path in files.items()}
 
-    @property
-    def of_train(self) -> LogFile:
-        """The files of the log itself, without those of other parts that are given."""
-        return LogFile(self.path, self.reading.model_copy(update=dict.fromkeys(PARTS)))
-
-    def _part(self, name: str, columns: Columns) -> LogFile | None:
-        """The files of another part that is given, with the columns of the training part."""
-        path = getattr(self.reading, name)
-        if path is None:
-            return None
-        reading = self.of_train.found(columns).reading
-        return LogFile(path, reading)
-
     def _all_files(self) -> list[Path]:
-        paths = (getattr(self.reading, name) for name in PARTS)
-        others = (LogFile(path, self.of_train.reading).files for path in paths if path is not None)
-        return [*self.files, *(file for files in others for file in files)]
-
-    def _scan_parts(self) -> tuple[Raw, Columns]:
-        """The files of all parts as one log that knows where each ends."""
-        train, columns = self.of_train.scan_rows()
-        parts = [self._part(name, columns) for name in PARTS]
-        others = [None if part is None else part.scan_rows()[0] for part in parts]
-        return readers.given_apart(Path(self.path), [train, *others], columns), columns
+        paths = [getattr(self.reading, name) for name in PARTS]
+        others = [LogFile(path, self.of_train.reading).files for path in paths if path is not None]
+        return [*self.files, *itertools.chain(*others)]
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
         """All columns, by the first file."""
-        reading = self.reading
-        if form == "parquet":
-            source = Source("parquet", first)
-            names = collect(readers.scan_parquet(first).lazy.head(0), source).columns
-        elif form == "jsonl":
-            source = Source("jsonl", first)
-            names = readers.keys_of(first, reading.encoding)
-        else:
-            separator = _separator(form, first, reading)
-            encoding = check_encoding(reading.encoding)
-            source = Source("delimited", check_file(first), separator, encoding=encoding, quotes=reading.quotes)
-            names = list(reading.names) or readers.header_of(source)
-            readers.check_header(source, names)
-        return reading.columns_of(names, source, self.path)
+        given = self.reading
+        _check_there(first)
+        if form == "sequences":
+            return Columns(user=given.user or "user_id", item=given.item or "item_id")
+        with _explained(first):
+            if form == "parquet":
+                names = pl.scan_parquet(first, glob=False).collect_schema().names()
+            elif form == "jsonl":
+                names = pl.read_ndjson(_plain(first, given.encoding), n_rows=1000).columns
+            else:
+                names = list(given.names) or _header(first, form, given)
+        return given.columns_of(names, self.path, first)
 
     def feature_files(self) -> dict[str, Path]:
         """The files of features: those that are given, and those beside a file of RecBole's."""
         found = {}
         if self.path and self.format == "recbole":
-            found = {f"{side}_features": file for side, file in atomic.side_files(self.files[0]).items()}
+            found = {f"{side}_features": file for side, file in _side_files(self.files[0]).items()}
         return found | self._given_features()
 
     def _given_features(self) -> dict[str, Path]:
@@ -218,60 +264,427 @@ class LogFile:
         return {name: Path(path) for name, path in given.items() if path is not None}
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
-        """The features in :meth:`feature_files`."""
-        reading, found = self.reading, {}
+        """The features in :meth:`feature_files`, keyed by the log's columns of ids."""
+        found = {}
         for name, path in self.feature_files().items():
-            form, role = format_of_features(check_file(path)), name.removesuffix("_features")
-            key = getattr(columns, role)
-            found[name] = read_feature_file(str(path), form, key, role, reading.encoding, reading.quotes)
-        return reading.split_lists(found)
+            role = name.removesuffix("_features")
+            found[name] = _read_features(path, getattr(columns, role), role, self.reading)
+        return self.reading.split_lists(found)
+
+
+# -- names of files
 
 
 def is_data_path(name: str) -> bool:
     """Whether a name is the path of a log rather than the name of a data card."""
-    path = Path(name)
-    is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(path)  # False where a name is too long
-    return bool(name) and not name.endswith(".toml") and (is_path or suffix_of(path) in SUFFIXES)
+    is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(name)
+    return bool(name) and not name.endswith(".toml") and (is_path or suffix_of(Path(name)) in SUFFIXES)
 
 
-def _separator(form: FileFormat, path: Path, reading: Reading) -> str:
-    if reading.separator is not None:
-        return reading.separator
-    if form == "tsv":
+def suffix_of(path: Path) -> str:
+    """The suffix that says the format, without that of a packed file."""
+    return Path(path.stem if path.suffix.lower() in _PACKED else path.name).suffix.lower()
+
+
+def format_of(path: Path) -> FileFormat:
+    """The format that the name of a file says.
+
+    Raises:
+        ValueError: it says none.
+    """
+    if (form := SUFFIXES.get(suffix_of(path))) is not None:
+        return form
+    raise ValueError(
+        f"the format of {str(path)!r} cannot be told by its name; give format= (--data-format) one of "
+        f"{', '.join(get_args(FileFormat))}"
+    )
+
+
+def fitting(pattern: str) -> list[Path]:
+    """The files that fit a pattern; its folders that are there are no part of it, whatever their names."""
+    place, *parts = Path("."), *Path(pattern).parts
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    names = glob.glob(os.path.join(*parts), root_dir=place, recursive=True) if parts else []
+    return sorted(path for name in names if (path := place / name).is_file())
+
+
+def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
+    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: there are several formats, or several RecBole logs.
+    """
+    every = sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if not any(part[0] in "._" for part in Path(place, name).relative_to(folder).parts)
+    )
+    logs = [path for path in every if suffix_of(path) == ".inter"]
+    if form == "recbole" or (form is None and logs):
+        if len(logs) > 1:
+            raise ValueError(f"{str(folder)!r} holds {len(logs)} .inter files; name one")
+        found = logs
+    elif form == "sequences":
+        found = every
+    else:
+        known = {path: SUFFIXES[suffix_of(path)] for path in every if suffix_of(path) in SUFFIXES}
+        if form is None and len(set(known.values())) > 1:
+            formats = ", ".join(sorted(set(known.values())))
+            raise ValueError(f"folder {str(folder)!r} holds files of formats {formats}; give format= (--data-format)")
+        found = [path for path, kind in known.items() if form in (None, kind)]
+    if not found:
+        raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _side_files(inter: Path) -> dict[str, Path]:
+    """RecBole's files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of ``ml.train`` ``ml.item``."""
+    name = inter.name.partition(".inter")[0]
+    stems = dict.fromkeys((name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test")))
+    places = {
+        side: [inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)]
+        for side in ("user", "item")
+    }
+    return {side: there[0] for side, each in places.items() if (there := [path for path in each if path.is_file()])}
+
+
+# -- reading one file
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What a library says of a file inside the block is an error that names the file."""
+    try:
+        with reading(path):
+            yield
+    except CorruptFileError as error:
+        if isinstance(error.__cause__, UnicodeError) or "utf-8" in str(error).lower():
+            raise EncodingError(f"{error.__cause__}; give its encoding=, such as 'latin-1'", path=path) from None
+        raise
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not a file")
+    if not path.stat().st_size:
+        raise EmptyLogError("the file is empty", path=path)
+
+
+def _open(path: Path, encoding: str) -> IO[str]:
+    """The text of a file, unpacked, without a byte order mark."""
+    name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    if path.suffix.lower() == ".zst":
+        lines = pl.scan_lines(path, glob=False).collect()["line"]
+        return io.StringIO("\n".join(lines).removeprefix(_MARK))
+    opened = _PACKED.get(path.suffix.lower(), open)(path, "rb")
+    return io.TextIOWrapper(opened, encoding=name, newline="")
+
+
+def _plain(path: Path, encoding: str) -> Path | bytes:
+    """What polars reads: the file itself, or its text in memory where it is packed otherwise or not in UTF-8."""
+    is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    if is_utf8 and path.suffix.lower() not in (".bz2", ".xz") and not _has_mark(path):
+        return path
+    return _text(path, encoding).encode()
+
+
+def _text(path: Path, encoding: str) -> str:
+    with _open(path, encoding) as text:
+        return text.read().removeprefix(_MARK)
+
+
+def _has_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == _MARK.encode()
+
+
+def _first_line(path: Path, encoding: str) -> str:
+    with _open(path, encoding) as text:
+        return next((line for line in text if line.strip()), "").rstrip("\r\n").removeprefix(_MARK)
+
+
+def _separator(path: Path, form: FileFormat, given: Reading) -> str:
+    if form in ("tsv", "recbole"):
         return "\t"
-    source = Source("delimited", check_file(path), encoding=check_encoding(reading.encoding))
-    with explained(source), source.open() as text:
-        line = next((line for line in text if line.strip()), "")
-    return usual_separator(line, n_fields=len(reading.names) or None) or ","
+    if given.separator is not None:
+        return given.separator
+    line = _first_line(path, given.encoding)
+    held = [mark for mark in _SEPARATORS if mark in line]
+    fits = [mark for mark in held if line.count(mark) + 1 == len(given.names)]
+    return next(iter([*fits, *held]), ",")
 
 
-def _scan(path: Path, form: FileFormat, columns: Columns, reading: Reading) -> Raw:
-    if form == "parquet":
-        return readers.scan_parquet(path)
-    if form == "jsonl":
-        return readers.scan_jsonl(path, columns, reading.encoding)
-    return readers.scan_delimited(
-        path,
-        separator=_separator(form, path, reading),
-        columns=reading.names or None,
-        needed=columns.named(),
-        encoding=reading.encoding,
-        quotes=reading.quotes,
+def _header(path: Path, form: FileFormat, given: Reading) -> list[str]:
+    """The names in the first line; of a RecBole file without their types.
+
+    Raises:
+        DuplicateColumnError: a name stands twice.
+        CorruptFileError: a name of a RecBole file has no type.
+    """
+    separator, line = _separator(path, form, given), _first_line(path, given.encoding)
+    if len(separator) > 1 or not given.quotes:
+        names = [name.strip() if len(separator) > 1 else name for name in line.split(separator)]
+    else:
+        names = next(csv.reader([line], delimiter=separator), [])
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise DuplicateColumnError(
+            f"the header names {twice!r} {names.count(twice)} times; rename all but one", path=path
+        )
+    return list(_types(names, path)) if form == "recbole" else names
+
+
+def _types(header: Sequence[str], path: Path) -> dict[str, str]:
+    """Name -> type, of the header of a RecBole file."""
+    types = {}
+    for each in header:
+        name, _, kind = each.rpartition(":")
+        if not name or kind not in _RECBOLE_TYPES:
+            raise CorruptFileError(
+                f"header field {each!r} is not name:type with a type of {', '.join(_RECBOLE_TYPES)}, tab separated",
+                path=path,
+            )
+        types[name] = kind
+    return types
+
+
+def _read(path: Path, form: FileFormat, columns: Columns, given: Reading) -> pl.DataFrame:
+    """The named columns of one file: of a text file as texts.
+
+    Raises:
+        MissingColumnError: one is not there.
+        CorruptFileError, EncodingError: it is damaged, or in another encoding.
+    """
+    _check_there(path)
+    with _explained(path):
+        if form == "sequences":
+            return read_sequences(path, columns.user, columns.item, given.encoding, given.missing_ids)
+        if form == "parquet":
+            lazy = pl.scan_parquet(path, glob=False)
+        elif form == "jsonl":
+            lazy = pl.read_ndjson(_plain(path, given.encoding), infer_schema_length=None).lazy()
+        else:
+            lazy = _scan_delimited(path, form, given, columns.named())
+        names = lazy.collect_schema().names()
+        for name in columns.named():
+            if name not in names:
+                raise MissingColumnError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
+        return lazy.select(columns.named()).collect(engine="streaming")
+
+
+def _scan_delimited(path: Path, form: FileFormat, given: Reading, needed: Sequence[str] = ()) -> pl.LazyFrame:
+    separator, names = _separator(path, form, given), list(given.names)
+    if form == "recbole" or not names:
+        names = _header(path, form, given)
+    has_header = form == "recbole" or not given.names
+    if len(separator) > 1:
+        lazy = _split_lines(path, separator, names, has_header, given.encoding)
+    else:
+        plain = _plain(path, given.encoding)
+        lazy = pl.scan_csv(
+            plain if isinstance(plain, Path) else io.BytesIO(plain),
+            separator=separator,
+            quote_char='"' if given.quotes else None,
+            has_header=has_header,
+            infer_schema=False,
+            glob=False,
+        )
+        there = lazy.collect_schema().names()
+        if len(there) != len(names):
+            raise DataError(f"{len(there)} fields separated by {separator!r}, and {len(names)} names", path=path)
+        lazy = lazy.rename(dict(zip(there, names, strict=True)))
+    looked_at = names if len(names) <= _MOST_COLUMNS else needed or names
+    return lazy.filter(~pl.all_horizontal(pl.col(name).is_null() for name in looked_at))  # a blank line is no row
+
+
+def _split_lines(path: Path, separator: str, names: list[str], has_header: bool, encoding: str) -> pl.LazyFrame:
+    """The fields of lines that are separated by several characters; nothing is quoted.
+
+    Raises:
+        DataError: a line has more or fewer fields than there are names.
+    """
+    lines = pl.DataFrame({"line": _text(path, encoding).split("\n")}, schema={"line": pl.String})
+    lines = lines.select(pl.col("line").str.strip_chars_end("\r")).filter(pl.col("line").str.strip_chars() != "")
+    lines = lines.slice(int(has_header))
+    fields = lines["line"].str.count_matches(separator, literal=True) + 1
+    if (fields != len(names)).any():
+        row = int((fields != len(names)).arg_max() or 0)
+        raise DataError(f"{fields[row]} fields separated by {separator!r}, and {len(names)} names", path=path, row=row)
+    parts = pl.col("line").str.split_exact(separator, len(names) - 1).struct.rename_fields(names)
+    return lines.lazy().select(parts).unnest("line").with_columns(pl.all().replace("", None))
+
+
+def read_sequences(
+    path: Path, user: str = "user_id", item: str = "item_id", encoding: str = "utf-8", missing_ids: str = "error"
+) -> pl.DataFrame:
+    """A file of one user a line, ``user item item ...``, separated by white space, as pairs; blank lines are skipped.
+
+    Args:
+        path: the file, plain or packed.
+        user, item: the names that the two columns get.
+        encoding: of the text.
+        missing_ids: ``"drop"`` leaves out lines with a user and no item.
+
+    Raises:
+        MissingIdError: a line holds a user and no item.
+    """
+    plain = _plain(path, encoding)
+    lines = pl.scan_lines(plain if isinstance(plain, Path) else io.BytesIO(plain), glob=False).collect()
+    fields = lines.select(pl.col("line").str.extract_all(r"\S+").alias("fields")).with_row_index("row")
+    fields = fields.filter(pl.col("fields").list.len() > 0)
+    short = fields.filter(pl.col("fields").list.len() == 1)
+    if len(short):
+        if missing_ids == "error":
+            message = (
+                f"the line {short['fields'][0][0][:60]!r} has no item (column {item!r}); it is not `user item ...`"
+            )
+            raise MissingIdError(message, path=path, row=int(short["row"][0]))
+        fields = fields.filter(pl.col("fields").list.len() > 1)
+    pairs = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item))
+    return pairs.explode(item)
+
+
+def read_delimited(path: Path, given: Reading) -> pl.DataFrame:
+    """All columns of a csv file, as texts."""
+    _check_there(path)
+    with _explained(path):
+        return _scan_delimited(path, "csv", given).collect(engine="streaming")
+
+
+# -- several files
+
+
+def together(
+    frames: Sequence[pl.DataFrame], columns: Columns, files: Sequence[Path | None], path: Path | None, as_text: bool
+) -> Table:
+    """The rows of several files or frames, one after another.
+
+    Raises:
+        MixedIdError: ids are of another type in one than in the first.
+        DataError: another column is of another type.
+    """
+    if len(frames) == 1:
+        return Table(frames[0], columns, Source(files[0]), as_text)
+    frames = [_plain_columns(frame, columns) for frame in frames]
+    for frame, file in zip(frames, files, strict=True):
+        for name in (columns.user, columns.item):
+            kinds = {family(frames[0].schema[name]), family(frame.schema[name])}
+            if len(kinds) > 1 and kinds != {"integers", "floats"}:
+                raise MixedIdError(f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=file)
+        if columns.timestamp is not None:
+            are_dates = {each.schema[columns.timestamp].is_temporal() for each in (frames[0], frame)}
+            if len(are_dates) > 1:
+                raise TimestampError(f"column {columns.timestamp!r} holds dates and others; write one type", path=file)
+    source = Source(path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file))
+    try:
+        whole = pl.concat(frames, how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"the columns of the files are of different types: {error}", path=path) from None
+    return Table(whole, columns, source, as_text)
+
+
+def _plain_columns(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """Categories, which are of a frame's own, as texts, and times of different zones in UTC, without a zone."""
+    kinds = frame.schema.items()
+    frame = frame.cast({name: pl.String for name, dtype in kinds if isinstance(dtype, pl.Categorical | pl.Enum)})
+    frame = frame.with_columns(plain_series(frame[name]) for name in (columns.user, columns.item))
+    time = columns.timestamp
+    if time is None or getattr(frame.schema[time], "time_zone", None) is None:
+        return frame
+    return frame.with_columns(pl.col(time).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+
+
+def given_apart(parts: Sequence[Table | None]) -> Table:
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows.
+
+    Raises:
+        EmptyLogError: valid or test is given and has no rows.
+    """
+    there = [part for part in parts if part is not None]
+    for name, part in zip(("valid", "test"), parts[1:], strict=True):
+        if part is not None and not len(part.frame):
+            raise part.source.error(EmptyLogError, f"{name} holds no interaction; leave it out")
+    first = there[0]
+    whole = together(
+        [part.frame for part in there],
+        first.columns,
+        [part.source.path for part in there],
+        first.source.path,
+        first.as_text,
     )
+    files = [part.source.parts or ((part.source.path, len(part.frame)),) for part in there]
+    named = tuple((path, count) for path, count in itertools.chain(*files) if path is not None)
+    ends = tuple(itertools.accumulate(0 if part is None else len(part.frame) for part in parts))
+    uuids = frozenset().union(*(part.uuids for part in there))
+    return Table(whole.frame, first.columns, Source(first.source.path, named), first.as_text, ends, uuids)
 
 
-def _scan_sequences(path: Path, columns: Columns, reading: Reading) -> Raw:
-    return scan_sequences(
-        path, user=columns.user, item=columns.item, encoding=reading.encoding, missing_ids=reading.missing_ids
-    )
+# -- features
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    hashes = list(_hashes(files))
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFrame:
+    """A frame of features with the key column of the log: one row an id.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        DataError: it cannot be read, or has no column of ids.
+    """
+    _check_there(path)
+    form = format_of(path)
+    with _explained(path):
+        if form == "parquet":
+            frame = read_frame(path)
+        elif form == "jsonl":
+            frame = pl.read_ndjson(_plain(path, given.encoding), infer_schema_length=None)
+        elif form == "recbole":
+            types = _types(_first_line(path, given.encoding).split("\t"), path)
+            texts = _scan_delimited(path, form, given).collect()
+            return texts.with_columns(
+                _as_floats(texts[name], path) for name, kind in types.items() if kind == "float" and name != key
+            )
+        else:
+            frame = _scan_delimited(path, form, Reading(encoding=given.encoding, quotes=given.quotes)).collect()
+    own = [key] if key in frame.columns else candidates_of(role, frame.columns)
+    if len(own) != 1:
+        message = (
+            f"the {role} features need the column {key!r} of the log's ids; the columns are {listed(frame.columns)}"
+        )
+        raise MissingColumnError(message, path=path)
+    if form in ("csv", "tsv"):
+        frame = frame.with_columns(_typed(frame[name]) for name in frame.columns if name != own[0])
+    return frame.rename({own[0]: key})
 
 
-def _hashes(files: Sequence[Path]) -> Iterator[str]:
-    for path in files:
-        with path.open("rb") as file:
-            yield hashlib.file_digest(file, "sha256").hexdigest()
+def _typed(texts: pl.Series) -> pl.Series:
+    """A column of texts as numbers where nothing of the texts is lost: ``007`` is a code, no number."""
+    integers = texts.cast(pl.Int64, strict=False)
+    n_missing = texts.null_count()
+    if n_missing == len(texts):
+        return texts
+    if integers.null_count() == n_missing:
+        is_plain = bool((integers.cast(pl.String) == texts).all())
+        return integers if is_plain else texts
+    floats = texts.cast(pl.Float64, strict=False)
+    if floats.null_count() == n_missing:
+        is_code = bool(texts.str.contains(r"^(\+|-?0\d)").any())
+        is_large = bool((texts.str.contains(r"^-?\d+$") & (floats.abs() >= 2**53)).any())
+        return texts if is_code or is_large else floats
+    if texts.is_in(["true", "false"]).all():
+        return texts == "true"
+    return texts
+
+
+def _as_floats(texts: pl.Series, path: Path) -> pl.Series:
+    """A ``float`` column of RecBole's as numbers; empty fields, and words for a missing value, are none."""
+    from recgraph.data.ids import FOR_MISSING
+
+    texts = texts.str.strip_chars()
+    numbers = texts.cast(pl.Float64, strict=False)
+    lost = numbers.is_null() & texts.is_not_null() & ~texts.is_in(FOR_MISSING)
+    if lost.any():
+        row = int(cast(int, lost.arg_max()))
+        raise DataError(f"{texts[row]!r} (column '{texts.name}:float') is no number", path=path, row=row)
+    return numbers

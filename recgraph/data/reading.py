@@ -1,33 +1,58 @@
-"""How files of a log, and those of features beside it, are read."""
+"""How files of a log, and those of features beside it, are read; columns that are not named are guessed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import polars as pl
 from pydantic import Field
 
 from recgraph.config import Added, Config
 from recgraph.data.columns import Columns
-from recgraph.data.errors import DataError, MissingColumnError
-from recgraph.data.file_names import FileFormat
-from recgraph.data.ingest import MissingIds
-from recgraph.data.packing import check_encoding
-from recgraph.data.roles import NO_COLUMN, guess_columns
-from recgraph.data.source import Source
+from recgraph.data.errors import AmbiguousColumnError, DataError, MissingColumnError
 from recgraph.texts import listed
 
-__all__ = ["FEATURES", "PARTS", "PATHS", "ROLES", "FileFormat", "Reading", "with_lists"]
-
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
+MissingIds = Literal["error", "drop"]
 #: the fields of :class:`Reading` that are paths: of files of features, and of given parts
 FEATURES = ("user_features", "item_features")
 PARTS = ("valid", "test")
 PATHS = (*FEATURES, *PARTS)
 ROLES = ("user", "item", "timestamp", "rating", "weight")
+#: in place of a column's name: the log has no such column, and none is guessed
+NO_COLUMN = "none"
+_OPTIONAL = ("timestamp", "rating", "weight")
 _log = logging.getLogger(__name__)
+
+# Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "user": (
+        *("userid", "user", "uid", "usr", "visitorid", "visitor", "customerid", "customer", "custid", "clientid"),
+        *("client", "memberid", "member", "accountid", "account", "buyerid", "buyer", "shopperid", "shopper"),
+        *("reviewerid", "reviewer", "personid", "profileid", "playerid", "listenerid", "readerid"),
+    ),
+    "item": (
+        *("itemid", "item", "iid", "movieid", "movie", "filmid", "film", "productid", "product", "prodid", "asin"),
+        *("parentasin", "sku", "skuid", "stockcode", "articleid", "article", "trackid", "track", "songid", "song"),
+        *("bookid", "book", "isbn", "businessid", "business", "venueid", "venue", "poiid", "locationid", "videoid"),
+        *("video", "contentid", "content", "newsid", "gameid", "game", "appid", "showid", "artistid", "artist"),
+        *("recipeid", "restaurantid", "listingid", "offerid", "goodsid", "goods", "anime", "animeid", "adid"),
+    ),
+    "timestamp": (
+        *("timestamp", "time", "ts", "datetime", "date", "eventtime", "eventdate", "eventtimestamp", "createdat"),
+        *("created", "unixtime", "unixreviewtime", "reviewtime", "unixtimestamp", "orderdate", "ordertime"),
+        *("purchasedate", "purchasetime", "invoicedate", "tdat", "at", "when", "day", "interactiontime", "visittime"),
+    ),
+    "rating": (
+        *("rating", "ratings", "stars", "star", "score", "overall", "userrating", "reviewscore", "ratingvalue"),
+        *("starrating",),
+    ),
+    "weight": (),
+}
 
 
 class Reading(Config):
@@ -67,70 +92,39 @@ class Reading(Config):
         """Whether train, valid or test are files of their own."""
         return any(getattr(self, name) is not None for name in PARTS)
 
-    def columns_of(self, names: Sequence[str], source: Source, label: str) -> Columns:
+    def columns_of(self, names: Sequence[str], label: str, path: Path | None = None) -> Columns:
         """The columns of a log: those that are given, and others by their names; guesses are logged.
 
         Args:
             names: of all its columns.
-            source: for errors.
             label: what the log is called in the message.
+            path: of the file, for errors.
 
         Raises:
-            DataError: a column that is given is not there, or one cannot be told.
+            MissingColumnError: a column that is given is not there, or none looks like the user or the item.
+            AmbiguousColumnError: several do; names them.
         """
-        given = {role: getattr(self, role) for role in ROLES}
-        given["weight"] = given["weight"] or NO_COLUMN
-        columns, guessed = guess_columns(names, given, source)
-        if guessed:
-            told = ", ".join(f"{role} = {getattr(columns, role)!r}" for role in ROLES if getattr(columns, role))
+        chosen: dict[str, str | None] = {}
+        for role in ROLES:
+            name = getattr(self, role)
+            if name is None:
+                continue
+            if name not in names and not (name == NO_COLUMN and role in _OPTIONAL):
+                raise MissingColumnError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
+            chosen[role] = name if name in names else None
+        free = [name for name in names if name not in chosen.values()]
+        guessed = {role: _guess(role, free, names, path) for role in ROLES if role not in chosen}
+        columns = Columns(**chosen, **guessed)
+        if any(guessed.values()):
+            told = ", ".join(f"{role} = {name!r}" for role, name in columns.model_dump().items() if name)
             without = [role for role in ("timestamp", "rating") if getattr(columns, role) is None]
             _log.info("%s: %s%s", label, told, f"; no {' and no '.join(without)}" if without else "")
         return columns
 
-    def check_of_frames(self) -> None:
-        """Refuse what says how files are read.
-
-        Raises:
-            ValueError: such a setting is given.
-        """
-        self._check_lists(None)
-        for name in ("format", "separator", "names", "encoding", "quotes"):
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} = {value!r} says how files are read, and frames are given; leave it out")
-
-    def check_of_format(self, form: FileFormat) -> None:
-        """Refuse settings that files of a format do not use and that would be ignored.
-
-        Raises:
-            ValueError: such a setting is given.
-        """
-        self._check_lists(form)
-        for name in self._unused(form):
-            if (value := getattr(self, name)) not in (type(self).model_fields[name].default, NO_COLUMN):
-                raise ValueError(f"{name} = {value!r} says nothing of files of format {form!r}; leave it out")
-
-    def _check_lists(self, form: FileFormat | None) -> None:
-        if self.lists and not self._has_features(form):
-            raise ValueError(f"lists = {self.lists!r} names columns of features, and no file of features is given")
-
     def for_format(self, form: FileFormat) -> Self:
-        """The reading without the settings that files of a format do not use."""
-        fields = type(self).model_fields
-        return self.model_copy(update={name: fields[name].default for name in self._unused(form)})
-
-    def _unused(self, form: FileFormat) -> tuple[str, ...]:
-        unused: tuple[str, ...] = () if form in ("csv", "tsv") else ("separator", "names")
-        if form == "sequences":
-            unused += ("timestamp", "rating", "weight")
-        has_others = any(getattr(self, name) for name in PATHS)  # which may be texts
-        if form == "parquet" and not has_others and check_encoding(self.encoding) != "utf-8":
-            unused += ("encoding",)
-        if form not in ("csv", "tsv", "recbole") and not has_others:
-            unused += ("quotes",)
-        return unused if self._has_features(form) else (*unused, "lists")
-
-    def _has_features(self, form: FileFormat | None) -> bool:
-        return form == "recbole" or any(getattr(self, name) for name in FEATURES)
+        """The reading without what says how files of another format are written."""
+        unused = () if form in ("csv", "tsv") else ("separator", "names")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in unused})
 
     def split_lists(self, features: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Files of features with the columns that :attr:`lists` names as lists, without blanks around their values.
@@ -142,17 +136,16 @@ class Reading(Config):
             MissingColumnError: no file has such a column.
             DataError: it holds no texts.
         """
-        columns = [name for frame in features.values() for name in frame.columns]
-        missing = next((name for name in self.lists if name not in columns), None)
-        if features and missing is not None:
-            raise MissingColumnError(f"lists: the features have no column {missing!r}; they have {listed(columns)}")
-        found = {}
-        for name, frame in features.items():
-            own = [column for column in self.lists if column in frame.columns]
-            if wrong := next((column for column in own if frame[column].dtype not in (pl.String, pl.Null)), None):
-                raise DataError(f"lists: column {wrong!r} holds {frame[wrong].dtype}, no texts to split; leave it out")
-            found[name] = with_lists(frame, {column: self.lists[column] for column in own})
-        return found
+        columns = {name: dtype for frame in features.values() for name, dtype in frame.schema.items()}
+        for name in self.lists if features else ():
+            if name not in columns:
+                raise MissingColumnError(f"lists: the features have no column {name!r}; they have {listed(columns)}")
+            if columns[name] not in (pl.String, pl.Null):
+                raise DataError(f"lists: column {name!r} holds {columns[name]}, no texts to split; leave it out")
+        return {
+            name: with_lists(frame, {column: mark for column, mark in self.lists.items() if column in frame.columns})
+            for name, frame in features.items()
+        }
 
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
@@ -174,3 +167,30 @@ def _as_list(column: str, separator: str) -> pl.Expr:
     values = texts.str.split(separator) if separator else pl.concat_list(texts)
     values = values.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls())
     return pl.when(texts.is_not_null()).then(values).alias(column)
+
+
+def candidates_of(role: str, names: Iterable[str]) -> list[str]:
+    """The names that are usual for a role; the library's own alone, where it is among them."""
+    usual = _NAMES[role]
+    found = {name: plain for name in names if (plain := re.sub(r"[^a-z0-9]", "", name.lower())) in usual}
+    # "product_id" stands beside "product", which is then the name of it
+    found = {name: plain for name, plain in found.items() if f"{plain}id" not in found.values()}
+    return [name for name, plain in found.items() if plain == (usual or ("",))[0]] or list(found)
+
+
+def _guess(role: str, free: Sequence[str], names: Sequence[str], path: Path | None) -> str | None:
+    candidates = candidates_of(role, free)
+    option = "time" if role == "timestamp" else role
+    if len(candidates) > 1:
+        raise AmbiguousColumnError(
+            f"{listed(candidates)} may each be the {role}; say which: {role}={candidates[0]!r} "
+            f"(--{option} {candidates[0]})",
+            path=path,
+        )
+    if not candidates and role not in _OPTIONAL:
+        raise MissingColumnError(
+            f"no column looks like the {role}; say which is: {role}=... (--{option} NAME), or give separator= or, "
+            f"where there is no header line, names=. The columns are {listed(names)}",
+            path=path,
+        )
+    return candidates[0] if candidates else None

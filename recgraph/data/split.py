@@ -1,11 +1,14 @@
 """A split into train, valid and test, whole (``Split``) or without its test part (``SealedSplit``).
 
-A split is a value with a hash. Its files (``save``, ``load``): :mod:`recgraph.data.split_files`; ids and features lie
-beside the rows. Who may see the test part: :mod:`recgraph.data.sealing`.
+A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those
+of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who may see the test part:
+:mod:`recgraph.data.sealing`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -13,27 +16,43 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import polars as pl
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from recgraph.arguments import checked
-from recgraph.data import split_files
+from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.given_log import read_parts
 from recgraph.data.ids import IdMap
-from recgraph.data.labels import GROUPS, Label, Strategy, sizes_of
-from recgraph.data.log import InteractionLog
-from recgraph.data.masks import kept
-from recgraph.data.part import Cases, Part, order
+from recgraph.data.ingest import encode
+from recgraph.data.log import HEAD_OF_SPLIT, InteractionLog
+from recgraph.data.log_file import LogFile, given_apart
+from recgraph.data.part import Cases, OrderedLog, Part, kept, order
+from recgraph.data.reading import Reading
 from recgraph.data.sealing import SealedTestError, check_open, refuse_to_unseal
-from recgraph.data.strategies import GIVEN, STRATEGIES, strategy_of
-from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
+from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
+from recgraph.files import (
+    check_file,
+    check_manifest,
+    read_frame,
+    read_manifest,
+    read_object,
+    reading,
+    replacing_folder,
+    write_frame,
+    write_json,
+)
 from recgraph.notebook import block
 
-__all__ = ["SealedSplit", "SealedTestError", "Split"]
+__all__ = ["GIVEN", "SealedSplit", "SealedTestError", "Split"]
 
 FitPart = Literal["train", "train+valid", "all"]
+_OPEN, _TEST = "open.parquet", "test/test.parquet"
+_PARTS = ("train", "valid", "test")
+#: name of a column -> the type in which its values are hashed
+_TYPES = {"offsets": "<i8", "items": "<i4", "labels": "u1", "times": "<i8", "weights": "<f8", "ratings": "<f8"}
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +61,7 @@ class _Labelled:
 
     Attributes:
         interactions: the log (of a sealed split: without the test part).
-        labels: [T] uint8, the :class:`~recgraph.data.labels.Label` of each row of ``interactions.ordered``.
+        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
         strategy: the strategy with its settings.
         name: of the strategy.
         seed: of its draws; None where it draws nothing.
@@ -148,12 +167,12 @@ class _Labelled:
     def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
         """Write all but the log, and ``split.json``; an earlier split, or log, in the folder is replaced."""
         with replacing_folder(folder) as new:
-            write_frame(opened, new / split_files.OPEN_FILE)
+            write_frame(opened, new / _OPEN)
             if test is not None:
-                write_frame(test, new / split_files.TEST_FILE)
+                write_frame(test, new / _TEST)
             self.interactions.write_all_but_log(new)
             head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
-            write_json({**head, "log_hash": self.log_hash}, new / split_files.HEAD_FILE)
+            write_json({**head, "log_hash": self.log_hash}, new / HEAD_OF_SPLIT)
 
 
 class Split(_Labelled):
@@ -180,31 +199,34 @@ class Split(_Labelled):
     @checked
     def from_parts(
         cls,
-        train: str | Path | Any,
-        valid: str | Path | Any = None,
-        test: str | Path | Any = None,
+        train: Any,
+        valid: Any = None,
+        test: Any = None,
         *,
         seed: int = 0,
-        user_features: str | Path | Any = None,
-        item_features: str | Path | Any = None,
+        user_features: Any = None,
+        item_features: Any = None,
         split: Mapping[str, Any] | None = None,
         **reading: Any,
     ) -> Split:
-        """The parts as others have made them, as the strategy ``"given"`` (:class:`recgraph.data.given.Given`).
+        """The parts as others have made them, as the strategy ``"given"`` (:class:`recgraph.data.strategies.Given`).
 
         What is odd of them is logged and kept in ``params["found"]``.
 
         Args:
-            train, valid, test: each as files (path, folder, pattern) or as a frame. Without ``valid`` a tenth of each
-                user's train interactions is drawn by ``seed``; without ``test`` nothing can be tested.
+            train, valid, test: each as files (path, folder, pattern), as a frame, or as a scipy sparse matrix or its
+                ``.npz`` file, whose rows are users, columns items, and entries interactions. Without ``valid`` a tenth
+                of each user's train interactions is drawn by ``seed``; without ``test`` nothing can be tested.
             user_features, item_features: side information: files or frames, one row an id.
             split: settings of the strategy, e.g. ``{"valid": 0.2}``.
-            reading: how they are read, as of :func:`recgraph.data.loading.load_data`.
+            reading: how they are read, as of :func:`recgraph.load_data`.
 
         Raises:
             ValueError: no train, nothing beside it, a setting that does not exist, or what is wrong with a part.
         """
-        log = read_parts((train, valid, test), (user_features, item_features), **reading)
+        log = _read_parts(
+            (train, valid, test), {"user_features": user_features, "item_features": item_features}, reading
+        )
         return cls.of(log, GIVEN, seed=seed, **(split or {}))
 
     @property
@@ -234,14 +256,13 @@ class Split(_Labelled):
     def hash(self) -> str:  # type: ignore[override]
         """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
         head = {"name": self.name, "params": self.params, "seed": self.seed}
-        columns = split_files.columns_of(self.interactions.ordered, self.labels)
-        return split_files.split_hash(head, self.users, self.items, columns)
+        return _hash(head, self.users, self.items, self.interactions.ordered, self.labels)
 
     @cached_property
     def log_hash(self) -> str:  # type: ignore[override]
         if "n_folds" not in self.params:
             return ""
-        return split_files.split_hash({}, self.users, self.items, split_files.columns_of(self.interactions.ordered))
+        return _hash({}, self.users, self.items, self.interactions.ordered)
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
@@ -259,7 +280,9 @@ class Split(_Labelled):
         Raises:
             FileExistsError: a file of others is in the place of one of these.
         """
-        self._save(*split_files.open_and_test(self._rows()), Path(folder))
+        rows = self._rows()
+        is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
+        self._save(rows.filter(~is_test), rows.filter(is_test), Path(folder))
 
     @staticmethod
     @checked
@@ -360,20 +383,21 @@ class SealedSplit(_Labelled):
             CorruptFileError: a file is damaged.
         """
         folder = Path(folder)
-        if not (folder / split_files.HEAD_FILE).is_file():
-            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({split_files.HEAD_FILE})")
-        check_manifest(folder, but=(split_files.TEST_FILE,))
-        head = read_object(folder / split_files.HEAD_FILE)
-        rows = read_frame(folder / split_files.OPEN_FILE)
-        frame, labels = split_files.log_and_labels(rows)
+        if not (folder / HEAD_OF_SPLIT).is_file():
+            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({HEAD_OF_SPLIT})")
+        check_manifest(folder, but=(_TEST,))
+        head = read_object(folder / HEAD_OF_SPLIT)
+        rows = read_frame(folder / _OPEN)
+        frame, labels = _log_and_labels(rows)
         log = InteractionLog.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
 
         def reveal() -> Split:
-            path = folder / split_files.TEST_FILE
-            if not path.is_file():
+            path, digest = folder / _TEST, read_manifest(folder).get(_TEST)
+            if digest is None:
                 return refuse_to_unseal()
-            frame, labels = split_files.log_and_labels(pl.concat([rows, read_frame(path)]))
+            check_file(path, digest)
+            frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
             if split.hash != head["hash"]:
                 raise CorruptFileError("the rows do not give the hash of the split; it was changed", path=path)
@@ -384,3 +408,81 @@ class SealedSplit(_Labelled):
 
     def __repr__(self) -> str:
         return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"
+
+
+def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
+    """The log in the order of its rows, and the labels in that of ``InteractionLog.ordered``."""
+    rows = order(rows)
+    labels = torch.from_numpy(rows["label"].cast(pl.UInt8).to_numpy(writable=True))
+    return rows.drop("label").sort("row"), labels
+
+
+def _hash(head: Mapping[str, Any], users: IdMap, items: IdMap, log: OrderedLog, labels: Tensor | None = None) -> str:
+    """64 hex digits from ids, ordered log, labels and parameters; the same on every machine.
+
+    Args:
+        head: name, parameters and seed of the strategy; empty, without labels: the hash is of the log alone.
+    """
+    state = hashlib.sha256(json.dumps({**head, "version": 1}, sort_keys=True).encode())
+    state.update(users.digest())
+    state.update(items.digest())
+    columns = {"offsets": log.items.offsets, "items": log.items.values, "labels": labels}
+    columns |= {"times": log.times, "weights": log.weights, "ratings": log.ratings}
+    for name, values in columns.items():
+        if values is not None:
+            state.update(f"{name}:{values.numel()}:".encode())
+            state.update(np.ascontiguousarray(values.numpy(), dtype=_TYPES[name]).data)
+    return state.hexdigest()
+
+
+def _read_parts(parts: tuple[Any, ...], features: Mapping[str, Any], options: Mapping[str, Any]) -> InteractionLog:
+    """One log of the parts train, valid and test, with the column ``part``.
+
+    Args:
+        parts: of each part its files (path, folder or pattern) or its frame, all of one kind; None: it is not given.
+        features: of users and of items: a file, a frame or None.
+        options: of :class:`recgraph.data.reading.Reading`; what is None is found out.
+
+    Raises:
+        ValueError: train is missing, or nothing beside it is given; files beside frames.
+        DataError: what is wrong with a file or a frame.
+    """
+    given = {name: _of_matrix(part) for name, part in zip(_PARTS, parts, strict=True) if part is not None}
+    if "train" not in given or len(given) == 1:
+        raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give train=, and valid= or test= or both")
+    are_files = {isinstance(part, str | Path) for part in given.values()}
+    if len(are_files) > 1:
+        raise ValueError(f"{', '.join(given)} are files and frames; give all as files, or all as frames")
+    paths = {name: str(file) for name, file in features.items() if isinstance(file, str | Path)}
+    how = Reading.of({name: value for name, value in options.items() if value is not None}, **paths)
+    kind: FrameKind = "polars"
+    if are_files == {True}:
+        beside = {name: str(path) for name, path in given.items() if name != "train"}
+        files = LogFile(str(given["train"]), how.model_copy(update=beside))
+        table = files.read()
+    else:
+        files = LogFile("", how)
+        kind = frame_kind(given["train"], "train")
+        columns = how.columns_of(names_of(given["train"]), "train")
+        tables = [table_of(given[name], columns) if name in given else None for name in _PARTS]
+        table = given_apart(tables)
+        table = replace(table, features=files.features(columns))
+    log, users, items, unit = encode(table, how.time_format, how.missing_ids)
+    data = InteractionLog(log, users, items, table.columns, unit, table.source, kind, time_format=how.time_format)
+    data = data.with_feature_files(table.features, files.feature_files())
+    if files.path:
+        data = replace(data, files=files.found(table.columns))
+    return data.with_features(**{name: each for name, each in features.items() if name not in paths})
+
+
+def _of_matrix(part: Any) -> Any:
+    """The entries of a scipy sparse matrix, or of the ``.npz`` file of one, as a frame; all else as it is."""
+    if isinstance(part, str | Path) and Path(part).suffix == ".npz":
+        with reading(Path(part)):
+            part = sp.load_npz(part)
+    if not sp.issparse(part):
+        return part
+    entries: Any = sp.coo_array(part)  # type: ignore[call-overload]
+    held = entries.data != 0
+    frame = pl.DataFrame({"user_id": entries.row[held], "item_id": entries.col[held], "weight": entries.data[held]})
+    return frame.with_columns(pl.col("user_id", "item_id").cast(pl.Int64))

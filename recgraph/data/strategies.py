@@ -2,39 +2,163 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import ConfigError
+from recgraph.config import Added, Config, ConfigError
+from recgraph.data.columns import duration, instant
 from recgraph.data.errors import ShortUserError
-from recgraph.data.folded import Folded, SharedOut, whole
-from recgraph.data.given import Given
-from recgraph.data.labels import Label, Strategy, random_ranks, share_of
-from recgraph.data.log import InteractionLog
-from recgraph.data.time_cut import TimeCut
-from recgraph.registry import key, proposal
+from recgraph.data.log import PART, InteractionLog
+from recgraph.data.part import OrderedLog, order
+from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
 
-__all__ = [
-    "EVERYTHING",
-    "GIVEN",
-    "STRATEGIES",
-    "Everything",
-    "HeldOutUsers",
-    "LeaveOneOut",
-    "Ratio",
-    "TimeCut",
-    "strategy_of",
-]
-
+Share = Annotated[float, Field(ge=0, lt=1)]
+Targets = Literal["all", "last", "first", "random"]
 #: interactions that a user needs to be in all three parts of leave-one-out
 _LEAST = 3
+#: of train, where no validation part is given and no share is asked for
+_DRAWN = 0.1
 _log = logging.getLogger(__name__)
+
+
+class Label(IntEnum):
+    """The part that an interaction belongs to."""
+
+    TRAIN = 0
+    VALID = 1
+    TEST = 2
+    #: the known history of a user held out for valid or test
+    VALID_HISTORY = 3
+    TEST_HISTORY = 4
+    #: what of valid or test is neither asked for nor known to the user's case
+    VALID_LEFT = 5
+    TEST_LEFT = 6
+
+
+#: part of a split -> the labels of its rows
+GROUPS: Mapping[str, tuple[Label, ...]] = {
+    "train": (Label.TRAIN,),
+    "valid": (Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
+    "test": (Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
+}
+_LEFT = (Label.VALID_LEFT, Label.TEST_LEFT)
+
+
+def sizes_of(labels: Tensor) -> dict[str, int]:
+    """The interactions in each part, and how many are left out, where some are."""
+    counts = torch.bincount(labels, minlength=len(Label)).tolist()
+    left = sum(counts[label] for label in _LEFT)
+    sizes = {name: sum(counts[label] for label in own if label not in _LEFT) for name, own in GROUPS.items()}
+    return {**sizes, "left out": left} if left else sizes
+
+
+class Strategy(Config):
+    """Base of the strategies."""
+
+    #: whether users without history are evaluated: not at all, or with an empty history
+    new_users: Literal["drop", "keep"] = "drop"
+    #: the column whose values are the relevance grades of the truth, or None (all relevant items count the same)
+    grades: Literal["rating", "weight"] | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether the seed matters."""
+        return False
+
+    @property
+    def facts(self) -> str:
+        """What a protocol says of the parts beside the hash of the split, as JSON; empty where there is nothing."""
+        return ""
+
+    def applied(self, interactions: InteractionLog, seed: int) -> tuple[Self, Tensor]:
+        """The strategy as it is kept with the split of this log, and the labels."""
+        self._check_grades(interactions)
+        labels = self.labels(interactions, seed)
+        counts = torch.bincount(labels, minlength=len(Label)).tolist()
+        self.check_counts({label: counts[label] for label in Label})
+        return self, labels
+
+    def _check_grades(self, interactions: InteractionLog) -> None:
+        if self.grades is not None and self.grades not in interactions.log.columns:
+            raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
+
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+        """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
+        raise NotImplementedError
+
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        """Raise ``ValueError`` where the numbers of interactions with each label make no usable split."""
+
+
+class Folded(Strategy):
+    """Base of the strategies with folds of cross-validation: test parts that do not overlap, one of them in a split.
+
+    Args:
+        n_folds: how many there are; None: the split is a single one.
+        fold: the one that is tested, from 0.
+    """
+
+    n_folds: Annotated[int | None, Field(ge=2), Added()] = None
+    fold: Annotated[int | None, Field(ge=0), Added()] = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.n_folds is None) != (self.fold is None) or (self.fold or 0) >= (self.n_folds or 1):
+            raise ValueError(f"n_folds = {self.n_folds} and fold = {self.fold}: give fold = 0 to n_folds - 1, or none")
+        return self
+
+    @property
+    def facts(self) -> str:
+        return json.dumps(found, sort_keys=True) if (found := self._facts()) else ""
+
+    def _facts(self) -> dict[str, int | str]:
+        """:attr:`facts` as JSON values."""
+        return {} if self.n_folds is None or self.fold is None else {"fold": self.fold, "n_folds": self.n_folds}
+
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        if self.n_folds is not None and not counts[Label.TEST]:
+            raise ValueError(f"fold = {self.fold} of n_folds = {self.n_folds} tests no interaction; give fewer folds")
+
+
+class Shares(Folded):
+    """Base of the strategies that give shares of the log to valid and test."""
+
+    valid: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
+        return self
+
+
+class SharedOut(Shares):
+    """Base of those whose folds, of the test share 1 / ``n_folds`` unless it is given, test everything once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _test_everything(cls, values: Any) -> Any:
+        try:
+            return {"test": 1 / int(values["n_folds"]), **values}
+        except (KeyError, TypeError, ValueError, ArithmeticError):  # no folds, or a wrong number, which is an error
+            return values
+
+    @model_validator(mode="after")
+    def _not_twice(self) -> Self:
+        if self.n_folds is not None and self.n_folds * self.test > 1 + 1e-9:
+            raise ValueError(f"test = {self.test:g} of n_folds = {self.n_folds} test parts comes to more than all")
+        return self
 
 
 class LeaveOneOut(Folded):
@@ -50,36 +174,28 @@ class LeaveOneOut(Folded):
 
     short_users: Literal["error", "train"] | None = None
 
-    @property
-    def is_by_user(self) -> bool:
-        return True
+    def applied(self, interactions: InteractionLog, seed: int) -> tuple[Self, Tensor]:
+        lengths = interactions.ordered.items.lengths
+        n_short = int(((lengths < self._least) & (lengths > 0)).sum())
+        made = self
+        if self.short_users is None:
+            made = self.model_copy(update={"short_users": "train" if n_short else "error"})
+            if n_short:
+                _log.warning(
+                    "leave-one-out: %s of %s users have fewer than %d interactions; they are not evaluated",
+                    *(f"{n_short:,}", f"{len(lengths):,}", self._least),
+                )
+        elif self.short_users == "error" and n_short:
+            raise ShortUserError(
+                f"leave-one-out needs {self._least} interactions of each user, and {n_short:,} have fewer: filter with "
+                f".k_core(users={self._least}, items=0), or leave short_users out"
+            )
+        return super(LeaveOneOut, made).applied(interactions, seed)
 
-    @property
-    def reads_order(self) -> bool:
-        return True
-
-    def resolved(self, lengths: Tensor) -> Self:
-        if self.short_users is not None:
-            return self
-        short = _short(lengths, self._least)
-        if not len(short):
-            # what the default was when every short user was an error: hashes made then stay the same
-            return self.model_copy(update={"short_users": "error"})
-        fate = "they are kept in train and not evaluated"
-        if self.fold:
-            fate = f"the last {self.fold} of each are left out, the rest is train, and they are not evaluated"
-        _log.warning(
-            "leave-one-out: %s of %s users have fewer than %d interactions; %s",
-            *(f"{len(short):,}", f"{len(lengths):,}", self._least, fate),
-        )
-        return self.model_copy(update={"short_users": "train"})
-
-    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         enough, later = lengths >= self._least, self.fold or 0
-        if self.short_users == "error":
-            _refuse_short(interactions, lengths, self._least)
         labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
         labels[lengths[log.items.rows] - log.items.positions <= later] = int(Label.TEST_LEFT)
         ends = log.items.offsets[1:][enough] - later
@@ -91,25 +207,6 @@ class LeaveOneOut(Folded):
     def _least(self) -> int:
         """The interactions that a user needs to be tested."""
         return _LEAST + (self.fold or 0)
-
-
-def _short(lengths: Tensor, least: int) -> Tensor:
-    """The users of fewer than ``least`` interactions; those without any are none of a log's."""
-    return torch.nonzero((lengths < least) & (lengths > 0)).flatten()
-
-
-def _refuse_short(interactions: InteractionLog, lengths: Tensor, least: int) -> None:
-    short = _short(lengths, least)
-    if not short.numel():
-        return
-    first = int(short[0])
-    row = int(interactions.ordered.rows[interactions.ordered.items.offsets[first]])
-    message = (
-        f"leave-one-out needs {least} interactions of each user; user {interactions.users.ids([first])[0]!r} "
-        f"has {int(lengths[first])} ({short.numel():,} of {lengths.numel():,} users have fewer): filter with "
-        f".k_core(users={least}, items=0), or keep them in train alone: short_users='train', the default"
-    )
-    raise interactions.source.error(ShortUserError, message, row=row)
 
 
 class Ratio(SharedOut):
@@ -138,18 +235,10 @@ class Ratio(SharedOut):
     def draws(self) -> bool:
         return self.order == "random"
 
-    @property
-    def is_by_user(self) -> bool:
-        return not self.draws
-
-    @property
-    def reads_order(self) -> bool:
-        return self.order == "time"
-
-    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         rows, lengths = log.items.rows, log.items.lengths
-        n_valid, n_test = share_of(lengths, self.valid), share_of(lengths, self.test)
+        n_valid, n_test = _share_of(lengths, self.valid), _share_of(lengths, self.test)
         starts = torch.zeros_like(lengths)
 
         def lacking(counts: Tensor, share: float) -> Tensor:
@@ -161,7 +250,7 @@ class Ratio(SharedOut):
             starts, n_test = self._tests_of_fold(lengths, self.n_folds, seed)
         n_valid += lacking(n_valid, self.valid)
         n_valid = n_valid.minimum(lengths - n_test - 1)
-        ranks = log.items.positions if self.order == "time" else random_ranks(log, seed, "ratio")
+        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed, "ratio")
         places = (lengths[rows] - 1 - ranks - starts[rows]) % lengths[rows]
         labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
         labels[places < (n_test + n_valid)[rows]] = int(Label.VALID)
@@ -173,7 +262,7 @@ class Ratio(SharedOut):
         # each user begins with a fold of its own: users of few interactions are spread over all folds
         firsts = torch.from_numpy(numpy_generator(seed, "split", "folds").integers(n_folds, size=len(lengths)))
         turns = (firsts + (self.fold or 0)) % n_folds
-        starts, ends = (share_of(lengths * edges, self.test) for edges in (turns, turns + 1))
+        starts, ends = (_share_of(lengths * edges, self.test) for edges in (turns, turns + 1))
         return starts, (ends - starts) * (lengths > 1)
 
 
@@ -198,22 +287,18 @@ class HeldOutUsers(SharedOut):
     def draws(self) -> bool:
         return True
 
-    @property
-    def reads_order(self) -> bool:
-        return self.order == "time"
-
-    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         able = torch.nonzero(lengths >= 2).flatten()
         mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))]
-        n_valid, n_test = (whole(share * able.numel()) for share in (self.valid, self.test))
+        n_valid, n_test = (_whole(share * able.numel()) for share in (self.valid, self.test))
         if self.fold is not None:
-            start = whole(self.fold * self.test * able.numel())
-            n_test = whole((self.fold + 1) * self.test * able.numel()) - start
+            start = _whole(self.fold * self.test * able.numel())
+            n_test = _whole((self.fold + 1) * self.test * able.numel()) - start
             mixed = mixed.roll(n_valid - start)  # valid users are those before the test users, in a ring
-        known = share_of(lengths, self.fold_in).clamp(min=1).minimum(lengths - 1)
-        ranks = log.items.positions if self.order == "time" else random_ranks(log, seed, "ratio")
+        known = _share_of(lengths, self.fold_in).clamp(min=1).minimum(lengths - 1)
+        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed, "ratio")
         truth_mask = ranks >= known[log.items.rows]
         labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
         groups = (
@@ -232,12 +317,283 @@ class HeldOutUsers(SharedOut):
 class Everything(Strategy):
     """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
 
-    @property
-    def is_by_user(self) -> bool:
-        return True
-
-    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         return torch.full((interactions.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+
+
+def _plain(value: object) -> object:
+    """Scalars of numpy as Python's: pydantic would read an integer of numpy as a float, and round it."""
+    if isinstance(value, np.datetime64):
+        return value.astype("datetime64[us]").item()
+    return value.item() if isinstance(value, np.number) else value
+
+
+Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain)]
+
+
+class TimeCut(Shares):
+    """One cut of time for all users: train before valid before test.
+
+    The test parts of folds are windows that follow one another up to the end of the log, fold 0 the newest. Each has
+    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end, or the
+    length ``window``; its valid part lies before it, and what comes after it is in no part.
+
+    Args:
+        valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
+            instant of a cut belong to the later part, so that a share may come out larger.
+        valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
+            dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
+        window: a length of time instead of either, of the test part and of the valid part before it: ``"14D"``
+            (``W``, ``D``, ``h``, ``min``, ``s``) where the log has dates (or seconds with fractions), a number in their
+            unit where its times came in as numbers. The newest window ends with the log's last interaction.
+        targets: what is asked of a user who did something after the cut: ``"all"`` of it as one set, with what was
+            known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
+            what the user had done by then: what came before it after the cut is history, and what came after it is
+            asked of nobody. Nothing at or after a cut is trained on. As in Time-to-Split (RecSys 2025).
+        unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid and test, before
+            targets are chosen; ``"keep"``: they are misses of models without item features.
+        new_users: users without history are not evaluated (``"drop"``; their interactions stay in their part), or
+            evaluated with an empty history (``"keep"``).
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    valid_from: Moment | None = None
+    test_from: Moment | None = None
+    window: Annotated[int | float | str | None, BeforeValidator(_plain), Added()] = None
+    targets: Annotated[Targets, Added()] = "all"
+    unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("valid_from and test_from are given both or not at all")
+        if self.window is not None and self.valid_from is not None:
+            raise ValueError(f"window = {self.window!r} and valid_from both set the cuts: leave out one of them")
+        return self
+
+    @property
+    def draws(self) -> bool:
+        return self.targets == "random"
+
+    def _facts(self) -> dict[str, int | str]:
+        if self.targets == "all" and self.unknown_items == "keep":
+            return super()._facts()
+        return {**super()._facts(), "targets": self.targets, "unknown_items": self.unknown_items}
+
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+        times = interactions.ordered.times
+        if times is None:
+            raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
+        labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
+        parts = (Label.VALID, Label.TEST, Label.TEST_LEFT)
+        for start, label in zip(self._cuts(times, interactions), parts, strict=False):
+            labels[times >= start] = int(label)
+        if self.unknown_items == "drop":
+            labels = _without_unknown(interactions.ordered, labels)
+        return _with_targets(interactions.ordered, labels, self.targets, seed)
+
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        sizes = {name: sum(counts[label] for label in own) for name, own in GROUPS.items()}
+        by_instant = self.valid_from is not None or self.window is not None
+        for name in ("train", "test") if by_instant else ("train",):
+            if not sizes[name]:
+                raise ValueError(
+                    f"the split by time leaves the {name} part empty: is valid_from, test_from or window in the unit "
+                    "of the log's timestamps?"
+                )
+        super().check_counts(counts)
+
+    def _cuts(self, times: Tensor, interactions: InteractionLog) -> tuple[int, ...]:
+        """Where valid and test begin, and of a fold what comes after its test."""
+        fold, unit = self.fold or 0, interactions.time_unit
+        first, end = int(times.min()), int(times.max()) + 1
+        if self.valid_from is not None and self.test_from is not None:
+            cuts = instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
+            if cuts[0] > cuts[1]:
+                raise ValueError(f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}")
+            if self.n_folds is None:
+                return cuts
+            length = end - cuts[1]
+            if length <= 0 or cuts[0] - (self.n_folds - 1) * length <= first:
+                raise ValueError(f"n_folds = {self.n_folds}: the log is too short for so many windows")
+            return tuple(cut - fold * length for cut in (*cuts, end))
+        if self.window is not None:
+            length = duration("window", self.window, unit)
+            if end - ((self.n_folds or 1) + 1) * length <= first:
+                raise ValueError(f"window = {self.window!r} is too long: its windows leave nothing to train on")
+            end -= fold * length
+            return (end - 2 * length, end - length, *((end,) if fold else ()))
+        ordered, count = times.sort().values, times.numel()
+        n_test = _whole(self.test * count)
+        if self.n_folds is not None and self.valid + self.n_folds * self.test >= 1:
+            raise ValueError(f"test = {self.test:g} of n_folds = {self.n_folds} windows leaves nothing to train on")
+        last = count - n_test * fold
+        places = (last - n_test - _whole(self.valid * count), last - n_test, *((last,) if fold else ()))
+        # one past the last time is a cut that leaves nothing
+        return tuple(end if place >= count else int(ordered[place]) for place in places)
+
+
+#: held-out part -> labels of its targets, of what happened before them, and of what is left out
+_HELD_OUT = (
+    ("valid", Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
+    ("test", Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
+)
+
+
+def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
+    """The labels with interactions of items that no earlier part has left out of valid and test."""
+    made, before = labels.clone(), labels == int(Label.TRAIN)
+    for _, asked, _, left in _HELD_OUT:
+        own = labels == int(asked)
+        made[own & ~_occur(log.items.values, before, log.n_items)] = int(left)
+        before = before | own
+    return made
+
+
+def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) -> Tensor:
+    """The labels with one target of each user in valid and in test; a user's interactions are in order of time.
+
+    What the user did in the part before the target is history, what came after it is left out.
+
+    Args:
+        labels: [T] of ``log``: train, valid and test; what is left out already is no target and no history.
+        targets: ``"last"``, ``"first"``, ``"random"`` (one drawn of each user's, in a stream for each part), or
+            ``"all"``, the labels as they are: all are asked for as one set, with the history at the cut.
+        seed: of ``"random"``.
+    """
+    if targets == "all":
+        return labels
+    made, rows = labels.clone(), log.items.rows
+    for name, asked, history, left in _HELD_OUT:
+        own = torch.nonzero(labels == int(asked)).flatten()
+        counts = torch.bincount(rows[own], minlength=log.n_users)
+        firsts = torch.cumsum(counts, 0) - counts
+        if targets == "random":
+            draws = torch.from_numpy(numpy_generator(seed, "split", "targets", name).random(log.n_users))
+            chosen = torch.minimum((draws * counts).to(torch.int64), (counts - 1).clamp(min=0))
+        else:
+            chosen = (counts - 1).clamp(min=0) if targets == "last" else torch.zeros_like(counts)
+        place = torch.arange(len(own)) - firsts[rows[own]]
+        target = chosen[rows[own]]
+        made[own[place < target]] = int(history)
+        made[own[place > target]] = int(left)
+    return made
+
+
+class Given(Strategy):
+    """The parts as they are given, in files or frames of their own.
+
+    Every interaction of the test part whose item occurs in neither of the other two, and of the validation part whose
+    item does not occur in train, is of an item that no model of interactions can find; so is left out of the truth
+    (``unknown_items="drop"``) and counted. It stays in the catalogue, and what valid holds of it is history in test.
+
+    Args:
+        valid: where no validation part is given, the share of each user's train interactions that becomes one, drawn as
+            by :class:`Ratio`; None: a tenth; 0: none is drawn.
+        order: of that draw: ``"random"`` (seeded), or ``"time"``: each user's latest.
+        unknown_items: ``"keep"`` leaves items that training does not know in the truth, where each is a miss.
+        found: filled in: the interactions of each part, those of valid and test whose pair of user and item an earlier
+            part has, too, and whose user or item no earlier part has.
+    """
+
+    valid: Annotated[float | None, Field(ge=0, lt=1)] = None
+    order: Literal["random", "time"] = "random"
+    unknown_items: Literal["drop", "keep"] = "drop"
+    found: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def draws(self) -> bool:
+        return bool(self.valid) and self.order == "random"
+
+    @property
+    def facts(self) -> str:
+        drawn = {} if self.valid is None else {"valid_from_train": self.valid, "order": self.order}
+        return json.dumps({**drawn, "unknown_items": self.unknown_items, **self.found}, sort_keys=True)
+
+    def applied(self, interactions: InteractionLog, seed: int) -> tuple[Self, Tensor]:
+        if not interactions.has_parts:
+            raise ValueError(
+                "split 'given' takes parts that were given apart: rg.Split.from_parts(train=..., valid=..., test=...) "
+                "(--train, --valid, --test)"
+            )
+        self._check_grades(interactions)
+        labels = torch.from_numpy(order(interactions.log)[PART].to_numpy(writable=True))
+        made = self.model_copy(update={"valid": self._share(labels)})
+        labels, found = made._found(interactions.ordered, made._with_valid(interactions, labels, seed))
+        odd = {name: count for name, count in found.items() if "_" in name and count}
+        if odd:
+            _log.warning("given split: %s", ", ".join(f"{name} = {count:,}" for name, count in odd.items()))
+        return made.model_copy(update={"found": found}), labels
+
+    def _share(self, labels: Tensor) -> float | None:
+        """The share of train that becomes the validation part; None where there is one."""
+        if not bool((labels == int(Label.TRAIN)).any()):
+            raise ValueError("train holds no interaction; there must be something to train on")
+        if not bool((labels == int(Label.VALID)).any()):
+            return _DRAWN if self.valid is None else self.valid
+        if self.valid is not None:
+            raise ValueError(f"valid = {self.valid:g} draws a validation part from train, and one is given")
+        return None
+
+    def _with_valid(self, interactions: InteractionLog, labels: Tensor, seed: int) -> Tensor:
+        """The labels with the validation part that is drawn from train, if one is."""
+        if not self.valid:
+            return labels
+        is_train = labels == int(Label.TRAIN)
+        train = interactions.ordered.filter(is_train)
+        lengths = train.items.lengths
+        counts = _share_of(lengths, self.valid)
+        counts += ((counts == 0) & (lengths >= 2)).to(counts.dtype)
+        ranks = train.items.positions if self.order == "time" else _random_ranks(train, seed, "given")
+        drawn = lengths[train.items.rows] - ranks <= counts[train.items.rows]
+        labels = labels.clone()
+        labels[torch.nonzero(is_train).flatten()[drawn]] = int(Label.VALID)
+        return labels
+
+    def _found(self, log: OrderedLog, labels: Tensor) -> tuple[Tensor, dict[str, int]]:
+        """The labels without targets that nothing before knows, and what was found of the parts."""
+        users = log.items.rows
+        pairs = users * log.n_items + log.items.values
+        known = _without_unknown(log, labels)
+        before = labels == int(Label.TRAIN)
+        found = {"train": int(before.sum())}
+        for name, label in (("valid", Label.VALID), ("test", Label.TEST)):
+            asked = labels == int(label)
+            found |= {
+                name: int(asked.sum()),
+                f"{name}_repeats": int(np.isin(pairs[asked].numpy(), pairs[before].numpy()).sum()),
+                f"{name}_unknown_users": int((asked & ~_occur(users, before, log.n_users)).sum()),
+                f"{name}_unknown_items": int((asked & (known != labels)).sum()),
+            }
+            before = before | asked
+        return (known if self.unknown_items == "drop" else labels), found
+
+
+def _occur(values: Tensor, among: Tensor, n: int) -> Tensor:
+    """[T] bool: whether a value is one of those where ``among`` [T] is True; ``n`` is above all values."""
+    there = torch.zeros(n, dtype=torch.bool)
+    there[values[among]] = True
+    return there[values]
+
+
+def _share_of(lengths: Tensor, share: float) -> Tensor:
+    """The share of each length, rounded down."""
+    return torch.floor(lengths.to(torch.float64) * share + 1e-9).to(torch.int64)
+
+
+def _whole(x: float) -> int:
+    """The integer below a share of a count, where the share is not exact."""
+    return int(np.floor(x + 1e-9))
+
+
+def _random_ranks(log: OrderedLog, seed: int, stream: str) -> Tensor:
+    """[T] int64: a random permutation of the places of each row."""
+    draws = numpy_generator(seed, "split", stream).random(log.n_interactions)
+    places = np.lexsort((draws, log.items.rows.numpy()))
+    ranks = torch.empty(log.n_interactions, dtype=torch.int64)
+    ranks[torch.from_numpy(places)] = log.items.positions
+    return ranks
 
 
 #: the names of the strategies that hold nothing out, and that take the parts as they are given
@@ -251,20 +607,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     EVERYTHING: Everything,
 }
 
-_BY_TIME = "'time' (one cut for all users), or 'ratio' with order='time' (each user's own)"
-_DRAWN = "'ratio' with order='random', its default (a share of each user's interactions), or 'users' (whole users)"
-#: what other libraries call a split, as the registry compares names -> how it is asked for here
-_ELSEWHERE = {
-    **dict.fromkeys(("loo", "lso", "last", "lastitem", "leaveonelast", "leavelastout"), "'leave-one-out'"),
-    **dict.fromkeys(("random", "randomsplit", "holdout", "percentage"), _DRAWN),
-    **dict.fromkeys(("temporal", "timestamp", "timebased", "chronological", "chrono", "date"), _BY_TIME),
-    **dict.fromkeys(("globaltime", "globaltemporal", "timesplit", "timepoint", "timecut"), "'time'"),
-    **dict.fromkeys(("user", "userbased", "coldusers", "stronggeneralization"), "'users'"),
-    **dict.fromkeys(("none", "full", "everything"), "'all' (nothing is held out)"),
-    **dict.fromkeys(("kfold", "crossvalidation", "cv"), "a strategy with n_folds and fold, as 'ratio'"),
-    **dict.fromkeys(("predefined", "fixed"), "'given', by rg.Split.from_parts or --train, --valid and --test"),
-}
-
 
 def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
     """A strategy by its name.
@@ -273,12 +615,7 @@ def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
         ValueError: no such strategy, or a parameter that it does not have or allow.
     """
     if name not in STRATEGIES:
-        here = _ELSEWHERE.get(key(name))
-        known = f"did you mean {here}? There are {', '.join(STRATEGIES)}" if here else proposal(name, STRATEGIES)
-        raise ValueError(f"strategy = {name!r} does not exist; {known}")
-    if "n_folds" in params and not issubclass(STRATEGIES[name], Folded):
-        folded = ", ".join(repr(each) for each, own in STRATEGIES.items() if issubclass(own, Folded))
-        raise ValueError(f"strategy = {name!r} has no folds; give one of {folded}, or leave n_folds out")
+        raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
     try:
         return STRATEGIES[name].of(params)
     except ConfigError as error:

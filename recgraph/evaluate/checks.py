@@ -3,7 +3,6 @@ chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor
 
 from recgraph.data.batches import Query
-from recgraph.data.labels import Label
 from recgraph.data.part import Cases
 from recgraph.data.split import Split
+from recgraph.data.strategies import Label
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.protocol import Protocol
+from recgraph.evaluate.protocol import Seen, Ties
 from recgraph.evaluate.ranking import Scorer
-from recgraph.evaluate.results import Result, comparable
 from recgraph.rng import numpy_generator
 
 #: how many standard errors a scorer may be away from chance
@@ -152,89 +150,24 @@ def _means_of_users(cases: Cases, of_items: Tensor) -> Tensor:
     return (sums / lengths)[lengths > 0]
 
 
-def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, n_seeds: int = 10, seed: int = 0) -> list[Check]:
+def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0) -> list[Check]:
     """Whether a constant and a random scorer have the recall that chance gives, seen items kept and excluded."""
     if not len(cases):
         return [Check("scorers at chance", "skipped", None, "the part has no user to evaluate")]
-    some = _some(cases, n_users, seed)
-    constant = _Constant(cases.n_items)
+    if len(cases) > n_users:
+        drawn = numpy_generator(seed, "checks").permutation(len(cases))[:n_users]
+        cases = cases.take(torch.from_numpy(np.sort(drawn)))
     rows = []
+    seen: Seen
     for seen in ("keep", "exclude"):
-        expected = _recall_at_chance(some, cutoff, seen == "exclude")
-        mean = float(expected.mean())
-        exact = Protocol.of(seen=seen, ties="expectation", cutoffs=(cutoff,))
-        value = _recall(constant, some, exact)
-        rows.append(_at(f"constant scorer, expectation, seen {seen}", value, mean, 1e-9))
-        drawn = np.array(
-            [_recall(constant, some, Protocol.of(seen=seen, tie_seed=one, cutoffs=(cutoff,))) for one in range(n_seeds)]
-        )
-        # where hits are rare, none of the draws may have one
-        deviation = max(float(drawn.std(ddof=1)), _deviation_of_draw(some, cutoff, seen == "exclude"))
-        error = _SIGMAS * deviation / np.sqrt(n_seeds) + 1e-9
-        rows.append(_at(f"constant scorer, permutation, seen {seen}", float(drawn.mean()), mean, error))
-        protocol = Protocol.of(seen=seen, cutoffs=(cutoff,))
-        result = evaluate(_Random(cases.n_items, seed), some, protocols=[protocol], metrics=["recall"])[0]
-        gap = result.per_user[f"recall@{cutoff}"] - expected
+        expected = _recall_at_chance(cases, cutoff, seen == "exclude")
+        exact = _recall(_Constant(cases.n_items), cases, cutoff, seen, "expectation")
+        rows.append(_at(f"constant scorer, expectation, seen {seen}", exact, expected, 1e-9))
+        found = _recall(_Random(cases.n_items, seed), cases, cutoff, seen, "seeded permutation")
         # a rare hit may not be among few users: then the deviation is that of a single one of them
-        error = _SIGMAS * max(float(gap.std()), 1 / np.sqrt(len(gap))) / np.sqrt(len(gap))
-        value = float(result[f"recall@{cutoff}"])
-        rows.append(_at(f"random scorer, seen {seen}", value, mean, error))
+        deviation = max(float((found - expected).std()), 1 / np.sqrt(len(cases)))
+        rows.append(_at(f"random scorer, seen {seen}", found, expected, _SIGMAS * deviation / np.sqrt(len(cases))))
     return rows
-
-
-@dataclass(frozen=True)
-class SeedVariance:
-    """A metric over the seeds of a model."""
-
-    metric: str
-    n_seeds: int
-    mean: float
-    deviation: float
-    low: float
-    high: float
-
-
-def seed_variance(results: Sequence[Result]) -> list[SeedVariance]:
-    """How much each metric differs between seeds, a row each.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
-        ValueError: fewer than two results.
-    """
-    if len(results) < 2:
-        raise ValueError(f"there are {len(results)} results; give those of at least two seeds")
-    shared = [comparable(results[0], result) for result in results]
-    rows = []
-    for metric in results[0].metrics:
-        if not all(metric in own for own in shared):
-            continue
-        values = np.array([result[metric] for result in results])
-        spread = float(values.std(ddof=1))
-        rows.append(
-            SeedVariance(metric, len(values), float(values.mean()), spread, float(values.min()), float(values.max()))
-        )
-    return rows
-
-
-def seeds(results: Sequence[Result], title: str = "") -> list[Check]:
-    """The rows of :func:`seed_variance`, for results of one model's seeds.
-
-    Args:
-        title: of the results, e.g. ``"seen kept"``.
-    """
-    name = f"seeds{title and f', {title}'}"
-    if len(results) < 2:
-        return [Check(name, "skipped", None, "there is one run; give those of other seeds, too")]
-    return [
-        Check(
-            f"{name}, {row.metric}",
-            "ok",
-            row.deviation,
-            f"mean {row.mean:.5f}, deviation {row.deviation:.5f} over {row.n_seeds} runs, "
-            f"{row.low:.5f} to {row.high:.5f}",
-        )
-        for row in seed_variance(results)
-    ]
 
 
 class _Constant(Scorer):
@@ -262,39 +195,14 @@ def _cases(split: Split, part: Literal["valid", "test"]) -> Cases:
     return split.valid if part == "valid" else split.test
 
 
-def _some(cases: Cases, n: int, seed: int) -> Cases:
-    if len(cases) <= n:
-        return cases
-    rows = torch.from_numpy(np.sort(numpy_generator(seed, "checks").permutation(len(cases))[:n]))
-    return cases.take(rows)
-
-
-def _recall(model: _Constant, cases: Cases, protocol: Protocol) -> float:
-    return evaluate(model, cases, protocols=[protocol], metrics=["recall"])[0][f"recall@{protocol.cutoffs[0]}"]
+def _recall(model: _Constant, cases: Cases, k: int, seen: Seen, ties: Ties) -> np.ndarray:
+    """[U]."""
+    (result,) = evaluate(model, cases, seen=(seen,), ties=ties, cutoffs=(k,), metrics=("recall",))
+    return result.per_user[f"recall@{k}"]
 
 
 def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:
     """[U] float64: the share of the relevant items that are candidates, times the list length over the candidates."""
-    rows, _, n_relevant, chances = _reachable(cases, k, exclude)
-    values: np.ndarray = (torch.bincount(rows, minlength=len(cases)).double() / n_relevant * chances).numpy()
-    return values
-
-
-def _deviation_of_draw(cases: Cases, k: int, exclude: bool) -> float:
-    """At most how far the mean recall of one permutation deviates: users with a relevant item in common hit together.
-
-    Items count as independent; they compete for the k ranks, which makes the true deviation smaller.
-    """
-    rows, items, n_relevant, chances = _reachable(cases, k, exclude)
-    weights = (chances * (1 - chances)).sqrt() / n_relevant / len(cases)
-    of_items = torch.zeros(cases.n_items, dtype=torch.float64).index_add_(0, items, weights[rows])
-    return float(of_items.square().sum().sqrt())
-
-
-def _reachable(cases: Cases, k: int, exclude: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows and items of the relevant ones that are candidates, how many are relevant to each user, and the chance of
-    a candidate to be among the first k: [T], [T], [U] and [U].
-    """
     truth = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
     n_relevant = torch.bincount(truth // cases.n_items, minlength=len(cases)).double()
     n_candidates = torch.full((len(cases),), float(cases.n_items), dtype=torch.float64)
@@ -302,10 +210,12 @@ def _reachable(cases: Cases, k: int, exclude: bool) -> tuple[Tensor, Tensor, Ten
         known = torch.unique(cases.history.rows * cases.n_items + cases.history.values)
         n_candidates = n_candidates - torch.bincount(known // cases.n_items, minlength=len(cases))
         truth = truth[~torch.isin(truth, known)]
-    return truth // cases.n_items, truth % cases.n_items, n_relevant, (k / n_candidates).clamp(max=1)
+    reachable = torch.bincount(truth // cases.n_items, minlength=len(cases)).double()
+    values: np.ndarray = (reachable / n_relevant * (k / n_candidates).clamp(max=1)).numpy()
+    return values
 
 
-def _at(name: str, value: float, expected: float, error: float) -> Check:
-    ok = abs(value - expected) <= error
+def _at(name: str, values: np.ndarray, at_chance: np.ndarray, error: float) -> Check:
+    value, expected = float(values.mean()), float(at_chance.mean())
     detail = f"recall {value:.5f}, at chance {expected:.5f} (within {error:.2g} allowed)"
-    return Check(name, "ok" if ok else "fail", value - expected, detail)
+    return Check(name, "ok" if abs(value - expected) <= error else "fail", value - expected, detail)

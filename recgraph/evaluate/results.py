@@ -147,8 +147,7 @@ class Results:
         rows = [["metric", *titles]]
         for name, *values in self.to_polars().rows():
             rows.append([name, *("" if value is None else f"{value:.4f}" for value in values)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(titles) + 1)]
-        lines = ["  ".join(_pad(row, widths)) for row in rows]
+        lines = aligned(rows)
         for title, result in zip(titles, self, strict=True):
             if result.n_unreachable_users:
                 lines.append(f"{title}: {result.n_unreachable_users} users have unreachable relevant items")
@@ -169,9 +168,10 @@ class Results:
         return block("Results", facts, tables, note)
 
 
-def _pad(row: list[str], widths: list[int]) -> list[str]:
-    first = row[0].ljust(widths[0])
-    return [first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of texts as lines in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 @checked

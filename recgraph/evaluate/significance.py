@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from recgraph.arguments import checked
 from recgraph.evaluate.results import Result, comparable, load_users
 from recgraph.evaluate.statistics import (
+    FloatArray,
     Interval,
     TooFewPairs,
     bootstrap,
@@ -22,22 +23,6 @@ from recgraph.evaluate.statistics import (
     randomisation,
 )
 
-__all__ = [
-    "OF_FOLD",
-    "Comparison",
-    "Interval",
-    "Source",
-    "Test",
-    "compare_values",
-    "over_folds",
-    "over_seeds",
-    "over_users",
-    "p_value",
-    "results_of",
-    "user_means",
-]
-
-FloatArray = NDArray[np.float64]
 Test = Literal["t", "randomisation"]
 #: what the protocols of two folds differ in
 OF_FOLD = ("split_hash", "split_facts")
@@ -73,22 +58,16 @@ def compare_values(
         a, b: [N]; pairs in which either is NaN (the user has no value) are left out.
 
     Raises:
-        ValueError: not of the same length, or (``TooFewPairs``) fewer than two pairs.
+        TooFewPairs: fewer than two.
     """
-    own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if own.shape != other.shape or own.ndim != 1:
-        raise ValueError(f"a and b must be paired: one list of values each, not {own.shape} and {other.shape}")
-    values = _differences(own, other)
+    values = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
     return Comparison(
         values.size,
         float(values.mean()),
         bootstrap(values, confidence=confidence, n_draws=n_draws, seed=seed),
-        {
-            "t": paired_t(values),
-            "randomisation": randomisation(values, n_draws=n_draws, seed=seed),
-        },
+        {"t": paired_t(values), "randomisation": randomisation(values, n_draws=n_draws, seed=seed)},
         cohen_d(values),
     )
 
@@ -118,23 +97,15 @@ def over_users(
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: the users are not the same, or the metric has values of none or (``TooFewPairs``) one of them.
     """
-    means = user_means(results_of(a, "a"), results_of(b, "b"), metric)
+    means = user_means(results_of(a), results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
-@checked
 def p_value(
-    a: Source | Sequence[Source],
-    b: Source | Sequence[Source],
-    metric: str,
-    *,
-    test: Test = "randomisation",
-    n_draws: int = 9999,
-    seed: int = 0,
+    a: Sequence[Result], b: Sequence[Result], metric: str, *, test: Test, n_draws: int = 9999, seed: int = 0
 ) -> float:
     """The p-value of one test over users, without the rest of :func:`over_users`; 1 where no two users have values."""
-    own, other = user_means(results_of(a, "a"), results_of(b, "b"), metric)
-    values = _differences(own, other)
+    values = _differences(*user_means(a, b, metric))
     if values.size < 2:
         return 1.0
     return paired_t(values) if test == "t" else randomisation(values, n_draws=n_draws, seed=seed)
@@ -162,48 +133,40 @@ def over_seeds(
     """
     if len(a) != len(b):
         raise ValueError(f"there are {len(a)} results of a and {len(b)} of b; give one of each for every seed")
-    both = results_of(a, "a"), results_of(b, "b")
+    both = results_of(a), results_of(b)
     for result in (*both[0], *both[1]):
         comparable(both[0][0], result)
     values = [[result[metric] for result in results] for results in both]
     return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
-def results_of(given: Source | Sequence[Source], name: str) -> list[Result]:
-    """The results of a model; files are read.
-
-    Raises:
-        ValueError: there is none; names the argument.
-    """
+def results_of(given: Source | Sequence[Source]) -> list[Result]:
+    """The results of a model; files are read."""
     several = [given] if isinstance(given, Source) else given
     if not several:
-        raise ValueError(f"{name} is empty: give at least one result")
+        raise ValueError("results of a model or fold are empty; give at least one")
     return [one if isinstance(one, Result) else load_users(one) for one in several]
 
 
 def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean over the results of each user's values, the same in whatever order they are given."""
-    check_alike([*a, *b], metric)
-    own, other = (np.sort([result.per_user[metric] for result in results], axis=0).mean(0) for results in (a, b))
-    return own, other
-
-
-def check_alike(results: Sequence[Result], metric: str) -> None:
-    """Refuse results that cannot be compared user by user.
+    """[U] each: the mean over the results of each user's values, the same in whatever order they are given.
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: the metric has no values of users, or the users are not the same.
     """
-    for result in results:
-        comparable(results[0], result)
+    for result in (*a, *b):
+        comparable(a[0], result)
         if metric not in result.per_user:
             raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
-        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, results[0])]
-        if not np.array_equal(result.users, results[0].users) or ids[0] != ids[1]:
+        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, a[0])]
+        if not np.array_equal(result.users, a[0].users) or ids[0] != ids[1]:
             raise ValueError("the results are of different users; evaluate both models on the same cases")
+    own, other = (np.sort([result.per_user[metric] for result in results], axis=0).mean(0) for results in (a, b))
+    return own, other
 
 
+@checked
 def over_folds(
     a: Sequence[Source | Sequence[Source]],
     b: Sequence[Source | Sequence[Source]],
@@ -213,7 +176,7 @@ def over_folds(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models over the users of a cross-validation (:func:`recgraph.data.folds.folds`).
+    """Compare two models over the users of a cross-validation (:func:`recgraph.data.interactions.folds`).
 
     Each user counts once, with all its values: those of several folds are no independent ones. Folds count alike,
     however many users have a value in them, so that the difference is that of the means over folds.
@@ -223,33 +186,20 @@ def over_folds(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways, or those at one place are of different folds.
-        ValueError: no list of folds, not as many of each, one fold twice, folds of different logs, or as of
-            :func:`over_users`.
+        ValueError: not as many folds of each, one fold twice, folds of different logs, or as of :func:`over_users`.
     """
-    folds = [*zip(*(_of_folds(name, given) for name, given in (("a", a), ("b", b))), strict=False)]
-    if len(a) != len(b):
+    if not a or len(a) != len(b):
         raise ValueError(f"a has {len(a)} folds and b has {len(b)}; give the same ones of each")
-    for own, _ in folds:
-        comparable(folds[0][0][0], own[0], aside=OF_FOLD)
-    splits = [own[0].protocol.split_hash for own, _ in folds]
-    if len(set(splits)) < len(splits):
+    folds = [(results_of(own), results_of(other)) for own, other in zip(a, b, strict=True)]
+    first = [own[0] for own, _ in folds]
+    for result in first:
+        comparable(first[0], result, aside=OF_FOLD)
+    if len({result.protocol.split_hash for result in first}) < len(first):
         raise ValueError("two of the folds have the same split; give each fold once, and seeds of a fold as a list")
-    _check_one_log([own[0] for own, _ in folds])
+    if len({result.log_hash for result in first if result.log_hash}) > 1:
+        raise ValueError("the folds are of different logs; train and test all folds of one log")
     means = _over_all_folds([(own[0].users, *user_means(own, other, metric)) for own, other in folds])
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
-
-
-def _of_folds(name: str, given: Sequence[Source | Sequence[Source]]) -> list[list[Result]]:
-    """The results of each fold."""
-    if isinstance(given, Source) or not len(given):
-        raise ValueError(f"{name} = {given!r} must be a list with the result of each fold")
-    return [results_of(one, f"{name}[{fold}]") for fold, one in enumerate(given)]
-
-
-def _check_one_log(results: Sequence[Result]) -> None:
-    """Refuse folds of different logs, as of one that has grown between two trainings."""
-    if len({result.log_hash for result in results if result.log_hash}) > 1:
-        raise ValueError("the folds are of different logs; train and test all folds of one log")
 
 
 def _over_all_folds(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,9 @@ import polars as pl
 from recgraph import notebook
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.results import comparable
+from recgraph.evaluate.results import aligned, comparable
 from recgraph.evaluate.significance import Source, Test, p_value, results_of
 from recgraph.evaluate.statistics import holm
-
-__all__ = ["Cell", "Mark", "Table", "table"]
 
 Mark = Literal["best", "tied", ""]
 _SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
@@ -75,10 +73,7 @@ class Table:
 
     def __str__(self) -> str:
         rows = self.rows()
-        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-        return "\n".join([*text, self.legend])
+        return "\n".join([*aligned([list(rows[0]), *(list(row.values()) for row in rows)]), self.legend])
 
     def _repr_html_(self) -> str:
         return notebook.block("Comparison", {}, [notebook.table(self.rows())], self.legend)
@@ -109,54 +104,33 @@ def table(
     """
     if not results:
         raise ValueError("results is empty; give at least one model")
-    models = {name: results_of(own, f"results[{name!r}]") for name, own in results.items()}
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha} must be between 0 and 1")
+    models = {name: results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
     shared = [comparable(every[0], result) for result in every]
     columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
     means = {
-        (name, metric): float(np.mean([result[metric] for result in own]))
-        for name, own in models.items()
+        metric: {name: float(np.mean([result[metric] for result in own])) for name, own in models.items()}
         for metric in columns
     }
-    best = {metric: best_first({name: means[name, metric] for name in models}, metric)[0] for metric in columns}
+    best = {metric: best_first(means[metric], metric)[0] for metric in columns}
     pairs = [
         (name, metric)
         for metric in columns
         for name in models
-        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[name, metric])
+        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[metric][name])
     ]
     raw = [
         p_value(models[name], models[best[metric]], metric, test=test, n_draws=n_draws, seed=seed)
         for name, metric in pairs
     ]
     adjusted = dict(zip(pairs, holm(raw).tolist(), strict=True))
-    cells = {
-        name: {metric: _cell(name, metric, means, best[metric], adjusted, alpha) for metric in columns}
-        for name in models
-    }
+
+    def cell(name: str, metric: str) -> Cell:
+        p = adjusted.get((name, metric))
+        if name != best[metric]:
+            return Cell(means[metric][name], p, "tied" if p is not None and p >= alpha else "")
+        others = [each for (_, of), each in adjusted.items() if of == metric]
+        return Cell(means[metric][name], None, "tied" if max(others, default=0) >= alpha else "best" if others else "")
+
+    cells = {name: {metric: cell(name, metric) for metric in columns} for name in models}
     return Table(cells, _LEGEND.format(test=test, n=len(pairs), alpha=alpha))
-
-
-def _cell(
-    name: str,
-    metric: str,
-    means: dict[tuple[str, str], float],
-    best: str,
-    adjusted: dict[tuple[str, str], float],
-    alpha: float,
-) -> Cell:
-    if name == best:
-        return Cell(
-            means[name, metric], None, _mark_of_best([p for (_, of), p in adjusted.items() if of == metric], alpha)
-        )
-    p = adjusted.get((name, metric))
-    return Cell(means[name, metric], p, "tied" if p is not None and p >= alpha else "")
-
-
-def _mark_of_best(others: Collection[float], alpha: float) -> Mark:
-    """From the adjusted p-values of all that were tested against it."""
-    if not others:
-        return ""
-    return "tied" if max(others) >= alpha else "best"

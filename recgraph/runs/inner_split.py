@@ -10,14 +10,12 @@ from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
-from recgraph.data.folded import Shares
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
-from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.data.strategies import Ratio
+from recgraph.data.strategies import GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model, Space
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out

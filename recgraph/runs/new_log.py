@@ -18,8 +18,7 @@ from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import names_of
 from recgraph.data.errors import AmbiguousColumnError, DataError, MissingColumnError
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions
-from recgraph.data.loading import with_features_of
+from recgraph.data.interactions import Interactions, with_features_of
 from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def test_a_failing_check_exits_with_1_and_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checks, "_recall_at_chance", lambda cases, k, exclude: np.full(len(cases), 0.9))
     done = call("check", "synthetic", "--users", 50, "--format", "json")
     assert done.exit_code == 1
-    assert "6 of 13 checks failed: constant scorer, expectation, seen keep, " in done.stderr
+    assert "4 of 11 checks failed: constant scorer, expectation, seen keep, " in done.stderr
     assert rows(done)["random scorer, seen exclude"]["status"] == "fail"
 
 
@@ -63,31 +62,6 @@ def test_parameters_of_the_split() -> None:
     assert call("check", "synthetic", "--split", "nope").exit_code == 2
     assert call("check", "synthetic", "--set", "colour=1").exit_code == 2
     assert call("check", "no-such-data").exit_code == 2
-
-
-def test_runs_show_the_spread_of_their_seeds(runs: list[Path], tmp_path: Path) -> None:
-    copied = tmp_path / "copied"
-    shutil.copytree(runs[0], copied)
-    done = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", runs[1], "--format", "json")
-    assert done.exit_code == 0, done.output
-    row = rows(done)["seeds, seen excluded, ndcg@10"]
-    assert row["value"] > 0
-    assert "over 2 runs" in row["detail"]
-    alone = rows(call("check", "synthetic", "--users", 50, "--run", runs[0], "--format", "json"))
-    assert alone["seeds, seen kept"]["status"] == "skipped"
-    other = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", copied)
-    assert other.exit_code == 2
-    assert f"--run {copied}: it has the seed 1 of {runs[0]}" in other.stderr
-    settings = ("--set", "hidden_dim=16", "--set", "max_epochs=1", "--seed", 3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECGRAPH_HOME", str(runs[0].parent / "home"))
-        assert call("train", "bpr-mf", "--dataset", "synthetic", "--out", tmp_path / "wide", *settings).exit_code == 0
-    other = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", tmp_path / "wide")
-    assert other.exit_code == 2
-    assert f"it differs from {runs[0]} in more than its seed (config)" in other.stderr
-    other = call("check", "synthetic", "--split", "time", "--run", runs[0])
-    assert other.exit_code == 2
-    assert "split hash" in other.stderr
 
 
 @pytest.fixture
@@ -104,10 +78,6 @@ def test_valid_is_refused_for_a_run_that_was_fitted_on_it(runs: list[Path], fitt
     assert done.exit_code == 2
     assert f"--split valid: {fitted_on_valid} was fitted on train+valid" in done.stderr
     assert "take --split test, or a run that was fitted on train" in done.stderr
-    assert "predicted peak" not in done.stderr, "no run is ranked before all are known to be right"
-    checked = call("check", "synthetic", "--users", 50, "--run", fitted_on_valid)
-    assert checked.exit_code == 2
-    assert f"--run {fitted_on_valid}: it was fitted on train+valid" in checked.stderr
     assert call("evaluate", fitted_on_valid).exit_code == 0
 
 
@@ -124,7 +94,6 @@ def test_several_runs_are_one_table_with_marks(runs: list[Path], tmp_path: Path)
     # the two seeds are one model
     assert [row["model"] for row in found[:2]] == [f"{runs[0]} and 1 more", str(out)]
     assert any(row["ndcg@10"][-1] in "*=" for row in found[:2])
-    assert "predicted peak" in done.stderr
     assert "Holm's correction over the 1 comparisons" in done.stderr
     written = sorted(path.name for path in (tmp_path / "users").iterdir())
     assert written[:2] == ["1-valid-exclude.parquet", "1-valid-keep.parquet"]

@@ -35,7 +35,7 @@ def test_parts_are_trained_on_checked_measured_and_found_again() -> None:
     works("evaluate run")
     (protocol, *_) = (each["protocol"] for each in rg.Run.open("run").record.results["test"])
     assert json.loads(protocol["split_facts"])["test"] == 40
-    rows = json.loads(works("check --run run --format json", *PARTS).stdout)
+    rows = json.loads(works("check --format json", *PARTS).stdout)
     assert {row["check"] for row in rows} >= {"duplicates in test"}
     for name in ("train", "test"):
         Path("away").mkdir(exist_ok=True)

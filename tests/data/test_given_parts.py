@@ -5,22 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse as sp
+from refusing import refused
 
 import recgraph as rg
-from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.errors import DataError, MissingColumnError
+from recgraph.data.errors import DataError
 from recgraph.data.split import SealedSplit, SealedTestError
 from recgraph.evaluate import evaluate
-from recgraph.leaderboard.board import SheetSpec
 from recgraph.models import Popularity
 from recgraph.runs.settings import DataConfig
 
@@ -91,16 +89,6 @@ def test_parts_against_a_slow_version(unknown_items: str) -> None:
     assert min(split.params["found"].values()) > 0
 
 
-def test_what_is_odd_of_the_parts_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        rg.Split.from_parts(_frame([(1, 1), (1, 2), (2, 1)]), _frame([(2, 2)]), _frame([(1, 1), (9, 2), (2, 7)]))
-    said = " ".join(caplog.messages)
-    assert "1 of 3 interactions of test are of pairs of user and item that an earlier part has" in said
-    assert "1 of 3 interactions of test are of users that no earlier part has" in said
-    assert "1 of 3 interactions of test are of items that no earlier part has, which nothing asks for" in said
-    assert "valid" not in said
-
-
 def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path) -> None:
     frames = [_frame(rows) for rows in (TRAIN, VALID, TEST)]
     paths = [tmp_path / f"{name}.csv" for name in ("train", "valid", "test")]
@@ -123,28 +111,6 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     assert other.hash != split.hash
 
 
-def test_parts_of_several_files_name_the_file_and_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train = tmp_path / "train"
-    train.mkdir()
-    (train / "a.csv").write_text("user_id,item_id,rating\n1,10,5\n2,11,4\n")
-    (train / "b.csv").write_text("user_id,item_id,rating\n1,11,3\nx,12,2\n,13,1\n")
-    test = tmp_path / "test.csv"
-    test.write_text("user_id,item_id,rating\n2,10,1\n1,12,bad\n")
-    for given in (train, train / "*.csv"):
-        with pytest.raises(DataError, match=r"b\.csv, line 4: the user id"):
-            rg.Split.from_parts(given, test=test)
-        with pytest.raises(DataError, match=r"test\.csv, line 3: the rating 'bad'"):
-            rg.Split.from_parts(given, test=test, missing_ids="drop")
-    split = rg.Split.from_parts(train, test=test, missing_ids="drop", rating="none")
-    told = " ".join(caplog.messages)
-    assert f"{train / 'b.csv'}, line 4: 1 rows without a user or an item" in told
-    assert f"{train / 'b.csv'}, line 3: the id 'x'" in told
-    split.save(tmp_path / "saved")
-    found = SealedSplit.load(tmp_path / "saved").interactions.source
-    assert [part.path for part in found.parts] == [train / "a.csv", train / "b.csv", test]
-    assert found.place(5) == f"{test}, line 2"
-
-
 @pytest.mark.parametrize("part", ["valid", "test"])
 def test_a_part_that_is_given_holds_something(part: str, tmp_path: Path) -> None:
     given: dict[str, Any] = {"train": _frame(TRAIN), "valid": _frame(VALID), "test": _frame(TEST)}
@@ -165,7 +131,7 @@ def test_a_card_may_not_rate_a_part_away(tmp_path: Path, monkeypatch: pytest.Mon
     own = tmp_path / "own.toml"
     parts = 'train = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"\n'
     own.write_text(f'name = "own"\n[data]\n{parts}[prepare]\nmin_rating = 3\n')
-    with pytest.raises(DataError, match="min_rating = 3 leaves nothing of a part that is given"):
+    with pytest.raises(DataError, match="min_rating"):
         catalog.get(str(own))
 
 
@@ -185,21 +151,6 @@ def test_ids_that_are_categories_are_texts_in_every_part() -> None:
 
 DAYS = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]
 SEVEN = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (1, 4)]
-
-
-@pytest.mark.parametrize("dates", [DAYS, [day.date() for day in DAYS]])
-@pytest.mark.parametrize("numbers", [[1, 2, 3, 4, 5, 6, 7], [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]])
-def test_times_that_are_dates_and_numbers_are_refused(dates: list[Any], numbers: list[Any], tmp_path: Path) -> None:
-    frames = [_frame(SEVEN, timestamp=times) for times in (dates, numbers)]
-    for train, test in (frames, frames[::-1]):
-        with pytest.raises(DataError, match=r"timestamps \(column 'timestamp'\) are of type .*, those of others dates"):
-            rg.Split.from_parts(train, test=test)
-    for number, frame in enumerate(frames):
-        frame.write_parquet(tmp_path / f"{number}.parquet")
-    with pytest.raises(DataError, match=r"1\.parquet: the timestamps"):
-        rg.load_data(tmp_path)
-    with pytest.raises(DataError, match=r"'rating' \(the rating\) of type .* holds no numbers"):
-        rg.Split.from_parts(_frame(SEVEN, rating=numbers), test=_frame(SEVEN, rating=dates))
 
 
 def test_times_of_several_zones_are_moments() -> None:
@@ -292,66 +243,36 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         DataConfig.of().split_of(str(own))
 
 
-def test_a_changed_part_is_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    for name, rows in (("train", TRAIN), ("test", TEST)):
-        _frame(rows).write_csv(tmp_path / f"{name}.csv")
-    own = tmp_path / "own.toml"
-    own.write_text('name = "own"\n[data]\ntrain = "train.csv"\ntest = "test.csv"\n')
-    first = DataConfig.of().split_of(str(own))
-    assert catalog.get(str(own)).cached
-    _frame(TEST[:-1]).write_csv(tmp_path / "test.csv")
-    assert DataConfig.of().split_of(str(own)).hash != first.hash
+def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.csv").write_text("user_id,item_id,rating\n1,10,5\n2,11,4\n")
+    (tmp_path / "train" / "b.csv").write_text("user_id,item_id,rating\n1,11,3\n,12,2\n")
+    (tmp_path / "test.csv").write_text("user_id,item_id,rating\n2,10,1\n1,12,bad\n")
+    for given in (tmp_path / "train", tmp_path / "train" / "*.csv"):
+        with refused("b.csv", "row 1", "user_id"):
+            rg.Split.from_parts(given, test=tmp_path / "test.csv")
+        with refused("test.csv", "row 1", "rating", "'bad'"):
+            rg.Split.from_parts(given, test=tmp_path / "test.csv", missing_ids="drop")
+    with refused("train"):
+        rg.Split.from_parts(_frame(TRAIN))
+    with refused("train", "test"):
+        rg.Split.from_parts(_frame(TRAIN), test=tmp_path / "test.csv")
+    days = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]
+    for times in ([1, 2, 3, 4, 5, 6, 7], [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]):
+        with refused("timestamp"):
+            rg.Split.from_parts(_frame(SEVEN, timestamp=days), test=_frame(SEVEN, timestamp=times))
+    rg.Split.from_parts(_frame([(1, 1), (1, 2), (2, 1)]), _frame([(2, 2)]), _frame([(1, 1), (9, 2), (2, 7)]))
+    assert "test_repeats = 1, test_unknown_users = 1, test_unknown_items = 1" in caplog.text
 
 
-def test_a_file_that_is_put_in_place_with_an_earlier_time_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As rsync and cp -p do: beside a newer file of the log neither size nor the latest change tells."""
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    (tmp_path / "log").mkdir()
-    for number, name in enumerate(("a", "b")):
-        _frame(TRAIN[number::2]).write_csv(tmp_path / "log" / f"{name}.csv")
-        os.utime(tmp_path / "log" / f"{name}.csv", (10**9 + number, 10**9 + number))
-    (tmp_path / "own.toml").write_text('name = "own"\n[data]\nfile = "log"\n')
-    first = catalog.get(str(tmp_path / "own.toml"))
-    assert catalog.get(str(tmp_path / "own.toml")).cached
-    file = tmp_path / "log" / "a.csv"
-    head, *lines = file.read_text().splitlines()
-    other = tmp_path / "other"
-    other.write_text("\n".join([head, *reversed(lines), ""]))
-    assert other.stat().st_size == file.stat().st_size
-    os.utime(other, (10**9 - 5, 10**9 - 5))
-    other.replace(file)
-    again = catalog.get(str(tmp_path / "own.toml"))
-    assert not again.cached
-    assert again.files != first.files
-
-
-def test_a_board_names_parts(tmp_path: Path) -> None:
-    for name, rows in (("train", TRAIN), ("test", TEST)):
-        _frame(rows).write_csv(tmp_path / f"{name}.csv")
-    board = tmp_path / "board.toml"
-    board.write_text('data = { train = "train.csv", test = "test.csv" }\n[[models]]\nmodel = "popularity"\n')
-    sheet = SheetSpec.load(board)
-    chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))
-    split = DataConfig.of(chosen).split_of(sheet.dataset)
-    assert (split.name, split.params["valid"]) == ("given", 0.1)
-
-
-def test_what_is_no_set_of_parts_is_refused(tmp_path: Path) -> None:
-    train, test = _frame(TRAIN), _frame(TEST)
-    with pytest.raises(ValueError, match="train is given; give train=, and valid= or test="):
-        rg.Split.from_parts(train)
-    with pytest.raises(ValueError, match="train, test are files and frames"):
-        rg.Split.from_parts(train, test=str(tmp_path / "test.csv"))
-    with pytest.raises(ValueError, match="format = 'csv' says how files are read"):
-        rg.Split.from_parts(train, test=test, format="csv")
-    with pytest.raises(ValueError, match=r"valid = 0\.2 draws a validation part from train, and one is given"):
-        rg.Split.from_parts(train, _frame(VALID), test, split={"valid": 0.2})
-    with pytest.raises(MissingColumnError, match="there is no column 'user_id'"):
-        rg.Split.from_parts(train, test=test.rename({"user_id": "reader"}))
-    with pytest.raises(ConfigError, match="colour"):
-        rg.Split.from_parts(train, test=test, colour="red")
-    with pytest.raises(ValueError, match="this log came as a whole"):
-        rg.Interactions.from_frame(train, user="user_id", item="item_id").split("given")
+def test_matrices_are_parts(tmp_path: Path) -> None:
+    parts = [sp.csr_matrix((np.ones(len(rows)), tuple(zip(*rows, strict=True))), (12, 20)) for rows in (TRAIN, TEST)]
+    split = rg.Split.from_parts(parts[0], test=parts[1])
+    pairs = [sorted(set(rows)) for rows in (TRAIN, TEST)]
+    assert split.hash == rg.Split.from_parts(_frame(pairs[0]), test=_frame(pairs[1])).hash
+    for name, part in zip(("train", "test"), parts, strict=True):
+        sp.save_npz(tmp_path / f"{name}.npz", part)
+    assert rg.Split.from_parts(tmp_path / "train.npz", test=tmp_path / "test.npz").hash == split.hash
+    weighted = rg.Split.from_parts(parts[0] * 2, test=parts[1], weight="weight")
+    assert weighted.train.weights is not None
+    assert set(weighted.train.weights.tolist()) <= {2.0, 4.0, 6.0}

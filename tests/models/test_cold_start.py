@@ -17,7 +17,7 @@ from recgraph.sparse.ragged import Ragged
 
 
 def test_new_films_are_ranked_by_their_genres(shared: Path) -> None:
-    log = Interactions.from_recbole(shared / "data" / "ml-100k")
+    log = Interactions.read(shared / "data" / "ml-100k")
     is_new = _tenth(log)
     everything = log.ordered.items
     train = Part(everything.filter(~is_new[everything.values]), log.n_items)

@@ -16,7 +16,7 @@ from experiments.lightgcn_parity import METRIC, agreement, compare  # noqa: E402
 
 
 def test_losses_and_vectors_agree_step_by_step(shared: Path) -> None:
-    train = Interactions.from_recbole(shared / "data" / "ml-100k").split("ratio").train
+    train = Interactions.read(shared / "data" / "ml-100k").split("ratio").train
     found = agreement(train)
     assert found["n_steps"] == 20
     assert found["last_loss_over_first"] < 0.9
@@ -26,7 +26,7 @@ def test_losses_and_vectors_agree_step_by_step(shared: Path) -> None:
 
 @pytest.mark.slow
 def test_levels_agree(shared: Path) -> None:
-    split = Interactions.from_recbole(shared / "data" / "ml-100k").split("ratio")
+    split = Interactions.read(shared / "data" / "ml-100k").split("ratio")
     *epochs, last = compare(split, epochs=8)
     for part, record in (("valid", epochs[-1]), ("test", last)):
         of_ours, of_peer = record[f"{part} {METRIC}"].values()

@@ -6,4 +6,4 @@ from recgraph import Interactions, Split
 
 
 def split(path: str) -> Split:
-    return Interactions.from_sequences(path).split("leave-one-out")
+    return Interactions.read(path, format="sequences").split("leave-one-out")

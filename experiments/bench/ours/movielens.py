@@ -6,4 +6,4 @@ from recgraph import Interactions, Split
 
 
 def split(path: str) -> Split:
-    return Interactions.from_recbole(path).split("ratio")
+    return Interactions.read(path).split("ratio")
