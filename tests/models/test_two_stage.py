@@ -15,8 +15,8 @@ from torch import Tensor
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.data.samples import Query
 from recgraph.models.base import Space
 from recgraph.models.members import Plan, last_held_out
 from recgraph.models.two_stage.candidates import Candidates, above_the_rest, best_of
