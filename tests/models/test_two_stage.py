@@ -16,8 +16,8 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.data.samples import Query
 from recgraph.models.base import Space
 from recgraph.models.two_stage import (
     BoostedTrees,
