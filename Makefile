@@ -35,7 +35,7 @@ help:  ## show this
 $(STAMP): setup.cfg pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "recgraph needs Python >= 3.11 with venv; name one with make PYTHON=..." >&2; exit 1; }
 	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,api,export,track,notebooks,dgl,postgres,ray,browser]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,api,export,explain,track,notebooks,dgl,postgres,ray,browser]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)
@@ -80,7 +80,7 @@ OLDEST := build/oldest
 test-oldest: $(STAMP)  ## the quick tests with the oldest version of each package that setup.cfg allows
 	rm -rf $(OLDEST) && mkdir -p build && $(PYTHON) -m venv $(OLDEST)
 	$(PY) tests/checks/floors.py > $(OLDEST)/floors.txt
-	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/floors.txt -e '.[dev,serve,api,export,notebooks,postgres]'
+	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/floors.txt -e '.[dev,serve,api,export,explain,notebooks,postgres]'
 	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not faults and not peer and not gpu" $(ARGS)
 
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device

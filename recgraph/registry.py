@@ -22,8 +22,7 @@ from recgraph.config import ConfigError, arguments_of, did_you_mean, nearest_nam
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     "aggregator": {"recgraph.encoders.histories": ("Mean", "SelfAttention", "UserAttention")},
     "attribution": {
-        "recgraph.explain.attribution.methods": ("Attention", "IntegratedGradients", "LeaveOneOut"),
-        "recgraph.explain.attribution.reagent": ("Reagent",),
+        "recgraph.explain.attribution": ("Attention", "IntegratedGradients", "LeaveOneOut"),
     },
     "augmentation": {
         "recgraph.augment.graph": ("EdgeDrop", "FeatureMask", "NodeDrop"),

@@ -16,12 +16,11 @@ from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.transforms import _inverse_root
 from recgraph.contrast.weights import Learned, Pairs
-from recgraph.encoders.attention import attend
+from recgraph.encoders.attention import attend, pack
 from recgraph.encoders.graph import symmetric_product
-from recgraph.encoders.packed import pack
 from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.losses.softmax import FullSoftmax
-from recgraph.models.collaborative.norms import half_squared_norms
+from recgraph.models.collaborative.base import half_squared_norms
 from recgraph.ranks import _Gathered
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.pair_products import _InBlocks, pair_products
@@ -38,10 +37,6 @@ def drawn(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 # of several lengths, so that there is padding within a bucket
 PACKED = pack(Ragged.from_lists([[1], [2, 3], [4, 5, 6], [1, 2, 3, 4]]), last_only=False)
-
-
-def attention() -> Case:
-    return lambda qkv: attend(qkv, PACKED, 2, 0.0, None), drawn((10, 12))
 
 
 def attention_of_the_last() -> Case:
@@ -117,8 +112,7 @@ REFUSE = {
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/hidden_units.py:_TanhSums": learned_weight,
     "contrast/transforms.py:_InverseRoot": whitening,
-    "encoders/attention.py:_Every": attention,
-    "encoders/attention.py:_Some": attention_of_the_last,
+    "encoders/attention.py:_Attention": attention_of_the_last,
     "losses/scores.py:_OwnScores": scores_of_own_negatives,
     "losses/scores.py:_PairScores": scores_of_pairs,
 }
@@ -128,7 +122,7 @@ ASK_FIRST = {
 }
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,
-    "models/collaborative/norms.py:_HalfWeightedNorms": squared_norms,
+    "models/collaborative/base.py:_HalfWeightedNorms": squared_norms,
     "sparse/backends/_autograd.py:_Product": sparse_product,
     "sparse/pair_products.py:_AtEntries": sparse_products_of_pairs,
 }

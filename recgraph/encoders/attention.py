@@ -1,27 +1,477 @@
 """Multi-head attention over a batch of sequences, laid out for the host or for an accelerator: :func:`lay_out`.
 
-On the host the batch is packed (:mod:`recgraph.encoders.packed`), and the attention is one autograd node, which works
-bucket by bucket. It can be differentiated once: its backward reads probabilities that were computed in forward without
-their history. An accelerator, which would wait for the launches of each bucket's kernels, gets one padded batch
-(:mod:`recgraph.encoders.padded`). Both give the same numbers.
+On the host the batch is packed (:class:`Packed`): tokens one after the other, rows sorted by length. Rows of about one
+length form a bucket; only inside a bucket are they padded, for their attention, which is one autograd node. It can be
+differentiated once: its backward reads probabilities that were computed in forward without their history. An
+accelerator, which would wait for the launches of each bucket's kernels, gets one padded batch (:class:`Padded`) and
+torch's fused attention. All that the layout depends on is read on the host and copied to the device at once, and
+lengths are rounded up, so that few shapes occur. Both give the same numbers.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
+from recgraph.accelerated import is_accelerated, to_device
 from recgraph.blocks import refuse_second_derivative
-from recgraph.encoders.packed import Asked, Bucket, Packed, check_rows, pack
-from recgraph.encoders.padded import Padded
-from recgraph.rng import dropout_scale
+from recgraph.rng import dropout_scale, lent
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Layout", "attend", "lay_out"]
+__all__ = ["N_SPANS", "Asked", "Layout", "Packed", "Padded", "attend", "lay_out", "pack", "spans"]
+
+
+# A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.
+_SPREAD = 1.3
+#: buckets of :func:`spans`: unknown, and 129 as published
+N_SPANS = 130
+# lengths are rounded up to a multiple of this: few shapes, and rows of a bias that fused kernels take as they are
+_STEP = 8
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Neighbouring rows whose attention is computed together, padded to the longest of them.
+
+    Attributes:
+        first_row, n_rows: the rows ``first_row : first_row + n_rows`` of the packed batch.
+        first_token, n_tokens: their tokens.
+        length: of the longest row.
+        slots: [n_tokens] int64, the place of each token in the padded [n_rows * length] layout; None where the rows
+            are all of one length and the padded layout is a view.
+        lengths: [n_rows] int64.
+        valid_mask: [n_rows, length], False at masked items (token 0) and padding; None where no item is masked.
+    """
+
+    first_row: int
+    n_rows: int
+    first_token: int
+    n_tokens: int
+    length: int
+    slots: Tensor | None
+    lengths: Tensor
+    valid_mask: Tensor | None
+
+    @property
+    def tokens(self) -> slice:
+        """Of the packed tokens."""
+        return slice(self.first_token, self.first_token + self.n_tokens)
+
+    @cached_property
+    def causal_mask(self) -> Tensor:
+        """Which keys a query sees, [L, L] or, with masked items, [n_rows, 1, L, L].
+
+        The valid keys up to its own place; a query that would see none sees itself, so that no row of the softmax is
+        empty. (The published code adds -10000 to what is hidden, which differs for queries that are never read.)
+        """
+        places = torch.arange(self.length, device=self.lengths.device)
+        causal_mask = places[:, None] >= places
+        if self.valid_mask is None:
+            return causal_mask
+        visible_mask = causal_mask & self.valid_mask[:, None, :]
+        alone_mask = ~visible_mask.any(-1, keepdim=True) & torch.eye(self.length, device=places.device).bool()
+        return (visible_mask | alone_mask)[:, None]
+
+    @cached_property
+    def causal_bias(self) -> Tensor:
+        """Additive mask of the attention scores."""
+        return score_bias(self.causal_mask)
+
+    @cached_property
+    def last_mask(self) -> Tensor | None:
+        """Which keys the queries at the last places see, [n_rows, 1, 1, L]; None where every key is visible."""
+        if self.slots is None and self.valid_mask is None:
+            return None
+        places = torch.arange(self.length, device=self.lengths.device)
+        visible_mask = places < self.lengths[:, None]
+        if self.valid_mask is not None:
+            visible_mask = visible_mask & self.valid_mask
+            alone_mask = ~visible_mask.any(-1, keepdim=True) & (places == self.lengths[:, None] - 1)
+            visible_mask = visible_mask | alone_mask
+        return visible_mask[:, None, None]
+
+    @cached_property
+    def last_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores."""
+        return None if self.last_mask is None else score_bias(self.last_mask)
+
+    def pad(self, tokens: Tensor) -> Tensor:
+        """[n_tokens, ...] -> [n_rows, length, ...]; a view where the rows are of one length."""
+        if self.slots is None:
+            return tokens.view(self.n_rows, self.length, *tokens.shape[1:])
+        padded = tokens.new_zeros(self.n_rows * self.length, *tokens.shape[1:])
+        return padded.index_copy_(0, self.slots, tokens).view(self.n_rows, self.length, *tokens.shape[1:])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """[n_rows, length, ...] -> [n_tokens, ...]."""
+        flat = padded.reshape(self.n_rows * self.length, *padded.shape[2:])
+        return flat if self.slots is None else flat.index_select(0, self.slots)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some places of a batch, whose states alone the last layer computes.
+
+    Attributes:
+        tokens: [N] int64: their tokens in the layout, row after row.
+        kept: [M] int64: which of the N each place is, in the order in which the places were given.
+        buckets: of a packed layout, the N in the place of the tokens of each bucket.
+    """
+
+    tokens: Tensor
+    kept: Tensor
+    buckets: tuple[Bucket, ...] = ()
+
+    def restore(self, states: Tensor) -> Tensor:
+        """[N, ...] -> [M, ...]."""
+        return states.index_select(0, self.kept)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of sequences, rows sorted by length.
+
+    Attributes:
+        tokens: [T] int64.
+        positions: [T] int64: the place of each token in its original sequence.
+        last: [B] int64: the packed index of each row's last token, in packed row order.
+        row_order: [B] int64: the original row of each packed row; None where the order is unchanged.
+        token_order: [T] int64: the original index of each packed token; None where unchanged.
+        buckets: cover all rows.
+        times: [T] int64, of the packed tokens, 0 where unknown; None: there are none.
+        sees_all: whether every place sees all of its row, masked items too; else the items up to itself.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    last: Tensor
+    row_order: Tensor | None
+    token_order: Tensor | None
+    buckets: tuple[Bucket, ...]
+    times: Tensor | None = None
+    sees_all: bool = False
+
+    def with_times(self, times: Tensor) -> Packed:
+        """The same with the times [T] of the tokens in the order of the rows that were packed."""
+        return replace(self, times=times if self.token_order is None else times.index_select(0, self.token_order))
+
+    @cached_property
+    def causal_spans(self) -> list[Tensor | None]:
+        """Of each bucket the :func:`spans` [n_rows, L, L] of its places and those before; None: there are no times."""
+        return [spans(times, times) if times is not None else None for times in self._times_of_buckets]
+
+    @cached_property
+    def last_spans(self) -> list[Tensor | None]:
+        """The same of its last places, [n_rows, 1, L]."""
+        return [
+            None if times is None else spans(times.gather(1, bucket.lengths[:, None] - 1), times)
+            for bucket, times in zip(self.buckets, self._times_of_buckets, strict=True)
+        ]
+
+    @cached_property
+    def last_buckets(self) -> tuple[Bucket, ...]:
+        """The buckets with the last places in the place of all tokens."""
+        return tuple(
+            replace(each, first_token=each.first_row, n_tokens=each.n_rows, length=1, slots=None, valid_mask=None)
+            for each in self.buckets
+        )
+
+    def asked(self, places: Ragged) -> Asked:
+        """Some places [M] among the values of the rows that were packed, row by row."""
+        order = places.with_values(torch.arange(len(places.values), device=places.device))
+        if self.row_order is not None:
+            order = order.take(self.row_order)
+        tokens = places.values[order.values]
+        if self.token_order is not None:
+            tokens = torch.argsort(self.token_order)[tokens]
+        lengths, bounds = order.lengths.tolist(), order.offsets.tolist()
+        buckets = [
+            _bucket(order, each.first_row, each.first_row + each.n_rows, lengths, bounds, masked=False)
+            for each in self.buckets
+        ]
+        return Asked(tokens, torch.argsort(order.values), tuple(buckets))
+
+    @property
+    def _times_of_buckets(self) -> list[Tensor | None]:
+        times = self.times
+        return [None if times is None else bucket.pad(times[bucket.tokens]) for bucket in self.buckets]
+
+    def restore_rows(self, rows: Tensor) -> Tensor:
+        """[B, ...] in packed row order -> the order of the rows that were packed."""
+        return rows if self.row_order is None else rows.index_select(0, torch.argsort(self.row_order))
+
+    def restore_tokens(self, tokens: Tensor) -> Tensor:
+        """[T, ...] in packed order -> the order of the tokens that were packed."""
+        return tokens if self.token_order is None else tokens.index_select(0, torch.argsort(self.token_order))
+
+    def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
+        """``x`` [T, D] plus the embedding of each token's place."""
+        return x + embedding(self.positions)  # type: ignore[no-any-return]
+
+    def mix(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """[T, D] -> [T, D]: the places of each row mixed by the rows of ``matrix`` [max_len, max_len]."""
+        parts = []
+        for bucket in self.buckets:
+            padded = bucket.pad(x[bucket.tokens])
+            parts.append(bucket.unpad(matrix[: bucket.length, : bucket.length] @ padded))
+        return torch.cat(parts)
+
+    def mix_last(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """[T, D] -> [B, D]: the last place of :meth:`mix`."""
+        parts = []
+        for bucket in self.buckets:
+            padded = bucket.pad(x[bucket.tokens])
+            of_last = matrix[bucket.lengths - 1, : bucket.length]
+            parts.append((of_last[:, None] @ padded)[:, 0])
+        return torch.cat(parts)
+
+
+def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
+    """Plan the layout.
+
+    Args:
+        sequences: B rows of tokens (0 is a masked item), none empty.
+        last_only: only the last place of each row will be read. Masked items before it are then dropped: they are no
+            keys, and nothing reads their queries.
+        sees_all: every place sees all of its row, masked items too.
+    """
+    masked = sequences.values == 0
+    any_masked = not sees_all and bool(masked.any())
+    positions = sequences.positions
+    if last_only and any_masked:
+        masked = masked.index_fill(0, sequences.offsets[1:] - 1, False)
+        sequences = sequences.filter(~masked)
+        positions = positions[~masked]
+    by_length = sequences.lengths
+    row_masked = None
+    if any_masked:
+        row_masked = torch.zeros_like(by_length).index_add_(0, sequences.rows, (sequences.values == 0).long()) > 0
+        by_length = by_length + row_masked * (int(by_length.max()) + 1)
+    if bool((by_length[1:] >= by_length[:-1]).all()):
+        row_order = token_order = None
+        tokens = sequences
+    else:
+        row_order = torch.argsort(by_length, stable=True)
+        order = sequences.with_values(torch.arange(sequences.values.numel(), device=sequences.device)).take(row_order)
+        token_order = order.values
+        tokens = order.with_values(sequences.values[token_order])
+        positions = positions[token_order]
+        row_masked = row_masked[row_order] if row_masked is not None else None
+    buckets = _buckets(tokens, int(row_masked.sum()) if row_masked is not None else 0)
+    last = tokens.offsets[1:] - 1
+    return Packed(tokens.values, positions, last, row_order, token_order, buckets, sees_all=sees_all)
+
+
+def _buckets(tokens: Ragged, n_masked: int) -> tuple[Bucket, ...]:
+    """Cut rows that are sorted by length, those with masked items last, into buckets."""
+    lengths, bounds = tokens.lengths.tolist(), tokens.offsets.tolist()
+    n_plain = len(lengths) - n_masked
+    buckets, first = [], 0
+    for row in range(1, len(lengths) + 1):
+        if row < len(lengths) and row != n_plain and lengths[row] <= max(lengths[first], lengths[first] * _SPREAD):
+            continue
+        buckets.append(_bucket(tokens, first, row, lengths, bounds, masked=first >= n_plain))
+        first = row
+    return tuple(buckets)
+
+
+def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: list[int], masked: bool) -> Bucket:
+    own, start, stop = lengths[first:end], bounds[first], bounds[end]
+    of_rows, length = tokens.lengths[first:end], max(1, *own)
+    slots = None
+    if min(own) != length:
+        slots = (tokens.rows[start:stop] - first) * length + tokens.positions[start:stop]
+    bucket = Bucket(first, end - first, start, stop - start, length, slots, of_rows, None)
+    return replace(bucket, valid_mask=bucket.pad(tokens.values[start:stop]) != 0) if masked else bucket
+
+
+def spans(queries: Tensor, keys: Tensor) -> Tensor:
+    """[n, Q] and [n, L] int64 times, 0 where unknown -> [n, Q, L] int64, how long lies between, on a logarithmic scale.
+
+    0 where one of both is unknown; else ``1 + floor(ln(max(span, 1)) / 0.301)``, at most ``N_SPANS - 1``: as HSTU's
+    published code cuts spans.
+    """
+    # times from 0 on are counted on by 1
+    of_queries, of_keys = ((times - (times > 0).long()).double() for times in (queries, keys))
+    between = (of_queries[:, :, None] - of_keys[:, None, :]).abs()
+    buckets = 1 + (between.clamp(min=1).log() / 0.301).long().clamp(max=N_SPANS - 2)
+    return buckets.masked_fill((queries == 0)[:, :, None] | (keys == 0)[:, None, :], 0)
+
+
+def score_bias(visible_mask: Tensor) -> Tensor:
+    """What is added to attention scores, of the mask's shape: 0 at the keys that a query sees, else ``-inf``."""
+    hidden = torch.zeros(visible_mask.shape, device=visible_mask.device)
+    return hidden.masked_fill_(~visible_mask, float("-inf"))
+
+
+@dataclass(frozen=True)
+class Padded:
+    """B sequences in their order, each padded on the right to the length L: B * L tokens.
+
+    Attributes:
+        n_rows, length: B and L.
+        tokens: [B * L] int64, 0 at masked items and at the padding.
+        last: [B] int64: the place of each row's last token among the B * L.
+        slots: [T] int64: the place of each token.
+        lengths: [B] int64.
+        visible_keys: [B, L], False at the padding and, where they are hidden, at masked items.
+        alone: [B, L], True at the queries that would see no key and see themselves: masked items that lead their row.
+            None where no item is masked, or none is hidden.
+        times: [B, L] int64, 0 where unknown; None: there are none.
+        sees_all: whether every place sees all of its row, masked items too; else the items up to itself.
+    """
+
+    n_rows: int
+    length: int
+    tokens: Tensor
+    last: Tensor
+    slots: Tensor
+    lengths: Tensor
+    visible_keys: Tensor
+    alone: Tensor | None
+    times: Tensor | None = None
+    sees_all: bool = False
+
+    @classmethod
+    def of(cls, sequences: Ragged, device: torch.device, max_len: int, sees_all: bool = False) -> Padded:
+        """Plan the layout on the host.
+
+        Args:
+            sequences, max_len, sees_all: see :func:`lay_out`; rows that are not mirrored are read from the device.
+        """
+        host = sequences.on_host
+        lengths, n_rows = host.lengths, host.n_rows
+        length = min(-(-host.longest // _STEP) * _STEP, max_len)
+        slots = host.rows * length + host.positions
+        columns = [host.values] if host.values.ndim == 1 else list(host.values.unbind(1))
+        tokens, *times = (column.new_zeros(n_rows * length).index_copy_(0, slots, column) for column in columns)
+        last = torch.arange(n_rows) * length + lengths - 1
+        visible_keys = torch.arange(length) < lengths[:, None] if sees_all else tokens.view(n_rows, length) != 0
+        alone = None
+        if not sees_all and bool((columns[0] == 0).any()):
+            alone = visible_keys.long().cumsum(1) == 0
+        parts = [tokens, last, slots, lengths, *times]
+        integers = to_device(torch.cat(parts), device)
+        of_tokens, of_last, of_slots, of_lengths, *of_times = torch.split(integers, [len(part) for part in parts])
+        flags = to_device(torch.stack([visible_keys] if alone is None else [visible_keys, alone]), device).unbind()
+        of_alone = None if alone is None else flags[1]
+        of_time = of_times[0].view(n_rows, length) if of_times else None
+        return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone, of_time, sees_all)
+
+    @cached_property
+    def causal_mask(self) -> Tensor:
+        """Which keys a query sees, [L, L] or, with masked items, [B, 1, L, L]."""
+        places = torch.arange(self.length, device=self.tokens.device)
+        causal_mask = places[:, None] >= places
+        if self.alone is None:
+            return causal_mask
+        self_mask = (places[:, None] == places) & self.alone[:, :, None]
+        return (causal_mask & self.visible_keys[:, None, :] | self_mask)[:, None]
+
+    @cached_property
+    def causal_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
+        return None if self.alone is None else score_bias(self.causal_mask)
+
+    @property
+    def every_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores of all places; None: a causal mask says all."""
+        return self.last_bias if self.sees_all else self.causal_bias
+
+    @cached_property
+    def last_mask(self) -> Tensor:
+        """Which keys the queries at the last places see, [B, 1, 1, L]."""
+        visible_mask = self.visible_keys
+        if self.alone is not None:
+            places = torch.arange(self.length, device=self.tokens.device)
+            visible_mask = visible_mask | (self.alone & (places == self.lengths[:, None] - 1))
+        return visible_mask[:, None, None]
+
+    @cached_property
+    def last_bias(self) -> Tensor:
+        """Additive mask of the attention scores."""
+        return score_bias(self.last_mask)
+
+    @cached_property
+    def causal_spans(self) -> Tensor | None:
+        """[B, L, L], see :func:`spans`; None: there are no times."""
+        return None if self.times is None else spans(self.times, self.times)
+
+    @cached_property
+    def last_spans(self) -> Tensor | None:
+        """The same of the last places, [B, 1, L]."""
+        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
+
+    def make_biases(self, last_only: bool) -> None:
+        """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
+        _ = self.every_bias, self.last_bias if last_only else None
+
+    def make_masks(self, last_only: bool) -> None:
+        """The same for layers that read masks and spans instead of biases."""
+        _ = self.causal_mask, self.causal_spans, (self.last_mask, self.last_spans) if last_only else None
+
+    def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
+        """``x`` [B * L, D] plus the embedding of each place."""
+        return (x.view(self.n_rows, self.length, -1) + embedding.weight[: self.length]).flatten(0, 1)
+
+    def restore_rows(self, rows: Tensor) -> Tensor:
+        """[B, ...] as it is: the layout keeps the order of the rows."""
+        return rows
+
+    def restore_tokens(self, x: Tensor) -> Tensor:
+        """[B * L, ...] -> [T, ...], without the padding."""
+        return x.index_select(0, self.slots)
+
+    def asked(self, places: Ragged) -> Asked:
+        """Some places [M] among the values of the rows, row by row; as many of each row, the rest any token."""
+        host = places.on_host
+        most = min(-(-max(host.longest, 1) // _STEP) * _STEP, self.length)
+        kept = to_device(host.rows * most + host.positions, self.tokens.device)
+        tokens = kept.new_zeros(self.n_rows * most).index_copy_(0, kept, self.slots.index_select(0, places.values))
+        return Asked(tokens, kept)
+
+    def mix(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """[B * L, D] -> [B * L, D]: the places of each row mixed by the rows of ``matrix`` [max_len, max_len]."""
+        return (matrix[: self.length, : self.length] @ self._kept(x)).flatten(0, 1)
+
+    def mix_last(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """[B * L, D] -> [B, D]: the last place of :meth:`mix`."""
+        of_last = matrix[:, : self.length].index_select(0, self.lengths - 1)
+        return (of_last[:, None] @ self._kept(x))[:, 0]
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """[B, L, D], zeros at the padding."""
+        places = torch.arange(self.length, device=x.device)
+        return x.view(self.n_rows, self.length, -1) * (places < self.lengths[:, None])[:, :, None]
+
+    def attend(
+        self, parts: Tensor, n_heads: int, p: float, generator: torch.Generator | None, queries: Tensor | None
+    ) -> Tensor:
+        """See :func:`attend`."""
+        # [B * L, parts D] -> [parts, B, n_heads, L, D / n_heads]
+        split = parts.view(self.n_rows, self.length, 3 if queries is None else 2, n_heads, -1)
+        *of_tokens, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
+        if queries is None:
+            (queries,), bias = of_tokens, self.every_bias
+        else:
+            queries = queries.view(self.n_rows, len(queries) // self.n_rows, n_heads, -1).transpose(1, 2)
+            bias = self.last_bias
+        with lent(generator, parts.device) as draws:
+            out = F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                None if bias is None else bias.to(queries.dtype),
+                dropout_p=p if draws else 0.0,
+                is_causal=bias is None,
+            )
+        return out.transpose(1, 2).reshape(-1, n_heads * out.shape[-1])
 
 
 #: what layers read: both have ``tokens``, ``last``, and the methods for positions, filters and the order of rows
@@ -38,12 +488,8 @@ def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: in
         last_only: only the last place of each row will be read, and no layer mixes places but by attention.
         max_len: the longest row that may come.
         sees_all: every place sees all of its row, masked items too; else the items up to itself.
-
-    Raises:
-        ValueError: a row is empty.
     """
     if is_accelerated(where):
-        check_rows(sequences.on_host.lengths)
         return Padded.of(sequences, where, max_len, sees_all)
     if sequences.values.ndim == 1:
         return pack(sequences, last_only, sees_all)
@@ -78,12 +524,13 @@ def attend(
     """
     if isinstance(layout, Padded):
         return layout.attend(parts, n_heads, p, generator, queries)
-    attended: Tensor
     if queries is None:
-        attended = _Every.apply(parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
+        width = parts.shape[1] // 3
+        queries, parts = torch.split(parts, [width, 2 * width], 1)
+        own = layout.buckets
     else:
         own = layout.last_buckets if asked is None else asked.buckets
-        attended = _Some.apply(queries, parts, layout, own, n_heads, p, generator)  # type: ignore[no-untyped-call]
+    attended: Tensor = _Attention.apply(queries, parts, layout, own, n_heads, p, generator)  # type: ignore[no-untyped-call]
     return attended
 
 
@@ -139,35 +586,8 @@ def _attend_backward(
     return torch.bmm(grad_scores, keys), torch.bmm(grad_scores.transpose(1, 2), queries), grad_values
 
 
-class _Every(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: Any) -> Tensor:
-        out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
-        saved: list[Tensor | None] = []
-        for bucket in packed.buckets:
-            queries, keys, values = _heads(bucket.pad(qkv[bucket.tokens]), 3, n_heads)
-            bias = bucket.last_bias if packed.sees_all else bucket.causal_bias
-            result, *kept = _attend(queries, keys, values, bias, n_heads, p, generator)
-            out[bucket.tokens] = bucket.unpad(_merge([result], n_heads))
-            saved += [queries, keys, values, *kept]
-        ctx.save_for_backward(*saved)
-        ctx.packed, ctx.n_heads = packed, n_heads
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        refuse_second_derivative("attention")
-        grad = grads[0]
-        grad_qkv = grad.new_empty(grad.shape[0], 3 * grad.shape[1])
-        for index, bucket in enumerate(ctx.packed.buckets):
-            (of_out,) = _heads(bucket.pad(grad[bucket.tokens]), 1, ctx.n_heads)
-            parts = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
-            grad_qkv[bucket.tokens] = bucket.unpad(_merge(list(parts), ctx.n_heads))
-        return grad_qkv, None, None, None, None
-
-
-class _Some(torch.autograd.Function):
-    """Of some places, in ``asked`` of each bucket."""
+class _Attention(torch.autograd.Function):
+    """Of the places in ``own`` of each bucket: all of its tokens, the last ones, or some."""
 
     @staticmethod
     def forward(
@@ -175,21 +595,23 @@ class _Some(torch.autograd.Function):
         queries: Tensor,
         kv: Tensor,
         packed: Packed,
-        asked: tuple[Bucket, ...],
+        own: tuple[Bucket, ...],
         n_heads: int,
         p: float,
         generator: Any,
     ) -> Tensor:
-        out = torch.empty_like(queries)
+        out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
         saved: list[Tensor | None] = []
-        for bucket, own in zip(packed.buckets, asked, strict=True):
-            (query,) = _heads(own.pad(queries[own.tokens]), 1, n_heads)
+        is_causal = own is packed.buckets and not packed.sees_all
+        for bucket, places in zip(packed.buckets, own, strict=True):
+            (query,) = _heads(places.pad(queries[places.tokens]), 1, n_heads)
             keys, values = _heads(bucket.pad(kv[bucket.tokens]), 2, n_heads)
-            result, *kept = _attend(query, keys, values, bucket.last_bias, n_heads, p, generator)
-            out[own.tokens] = own.unpad(_merge([result], n_heads))
+            bias = bucket.causal_bias if is_causal else bucket.last_bias
+            result, *kept = _attend(query, keys, values, bias, n_heads, p, generator)
+            out[places.tokens] = places.unpad(_merge([result], n_heads))
             saved += [query, keys, values, *kept]
         ctx.save_for_backward(*saved)
-        ctx.packed, ctx.asked, ctx.n_heads = packed, asked, n_heads
+        ctx.packed, ctx.own, ctx.n_heads = packed, own, n_heads
         return out
 
     @staticmethod
@@ -199,9 +621,9 @@ class _Some(torch.autograd.Function):
         n_tokens = sum(bucket.n_tokens for bucket in ctx.packed.buckets)
         grad_queries = torch.empty_like(grad)
         grad_kv = grad.new_empty(n_tokens, 2 * grad.shape[1])
-        for index, (bucket, own) in enumerate(zip(ctx.packed.buckets, ctx.asked, strict=True)):
-            (of_out,) = _heads(own.pad(grad[own.tokens]), 1, ctx.n_heads)
+        for index, (bucket, places) in enumerate(zip(ctx.packed.buckets, ctx.own, strict=True)):
+            (of_out,) = _heads(places.pad(grad[places.tokens]), 1, ctx.n_heads)
             of_query, *of_kv = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
-            grad_queries[own.tokens] = own.unpad(_merge([of_query], ctx.n_heads))
+            grad_queries[places.tokens] = places.unpad(_merge([of_query], ctx.n_heads))
             grad_kv[bucket.tokens] = bucket.unpad(_merge(of_kv, ctx.n_heads))
         return grad_queries, grad_kv, None, None, None, None, None

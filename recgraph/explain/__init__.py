@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from recgraph.explain.attribution.result import Attributed
-from recgraph.explain.explanation import Explanation, NodeExplanation
+from recgraph.explain.explanation import Attributed, Explanation, NodeExplanation
 from recgraph.explain.nodes import explain_node
 from recgraph.explain.page import page, write_page
 from recgraph.explain.projection import ItemMap, item_map, node_map

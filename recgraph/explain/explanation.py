@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recgraph.explain.attribution.result import Attributed
-from recgraph.explain.item import Item, Node
+from recgraph.notebook import block, table
 
 __all__ = [
+    "Attributed",
     "Connection",
     "Evidence",
     "Explanation",
+    "Faithfulness",
     "HistoryItem",
     "Item",
+    "MethodAttribution",
     "Near",
     "Neighbour",
     "Node",
@@ -22,7 +24,39 @@ __all__ = [
     "PathWeight",
     "Recommendation",
     "ScorePart",
+    "agreement_rows",
+    "faithfulness_rows",
 ]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the graph.
+
+    Attributes:
+        type: node type.
+        id: the user's own id; the index where the graph has no ids.
+        title: an item's title, else the id as text.
+    """
+
+    type: str
+    id: Any
+    title: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item.
+
+    Attributes:
+        id: the user's own id.
+        title: the title or name from the item features, else the id as text.
+        fields: the other item features, by column, without vectors; lists are tuples.
+    """
+
+    id: Any
+    title: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +169,108 @@ class HistoryItem:
 
 
 @dataclass(frozen=True)
+class Faithfulness:
+    """How the value of a recommended item follows an order of the events; in units of the value.
+
+    Attributes:
+        comprehensiveness: the mean over shares r of 1, 5, 10, 20 and 50 % of ``f(S) - f(S without the first r H)``:
+            higher is better.
+        sufficiency: the mean over the same shares of ``f(S) - f(the first r H alone)``: lower is better.
+
+    Source: DeYoung et al., ERASER (ACL 2020). Departures: f is the attributed quantity (there a probability); of
+    ``r H`` events the ceiling is taken, so that at least one goes.
+    """
+
+    comprehensiveness: float
+    sufficiency: float
+
+    @classmethod
+    def mean(cls, several: Sequence[Faithfulness]) -> Faithfulness:
+        """The mean of each number."""
+        return cls(*(sum(getattr(one, name) for one in several) / len(several) for name in cls.__annotations__))
+
+
+@dataclass(frozen=True)
+class MethodAttribution:
+    """What one method says of one recommended item.
+
+    Attributes:
+        method: its name.
+        values: one for each event, oldest first.
+        order: the events' places, the highest value first, the newest first among equal ones.
+        faithfulness: of its order.
+    """
+
+    method: str
+    values: tuple[float, ...]
+    order: tuple[int, ...]
+    faithfulness: Faithfulness
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """A recommended item, and what of the history it comes from.
+
+    Attributes:
+        item: the item.
+        of: what is attributed, ``"log_probability"`` or ``"score"``.
+        value: of the item with the whole history.
+        events: what the model reads of the history, oldest first.
+        n_unread: events of the history that it does not read.
+        methods: in the order asked for.
+        agreement: pairs of methods, with Spearman's rank correlation of their values; None where one is constant.
+        by_chance: the faithfulness of random orders, the mean over several.
+    """
+
+    item: Item
+    of: str
+    value: float
+    events: tuple[Node, ...]
+    n_unread: int
+    methods: tuple[MethodAttribution, ...]
+    agreement: tuple[tuple[str, str, float | None], ...]
+    by_chance: Faithfulness
+
+    def rows(self, most: int) -> list[dict[str, Any]]:
+        """A row for each of the events that one of the methods puts among its first ``most``: its values."""
+        shown = dict.fromkeys(place for one in self.methods for place in one.order[:most])
+        return [
+            {"place": place + 1, "item": self.events[place].title}
+            | {one.method: one.values[place] for one in self.methods}
+            for place in sorted(shown, key=self.methods[0].order.index)
+        ]
+
+    def _repr_html_(self) -> str:
+        facts = {"of": self.of, "value": self.value, "events": len(self.events), "not read": self.n_unread or None}
+        tables = [table(self.rows(10), "attribution of the events")]
+        tables += [table(agreement_rows([self]), "agreement"), table(faithfulness_rows([self]), "faithfulness")]
+        return block(f"Why {self.item.title}", facts, tables)
+
+
+def agreement_rows(several: Sequence[Attributed]) -> list[dict[str, Any]]:
+    """A row for each pair of methods: means over the recommended items for which the correlation is known.
+
+    That two explanations correlate does not prove either (Neely et al., A Song of (Dis)agreement, 2022).
+    """
+    found = []
+    for number, (first, second, _) in enumerate(several[0].agreement if several else ()):
+        known = [each for one in several if (each := one.agreement[number][2]) is not None]
+        found.append({"method": first, "and": second, "Spearman": sum(known) / len(known) if known else None})
+    return found
+
+
+def faithfulness_rows(several: Sequence[Attributed]) -> list[dict[str, Any]]:
+    """A row for each method and one for random orders: means over the recommended items."""
+    if not several:
+        return []
+    orders = {
+        one.method: [each.methods[n].faithfulness for each in several] for n, one in enumerate(several[0].methods)
+    }
+    orders["random order"] = [each.by_chance for each in several]
+    return [{"method": name} | asdict(Faithfulness.mean(each)) for name, each in orders.items()]
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """A recommended item and the reasons for it.
 
@@ -160,32 +296,8 @@ class Recommendation:
     attributed: Attributed | None = None
 
 
-#: field -> its key in JSON, which is also the earlier name of the attribute
-_KEYS = {"related": "about", "path_weights": "views"}
-
-
-class _Explained:
-    related: Mapping[str, tuple[str, ...]]
-    path_weights: tuple[PathWeight, ...]
-
-    @property
-    def about(self) -> Mapping[str, tuple[str, ...]]:
-        """The earlier name of ``related``."""
-        return self.related
-
-    @property
-    def views(self) -> tuple[PathWeight, ...]:
-        """The earlier name of ``path_weights``."""
-        return self.path_weights
-
-    def to_dict(self) -> dict[str, Any]:
-        """As nested dictionaries and tuples, with the keys of ``recgraph inspect --format json``."""
-        fields: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
-        return {_KEYS.get(name, name): value for name, value in fields.items()}
-
-
 @dataclass(frozen=True)
-class Explanation(_Explained):
+class Explanation:
     """The recommendations for a user, and the reasons for each.
 
     Attributes:
@@ -196,7 +308,6 @@ class Explanation(_Explained):
         history: oldest first.
         recommendations: best first.
         path_weights: of the model's meta-paths; empty where it has none.
-        notes: what is missing, and why.
     """
 
     model: str
@@ -206,12 +317,15 @@ class Explanation(_Explained):
     history: tuple[HistoryItem, ...]
     recommendations: tuple[Recommendation, ...]
     path_weights: tuple[PathWeight, ...]
-    notes: tuple[str, ...]
 
     @property
     def attributed(self) -> tuple[Attributed, ...]:
         """The attributions of the recommendations; empty where no method was asked for."""
         return tuple(each.attributed for each in self.recommendations if each.attributed is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested dictionaries and tuples."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -230,7 +344,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class NodeExplanation(_Explained):
+class NodeExplanation:
     """The nearest nodes of a node of a typed graph, with the meta-paths between them.
 
     Attributes:
@@ -240,7 +354,6 @@ class NodeExplanation(_Explained):
         related: node type -> titles of its direct neighbours in the graph, at most ten.
         neighbours: nearest first.
         path_weights: of the model's meta-paths.
-        notes: what is missing, and why.
     """
 
     model: str
@@ -249,4 +362,7 @@ class NodeExplanation(_Explained):
     related: Mapping[str, tuple[str, ...]]
     neighbours: tuple[Neighbour, ...]
     path_weights: tuple[PathWeight, ...]
-    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested dictionaries and tuples."""
+        return asdict(self)

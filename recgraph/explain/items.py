@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from recgraph.data.item_columns import feature_rows
-from recgraph.explain.item import Item, Node
+from recgraph.explain.explanation import Item, Node
 from recgraph.serve.recommender import Recommender
 
 __all__ = ["Items", "is_vector"]
@@ -33,16 +32,14 @@ class Items:
         self.key = recommender.columns.item
         self._items: dict[int, Item] = {}  # by index: an item is named once for each that it is near
         self.title: str | None = None
-        self._columns: Sequence[str] = ()
+        self._columns: list[str] = []
         if self.features is not None:
             self._rows = feature_rows(self._ids, self.features[self.key])
             self.title = next((name for name in _TITLES if name in self.features.columns), None)
             own = (self.key, self.title)
-            self._columns = [
-                name
-                for name, dtype in self.features.schema.items()
-                if name not in own and not is_vector(dtype)  # hundreds of numbers, which say nothing to a reader
-            ]
+            # no vectors: hundreds of numbers, which say nothing to a reader
+            shown = (name for name, dtype in self.features.schema.items() if not is_vector(dtype))
+            self._columns = [name for name in shown if name not in own]
 
     def item(self, index: int) -> Item:
         """An item by its index."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from recgraph.arguments import checked
-from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
@@ -21,21 +20,10 @@ from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import load
 from recgraph.unit_length import unit_length
 
-__all__ = [
-    "embedder_of",
-    "explain_node",
-    "graph_of",
-    "index_of",
-    "load_run",
-    "nearest",
-    "node_of",
-    "related_nodes",
-]
+__all__ = ["embedder_of", "explain_node", "graph_of", "index_of", "nearest", "node_of", "related_nodes"]
 
 #: direct neighbours of a node that are shown, of each type
 _MOST_RELATED = 10
-#: ids that are compared as text with an unknown id
-_MOST_COMPARED = 20_000
 #: cosines that are in memory at a time
 _MOST_COSINES = 1 << 22
 
@@ -51,16 +39,12 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         n_paths: the most paths shown between two nodes along one meta-path.
 
     Raises:
-        ValueError: the node is unknown (the message lists the nearest ids), there is no bundle, or a number is too
-            small.
-        MemoryLimitError: it would not fit into memory.
+        ValueError: the node is unknown, or there is no bundle of embeddings.
     """
-    for name, value in (("k", k), ("n_paths", n_paths)):
-        if value < 1:
-            raise ValueError(f"{name} = {value} must be at least 1")
     embedder = embedder_of(run)
     model, graph, target = embedder.model, graph_of(embedder), embedder.target
-    index = index_of(graph.nodes[target].ids, graph.count(target), node, target, "graph")
+    ids = graph.nodes[target].ids or IdMap(pl.Series("id", range(graph.count(target)), dtype=pl.Int64))
+    index = index_of(ids, node, "node")
 
     def name_of(node_type: str, place: int) -> Node:
         return node_of(graph, node_type, place)
@@ -83,26 +67,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         related=related_nodes(graph, target, index),
         neighbours=tuple(neighbours),
         path_weights=tuple(PathWeight(key.node_type, key.path, weight) for key, weight in weights.items()),
-        notes=() if weights else (f"{type(model).__name__} has no meta-paths",),
     )
-
-
-def load_run(run: str | Path) -> Any:
-    """Load the bundle of a run.
-
-    Raises:
-        ValueError: the folder has no bundle; the message says how to make one.
-    """
-    folder = Path(run)
-    if not folder.is_dir():
-        raise ValueError(f"run = {str(run)!r} is no folder; give one that `recgraph train --out` wrote, or a bundle")
-    of_a_run = any((folder / name).exists() for name in ("record.json", "checkpoint"))
-    if of_a_run and not (folder / "bundle").is_dir():
-        raise ValueError(
-            f"run = {str(run)!r} has no bundle: it has not finished, or its bundle was deleted; go on with "
-            "`recgraph train ... --resume`, or write one with Run.save(folder)"
-        )
-    return load(folder)
 
 
 def embedder_of(run: Any) -> Embedder:
@@ -114,13 +79,10 @@ def embedder_of(run: Any) -> Embedder:
     Raises:
         ValueError: it has none.
     """
-    loaded = load_run(run) if isinstance(run, str | Path) else run
+    loaded = load(run) if isinstance(run, str | Path) else run
     embedder = getattr(loaded, "embedder", loaded)
     if not isinstance(embedder, Embedder):
-        raise ValueError(
-            f"run is of type {type(embedder).__name__}, which embeds no nodes of a graph; for the users of a "
-            "recommender see explain (`recgraph inspect RUN --user ID`)"
-        )
+        raise ValueError(f"run is a {type(embedder).__name__}, which embeds no nodes; see explain (--user ID)")
     return embedder
 
 
@@ -161,12 +123,11 @@ def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) 
 
 def _first(values: Tensor, k: int) -> Tensor:
     """The places of the k greatest values, best first; ties go by place."""
-    if k >= len(values):
-        return torch.argsort(values, descending=True, stable=True)
-    if k == 0:
-        return torch.empty(0, dtype=torch.int64)
-    places = (values >= values.topk(k).values[-1]).nonzero()[:, 0]  # in order, with all that tie for the last place
-    return places[torch.argsort(values[places], descending=True, stable=True)[:k]]
+    if k < len(values):
+        least = values.topk(max(k, 1)).values[-1]
+        places = (values >= least).nonzero()[:, 0]  # in order, with all that tie for the last place
+        return places[torch.argsort(values[places], descending=True, stable=True)[:k]]
+    return torch.argsort(values, descending=True, stable=True)
 
 
 def node_of(graph: HeteroGraph, node_type: str, index: int) -> Node:
@@ -198,35 +159,13 @@ def related_nodes(
     return found
 
 
-def index_of(ids: IdMap | None, count: int, wanted: Any, what: str, owner: str = "log") -> int:
-    """The index of a user or a node.
-
-    Args:
-        ids: None where the index is the id.
-        count: number of users or nodes.
-        wanted: the id.
-        what: the noun for an error message, such as ``"user"``.
-        owner: what has the ids, for an error message.
+def index_of(ids: IdMap, wanted: Any, argument: str) -> int:
+    """The index of an id.
 
     Raises:
-        ValueError: the id is unknown; the message lists the nearest ids.
+        ValueError: the id is unknown.
     """
-    known = IdMap(pl.Series("id", range(count), dtype=pl.Int64)) if ids is None else ids
-    try:
-        index = int(known.index([wanted], owner=owner)[0])
-    except ValueError as error:
-        raise ValueError(f"{what} = {wanted!r}: {error}") from None
+    index = int(ids.index([wanted], argument)[0])
     if index < 0:
-        near = ", ".join(f"{value!r}" for value in _closest_ids(known, wanted))
-        raise ValueError(f"{what} = {wanted!r} is not among the {count:,} {what}s of this run; the nearest are {near}")
+        raise ValueError(f"{argument} = {wanted!r} is not known; ids are like {ids.ids([0]).to_list()[0]!r}")
     return index
-
-
-def _closest_ids(ids: IdMap, wanted: Any, n: int = 3) -> list[Any]:
-    values = ids.values
-    if values.dtype.is_numeric() and isinstance(wanted, int | float):
-        gaps = (values.cast(pl.Float64) - float(wanted)).abs()
-        return values.gather(gaps.arg_sort()[:n]).sort().to_list()
-    texts = {f"{value}": value for value in ids.ids(range(min(len(ids), _MOST_COMPARED))).to_list()}
-    close = nearest_names(f"{wanted}", texts, n=n, cutoff=0.0)
-    return [texts[text] for text in close]

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.arguments import checked
-from recgraph.data.imprint import replace_page
-from recgraph.explain.attribution.result import Attributed, agreement_rows, faithfulness_rows
 from recgraph.explain.explanation import (
+    Attributed,
     Evidence,
     Explanation,
     Item,
-    Near,
     Node,
     NodeExplanation,
     PathWeight,
     Recommendation,
+    agreement_rows,
+    faithfulness_rows,
 )
 from recgraph.explain.projection import ItemMap
+from recgraph.files import write_text
 from recgraph.pages import environment
 from recgraph.pages.charts import MAP, Chart, Mark, Scale, number
 
@@ -32,7 +33,6 @@ __all__ = [
     "page",
     "path_weight_rows",
     "recommendation_rows",
-    "walk",
     "why_lines",
     "why_rows",
     "write_page",
@@ -40,13 +40,13 @@ __all__ = [
 
 
 Row = dict[str, Any]
-#: columns of tables that a feature of the same name must not replace
+#: columns of tables, which a feature of the same name does not replace
 _OWN = ("rank", "item", "title", "score", "fitted to")
 #: events of an attribution in a line
 _MOST_EVENTS = 5
 
 
-def walk(path: Sequence[Node]) -> str:
+def _walk(path: Sequence[Node]) -> str:
     """A path as text. A user's title follows the word "user", as the ids of users often are numbers."""
     return " > ".join(_text(node) for node in path)
 
@@ -60,7 +60,7 @@ def _item_rows(items: Sequence[Item]) -> list[Row]:
     titled = any(item.title != f"{item.id}" for item in items)
     rows = []
     for item in items:
-        fields = {f"{name} (feature)" if name in _OWN else name: value for name, value in item.fields.items()}
+        fields = {name: value for name, value in item.fields.items() if name not in _OWN}
         rows.append({"item": item.id} | ({"title": item.title} if titled else {}) | fields)
     return rows
 
@@ -90,43 +90,29 @@ def path_weight_rows(weights: Sequence[PathWeight]) -> list[Row]:
 def why_rows(explanation: Explanation) -> Iterator[Row]:
     """One row for each recommendation and meta-path; an empty one where no meta-path leads to the item."""
     for each in explanation.recommendations:
-        head, parts = {"rank": each.rank, "item": each.item.id, "title": each.item.title}, _parts(each)
-        head["score"] = each.score
-        for found in each.evidence:
-            adds = {"adds": parts.get((found.side, found.path))} if parts else {}
+        head = {"rank": each.rank, "item": each.item.id, "title": each.item.title, "score": each.score}
+        parts = _parts(each)
+        for found in each.evidence or (None,):
+            adds = {} if not parts else {"adds": None if found is None else parts.get((found.side, found.path))}
             yield head | _evidence_row(found, adds)
-        if not each.evidence:
-            yield head | _empty_row(["adds"] if parts else [])
 
 
 def neighbour_rows(explanation: NodeExplanation) -> Iterator[Row]:
     """One row for each near node and meta-path; an empty one where no meta-path connects the two nodes."""
     for each in explanation.neighbours:
         head = {"rank": each.rank, explanation.node.type: each.near.node.id, "cosine": each.near.similarity}
-        for found in each.evidence:
+        for found in each.evidence or (None,):
             yield head | _evidence_row(found, {})
-        if not each.evidence:
-            yield head | _empty_row([])
 
 
-def _evidence_row(found: Evidence, adds: Mapping[str, float | None]) -> Row:
-    return {
-        "view of": found.side,
-        "meta-path": found.path,
-        "paths": found.count,
-        "similarity": found.score,
-        "place": found.rank,
-        "of": found.n_ranked,
-        **adds,
-        "through": "; ".join(_text(each.via) for each in found.connections),
-        "for instance": next((walk(path) for each in found.connections for path in each.paths), ""),
-    }
-
-
-def _empty_row(adds: Sequence[str]) -> Row:
-    return dict.fromkeys(
-        ("view of", "meta-path", "paths", "similarity", "place", "of", *adds, "through", "for instance")
-    )
+def _evidence_row(found: Evidence | None, adds: Mapping[str, float | None]) -> Row:
+    names = ("view of", "meta-path", "paths", "similarity", "place", "of", *adds, "through", "for instance")
+    if found is None:
+        return dict.fromkeys(names)
+    through = "; ".join(_text(each.via) for each in found.connections)
+    instance = next((_walk(path) for each in found.connections for path in each.paths), "")
+    of_path = (found.side, found.path, found.count, found.score, found.rank, found.n_ranked)
+    return dict(zip(names, (*of_path, *adds.values(), through, instance), strict=True))
 
 
 def _parts(recommendation: Recommendation) -> dict[tuple[str, str], float]:
@@ -142,20 +128,17 @@ def why_lines(explanation: Explanation) -> Iterator[str]:
             yield f"   own vectors add {parts['', '']:+.3f} to the score {each.score:.3f}"
         for found in each.evidence:
             yield from _evidence_lines(found, parts.get((found.side, found.path)))
-        if not each.evidence:
-            yield "   no path of the graph connects it with the user"
         for name, near in (("of the history", each.nearest_seen), ("of all", each.nearest)):
             if near:
-                yield f"   nearest {name}: {_near_text(near[:3])}"
+                yield f"   nearest {name}: {'; '.join(f'{one.node.title} {one.similarity:.2f}' for one in near[:3])}"
         if each.attributed is not None:
             yield from _attribution_lines(each.attributed)
 
 
 def _attribution_lines(found: Attributed) -> Iterator[str]:
-    yield f"   {found.sentence}"
     for one in found.methods:
         first = (f"{found.events[place].title} {one.values[place]:+.3f}" for place in one.order[:_MOST_EVENTS])
-        yield f"      {one.method}: {'; '.join(first)}"
+        yield f"   {one.method}: {'; '.join(first)}"
 
 
 def neighbour_lines(explanation: NodeExplanation) -> Iterator[str]:
@@ -164,8 +147,6 @@ def neighbour_lines(explanation: NodeExplanation) -> Iterator[str]:
         yield f"{each.rank}. {each.near.node.type} {each.near.node.title}, cosine {each.near.similarity:.3f}"
         for found in each.evidence:
             yield from _evidence_lines(found, None)
-        if not each.evidence:
-            yield "   no meta-path connects the two"
 
 
 def _evidence_lines(found: Evidence, adds: float | None) -> Iterator[str]:
@@ -176,11 +157,7 @@ def _evidence_lines(found: Evidence, adds: float | None) -> Iterator[str]:
     )
     if found.connections:
         more = f" and {found.count - 1:,} more" if found.count > 1 else ""
-        yield f"      {walk(found.connections[0].paths[0])}{more}"
-
-
-def _near_text(found: Sequence[Near]) -> str:
-    return "; ".join(f"{each.node.title} {each.similarity:.2f}" for each in found)
+        yield f"      {_walk(found.connections[0].paths[0])}{more}"
 
 
 @checked
@@ -192,7 +169,7 @@ def write_page(explanation: Explanation | NodeExplanation, path: str | Path, ite
         path: of the file.
         item_map: from :func:`item_map` or :func:`node_map`; None leaves the map out.
     """
-    replace_page(page(explanation, item_map), Path(path))
+    write_text(page(explanation, item_map), Path(path))
     return Path(path)
 
 
@@ -229,10 +206,7 @@ def _map_svg(explanation: Explanation | NodeExplanation, item_map: ItemMap) -> s
         text = point.node.title if point.group < 0 else f"{point.node.title} ({item_map.groups[point.group]})"
         layers[layer].append(Mark(point.x, point.y, kind, text, label=labels.get(own, "")))
     by = f", coloured by {item_map.feature}" if item_map.feature else ""
-    # those that are drawn: an item that was never trained has no vector, and the least popular are left out
-    n_marked, n_ringed = len(layers["marked"]), len(layers["ringed"])
-    rings = f", {n_ringed} have a ring" if ringed else ""
-    title = f"Map of {len(item_map.points)} embeddings in two dimensions{by}; {n_marked} are marked{rings}"
+    title = f"Map of {len(item_map.points)} embeddings in two dimensions{by}; {len(layers['marked'])} are marked"
     x, y = (Scale.of([getattr(point, axis) for point in item_map.points]) for axis in ("x", "y"))
     marks = [mark for layer in layers.values() for mark in layer]
     return str(Chart(title, x, y, marks=marks, layout=MAP))

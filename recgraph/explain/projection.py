@@ -23,15 +23,13 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
 from recgraph.unit_length import unit_length
 
-__all__ = ["Grouping", "ItemMap", "MapPoint", "Method", "item_map", "node_map"]
+__all__ = ["ItemMap", "MapPoint", "Method", "item_map", "node_map"]
 
 Method = Literal["pca", "tsne"]
 #: t-SNE: perplexity, where there are enough points
 _PERPLEXITY = 30
 #: the most common values of a feature get a colour
 _N_COLOURS = 7
-#: variance of vectors of unit length up to which they are equal, but for rounding
-_EQUAL = 1e-24
 #: a feature is chosen where its coloured values cover this fraction of the nodes
 _COVERED = 0.5
 
@@ -62,8 +60,7 @@ class ItemMap:
         groups: its most common values. A point with several has the colour of the rarest of them.
         points: at most ``limit`` of the items or nodes that have a vector.
         n_vectors: how many have one (an item that was never trained has none).
-        variance: fractions of the variance on both axes (PCA), or None: also where all vectors are equal, which are
-            then one point.
+        variance: fractions of the variance on both axes (PCA), or None.
     """
 
     method: Method
@@ -72,11 +69,6 @@ class ItemMap:
     points: tuple[MapPoint, ...]
     n_vectors: int
     variance: tuple[float, float] | None
-
-    @property
-    def is_one_point(self) -> bool:
-        """Whether all that is drawn lies in one place."""
-        return len({(point.x, point.y) for point in self.points}) == 1
 
     def to_dict(self) -> dict[str, Any]:
         """As nested dictionaries and tuples."""
@@ -106,20 +98,16 @@ def item_map(
 
     Raises:
         ValueError: the model has no item vectors, or there is no such feature.
-        MemoryLimitError: it would not fit into memory.
     """
     recommender = recommender_of(run)
     items = Items(recommender)
     vectors = item_vectors_of(recommender.model)
     if vectors is None:
-        raise ValueError(
-            f"{type(recommender.model).__name__} ranks by scores alone and has no item vectors: there is nothing to map"
-        )
-    space = recommender.model.space
-    groupings = list(_column_groupings(items))
-    if isinstance(space, GraphSpace):
+        raise ValueError(f"run: {type(recommender.model).__name__} has no item vectors to map")
+    groupings = list(_of_columns(items))
+    if isinstance(recommender.model.space, GraphSpace):
         columns = {each.name for each in groupings}
-        relations = _relation_groupings(space.graph.to("cpu"), "item")
+        relations = _of_relations(recommender.model.space.graph.to("cpu"), "item")
         groupings += [each for each in relations if each.name not in columns]
     kept = [index for index in recommender.items.index(list(keep)).tolist() if index >= 0] if keep else []
     order = _with_first(kept, torch.argsort(recommender.popularity, descending=True, stable=True))
@@ -147,12 +135,11 @@ def node_map(
 
     Raises:
         ValueError: there is no such node type.
-        MemoryLimitError: it would not fit into memory.
     """
     embedder = embedder_of(run)
     graph, target, vectors = graph_of(embedder), embedder.target, embedder.vectors
     order = _with_first(keep, torch.from_numpy(numpy_generator(seed, "map").permutation(len(vectors))))
-    grouping = _choose(list(_relation_groupings(graph, target)), color, len(vectors))
+    grouping = _choose(list(_of_relations(graph, target)), color, len(vectors))
     return _map(vectors, order, lambda index: node_of(graph, target, index), grouping, method, limit, seed)
 
 
@@ -166,56 +153,46 @@ def _map(
     vectors: Tensor,
     order: Tensor,
     node: Callable[[int], Node],
-    grouping: Grouping | None,
+    grouping: _Grouping | None,
     method: Method,
     limit: int,
     seed: int,
 ) -> ItemMap:
-    if method not in ("pca", "tsne"):
-        raise ValueError(f"method = {method!r} must be 'pca' or 'tsne'")
-    if limit < 3:
-        raise ValueError(f"limit = {limit} must be at least 3")
     units = unit_length(vectors.to(torch.float64))
-    nonzero_mask = units.any(1)
-    n_vectors = int(nonzero_mask.sum())
-    if n_vectors < 3 or units.shape[1] < 2:
-        raise ValueError(f"a map needs three vectors of two dimensions; there are {n_vectors} of {units.shape[1]}")
-    shown = order[nonzero_mask[order]][:limit].sort().values
-    positions, variance = _project(units, nonzero_mask, shown, method, seed)
+    has_vector_mask = units.any(1)
+    shown = order[has_vector_mask[order]][:limit].sort().values
+    positions, variance = _project(units, has_vector_mask, shown, method, seed)
     groups, group_of = ((), [-1] * len(vectors)) if grouping is None else grouping.colours(len(vectors))
     points = tuple(
         MapPoint(node(index), float(x), float(y), group_of[index])
         for index, (x, y) in zip(shown.tolist(), positions, strict=True)
     )
-    return ItemMap(method, None if grouping is None else grouping.name, groups, points, n_vectors, variance)
+    feature = None if grouping is None else grouping.name
+    return ItemMap(method, feature, groups, points, int(has_vector_mask.sum()), variance)
 
 
 def _project(
-    units: Tensor, nonzero_mask: Tensor, shown: Tensor, method: Method, seed: int
+    units: Tensor, has_vector_mask: Tensor, shown: Tensor, method: Method, seed: int
 ) -> tuple[npt.NDArray[np.float64], tuple[float, float] | None]:
-    # axes are fitted to all vectors, so that they do not depend on which points are shown
-    read = units[shown if method == "tsne" else nonzero_mask]
-    if float(read.var(0).sum()) <= _EQUAL:  # there are no axes, and t-SNE would divide by 0
-        return np.zeros((len(shown), 2)), None
     if method == "tsne":
         from sklearn.manifold import TSNE
 
         perplexity = min(_PERPLEXITY, (len(shown) - 1) / 3)
         model = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
-        return model.fit_transform(read.numpy()), None
+        return model.fit_transform(units[shown].numpy()), None
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(read.numpy())
+    # axes are fitted to all vectors, so that they do not depend on which points are shown
+    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(units[has_vector_mask].numpy())
     first, second = pca.explained_variance_ratio_.tolist()
     return pca.transform(units[shown].numpy()), (first, second)
 
 
 @dataclass(frozen=True)
-class Grouping:
-    """The values of a feature; a node may have several.
+class _Grouping:
+    """The values of a feature, a column or node type; a node may have several.
 
     Attributes:
-        name: the column or node type.
         nodes, values: [P] int64, pairs of a node and the index of a value that it has.
         titles: of the values.
     """
@@ -246,16 +223,10 @@ class Grouping:
         return tuple(self.titles[value] for value in coloured), found.tolist()
 
 
-def _column_groupings(items: Items) -> Iterator[Grouping]:
+def _of_columns(items: Items) -> Iterator[_Grouping]:
     """The columns of lists and of text whose values are shared by two items on average."""
-    table = items.features
-    if table is None:
-        return
-    for column in table.columns:
-        kind = table[column].dtype
-        if column in (items.key, items.title) or not (isinstance(kind, pl.List) or kind == pl.String):
-            continue
-        if is_vector(kind):
+    for column, kind in ({} if items.features is None else items.features.schema).items():
+        if column in (items.key, items.title) or is_vector(kind) or not isinstance(kind, pl.List | pl.String):
             continue
         pairs = pl.DataFrame({"node": range(items.count), "value": pl.Series(items.column(column), dtype=kind)})
         pairs = (pairs.explode("value") if isinstance(kind, pl.List) else pairs).drop_nulls()
@@ -264,10 +235,10 @@ def _column_groupings(items: Items) -> Iterator[Grouping]:
         if len(values) >= 2 * len(titles) > 0:
             index_of = {title: index for index, title in enumerate(titles)}
             coded = np.array([index_of[value] for value in values], dtype=np.int64)
-            yield Grouping(column, pairs["node"].to_numpy().astype(np.int64), coded, tuple(titles))
+            yield _Grouping(column, pairs["node"].to_numpy().astype(np.int64), coded, tuple(titles))
 
 
-def _relation_groupings(graph: HeteroGraph, node_type: str) -> Iterator[Grouping]:
+def _of_relations(graph: HeteroGraph, node_type: str) -> Iterator[_Grouping]:
     """The node types with edges to a type, without users, items and the type itself."""
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end)).pattern()
@@ -276,21 +247,20 @@ def _relation_groupings(graph: HeteroGraph, node_type: str) -> Iterator[Grouping
             continue
         ids, every = graph.nodes[other].ids, range(graph.count(other))
         titles = tuple(f"{own}" for own in (every if ids is None else ids.ids(every).to_list()))
-        yield Grouping(other, matrix.rows.numpy(), matrix.indices.numpy(), titles)
+        yield _Grouping(other, matrix.rows.numpy(), matrix.indices.numpy(), titles)
 
 
-def _choose(groupings: Sequence[Grouping], color: str | None, n_nodes: int) -> Grouping | None:
+def _choose(groupings: Sequence[_Grouping], color: str | None, n_nodes: int) -> _Grouping | None:
     """The feature that colours a map: the given one, else the first that covers enough nodes, else the widest.
 
     Raises:
         ValueError: there is no such feature; the message lists those that there are.
     """
     if color is not None:
-        for grouping in groupings:
-            if grouping.name == color:
-                return grouping
-        there = ", ".join(repr(grouping.name) for grouping in groupings) or "none"
-        raise ValueError(f"color = {color!r} is no feature with values that several share; there are {there}")
+        named = {grouping.name: grouping for grouping in groupings}
+        if color not in named:
+            raise ValueError(f"color = {color!r} is no feature with shared values; there are {', '.join(named)}")
+        return named[color]
     coverage = [grouping.coverage(n_nodes) for grouping in groupings]
     enough = [grouping for grouping, covered in zip(groupings, coverage, strict=True) if covered >= _COVERED]
     if enough or not groupings:

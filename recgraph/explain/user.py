@@ -1,8 +1,8 @@
-"""The recommendations for a user with their evidence; the recommender of a run and the titles of its items."""
+"""The recommendations for a user with their evidence, and what of the history they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,10 @@ from recgraph.arguments import checked, is_list
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
-from recgraph.explain.attribution.attributing import Method, attribute_to_history, make_methods
-from recgraph.explain.attribution.base import Attribution
-from recgraph.explain.attribution.result import Attributed
-from recgraph.explain.attribution.subject import Quantity, Subject
+from recgraph.explain.attribution import Attribution, Method, Quantity, Subject, attribute_to_history, make_methods
 from recgraph.explain.evidence import UserQuery, Walks, evidence_for_user
 from recgraph.explain.explanation import (
+    Attributed,
     Evidence,
     Explanation,
     HistoryItem,
@@ -30,11 +28,11 @@ from recgraph.explain.explanation import (
     ScorePart,
 )
 from recgraph.explain.items import Items
-from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related_nodes
+from recgraph.explain.nodes import index_of, nearest, node_of, related_nodes
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.serve.recommender import NoHistoryError, Recommender
+from recgraph.serve.recommender import NoHistoryError, Recommender, load
 from recgraph.sparse.products import distinct
 
 __all__ = ["attribute", "explain", "recommender_of"]
@@ -52,13 +50,10 @@ def recommender_of(run: Any) -> Recommender:
     Raises:
         ValueError: it has none.
     """
-    loaded = load_run(run) if isinstance(run, str | Path) else run
+    loaded = load(run) if isinstance(run, str | Path) else run
     recommender = getattr(loaded, "recommender", loaded)
     if not isinstance(recommender, Recommender):
-        raise ValueError(
-            f"run is of type {type(recommender).__name__}, which has no users to recommend to; for the nodes of a "
-            "graph see explain_node (`recgraph inspect RUN --node ID`)"
-        )
+        raise ValueError(f"run is a {type(recommender).__name__}, which has no users; see explain_node (--node ID)")
     return recommender
 
 
@@ -95,25 +90,17 @@ def explain(
         seed: of what these methods draw.
 
     Raises:
-        MemoryLimitError: it would not fit into memory.
-        ValueError: the user is unknown (the message lists the nearest ids), there is no bundle, a number is too small,
-            or a method does not apply to the model.
+        ValueError: the user is unknown, there is no bundle, or a method does not apply to the model.
         NoHistoryError: the model cannot rank for a user without history.
     """
-    sizes = (("k", k, 1), ("n_near", n_near, 0), ("n_connections", n_connections, 1), ("n_paths", n_paths, 1))
-    for name, value, least in sizes:
-        if value < least:
-            raise ValueError(f"{name} = {value} must be at least {least}")
     recommender = recommender_of(run)
-    index = index_of(recommender.users, len(recommender.users), user, "user")
-    methods = make_methods(attribution) if len(attribution) else {}
-    found = _User(recommender, index, n_near)
+    found = _User(recommender, index_of(recommender.users, user, "user"), n_near)
+    methods = make_methods(attribution)
     items, scores = found.recommended(k)
     attributed: Sequence[Attributed | None] = [None] * len(items)
     if methods and items:
-        attributed = found.attributed(found.subject(items), methods, k, seed=seed)
-    (own,) = recommender.users.ids([index]).to_list()  # 7 of 7.0, and of numpy's 7, which JSON does not have
-    return found.explanation(own, items, scores, attributed, n_connections, n_paths)
+        attributed = attribute_to_history(found.subject(items), methods, found.items.item, seed)
+    return found.explanation(items, scores, attributed, n_connections, n_paths)
 
 
 @checked
@@ -125,58 +112,47 @@ def attribute(
     *,
     k: int = 10,
     of: Quantity = "log_probability",
-    n_first: int = 5,
-    n_random: int = 20,
     seed: int = 0,
-    block_rows: int = 256,
 ) -> tuple[Attributed, ...]:
     """What of a user's history recommendations come from, by one or more methods.
 
     Each method divides a value of the item for the user among the events that the model reads. Beside the values stand
-    whether methods agree, whether their orders are faithful to the model, and a sentence in words.
+    whether methods agree, and whether their orders are faithful to the model.
 
     Args:
         run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
         items: an id or ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
-            ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves; None:
-            ``"leave_one_out"``, and ``"integrated_gradients"`` where the model reads vectors of items.
-        k: number of recommendations; the sentence says whether an item leaves the first k without its events.
+            ``"attention"``), mappings with name and settings, or attributions themselves; None: ``"leave_one_out"``,
+            and ``"integrated_gradients"`` where the model reads vectors of items.
+        k: number of recommendations.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
-        n_first: first events that are compared between methods.
-        n_random: random orders that faithfulness is compared with.
         seed: of what methods draw, and of random orders.
-        block_rows: variants of the history that are computed at a time; results do not depend on it.
 
     Returns:
         One for each item, in the order given.
 
     Raises:
-        MemoryLimitError: it would not fit into memory.
-        ValueError: the user or an item is unknown, a number is too small, the scores do not depend on the history, or a
-            method does not apply to the model.
+        ImportError: the extra ``explain`` is not installed, for integrated gradients.
+        ValueError: the user or an item is unknown, the scores do not depend on the history, or a method does not apply
+            to the model.
         NoHistoryError: the model cannot rank for a user without history.
     """
-    for name, value in (("k", k), ("n_first", n_first), ("n_random", n_random)):
-        if value < 1:
-            raise ValueError(f"{name} = {value} must be at least 1")
     recommender = recommender_of(run)
-    made = None if methods is None else make_methods(methods)
-    found = _User(recommender, index_of(recommender.users, len(recommender.users), user, "user"), 0)
+    found = _User(recommender, index_of(recommender.users, user, "user"), 0)
     if items is None:
         indices, _ = found.recommended(k)
-        if not indices:
-            return ()  # there is nothing that the user has not had
     else:
         wanted = items if is_list(items) else [items]
-        if not len(wanted):
-            raise ValueError("items is empty: name at least one, or leave it out for the recommendations")
-        indices = [index_of(recommender.items, len(recommender.items), item, "item") for item in wanted]
-    subject = found.subject(indices, of, block_rows)
-    if made is None:
-        made = make_methods(["leave_one_out", *(["integrated_gradients"] if subject.has_inputs else [])])
-    return found.attributed(subject, made, k, n_first=n_first, n_random=n_random, seed=seed)
+        indices = [index_of(recommender.items, item, "items") for item in wanted]
+    if not indices:
+        return ()
+    subject = found.subject(indices, of)
+    if methods is None:
+        methods = ["leave_one_out", *(["integrated_gradients"] if subject.has_inputs else [])]
+    made: dict[str, Attribution] = make_methods(methods)
+    return attribute_to_history(subject, made, found.items.item, seed)
 
 
 class _User:
@@ -208,40 +184,23 @@ class _User:
         ids = {"user": self.recommender.users, "item": self.recommender.items}
         return HeteroGraph.from_edge_lists(counts, {INTERACTS: (rows.rows, rows.values)}, ids=ids)
 
-    def subject(self, items: Sequence[int], of: Quantity = "log_probability", block_rows: int = 256) -> Subject:
+    def _query(self) -> Query:
+        user, times = torch.tensor([self.user]), self.recommender.times
+        return Query(user, self.recommender.seen.take(user), None if times is None else times.take(user))
+
+    def subject(self, items: Sequence[int], of: Quantity = "log_probability") -> Subject:
         """What is attributed: some items for this user."""
         if not len(self.seen):
-            raise self._no_history("that could be attributed to")
-        user, times = torch.tensor([self.user]), self.recommender.times
-        query = Query(user, self.recommender.seen.take(user), None if times is None else times.take(user))
-        return Subject(
-            self.model,
-            query,
-            torch.tensor(items, dtype=torch.int64),
-            of=of,
-            unseen_mask=self.unseen_mask,
-            histories=self.recommender.seen,
-            block_rows=block_rows,
-        )
+            raise NoHistoryError(f"user {self.recommender.users.ids([self.user])[0]!r} has no history to attribute to")
+        return Subject(self.model, self._query(), torch.tensor(items, dtype=torch.int64), of)
 
-    def attributed(
-        self,
-        subject: Subject,
-        methods: Mapping[str, Attribution],
-        k: int,
-        *,
-        n_first: int = 5,
-        n_random: int = 20,
-        seed: int = 0,
-    ) -> tuple[Attributed, ...]:
-        """The items of a subject by some methods."""
-        return attribute_to_history(
-            subject, methods, self.items.item, k=k, n_first=n_first, n_random=n_random, seed=seed
-        )
+    def recommended(self, k: int) -> tuple[list[int], list[float]]:
+        """The first k items and their scores."""
+        frame = from_native(self.recommender.recommend(users=self.recommender.users.ids([self.user]), k=k))
+        return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()
 
     def explanation(
         self,
-        user: Any,
         items: Sequence[int],
         scores: Sequence[float],
         attributed: Sequence[Attributed | None],
@@ -258,37 +217,22 @@ class _User:
                 zip(items, scores, parts, evidence, near, near_seen, attributed, strict=True), 1
             )
         )
+        (own,) = self.recommender.users.ids([self.user]).to_list()
         return Explanation(
             model=type(self.model).__name__,
             dataset=self.recommender.record.get("data", {}).get("dataset"),
-            user=user,
+            user=own,
             related=related_nodes(self.graph, "user", self.user, exclude=("user", "item")),
             history=self._history(),
             recommendations=recommendations,
             path_weights=tuple(PathWeight(key.node_type, key.path, weight) for key, weight in self.weights.items()),
-            notes=tuple(self._notes(parts)),
-        )
-
-    def recommended(self, k: int) -> tuple[list[int], list[float]]:
-        """The first k items and their scores."""
-        ids = self.recommender.users.ids([self.user])
-        try:
-            frame = from_native(self.recommender.recommend(users=ids, k=k))
-        except NoHistoryError:  # an explanation has no fallback to propose
-            raise self._no_history(f"from which {type(self.model).__name__} could recommend") from None
-        return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()
-
-    def _no_history(self, why: str) -> NoHistoryError:
-        (own,) = self.recommender.users.ids([self.user])
-        return NoHistoryError(
-            f"user = {own!r} has no history, {why}; explain another user, or a model that ranks by relations"
         )
 
     def _parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:
-        user = torch.tensor([self.user])
-        query, device = Query(user, self.recommender.seen.take(user)), device_of(self.model)
+        device = device_of(self.model)
         with evaluating(self.model):
-            found = self.model.score_parts(query.to(device), torch.tensor([items], dtype=torch.int64, device=device))
+            wanted = torch.tensor([items], dtype=torch.int64, device=device)
+            found = self.model.score_parts(self._query().to(device), wanted)
         values = {key: part[0].tolist() for key, part in found.items()}
         return [
             tuple(ScorePart(key.node_type, key.path, part[place]) for key, part in values.items())
@@ -298,6 +242,7 @@ class _User:
     def _evidence(
         self, items: Sequence[int], parts: Sequence[tuple[ScorePart, ...]], n_connections: int, n_paths: int
     ) -> list[tuple[Evidence, ...]]:
+        """Sorted by what a meta-path adds to the score; where none adds, by the rank of the item."""
         interactions = self.graph.adjacency(INTERACTS).pattern()
         query = UserQuery(self.user, interactions, self.unseen_mask, self._node, n_connections, n_paths)
         weights: dict[str, float | None] = {key.path: weight for key, weight in self.weights.items()}
@@ -305,10 +250,13 @@ class _User:
             evidence_for_user(Walks(path, self.graph), weight, items, query)
             for path, weight in (weights or {_CO_OCCURRENCE: None}).items()
         ]
-        return [
-            tuple(sorted((found[item] for found in by_path if item in found), key=_order(part)))
-            for item, part in zip(items, parts, strict=True)
-        ]
+        sorted_evidence = []
+        for item, of_item in zip(items, parts, strict=True):
+            adds = {(part.side, part.path): part.value for part in of_item}
+            found = [each[item] for each in by_path if item in each]
+            found.sort(key=lambda one: (-adds.get((one.side, one.path), 0.0), one.rank / one.n_ranked))
+            sorted_evidence.append(tuple(found))
+        return sorted_evidence
 
     def _node(self, node_type: str, index: int) -> Node:
         return self.items.node(index) if node_type == "item" else node_of(self.graph, node_type, index)
@@ -334,31 +282,3 @@ class _User:
             known = set(row.indices.tolist())
             fitted = [index in known for index in history]
         return tuple(map(HistoryItem, map(self.items.item, history), fitted, self._near(self.seen)))
-
-    def _notes(self, parts: Sequence[tuple[ScorePart, ...]]) -> list[str]:
-        """What the explanation lacks, and why."""
-        name, notes = type(self.model).__name__, []
-        if not self.weights:
-            notes.append(
-                f"{name} has no meta-paths: shown are history items that others had together with the recommended "
-                "item; the model may not have used them"
-            )
-        elif getattr(self.model.config, "recommend_by", None) == "interactions":
-            notes.append(
-                "the meta-paths take no part in the scores: they shaped the vectors in training only "
-                "(setting recommend_by='interactions')"
-            )
-        elif not any(part.path for each in parts for part in each):
-            notes.append(
-                f"{name} has no parts of scores by meta-path: the meta-paths shape its vectors, but its scores are no "
-                "sums over them"
-            )
-        if self.vectors is None:
-            notes.append(f"{name} ranks by scores alone and has no item vectors: there are no nearest items")
-        return notes
-
-
-def _order(parts: Sequence[ScorePart]) -> Callable[[Evidence], tuple[float, float]]:
-    """Sort evidence by what its meta-path adds to the score; where none adds, by the rank of the item."""
-    adds = {(part.side, part.path): part.value for part in parts}
-    return lambda one: (-adds.get((one.side, one.path), 0.0), one.rank / one.n_ranked)

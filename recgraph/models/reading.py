@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from recgraph.data.samples import Query
+from recgraph.data.batches import Query
 from recgraph.rows import lookup
 from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged
@@ -85,7 +85,7 @@ class Reading:
         raise ValueError(self._refusal("attention", "has no attention over the history"))
 
     def _refusal(self, method: str, why: str) -> str:
-        return f"attribution {method}: {self.name} {why}; use leave_one_out or reagent"
+        return f"attribution {method}: {self.name} {why}; use leave_one_out"
 
     @property
     def name(self) -> str:
@@ -173,7 +173,7 @@ class SequenceReading(HistoryReading):
         if self.model.encoder.reads_times:
             raise ValueError(
                 f"attribution: {type(self.model.encoder).__name__} reads times beside vectors (time_bias = True), so "
-                "that no vectors stand for a history; use leave_one_out or reagent"
+                "that no vectors stand for a history; use leave_one_out"
             )
         vectors: Tensor = lookup(self.model.token_table(), self.items + 1)
         if self.model.gap_embedding is None or self.query.times is None:

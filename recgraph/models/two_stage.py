@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.blocks import row_blocks
 from recgraph.config import Config, ConfigError, Search, unknown_key
+from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
-from recgraph.data.samples import Query
 from recgraph.encoders.kept import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.heterogeneous.base import evaluating

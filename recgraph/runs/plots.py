@@ -1,14 +1,13 @@
-"""Charts of a run: its learning curves, a metric by groups of users, and quality against popularity."""
+"""Charts of a run: its learning curves, and a metric by groups of users."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recgraph.data.part import Cases
 from recgraph.data.split import FitPart, SealedSplit
@@ -22,12 +21,9 @@ from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
 from recgraph.pages.plot import drawing, html_page, notebook_html
 from recgraph.runs.record import RunRecord
 
-__all__ = ["KINDS", "Plot", "PlotKind", "Plotted", "plot"]
+__all__ = ["Plot", "PlotKind", "plot"]
 
-PlotKind = Literal["curves", "groups", "popularity"]
-KINDS: tuple[str, ...] = get_args(PlotKind)
-#: the most bins of users by popularity, and the fewest users of one
-_BINS, _FEWEST = 10, 20
+PlotKind = Literal["curves", "groups"]
 #: a factor between the curves of two terms beyond which their axis is logarithmic
 _FAR = 50
 #: what selects an epoch without a validation: its loss, or that it is the last
@@ -84,21 +80,15 @@ class Plotted(Protocol):
 
 def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: str | None) -> Plot:
     """Draw a run; see :meth:`recgraph.runs.run.Run.plot`."""
-    if kind not in KINDS:
-        raise ValueError(f"kind = {kind!r} must be one of {', '.join(map(repr, KINDS))}")
     name = f"{run.record.model} on {run.record.data.dataset or run.record.data.split or 'a graph'}"
     if kind == "curves":
-        if part != "valid" or metric is not None:
-            raise ValueError("kind = 'curves' draws the training; part and metric are for 'groups' and 'popularity'")
         return _curves(run, name)
     if split is None:
         raise ValueError(f"kind = {kind!r} ranks the users of a split, and this run has none; kind='curves' needs none")
     selects = run.record.training.get("metric", "loss")
     # results have the full name: hit_rate@10 of hitrate@10, average_popularity@10 of popularity@10
     metric = full_name(metric or (selects if selects not in _NOT_ON_VALID else "ndcg@10"))
-    ranked = _rank(run, split, part, metric)
-    draw = _groups if kind == "groups" else _popularity
-    figures, rows = draw(ranked)
+    figures, rows = _groups(_rank(run, split, part, metric))
     return Plot(f"{name}: {metric} on {part}, seen items excluded", figures, rows)
 
 
@@ -161,13 +151,11 @@ class _Ranked:
 def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
     """Rank the users of a part, seen items excluded; the record gets no result, but says that test data was read."""
     fitted_on = run.record.fitted_on
-    if part not in ("valid", "test"):
-        raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
     if is_leaked(part, fitted_on):
-        raise ValueError(f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for")
+        raise ValueError(f"part = {part!r}: the run was fitted on {fitted_on}")
     name, cutoff = split_metric(metric)
     if not metric_class(name).per_user:
-        raise ValueError(f"metric = {metric!r} is one value for all users: give one of each user, such as 'ndcg@10'")
+        raise ValueError(f"metric = {metric!r} is one value for all users; give one of each user, such as 'ndcg@10'")
     cases, fitted = split.valid, split.train
     if part == "test":
         reason = f"plot {run.record.model} on test"
@@ -190,10 +178,7 @@ def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
     return _Ranked(metric, result, cases, fitted.item_counts())
 
 
-Drawn = tuple[tuple[Figure, ...], tuple[dict[str, Any], ...]]
-
-
-def _groups(ranked: _Ranked) -> Drawn:
+def _groups(ranked: _Ranked) -> tuple[tuple[Figure, ...], tuple[dict[str, Any], ...]]:
     """Bars of the metric by quartiles of the history's length, and by the popularity of what is looked for."""
     lengths = ranked.cases.history.lengths.numpy(force=True)
     edges = sorted({int(edge) for edge in np.quantile(lengths, (0.25, 0.5, 0.75)) if edge >= 1}) or [1]
@@ -223,56 +208,3 @@ def _groups(ranked: _Ranked) -> Drawn:
 
 
 _POPULARITY = ("head", "mixed", "tail", "cold")
-
-
-def _popularity(ranked: _Ranked) -> Drawn:
-    """The metric by the popularity of what users look for: bins of as many users each, with standard errors."""
-    values = ranked.result.per_user[ranked.metric]
-    looked_for = _mean_counts(ranked.cases, ranked.counts)
-    known = np.isfinite(values)
-    values, looked_for = values[known], looked_for[known]
-    n_bins = max(1, min(_BINS, len(values) // _FEWEST))
-    edges = np.unique(np.quantile(looked_for, np.linspace(0, 1, n_bins + 1)[1:-1]))
-    bins = np.searchsorted(edges, looked_for, side="right")
-    rows = [_bin(looked_for[bins == place], values[bins == place], ranked.metric) for place in np.unique(bins)]
-    marks = [
-        Mark(row["interactions"], row[ranked.metric], "s1", _hint(row, ranked.metric), spread=row["standard error"])
-        for row in rows
-    ]
-    ends = [row[ranked.metric] + sign * row["standard error"] for row in rows for sign in (-1, 1)]
-    chart = Chart(
-        f"{ranked.metric} against popularity",
-        # an item without an interaction has no place on a logarithmic axis
-        Scale.of([row["interactions"] for row in rows], log=True),
-        Scale.of(ends),
-        "interactions of the items that are looked for",
-        ranked.metric,
-        marks,
-        [Line("s1", [(row["interactions"], row[ranked.metric]) for row in rows])],
-    )
-    note = f"{len(rows)} groups of users by what they look for; whiskers: standard errors"
-    return (Figure("Quality against popularity", f"{chart}", note),), tuple(rows)
-
-
-def _mean_counts(cases: Cases, counts: Any) -> NDArray[np.float64]:
-    """[U] the mean number of interactions of the items that a user should be recommended."""
-    of_items = counts[cases.truth.values].double().numpy(force=True)
-    users = cases.truth.rows.numpy(force=True)
-    sums = np.bincount(users, of_items, minlength=len(cases))
-    means: NDArray[np.float64] = sums / np.bincount(users, minlength=len(cases))
-    return means
-
-
-def _bin(looked_for: NDArray[np.float64], values: NDArray[np.float64], metric: str) -> dict[str, Any]:
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    interactions = float(looked_for.mean())
-    return {
-        "interactions": interactions,
-        "users": len(values),
-        metric: float(values.mean()),
-        "standard error": float(error),
-    }
-
-
-def _hint(row: Mapping[str, Any], metric: str) -> str:
-    return f"{row['users']:,} users, {row['interactions']:.1f} interactions: {row[metric]:.4f}"

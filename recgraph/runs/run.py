@@ -27,7 +27,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.runs.plots import Plot, plot
+from recgraph.runs.plots import Plot, PlotKind, plot
 from recgraph.runs.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.runs.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
 from recgraph.runs.update import UpdateOptions, update
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseRun", "NodeRun", "Run"]
 
 Seen = Literal["keep", "exclude", "both"]
+Part = Literal["valid", "test"]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class BaseRun:
         return self.record.history
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle; of the processes of one training the first does, and the others do not wait for it."""
+        """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
         raise NotImplementedError
 
     def keep(self) -> None:
@@ -154,7 +155,6 @@ class NodeRun(BaseRun):
         return load_node_task(data.dataset)
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle of the embeddings and the model; :func:`recgraph.load` reads it. The first process writes."""
         if is_first():
             self.embedder.save(folder)
 
@@ -196,7 +196,7 @@ class Run(BaseRun):
     @checked
     def evaluate(
         self,
-        part: str = "test",
+        part: Part = "test",
         seen: Seen = "both",
         cutoffs: Sequence[int] | None = None,
         metrics: Sequence[str] | None = None,
@@ -224,8 +224,6 @@ class Run(BaseRun):
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
         """
-        if part not in ("test", "valid"):
-            raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
         fitted_on = self.record.fitted_on
         if self.record.data.split == EVERYTHING:
             raise ValueError(f"part = {part!r}: the run was fitted on a log that is not split; nothing is left of it")
@@ -328,20 +326,20 @@ class Run(BaseRun):
         return self.recommender.export(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
         if is_first():
             self.recommender.save(folder)
 
     @checked
-    def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:
+    def plot(
+        self, kind: PlotKind = "curves", *, part: Literal["valid", "test"] = "valid", metric: str | None = None
+    ) -> Plot:
         """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.
 
         Args:
             kind: ``"curves"``: loss terms and the metric that selects, by epoch, the best one marked; ``"groups"``: a
-                metric by groups of users, by the length of their history and the popularity of what they look for;
-                ``"popularity"``: the metric against that popularity.
-            part: of the split, for the last two; ``"test"`` unseals it, which is logged and recorded.
-            metric: for the last two, one that users have values of; by default the one that selects.
+                metric by groups of users, by the length of their history and the popularity of what they look for.
+            part: of the split, for ``"groups"``; ``"test"`` unseals it, which is logged and recorded.
+            metric: for ``"groups"``, one that users have values of; by default the one that selects.
 
         Raises:
             ValueError: no such kind, part or metric; or the run has no curve, no data, or was fitted on the part.

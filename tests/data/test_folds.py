@@ -145,12 +145,10 @@ def test_windows_of_a_length_follow_one_another_to_the_end_of_the_log(column: st
 
 def test_a_window_of_plain_numbers_is_a_number() -> None:
     data = rg.load_data(_days()[["user_id", "item_id", "day"]].rename(columns={"day": "timestamp"}))
-    with pytest.raises(
-        ValueError, match=r"'14D': the log's timestamps are plain numbers: .*1_209_600 where they are s"
-    ):
+    with naming("window"):
         data.split("time", window="14D")
     for wrong in (0, -1, float("nan"), 1e30):
-        with pytest.raises(ValueError, match="window = "):
+        with naming("window"):
             data.split("time", window=wrong)
 
 

@@ -176,9 +176,9 @@ def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> Non
     with pytest.raises(DataError, match=r"vectors of lengths \[1, 2\]"):
         learn(("vector",), uneven)
     longer = TABLE.with_columns(pl.Series("vector", [[1.0, 1, 1]] * 5))
-    with pytest.raises(DataError, match="vectors of length 3, in training they had 2"):
+    with pytest.raises(DataError, match="vectors of length 3"):
         ItemFeatures.encode(learn(("vector",)).schema, longer, "id", ITEMS)
-    with pytest.raises(DataError, match="the log has no item features; give them with with_features"):
+    with pytest.raises(DataError, match="with_features"):
         ItemFeatures.learn(None, "id", ITEMS, KNOWN, ("genres",))
     with pytest.raises(MissingColumnError, match="no column 'year'"):
         ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)

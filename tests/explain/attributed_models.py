@@ -10,10 +10,10 @@ import polars as pl
 import torch
 
 from recgraph import registry
+from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
-from recgraph.data.samples import Query
-from recgraph.explain.attribution.subject import Subject
+from recgraph.explain.attribution import Subject
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Model, Space
@@ -88,8 +88,7 @@ def query_of(rows: Sequence[Sequence[int]], user: int) -> Query:
 def subject_of(
     model: Model, rows: Sequence[Sequence[int]], user: int, targets: Sequence[int] = (1, 20), **settings: Any
 ) -> Subject:
-    query = query_of(rows, user)
-    return Subject(model, query, torch.tensor(targets), histories=Ragged.from_lists(rows), **settings)
+    return Subject(model, query_of(rows, user), torch.tensor(targets), **settings)
 
 
 def recommender_of(model: Model, rows: Sequence[Sequence[int]]) -> Recommender:

@@ -1,32 +1,54 @@
-"""Explanations of users: the hand-worked graph, every kind of model, errors, rows and the page."""
+"""Explanations of users and nodes: worked by hand, every kind of model, the rows, the page, the map, the command."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import browser
 import polars as pl
 import pytest
 import torch
+from refusing import refused
 from small_graph import INTERACTIONS, every_path, small_graph
-from small_recommender import FEATURES, ITEMS, SETTINGS, USERS, recommender
+from small_recommender import ITEMS, SETTINGS, USERS, recommender
+from typer.testing import CliRunner, Result
 
 import recgraph as rg
-from recgraph.data.ids import IdMap
-from recgraph.explain.explanation import Evidence, Explanation
+from recgraph.cli.app import app
+from recgraph.data.interactions import Interactions
+from recgraph.explain.explanation import Evidence, Explanation, Node
 from recgraph.explain.nodes import nearest
-from recgraph.explain.page import history_rows, recommendation_rows, walk, why_lines, why_rows
+from recgraph.explain.page import history_rows, recommendation_rows, why_lines, why_rows
+from recgraph.explain.projection import ItemMap
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.runs.run import NodeRun
+from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 
 
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def walk(path: tuple[Node, ...]) -> str:
+    return " > ".join(f"user {node.title}" if node.type == "user" else node.title for node in path)
+
+
 @pytest.fixture(scope="module")
-def found() -> Explanation:
-    return rg.explain.explain(recommender(**SETTINGS), "ann", k=3)
+def whole() -> Recommender:
+    return recommender(**SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def found(whole: Recommender) -> Explanation:
+    return rg.explain.explain(whole, "ann", k=3)
 
 
 def evidence(found: Explanation, item: str) -> dict[tuple[str, str], Evidence]:
@@ -45,31 +67,8 @@ def test_history_and_recommendations(found: Explanation) -> None:
     scores = [each.score for each in found.recommendations]
     assert scores == sorted(scores, reverse=True)
     assert found.related == {}
-    assert (found.model, found.dataset, found.user, found.notes) == ("MEOWRec", None, "ann", ())
+    assert (found.model, found.dataset, found.user) == ("MEOWRec", None, "ann")
     assert json.loads(json.dumps(found.to_dict()))["user"] == "ann"
-
-
-def test_a_user_without_a_history() -> None:
-    """The error proposes nothing that an explanation does not take."""
-    served = recommender("sasrec", [pair for pair in INTERACTIONS if pair[0] != 3], hidden_dim=8)
-    with pytest.raises(
-        ValueError, match="user = 'dan' has no history, from which SASRec could recommend; explain another"
-    ):
-        rg.explain.explain(served, "dan", k=2)
-
-
-def test_earlier_names(found: Explanation) -> None:
-    assert (found.views, found.about) == (found.path_weights, found.related)
-    assert list(found.to_dict()) == [
-        "model",
-        "dataset",
-        "user",
-        "about",
-        "history",
-        "recommendations",
-        "views",
-        "notes",
-    ]
 
 
 def test_attention_and_parts(found: Explanation) -> None:
@@ -143,49 +142,23 @@ def test_nearest_items(found: Explanation) -> None:
     assert len(found.history[0].nearest) == 4
 
 
-def test_items_that_were_not_fitted_to() -> None:
+def test_what_was_fitted_to_and_users_who_have_friends_alone() -> None:
     whole = recommender(**SETTINGS)
     whole.seen = Ragged.from_lists([[0, 1, 3], [0, 2], [1, 2, 3], [4]])
     found = rg.explain.explain(whole, "ann", k=5)
     assert [each.fitted for each in found.history] == [True, True, False]
-    assert {each.item.id for each in found.recommendations} == {"C", "E"}
     # places are among what is not in the history
     assert evidence(found, "C")["item", "item-genre-item"].n_ranked == 2
-
-
-@pytest.mark.parametrize(("fitted_on", "fitted"), [(None, None), ("train", None), ("train+valid", True)])
-def test_without_meta_paths_a_bundle_may_not_know_what_was_fitted_to(
-    fitted_on: str | None, fitted: bool | None
-) -> None:
-    """It holds what users did in both parts, not which was which."""
-    whole = recommender("itemknn")
-    whole.record = {} if fitted_on is None else {"fitted_on": fitted_on}
-    found = rg.explain.explain(whole, "ann", k=2)
-    assert [each.fitted for each in found.history] == [fitted] * 2
-    shown = "unknown" if fitted is None else fitted
-    assert [row["fitted to"] for row in history_rows(found, 5)] == [shown] * 2
-    cells = re.findall(r"<td>(yes|no|unknown)</td>", rg.explain.page(found))
-    assert cells == ["unknown" if fitted is None else "yes"] * 2
-
-
-def test_a_user_who_has_friends_alone() -> None:
-    """Dan did nothing; his friend Ann had A and B."""
+    # dan did nothing; his friend ann had A and B
     without = [(user, item) for user, item in INTERACTIONS if user != 3]
     found = rg.explain.explain(recommender(**SETTINGS, interactions=without), "dan", k=5)
     assert found.history == ()
-    assert sum(part.value for part in found.recommendations[0].parts) == pytest.approx(found.recommendations[0].score)
     first_paths = {
         each.item.id: [walk(one.connections[0].paths[0]) for one in each.evidence] for each in found.recommendations
     }
-    assert first_paths == {
-        "A": ["user dan > user ann > Alien"],
-        "B": ["user dan > user ann > Brazil"],
-        "C": [],
-        "D": [],
-        "E": [],
-    }
+    lead = "user dan > user ann > "
+    assert first_paths == {"A": [f"{lead}Alien"], "B": [f"{lead}Brazil"], "C": [], "D": [], "E": []}
     assert "No path of the graph connects it with the user." in rg.explain.page(found)
-    assert "   no path of the graph connects it with the user" in list(why_lines(found))
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease", "popularity", "lightgcn", "sasrec"])
@@ -193,78 +166,16 @@ def test_models_without_meta_paths_show_what_was_had_together(name: str) -> None
     whole = recommender(name)
     found = rg.explain.explain(whole, "ann", k=2)
     assert found.path_weights == ()
-    assert "no meta-paths" in found.notes[0]
     for each in found.recommendations:
         assert each.parts == ()
         assert {one.path for one in each.evidence} <= {"item-user-item"}
         assert bool(each.nearest) == whole.model.has_vectors
-    if not whole.model.has_vectors:
-        assert "no item vectors" in found.notes[1]
-        with pytest.raises(ValueError, match="ranks by scores alone and has no item vectors"):
-            rg.explain.item_map(whole)
-    text = rg.explain.page(found)
-    assert "no meta-paths" in text
+    assert [row["fitted to"] for row in history_rows(found, 5)] == ["unknown"] * 2
     assert list(why_lines(found))
-
-
-def test_meta_paths_that_take_no_part_in_the_scores() -> None:
-    found = rg.explain.explain(recommender(**SETTINGS, recommend_by="interactions"), "ann", k=1)
-    assert "recommend_by='interactions'" in found.notes[0]
-    assert [part.path for part in found.recommendations[0].parts] == [""]
-    assert found.recommendations[0].evidence
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("sasrec", {"hidden_dim": 8, "item_graph": "meta_paths"}),
-        ("meowrec", {**SETTINGS, "loss": "ccl"}),
-    ],
-)
-def test_scores_that_are_no_sums_over_paths(name: str, settings: dict[str, Any]) -> None:
-    """Of a sequence model with a graph of items, and by cosines: the meta-paths do take part in the scores."""
-    found = rg.explain.explain(recommender(name, **settings), "ann", k=1)
-    assert found.path_weights
-    assert found.recommendations[0].parts == ()
-    assert len(found.notes) == 1
-    assert "has no parts of scores by meta-path" in found.notes[0]
-
-
-def test_the_user_has_the_id_of_the_log() -> None:
-    whole = recommender("sasrec", hidden_dim=8)
-    whole.users = IdMap(pl.Series([10, 20, 30, 40]))
-    for given in (10, 10.0, np.int64(10)):
-        assert json.loads(json.dumps(rg.explain.explain(whole, given, k=1).to_dict()))["user"] == 10
-
-
-def test_a_user_who_has_had_everything() -> None:
-    everything = [*INTERACTIONS, *((0, item) for item in range(5) if (0, item) not in INTERACTIONS)]
-    whole = recommender("sasrec", everything, hidden_dim=8)
-    found = rg.explain.explain(whole, "ann", attribution=["leave_one_out"])
-    assert (len(found.history), found.recommendations) == (5, ())
-    assert "Recommendations for user ann" in rg.explain.page(found)
-    assert rg.explain.attribute(whole, "ann") == ()
-
-
-def test_features_that_are_named_as_columns_of_the_tables_or_are_no_values() -> None:
-    whole = recommender("sasrec", hidden_dim=8)
-    columns = {
-        "rank": pl.Series([70, 71, 72, 73]),
-        "price": pl.Series([float("nan")] * 4),
-        "text": pl.Series([[0.25, 0.5]] * 4),
-        "picture": pl.Series([[0.25, 0.5]] * 4, dtype=pl.Array(pl.Float32, 2)),
-    }
-    titles = pl.Series("title", ["Cube", "", "Brazil", None])
-    whole.item_features = FEATURES.with_columns(titles, **columns)
-    found = rg.explain.explain(whole, "ann", k=3)
-    assert [each.item.title for each in found.history] == ["A", "Brazil"]
-    rows = recommendation_rows(found)
-    assert [row["rank"] for row in rows] == [1, 2, 3]
-    assert {row["rank (feature)"] for row in rows} <= {None, 70, 71, 72, 73}
-    assert list(found.history[0].item.fields) == ["genres", "rank", "price"]
-    assert found.history[0].item.fields["price"] is None
-    assert "NaN" not in json.dumps(found.to_dict())
-    assert rg.explain.item_map(whole).feature == "genres"
+    assert "Alien" in rg.explain.page(found)
+    if not whole.model.has_vectors:
+        with refused(type(whole.model).__name__):
+            rg.explain.item_map(whole)
 
 
 def test_rows(found: Explanation) -> None:
@@ -274,13 +185,6 @@ def test_rows(found: Explanation) -> None:
     reasons = list(why_rows(found))
     assert len({tuple(row) for row in reasons}) == 1
     assert len(reasons) == sum(len(each.evidence) for each in found.recommendations)
-    first, *others = found.recommendations
-    bare = list(why_rows(replace(found, recommendations=(replace(first, evidence=()), *others))))
-    assert list(bare[0]) == list(reasons[0])
-    assert [bare[0][name] for name in ("rank", "item", "score", "meta-path", "adds")] == [
-        1, first.item.id, first.score, None, None
-    ]  # fmt: skip
-    assert bare[1:] == reasons[len(first.evidence) :]
 
 
 def test_nearest_among_ties() -> None:
@@ -294,31 +198,153 @@ def test_nearest_among_ties() -> None:
             assert [cosines[other] for other, _ in found] == [cosines[other] for other in best]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"user": "anne"}, "user = 'anne' is not among the 4 users of this run; the nearest are 'ann'"),
-        ({"k": 0}, "k = 0 must be at least 1"),
-        ({"n_paths": 0}, "n_paths = 0 must be at least 1"),
-        ({"n_near": -1}, "n_near = -1 must be at least 0"),
-    ],
-)
-def test_mistakes(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        rg.explain.explain(recommender(**SETTINGS), **{"user": "ann", **settings})
+def test_the_map_is_that_of_the_principal_components(whole: Recommender) -> None:
+    drawn = rg.explain.item_map(whole, keep=["A"])
+    units = torch.nn.functional.normalize(whole.model.encode_items().detach().double(), dim=1)
+    centred = units - units.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    wanted = centred @ vectors[:, [-1, -2]]
+    places = torch.tensor([[point.x, point.y] for point in drawn.points], dtype=torch.float64)
+    torch.testing.assert_close(places.abs(), wanted.abs(), rtol=1e-5, atol=1e-7)
+    assert drawn.variance == pytest.approx((values[[-1, -2]] / values.sum()).tolist())
+    # tense and sf are each had by three; the genre of the graph and the column of the features
+    assert drawn.feature == "genres"
+    group = {point.node.id: drawn.groups[point.group] if point.group >= 0 else None for point in drawn.points}
+    assert (group["A"], group["D"], group["E"]) == ("sf", None, "tense")
+    assert rg.explain.item_map(whole, color="genre").feature == "genre"
+    with refused("year"):
+        rg.explain.item_map(whole, color="year")
+    # E must be shown; A, B and C were had twice, D once
+    some = rg.explain.item_map(whole, limit=3, keep=["E", "nobody's", "E"])
+    assert ([point.node.id for point in some.points], some.n_vectors) == (["A", "B", "E"], 5)
+    near = rg.explain.item_map(whole, method="tsne", seed=1)
+    assert (near.variance, near) == (None, rg.explain.item_map(whole, method="tsne", seed=1))
 
 
-def test_runs_without_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder"):
-        rg.explain.explain(tmp_path / "none", "ann")
-    (tmp_path / "record.json").write_text("{}")
-    with pytest.raises(ValueError, match="has no bundle: it has not finished"):
-        rg.explain.explain(tmp_path, "ann")
-    with pytest.raises(ValueError, match="run is of type int, which has no users"):
-        rg.explain.explain(3, "ann")
+@pytest.fixture(scope="module")
+def page_file(whole: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = rg.explain.explain(whole, "ann", k=3, attribution=["leave_one_out", "attention"])
+    drawn: ItemMap = rg.explain.item_map(whole)
+    return rg.explain.write_page(found, tmp_path_factory.mktemp("page") / "why.html", drawn)
 
 
-def test_from_a_bundle_the_same(tmp_path: Path, found: Explanation) -> None:
-    recommender(**SETTINGS).save(tmp_path / "bundle")
-    again = rg.explain.explain(tmp_path, "ann", k=3)
-    assert again.to_dict() == found.to_dict()
+def test_the_page_needs_nothing_from_elsewhere(page_file: Path) -> None:
+    text = page_file.read_text()
+    assert not re.search(r"https?:|//[a-z]|<script|<link|<img|<iframe|@import|url\(|\b(src|href)=", text)
+    assert text.count("<details") == text.count('aria-label="Attribution of') == 3
+    for words in ("Cube", "user ann → Brazil → sf → Cube", "item-genre-item", "own vectors", "random order"):
+        assert words in text
+    (svg,) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    kinds = [circle.get("class", "").split()[0] for circle in ElementTree.fromstring(svg).iter("circle")]
+    assert sorted(kinds) == ["marked"] * 3 + ["ringed"] * 2
+
+
+def test_names_are_escaped() -> None:
+    found = recommender(**SETTINGS)
+    bad = "<script>alert(1)</script>"
+    features = pl.DataFrame({"item": ["A", "C"], "title": [bad, bad]})
+    found = Recommender(found.model, found.users, found.items, found.seen, item_features=features)
+    why = rg.explain.explain(found, "ann", attribution=["leave_one_out"])
+    for text in (rg.explain.page(why, rg.explain.item_map(found)), why.attributed[0]._repr_html_()):
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("window", [{"dark": False}, {"dark": True, "width": 390}], ids=["a desk", "a dark phone"])
+def test_the_page_in_a_browser(page_file: Path, chromium: Any, window: dict[str, Any]) -> None:
+    """Silent, alone, nothing that axe finds, nothing wider than the window; all opened."""
+    with chromium.opened(page_file, **window) as opened:
+        for summary in opened.query_selector_all("details:not([open]) summary"):
+            summary.click()
+        assert browser.violations(opened) == []
+        wide, inner = opened.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= inner
+
+
+def test_from_a_bundle_and_the_command_line_the_same(whole: Recommender, tmp_path: Path) -> None:
+    whole.save(tmp_path / "run" / "bundle")
+    inspect = ("inspect", tmp_path / "run", "--user", "ann", "-k", 2, "-a", "leave_one_out,attention")
+    found = rg.explain.explain(whole, "ann", k=2, attribution=["leave_one_out", "attention"])
+    done = call(*inspect, "--format", "json", "--out", tmp_path / "b.html", "--map", "tsne", "--color", "genre")
+    assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
+    assert "t-SNE of the embeddings" in (tmp_path / "b.html").read_text()
+    table = call(*inspect, "--format", "table").stdout
+    for words in ("User ann of MEOWRec", "Path weights", "Whether the methods agree", *why_lines(found)):
+        assert words in table
+    rows = list(csv.DictReader(call(*inspect[:6], "--format", "tsv").stdout.splitlines(), delimiter="\t"))
+    assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path
+    for arguments in (("--user", "anna"), ("--node", 1), ("--user", "ann", "-a", "leave_one")):
+        done = call("inspect", tmp_path / "run", *arguments)
+        assert (done.exit_code, str(arguments[-1]) in done.stderr or "run" in done.stderr) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> NodeRun:
+    """Papers 0 and 1 share author 0 and subject 0; 2 and 5 have a subject in common with them, or an author."""
+    edges = {
+        ("paper", "by", "author"): ([0, 1, 1, 2, 3, 4, 5, 5], [0, 0, 1, 2, 2, 3, 3, 0]),
+        ("paper", "on", "subject"): ([0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1]),
+    }
+    graph = HeteroGraph.from_edge_lists({"paper": 6, "author": 4, "subject": 2}, edges)
+    model = rg.models.MEOW(metapaths=("paper-author-paper", "paper-subject-paper"), hidden_dim=8, n_clusters=(2,))
+    return rg.fit_graph(model, graph, seed=0, max_epochs=2, out=tmp_path_factory.mktemp("runs") / "papers")
+
+
+def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
+    found = rg.explain.explain_node(nodes, 0, k=5)
+    by_author, by_subject = (each.path for each in found.path_weights)
+    assert found.related == {"author": ("0",), "subject": ("0",)}
+    vectors = torch.nn.functional.normalize(nodes.embedder.vectors.double(), dim=1)
+    cosines = vectors[0] @ vectors.T
+    order = cosines[1:].argsort(descending=True) + 1
+    assert [each.near.node.id for each in found.neighbours] == order.tolist()
+    assert [each.near.similarity for each in found.neighbours] == pytest.approx(cosines[order].tolist())
+    shared = {each.near.node.id: {one.path: one for one in each.evidence} for each in found.neighbours}
+    author = shared[1][by_author]
+    # one author in common; 0 has one author, 1 two
+    assert (author.count, author.score) == (1, pytest.approx(2 / 3))
+    assert [node.title for node in author.connections[0].paths[0]] == ["0", "0", "1"]
+    assert (author.rank, author.n_ranked) == (1, 2)
+    assert (shared[5].keys(), shared[2].keys()) == ({by_author}, {by_subject})
+    assert shared[3] == shared[4] == {}
+    out = tmp_path / "node.html"
+    done = call("inspect", nodes.folder, "--node", 0, "--k", 5, "--format", "json", "--out", out, "--color", "subject")
+    assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
+    assert "coloured by subject" in out.read_text()
+    table = call("inspect", nodes.folder, "--node", 0, "--format", "table").stdout
+    assert "paper-author-paper: 1 path, similarity 0.667" in table
+    with refused("node", "6"):
+        rg.explain.explain_node(nodes, 6)
+
+
+@pytest.mark.slow
+def test_films(shared: Path) -> None:
+    """MEOWRec of random weights on MovieLens 100K: its own meta-paths; counts beside products of dense matrices."""
+    log = Interactions.from_recbole(shared / "data" / "ml-100k")
+    split = log.split("leave-one-out")
+    graph = HeteroGraph.from_interactions(split.interactions, split.train)
+    space = GraphSpace(n_users=split.n_users, n_items=split.n_items, graph=graph)
+    model = rg.models.MEOWRec(hidden_dim=16).build(space, seed=0)
+    model.setup(split.train)
+    whole = Recommender.for_split(model, split)
+    user = split.users.ids([7]).to_list()[0]
+    found = rg.explain.explain(whole, user, k=3)
+    assert {weight.side for weight in found.path_weights} == {"user", "item"}
+    assert len(found.related) >= 1
+    interacts = graph.adjacency(("user", "interacts", "item")).pattern().to_dense().double()
+    together = interacts.T @ interacts
+    history = interacts[7].nonzero().flatten()
+    for each in found.recommendations:
+        item = int(split.items.index([each.item.id])[0])
+        (one,) = [e for e in each.evidence if e.path == "item-user-item"]
+        assert one.count == int(together[history, item].sum())
+        own = together.diagonal()
+        alike = 2 * together[history] / (own[history, None] + own)
+        scores = alike.mean(0)
+        assert one.score == pytest.approx(float(scores[item]))
+        unseen = torch.ones(len(split.items), dtype=torch.bool)
+        unseen[whole.seen.row(7)] = False
+        assert one.rank == 1 + int((scores[unseen] > scores[item] + 1e-9).sum())
+        assert one.connections[0].similarity == pytest.approx(float(alike[:, item].max()))
+        assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-4)
+    assert sum(each.fitted for each in found.history) == len(history)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from refusing import refused
-from small_recommender import ServedTowers, log, serve
+from small_serving import ServedTowers, log, serve
 from small_settings import with_small
 
 from recgraph import registry

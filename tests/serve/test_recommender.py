@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from refusing import refused
-from small_recommender import ServedTowers, log, serve
+from small_serving import ServedTowers, log, serve
 
 from recgraph.data.batches import Query
 from recgraph.data.errors import TimestampError

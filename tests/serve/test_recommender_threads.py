@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_recommender import recommender
+from small_serving import recommender
 from torch import Tensor
 
 from recgraph.data.batches import Query

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_recommender import log, serve
+from small_serving import log, serve
 from test_rules import features
 from torch import Tensor
 

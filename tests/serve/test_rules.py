@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusing import refused
-from small_recommender import ServedTowers, log, serve
+from small_serving import ServedTowers, log, serve
 
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 from refusing import refused
-from small_recommender import recommender
+from small_serving import recommender
 
 from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +121,6 @@ def trained(folder: Path | None = None, stop_after: int | None = None, **setting
     else:
         trainer.fit()
     return trainer, [parameter.detach().clone() for parameter in model.parameters()]
-
-
-def test_a_training_is_the_same_as_without_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(batches: Any, prepare: Any, *_: Any) -> Any:
-        return nullcontext(map(prepare, batches))
-
-    _, ahead = trained()
-    monkeypatch.setattr("recgraph.train.trainer.prepared_ahead", at_once)
-    _, plain = trained()
-    assert all(torch.equal(one, other) for one, other in zip(ahead, plain, strict=True))
 
 
 def test_a_training_that_stopped_in_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path) -> None:

@@ -1,0 +1,385 @@
+"""Which events of a history a recommendation comes from, by several methods, and whether these are faithful.
+
+The faithfulness of an attribution is judged by leaving events out. A method by another notion of absence (a baseline
+vector) is judged by a question that it did not ask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import combinations
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy import stats
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.config import Config, configure
+from recgraph.data.batches import Query
+from recgraph.evaluate.ranking import device_of, evaluating
+from recgraph.explain.evidence import Walks, evidence_of_items
+from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node
+from recgraph.models.base import Model
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.reading import AttentionForm, Baseline, Reading
+from recgraph.rng import derive
+
+__all__ = [
+    "Attention",
+    "Attribution",
+    "AttributionConfig",
+    "IntegratedGradients",
+    "LeaveOneOut",
+    "Method",
+    "Quantity",
+    "Subject",
+    "attribute_to_history",
+    "make_methods",
+]
+
+#: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items, which does
+#: not change where all scores rise alike
+Quantity = Literal["score", "log_probability"]
+#: numbers of variants that are in memory at a time: scores, or what a model makes them of
+_MOST_CELLS = 1 << 22
+_BLOCK_ROWS = 256
+#: shares of the events that go, or stay alone, as in ERASER
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+#: random orders that faithfulness is compared with
+_N_RANDOM = 20
+
+
+class Subject:
+    """A user's history of H events, and K items whose values for the user are attributed to it.
+
+    Args:
+        model: built and fitted.
+        query: one user with the history.
+        targets: [K] int64, the items.
+        of: the quantity f that is attributed.
+
+    Attributes:
+        items: [H] int64, the items that the model reads, oldest first.
+        block_rows: variants that are computed at a time.
+
+    Raises:
+        ValueError: the user has no history, or the model does not read it.
+    """
+
+    def __init__(self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability") -> None:
+        assert model.space is not None
+        self.model, self.of, self.n_items = model, of, model.space.n_items
+        self.device = device_of(model)
+        self.user = int(query.users[0])
+        self.targets = targets.to(self.device)
+        with evaluating(model):
+            self.reading: Reading = model.reading(query.to(self.device))
+        self.items = self.reading.items.to("cpu")
+        self.block_rows = max(min(_BLOCK_ROWS, _MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1)
+
+    @property
+    def n_events(self) -> int:
+        """H."""
+        return len(self.items)
+
+    @cached_property
+    def has_inputs(self) -> bool:
+        """Whether the model reads vectors of items, along which gradients lead."""
+        with evaluating(self.model):
+            try:
+                self.reading.inputs()
+            except ValueError:
+                return False
+        return True
+
+    @cached_property
+    def item_vectors(self) -> Tensor | None:
+        """[n_items, D]; None of a model without."""
+        with evaluating(self.model):
+            return self.model.encode_items().detach() if self.model.has_vectors else None
+
+    def full_mask(self, n_variants: int = 1) -> Tensor:
+        """[n_variants, H] bool: everything is kept."""
+        return torch.ones(n_variants, self.n_events, dtype=torch.bool)
+
+    @cached_property
+    def full(self) -> Tensor:
+        """[K]: the values with the whole history."""
+        return self.values(self.full_mask())[0]
+
+    def values(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        """[V, K]: the values of the targets by each variant, on the host (:class:`recgraph.models.reading.Reading`).
+
+        Args:
+            keep_mask: [V, H] bool.
+            instead: [V, H] int64 items in the events' places, or None.
+        """
+        return self.by_blocks(self.value_of, keep_mask, instead)
+
+    def by_blocks(self, of: Callable[[Tensor], Tensor], keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        """A function of what the model makes of variants, [V, D] or [V, n_items], a block of them at a time."""
+        found = []
+        with evaluating(self.model):
+            for start in range(0, len(keep_mask), self.block_rows):
+                rows = slice(start, start + self.block_rows)
+                items = None if instead is None else instead[rows].to(self.device)
+                found.append(of(self.reading.represent(keep_mask[rows].to(self.device), items)).to("cpu"))
+        return torch.cat(found)
+
+    def scores_of(self, represented: Tensor) -> Tensor:
+        """[V, n_items] of user vectors [V, D], or of scores of a model without."""
+        return represented if self.item_vectors is None else represented @ self.item_vectors.T
+
+    def value_of(self, represented: Tensor) -> Tensor:
+        """[V, K] of the same: differentiable."""
+        if self.of == "score":
+            vectors = self.item_vectors
+            return represented[:, self.targets] if vectors is None else represented @ vectors[self.targets].T
+        return torch.log_softmax(self.scores_of(represented), 1)[:, self.targets]
+
+    @contextmanager
+    def differentiating(self) -> Iterator[None]:
+        """Within the block the model is in evaluation mode and operations are recorded; its parameters get no
+        gradient as long as gradients are asked for by :func:`torch.autograd.grad`."""
+        # vectors of items are made before, so that they are constants of the derivative
+        _ = self.item_vectors
+        with evaluating(self.model), torch.enable_grad():
+            yield
+
+
+class AttributionConfig(Config):
+    """Settings of an attribution."""
+
+
+class Attribution:
+    """Base of attributions: each event of the history gets the part that it has in the value of a recommended item.
+
+    A subclass sets ``Config`` and defines :meth:`attribute`. It calls the model in evaluation mode, leaves its mode,
+    parameters and gradients as they were, and draws from the generator that it is given alone.
+
+    Args:
+        config: the settings as a value, or
+        settings: the settings by name.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+
+    Config: ClassVar[type[AttributionConfig]] = AttributionConfig
+
+    def __init__(self, config: AttributionConfig | None = None, /, **settings: Any) -> None:
+        self.config: Any = configure(self, self.Config, config, settings)
+
+    def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
+        """[K, H] of the subject's K targets and H events, on the host.
+
+        Args:
+            subject: what is attributed.
+            generator: on the host.
+
+        Raises:
+            ValueError: the method does not apply to the model.
+        """
+        raise TypeError(f"{type(self).__name__} must define attribute(subject, generator)")
+
+
+class LeaveOneOut(Attribution):
+    """``a_i = f(S) - f(S without i)``: by how much the value falls without the event, all else as it is.
+
+    The model's reading says what is computed anew without the event: :class:`recgraph.models.reading.SequenceReading`,
+    :class:`recgraph.models.reading.EdgeReading`. Two events that say the same cover for each other: each alone may be
+    left out at no loss, and both get a value near 0.
+
+    Source: the erasure of Li, Monroe and Jurafsky, Understanding Neural Networks through Representation Erasure (2016),
+    one item at a time. All items share the variants, where captum's ``FeatureAblation`` computes them for each.
+    """
+
+    def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
+        without = subject.values(~torch.eye(subject.n_events, dtype=torch.bool))
+        return (subject.full - without).T.contiguous()
+
+
+class IntegratedGradientsConfig(AttributionConfig):
+    steps: Annotated[int, Field(ge=1, description="points of the path at which gradients are taken")] = 32
+    baseline: Annotated[
+        Baseline, Field(description="where the path begins: 'padding', nothing known, or 'mean', the mean over items")
+    ] = "padding"
+
+
+class IntegratedGradients(Attribution):
+    """``a_i = sum_d (x_id - b_id) mean_s df/dx_id at b + alpha_s (x - b)``: gradients along the straight path.
+
+    x are the vectors by which the events enter the model, b the baseline in the place of each; all events move at once.
+    Over the whole path the values sum to ``f(x) - f(b)`` (completeness); the midpoints ``alpha_s = (s - 1/2) / steps``
+    leave a difference that falls with the square of the number of steps. What does not enter by the events' vectors
+    (positions, how many events there are, for graph models the user's own vector) is on both ends of the path and gets
+    nothing.
+
+    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017), by captum (the extra
+    ``explain``). Departure: midpoints instead of right ends.
+    """
+
+    Config = IntegratedGradientsConfig
+
+    def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
+        try:
+            from captum.attr import IntegratedGradients as OfCaptum
+        except ImportError:
+            raise ImportError("captum is not installed; pip install 'recgraph[explain]'") from None
+        with evaluating(subject.model):
+            ends = subject.reading.inputs().detach()[None]
+            begin = subject.reading.baseline(self.config.baseline).detach().expand_as(ends[0])[None]
+        method = OfCaptum(lambda inputs: subject.value_of(subject.reading.of_inputs(inputs)))
+        rows = max(min(subject.block_rows, _MOST_CELLS // max(ends.numel(), 1)), 1)
+        path: dict[str, Any] = {
+            "n_steps": self.config.steps,
+            "method": "riemann_middle",
+            "internal_batch_size": rows,
+        }
+        with subject.differentiating():
+            found = [method.attribute(ends, begin, target=k, **path) for k in range(len(subject.targets))]
+        return torch.cat(found).detach().sum(2).to("cpu")
+
+
+class AttentionConfig(AttributionConfig):
+    form: Annotated[
+        AttentionForm,
+        Field(
+            description="of transformers: 'rollout' through all layers with their residual connections, or that of the "
+            "'last_layer'"
+        ),
+    ] = "rollout"
+
+
+class Attention(Attribution):
+    """How much the model attends to each event: not below 0, at most 1 in all.
+
+    Transformers: the attention of the last place, by rollout (Abnar and Zuidema, Quantifying Attention Flow in
+    Transformers, ACL 2020) or of the last layer; it is the same for every recommended item
+    (:meth:`recgraph.models.reading.SequenceReading.attention`).
+
+    Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
+    divided among the items of the history by the evidence that leads through them to the recommended item
+    (:func:`evidence_of_items <recgraph.explain.evidence.evidence_of_items>`), with beta_P the attention within a side
+    and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that reach the item through
+    nothing of the history keep their share, so that the values sum to less than 1. This combination is ours.
+
+    Attention is how the model mixes, not what decides: Jain and Wallace, Attention is not Explanation (NAACL 2019).
+    """
+
+    Config = AttentionConfig
+
+    def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
+        model = subject.model
+        with evaluating(model):
+            if not subject.reading.attends_paths:
+                of_events = subject.reading.attention(self.config.form).to("cpu")
+                return of_events.expand(len(subject.targets), -1).clone()
+            weights = model.path_weights()
+        assert isinstance(model.space, GraphSpace)
+        graph = model.space.graph.to("cpu")
+        targets = subject.targets.to("cpu")
+        total = torch.zeros(len(targets), subject.n_events, dtype=torch.float64)
+        for key, weight in weights.items():
+            found = evidence_of_items(Walks(key.path, graph), subject.user, subject.items, targets, graph)
+            total += weight / 2 * found / found.sum(1, keepdim=True).clamp(min=1e-300)
+        return total
+
+
+#: a name of the registry's kind 'attribution', a mapping with name and settings, or an attribution
+Method = str | Mapping[str, Any] | Attribution
+
+
+def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
+    """Name -> attribution, in the order given.
+
+    Raises:
+        ValueError: one does not exist.
+    """
+    made: dict[str, Attribution] = {}
+    for spec in specs:
+        method = spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
+        (name,) = registry.written("attribution", registry.key_of("attribution", type(method)))
+        made[name] = method
+    return made
+
+
+def attribute_to_history(
+    subject: Subject, methods: Mapping[str, Attribution], item: Callable[[int], Item], seed: int
+) -> tuple[Attributed, ...]:
+    """The subject's targets with their attributions.
+
+    Args:
+        subject: what is attributed.
+        methods: from :func:`make_methods`.
+        item: an item by its index.
+        seed: of what methods draw and of random orders.
+
+    Raises:
+        ValueError: a method does not apply to the model, or gives no finite value for each target and event.
+    """
+    values = {name: _values(subject, name, method, seed) for name, method in methods.items()}
+    events = tuple(Node("item", each.id, each.title) for each in map(item, subject.items.tolist()))
+    found = []
+    for target, index in enumerate(subject.targets.tolist()):
+        of_methods = [each[target].tolist() for each in values.values()]
+        orders = torch.tensor([_ordered(each) for each in of_methods])
+        generator = _generator(seed, subject, "random orders", index)
+        by_chance = torch.rand(_N_RANDOM, subject.n_events, generator=generator).argsort(1)
+        judged = _faithfulness(subject, target, torch.cat([orders, by_chance]))
+        pairs = combinations(zip(values, of_methods, strict=True), 2)
+        found.append(
+            Attributed(
+                item=item(index),
+                of=subject.of,
+                value=float(subject.full[target]),
+                events=events,
+                n_unread=subject.reading.n_unread,
+                methods=tuple(
+                    MethodAttribution(name, tuple(one), tuple(order.tolist()), faithful)
+                    for name, one, order, faithful in zip(values, of_methods, orders, judged, strict=False)
+                ),
+                agreement=tuple((a, b, _spearman(of_a, of_b)) for (a, of_a), (b, of_b) in pairs),
+                by_chance=Faithfulness.mean(judged[len(orders) :]),
+            )
+        )
+    return tuple(found)
+
+
+def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(seed, "attribution", subject.user, *purpose))
+
+
+def _values(subject: Subject, name: str, method: Attribution, seed: int) -> Tensor:
+    values = method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
+    wanted = (len(subject.targets), subject.n_events)
+    if values.shape != wanted or not bool(values.isfinite().all()):
+        raise ValueError(f"attribution {name}: values {list(values.shape)} must be finite and {list(wanted)}")
+    return values
+
+
+def _ordered(values: Sequence[float]) -> list[int]:
+    """The places of values, the highest first; among equal ones the last place (the newest event) comes first."""
+    return sorted(range(len(values)), key=lambda place: (-values[place], -place))
+
+
+def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, equal values with their mean rank; None where one is constant."""
+    return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(stats.spearmanr(a, b).statistic)
+
+
+def _faithfulness(subject: Subject, target: int, orders: Tensor) -> list[Faithfulness]:
+    """How faithful orders [R, H] of the events, what matters most first, are for one of the targets."""
+    numbers = torch.tensor([min(math.ceil(share * subject.n_events), subject.n_events) for share in _SHARES])
+    gone_mask = torch.argsort(orders, 1)[:, None] < numbers[None, :, None]
+    masks = torch.stack([~gone_mask, gone_mask])
+    values = subject.values(masks.flatten(0, 2))[:, target].to(torch.float64)
+    without, alone = values.view(2, len(orders), len(numbers)).mean(2)
+    full = float(subject.full[target])
+    return [Faithfulness(full - float(a), full - float(b)) for a, b in zip(without, alone, strict=True)]

@@ -1,1 +1,0 @@
-"""Which items of the history a recommendation comes from, whether methods agree on it, and are faithful."""
