@@ -84,10 +84,12 @@ class RelevantRanks:
         """The users of all parts; row i of the parts is user ``index[i]`` [U] of the result."""
         row_of = index.argsort()
         above = Ragged.cat([part.above for part in parts])
-        names = ("equal", "before", "reachable")
-        joined = (above.with_values(torch.cat([getattr(part, name) for part in parts])) for name in names)
+        equal, before, reachable = (
+            above.with_values(torch.cat([getattr(part, name) for part in parts])).take(row_of).values
+            for name in ("equal", "before", "reachable")
+        )
         n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
-        return cls(above.take(row_of), *(each.take(row_of).values for each in joined), n_candidates)
+        return cls(above.take(row_of), equal, before, reachable, n_candidates)
 
     def n_tied(self) -> Tensor:
         """[T] int64: the relevant items of the same user with the same score, the item itself included."""
