@@ -22,8 +22,6 @@ from recgraph.graph.schema import (
 )
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 
-__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges", "numbers"]
-
 
 def make_edges(
     edge_type: EdgeType,

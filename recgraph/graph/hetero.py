@@ -22,8 +22,6 @@ from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nod
 from recgraph.notebook import block, table
 from recgraph.sparse.csr import Csr
 
-__all__ = ["HeteroGraph"]
-
 
 @dataclass(frozen=True, eq=False)
 class HeteroGraph:

@@ -31,8 +31,6 @@ from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftO
 from recgraph.sparse.backends.dgl import load as load_dgl
 from recgraph.sparse.csr import Csr, csr_tensor
 
-__all__ = ["from_dgl", "from_pyg", "task_from_dgl", "task_from_pyg", "to_dgl", "to_pyg"]
-
 #: names under which ids of nodes are found, the first one that is there
 _IDS = ("ids", "node_id", "n_id")
 _OF_NODES = {"x", "num_nodes", *_IDS, "y", *LABELS}

@@ -12,21 +12,6 @@ from recgraph.config import did_you_mean, nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
 
-__all__ = [
-    "EdgeType",
-    "Edges",
-    "GraphError",
-    "GraphParts",
-    "LeftOutWarning",
-    "Nodes",
-    "UnknownTypeError",
-    "check_edges",
-    "check_ends",
-    "check_indices",
-    "check_nodes",
-    "check_type",
-]
-
 #: (source type, relation, target type)
 EdgeType = tuple[str, str, str]
 
