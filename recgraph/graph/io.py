@@ -25,9 +25,18 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
-from recgraph.graph.build import as_features, make_edges, numbers
 from recgraph.graph.node_task import LABELS, NodeTask
-from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes
+from recgraph.graph.schema import (
+    Edges,
+    EdgeType,
+    GraphError,
+    GraphParts,
+    LeftOutWarning,
+    Nodes,
+    as_features,
+    make_edges,
+    numbers,
+)
 from recgraph.sparse.backends.dgl import load as load_dgl
 from recgraph.sparse.csr import Csr, csr_tensor
 

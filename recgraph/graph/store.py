@@ -29,8 +29,7 @@ from recgraph.files import (
     write_json,
     write_tensors,
 )
-from recgraph.graph.build import make_edges
-from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
+from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes, make_edges
 from recgraph.sparse.csr import Csr
 
 #: the description of a saved graph, the file that is written last
