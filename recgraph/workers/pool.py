@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from recgraph import imports
-from recgraph.data.files import replace_text
+from recgraph.files import write_text
 from recgraph.workers.records import Inbox, log_in_worker
 
 __all__ = [
@@ -312,7 +312,7 @@ def run_worker(work: Callable[[dict[str, Any]], int]) -> int:
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        replace_text(f"{type(error).__name__}: {error}", Path(orders["error"]))
+        write_text(f"{type(error).__name__}: {error}", Path(orders["error"]))
         return FAILED
 
 
