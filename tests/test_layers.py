@@ -18,7 +18,7 @@ PACKAGE = ROOT / "recgraph"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("root", "pages"),
     ("sparse",),
-    ("data", "graph", "workers"),
+    ("data", "graph"),
     ("augment", "encoders", "contrast", "losses"),
     ("models",),
     ("evaluate",),
@@ -37,7 +37,6 @@ UPWARDS = {
     ("sparse", "data.errors"),
     ("config", "data.errors"),
     ("files", "data.errors"),
-    ("workers", "data"),
     ("runs", "explain"),
 }
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
