@@ -16,7 +16,6 @@ from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast, 
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.registry import make
-from recgraph.sparse.ragged import Ragged
 
 N, D = 12, 5
 FLAGS = [(True, False), (True, True), (False, False)]
@@ -110,20 +109,6 @@ def test_a_term_draws_what_its_setting_says(objective: str) -> None:
     assert torch.equal(loss(2 * N), loss(None))
     assert torch.equal(loss(4), loss(4))
     assert not torch.equal(loss(4), loss(4, seed=1))
-
-
-def test_several_positives_keep_their_numerator() -> None:
-    """HeCo's: the denominator alone is estimated."""
-    a, b = views()
-    several = Ragged.from_lists([[i, (i + 1) % N] for i in range(N)])
-
-    def losses(**settings: int) -> tuple[Tensor, Tensor]:
-        term = ContrastiveTerm(objective="info_nce", objective_settings=settings)
-        of_several = term(a, b, positives=several, generator=torch.Generator().manual_seed(0))
-        return of_several, term(a, b, generator=torch.Generator().manual_seed(0))
-
-    of_all, of_few = losses(), losses(n_candidates=4)
-    torch.testing.assert_close(of_all[0] - of_all[1], of_few[0] - of_few[1])
 
 
 def test_no_candidate_among_the_drawn() -> None:

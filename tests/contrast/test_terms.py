@@ -116,29 +116,6 @@ def test_several_positives(weighted: bool) -> None:
     agree(term(a, b, positives=Ragged.from_lists(rows)), torch.stack(losses).mean(), a, b)
 
 
-@pytest.mark.parametrize("flags", FLAGS)
-@pytest.mark.parametrize("kind", ["info_nce", "nt_xent"])
-def test_learned_weight(kind: str, flags: tuple[bool, bool]) -> None:
-    """Gradients reach the embeddings through the weight, and its parameters."""
-    a, b = views()
-    g = torch.Generator().manual_seed(3)
-    shapes = [(4, D), (4,), (1, 4), (1,)]
-    w, c, v, bias = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in shapes)
-    weight = dense.SigmoidMLP((w, c), (v, bias))
-    term = ContrastiveTerm(objective=kind, weight=weight, objective_settings=settings(flags, 3))
-    flag = {"count_positive": flags[0], "weigh_positive": flags[1]}
-
-    def log_w(x: Tensor, y: Tensor) -> Tensor:
-        return weight.log_w(Pairs(torch.arange(len(x)), torch.arange(len(y)), x, y))
-
-    if kind == "info_nce":
-        expected, _ = dense.objective(a @ b.T, torch.arange(N), log_w(a, b), **flag)
-    else:
-        z = torch.cat([a, b])
-        expected, _ = dense.nt_xent(a, b, log_w(z, z), **flag)
-    agree(term(a, b), expected, a, b, *weight.parameters())
-
-
 def test_frozen_parts_get_no_gradient() -> None:
     a, b = views()
     weight = dense.Dense(log_weights(N, N).clamp(min=-5).requires_grad_())
