@@ -123,7 +123,7 @@ def assert_drawn_from(drawn: list[tuple[int, ...]], equally_likely: list[tuple[i
     assert statistic <= chi2.ppf(1 - 1e-4, max(len(expected) - 1, 1))
 
 
-@pytest.mark.parametrize("length", [2, 3, 4, 5])
+@pytest.mark.parametrize("length", [2, 5])
 @pytest.mark.parametrize(
     ("view", "oracle"),
     [

@@ -52,11 +52,10 @@ def agree(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("block_rows", [None, 5])
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("kind", WEIGHTS)
-def test_all_candidates_give_the_exact_loss(kind: str, flags: tuple[bool, bool], block_rows: int | None) -> None:
-    a, b = views()
+def test_all_candidates_give_the_exact_loss(kind: str, flags: tuple[bool, bool]) -> None:
+    (a, b), block_rows = views(), 5
     weight, positives = weight_of(kind), torch.arange(N).roll(3)
     pairs = None if weight is None else Pairs(torch.arange(N) + 5, torch.arange(N) + 7, a, b)
     candidates = Candidates(positives, torch.arange(N), *flags)
@@ -66,7 +65,7 @@ def test_all_candidates_give_the_exact_loss(kind: str, flags: tuple[bool, bool],
     assert int(left_out) == int(also)
 
 
-@pytest.mark.parametrize("kind", ["none", "cluster", "learned"])
+@pytest.mark.parametrize("kind", ["none", "learned"])
 @pytest.mark.parametrize("flags", FLAGS)
 def test_the_sum_is_estimated_without_bias(kind: str, flags: tuple[bool, bool]) -> None:
     """Of one anchor the loss is the logarithm of that sum, less the positive's similarity; all 56 draws are made."""

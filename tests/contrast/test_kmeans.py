@@ -89,7 +89,7 @@ def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor,
     return clustering._nearest(x, centroids)
 
 
-@pytest.mark.parametrize("k", [1, 40, 120])
+@pytest.mark.parametrize("k", [1, 120])
 @pytest.mark.parametrize("data", ["spread", "narrow"])
 def test_moved_centroids_alone(data: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(k)
@@ -121,9 +121,10 @@ def test_ties(n_moved: int) -> None:
     assert bool((rival >= second).all())
 
 
-@pytest.mark.parametrize("given", ["drawn", "started"])
-@pytest.mark.parametrize("data", ["spread", "narrow", "repeated"])
-@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize(
+    ("k", "data", "given"),
+    [(7, "spread", "drawn"), (40, "narrow", "started"), (40, "narrow", "drawn"), (40, "repeated", "drawn")],
+)
 def test_an_accelerator_finds_the_same_clusters_and_reads_nothing(
     k: int, data: str, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,7 +196,7 @@ def test_hardness(beta: float, hardest: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("hardest", [1e-3, 0.05, 0.5, 0.999])
+@pytest.mark.parametrize("hardest", [1e-3, 0.5])
 @pytest.mark.parametrize("waits", [True, False])  # an accelerator is not asked whether it is done
 def test_the_hardest_are_those_of_a_sorted_row(
     waits: bool, hardest: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

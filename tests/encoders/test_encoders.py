@@ -143,7 +143,7 @@ def test_packed_equals_padded(name: str, masked: bool, device: torch.device) -> 
     torch.manual_seed(0)
     encoder = narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0).to(device).double().eval()
     table = torch.randn(30, 16, device=device, dtype=torch.float64, requires_grad=True)
-    rows = random_rows(device, masked)
+    rows = random_rows(device, masked, n=12)
     expected = padded_encoder(encoder, rows.to_padded(), rows.lengths, table)
     at_last = expected[torch.arange(rows.n_rows, device=device), rows.lengths - 1]
     pairs = [
@@ -189,7 +189,7 @@ def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-@pytest.mark.parametrize("longest", [1, 7, 20])
+@pytest.mark.parametrize("longest", [1, 7])
 def test_the_padded_form_for_exports_equals_the_packed_one(name: str, longest: int, device: torch.device) -> None:
     torch.manual_seed(0)
     encoder = narrow(CASES[name][0], hidden_dim=16, max_len=20, n_layers=2, inner_dim=24).to(device).eval()

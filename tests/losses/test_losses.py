@@ -60,7 +60,7 @@ class TestContract:
     def test_gradcheck(self, name: str) -> None:
         hidden, targets, table = case()
         loss = self.make(name)
-        assert torch.autograd.gradcheck(lambda h, w: loss(h, targets, w, stream()), (hidden, table))
+        assert torch.autograd.gradcheck(lambda h, w: loss(h, targets, w, stream()), (hidden, table), fast_mode=True)
 
     def test_mean_over_targets(self, name: str) -> None:
         hidden, targets, table = case()
@@ -100,9 +100,9 @@ class TestContract:
         assert loss(moved, targets, table, stream()) < loss(hidden, targets, table, stream())
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])  # the last one overflows exp without its maximum
+@pytest.mark.parametrize("scale", [1.0, 1e4])  # the last one overflows exp without its maximum
 @pytest.mark.parametrize("pad_candidate", [True, False])
-@pytest.mark.parametrize("block_rows", [None, 1, 4])
+@pytest.mark.parametrize("block_rows", [None, 4])
 def test_full_softmax_is_cross_entropy(block_rows: int | None, pad_candidate: bool, scale: float) -> None:
     hidden, targets, table = case(scale=scale)
     loss = FullSoftmax(block_rows=block_rows, pad_candidate=pad_candidate)(hidden, targets, table)
