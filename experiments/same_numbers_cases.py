@@ -248,7 +248,7 @@ def _write_recommendation(folder: Path, draw: np.random.Generator) -> None:
         folder,
         {"user": "count = 150", "item": "count = 100", "tag": "count = 15"},
         {("user", "friend", "user"): "user_user", ("item", "has", "tag"): "item_tag"},
-        f'kind = "recommendation"\nfile = "user_item.txt"\ninteractions = {len(edges["user_item"])}\n'
+        f'[interactions]\nfile = "user_item.txt"\ninteractions = {len(edges["user_item"])}\n'
         'paths = ["user-item-user", "item-user-item", "user-user", "item-tag-item"]\n'
         'split = { strategy = "ratio", seed = 5, valid = 0.1, test = 0.1 }\n',
     )
@@ -282,7 +282,7 @@ def _write_nodes(folder: Path, draw: np.random.Generator) -> None:
             "subject": 'count = 9\nfeatures = "subjects.npy"',
         },
         {("paper", "by", "author"): "paper_author", ("paper", "on", "subject"): "paper_subject"},
-        'kind = "nodes"\ntarget = "paper"\nlabels = "labels.npy"\nclasses = 3\n'
+        '[labels]\ntarget = "paper"\nfile = "labels.npy"\nclasses = 3\n'
         'paths = ["paper-author-paper", "paper-subject-paper"]\n'
         'splits = { 20 = ["train.npy", "valid.npy", "test.npy"] }\n',
     )
@@ -296,7 +296,8 @@ def _write_edges(folder: Path, edges: dict[str, list[tuple[int, int]]]) -> None:
 def _write_card(folder: Path, nodes: dict[str, str], edges: dict[tuple[str, str, str], str], task: str) -> None:
     """Write the card of a folder of files beside it."""
     texts = ("title", "description", "licence", "citation", "acknowledgement")
-    text = f'kind = "graph"\nname = "{folder.name}"\n' + "".join(
+    kind = "nodes" if task.startswith("[labels]") else "recommendation"
+    text = f'task = "{kind}"\nname = "{folder.name}"\n' + "".join(
         f'{key} = "made by same_numbers.py"\n' for key in texts
     )
     text += "".join(f"[nodes.{name}]\n{values}\n" for name, values in nodes.items())
@@ -305,5 +306,5 @@ def _write_card(folder: Path, nodes: dict[str, str], edges: dict[tuple[str, str,
         text += f'[[edges]]\ntype = {list(ends)}\nfile = "{name}.txt"\ncount = {count}\n'.replace("'", '"')
     files = sorted(folder.iterdir())
     hashes = "".join(f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"\n' for path in files)
-    text += f'[task]\n{task}[files]\n{hashes}[[sources]]\nkind = "local"\nfolder = "{folder.name}"\n'
+    text += f'{task}[files]\n{hashes}[[sources]]\nkind = "local"\nfolder = "{folder.name}"\n'
     folder.with_suffix(".toml").write_text(text, encoding="utf-8")

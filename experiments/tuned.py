@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.files import replace_text
-from recgraph.tuning.finding import find_study
+from recgraph.tuning.storage import find_study
 
 
 def record(folder: Path) -> dict[str, Any]:

@@ -35,13 +35,13 @@ def make_card(folder: Path, more_splits: str = "") -> Path:
         f'{key} = "x"\n' for key in ("title", "description", "licence", "citation", "acknowledgement", "homepage")
     )
     card.write_text(
-        f'kind = "graph"\nname = "tiny"\n{texts}'
+        f'task = "nodes"\nname = "tiny"\n{texts}'
         f'[nodes.paper]\ncount = {N_PAPERS}\nfeatures = "features.npy"\nnormalise = false\n'
         f"[nodes.author]\ncount = {N_AUTHORS}\n"
         f'[[edges]]\ntype = ["paper", "by", "author"]\nfile = "pa.txt"\ncount = {len(pairs)}\n'
-        '[task]\nkind = "nodes"\ntarget = "paper"\nlabels = "labels.npy"\nclasses = 2\n'
+        '[labels]\ntarget = "paper"\nfile = "labels.npy"\nclasses = 2\n'
         'paths = ["paper-author-paper"]\n'
-        '[task.splits]\n10 = ["train.npy", "valid.npy", "test.npy"]\n'
+        '[labels.splits]\n10 = ["train.npy", "valid.npy", "test.npy"]\n'
         f"{more_splits}[files]\n{hashes}"
         '[[sources]]\nkind = "local"\nfolder = "tiny"\n'
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 import platform
@@ -82,7 +81,7 @@ def init(
     form: FormatOption = None,
 ) -> None:
     """Write a card of a log of your own, which you then refine: how it is read, filters, expected counts."""
-    from recgraph.data.catalog.own import write_card
+    from recgraph.data.catalog.logs import write_card
 
     with source.shown():
         card, found = write_card(source.path, out, source.reading)
@@ -170,9 +169,10 @@ def parts(
     if kind is not None and name is not None:
         part = registry.load(kind, name)
         note(_first_line(part))
-        config = getattr(part, "Config", None)
-        rows = _settings(kind, config) if config is not None else _parameters(kind, part)
-        show(rows, form)
+        config, parameters = getattr(part, "Config", None), inspect.signature(part).parameters
+        found = [parameters[name] for name in registry.settings_of(part)] if config is None else []
+        rows = [{"of": kind, "setting": one.name, "default": str(one.default), "type": one.annotation} for one in found]
+        show(rows if config is None else _settings(kind, config), form)
         return
     kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
     show([_part(each, key, cls) for each in kinds for key, cls in registry.classes(each)], form)
@@ -185,67 +185,33 @@ def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
     return {"kind": kind, "part": name, "what": _first_line(cls), "settings": registry.settings_of(cls)}
 
 
-def _parameters(kind: str, cls: type[Any]) -> list[dict[str, Any]]:
-    """The parameters of a part without a ``Config``, in the columns of settings."""
-    from recgraph import registry
-
-    parameters = inspect.signature(cls).parameters
-    found = [parameters[name] for name in registry.settings_of(cls)]
-    return [
-        {
-            "of": kind,
-            "setting": one.name,
-            "default": "" if one.default is one.empty else str(one.default),
-            "type": "" if one.annotation is one.empty else str(one.annotation),
-            "allowed": "",
-            "meaning": "",
-        }
-        for one in found
-    ]
-
-
 def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
-# distribution -> (module, what it is for, how to install it)
+#: distribution -> (module, what it is for, the extra that has it)
 _OPTIONAL = {
-    "dgl": ("dgl", "DGL graphs in and out, a sparse backend", "pip install 'recgraph[dgl]'"),
-    "faiss-cpu": ("faiss", "approximate nearest neighbours", "pip install 'recgraph[serve]'"),
-    "tensorboard": ("tensorboard", "training curves in TensorBoard", "pip install 'recgraph[track]'"),
-    "mlflow-skinny": ("mlflow", "runs in MLflow", "pip install 'recgraph[track]'"),
-    "wandb": ("wandb", "runs in Weights & Biases", "pip install 'recgraph[track]'"),
-    "fastapi": ("fastapi", "the HTTP service", "pip install 'recgraph[api]'"),
-    "uvicorn": ("uvicorn", "the HTTP service", "pip install 'recgraph[api]'"),
-    "prometheus-client": ("prometheus_client", "the HTTP service", "pip install 'recgraph[api]'"),
-    "onnx": ("onnx", "exports of models", "pip install 'recgraph[export]'"),
-    "onnxscript": ("onnxscript", "exports of models", "pip install 'recgraph[export]'"),
-    "psycopg": ("psycopg", "studies in PostgreSQL", "pip install 'recgraph[postgres]'"),
-    "ray": ("ray", "evaluation, recommendation, preparation and boards on a cluster", "pip install 'recgraph[ray]'"),
-    "pandas": ("pandas", "pandas frames in and out", "pip install pandas"),
-    "pyarrow": ("pyarrow", "arrow tables in and out", "pip install pyarrow"),
+    "dgl": ("dgl", "DGL graphs in and out, a sparse backend", "dgl"),
+    "faiss-cpu": ("faiss", "approximate nearest neighbours", "serve"),
+    "tensorboard": ("tensorboard", "training curves in TensorBoard", "track"),
+    "mlflow-skinny": ("mlflow", "runs in MLflow", "track"),
+    "wandb": ("wandb", "runs in Weights & Biases", "track"),
+    "fastapi": ("fastapi", "the HTTP service", "api"),
+    "uvicorn": ("uvicorn", "the HTTP service", "api"),
+    "prometheus-client": ("prometheus_client", "the HTTP service", "api"),
+    "onnx": ("onnx", "exports of models", "export"),
+    "onnxscript": ("onnxscript", "exports of models", "export"),
+    "psycopg": ("psycopg", "studies in PostgreSQL", "postgres"),
+    "ray": ("ray", "evaluation, recommendation, studies and boards on a cluster", "ray"),
 }
-_REQUIRED = (
-    "torch",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "torch-geometric",
-    "accelerate",
-    "optuna",
-    "polars",
-    "narwhals",
-    "pydantic",
-    "safetensors",
-    "typer",
-)
+_REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
 
 Fact = tuple[str, str, str]
 
 
 def doctor(form: FormatOption = None) -> None:
     """Show what to put into a bug report: versions, devices, threads, caches, optional packages."""
-    facts = [*_versions(), *_machine(), *_caches(), *_optional()]
+    facts = [*_versions(), *_machine(), *_cache()]
     show(({"part": part, "name": name, "value": value} for part, name, value in facts), form)
 
 
@@ -254,6 +220,9 @@ def _versions() -> Iterator[Fact]:
     yield "version", "python", f"{platform.python_version()} ({sys.executable})"
     for name in _REQUIRED:
         yield "version", name, _version(name) or "MISSING: install recgraph again"
+    for name, (module, purpose, extra) in _OPTIONAL.items():
+        installed = _version(name) if find_spec(module) is not None else None
+        yield "optional", name, installed or f"not installed: {purpose} (pip install 'recgraph[{extra}]')"
 
 
 def _machine() -> Iterator[Fact]:
@@ -271,36 +240,13 @@ def _machine() -> Iterator[Fact]:
         yield "device", "mps", "Apple GPU"
 
 
-def _caches() -> Iterator[Fact]:
+def _cache() -> Iterator[Fact]:
     from recgraph.data.catalog import home
 
     folder = home()
-    sizes = list(_sizes(folder))
-    contents = f"{len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB" if sizes else "empty"
-    yield "cache", "prepared data", f"{folder} ({contents}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
-    writable = "yes" if _is_writable(folder) else f"NO: set RECGRAPH_HOME to a folder of yours, not {folder}"
-    yield "cache", "writable", writable
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    """Bytes of each file; what another process deletes meanwhile is left out (``rglob`` stops there)."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                yield os.stat(os.path.join(place, name)).st_size
-
-
-def _is_writable(folder: Path) -> bool:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return os.access(existing, os.W_OK)
-
-
-def _optional() -> Iterator[Fact]:
-    for name, (module, purpose, how) in _OPTIONAL.items():
-        if find_spec(module) is None:
-            yield "optional", name, f"not installed: {purpose} ({how})"
-        else:
-            yield "optional", name, f"{_version(name) or 'installed'}: {purpose}"
+    writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
+    yield "cache", "prepared data", f"{folder} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
 
 
 def _version(name: str) -> str | None:

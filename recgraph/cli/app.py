@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
 from recgraph.cli.data_options import DatasetArgument, takes_data
-from recgraph.cli.output import describe, is_panic
+from recgraph.cli.output import describe
 from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
 from recgraph.imports import import_all
@@ -39,7 +39,8 @@ class Commands(TyperGroup):
             with alongside(ctx):
                 return super().invoke(ctx)
         except BaseException as error:
-            if not isinstance(error, Exception | KeyboardInterrupt) and not is_panic(error):
+            # a panic of polars is no Exception
+            if not isinstance(error, Exception | KeyboardInterrupt) and type(error).__name__ != "PanicException":
                 raise
             if is_silent(error):
                 raise typer.Exit(getattr(error, "exit_code", describe(error)[0])) from None
@@ -55,16 +56,12 @@ class Commands(TyperGroup):
 
 def _imports_first(args: list[str]) -> list[str]:
     """The arguments with each ``--import WHAT`` before all others."""
-    first, rest, waiting = [], [], iter(args)
-    for text in waiting:
-        if text == "--":
-            rest.append(text)
-            break
-        if text == "--import":
-            first += [text, *[value for value in [next(waiting, None)] if value is not None]]
-        else:
-            (first if text.startswith("--import=") else rest).append(text)
-    return [*first, *rest, *waiting]
+    first: list[str] = []
+    rest: list[str] = []
+    for place, text in enumerate(args):
+        is_import = text.startswith("--import=") or "--import" in (text, args[place - 1] if place else "")
+        (first if is_import else rest).append(text)
+    return [*first, *rest]
 
 
 def _is_typers(error: BaseException) -> bool:
@@ -75,13 +72,8 @@ def _is_typers(error: BaseException) -> bool:
 def _say_how_settings_are_given(error: Any) -> None:
     """Add it to an error about an option or an argument that a command with a MODEL does not have."""
     context = getattr(error, "ctx", None)
-    if context is None or context.info_name not in ("train", "tune"):
-        return
-    if not getattr(error, "possibilities", True):
-        key = error.option_name.lstrip("-").replace("-", "_")
-        error.message += f". A setting is given by --set {key}=VALUE."
-    elif "extra argument" in error.message:
-        error.message += ". Data are given by --dataset NAME or --data FILE, a setting by --set KEY=VALUE."
+    if context is not None and context.info_name in ("train", "tune") and not getattr(error, "possibilities", True):
+        error.message += f". A setting is given by --set {error.option_name.lstrip('-').replace('-', '_')}=VALUE."
 
 
 app = typer.Typer(

@@ -19,110 +19,59 @@ if TYPE_CHECKING:
 
 __all__ = ["DatasetArgument", "GivenData", "GivenFile", "takes_data", "takes_file"]
 
-PANEL = "A file of your own"
-
-
-def _option(text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=PANEL)
-
-
+_LOG = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them."
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", "-d", metavar="NAME", help="A data set that `recgraph data list` shows.")
 ]
 DatasetArgument = Annotated[
     str | None, typer.Argument(metavar="[DATASET]", help="A data set that `recgraph data list` shows.")
 ]
-DataOption = Annotated[
-    str | None,
-    _option(
-        "A log in place of a data set: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them.",
-        "--data",
-        metavar="PATH",
-    ),
-]
-_PARTS = ("train", "valid", "test")
-_PART_TEXTS = {
-    "train": "In place of --data: the training part, where the parts are files of their own.",
-    "valid": "The validation part; without it one is drawn from train.",
-    "test": "The test part, of which training and tuning read nothing.",
-}
-#: the parts of a split as files of their own
-_PART_OPTIONS = {
-    name: Annotated[str | None, _option(text, f"--{name}", metavar="PATH")] for name, text in _PART_TEXTS.items()
-}
-_NAME = "NAME"
-#: option -> the field of :class:`recgraph.data.reading.Reading` and how it is written
-_READING: dict[str, tuple[str, Any]] = {
-    "user": ("user", Annotated[str | None, _option("Its column of users; guessed.", "--user", metavar=_NAME)]),
-    "item": ("item", Annotated[str | None, _option("Its column of items; guessed.", "--item", metavar=_NAME)]),
-    "time": (
-        "timestamp",
-        Annotated[str | None, _option("Its column of times; guessed. none: without.", "--time", metavar=_NAME)],
-    ),
-    "rating": (
-        "rating",
-        Annotated[str | None, _option("Its column of ratings; guessed. none: without.", "--rating", metavar=_NAME)],
-    ),
-    "weight": ("weight", Annotated[str | None, _option("Its column of weights.", "--weight", metavar=_NAME)]),
-    "time_format": (
-        "time_format",
-        Annotated[str | None, _option("How times are written, e.g. %d/%m/%Y.", "--time-format", metavar="FORMAT")],
-    ),
-    "data_format": (
-        "format",
-        Annotated[
-            str | None,
-            _option("csv, tsv, jsonl, parquet, recbole or sequences.", "--data-format", metavar="FORMAT"),
-        ],
-    ),
-    "separator": ("separator", Annotated[str | None, _option("Of csv, e.g. ';' or '::'.", "--separator")]),
-    "names": (
-        "names",
-        Annotated[str | None, _option("All columns of a csv without header: a,b,c.", "--names", metavar="NAMES")],
-    ),
-    "encoding": ("encoding", Annotated[str | None, _option("Of text, e.g. latin-1; else UTF-8.", "--encoding")]),
-    "item_features": (
-        "item_features",
-        Annotated[
-            str | None,
-            _option("A file of item features (titles, genres), one row an item.", "--item-features", metavar="FILE"),
-        ],
-    ),
-    "user_features": (
-        "user_features",
-        Annotated[str | None, _option("A file of user features, one row a user.", "--user-features", metavar="FILE")],
-    ),
-    "list": (
-        "lists",
-        Annotated[
-            list[str] | None,
-            _option(
-                "A column of features that is a list, and between what: 'genres=|'; 'city=': each text is one value.",
-                "--list",
-                metavar="COLUMN=SEPARATOR",
-            ),
-        ],
-    ),
-    "no_quotes": ("quotes", Annotated[bool, _option('No field is quoted: " is a part of its field.', "--no-quotes")]),
-    "drop_missing_ids": (
-        "missing_ids",
-        Annotated[bool, _option("Leave out rows without a user or an item.", "--drop-missing-ids")],
-    ),
-}
-#: options without a value
-_FLAGS = ("no_quotes", "drop_missing_ids")
 
 
-def _shows_reading() -> contextlib.ExitStack:
-    """What is found out of a file is shown while it is read."""
-    stack = contextlib.ExitStack()
-    for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.strategies"):
-        stack.enter_context(showing(name))
-    return stack
+def _option(name: str, metavar: str, text: str, kind: Any = str | None) -> Any:
+    flag = None if kind is bool else metavar
+    return Annotated[kind, typer.Option(name, metavar=flag, help=text, rich_help_panel="A file of your own")]
+
+
+#: the log, or the parts of a split as files of their own
+_DATA = {
+    "data": _option("--data", "PATH", f"{_LOG} In place of a data set."),
+    "train": _option("--train", "PATH", "In place of --data: the training part, where parts are files of their own."),
+    "valid": _option("--valid", "PATH", "The validation part; without it one is drawn from train."),
+    "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
+}
+_LIST = "A column of features that is a list, and between what: 'genres=|'; 'city=': each text is one value."
+#: by the fields of :class:`recgraph.data.reading.Reading`
+_READING = {
+    "user": _option("--user", "NAME", "Its column of users; guessed."),
+    "item": _option("--item", "NAME", "Its column of items; guessed."),
+    "timestamp": _option("--time", "NAME", "Its column of times; guessed. none: without."),
+    "rating": _option("--rating", "NAME", "Its column of ratings; guessed. none: without."),
+    "weight": _option("--weight", "NAME", "Its column of weights."),
+    "time_format": _option("--time-format", "FORMAT", "How times are written, e.g. %d/%m/%Y."),
+    "format": _option("--data-format", "FORMAT", "csv, tsv, jsonl, parquet, recbole or sequences."),
+    "separator": _option("--separator", "TEXT", "Of csv, e.g. ';' or '::'."),
+    "names": _option("--names", "NAMES", "All columns of a csv without header: a,b,c."),
+    "encoding": _option("--encoding", "NAME", "Of text, e.g. latin-1; else UTF-8."),
+    "item_features": _option("--item-features", "FILE", "A file of features (titles, genres), one row an item."),
+    "user_features": _option("--user-features", "FILE", "A file of user features, one row a user."),
+    "lists": _option("--list", "COLUMN=SEPARATOR", _LIST, list[str] | None),
+    "quotes": _option("--no-quotes", "", 'No field is quoted: " is a part of its field.', bool),
+    "missing_ids": _option("--drop-missing-ids", "", "Leave out rows without a user or an item.", bool),
+}
+
+
+class _Shown:
+    def shown(self) -> contextlib.ExitStack:
+        """A block within which is shown what is found out of the file."""
+        stack = contextlib.ExitStack()
+        for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.strategies"):
+            stack.enter_context(showing(name))
+        return stack
 
 
 @dataclass(frozen=True)
-class GivenData:
+class GivenData(_Shown):
     """The data that a command is given.
 
     Attributes:
@@ -138,21 +87,13 @@ class GivenData:
         """What it adds to the settings of a run."""
         return {"reading": self.reading} if self.reading else {}
 
-    def shown(self) -> contextlib.ExitStack:
-        """A block within which is shown what is found out of the file."""
-        return _shows_reading()
-
 
 @dataclass(frozen=True)
-class GivenFile:
+class GivenFile(_Shown):
     """The file that a command is given, and how it is read."""
 
     path: str
     reading: Reading
-
-    def shown(self) -> contextlib.ExitStack:
-        """A block within which is shown what is found out of the file."""
-        return _shows_reading()
 
 
 def takes_data(command: Callable[..., None], *, dataset: Any = DatasetOption) -> Callable[..., None]:
@@ -162,27 +103,25 @@ def takes_data(command: Callable[..., None], *, dataset: Any = DatasetOption) ->
         command: it has that parameter.
         dataset: how the data set is given.
     """
-    return _with_options(command, {"dataset": dataset, "data": DataOption, **_PART_OPTIONS}, _given_data)
+    return _with_options(command, {"dataset": dataset, **_DATA}, _given_data)
 
 
 def takes_file(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command a path and the options of reading in place of its parameter ``source``, a :class:`GivenFile`."""
-    help_ = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them."
-    return _with_options(command, {"data": Annotated[str, typer.Argument(metavar="PATH", help=help_)]}, _given_file)
+    return _with_options(command, {"path": Annotated[str, typer.Argument(metavar="PATH", help=_LOG)]}, _given_file)
 
 
 def _with_options(
     command: Callable[..., None], first: dict[str, Any], given: Callable[..., Any]
 ) -> Callable[..., None]:
-    signature = inspect.signature(command).parameters
-    options = {**first, **{name: hint for name, (_, hint) in _READING.items()}}
-    hints = {**get_type_hints(command, include_extras=True), **options}
-    defaults = {name: value.default for name, value in signature.items()} | dict.fromkeys(_READING)
-    defaults |= {name: inspect.Parameter.empty if hint.__origin__ is str else None for name, hint in first.items()}
-    defaults |= dict.fromkeys(_FLAGS, False)
-    own = list(signature)
-    place = own.index("source")
-    names = [*own[:place], *first, *own[place + 1 :], *_READING]
+    hints = {**get_type_hints(command, include_extras=True), **first, **_READING}
+    own = inspect.signature(command).parameters
+    defaults = {name: value.default for name, value in own.items()}
+    for name, hint in {**first, **_READING}.items():
+        defaults[name] = {str: inspect.Parameter.empty, bool: False}.get(hint.__origin__)
+    place = [*own].index("source")
+    before, after = [*own][:place], [*own][place + 1 :]
+    names = [*before, *first, *after, *_READING]
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
@@ -196,71 +135,47 @@ def _with_options(
     return with_options
 
 
-def _parts_given(train: str | None, valid: str | None, test: str | None) -> dict[str, str]:
-    """The absolute paths of parts that are given; empty where none is.
-
-    Raises:
-        ValueError: valid or test without train, or train alone.
-    """
-    given = {name: path for name, path in zip(_PARTS, (train, valid, test), strict=True) if path is not None}
-    if given and (train is None or len(given) == 1):
-        named = " and ".join(f"--{name} {path}" for name, path in given.items())
-        raise ValueError(f"{named}: parts are given together, --train FILE and --valid FILE, --test FILE or both")
-    return {name: str(Path(path).absolute()) for name, path in given.items()}
-
-
 def _given_data(
     dataset: str | None, data: str | None, train: str | None, valid: str | None, test: str | None, **options: Any
 ) -> GivenData:
     reading = _reading_of(options)
-    parts = _parts_given(train, valid, test)
-    other = next((f"--{name} {of}" for name, of in (("dataset", dataset), ("data", data)) if of is not None), None)
-    if parts and other:
-        raise ValueError(f"{other} and --train {train} exclude one another; give one of them")
-    if parts:
-        return GivenData(parts.pop("train"), {**reading, **parts})
-    if dataset is not None and data is not None:
-        raise ValueError(f"--dataset {dataset} and --data {data} exclude one another; give one of them")
-    if data is not None:
-        return GivenData(str(Path(data).absolute()), reading)
-    if dataset is None:
+    given = {"--dataset": dataset, "--data": data, "--train": train}
+    named = [f"{option} {value}" for option, value in given.items() if value is not None]
+    if len(named) != 1:
         raise ValueError(
-            "say which data: --data FILE (a log of your own), --train FILE and --test FILE (its parts), or a data set "
-            "that `recgraph data list` shows"
+            f"{' and '.join(named) or 'no data'}: give one of --data FILE (a log of your own), --train FILE with "
+            "--valid or --test (its parts), and a data set that `recgraph data list` shows"
         )
+    parts = {name: str(Path(path).absolute()) for name, path in (("valid", valid), ("test", test)) if path is not None}
+    if bool(parts) != (train is not None):
+        raise ValueError("--train: parts are given together, --train FILE and --valid FILE, --test FILE or both")
+    log = data if train is None else train
+    if log is not None:
+        return GivenData(str(Path(log).absolute()), {**reading, **parts})
     if reading:
-        name = next(name for name, (key, _) in _READING.items() if key in reading)
-        raise ValueError(
-            f"--{name.replace('_', '-')} says how a file of your own is read: it needs --data FILE (or --train FILE)"
-        )
+        raise ValueError(f"{next(iter(reading))}: how a file of your own is read needs --data FILE")
+    assert dataset is not None
     return GivenData(dataset)
 
 
-def _given_file(data: str, **options: Any) -> GivenFile:
+def _given_file(path: str, **options: Any) -> GivenFile:
     from recgraph.data.reading import Reading
 
-    return GivenFile(data, Reading.of(_reading_of(options)))
+    return GivenFile(path, Reading.of(_reading_of(options)))
 
 
 def _reading_of(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`recgraph.data.reading.Reading` that are given."""
-    given = {_READING[name][0]: value for name, value in options.items() if value not in (None, False, [])}
+    given = {name: value for name, value in options.items() if value not in (None, False, [])}
     if "missing_ids" in given:
         given["missing_ids"] = "drop"
     if "quotes" in given:
         given["quotes"] = False
     if "lists" in given:
-        given["lists"] = dict(_column_and_separator(text) for text in given["lists"])
+        given["lists"] = dict(text.partition("=")[::2] for text in given["lists"])
     if "names" in given:
         given["names"] = [name.strip() for name in given["names"].split(",")]
     given |= {name: str(Path(given[name]).absolute()) for name in ("user_features", "item_features") if name in given}
     if given.get("separator") == "\\t":
         given["separator"] = "\t"
     return given
-
-
-def _column_and_separator(text: str) -> tuple[str, str]:
-    column, equals, separator = text.partition("=")
-    if not (column and equals):
-        raise ValueError(f"--list {text!r} is not COLUMN=SEPARATOR, e.g. 'genres=|'")
-    return column, separator

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,58 +16,48 @@ from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
-    from recgraph.parallel import Engine
-    from recgraph.runs.run import NodeRun, Run
+    from recgraph.runs.run import NodeRun
 
-
-class Part(StrEnum):
-    """The part of the split that is ranked."""
-
-    VALID = "valid"
-    TEST = "test"
-
-
-class Seen(StrEnum):
-    """Whether a user's seen items stay candidates."""
-
-    KEEP = "keep"
-    EXCLUDE = "exclude"
-    BOTH = "both"
-
-
+Part = Literal["valid", "test"]
+Seen = Literal["keep", "exclude", "both"]
 _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; may be given many times."
-
-
 _METRIC = "What to show, e.g. ndcg@10, coverage@20 or my_metric (at each cut-off); may be given many times."
-_DATA = "Where the file lies now that a run was made from; by default where it lay then."
-_MOVED = "Likewise, of a run that was made from parts: its {} part."
-_FEATURES = "Likewise, the file of {} features that a run was made with."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20, and those of -m]"
 _COLUMNS = ("ndcg", "recall", "mrr")
 
 
+def _moved(option: str, what: str) -> Any:
+    """A file of a run that lies elsewhere now."""
+    text = f"Where {what} lies now that a run was made from; by default where it lay then."
+    return typer.Option(option, metavar="PATH", help=text)
+
+
+DataOption = Annotated[str | None, _moved("--data", "the file")]
+TrainOption = Annotated[str | None, _moved("--train", "the training part")]
+ValidOption = Annotated[str | None, _moved("--valid", "the validation part")]
+TestOption = Annotated[str | None, _moved("--test", "the test part")]
+ItemFeaturesOption = Annotated[str | None, _moved("--item-features", "the file of item features")]
+UserFeaturesOption = Annotated[str | None, _moved("--user-features", "the file of user features")]
+
+
 def evaluate(
     context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A folder that `recgraph train` wrote.")],
-    split: Annotated[Part, typer.Option(help="Which part to rank.")] = Part.TEST,
-    seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = Seen.BOTH,
+    split: Annotated[Part, typer.Option(help="Which part to rank.")] = "test",
+    seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = "both",
     cutoffs: Annotated[list[int] | None, typer.Option("--cutoff", metavar="K", min=1, help=_CUTOFFS)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     rerank: RerankOption = None,
     rerank_options: RerankOptionsOption = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
-    train: Annotated[str | None, typer.Option("--train", metavar="PATH", help=_MOVED.format("training"))] = None,
-    valid: Annotated[str | None, typer.Option("--valid", metavar="PATH", help=_MOVED.format("validation"))] = None,
-    test: Annotated[str | None, typer.Option("--test", metavar="PATH", help=_MOVED.format("test"))] = None,
-    item_features: Annotated[
-        str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES.format("item"))
-    ] = None,
-    user_features: Annotated[
-        str | None, typer.Option("--user-features", metavar="FILE", help=_FEATURES.format("user"))
-    ] = None,
+    data: DataOption = None,
+    train: TrainOption = None,
+    valid: ValidOption = None,
+    test: TestOption = None,
+    item_features: ItemFeaturesOption = None,
+    user_features: UserFeaturesOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
@@ -81,56 +70,38 @@ def evaluate(
     say how well the embeddings tell the classes of nodes apart.
     """
     take(context, threads, memory_limit)
+    from recgraph.evaluate.results import save_users as write_users
     from recgraph.runs.run import NodeRun, Run
 
-    runs = list(dict.fromkeys(runs))  # patterns of a shell may name one twice
-    if save_users is not None:
-        _check_names(runs, save_users)
-    ranks_on = given_engine(engine, engine_set)
-    picks = reranker_given(rerank, rerank_options)
-    moved = {name: path for name, path in (("train", train), ("valid", valid), ("test", test)) if path is not None}
-    if moved and data is not None:
-        raise ValueError(f"--data {data} and --{next(iter(moved))} exclude one another; --train is --data beside parts")
-    features = {"item_features": item_features, "user_features": user_features}
-    if given := {name: path for name, path in features.items() if path is not None}:
-        moved |= given if data is None else {"train": data, **given}
-    opened = {run: Run.open(run, moved or data) for run in runs}
-    ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
-    if len(ranking) == len(runs):
-        names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, ranks_on, picks)
-        if len(runs) == 1:
-            rows = found[runs[0]].to_polars().iter_rows(named=True)
-            show((row for row in rows if not columns or row["metric"] in columns), form)
-        else:
-            shown = 10 if 10 in lengths else max(lengths)
-            _compared(ranking, found, columns or [f"{name}@{shown}" for name in _COLUMNS], form)
-        return
-    if len(runs) > 1:
-        raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
-    (run, only), *_ = opened.items()
-    assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_limit, ranks_on, picks)
-    if split != Part.TEST or seen != Seen.BOTH or any(options):
-        raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-limit and --engine "
-            f"are for runs that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and "
-            "scored on the test nodes"
-        )
-    _nodes(only, settings or [], form)
-
-
-def _check_names(runs: list[Path], save: Path) -> None:
-    """Refuse runs whose values of users would be written into one file."""
-    named: dict[str, Path] = {}
-    for run in runs:
-        name = run.resolve().name
-        other = named.setdefault(name, run)
-        if other.resolve() != run.resolve():
-            raise ValueError(
-                f"--save-users {save}: {other} and {run} are both called {name!r} and would be written into one file; "
-                "rename one of the folders, or evaluate them one by one into different folders"
-            )
+    files = {"train": train or data, "valid": valid, "test": test}
+    files |= {"item_features": item_features, "user_features": user_features}
+    moved = {name: path for name, path in files.items() if path is not None}
+    where = data if {*moved} == {"train"} and train is None else moved or None
+    opened = {run: Run.open(run, where) for run in dict.fromkeys(runs)}  # patterns of a shell may name one twice
+    nodes = {folder: one for folder, one in opened.items() if isinstance(one, NodeRun)}
+    if nodes:
+        if len(opened) > 1:
+            raise ValueError(f"{', '.join(map(str, nodes))}: a run that embeds nodes is evaluated alone")
+        return _nodes(next(iter(nodes.values())), settings or [], form)
+    names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
+    on, picks = given_engine(engine, engine_set), reranker_given(rerank, rerank_options)
+    found: dict[Path, Results] = {}
+    for folder, run in opened.items():
+        assert isinstance(run, Run)
+        results = found[folder] = run.evaluate(split, seen, lengths, metrics=names, engine=on, rerank=picks)
+        for title, result in zip(results.titles(), results, strict=True):
+            note(f"{title}: {len(result.users)} users, protocol {result.hash}")
+            if save_users is not None:
+                picked = "" if picks is None else f"-{picks['name']}"
+                named = f"{folder.resolve().name}-{split}-{result.protocol.seen}{picked}"
+                write_users(result, save_users / f"{named}.parquet")
+    if len(opened) == 1:
+        rows = next(iter(found.values())).to_polars().iter_rows(named=True)
+        show((row for row in rows if not columns or row["metric"] in columns), form)
+        return None
+    shown = 10 if 10 in lengths else max(lengths)
+    records = {folder: run.record.to_json() for folder, run in opened.items()}
+    return _compared(records, found, columns or [f"{name}@{shown}" for name in _COLUMNS], form)
 
 
 def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tuple[int, ...], list[str]]:
@@ -151,60 +122,22 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     return list(names), wanted.cutoffs(cutoffs, ()), columns
 
 
-def _ranked(
-    runs: dict[Path, Run],
-    split: Part,
-    seen: Seen,
-    cutoffs: tuple[int, ...],
-    metrics: list[str],
-    settings: list[str],
-    save: Path | None,
-    engine: Engine | None,
-    rerank: dict[str, Any] | None,
-) -> dict[Path, Results]:
-    from recgraph.evaluate.protocol import is_leaked
-    from recgraph.evaluate.results import save_users
-    from recgraph.runs.record import SELECTION
-
-    if settings:
-        raise ValueError(f"--set {settings[0]!r}: a run that recommends is evaluated without settings")
-    for folder, run in runs.items():  # before any is ranked
-        if is_leaked(split.value, fitted_on := run.record["fitted_on"]):
-            instead = f"{'' if fitted_on == 'all' else '--split test, or '}a run that was fitted on train"
-            if run.record.selection is not None:
-                instead = f"{folder / SELECTION}, the run that chose its number of epochs"
-            raise ValueError(
-                f"--split {split.value}: {folder} was fitted on {fitted_on}, so that it knows what is asked for; take "
-                f"{instead}"
-            )
-    found = {}
-    for folder, run in runs.items():
-        results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, metrics, engine=engine, rerank=rerank)
-        for title, result in zip(results.titles(), results, strict=True):
-            note(f"{title}: {len(result.users)} users, protocol {result.hash}")
-            if save is not None:
-                picked = "" if rerank is None else f"-{rerank['name']}"
-                named = f"{folder.resolve().name}-{split.value}-{result.protocol.seen}{picked}"
-                save_users(result, save / f"{named}.parquet")
-    return found
-
-
-def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[str], form: Format | None) -> None:
+def _compared(
+    records: Mapping[Path, Mapping[str, Any]], found: dict[Path, Results], metrics: list[str], form: Format | None
+) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
     from recgraph.evaluate.standings import table
 
     alike: dict[str, list[Path]] = {}
-    for folder, run in runs.items():
-        alike.setdefault(json.dumps(_beside_seed(run.record.to_json()), sort_keys=True), []).append(folder)
+    for folder, record in records.items():
+        alike.setdefault(json.dumps(_beside_seed(record), sort_keys=True), []).append(folder)
     named = {
         str(folders[0]) if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more": folders
         for folders in alike.values()
     }
     rows = []
-    titles = found[next(iter(runs))].titles()
-    for place, title in enumerate(titles):
-        of = {name: [found[folder][place] for folder in folders] for name, folders in named.items()}
-        made = table(of, metrics)
+    for place, title in enumerate(next(iter(found.values())).titles()):
+        made = table({name: [found[folder][place] for folder in folders] for name, folders in named.items()}, metrics)
         rows += [{"candidates": title, **row} for row in made.rows()]
     show(rows, form)
     note(made.legend)
@@ -212,19 +145,14 @@ def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[s
 
 def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's record does not follow from its seed."""
-    names = ("model", "model_revision", "config", "training", "data", "fitted_on")
-    kept = {name: record.get(name) for name in names}
-    # of other features a run is not opened, and earlier versions recorded none
-    kept["data"] = {name: value for name, value in (kept["data"] or {}).items() if name != "features"}
+    kept = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on")}
     if (selection := record.get("selection")) is not None:  # the number of epochs follows from it
         kept |= {"training": selection["training"], "refit": True}
     items = record.get("init_items")
     if items is not None and "source_record" in items:  # likewise the vectors of another run
         of_source = {name: value for name, value in items.items() if name not in ("source", "digest")}
-        kept["init_items"] = {**of_source, "source_record": _beside_seed(items["source_record"])}
-    elif items is not None:
-        kept["init_items"] = items
-    return kept
+        items = {**of_source, "source_record": _beside_seed(items["source_record"])}
+    return {**kept, "init_items": items}
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.machine import MemoryLimitOption, take
+from recgraph.cli.machine import MemoryLimitOption, RunArgument, take
 from recgraph.cli.output import Format, FormatOption, Row, default_format, note, say, show
 from recgraph.cli.recommend import parse_ids
 
@@ -33,7 +33,7 @@ Projection = Literal["pca", "tsne", "none"]
 
 def inspect(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    run: Annotated[Path, RunArgument],
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     node: Annotated[str | None, typer.Option("--node", "-n", metavar="ID", help=_NODE)] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of recommendations or nearest nodes.")] = 10,
@@ -48,22 +48,10 @@ def inspect(
     """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
     if (user is None) == (node is None):
         raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
-    if projection == "none" and color is not None:
-        raise ValueError(f"--color {color!r} colours the map, which --map none leaves out; leave out one of them")
-    if out is None and (color is not None or projection == "tsne"):
-        given = f"--map {projection}" if color is None else f"--color {color!r}"
-        raise ValueError(f"{given} is of the page's map; add --out FILE, which writes the page, or leave it out")
-    if node is not None and attribution is not None:
-        raise ValueError(f"--attribution {attribution!r} attributes to a user's history; a node has none: leave it out")
     take(context, memory_limit=memory_limit)
     chosen = form or default_format()
     if user is not None:
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
-        if methods and out is None and chosen not in (Format.JSON, Format.TABLE):
-            raise ValueError(
-                f"--attribution {attribution!r}: {chosen.value} has no attributions: add --format table, --format json "
-                "or --out FILE"
-            )
         _inspect_user(run, user, k, out, projection, color, chosen, methods, seed)
     else:
         assert node is not None
@@ -94,8 +82,6 @@ def _inspect_user(
     if projection != "none" and recommender.model.has_vectors:
         shown = [each.item.id for each in found.recommendations] + [each.item.id for each in found.history]
         drawn = item_map(recommender, color=color, method=projection, keep=shown)
-    elif color is not None:
-        raise ValueError(f"--color {color!r}: {found.model} has no item vectors to be mapped; leave it out")
     note(f"written to {write_page(found, out, drawn)}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, given_engine, take
+from recgraph.cli.machine import DeviceOption, EngineOption, EngineSetOption, MemoryLimitOption, given_engine, take
 from recgraph.cli.output import Failure, note
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def run(
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
     budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
-    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    device: DeviceOption = None,
     memory_limit: MemoryLimitOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,18 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from recgraph.cli.watching import NOTES, showing
-from recgraph.texts import FORMULA, cell, csv_line, for_spreadsheet, for_terminal, json_of
+from recgraph.texts import cell, csv_line, for_terminal, json_of
 
 if TYPE_CHECKING:
     import polars as pl
 
-
+#: within a block, print as notes what a logger logs
+notes_of = showing
 #: exit codes: the request is wrong; it failed; Ctrl-C
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
-
-
-#: what to do where memory does not suffice
-_MEMORY = "free some, or take less of it (batch_size, --workers), then give the same command again"
 
 
 class Failure(Exception):
@@ -37,36 +33,18 @@ def describe(error: BaseException) -> tuple[int, str]:
     A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages name the argument, its
     value and the fix. An unexpected error is given with its type, for a bug report.
     """
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, str(error) or "interrupted; what was finished is kept, and the same command goes on"
-    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        named = error.filename and error.strerror
-        return USER_MISTAKE, f"{error.filename}: {error.strerror}" if named else str(error)
-    if isinstance(error, ValueError):
-        return USER_MISTAKE, str(error)
-    if _lacks_memory(error):
-        return FAILURE, f"memory is short: {str(error) or 'there is none left'}; {_MEMORY}"
-    if isinstance(error, OSError):
-        from recgraph.data.disk import told
-
-        return FAILURE, told(error) or str(error) or type(error).__name__
-    if isinstance(error, Failure | ImportError):
-        return FAILURE, str(error) or type(error).__name__
+        return INTERRUPTED, text or "interrupted; what was finished is kept, and the same command goes on"
+    if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return USER_MISTAKE, text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return FAILURE, f"memory is short: {text}; free some, or take less of it (batch_size, --workers)"
+    if isinstance(error, OSError | Failure | ImportError):
+        return FAILURE, text or type(error).__name__
     return FAILURE, f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened"
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether there was no memory left; torch is not imported to find out."""
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from recgraph.finite import lacks_memory
-
-    return lacks_memory(error)
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of polars, which is no ``Exception``; polars itself takes long to import."""
-    return type(error).__name__ == "PanicException"
 
 
 Row = Mapping[str, Any]
@@ -92,9 +70,6 @@ class FileFormat(StrEnum):
     PARQUET = "parquet"
 
 
-#: the forms whose cells hold texts
-_CELLS = (FileFormat.CSV, FileFormat.TSV)
-
 _HELP = "Form of the output; by default a table on a terminal and TSV in a pipe."
 FormatOption = Annotated[Format | None, typer.Option("--format", help=_HELP)]
 FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_HELP)]
@@ -108,13 +83,6 @@ def note(message: str) -> None:
 def say(text: str) -> None:
     """Print a text for people, or JSON, on the standard output stream."""
     typer.echo(for_terminal(text))
-
-
-@contextlib.contextmanager
-def notes_of(name: str) -> Iterator[None]:
-    """Within the block, print as notes what the logger ``name`` logs."""
-    with showing(name):
-        yield
 
 
 def show(
@@ -131,90 +99,46 @@ def show(
         for row in rows:
             say(json_of(row))
     else:
-        _separated(rows, "," if chosen == Format.CSV else "\t", columns)
+        lines = [header] if (header := list(rows[0] if rows else columns)) else []
+        lines += [[cell(value) for value in row.values()] for row in rows]
+        text = "".join(csv_line(line, "," if chosen == Format.CSV else "\t") for line in lines)
+        # a program that reads a pipe gets every id as it is
+        sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
 
 
-def show_frame(
-    frame: pl.DataFrame,
-    form: FileFormat | None,
-    output: Path | None,
-    title: str = "",
-    for_spreadsheets: bool = False,
-) -> None:
+def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> None:
     """Print a frame, or write it to a file; without ``form`` the file's ending decides.
 
     Raises:
-        ValueError: a table was asked for in a file, Parquet on a terminal, or cells of a spreadsheet in another form
-            than theirs.
+        ValueError: a table was asked for in a file, or Parquet on a terminal.
     """
-    if output is None:
-        if form == FileFormat.PARQUET:
-            if sys.stdout.isatty():
-                raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
-            made = io.BytesIO()
-            frame.write_parquet(made)
-            sys.stdout.buffer.write(made.getvalue())
-            return
-        chosen = chosen_form(form, output)
-        _check_spreadsheets(for_spreadsheets, chosen, "the output")
-        if for_spreadsheets:
-            (frame,) = _of_cells([frame], None, protected=True)
-        show(frame.iter_rows(named=True), chosen, title, frame.columns)
-        return
-    write_parts([frame], form, output, for_spreadsheets)
+    if output is not None:
+        write_parts([frame], form, output)
+    elif form != FileFormat.PARQUET:
+        show(frame.iter_rows(named=True), chosen_form(form, output), columns=frame.columns)
+    elif sys.stdout.isatty():
+        raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
+    else:
+        made = io.BytesIO()
+        frame.write_parquet(made)
+        sys.stdout.buffer.write(made.getvalue())
 
 
-def write_parts(
-    parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path, for_spreadsheets: bool = False
-) -> None:
+def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path) -> None:
     """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides.
 
-    Args:
-        for_spreadsheets: see :func:`recgraph.texts.for_spreadsheet`; by default texts stay as they are, and a note
-            says where a spreadsheet would compute some of a csv or tsv.
-
     Raises:
-        ValueError: a table was asked for, the ending is not known, or the form is not one of spreadsheets.
+        ValueError: a table was asked for, or the ending is not known.
     """
     form = chosen_form(form, output)
-    _check_spreadsheets(for_spreadsheets, form, f"--out {output}")
-    if form in _CELLS:
-        parts = _of_cells(parts, output, for_spreadsheets)
     if form == FileFormat.TABLE:
         raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
-    from recgraph.data.row_files import Form, replace_parts
+    from recgraph.data.row_files import Form, as_cells, replace_parts
 
+    if form in (FileFormat.CSV, FileFormat.TSV):
+        parts = map(as_cells, parts)
     written = replace_parts(parts, output, cast(Form, form.value))
     note(f"{written} rows written to {output}")
-
-
-def _of_cells(parts: Iterable[pl.DataFrame], output: Path | None, protected: bool) -> Iterator[pl.DataFrame]:
-    """The frames with the texts that a spreadsheet would compute protected, or with a note of the first."""
-    import polars as pl
-
-    from recgraph.data.row_files import as_cells
-
-    told = False
-    for part in map(as_cells, parts):
-        for name in [name for name, dtype in part.schema.items() if dtype == pl.String]:
-            found = part[name].str.contains(FORMULA)
-            if not found.any():
-                continue
-            if protected:
-                part = part.with_columns(pl.Series(name, [for_spreadsheet(text) for text in part[name]]))
-            elif not told:
-                told = True
-                first = part[name].filter(found)[0]
-                note(
-                    f"{output}: a spreadsheet may take {first[:40]!r} (column {name!r}) for a formula; "
-                    "--for-spreadsheets keeps it from that, by an apostrophe before such texts"
-                )
-        yield part
-
-
-def _check_spreadsheets(wanted: bool, form: FileFormat, what: str) -> None:
-    if wanted and form not in _CELLS:
-        raise ValueError(f"--for-spreadsheets is for csv and tsv; {what} is {form.value}")
 
 
 def default_format() -> Format:
@@ -228,16 +152,13 @@ def chosen_form(form: FileFormat | None, output: Path | None) -> FileFormat:
     Raises:
         ValueError: the ending is not known.
     """
-    return form or (FileFormat(default_format().value) if output is None else _form_of(output))
-
-
-def _form_of(path: Path) -> FileFormat:
+    if form is not None or output is None:
+        return form or FileFormat(default_format().value)
     try:
-        return FileFormat(path.suffix.removeprefix(".").lower())
+        return FileFormat(output.suffix.removeprefix(".").lower())
     except ValueError:
-        raise ValueError(
-            f"--out {path}: end its name in .csv, .tsv, .json, .jsonl or .parquet, or give --format"
-        ) from None
+        endings = ".csv, .tsv, .json, .jsonl or .parquet"
+        raise ValueError(f"--out {output}: end its name in {endings}, or give --format") from None
 
 
 def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
@@ -259,14 +180,6 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
     Console().print(table)
 
 
-def _separated(rows: Sequence[Row], separator: str, columns: Sequence[str]) -> None:
-    lines = [header] if (header := list(rows[0] if rows else columns)) else []
-    lines += [[cell(value) for value in row.values()] for row in rows]
-    text = "".join(csv_line(line, separator) for line in lines)
-    # a program that reads a pipe gets every id as it is
-    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
-
-
 def _table_text(value: Any) -> str:
     if value is None:
         return ""
@@ -274,8 +187,4 @@ def _table_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

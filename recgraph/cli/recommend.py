@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
+from recgraph.cli.machine import (
+    EngineOption,
+    EngineSetOption,
+    MemoryLimitOption,
+    RunArgument,
+    ThreadsOption,
+    given_engine,
+    take,
+)
 from recgraph.cli.output import FileFormat, FileFormatOption, chosen_form, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,
@@ -36,17 +43,12 @@ _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
 _ANN = "Find items through an approximate index (extra: serve) and rank these exactly: faster for large catalogues."
 _ALL = "All users of the training data; written to --out part by part."
-_SPREADSHEETS = (
-    "Of a csv or tsv that people open: an apostrophe before texts that a spreadsheet would take for formulas. Such ids "
-    "are then no longer those of the log."
-)
-SpreadsheetOption = Annotated[bool, typer.Option("--for-spreadsheets", help=_SPREADSHEETS)]
 _OWN = "items of single users, a file of users and items as --histories reads."
 
 
 def recommend(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    run: Annotated[Path, RunArgument],
     user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     every: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
@@ -66,7 +68,6 @@ def recommend(
     rerank: RerankOption = None,
     rerank_options: RerankOptionsOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
-    for_spreadsheets: SpreadsheetOption = False,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
@@ -79,29 +80,23 @@ def recommend(
         raise ValueError("say for whom: one of --user ID (once or more), --histories FILE and --all")
     if every and output is None:
         raise ValueError("--all writes a file: add --out FILE (.parquet, .csv, .tsv, .json, .jsonl)")
-    answers_on = given_engine(engine, engine_set)
-    if answers_on is not None and not every:
-        raise ValueError("--engine answers all users in parts: give it with --all, or leave it out")
-    own = [name for name, given in (("allow_for", allow_for), ("block_for", block_for)) if given is not None]
     picks = reranker_given(rerank, rerank_options)
-    made = rules_of(rules, allow, block, max_per, boost, diversity, picks, replaced=own)
     recommender = _open(run)
-    if ann and (own or made.model_fields_set):
-        note("--ann is not used: lists under rules are ranked exactly")
-    elif ann:
-        _use_ann(recommender, k)
+    if ann:
+        recommender.use_ann()
+        _tell_recall(recommender, k)
     asked: dict[str, Any] = {
         "k": k,
         "exclude_seen": not keep_seen,
-        "rules": made,
-        "allow": None if allow_for is None else _read(allow_for, recommender, in_order=False),
-        "block": None if block_for is None else _read(block_for, recommender, in_order=False),
+        "rules": rules_of(rules, allow, block, max_per, boost, diversity, picks),
+        "allow": None if allow_for is None else _read(allow_for, recommender),
+        "block": None if block_for is None else _read(block_for, recommender),
         "fallback": "popularity" if popular else None,
         "item_columns": with_columns or (),
     }
     if every and output is not None:
-        stream = recommender.stream("all", engine=answers_on, **asked)
-        write_parts((_as_polars(part) for part in stream), form, output, for_spreadsheets)
+        stream = recommender.stream("all", engine=given_engine(engine, engine_set), **asked)
+        write_parts((_as_polars(part) for part in stream), form, output)
         return
     found = recommender.recommend(
         users=parse_ids(user, recommender.users, "user") if user else None,
@@ -111,36 +106,30 @@ def recommend(
     lists = _as_polars(found)
     if lists.is_empty():
         note("no item is left to recommend: what was seen and the rules leave none")
-    show_frame(lists, form, output, for_spreadsheets=for_spreadsheets)
+    show_frame(lists, form, output)
 
 
-def _use_ann(recommender: Recommender, k: int) -> None:
-    """Build an index and print the recall of its lists."""
+def _tell_recall(recommender: Recommender, k: int) -> None:
     from recgraph.serve.recommender import recall_of_lists
 
-    recommender.use_ann()
     try:
         share = recall_of_lists(recommender, k)
     except ValueError as error:  # a run on sessions may know no users
         note(f"approximate lists: recall not measured: {error}")
-        return
-    note(f"approximate lists: they contain {share:.1%} of the items of exact lists (a sample of users, {k} items each)")
+    else:
+        note(f"approximate lists: they contain {share:.1%} of the items of exact lists (of a sample of users)")
 
 
 _ITEM = "An item of the training data; may be given many times."
 _BY = "vectors: the cosine of the model's item vectors, the default where it has them; co_occurrence: of who had both."
 
 
-class By(StrEnum):
-    """How items are compared."""
-
-    vectors = "vectors"
-    co_occurrence = "co_occurrence"
+By = Literal["vectors", "co_occurrence"]
 
 
 def similar(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    run: Annotated[Path, RunArgument],
     item: Annotated[list[str] | None, typer.Option("--item", "-i", metavar="ID", help=_ITEM)] = None,
     every: Annotated[bool, typer.Option("--all", help="All items of the training data.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
@@ -149,7 +138,6 @@ def similar(
     allow: AllowOption = None,
     block: BlockOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
-    for_spreadsheets: SpreadsheetOption = False,
     threads: ThreadsOption = None,
     memory_limit: MemoryLimitOption = None,
     form: FileFormatOption = None,
@@ -162,7 +150,7 @@ def similar(
     found = recommender.similar(
         parse_ids(item, recommender.items, "item") if item else "all",
         k,
-        by=None if by is None else by.value,
+        by=by,
         allow=allow,
         block=block,
         item_columns=with_columns or (),
@@ -170,7 +158,7 @@ def similar(
     lists = _as_polars(found)
     if lists.is_empty():
         note("no similar items: nobody has them with others, or the rules leave none")
-    show_frame(lists, form, output, for_spreadsheets=for_spreadsheets)
+    show_frame(lists, form, output)
 
 
 _USERS = "Vectors of the users of the training data, instead of the items'."
@@ -179,12 +167,11 @@ _OUT = "Write to this file (.parquet, .json, .csv, .tsv)."
 
 def vectors(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    run: Annotated[Path, RunArgument],
     users: Annotated[bool, typer.Option("--users", help=_USERS)] = False,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help=_OUT)] = None,
     memory_limit: MemoryLimitOption = None,
-    for_spreadsheets: SpreadsheetOption = False,
     form: FileFormatOption = None,
 ) -> None:
     """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
@@ -192,19 +179,17 @@ def vectors(
     A score is the inner product of a user's vector and an item's.
     """
     take(context, memory_limit=memory_limit)
-    if users and histories is not None:
-        raise ValueError(f"--users and --histories {histories} exclude each other: give one of them")
     recommender = _open(run)
     if histories is not None:
         found = recommender.user_vectors(histories=_read(histories, recommender))
     else:
         found = recommender.user_vectors() if users else recommender.item_vectors()
-    show_frame(_as_lists(_as_polars(found), form, output), form, output, for_spreadsheets=for_spreadsheets)
+    show_frame(_as_lists(_as_polars(found), form, output), form, output)
 
 
 def export(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    run: Annotated[Path, RunArgument],
     out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
     memory_limit: MemoryLimitOption = None,
 ) -> None:
@@ -247,13 +232,11 @@ def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
     return parsed
 
 
-def _read(path: Path, recommender: Recommender, in_order: bool = True) -> pl.DataFrame:
-    """A log as a frame with the run's column names. Where the order matters, a note says that times are missing."""
+def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
+    """A log as a frame with the run's column names."""
     from recgraph.runs.new_log import read_new_log
 
     log, columns = read_new_log(path, recommender), recommender.columns
-    if in_order and columns.timestamp is not None and log.columns.timestamp is None and path.suffix != ".txt":
-        note(f"{path} has no column {columns.timestamp!r}: its lines are taken as oldest first")
     names = {log.columns.user: columns.user, log.columns.item: columns.item}
     if log.columns.timestamp is not None:
         names[log.columns.timestamp] = columns.timestamp or "timestamp"

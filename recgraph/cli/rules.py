@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from recgraph.cli.output import note
 
 if TYPE_CHECKING:
     from recgraph.serve.rules import Rules
@@ -41,16 +39,19 @@ _DIVERSITY = "Short for --rerank mmr --rerank-options strength=WEIGHT: from 0, t
 _RERANK = "Pick lists that differ from the ranking: mmr, dpp or one of your own."
 _RERANK_OPTIONS = "A setting of the re-ranker, e.g. strength=0.2; may be given many times."
 
+
+def _many(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text)
+
+
 RulesOption = Annotated[Path | None, typer.Option("--rules", metavar="FILE", help=_RULES)]
-AllowOption = Annotated[list[str] | None, typer.Option("--allow", metavar="ITEM", help=_ALLOW)]
-BlockOption = Annotated[list[str] | None, typer.Option("--block", metavar="ITEM", help=_BLOCK)]
-MaxPerOption = Annotated[list[str] | None, typer.Option("--max-per", metavar="COLUMN=N", help=_MAX_PER)]
-BoostOption = Annotated[list[str] | None, typer.Option("--boost", metavar="COLUMN[:VALUE]=WEIGHT", help=_BOOST)]
+AllowOption = Annotated[list[str] | None, _many("--allow", "ITEM", _ALLOW)]
+BlockOption = Annotated[list[str] | None, _many("--block", "ITEM", _BLOCK)]
+MaxPerOption = Annotated[list[str] | None, _many("--max-per", "COLUMN=N", _MAX_PER)]
+BoostOption = Annotated[list[str] | None, _many("--boost", "COLUMN[:VALUE]=WEIGHT", _BOOST)]
 DiversityOption = Annotated[float | None, typer.Option("--diversity", metavar="WEIGHT", help=_DIVERSITY)]
 RerankOption = Annotated[str | None, typer.Option("--rerank", metavar="NAME", help=_RERANK)]
-RerankOptionsOption = Annotated[
-    list[str] | None, typer.Option("--rerank-options", metavar="KEY=VALUE", help=_RERANK_OPTIONS)
-]
+RerankOptionsOption = Annotated[list[str] | None, _many("--rerank-options", "KEY=VALUE", _RERANK_OPTIONS)]
 
 
 def reranker_given(name: str | None, options: Sequence[str] | None) -> dict[str, Any] | None:
@@ -73,16 +74,12 @@ def rules_of(
     max_per: Sequence[str] | None,
     boost: Sequence[str] | None,
     diversity: float | None,
-    rerank: Mapping[str, Any] | None = None,
-    replaced: Collection[str] = (),
+    rerank: Mapping[str, Any] | None,
 ) -> Rules:
     """The rules of a file and of short options.
 
     An item that either blocks is blocked, and boosts and limits of columns that no option names stay. Of any other
-    rule, or column, an option replaces what the file says, and a note names it.
-
-    Args:
-        replaced: rules of the file that options replace which are no part of the rules.
+    rule an option replaces what the file says.
 
     Raises:
         ValueError: a rule that does not exist or fit; names the option or the file.
@@ -92,76 +89,44 @@ def rules_of(
     given: dict[str, Any] = {
         "allow": allow or None,
         "block": block or None,
-        "max_per": {name: _number("--max-per", text, value) for text, name, value in _pairs("--max-per", max_per)},
-        "boost": [_boost(text, name, value) for text, name, value in _pairs("--boost", boost)],
+        "max_per": {name: _number("--max-per", value) for name, value in _pairs("--max-per", max_per)},
+        "boost": [_boost(name, value) for name, value in _pairs("--boost", boost)],
         "diversity": diversity,
         "rerank": rerank,
     }
     # 0 is a weight, empty lists are options that were not given
     given = {name: value for name, value in given.items() if value not in (None, {}, [])}
-    if file is None:
-        return Rules.of(given)
-    return Rules.of(_beside(Rules.read(file), given, replaced, file))
-
-
-def _beside(rules: Rules, given: Mapping[str, Any], replaced: Collection[str], file: Path) -> dict[str, Any]:
-    """The settings of a file's rules with what options say."""
-    base, made = rules.model_dump(exclude_unset=True), dict(given)
-    if "block" in given:
-        made["block"] = _either(base.pop("block", ()), given["block"])
+    base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
+    if "block" in given:  # texts all, which are read as ids of the log's type
+        given["block"] = list(dict.fromkeys([*map(str, base.get("block", ())), *given["block"]]))
     if "max_per" in given:
-        made["max_per"] = {**base.get("max_per", {}), **given["max_per"]}
-        _note(
-            "--max-per",
-            [f"max_per of column {name!r}" for name in base.pop("max_per", ()) if name in given["max_per"]],
-            file,
-        )
+        given["max_per"] = {**base.get("max_per", {}), **given["max_per"]}
     if "boost" in given:
-        of_options = {each["column"] for each in given["boost"]}
-        of_file = base.pop("boost", ())
-        made["boost"] = [*(each for each in of_file if each["column"] not in of_options), *given["boost"]]
-        names = dict.fromkeys(each["column"] for each in of_file if each["column"] in of_options)
-        _note("--boost", [f"boost of column {name!r}" for name in names], file)
-    own = {name: f"--{name.replace('_', '-')}" for name in (*given, *replaced)}
-    for name in ("diversity", "rerank"):
-        if name in given:  # one setting with two names
-            own |= {"diversity": f"--{name}", "rerank": f"--{name}"}
-    for name in [name for name in base if name in own]:
-        _note(own[name], [name] if base.pop(name) not in (None, (), {}) else [], file)
-    return {**base, **made}
+        columns = {each["column"] for each in given["boost"]}
+        given["boost"] = [*(each for each in base.get("boost", ()) if each["column"] not in columns), *given["boost"]]
+    if {"diversity", "rerank"} & given.keys():  # one setting with two names
+        base = {name: value for name, value in base.items() if name not in ("diversity", "rerank")}
+    return Rules.of({**base, **given})
 
 
-def _either(of_file: Sequence[Any], of_options: Sequence[str]) -> list[Any]:
-    """The ids of a file and of options, which are texts: as texts all, which are read as ids of the log's type."""
-    return list(dict.fromkeys([*map(str, of_file), *of_options]))
+def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
+    """What stands before and after the last ``=`` of each text."""
+    pairs = [text.rpartition("=") for text in texts or ()]
+    for name, _, value in pairs:
+        if not name or not value:
+            raise ValueError(f"{option} {name}{value} is not of the form COLUMN=NUMBER")
+    return [(name, value) for name, _, value in pairs]
 
 
-def _note(option: str, rules: Sequence[str], file: Path) -> None:
-    """Say which rules of a file an option replaces."""
-    if rules:
-        note(f"{option} replaces {' and '.join(rules)} in {file}")
-
-
-def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str, str]]:
-    """Each text with what stands before and after its last ``=``."""
-    pairs = []
-    for text in texts or ():
-        name, sign, value = text.rpartition("=")
-        if not sign or not name or not value:
-            raise ValueError(f"{option} {text!r} is not of the form COLUMN=NUMBER")
-        pairs.append((text, name, value))
-    return pairs
-
-
-def _number(option: str, text: str, value: str) -> float:
+def _number(option: str, value: str) -> float:
     try:
         return int(value) if value.lstrip("-").isdigit() else float(value)
     except ValueError:
-        raise ValueError(f"{option} {text!r}: {value!r} is no number") from None
+        raise ValueError(f"{option}: {value!r} is no number") from None
 
 
-def _boost(text: str, name: str, value: str) -> dict[str, Any]:
-    how = "multiply" if name.endswith("*") else "add"
+def _boost(name: str, value: str) -> dict[str, Any]:
     column, sign, of = name.removesuffix("*").partition(":")
-    made: dict[str, Any] = {"column": column, "weight": _number("--boost", text, value), "how": how}
+    how = "multiply" if name.endswith("*") else "add"
+    made: dict[str, Any] = {"column": column, "weight": _number("--boost", value), "how": how}
     return {**made, "value": of} if sign else made

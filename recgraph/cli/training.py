@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.bounded.files import named
 from recgraph.cli.data_options import GivenData
-from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
+from recgraph.cli.machine import (
+    DeviceOption,
+    EngineOption,
+    EngineSetOption,
+    MemoryLimitOption,
+    ThreadsOption,
+    given_engine,
+    take,
+)
 from recgraph.cli.output import Failure, FormatOption, note, notes_of, show
 from recgraph.cli.watching import is_quiet, progress_wanted
 
@@ -24,16 +29,8 @@ if TYPE_CHECKING:
     from recgraph.runs.settings import DataConfig
 
 
-class FitOn(StrEnum):
-    """What of a split a model is fitted on."""
-
-    TRAIN = "train"
-    TRAIN_VALID = "train+valid"
-    ALL = "all"
-
-
-#: options that are settings elsewhere
-_OPTIONS = ("dataset", "device", "out", "seed", "threads")
+#: what of a split a model is fitted on
+FitOn = Literal["train", "train+valid", "all"]
 _TRAIN_SET = (
     "A setting of the model or of training, e.g. hidden_dim=32, or an entry of one, e.g. loss_options.shared=true; may "
     "be given many times."
@@ -50,7 +47,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")] = 0,
-    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    device: DeviceOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     fit_on: Annotated[FitOn | None, typer.Option("--fit-on", help=_FIT_ON)] = None,
     refit: Annotated[bool, typer.Option("--refit", help=_REFIT)] = False,
@@ -62,7 +59,6 @@ def train(
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
     take(context, threads, memory_limit)
-    from recgraph import registry
     from recgraph.config import load_toml
     from recgraph.finite import NonFinite
     from recgraph.runs import fit
@@ -70,8 +66,6 @@ def train(
     from recgraph.setting_texts import parse_settings, with_none
 
     values = {**parse_settings(settings or [], with_none(load_toml(config)) if config else {}), **source.settings}
-    cls = registry.load("model", model)
-    _refuse_options(values, {"model": cls.Config, **fit.parts_of(cls)})
     try:
         with source.shown(), notes_of("recgraph.runs.fit"):
             run = fit.train(
@@ -82,7 +76,7 @@ def train(
                 seed=seed,
                 device=device,
                 resume=resume,
-                fit_on=fit_on.value if fit_on else None,
+                fit_on=fit_on,
                 refit=refit,
                 progress=progress_wanted(),
             )
@@ -99,34 +93,15 @@ def train(
     note(f"saved in {out}; try next: recgraph {f'recommend {place} --user ID' if serves else f'evaluate {place}'}")
 
 
-class Sampler(StrEnum):
-    """What chooses the next trial."""
-
-    TPE = "tpe"
-    CMAES = "cmaes"
-    GP = "gp"
-    RANDOM = "random"
-    GRID = "grid"
-    NSGA2 = "nsga2"
-
-
-class Pruner(StrEnum):
-    """What ends trials early."""
-
-    NONE = "none"
-    MEDIAN = "median"
-    HYPERBAND = "hyperband"
-    HALVING = "halving"
-    WILCOXON = "wilcoxon"
-
+#: what chooses the next trial, and what ends trials early
+Sampler = Literal["tpe", "cmaes", "gp", "random", "grid", "nsga2"]
+Pruner = Literal["none", "median", "hyperband", "halving"]
 
 _SET = "A setting of the model, of training or of the data that is not searched; may be given many times."
 _METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
 _WORKERS = "Processes at a time.  [default: 1, or as many as the engine has cores]"
 _OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
-#: reasons of pruned trials that are printed where all were pruned
-_MOST_REASONS = 10
 _SPACE = (
     'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed"; '
     '"weight.n_clusters" = .. is an option of the part that a setting chooses.'
@@ -149,7 +124,7 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     test_seeds: Annotated[int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")] = 3,
-    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     memory_limit: MemoryLimitOption = None,
     engine: EngineOption = None,
@@ -163,11 +138,11 @@ def tune(
     """
     take(context, threads, memory_limit)
     from recgraph.data.catalog.cards import data_name
-    from recgraph.tuning.final import test_rows
+    from recgraph.parallel import TaskFailed
     from recgraph.tuning.plan import check_dataset
+    from recgraph.tuning.report import described, test_rows
     from recgraph.tuning.storage import StorageFailed
     from recgraph.tuning.study import tune as run
-    from recgraph.tuning.worker import WorkerFailed
 
     metrics = tuple(metric or ["ndcg@10"])
     check_dataset(source.dataset)
@@ -189,8 +164,8 @@ def tune(
             metric=metrics,
             settings=fixed,
             seed=seed,
-            sampler=sampler.value if sampler else None,
-            pruner=pruner.value if pruner else None,
+            sampler=sampler,
+            pruner=pruner,
             workers=workers,
             engine=given_engine(engine, engine_set),
             storage=storage,
@@ -201,11 +176,13 @@ def tune(
             progress=not is_quiet(),
             source=origin,
         )
-    except (StorageFailed, WorkerFailed) as error:
+    except (StorageFailed, TaskFailed) as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
-    _report(found, folder, storage)
+    for line in described(found):
+        note(line)
+    note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
     _refuse_without_best(found)
     show(test_rows(found), form)
 
@@ -224,60 +201,26 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
     if issubclass(cls, TrainableModel):
         known |= {"training": training_config(cls), "items": InitItemsConfig}
     settings = {**parse_settings(pairs), **source.settings}
-    _refuse_options(settings, known)
     parts = share_out(cls, settings, known)
     of_data = DataConfig.of(parts["data"]).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
 
 
-def _refuse_options(settings: Mapping[str, Any], known: Mapping[str, type[Config]]) -> None:
-    """Refuse what is an option of the command and no setting."""
-    for name in _OPTIONS:
-        if name in settings and not any(name in part.model_fields for part in known.values()):
-            raise ValueError(f"{name} = {settings[name]!r} is no setting; give it as the option --{name}")
-
-
-def _report(study: Study, folder: Path, storage: str | None) -> None:
-    """Print notes on the best trials and where the study is kept."""
-    from recgraph.tuning.final import best_trial, outcomes
-    from recgraph.tuning.storage import dashboard_of
-
-    note(f"kept in {folder}; its page is {folder / 'study.html'}")
-    note(f"look further: optuna-dashboard {shlex.quote(dashboard_of(storage or str(folder / 'study.journal')))}")
-    best = best_trial(study)
-    if best is None:
-        return
-    metrics: list[str] = study.user_attrs["recgraph"]["metrics"]
-    values = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, best.values, strict=True))
-    note(f"best: trial {best.number} of {len(study.trials)}, on valid {values}, with")
-    for name, value in best.params.items():
-        note(f"  {name} = {value}")
-    if len(metrics) > 1:
-        note(f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {metrics[0]}")
-    for line in outcomes(study):
-        note(line)
-
-
 def _refuse_without_best(study: Study) -> None:
-    """End the command with an error where all trials were pruned, after the reasons, the most frequent first.
+    """End the command with an error where all trials were pruned, after the most frequent reasons.
 
     Raises:
         Failure: no trial is complete.
     """
-    from recgraph.tuning.final import best_trial
+    from recgraph.tuning.report import best_trial
 
     if best_trial(study) is not None:
         return
     pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
     reasons = Counter(trial.user_attrs.get("reason") or "no reason" for trial in pruned)
-    for reason, count in reasons.most_common(_MOST_REASONS):
+    for reason, count in reasons.most_common(5):
         note(f"pruned, {count} of {reasons.total()}: {reason}")
-    if len(reasons) > _MOST_REASONS:
-        note(f"and {len(reasons) - _MOST_REASONS} more reasons: see trials/*/trial.json")
-    raise Failure(
-        f"no trial is complete: all {reasons.total()} were pruned; the study is kept: go on with more --trials, or "
-        "give one with other settings another folder (--out) and name (--study)"
-    )
+    raise Failure("no trial is complete: all were pruned; go on with more --trials, or with other settings")
 
 
 _PLACE = (
@@ -288,17 +231,14 @@ _PLACE = (
 def study(
     place: Annotated[str, typer.Argument(metavar="PLACE", help=_PLACE)],
     name: Annotated[str | None, typer.Option("--study", help="Its name, where a storage holds several.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page; by default study.html in the folder, or NAME.html.")
-    ] = None,
+    form: FormatOption = None,
 ) -> None:
-    """Write the page of a study, running or done: history, importances, slices, Pareto front, best trial, table."""
-    from recgraph.tuning.finding import find_study, page_name
-    from recgraph.tuning.report import write_page
+    """Show a study, running or done: its best trial, the test of it, and how much each parameter matters."""
+    from recgraph.tuning.report import described, importances
+    from recgraph.tuning.storage import find_study
 
     with find_study(place, name) as (found, storage):
-        path = out or (Path(place) / "study.html" if Path(place).is_dir() else Path(page_name(found.study_name)))
-        with named(Path(storage.dashboard)):
-            write_page(found, path, storage.dashboard)
-        note(f"{len(found.trials)} trials; written to {path}")
+        for line in described(found):
+            note(line)
         note(f"look further: optuna-dashboard {shlex.quote(storage.dashboard)}")
+        show(importances(found), form)

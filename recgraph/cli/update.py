@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
+from recgraph.cli.machine import DeviceOption, MemoryLimitOption, RunArgument, ThreadsOption, take
 from recgraph.cli.output import Failure, note
 from recgraph.cli.watching import progress_wanted
 
@@ -25,7 +25,7 @@ _FORCE = "Keep a result that is worse than the run, or (--valid 0) not validated
 
 def update(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    run: Annotated[Path, RunArgument],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")],
     item_features: Annotated[str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES)] = None,
@@ -38,7 +38,7 @@ def update(
     ] = True,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the run's.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     memory_limit: MemoryLimitOption = None,
 ) -> None:

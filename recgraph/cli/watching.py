@@ -9,6 +9,7 @@ import contextlib
 import copy
 import logging
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -40,26 +41,26 @@ _root = logging.getLogger("recgraph")
 _current: list[Watch] = []
 
 
-class Watch:
+class Watch(logging.Handler):
     """Shows notes and warnings from its making on; then also what the options ask for, until it is closed.
+
+    Records go to the standard error stream; a live bar there is written around.
 
     Args:
         is_mute: show nothing, whatever is asked for: another process of the same command does.
     """
 
     def __init__(self, is_mute: bool = False) -> None:
-        self._verbose, self.is_quiet, self._is_mute = 0, is_mute, is_mute
-        self._console = _Console()
+        super().__init__()
+        self.verbose, self.is_quiet, self._is_mute = 0, is_mute, is_mute
+        #: loggers whose records are shown as notes
+        self._notes = {NOTES.name}
         self._files: dict[Path, logging.Handler] = {}
         self._levels = _root.level, NOTES.level
-        _root.addHandler(self._console)
+        _root.addHandler(self)
         NOTES.setLevel(logging.INFO)
-        self._set_levels()
+        self._set_level()
         _current.append(self)
-
-    @property
-    def is_verbose(self) -> bool:
-        return self._verbose > 0
 
     def ask(self, verbose: int = 0, quiet: bool = False, log_file: Path | None = None) -> None:
         """Take in options; those of the root and of the command are added.
@@ -70,13 +71,18 @@ class Watch:
         """
         if self._is_mute:
             return
-        self._verbose += verbose
+        self.verbose += verbose
         self.is_quiet = self.is_quiet or quiet
-        if self._verbose and self.is_quiet:
+        if self.verbose and self.is_quiet:
             raise ValueError("-v shows more and -q shows errors alone: give one of them")
         if log_file is not None and log_file not in self._files:
-            self._open(log_file)
-        self._set_levels()
+            handler = self._files[log_file] = logging.FileHandler(log_file, encoding="utf-8")
+            handler.setFormatter(RecordFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            _root.addHandler(handler)
+            # the password of a storage's address stays out of the file
+            command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
+            self.tell_files(logging.INFO, f"recgraph {__version__}, Python {platform.python_version()}: {command}")
+        self._set_level()
 
     def tell_files(self, level: int, message: str, error: BaseException | None = None) -> None:
         """Write a record into the log files alone."""
@@ -91,61 +97,44 @@ class Watch:
         logger = logging.getLogger(name)
         level = logger.level
         logger.setLevel(logging.DEBUG)
-        self._console.notes.add(name)
+        self._notes.add(name)
         try:
             yield
         finally:
-            self._console.notes.discard(name)
+            self._notes.discard(name)
             logger.setLevel(level)
 
     def close(self) -> None:
         """Leave the loggers as they were."""
-        if self not in _current:
-            return
-        _current.remove(self)
-        for handler in (self._console, *self._files.values()):
-            _root.removeHandler(handler)
-            handler.close()
-        _root.setLevel(self._levels[0])
-        NOTES.setLevel(self._levels[1])
+        if self in _current:
+            _current.remove(self)
+            for handler in (self, *self._files.values()):
+                _root.removeHandler(handler)
+            for handler in self._files.values():
+                handler.close()
+            _root.setLevel(self._levels[0])
+            NOTES.setLevel(self._levels[1])
+        super().close()
 
-    def _open(self, path: Path) -> None:
-        handler = logging.FileHandler(path, encoding="utf-8")
-        handler.setFormatter(RecordFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._files[path] = handler
-        _root.addHandler(handler)
-        about = f"recgraph {__version__}, Python {platform.python_version()}: {_command()}"
-        self.tell_files(logging.INFO, about)
+    def _set_level(self) -> None:
+        _root.setLevel(logging.DEBUG if self._files else self._shown)
 
-    def _set_levels(self) -> None:
-        console = (logging.WARNING, logging.INFO, logging.DEBUG)[min(self._verbose, 2)]
-        self._console.setLevel(logging.ERROR if self.is_quiet else logging.DEBUG)
-        self._console.shown = console
-        _root.setLevel(logging.DEBUG if self._files else console)
-
-
-class _Console(logging.Handler):
-    """Records on the standard error stream; a live bar there is written around."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        #: the lowest level that is shown, and loggers whose records are shown as notes
-        self.shown, self.notes = logging.WARNING, {NOTES.name}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.name in self.notes or record.levelno >= self.shown
+    @property
+    def _shown(self) -> int:
+        """The lowest level that is shown."""
+        return (logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbose, 2)]
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(self._text(record))
-
-    def _text(self, record: logging.LogRecord) -> str:
+        is_note, level = record.name in self._notes, record.levelno
+        if level < (logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown):
+            return
         message = record.getMessage()
-        if record.name in self.notes and record.levelno < logging.WARNING:
-            return message
-        if record.levelno >= logging.WARNING:
-            return f"{record.levelname.lower()}: {message}"
-        at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        return f"[{at}] {message}" if record.levelno >= logging.INFO else f"[{at}] {record.name}: {message}"
+        if level >= logging.WARNING:
+            message = f"{record.levelname.lower()}: {message}"
+        elif not is_note:
+            name = "" if level >= logging.INFO else f"{record.name}: "
+            message = f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {name}{message}"
+        tell(message)
 
 
 def showing(name: str) -> contextlib.AbstractContextManager[None]:
@@ -166,38 +155,25 @@ def is_quiet() -> bool:
 
 def progress_wanted() -> bool | None:
     """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell the same."""
-    if is_quiet():
-        return False
-    return None if _current and _current[-1].is_verbose else True
+    return False if is_quiet() else None if _current and _current[-1].verbose else True
 
 
-def _command() -> str:
-    from recgraph.tuning.passwords import without_password
-
-    # the password of a storage's address stays out of the file
-    return " ".join(["recgraph", *map(without_password, sys.argv[1:])])
+def _option(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Seen while it works", **settings)
 
 
-PANEL = "Seen while it works"
-VerboseOption = Annotated[
-    int,
-    typer.Option("--verbose", "-v", count=True, rich_help_panel=PANEL, help="Show log records; -vv: with details."),
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=PANEL, help="Show errors alone.")]
+VerboseOption = Annotated[int, _option("--verbose", "-v", count=True, help="Show log records; -vv: with details.")]
+QuietOption = Annotated[bool, _option("--quiet", "-q", help="Show errors alone.")]
 LogFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log-file", metavar="FILE", rich_help_panel=PANEL, help="Append all log records, with times, to a file."
-    ),
+    Path | None, _option("--log-file", metavar="FILE", help="Append all log records, with times, to a file.")
 ]
-_SHARED = ("verbose", "quiet", "log_file")
 
 
 def share_options(group: Any) -> None:
     """Let every command of a group take the options of this module too, wherever they stand after its name."""
     options = []
     for option in group.params:
-        if option.name in _SHARED:
+        if option.name in ("verbose", "quiet", "log_file"):
             shared = copy.copy(option)
             shared.expose_value, shared.callback = False, _ask
             options.append(shared)

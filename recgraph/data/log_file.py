@@ -388,8 +388,12 @@ def _plain(path: Path, encoding: str) -> Path | bytes:
     is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     if is_utf8 and path.suffix.lower() not in (".bz2", ".xz") and not _has_mark(path):
         return path
+    return _text(path, encoding).encode()
+
+
+def _text(path: Path, encoding: str) -> str:
     with _open(path, encoding) as text:
-        return text.read().encode()
+        return text.read().removeprefix(_MARK)
 
 
 def _has_mark(path: Path) -> bool:
@@ -399,7 +403,7 @@ def _has_mark(path: Path) -> bool:
 
 def _first_line(path: Path, encoding: str) -> str:
     with _open(path, encoding) as text:
-        return next((line for line in text if line.strip()), "").rstrip("\r\n")
+        return next((line for line in text if line.strip()), "").rstrip("\r\n").removeprefix(_MARK)
 
 
 def _separator(path: Path, form: FileFormat, given: Reading) -> str:
@@ -424,8 +428,7 @@ def _header(path: Path, form: FileFormat, given: Reading) -> list[str]:
     if len(separator) > 1 or not given.quotes:
         names = [name.strip() if len(separator) > 1 else name for name in line.split(separator)]
     else:
-        with _open(path, given.encoding) as text:
-            names = next((row for row in csv.reader(text, delimiter=separator) if any(row)), [])
+        names = next(csv.reader([line], delimiter=separator), [])
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise DuplicateColumnError(
@@ -503,8 +506,7 @@ def _split_lines(path: Path, separator: str, names: list[str], has_header: bool,
     Raises:
         DataError: a line has more or fewer fields than there are names.
     """
-    with _open(path, encoding) as text:
-        lines = pl.DataFrame({"line": text.read().split("\n")}, schema={"line": pl.String})
+    lines = pl.DataFrame({"line": _text(path, encoding).split("\n")}, schema={"line": pl.String})
     lines = lines.select(pl.col("line").str.strip_chars_end("\r")).filter(pl.col("line").str.strip_chars() != "")
     lines = lines.slice(int(has_header))
     fields = lines["line"].str.count_matches(separator, literal=True) + 1
@@ -545,12 +547,11 @@ def read_sequences(
     return pairs.explode(item)
 
 
-def read_table(path: Path, names: Sequence[str], separator: str, encoding: str = "utf-8") -> pl.DataFrame:
-    """A csv file with a header, as texts."""
-    given = Reading(format="csv", separator=separator, encoding=encoding)
+def read_delimited(path: Path, given: Reading) -> pl.DataFrame:
+    """All columns of a csv file, as texts."""
     _check_there(path)
     with _explained(path):
-        return _scan_delimited(path, "csv", given, names).collect(engine="streaming")
+        return _scan_delimited(path, "csv", given).collect(engine="streaming")
 
 
 # -- several files

@@ -59,11 +59,6 @@ class Bucket:
     valid_mask: Tensor | None
 
     @property
-    def rows(self) -> slice:
-        """Of the packed rows."""
-        return slice(self.first_row, self.first_row + self.n_rows)
-
-    @property
     def tokens(self) -> slice:
         """Of the packed tokens."""
         return slice(self.first_token, self.first_token + self.n_tokens)
@@ -72,9 +67,8 @@ class Bucket:
     def causal_mask(self) -> Tensor:
         """Which keys a query sees, [L, L] or, with masked items, [n_rows, 1, L, L].
 
-        A query sees the valid keys up to its own place; one that would see none sees itself, so that no row of the
-        softmax is empty. (The published code adds -10000 to what is hidden; a query without any key then averages
-        over all places, but such a query is never read.)
+        The valid keys up to its own place; a query that would see none sees itself, so that no row of the softmax is
+        empty. (The published code adds -10000 to what is hidden, which differs for queries that are never read.)
         """
         places = torch.arange(self.length, device=self.lengths.device)
         causal_mask = places[:, None] >= places
@@ -86,7 +80,7 @@ class Bucket:
 
     @cached_property
     def causal_bias(self) -> Tensor:
-        """Additive mask of the attention scores, of the shape of :attr:`causal_mask`."""
+        """Additive mask of the attention scores."""
         return score_bias(self.causal_mask)
 
     @cached_property
@@ -104,7 +98,7 @@ class Bucket:
 
     @cached_property
     def last_bias(self) -> Tensor | None:
-        """Additive mask of the attention scores, of the shape of :attr:`last_mask`."""
+        """Additive mask of the attention scores."""
         return None if self.last_mask is None else score_bias(self.last_mask)
 
     def pad(self, tokens: Tensor) -> Tensor:
@@ -238,17 +232,6 @@ class Packed:
         return torch.cat(parts)
 
 
-def check_rows(lengths: Tensor) -> None:
-    """Refuse empty rows.
-
-    Raises:
-        ValueError: names the first one.
-    """
-    if not bool((lengths > 0).all()):
-        row = int((lengths == 0).nonzero()[0])
-        raise ValueError(f"sequences: row {row} is empty; give it one token 0 (nothing known) instead")
-
-
 def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
     """Plan the layout.
 
@@ -257,11 +240,7 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
         last_only: only the last place of each row will be read. Masked items before it are then dropped: they are no
             keys, and nothing reads their queries.
         sees_all: every place sees all of its row, masked items too.
-
-    Raises:
-        ValueError: a row is empty.
     """
-    check_rows(sequences.lengths)
     masked = sequences.values == 0
     any_masked = not sees_all and bool(masked.any())
     positions = sequences.positions
@@ -364,10 +343,7 @@ class Padded:
         """Plan the layout on the host.
 
         Args:
-            sequences: B rows of tokens (0 is a masked item), or of pairs of a token and its time, none empty; mirrored,
-                or else the device is read.
-            max_len: the greatest L.
-            sees_all: every place sees all of its row, masked items too.
+            sequences, max_len, sees_all: see :func:`lay_out`; rows that are not mirrored are read from the device.
         """
         host = sequences.on_host
         lengths, n_rows = host.lengths, host.n_rows
@@ -419,7 +395,7 @@ class Padded:
 
     @cached_property
     def last_bias(self) -> Tensor:
-        """Additive mask of the attention scores, of the shape of :attr:`last_mask`."""
+        """Additive mask of the attention scores."""
         return score_bias(self.last_mask)
 
     @cached_property
@@ -478,7 +454,9 @@ class Padded:
         self, parts: Tensor, n_heads: int, p: float, generator: torch.Generator | None, queries: Tensor | None
     ) -> Tensor:
         """See :func:`attend`."""
-        *of_tokens, keys, values = self._heads(parts, 3 if queries is None else 2, n_heads).unbind(0)
+        # [B * L, parts D] -> [parts, B, n_heads, L, D / n_heads]
+        split = parts.view(self.n_rows, self.length, 3 if queries is None else 2, n_heads, -1)
+        *of_tokens, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
         if queries is None:
             (queries,), bias = of_tokens, self.every_bias
         else:
@@ -495,11 +473,6 @@ class Padded:
             )
         return out.transpose(1, 2).reshape(-1, n_heads * out.shape[-1])
 
-    def _heads(self, x: Tensor, parts: int, n_heads: int) -> Tensor:
-        """[B * L, parts D] -> [parts, B, n_heads, L, D / n_heads]."""
-        split = x.view(self.n_rows, self.length, parts, n_heads, -1)
-        return split.permute(2, 0, 3, 1, 4)
-
 
 #: what layers read: both have ``tokens``, ``last``, and the methods for positions, filters and the order of rows
 Layout = Packed | Padded
@@ -515,12 +488,8 @@ def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: in
         last_only: only the last place of each row will be read, and no layer mixes places but by attention.
         max_len: the longest row that may come.
         sees_all: every place sees all of its row, masked items too; else the items up to itself.
-
-    Raises:
-        ValueError: a row is empty.
     """
     if is_accelerated(where):
-        check_rows(sequences.on_host.lengths)
         return Padded.of(sequences, where, max_len, sees_all)
     if sequences.values.ndim == 1:
         return pack(sequences, last_only, sees_all)

@@ -21,11 +21,7 @@ __all__ = ["EncoderLayer", "LayeredEncoder", "SequenceEncoder", "dropout_generat
 def dropout_generator(
     module: nn.Module, probability: float, generator: torch.Generator | None
 ) -> torch.Generator | None:
-    """The generator of a module's dropout: None where it is not in training mode.
-
-    Raises:
-        ValueError: in training mode, with dropout above 0, none was given.
-    """
+    """The generator of a module's dropout: None where it is not in training mode, where dropout above 0 needs one."""
     if not module.training:
         return None
     if generator is None and probability > 0:
@@ -80,8 +76,8 @@ class SequenceEncoder(nn.Module):
         """The states of sequences.
 
         Args:
-            sequences: B rows of tokens, oldest first, none empty; token 0 is a masked item. Where :attr:`reads_times`
-                also of pairs [T, 2], a token and its time, 0 where unknown (:func:`recgraph.data.gaps.with_gaps`).
+            sequences: B rows of 1 to ``max_len`` tokens, oldest first; token 0 is a masked item. Of an encoder that
+                reads times also of pairs [T, 2], a token and its time (:func:`recgraph.data.gaps.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
             generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
             last_only: return the state after each whole row alone.
@@ -89,20 +85,11 @@ class SequenceEncoder(nn.Module):
 
         Returns:
             [B, D]; [T, D] aligned with ``sequences.values`` where ``last_only`` is False; or [M, D].
-
-        Raises:
-            ValueError: a row is empty or longer than ``max_len``, ``places`` has not as many rows, or no generator was
-                given in training mode.
         """
         if not sequences.n_rows:
             return table.new_zeros(0, self.hidden_dim)
-        longest = sequences.longest
-        if longest > self.max_len:
-            raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
         generator = dropout_generator(self, self.most_dropped, generator)
         if places is not None:
-            if places.n_rows != sequences.n_rows:
-                raise ValueError(f"places has {places.n_rows} rows; give one for each of {sequences.n_rows} sequences")
             return self._encode_some(sequences, table, generator, places)
         return self._encode(sequences, table, generator, last_only)
 
@@ -115,7 +102,7 @@ class SequenceEncoder(nn.Module):
         """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define _encode")
+        raise NotImplementedError
 
     def _encode_some(
         self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, places: Ragged
@@ -130,9 +117,6 @@ class SequenceEncoder(nn.Module):
 
         Returns:
             [B, H, L, L] of each layer, H heads: how much each place (a row) attends to each; rows sum to 1.
-
-        Raises:
-            ValueError: the encoder has no attention.
         """
         raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out")
 
@@ -164,34 +148,23 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         """[N, D] -> [N, D], of all tokens of the layout."""
-        raise TypeError(f"{type(self).__name__} must define forward")
+        raise NotImplementedError
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         """[N, D] -> [B, D], the last place of each row alone: all other queries are never read."""
-        raise TypeError(f"{type(self).__name__} must define last")
+        raise NotImplementedError
 
     def some(self, x: Tensor, layout: Layout, asked: Asked, generator: torch.Generator | None) -> Tensor:
         """[N, D] -> [M, D], of some places; a layer that can computes no others."""
         return self(x, layout, generator).index_select(0, asked.tokens)  # type: ignore[no-any-return]
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; what lies behind their ends means nothing.
-
-        Args:
-            keep_mask: [B, L], False behind the end of a row.
-        """
-        raise TypeError(f"{type(self).__name__} must define padded")
+        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; ``keep_mask`` [B, L]: False behind an end."""
+        raise NotImplementedError
 
     def attention(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, n_heads, L, L], the probabilities of right-padded rows.
-
-        Raises:
-            ValueError: the layer has no such probabilities.
-        """
-        raise ValueError(
-            f"attribution attention: the weights of {type(self).__name__} are no probabilities; use leave_one_out or "
-            "integrated_gradients"
-        )
+        """[B, L, D] -> [B, n_heads, L, L], the probabilities of right-padded rows."""
+        raise ValueError(f"attribution attention: the weights of {type(self).__name__} are no probabilities")
 
 
 class LayeredEncoder(SequenceEncoder):
@@ -235,7 +208,7 @@ class LayeredEncoder(SequenceEncoder):
         layout.make_biases(last_only)
 
     def laid_out(self, sequences: Ragged, where: torch.device, last_only: bool) -> Layout:
-        """The layout of sequences for a device; see :func:`recgraph.encoders.attention.lay_out`."""
+        """See :func:`recgraph.encoders.attention.lay_out`."""
         return lay_out(sequences, where, last_only and self.drops_masked, self.max_len, self.sees_all)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +30,15 @@ __all__ = [
     "weighted_sum",
 ]
 
-
 Norm = Literal["none", "joint"]
-
-
 #: what a graph encoder takes: one operator, or several, each perhaps one a layer
 Operators = Operator | Layered | Sequence[Operator | Layered]
 
 
 class GraphEncoder(nn.Module):
-    """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D].
+    """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D] of x [N, F].
 
-    Args (of a call):
-        adj: one operator [N, N], normalised, or several, of which the mean is used; each may be one a layer
-            (:class:`Layered`).
-        x: [N, F].
-        generator: draws dropout; required in training mode where dropout is above 0.
+    ``adj`` is one operator [N, N], normalised, or several, of which the mean is used; see :meth:`GCN.forward`.
     """
 
 
@@ -78,8 +71,6 @@ class GCN(GraphEncoder):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"n_layers = {n_layers} must be at least 1")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout = {dropout} must be from 0 to below 1")
         self.dropout, self.norm, self.backend = dropout, norm, backend
@@ -101,27 +92,17 @@ class GCN(GraphEncoder):
 
         Returns:
             [N, D]; where ranks divide the rows, those of all ranks.
-
-        Raises:
-            ValueError: an operator a layer, but not as many as layers.
         """
         adjacencies = _listed(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
-            operators = [self._at(one, layer) for one in adjacencies]
+            operators = [one.layers[layer] if isinstance(one, Layered) else one for one in adjacencies]
             x = self._propagate(operators, dropout(x @ weight, self.dropout, generator))
             if layer < len(self.activations):
                 x = self.activations[layer](x)
         if isinstance(adjacencies[0], Layered):
             x = adjacencies[0].share.gathered(x)
         return F.layer_norm(x, x.shape) if self.norm == "joint" else x
-
-    def _at(self, adj: Operator | Layered, layer: int) -> Operator:
-        if not isinstance(adj, Layered):
-            return adj
-        if len(adj.layers) != len(self.weights):
-            raise ValueError(f"adj has {len(adj.layers)} layers and the encoder {len(self.weights)}; give one a layer")
-        return adj.layers[layer]
 
     def _propagate(self, adjacencies: list[Operator], x: Tensor) -> Tensor:
         total = spmm(adjacencies[0], x, self.backend)
@@ -134,16 +115,8 @@ class Propagation(GraphEncoder):
     """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
 
     def forward(self, adj: Operators, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[N, D] of x [N, D] and operators [N, N]; the generator is not read.
-
-        Raises:
-            ValueError: an operator for each layer of several.
-        """
-        products = []
-        for one in _listed(adj):
-            if isinstance(one, Layered):
-                raise ValueError("Propagation has one layer; give it operators, not Layered ones")
-            products.append(spmm(one, x))
+        """[N, D] of x [N, D] and operators [N, N]; the generator is not read."""
+        products = [spmm(cast("Operator", one), x) for one in _listed(adj)]
         return products[0] if len(products) == 1 else torch.stack(products).mean(0)
 
 
@@ -182,16 +155,7 @@ class LightGCN(SizedByState):
         self.register_buffer("items", torch.zeros(0, dtype=torch.int32))
 
     def connect(self, rows: Ragged) -> None:
-        """Set the edges.
-
-        Args:
-            rows: n_users rows of distinct item indices, ascending.
-
-        Raises:
-            ValueError: the number of users is another.
-        """
-        if rows.n_rows != self.n_users:
-            raise ValueError(f"rows has {rows.n_rows} users, the encoder was built for {self.n_users}")
+        """Set the edges: n_users rows of distinct item indices, ascending."""
         device = self.offsets.device
         self.offsets, self.items = rows.offsets.to(device), rows.values.to(device, torch.int32)
         self.changed()
@@ -207,16 +171,8 @@ class LightGCN(SizedByState):
         return self.once(("adjacency", dtype), lambda: self.subgraph(self.edges, dtype))
 
     def subgraph(self, edges: Csr, dtype: torch.dtype = torch.float32) -> Csr:
-        """The symmetric adjacency of all nodes with other edges, normalised by the degrees that these leave.
-
-        Args:
-            edges: [n_users, n_items]; weights are not read.
-
-        Raises:
-            ValueError: it has another shape.
-        """
-        if edges.shape != (self.n_users, self.n_items):
-            raise ValueError(f"edges are {edges.shape}, not [{self.n_users}, {self.n_items}], users by items")
+        """The symmetric adjacency of all nodes with other edges [n_users, n_items], whose weights are not read,
+        normalised by the degrees that these leave."""
         users, items = edges.rows, edges.indices
         by_item = torch.argsort(items, stable=True)
         degrees = torch.cat([edges.degrees, torch.bincount(items, minlength=self.n_items)])
@@ -263,8 +219,8 @@ def mean(layers: Sequence[Tensor]) -> Tensor:
 
 
 def symmetric_product(adjacency: Csr, x: Tensor) -> Tensor:
-    """``A x`` for a symmetric A without gradients to its weights; it is its own transpose in backward, so that none is
-    made."""
+    """``A x`` for a symmetric A, which is its own transpose in backward, so that none is made; no gradient to its
+    weights."""
     product: Tensor = _SymmetricProduct.apply(adjacency, x)  # type: ignore[no-untyped-call]
     return product
 
@@ -306,21 +262,11 @@ class SemanticAttention(nn.Module):
         self.last: Tensor | None = None
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """Combine.
-
-        Args:
-            views: P tensors [N, D], P >= 1.
-            generator: draws dropout; required in training mode where dropout is above 0.
-
-        Returns:
-            [N, D].
-        """
+        """[N, D] of P tensors [N, D]; the generator draws dropout, in training mode."""
         return weighted_sum(views, self.weights(views, generator))
 
     def weights(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         """[P]: beta; the arguments are those of :meth:`forward`."""
-        if not views:
-            raise ValueError("views = () must hold at least one tensor [N, D]")
         generator = dropout_generator(self, self.dropout, generator)
         a = dropout(self.att, self.dropout, generator)[0]
         scores = torch.stack([torch.tanh(self.fc(z)).mean(0) @ a for z in views])

@@ -50,19 +50,16 @@ class HistoryAggregator(nn.Module):
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         """[T]: what the events of the histories count, those of each history summing to 1; arguments as of a call."""
-        raise TypeError(f"{type(self).__name__} must define attention(own, rows, items)")
+        raise NotImplementedError
 
     def forward(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Aggregate.
+        """[U, D].
 
         Args:
             own: [U, D], the users' own vectors.
             rows: U histories of T events in all, of indices of items.
             items: [n_items, D], the items' vectors q.
             generator: draws dropout; required in training mode where dropout is above 0.
-
-        Returns:
-            [U, D].
         """
         generator = dropout_generator(self, self.dropout, generator)
         weights = dropout(self.attention(own, rows, items), self.dropout, generator)
@@ -94,8 +91,6 @@ class _Attention(HistoryAggregator):
         self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform", n_places: int | None = None
     ) -> None:
         super().__init__(hidden_dim, dropout, init)
-        if n_places is not None and n_places < 1:
-            raise ValueError(f"n_places = {n_places} must be at least 1, or None, where no place is empty")
         self.n_places = n_places
         self.key = self._linear(hidden_dim, bias=True)
 

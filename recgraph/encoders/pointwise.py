@@ -50,17 +50,15 @@ class PointwiseLayer(EncoderLayer):
         if isinstance(layout, Padded):
             shape = (layout.n_rows, layout.length, -1)
             seen = layout.causal_mask, None, layout.causal_spans
-            attended = self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1)
-        else:
-            parts = []
-            sizes = [bucket.n_tokens for bucket in layout.buckets]
-            # a split, as the gradient of each slice would be a tensor of all tokens
-            pairs = zip(torch.split(kv, sizes), torch.split(q, sizes), strict=True)
-            for bucket, (own, asked), spans in zip(layout.buckets, pairs, layout.causal_spans, strict=True):
-                of_rows = self._weighed(bucket.pad(own), bucket.pad(asked), bucket.causal_mask, None, spans)
-                parts.append(bucket.unpad(of_rows))
-            attended = torch.cat(parts)
-        return self._finish(x, u, attended, generator)
+            return self._finish(x, u, self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1), generator)
+        parts = []
+        sizes = [bucket.n_tokens for bucket in layout.buckets]
+        # a split, as the gradient of each slice would be a tensor of all tokens
+        split = zip(layout.buckets, torch.split(kv, sizes), torch.split(q, sizes), layout.causal_spans, strict=True)
+        for bucket, of_keys, of_queries, spans in split:
+            padded = bucket.pad(of_keys), bucket.pad(of_queries)
+            parts.append(bucket.unpad(self._weighed(*padded, bucket.causal_mask, None, spans)))
+        return self._finish(x, u, torch.cat(parts), generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         width = 2 * x.shape[1]
@@ -68,19 +66,18 @@ class PointwiseLayer(EncoderLayer):
         kv = F.silu(F.linear(normed, weight[:width]))
         qu = F.silu(F.linear(normed.index_select(0, layout.last), weight[width:]))
         q, u = torch.split(qu, [x.shape[1], qu.shape[1] - x.shape[1]], 1)
+        of_last = x.index_select(0, layout.last)
         if isinstance(layout, Padded):
             rows = kv.view(layout.n_rows, layout.length, -1)
             seen = layout.last_mask, layout.lengths, layout.last_spans
-            attended = self._weighed(rows, q[:, None], *seen)[:, 0]
-        else:
-            parts = []
-            of_tokens = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
-            of_queries = torch.split(q[:, None], [bucket.n_rows for bucket in layout.buckets])
-            pairs = zip(of_tokens, of_queries, strict=True)
-            for bucket, (own, asked), spans in zip(layout.buckets, pairs, layout.last_spans, strict=True):
-                parts.append(self._weighed(bucket.pad(own), asked, bucket.last_mask, bucket.lengths, spans))
-            attended = torch.cat(parts)[:, 0]
-        return self._finish(x.index_select(0, layout.last), u, attended, generator)
+            return self._finish(of_last, u, self._weighed(rows, q[:, None], *seen)[:, 0], generator)
+        parts = []
+        of_tokens = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
+        of_rows = torch.split(q[:, None], [bucket.n_rows for bucket in layout.buckets])
+        split = zip(layout.buckets, of_tokens, of_rows, layout.last_spans, strict=True)
+        for bucket, of_keys, queries, spans in split:
+            parts.append(self._weighed(bucket.pad(of_keys), queries, bucket.last_mask, bucket.lengths, spans))
+        return self._finish(of_last, u, torch.cat(parts)[:, 0], generator)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         # rows end before their padding: no causal query sees a key of it
@@ -98,17 +95,12 @@ class PointwiseLayer(EncoderLayer):
     def _weighed(
         self, kv: Tensor, q: Tensor, mask: Tensor | None, lengths: Tensor | None, spans: Tensor | None
     ) -> Tensor:
-        """What n rows of L keys give to their queries.
+        """What n rows of L keys give to their Q queries, all places or with ``lengths`` [n] the last one, [n, Q, C D].
 
         Args:
-            kv: [n, L, 2 D].
-            q: [n, L, D], or with ``lengths`` [n, 1, D], those of the last places.
-            mask: True where a query sees a key, [L, L] or [n, 1, L or 1, L]; None: everywhere.
-            lengths: [n] int64.
-            spans: [n, L or 1, L] int64, the bucket of the time between a query and a key; None: it is not read.
-
-        Returns:
-            [n, L or 1, C D].
+            kv, q: [n, L, 2 D] and [n, Q, D].
+            mask: True where a query sees a key, [L, L] or [n, 1, Q, L]; None: everywhere.
+            spans: [n, Q, L] int64, the bucket of the time between a query and a key; None: it is not read.
         """
         n_rows, length, _ = kv.shape
         places = torch.arange(length, device=kv.device)
@@ -135,29 +127,22 @@ class PointwiseLayer(EncoderLayer):
         return F.silu(scores if shown is None else scores * shown)
 
     def _normed(self, x: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define _normed")
+        raise NotImplementedError
 
     def _channels(
         self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
     ) -> list[Tensor]:
-        """C of [n, H, L or 1, D / H].
+        """C of [n, H, Q, D / H], of queries [n, H, Q, D / H], keys and values [n, H, L, D / H].
 
         Args:
-            queries: [n, H, L or 1, D / H].
-            keys, values: [n, H, L, D / H].
-            biases: of distances, [L, L], or [n, 1, 1, L] of last places; and where they are read of times,
-                [n, 1, L or 1, L].
+            biases: of distances, [L, L] or [n, 1, 1, L]; and where they are read of times, [n, 1, Q, L].
             shown: 1 where a query sees a key, else 0; see :meth:`_weighed`.
         """
-        raise TypeError(f"{type(self).__name__} must define _channels")
+        raise NotImplementedError
 
     def _finish(self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        """x with what the layer adds.
-
-        Args:
-            u, attended: [..., C D].
-        """
-        raise TypeError(f"{type(self).__name__} must define _finish")
+        """x with what the layer adds, of u and attended [..., C D]."""
+        raise NotImplementedError
 
 
 class HSTULayer(PointwiseLayer):
@@ -266,9 +251,6 @@ class HSTU(PointwiseEncoder):
         hidden_dim, max_len, dropout: as of every encoder.
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
         time_bias: whether times are read.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
     def __init__(
@@ -294,9 +276,6 @@ class FuXi(PointwiseEncoder):
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
         inner_dim: of the second stage of the feed-forward part.
         time_bias: whether times are read.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
     def __init__(

@@ -116,16 +116,11 @@ class Transformer(LayeredEncoder):
     and value are one product, and what :class:`LayeredEncoder` leaves out is not computed. The numbers are those of the
     padded computation.
 
-    A subclass with other layers sets ``layer_class``.
-
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
         inner_dim: of the feed-forward part.
         attention_dropout: of the attention probabilities.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``, or ``attention_dropout`` is out of its range.
     """
 
     layer_class: ClassVar[type[Layer]] = Layer
@@ -199,7 +194,7 @@ class FilteredLayer(Layer):
         self._kept_matrix: Tensor | None = None
 
     def set_filter(self, max_len: int, alpha: float, c: int, causal: bool) -> None:
-        """See :class:`FilteredTransformer`."""
+        """Before the first use; see :class:`FilteredTransformer`."""
         self.max_len, self.alpha, self.c, self.causal = max_len, alpha, c, causal
         # a constant of exports, whose formats have no Fourier transform
         matrix = low_pass(max_len, c, causal, self.sqrt_beta.detach())
@@ -250,9 +245,6 @@ class FilteredTransformer(Transformer):
         c: the filter's cut-off: the ``c // 2 + 1`` lowest of max_len's frequencies are low.
         causal: the filter of a place reads no later one. Otherwise it reads the whole sequence, and of the states
             only the last may be used to predict what follows.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``, or a setting is out of its range.
     """
 
     layer_class = FilteredLayer
@@ -329,9 +321,6 @@ class GatedTransformer(Transformer):
     Args:
         hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
         drops_embeddings: whether dropout is of embeddings, too, not of layers alone.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
     layer_class = GatedLayer
@@ -375,15 +364,12 @@ class BidirectionalLayer(Layer):
 class BidirectionalTransformer(Transformer):
     """Transformer of :class:`~recgraph.models.sequence.bert4rec.BERT4Rec`; see there.
 
-    As :class:`Transformer`, but each place attends to all places of its row. A masked
-    item, token 0, is a token with a learned vector as the others; a history is read by one that stands behind it. The
-    states are ``LN(gelu(W x + b))`` of the last layer's output.
+    As :class:`Transformer`, but each place attends to all places of its row. A masked item, token 0, is a token with a
+    learned vector as the others; a history is read by one that stands behind it. The states are ``LN(gelu(W x + b))``
+    of the last layer's output.
 
     Args:
         hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
     layer_class = BidirectionalLayer

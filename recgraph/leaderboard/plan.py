@@ -27,7 +27,7 @@ from recgraph.runs.pretrained import InitItemsConfig, input_digests
 from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings
 from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
-from recgraph.tuning.passwords import without_password
+from recgraph.tuning.storage import without_password
 
 __all__ = [
     "TITLES",
@@ -348,21 +348,14 @@ def load_tuned(place: str, folder: Path, name: str | None = None) -> TunedSettin
         source = record.get("source") or {}
         of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
         return _tuned({**source.get("settings", {}), **settings}, of_test, source)
-    from recgraph.tuning.final import best_trial
-    from recgraph.tuning.finding import find_study
-    from recgraph.tuning.report import settings_of
+    from recgraph.tuning.report import best_trial, settings_of
+    from recgraph.tuning.storage import find_study, located
 
-    with find_study(_located(place, folder), name) as (study, _):
+    with find_study(located(place, folder), name) as (study, _):
         best = best_trial(study)
         if best is None:  # its entry waits, as for a study that does not exist yet
             raise FileNotFoundError(f"study {without_password(place)!r} has no complete trial")
         return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source") or {})
-
-
-def _located(place: str, folder: Path) -> str:
-    """A place of a study with its path from a folder on."""
-    kind = next((kind for kind in ("journal:///", "sqlite:///") if place.startswith(kind)), "")
-    return place if "://" in place and not kind else f"{kind}{folder / place.removeprefix(kind)}"
 
 
 def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any]) -> TunedSettings:

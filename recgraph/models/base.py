@@ -330,12 +330,6 @@ class TrainableModel(Model):
         It may draw from :meth:`recgraph.rng.Generators.on_host` alone and read no parameter. Most models draw nothing.
         """
 
-    def end_step(self) -> None:
-        """Called after the optimisers' steps on a batch, or on the last of the batches that are accumulated.
-
-        What changes here is the same on all ranks, and a buffer, so that a resumed training goes on with it.
-        """
-
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
         """The named scalar terms that are wanted, and no other work.
 

@@ -180,9 +180,6 @@ class Trainer:
         batch = batch.to(self.accelerator.device)
         for phase in self.phases:
             self._phase_step(phase, batch)
-        done, size = self._accumulated()
-        if done + 1 == size:
-            self.model.end_step()
         self.progress.step += 1
 
     def _phase_step(self, phase: Phase, batch: Any) -> None:

@@ -1,21 +1,15 @@
-"""The plan of a study: what is tuned and how, as one value that other processes can be given.
-
-Models that recommend can be tuned, on data with a validation part to select on and a test part to seal.
-"""
+"""The plan of a study: what is tuned and how, as one value that other processes are given."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import find_card
-from recgraph.evaluate.metrics.names import import_all, modules_of
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.runs.pretrained import InitItemsConfig
@@ -23,10 +17,8 @@ from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig, refuse_training, training_config
 from recgraph.tuning import objectives
 from recgraph.tuning.space import SearchSpace
-from recgraph.workers.heartbeat import GRACE, INTERVAL
 
 __all__ = ["Objective", "Plan", "check_dataset", "check_model"]
-
 
 Objective = Callable[[Run], "float | Sequence[float]"]
 
@@ -47,7 +39,6 @@ class Plan:
         device: where to train; None: CUDA where there is one, else the CPU.
         folder: of the study, or None.
         objective: values of a fitted run in place of its validation metrics, or None.
-        interval, grace: of heartbeats, in seconds.
         source: where the split is from, for the records of runs; or None.
     """
 
@@ -63,8 +54,6 @@ class Plan:
     device: str | None = None
     folder: Path | None = None
     objective: Objective | None = None
-    interval: float = INTERVAL
-    grace: float = GRACE
     source: Mapping[str, Any] | None = None
 
     @property
@@ -107,79 +96,14 @@ class Plan:
             return int(self.space.fixed.get("max_epochs", self._training().max_epochs))
         return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for :meth:`from_dict`; classes and functions by the name that imports them.
-
-        Raises:
-            ConfigError: the model or the objective cannot be imported by another process.
-        """
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        values["model"] = _reference(self.model)
-        values["objective"] = _reference(self.objective) if self.objective is not None else None
-        values["folder"] = str(self.folder) if self.folder is not None else None
-        if self.objective is None:
-            values["modules"] = modules_of(name for name in self.metrics if name != objectives.SECONDS)
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        found = dict(values)
-        import_all(found.pop("modules", ()))  # a user's own metrics are known once their modules are imported
-        found["model"] = _resolve(found["model"])
-        found["objective"] = _resolve(found["objective"]) if found["objective"] is not None else None
-        found["folder"] = Path(found["folder"]) if found["folder"] is not None else None
-        found["metrics"] = tuple(found["metrics"])
-        return cls(**found)
-
-
-def _reference(thing: Any) -> str:
-    name = f"{thing.__module__}:{getattr(thing, '__qualname__', '')}"
-    if thing.__module__ == "__main__" or "<" in name:
-        raise ConfigError(
-            f"workers > 1 needs {name} in a module that a worker can import; use workers = 1, or move it into a file "
-            "of its own and import that: rg.import_file('FILE.py'), --import FILE.py"
-        )
-    return name
-
-
-def _resolve(reference: str) -> Any:
-    module, _, path = reference.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # a module of the library that has moved since
-        if not module.startswith("recgraph.") or not module.startswith(f"{error.name}"):
-            raise
-        return registry.load("model", path)
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
-
-
-_INSTEAD = "settings on graphs are given by hand (recgraph train ... --set key=value)"
-
 
 def check_model(cls: type[Model]) -> None:
-    """Refuse a model that embeds the nodes of a graph.
-
-    Raises:
-        ConfigError: names what to use instead.
-    """
+    """Refuse a model that embeds the nodes of a graph: there is no validation metric to tune it for."""
     if issubclass(cls, GraphModel):
-        raise ConfigError(
-            f"model {cls.__name__} embeds the nodes of a graph, selected by its loss: there is no validation metric to "
-            f"tune it for; tune a model that recommends (recgraph models); {_INSTEAD}"
-        )
+        raise ConfigError(f"model {cls.__name__} embeds nodes, selected by its loss; tune one that recommends")
 
 
 def check_dataset(name: str) -> None:
-    """Refuse a data set with classes of nodes.
-
-    Raises:
-        ConfigError: names what to use instead.
-    """
+    """Refuse a data set with classes of nodes: it has no validation part to tune on and no test part to seal."""
     if find_card(name).task == "nodes":
-        raise ConfigError(
-            f"dataset {name!r} is a graph with classes of nodes: it has no validation part of interactions to tune on "
-            f"and no test part to keep sealed; take a data set with interactions (recgraph data list); {_INSTEAD}"
-        )
+        raise ConfigError(f"dataset {name!r} has classes of nodes; take one with interactions (recgraph data list)")

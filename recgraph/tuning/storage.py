@@ -1,155 +1,101 @@
-"""Storages of studies: a journal file, SQLite or PostgreSQL, each with a lock that ends with its owner.
-
-:func:`recgraph.tuning.finding.find_study` opens a study to look at it, and makes and locks nothing.
-"""
+"""Optuna's storages by URL: a journal file, SQLite or PostgreSQL, each with locks that end with their owner."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError
-from recgraph.data.disk import naming
-from recgraph.tuning.passwords import check_password, without_password, without_secrets
-from recgraph.workers.lock import locked
+from recgraph.files import locked, read_object
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.storages.journal._file import BaseJournalFileLock
+    from optuna import Study
+    from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 
 __all__ = [
     "JOURNAL",
-    "SQLITE",
+    "RETRIES",
     "StorageFailed",
     "StudyStorage",
-    "dashboard_of",
-    "is_postgres",
-    "is_same_storage",
-    "no_storage",
-    "not_a_folder",
+    "find_study",
+    "located",
+    "naming_storage",
     "open_storage",
-    "storage_url",
-    "telling",
+    "retry",
+    "without_password",
 ]
 
-
 JOURNAL, SQLITE = "journal:///", "sqlite:///"
-_POLL = 0.01
-#: packages whose errors are those of a database
-_DATABASES = ("sqlalchemy", "psycopg", "sqlite3")
-#: how their files begin
-_JOURNAL_BEGINS, _SQLITE_BEGINS = b'{"op_code":', b"SQLite format 3\0"
-_OTHER_FILE = "give another file (--storage), or leave it out for one in the study's folder"
+_POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
+#: seconds between a worker's heartbeats, and without one until its trial is failed and queued again
+INTERVAL, GRACE = 15, 60
+#: how often the same parameters are tried again after a worker died with them
+RETRIES = 3
 #: seconds that SQLite waits for another writer
 _PATIENCE = 60
-
-
-class Exclusive(Protocol):
-    """Makes the block in which one process alone changes the trials of a study."""
-
-    def __call__(self) -> AbstractContextManager[None]: ...
-
-
-class StudyStorage:
-    """An Optuna storage with a lock.
-
-    A process asks for a trial, fails one whose worker is gone and records a result under the lock, so that no trial is
-    run twice and a study ends with its exact number of trials. The operating system or the database frees the lock of
-    a process that is killed.
-
-    Attributes:
-        optuna: the storage, for Optuna.
-        url: opens the storage again; empty for memory.
-        exclusive: ``with storage.exclusive(): ...``
-    """
-
-    def __init__(self, optuna: BaseStorage, url: str, exclusive: Exclusive) -> None:
-        self.optuna, self.url, self.exclusive = optuna, url, exclusive
-
-    @property
-    def dashboard(self) -> str:
-        """The argument for optuna-dashboard, without a password."""
-        return dashboard_of(self.url)
-
-    def close(self) -> None:
-        """Close the connections."""
-        engine = getattr(self.optuna, "engine", None) or getattr(getattr(self.optuna, "_backend", None), "engine", None)
-        self.optuna.remove_session()
-        if engine is not None:
-            engine.dispose()
+_PASSWORD = re.compile(r"(\w+://[^/?#\s:]*:).*@|((?:ssl)?password=)[^&\s]*", re.IGNORECASE)
 
 
 class StorageFailed(RuntimeError):
     """The database or the file of a study could not be read or written; the message says which, and what went wrong."""
 
 
-@contextmanager
-def telling(url: str) -> Iterator[None]:
-    """The block that reads and writes a storage: its errors name it.
+def without_password(text: str) -> str:
+    """A URL, or a text with one in it, as it may be shown."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
-    Raises:
-        StorageFailed: a database failed, or cannot be reached.
-        DiskError: the file of a journal could not be written.
+
+def retry(most: int | None) -> RetryHeartbeatStaleTrialCallback:
+    """Queues the parameters of a trial again, with what it has reported, as often as ``most``."""
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RetryHeartbeatStaleTrialCallback(max_retry=most, inherit_intermediate_values=True)
+
+
+@dataclass(frozen=True)
+class StudyStorage:
+    """An Optuna storage with locks.
+
+    A worker asks for a trial under the lock, so that a study ends with its exact number of trials. The operating system
+    or the database frees the lock of a process that is killed.
+
+    Attributes:
+        optuna: the storage, for Optuna.
+        url: opens the storage again, with an absolute path; empty for memory.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or not url.startswith(JOURNAL):
-            raise
-        with naming(Path(url.removeprefix(JOURNAL))):
-            raise
-    except Exception as error:
-        if (
-            type(error).__name__ != "StorageInternalError"
-            and type(error).__module__.partition(".")[0] not in _DATABASES
-        ):
-            raise
-        why = error.__cause__ if type(error).__name__ == "StorageInternalError" and error.__cause__ else error
-        said = without_secrets((str(why).splitlines() or [type(why).__name__])[0], url)
-        raise StorageFailed(
-            f"the storage {without_password(url)} failed: {said}; see that it can be reached and "
-            "written to and has room, then give the same command again: finished trials are kept"
-        ) from error
 
+    optuna: BaseStorage
+    url: str
 
-def dashboard_of(url: str) -> str:
-    """A storage's URL as optuna-dashboard takes it: a journal by its path, a database with its driver, no password."""
-    return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(url.removeprefix(JOURNAL)))
+    def exclusive(self, what: str = "trials") -> AbstractContextManager[None]:
+        """The block in which one process alone does something to the studies of the storage."""
+        if not self.url:
+            return nullcontext()
+        if self.url.startswith(_POSTGRES):
+            return _advisory_lock(self.url, what)
+        return locked(_file_of(self.url).with_name(f"{_file_of(self.url).name}.{what}.lock"))
 
+    @property
+    def dashboard(self) -> str:
+        """The argument for optuna-dashboard: a journal by its path, a database with its driver, no password."""
+        return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(self.url.removeprefix(JOURNAL)))
 
-def storage_url(url: str | None, folder: Path | None = None) -> str:
-    """The URL of a storage with an absolute path, which holds in any working directory; opens nothing.
-
-    Args:
-        url, folder: of :func:`open_storage`.
-
-    Raises:
-        ConfigError: another kind of URL, or a password in it that is not escaped.
-    """
-    if url is None:
-        return "" if folder is None else f"{JOURNAL}{(folder / 'study.journal').resolve()}"
-    if url.startswith(JOURNAL) or url.endswith(".journal"):
-        return f"{JOURNAL}{Path(url.removeprefix(JOURNAL)).resolve()}"
-    if url.startswith(SQLITE):
-        return f"{SQLITE}{Path(url.removeprefix(SQLITE)).resolve()}"
-    if is_postgres(url):
-        check_password(url)
-        return url
-    raise no_storage(url)
-
-
-def is_same_storage(one: str, other: str) -> bool:
-    """Whether two URLs of :func:`storage_url` are of one storage. Of PostgreSQL only the names of the databases count:
-    machines may know one server by different names."""
-    if is_postgres(one) and is_postgres(other):
-        one, other = (re.split(r"[?#]", url)[0].rpartition("/")[2] for url in (one, other))
-    return one == other
+    def close(self) -> None:
+        """Close the connections."""
+        self.optuna.remove_session()
+        backend = getattr(self.optuna, "_backend", self.optuna)
+        if (engine := getattr(backend, "engine", None)) is not None:
+            engine.dispose()
 
 
 def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
@@ -162,138 +108,133 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
 
     Raises:
         ConfigError: another kind of URL, or the extra ``postgres`` is missing.
-        StorageFailed: the file is something else.
+        StorageFailed: the file is something else, or the database cannot be reached.
     """
-    from optuna.storages import InMemoryStorage
-
-    url = storage_url(url, folder)
-    if not url:
-        return StudyStorage(InMemoryStorage(), "", nullcontext)
-    if url.startswith(JOURNAL):
-        return _journal(Path(url.removeprefix(JOURNAL)))
-    return _sqlite(Path(url.removeprefix(SQLITE))) if url.startswith(SQLITE) else _postgres(url)
-
-
-def is_postgres(url: str) -> bool:
-    """Whether a URL is of a PostgreSQL database."""
-    return url.startswith(("postgresql://", "postgres://", "postgresql+psycopg://"))
-
-
-def no_storage(url: str) -> ConfigError:
-    """The error for a URL of another kind."""
-    kinds = "journal:///PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
-    return ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
-
-
-def _check_file(path: Path, kind: str, begins: bytes) -> None:
-    """Refuse what is no file of a storage before anything is made beside it, or written into it.
-
-    Raises:
-        StorageFailed: it is a folder, lies in a file, or begins otherwise.
-    """
-    if path.is_dir():
-        inside = path / ("study.journal" if kind == JOURNAL else "study.db")
-        raise StorageFailed(f"{_no_study(kind, path)}: it is a folder; give a file in it: --storage {kind}{inside}")
-    if file := not_a_folder(path.parent):
-        raise StorageFailed(f"{_no_study(kind, path)}: {file} is a file and no folder; {_OTHER_FILE}")
-    if not path.exists():
-        return
-    with path.open("rb") as opened:
-        found = opened.read(len(begins))
-    # a crash may have left less than that
-    if not begins.startswith(found):
-        what = "journal" if kind == JOURNAL else "database of SQLite"
-        raise StorageFailed(f"{_no_study(kind, path)}: it is no {what}; {_OTHER_FILE}")
-
-
-def not_a_folder(folder: Path) -> Path | None:
-    """What stands in the place of a folder, or of one above it, and is none."""
-    return next((each for each in (folder, *folder.parents) if each.exists() and not each.is_dir()), None)
-
-
-def _no_study(kind: str, path: Path) -> str:
-    return f"the storage {kind}{path} holds no study"
-
-
-def _journal(path: Path) -> StudyStorage:
-    from optuna.storages import JournalStorage
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
-    _check_file(path, JOURNAL, _JOURNAL_BEGINS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    backend = JournalFileBackend(str(path), lock_obj=_write_lock(path))
+    if url is None and folder is not None:
+        url = f"{JOURNAL}{folder / 'study.journal'}"
+    if url is None:
+        return StudyStorage(InMemoryStorage(), "")
+    own: dict[str, Any] = {
+        "heartbeat_interval": INTERVAL,
+        "grace_period": GRACE,
+        "heartbeat_stale_trial_callback": retry(RETRIES),
+    }
+    with naming_storage(url), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats
+        if url.startswith(JOURNAL) or url.endswith(".journal"):
+            path = _file_of(url).resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return StudyStorage(JournalStorage(JournalFileBackend(str(path))), f"{JOURNAL}{path}")
+            except (ValueError, LookupError, TypeError) as error:  # lines that are none of a journal
+                raise _failed(url, error) from None
+        if url.startswith(SQLITE):
+            path = _file_of(url).resolve()
+            with locked(path.with_name(f"{path.name}.trials.lock")):  # two processes must not make the tables at once
+                made = RDBStorage(f"{SQLITE}{path}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}}, **own)
+            return StudyStorage(made, f"{SQLITE}{path}")
+        if url.startswith(_POSTGRES):
+            with _advisory_lock(url, "trials"):
+                made = RDBStorage(
+                    f"postgresql+psycopg://{url.partition('://')[2]}", engine_kwargs={"pool_pre_ping": True}, **own
+                )
+            return StudyStorage(made, url)
+    kinds = "journal:///PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+    raise ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
+
+
+@contextmanager
+def naming_storage(url: str) -> Iterator[None]:
+    """What a database raises in the block is an error that names the storage.
+
+    Raises:
+        StorageFailed: it could not be read or written.
+    """
+    import sqlite3
+
+    from optuna.exceptions import StorageInternalError
+
     try:
-        storage = JournalStorage(backend)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # lines that are none of a journal
-        why = f"a line is not readable ({type(error).__name__}: {error})"
-        raise StorageFailed(f"{_no_study(JOURNAL, path)}: {why[:300]}; {_OTHER_FILE}") from error
-    return StudyStorage(storage, f"{JOURNAL}{path}", lambda: locked(path.with_name(f"{path.name}.flock")))
+        yield
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]
+        if isinstance(error, StorageInternalError | sqlite3.Error) or package in ("sqlalchemy", "psycopg"):
+            raise _failed(url, error) from None
+        raise
 
 
-def _sqlite(path: Path) -> StudyStorage:
-    from optuna.storages import RDBStorage
-
-    _check_file(path, SQLITE, _SQLITE_BEGINS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f"{path.name}.flock")
-    url = f"{SQLITE}{path}"
-    with locked(lock):  # two processes must not make the tables at once
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
-    return StudyStorage(storage, url, lambda: locked(lock))
+def _failed(url: str, error: Exception) -> StorageFailed:
+    said = without_password(f"{error.__cause__ or error}".partition("\n")[0])
+    return StorageFailed(
+        f"the storage {without_password(url)} failed: {said}; see that it can be reached and is one of Optuna's, then "
+        "give the same command again"
+    )
 
 
-def _postgres(url: str) -> StudyStorage:
-    from optuna.storages import RDBStorage
+def _file_of(url: str) -> Path:
+    return Path(url.removeprefix(JOURNAL).removeprefix(SQLITE))
 
-    _, _, rest = url.partition("://")
+
+def located(place: str, folder: Path) -> str:
+    """The place of a study, or a storage's URL, with its path from a folder on."""
+    kind = next((kind for kind in (JOURNAL, SQLITE) if place.startswith(kind)), "")
+    return place if "://" in place and not kind else f"{kind}{folder / place.removeprefix(kind)}"
+
+
+@contextmanager
+def _advisory_lock(url: str, what: str) -> Iterator[None]:
+    """A lock of the database, which it frees when the connection ends."""
     try:
         import psycopg
     except ImportError as error:
         raise ConfigError("a postgresql storage needs the extra: pip install 'recgraph[postgres]'") from error
-    with _advisory_lock(f"postgresql://{rest}", psycopg):
-        storage = RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
-    return StudyStorage(storage, url, lambda: _advisory_lock(f"postgresql://{rest}", psycopg))
-
-
-@contextmanager
-def _advisory_lock(url: str, psycopg: Any) -> Iterator[None]:
-    """A lock of the database, which it frees when the connection ends."""
-    key = int.from_bytes(hashlib.blake2b(b"recgraph.tuning", digest_size=8).digest(), "big", signed=True)
-    with psycopg.connect(url, autocommit=True) as connection:
-        while not connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()[0]:
-            time.sleep(_POLL)
+    name = f"recgraph.tuning {what}".encode()
+    key = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big", signed=True)
+    with psycopg.connect(f"postgresql://{url.partition('://')[2]}", autocommit=True) as connection:
+        while not connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()[0]:  # type: ignore[index]
+            time.sleep(0.01)
         yield
 
 
-def _write_lock(path: Path) -> BaseJournalFileLock:
-    """The journal's lock for each write. Optuna's own outlives a killed owner and makes all others wait for 30 s."""
-    import fcntl
+@contextmanager
+def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, StudyStorage]]:
+    """A study to look at, and its storage, which is closed at the end of the block.
 
-    from optuna.storages.journal._file import BaseJournalFileLock
+    Args:
+        place: a study's folder, or a storage as :func:`open_storage` takes it.
+        name: of the study; None where the storage holds only one.
 
-    class FileLock(BaseJournalFileLock):
-        def __init__(self) -> None:
-            self._file: int | None = None
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: the folder holds no study, or there is no such study in the storage, or several and no name.
+    """
+    import optuna
 
-        def acquire(self) -> bool:
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            _end_torn_line(self._file)
-            return True
-
-        def release(self) -> None:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-
-    return FileLock()
-
-
-def _end_torn_line(file: int) -> None:
-    """Cut off a last line that a crash of the machine left unfinished: the journal could not be read any more."""
-    size = os.fstat(file).st_size
-    keep = size
-    while keep and os.pread(file, 1, keep - 1) != b"\n":
-        keep -= 1
-    if keep != size:
-        os.ftruncate(file, keep)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = place
+    if Path(place).is_dir():
+        if not (Path(place) / "study.json").is_file():
+            raise ValueError(f"{place} holds no study; give the folder that `recgraph tune` was given")
+        told = read_object(Path(place) / "study.json")
+        url, name = told.get("storage") or f"{JOURNAL}{Path(place) / 'study.journal'}", name or told["study"]
+        if "***" in url:
+            raise ValueError(f"the study of {place} is in {url}: give that URL with its password, and --study {name}")
+    if not url.startswith(_POSTGRES) and not _file_of(url).is_file():
+        raise FileNotFoundError(f"{without_password(place)!r} is neither a study's folder nor a storage that exists")
+    storage = open_storage(url)
+    try:
+        with naming_storage(url):
+            names = sorted(optuna.get_all_study_names(storage.optuna))
+        name = names[0] if name is None and len(names) == 1 else name
+        if name not in names:
+            wanted = "the storage holds several studies; name one" if name is None else f"there is no study {name!r}"
+            raise ValueError(
+                f"{wanted} (--study, of a board's entry study_name): {', '.join(names) or 'it holds none'}"
+            )
+        yield optuna.load_study(study_name=name, storage=storage.optuna), storage
+    finally:
+        storage.close()

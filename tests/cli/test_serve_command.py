@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -138,40 +136,3 @@ def test_a_signal_reads_the_bundle_again(run: Path, start: Callable[..., Process
     until(lambda: json.loads(service.get("/health"))["bundle"]["id"] != before)
     assert service.post("/reload")[1]["outcome"] == "unchanged"
     assert service.stop(signal.SIGINT)[0] == 0
-
-
-def test_a_signal_while_the_bundle_is_read_is_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also a service that begins is asked to look again, as `systemctl reload` does."""
-    before, told = signal.getsignal(signal.SIGHUP), []
-
-    def load(*given: Any) -> None:
-        assert given[0] == run
-        assert signal.getsignal(signal.SIGHUP) != before  # it would end the tests
-        signal.raise_signal(signal.SIGHUP)
-
-    def serve(service: object, listening: object, ready: Callable[[], None]) -> None:
-        monkeypatch.setattr(signal, "raise_signal", told.append)
-        ready()
-
-    named = SimpleNamespace(served=SimpleNamespace(recommender="all"))
-    monkeypatch.setattr("recgraph.serve.http.service.Service", lambda *given: load(*given) or named)
-    monkeypatch.setattr("recgraph.serve.http.server.run", serve)
-    done = CliRunner().invoke(app, ["serve", str(run), "--port", "0"])
-    assert done.exit_code == 0, done.output
-    assert told == [signal.SIGHUP]
-    assert signal.getsignal(signal.SIGHUP) == before
-
-
-def test_what_cannot_be_served(run: Path, tmp_path: Path) -> None:
-    def says(*arguments: object) -> str:
-        done = CliRunner().invoke(app, ["serve", *map(str, arguments)])
-        assert done.exit_code == 2, done.output
-        return done.stderr
-
-    assert "is no bundle" in says(tmp_path, "--port", 0)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"--port {port}" in says(run, "--port", port)
-    for device in ("cude", "cpu:x"):
-        assert f"device = '{device}' is not there" in says(run, "--port", 0, "--device", device)
-    assert "--host nowhere.invalid" in says(run, "--host", "nowhere.invalid")

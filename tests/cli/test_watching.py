@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from pathlib import Path
@@ -64,12 +63,6 @@ def test_verbose_shows_the_records_instead_of_the_lines(where: str, tmp_path: Pa
     assert not any("checkpoint" in line for line in lines)
 
 
-def test_twice_verbose_shows_details_and_adds_up(tmp_path: Path) -> None:
-    done = call("-v", *TRAIN, "-s", "max_epochs=1", "--out", tmp_path / "r", "-v")
-    assert re.search(r"recgraph\.train\.trainer: checkpoint .*step-0", done.stderr)
-    assert "'hidden_dim': 8" in done.stderr
-
-
 def test_quiet_shows_errors_alone(tmp_path: Path) -> None:
     command = (*TRAIN, "-s", "max_epochs=1", "--out", tmp_path / "r")
     done = call(*command, "-q")
@@ -80,12 +73,6 @@ def test_quiet_shows_errors_alone(tmp_path: Path) -> None:
     done = call("-q", *command)
     assert done.exit_code == 2
     assert "holds a run already" in done.stderr
-
-
-def test_more_and_less_at_once_is_refused(tmp_path: Path) -> None:
-    done = call("-v", "models", "-q")
-    assert done.exit_code == 2
-    assert "give one of them" in done.stderr
 
 
 def test_a_log_file_has_it_all_with_times(tmp_path: Path) -> None:
@@ -107,67 +94,9 @@ def test_a_log_file_has_it_all_with_times(tmp_path: Path) -> None:
     assert "Traceback (most recent call last)" in text
 
 
-def test_a_log_file_that_cannot_be_written(tmp_path: Path) -> None:
-    done = call("models", "--log-file", tmp_path / "none" / "log.txt")
-    assert done.exit_code == 2
-    assert "No such file or directory" in done.stderr
-
-
 def test_a_password_stays_out_of_the_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["recgraph", "tune", "--storage", "postgresql://me:secret@host/db"])
     call("models", "--log-file", tmp_path / "log.txt")
     text = (tmp_path / "log.txt").read_text()
     assert "postgresql://me:***@host/db" in text
     assert "secret" not in text
-
-
-def test_a_command_leaves_the_loggers_as_they_were(tmp_path: Path) -> None:
-    root = logging.getLogger("recgraph")
-    before = root.level, [*root.handlers]
-    call("-vv", "models", "--log-file", tmp_path / "log.txt")
-    call("-vv", "train", "nope", "--dataset", "synthetic", "--out", tmp_path / "r")
-    assert (root.level, root.handlers) == before
-
-
-def test_every_command_takes_the_options() -> None:
-    for command in (["data", "list"], ["leaderboard", "run"], ["tune"], ["evaluate"], ["doctor"]):
-        told = CliRunner(env={"COLUMNS": "100"}).invoke(app, [*command, "--help"]).stdout
-        for option in ("--verbose", "--quiet", "--log-file"):
-            assert option in told, command
-
-
-def test_records_of_the_workers_of_a_study(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    few = ("--trials", 2, "--workers", 2, "--test-seeds", 0, "--out", tmp_path / "s")
-    done = call("tune", "sasrec", "--dataset", "synthetic", *SMALL, "-s", "max_epochs=2", *few, "--log-file", log, "-v")
-    assert done.exit_code == 0, done.output
-    for told in (log.read_text(), done.stderr):
-        assert {worker for worker in ("0", "1") if re.search(rf"{worker}: epoch 2/2: loss", told)} != set()
-    logs = "".join(path.read_text() for path in (tmp_path / "s" / "workers").glob("*.log"))
-    assert "INFO recgraph.train: epoch 2/2" in logs
-    # without -v nobody asks for them
-    done = call("tune", "sasrec", "--dataset", "synthetic", *SMALL, "-s", "max_epochs=2", *few)
-    assert "epoch" not in done.stderr
-
-
-BOARD = """
-dataset = "synthetic"
-seeds = [0]
-[protocol]
-cutoffs = [10]
-[[models]]
-model = "sasrec"
-settings = { max_epochs = 2, hidden_dim = 8, n_heads = 1, batch_size = 256 }
-"""
-
-
-def test_records_of_the_workers_of_a_board(tmp_path: Path) -> None:
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "synthetic.toml").write_text(BOARD)
-    log = tmp_path / "log.txt"
-    done = call("leaderboard", "run", tmp_path / "shop", "--results", tmp_path / "out", "-q", "--log-file", log)
-    assert (done.exit_code, done.output) == (0, "")
-    told = log.read_text()
-    assert re.search(r"INFO recgraph\.train: synthetic / \w+ / seed 0: epoch 2/2: loss", told), told
-    assert "DEBUG recgraph.train.trainer: synthetic / " in told
-    assert "test part of split" in told

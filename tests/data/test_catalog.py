@@ -237,7 +237,7 @@ def test_members_may_lie_beside_the_file(tmp_path: Path) -> None:
             "row 1",
         ),
         (b"a::x::5::10\n", DataError, "column 'item': 'x' is not of type int"),
-        (b"a::1::5::10\n\xff::1::5::10\n", DataError, "row 1"),
+        (b"a::1::5::10\n\xff::1::5::10\n", DataError, "encoding"),
     ],
 )
 def test_a_file_in_another_format(tmp_path: Path, log: bytes, kind: type[DataError], message: str) -> None:
@@ -318,9 +318,7 @@ def test_what_a_pattern_takes_must_be_an_integer(tmp_path: Path) -> None:
     card = _write(tmp_path, "toy", layout + local)
     (tmp_path / "log.dat").write_text(LOG)
     (tmp_path / "items.dat").write_text("1|A (1999)|x|1|1\n2|B (nineteen)|x|0|1\n")
-    with pytest.raises(
-        DataError, match=r"items\.dat, row 1 .*extract\.year: .* takes 'nineteen' from 'B \(nineteen\)'"
-    ):
+    with pytest.raises(DataError, match=r"items\.dat, row 1 .*year.*nineteen"):
         catalog.get(card, from_path=tmp_path / "log.dat")
 
 

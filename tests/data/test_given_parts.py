@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def test_a_card_may_not_rate_a_part_away(tmp_path: Path, monkeypatch: pytest.Mon
     own = tmp_path / "own.toml"
     parts = 'train = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"\n'
     own.write_text(f'name = "own"\n[data]\n{parts}[prepare]\nmin_rating = 3\n')
-    with pytest.raises(DataError, match="min_rating = 3 leaves nothing of a part that is given"):
+    with pytest.raises(DataError, match="min_rating"):
         catalog.get(str(own))
 
 
@@ -242,42 +241,6 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     own.write_text(own.read_text() + "[prepare]\nk_core = 2\n")
     with pytest.raises(ValueError, match="would change parts that are given"):
         DataConfig.of().split_of(str(own))
-
-
-def test_a_changed_part_is_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    for name, rows in (("train", TRAIN), ("test", TEST)):
-        _frame(rows).write_csv(tmp_path / f"{name}.csv")
-    own = tmp_path / "own.toml"
-    own.write_text('name = "own"\n[data]\ntrain = "train.csv"\ntest = "test.csv"\n')
-    first = DataConfig.of().split_of(str(own))
-    assert catalog.get(str(own)).cached
-    _frame(TEST[:-1]).write_csv(tmp_path / "test.csv")
-    assert DataConfig.of().split_of(str(own)).hash != first.hash
-
-
-def test_a_file_that_is_put_in_place_with_an_earlier_time_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As rsync and cp -p do: beside a newer file of the log neither size nor the latest change tells."""
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    (tmp_path / "log").mkdir()
-    for number, name in enumerate(("a", "b")):
-        _frame(TRAIN[number::2]).write_csv(tmp_path / "log" / f"{name}.csv")
-        os.utime(tmp_path / "log" / f"{name}.csv", (10**9 + number, 10**9 + number))
-    (tmp_path / "own.toml").write_text('name = "own"\n[data]\nfile = "log"\n')
-    first = catalog.get(str(tmp_path / "own.toml"))
-    assert catalog.get(str(tmp_path / "own.toml")).cached
-    file = tmp_path / "log" / "a.csv"
-    head, *lines = file.read_text().splitlines()
-    other = tmp_path / "other"
-    other.write_text("\n".join([head, *reversed(lines), ""]))
-    assert other.stat().st_size == file.stat().st_size
-    os.utime(other, (10**9 - 5, 10**9 - 5))
-    other.replace(file)
-    again = catalog.get(str(tmp_path / "own.toml"))
-    assert not again.cached
-    assert again.files != first.files
 
 
 def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

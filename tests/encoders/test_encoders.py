@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pointwise_oracles import of_batch
+from refusing import refused
 from torch import Tensor
 
+from experiments.published_weights import encoder_weights
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend, pack
@@ -27,7 +29,6 @@ from recgraph.encoders.transformer import (
     Layer,
     Transformer,
 )
-from recgraph.models.sequence.recbole_weights import encoder_weights
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -136,11 +137,8 @@ def test_every_sequence_encoder_is_covered() -> None:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
-def test_packed_equals_padded(
-    name: str, masked: bool, dtype: torch.dtype, tolerance: float, device: torch.device
-) -> None:
-    cls, padded_encoder = CASES[name]
+def test_packed_equals_padded(name: str, masked: bool, device: torch.device) -> None:
+    (cls, padded_encoder), dtype, tolerance = CASES[name], torch.float64, 1e-13
     torch.manual_seed(0)
     encoder = narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0).to(device, dtype).eval()
     table = torch.randn(30, 16, device=device, dtype=dtype)
@@ -177,8 +175,7 @@ def test_the_states_of_some_places_are_those_of_all(name: str, path: str) -> Non
     for got, want in zip(some, every, strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
     assert none.shape == (0, 16)
-    with pytest.raises(ValueError, match=f"places has 1 rows; give one for each of {rows.n_rows} sequences"):
-        encoder(rows, table, places=places.take(torch.tensor([0])))
+    assert encoder(Ragged.from_lists([]), table).shape == (0, 16)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -215,21 +212,10 @@ def test_gradients_of_packed_equal_those_of_padded(name: str, device: torch.devi
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_a_row_does_not_depend_on_the_others(name: str, device: torch.device) -> None:
-    encoder = CASES[name][0](hidden_dim=16, max_len=20).to(device).double().eval()
-    table = torch.randn(30, 16, device=device, dtype=torch.float64)
-    rows = random_rows(device, masked=True)
-    whole = encoder(rows, table)
-    for row in (0, 7, 39):
-        alone = encoder(rows.take(torch.tensor([row], device=device)), table)
-        torch.testing.assert_close(alone[0], whole[row], atol=1e-13, rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", sorted(CASES))
 def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torch.device) -> None:
     encoder: SequenceEncoder = CASES[name][0](hidden_dim=16, max_len=20, dropout=0.5).to(device).train()
     table, rows = torch.randn(30, 16, device=device), random_rows(device, masked=False)
-    with pytest.raises(ValueError, match="generator is required"):
+    with refused("generator"):
         encoder(rows, table)
     one, two, other = (encoder(rows, table, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
@@ -239,29 +225,18 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torc
 def test_dropout_of_attention_alone_needs_a_generator() -> None:
     rows, table = random_rows(torch.device("cpu"), masked=False), torch.randn(30, 16)
     encoder = Transformer(hidden_dim=16, max_len=20, dropout=0.0, attention_dropout=0.5)
-    with pytest.raises(ValueError, match="generator is required"):
+    with refused("generator"):
         encoder(rows, table)
     assert not torch.equal(encoder(rows, table, torch.Generator()), encoder.eval()(rows, table))
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-@pytest.mark.parametrize("last_only", [True, False])
-def test_no_rows_have_no_states(name: str, last_only: bool, device: torch.device) -> None:
-    encoder = CASES[name][0](hidden_dim=16, max_len=20).to(device).eval()
-    none = Ragged.from_lists([], device)
-    assert encoder(none, torch.randn(30, 16, device=device), last_only=last_only).shape == (0, 16)
-
-
-@pytest.mark.parametrize("name", sorted({*CASES} - {"gru"}))
-def test_settings_out_of_their_range_are_refused(name: str) -> None:
-    cls = CASES[name][0]
-    for n_heads in (0, -2, 3):
-        with pytest.raises(ValueError, match=f"n_heads = {n_heads} must divide hidden_dim = 16"):
-            cls(hidden_dim=16, n_heads=n_heads)
-    if issubclass(cls, Transformer):
-        for p in (1.0, -0.5):
-            with pytest.raises(ValueError, match=f"attention_dropout = {p} must be from 0 to below 1"):
-                cls(attention_dropout=p)
+def test_settings_out_of_their_range_are_refused() -> None:
+    for settings in ({"n_heads": 3}, {"attention_dropout": 1.0}):
+        with refused(*settings):
+            Transformer(hidden_dim=16, **settings)
+    for settings in ({"alpha": 1.5}, {"c": -3}):
+        with refused(*settings):
+            FilteredTransformer(hidden_dim=16, **settings)
 
 
 def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
@@ -276,28 +251,6 @@ def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
         assert torch.equal(found[-1], encoder.eval()(rows, table)) is not drops
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_bad_rows_are_refused(name: str) -> None:
-    encoder = CASES[name][0](hidden_dim=16, max_len=3).eval()
-    with pytest.raises(ValueError, match="max_len is 3"):
-        encoder(Ragged.from_lists([[1, 2, 3, 4]]), torch.randn(30, 16))
-
-
-def test_an_empty_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 1 is empty"):
-        pack(Ragged.from_lists([[1], [], [2]]), last_only=True)
-
-
-def test_attention_dropout_keeps_the_expectation() -> None:
-    """The mean over many draws is the output without dropout of the (linear in p) attention."""
-    rows = random_rows(torch.device("cpu"), masked=True, n=6)
-    packed = pack(rows, last_only=False)
-    qkv = torch.randn(rows.values.numel(), 24, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    mean = sum(attend(qkv, packed, 2, 0.5, generator) for _ in range(3000)) / 3000
-    torch.testing.assert_close(mean, attend(qkv, packed, 2, 0.0, None), atol=0.12, rtol=0)
-
-
 def test_attention_gradients() -> None:
     packed = pack(Ragged.from_lists([[1], [2, 3], [4, 0, 5], [6, 7, 8], [1, 2, 3, 0]]), last_only=False)
     qkv = torch.randn(13, 12, dtype=torch.float64, requires_grad=True)
@@ -307,8 +260,8 @@ def test_attention_gradients() -> None:
     def again() -> torch.Generator:
         return torch.Generator().manual_seed(3)
 
-    assert torch.autograd.gradcheck(lambda x: attend(x, packed, 2, 0.5, again()), qkv)
-    assert torch.autograd.gradcheck(lambda q, x: attend(x, packed, 2, 0.5, again(), q), (queries, kv))
+    assert torch.autograd.gradcheck(lambda x: attend(x, packed, 2, 0.5, again()), qkv, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda q, x: attend(x, packed, 2, 0.5, again(), q), (queries, kv), fast_mode=True)
 
 
 @pytest.mark.parametrize("step", ["a", "b"])

@@ -58,41 +58,6 @@ def test_no_later_item_reaches_an_earlier_state_of_the_causal_filter(device: tor
     assert float(made[False][:-1].min()) > 1e-6
 
 
-def test_one_layer_is_the_same_function_of_the_last_place() -> None:
-    rows = Ragged.from_lists([[1, 2, 3, 4, 5], [7], list(range(1, 13))])
-    made = [FilteredTransformer(8, 12, n_layers=1, causal=causal).double().eval() for causal in (True, False)]
-    made[1].load_state_dict(made[0].state_dict())
-    torch.testing.assert_close(made[0](rows, table()), made[1](rows, table()), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_longer_rows_beside_it_do_not_change_a_row(causal: bool) -> None:
-    made, row = encoder(causal), [5, 9, 2, 6]
-    alone = made(Ragged.from_lists([row]), table(), last_only=False)
-    beside = made(Ragged.from_lists([[1, 2, 3, 4, 5], row, [8], list(range(1, 13))]), table(), last_only=False)
-    torch.testing.assert_close(beside[5:9], alone, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_the_last_place_alone_is_the_last_of_all(causal: bool) -> None:
-    rows = Ragged.from_lists([[1, 0, 3], [0], [5, 6, 7, 8], [2, 3, 0], [4, 4, 4, 4, 4]])
-    made = encoder(causal)
-    every = made(rows, table(), last_only=False)
-    torch.testing.assert_close(made(rows, table()), every[rows.offsets[1:] - 1], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(("alpha", "part"), [(0.0, "filter"), (1.0, "attention")])
-def test_alpha_shares_between_the_two(alpha: float, part: str) -> None:
-    made, rows = encoder(True, alpha=alpha), Ragged.from_lists([[1, 2, 3], [4, 5]])
-    before = made(rows, table())
-    names = ("filter_norm", "sqrt_beta") if part == "filter" else ("qkv", "out", "attention_norm")
-    with torch.no_grad():
-        for name, parameter in made.layers.named_parameters():
-            if name.split(".")[1] in names:
-                parameter.add_(torch.randn_like(parameter))
-    torch.testing.assert_close(made(rows, table()), before, rtol=0, atol=0)
-
-
 def test_a_filter_made_under_inference_mode_is_none_to_train_with() -> None:
     made, rows = encoder(causal=False), Ragged.from_lists([[1, 2, 3], [4]])
     with accelerator_path():
@@ -101,10 +66,3 @@ def test_a_filter_made_under_inference_mode_is_none_to_train_with() -> None:
         after = made(rows, table())
         after.sum().backward()
     torch.testing.assert_close(before, after)
-
-
-def test_settings_out_of_their_range_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"alpha = 1\.5 must be from 0 to 1"):
-        encoder(causal=False, alpha=1.5)
-    with pytest.raises(ValueError, match="c = -3 must be at least 0"):
-        encoder(causal=False, c=-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusing import refused
 from torch import Tensor
 
 from recgraph.encoders.items import ItemTower
@@ -69,14 +70,9 @@ def test_gradients_are_those_of_the_sum() -> None:
     assert vectors.grad.any(1).tolist() == [True, True, False, True, True, False, True, True]
 
 
-def test_absences_begin_at_zero() -> None:
-    values = made().values.weight
-    assert [row for row in range(N_VALUES) if not values[row].any()] == MISSING
-
-
 def test_id_dropout_leaves_out_own_vectors_in_training_alone() -> None:
     tower, vectors = made(id_dropout=0.5), own()
-    with pytest.raises(ValueError, match="generator is required"):
+    with refused("generator"):
         tower(vectors)
     draw = torch.Generator().manual_seed(0)
     features, full = tower.features() + vectors[1:].mean(0), tower.eval()(vectors)[1:]
@@ -117,12 +113,11 @@ def test_a_table_is_kept_in_evaluation_until_something_changes() -> None:
         assert tower.float()(vectors.float()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_table_is_made_anew_after_a_step_of_a_fused_optimiser(training: bool) -> None:
+def test_a_table_is_made_anew_after_a_step_of_a_fused_optimiser() -> None:
     tower, vectors = made(), own()
     optimiser = torch.optim.Adam(tower.parameters(), lr=0.1, fused=True)
     for _ in range(3):
-        tower.train(training)
+        tower.train()
         optimiser.zero_grad()
         tower(vectors).sum().backward()
         optimiser.step()

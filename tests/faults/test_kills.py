@@ -1,8 +1,12 @@
-"""Commands that are killed go on to the same result, and damaged files are refused or harmless: `make test-faults`."""
+"""Commands that are killed go on to the same result, and damaged files are refused or harmless.
+
+One kill of `train`, `tune`, `leaderboard run` and `update` is part of `make test`; `make test-faults` runs all.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -10,7 +14,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,8 @@ import pytest
 import recgraph as rg
 from recgraph.train import checkpoint as checkpoints
 
-pytestmark = pytest.mark.faults
+#: what `make test` has of each test
+_QUICK = [("train", 0.6), ("board", 0.6), ("update", 0.6), ("journal", 2)]
 
 _SMALL = "--device cpu --seed 3 --set hidden_dim=8 --set inner_dim=8 --set batch_size=64 --set max_epochs=2"
 _TRAIN = f"train sasrec --data log.csv --out run {_SMALL} --set checkpoint_every=2"
@@ -91,6 +96,12 @@ COMMANDS = {
     "export": Command("export run --out exported", tree("exported"), "train"),
 }
 STUDIES = {"journal": _TUNE, "SQLite": f"{_TUNE} --storage sqlite:///study.db"}
+
+
+def cells(names: Iterable[str], moments: Iterable[float]) -> list[Any]:
+    """Every pair, the quick ones without the mark of the campaign."""
+    pairs = itertools.product(names, moments)
+    return [pytest.param(*pair, marks=() if pair in _QUICK else pytest.mark.faults) for pair in pairs]
 
 
 def make_files(case: Path) -> None:
@@ -170,8 +181,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     return Cases(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("name", "share"), cells(COMMANDS, [0.1, 0.6, 0.9]))
 def test_a_command_that_is_killed_goes_on_to_the_same_result(cases: Cases, name: str, share: float) -> None:
     command = COMMANDS[name]
     result, count = cases.whole(name)
@@ -184,8 +194,7 @@ def test_a_command_that_is_killed_goes_on_to_the_same_result(cases: Cases, name:
     assert found == result, {name for name in found.keys() | result.keys() if found.get(name) != result.get(name)}
 
 
-@pytest.mark.parametrize("n_trials", [1, 2, 3])
-@pytest.mark.parametrize("storage", STUDIES)
+@pytest.mark.parametrize(("storage", "n_trials"), cells(STUDIES, [1, 2, 3]))
 def test_a_study_that_is_killed_goes_on_to_its_number_of_trials(cases: Cases, storage: str, n_trials: int) -> None:
     case = cases.begin(None)
     with start(case, STUDIES[storage]) as process:
@@ -230,6 +239,7 @@ def is_refused_or_harmless(read: Callable[[], Any], whole: Any, damaged: Path) -
         assert damaged.name in message, damaged
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(60))
 def test_a_bit_flipped_in_a_bundle_is_refused_or_harmless(cases: Cases, tmp_path: Path, seed: int) -> None:
     bundle = shutil.copytree(cases.begin("train") / "run" / "bundle", tmp_path / "bundle")
@@ -241,6 +251,7 @@ def test_a_bit_flipped_in_a_bundle_is_refused_or_harmless(cases: Cases, tmp_path
     is_refused_or_harmless(lists, whole, flipped(bundle, random.Random(seed)))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(40))
 def test_a_bit_flipped_in_a_checkpoint_is_refused_or_harmless(cases: Cases, tmp_path: Path, seed: int) -> None:
     newest = checkpoints.latest(cases.begin("train") / "run" / "checkpoints")

@@ -1,46 +1,28 @@
 """The data sets that have a card: list them, get them, load them.
 
 Prepared data lies under the user's cache folder (``RECGRAPH_HOME``), in one folder for each version of a card, so that
-a changed card is prepared anew.
+a changed card is prepared anew. A log in files of the user's own is read from them each time.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.arguments import checked
 from recgraph.config import ConfigError
-from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
+from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, LogCard, card_files, find_card
 from recgraph.data.log_file import LogFile, is_data_path
 from recgraph.data.reading import Reading
 
 if TYPE_CHECKING:
-    from recgraph.data.catalog.graphs import PreparedGraph
     from recgraph.data.interactions import Interactions
     from recgraph.data.split import Split
     from recgraph.graph.hetero import HeteroGraph
     from recgraph.graph.node_task import NodeTask
 
-__all__ = [
-    "Prepared",
-    "default_strategy",
-    "get",
-    "home",
-    "info",
-    "load_dataset",
-    "load_graph",
-    "load_node_task",
-    "load_split",
-    "names",
-    "rows",
-]
-
-_log = logging.getLogger(__name__)
 #: the file whose presence says that a folder is complete
 _RECORD = "prepared.json"
 
@@ -50,13 +32,12 @@ class Prepared:
     """A data set that lies ready.
 
     Attributes:
-        path: its folder; :meth:`Interactions.load` reads it where the task is recommendation.
+        path: its folder; :meth:`Interactions.load` reads it where the task is recommendation. Of files of the user's
+            own that of the files.
         card: its card.
         counts: its sizes by name: users, items and interactions of a log; nodes of each type and edges of a graph.
         source: where it came from, in words.
         cached: whether it lay there before.
-        files: the user's own files that it was prepared from, where they may change, as
-            :meth:`recgraph.data.log_file.LogFile.fingerprint` has them.
     """
 
     path: Path
@@ -64,7 +45,6 @@ class Prepared:
     counts: dict[str, int]
     source: str
     cached: bool
-    files: tuple[dict[str, Any], ...] = ()
 
     @property
     def acknowledgement(self) -> str:
@@ -125,11 +105,9 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
     """Fetch, check and prepare a data set, unless that has been done.
 
     Args:
-        name: of a card, or the path of a card's ``.toml`` file. Where files of the user's own, which no hash pins, have
-            changed since they were prepared, they are prepared again.
+        name: of a card, or the path of a card's ``.toml`` file.
         from_path: a file that the user has, in the published format (of a graph: a folder of files); nothing is
-            downloaded then. It takes the place of a file that a card names (``[data]``) this one time: once that is
-            asked for again, its own file is read, if it is there.
+            downloaded then. Of a card of the user's own, in place of its file this one time.
         source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the card's order.
 
     Raises:
@@ -138,63 +116,46 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         SourceError: a file is missing in the given folder.
         HashMismatchError: a file is not the published one.
         CountError: what comes out is not what the card expects.
-        ValueError: the path of files without a card.
         FileNotFoundError: the files of a card of the user's own are not there.
     """
-    from recgraph.data.catalog.own import is_changed
-    from recgraph.files import sweep
-
-    if name not in card_files() and is_data_path(name):
-        path = shlex.quote(name)
-        raise ValueError(
-            f"{name!r} is a file of your own, which is read as it is (recgraph train MODEL --data {path}); to have it "
-            f"prepared, write a card: recgraph data init {path}"
-        )
     card = find_card(name)
     if source not in (None, *card.kinds):
         kinds = ", ".join(dict.fromkeys(card.kinds))
         raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {kinds}")
     given = None if from_path is None else Path(from_path)
-    if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
-        there = _read(card, cached=True)
-        form = card.data.format if isinstance(card, FileCard) else None
-        if isinstance(card, FileCard):
-            if card.log_file.is_there and there.source != card.log_file.path:  # which was given for that one time
-                _log.warning("dataset %s: %s took the place of its file, which is read now", card.name, there.source)
-                return _prepare(card, None, source, name)
-            for stamp in there.files:  # a user's own files must be there, for a copy of what is gone is stale
-                LogFile(stamp["path"], Reading(format=form)).stamp()
-        if not is_changed(there.files, form):
-            sweep(there.path.parent)  # temporaries of a process that was killed after it had put the data in place
-            return there
-        _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
-        given = Path(there.files[0]["path"])
-    return _prepare(card, given, source, name)
-
-
-def _prepare(card: AnyCard, given: Path | None, source: str | None, name: str) -> Prepared:
-    from recgraph.data.catalog.own import prepare_files, stamp_of, stamped
-
-    if isinstance(card, GraphCard):
-        from recgraph.data.catalog.graphs import prepare_graph
-
-        graph = prepare_graph(card, given, name)
-        _place(graph, graph.counts, card, str(given), [])
-        return _read(card, cached=False)
     if isinstance(card, FileCard):
-        file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
-        # before they are read: what changes meanwhile is prepared again the next time
-        beside = dict.fromkeys([*map(Path, card.paths[1:]), *file.feature_files().values()])
-        stamps = [stamp_of(file.of_train), *stamped(beside, card.data.format)]
-        data, label = prepare_files(card, file), file.path
-    else:
-        from recgraph.data.catalog.logs import local_files, prepare_log
+        from recgraph.data.catalog.logs import prepare_files
 
-        stamps = [] if given is None else stamped(local_files(card, given.absolute(), source))
-        data, label = prepare_log(card, given, source)
-    counts = {"users": data.n_users, "items": data.n_items, "interactions": len(data)}
-    _place(data, counts, card, label, stamps)
+        file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
+        log = prepare_files(card, file)
+        return Prepared(Path(file.path).parent, card, _counts(log), file.path, cached=False)
+    if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
+        return _read(card, cached=True)
+    _prepare(card, given, source, name)
     return _read(card, cached=False)
+
+
+def _prepare(card: LogCard | GraphCard, given: Path | None, kind: str | None, name: str) -> None:
+    """Write the folder of a card: it is there whole or not at all, whoever prepares it at the same time."""
+    from recgraph.files import replacing_folder, write_json
+
+    with replacing_folder(_folder(card)) as new:
+        if isinstance(card, GraphCard):
+            from recgraph.data.catalog.graphs import prepare_graph
+
+            graph = prepare_graph(card, given, name)
+            graph.save(new)
+            write_json({"counts": graph.counts, "source": str(given)}, new / _RECORD)
+        else:
+            from recgraph.data.catalog.logs import prepare_log
+
+            log, label = prepare_log(card, given, kind)
+            log.save(new)
+            write_json({"counts": _counts(log), "source": label}, new / _RECORD)
+
+
+def _counts(log: Interactions) -> dict[str, int]:
+    return {"users": log.n_users, "items": log.n_items, "interactions": len(log)}
 
 
 @checked
@@ -202,23 +163,22 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
     """The interactions of a data set, with user and item features; fetched and prepared at first use.
 
     Args:
-        name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's own, which are read
-            each time.
+        name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's own.
         reading: how files of the user's own are read, where there is no card.
 
     Raises:
-        ValueError: the task of the data set is not recommendation, ``reading`` is given and there is a card; and what
-            :func:`get` and :func:`recgraph.data.interactions.load_data` raise.
+        ValueError: the task of the data set is not recommendation; and what :func:`get` and
+            :meth:`Interactions.from_files` raise.
     """
     from recgraph.data.interactions import Interactions
 
     card = find_card(name)
-    if isinstance(card, FileCard) and is_data_path(name):
-        return Interactions.from_files(LogFile(card.data.file, reading or Reading()))
-    if reading is not None:
-        raise ValueError(
-            f"reading is for files, and dataset {name!r} has a card that says how it is read; got {reading!r}"
-        )
+    if isinstance(card, FileCard):
+        from recgraph.data.catalog.logs import prepare_files
+
+        if is_data_path(name):
+            return Interactions.from_files(LogFile(card.data.file, reading or Reading()))
+        return prepare_files(card)
     if card.task != "recommendation":
         raise ValueError(f"dataset {name!r} is a graph with classes of nodes; it has no interactions (see load_graph)")
     return Interactions.load(get(name).path)
@@ -264,9 +224,7 @@ def load_split(name: str) -> Split:
         UnavailableError: it is not prepared.
     """
     card = find_card(name)
-    if isinstance(card, GraphCard):
-        if card.interactions is None:
-            raise ValueError(f"dataset {name!r} has classes of nodes, no interactions; see load_node_task")
+    if isinstance(card, GraphCard) and card.interactions is not None:
         return load_dataset(name).split(**card.interactions.split)
     data = load_dataset(name)
     return data.split(default_strategy(data))
@@ -287,8 +245,7 @@ def _graph_card(name: str) -> GraphCard:
 
 
 def _folder(card: Card) -> Path:
-    address = card.place if isinstance(card, FileCard) else card.hash
-    return home() / "data" / card.name / address[:16]
+    return home() / "data" / card.name / card.hash[:16]
 
 
 def _is_prepared(card: Card) -> bool:
@@ -300,20 +257,4 @@ def _read(card: AnyCard, *, cached: bool) -> Prepared:
 
     folder = _folder(card)
     record = read_object(folder / _RECORD)
-    return Prepared(folder, card, record["counts"], record["source"], cached, tuple(record.get("files", ())))
-
-
-def _place(
-    data: Interactions | PreparedGraph,
-    counts: dict[str, int],
-    card: Card,
-    source: str,
-    files: list[dict[str, Any]],
-) -> None:
-    """Write the folder of a card: it is there whole or not at all, whoever prepares it at the same time."""
-    from recgraph.files import replacing_folder, write_json
-
-    record = {"counts": counts, "source": source, **({"files": files} if files else {})}
-    with replacing_folder(_folder(card)) as new:
-        data.save(new)
-        write_json(record, new / _RECORD)
+    return Prepared(folder, card, record["counts"], record["source"], cached)

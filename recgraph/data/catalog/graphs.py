@@ -101,10 +101,7 @@ def prepare_graph(card: GraphCard, given: Path | None, name: str) -> PreparedGra
 
 def _folder(card: GraphCard, given: Path) -> Path:
     places = [given, *(given / source.folder for source in card.sources)]
-    found = next((place for place in places if all((place / name).is_file() for name in card.files)), None)
-    if found is not None:
-        return found
-    return next((place for place in places[1:] if place.is_dir()), given)
+    return next((place for place in places if all((place / name).is_file() for name in card.files)), given)
 
 
 def _permuted(prepared: PreparedGraph, seed: int) -> PreparedGraph:
@@ -141,20 +138,7 @@ def _pairs(path: Path) -> Pairs:
         raise CorruptFileError(f"a line does not begin with two integers: {error}", path=path) from None
 
 
-def _check_columns(path: Path) -> None:
-    """Refuse a line of more than two fields: weights or times would be lost in silence."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if len(line.split(b"#", 1)[0].split(None, 2)) > 2:
-                raise CorruptFileError(
-                    "the line has more than two fields, a pair of integers", path=path, row=number - 1
-                )
-
-
 def _counted(card: GraphCard, edge: EdgeFile, folder: Path) -> Pairs:
-    # published files of recommendation have counts and ones in a third column
-    if card.labels is not None:
-        _check_columns(folder / edge.file)
     pairs = _pairs(folder / edge.file)
     _expect(card, f"lines of {edge.file}", edge.count, len(pairs))
     return pairs
@@ -201,10 +185,7 @@ def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     codes[known_mask] = numbers
     splits = {}
     for name, parts in task.splits.items():
-        try:
-            splits[name] = NodeSplit(*(torch.from_numpy(_array(folder / part)) for part in parts))
-        except ValueError as error:
-            raise ValueError(f"dataset {card.name!r}, split {name!r} of {', '.join(parts)}: {error}") from None
+        splits[name] = NodeSplit(*(torch.from_numpy(_array(folder / part)) for part in parts))
     return NodeTask(task.target, torch.from_numpy(codes), splits, task.paths)
 
 

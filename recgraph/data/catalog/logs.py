@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import itertools
 import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,35 +14,35 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.data.catalog.card_tables import SEQUENCES
-from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
-from recgraph.data.catalog.sources import (
+from recgraph.data.catalog.cards import (
     PART_TABLES,
-    CountError,
+    SEQUENCES,
+    Counts,
     File,
+    FileCard,
     Generated,
-    HashMismatchError,
+    Layout,
     Local,
-    SourceError,
-    UnavailableError,
+    LogCard,
+    Preparation,
+    Source,
     Url,
     Wheel,
-    fetch,
-    unpack,
 )
+from recgraph.data.catalog.sources import CountError, HashMismatchError, SourceError, UnavailableError, fetch, unpack
 from recgraph.data.catalog.synthetic import Synthetic, generate
-from recgraph.data.errors import DataError, EncodingError, MissingColumnError
+from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ingest import with_parts
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import PART
-from recgraph.data.log_file import read_sequences, read_table
-from recgraph.files import read_frame, sha256
-
-__all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_card_table"]
-
+from recgraph.data.log_file import LogFile, read_delimited, read_sequences
+from recgraph.data.reading import PATHS, Reading
+from recgraph.files import read_frame, sha256, write_text
+from recgraph.setting_texts import toml_text
 
 Tables = Mapping[str, pl.DataFrame]
 _ROLES = ("timestamp", "rating", "weight")
+_TYPES = {"int": pl.Int64, "float": pl.Float64, "text": pl.String}
 _log = logging.getLogger(__name__)
 
 
@@ -58,13 +60,14 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
     Raises:
         UnavailableError: no source gives the data; lists each with its reason, and how to give a file.
         HashMismatchError: the given file is not the published one.
-        DataError: the given file cannot be read; names the file and the line.
+        DataError: the given file cannot be read; names the file and the row.
         CountError: the counts, or the content where its hash is known, are not those of the card.
     """
+    sources = [source for source in card.sources if kind in (None, source.kind)]
     if given is not None:
-        return _checked(card, _tables(card, _source_of(card, given, kind), given)), str(given)
+        return _checked(card, _tables(card, _source_of(card, sources, given), given)), str(given)
     reasons = []
-    for source in _of_kind(card, kind):
+    for source in sources:
         try:
             return _checked(card, _tables(card, source, None)), source.label
         except (SourceError, DataError, CountError) as error:
@@ -77,32 +80,11 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
     )
 
 
-def local_files(card: LogCard, given: Path, kind: str | None = None) -> list[Path]:
-    """The files of the user that a card's data are prepared from, where no hash says what they must be.
-
-    Args:
-        card: the card.
-        given: the file that the user has.
-        kind: only sources of this kind.
-    """
-    source = _source_of(card, given, kind)
-    if source.sha256 is not None:
-        return []
-    beside = [given.parent / file.member for file in source.files.values() if file.member and not file.sha256]
-    return [given, *(path for path in beside if path.is_file())]
-
-
-def _of_kind(card: LogCard, kind: str | None) -> list[Source]:
-    return [source for source in card.sources if kind in (None, source.kind)]
-
-
-def _source_of(card: LogCard, given: Path, kind: str | None) -> Url | Wheel | Local:
+def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel | Local:
     """The source that a user's file belongs to: that whose hash it has, or else a local one without a hash."""
     if not given.is_file():
         raise ValueError(f"--from {str(given)!r} is not a file")
-    candidates = [source for source in _of_kind(card, kind) if not isinstance(source, Generated)]
-    if not candidates:
-        raise ValueError(f"dataset {card.name!r} is generated; it takes no file")
+    candidates = [source for source in sources if not isinstance(source, Generated)]
     got = sha256(given)
     for source in candidates:
         if source.sha256 == got:
@@ -110,7 +92,7 @@ def _source_of(card: LogCard, given: Path, kind: str | None) -> Url | Wheel | Lo
     for source in candidates:
         if isinstance(source, Local) and source.sha256 is None:
             return source
-    known = "; ".join(f"{source.sha256} ({source.label})" for source in candidates)
+    known = "; ".join(f"{source.sha256} ({source.label})" for source in candidates) or "none: it is generated"
     raise HashMismatchError(
         f"{given} is not the published file of dataset {card.name!r}: expected sha256 {known}; got {got}"
     )
@@ -131,47 +113,16 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
 
 
 def _checked(card: LogCard, tables: Tables) -> Interactions:
-    log = _all_parts(tables)
+    parts = [tables[name] for name in PART_TABLES if name in tables]
+    log = pl.concat([part.select(parts[0].columns) for part in parts])
     expected = card.expected
-    if expected is not None and expected.sha256 is not None and (got := content_hash(log)) != expected.sha256:
-        raise CountError(
-            f"dataset {card.name!r}: the interactions are not the published ones: "
-            f"expected content sha256 {expected.sha256}, got {got}"
-        )
-    data = prepared(_of_tables(tables), card.prepare)
-    check_counts(card.name, data, expected)
-    return data
-
-
-def check_counts(name: str, data: Interactions, expected: Counts | None) -> None:
-    """Raise where the counts are not what a card expects; None expects nothing.
-
-    Raises:
-        CountError: names each count that is wrong.
-    """
-    if expected is None:
-        return
-    wrong = [
-        f"{what}: expected {want:,}, got {have:,}"
-        for what, want, have in (
-            ("users", expected.users, data.n_users),
-            ("items", expected.items, data.n_items),
-            ("interactions", expected.interactions, data.n_interactions),
-        )
-        if want != have
-    ]
-    if wrong:
-        raise CountError(f"dataset {name!r} is not what its card expects: {'; '.join(wrong)}")
-
-
-def content_hash(log: pl.DataFrame) -> str:
-    """sha256 of a table as tab-separated text without header, in the order of its columns and rows."""
-    text = log.write_csv(separator="\t", include_header=False, quote_style="never", line_terminator="\n")
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _of_tables(tables: Tables) -> Interactions:
-    log = _all_parts(tables)
+    if expected is not None and expected.sha256 is not None:
+        text = log.write_csv(separator="\t", include_header=False, quote_style="never", line_terminator="\n")
+        if (got := hashlib.sha256(text.encode()).hexdigest()) != expected.sha256:
+            raise CountError(
+                f"dataset {card.name!r}: the interactions are not the published ones: expected content sha256 "
+                f"{expected.sha256}, got {got}"
+            )
     timestamp, rating, weight = (role if role in log.columns else None for role in _ROLES)
     data = Interactions.from_frame(
         log,
@@ -183,44 +134,45 @@ def _of_tables(tables: Tables) -> Interactions:
         user_features=tables.get("users"),
         item_features=tables.get("items"),
     )
-    counts = [len(tables[name]) if name in tables else 0 for name in PART_TABLES]
-    if len(data) == counts[0]:
-        return data
-    return replace(data, log=with_parts(data.log, list(itertools.accumulate(counts))))
+    if len(parts) > 1:
+        counts = [len(tables[name]) if name in tables else 0 for name in PART_TABLES]
+        data = replace(data, log=with_parts(data.log, list(itertools.accumulate(counts))))
+    return _prepared(card.name, data, card.prepare, expected)
 
 
-def _all_parts(tables: Tables) -> pl.DataFrame:
-    """The interactions, those of train before those of valid and test where these are tables of their own."""
-    columns = tables[PART_TABLES[0]].columns
-    for name in PART_TABLES[1:]:
-        if name in tables and not len(tables[name]):
-            raise DataError(f"the table {name!r} holds no interaction; leave its file out of the card's source")
-    return pl.concat([tables[name].select(columns) for name in PART_TABLES if name in tables])
+def prepare_files(card: FileCard, file: LogFile | None = None) -> Interactions:
+    """The prepared interactions of a card of a user's own.
 
-
-def prepared(data: Interactions, steps: Preparation) -> Interactions:
-    """What the steps of a card leave.
+    Args:
+        card: the card.
+        file: files in place of the card's.
 
     Raises:
-        ValueError: a step that looks across parts that were given.
+        DataError: they cannot be read.
+        CountError: the counts are not those that the card expects.
     """
+    return _prepared(card.name, Interactions.from_files(file or card.log_file), card.prepare, card.expected)
+
+
+def _prepared(name: str, data: Interactions, steps: Preparation, expected: Counts | None) -> Interactions:
+    """What the steps of a card leave, counted."""
     if data.has_parts and (steps.duplicates != "all" or steps.k_core > 1):
         raise ValueError("prepare: duplicates and k_core would change parts that are given; leave them out")
     if steps.min_rating is not None:
         kept = data.min_rating(steps.min_rating, steps.negative)
         if data.has_parts and kept.log[PART].n_unique() < data.log[PART].n_unique():
-            raise DataError(
-                f"prepare: min_rating = {steps.min_rating:g} leaves nothing of a part that is given; lower it"
-            )
+            raise DataError(f"prepare: min_rating = {steps.min_rating:g} leaves nothing of a given part; lower it")
         data = kept
     if steps.duplicates != "all":
         data = data.deduplicate(steps.duplicates)
     if steps.k_core > 1:
         data = data.k_core(steps.k_core, steps.k_core)
+    got = {"users": data.n_users, "items": data.n_items, "interactions": len(data)}
+    wanted = got if expected is None else expected.model_dump(exclude={"sha256"})
+    wrong = [f"{what}: expected {wanted[what]:,}, got {got[what]:,}" for what in got if wanted[what] != got[what]]
+    if wrong:
+        raise CountError(f"dataset {name!r} is not what its card expects: {'; '.join(wrong)}")
     return data
-
-
-_TYPES = {"int": pl.Int64, "float": pl.Float64, "text": pl.String}
 
 
 def read_card_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
@@ -232,50 +184,30 @@ def read_card_table(path: Path, file: File, layout: Layout | None) -> pl.DataFra
         layout: its columns; None for sequences, whose columns are ``user_id`` and ``item_id``.
 
     Raises:
-        DataError: it is not in that format; names the file, the line or row, and the value.
+        DataError: it is not in that format; names the file, the row, and the value.
     """
     layout = layout or SEQUENCES
-    raw = _READERS[file.format](path, file, layout)
-    missing = [name for name in layout.columns if name not in raw.columns]
-    if missing:
+    if file.format == "parquet":
+        raw = read_frame(path)
+    elif file.format == "sequences":
+        raw = read_sequences(path, encoding=file.encoding)
+    else:
+        names = () if file.format == "csv" else tuple(layout.columns)
+        reading = Reading(
+            format="csv", separator=file.separator, encoding=file.encoding, names=names, quotes=file.format == "csv"
+        )
+        raw = read_delimited(path, reading)
+    if missing := [name for name in layout.columns if name not in raw.columns]:
         raise MissingColumnError(f"no column {missing[0]!r}; there are {', '.join(raw.columns)}", path=path)
-    typed = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items())
-    return _laid_out(typed, layout, path)
-
-
-def _delimited(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    content = path.read_bytes()
-    try:
-        text = content.decode(file.encoding).removeprefix("\ufeff")  # a byte order mark
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n")
-        raise EncodingError(f"a byte is not {file.encoding}", path=path, row=row) from None
-    # not splitlines(): it also splits at characters that may stand inside a title
-    lines = pl.DataFrame({"text": text.split("\n")})
-    lines = lines.with_columns(pl.col("text").str.strip_chars_end("\r")).filter(pl.col("text") != "")
-    fields = lines["text"].str.count_matches(file.separator, literal=True) + 1
-    n = len(layout.columns)
-    if (fields != n).any():
-        at = int((fields != n).arg_max() or 0)
-        message = f"{fields[at]} fields separated by {file.separator!r}; there must be {n}"
-        raise DataError(message, path=path, row=at)
-    parts = lines["text"].str.split_exact(file.separator, n - 1).struct.unnest()
-    return parts.rename(dict(zip(parts.columns, layout.columns, strict=True)))
-
-
-def _csv(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    return read_table(path, list(layout.columns), file.separator, file.encoding)
-
-
-def _parquet(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    return read_frame(path)
-
-
-def _sequences(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    return read_sequences(path, encoding=file.encoding)
-
-
-_READERS = {"delimited": _delimited, "csv": _csv, "parquet": _parquet, "sequences": _sequences}
+    table = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items()).rename(layout.rename)
+    for name, flags in layout.flags.items():
+        parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
+        table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
+    table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
+    for name, (source, pattern) in layout.extract.items():
+        found = table[source].str.extract(pattern, 1).alias(f"extract.{name}")
+        table = table.with_columns(_typed(found, "int", path).alias(name))
+    return table.select(layout.keep) if layout.keep else table
 
 
 def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
@@ -291,20 +223,67 @@ def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
     return typed.str.strip_chars() if kind == "text" else typed
 
 
-def _laid_out(table: pl.DataFrame, layout: Layout, path: Path) -> pl.DataFrame:
-    table = table.rename(layout.rename)
-    for name, flags in layout.flags.items():
-        parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
-        table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
-    table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
-    for name, (source, pattern) in layout.extract.items():
-        found = table[source].str.extract(pattern, 1)
-        made = found.cast(pl.Int64, strict=False)
-        if made.null_count() > found.null_count():
-            row = int((made.is_null() & found.is_not_null()).arg_max() or 0)
-            message = (
-                f"extract.{name}: {pattern!r} takes {found[row]!r} from {table[source][row]!r}, which is no integer"
-            )
-            raise DataError(message, path=path, row=row)
-        table = table.with_columns(made.alias(name))
-    return table.select(layout.keep) if layout.keep else table
+_CARD = """\
+# A data card: what this data set is and how it is read. Use it in place of a name:
+#   recgraph train popularity --dataset {out} --out runs/popularity
+name = {name}
+title = {title}
+task = "recommendation"
+
+[data]  # a file, a folder of files or a pattern, from this card's folder on
+{data}
+
+[prepare]  # in this order
+# min_rating = 3        # keep interactions rated at least so
+# duplicates = "last"   # of the same user and item: "all", "first" or "last"
+# k_core = 5            # keep users and items with at least so many interactions
+
+# [expected]  # checked after preparation, where it stands; here as on {today}
+# users = {users}
+# items = {items}
+# interactions = {interactions}
+"""
+
+
+def write_card(path: str, out: Path | None = None, reading: Reading | None = None) -> tuple[Path, Interactions]:
+    """Write a card of a log that is to be refined by hand.
+
+    Args:
+        path: a file, a folder of files or a pattern.
+        out: the card, which ends in ``.toml``; by default called like the file, in the current folder.
+        reading: how the files are read.
+
+    Returns:
+        the card, and the interactions, without preparation.
+
+    Raises:
+        FileExistsError: the card exists.
+        ValueError: its name is none of a card; and what :meth:`Interactions.from_files` raises.
+    """
+    file = LogFile(str(Path(path).absolute()), (reading or Reading()).from_folder(Path()))
+    card = out or Path(f"{FileCard.of_path(path).name}.toml")
+    if card.suffix != ".toml":
+        raise ValueError(f"--out {card}: the name of a card ends in .toml")
+    FileCard.of(name=card.stem, data={"file": file.path})
+    if card.exists():
+        raise FileExistsError(f"{card} exists; change it by hand, or give another --out")
+    file = replace(file, reading=file.completed())
+    data = Interactions.from_files(file)
+    values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
+    folder = card.absolute().parent.resolve()
+    for name in ("file", *PATHS):
+        if name in values:
+            place = Path(values[name])
+            values[name] = os.path.relpath(place.parent.resolve() / place.name, folder)
+    text = _CARD.format(
+        out=card,
+        name=toml_text(card.stem),
+        title=toml_text(Path(path).name),
+        data="\n".join(f"{name} = {toml_text(value)}" for name, value in values.items()),
+        today=dt.date.today(),
+        users=data.n_users,
+        items=data.n_items,
+        interactions=len(data),
+    )
+    write_text(text, card)
+    return card, data

@@ -15,7 +15,7 @@ from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.recommender import MetaPathRecommenderConfig
-from recgraph.models.heterogeneous.sides import SIDES, choose_paths
+from recgraph.models.heterogeneous.settings import SIDES, choose_paths
 from recgraph.models.heterogeneous.views import MetaPathViews
 
 __all__ = ["MetaPaths"]

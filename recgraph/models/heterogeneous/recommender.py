@@ -18,8 +18,7 @@ from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
-from recgraph.models.heterogeneous.sides import SIDES, read_sides
+from recgraph.models.heterogeneous.settings import SIDES, ViewsConfig, make_contrast, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.reading import EdgeReading, Reading
 from recgraph.rng import Generators
