@@ -18,7 +18,7 @@ PACKAGE = ROOT / "recgraph"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("root", "pages", "bounded"),
     ("sparse",),
-    ("data", "graph", "workers"),
+    ("data", "graph"),
     ("augment", "encoders", "contrast", "losses"),
     ("models",),
     ("evaluate",),
@@ -39,7 +39,6 @@ UPWARDS = {
     ("config", "data.errors"),
     ("files", "data.errors"),
     ("bounded", "data.errors"),
-    ("workers", "data"),
     ("runs", "explain"),
 }
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -16,12 +16,11 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.data.samples import Query
 from recgraph.models.base import Space
 from recgraph.models.two_stage import (
     BoostedTrees,
-    Candidates,
     Features,
     Logistic,
     Ranker,
@@ -29,6 +28,7 @@ from recgraph.models.two_stage import (
     above_the_rest,
     best_of,
     last_held_out,
+    union,
 )
 from recgraph.runs.inner_split import inner_split
 from recgraph.sparse.ragged import Ragged
@@ -114,7 +114,7 @@ def test_candidates_against_loops() -> None:
     asked, able = query([[1, 2], [], [0, 3, 3, 8], [4]]), torch.tensor([True, False, True, True])
     for repeats in (False, True):
         found = [best_of(scores, asked, k, able, repeats) for scores, k in zip(models, (2, 4), strict=True)]
-        every = Candidates.union(found)
+        every = union(found)
         wanted: dict[int, list[list[float]]] = {}
         for column, (scores, k) in enumerate(zip(models, (2, 4), strict=True)):
             for row in range(4):
@@ -201,9 +201,7 @@ def test_what_the_second_stage_learns_from() -> None:
     # as each would be alone, of the inner part
     alone = [each.build(SPACE, seed=3).fit(inner) for each in (rg.models.ItemKNN(k=5), rg.models.Popularity())]
     asked = Query(cases.users, cases.history)
-    every = Candidates.union(
-        [best_of(each.score(asked), asked, 6, asked.history.lengths > 0, repeats=False) for each in alone]
-    )
+    every = union([best_of(each.score(asked), asked, 6, asked.history.lengths > 0, repeats=False) for each in alone])
     rows, items = every.keys // SPACE.n_items, every.keys % SPACE.n_items
     right = torch.tensor([int(i) in cases.truth.row(int(r)).tolist() for r, i in zip(rows, items, strict=True)])
     kept = torch.isin(rows, rows[right])
