@@ -22,12 +22,12 @@ from experiments.bench.environments import EnvironmentMissing
 from experiments.closed_form_parity import closed_form_parity
 from experiments.lightgcn_parity import agreement
 from experiments.meow_reference import CHECKS as MEOW_CHECKS
+from experiments.published_weights import load_published
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.evaluate import evaluate
 from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.mclrec import MCLRec
-from recgraph.models.sequence.recbole_weights import load_published
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss

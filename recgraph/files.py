@@ -1,11 +1,9 @@
 """Files and folders: written whole or not at all, read with a bound on their size, checked by one manifest, locked.
 
-A writer fills a temporary beside the target, flushes it to the disk and renames it. A folder that is replaced is
-exchanged with the new one in one step where the system can, so that its place is never empty. A temporary is a folder
-``.NAME.RANDOM.tmp`` whose owner holds a lock on it; whoever writes beside it next removes those of owners that ended.
-
-A folder that is an artefact (bundle, checkpoint, saved log or split) holds ``SHA256SUMS``, the digest of each of its
-files in the format of ``sha256sum``.
+A writer fills a temporary beside the target, flushes it to the disk and renames it; a folder is exchanged with the
+earlier one in one step where the system can. A temporary is a folder ``.NAME.RANDOM.tmp`` whose owner holds a lock on
+it; whoever writes beside it next removes those of owners that ended. A folder that is an artefact (bundle, checkpoint,
+saved log or split) holds ``SHA256SUMS``, the digest of each of its files in the format of ``sha256sum``.
 """
 
 from __future__ import annotations
@@ -51,33 +49,26 @@ class FolderInUse(ValueError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the disk inside the block names ``path``, whatever library raised it.
-
-    Raises:
-        OSError: of the error's own type.
-    """
+    """An error of the disk inside the block names ``path``, whatever library raised it."""
     try:
         yield
-    except OSError as error:
-        named = error.filename2 or error.filename
-        if error.errno is None or (named is not None and not _TEMPORARY.search(str(named))):
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     except Exception as error:
-        # polars and safetensors have errors of their own for a disk that is full
-        if os.strerror(errno.ENOSPC) not in str(error):
+        number = error.errno if isinstance(error, OSError) else None
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        if number is None and os.strerror(errno.ENOSPC) in str(
+            error
+        ):  # polars and safetensors have errors of their own
+            number = errno.ENOSPC
+        if number is None or (named is not None and not _TEMPORARY.search(str(named))):
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write a new file to; it takes the place of ``path`` at the end of the block, unless an error ends it.
 
-    The path ends as ``path`` does. A link stays, and what it points to is replaced; a pipe or a device is written to.
-
-    Raises:
-        IsADirectoryError: ``path`` is a folder.
+    The path ends as ``path`` does. What a link points to is replaced; a pipe or a device is written to.
     """
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.is_dir():
@@ -89,8 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with _temporary(path) as temporary:
         new = temporary / f"new{path.suffix}"
         yield new
-        new.chmod(_mode(temporary))
-        _sync(new)
+        _finish(new, temporary)
         os.replace(new, path)
         _sync(path.parent)
 
@@ -105,28 +95,24 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     _check_replaceable(folder)
     with _temporary(folder) as temporary:
-        new, previous = temporary / "new", temporary / "previous"
+        new = temporary / "new"
         new.mkdir()
         yield new
         write_manifest(new)
         for place, _, names in os.walk(new, topdown=False):
             for name in names:
-                path = Path(place, name)
-                path.chmod(_mode(temporary))
-                _sync(path)
+                _finish(Path(place, name), temporary)
             _sync(Path(place))
         _check_replaceable(folder)
         if not _exchange(new, folder):
             with suppress(FileNotFoundError):
-                os.replace(folder, previous)
+                os.replace(folder, temporary / "previous")
             os.replace(new, folder)
         _sync(folder.parent)
 
 
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists() or (folder.is_dir() and not contents(folder)):
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, where a folder is to be; give another place")
     listed = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
     for path in _files(folder):
@@ -157,11 +143,9 @@ def contents(folder: Path) -> set[str]:
 def sweep(folder: Path) -> None:
     """Remove the temporaries in a folder whose owners have ended."""
     for name in os.listdir(folder) if folder.is_dir() else ():
-        if _TEMPORARY.fullmatch(name):
-            lock = _lock(folder / name)
-            if lock is not None:
-                shutil.rmtree(folder / name, ignore_errors=True)
-                os.close(lock)
+        if _TEMPORARY.fullmatch(name) and (lock := _lock(folder / name)) is not None:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.close(lock)
 
 
 @contextmanager
@@ -192,24 +176,23 @@ def _lock(folder: Path) -> int | None:
         return None
     import fcntl
 
+    file = None
     try:
         file = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.is_dir():
+            return file
     except OSError:
+        pass
+    if file is not None:
         os.close(file)
-        return None
-    if not folder.is_dir():
-        os.close(file)
-        return None
-    return file
+    return None
 
 
-def _mode(folder: Path) -> int:
-    """The mode of files that the user's mask leaves, as a folder that was just made shows it."""
-    return folder.stat().st_mode & 0o666
+def _finish(path: Path, made: Path) -> None:
+    """Give a file the mode that the user's mask leaves, as a folder that was just made shows it, and flush it."""
+    path.chmod(made.stat().st_mode & 0o666)
+    _sync(path)
 
 
 def _sync(path: Path) -> None:
@@ -226,15 +209,10 @@ def _sync(path: Path) -> None:
         os.close(file)
 
 
-def write_bytes(content: bytes, path: Path) -> None:
-    """Write bytes, atomically."""
-    with replacing(path) as new:
-        new.write_bytes(content)
-
-
 def write_text(text: str, path: Path) -> None:
     """Write a UTF-8 text, atomically."""
-    write_bytes(text.encode(), path)
+    with replacing(path) as new:
+        new.write_bytes(text.encode())
 
 
 def write_json(value: Mapping[str, Any], path: Path, **options: Any) -> None:
@@ -262,35 +240,21 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What goes wrong with the content of a file inside the block is an error that names the file.
-
-    Raises:
-        CorruptFileError: it is damaged, or values are missing, or of other types or sizes than they should be.
-    """
-    from polars.exceptions import PolarsError
-    from safetensors import SafetensorError
-
+    """What goes wrong with the content of a file inside the block is a CorruptFileError that names the file."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, MemoryError) or (isinstance(error, DataError) and error.path is not None):
+    except Exception as error:
+        of_library = type(error).__module__.partition(".")[0] in ("polars", "safetensors", "safetensors_rust")
+        of_system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        is_named = isinstance(error, DataError) and error.path is not None
+        if is_named or (not of_library and (of_system or isinstance(error, ImportError | FileNotFoundError))):
             raise
-        what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise CorruptFileError(f"it does not hold what it should: {what}", path=path) from error
-    except (PolarsError, SafetensorError, EOFError) as error:
-        raise CorruptFileError(f"it is damaged: {error}", path=path) from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise CorruptFileError(f"it is damaged: {error}", path=path) from error
+        what = f"{error}" if of_library or isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise CorruptFileError(f"it is damaged, or does not hold what it should: {what}", path=path) from error
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a file.
-
-    Raises:
-        CorruptFileError: it has more than ``most`` bytes.
-    """
+    """The content of a file; one of more than ``most`` bytes is a CorruptFileError."""
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -299,16 +263,10 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        CorruptFileError: it is no JSON in UTF-8, or has more than 64 MiB.
-    """
+    """The value of a JSON file; a CorruptFileError where it is none, or has more than 64 MiB."""
     content = read_bytes(path)
-    try:
+    with reading(path):
         return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"the file is not JSON: {error}", path=path) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -320,25 +278,14 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file.
-
-    Raises:
-        CorruptFileError: it is no TOML in UTF-8, or has more than 2 MiB.
-    """
+    """The values of a TOML file; a CorruptFileError where it is none, or has more than 2 MiB."""
     content = read_bytes(path, MOST_BYTES >> 5)
-    try:
+    with reading(path):
         return tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"the file is not valid TOML: {error}", path=path) from None
 
 
 def read_frame(path: Path, columns: Collection[str] | None = None) -> pl.DataFrame:
-    """A Parquet file.
-
-    Raises:
-        CorruptFileError: it is damaged.
-        FileNotFoundError: it is not there.
-    """
+    """A Parquet file; a CorruptFileError where it is damaged."""
     import polars as pl
 
     with reading(path), path.open("rb"):  # polars has its own errors for a file that is not there
@@ -346,12 +293,7 @@ def read_frame(path: Path, columns: Collection[str] | None = None) -> pl.DataFra
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file in memory: a mapped file that is cut while it is used ends the process.
-
-    Raises:
-        CorruptFileError: it is damaged.
-        FileNotFoundError: it is not there.
-    """
+    """A safetensors file in memory (a mapped file that is cut ends the process); damage is a CorruptFileError."""
     from safetensors.torch import load
 
     with reading(path):
@@ -381,21 +323,9 @@ def check_plain(name: object) -> str:
 
 
 def within(folder: Path, name: object) -> Path:
-    """A file of a folder by a name that someone else wrote.
-
-    Raises:
-        CorruptFileError: the name leads out of the folder.
-    """
-    try:
+    """A file of a folder by a name that someone else wrote; a CorruptFileError where it leads out of the folder."""
+    with reading(folder):
         return folder / check_plain(name)
-    except ValueError as error:
-        raise CorruptFileError(f"{error}", path=folder) from None
-
-
-def write_manifest(folder: Path) -> None:
-    """Write the SHA-256 of all files of a folder into its ``SHA256SUMS``."""
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
 
 def _files(folder: Path) -> list[str]:
@@ -410,17 +340,18 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def read_manifest(folder: Path) -> dict[str, str]:
-    """File -> SHA-256, as the manifest of a folder says.
+def write_manifest(folder: Path) -> None:
+    """Write the SHA-256 of all files of a folder into its ``SHA256SUMS``."""
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in _files(folder)]
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
 
-    Raises:
-        FileNotFoundError: there is none.
-        CorruptFileError: it is damaged, or names a file outside of the folder.
-    """
-    path = folder / MANIFEST
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File -> SHA-256, as the manifest of a folder says; a CorruptFileError where it is damaged."""
     found = {}
-    with reading(path):
-        for line in read_bytes(path).decode().splitlines():
+    content = read_bytes(folder / MANIFEST)
+    with reading(folder / MANIFEST):
+        for line in content.decode().splitlines():
             known = _SUM.fullmatch(line)
             if known is None:
                 raise ValueError(f"{line[:100]!r} is no digest and name")
@@ -444,11 +375,7 @@ def check_manifest(folder: Path, *, but: Collection[str] = ()) -> None:
 
 
 def check_file(path: Path, digest: str) -> None:
-    """Compare a file with its SHA-256.
-
-    Raises:
-        CorruptFileError: it is missing or was changed.
-    """
+    """Compare a file with its SHA-256; a CorruptFileError where it is missing or was changed."""
     if not path.is_file():
         raise CorruptFileError("the file is missing; restore it", path=path)
     if sha256(path) != digest:

@@ -169,9 +169,10 @@ def parts(
     if kind is not None and name is not None:
         part = registry.load(kind, name)
         note(_first_line(part))
-        config = getattr(part, "Config", None)
-        rows = _settings(kind, config) if config is not None else _parameters(kind, part)
-        show(rows, form)
+        config, parameters = getattr(part, "Config", None), inspect.signature(part).parameters
+        found = [parameters[name] for name in registry.settings_of(part)] if config is None else []
+        rows = [{"of": kind, "setting": one.name, "default": str(one.default), "type": one.annotation} for one in found]
+        show(rows if config is None else _settings(kind, config), form)
         return
     kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
     show([_part(each, key, cls) for each in kinds for key, cls in registry.classes(each)], form)
@@ -182,25 +183,6 @@ def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
 
     (name,) = registry.written(kind, key)
     return {"kind": kind, "part": name, "what": _first_line(cls), "settings": registry.settings_of(cls)}
-
-
-def _parameters(kind: str, cls: type[Any]) -> list[dict[str, Any]]:
-    """The parameters of a part without a ``Config``, in the columns of settings."""
-    from recgraph import registry
-
-    parameters = inspect.signature(cls).parameters
-    found = [parameters[name] for name in registry.settings_of(cls)]
-    return [
-        {
-            "of": kind,
-            "setting": one.name,
-            "default": "" if one.default is one.empty else str(one.default),
-            "type": "" if one.annotation is one.empty else str(one.annotation),
-            "allowed": "",
-            "meaning": "",
-        }
-        for one in found
-    ]
 
 
 def _first_line(model: type[Any]) -> str:

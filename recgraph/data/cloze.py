@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recgraph.data.batches import SequenceBatches
+from recgraph.data.batches import SequenceBatch, SequenceBatches, WholeBatch
 from recgraph.data.part import Part
-from recgraph.data.samples import SequenceBatch, WholeBatch
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged, consecutive
-
-__all__ = ["ClozeBatches", "draw_masks"]
 
 
 def draw_masks(lengths: Tensor, ratio: float, last_share: float, drawn: torch.Generator) -> Ragged:

@@ -140,10 +140,7 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     """
     if isinstance(value, int | float):
         if unit == "us":
-            raise ValueError(
-                f"{name} = {value!r}: the log's timestamps came in as dates: give the instant as a date, a datetime or "
-                "an ISO 8601 text"
-            )
+            raise ValueError(f"{name} = {value!r}: the log's timestamps came in as dates: give a date or ISO 8601 text")
         size = 1 if unit == "own" else 1e6
         if not abs(value) < 2**63 / size:  # NaN is not, either
             raise ValueError(f"{name} = {value!r} is no time: give a number within 64 bits, in the unit of the log's")
@@ -177,17 +174,10 @@ def duration(name: str, value: float | str, unit: TimeUnit) -> int:
     if isinstance(value, str):
         found = _DURATION.fullmatch(value.strip())
         if found is None or found[2].lower() not in _SECONDS:
-            raise ValueError(
-                f"{name} = {value!r} is no length of time: give a whole number and one of W, D, h, min, s, e.g. '14D' "
-                "or '12h'; months and years differ in length"
-            )
-        seconds = int(found[1]) * _SECONDS[found[2].lower()]
+            raise ValueError(f"{name} = {value!r}: give a whole number and one of W, D, h, min, s, e.g. '14D'")
         if unit == "own":
-            raise ValueError(
-                f"{name} = {value!r}: the log's timestamps are plain numbers: give the length as one, in their unit "
-                f"({seconds:_} where they are seconds, {1000 * seconds:_} where milliseconds)"
-            )
-        length = seconds * 1_000_000
+            raise ValueError(f"{name} = {value!r}: the log's timestamps are plain numbers: give the length as one")
+        length = int(found[1]) * _SECONDS[found[2].lower()] * 1_000_000
     elif unit == "us":
         raise ValueError(f"{name} = {value!r}: the log's timestamps came in as dates: give a text such as '14D'")
     else:

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["N_GAPS", "gap_buckets", "times_of", "with_gaps"]
-
 #: buckets: unknown, no gap, then one for each number of binary digits
 N_GAPS = 65
 

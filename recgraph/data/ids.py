@@ -20,7 +20,6 @@ from recgraph.data.errors import CorruptFileError
 from recgraph.files import read_frame, write_frame
 
 _UUID = "uuid"
-_UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 #: what other programs write in the place of a missing value
 FOR_MISSING = (
     *("", "nan", "NaN", "NAN", "NULL", "null", "(null)", "None", "NA", "N/A", "<NA>", "NaT", "\\N", "undefined"),
@@ -210,12 +209,8 @@ class IdMap:
             ValueError: the ids are of another family, or one is missing or does not fit the map's type.
         """
         wanted = self._comparable(ids)
-        if self.as_uuid and (bad := wanted.filter(~wanted.str.contains(_UUID_TEXT))).len():
-            raise ValueError(f"ids: {bad[0]!r} is no UUID, which the log's ids are; write it as {uuid.UUID(int=0)}")
         if wanted.null_count():
-            given = as_series(ids, "ids")
-            place = int(wanted.is_null().arg_max() or 0)
-            raise ValueError(f"ids: {given[place]!r} (place {place}, from 0) is missing or no {self.values.dtype}")
+            raise ValueError(f"ids = {shown(ids)}: one is missing or no {self.values.dtype}")
         new = wanted.filter(pl.Series(self.index(wanted) < 0)).unique(maintain_order=True)
         return IdMap(
             pl.concat([self.values, new.alias(self.values.name).cast(self.values.dtype)]), as_uuid=self.as_uuid
@@ -281,12 +276,9 @@ class IdMap:
         return same_moments(given, self.values.dtype) if want == DATES else given.cast(self.values.dtype)
 
     def _other(self, given: pl.Series, have: str, argument: str, owner: str) -> str:
-        """What is wrong with ids of another family, and how to write the first of them, or an id of the map."""
-        want, known = family(self.values.dtype), given.drop_nulls()
+        """What is wrong with ids of another family."""
         fix = f"; give ids such as {shown(self.values[0])}" if len(self) else ""
-        if len(known) and {have, want} == {"integers", "texts"}:
-            written = self.parse([str(known[0])])[0]
-            fix = fix if written is None else f"; write {shown(written)}"
+        want = family(self.values.dtype)
         return f"{argument} = {given.head(3).to_list()!r} are {have}, but the {owner}'s ids are {want}{fix}"
 
 

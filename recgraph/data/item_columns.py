@@ -10,14 +10,6 @@ from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ItemColumns", "feature_rows"]
-
-
-#: values of an item that are compared, at most: two items are compared value by value
-_MOST_VALUES = 256
-#: columns, each with a separator, that are kept
-_MOST_KEPT = 64
-
 
 class ItemColumns:
     """The item features as rules read them.
@@ -48,10 +40,7 @@ class ItemColumns:
         if found is None:
             series = self._column(column, setting)
             if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
-                raise ValueError(
-                    f"{setting}: column {column!r} holds {series.dtype}, not numbers; to raise the items that have one "
-                    "of its values, say which: value=..."
-                )
+                raise ValueError(f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=...")
             values = series.cast(pl.Float64).fill_null(float("nan"))
             found = self._numbers[column] = torch.from_numpy(values.to_numpy().copy())
         return found
@@ -60,7 +49,7 @@ class ItemColumns:
         """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1.
 
         Raises:
-            ValueError: there is no such column, or an item has more than 256 values in it.
+            ValueError: there is no such column.
         """
         return self._coded(column, setting, separator)[0]
 
@@ -68,8 +57,7 @@ class ItemColumns:
         """[n_items] bool: the items that have the value, alone or among others.
 
         Raises:
-            ValueError: there is no such column, no item has the value (names the nearest ones), or an item has more
-                than 256 values.
+            ValueError: there is no such column, or no item has the value; names the nearest ones.
         """
         codes, values = self._coded(column, setting, separator)
         texts = values.cast(pl.String)
@@ -85,13 +73,11 @@ class ItemColumns:
     def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
         found = self._values.get((column, separator))
         if found is None:
-            found = self._code(self._column(column, setting), setting, separator)
-            if len(self._values) >= _MOST_KEPT:  # requests may name any separator
-                self._values.clear()
+            found = self._code(self._column(column, setting), separator)
             self._values[column, separator] = found
         return found
 
-    def _code(self, series: pl.Series, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
+    def _code(self, series: pl.Series, separator: str | None) -> tuple[Tensor, pl.Series]:
         """Codes [n_items, m] and the value of each code."""
         table = pl.DataFrame({"item": range(len(series)), "value": series}, schema_overrides={"item": pl.Int64})
         if series.dtype == pl.String and separator is not None:
@@ -99,12 +85,6 @@ class ItemColumns:
         if isinstance(table["value"].dtype, pl.Array):
             table = table.with_columns(pl.col("value").arr.to_list())
         if isinstance(table["value"].dtype, pl.List):
-            counts = table["value"].list.n_unique()
-            if (counts > _MOST_VALUES).any():
-                raise ValueError(
-                    f"{setting}: an item has {counts.max()!r} values in column {series.name!r}; at most {_MOST_VALUES} "
-                    "are compared; name a column of categories, or another separator"
-                )
             table = table.explode("value")
         table = table.filter(pl.col("value").is_not_null())
         if table["value"].dtype == pl.String:
@@ -122,9 +102,8 @@ class ItemColumns:
         """[n_items], null where an item has no row."""
         there = [] if self._features is None else [name for name in self._features.columns if name != self._key]
         if self._features is None or column not in there:
-            near = nearest_names(column, there) or there
-            known = f"there are {', '.join(map(repr, near))}" if there else "there are none: fit with item_features"
-            raise ValueError(f"{setting}: {column!r} is no column of the item features; {known}")
+            near = nearest_names(column, there) or there or ["none: fit with item_features"]
+            raise ValueError(f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}")
         if self._rows is None:
             self._rows = feature_rows(self._items, self._features[self._key])
         return self._features[column].gather(pl.Series(self._rows.numpy()).replace(-1, None))

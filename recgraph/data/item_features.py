@@ -26,8 +26,6 @@ from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
 from recgraph.texts import listed
 
-__all__ = ["FeatureColumn", "FeatureSchema", "FeatureSpec", "FeatureWish", "ItemFeatures"]
-
 _log = logging.getLogger(__name__)
 Kind = Literal["category", "words", "number", "vector"]
 #: the intervals that the training items' numbers are cut into, each with about as many of them
@@ -150,10 +148,7 @@ class ItemFeatures:
             DataError: there are no features, or see :meth:`FeatureSchema.learn`.
         """
         if features is None:
-            raise DataError(
-                f"item_features = {wish!r}: the log has no item features; give them with "
-                "with_features(item_features=frame)"
-            )
+            raise DataError(f"item_features = {wish!r}: the log has none; give with_features(item_features=frame)")
         table = _aligned(features, key, items)
         return cls.encode(FeatureSchema.learn(table.filter(pl.Series(known.numpy())), wish), features, key, items)
 
@@ -240,23 +235,21 @@ def _specs(table: pl.DataFrame, wish: Sequence[str | FeatureSpec]) -> list[Featu
 
 def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
     """What is learnt of the columns that can be used as they are."""
-    usable, left_out = [], []
+    usable = []
     for series in table:
         try:
             column = _learn(series, _kind_of(series))
         except DataError as error:
-            left_out.append(str(error))
+            _log.info("left out of item_features = 'all': %s", error)
             continue
         # a single text that is another one for most items (a title): no other item could learn from it
         if column.kind == "category" and not series.dtype.is_nested() and 2 * len(column.values) > series.count():
-            left_out.append(f"column {series.name!r} has another text for most items (as kind 'words' it has words)")
+            _log.info("left out of item_features = 'all': column %r has another text for most items", series.name)
         else:
             usable.append(column)
     if not usable:
-        raise DataError(f"item_features = 'all': no column can be used; {'; '.join(left_out) or 'there is none'}")
+        raise DataError(f"item_features = 'all': no column can be used; {_there(table)}")
     _log.info("item features: %s", ", ".join(f"{column.name} ({column.kind})" for column in usable))
-    for reason in left_out:
-        _log.info("left out of item_features = 'all': %s", reason)
     return usable
 
 
@@ -346,8 +339,7 @@ def _numbers(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any]
     raw, missing_mask = _raw(series, column)
     if raw.shape[1] != len(column.means):
         raise DataError(
-            f"item_features: column {column.name!r} has vectors of length {raw.shape[1]}, in training they had "
-            f"{len(column.means)}"
+            f"item_features: column {column.name!r} has vectors of length {raw.shape[1]}, not {len(column.means)}"
         )
     scaled = (raw - np.array(column.means)) / column.scale
     scaled[missing_mask] = 0

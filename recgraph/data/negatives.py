@@ -12,8 +12,6 @@ from recgraph.data.part import Part
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged, consecutive
 
-__all__ = ["NegativeSampler"]
-
 # Popularity is held in whole units, so that sums are exact; the mass of all items in units, at most.
 _UNITS = 1 << 40
 # Keys from which on what is looked up among them is sorted first.

@@ -12,8 +12,6 @@ import polars as pl
 from recgraph.files import replacing
 from recgraph.texts import cell
 
-__all__ = ["Form", "as_cells", "replace_parts"]
-
 #: of a file of rows
 Form = Literal["csv", "tsv", "json", "jsonl", "parquet"]
 

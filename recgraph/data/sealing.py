@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NoReturn
 
-__all__ = ["SealedTestError", "check_open", "refuse_to_unseal", "without_test_data"]
-
 #: what the innermost block is doing, or None outside of one
 _doing: ContextVar[str | None] = ContextVar("recgraph_without_test_data", default=None)
 

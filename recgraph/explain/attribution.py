@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import Config, configure
-from recgraph.data.samples import Query
+from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.explain.evidence import Walks, evidence_of_items
 from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,6 @@ from recgraph.sparse.csr import Csr
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
-_log = logging.getLogger(__name__)
 #: edge type -> (node type, ids) of its sources and of its targets
 Ends = dict[EdgeType, tuple[tuple[str, pl.Series], tuple[str, pl.Series]]]
 
@@ -236,28 +234,7 @@ def _relations(
             values = pairs_of(table, key, column, separator)[column]
             if values.n_unique() * 2 <= table.height:
                 found.append((column, column))
-                _warn_of_lists(table[column], separator)
     return found
-
-
-#: what separates lists in texts of usual data sets
-_OF_LISTS = ("|", ";", ",")
-
-
-def _warn_of_lists(texts: pl.Series, separator: str) -> None:
-    """Say so where texts look like lists that another separator divides."""
-    if texts.dtype != pl.String or separator.strip():
-        return
-    for mark in _OF_LISTS:
-        n_held = int(texts.str.contains(mark, literal=True).sum())
-        if n_held * 10 >= len(texts):
-            example = texts.filter(texts.str.contains(mark, literal=True))[0]
-            _log.warning(
-                "column %r: %r may be a list, but each of its words is a value: when reading the features give "
-                "lists={%r: %r} (--list '%s=%s'), '' where each text is one value, or give a column of lists",
-                *(texts.name, example, texts.name, mark, texts.name, mark),
-            )
-            return
 
 
 def _free_name(name: str, taken: Mapping[str, Any]) -> str:

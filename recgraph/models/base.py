@@ -151,11 +151,6 @@ class Model(nn.Module):
         return cls.revision
 
     @classmethod
-    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the models that it is made of by these settings, and of those that these are made of."""
-        return ()
-
-    @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
         """A sentence for tables of results that says what it is made of by all its settings; empty: there is none."""
         return ""
@@ -328,12 +323,6 @@ class TrainableModel(Model):
         """Draw what is drawn on the host for a batch, before it goes to a device; an accelerator has it done ahead.
 
         It may draw from :meth:`recgraph.rng.Generators.on_host` alone and read no parameter. Most models draw nothing.
-        """
-
-    def end_step(self) -> None:
-        """Called after the optimisers' steps on a batch, or on the last of the batches that are accumulated.
-
-        What changes here is the same on all ranks, and a buffer, so that a resumed training goes on with it.
         """
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:

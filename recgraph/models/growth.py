@@ -39,7 +39,8 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
     Raises:
         ValueError: the model cannot grow, or a parameter's size depends on the space and is in no table.
     """
-    old = _checked(model, space)
+    old = model.space
+    assert old is not None
     larger = type(model)(model.config).build(space, seed)
     larger.seed = model.seed
     kept = model.state_dict()
@@ -54,7 +55,7 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
         elif name in parameters:
             raise ValueError(
                 f"{type(model).__name__} cannot grow: parameter {name} has shape {list(kept[name].shape)}, and "
-                f"{list(value.shape)} for {_sizes(space)}; name what its rows stand for in the class's tables"
+                f"{list(value.shape)} for {space}; name what its rows stand for in the class's tables"
             )
     place = next(iter((*model.parameters(), *model.buffers())), None)
     return larger if place is None else larger.to(place.device)
@@ -94,16 +95,6 @@ def grown_optimiser(
     return kept
 
 
-def _checked(model: Model, space: Space) -> Space:
-    """The model's own space, where the other one is not smaller."""
-    old = model.space
-    if old is None:
-        raise ValueError(f"{type(model).__name__} is not built; there is nothing to grow")
-    if space.n_users < old.n_users or space.n_items < old.n_items:
-        raise ValueError(f"space has {_sizes(space)}, fewer than the model's {_sizes(old)}; a model only grows")
-    return old
-
-
 def _grown_rows(kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, new: Space, fill: Fill) -> Tensor:
     """``into`` with the rows of ``kept`` where they belong, part by part."""
     of_old = torch.split(kept, [_count(part, old) for part in parts])
@@ -119,11 +110,4 @@ def _grown_rows(kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, 
 
 def _count(part: str, space: Space) -> int:
     """The rows that stand for ``"users"``, ``"items"`` or ``"padding"`` (one row)."""
-    counts = {"users": space.n_users, "items": space.n_items, "padding": 1}
-    if part not in counts:
-        raise ValueError(f"tables: rows stand for one of {', '.join(counts)}, not {part!r}")
-    return counts[part]
-
-
-def _sizes(space: Space) -> str:
-    return f"{space.n_users} users and {space.n_items} items"
+    return {"users": space.n_users, "items": space.n_items, "padding": 1}[part]

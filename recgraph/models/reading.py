@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from recgraph.data.samples import Query
+from recgraph.data.batches import Query
 from recgraph.rows import lookup
 from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.blocks import row_blocks
 from recgraph.config import Config, ConfigError, Search, unknown_key
+from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
-from recgraph.data.samples import Query
 from recgraph.encoders.kept import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.heterogeneous.base import evaluating
@@ -115,24 +115,18 @@ class Plan:
 # --- candidates, and what is known of them ----------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
-    """The candidates of one model.
+class Found(NamedTuple):
+    """The candidates of one model, or of M.
 
     Attributes:
-        keys: [C] int64, ``row * n_items + item``.
-        scores: [C], the model's.
-        ranks: [C] float, 1 / place in the row's list.
+        keys: [C] int64, ``row * n_items + item``; of M models ascending.
+        scores: [C], the model's; of M models [C, M], NaN where an item is no candidate of one.
+        ranks: [C], 1 / place in the row's list; of M models [C, M], 0 where it is none.
     """
 
     keys: Tensor
     scores: Tensor
     ranks: Tensor
-
-    @classmethod
-    def cat(cls, parts: Iterable[Found]) -> Self:
-        keys, scores, ranks = zip(*((part.keys, part.scores, part.ranks) for part in parts), strict=True)
-        return cls(torch.cat(keys), torch.cat(scores), torch.cat(ranks))
 
 
 def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -> Found:
@@ -155,33 +149,15 @@ def best_of(scores: Tensor, query: Query, k: int, able: Tensor, repeats: bool) -
     return Found((first + items)[there], values[there], ranks.expand_as(values)[there])
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The union of the candidates of M models.
-
-    Attributes:
-        keys: [U] int64, ``row * n_items + item``, ascending.
-        scores: [U, M], NaN where an item is no candidate of a model.
-        ranks: [U, M], 1 / place in the model's list; 0 where it is none.
-    """
-
-    keys: Tensor
-    scores: Tensor
-    ranks: Tensor
-
-    @classmethod
-    def union(cls, found: list[Found]) -> Self:
-        keys = torch.unique(torch.cat([each.keys for each in found]))
-        scores = found[0].scores.new_full((len(keys), len(found)), torch.nan)
-        ranks = torch.zeros_like(scores)
-        for column, each in enumerate(found):
-            at = torch.searchsorted(keys, each.keys)
-            scores[at, column], ranks[at, column] = each.scores.to(scores.dtype), each.ranks.to(scores.dtype)
-        return cls(keys, scores, ranks)
-
-    def take(self, index: Tensor) -> Candidates:
-        """Some of them ([K] int64, or a mask)."""
-        return Candidates(self.keys[index], self.scores[index], self.ranks[index])
+def union(found: Sequence[Found]) -> Found:
+    """The candidates of M models."""
+    keys = torch.unique(torch.cat([each.keys for each in found]))
+    scores = found[0].scores.new_full((len(keys), len(found)), torch.nan)
+    ranks = torch.zeros_like(scores)
+    for column, each in enumerate(found):
+        at = torch.searchsorted(keys, each.keys)
+        scores[at, column], ranks[at, column] = each.scores.to(scores.dtype), each.ranks.to(scores.dtype)
+    return Found(keys, scores, ranks)
 
 
 def above_the_rest(first: Tensor, keys: Tensor, second: Tensor) -> Tensor:
@@ -271,11 +247,9 @@ class Features(SizedByState):
         lengths = query.history.lengths
         columns = [self.counts[items].float().log1p(), lengths[rows].float().log1p()]
         if self.repeats:
-            had = self.n_items * query.history.rows + query.history.values
-            distinct, counts = torch.unique(had, return_counts=True)
-            at = torch.searchsorted(distinct, keys).clamp(max=max(len(distinct) - 1, 0))
-            there = distinct[at] == keys if len(distinct) else torch.zeros_like(keys, dtype=torch.bool)
-            columns.append(torch.where(there, counts[at] if len(distinct) else 0, 0).float().log1p())
+            had = (self.n_items * query.history.rows + query.history.values).sort().values
+            counts = torch.searchsorted(had, keys, right=True) - torch.searchsorted(had, keys)
+            columns.append(counts.float().log1p())
         if self.reads_times:
             age = torch.where(self.counts > 0, (self.newest - self.latest).float(), torch.nan)
             columns += [age[items].log1p(), self._ages_of_users(query)[rows].log1p()]
@@ -592,26 +566,16 @@ class TwoStage(ClosedFormModel):
         return cls.revision + sum(each.revision - 1 for each in members)
 
     @classmethod
-    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(
-            Member.of(spec, 1).name for spec in settings.get("models", cls.Config.model_fields["models"].default)
-        )
-
-    @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
         names = [each if isinstance(each, str) else each["name"] for each in settings["models"]]
         return f"An ensemble: {settings['ranker']} over the candidates of {', '.join(names)}."
-
-    def _make_ranker(self, seed: int) -> Ranker:
-        given = {"name": self.config.ranker, **self.config.ranker_options}
-        made: Ranker = registry.make("ranker", given, seed=seed)
-        return made
 
     def _build(self, space: Space) -> None:
         assert self.seed is not None
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
         self.features = Features(space.n_users, space.n_items, self.config.repeats)
-        self.ranker = self._make_ranker(derive(self.seed, "ranker"))
+        given = {"name": self.config.ranker, **self.config.ranker_options}
+        self.ranker = registry.make("ranker", given, seed=derive(self.seed, "ranker"))
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
     def _fresh(self, member: Member, space: Space) -> Model:
@@ -659,18 +623,14 @@ class TwoStage(ClosedFormModel):
             with torch.enable_grad():
                 plan.fit(model, plan.inner, member)
             found.append(self._found(model, member, query))
-        every = Candidates.union(found)
+        every = union(found)
         truth = cases.truth.to(device)
         asked = truth.rows * cases.n_items + truth.values
         labels = torch.isin(every.keys, asked)
-        _log.info(
-            "second stage: %s of %s targets of %s users are among their candidates",
-            f"{int(labels.sum()):,}",
-            f"{len(asked):,}",
-            f"{len(cases):,}",
-        )
+        found_of = int(labels.sum()), len(asked), len(cases)
+        _log.info("second stage: %d of %d targets of %d users are among their candidates", *found_of)
         keep_mask = self._drawn(every.keys // cases.n_items, labels, len(cases))
-        every, labels = every.take(keep_mask), labels[keep_mask]
+        every, labels = Found(*(each[keep_mask] for each in every)), labels[keep_mask]
         if not bool(labels.any()) or bool(labels.all()):
             warnings.warn(
                 f"{type(self).__name__}: no user of the inner split has a right and a wrong candidate, so that the "
@@ -707,8 +667,8 @@ class TwoStage(ClosedFormModel):
                 part = query.rows(rows.start, rows.stop)
                 best = self._best(model, member, part, model.score(part))
                 parts.append(Found(best.keys + rows.start * n_items, best.scores, best.ranks))
-        empty = torch.zeros(0, dtype=torch.int64, device=like.device)
-        return Found.cat([*parts, Found(empty, like, like)])
+        empty = Found(torch.zeros(0, dtype=torch.int64, device=like.device), like, like)
+        return Found(*map(torch.cat, zip(*parts, empty, strict=True)))
 
     def _best(self, model: Model, member: Member, query: Query, scores: Tensor) -> Found:
         return best_of(scores, query, member.n_candidates, model.can_rank(query), self.config.repeats)
@@ -736,12 +696,12 @@ class TwoStage(ClosedFormModel):
             first = scores if first is None else first
             found.append(self._best(model, member, query, scores))
         assert first is not None
-        every = Candidates.union(found)
+        every = union(found)
         taught = bool(self.is_taught)
         second = self.ranker.score(_columns(every, self.features, query)) if taught else every.ranks.sum(1)
         return above_the_rest(first, every.keys, second)
 
 
-def _columns(every: Candidates, known: Features, query: Query) -> Tensor:
+def _columns(every: Found, known: Features, query: Query) -> Tensor:
     """[U, F] float32: what a second stage reads."""
     return torch.cat([every.scores.float(), every.ranks.float(), known(every.keys, query)], 1)

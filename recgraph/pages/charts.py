@@ -1,9 +1,7 @@
 """Charts as inline SVG: axes, points, lines and bars; colours come from the page's style sheet.
 
-Our own drawing, because a study of 40 trials with all its figures is a page of 30 KiB, follows the reader's light or
-dark scheme and fits a phone. Optuna's plotly figures of the same study make 4.7 MiB (the plotly.js inside; 1.8 s to
-import), ignore the scheme and need scripts; matplotlib's SVG has 19 KiB a figure (2.0 s to import), draws text as paths
-and is white on a dark page.
+Our own drawing, because a page with all its figures then has some 30 KiB, follows the reader's light or dark scheme and
+fits a phone.
 """
 
 from __future__ import annotations
@@ -17,9 +15,7 @@ from recgraph.pages.labels import Box, Spot, along, name_marks
 from recgraph.texts import for_html as escape
 
 __all__ = [
-    "Axis",
     "Chart",
-    "Choices",
     "Figure",
     "Layout",
     "Line",
@@ -102,28 +98,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """An axis of categorical values, evenly spaced."""
-
-    values: tuple[Any, ...]
-
-    def place(self, value: Any) -> float:
-        """The position of a choice, 0 to 1."""
-        found = next(place for place, choice in enumerate(self.values) if repr(choice) == repr(value))
-        return (found + 0.5) / len(self.values)
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """Position and text of each tick; at most eight choices have one."""
-        every = math.ceil(len(self.values) / 8)
-        shown = [(self.place(value), f"{value}") for value in self.values[::every]]
-        return [(place, text if len(text) <= 12 else f"{text[:11]}…") for place, text in shown]
-
-
-Axis = Scale | Choices
-
-
-@dataclass(frozen=True)
 class Layout:
     """The size of a drawing, the area of its points, and whether that has axes and a grid."""
 
@@ -199,18 +173,16 @@ class Chart:
         x, y, x_name, y_name: the axes and their names.
         marks: the points; later ones are drawn on top.
         lines: drawn under the points.
-        rug: positions on the x axis of points without a y, with their tooltips.
         layout: size and margins.
     """
 
     title: str
-    x: Axis
-    y: Axis
+    x: Scale
+    y: Scale
     x_name: str = ""
     y_name: str = ""
     marks: Sequence[Mark] = ()
     lines: Sequence[Line] = ()
-    rug: Sequence[tuple[float, str]] = ()
     layout: Layout = AXES
 
     def __str__(self) -> str:
@@ -221,9 +193,6 @@ class Chart:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
             hint = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
-        for at, text in self.rug:
-            path = f'<path class="rug" d="M{self._x(at):.1f} {area.bottom}v-7">'
-            parts.append(f"{path}<title>{escape(text)}</title></path>")
         spots = [self._spot(mark) for mark in self.marks]
         for spot in spots:
             if spot.spread:

@@ -80,8 +80,11 @@ class Csr:
             ValueError: an index is out of range.
         """
         for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
-            if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
-                raise ValueError(f"{name} must lie in [0, {size}), not {int(index.min())} ... {int(index.max())}")
+            if not index.numel():
+                continue
+            low, high = torch.aminmax(index)
+            if bool((low < 0) | (high >= size)):  # one read of a device
+                raise ValueError(f"{name} must lie in [0, {size}), not {int(low)} ... {int(high)}")
         order = sort_entries(rows, cols, shape[1])
         indptr = _offsets(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
         sorted_weights = None if weights is None else as_floating(weights)[order]

@@ -14,6 +14,7 @@ from pointwise_oracles import of_batch
 from refusing import refused
 from torch import Tensor
 
+from experiments.published_weights import encoder_weights
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend, pack
@@ -28,7 +29,6 @@ from recgraph.encoders.transformer import (
     Layer,
     Transformer,
 )
-from recgraph.models.sequence.recbole_weights import encoder_weights
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

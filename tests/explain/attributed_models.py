@@ -10,9 +10,9 @@ import polars as pl
 import torch
 
 from recgraph import registry
+from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
-from recgraph.data.samples import Query
 from recgraph.explain.attribution import Subject
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.samples import Query
+from recgraph.data.batches import Query
 from recgraph.explain import attribution
 from recgraph.explain.attribution import Attention, IntegratedGradients, LeaveOneOut
 from recgraph.explain.evidence import Walks

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.samples import Query
+from recgraph.data.batches import Query
 from recgraph.explain.attribution import Subject
 from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node
 from recgraph.models.base import Model, Space

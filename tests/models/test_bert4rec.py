@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,13 +14,11 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph.accelerated import accelerator_path
-from recgraph.config import ConfigError
 from recgraph.data.batches import Query
 from recgraph.data.cloze import ClozeBatches, draw_masks
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
-from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -94,24 +89,6 @@ def oracle_loss(model: Any, batch: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("path", ["host", "accelerator"])
-def test_the_last_layer_computes_masked_places_alone(path: str) -> None:
-    sizes: list[int] = []
-    model = built(max_len=31)
-    (batch,) = model.batches(random_train(longest=40), 100, Generators(0)).epoch(0)
-    for layer in model.encoder.layers:  # type: ignore[union-attr]
-        layer.up.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
-    with accelerator_path() if path == "accelerator" else nullcontext():
-        model(batch, ("rec",))
-    assert batch.masked is not None
-    n_rows, longest, most = len(batch.users), batch.sequences.longest, batch.masked.longest
-    assert (longest, most) == (32, 6)
-    if path == "host":
-        assert sizes == [len(batch.sequences.values), len(batch.targets)]
-    else:  # as many of each row, in steps of eight
-        assert sizes == [32 * n_rows, 8 * n_rows]
-
-
-@pytest.mark.parametrize("path", ["host", "accelerator"])
 @pytest.mark.parametrize(
     "settings", [{}, {"mask_ratio": 0.6, "last_share": 0.5, "window_step": None}, {"n_heads": 4, "n_layers": 3}]
 )
@@ -152,15 +129,6 @@ def test_scores_are_those_of_the_history_with_the_mask_behind_it(path: str) -> N
             torch.testing.assert_close(found[row], model.item_embedding.weight[1:] @ state, rtol=1e-11, atol=1e-12)
 
 
-def test_prefixes_of_other_models_are_read_by_a_mask_behind_them() -> None:
-    model = built(rg.models.SASRec, encoder="bidirectional_transformer", regime="prefix")
-    (batch,) = model.batches(random_train(), 1000, Generators(0)).epoch(0)
-    states = oracle_states(model, [[*row, 0] for row in batch.sequences.to_lists()])
-    last = states[torch.arange(len(states)), batch.sequences.lengths]
-    expected = F.cross_entropy(last @ model.item_embedding.weight.T, batch.targets)
-    torch.testing.assert_close(model(batch, ("rec",))["rec"], expected, rtol=1e-11, atol=0)
-
-
 def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
     settings = {"encoder": "bidirectional_transformer", "regime": "prefix", "augmentations": ("mask", "crop")}
     for cls, more in ((rg.models.CL4SRec, {}), (rg.models.MCLRec, {"augmenter": "attention"})):
@@ -175,22 +143,6 @@ def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
                 states = oracle_states(model, [[*row, 0] for row in view.to_lists()])
                 wanted = states[torch.arange(len(states)), view.lengths]
                 torch.testing.assert_close(encoded.last, wanted, rtol=1e-10, atol=1e-12)
-
-
-def test_attention_to_events_is_that_of_the_mask_behind_them_without_its_own() -> None:
-    model = built(n_layers=2, n_heads=2).eval()
-    items = [4, 2, 9, 4, 11]
-    reading, kept = model.reading(Query(torch.tensor([0]), Ragged.from_lists([items]))), []
-    with torch.no_grad():
-        oracle_states(model, [[*(item + 1 for item in items), 0]], kept)
-        first, second = (torch.stack(kept[2 * layer : 2 * layer + 2]).mean(0)[0] for layer in (0, 1))
-        one = torch.eye(6, dtype=torch.float64)
-        for form, whole in (("last_layer", second), ("rollout", (second + one) / 2 @ (first + one) / 2)):
-            expected = whole[-1, :-1] / whole[-1, :-1].sum()
-            torch.testing.assert_close(reading.attention(form), expected, rtol=1e-10, atol=0)  # type: ignore[arg-type]
-        # the vectors that stand for the history, the mask's behind them
-        state = oracle_states(model, [[*(item + 1 for item in items), 0]])[:, -1]
-        torch.testing.assert_close(reading.of_inputs(reading.inputs()[None]), state, rtol=1e-10, atol=1e-12)
 
 
 # --- samples ----------------------------------------------------------------------------------------
@@ -223,14 +175,6 @@ def test_samples_are_the_last_items_of_each_user_some_of_them_masked() -> None:
         assert next(targets, None) is None
         assert batch.n_targets == len(batch.targets)
     assert sorted(users) == [user for user, row in enumerate(rows) if len(row) > 1]
-
-
-def test_every_choice_of_masks_is_equally_likely() -> None:
-    masks = draw_masks(torch.full((6000,), 4), 0.5, 0.0, torch.Generator().manual_seed(0))
-    drawn = Counter(tuple(row) for row in masks.values.view(-1, 4).tolist())
-    assert len(drawn) == 6
-    assert all(sum(row) == 2 for row in drawn)
-    assert all(900 < count < 1100 for count in drawn.values())
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 0.99])
@@ -280,105 +224,11 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
         assert sorted(found[user]) == sorted(tokens[begin : begin + 7] for begin in begins)
 
 
-def test_places_are_the_last_targets_so_that_updates_select_samples() -> None:
-    train = random_train()
-    made = batches(train)
-    users, places = made.places()
-    assert torch.equal(places, train.items.lengths[users] - 1)
-    made.keep(places > 5)
-    kept = torch.cat([batch.users for batch in made.epoch(0)])
-    assert sorted(kept.tolist()) == [user for user, n in enumerate(train.items.lengths.tolist()) if n > 6]
-
-
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("train", [random_train(), random_train(2)])
-def test_ranks_have_shares_of_the_masks_of_one_process(count: int, train: Part) -> None:
-    def of(ranks: Ranks) -> list[Any]:
-        how = {"mask_ratio": 0.4, "last_share": 0.2, "window_step": 3}
-        return list(ClozeBatches(train, 8, 6, Generators(1, ranks=ranks), **how).epoch(0))
-
-    whole, of_ranks = of(Ranks()), [of(Ranks(rank, count)) for rank in range(count)]
-    for number, batch in enumerate(whole):
-        for rank, found in enumerate(each[number] for each in of_ranks):
-            own = slice(None) if len(batch.users) < count else slice(rank, None, count)
-            assert found.sequences.to_lists() == batch.sequences.to_lists()[own]
-            assert found.contrast.to_lists() == batch.contrast.to_lists()[own]
-            assert torch.equal(found.targets, batch.targets[found.target_places()])
-            assert torch.equal(found.masked.values, (found.sequences.values == 0).nonzero().squeeze(1))
-            assert torch.equal(found.contrast_targets, batch.contrast_targets)
-            assert found.n_targets == len(batch.targets)
-        assert sum(each[number].weight for each in of_ranks) == pytest.approx(count)
-
-
-def test_masked_places_show_no_gap() -> None:
-    items = random_train().items
-    train = Part(items, N_ITEMS, times=torch.arange(len(items.values)) * 5)
-    for batch in batches(train, gaps=True).epoch(0):
-        tokens, gaps = batch.sequences.values.unbind(1)
-        assert not gaps[tokens == 0].any()
-        shown = (tokens > 0) & (batch.sequences.positions > 0)
-        assert bool((gaps[shown] > 0).all())
-
-
 # --- what does not fit is refused -------------------------------------------------------------------
-
-
-def test_regimes_and_encoders_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"regime = 'causal' would show encoder = 'bidirectional_transformer' its"):
-        built(rg.models.SASRec, encoder="bidirectional_transformer")
-    for encoder in ("transformer", "gru", "hstu"):
-        with pytest.raises(
-            ConfigError, match=rf"encoder = '{encoder}' does not; use encoder='bidirectional_transformer'"
-        ):
-            built(encoder=encoder)
-    for settings in (
-        {"regime": "causal"},
-        {"mask_ratio": 0},
-        {"mask_ratio": 1},
-        {"last_share": 1.5},
-        {"window_step": 0},
-    ):
-        with pytest.raises(ConfigError, match=next(iter(settings))):
-            rg.models.BERT4Rec(**settings)
 
 
 # --- the whole way ----------------------------------------------------------------------------------
 
 
-def log() -> rg.Interactions:
-    """Walks on a circle of items, from each to the next one."""
-    rows = [(user, (user + step) % N_ITEMS, step) for user in range(120) for step in range(4 + user * 3 % 8)]
-    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    return rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time")
-
-
 SETTINGS: dict[str, Any] = {"hidden_dim": 32, "max_len": 8, "dropout": 0.0, "attention_dropout": 0.0, "last_share": 0.5}
 TRAINING: dict[str, Any] = {"seed": 0, "batch_size": 16, "learning_rate": 0.003, "metric": "last", "progress": False}
-
-
-def test_it_learns_what_comes_next_and_serves_it(tmp_path: Path) -> None:
-    split = log().split("leave-one-out")
-    run = rg.fit(rg.models.BERT4Rec(**SETTINGS), split, max_epochs=50, out=tmp_path / "run", **TRAINING)
-    assert run.evaluate("valid", metrics=["hit_rate@1"])["exclude"]["hit_rate@1"] > 0.3
-    again = rg.load(tmp_path / "run")
-    asked = {"histories": {"short": [3, 4, 5, 6], "long": [*range(N_ITEMS)]}, "k": 3}
-    assert again.recommend(**asked).equals(run.recommend(**asked))
-    newer = pl.DataFrame({"user": [0, 0, 500, 500, 500], "item": [3, 4, 5, 6, 50], "time": [20, 21, 20, 21, 22]})
-    updated = run.update(newer, out=tmp_path / "updated", epochs=1, valid=0.0, force=True)
-    assert updated.recommend(users=[500], k=2).height == 2
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"loss": "sampled_softmax", "n_negatives": 8},
-        {"loss": "bce", "n_negatives": 4},
-        {"loss": "bpr", "n_negatives": 1},
-        {"item_graph": "transitions", "item_contrast": 0.1},
-        {"time_gaps": True},
-    ],
-)
-def test_other_losses_and_side_information(settings: dict[str, Any]) -> None:
-    run = rg.fit(rg.models.BERT4Rec(**SETTINGS, **settings), log().split("leave-one-out"), max_epochs=30, **TRAINING)
-    first, *_, last = (epoch["rec"] for epoch in run.history)
-    assert last < 0.8 * first

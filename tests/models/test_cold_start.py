@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
-import recgraph as rg
-from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
@@ -47,28 +44,6 @@ def test_new_films_are_ranked_by_their_genres(shared: Path) -> None:
 
 #: what each model needs to be small
 SMALL = {"sasrec": {"max_epochs": 3}, "mclrec": {"max_epochs": 1}}
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_new_films_are_ranked_by_sequence_models(name: str, shared: Path) -> None:
-    """By their genres and year. Their popularity in training is 0, which ties them all: .5, as chance."""
-    log = Interactions.read(shared / "data" / "ml-100k")
-    is_new = _tenth(log)
-    known = log.masked((~is_new[log.ordered.items.values]).numpy())
-    truth = log.ordered.items.filter(is_new[log.ordered.items.values])
-    features = [{"name": "class", "kind": "words"}, "release_year"]
-    model = registry.load("model", name)(hidden_dim=32, n_layers=1, item_features=features, item_id_dropout=0.2)
-    run = rg.fit(model, known, seed=0, learning_rate=0.01, batch_size=64, device="cpu", progress=False, **SMALL[name])
-    assert (
-        run.model.item_tower.known_items.tolist()
-        == (known.ordered.items.values.bincount(minlength=log.n_items) > 0).tolist()
-    )
-    with torch.no_grad():
-        scores = run.model.score(Query(torch.arange(log.n_users), known.ordered.items))[:, is_new]
-    assert _mean_area(scores, truth, is_new) > 0.6
-    # and for each user apart: the same films are less wanted by others
-    others = scores[torch.randperm(log.n_users, generator=torch.Generator().manual_seed(1))]
-    assert _mean_area(scores, truth, is_new) > _mean_area(others, truth, is_new) + 0.01
 
 
 def _tenth(log: Interactions) -> torch.Tensor:

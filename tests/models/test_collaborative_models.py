@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, planted
-from torch import Tensor
 
-from recgraph import registry
-from recgraph.data.batches import PairBatches, Query
+from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.models.collaborative.lightgcn import BPRMF, LightGCN
@@ -23,10 +19,6 @@ from recgraph.train.trainer import Trainer
 
 def query(users: list[int], histories: list[list[int]]) -> Query:
     return Query(torch.tensor(users), Ragged.from_lists(histories))
-
-
-def test_all_are_here() -> None:
-    assert {"bprmf", "lightgcn", "ncl", "sgl", "simgcl", "xsimgcl"} <= set(NAMES)
 
 
 # --- learning ---------------------------------------------------------------------------------------
@@ -49,26 +41,6 @@ def test_learns_a_planted_structure(name: str) -> None:
     assert result["recall@4"] > 0.9
     strangers = Cases(torch.full_like(cases.users, -1), cases.history, cases.truth, cases.n_items)
     assert evaluate(model, strangers, seen=("exclude",), cutoffs=(4,))[0].metrics["recall@4"] > 0.9
-
-
-@pytest.mark.parametrize("loss", registry.names("loss"))
-@pytest.mark.parametrize("name", ["bprmf", "lightgcn"])
-def test_learns_with_every_loss(name: str, loss: str) -> None:
-    train, _ = planted()
-    model = made(name, loss=loss, l2=0)
-    batches = model.batches(train, 32, Generators(0))
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-2)
-    means = []
-    for epoch in range(12):
-        losses = []
-        for batch in batches.epoch(epoch):
-            optimiser.zero_grad()
-            value = model(batch, ["rec"])["rec"]
-            value.backward()
-            optimiser.step()
-            losses.append(float(value.detach()))
-        means.append(sum(losses) / len(losses))
-    assert means[-1] < 0.8 * means[0]
 
 
 # --- terms ------------------------------------------------------------------------------------------
@@ -125,21 +97,6 @@ def test_unknown_users_are_the_mean_of_their_items(name: str) -> None:
     torch.testing.assert_close(found[3], users[trained].mean(0))
 
 
-@pytest.mark.parametrize("name", ["bprmf", "lightgcn", *CONTRASTIVE])
-def test_items_that_nobody_had_are_not_recommended(name: str) -> None:
-    """They have only been negatives: what a user is known to like comes first."""
-    new = [27, 28, 29]
-    rows = [[item for item in row if item not in new] for row in planted()[0].items.to_lists()]
-    train = Part(Ragged.from_lists(rows), SPACE.n_items)
-    model, generators = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else {})), Generators(0)
-    config = TrainConfig(batch_size=32, learning_rate=0.02, max_epochs=15, metric="loss", patience=None)
-    Trainer(model, model.batches(train, 32, generators), config, generators).fit()
-    model.eval()
-    with torch.no_grad():
-        best = model.score(Query(torch.arange(SPACE.n_users), train.items)).topk(5).indices
-    assert torch.isin(best, torch.tensor(new)).double().mean() < 0.02  # by chance a tenth
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> None:
     model = made(name)
@@ -165,42 +122,9 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     model(first_batch(model), ["rec"])["rec"].backward()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_training_is_the_same_again_and_after_a_resume(name: str, tmp_path: Path) -> None:
-    train, _ = planted()
-
-    def trained(folder: Path | None, epochs: int, resume: bool = False) -> Tensor:
-        model, generators = made(name), Generators(2)
-        config = TrainConfig(batch_size=32, max_epochs=epochs, metric="loss", patience=None)
-        trainer = Trainer(model, model.batches(train, 32, generators), config, generators, folder=folder)
-        assert not resume or trainer.resume()
-        trainer.fit()
-        return model.embedding.weight.detach()
-
-    whole = trained(None, 3)
-    trained(tmp_path, 2)
-    assert torch.equal(whole, trained(tmp_path, 3, resume=True))
-    assert torch.equal(whole, trained(None, 3))
-
-
-def test_a_training_part_of_other_sizes_is_refused() -> None:
-    with pytest.raises(ValueError, match="built for"):
-        made("bprmf").batches(Part(planted()[0].items, 31), 8, Generators(0))
-
-
 def test_tables_start_by_xavier() -> None:
     for model in (BPRMF(hidden_dim=16).build(SPACE), LightGCN(hidden_dim=16).build(SPACE)):
         users, items = torch.split(model.embedding.weight.detach(), [SPACE.n_users, SPACE.n_items])
         for table in (users, items):
             bound = (6 / sum(table.shape)) ** 0.5
             assert 0.9 * bound < float(table.abs().max()) <= bound
-
-
-def test_batches_of_pairs_are_those_of_the_loss() -> None:
-    batches = made("bprmf", n_negatives=3).batches(planted()[0], 8, Generators(0))
-    assert isinstance(batches, PairBatches)
-    assert batches.n_negatives == 3
-    skewed, options = made("bprmf", popularity_power=1.5), made("bprmf", loss_options={"popularity_power": 1.5})
-    assert torch.equal(first_batch(skewed).negatives, first_batch(options).negatives)
-    assert not torch.equal(first_batch(skewed).negatives, first_batch(made("bprmf")).negatives)
-    assert made("bprmf", loss="sampled_softmax").batches(planted()[0], 8, Generators(0)).n_negatives == 0

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pytest
 import torch
 
-import recgraph as rg
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Space
@@ -73,16 +69,6 @@ def _scores(model: ClosedFormModel, lists: list[list[int]], device: torch.device
     return scores
 
 
-def test_gfcf_does_not_depend_on_the_order_of_users(device: torch.device) -> None:
-    """Fewer different histories than factors: what is orthogonal to all of them is no factor."""
-    lists = [[0, 3, 7], [1, 3, 12], [0, 3, 7], [4, 5, 6], [4, 5, 6], [1, 3, 12], [4, 5, 6]]
-    histories = [[item] for item in range(N_ITEMS)]
-    expected = gfcf_scores(_dense(lists), _dense(histories), 3, 0.3)
-    for order in (range(7), (3, 0, 6, 1, 5, 2, 4), (2, 4, 1, 0, 3, 6, 5)):
-        fitted = _fitted(GFCF(), [lists[user] for user in order], device)
-        np.testing.assert_allclose(_scores(fitted, histories, device), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("dense", [512, 0], ids=["dense", "lanczos"])
 @pytest.mark.parametrize(("n_factors", "alpha"), [(5, 0.3), (1, 1.0), (0, 0.3), (7, 0.0)])
 def test_gfcf_is_the_sum_of_both_filters(
@@ -94,14 +80,6 @@ def test_gfcf_is_the_sum_of_both_filters(
     model = _fitted(GFCF(n_factors=n_factors, ideal_weight=alpha), train, device)
     expected = gfcf_scores(_dense(train), _dense(asked), n_factors, alpha)
     np.testing.assert_allclose(_scores(model, asked, device), expected, rtol=2e-5, atol=2e-6)
-
-
-def test_more_factors_than_a_side_are_all_there_are(device: torch.device) -> None:
-    train = _lists(0, 6)
-    model = _fitted(GFCF(n_factors=64), train, device)
-    assert model.get_buffer("factors").shape == (N_ITEMS, 6)
-    expected = gfcf_scores(_dense(train), _dense(train), 6, 0.3)
-    np.testing.assert_allclose(_scores(model, train, device), expected, rtol=2e-5, atol=2e-6)
 
 
 def test_a_dense_copy_is_made_of_small_matrices_alone(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
@@ -134,20 +112,6 @@ def test_turbo_cf_without_powers_and_one_half_is_gfcf_without_factors(device: to
     one = _fitted(TurboCF(k=N_ITEMS), train, device)
     other = _fitted(GFCF(n_factors=0), train, device)
     np.testing.assert_allclose(_scores(one, asked, device), _scores(other, asked, device), rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize("model", [GFCF(n_factors=4), TurboCF(k=None, power=0.7)], ids=lambda model: model.key())
-def test_a_run_keeps_what_is_as_long_as_its_data(model: ClosedFormModel, tmp_path: Path) -> None:
-    train = _lists(6, 30)
-    pairs = [(user, item) for user, items in enumerate(train) for item in items]
-    frame = pl.DataFrame({"u": [user for user, _ in pairs], "i": [item for _, item in pairs]})
-    split = rg.Interactions.from_frame(frame, user="u", item="i").split("ratio")
-    run = rg.fit(type(model)(model.config), split, seed=3, out=tmp_path / "run")
-    loaded = rg.Run.open(tmp_path / "run", split)
-    query = Query(split.test.users, split.test.history)
-    assert torch.equal(run.model.score(query), loaded.model.score(query))
-    again = rg.fit(type(model)(model.config), split, seed=3)
-    assert torch.equal(run.model.score(query), again.model.score(query))
 
 
 def test_no_filter_takes_memory_of_items_by_items() -> None:

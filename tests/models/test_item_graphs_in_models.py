@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,15 +11,11 @@ from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.config import ConfigError
 from recgraph.data.batches import Query
-from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.sequence.base import SequenceModel
-from recgraph.models.sequence.sasrec import SASRec
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
@@ -131,64 +126,3 @@ def test_a_learned_view_of_the_graph_is_trained(name: str) -> None:
     assert all(one.grad is not None and one.grad.any() for one in learned)
     group = model.parameter_groups()["augmenters" if name == "mclrec" else "model"]
     assert {id(one) for one in learned} <= {id(one) for one in group}
-
-
-def test_without_a_latent_contrast_the_learned_view_of_the_graph_is_trained_with_the_encoder() -> None:
-    options = {"item_contrast": 0.1, "item_contrast_options": {"augmenter": "mlp"}}
-    model = built("mclrec", "interactions", latent_weight=0.0, **options)
-    (phase,) = model.phases
-    trained = {id(one) for name in phase.groups for one in model.parameter_groups()[name]}
-    assert model.item_graph is not None
-    assert {id(one) for one in model.item_graph.augmenter.parameters()} <= trained
-
-
-def test_the_contrast_takes_the_parts_of_the_core() -> None:
-    options = {
-        "objective": "info_nce",
-        "weight": "hardness",
-        "transform": "centre",
-        "regularisers": {"uniformity": 0.1},
-    }
-    plain = a_step(built("sasrec", "transitions", item_contrast=0.1))["items"]
-    other = a_step(built("sasrec", "transitions", item_contrast=0.1, item_contrast_options=options))["items"]
-    assert other.isfinite()
-    assert other != plain
-
-
-@pytest.mark.parametrize("item_graph", GRAPHS)
-def test_a_run_trains_saves_and_ranks_again(item_graph: str, tmp_path: Path) -> None:
-    model = SASRec(**with_small(SASRec, SMALL, {"item_graph": item_graph, "item_contrast": 0.1}))
-    split, training = LOG.split("leave-one-out"), {"max_epochs": 1, "batch_size": 8, "metric": "last", "device": "cpu"}
-    run = rg.fit(model, split, seed=0, out=tmp_path / "run", **training)  # type: ignore[arg-type]
-    lists = run.recommend(users=[0, 3], k=5)
-    assert lists.equals(rg.load(tmp_path / "run").recommend(users=[0, 3], k=5))
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"item_contrast = 0\.1 has no effect without item_graph"):
-        built("sasrec", None, item_contrast=0.1)
-    with pytest.raises(ValueError, match="leave item_features out"):
-        built("sasrec", "meta_paths", item_features="all")
-    with pytest.raises(ValueError, match=r"needs a typed graph with the interactions"):
-        registry.load("model", "sasrec")(item_graph="meta_paths").build(Space(n_users=3, n_items=4))
-    with pytest.raises(ValueError, match=r"item_graph 'transition' does not exist; did you mean transitions"):
-        built("sasrec", "transition")
-    with pytest.raises(ConfigError, match="unknown setting 'windw'; did you mean window"):
-        built("sasrec", "transitions", item_graph_options={"windw": 2})
-    with pytest.raises(ValueError, match="reads sequences or has a loss of its own"):
-        built("sasrec", "transitions", item_contrast=0.1, item_contrast_options={"augmenter": "attention"})
-    with pytest.raises(ConfigError, match="colour"):
-        built("sasrec", "transitions", item_contrast=0.1, item_contrast_options={"colour": 1})
-
-
-def test_features_and_a_graph_add_up() -> None:
-    model = SASRec(**with_small(SASRec, SMALL, {"item_graph": "interactions", "item_features": "all"}))
-    features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, TRAIN.item_counts() > 0, "all")
-    model.build(FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features)).setup(TRAIN)
-    with torch.no_grad():
-        model.eval()
-        assert model.item_tower is not None
-        assert model.item_graph is not None
-        own = model.item_tower(model.item_embedding.weight)
-        assert torch.equal(model.token_table()[1:], own[1:] + model.item_graph.graph(own[1:]))
-        assert model.token_table() is model.token_table(), "kept until something changes"

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph.contrast.queue import Queue
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
-from recgraph.models.heterogeneous import paths as _paths
 from recgraph.models.heterogeneous.base import GraphBatch, NodeBatches
-from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.sampling import _walk
+from recgraph.models.heterogeneous.sampling import _walk, share_of
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
 from recgraph.sparse.spmm import Layered, spmm
@@ -113,47 +110,6 @@ def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: tor
     assert min(row["info"] for row in history[4:]) < history[1]["info"] - 0.05
 
 
-def test_batches_walk_a_path_that_would_be_large_composed(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"metapaths": APART, "mini_batch": True, "queue_size": 0}
-    (by_author, by_subject) = (MetaPath(path).cost(graph()).nnz for path in APART)
-    assert by_subject < by_author
-    monkeypatch.setattr(_paths, "_MAX_COMPOSED", by_subject)
-    large, walked = (step(made(MEOW, **settings, **form), 8) for form in ({}, {"form": "factorised"}))
-    monkeypatch.setattr(_paths, "_MAX_COMPOSED", by_subject - 1)
-    both = step(made(MEOW, **settings), 8)
-    monkeypatch.setattr(_paths, "_MAX_COMPOSED", by_author)
-    composed = step(made(MEOW, **settings), 8)
-    for (terms, grads), equal in ((both, True), (large, False), (composed, False)):
-        assert (terms == walked[0]) == equal
-        assert all(torch.equal(grad, walked[1][name]) for name, grad in grads.items()) == equal
-    # what cannot be factorised stays composed
-    monkeypatch.setattr(_paths, "_MAX_COMPOSED", 0)
-    for other in ({"counts": "binary"}, {"top_k": 5}):
-        assert all(len(path.adjacency.factors) == 1 for path in made(MEOW, **settings, **other)._inputs.paths)
-
-
-@pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
-def test_embeddings_over_a_hub_are_exact_where_no_ways_meet(cls: type[MetaPathModel]) -> None:
-    """All papers on one of five subjects: below the cap the same bits, above it the same numbers."""
-    settings = {"metapaths": ("author-paper-subject-paper-author",), "form": "factorised", "mini_batch": True}
-    capped, exact, large = (
-        made(cls, **settings, context_cap=cap).double().eval().embed() for cap in (5, None, 1 << 14)
-    )
-    assert torch.equal(large, exact)
-    assert not torch.equal(capped, exact)
-    torch.testing.assert_close(capped, exact, rtol=1e-10, atol=1e-12)
-
-
-def test_paths_that_begin_alike_share_contexts_wherever_they_are() -> None:
-    inputs = made(MEOW, metapaths=LONG)._inputs
-    source = made(MEOW, metapaths=LONG, mini_batch=True, form="factorised")._inputs
-    for read in (inputs, source):
-        for placed in (read, read.to(torch.device("meta"), torch.float32)):
-            contexts = [reached for path in placed.paths for _, reached in path.contexts]
-            assert len(contexts) == 4
-            assert len({id(reached) for reached in contexts}) == 3
-
-
 def test_the_sampled_product_is_unbiased() -> None:
     model = made(AdaMEOW, **CASES["factorised"], mini_batch=True).double()
     x = torch.rand(N, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -237,24 +193,6 @@ def test_the_queue_holds_the_last_and_nobody_twice() -> None:
     assert none.join(*rows(2))[1].tolist() == [2]
 
 
-def test_queued_rows_have_the_mean_and_deviation_of_the_batch() -> None:
-    draw = torch.Generator().manual_seed(0)
-    old = torch.nn.functional.normalize(torch.randn(500, 6, generator=draw) + torch.tensor([3.0, 0, 0, 0, 0, 0]), dim=1)
-    new = torch.nn.functional.normalize(torch.randn(400, 6, generator=draw) + torch.tensor([0, 3.0, 0, 0, 0, 0]), dim=1)
-    queue = Queue(500, 6)
-    queue.push(old, torch.arange(500))
-    joined, ids = queue.join(new.requires_grad_(), torch.arange(500, 900))
-    assert torch.equal(ids[400:], torch.arange(500))
-    queued = joined[400:]
-    torch.testing.assert_close(queued.norm(dim=1), torch.ones(500))
-    # before the lengths are made 1 again both are equal
-    torch.testing.assert_close(queued.mean(0), new.mean(0), rtol=0, atol=0.05)
-    torch.testing.assert_close(queued.std(0), new.std(0), rtol=0, atol=0.05)
-    # a common move of the batch takes the queue along: it lowers no similarity between the two
-    queued.sum().backward()
-    assert bool((new.grad.abs().sum(1) > 0).all())
-
-
 @pytest.mark.parametrize("share", [Share((4, 3), 0), Share((4, 3), 1), Share((3, 2, 2), 2)])
 @pytest.mark.parametrize("case", CASES)
 def test_a_share_gives_its_rows_of_the_batch(case: str, share: Share) -> None:
@@ -296,20 +234,3 @@ def _first(model: MetaPathModel, inputs: MetaPathInputs) -> dict[str, Tensor]:
                 z = spmm(layer, z)
             found[f"{path.name} {kind}"] = z
     return found
-
-
-class _Forgets(nn.Module):
-    """An encoder that does not gather the rows of all ranks."""
-
-    def forward(self, adj: tuple[Layered, ...], x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        for layer in adj[0].layers:
-            x = spmm(layer, x)
-        return x
-
-
-def test_an_encoder_that_gathers_no_rows_is_refused() -> None:
-    model = made(MEOW, **CASES["factorised"], mini_batch=True)
-    part = share_of(model._step_inputs(next(iter(model.batches(None, 8, Generators(7)).epoch(0)))), Share((4, 4), 1))
-    model.views.encoder = _Forgets()
-    with pytest.raises(ValueError, match="_Forgets gives 4 rows of a batch of 8 that ranks divide: gather"):
-        model.both_views(part)

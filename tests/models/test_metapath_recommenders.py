@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from collaborative_cases import SPACE, first_batch, made, planted, with_relations
+from refusing import refused
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.config import ConfigError
 from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.meow import AdaMEOWRec, MEOWRec
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
@@ -79,55 +75,6 @@ def test_the_terms_of_meow() -> None:
     torch.testing.assert_close(terms["proto"], proto)
 
 
-@pytest.mark.parametrize("weight", ["cluster", "learned", None])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_last_batch_of_one_user_and_one_item(name: str, weight: str | None) -> None:
-    model = made(name, weight=weight)
-    batch = first_batch(model)
-    one = replace(batch, users=batch.users[:1], items=batch.items[:1], negatives=batch.negatives[:1])
-    terms = model.train()(one, list(model.phases[0].terms))
-    torch.stack([model.phases[0].terms[name] * value for name, value in terms.items()]).sum().backward()
-    assert model.embedding.weight.grad is not None
-    assert bool(model.embedding.weight.grad.isfinite().all())
-    if name == "meowrec" or weight == "cluster":
-        assert float(terms["info"].detach()) == 0
-    # the items of a user's batch still have one another
-    several = replace(batch, users=batch.users[:1].expand(len(batch.users)))
-    assert float(model(several, ["info"])["info"].detach()) != 0
-
-
-def test_one_cluster_for_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match="one cluster holds all rows"):
-        made("meowrec", n_clusters=(1,))
-    # as one of several granularities it weighs all alike
-    model = made("meowrec", n_clusters=(1, 3))
-    assert float(model(first_batch(model), ["info"])["info"].detach()) > 0
-
-
-def test_settings_without_an_effect_are_refused() -> None:
-    with pytest.raises(ConfigError, match="redraw_masks = True"):
-        MEOWRec(redraw_masks=True)
-    with pytest.raises(ConfigError, match="projection_dim = 8 needs view_encoder = 'gcn'"):
-        AdaMEOWRec(projection_dim=8)
-    model = made("meowrec", projection_dim=8, view_encoder="gcn")
-    assert isinstance(model, MetaPathRecommender)
-    assert model.views[0].head(torch.ones(3, 16)).shape == (3, 8)
-
-
-def test_binary_counts_are_those_of_paths_that_are_composed() -> None:
-    paths = {"user_metapaths": ("user-item-user",), "item_metapaths": ("item-user-item", "item-genre-item")}
-    numbers, binary = made("meowrec", top_k=None, **paths), made("meowrec", top_k=None, counts="binary", **paths)
-    assert isinstance(numbers, MetaPathRecommender)
-    assert isinstance(binary, MetaPathRecommender)
-    one, other = (
-        [path.adjacency.to_dense().double() for inputs in model._inputs for path in inputs.paths]
-        for model in (numbers, binary)
-    )
-    assert not torch.allclose(one[0], other[0])
-    assert not torch.allclose(one[1], other[1])
-    torch.testing.assert_close(one[2], other[2])
-
-
 def test_masks_of_each_path_are_those_of_users_then_those_of_items() -> None:
     paths = {"user_metapaths": ("user-item-user",), "item_metapaths": ("item-user-item", "item-genre-item")}
     model = made("meowrec", edge_mask=(0.0, 0.9, 0.0), **paths)
@@ -137,18 +84,8 @@ def test_masks_of_each_path_are_those_of_users_then_those_of_items() -> None:
     assert kept[0] >= 1
     assert kept[1] < 0.6
     assert kept[2] == 1
-    with pytest.raises(ValueError, match=r"edge_mask = \(0.1, 0.2\) has 2 values for 3 meta-paths"):
+    with refused("edge_mask"):
         made("meowrec", edge_mask=(0.1, 0.2), **paths)
-
-
-def test_each_seed_draws_masks_of_its_own() -> None:
-    masked = [
-        [path.masked.to_dense() for side in made("meowrec", seed=seed)._inputs for path in side.paths]
-        for seed in (1, 1, 2)
-    ]
-    first, again, other = masked
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_masks_come_with_the_weights_that_were_trained_on_them() -> None:
@@ -188,11 +125,11 @@ def test_paths_follow_from_the_graph() -> None:
     chosen = made("meowrec", item_metapaths=("item-genre-item",))
     assert isinstance(chosen, MetaPathRecommender)
     assert [path.name for path in chosen._inputs[1].paths] == ["item-genre-item"]
-    with pytest.raises(ValueError, match="user_metapaths: 'item-genre-item' leads from 'item'"):
+    with refused("user_metapaths"):
         made("meowrec", user_metapaths=("item-genre-item",))
-    with pytest.raises(ValueError, match=r"item_metapaths = \(\) must .* \(None\) for all .* offers: 'item-"):
+    with refused("item_metapaths"):
         made("meowrec", item_metapaths=())
-    with pytest.raises(ValueError, match="needs a typed graph"):
+    with pytest.raises(ValueError):
         MEOWRec().build(SPACE)
 
 
@@ -241,25 +178,6 @@ def test_a_user_without_interactions_is_embedded_through_friends() -> None:
     torch.testing.assert_close(vectors[1], nodes[: SPACE.n_users][model.known_users].mean(0))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_from_a_log_with_side_information(name: str, tmp_path: Path) -> None:
-    """The graph comes from the training part of the split, and the bundle serves without the data."""
-    part, _ = planted()
-    pairs = [(user, item) for user, row in enumerate(part.items.to_lists()) for item in row]
-    log = pl.DataFrame(pairs, schema=["u", "i"], orient="row").with_columns(t=pl.int_range(pl.len()))
-    films = pl.DataFrame({"i": list(range(30)), "genre": [f"g{item % 3}" for item in range(30)]})
-    data = rg.Interactions.from_frame(log, user="u", item="i", timestamp="t").with_features(item_features=films)
-    split = data.split("leave-one-out")
-    model = MEOWRec(hidden_dim=8) if name == "meowrec" else AdaMEOWRec(hidden_dim=8)
-    run = rg.fit(model, split, seed=1, out=tmp_path / "run", max_epochs=2, batch_size=64, progress=False)
-    space = run.model.space
-    assert isinstance(space, GraphSpace)
-    assert space.graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
-    assert space.graph.count("genre") == 3
-    again = rg.load(tmp_path / "run" / "bundle")
-    assert again.recommend(users=[3], k=5).equals(run.recommend(users=[3], k=5))
-
-
 def test_users_and_items_that_nobody_has_met_are_recommended() -> None:
     """From the log to lists: ids without any interaction, known by a genre or by friends alone."""
     part, _ = planted()
@@ -284,53 +202,9 @@ def test_users_and_items_that_nobody_has_met_are_recommended() -> None:
     assert (found["i"] % 3 == 1).mean() >= 0.8
     of_new = run.recommend(users=["u0", "u1", "u2"], k=1, allow=new_films)
     assert [film % 3 for film in of_new["i"]] == [0, 1, 2]
-    with pytest.raises(NoHistoryError, match="nobody's friend"):
+    with refused("nobody's friend", by=NoHistoryError):
         run.recommend(users=["friend of u1, u4", "nobody's friend"])
     assert len(run.recommend(users=names, k=3, fallback="popularity")) == 3 * 26
-    assert run.recommender.counters["fallbacks"] == 2  # of both calls
     light = rg.fit(rg.models.LightGCN(hidden_dim=8), split, seed=0, max_epochs=1)
-    with pytest.raises(NoHistoryError, match="friend of u1, u4"):
+    with refused("friend of u1", by=NoHistoryError):
         light.recommend(users=["friend of u1, u4"])
-
-
-def test_the_graph_is_of_what_is_fitted_to() -> None:
-    graph = HeteroGraph.from_edge_lists({"user": 2, "item": 2}, {("user", "interacts", "item"): ([0, 1], [0, 1])})
-    model = MEOWRec(hidden_dim=4).build(GraphSpace(n_users=2, n_items=2, graph=graph))
-    with pytest.raises(ValueError, match="was built for n_users"):
-        model.setup(Part(Ragged.from_lists([[0], [1], [0]]), 2))
-    assert Space(n_users=2, n_items=2) != model.space
-
-
-def test_features_are_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features in another type than the parameters are converted at the first forward and never again."""
-    model = made("meowrec")
-    assert isinstance(model, MetaPathRecommender)
-    n_features = 3
-    model._features = {"item": torch.rand(SPACE.n_items, n_features, dtype=torch.float64)}
-    model.feature_layers = torch.nn.ModuleDict({"item": torch.nn.Linear(n_features, model.config.hidden_dim)})
-    first = model.own_vectors()
-    moved, converted = model._placed(model._features["item"]), torch.Tensor.to
-    calls: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: calls.append(x) or converted(x, *a, **k))
-    assert torch.equal(model.own_vectors(), first)
-    assert not calls
-    assert moved.dtype == torch.float32
-    assert model._placed(model._features["item"]) is moved
-
-
-def test_types_of_nodes_have_any_name(tmp_path: Path) -> None:
-    """They are columns of a user's features: PyTorch has own meanings for some, and keeps others from having a dot."""
-    names = ["type", "items", "keys", "values", "pop", "half", "a.b", "a%2Eb", "training", "%", "%type", "[/]", "a b"]
-    groups = [f"g{i % 3}" for i in range(11)]
-    interactions = rg.Interactions.from_frame(
-        pl.DataFrame({"user_id": [i % 8 for i in range(64)], "item_id": [i * 7 % 11 for i in range(64)]}),
-        user="user_id",
-        item="item_id",
-    ).with_features(item_features=pl.DataFrame({"item_id": range(11), **dict.fromkeys(names, groups)}))
-    split = interactions.split("ratio", seed=0)
-    run = rg.fit(MEOWRec(hidden_dim=4), split, seed=0, max_epochs=1, out=tmp_path / "run")
-    own = run.recommender
-    assert isinstance(own.model.space, GraphSpace)
-    assert {*names} <= {*own.model.space.graph.node_types}
-    again = rg.Run.open(tmp_path / "run").recommender.recommend(users=[0, 1], k=3)
-    assert again.equals(own.recommend(users=[0, 1], k=3))

@@ -7,13 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from collaborative_cases import first_batch, made, planted
-from torch import Tensor
 
-from recgraph import registry
-from recgraph.config import ConfigError
-from recgraph.losses.pairwise import BPR, OwnNegatives, PairWeights
+from recgraph.losses.pairwise import PairWeights
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
@@ -76,43 +72,3 @@ def test_the_expected_loss_is_that_of_negatives_of_each_sample(model: str, loss:
     with torch.no_grad():
         value, expected = (one(first_batch(one), ["rec"])["rec"] for one in (ours, own))
     assert float(value) == pytest.approx(float(expected), rel=0.02)
-
-
-class _OverAll(OwnNegatives):
-    """A mean over all K, also over those that count 0."""
-
-    def of_scores(
-        self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int, weights: PairWeights | None = None
-    ) -> Tensor:
-        return (F.relu(negative - positive[:, None] + 0.1) * keep_mask).mean()
-
-
-class _OverKept(BPR):
-    """With a count of its calls."""
-
-    calls: Tensor
-
-    def __init__(self, config: Any = None, /, **settings: Any) -> None:
-        super().__init__(config, **settings)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def of_scores(self, *args: Any, **more: Any) -> Tensor:
-        self.calls += 1
-        return super().of_scores(*args, **more)
-
-
-def test_a_loss_in_which_a_users_own_items_would_count_as_0_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, cls in (("overall", _OverAll), ("overkept", _OverKept)):
-        monkeypatch.setitem(registry._registered, ("loss", name), cls)
-    shared = {"n_negatives": 12, "loss_options": {"shared": True}}
-    with pytest.raises(ConfigError, match=r"_OverAll with shared = True: a user's own items .* would count as 0"):
-        first_batch(made("bprmf", loss="overall", **shared))
-    for settings in (
-        {"loss": "overkept", **shared},
-        {"loss": "overall", **shared, "exclude_own": False},
-        {"loss": "overall", "n_negatives": 12},
-        {"loss": "overall", "loss_options": {"shared": True}, "n_negatives": 1},
-    ):
-        model = made("bprmf", **settings)
-        first_batch(model)
-        assert all(int(calls) == 0 for name, calls in model.named_buffers() if name == "loss.calls")

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from collaborative_cases import SPACE, first_batch, made, planted
 from torch import Tensor
 
-import recgraph as rg
 from recgraph.contrast.prototypes import Prototypes, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch
 from recgraph.models.collaborative.ncl import NCL
 from recgraph.rng import Generators
-from recgraph.train.callbacks import Observer, TrainingInterrupted
-from recgraph.train.config import TrainConfig
-from recgraph.train.trainer import Trainer
 
 N_USERS, N_ITEMS = SPACE.n_users, SPACE.n_items
 CLUSTERED: dict[str, Any] = {"n_clusters": (3, 5), "warm_up_epochs": 0, "kmeans_iterations": 100}
@@ -162,97 +153,7 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
     assert [int(memory.epoch) for memory in model._memories()] == [-1, -1]
 
 
-def test_the_clusters_of_the_second_epoch_follow_from_the_recorded_seed(tmp_path: Path) -> None:
-    items = enumerate(planted()[0].items.to_lists())
-    rows = [(user, item, place) for user, row in items for place, item in enumerate(row)]
-    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
-    split = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
-    settings: dict[str, Any] = {"hidden_dim": 8, **CLUSTERED}
-    how: dict[str, Any] = {"batch_size": 32, "metric": "last", "device": "cpu", "progress": False}
-    run = rg.fit(NCL(**settings), split, seed=7, max_epochs=2, out=tmp_path / "run", **how)
-    seed = json.loads((tmp_path / "run" / "record.json").read_text())["seed"]
-    after_one = rg.fit(NCL(**settings), split, seed=seed, max_epochs=1, **how).model
-    assert isinstance(after_one, NCL)
-    assert isinstance(run.model, NCL)
-    for kind, memory in enumerate(run.model._memories()):
-        assert int(memory.epoch) == 1
-        wanted = torch.stack([one.assignments for one in after_one._prototypes_of(kind, 1)])
-        assert torch.equal(memory.assignments, wanted)
-
-
-class StopAt(Observer):
-    """Sends SIGINT to the process after so many batches."""
-
-    def __init__(self, batches: int) -> None:
-        self.left = batches
-
-    def advance(self) -> None:
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_a_training_that_is_stopped_within_an_epoch_keeps_its_clusters(tmp_path: Path) -> None:
-    def trainer(folder: Path | None = None) -> Trainer:
-        model, generators = made("ncl", n_clusters=(2, 3), warm_up_epochs=1, proto_weight=0.5), Generators(2)
-        config = TrainConfig(batch_size=32, max_epochs=2, metric="loss", patience=None)
-        return Trainer(model, model.batches(planted()[0], 32, generators), config, generators, folder=folder)
-
-    whole = trainer()
-    whole.fit()
-    stopped = trainer(tmp_path)
-    stopped.observers = [StopAt(len(list(stopped.batches.epoch(0))) + 2)]
-    with pytest.raises(TrainingInterrupted):
-        stopped.fit()
-    assert (stopped.progress.epoch, stopped.progress.batch) == (1, 2)
-    again = trainer(tmp_path)
-    assert again.resume()
-    again.fit()
-    found = again.model.state_dict()
-    assert all(torch.equal(one, found[name]) for name, one in whole.model.state_dict().items())
-
-
 # --- other parts ------------------------------------------------------------------------------------
-
-
-def test_parts_of_the_structural_contrast_read_the_clusters() -> None:
-    model = ncl(**CLUSTERED, weight="cluster")
-    value(model, "cl").backward()
-    for term, memory in zip((model.contrast_users, model.contrast_items), model._memories(), strict=True):
-        assert torch.equal(term.weight.assignments, memory.assignments)
-    plain = ncl(**CLUSTERED)
-    assert not torch.allclose(value(model, "cl"), value(plain, "cl"))
-    # none of the parts of this one does
-    assert int(plain._memories()[0].epoch) == -1
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"objective": "debiased_info_nce"},
-        {"objective_settings": {"count_positive": False}},
-        {"weight": "hardness"},
-        {"similarity": "dot"},
-        {"temperature": 1.0},
-        {"regularisers": {"alignment": 0.5}},
-    ],
-)
-def test_the_contrast_with_prototypes_takes_other_parts(parts: dict[str, Any]) -> None:
-    model = ncl(**CLUSTERED, proto_contrast=parts)
-    batch = first_batch(model)
-    found = value(model, "proto", batch)
-    found.backward()
-    assert bool(torch.isfinite(model.embedding.weight.grad).all())  # type: ignore[arg-type]
-    plain = value(ncl(**CLUSTERED), "proto", batch)
-    assert not torch.allclose(found, plain)
-
-
-def test_a_weight_knows_prototypes_by_their_clusters() -> None:
-    """To mask one's own takes the prototype of one's cluster from the candidates."""
-    masked = {"weight": "self_mask", "objective_settings": {"weigh_positive": True}}
-    found = value(ncl(**CLUSTERED, proto_contrast=masked), "proto")
-    expected = value(ncl(**CLUSTERED, proto_contrast={"objective_settings": {"count_positive": False}}), "proto")
-    torch.testing.assert_close(found, expected)
 
 
 def test_the_temperature_of_prototypes_follows_the_density() -> None:

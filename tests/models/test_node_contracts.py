@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import safetensors.torch
 import torch
-from every_model import CONTRASTIVE_OF_NODES, N_PAPERS, OF_NODES, graph, of_nodes
+from every_model import N_PAPERS, OF_NODES, graph, of_nodes
+from refusing import refused
 
 from recgraph import registry
-from recgraph.config import ConfigError
-from recgraph.graph.schema import UnknownTypeError
 from recgraph.models.base import Space
-from recgraph.models.heterogeneous.base import GraphBatch, GraphModel, GraphSpace
+from recgraph.models.heterogeneous.base import GraphBatch, GraphModel
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
@@ -50,9 +49,9 @@ def test_settings_are_documented_and_checked(name: str) -> None:
     for setting in cls.Config.describe():
         assert setting.description, f"{name}: setting {setting.name} has no description"
         assert setting.default != "required", f"{name}: setting {setting.name} has no default"
-    with pytest.raises(ConfigError, match="no_such_setting"):
+    with refused("no_such_setting"):
         cls(no_such_setting=1)
-    with pytest.raises(ValueError, match="needs a typed graph"):
+    with pytest.raises(ValueError):
         cls(metapaths=("a-b-a",)).build(Space(n_users=1, n_items=1))
 
 
@@ -65,22 +64,6 @@ def test_embeds(name: str, device: torch.device) -> None:
     assert bool(z.isfinite().all())
     assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
     assert embedded(model.double()).dtype == torch.float64
-
-
-@pytest.mark.parametrize("name", OF_NODES)
-def test_types_are_one_hot_by_a_setting(name: str) -> None:
-    model = of_nodes(name, features={"paper": "one-hot"})
-    without = of_nodes(name, of=graph().with_features({"paper": None}))
-    assert torch.equal(embedded(model), embedded(without))
-    # a table of weights, no identity that is made
-    assert model._inputs.features["paper"] is None  # type: ignore[attr-defined]
-    assert model.space is not None
-    assert isinstance(model.space, GraphSpace)
-    assert model.space.graph.features("paper") is not None
-    with pytest.raises(UnknownTypeError, match="no node type 'papers'"):
-        of_nodes(name, features={"papers": "one-hot"})
-    with pytest.raises(ConfigError, match="features"):
-        of_nodes(name, features={"paper": "none"})
 
 
 @pytest.mark.parametrize("name", OF_NODES)
@@ -101,7 +84,7 @@ def test_build_depends_on_its_seed_alone(name: str) -> None:
     torch.rand(1)
     assert torch.equal(first, embedded(of_nodes(name, seed=3)))
     assert not torch.equal(first, embedded(of_nodes(name, seed=4)))
-    with pytest.raises(ValueError, match="built already"):
+    with pytest.raises(ValueError):
         of_nodes(name).build(graph())
 
 
@@ -120,7 +103,7 @@ def test_terms_and_gradients(name: str, device: torch.device) -> None:
     for parameter_name, parameter in trained(model):
         assert parameter.grad is not None, f"{parameter_name} gets no gradient"
         assert bool(parameter.grad.isfinite().all())
-    with pytest.raises(ValueError, match="no_such_term"):
+    with refused("no_such_term"):
         model(batch, ["no_such_term"])
 
 
@@ -172,22 +155,3 @@ def test_the_trainer_trains_it(name: str) -> None:
     history = Trainer(model, model.batches(None, 1, generators), config, generators).fit()
     assert len(history) == 25
     assert min(row["loss"] for row in history) < history[0]["loss"]
-
-
-@pytest.mark.parametrize("name", CONTRASTIVE_OF_NODES)
-def test_candidates_are_drawn_by_a_setting(name: str) -> None:
-    def step(**options: object) -> tuple[float, list[torch.Tensor]]:
-        model, batch = training(name, "cpu", dropout=0.0, objective_options=options)
-        loss = model(batch, ["info"])["info"]
-        loss.backward()
-        return float(loss.detach()), [p.grad for p in model.parameters() if p.grad is not None]
-
-    exact, grads = step()
-    whole, of_whole = step(n_candidates=N_PAPERS)
-    assert whole == exact
-    assert all(torch.equal(a, b) for a, b in zip(grads, of_whole, strict=True))
-    few, of_few = step(n_candidates=8)
-    assert few != exact
-    assert few == step(n_candidates=8)[0]
-    assert len(of_few) == len(grads)
-    assert abs(few - exact) < 1

@@ -22,10 +22,8 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.contrast import clustering
-from recgraph.evaluate.node_probe import linear_probe
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.graph.node_task import NodeSplit
 from recgraph.models.heterogeneous import base, heco
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.heco import HeCo
@@ -105,20 +103,6 @@ def test_results_are_those_of_the_nodes(name: str, settings: dict[str, Any], mon
 def test_ties_by_index_read_the_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ((terms, _), (of_permuted, _)), _ = of_both(name, {"ties": "index"}, monkeypatch)
     assert abs(float(terms["info"] - of_permuted["info"])) > 1e-4
-
-
-def test_probes_are_those_of_the_nodes() -> None:
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.arange(60) % 3
-    x = torch.nn.functional.one_hot(labels, 4) + torch.randn(60, 4, generator=draw, dtype=torch.float64)
-    order = torch.randperm(60, generator=draw)
-    places = torch.argsort(order)
-    parts = torch.randperm(60, generator=draw).split(20)
-    probed = [
-        linear_probe(embedding, of, NodeSplit(*split), repeats=3, steps=20)
-        for embedding, of, split in ((x, labels, parts), (x[order], labels[order], [places[part] for part in parts]))
-    ]
-    torch.testing.assert_close(probed[1].macro_f1, probed[0].macro_f1)
 
 
 def alike(n: int) -> HeteroGraph:

@@ -10,7 +10,6 @@ import torch
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.config import ConfigError
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.spectral import coordinates
 from recgraph.models.heterogeneous.base import GraphModel
@@ -67,21 +66,6 @@ def test_what_the_user_sets_wins() -> None:
     expected = coordinates(graph(features=True), 8, Generators(with_features._seed).fresh("rows"))
     author: Any = with_features.type_layers[with_features.types.index("author")]
     assert torch.equal(author.linear.weight, expected["author"].t())
-
-
-def test_one_hot_targets_have_no_features() -> None:
-    assert built("heco", graph(features=True), features={"paper": "one-hot"}).resolved["rows"] == "spectral"
-
-
-def test_paths_with_layers_of_their_own_begin_alike() -> None:
-    model = built("meow", graph(), features_per_path=True)
-    (layer,) = model.type_layers[0].layers  # type: ignore[union-attr, index]
-    assert float(layer.linear.weight.detach().square().mean()) == pytest.approx(1, abs=1e-4)  # type: ignore[union-attr]
-
-
-def test_an_unknown_beginning_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="rows = 'svd'"):
-        built("meow", graph(), rows="svd")
 
 
 def test_what_the_graph_decided_is_recorded_and_no_part_of_the_identity(tmp_path: Path) -> None:

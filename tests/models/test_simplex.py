@@ -8,12 +8,10 @@ import torch.nn.functional as F
 from collaborative_cases import SPACE, first_batch, made, planted
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.collaborative.base import CollaborativeModel
-from recgraph.models.growth import grown
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -79,18 +77,6 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_tabl
     torch.testing.assert_close(lost, model.embedding.weight[: SPACE.n_users].mean(0).detach())
 
 
-@pytest.mark.parametrize("aggregator", ["mean", "user_attention", "self_attention"])
-def test_histories_in_mixed_precision(aggregator: str) -> None:
-    model = made("simplex", aggregator=aggregator, own_weight=0.2, dropout=0.0)
-    batch = first_batch(model)
-    exact = model(batch, ["rec"])["rec"]
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = model(batch, ["rec"])["rec"]
-    mixed.backward()
-    torch.testing.assert_close(mixed.float(), exact, rtol=0.05, atol=0.05)
-    assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None)
-
-
 @pytest.mark.parametrize(
     "given", [{"loss": "ccl", "n_negatives": 4}, {"loss": "full_softmax"}, {"loss": "bpr", "n_negatives": 2}]
 )
@@ -108,44 +94,9 @@ def test_without_the_history_it_is_matrix_factorisation(given: dict[str, object]
     torch.testing.assert_close(model.eval().score(query), plain.eval().score(query))
 
 
-@pytest.mark.parametrize("name", ["bprmf", "lightgcn", "simgcl", "meowrec"])
-def test_any_model_of_pairs_learns_by_cosines_and_ranks_by_them(name: str) -> None:
-    model = made(name, loss="ccl", n_negatives=4, loss_options=OPTIONS).double()
-    batch = first_batch(model)
-    model.eval()  # without dropout and noise
-    value = model(batch, ["rec"])["rec"]
-    unit = F.normalize(model.nodes(), dim=1)
-    users, items = unit[batch.users], unit[SPACE.n_users :]
-    own = (users * items[batch.items]).sum(1)
-    drawn = F.relu((users[:, None] * items[batch.negatives]).sum(2) - OPTIONS["margin"])
-    drawn = drawn * (batch.negatives != batch.items[:, None])
-    if name != "simgcl":  # whose loss has no noise, as here; meowrec's views have none in evaluation mode
-        torch.testing.assert_close(value, (1 - own + 25 * drawn.mean(1)).mean(), rtol=1e-9, atol=1e-10)
-    with torch.no_grad():
-        scores = model.score(Query(batch.users, planted()[0].items.take(batch.users)))
-        lengths = model.nodes()[batch.users].norm(dim=1, keepdim=True)
-        torch.testing.assert_close(scores / lengths, users.detach() @ items.detach().T, rtol=1e-9, atol=1e-10)
-
-
-def test_sequence_models_rank_by_cosines_too() -> None:
-    model = registry.load("model", "sasrec")(loss="ccl", n_negatives=8, hidden_dim=8, inner_dim=8, max_len=6)
-    items = model.build(SPACE, 0).eval().encode_items()
-    torch.testing.assert_close(items.norm(dim=1), torch.ones(SPACE.n_items))
-    some = torch.tensor([4, 4, 0])
-    torch.testing.assert_close(model.encode_items(some), items[some])
-
-
 def test_a_table_may_start_normal() -> None:
     table = made("simplex", hidden_dim=64, init_std=1e-4).embedding.weight
     assert 0.9e-4 < float(table.detach().std()) < 1.1e-4
-
-
-def test_a_table_of_histories_grows_with_the_items() -> None:
-    model = made("simplex", history_table=True)
-    larger = grown(model, Space(n_users=SPACE.n_users, n_items=SPACE.n_items + 2), seed=0)
-    old, new = model.history_embedding.weight, larger.history_embedding.weight
-    assert new.shape == (SPACE.n_items + 2, 16)
-    assert torch.equal(new[: SPACE.n_items], old)
 
 
 def test_a_history_of_the_target_alone_is_an_empty_one() -> None:

@@ -6,23 +6,31 @@ import math
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.torch
 import torch
 from every_model import SPACE, part
+from refusing import refused
 from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.config import ConfigError
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.data.samples import Query
 from recgraph.models.base import Space
-from recgraph.models.members import Plan, last_held_out
-from recgraph.models.two_stage.candidates import Candidates, above_the_rest, best_of
-from recgraph.models.two_stage.features import Features
-from recgraph.models.two_stage.model import TwoStage
-from recgraph.models.two_stage.rankers import BoostedTrees, Logistic, Ranker
+from recgraph.models.two_stage import (
+    BoostedTrees,
+    Features,
+    Logistic,
+    Ranker,
+    TwoStage,
+    above_the_rest,
+    best_of,
+    last_held_out,
+    union,
+)
+from recgraph.runs.inner_split import inner_split
 from recgraph.sparse.ragged import Ragged
 
 
@@ -48,7 +56,7 @@ def query(rows: list[list[int]], times: list[list[int]] | None = None) -> Query:
 def test_trees_give_the_scores_of_scikit_learn(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    monkeypatch.setattr("recgraph.models.two_stage.rankers._ROWS", 700)
+    monkeypatch.setattr("recgraph.models.two_stage._ROWS", 700)
     features, labels, groups = labelled()
     mine = BoostedTrees(**settings)
     mine.fit(features, labels, groups)
@@ -97,21 +105,6 @@ def test_every_second_stage_learns_and_goes_through_safetensors(name: str, devic
     assert torch.equal(other.score(features), scores)
 
 
-@pytest.mark.parametrize("name", registry.written("ranker"))
-def test_a_column_without_a_value_says_nothing(name: str) -> None:
-    features, labels, groups = labelled()
-    empty = features.clone()
-    empty[:, 1] = math.nan
-    constant = features.clone()
-    constant[:, 1] = 0.0
-    scores = []
-    for given in (empty, constant):
-        ranker = registry.make("ranker", name)
-        ranker.fit(given, labels, groups)
-        scores.append(ranker.score(given))
-    torch.testing.assert_close(*scores)
-
-
 # --- candidates and features ------------------------------------------------------------------------
 
 
@@ -121,7 +114,7 @@ def test_candidates_against_loops() -> None:
     asked, able = query([[1, 2], [], [0, 3, 3, 8], [4]]), torch.tensor([True, False, True, True])
     for repeats in (False, True):
         found = [best_of(scores, asked, k, able, repeats) for scores, k in zip(models, (2, 4), strict=True)]
-        every = Candidates.union(found)
+        every = union(found)
         wanted: dict[int, list[list[float]]] = {}
         for column, (scores, k) in enumerate(zip(models, (2, 4), strict=True)):
             for row in range(4):
@@ -208,9 +201,7 @@ def test_what_the_second_stage_learns_from() -> None:
     # as each would be alone, of the inner part
     alone = [each.build(SPACE, seed=3).fit(inner) for each in (rg.models.ItemKNN(k=5), rg.models.Popularity())]
     asked = Query(cases.users, cases.history)
-    every = Candidates.union(
-        [best_of(each.score(asked), asked, 6, asked.history.lengths > 0, repeats=False) for each in alone]
-    )
+    every = union([best_of(each.score(asked), asked, 6, asked.history.lengths > 0, repeats=False) for each in alone])
     rows, items = every.keys // SPACE.n_items, every.keys % SPACE.n_items
     right = torch.tensor([int(i) in cases.truth.row(int(r)).tolist() for r, i in zip(rows, items, strict=True)])
     kept = torch.isin(rows, rows[right])
@@ -243,40 +234,6 @@ def test_wrong_candidates_and_users_are_drawn_by_the_seed() -> None:
     assert len(features) == len(labels)
 
 
-class Unsound(rg.models.Popularity):
-    def score(self, query: Query) -> Tensor:
-        scores = super().score(query).clone()
-        scores[:, 3] = math.nan
-        return scores
-
-
-def test_a_model_that_scores_with_nan_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._registered, ("model", "unsound"), Unsound)
-    model = TwoStage(models=("itemknn", "unsound"), candidates=5).build(SPACE)
-    with pytest.raises(ValueError, match="models: unsound: it scores items with NaN; train or check it"):
-        model.fit(part())
-
-
-@pytest.mark.parametrize(
-    ("score", "message"),
-    [
-        (lambda x: x[:, :1].nan_to_num(), r"Seen.score returned \[1, 1\]; it must be a tensor \[1\]"),
-        (lambda x: torch.tensor(1.0), r"returned \[\]; it must be a tensor \[1\]"),
-        (lambda x: np.zeros(len(x)), r"returned a ndarray; it must be a tensor \[1\]"),
-        (lambda x: x.sum(1) + math.nan, "returned NaN or infinite scores; features are NaN where a value is missing"),
-    ],
-)
-@pytest.mark.usefixtures("seen")
-def test_scores_of_a_second_stage_that_cannot_rank_are_refused(
-    score: Any, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Seen, "score", lambda self, features: score(features))
-    model = TwoStage(models=("popularity",), ranker="seen").build(SPACE)
-    with pytest.raises(ValueError, match=message):
-        model.fit(part())
-    assert not bool(model.is_taught)
-
-
 def test_a_second_fit_forgets_the_first() -> None:
     times = torch.arange(part().n_interactions)
     timed = Part(part().items, SPACE.n_items, times=times)
@@ -284,7 +241,7 @@ def test_a_second_fit_forgets_the_first() -> None:
     assert model.reads_times
     assert bool(model.is_taught)
     nothing = Part(Ragged.from_lists([[1]] * SPACE.n_users), SPACE.n_items)
-    with pytest.warns(UserWarning, match="the second stage learns nothing"):
+    with pytest.warns(UserWarning, match="second stage"):
         model.fit(nothing)
     assert not model.reads_times
     assert not bool(model.is_taught)
@@ -299,48 +256,9 @@ def test_repeats_are_candidates_where_they_are_asked_for() -> None:
             model.fit(train)
             assert set(model.score(asked)[0].topk(2).indices.tolist()) == {0, 1}
         else:
-            with pytest.warns(UserWarning, match="the second stage learns nothing; ranked by the sum of 1 / rank"):
+            with pytest.warns(UserWarning, match="second stage"):
                 model.fit(train)
             assert not {0, 1} & set(model.score(asked)[0].topk(6).indices.tolist())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"models": []}, "models"),
-        ({"models": "ease"}, "give a list of models"),
-        ({"models": ["eas"]}, "model 'eas' does not exist; did you mean ease"),
-        ({"models": [{"l2": 1.0}]}, "must be a name or have one"),
-        (
-            {"models": [{"name": "ease", "l3": 1.0}]},
-            "ease: unknown setting 'l3'; known settings: candidates, l2",
-        ),
-        ({"models": [{"name": "ease", "l2": -1.0}]}, "models: ease: l2 = -1.0"),
-        ({"models": [{"name": "ease", "max_epochs": 3}]}, "models: ease: unknown setting 'max_epochs'"),
-        ({"models": [{"name": "ease", "candidates": 0}]}, "ease: candidates = 0 must be a whole number"),
-        ({"models": ["meow"]}, "MEOW embeds nodes and ranks no items"),
-        ({"models": ["twostage"]}, "TwoStage gives no candidates to another one"),
-        ({"ranker": "boosted"}, "ranker 'boosted' does not exist; did you mean boosted_trees"),
-        ({"ranker_options": {"trees": 3}}, "ranker_options of 'boosted_trees': unknown setting 'trees'"),
-        (
-            {"models": [{"name": "sasrec", "item_features": ["a"]}, {"name": "gru4rec", "item_features": ["b"]}]},
-            "they read item features in 2 ways",
-        ),
-        ({"models": ["meowrec", {"name": "gru4rec", "item_features": ["b"]}]}, "and a graph; give all the same"),
-    ],
-)
-def test_specifications_that_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TwoStage(**settings)
-
-
-def test_a_ranker_that_could_not_be_saved_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plain:
-        def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> None: ...
-
-    monkeypatch.setitem(registry._registered, ("ranker", "plain"), Plain)
-    with pytest.raises(ConfigError, match="'plain' is no Ranker, whose buffers are saved; derive Plain from"):
-        TwoStage(ranker="plain")
 
 
 def test_models_may_be_given_as_objects() -> None:
@@ -351,6 +269,39 @@ def test_models_may_be_given_as_objects() -> None:
 
 def test_a_trained_member_needs_a_run() -> None:
     model = TwoStage(models=("ease", {"name": "bprmf", "max_epochs": 2})).build(SPACE)
-    with pytest.raises(ValueError, match=r"bprmf is trained, and rg\.fit alone trains"):
+    with refused("bprmf"):
         model.fit(part())
-    assert Plan.alone(part(), SPACE).inner.n_interactions < part().n_interactions
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "draws"),
+    [
+        ("leave-one-out", {}, False),
+        ("ratio", {}, True),
+        ("ratio", {"order": "time"}, False),
+        ("time", {"test": 0.2}, False),
+        ("users", {"test": 0.3}, True),
+    ],
+)
+def test_the_inner_split_leaks_no_row_and_follows_its_seed(strategy: str, params: dict[str, Any], draws: bool) -> None:
+    draw = np.random.default_rng(0)
+    rows = [(user, int(item), 10 * user + n) for user in range(30) for n, item in enumerate(draw.permutation(20)[:8])]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    split = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time").split(strategy, **params)
+    of_train = split.interactions.masked((split.labels == 0).numpy())
+
+    def pairs(rows: Ragged, users: Tensor) -> list[tuple[int, int]]:
+        return sorted(zip(users[rows.rows].tolist(), rows.values.tolist(), strict=True))
+
+    every = pairs(of_train.ordered.items, torch.arange(of_train.ordered.items.n_rows))
+    made = []
+    for seed in (1, 1, 2):
+        inner, cases = inner_split(of_train, split.strategy, seed)
+        fitted, asked = pairs(inner.items, torch.arange(inner.items.n_rows)), pairs(cases.truth, cases.users)
+        assert asked
+        assert not {*fitted} & {*asked}, "what is asked for is fitted to"
+        assert not {*pairs(cases.history, cases.users)} & {*asked}, "what is asked for is in the history"
+        assert {*fitted, *asked, *pairs(cases.history, cases.users)} <= {*every}, "rows of valid or test"
+        made.append((fitted, asked))
+    assert made[0] == made[1]
+    assert (made[0] != made[2]) == draws

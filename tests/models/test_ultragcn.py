@@ -10,7 +10,7 @@ import pytest
 import torch
 from collaborative_cases import SPACE, first_batch, made, planted
 
-from recgraph.models.collaborative.constraints import degrees_of, neighbours_of
+from recgraph.models.collaborative.ultragcn import degrees_of, neighbours_of
 from recgraph.sparse.ragged import Ragged
 
 #: the second user has one item twice, the last has none
@@ -98,8 +98,3 @@ def test_a_part_of_its_weights_is_plain_cross_entropy() -> None:
     batch = first_batch(plain)
     first_batch(model)
     torch.testing.assert_close(model(batch, ["rec"])["rec"], 5 * plain(batch, ["rec"])["rec"])
-
-
-def test_a_loss_without_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"loss = 'bpr' takes no weights of pairs; use 'bce' or 'ccl'"):
-        made("ultragcn", loss="bpr")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from collaborative_cases import first_batch, made, planted
+from collaborative_cases import made, planted
 
 from recgraph import registry
 from recgraph.data.batches import Query
@@ -35,7 +35,7 @@ def recommender(name: str, **settings: Any) -> MetaPathRecommender:
 def test_attention_and_parts_of_recommenders(name: str, twin: str, encoder: str) -> None:
     for by in ("interactions", "fine", "both"):
         model = recommender(name, twin=twin, view_encoder=encoder, recommend_by=by)
-        weights = model.view_weights()
+        weights = model.path_weights()
         paths = {"user": ("user-user", "user-item-user"), "item": ("item-genre-item", "item-user-item")}
         assert set(weights) >= {PathKey(side, path) for side, names in paths.items() for path in names}
         for side in ("user", "item"):
@@ -84,17 +84,9 @@ def test_attention_of_models_of_nodes(name: str) -> None:
     model = registry.load("model", name)(metapaths=paths, hidden_dim=8).build(graph, seed=0)
     assert isinstance(model, GraphModel)
     before = model.train().state_dict()
-    weights = model.view_weights()
+    weights = model.path_weights()
     assert model.training
     assert list(weights) == [PathKey("paper", path) for path in paths]
     assert sum(weights.values()) == pytest.approx(1)
     torch.testing.assert_close(model.state_dict(), before)
-    assert model.view_weights() == weights
-
-
-@pytest.mark.parametrize("name", ["lightgcn", "bprmf"])
-def test_other_models_tell_of_no_views(name: str) -> None:
-    model = made(name)
-    first_batch(model)
-    assert model.view_weights() == {}
-    assert model.eval().score_parts(Query(torch.tensor([0]), Ragged.from_lists([[1]])), torch.tensor([[2]])) == {}
+    assert model.path_weights() == weights

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph.data.interactions import Interactions
-from recgraph.models.two_stage.model import TwoStage
+from recgraph.models.two_stage import TwoStage
 from recgraph.runs.inner_split import inner_split
 from recgraph.runs.run import Run
 

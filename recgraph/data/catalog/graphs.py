@@ -27,8 +27,6 @@ from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
 
-__all__ = ["PreparedGraph", "prepare_graph"]
-
 Pairs = npt.NDArray[np.int64]
 
 

@@ -21,9 +21,6 @@ from pydantic import Field, model_validator
 from recgraph.config import Config
 from recgraph.rng import numpy_generator
 
-__all__ = ["Best", "Synthetic", "best_possible", "generate", "generate_blocks", "items", "jump_probabilities"]
-
-
 # Users are drawn in blocks with a generator each, so that a log can be larger than memory.
 _BLOCK = 65_536
 _START = 1_000_000_000

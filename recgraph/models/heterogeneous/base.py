@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,31 +33,16 @@ __all__ = [
     "HoldsGraph",
     "NodeBatches",
     "evaluating",
-    "module_names",
     "tables_of",
 ]
 
-_log = logging.getLogger(__name__)
 
-
-def module_names(types: Iterable[str]) -> dict[str, str]:
-    """Type of a node -> the name of its module in a ``ModuleDict``, which takes neither dots nor names of its own.
-
-    A usual name is kept, as earlier bundles have it; another one begins with ``%`` and has its dots written as ``%2E``.
-    """
-    taken = nn.ModuleDict()
-    usual = {name: bool(name) and name[0] != "%" and "." not in name and not hasattr(taken, name) for name in types}
-    escaped = {name: f"%{name.replace('%', '%25').replace('.', '%2E')}" for name in usual}
-    return {name: name if is_usual else escaped[name] for name, is_usual in usual.items()}
-
-
-def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> tuple[dict[str, str], nn.ModuleDict]:
-    """A vector of width ``dim`` for each node of some types -> type to the name of its table, and the tables."""
-    names = module_names(sorted(types))
-    tables = nn.ModuleDict({module: nn.Embedding(graph.count(name), dim) for name, module in names.items()})
+def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> nn.ModuleDict:
+    """Type -> a table with a vector of width ``dim`` for each of its nodes."""
+    tables = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in sorted(types)})
     for table in tables.values():
         nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
-    return names, tables
+    return tables
 
 
 class GraphSpace(Space):
@@ -204,7 +188,7 @@ class GraphModel(HoldsGraph, TrainableModel):
 
     ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
     type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and defines ``_build``,
-    :meth:`terms` and :meth:`embed`. Inputs made from the graph are no part of the state: they follow from the graph,
+    :meth:`losses` and :meth:`embed`. Inputs made from the graph are no part of the state: they follow from the graph,
     the settings and the seed.
     """
 
@@ -236,15 +220,12 @@ class GraphModel(HoldsGraph, TrainableModel):
     def _target(self, graph: HeteroGraph) -> str:
         paths = self.config.metapaths
         if not paths:
-            raise ValueError(f"metapaths = () must name at least one path, such as {_example(graph)!r}")
-        ends = {path: MetaPath(path).route(graph) for path in paths}
-        for path, route in ends.items():
-            if route[0].start != route[-1].end or route[0].start != ends[paths[0]][0].start:
-                raise ValueError(
-                    f"metapaths: {path!r} leads from {route[0].start!r} to {route[-1].end!r}; all must begin and end "
-                    f"with one type, as {paths[0]!r} begins with {ends[paths[0]][0].start!r}"
-                )
-        return ends[paths[0]][0].start
+            raise ValueError("metapaths = () must name at least one path, such as 'paper-author-paper'")
+        routes = [MetaPath(path).route(graph) for path in paths]
+        ends = {end for route in routes for end in (route[0].start, route[-1].end)}
+        if len(ends) > 1:
+            raise ValueError(f"metapaths = {paths} have ends of several types: {', '.join(sorted(ends))}")
+        return ends.pop()
 
     def features_of(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
         """[N, F]: the features that the model reads of a type; None: none, so that nodes are one-hot."""
@@ -314,10 +295,3 @@ class GraphModel(HoldsGraph, TrainableModel):
     @abstractmethod
     def embed(self) -> Tensor:
         """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""
-
-
-def _example(graph: HeteroGraph) -> str:
-    if not graph.edge_types:
-        return "paper-author-paper"
-    source, _, target = graph.edge_types[0]
-    return f"{source}-{target}-{source}"

@@ -15,7 +15,7 @@ from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.recommender import MetaPathRecommenderConfig
-from recgraph.models.heterogeneous.sides import SIDES, choose_paths
+from recgraph.models.heterogeneous.settings import SIDES, choose_paths
 from recgraph.models.heterogeneous.views import MetaPathViews
 
 __all__ = ["MetaPaths"]
@@ -56,11 +56,11 @@ class MetaPaths(HoldsGraph, ItemGraph):
         self._inputs = read_graph(graph, item, paths, {item: None})
         self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, config, "light")
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {item}
-        self._modules_of, self.others = tables_of(graph, reached, hidden_dim)
+        self.others = tables_of(graph, reached, hidden_dim)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         inputs: MetaPathInputs = self._placed(self._inputs)
-        hidden = {name: self.others[module].weight for name, module in self._modules_of.items()}
+        hidden = {name: table.weight for name, table in self.others.items()}
         return self.views.fine(inputs, {SIDES[1]: x, **hidden}, None, generator)  # type: ignore[dict-item]
 
     def path_weights(self) -> dict[PathKey, float]:

@@ -23,9 +23,8 @@ from recgraph.models.heterogeneous.base import (
     NodeBatches,
     evaluating,
 )
-from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
-from recgraph.models.heterogeneous.sampling import PathSampler
+from recgraph.models.heterogeneous.sampling import PathSampler, share_of
 from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contrast, make_masks, make_paths
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews

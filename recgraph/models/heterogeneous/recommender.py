@@ -18,8 +18,7 @@ from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
-from recgraph.models.heterogeneous.sides import SIDES, read_sides
+from recgraph.models.heterogeneous.settings import SIDES, ViewsConfig, make_contrast, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.reading import EdgeReading, Reading
 from recgraph.rng import Generators
@@ -139,7 +138,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
-        self._other_types, self.others = tables_of(graph, reached - set(SIDES), dim)
+        self.others = tables_of(graph, reached - set(SIDES), dim)
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
         self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
         self.contrasts = nn.ModuleList(
@@ -230,8 +229,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         assert self.space is not None
         users, items = torch.split(own, [self.space.n_users, self.space.n_items])
         hidden = {"user": users, "item": items}
-        for name, module in self._other_types.items():
-            table = self.others[module]
+        for name, table in self.others.items():
             assert isinstance(table, nn.Embedding)
             hidden[name] = table.weight
         for read, views in zip(self._inputs, self.views, strict=True):

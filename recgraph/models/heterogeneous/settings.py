@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,13 +13,15 @@ from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
 from recgraph.contrast.objectives import InfoNCE
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties, propose
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
-from recgraph.models.heterogeneous.paths import Masks
+from recgraph.models.heterogeneous.paths import Masks, MetaPathInputs, read_graph
+from recgraph.rng import Generators, derive
 from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.products import Counts
 
-__all__ = ["ViewsConfig", "make_contrast", "make_masks", "make_paths"]
+__all__ = ["SIDES", "ViewsConfig", "choose_paths", "make_contrast", "make_masks", "make_paths", "read_sides"]
 
 
 TIES = (
@@ -161,3 +164,49 @@ def _each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
     if len(value) != n_paths:
         raise ValueError(f"{name} = {value} has {len(value)} values for {n_paths} meta-paths; give one, or one a path")
     return value
+
+
+SIDES = ("user", "item")
+
+
+def read_sides(graph: HeteroGraph, config: Any, seed: int) -> tuple[MetaPathInputs, ...]:
+    """The inputs of the views of users and of items; the seed draws the masks of their twins."""
+    given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
+    chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
+    drawn = Generators(derive(seed, "graph views"))
+    ties = drawn.fresh("ties")
+    read = [
+        read_graph(graph, side, paths, {side: None}, generator=ties) for side, paths in zip(SIDES, chosen, strict=True)
+    ]
+    masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
+    if config.twin != "masked":
+        return tuple(read)
+    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
+    return tuple(replace(masks, edges=edges).draw(inputs, drawn) for inputs, edges in zip(read, of_sides, strict=True))
+
+
+def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
+    """The meta-paths of a side; those through other types alone are factorised.
+
+    Raises:
+        ValueError: there are none, or one leads elsewhere.
+    """
+    names = _offered(graph, side) if given is None else given
+    if not names:
+        raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")
+    made: list[MetaPath] = []
+    for name in names:
+        route = MetaPath(name).route(graph)
+        ends = (route[0].start, route[-1].end)
+        if ends != (side, side):
+            raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
+        through = {step.end for step in route[:-1]}
+        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised", "counts": "full"}
+        made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
+    return tuple(made)
+
+
+def _offered(graph: HeteroGraph, side: str) -> tuple[str, ...]:
+    """Relations within a side, and round trips to another type."""
+    routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+    return tuple(path for path, route in routes.items() if len(route) == 1 or route[0].end != side)

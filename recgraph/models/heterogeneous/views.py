@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,10 +118,9 @@ class MetaPathViews(nn.Module):
             generator: draws dropout; required in training mode where dropout is above 0.
             together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
         """
-        views = self._views(inputs, hidden, masked, generator)
-        fine = self.attention(views, generator if together is None else together)
+        fine = self.fine(inputs, hidden, masked, generator, together)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
-        coarse = self._encoded(adjacencies, _shared(hidden[inputs.target]), generator)
+        coarse: Tensor = self.encoder(adjacencies, _shared(hidden[inputs.target]), generator)
         return BothViews(coarse, fine)
 
     def fine(
@@ -157,13 +156,8 @@ class MetaPathViews(nn.Module):
         return found
 
     def weights_of_views(self) -> Tensor:
-        """[P] or [2 P], each path followed by its twin: the attention that ``"light"`` has learned, for all nodes.
-
-        Raises:
-            ValueError: another encoder, whose attention looks at the nodes.
-        """
-        if not isinstance(self.attention, ViewWeights):
-            raise ValueError("weights_of_views: the attention follows from the nodes; use addends()")
+        """[P] or [2 P], each path followed by its twin: the attention that ``"light"`` has learned, for all nodes."""
+        assert isinstance(self.attention, ViewWeights)
         return torch.softmax(self.attention.logits, 0)
 
     def _views(
@@ -174,10 +168,10 @@ class MetaPathViews(nn.Module):
         generator: torch.Generator | None,
     ) -> list[Tensor]:
         """[N, D] each: the view of each path, followed by its twin where there is one."""
-        h = hidden[inputs.target]
-        views: list[Tensor] = []
-        contexts = self.contexts(inputs, hidden)
-        for number, (path, whole) in enumerate(zip(inputs.paths, contexts, strict=True)):
+        h, views = hidden[inputs.target], []
+        means: dict[int, Tensor] = {}
+        for number, path in enumerate(inputs.paths):
+            whole = self._context(number, path, hidden, means)
             context = self._dropped(whole, generator)
             z = self._path(path.adjacency, _of_path(h, number) + context, generator)
             views.append(z)
@@ -188,47 +182,25 @@ class MetaPathViews(nn.Module):
                 views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [unit_length(z) for z in views]
 
-    def contexts(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor]) -> Iterator[Tensor]:
-        """[N, D] each, before dropout: the context of each path, which is added to the target's own vectors; [] where
-        it has none."""
-        means: dict[int, Tensor] = {}
-        for number, path in enumerate(inputs.paths):
-            yield self._context(number, path, hidden, means)
-
     def _dropped(self, context: Tensor, generator: torch.Generator | None) -> Tensor:
         """A context after dropout; a path that has none draws nothing."""
         return dropout(context, self.dropout, generator if self.training and context.dim() else None)
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self._encoded((adjacency,), x if self.linear else F.elu(x), generator)
-
-    def _encoded(
-        self, adjacencies: tuple[Operator | Layered, ...], x: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """[N, D]: what the encoder makes of x, of all ranks' rows."""
-        z: Tensor = self.encoder(adjacencies, x, generator)
+        z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
         return z
 
-    def _context(
-        self,
-        number: int,
-        path: PathInputs,
-        hidden: Mapping[str, Tensor],
-        means: dict[int, Tensor],
-    ) -> Tensor:
-        """[N, D]: the context of a path, [] where it has none."""
+    def _context(self, number: int, path: PathInputs, hidden: Mapping[str, Tensor], means: dict[int, Tensor]) -> Tensor:
+        """[N, D]: the context of a path, [] where it has none; ``means`` keeps what paths that begin alike share."""
         total = None
         for step, (node_type, reached) in enumerate(path.contexts):
-            # paths that begin alike share what they reach
             if id(reached) not in means:
                 means[id(reached)] = _mean(reached, _shared(hidden[node_type]))
             part = means[id(reached)]
             if not self.linear:
                 part = part @ self.context_layers[number][step].weight.t()  # type: ignore[index]
             total = part if total is None else total + part
-        if total is None:
-            return next(iter(hidden.values())).new_zeros(())
-        return total
+        return next(iter(hidden.values())).new_zeros(()) if total is None else total
 
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph import registry
@@ -34,7 +35,6 @@ from recgraph.models.base import (
 from recgraph.models.reading import SequenceReading
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
-from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
@@ -341,3 +341,24 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     shared["max_len"] += cls.ends_masked
     encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)
     return encoder
+
+
+class PaddedSequences(nn.Module):
+    """User vectors [B, D] of padded rows of tokens; padding is a masked item."""
+
+    table: Tensor
+
+    def __init__(self, encoder: SequenceEncoder, table: Tensor, gap_embedding: nn.Embedding | None) -> None:
+        super().__init__()
+        self.encoder, self.gap_embedding = encoder, gap_embedding
+        self.register_buffer("table", table)
+
+    def forward(self, history: Tensor, gaps: Tensor | None = None) -> Tensor:
+        """[B, L] tokens and, of a model that reads them, [B, L] buckets of time gaps -> [B, D]."""
+        lengths = (history != 0).sum(1)
+        if self.encoder.ends_masked:
+            history, gaps, lengths = F.pad(history, (0, 1)), None if gaps is None else F.pad(gaps, (0, 1)), lengths + 1
+        inputs = F.embedding(history, self.table)
+        if self.gap_embedding is not None and gaps is not None:
+            inputs = inputs + self.gap_embedding(gaps)
+        return self.encoder.padded(inputs, lengths.clamp(min=1))
