@@ -103,8 +103,8 @@ class Share:
     Attributes:
         sizes: how many samples each rank has.
         index: of this rank.
-        dealt: whether the samples are dealt one by one, sample i to rank i modulo the number of ranks, so that ranks
-            have alike samples of an ordered batch; else each rank has consecutive ones.
+        dealt: whether samples are dealt one by one, sample i to rank i modulo the number of ranks, so that ranks have
+            alike samples of an ordered batch; else each rank has consecutive ones.
     """
 
     sizes: tuple[int, ...]

@@ -130,7 +130,7 @@ class Generators:
         """Go on with the streams that all ranks share.
 
         A state that was saved on another kind of device has another size and cannot be set: that stream is seeded anew,
-        from ``step``. Where the saved state is one of a host, what is drawn on the host goes on from it.
+        from ``step``.
 
         Returns:
             The names of those that begin anew.
@@ -139,12 +139,9 @@ class Generators:
         for name, value in state.items():
             on_host = name.endswith(_ON_HOST)
             stream = self.on_host(name.removesuffix(_ON_HOST)) if on_host else self[name]
-            if _set_state(stream, value):
-                continue
-            stream.manual_seed(derive(self.seed, name, "resumed", step))
-            anew.append(name)
-            if _fits(torch.Generator(), value):
-                _set_state(self.on_host(name), value)
+            if not _set_state(stream, value):
+                stream.manual_seed(derive(self.seed, name, "resumed", step))
+                anew.append(name)
         return anew
 
     def rank_state(self) -> dict[str, Tensor]:
@@ -161,14 +158,9 @@ class Generators:
                 self.of_rank(name).manual_seed(derive(self.seed, name, self.ranks.index, "resumed", step))
 
 
-def _fits(stream: torch.Generator, state: Tensor) -> bool:
-    """Whether a state has the size of those of the stream's device."""
-    return stream.get_state().numel() == state.numel()
-
-
 def _set_state(stream: torch.Generator, state: Tensor) -> bool:
     """Set the state of a stream; False where the state is of another kind of device."""
-    if not _fits(stream, state):
+    if stream.get_state().numel() != state.numel():
         return False
     # generator states live on the host whatever device they draw on
     stream.set_state(state.to(device=torch.device("cpu"), dtype=torch.uint8))

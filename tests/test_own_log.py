@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-import torch
 from command_line import refused, works
 
 import recgraph as rg
@@ -155,57 +154,10 @@ def test_7_ids_that_pandas_made_floats(team: Path) -> None:
     assert "item" in refused("train popularity --data twice.csv --out twice")
 
 
-def test_8_any_metric_by_one_name_and_no_typo_passes(team: Path, tested: Path) -> None:
-    message = refused("evaluate tested -m ndgc@5")
-    assert "'ndgc'" in message
-    assert "ndcg" in message
-    printed = works("evaluate tested --split valid -m ndcg@5 -m catalogue_coverage@5 -m novelty@5").stdout
-    assert all(name in printed for name in ("ndcg@5", "catalogue_coverage@5", "novelty@5"))
-    results = rg.Run.open("tested").evaluate("valid", metrics=("ndcg@10",))
-    assert list(results["keep"].metrics) == ["ndcg@10"]
-    assert "catalogue_coverage" in registry.written("metric")
-
-
-def test_9_a_cutoff_beyond_all_items(team: Path, tested: Path) -> None:
-    works("evaluate tested --split valid --cutoff 100000")
-    results = rg.Run.open("tested").evaluate("valid", cutoffs=(ITEMS, 10**6), metrics=("ndcg", "recall"))
-    assert results["keep"]["ndcg@1000000"] == results["keep"][f"ndcg@{ITEMS}"]
-
-
-def test_10_a_metric_is_compared_whatever_other_cutoffs_were_listed(team: Path, tested: Path) -> None:
-    from recgraph.evaluate.significance import over_users
-
-    run = rg.Run.open("tested")
-    one, more = run.evaluate("valid", cutoffs=(10,)), run.evaluate("valid", cutoffs=(5, 10, 20))
-    assert over_users(one["keep"], more["keep"], "ndcg@10").difference == 0
-    with pytest.raises(rg.evaluate.ProtocolMismatch, match="seen"):
-        over_users(one["keep"], more["exclude"], "ndcg@10")
-
-
 def test_11_the_part_that_was_learnt_is_not_evaluated(team: Path, served: Path) -> None:
     works("train sasrec --data log.csv --fit-on train+valid --out both --seed 1", *TINY)
     assert "fitted on train+valid" in refused("evaluate both --split valid")
     assert "fitted on all" in refused("evaluate served")
-
-
-def test_12_graphs_keep_labels_and_masks() -> None:
-    from torch_geometric.data import Data
-
-    from recgraph.graph.hetero import HeteroGraph
-
-    draws = torch.Generator().manual_seed(0)
-    data = Data(x=torch.rand(30, 4, generator=draws), edge_index=torch.randint(30, (2, 90), generator=draws))
-    data.y = torch.arange(30) % 3
-    data.train_mask = torch.arange(30) < 12
-    data.val_mask = (torch.arange(30) >= 12) & (torch.arange(30) < 20)
-    data.test_mask = torch.arange(30) >= 20
-    graph, task = HeteroGraph.from_pyg_with_task(data)
-    back = graph.to_pyg(task)
-    for name in ("y", "train_mask", "val_mask", "test_mask"):
-        assert back["node"][name].equal(data[name])
-    model = rg.models.MEOW(metapaths=("node-node",), hidden_dim=8, n_clusters=(3,))
-    run = rg.fit_graph(model, graph, seed=0, max_epochs=1)
-    assert run.evaluate(task).linear
 
 
 def test_13_bundles_can_be_read_and_damage_is_named(team: Path, served: Path, tested: Path) -> None:

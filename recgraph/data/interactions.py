@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -13,7 +13,7 @@ from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
 from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile, Table
-from recgraph.data.reading import FEATURES, FileFormat, MissingIds, Reading
+from recgraph.data.reading import FEATURES, MissingIds, Reading
 from recgraph.data.split import Split
 
 Log = TypeVar("Log", bound=InteractionLog)
@@ -77,76 +77,28 @@ class Interactions(InteractionLog):
         return cls._encoded(table, frame_kind(frame), time_format, missing_ids or "error", texts)
 
     @classmethod
-    @checked
-    def read(
-        cls,
-        path: str | Path,
-        *,
-        user: str | None = None,
-        item: str | None = None,
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        format: FileFormat | None = None,
-        separator: str | None = None,
-        names: Sequence[str] = (),
-        encoding: str = "utf-8",
-        time_format: str | None = None,
-        missing_ids: MissingIds = "error",
-        user_features: str | Path | None = None,
-        item_features: str | Path | None = None,
-        lists: Mapping[str, str] | None = None,
-        quotes: bool = True,
-    ) -> Self:
+    def read(cls, path: str | Path, **options: Any) -> Self:
         """From a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``.
 
         What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.reading``).
+        Ids of text files become integers where each is written as one (``1000.0`` is ``1000``), else texts.
 
         Args:
             path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
                 file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
                 by gzip, Zstandard, bzip2 or xz.
-            user, item: the columns of ids; guessed from usual names. Ids of text files become integers where each is
-                written as one (``1000.0`` is ``1000``), else texts.
-            timestamp, rating: their columns; guessed, and ``"none"`` says that the log has none. Of times see
-                :meth:`from_frame`.
-            weight: the column of weights.
-            format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"`` or ``"sequences"``; by default the
-                names of the files say it.
-            separator: of a CSV file, one or several characters; by default its first line says it.
-            names: of the columns, where a CSV file has no header line.
-            encoding: of text files, e.g. ``"latin-1"``.
-            time_format: of times that are texts in another form than ISO 8601, e.g. ``"%d/%m/%Y %H:%M"``.
-            missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
-            user_features, item_features: side information: files (CSV, TSV, JSON lines, Parquet, RecBole's ``.user``
-                and ``.item``) with the log's column of ids and one row an id.
-            lists: column of texts in these files -> the separator of the list that each text is, ``{"genres": "|"}``;
-                where it is ``""``, a text is one value. Models of graphs read each word of any other text as a value.
-            quotes: of CSV and TSV files: whether ``"`` begins and ends a quoted field; else it is a part of its field.
+            options: of :class:`recgraph.data.reading.Reading`: the columns ``user``, ``item``, ``timestamp``,
+                ``rating`` and ``weight``, how the files are written (``format``, ``separator``, ``names``,
+                ``encoding``, ``quotes``, ``time_format``), ``missing_ids``, and the files ``user_features`` and
+                ``item_features`` with their ``lists``.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the format cannot be told, or an option has a value that is not allowed.
             DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
         """
-        reading = Reading.of(
-            user=user,
-            item=item,
-            timestamp=timestamp,
-            rating=rating,
-            weight=weight,
-            format=format,
-            separator=separator,
-            names=tuple(names),
-            encoding=encoding,
-            time_format=time_format,
-            missing_ids=missing_ids,
-            user_features=None if user_features is None else str(user_features),
-            item_features=None if item_features is None else str(item_features),
-            lists=dict(lists or {}),
-            quotes=quotes,
-        )
-        return cls.from_files(LogFile(str(path), reading))
+        given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
+        return cls.from_files(LogFile(str(path), Reading.of(given)))
 
     @classmethod
     def from_files(cls, files: LogFile, texts: Collection[str] = ()) -> Self:

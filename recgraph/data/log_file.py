@@ -31,7 +31,7 @@ from recgraph.data.errors import (
     MixedIdError,
     TimestampError,
 )
-from recgraph.data.ids import family, plain_series
+from recgraph.data.ids import FOR_MISSING, family, plain_series
 from recgraph.data.reading import FEATURES, NO_COLUMN, PARTS, ROLES, FileFormat, Reading, candidates_of
 from recgraph.files import read_frame, reading, sha256
 from recgraph.texts import listed
@@ -139,14 +139,6 @@ class LogFile:
         return found
 
     @property
-    def is_there(self) -> bool:
-        """Whether there are any."""
-        try:
-            return bool(self.files)
-        except FileNotFoundError:
-            return False
-
-    @property
     def format(self) -> FileFormat:
         """The format that is given, or that the files' names say.
 
@@ -205,23 +197,15 @@ class LogFile:
         The hash of one file is its sha256; that of several is of the list of theirs. Files of given parts are among
         them.
         """
-        hashes = [sha256(path) for path in self._all_files()]
-        whole = hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-        return {**self.stamp(), "sha256": whole}
-
-    def stamp(self) -> dict[str, Any]:
-        """The part of the fingerprint that is found without reading the files."""
-        states = [file.stat() for file in self._all_files()]
+        files = self._all_files()
+        states, hashes = [file.stat() for file in files], [sha256(file) for file in files]
         return {
             "path": str(Path(self.path).absolute()),
-            "files": len(states),
+            "files": len(files),
             "size": sum(state.st_size for state in states),
             "mtime_ns": max(state.st_mtime_ns for state in states),
+            "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
         }
-
-    def touched_ns(self) -> int:
-        """When one of the files was last put in place or touched, which its own time need not tell (``cp -p``)."""
-        return max(file.stat().st_ctime_ns for file in self._all_files())
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
         """The fingerprint of each file of features, by its name in the settings; that of the log does not cover them.
@@ -229,7 +213,10 @@ class LogFile:
         Raises:
             FileNotFoundError: one is not there.
         """
-        files = self.feature_files() if self.is_there else self._given_features()
+        try:
+            files = self.feature_files()
+        except FileNotFoundError:  # the log itself lies elsewhere
+            files = self._given_features()
         return {name: LogFile(str(path)).fingerprint() for name, path in files.items()}
 
     def _all_files(self) -> list[Path]:
@@ -323,18 +310,17 @@ def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
         if not any(part[0] in "._" for part in Path(place, name).relative_to(folder).parts)
     )
     logs = [path for path in every if suffix_of(path) == ".inter"]
+    known = {path: SUFFIXES[suffix_of(path)] for path in every if suffix_of(path) in SUFFIXES}
     if form == "recbole" or (form is None and logs):
-        if len(logs) > 1:
-            raise ValueError(f"{str(folder)!r} holds {len(logs)} .inter files; name one")
         found = logs
     elif form == "sequences":
         found = every
     else:
-        known = {path: SUFFIXES[suffix_of(path)] for path in every if suffix_of(path) in SUFFIXES}
-        if form is None and len(set(known.values())) > 1:
-            formats = ", ".join(sorted(set(known.values())))
-            raise ValueError(f"folder {str(folder)!r} holds files of formats {formats}; give format= (--data-format)")
         found = [path for path, kind in known.items() if form in (None, kind)]
+    if len({known[path] for path in found if path in known}) > 1 or (found == logs and len(logs) > 1):
+        raise ValueError(
+            f"{str(folder)!r} holds several logs: {listed(path.name for path in found)}; name one, or format="
+        )
     if not found:
         raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})")
     return found
@@ -418,12 +404,7 @@ def _separator(path: Path, form: FileFormat, given: Reading) -> str:
 
 
 def _header(path: Path, form: FileFormat, given: Reading) -> list[str]:
-    """The names in the first line; of a RecBole file without their types.
-
-    Raises:
-        DuplicateColumnError: a name stands twice.
-        CorruptFileError: a name of a RecBole file has no type.
-    """
+    """The names in the first line; of a RecBole file without their types."""
     separator, line = _separator(path, form, given), _first_line(path, given.encoding)
     if len(separator) > 1 or not given.quotes:
         names = [name.strip() if len(separator) > 1 else name for name in line.split(separator)]
@@ -452,12 +433,7 @@ def _types(header: Sequence[str], path: Path) -> dict[str, str]:
 
 
 def _read(path: Path, form: FileFormat, columns: Columns, given: Reading) -> pl.DataFrame:
-    """The named columns of one file: of a text file as texts.
-
-    Raises:
-        MissingColumnError: one is not there.
-        CorruptFileError, EncodingError: it is damaged, or in another encoding.
-    """
+    """The named columns of one file: of a text file as texts."""
     _check_there(path)
     with _explained(path):
         if form == "sequences":
@@ -501,11 +477,7 @@ def _scan_delimited(path: Path, form: FileFormat, given: Reading, needed: Sequen
 
 
 def _split_lines(path: Path, separator: str, names: list[str], has_header: bool, encoding: str) -> pl.LazyFrame:
-    """The fields of lines that are separated by several characters; nothing is quoted.
-
-    Raises:
-        DataError: a line has more or fewer fields than there are names.
-    """
+    """The fields of lines that are separated by several characters; nothing is quoted."""
     lines = pl.DataFrame({"line": _text(path, encoding).split("\n")}, schema={"line": pl.String})
     lines = lines.select(pl.col("line").str.strip_chars_end("\r")).filter(pl.col("line").str.strip_chars() != "")
     lines = lines.slice(int(has_header))
@@ -626,12 +598,7 @@ def given_apart(parts: Sequence[Table | None]) -> Table:
 
 
 def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFrame:
-    """A frame of features with the key column of the log: one row an id.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-        DataError: it cannot be read, or has no column of ids.
-    """
+    """A frame of features with the key column of the log: one row an id."""
     _check_there(path)
     form = format_of(path)
     with _explained(path):
@@ -679,8 +646,6 @@ def _typed(texts: pl.Series) -> pl.Series:
 
 def _as_floats(texts: pl.Series, path: Path) -> pl.Series:
     """A ``float`` column of RecBole's as numbers; empty fields, and words for a missing value, are none."""
-    from recgraph.data.ids import FOR_MISSING
-
     texts = texts.str.strip_chars()
     numbers = texts.cast(pl.Float64, strict=False)
     lost = numbers.is_null() & texts.is_not_null() & ~texts.is_in(FOR_MISSING)

@@ -82,15 +82,14 @@ class RelevantRanks:
     @classmethod
     def gather(cls, parts: list[RelevantRanks], index: Tensor) -> RelevantRanks:
         """The users of all parts; row i of the parts is user ``index[i]`` [U] of the result."""
-        row_of = torch.empty_like(index)
-        row_of[index] = torch.arange(index.numel())
+        row_of = index.argsort()
         above = Ragged.cat([part.above for part in parts])
-
-        def values(name: str) -> Tensor:
-            return above.with_values(torch.cat([getattr(part, name) for part in parts])).take(row_of).values
-
+        equal, before, reachable = (
+            above.with_values(torch.cat([getattr(part, name) for part in parts])).take(row_of).values
+            for name in ("equal", "before", "reachable")
+        )
         n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
-        return cls(above.take(row_of), values("equal"), values("before"), values("reachable"), n_candidates)
+        return cls(above.take(row_of), equal, before, reachable, n_candidates)
 
     def n_tied(self) -> Tensor:
         """[T] int64: the relevant items of the same user with the same score, the item itself included."""
@@ -282,8 +281,6 @@ def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None
     each of these is a hit with probability m / n.
 
     Args:
-        ranks: of the relevant items.
-        depth: the length of the lists.
         grades: [T] float64, aligned with ``ranks.above.values``, or None.
 
     Returns:

@@ -24,25 +24,6 @@ from recgraph.finite import first_bad_row
 from recgraph.sparse.products import co_occurrence, distinct, holders_of
 from recgraph.sparse.ragged import Ragged
 
-__all__ = [
-    "DPP",
-    "MMR",
-    "CoOccurrence",
-    "Compare",
-    "Cosine",
-    "Gains",
-    "Jaccard",
-    "Limit",
-    "Reranker",
-    "RerankerConfig",
-    "Reranking",
-    "SimilarBy",
-    "Similarity",
-    "bind",
-    "pick",
-    "reranker_of",
-]
-
 #: by the model's item vectors, or by the users who had both
 SimilarBy = Literal["vectors", "co_occurrence"]
 #: other items [R] -> their similarities [R, P] with the candidates of each row
@@ -380,6 +361,20 @@ class _Volume(Gains):
         self.values = self._relevance + self._strength * self._volume.clamp(min=_LEAST_VOLUME).log()
 
 
+@dataclass(frozen=True)
+class Reranking:
+    """A re-ranker with what it compares items by."""
+
+    reranker: Reranker
+    similarity: Similarity
+
+    @property
+    def pool(self) -> int:
+        """How many items of a ranking it picks from."""
+        size: int = self.reranker.config.pool
+        return size
+
+
 def bind(
     reranker: Reranker,
     setting: str,
@@ -393,35 +388,30 @@ def bind(
     """Find the similarity that the settings of a re-ranker name.
 
     Args:
-        setting: what names the re-ranker, for errors.
-        model: whose ranking it is, for errors.
-        by_vectors: gives the similarity by the model's item vectors; None: it has none.
-        in_common: the similarity by users in common; None: the log is not known here.
-        columns: of the item features; None: not known here.
+        setting: what names the re-ranker, for errors; ``model``: whose ranking it is.
+        by_vectors, in_common, columns: the similarity by the model's item vectors, that by users in common, and the
+            item features; None: it has none, or they are not known here.
         separator: of text columns, where the re-ranker has none of its own.
 
     Raises:
         ValueError: the similarity cannot be had; says which can.
     """
     config = reranker.config
-    similarity: Similarity
     if config.columns:
         if columns is None:
             raise ValueError(f"{setting}: columns = {list(config.columns)}: the item features are not known here")
         own = config.separator or separator
-        similarity = Jaccard([columns.codes(name, f"{setting}.columns", own) for name in config.columns])
-    elif config.similarity == "co_occurrence":
+        return Reranking(reranker, Jaccard([columns.codes(each, f"{setting}.columns", own) for each in config.columns]))
+    if config.similarity == "co_occurrence":
         if in_common is None:
             raise ValueError(f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on")
-        similarity = in_common
-    elif by_vectors is None:
+        return Reranking(reranker, in_common)
+    if by_vectors is None:
         raise ValueError(
             f"{setting}: {type(model).__name__} has no item vectors to compare; give columns of item features, or "
             "similarity = 'co_occurrence'"
         )
-    else:
-        similarity = by_vectors()
-    return Reranking(reranker, similarity)
+    return Reranking(reranker, by_vectors())
 
 
 @dataclass(frozen=True)
@@ -437,26 +427,8 @@ class Limit:
     most: int
 
 
-@dataclass(frozen=True)
-class Reranking:
-    """A re-ranker with what it compares items by."""
-
-    reranker: Reranker
-    similarity: Similarity
-
-    @property
-    def pool(self) -> int:
-        """How many items of a ranking it picks from."""
-        size: int = self.reranker.config.pool
-        return size
-
-
 def pick(
-    items: Tensor,
-    scores: Tensor,
-    k: int,
-    limits: Sequence[Limit] = (),
-    reranking: Reranking | None = None,
+    items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit] = (), reranking: Reranking | None = None
 ) -> tuple[Tensor, Tensor]:
     """Choose from rankings, one item after the other.
 
@@ -478,40 +450,38 @@ def pick(
     if bool(bad_mask.any()):
         row, place = (int(at) for at in bad_mask.nonzero()[0])
         raise ValueError(f"scores: item index {int(items[row, place])} has NaN in row {row}; train or check the model")
-    chosen, short = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, dtype=torch.bool)]
+    places = [torch.empty(0, k, dtype=torch.int64)]
     step = max(_CANDIDATES // max(items.shape[1], 1), 1)
     for start in range(0, len(items), step):
         rows = slice(start, start + step)
-        places, short_mask = _pick(items[rows], scores[rows], k, limits, reranking)
-        chosen.append(places)
-        short.append(short_mask)
-    return torch.cat(chosen), torch.cat(short)
+        places.append(_pick(items[rows], scores[rows], k, limits, reranking))
+    found = torch.cat(places)
+    return found, (found[:, -1] < 0) & (items[:, -1] >= 0)
 
 
-def _pick(
-    items: Tensor,
-    scores: Tensor,
-    k: int,
-    limits: Sequence[Limit],
-    reranking: Reranking | None,
-) -> tuple[Tensor, Tensor]:
+def _pick(items: Tensor, scores: Tensor, k: int, limits: Sequence[Limit], reranking: Reranking | None) -> Tensor:
     n_rows, width = items.shape
-    there_mask = items >= 0
-    known = items.clamp(min=0)
+    free_mask, known = items >= 0, items.clamp(min=0)
     held = [limit.codes[known] for limit in limits]
     counts = [torch.zeros_like(codes) for codes in held]
-    rank = torch.arange(width, device=items.device, dtype=torch.float64).expand(n_rows, -1)
-    growing = None if reranking is None else _Growing.of(known, there_mask, scores, k, reranking)
-    free_mask = there_mask.clone()
+    by_rank = -torch.arange(width, device=items.device, dtype=torch.float64).expand(n_rows, -1)
+    size = 0 if reranking is None else min(reranking.pool, width)
+    if reranking is not None:
+        compare = reranking.similarity.of(known[:, :size])
+        relevance = reranking.reranker.relevance(scores[:, :size].double(), free_mask[:, :size])
+        gains = reranking.reranker.gains(relevance, min(k, size))
     places = torch.full((n_rows, k), -1, device=items.device)
     every = torch.arange(n_rows, device=items.device)
     for step in range(min(k, width)):
         open_mask = free_mask
         for limit, codes, count in zip(limits, held, counts, strict=True):
             open_mask = open_mask & ((count < limit.most) | (codes < 0)).all(2)
-        value = (-rank).masked_fill(~open_mask, float("-inf"))
-        if growing is not None:
-            value = growing.over(value, open_mask)
+        value = by_rank.masked_fill(~open_mask, float("-inf"))
+        if reranking is not None:  # by gain where the pool has an item that may be picked
+            in_pool = open_mask[:, :size].any(1, keepdim=True)
+            of_pool = gains.values.masked_fill(~open_mask[:, :size], float("-inf"))
+            value = value.masked_fill(in_pool, float("-inf"))
+            value[:, :size] = torch.where(in_pool, of_pool, value[:, :size])
         # the first of equal values: the better ranked
         place = value.argmax(1)
         found_mask = open_mask.gather(1, place[:, None])[:, 0]
@@ -523,38 +493,7 @@ def _pick(
             # a row without a choice is finished: what is counted for it is never read
             count += shared_values(codes, codes[every, place][:, None]).any(3)
         # after as many steps as the pool has items, none of it can be picked any more
-        if growing is not None and step + 1 < min(k, growing.pool_mask.shape[1]):
-            growing.take(known, place)
-    return places, (places[:, -1] < 0) & there_mask[:, -1]
-
-
-@dataclass(frozen=True)
-class _Growing:
-    """Lists that a re-ranker fills from the first P items of each ranking, its pool."""
-
-    gains: Gains
-    compare: Compare
-    pool_mask: Tensor
-
-    @classmethod
-    def of(cls, items: Tensor, there_mask: Tensor, scores: Tensor, k: int, reranking: Reranking) -> _Growing:
-        size = min(reranking.pool, items.shape[1])
-        pool_mask, reranker = there_mask[:, :size], reranking.reranker
-        relevance = reranker.relevance(scores[:, :size].double(), pool_mask)
-        return cls(reranker.gains(relevance, min(k, size)), reranking.similarity.of(items[:, :size]), pool_mask)
-
-    def over(self, by_rank: Tensor, open_mask: Tensor) -> Tensor:
-        """[R, P]: gains where the pool has an item that may be picked, else the values by rank."""
-        size = self.pool_mask.shape[1]
-        mine_mask = open_mask[:, :size] & self.pool_mask
-        gains = self.gains.values.masked_fill(~mine_mask, float("-inf"))
-        value = by_rank.clone()
-        has_mask = mine_mask.any(1)
-        value[has_mask] = float("-inf")
-        value[:, :size] = torch.where(has_mask[:, None], gains, value[:, :size])
-        return value
-
-    def take(self, items: Tensor, place: Tensor) -> None:
-        """Tell the re-ranker what was picked."""
-        inside = place.clamp(max=self.pool_mask.shape[1] - 1)
-        self.gains.take(inside, self.compare(items.gather(1, inside[:, None])[:, 0]))
+        if reranking is not None and step + 1 < min(k, size):
+            inside = place.clamp(max=size - 1)
+            gains.take(inside, compare(known.gather(1, inside[:, None])[:, 0]))
+    return places

@@ -2,10 +2,6 @@
 
 ``torch.topk`` breaks ties arbitrarily. Here its values are trusted and its choice among equal values is not: rows in
 which equality could matter are found by comparing neighbours, and those rows alone are resolved exactly.
-
-A matrix may be seen block by block. Once ``k`` columns are known, a later block can only add what is above the worst of
-them. Few columns are: a block is read once, for the maxima of its runs of 64 columns, and only the runs that rise above
-are searched. Seen items are columns to leave out.
 """
 
 from __future__ import annotations

@@ -299,26 +299,22 @@ def _adjust(columns: Mapping[str, Column], untested: int = 0) -> None:
 def describe_tests(comparisons: Comparisons, has_folds: bool = False) -> str:
     """A sentence on how the entries were tested; says so where nothing was tested."""
     columns = [(metric, column) for metrics in comparisons.values() for metric, column in metrics.items()]
-    decisive: dict[str, dict[str, None]] = {}
-    for metric, column in columns:
-        for tests in filter(None, column.versus.values()):
-            decisive.setdefault(tests[0].over, {})[metric] = None
+    decisive = {(metric, tests[0].over) for metric, column in columns for tests in column.versus.values() if tests}
     if not decisive:
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
     of_users = (
         f"Fisher's randomisation test over users, each with {'all its folds and ' if has_folds else ''}the mean over "
         "an entry's seeds; intervals by the bootstrap"
     )
-    over_seeds = f"seeds{', each with the mean over the folds' if has_folds else ''}"
-    of_seeds = f"Welch's t-test over {over_seeds}; intervals are Welch's"
-    if len(decisive) > 1:
-        how = f"{of_users}; where values of users are lacking ({', '.join(decisive['seeds'])}), {of_seeds}"
-    else:
-        how = of_users if "users" in decisive else of_seeds
-    lower = ", ".join(
-        metric for metric in dict.fromkeys(metric for metric, _ in columns) if not higher_is_better(metric)
+    of_seeds = (
+        f"Welch's t-test over seeds{', each with the mean over the folds' if has_folds else ''}; intervals are Welch's"
     )
-    best = f"highest mean of its column (the lowest of {lower})" if lower else "highest mean of its column"
+    names = {over: [metric for metric, _ in columns if (metric, over) in decisive] for over in ("users", "seeds")}
+    how = of_users if names["users"] else of_seeds
+    if names["users"] and names["seeds"]:
+        how += f"; where values of users are lacking ({', '.join(dict.fromkeys(names['seeds']))}), {of_seeds}"
+    lower = ", ".join(dict.fromkeys(metric for metric, _ in columns if not higher_is_better(metric)))
+    best = f"highest mean of its column{f' (the lowest of {lower})' if lower else ''}"
     return f"Each entry against the {best}: {how}; p adjusted over a table by Holm's correction."
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import polars as pl
 
@@ -18,7 +19,7 @@ from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, listed, metric_name, short_hash
 from recgraph.leaderboard.plan import Repeat, named, repeat_of
-from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
+from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
@@ -72,14 +73,13 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         card_ids=_card_ids,
         cost_figures=cost_figures,
         costs=_costs,
-        curve_figure=curve_figure,
         curve_figures=curve_figures,
         group_tables=group_tables,
         leader=_leader,
         marks_of=marks_of,
         progress=_progress,
         protocol_fields=_protocol_fields,
-        score_table=score_table,
+        score_groups=score_groups,
         short_hash=short_hash,
         shown_scores=_shown_scores,
         standing=_standing,
@@ -219,27 +219,16 @@ class PageColumn:
         numbers: name of an entry -> its number.
         format: how a mean is written.
         order: the order of the first click, the best first: ``descending`` or ``ascending``.
-        is_score: whether it is of a metric, not of a cost.
     """
 
     label: str
     numbers: Mapping[str, Number]
     format: Callable[[float], str] = "{:.4f}".format
     order: str = "descending"
-    is_score: bool = True
-
-    @classmethod
-    def of_metric(cls, metric: str, label: str, numbers: Mapping[str, Number]) -> PageColumn:
-        """A column of a metric's scores."""
-        return cls(label, numbers, order="descending" if higher_is_better(metric) else "ascending")
 
     def hint(self, entry: str) -> str:
-        """The tooltip of a cell: the value of each seed, or all digits of a count; else empty."""
-        if self.format is count:
-            return f"{self.numbers[entry].mean:,.0f}"
-        if not self.is_score:
-            return ""
-        return "; ".join(f"{named(repeat)}: {value:.6f}" for repeat, value in self.numbers[entry].by_seed.items())
+        """The tooltip of a cell: the value of each seed."""
+        return "; ".join(f"{named(repeat)}: {value:.6g}" for repeat, value in self.numbers[entry].by_seed.items())
 
     @cached_property
     def _best(self) -> float:
@@ -253,29 +242,14 @@ class PageColumn:
         return entry in self.numbers and round(self.numbers[entry].mean, 4) == self._best
 
 
-@dataclass(frozen=True)
-class ColumnGroup:
-    """Columns under one heading, with a note.
-
-    Attributes:
-        is_visible: at first.
-        is_of_scores: whether the columns are metrics, written with their deviation over seeds.
-    """
+class ColumnGroup(NamedTuple):
+    """Columns under one heading, with a note; scores are written with their deviation over seeds."""
 
     title: str
     note: str
-    columns: tuple[PageColumn, ...]
+    columns: list[PageColumn]
     is_visible: bool = True
     is_of_scores: bool = True
-
-
-@dataclass(frozen=True)
-class PageTable:
-    """A table with one row for each entry."""
-
-    caption: str
-    groups: tuple[ColumnGroup, ...]
-    entries: tuple[Entry, ...]
 
 
 def marks_of(sheet: Sheet) -> list[Mark]:
@@ -292,56 +266,54 @@ def _shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Numb
     return {name: scores[name] if are_marked else replace(scores[name], mark="") for name in names}
 
 
-def score_table(sheet: Sheet) -> PageTable:
+def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     """The main table: a group of columns for each protocol, then the cost of a seed."""
     groups = []
-    for i, table in enumerate(sheet.tables):
+    for place, table in enumerate(sheet.tables):
         scores = {entry.name: _shown_scores(sheet, entry.name, table) for entry in sheet.entries}
-        columns = tuple(
-            PageColumn.of_metric(
+        columns = [
+            _of_metric(
                 metric, metric_name(metric), {name: own[metric] for name, own in scores.items() if metric in own}
             )
             for metric in table.metrics
-        )
+        ]
         note = "" if table.n_users is None else f"{table.n_users:,} users{table.in_folds}"
-        groups.append(ColumnGroup(table.title, note, columns, is_visible=i < _VISIBLE))
-    costs = (
-        _cost(sheet, "Training", "training_seconds", duration),
-        _cost(sheet, "Inference", "inference_seconds", duration),
-        _cost(sheet, "Parameters", "n_parameters", count),
-        _cost(sheet, "Memory", "peak_memory_mb", memory),
-    )
-    groups.append(ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False))
-    return PageTable(f"Results on {sheet.title}", tuple(groups), sheet.entries)
+        groups.append(ColumnGroup(table.title, note, columns, is_visible=place < _VISIBLE))
+    costs = [
+        PageColumn(label, _costs_of(sheet, name), text, "ascending")
+        for label, name, text in (
+            ("Training", "training_seconds", duration),
+            ("Inference", "inference_seconds", duration),
+            ("Parameters", "n_parameters", count),
+            ("Memory", "peak_memory_mb", memory),
+        )
+    ]
+    return [*groups, ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False)]
 
 
-def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> PageColumn:
-    numbers = {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
-    return PageColumn(label, numbers, text, "ascending", is_score=False)
+def _of_metric(metric: str, label: str, numbers: Mapping[str, Number]) -> PageColumn:
+    return PageColumn(label, numbers, order="descending" if higher_is_better(metric) else "ascending")
 
 
-def group_tables(sheet: Sheet) -> list[PageTable]:
-    """The scores by groups of users: a table for each kind of groups, with a group of columns for each protocol."""
-    kinds: dict[str, list[GroupTable]] = {}
+def _costs_of(sheet: Sheet, name: str) -> dict[str, Number]:
+    """Name of an entry -> its cost."""
+    return {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
+
+
+def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
+    """Kind of groups of users -> the scores by group, a group of columns for each protocol."""
+    found: dict[str, list[ColumnGroup]] = {}
     for table in sheet.groups:
-        kinds.setdefault(table.kind, []).append(table)
-    return [_group_table(sheet, tables) for tables in kinds.values()]
-
-
-def _group_table(sheet: Sheet, tables: Sequence[GroupTable]) -> PageTable:
-    entries = [entry for entry in sheet.entries if any(entry.name in table.rows for table in tables)]
-    groups = []
-    for table in tables:
         columns = [
-            PageColumn.of_metric(
+            _of_metric(
                 table.metric,
                 f"{group} ({size:,})",
                 {name: own[group] for name, own in table.rows.items() if group in own},
             )
             for group, size in table.sizes.items()
         ]
-        groups.append(ColumnGroup(table.table, metric_name(table.metric), tuple(columns)))
-    return PageTable(tables[0].label, tuple(groups), tuple(entries))
+        found.setdefault(table.label, []).append(ColumnGroup(table.table, metric_name(table.metric), columns))
+    return found
 
 
 # -- figures
@@ -421,29 +393,12 @@ def curve_figures(sheet: Sheet) -> list[Figure]:
     return [_curve_figure(metric, curves) for metric, curves in _curves(sheet).items()]
 
 
-def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
-    """The learning curves of one entry; None where it has no epochs."""
-    name, curves = next(iter(_curves(sheet, entry).items()), ("", []))
-    if not curves:
-        return None
-    metric = _axis_name(name)
-    lines = [Line("curve c1", _thinned(points), named(repeat)) for _, repeat, points in curves]
-    marks = [
-        charts.Mark(epoch, value, "kept", f"{named(repeat)}: epoch {epoch}, {value:.4f}")
-        for _, repeat, points in curves
-        for epoch, value in points
-        if epoch == entry.best_epochs[repeat] and math.isfinite(value)
-    ]
-    title = f"{metric[0].upper()}{metric[1:]} of {entry.name} by epoch, a line a seed"
-    note = "A dot marks the epoch whose weights were kept." if marks else ""
-    return Figure("Course of training", _chart(title, curves, metric, marks, lines), note)
-
-
-def _curves(sheet: Sheet, entry: Entry | None = None) -> dict[str, list[_Curve]]:
-    """Metric -> its curves, one for each entry and seed, or those of one entry."""
+def _curves(sheet: Sheet) -> dict[str, list[_Curve]]:
+    """Metric -> its curves, one for each entry and seed."""
     found: dict[str, list[_Curve]] = {}
-    kept = pl.col("kind") == "epoch" if entry is None else (pl.col("kind") == "epoch") & (pl.col("entry") == entry.name)
-    rows = sheet.frame.filter(kept).group_by("metric", "entry", "fold", "seed", maintain_order=True)
+    rows = sheet.frame.filter(pl.col("kind") == "epoch").group_by(
+        "metric", "entry", "fold", "seed", maintain_order=True
+    )
     for metric, name, fold, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
         found.setdefault(metric, []).append((name, repeat_of(fold, seed), list(zip(epochs, values, strict=True))))
     return found
@@ -458,24 +413,13 @@ def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
     key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
     if len(names) > N_COLOURS:
         key.append(("other", "others"))
-    axis = _axis_name(metric)
-    title = "Course of training" if metric != "loss" else "Loss of training"
-    # the best entries are drawn last, on top
-    return Figure(title, _chart(f"{axis} by epoch, a line a seed", curves, axis, [], lines[::-1]), "", tuple(key))
-
-
-def _chart(
-    title: str, curves: Sequence[_Curve], metric: str, marks: Sequence[charts.Mark], lines: Sequence[Line]
-) -> str:
-    """The SVG of curves by epoch."""
-    first, last = ([points[i][0] for _, _, points in curves] for i in (0, -1))
+    axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
+    first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))
     x = Scale.of([*first, *last], log=_needs_log(last), whole=True)
     y = Scale.of([value for line in lines for _, value in line.points])
-    return str(Chart(title, x, y, "epoch", metric, marks, lines))
-
-
-def _axis_name(metric: str) -> str:
-    return "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
+    # the best entries are drawn last, on top
+    chart = Chart(f"{axis} by epoch, a line a seed", x, y, "epoch", axis, [], lines[::-1])
+    return Figure("Course of training" if metric != "loss" else "Loss of training", str(chart), "", tuple(key))
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -15,10 +15,9 @@ import torch
 from recgraph import parallel, registry
 from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, metric_of
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.launcher import refuse_launched
-from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, is_of_nodes, load_board
+from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.job import Pending, Status, run_job
 from recgraph.leaderboard.plan import check_entries, check_study, jobs_of, load_data_hashes, named
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
@@ -123,8 +122,10 @@ def run(
         for each in _planned_jobs(found, sheet, folder, only, values, summary):
             work = each.store.work(each.job)
             # a job that two sheets ask for is done once, with the metrics of both
-            planned[work] = _with_metrics(planned.setdefault(work, each), each.job.metrics)
-    todo = [_with_metrics_of_record(each) for each in planned.values() if not each.is_done]
+            first = planned.setdefault(work, each)
+            metrics = tuple(dict.fromkeys((*first.job.metrics, *each.job.metrics)))
+            planned[work] = replace(first, job=replace(first.job, metrics=metrics))
+    todo = [each for each in planned.values() if not each.is_done]
     names = {each.name for each in todo}
     summary.kept = [each.name for each in planned.values() if each.name not in names]
     say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
@@ -169,7 +170,7 @@ def _planned_jobs(
     board: Board, sheet: SheetSpec, folder: Path, only: Sequence[str], values: bool, summary: Summary
 ) -> list[Pending]:
     """The jobs of one sheet, done or not; those that cannot run are added to the summary."""
-    entries = [entry for entry in sheet.models if not only or _matches(board, entry, only)]
+    entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
         return []
     shown, planned, there = _shown(board, sheet), [], []
@@ -197,20 +198,6 @@ def _planned_jobs(
     ]
 
 
-def _with_metrics(pending: Pending, more: Sequence[str]) -> Pending:
-    metrics = tuple(dict.fromkeys((*pending.job.metrics, *more)))
-    return replace(pending, job=replace(pending.job, metrics=metrics))
-
-
-def _with_metrics_of_record(pending: Pending) -> Pending:
-    """The job with the metrics that its record has, which another file of the same data may have asked for."""
-    record = None if is_of_nodes(pending.job.dataset) else pending.store.record(pending.job)
-    scores = dict.fromkeys(name for table in (record or {"scores": {}})["scores"].values() for name in table)
-    known = {column: metric_of(column) for column in scores if "(" not in column}
-    more = [column for column, metric in known.items() if metric is not None and metric.name not in DEFAULT_METRICS]
-    return _with_metrics(pending, more)
-
-
 def _shown(board: Board, sheet: SheetSpec) -> str:
     """A sheet's data set in the names of its jobs, with the sheet's name where several have the data set."""
     names = [data_name(each.dataset) for each in board.sheets]
@@ -221,17 +208,14 @@ def _check_only(board: Board, only: Sequence[str]) -> None:
     """Check that each name is a model or an entry of some sheet, whether its data is available or not."""
     entries = [entry for sheet in board.sheets for entry in sheet.models]
     for name in only:
-        if not any(_matches(board, entry, (name,)) for entry in entries):
+        if not any(_matches(entry, (name,)) for entry in entries):
             names = ", ".join(dict.fromkeys(entry.name for entry in entries))
             raise ValueError(f"only = {name} names no model of board {board.name!r}; there are {names}")
 
 
-def _matches(board: Board, entry: EntrySpec, only: Sequence[str]) -> bool:
-    """Whether an entry is asked for: by its name, or where no entry has that as its name, by one that is written in
-    another way, or by its model."""
-    names = {each.name for sheet in board.sheets for each in sheet.models}
-    keys = {registry.key(name) for name in only if name not in names}
-    return entry.name in only or bool({registry.key(entry.model), registry.key(entry.name)} & keys)
+def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
+    """Whether an entry is asked for, by its name or by its model."""
+    return entry.name in only or registry.key(entry.model) in map(registry.key, only)
 
 
 def _say(message: str) -> None:

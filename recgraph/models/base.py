@@ -133,11 +133,6 @@ class Model(nn.Module):
         return cls.revision
 
     @classmethod
-    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the models that it is made of by these settings, and of those that these are made of."""
-        return ()
-
-    @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
         """A sentence for tables of results that says what it is made of by all its settings; empty: there is none."""
         return ""

@@ -564,12 +564,6 @@ class TwoStage(ClosedFormModel):
         return cls.revision + sum(each.revision - 1 for each in members)
 
     @classmethod
-    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(
-            Member.of(spec, 1).name for spec in settings.get("models", cls.Config.model_fields["models"].default)
-        )
-
-    @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
         names = [each if isinstance(each, str) else each["name"] for each in settings["models"]]
         return f"An ensemble: {settings['ranker']} over the candidates of {', '.join(names)}."

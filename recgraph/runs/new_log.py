@@ -47,7 +47,6 @@ class Joined:
         old, new: a row for each user: what was known, and the new interactions, oldest first.
         in_slice: [T] bool, aligned with ``new.values``: the newest slice, which an update is not trained on.
         item_features: of both, or None; of an item that both have the new values, where the new log has the column.
-        n_known: new interactions whose user has had the item before.
         old_times, new_times: the times of ``old`` and ``new``, row by row, for a model that reads times; else None.
     """
 
@@ -57,7 +56,6 @@ class Joined:
     new: Ragged
     in_slice: Tensor
     item_features: pl.DataFrame | None
-    n_known: int
     old_times: Ragged | None = None
     new_times: Ragged | None = None
 
@@ -79,14 +77,12 @@ class Joined:
         rows, values = of_user[ordered.items.rows], of_item[ordered.items.values]
         order = torch.argsort(rows, stable=True)
         new = Ragged.from_lengths(values[order], torch.bincount(rows, minlength=len(users)))
-        pairs = [part.rows * len(items) + part.values for part in (old, new)]
-        n_known = int(torch.isin(pairs[1], pairs[0]).sum())
         features = _merged(recommender.item_features, log.item_features, recommender.columns.item, log.columns.item)
         old_times = new_times = None
         if recommender.times is not None:
             old_times = _with_rows(recommender.times, len(users))
             new_times = new.with_values(_times_of(log, recommender)[order])
-        return cls(users, items, old, new, mask[order], features, n_known, old_times, new_times)
+        return cls(users, items, old, new, mask[order], features, old_times, new_times)
 
     @property
     def trained(self) -> Ragged:
@@ -226,23 +222,12 @@ def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
 
 
 def _as_the_runs(log: InteractionLog, recommender: Recommender) -> InteractionLog:
-    """The log of a file with ids of the run's type: a text file has no types of its own."""
-    users = _of_type(log.users, recommender.users, log.columns.user)
-    items = _of_type(log.items, recommender.items, log.columns.item)
+    """The log of a file with texts for ids where the run has texts: a text file has no types of its own."""
+    pairs = ((log.users, recommender.users), (log.items, recommender.items))
+    users, items = (
+        IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new for new, known in pairs
+    )
     return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
-
-
-def _of_type(ids: IdMap, known: IdMap, column: str) -> IdMap:
-    theirs, ours = ids.values.dtype, known.values.dtype
-    if theirs.is_integer() and ours == pl.String:
-        return IdMap(ids.values.cast(pl.String))
-    if theirs != pl.String or not (ours.is_temporal() or ours == pl.Boolean):
-        return ids
-    parsed = known.parse(ids.values.to_list())
-    if parsed.null_count():
-        wrong = ids.values.filter(parsed.is_null())[0]
-        raise ValueError(f"column {column!r} of the new log: {wrong!r} is none of the run's ids, which are {ours}")
-    return IdMap(parsed)
 
 
 def _times_of(log: InteractionLog, recommender: Recommender) -> Tensor:

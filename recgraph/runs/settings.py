@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -83,22 +82,12 @@ def models_for(of_nodes: bool) -> list[str]:
 
 
 def prepare_once(dataset: str) -> None:
-    """Have one of several processes prepare a data set of the catalogue, before all of them read it.
+    """Have the first process of each machine prepare a data set of the catalogue, before all of them read it.
 
-    The first process prepares it, then the first process of each other machine, which finds it prepared where machines
-    share their files. A file of the user's own is not prepared: each process reads it.
+    A file of the user's own is not prepared: each process reads it.
     """
-    ranks = Ranks.here()
-    if ranks.count == 1 or is_data_path(dataset):
-        return
-    own_turn = 0 if ranks.is_first else 1 if local_rank() == 0 else 2
-
-    def prepare(turn: int) -> None:
-        if turn == own_turn:
-            get(dataset)
-
-    for turn in range(2):
-        of_all(partial(prepare, turn))
+    if Ranks.here().count > 1 and not is_data_path(dataset):
+        of_all(lambda: get(dataset) if local_rank() == 0 else None)
 
 
 class DataConfig(Config):

@@ -98,7 +98,6 @@ def update(
     """
     check_updatable(parent.model)
     joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
-    _warn_of_known(joined)
     config = _training(parent, options)
     seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
     fit_options = FitOptions(
@@ -323,17 +322,6 @@ def _check_better(old: float | None, new: float | None, metric: str, n_cases: in
     if not force:
         raise UpdateRefused(f"{message}; nothing is written. More epochs or replay may help; force=True keeps it")
     _log.warning("%s; kept, as force is set", message)
-
-
-def _warn_of_known(joined: Joined) -> None:
-    total = joined.new.values.numel()
-    if joined.n_known > total / 2:
-        _log.warning(
-            "%d of the %d interactions of new_log are in the run's histories already; give new ones alone, or they are "
-            "counted twice",
-            joined.n_known,
-            total,
-        )
 
 
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:

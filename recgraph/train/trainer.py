@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,8 @@ from recgraph.train.phases import (
 from recgraph.train.progress import Clock, EarlyStopping, Progress, Terms, check_finite
 
 _log = logging.getLogger(__name__)
+#: parameters of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 class Trainer:
@@ -117,7 +122,7 @@ class Trainer:
             TrainingInterrupted: SIGINT came; the step, or the epoch's validation, was finished and the state saved.
         """
         check_phases(self.model, self.config.accumulate)
-        with Interrupt() as self._interrupt:
+        with Interrupt() as self._interrupt, _freed_memory_kept():
             try:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
                     clock = Clock(self.progress)
@@ -359,3 +364,22 @@ class Trainer:
     def _call(self, event: str, *details: Any) -> None:
         for observer in self.observers:
             getattr(observer, event)(*details)
+
+
+@contextmanager
+def _freed_memory_kept() -> Iterator[None]:
+    """Within it glibc keeps what a step frees for the next one, and gives it back afterwards.
+
+    By itself it hands the end of its heap back and maps large arrays anew in each step: page faults that are a tenth of
+    a step of SASRec, and a third of one of LightGCN over 500,000 nodes. Other C libraries stay as they are.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is None or not hasattr(library, "malloc_trim"):
+        yield
+        return
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.malloc_trim(0)

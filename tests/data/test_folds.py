@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ from refusing import refused as naming
 import recgraph as rg
 from recgraph.data.split import SealedSplit
 from recgraph.data.strategies import Label
-from recgraph.evaluate.results import ProtocolMismatch, save_users
-from recgraph.evaluate.significance import compare_values, over_folds
-from recgraph.evaluate.statistics import TooFewPairs
 
 #: what a log was split into before there were folds
 _BEFORE: list[tuple[str, dict[str, Any], str]] = [
@@ -223,69 +219,6 @@ def test_a_fold_is_kept_on_disk_and_named_in_the_protocol(tmp_path: Path) -> Non
     assert again.hash == split.hash
 
 
-def test_users_of_several_folds_count_once() -> None:
-    splits = rg.folds(rg.load_data(_frame()), 3)
-    results = {
-        name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5])["exclude"] for split in splits]
-        for name in ("ease", "itemknn")
-    }
-    found = over_folds(results["ease"], results["itemknn"], "ndcg@5")
-    means = {name: np.mean([one["ndcg@5"] for one in own]) for name, own in results.items()}
-    assert found.difference == pytest.approx(means["itemknn"] - means["ease"], abs=1e-12)
-    values = [
-        pd.concat(pd.Series(one.per_user["ndcg@5"] / len(one.users), index=one.users) for one in own)
-        for own in results.values()
-    ]
-    of_users = (values[1] - values[0]).groupby(level=0).sum()
-    assert found.n == len(of_users)
-    # the interval is that of users, each with what it adds to the mean
-    alone = compare_values(np.zeros(found.n), of_users.to_numpy() * found.n / 3, n_draws=9999, seed=0)
-    assert (found.interval.low, found.interval.high) == pytest.approx((alone.interval.low, alone.interval.high))
-    seeds = [[one, one] for one in results["ease"]]  # a list for each fold is of its seeds
-    assert over_folds(seeds, results["itemknn"], "ndcg@5").difference == found.difference
-    # a fold in which nobody has a value is none
-    nobody = [replace(own[0], per_user={"ndcg@5": np.full(len(own[0].users), np.nan)}) for own in results.values()]
-    others = [own[1:] for own in results.values()]
-    among = over_folds([nobody[0], *others[0]], [nobody[1], *others[1]], "ndcg@5")
-    assert among.difference == pytest.approx(over_folds(*others, "ndcg@5").difference)
-    with pytest.raises(TooFewPairs):
-        over_folds(nobody[:1], nobody[1:], "ndcg@5")
-    with pytest.raises(ProtocolMismatch, match="split_hash"):
-        over_folds(results["ease"], results["itemknn"][::-1], "ndcg@5")
-    with pytest.raises(ValueError, match="a has 2 folds and b has 3"):
-        over_folds(results["ease"][:2], results["itemknn"], "ndcg@5")
-    with pytest.raises(ValueError, match="two of the folds have the same split"):
-        over_folds(results["ease"][:1] * 2, results["itemknn"][:1] * 2, "ndcg@5")
-
-
-def test_folds_of_different_logs_are_not_compared(tmp_path: Path) -> None:
-    logs = [
-        rg.load_data(frame) for frame in (_frame(), _frame().assign(timestamp=lambda frame: frame["timestamp"] + 1))
-    ]
-    pairs = [(rg.folds(logs[0], 2)[0], rg.folds(log, 2)[1]) for log in logs]
-    of_one, of_two = (
-        {
-            name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5])["exclude"] for split in pair]
-            for name in ("ease", "slim")
-        }
-        for pair in pairs
-    )
-    over_folds(of_one["ease"], of_one["slim"], "ndcg@5")
-    hashes = [one.log_hash for one in of_two["ease"]]
-    assert hashes[0] == of_one["ease"][1].log_hash != hashes[1]
-    with naming("logs"):
-        over_folds(of_two["ease"], of_two["slim"], "ndcg@5")
-    files = {name: [tmp_path / f"{name}-{fold}.parquet" for fold in (0, 1)] for name in of_two}
-    for name, own in of_two.items():
-        for result, file in zip(own, files[name], strict=True):
-            save_users(result, file)
-    with naming("logs"):
-        over_folds(files["ease"], files["slim"], "ndcg@5")
-    # results of earlier versions do not know their log
-    known = {name: [own[0], replace(own[1], log_hash="")] for name, own in of_two.items()}
-    over_folds(known["ease"], known["slim"], "ndcg@5")
-
-
 @pytest.mark.parametrize("strategy", ["time", "leave-one-out", "ratio", "users"])
 def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> None:
     data = rg.load_data(_frame())
@@ -297,24 +230,6 @@ def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> 
     splits[1].save(tmp_path)
     assert SealedSplit.load(tmp_path).log_hash == digest
     assert data.split(strategy).log_hash == ""
-
-
-def test_folds_that_were_made_in_different_ways_are_not_compared() -> None:
-    splits = rg.folds(rg.load_data(_frame()), 2)
-    found = {name: [rg.fit(name, split, seed=0).evaluate(cutoffs=[5]) for split in splits] for name in ("ease", "slim")}
-    mixed = ([own[0]["keep"], own[1]["exclude"]] for own in found.values())
-    with pytest.raises(ProtocolMismatch, match=r"differ in\n  seen: 'keep' and 'exclude'$"):
-        over_folds(*mixed, "ndcg@5")
-
-
-def test_folds_are_a_list_of_results(tmp_path: Path) -> None:
-    split = rg.folds(rg.load_data(_frame()), 2)[0]
-    one = rg.fit("ease", split, seed=0).evaluate(cutoffs=[5])["exclude"]
-    for given in (one, str(tmp_path / "users.parquet"), []):
-        with naming("a "):
-            over_folds(given, [one], "ndcg@5")  # type: ignore[arg-type]
-    with naming("empty"):
-        over_folds([one, one], [one, []], "ndcg@5")
 
 
 def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def _toy_log(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_graph_with_classes(tmp_path: Path) -> None:
     card, folder = _toy_nodes(tmp_path)
-    with pytest.raises(UnavailableError, match=r"no address \(of this test\).*--from FOLDER"):
+    with refused("toy", by=UnavailableError):
         catalog.get(str(card))
     got = catalog.get(str(card), folder)
     assert got.counts == {"a": 3, "b": 2, "edges": 3}
@@ -95,9 +95,9 @@ def test_a_graph_with_classes(tmp_path: Path) -> None:
     assert features.to_dense().tolist() == [[0.25, 0.75], [0, 0], [1, 0]]
     assert (task.target, task.labels.tolist(), task.n_classes, task.paths) == ("a", [0, 1, 0], 2, ("a-b-a",))
     assert task.splits["20"].valid.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="no interactions"):
+    with refused("toy"):
         load_split(str(card))
-    with pytest.raises(ValueError, match="classes of nodes"):
+    with refused("toy"):
         catalog.load_dataset(str(card))
 
 
@@ -127,7 +127,7 @@ def test_features_that_shares_would_destroy(tmp_path: Path) -> None:
     sp.save_npz(folder / "f.npz", sp.csr_matrix(np.array([[1, -3], [0, 0], [2, 0]])))
     text = card.read_text().replace(before, _hashes(folder))
     card.write_text(text)
-    with pytest.raises(ValueError, match="normalise = false"):
+    with refused("normalise"):
         catalog.get(str(card), folder)
     card.write_text(text.replace('features = "f.npz"', 'features = "f.npz"\nnormalise = false'))
     catalog.get(str(card), folder)
@@ -151,9 +151,9 @@ def test_a_graph_for_recommendation(tmp_path: Path) -> None:
     assert graph.nodes["tag"].ids.ids(has.indices.tolist()).to_list() == [10, 10, 20]  # type: ignore[union-attr]
     assert len(load_graph(str(card)).edges) == 2
     assert len(catalog.load_dataset(str(card))) == 20
-    with pytest.raises(ValueError, match="no classes"):
+    with refused("log"):
         load_node_task(str(card))
-    with pytest.raises(ValueError, match="is a log"):
+    with refused("synthetic"):
         load_graph("synthetic")
 
 

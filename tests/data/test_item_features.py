@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from refusing import refused
 
 from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
@@ -170,17 +171,17 @@ def test_what_does_not_fit_is_named(wish: FeatureWish, error: type[Exception], m
 
 
 def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> None:
-    with pytest.raises(DataError, match="'none' has no value for any item of the training part"):
+    with refused("'none'", by=DataError):
         learn(("none",), TABLE.with_columns(pl.lit(None).alias("none")))
     uneven = TABLE.with_columns(pl.Series("vector", [[1.0], [1.0, 2.0], None, [1.0], [2.0]]))
-    with pytest.raises(DataError, match=r"vectors of lengths \[1, 2\]"):
+    with refused("[1, 2]", by=DataError):
         learn(("vector",), uneven)
     longer = TABLE.with_columns(pl.Series("vector", [[1.0, 1, 1]] * 5))
-    with pytest.raises(DataError, match="vectors of length 3"):
+    with refused("3", by=DataError):
         ItemFeatures.encode(learn(("vector",)).schema, longer, "id", ITEMS)
-    with pytest.raises(DataError, match="with_features"):
+    with refused("item_features", by=DataError):
         ItemFeatures.learn(None, "id", ITEMS, KNOWN, ("genres",))
-    with pytest.raises(MissingColumnError, match="no column 'year'"):
+    with refused("'year'", by=MissingColumnError):
         ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)
 
 
@@ -190,5 +191,5 @@ def test_one_number_for_all_however_large_teaches_nothing_and_numbers_without_bo
     small = table.with_columns(number=pl.Series([7.0, 7.0, 7.0, 7.5]))
     assert learn(("number",), small).dense.flatten().tolist() == [0.0, 0.0, 0.0, 0.0, 0.5]
     wide = table.with_columns(number=pl.Series([-1e308, 1e308, 0.0, 5.0]))
-    with pytest.raises(DataError, match=r"'number' holds numbers from -1e\+308 to 1e\+308; scale them"):
+    with refused("'number'", by=DataError):
         learn(("number",), wide)

@@ -136,18 +136,6 @@ class _Largest(TorchDispatchMode):
         return out
 
 
-def test_shared_negatives_cost_what_the_histories_of_a_batch_do() -> None:
-    """Not what all users of the drawn items do, who are most of a log where popular items are drawn."""
-    n_users = 50_000
-    train = Part(Ragged(torch.zeros(n_users, dtype=torch.int64), torch.arange(n_users + 1)), 7)
-    sampler = NegativeSampler(train, 1.0)
-    with _Largest() as largest:
-        drawn, excluded = sampler.draw_shared(torch.tensor([3, 9]), torch.tensor([0, 0]), 100, stream())
-    assert drawn.tolist() == [[0] * 100]
-    assert excluded.shape == (2, 200)
-    assert largest.numel <= n_users, largest.numel
-
-
 def test_batches_of_shared_negatives() -> None:
     batches = PairBatches(part(), 4, Generators(3), n_negatives=5, shared=True)
     first, *_, last = batches.epoch(0)
@@ -182,12 +170,3 @@ def test_without_negatives() -> None:
     batch = next(PairBatches(part(), 4, Generators(3), n_negatives=0).epoch(0))
     assert batch.negatives.shape == (4, 0)
     assert batch.to("cpu").epoch == 0
-
-
-def test_errors() -> None:
-    with pytest.raises(ValueError, match="power = -1"):
-        NegativeSampler(part(), -1)
-    with pytest.raises(ValueError, match="no interaction"):
-        NegativeSampler(part([[], []]))
-    with pytest.raises(ValueError, match="nothing to learn"):
-        PairBatches(part([[], []]), 4, Generators(0))

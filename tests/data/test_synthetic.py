@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recgraph.config import ConfigError
 from recgraph.data.catalog import synthetic
 from recgraph.data.catalog.synthetic import Synthetic, best_possible, generate, generate_blocks, jump_probabilities
 from recgraph.data.interactions import Interactions
@@ -82,12 +81,6 @@ def test_no_ranking_is_better() -> None:
         assert (p * np.where(places <= 3, 1 / np.log2(1 + places), 0)).sum() <= best + 1e-12
 
 
-def test_derivation_shows_the_sum() -> None:
-    assert best_possible(CONFIG, 10).derivation.endswith(f"= {best_possible(CONFIG, 10).ndcg:.4f}")
-    with pytest.raises(ValueError, match="k = 0"):
-        best_possible(CONFIG, 0)
-
-
 def test_the_same_seed_gives_the_same_data(tables: dict[str, pl.DataFrame]) -> None:
     again, other = generate(CONFIG), generate(Synthetic(seed=8))
     assert all(tables[name].equals(again[name]) for name in tables)
@@ -100,26 +93,6 @@ def test_blocks_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(users) for _, users in blocks] == [100, 100, 50]
     ids = pl.concat([log["user_id"] for log, _ in blocks]).unique(maintain_order=True)
     assert ids.to_list() == list(range(1, 251))
-
-
-def test_lengths_of_one_need_no_jump() -> None:
-    log = generate(Synthetic(n_users=50, min_length=1, max_length=1))["interactions"]
-    assert len(log) == 50
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_groups": 7}, "n_groups = 7 must divide n_items = 300"),
-        ({"max_length": 4}, "max_length = 4 must be at least min_length = 5"),
-        ({"max_length": 20}, r"\(max_length - 1\) \* reach = 76 must be less than n_items / n_groups = 50"),
-        ({"decay": 1.0}, "decay = 1.0"),
-        ({"n_user": 3}, "did you mean n_users"),
-    ],
-)
-def test_parameters_that_do_not_fit(settings: dict[str, float], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Synthetic.of(settings)
 
 
 def test_last_step_is_the_test_item(tables: dict[str, pl.DataFrame]) -> None:

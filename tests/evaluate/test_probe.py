@@ -49,14 +49,13 @@ def one_by_one(x: Tensor, y: Tensor, split: NodeSplit, weight: Tensor, steps: in
     return [table[at_macro, 2], table[at_micro, 3], table[at_micro, 4]]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_probes_together_equal_probes_one_by_one(decay: float) -> None:
+def test_probes_together_equal_probes_one_by_one() -> None:
     x, y, split = nodes()
-    settings = {"repeats": 4, "steps": 25, "learning_rate": 0.05, "weight_decay": decay}
+    settings = {"repeats": 2, "steps": 25, "learning_rate": 0.05, "weight_decay": 0.01}
     scores = linear_probe(x, y, split, seed=3, **settings)
-    first = probe._Probes(5, 3, 4, torch.device("cpu"), 3).weight.detach()
-    for r in range(4):
-        want = one_by_one(x, y, split, first[:, r], 25, 0.05, decay)
+    first = probe._Probes(5, 3, 2, torch.device("cpu"), 3).weight.detach()
+    for r in range(2):
+        want = one_by_one(x, y, split, first[:, r], 25, 0.05, 0.01)
         got = [float(getattr(scores, name)[r]) for name in probe.SCORES]
         assert got == pytest.approx(want, abs=1e-6)
 
@@ -144,6 +143,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", sorted(PUBLISHED))
 def test_the_authors_embeddings_score_as_published(dataset: str, shared: Path) -> None:
     rate, rows, nmi = PUBLISHED[dataset]

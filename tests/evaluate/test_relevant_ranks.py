@@ -154,17 +154,6 @@ def test_a_constant_scorer_is_exactly_at_chance() -> None:
         assert abs(drawn.mean() - value) < 4.5 * drawn.std() / np.sqrt(len(drawn)) + 1e-12, name
 
 
-def test_a_perfect_scorer_is_one_in_every_accuracy_metric() -> None:
-    cases = random_cases(60, 50, most=3)
-    cases = Cases(cases.users, Ragged.from_lists([[]] * 60), cases.truth, 50)
-    scores = torch.zeros(60, 50)
-    scores[cases.truth.rows, cases.truth.values] = 1
-    part = Part(cases.truth, 50)
-    names = ["recall", "hit_rate", "ndcg", "mrr", "map", "rbp", "r_precision", "auc"]
-    result = evaluate(Scores(scores), cases, seen=("keep",), cutoffs=(5,), metrics=names, fit_part=part)[0]
-    assert result.metrics == pytest.approx(dict.fromkeys(result.metrics, 1.0))
-
-
 def lists_of(cases: Cases, n: int) -> Ragged:
     rng = np.random.default_rng(5)
     return Ragged.from_lists(

@@ -123,7 +123,7 @@ def codes() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("specification", SPECIFICATIONS, ids=lambda given: "-".join(map(str, given.values())))
-@pytest.mark.parametrize("strength", [0.05, 0.4, 0.95])
+@pytest.mark.parametrize("strength", [0.05, 0.6])
 @pytest.mark.parametrize(("k", "pool"), [(6, 25), (12, 8)])
 def test_lists_are_those_of_the_oracle(specification: dict[str, Any], strength: float, k: int, pool: int) -> None:
     # as many dimensions as items that are picked: volumes stay above the least
@@ -220,15 +220,6 @@ def test_a_copy_of_a_picked_item_comes_after_what_is_new(name: str) -> None:
     items, scores = torch.arange(6)[None], torch.tensor([[6.0, 5.9, 5.8, 5.7, 5.6, 5.5]]).double()
     found = picked({"name": name, "strength": 0.9}, items, scores, 6, Cosine(table))
     assert found == [[0, 2, 3, 4, 5, 1]]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_one_candidate_none_and_fewer_than_k(name: str) -> None:
-    items = torch.tensor([[4, -1, -1], [-1, -1, -1], [1, 2, -1]])
-    scores = torch.tensor([[1.0, 0, 0], [0, 0, 0], [2.0, 1.0, 0]]).double().masked_fill(items < 0, float("-inf"))
-    found = picked({"name": name, "strength": 0.2}, items, scores, 5)
-    assert [sorted(row) for row in found] == [[4], [], [1, 2]]
-    assert picked({"name": name}, items[:0], scores[:0], 5) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,7 +15,7 @@ from recgraph.leaderboard import sheet as sheets
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.entry import Entry, text_of
 from recgraph.leaderboard.numbers import _costs
-from recgraph.leaderboard.page import score_table
+from recgraph.leaderboard.page import score_groups
 from recgraph.leaderboard.sheet import Sheet
 from recgraph.leaderboard.store import Record
 
@@ -139,7 +139,7 @@ def test_a_metric_that_is_nan_is_shown_and_never_the_best(tmp_path: Path) -> Non
             store_of(made).save(job, record(job, {"seen excluded": {"gini@10": value}}, protocols))
     sheet = opened(made)
     assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "Popularity", "LightGCN"]
-    column = score_table(sheet).groups[0].columns[0]
+    column = score_groups(sheet)[0].columns[0]
     assert [name for name in column.numbers if column.is_best(name)] == ["BPRMF"]
 
 

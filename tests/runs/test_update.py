@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +205,6 @@ def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
     assert after is not None
     assert float(after[1].optimisers["model/0/step"]) > steps
     assert after[1].optimisers["model/0/exp_avg"].shape == (12 + 14, 8)
-
-
-def test_a_log_that_is_known_already_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="recgraph"):
-        fitted("popularity").update(OLD, force=True)
-    assert "interactions of new_log are in the run's histories already" in caplog.text
 
 
 @pytest.mark.parametrize("item_id_embedding", [True, False])
