@@ -42,6 +42,7 @@ def call(folder: Path, program: str, *arguments: str) -> tuple[str, str]:
     return written
 
 
+@pytest.mark.slow
 def test_the_session(folder: Path) -> None:
     train = ["recgraph.cli", "train", "sasrec", "--dataset", "synthetic"]
     small = [word for pair in ("hidden_dim=8", "n_heads=1", "max_epochs=2") for word in ("--set", pair)]

@@ -88,7 +88,7 @@ def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))
         clusterings = prototypes(fine)
-        info.weight.set_assignments(torch.stack([found.assignments for found in clusterings]))
+        info.weight.prepare(lambda found=clusterings: torch.stack([one.assignments for one in found]))
         loss = info(coarse, fine) + proto_nce(prototype_term, coarse, prototypes_of(clusterings, fine, TAU))
         optimiser.zero_grad()
         loss.backward()

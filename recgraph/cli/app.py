@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -10,12 +12,38 @@ from typer.core import TyperGroup
 from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
 from recgraph.cli.data_options import DatasetArgument, takes_data
+from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
 from recgraph.cli.output import describe
 from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank
-from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
+from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, ask, tell_error
 from recgraph.imports import import_all
 from recgraph.launcher import is_first_launched
 from recgraph.texts import for_terminal
+
+#: options of the root that every command takes too, wherever they stand after its name
+_SHARED: dict[str, Callable[..., None]] = {
+    **dict.fromkeys(("verbose", "quiet", "log_file"), lambda _, **option: ask(**option)),
+    **dict.fromkeys(("threads", "memory_limit"), take),
+}
+
+
+def _share(group: Any, options: list[Any]) -> None:
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            _share(command, options)
+        else:
+            own = {option.name for option in command.params}
+            command.params.extend(option for option in options if option.name not in own)
+
+
+def _shared(option: Any) -> Any:
+    def given(context: Any, param: Any, value: Any) -> None:
+        if value:
+            _SHARED[param.name](context, **{param.name: value})
+
+    shared = copy.copy(option)
+    shared.expose_value, shared.callback = False, given
+    return shared
 
 
 class Commands(TyperGroup):
@@ -23,7 +51,7 @@ class Commands(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        share_options(self)
+        _share(self, [_shared(option) for option in self.params if option.name in _SHARED])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the options; ``--import`` may stand behind the command, too."""
@@ -126,12 +154,15 @@ def _root(
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
     log_file: LogFileOption = None,
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
     check_command(context.invoked_subcommand)
     watch = Watch(is_mute=not is_first_launched())
     context.call_on_close(watch.close)
     watch.ask(verbose, quiet, log_file)
+    take(context, threads, memory_limit)
     join(context)
     import_all(own or ())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from recgraph.cli.data_options import GivenData
-from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
+from recgraph.cli.machine import EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import Failure, Format, FormatOption, note, show
 from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
@@ -42,7 +42,6 @@ UserFeaturesOption = Annotated[str | None, _moved("--user-features", "the file o
 
 
 def evaluate(
-    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A folder that `recgraph train` wrote.")],
     split: Annotated[Part, typer.Option(help="Which part to rank.")] = "test",
     seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = "both",
@@ -60,8 +59,6 @@ def evaluate(
     user_features: UserFeaturesOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
     form: FormatOption = None,
 ) -> None:
     """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly best.
@@ -69,7 +66,6 @@ def evaluate(
     All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
     say how well the embeddings tell the classes of nodes apart.
     """
-    take(context, threads, memory_limit)
     from recgraph.evaluate.results import save_users as write_users
     from recgraph.runs.run import NodeRun, Run
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.machine import MemoryLimitOption, RunArgument, take
+from recgraph.cli.machine import RunArgument
 from recgraph.cli.output import Format, FormatOption, Row, default_format, note, say, show
 from recgraph.cli.recommend import parse_ids
 
@@ -32,7 +32,6 @@ Projection = Literal["pca", "tsne", "none"]
 
 
 def inspect(
-    context: typer.Context,
     run: Annotated[Path, RunArgument],
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     node: Annotated[str | None, typer.Option("--node", "-n", metavar="ID", help=_NODE)] = None,
@@ -42,13 +41,11 @@ def inspect(
     color: Annotated[str | None, typer.Option("--color", metavar="NAME", help=_COLOR)] = None,
     attribution: Annotated[str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what attributions draw.")] = 0,
-    memory_limit: MemoryLimitOption = None,
     form: FormatOption = None,
 ) -> None:
     """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
     if (user is None) == (node is None):
         raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
-    take(context, memory_limit=memory_limit)
     chosen = form or default_format()
     if user is not None:
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recgraph.cli.machine import DeviceOption, EngineOption, EngineSetOption, MemoryLimitOption, given_engine, take
+from recgraph.cli.machine import DeviceOption, EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import Failure, note
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
@@ -26,7 +26,6 @@ _OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
 
 @app.command("run", no_args_is_help=True)
 def run(
-    context: typer.Context,
     board: BoardArgument,
     results: ResultsOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
@@ -34,7 +33,6 @@ def run(
     budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
     device: DeviceOption = None,
-    memory_limit: MemoryLimitOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
 ) -> None:
@@ -42,7 +40,6 @@ def run(
 
     It may be killed at any time: the same command goes on. What failed is tried again.
     """
-    take(context, memory_limit=memory_limit)
     from recgraph.leaderboard.board import load_board
     from recgraph.leaderboard.runner import run as do
     from recgraph.parallel import TaskFailed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,7 @@ _MEMORY = "The most memory that this process may take, e.g. 8GiB: beyond it, it 
 _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
 _ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=2000; may be given many times."
 
+#: of the root and of every command
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, rich_help_panel=PANEL, metavar="N", help=_THREADS)
 ]
@@ -55,7 +56,7 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     return None if engine == Engine() else engine
 
 
-def take(context: typer.Context, threads: int | None = None, memory_limit: str | None = None) -> None:
+def take(context: Any, threads: int | None = None, memory_limit: str | None = None) -> None:
     """Bound what the command takes until it ends; to be called before anything that computes is imported.
 
     Raises:
@@ -69,12 +70,24 @@ def take(context: typer.Context, threads: int | None = None, memory_limit: str |
         context.call_on_close(lambda: resource.setrlimit(resource.RLIMIT_AS, before))
     if threads is not None:
         # torch, its libraries and polars read them when they are imported, also in worker processes
-        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads)))
+        names = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+        kept = {name: os.environ.get(name) for name in names}
+        os.environ.update(dict.fromkeys(names, str(threads)))
         import torch
 
         count = torch.get_num_threads()
         torch.set_num_threads(threads)
-        context.call_on_close(lambda: torch.set_num_threads(count))
+        context.call_on_close(lambda: _give_back(kept, count))
+
+
+def _give_back(names: dict[str, str | None], count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+    for name, value in names.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _bytes(text: str) -> int:

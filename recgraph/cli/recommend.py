@@ -10,11 +10,8 @@ import typer
 from recgraph.cli.machine import (
     EngineOption,
     EngineSetOption,
-    MemoryLimitOption,
     RunArgument,
-    ThreadsOption,
     given_engine,
-    take,
 )
 from recgraph.cli.output import FileFormat, FileFormatOption, chosen_form, note, show_frame, write_parts
 from recgraph.cli.rules import (
@@ -47,7 +44,6 @@ _OWN = "items of single users, a file of users and items as --histories reads."
 
 
 def recommend(
-    context: typer.Context,
     run: Annotated[Path, RunArgument],
     user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
@@ -70,12 +66,9 @@ def recommend(
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
-    take(context, threads, memory_limit)
     if bool(user) + (histories is not None) + every != 1:
         raise ValueError("say for whom: one of --user ID (once or more), --histories FILE and --all")
     if every and output is None:
@@ -128,7 +121,6 @@ By = Literal["vectors", "co_occurrence"]
 
 
 def similar(
-    context: typer.Context,
     run: Annotated[Path, RunArgument],
     item: Annotated[list[str] | None, typer.Option("--item", "-i", metavar="ID", help=_ITEM)] = None,
     every: Annotated[bool, typer.Option("--all", help="All items of the training data.")] = False,
@@ -138,12 +130,9 @@ def similar(
     allow: AllowOption = None,
     block: BlockOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """List the items most like each item: "more like this", or bought together (--by co_occurrence)."""
-    take(context, threads, memory_limit)
     if bool(item) + every != 1:
         raise ValueError("say to which items: one of --item ID (once or more) and --all")
     recommender = _open(run)
@@ -166,19 +155,16 @@ _OUT = "Write to this file (.parquet, .json, .csv, .tsv)."
 
 
 def vectors(
-    context: typer.Context,
     run: Annotated[Path, RunArgument],
     users: Annotated[bool, typer.Option("--users", help=_USERS)] = False,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help=_OUT)] = None,
-    memory_limit: MemoryLimitOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
 
     A score is the inner product of a user's vector and an item's.
     """
-    take(context, memory_limit=memory_limit)
     recommender = _open(run)
     if histories is not None:
         found = recommender.user_vectors(histories=_read(histories, recommender))
@@ -188,13 +174,10 @@ def vectors(
 
 
 def export(
-    context: typer.Context,
     run: Annotated[Path, RunArgument],
     out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
-    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest."""
-    take(context, memory_limit=memory_limit)
     manifest = _open(run).export(out)
     graph = manifest["graph"]
     given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]

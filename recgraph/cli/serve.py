@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from recgraph.cli.machine import MemoryLimitOption, take
 from recgraph.cli.output import note
 
 _BUNDLE = "A bundle, or a folder that `recgraph train` wrote."
@@ -35,7 +34,6 @@ def serve(
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
     poll: Annotated[float, typer.Option(min=0.01, metavar="S", help=_POLL)] = 0.5,
     admin: Annotated[bool, typer.Option("--admin", help=_ADMIN)] = False,
-    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Answer requests over HTTP: POST /recommend, POST /similar, GET /health, GET /metrics.
 
@@ -43,7 +41,6 @@ def serve(
     requests in flight and stops.
     """
     early = context.with_resource(_early_signals())
-    take(context, memory_limit=memory_limit)
     import torch
 
     from recgraph.serve.http.server import listen, run

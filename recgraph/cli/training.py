@@ -14,10 +14,7 @@ from recgraph.cli.machine import (
     DeviceOption,
     EngineOption,
     EngineSetOption,
-    MemoryLimitOption,
-    ThreadsOption,
     given_engine,
-    take,
 )
 from recgraph.cli.output import Failure, FormatOption, note, notes_of, show
 from recgraph.cli.watching import is_quiet, progress_wanted
@@ -40,7 +37,6 @@ _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [
 
 
 def train(
-    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
     source: GivenData,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")],
@@ -51,14 +47,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     fit_on: Annotated[FitOn | None, typer.Option("--fit-on", help=_FIT_ON)] = None,
     refit: Annotated[bool, typer.Option("--refit", help=_REFIT)] = False,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Train MODEL on a data set, or on a file of your own (--data), and keep the run in a folder.
 
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
-    take(context, threads, memory_limit)
     from recgraph.config import load_toml
     from recgraph.finite import NonFinite
     from recgraph.runs import fit
@@ -109,7 +102,6 @@ _SPACE = (
 
 
 def tune(
-    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
     source: GivenData,
     out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
@@ -125,8 +117,6 @@ def tune(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     test_seeds: Annotated[int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")] = 3,
     device: DeviceOption = None,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     form: FormatOption = None,
@@ -136,7 +126,6 @@ def tune(
     The data set may be a file of your own (--data). The same command goes on with a study that was stopped, and other
     machines join through --storage.
     """
-    take(context, threads, memory_limit)
     from recgraph.data.catalog.cards import data_name
     from recgraph.parallel import TaskFailed
     from recgraph.tuning.plan import check_dataset

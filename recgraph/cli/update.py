@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recgraph.cli.machine import DeviceOption, MemoryLimitOption, RunArgument, ThreadsOption, take
+from recgraph.cli.machine import DeviceOption, RunArgument
 from recgraph.cli.output import Failure, note
 from recgraph.cli.watching import progress_wanted
 
@@ -24,7 +24,6 @@ _FORCE = "Keep a result that is worse than the run, or (--valid 0) not validated
 
 
 def update(
-    context: typer.Context,
     run: Annotated[Path, RunArgument],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")],
@@ -39,15 +38,12 @@ def update(
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the run's.")] = None,
     device: DeviceOption = None,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Take new interactions, users and items into a run, at a fraction of the cost of training it again.
 
     A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
-    take(context, threads, memory_limit)
     from recgraph.finite import NonFinite
     from recgraph.runs.update import UpdateRefused
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import platform
 import re
@@ -27,9 +26,9 @@ __all__ = [
     "QuietOption",
     "VerboseOption",
     "Watch",
+    "ask",
     "is_quiet",
     "progress_wanted",
-    "share_options",
     "showing",
     "tell_error",
 ]
@@ -169,26 +168,7 @@ LogFileOption = Annotated[
 ]
 
 
-def share_options(group: Any) -> None:
-    """Let every command of a group take the options of this module too, wherever they stand after its name."""
-    options = []
-    for option in group.params:
-        if option.name in ("verbose", "quiet", "log_file"):
-            shared = copy.copy(option)
-            shared.expose_value, shared.callback = False, _ask
-            options.append(shared)
-    _extend(group, options)
-
-
-def _extend(group: Any, options: list[Any]) -> None:
-    for command in group.commands.values():
-        if hasattr(command, "commands"):
-            _extend(command, options)
-        else:
-            command.params.extend(options)
-
-
-def _ask(_: Any, option: Any, value: Any) -> Any:
-    if value and _current:
-        _current[-1].ask(**{option.name: value})
-    return value
+def ask(**options: Any) -> None:
+    """Hand an option of the command that runs to its :class:`Watch`."""
+    if _current:
+        _current[-1].ask(**options)

@@ -139,6 +139,7 @@ def test_a_bundle_says_what_it_needs_and_imports_nothing(work: Path, trained: Pa
     assert "mine.py" in made.stderr
 
 
+@pytest.mark.slow
 def test_workers_of_a_study_import_it(work: Path) -> None:
     arguments = ("--trials", "2", "--workers", "2", "--test-seeds", "1", "--set", "max_epochs=1", "--device", "cpu")
     asked = ("-m", "first_of_all@5", "--out", "study", "--import", "parts/mine.py")
