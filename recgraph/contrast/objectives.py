@@ -19,14 +19,7 @@ from torch import Tensor
 from recgraph.accelerated import compiled, full_precision, is_accelerated
 from recgraph.blocks import work_type
 from recgraph.config import Config, Search
-from recgraph.contrast.blockwise import (
-    Candidates,
-    contrast,
-    contrast_drawn,
-    log_sums,
-    mean_loss,
-    of_positives,
-)
+from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn, log_sums, mean_loss, of_positives
 from recgraph.contrast.parts import Outcome, Pairs, Part, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.pair_products import pair_products
@@ -46,11 +39,7 @@ class ObjectiveConfig(ObjectiveBaseConfig):
     ] = False
     n_candidates: Annotated[
         int | None,
-        Field(
-            ge=1,
-            description="candidates that are drawn at each step, for all anchors the same, to estimate the sum over "
-            "all; None takes all",
-        ),
+        Field(ge=1, description="candidates drawn at each step, the same for all anchors; None takes all"),
     ] = None
     if_none: Annotated[
         Literal["error", "zero"],
@@ -79,13 +68,13 @@ class Objective(Part):
         self._compiled: Callable[..., Tensor] | None = None
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
-        holds all N x M similarities; it is used on accelerators alone."""
+        """Compile the loss without weights whose positive counts, as one graph, which holds all N x M similarities;
+        it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The mean loss."""
-        raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
+        raise NotImplementedError
 
     def softmax(
         self,

@@ -50,14 +50,6 @@ def test_contract(name: str, variant: Variant, device: torch.device) -> None:
     assert hidden.grad is not None
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_states_are_read_only_where_needed(name: str, variant: Variant) -> None:
-    augmenter = _made(name, variant)
-    hidden, states = _inputs()
-    if not augmenter.needs_states:
-        assert torch.equal(augmenter(hidden), augmenter(hidden, states))
-
-
 @pytest.mark.parametrize("name", registry.names("augmenter"))
 def test_row_variant_is_independent_of_the_batch(name: str, device: torch.device) -> None:
     augmenter = _made(name, "row", device)
@@ -75,10 +67,6 @@ def test_mlp_has_the_published_numbers(step: str, device: torch.device) -> None:
         augmenter.load_state_dict(state)
         out = augmenter.to(device)(torch.from_numpy(golden[given]).to(device))
         np.testing.assert_allclose(out.detach().cpu().numpy(), golden[expected], rtol=1e-8, atol=1e-12)
-
-
-def test_mlp_sizes() -> None:
-    assert [tuple(p.shape) for p in MLP(64).parameters() if p.dim() == 2] == [(32, 64), (16, 32), (64, 16)]
 
 
 def test_attention_of_rows_equals_a_loop() -> None:

@@ -80,10 +80,3 @@ def test_tiles_of_columns(ways: list[str]) -> None:
     assert len(list(whole._tiles())) > 1
     for mine, other in zip(found(x, y, v, direction), oracle(x, y, v, direction), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
-
-
-def test_few_rows_take_quotients_and_no_number_takes_tanh(ways: list[str]) -> None:
-    x, y, v = draw(8, H, size=0.3), draw(H, M, size=0.3, seed=1), draw(H, seed=2)
-    tanh_sums(x, y, v)
-    assert bool(tanh_sums(torch.full_like(x, torch.nan), y, v).isnan().all())
-    assert ways == ["_Quotients", "_Units"]

@@ -41,17 +41,6 @@ def vectors(dtype: torch.dtype = torch.float64, device: torch.device | None = No
     return x.to(device, dtype).requires_grad_()
 
 
-def test_equals_pyg() -> None:
-    from torch_geometric.nn.models import LightGCN as Theirs
-
-    x, edges, n_layers = vectors(torch.float32), rows(), 3
-    theirs = Theirs(N_USERS + N_ITEMS, D, n_layers)
-    theirs.embedding.weight.data.copy_(x.detach())
-    there = torch.stack([edges.rows, edges.values + N_USERS])
-    expected = theirs.get_embedding(torch.cat([there, there.flip(0)], 1))
-    torch.testing.assert_close(connected(n_layers)(x), expected, rtol=1e-6, atol=1e-6)
-
-
 def test_values_and_gradients_equal_a_dense_oracle(device: torch.device) -> None:
     x, a = vectors(device=device), dense(rows()).to(device)
     oracle = sum((torch.linalg.matrix_power(a, k) for k in range(1, 4)), torch.eye(len(a), device=device)) / 4

@@ -234,9 +234,6 @@ def test_scores_are_inner_products_of_the_vectors() -> None:
     for user, item, score in found.select("who", "what", "score").iter_rows():
         row, place = users["who"].to_list().index(user), items["what"].to_list().index(item)
         assert score == pytest.approx(scores[row, place], rel=1e-6, abs=1e-6)
-    frame = pl.DataFrame({"vector": [1, 1, 2], "item": [3, 4, 3]})
-    own = serve(Interactions.from_frame(frame, user="vector", item="item"))
-    assert own.user_vectors().columns == ["user", "vector"]
     with refused("EASE"):
         serve(log(), EASE()).item_vectors()
 
