@@ -26,8 +26,6 @@ from recgraph.models.heterogeneous.base import evaluating
 from recgraph.rng import derive
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["BoostedTrees", "Logistic", "Member", "Plan", "Ranker", "TwoStage", "last_held_out"]
-
 _log = logging.getLogger(__name__)
 #: candidates that go through the trees at a time, so that what is made of them stays in a core's cache
 _ROWS = 2**14
