@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from recgraph import registry
 from recgraph.config import distribute
-from recgraph.data.files import replace_text
 from recgraph.evaluate import evaluate
+from recgraph.files import write_text
 from recgraph.models.base import Space
 from recgraph.rng import Generators
 from recgraph.runs.record import provenance
@@ -77,7 +77,7 @@ def main() -> None:
         record["results"][part] = results.to_dict()
         print(f"{part}\n{results}")
     record["unsealed"] = list(sealed.unsealed_reasons)
-    replace_text(json.dumps(record, indent=1), given.record)
+    write_text(json.dumps(record, indent=1), given.record)
 
 
 if __name__ == "__main__":

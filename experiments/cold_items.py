@@ -37,7 +37,6 @@ from torch import Tensor
 import recgraph as rg
 from recgraph import registry
 from recgraph.data.catalog import load_dataset
-from recgraph.data.files import replace_text
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases
 from recgraph.evaluate import evaluate
@@ -45,6 +44,7 @@ from recgraph.evaluate.frames import ScoreMatrix
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import Comparison, compare_values, over_users
+from recgraph.files import write_text
 from recgraph.runs.record import provenance
 from recgraph.sparse.ragged import Ragged
 
@@ -218,7 +218,7 @@ def main() -> None:
                     continue
                 head = {"model": name, "variant": variant, "seed": seed, "settings": settings_of(variant)}
                 runs.append({**head, **task(name, variant, seed, made), "provenance": provenance()})
-                replace_text(json.dumps(record, indent=1) + "\n", given.out)
+                write_text(json.dumps(record, indent=1) + "\n", given.out)
                 print(name, variant, seed, runs[-1]["test"]["metrics"], flush=True)
     if given.task == "warm":
         found = over_users_by_model(runs)
@@ -226,7 +226,7 @@ def main() -> None:
         for run in runs:
             if run["model"] in found:
                 del run["test"]["users"], run["test"]["per_user"]
-        replace_text(json.dumps(record, indent=1) + "\n", given.out)
+        write_text(json.dumps(record, indent=1) + "\n", given.out)
 
 
 def over_users_by_model(runs: list[dict[str, Any]]) -> dict[str, Any]:

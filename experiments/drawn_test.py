@@ -22,7 +22,7 @@ from torch import Tensor
 import recgraph as rg
 from experiments.closed_form_split import frame_of, read
 from experiments.published_rows import METRICS, settings_of, sheet_of
-from recgraph.data.files import replace_text
+from recgraph.files import write_text
 from recgraph.models.base import TrainableModel
 from recgraph.sparse.ragged import Ragged
 
@@ -65,7 +65,7 @@ def keep_line(path: Path, line: Mapping[str, Any], by: Sequence[str]) -> None:
     """Add a line to a file of JSON lines, in the place of the one that is equal in ``by``."""
     kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [each for each in kept if any(json.loads(each)[name] != line[name] for name in by)]
-    replace_text("".join(f"{each}\n" for each in [*kept, json.dumps(line)]), path)
+    write_text("".join(f"{each}\n" for each in [*kept, json.dumps(line)]), path)
 
 
 def main() -> int:

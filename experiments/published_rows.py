@@ -14,7 +14,7 @@ import polars as pl
 from experiments.marked import marked
 from recgraph import registry
 from recgraph.config import Config
-from recgraph.data.files import replace_text
+from recgraph.files import write_text
 from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.models.base import Model, TrainableModel
@@ -332,4 +332,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    replace_text(page(), PAGE)
+    write_text(page(), PAGE)

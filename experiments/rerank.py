@@ -30,7 +30,6 @@ import torch
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.data.files import replace_text
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
@@ -38,6 +37,7 @@ from recgraph.evaluate.hits import RankedHits
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
+from recgraph.files import write_text
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
 from recgraph.runs.record import provenance
@@ -191,7 +191,7 @@ def measure(folder: Path, out: Path, n_users: int, pools: list[int], compare: st
         "loss allowed": LOSS,
         "provenance": provenance(),
     }
-    replace_text("".join(json.dumps(row) + "\n" for row in (about, *rows)), out)
+    write_text("".join(json.dumps(row) + "\n" for row in (about, *rows)), out)
     for row in rows:
         if row["part"] == "test":
             print(json.dumps({name: row[name] for name in ("rerank", "metrics", "change")}))
@@ -229,7 +229,7 @@ def draw(picture: Path, records: list[Path]) -> None:
         )
         key = tuple((f"s{number}", name) for number, name in enumerate(STRENGTHS, start=1))
         figures.append(Figure(chart.title, f"{chart}", "lines: valid; points: test, with standard errors", key))
-    replace_text(drawing(figures), picture)
+    write_text(drawing(figures), picture)
 
 
 def _place(row: dict[str, Any], unseen: str) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recgraph.data.files import replace_text
+from recgraph.files import write_text
 from recgraph.tuning.storage import find_study
 
 
@@ -47,4 +47,4 @@ def last_trainings(folder: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    replace_text(json.dumps(record(Path(sys.argv[1])), indent=1) + "\n", Path(sys.argv[2]))
+    write_text(json.dumps(record(Path(sys.argv[1])), indent=1) + "\n", Path(sys.argv[2]))

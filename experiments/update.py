@@ -27,13 +27,13 @@ import torch
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases
 from recgraph.data.split import Split
 from recgraph.data.strategies import Label, LeaveOneOut
 from recgraph.evaluate import evaluate
+from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.runs.new_log import newest
 from recgraph.runs.record import RunRecord, provenance
@@ -150,7 +150,7 @@ def _fit(log: InteractionLog, valid: torch.Tensor, chosen: Any, model: str, seed
     if resumed:  # earlier processes have a part in it
         assert run.record.cost is not None
         seconds = run.record.cost.cpu_seconds
-    replace_text(json.dumps({"cpu_seconds": seconds}), out / "cost.json")
+    write_text(json.dumps({"cpu_seconds": seconds}), out / "cost.json")
 
 
 def updated(out: Path, data: Data, options: dict[str, Any]) -> tuple[Run, float]:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
-from recgraph.bounded.texts import read_toml
 from recgraph.data.errors import CorruptFileError
+from recgraph.files import read_toml
 
 #: what other libraries call a setting -> its name here
 _ELSEWHERE = {

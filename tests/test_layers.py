@@ -16,7 +16,7 @@ PACKAGE = ROOT / "recgraph"
 
 #: from below: a package imports those of lower levels, and one on its own level only where BESIDE says so
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("root", "pages", "bounded"),
+    ("root", "pages"),
     ("sparse",),
     ("data", "graph"),
     ("augment", "encoders", "contrast", "losses"),
@@ -30,15 +30,13 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("leaderboard",),
     ("cli",),
 )
-BESIDE = {("graph", "data"), ("losses", "contrast"), ("contrast", "losses"), ("pages", "root"), ("bounded", "root")}
+BESIDE = {("graph", "data"), ("losses", "contrast"), ("contrast", "losses"), ("pages", "root")}
 #: (module, module): upwards all the same
 UPWARDS = {
     ("data.catalog", "graph"),
     ("sparse", "data.errors"),
-    ("config", "bounded"),
     ("config", "data.errors"),
     ("files", "data.errors"),
-    ("bounded", "data.errors"),
     ("runs", "explain"),
 }
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -20,7 +20,7 @@ results = run.evaluate("valid")
 for value in (data, split, split.sealed(), run, results, rg.Recommender.load("fitted/bundle")):
     assert " object at 0x" not in repr(value), repr(value)
     assert value._repr_html_().startswith("<div"), value
-for kind in ("curves", "groups", "popularity"):
+for kind in ("curves", "groups"):
     run.plot(kind).save(f"{kind}.svg")
 """
 
@@ -42,6 +42,7 @@ def call(folder: Path, program: str, *arguments: str) -> tuple[str, str]:
     return written
 
 
+@pytest.mark.slow
 def test_the_session(folder: Path) -> None:
     train = ["recgraph.cli", "train", "sasrec", "--dataset", "synthetic"]
     small = [word for pair in ("hidden_dim=8", "n_heads=1", "max_epochs=2") for word in ("--set", pair)]
@@ -64,5 +65,5 @@ def test_the_session(folder: Path) -> None:
     assert {"recgraph.runs.fitting", "recgraph.train", "recgraph.train.trainer", "recgraph.runs.run"} <= names
     # 4. a chart from the command line
     call(folder, "recgraph.cli", "plot", "runs/a", "--out", "a.html", "-q")
-    for name in ("curves.svg", "groups.svg", "popularity.svg", "a.html"):
+    for name in ("curves.svg", "groups.svg", "a.html"):
         assert "<svg" in (folder / name).read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusing import refused
 from typer.testing import CliRunner, Result
 
 import recgraph as rg
@@ -67,14 +68,14 @@ def test_both_at_once(frame: Any, data: rg.Interactions) -> None:
     assert run.selection is not None
     assert run.selection.evaluate("test")["keep"].protocol.fitted_on == "train"
     assert not pairs(frame) & pairs(run.recommend(users=sorted(frame["user_id"].unique()), k=5))
-    with pytest.raises(ValueError, match=r"fitted on all.*run.selection.evaluate\('test'\)"):
+    with refused("fitted on all"):
         run.evaluate("test")
 
 
 def test_short_users_are_kept_in_training(data: rg.Interactions, caplog: pytest.LogCaptureFixture) -> None:
     """Line 1: they were an error."""
     split = data.split("leave-one-out")
-    assert "5 of 45 users have fewer than 3 interactions; they are kept in train and not evaluated" in caplog.text
+    assert "5 of 45 users" in caplog.text
     assert split.train.n_interactions == N_USERS * (LENGTH - 2) + 7
     assert (len(split.valid), len(split.test)) == (N_USERS, N_USERS)
 
@@ -84,14 +85,14 @@ def test_a_part_that_was_fitted_on_is_not_evaluated(data: rg.Interactions) -> No
     split = data.split("leave-one-out")
     honest = rg.fit(rg.models.EASE(), split, seed=0).evaluate("valid")["keep"].metrics["ndcg@10"]
     run = rg.fit(rg.models.EASE(), split, seed=0, fit_on="train+valid")
-    with pytest.raises(ValueError, match=r"fitted on train\+valid, so that it knows what is asked for"):
+    with refused("fitted on train+valid"):
         run.evaluate("valid")
     leaked = run.evaluate("valid", allow_fitted=True)["keep"]
     assert leaked.protocol.fitted_on == "train+valid"
     assert leaked.metrics["ndcg@10"] > honest
     everything = rg.fit(rg.models.EASE(), split, seed=0, fit_on="all")
     for part in ("valid", "test"):
-        with pytest.raises(ValueError, match="fitted on all, so that it knows what is asked for"):
+        with refused("fitted on all"):
             everything.evaluate(part)
 
 
@@ -123,11 +124,10 @@ def test_the_same_from_the_command_line() -> None:
         assert done.exit_code == 0, f"{command}\n{done.output}"
     assert len(json.loads(Path("runs/first/record.json").read_text())["history"]) == 2
     for command, message in (
-        (f"{train} --out runs/first --set max_epochs=3 --resume --seed 1", "another seed"),
-        (f"{train} --out runs/first --set max_epochs=3 --resume --set batch_size=8", "batch_size = 128, now 8"),
+        (f"{train} --out runs/first --set max_epochs=3 --resume --seed 1", "seed"),
+        (f"{train} --out runs/first --set max_epochs=3 --resume --set batch_size=8", "batch_size"),
         ("evaluate runs/served", "fitted on all"),
-        ("evaluate runs/both", "runs/both/selection, the run that chose its number of epochs"),
-        (f"{train} --out runs/other --fit-on all --set patience=3", "patience = 3"),
+        ("evaluate runs/both", "fitted on all"),
     ):
         done = recgraph(command)
         assert done.exit_code == 2, f"{command}\n{done.output}"

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from experiments.bench.harness import machine
 from recgraph.data.batches import Query
-from recgraph.data.files import replace_text
 from recgraph.evaluate.ranking import catalogue_for, rank
+from recgraph.files import write_text
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
@@ -139,7 +139,7 @@ def main() -> None:
             lines.append(json.dumps({"bench": "ann", **line, "threads": 1, "machine": machine()}))
             print(lines[-1], flush=True)
     if asked.out is not None:
-        replace_text("\n".join(lines) + "\n", asked.out)
+        write_text("\n".join(lines) + "\n", asked.out)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,7 @@ from recgraph.config import Config, Search, configure
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 
-__all__ = [
-    "EdgeDrop",
-    "EdgeDropConfig",
-    "FeatureMask",
-    "FeatureMaskConfig",
-    "GraphAugmentation",
-    "GraphAugmentationConfig",
-    "NodeDrop",
-    "NodeDropConfig",
-    "keep_some",
-    "make_augmentation",
-]
+__all__ = ["EdgeDrop", "FeatureMask", "GraphAugmentation", "NodeDrop", "keep_some", "make_augmentation"]
 
 
 class GraphAugmentationConfig(Config):
@@ -46,8 +35,6 @@ class GraphAugmentation:
         settings: the settings by name.
     """
 
-    #: what is augmented; augmentations of sequences have ``"sequence"``
-    target: ClassVar[str] = "graph"
     reads: ClassVar[Literal["adjacency", "features"]] = "adjacency"
     Config: ClassVar[type[GraphAugmentationConfig]] = GraphAugmentationConfig
 
@@ -55,7 +42,7 @@ class GraphAugmentation:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def __call__(self, value: Any, generator: torch.Generator) -> Any:
-        raise TypeError(f"{type(self).__name__} must define __call__(value, generator)")
+        raise NotImplementedError
 
     def stream(self, generators: Generators, name: str) -> torch.Generator:
         """The generator for what has this name (a path, a node type).

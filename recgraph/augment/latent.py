@@ -66,7 +66,7 @@ class Augmenter(nn.Module):
 
     def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
         """[B, D], before the normalisation."""
-        raise TypeError(f"{type(self).__name__} must define _augment(hidden, states)")
+        raise NotImplementedError
 
 
 class MLP(Augmenter):

@@ -80,7 +80,7 @@ class SequenceAugmentation:
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         """The augmented rows, of rows that all hold at least two tokens."""
-        raise TypeError(f"{type(self).__name__} must define augment(sequences, generator)")
+        raise NotImplementedError
 
 
 class CropConfig(AugmentationConfig):
@@ -180,9 +180,7 @@ class TwoViews:
         max_len: int | None = None,
     ) -> None:
         if len(augmentations) < 1 + distinct:
-            raise ValueError(
-                f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}, or more to choose from"
-            )
+            raise ValueError(f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}")
         self.augmentations = [_of_sequences(augmentation) for augmentation in augmentations]
         self.per, self.distinct, self.max_len = per, distinct, max_len
 

@@ -21,14 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import (
-    exponent_limit,
-    refuse_second_derivative,
-    row_blocks,
-    score_blocks,
-    total_of,
-    work_type,
-)
+from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, score_blocks, total_of, work_type
 from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
 
@@ -170,13 +163,9 @@ class Candidates:
         return own[:, None] if self.excluded is None else torch.stack([own, self.excluded], 1)
 
     def check(self, x: Tensor, counted: Tensor) -> None:
-        """Refuse that no anchor counts, where that is an error.
+        """Refuse that of the anchors x [N, D] none counts, where that is an error.
 
         On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN.
-
-        Args:
-            x: [N, D], the anchors.
-            counted: how many of them count (int64 scalar).
         """
         is_read = not is_accelerated(x) or len(x) == 1
         if self.required and is_read and int(counted) == 0:
@@ -266,7 +255,7 @@ def _inputs(x: Tensor, y: Tensor, weight: Weight | None, pairs: Pairs | None) ->
     """What a sum over candidates is differentiated by."""
     if weight is None or pairs is None:
         return [x, y]
-    return [x, y, pairs.anchors, pairs.candidates, *weight.trained()]
+    return [x, y, pairs.anchors, pairs.candidates, *(each for each in weight.parameters() if each.requires_grad)]
 
 
 def contrast(
@@ -291,10 +280,6 @@ def contrast(
 
     Returns:
         The scalar loss, differentiable once, and how many anchors were left out (int64 scalar).
-
-    Raises:
-        NoCandidateError: every anchor was left out. On an accelerator, where nobody waits to learn it, the loss
-            of two anchors or more is NaN.
     """
     settings = {"candidates": candidates, "weight": weight, "pairs": pairs}
     loss, counted = one_pass(_Contrast, settings, block_rows, _inputs(x, y, weight, pairs))
@@ -517,11 +502,8 @@ def _weights(
 def _logits(
     x: Tensor, y: Tensor, rows: slice, out: Tensor, barred: Tensor | None, weights: WeightBlocks | None = None
 ) -> BlockWeights | None:
-    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate.
-
-    Returns:
-        What :meth:`WeightBlocks.block` does, where there is a weight.
-    """
+    """Into ``out`` [n, M] those of some rows of x, without gradient; ``-inf`` where a column is no candidate. Returns
+    the weights, where there are some."""
     torch.mm(x[rows], y.t(), out=out)
     of_weight = None if weights is None else weights.block(rows, out)
     if of_weight is not None:
@@ -592,11 +574,8 @@ def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Te
 
 
 def of_positives(weight: Weight, pairs: Pairs, ids: Tensor, rows: Tensor, block_rows: int | None = None) -> Tensor:
-    """[N], the log-weight of each anchor's positive, by blocks of anchors, which backward computes again.
-
-    Args:
-        ids, rows: [N] and [N, D], of the positives.
-    """
+    """[N], the log-weight of each anchor's positive, with these ids [N] and rows [N, D]; by blocks of anchors, which
+    backward computes again."""
     work = work_type(pairs.anchors, pairs.candidates)
     anchors, candidates, rows = pairs.anchors.to(work), pairs.candidates.to(work), rows.to(work)
 

@@ -95,14 +95,9 @@ def kmeans(
         iterations: at most, of each restart.
         restarts: runs from other first centroids.
         start: [k, D] first centroids of the only restart (a warm start).
-
-    Raises:
-        ValueError: k is not in [1, N], or ``start`` does not fit.
     """
     if not 1 <= k <= len(x):
-        raise ValueError(f"k = {k} clusters of {len(x)} rows; k must be in [1, {len(x)}]")
-    if start is not None and start.shape != (k, x.shape[1]):
-        raise ValueError(f"start has shape {tuple(start.shape)}; it must be [{k}, {x.shape[1]}]")
+        raise ValueError(f"k = {k} must be from 1 to {len(x)}, the number of rows")
     x = x.detach().to(work_type(x))
     start = start if start is None else start.to(x.dtype)
     if method == "scikit-learn":

@@ -19,14 +19,7 @@ from torch import Tensor
 from recgraph.accelerated import compiled, full_precision, is_accelerated
 from recgraph.blocks import work_type
 from recgraph.config import Config, Search
-from recgraph.contrast.blockwise import (
-    Candidates,
-    contrast,
-    contrast_drawn,
-    log_sums,
-    mean_loss,
-    of_positives,
-)
+from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn, log_sums, mean_loss, of_positives
 from recgraph.contrast.parts import Outcome, Pairs, Part, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.pair_products import pair_products
@@ -46,11 +39,7 @@ class ObjectiveConfig(ObjectiveBaseConfig):
     ] = False
     n_candidates: Annotated[
         int | None,
-        Field(
-            ge=1,
-            description="candidates that are drawn at each step, for all anchors the same, to estimate the sum over "
-            "all; None takes all",
-        ),
+        Field(ge=1, description="candidates drawn at each step, the same for all anchors; None takes all"),
     ] = None
     if_none: Annotated[
         Literal["error", "zero"],
@@ -67,8 +56,6 @@ class Objective(Part):
     Config: ClassVar[type[ObjectiveBaseConfig]] = ObjectiveConfig
     #: whether :meth:`forward` can compute a share of the anchors; it is given none otherwise
     splits: ClassVar[bool] = False
-    #: whether both views must have the same rows, so that there can be no further candidates
-    needs_pairs: ClassVar[bool] = False
     #: whether the rows of both views are anchors alike, so that the loss of the views in turn is the same
     of_both_sides: bool = False
     #: whether it draws whatever its settings are, so that it is given a generator
@@ -79,13 +66,13 @@ class Objective(Part):
         self._compiled: Callable[..., Tensor] | None = None
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
-        holds all N x M similarities; it is used on accelerators alone."""
+        """Compile the loss without weights whose positive counts, as one graph, which holds all N x M similarities;
+        it is used on accelerators alone."""
         self._compiled = compiled(_cross_entropy, backend)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The mean loss."""
-        raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
+        raise NotImplementedError
 
     def softmax(
         self,
@@ -202,7 +189,6 @@ class NTXent(Objective):
     loss of CL4SRec, DuoRec and MCLRec.
     """
 
-    needs_pairs = True
     of_both_sides = True
     splits = True
 
@@ -299,7 +285,6 @@ class BarlowTwins(Objective):
     """
 
     Config = BarlowTwinsConfig
-    needs_pairs = True
     of_both_sides = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:

@@ -46,11 +46,7 @@ class Similarity(configuration.Config):
     def shape(self, anchors: Tensor, candidates: Tensor, temperatures: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[N, D] and [M, D], the two sides whose inner products are the similarities.
 
-        Args:
-            anchors: [N, D].
-            candidates: [M, D].
-            temperatures: [M], a temperature for each candidate in place of the common one (the concentrations
-                of MEOW's prototypes).
+        ``temperatures`` [M] are those of each candidate in place of the common one (MEOW's concentrations).
         """
         if self.similarity == "cosine":
             same = anchors is candidates
@@ -137,15 +133,9 @@ class Views:
         return replace(self, a=self.b, b=self.a, ids_a=self.ids_b, ids_b=self.ids_a)
 
     def check_paired(self) -> None:
-        """Refuse views whose rows are not in pairs.
-
-        Raises:
-            ValueError: their shapes differ, or they have positives or temperatures of their own.
-        """
+        """Refuse views whose rows are not in pairs, or that have positives or temperatures of their own."""
         if self.a.shape != self.b.shape or self.positives is not None or self.temperatures is not None:
-            raise ValueError(
-                f"a {list(self.a.shape)}, b {list(self.b.shape)}: this objective needs rows in pairs; use 'info_nce'"
-            )
+            raise ValueError(f"b {list(self.b.shape)}: this objective needs rows in pairs; use 'info_nce'")
 
 
 @dataclass(frozen=True)

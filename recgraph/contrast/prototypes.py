@@ -47,8 +47,7 @@ class Prototypes(nn.Module):
         super().__init__()
         self.config = configure(self, PrototypesConfig, config, settings)
         if self.config.warm_start:
-            if dim is None:
-                raise ValueError("warm_start = True needs dim, the width of the embeddings")
+            assert dim is not None
             for t, k in enumerate(self.config.n_clusters):
                 self.register_buffer(f"last_{t}", torch.zeros(k, dim))
 
@@ -59,15 +58,12 @@ class Prototypes(nn.Module):
             k = min(wanted, len(x))
             last = getattr(self, f"last_{t}") if config.warm_start else None
             start = last if last is not None and k == wanted and bool(last.any()) else None
-            clustering = kmeans(
-                x,
-                k,
-                seed=t,
-                iterations=config.iterations,
-                restarts=config.restarts,
-                start=start,
-                method=config.method,
-            )
+            how: dict[str, Any] = {
+                "iterations": config.iterations,
+                "restarts": config.restarts,
+                "method": config.method,
+            }
+            clustering = kmeans(x, k, seed=t, start=start, **how)
             if last is not None and k == wanted:
                 last.copy_(clustering.centroids)
             found.append(clustering)
@@ -94,19 +90,10 @@ class PrototypeSet:
 
 
 def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperature: float) -> list[PrototypeSet]:
-    """The prototypes of each clustering.
-
-    Args:
-        clusterings: of ``members``.
-        members: [N, D].
-        temperature: the mean of phi.
-    """
+    """The prototypes of each clustering of ``members`` [N, D]; ``temperature`` is the mean of phi."""
+    members = members.detach()
     return [
-        PrototypeSet(
-            found.assignments,
-            unit_length(found.centroids),
-            concentration(members.detach(), found, temperature),
-        )
+        PrototypeSet(found.assignments, unit_length(found.centroids), concentration(members, found, temperature))
         for found in clusterings
     ]
 
@@ -115,7 +102,6 @@ def offer(term: ContrastiveTerm, prototypes: Callable[[], Sequence[PrototypeSet]
     """Offer clusterings to the weight of a contrast, which are made if it reads them.
 
     Args:
-        term: the contrast.
         prototypes: makes the clusters of its candidates.
         ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
     """

@@ -39,11 +39,7 @@ class Regulariser(Part):
     Config: ClassVar[type[RegulariserConfig]] = RegulariserConfig
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """A scalar of two views.
-
-        Args:
-            a, b: [B, D], row i of the one the partner of row i of the other.
-        """
+        """A scalar of two views [B, D], row i of the one the partner of row i of the other."""
         # sums over the batch in half precision would lose digits
         work = work_type(a, b)
         with full_precision(a):
@@ -56,14 +52,8 @@ class Regulariser(Part):
             total = total + self(a, b)
         return total
 
-    def measure(self, a: Tensor, b: Tensor) -> Tensor:
-        """The same scalar without gradient, to be logged."""
-        with torch.no_grad():
-            value: Tensor = self(a, b)
-        return value
-
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define _value(a, b)")
+        raise NotImplementedError
 
 
 class AlignmentConfig(RegulariserConfig):

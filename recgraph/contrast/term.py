@@ -97,7 +97,7 @@ class ContrastiveTerm(nn.Module):
         return self.transform is not None or self.objective.draws or draws_candidates
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Have accelerators compute by compiled graphs what can be compiled; see :meth:`Objective.compile_parts`."""
+        """See :meth:`Objective.compile_parts`."""
         self.objective.compile_parts(backend)
 
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
@@ -130,10 +130,6 @@ class ContrastiveTerm(nn.Module):
             share: the anchors of this rank, where several ranks contrast the same rows. It computes these alone where
                 no anchor can be left out of the mean, else all, as every other rank does; in both cases the mean over
                 ranks is the loss.
-
-        Raises:
-            NoCandidateError: no anchor has a candidate of positive weight, with the objective's ``if_none="error"``.
-                With ``"zero"`` the loss is then 0.
         """
         ids_a = torch.arange(len(a), device=a.device) if ids_a is None else ids_a
         if ids_b is None:

@@ -26,11 +26,9 @@ class Transform(Part):
     Config: ClassVar[type[TransformConfig]] = TransformConfig
 
     def forward(self, views: Views) -> list[tuple[Tensor, Tensor]]:
-        """The pairs of sides that are contrasted in the place of ``views.a`` [N, D] and ``views.b`` [M, D].
-
-        The loss is the mean over them; each has as many rows as before.
-        """
-        raise TypeError(f"{type(self).__name__} must define forward(views)")
+        """The pairs of sides that are contrasted in the place of ``views.a`` [N, D] and ``views.b`` [M, D], each with
+        as many rows; the loss is the mean over them."""
+        raise NotImplementedError
 
 
 class Centre(Transform):

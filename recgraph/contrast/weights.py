@@ -36,10 +36,6 @@ class Weight(Part):
 
     Config: ClassVar[type[WeightConfig]] = WeightConfig
 
-    def trained(self) -> list[nn.Parameter]:
-        """Its parameters that are trained."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
         """Called before use by models that cluster what they contrast; a weight that reads clusterings takes them.
 
@@ -53,7 +49,7 @@ class Weight(Part):
 
         Each row must depend on its own anchor and the candidates alone: it is called on blocks of any size.
         """
-        raise TypeError(f"{type(self).__name__} must define log_w(pairs)")
+        raise NotImplementedError
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
         """[n], the log-weight of one more candidate of each anchor.

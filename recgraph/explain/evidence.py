@@ -23,14 +23,8 @@ __all__ = ["Reached", "UserQuery", "Walks", "evidence_for_node", "evidence_for_u
 
 @dataclass(frozen=True)
 class Reached:
-    """The ends of a meta-path for some starts, one entry a pair of start and end.
-
-    Attributes:
-        starts: [E] int64, the position of the start among the given starts.
-        ends: [E] int64, the node that the path reaches; never the start itself.
-        counts: [E] float64, the number of paths between the two.
-        similarities: [E] float64, in [0, 1].
-    """
+    """The ends of a meta-path for some starts, one entry [E] a pair: the place of the start among those given, the end,
+    which is never the start itself, the number of paths between the two, and their similarity in [0, 1]."""
 
     starts: Tensor
     ends: Tensor
@@ -103,15 +97,7 @@ class Walks:
 
         The walk chooses uniformly among the edges of a step, so it prefers specific nodes: a genre of 20 films says
         more than one of 700. The search is exact: it keeps the k best paths to each node on the way. Ties go by node
-        index.
-
-        Args:
-            starts: [S] int64.
-            end: a node.
-            k: at least 1.
-
-        Returns:
-            For each start at most k paths, both ends included.
+        index. Paths have both ends.
         """
         # the nodes of each layer that lead to the end
         leading = [torch.tensor([end])]
@@ -162,15 +148,7 @@ Namer = Callable[[str, int], Node]
 
 @dataclass(frozen=True)
 class UserQuery:
-    """A user whose recommendations are explained, and how much is shown.
-
-    Attributes:
-        user: index.
-        interactions: [n_users, n_items] without weights, one entry a pair.
-        unseen_mask: [n_items] bool, the items outside the history.
-        name: makes a :class:`Node` of a node type and an index.
-        n_connections, n_paths: the most connections of an evidence, and paths of a connection.
-    """
+    """A user whose recommendations are explained, and the most connections and paths that are shown."""
 
     user: int
     interactions: Csr
@@ -181,16 +159,8 @@ class UserQuery:
 
 
 class _Support:
-    """The scores of all items along a meta-path, and through which nodes it reaches the explained items.
-
-    Args:
-        via: [V] int64, history items or similar users.
-        wanted: [K] int64, the explained items.
-
-    Attributes:
-        scores, counts: [n_items] float64, the sum of similarities and the number of paths.
-        similarities, via_counts: [V, K] float64, of each ``via`` and explained item.
-    """
+    """The scores and numbers of paths [n_items] of all items along a meta-path; and the same [V, K] through each of the
+    history items or similar users ``via`` to each of the explained items ``wanted``."""
 
     def __init__(self, via: Tensor, wanted: Tensor, n_items: int) -> None:
         self.via = via
@@ -200,7 +170,6 @@ class _Support:
         self._column[wanted] = torch.arange(len(wanted))
 
     def add(self, rows: Tensor, items: Tensor, similarities: Tensor, counts: Tensor) -> None:
-        """Add entries [E]: the position in ``via``, the item, the similarity and the number of paths."""
         self.scores.index_add_(0, items, similarities)
         self.counts.index_add_(0, items, counts)
         wanted_mask = self._column[items] >= 0
@@ -212,12 +181,7 @@ class _Support:
 def evidence_for_user(
     walks: Walks, weight: float | None, items: Sequence[int], query: UserQuery
 ) -> dict[int, Evidence]:
-    """The evidence of a meta-path for those of the items that it reaches.
-
-    Args:
-        walks: from item to item, or from user to user.
-        items: indices of the explained items.
-    """
+    """The evidence of a meta-path, from item to item or from user to user, for those of the items that it reaches."""
     side = walks.types[0]
     user, wanted = torch.tensor([query.user]), torch.tensor(items, dtype=torch.int64)
     n_items = query.interactions.shape[1]
@@ -274,17 +238,7 @@ def evidence_of_items(walks: Walks, user: int, history: Tensor, items: Tensor, g
     A path of items: the similarity of the history item to the item. A path of users that begins with an edge to an item
     leads through that item i to other users v: ``sum_v similarity(user, v) c_i(v) / c(v)`` over those v that had the
     item, with c(v) the paths from the user to v and c_i(v) those through i. Any other path of users leads through
-    nothing of the history: zeros.
-
-    Args:
-        walks: from item to item, or from user to user.
-        user: index.
-        history: [H] int64.
-        items: [K] int64.
-        graph: that of the walks.
-
-    Returns:
-        [K, H] float64.
+    nothing of the history: zeros. -> [K, H] float64.
     """
     found = torch.zeros(len(items), len(history), dtype=torch.float64)
     place = torch.full((graph.count("item"),), -1)

@@ -71,10 +71,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
 
 
 def embedder_of(run: Any) -> Embedder:
-    """The embedder of a run.
-
-    Args:
-        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+    """The embedder of a run, of itself, or of the folder of a run or bundle.
 
     Raises:
         ValueError: it has none.
@@ -96,16 +93,8 @@ def graph_of(embedder: Embedder) -> HeteroGraph:
 def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:
     """The k nearest others of some rows by cosine, best first; ties go by index.
 
-    A vector of zeros (an item that was never trained) has no neighbours and is no neighbour.
-
-    Args:
-        vectors: [N, D].
-        rows: [R] int64.
-        k: the most neighbours of a row.
-        among: [M] int64, ascending, the rows that may be neighbours; None: all.
-
-    Returns:
-        For each row pairs of index and cosine.
+    A vector of zeros (an item that was never trained) has no neighbours and is no neighbour. ``among``: the rows that
+    may be neighbours, ascending. -> for each row pairs of index and cosine.
     """
     units = unit_length(vectors.to(torch.float64))
     candidates = torch.arange(len(vectors)) if among is None else among
@@ -140,11 +129,7 @@ def node_of(graph: HeteroGraph, node_type: str, index: int) -> Node:
 def related_nodes(
     graph: HeteroGraph, node_type: str, index: int, exclude: Sequence[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """The direct neighbours of a node: node type -> titles, at most ten, those of the lowest degree first.
-
-    Args:
-        exclude: node types that are left out.
-    """
+    """The direct neighbours of a node: node type -> titles, at most ten, those of the lowest degree first."""
     found: dict[str, tuple[str, ...]] = {}
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end))

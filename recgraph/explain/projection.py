@@ -190,12 +190,7 @@ def _project(
 
 @dataclass(frozen=True)
 class _Grouping:
-    """The values of a feature, a column or node type; a node may have several.
-
-    Attributes:
-        nodes, values: [P] int64, pairs of a node and the index of a value that it has.
-        titles: of the values.
-    """
+    """The values of a feature, a column or node type: pairs [P] of a node and the index of a value that it has."""
 
     name: str
     nodes: npt.NDArray[np.int64]

@@ -42,10 +42,7 @@ _CO_OCCURRENCE = "item-user-item"
 
 
 def recommender_of(run: Any) -> Recommender:
-    """The recommender of a run.
-
-    Args:
-        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
+    """The recommender of a run, of itself, or of the folder of a run or bundle.
 
     Raises:
         ValueError: it has none.

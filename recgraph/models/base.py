@@ -17,20 +17,6 @@ from recgraph.data.part import Part
 from recgraph.models.reading import HistoryReading, Reading
 from recgraph.rng import Generators, seeded_init
 
-__all__ = [
-    "ClosedFormModel",
-    "FeatureSpace",
-    "Model",
-    "ModelConfig",
-    "PaddedForm",
-    "PathKey",
-    "Phase",
-    "Space",
-    "TrainableModel",
-    "UpdatedBy",
-]
-
-
 UpdatedBy = Literal["training", "fitting"]
 
 
@@ -143,17 +129,8 @@ class Model(nn.Module):
 
     @classmethod
     def revision_of(cls, settings: Mapping[str, Any]) -> int:
-        """:attr:`revision`, with those of the models that it is made of by these settings.
-
-        Raises:
-            ValueError: they name a model that is not there.
-        """
+        """:attr:`revision`, with those of the models that it is made of by these settings."""
         return cls.revision
-
-    @classmethod
-    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the models that it is made of by these settings, and of those that these are made of."""
-        return ()
 
     @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
@@ -228,23 +205,14 @@ class Model(nn.Module):
         return self.encode_users(query) @ self.encode_items().T
 
     def padded_form(self) -> PaddedForm | None:
-        """How it ranks histories, in a form that can be exported, sharing the parameters; None: it has no such form.
-
-        Raises:
-            ValueError: a part of the model (its encoder) has none.
-        """
+        """How it ranks histories, in a form that can be exported, sharing the parameters; None: it has no such form."""
         return None
 
     def reading(self, query: Query) -> Reading:
         """What it reads of one user's history, open to changes; call it in evaluation mode, without gradients.
 
-        A model whose scores do not follow from ``query.history`` alone says here what they follow from.
-
-        Args:
-            query: one user.
-
-        Raises:
-            ValueError: the user has no history, or the scores do not depend on it.
+        A model whose scores do not follow from ``query.history`` alone says here what they follow from; one whose
+        scores do not depend on it refuses. The query holds one user.
         """
         return HistoryReading(self, query)
 
@@ -298,12 +266,9 @@ class TrainableModel(Model):
 
     @property
     def changing_epochs(self) -> int:
-        """Epochs at the start whose loss is another function than that of later ones: the most that a part has.
-
-        Stages, warm-ups and schedules change a loss, and until they end, a lower one does not mean better weights. A
-        part says so by an attribute of this name. A cosine schedule never ends, and is not counted.
-        """
-        return max((getattr(part, "changing_epochs", 0) for part in self.modules() if part is not self), default=0)
+        """Epochs at the start whose loss is another function than that of later ones: in a warm-up a lower loss does
+        not mean better weights."""
+        return 0
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""
@@ -331,13 +296,10 @@ class TrainableModel(Model):
         """
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
-        """The named scalar terms that are wanted, and no other work.
-
-        Raises:
-            ValueError: the model has no such term.
-        """
-        found = self.losses(batch, frozenset(wanted))
-        if unknown := sorted({*wanted} - {*found}):
+        """:meth:`losses` of these terms; a term that the model has not is an error."""
+        wanted = frozenset(wanted)
+        found = self.losses(batch, wanted)
+        if unknown := sorted(wanted - found.keys()):
             raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted(found)}")
         return found
 

@@ -13,13 +13,6 @@ from recgraph.contrast.term import ContrastiveTerm, TermConfig
 from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
 
-__all__ = [
-    "AugmentationSpec",
-    "ContrastConfig",
-    "contrastive_term",
-    "stream",
-]
-
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
 AugmentationSpec = Annotated[
     str | dict[str, Any], BeforeValidator(lambda value: registry.specification("augmentation", value))

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from recgraph.models.base import Model, Space, TrainableModel
 
-__all__ = ["Fill", "grown", "grown_optimiser"]
-
 #: new rows of a table: the mean of the old ones of their kind plus what a new model draws, or only one of the two
 Fill = Literal["mean", "drawn"]
 M = TypeVar("M", bound=Model)

@@ -12,8 +12,6 @@ from recgraph.rows import lookup
 from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["AttentionForm", "Baseline", "EdgeReading", "HistoryReading", "Reading", "SequenceReading"]
-
 #: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
 Baseline = Literal["padding", "mean"]
 #: which attention counts: through all layers, or that of the last one

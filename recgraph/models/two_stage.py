@@ -26,8 +26,6 @@ from recgraph.models.heterogeneous.base import evaluating
 from recgraph.rng import derive
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["BoostedTrees", "Logistic", "Member", "Plan", "Ranker", "TwoStage", "last_held_out"]
-
 _log = logging.getLogger(__name__)
 #: candidates that go through the trees at a time, so that what is made of them stays in a core's cache
 _ROWS = 2**14
@@ -564,12 +562,6 @@ class TwoStage(ClosedFormModel):
         given = {name: settings[name] for name in ("models",) if name in settings}
         members = [Member.of(spec, 1).cls for spec in cls.Config.of(given).models]
         return cls.revision + sum(each.revision - 1 for each in members)
-
-    @classmethod
-    def models_of(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(
-            Member.of(spec, 1).name for spec in settings.get("models", cls.Config.model_fields["models"].default)
-        )
 
     @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:

@@ -18,15 +18,15 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.
 
 A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
-Where the model or a part of it is a user's own, ``model.needs`` names the file that registers it; it is not imported,
-and an error names it where it is missing.
+``model.imported`` names the files that registered a user's own parts; they are not imported, and an error names them
+where a part is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -43,7 +43,7 @@ from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
-__all__ = ["FORMAT", "BundleError", "bundle_of", "digest", "holds", "is_bundle", "load_model", "read", "write"]
+__all__ = ["FORMAT", "BundleError", "bundle_of", "digest", "holds", "load_model", "read", "write"]
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 2
@@ -63,14 +63,7 @@ def bundle_of(folder: str | Path) -> Path:
 
 
 def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None], more: Mapping[str, Any]) -> None:
-    """Write a bundle; one that was there is replaced.
-
-    Args:
-        folder: of the bundle.
-        what: ``"recommender"`` or ``"embedder"``.
-        model: built.
-        fill: writes further files into a folder.
-        more: further entries of ``config.json``.
+    """Write a bundle, with the files that ``fill`` makes and ``more`` entries of ``config.json``.
 
     Raises:
         FileExistsError: the folder holds something that is no bundle.
@@ -107,45 +100,18 @@ def _describe(model: Model, folder: Path) -> dict[str, Any]:
     assert model.space is not None
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")
-    config = model.config.model_dump(mode="json")
+    sources = (source_of(cls) for _, _, cls in registry.registered())
     described = {
         "key": model.key(),
-        "config": config,
+        "config": model.config.model_dump(mode="json"),
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
-        "needs": [*_needs(model, config)],
+        "imported": sorted({each.file or each.module for each in sources}),
     }
     if isinstance(model.space, FeatureSpace):
         save_file(model.space.features.tensors(), folder / _FEATURES)
         described["item_features"] = model.space.features.schema.model_dump(mode="json")
     return described
-
-
-def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The user's own classes that the model is made of, each with the file that registers it."""
-    named, models = ({registry.key(text) for text in of} for of in (_texts(config), model.models_of(config)))
-    if type(model).__module__.partition(".")[0] != "recgraph":
-        yield {"kind": "model", "name": model.key(), **source_of(type(model)).to_dict()}
-    for kind, name, cls in registry.registered():
-        if kind != "metric" and name in (models if kind == "model" else named):
-            yield {"kind": kind, "name": name, **source_of(cls).to_dict()}
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(each)
-
-
-def is_bundle(folder: Path) -> bool:
-    """Whether a folder is a bundle; a run, for one, has a config.json too."""
-    try:
-        _read_config(folder)
-    except BundleError:
-        return False
-    return True
 
 
 def holds(folder: Path) -> Holds:
@@ -230,13 +196,16 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
         BundleError: the model's class or a part of it is not here.
     """
     described = config["model"]
-    for need in described["needs"]:
-        if registry.key(need["name"]) not in registry.names(need["kind"]):
-            what, where = f"{need['kind']} {need['name']!r}", need["file"] or need["module"]
-            raise BundleError(f"{folder} needs the {what} of {where}: add --import, or call rg.import_file, before")
-    cls: type[Model] = registry.load("model", described["key"])
-    # the seed matters to what a model draws from its graph when it is built
-    model = cls(cls.Config.of(described["config"])).build(_read_space(folder, described), described["seed"] or 0)
+    try:
+        cls: type[Model] = registry.load("model", described["key"])
+        # the seed matters to what a model draws from its graph when it is built
+        model = cls(cls.Config.of(described["config"])).build(_read_space(folder, described), described["seed"] or 0)
+    except ValueError as error:
+        if not (own := described["imported"]):
+            raise
+        raise BundleError(
+            f"{folder}: {error}; it was written beside {', '.join(own)}: --import what it needs"
+        ) from error
     model.load_state_dict(load_file(folder / _MODEL))
     return model.to(device).eval()
 

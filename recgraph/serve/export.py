@@ -38,7 +38,7 @@ from recgraph.evaluate.topk import tie_order
 from recgraph.files import replacing_folder
 from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.jsonids import plain
-from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
+from recgraph.serve.vectors import encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["ExportError", "export"]
@@ -91,20 +91,7 @@ def export(
     record: Mapping[str, Any],
     time_unit: TimeUnit = "none",
 ) -> dict[str, Any]:
-    """Write the folder; it appears whole or not at all, in the place of an earlier export.
-
-    Args:
-        model: built; in evaluation mode.
-        users, items: index <-> id.
-        seen: a row for each user: what the user did.
-        times: of ``seen``, row by row, or None.
-        columns: the names of the columns of ids.
-        folder: of the export.
-        record: what belongs to the model, for the manifest.
-        time_unit: of the times that a model reads.
-
-    Returns:
-        The manifest.
+    """Write the folder, in the place of an earlier export -> the manifest. The arguments are a recommender's.
 
     Raises:
         ExportError: the model has no form that can be exported.
@@ -172,15 +159,8 @@ def _on_host(model: Model) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Graph:
-    """What is exported.
-
-    Attributes:
-        module: with as many arguments as there are inputs.
-        inputs: a description of each.
-        example: an argument for each.
-        dynamic: the dimensions of each that are not fixed.
-        gives: the name of the output.
-    """
+    """What is exported: a module; of each input a description, an example and the dimensions that are not fixed; and
+    the name of the output."""
 
     module: nn.Module
     inputs: list[dict[str, Any]]
@@ -266,12 +246,11 @@ def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Te
     # JSON has no infinite number
     if not (ids.dtype.is_integer() or ids.dtype == pl.Boolean or (ids.dtype.is_float() and ids.is_finite().all())):
         own = [str(value) for value in own]
-    named = role if column == VECTOR else column
     stored = pl.Series(own, dtype=pl.String) if ids.dtype == pl.Object else ids
-    frame = stored.alias(named).to_frame() if vectors is None else vector_frame(named, stored, vectors, "polars")
+    frame = stored.alias(column).to_frame() if vectors is None else vector_frame(column, stored, vectors, "polars")
     frame.write_parquet(folder / f"{role}s.parquet")
     (folder / f"{role}_ids.json").write_text(json.dumps(own), encoding="utf-8")
-    described = {"column": named, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}
+    described = {"column": column, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}
     if vectors is not None:
         np.save(folder / f"{role}_vectors.npy", vectors.numpy())
         described["vectors"] = f"{role}_vectors.npy"

@@ -11,7 +11,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, to_native
 from recgraph.data.ids import IdMap
 from recgraph.data.item_columns import feature_rows
@@ -24,32 +23,20 @@ from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling
 from recgraph.serve.vectors import encode_items
 
-__all__ = ["Fallback", "Lister", "Wanted", "as_frame", "check_item_columns", "names_of_lists", "names_of_similar"]
+__all__ = ["Fallback", "Lister", "Wanted", "as_frame", "check_item_columns"]
 
 Fallback = Literal["popularity"]
-_OWN = ("score", "rank")
-_SIMILAR = "similar"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted for each user.
-
-    Attributes:
-        k: the length of the lists, at most the number of items.
-        exclude_seen: whether what a user has done is left out.
-        ruling: business rules.
-        fallback: what users get of whom nothing is known.
-        item_columns: item features that the answer has.
-        batch_size: users ranked at a time.
-    """
+    """What is wanted for each user; ``k`` is at most the number of items."""
 
     k: int
     exclude_seen: bool
     ruling: Ruling
     fallback: Fallback | None
     item_columns: tuple[str, ...]
-    batch_size: int
 
 
 class Lister:
@@ -116,7 +103,7 @@ class Lister:
             yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
             return
         convention = "exclude" if wanted.exclude_seen else "keep"
-        for batch in rank(self.model, catalogue, query, seen, (convention,), wanted.batch_size):
+        for batch in rank(self.model, catalogue, query, seen, (convention,)):
             yield rows[batch.index], batch.lists[convention]
 
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
@@ -159,19 +146,6 @@ class Lister:
         return found
 
 
-def names_of_lists(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
-    """The names of the user and the item column: those of the log, or ``user`` and ``item`` where one is taken."""
-    if {*_OWN, *item_columns} & {columns.user, columns.item}:
-        return "user", "item"
-    return columns.user, columns.item
-
-
-def names_of_similar(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
-    """The names of the column of items asked for, that of the log or ``item`` where it is taken, and ``similar``."""
-    taken = columns.item in {*_OWN, _SIMILAR, *item_columns}
-    return "item" if taken else columns.item, _SIMILAR
-
-
 def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str], own: tuple[str, str]) -> None:
     """Check that the item features have the columns, and that no other column of the answer has their names.
 
@@ -181,7 +155,8 @@ def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str],
     Raises:
         ValueError: names the column.
     """
-    there = [] if item_features is None else [name for name in item_features.columns if name not in (*_OWN, *own)]
+    taken = ("score", "rank", *own)
+    there = [] if item_features is None else [name for name in item_features.columns if name not in taken]
     for place, name in enumerate(names):
         if name not in there or name in names[:place]:
             raise ValueError(f"item_columns = {name!r} must be one of {', '.join(there) or 'none, as there are none'}")
@@ -197,15 +172,9 @@ def as_frame(
     key: str,
     item_columns: Sequence[str],
 ) -> Any:
-    """One row an item of a list: who or what the list is for, the item, score, rank (from 1), the wanted columns.
+    """One row an item of a list: who or what the list is for [B], the item, score, rank (from 1), the wanted columns.
 
-    Args:
-        labels: [B] ids of what the lists are for.
-        lists: B of them; padding is left out.
-        names: of the columns of labels and of items.
-        kind: of the frame to return.
-        key: the column of ids in the item features.
-        item_columns: checked by :func:`check_item_columns`.
+    ``names`` are of the first two columns, ``key`` is the column of ids in the item features.
     """
     rows, places = (lists.items >= 0).nonzero(as_tuple=True)
     found = lists.items[rows, places]

@@ -10,8 +10,6 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,15 +32,7 @@ from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.export import export
-from recgraph.serve.lists import (
-    Fallback,
-    Lister,
-    Wanted,
-    as_frame,
-    check_item_columns,
-    names_of_lists,
-    names_of_similar,
-)
+from recgraph.serve.lists import Fallback, Lister, Wanted, as_frame, check_item_columns
 from recgraph.serve.request import (
     NoHistoryError,
     Request,
@@ -57,7 +47,7 @@ from recgraph.serve.request import (
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.serve.similar import candidates_left, chosen, lists_like
-from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
+from recgraph.serve.vectors import check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Counts", "NoHistoryError", "Recommender", "load", "recall_of_lists"]
@@ -182,7 +172,6 @@ class Recommender:
         rules: Rules | Mapping[str, Any] | None = None,
         fallback: Fallback | None = None,
         item_columns: Sequence[str] = (),
-        batch_size: int = 1024,
     ) -> Any:
         """The best ``k`` items for each user.
 
@@ -200,7 +189,6 @@ class Recommender:
             fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
                 no relation either) the items seen most often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
-            batch_size: users ranked at a time; bounds memory and does not alter results.
 
         Returns:
             A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
@@ -212,7 +200,7 @@ class Recommender:
             ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
         """
         request = self._request(users, histories)
-        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
+        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns)
         return self._answer(request, wanted, named=not is_all(users))
 
     @checked
@@ -222,14 +210,9 @@ class Recommender:
         histories: Any = None,
         k: int = 10,
         *,
-        exclude_seen: bool = True,
-        allow: Any = None,
-        block: Any = None,
-        rules: Rules | Mapping[str, Any] | None = None,
-        fallback: Fallback | None = None,
-        item_columns: Sequence[str] = (),
         batch_size: int = 16384,
         engine: Engine | None = None,
+        **options: Any,
     ) -> Iterator[Any]:
         """:meth:`recommend` part by part, in memory that does not grow with the number of answers.
 
@@ -237,15 +220,14 @@ class Recommender:
             users, histories: one of them, as there; all users by default.
             batch_size: users of a part.
             engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
+            options: ``exclude_seen``, ``allow``, ``block``, ``rules``, ``fallback``, ``item_columns``, as there.
 
         Yields:
             Frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
-
-        Raises:
-            NoHistoryError, ValueError: as there, when the first part is asked for or the user's own.
         """
         request = self._request(None if histories is not None and is_all(users) else users, histories)
-        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
+        _check_positive(batch_size=batch_size)
+        wanted = self._wanted(k, **options)
         n, named = len(request.labels), histories is not None or not is_all(users)
         parts = (
             Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
@@ -258,20 +240,19 @@ class Recommender:
     def _wanted(
         self,
         k: int,
-        exclude_seen: bool,
-        allow: Any,
-        block: Any,
-        rules: Rules | Mapping[str, Any] | None,
-        fallback: Fallback | None,
-        item_columns: Sequence[str],
-        batch_size: int,
+        exclude_seen: bool = True,
+        allow: Any = None,
+        block: Any = None,
+        rules: Rules | Mapping[str, Any] | None = None,
+        fallback: Fallback | None = None,
+        item_columns: Sequence[str] = (),
     ) -> Wanted:
         """Check the arguments of a request that are not users."""
-        _check_positive(k=k, batch_size=batch_size)
-        check_item_columns(self.item_features, item_columns, names_of_lists(self.columns, item_columns))
+        _check_positive(k=k)
+        check_item_columns(self.item_features, item_columns, (self.columns.user, self.columns.item))
         ruling = resolve(with_arguments(rules, allow, block, self.columns), self, self._lister.by_vectors)
         self.counters.add(unknown_items=ruling.n_unknown)
-        return Wanted(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
+        return Wanted(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns))
 
     def _request(self, users: Any, histories: Any) -> Request:
         if (users is None) == (histories is None):
@@ -295,7 +276,7 @@ class Recommender:
         self.counters.add(fallbacks=len(empty))
         popularity = self.popularity if len(empty) else None
         lists = lister.lists(request, wanted, empty, popularity, self.ann)
-        names = names_of_lists(self.columns, wanted.item_columns)
+        names = self.columns.user, self.columns.item
         features, key = self.item_features, self.columns.item
         return as_frame(request.labels, lists, self.items, names, request.kind, features, key, wanted.item_columns)
 
@@ -331,7 +312,7 @@ class Recommender:
             ValueError: an item is not known, the model has no vectors, or an argument does not fit.
         """
         _check_positive(k=k, batch_size=batch_size)
-        names = names_of_similar(self.columns, item_columns)
+        names = self.columns.item, "similar"
         check_item_columns(self.item_features, item_columns, names)
         by, k = chosen(self.model, by), min(k, len(self.items))
         if is_all(items):
@@ -352,16 +333,14 @@ class Recommender:
         """The vectors of all items.
 
         Returns:
-            A frame of the training data's kind with the log's item column and ``vector`` (arrays of float32; where the
-            item column is called ``vector``, the ids are in ``item``). A score is the inner product of a user's vector
-            and an item's.
+            A frame of the training data's kind with the log's item column and ``vector`` (arrays of
+            float32). A score is the inner product of a user's vector and an item's.
 
         Raises:
             ValueError: the model ranks by scores alone.
         """
         vectors = encode_items(self.model)
-        name = "item" if self.columns.item == VECTOR else self.columns.item
-        return vector_frame(name, self.items.ids(range(len(self.items))), vectors, self.kind)
+        return vector_frame(self.columns.item, self.items.ids(range(len(self.items))), vectors, self.kind)
 
     def user_vectors(self, users: Any = None, histories: Any = None) -> Any:
         """The vectors of users.
@@ -385,8 +364,7 @@ class Recommender:
             raise NoHistoryError.of(request, empty)
         request = request.without(empty)
         self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
-        name = "user" if self.columns.user == VECTOR else self.columns.user
-        return vector_frame(name, request.labels, encode_users(self.model, request.query), request.kind)
+        return vector_frame(self.columns.user, request.labels, encode_users(self.model, request.query), request.kind)
 
     @checked
     def use_ann(self, index: AnnIndex | None = None) -> Self:
@@ -530,11 +508,5 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
         raise ValueError("no user of the recommender has a history")
     drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
     users = recommender.users.ids(with_history[drawn])
-    found, wanted = (_pairs(recommender, each.recommend(users=users, k=k)) for each in (near, exact))
-    return float(np.isin(wanted, found).mean())
-
-
-def _pairs(recommender: Recommender, answer: Any) -> npt.NDArray[np.int64]:
-    """[N] a number for each pair of a user and an item: polars joins no columns of Python objects, as UUIDs are."""
-    user, item = (answer[name] for name in answer.columns[:2])
-    return recommender.users.index(user) * len(recommender.items) + recommender.items.index(item)
+    found, wanted = (set(each.recommend(users=users, k=k)[:, :2].iter_rows()) for each in (near, exact))
+    return len(found & wanted) / len(wanted)

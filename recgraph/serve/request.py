@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -86,14 +86,7 @@ def take(values: pl.Series, rows: Tensor) -> pl.Series:
 
 
 def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
-    """The request for users of the training data.
-
-    Args:
-        given: a list, array or series of ids, or one id.
-        users: index <-> id of the training data.
-        seen: what each of them did.
-        kind: the kind of frame to return where ``given`` is no series of a frame library.
-        times: when they did it, for models that read times.
+    """The request for users of the training data, by a list, array or series of ids, or one id.
 
     Raises:
         ValueError: there are no ids, or they are of another type than those of the training data.
@@ -129,9 +122,6 @@ def of_histories(
     Args:
         given: a frame with a row for each interaction, named like the training data's or ``user``, ``item`` and,
             optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or ``Interactions``.
-        items: index <-> id of the training data.
-        columns: the names of the training data.
-        kind: the kind of frame to return where ``given`` is no frame.
         time_unit: that of the training data, for a model that reads times; None: it reads none. Histories without times
             are read as if no gap were known.
         time_format: by which the times of the training data were read, where they were texts.
@@ -175,29 +165,19 @@ def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions
     return with_times_like(frame, named, time_format)
 
 
-def with_times_like(frame: Any, columns: Columns, time_format: str | None, texts: Collection[str] = ()) -> Interactions:
+def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
     """A log in a frame whose times are written like those of the training data, or are dates.
-
-    Args:
-        frame: the log.
-        columns: its columns.
-        time_format: by which the times of the training data were read, where they were texts.
-        texts: as of :meth:`Interactions.from_files`.
 
     Raises:
         DataError: what is wrong with the log.
     """
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
-    return Interactions.from_columns(frame, columns, time_format if is_written else None, texts=texts)
+    return Interactions.from_columns(frame, columns, time_format if is_written else None)
 
 
 def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:
-    """The items of each user of a frame, in the order of its rows.
-
-    Args:
-        frame: with the columns of the log, or ``user`` and ``item``.
-        argument: its name, for errors.
+    """The items of each user of a frame with the columns of the log, or ``user`` and ``item``.
 
     Raises:
         ValueError: it is no frame, or a column or an id is missing.
@@ -221,12 +201,7 @@ def _name(own: str, plain: str, there: list[str]) -> str:
 
 
 def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, FrameKind]:
-    """Ids of a list, array or series, or one id, and the kind of frame that is returned for them.
-
-    Args:
-        kind: where ``given`` is no series of a frame library.
-        argument: its name, for errors.
-    """
+    """Ids of a list, array or series, or one id, and the kind of frame that is returned for them."""
     series = nw.from_native(given, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         found = series.implementation.value

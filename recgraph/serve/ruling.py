@@ -87,16 +87,7 @@ class Ruling:
     def rank(
         self, model: Model, catalogue: Catalogue, query: Query, labels: pl.Series, seen: Ragged | None
     ) -> Iterator[tuple[Tensor, Lists]]:
-        """Rank for all users of a query, as :func:`recgraph.evaluate.ranking.rank` does.
-
-        Args:
-            catalogue: of the model, with :attr:`candidates`.
-            labels: [B] ids of the users.
-            seen: B rows of items to leave out.
-
-        Yields:
-            rows [G] int64 of the query and their lists, on the host; each row once.
-        """
+        """Rank for all users of a query, without the items of ``seen`` -> rows [G] of the query and their lists."""
         for rows in torch.split(query.history.lengths.argsort(stable=True), GROUP):
             part = query.take(rows).to(catalogue.device)
             with evaluating(model):
@@ -141,11 +132,7 @@ class Ruling:
         return scores
 
     def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
-        """The best of the columns that are not closed, under limits and re-ranked.
-
-        Raises:
-            ValueError: a score is NaN.
-        """
+        """The best of the columns that are not closed, under limits and re-ranked."""
         k, width = catalogue.k, catalogue.order.numel()
         length = max(_FURTHER * k, BLOCK) if self.limits else k
         if self.reranking is not None:
@@ -182,10 +169,8 @@ class Ruling:
 def _closed(n_rows: int, barred: list[Ragged], allowed: tuple[Ragged, Tensor] | None, catalogue: Catalogue) -> Ragged:
     """The columns that each of R rows may not have, each once.
 
-    Args:
-        n_rows: R.
-        barred: R rows of items each, which are closed.
-        allowed: R rows of items to which those of the rows [R] bool are restricted.
+    ``barred``: R rows of items each, which are closed; ``allowed``: R rows of items to which those of [R] bool are
+    restricted.
     """
     width, device = max(catalogue.order.numel(), 1), catalogue.device
     keys = [torch.empty(0, dtype=torch.int64, device=device)]

@@ -58,9 +58,8 @@ def lists_like(
     """The items most like each of some; nothing alters a list but what is asked for it.
 
     Args:
-        in_common: the similarity of items by users in common.
         index: [B] int64 items; -1 for one that is not known, whose list is empty.
-        k, by, batch_size: of ``Recommender.similar``, checked; ``k`` is at most the number of items.
+        k: at most the number of items.
         candidates: [C] items that lists may have; None for all.
     """
     items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)

@@ -13,10 +13,7 @@ from recgraph.data.dataframe import FrameKind, to_native
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.models.base import Model
 
-__all__ = ["VECTOR", "check_vectors", "encode_items", "encode_users", "vector_frame"]
-
-#: the column of vectors
-VECTOR = "vector"
+__all__ = ["check_vectors", "encode_items", "encode_users", "vector_frame"]
 
 
 def check_vectors(model: Model) -> None:
@@ -52,18 +49,11 @@ def encode_users(model: Model, query: Query) -> Tensor:
 
 
 def vector_frame(name: str, labels: pl.Series, vectors: Tensor, kind: FrameKind) -> Any:
-    """A frame of ids and vectors.
-
-    Args:
-        name: of the column of ids.
-        labels: [N] ids.
-        vectors: [N, D] float32.
-        kind: of the frame; in pandas each vector is a NumPy array.
-    """
+    """A frame of ids [N] in the column ``name`` and of vectors [N, D]; in pandas each vector is a NumPy array."""
     values = vectors.numpy()
     if kind == "pandas":
         frame = to_native(pl.DataFrame([labels.alias(name)]), kind)
-        frame[VECTOR] = list(values)
+        frame["vector"] = list(values)
         return frame
-    column = pl.Series(VECTOR, values, dtype=pl.Array(pl.Float32, values.shape[1]))
+    column = pl.Series("vector", values, dtype=pl.Array(pl.Float32, values.shape[1]))
     return to_native(pl.DataFrame([labels.alias(name), column]), kind)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from recgraph import registry
-from recgraph.augment import TwoViews
 from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
@@ -75,14 +74,3 @@ def test_substitutes_keep_the_gap_of_their_place_and_insertions_have_none() -> N
     longer = insert(given.take(torch.tensor([0])), generator())
     assert len(longer.values) > 6
     assert not longer.values[:, 1].any()
-
-
-def test_two_views_of_rows_with_gaps() -> None:
-    views = TwoViews(["crop", "mask", "reorder", "insert"], max_len=6)
-    views.setup(TRAIN)
-    pairs = rows()
-    plain = views(pairs.with_values(pairs.values[:, 0]), generator())
-    for one, other in zip(plain, views(pairs, generator()), strict=True):
-        assert torch.equal(one.offsets, other.offsets)
-        assert torch.equal(one.values, other.values[:, 0])
-        assert other.values.shape[1] == 2

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph import registry
 from recgraph.augment.graph import EdgeDrop, FeatureMask, NodeDrop
-from recgraph.config import ConfigError
-from recgraph.models.heterogeneous.paths import difference
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import random_matrix
@@ -60,20 +57,6 @@ def test_a_stored_feature_of_0_is_none_that_could_be_masked() -> None:
         assert int((masks[1] != 0).sum()) == 3
 
 
-@pytest.mark.parametrize("settings", [{}, {"self_loops": False}])
-@pytest.mark.parametrize("n_cols", [30, 20])
-def test_a_view_is_the_pattern_minus_the_difference(
-    settings: dict[str, bool], n_cols: int, device: torch.device
-) -> None:
-    adj, drop = _adjacency(device, n_cols), EdgeDrop(ratio=0.4, **settings)
-    keep_mask = drop.draw(adj, torch.Generator().manual_seed(1))
-    view = drop.apply(adj, keep_mask).to_dense()
-    assert torch.equal(view, drop(adj, torch.Generator().manual_seed(1)).to_dense())
-    assert torch.equal(
-        adj.pattern().to_dense() - difference(adj, drop.apply(adj, keep_mask)).to_dense(), view.to(torch.float32)
-    )
-
-
 @pytest.mark.parametrize("sparse", [False, True])
 def test_features_go_by_an_exact_share(sparse: bool, device: torch.device) -> None:
     adj = _adjacency(device, n_cols=12)
@@ -85,12 +68,6 @@ def test_features_go_by_an_exact_share(sparse: bool, device: torch.device) -> No
     assert int((after != 0).sum()) == n - int(0.25 * n)
     assert torch.equal(after[after != 0], before[after != 0])
     assert torch.equal(before, adj.to_dense()), "the features themselves are not changed"
-
-
-def test_dense_and_sparse_features_lose_the_same(device: torch.device) -> None:
-    adj = _adjacency(device, n_cols=12)
-    one, other = (FeatureMask()(f, torch.Generator().manual_seed(5)) for f in (adj, adj.to_dense()))
-    assert torch.equal(one.to_dense(), other)
 
 
 def test_once_as_published_or_anew() -> None:
@@ -106,11 +83,3 @@ def test_once_as_published_or_anew() -> None:
     first, second = draw(anew, "pap"), draw(anew, "pap")
     assert first != second
     assert first == draw(anew, "pap", Generators(7))
-
-
-def test_the_registry_knows_them_as_augmentations_of_graphs() -> None:
-    for name in ("edge-drop", "feature-mask"):
-        view = registry.load("augmentation", name)
-        assert view.target == "graph"
-        with pytest.raises(ConfigError, match="ratio"):
-            view(ratio=1.0)

@@ -50,14 +50,6 @@ def test_contract(name: str, variant: Variant, device: torch.device) -> None:
     assert hidden.grad is not None
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_states_are_read_only_where_needed(name: str, variant: Variant) -> None:
-    augmenter = _made(name, variant)
-    hidden, states = _inputs()
-    if not augmenter.needs_states:
-        assert torch.equal(augmenter(hidden), augmenter(hidden, states))
-
-
 @pytest.mark.parametrize("name", registry.names("augmenter"))
 def test_row_variant_is_independent_of_the_batch(name: str, device: torch.device) -> None:
     augmenter = _made(name, "row", device)
@@ -77,10 +69,6 @@ def test_mlp_has_the_published_numbers(step: str, device: torch.device) -> None:
         np.testing.assert_allclose(out.detach().cpu().numpy(), golden[expected], rtol=1e-8, atol=1e-12)
 
 
-def test_mlp_sizes() -> None:
-    assert [tuple(p.shape) for p in MLP(64).parameters() if p.dim() == 2] == [(32, 64), (16, 32), (64, 16)]
-
-
 def test_attention_of_rows_equals_a_loop() -> None:
     query, keys = _inputs()
     values = keys.values.flip(0)
@@ -89,16 +77,6 @@ def test_attention_of_rows_equals_a_loop() -> None:
         start, end = int(keys.offsets[row]), int(keys.offsets[row + 1])
         weight = torch.softmax(keys.values[start:end] @ query[row] / math.sqrt(DIM), 0)
         torch.testing.assert_close(made[row], weight @ values[start:end])
-
-
-def test_attention_without_states_is_zero_with_finite_gradients() -> None:
-    augmenter = _made("attention", "row")
-    hidden = _inputs()[0][:2]
-    states = Ragged(torch.ones(1, DIM, dtype=torch.float64), torch.tensor([0, 0, 1]))
-    out = augmenter(hidden, states)
-    assert not out[0].any()
-    out.sum().backward()
-    assert all(bool(p.grad.isfinite().all()) for p in augmenter.parameters() if p.grad is not None)
 
 
 def test_published_attention_is_across_the_batch() -> None:

@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations, permutations
-from typing import Literal
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from scipy.stats import chi2
 from recgraph import registry
 from recgraph.augment import SequenceAugmentation, TwoViews
 from recgraph.augment.sequence import Crop, Mask, Reorder
-from recgraph.config import ConfigError
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 
@@ -72,17 +70,10 @@ def test_contract(name: str, device: torch.device) -> None:
 
 @pytest.mark.parametrize("name", _of_sequences())
 def test_same_generator_same_view(name: str, device: torch.device) -> None:
-    view, batch = _made(name), _batch(device)
+    view, batch, before = _made(name), _batch(device), torch.random.get_rng_state()
     drawn = [view(batch, _generator(seed, device)).to_lists() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
-
-
-@pytest.mark.parametrize("name", _of_sequences())
-def test_draws_nothing_from_the_global_generator(name: str) -> None:
-    view = _made(name)
-    before = torch.random.get_rng_state()
-    view(_batch(torch.device("cpu")), _generator(1))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -91,16 +82,6 @@ def test_batches_without_long_or_without_any_rows(name: str) -> None:
     view = _made(name)
     for rows in ([[4], [5]], [[], []], []):
         assert view(Ragged.from_lists(rows), _generator(1)).to_lists() == rows
-
-
-@pytest.mark.parametrize("name", _of_sequences())
-def test_settings_are_documented_and_checked(name: str) -> None:
-    cls = registry.load("augmentation", name)
-    assert all(setting.description for setting in cls.Config.describe())
-    with pytest.raises(ConfigError, match="no_such"):
-        cls(no_such=1)
-    with pytest.raises(ConfigError, match=r"ratio.*allowed"):
-        cls(ratio=1.5)
 
 
 # --- distributions --------------------------------------------------------------------------------
@@ -134,7 +115,7 @@ def assert_drawn_from(drawn: list[tuple[int, ...]], equally_likely: list[tuple[i
     assert statistic <= chi2.ppf(1 - 1e-4, max(len(expected) - 1, 1))
 
 
-@pytest.mark.parametrize("length", [2, 3, 4, 5])
+@pytest.mark.parametrize("length", [2, 5])
 @pytest.mark.parametrize(
     ("view", "oracle"),
     [
@@ -180,14 +161,6 @@ def test_two_views_draw_ordered_pairs_of_different_operations_per_row(device: to
     assert_drawn_from(drawn, list(permutations((101, 102, 103), 2)))
 
 
-def test_two_views_put_rows_back_in_order() -> None:
-    rows = [[10 * n + k for k in range(1, 2 + n % 7)] for n in range(300)]
-    first, second = TwoViews(["crop", "mask", "reorder"])(Ragged.from_lists(rows), _generator(5))
-    for row, one, two in zip(rows, first.to_lists(), second.to_lists(), strict=True):
-        assert {*one, *two} <= {0, *row}
-        assert {len(one), len(two)} <= {len(row), len(row) // 2}
-
-
 def test_two_views_per_batch_and_independent() -> None:
     batch = Ragged.from_lists([[1, 2], [3], [4, 5, 6]])
     stamps = [_Stamp(101), _Stamp(102)]
@@ -203,22 +176,7 @@ def test_two_views_per_batch_and_independent() -> None:
     assert len(independent) == 4
 
 
-@pytest.mark.parametrize("per", ["row", "batch"])
-def test_two_views_keep_the_last_tokens_of_what_grows(per: Literal["row", "batch"]) -> None:
-    pair = TwoViews(["insert", "mask"], per=per, max_len=9)
-    pair.setup(_train())
-    batch = _batch(torch.device("cpu")).last(9)
-    for view in pair(batch, _generator(1)):
-        assert int(view.lengths.max()) <= 9
-
-
 def test_two_views_refuses_what_it_cannot_do() -> None:
     for given, name in ((["crop"], "augmentations"), (["crop", "no_such"], "no_such"), (["crop", "edge_drop"], "edge")):
         with refused(name):
             TwoViews(given)
-
-
-def test_two_views_take_names_specifications_and_instances() -> None:
-    pair = TwoViews(["mask", {"name": "crop", "ratio": 0.2}, Reorder(ratio=0.4)])
-    assert [type(augmentation) for augmentation in pair.augmentations] == [Mask, Crop, Reorder]
-    assert [augmentation.config.ratio for augmentation in pair.augmentations] == [0.5, 0.2, 0.4]

@@ -60,11 +60,10 @@ def test_similar_items_are_drawn_from_the_nearest(n_similar: int, device: torch.
         assert set(drawn[token]) == (set(expected[:n_similar]) or {0})
 
 
-@pytest.mark.parametrize("row", [(1, 2), (3, 6, 1), (4, 0, 5, 3, 7), (6, 7)])
-@pytest.mark.parametrize("ratio", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize(("row", "ratio"), [((1, 2), 0.1), ((3, 6, 1), 1.0), ((4, 0, 5, 3, 7), 0.4), ((6, 7), 0.4)])
 @pytest.mark.parametrize(("kind", "oracle"), [(Substitute, _substituted), (Insert, _inserted)])
 def test_every_outcome_has_its_probability(
-    kind: type[SimilarityAugmentation], oracle: Callable[..., tuple[int, ...]], ratio: float, row: tuple[int, ...]
+    kind: type[SimilarityAugmentation], oracle: Callable[..., tuple[int, ...]], row: tuple[int, ...], ratio: float
 ) -> None:
     view = kind(ratio=ratio)
     view.setup(Part(Ragged.from_lists(HISTORIES), N_ITEMS))

@@ -42,14 +42,8 @@ class TestKMeans:
 
     def test_every_restart_can_only_help(self) -> None:
         x = F.normalize(draw(100, 5), dim=1)
-        values = [kmeans(x, 10, restarts=n).objective for n in (1, 2, 5, 20)]
+        values = [kmeans(x, 10, restarts=n).objective for n in (1, 5, 20)]
         assert values == sorted(values)
-
-    def test_assignments_are_those_of_the_centroids(self) -> None:
-        x = F.normalize(draw(100, 5), dim=1)
-        for iterations in (1, 20):
-            found = kmeans(x, 10, iterations=iterations)
-            assert torch.equal(found.assignments, assign(x, found.centroids))
 
     def test_an_empty_cluster_is_filled(self) -> None:
         x, _ = self.blobs()
@@ -66,13 +60,12 @@ class TestKMeans:
             assert torch.equal(ours.assignments, again.assignments)
         assert set(warm.state_dict()) == {"last_0", "last_1"}
 
-    @pytest.mark.parametrize("method", ["published", "scikit-learn"])
-    def test_half_precision_is_clustered_in_float32(self, method: str) -> None:
+    def test_half_precision_is_clustered_in_float32(self) -> None:
         x = self.blobs()[0].bfloat16()
         with torch.autocast(x.device.type, torch.bfloat16):
-            found = kmeans(x, 4, method=method, restarts=10)
+            found = kmeans(x, 4, restarts=10)
             phi = concentration(x, found, 0.5)
-        exact = kmeans(x.float(), 4, method=method, restarts=10)
+        exact = kmeans(x.float(), 4, restarts=10)
         assert torch.equal(found.assignments, exact.assignments)
         assert torch.equal(found.centroids, exact.centroids)
         assert torch.equal(phi, concentration(x.float(), exact, 0.5))
@@ -96,7 +89,7 @@ def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor,
     return clustering._nearest(x, centroids)
 
 
-@pytest.mark.parametrize("k", [1, 40, 120])
+@pytest.mark.parametrize("k", [1, 120])
 @pytest.mark.parametrize("data", ["spread", "narrow"])
 def test_moved_centroids_alone(data: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(k)
@@ -113,46 +106,10 @@ def test_moved_centroids_alone(data: str, k: int, monkeypatch: pytest.MonkeyPatc
     assert found.objective == pytest.approx(plain.objective)
 
 
-@pytest.mark.parametrize("n_moved", [0, 5, 30])
-def test_ties(n_moved: int) -> None:
-    """Whole numbers, whose products are exact in every order of summation: of equal centroids the first."""
-    draw = torch.Generator().manual_seed(n_moved)
-    x, before = (torch.randint(-2, 3, (n, 3), generator=draw).double() for n in (400, 40))
-    after, moved_mask = before.clone(), torch.zeros(40, dtype=torch.bool)
-    moved_mask[torch.randperm(40, generator=draw)[:n_moved]] = True
-    after[moved_mask] = torch.randint(-2, 3, (n_moved, 3), generator=draw).double()
-    value, own, rival = clustering._nearest_again(x, after, moved_mask, clustering._nearest(x, before))
-    best, first, second = clustering._nearest(x, after)
-    assert torch.equal(value, best)
-    assert torch.equal(own, first)
-    assert bool((rival >= second).all())
-
-
-def test_repeated_rows_leave_no_cluster_empty_where_there_are_enough() -> None:
-    x = torch.eye(7, dtype=torch.float64).repeat(9, 1)
-    found = kmeans(x, 7, seed=3, iterations=30, restarts=3)
-    assert len(found.assignments.unique()) == 7
-    assert found.objective == pytest.approx(63)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("k", [5, 200])
-def test_the_nearest_of_few_and_of_many_centroids(k: int, dtype: torch.dtype) -> None:
-    """Whatever finds the places of maxima: in every type, with gradients too, the first of equal ones.
-
-    Of whole numbers, whose products are exact: some CPUs round the last columns of a product unlike the others.
-    """
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randint(-5, 6, (50, 4), generator=draw).to(dtype).requires_grad_()
-    centroids = torch.randint(-5, 6, (k, 4), generator=draw).to(dtype)
-    centroids = torch.cat([centroids, centroids])  # each stands twice
-    assert torch.equal(assign(x, centroids), (x @ centroids.t()).detach().argmax(1))
-    assert int(assign(x, centroids).max()) < k
-
-
-@pytest.mark.parametrize("given", ["drawn", "started"])
-@pytest.mark.parametrize("data", ["spread", "narrow", "repeated"])
-@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize(
+    ("k", "data", "given"),
+    [(7, "spread", "drawn"), (40, "narrow", "started"), (40, "narrow", "drawn"), (40, "repeated", "drawn")],
+)
 def test_an_accelerator_finds_the_same_clusters_and_reads_nothing(
     k: int, data: str, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,17 +134,3 @@ def test_an_accelerator_finds_the_same_clusters_and_reads_nothing(
     torch.testing.assert_close(there.objective, on_host.objective)
     assert torch.equal(there.assignments, on_host.assignments)
     torch.testing.assert_close(there.centroids, on_host.centroids)
-
-
-def test_the_restarts_of_an_accelerator_share_their_kernels() -> None:
-    x = torch.nn.functional.normalize(torch.randn(300, 6, generator=torch.Generator().manual_seed(0)), dim=1)
-    with accelerator_path():
-        one, five = (count(lambda n=n: kmeans(x, 7, restarts=n), "cpu").n_kernels for n in (1, 5))
-    assert five - one < 20  # the draws of the first centroids
-    assert one < 20 * 25
-
-
-def test_of_orthogonal_members_all_temperatures_are_the_mean() -> None:
-    x = torch.eye(4)
-    found = clustering.Clustering(torch.zeros(4, dtype=torch.int64), torch.zeros(1, 4), torch.zeros(()))
-    assert torch.equal(concentration(x, found, 0.3), torch.full((1,), 0.3))

@@ -16,11 +16,8 @@ def by_logarithm(self: Weight, pairs: Pairs) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 60.0])  # within the range of exp, and beyond it
 @pytest.mark.parametrize("positive", [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
 @pytest.mark.parametrize("cls", [Cluster, Learned])
-def test_factor(
-    cls: type[Weight], objective: str, positive: tuple[bool, bool], scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_factor(cls: type[Weight], positive: tuple[bool, bool], scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(30, 5, generator=draw, dtype=torch.float64).mul_(scale).requires_grad_() for _ in range(2))
     torch.manual_seed(0)
@@ -32,7 +29,7 @@ def test_factor(
     ids, leaves = torch.arange(30), (a, b, *weight.parameters())
 
     def run() -> list[Tensor]:
-        term = ContrastiveTerm(temperature=0.7, objective=objective, objective_settings=settings, weight=weight)
+        term = ContrastiveTerm(temperature=0.7, objective="nt_xent", objective_settings=settings, weight=weight)
         loss = term(a, b, ids, ids)
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -40,22 +37,6 @@ def test_factor(
     monkeypatch.setattr(cls, "factor", by_logarithm)
     for ours, theirs in zip(found, run(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
-
-
-def test_learned_weights_may_shrink_as_far_as_their_logarithms_go() -> None:
-    """Weights of e^-200 are as good as others: they cancel in the gradients by the embeddings, but for the positive."""
-    a, b = (torch.randn(20, 4, generator=torch.Generator().manual_seed(k)).requires_grad_() for k in (0, 1))
-    losses = []
-    for bias in (-200.0, -300.0):
-        torch.manual_seed(0)
-        weight = Learned(dim=4)
-        with torch.no_grad():
-            weight.second.bias.fill_(bias)
-        term = ContrastiveTerm(objective_settings={"weigh_positive": True}, weight=weight, objective="info_nce")
-        losses.append(term(a, b))
-    torch.testing.assert_close(losses[0] - losses[1], torch.tensor(100.0), rtol=1e-5, atol=0)
-    for ours, theirs in zip(*(torch.autograd.grad(loss, (a, b)) for loss in losses), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 class Gate(Weight):

@@ -40,19 +40,6 @@ def info(weight: Cluster | Learned, block_rows: int | None = None, **flags: bool
 
 
 class TestCluster:
-    @pytest.mark.parametrize("n_clusterings", [1, 2, 3])
-    def test_equals_the_definition(self, n_clusterings: int) -> None:
-        ids = torch.tensor([4, 1, 0, 5, 3])
-        clusters = torch.randint(3, (n_clusterings, 6), generator=torch.Generator().manual_seed(1))
-        weight = Cluster()
-        weight.prepare(lambda: clusters)
-        log_w = weight.log_w(Pairs(ids[:3], ids, draw(3, 4), draw(5, 4)))
-        for i in range(3):
-            for j in range(5):
-                shared = sum(int(c[ids[i]] == c[ids[j]]) for c in clusters)
-                w = n_clusterings - shared
-                assert float(log_w[i, j]) == pytest.approx(math.log(w) if w else -math.inf)
-
     @pytest.mark.parametrize("block_rows", [1, 7, None])
     def test_the_loss_equals_the_dense_one(self, block_rows: int | None) -> None:
         a, b = draw(30, 6).requires_grad_(), draw(30, 6, seed=1).requires_grad_()
@@ -100,25 +87,6 @@ class TestLearned:
         ours, theirs = torch.autograd.grad(loss, leaves), torch.autograd.grad(oracle, leaves)
         for mine, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("size", [1e-3, 6.0, 1e4])
-    def test_hidden_units_of_any_size(self, size: float, dtype: torch.dtype) -> None:
-        """Small ones, and those for which an exponential would leave the range of numbers."""
-        weight = Learned(dim=5, inner_dim=7).double()
-        a, b = (size * draw(75, 5)).requires_grad_(), (size * draw(12, 5, seed=1)).requires_grad_()
-        oracle = F.logsigmoid(weight.second(torch.tanh(weight.first(a[:, None] + b)))[..., 0])
-        direction = draw(75, 12, seed=2)
-        leaves = (a, b, *weight.parameters())
-        theirs = torch.autograd.grad((oracle * direction).sum(), leaves)
-        single = Learned(dim=5, inner_dim=7).to(dtype)
-        single.load_state_dict(weight.state_dict())
-        x, y = (t.detach().to(dtype).requires_grad_() for t in (a, b))
-        log_w = single.log_w(Pairs(torch.arange(75), torch.arange(12), x, y))
-        ours = torch.autograd.grad((log_w * direction.to(dtype)).sum(), (x, y, *single.parameters()))
-        eps = 1e-10 if dtype == torch.float64 else max(2e-4, 1e-6 * size)
-        for mine, other in zip((log_w, *ours), (oracle, *theirs), strict=True):
-            torch.testing.assert_close(mine.double(), other, rtol=eps, atol=eps * float(other.detach().abs().max()))
 
     def test_no_tensor_of_pairs_and_units_is_kept(self) -> None:
         saved: list[int] = []
@@ -178,20 +146,13 @@ def info_of(weight: Cluster, tau: float) -> ContrastiveTerm:
     return ContrastiveTerm(temperature=tau, objective="info_nce", objective_settings=settings, weight=weight)
 
 
-@pytest.mark.parametrize("tau", [1.0, 1e-4])  # weights as factors, and as logarithms
-def test_candidates_are_clustered_once_for_all_blocks(tau: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_are_clustered_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     monkeypatch.setattr(weights, "kmeans", lambda x, k, **settings: (made.append(k), kmeans(x, k, **settings))[1])
     a, b = draw(30, 5), draw(30, 5, seed=1)
     losses = []
     for block_rows in (None, 7):
-        term = ContrastiveTerm(
-            temperature=tau,
-            objective="info_nce",
-            objective_settings={"block_rows": block_rows},
-            weight=Cluster(n_clusters=(3, 6)),
-        )
-        losses.append(term(a, b.requires_grad_()))
+        losses.append(info(Cluster(n_clusters=(3, 6)), block_rows)(a, b.requires_grad_()))
         assert made == [3, 6]
         made.clear()
     close(losses[1], losses[0])
@@ -235,7 +196,7 @@ def test_hardness(beta: float, hardest: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("hardest", [1e-3, 0.05, 0.5, 0.999])
+@pytest.mark.parametrize("hardest", [1e-3, 0.5])
 @pytest.mark.parametrize("waits", [True, False])  # an accelerator is not asked whether it is done
 def test_the_hardest_are_those_of_a_sorted_row(
     waits: bool, hardest: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ def table(device: torch.device | str = "cpu") -> Tensor:
 
 
 @pytest.mark.parametrize("max_len", [11, 12])
-@pytest.mark.parametrize("c", [0, 1, 5, 8, 30])
+@pytest.mark.parametrize("c", [0, 5, 30])
 def test_low_pass_is_the_published_transform(max_len: int, c: int, device: torch.device) -> None:
     x = torch.randn(max_len, 3, dtype=torch.float64, device=device)
     frequencies = torch.fft.rfft(x, dim=0, norm="ortho")

@@ -54,22 +54,6 @@ def test_vectors_are_sums(n_own: int, width: int, device: torch.device) -> None:
     torch.testing.assert_close(tower(vectors), wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_gradients_are_those_of_the_sum() -> None:
-    tower, vectors = made(), own().requires_grad_()
-    tower.setup(torch.tensor([1, 0, 2, 1, 0, 1, 1]))
-
-    def table(vectors: Tensor, values: Tensor, project: Tensor) -> Tensor:
-        weights = {"values.weight": values, "project.weight": project}
-        out: Tensor = torch.func.functional_call(tower, weights, (vectors,))
-        return out
-
-    assert tower.project is not None
-    assert torch.autograd.gradcheck(table, (vectors, tower.values.weight, tower.project.weight))
-    tower(vectors).sum().backward()
-    assert vectors.grad is not None
-    assert vectors.grad.any(1).tolist() == [True, True, False, True, True, False, True, True]
-
-
 def test_id_dropout_leaves_out_own_vectors_in_training_alone() -> None:
     tower, vectors = made(id_dropout=0.5), own()
     with refused("generator"):

@@ -10,11 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import recgraph as rg
-from recgraph import registry
 from recgraph.blocks import even_bounds, of_groups
 from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
-from recgraph.losses.scores import unit_rows
 from recgraph.rng import dropout
 
 T, K, N_ITEMS, D = 7, 5, 11, 4
@@ -85,24 +82,6 @@ def test_weights_of_pairs_multiply_their_addends() -> None:
     assert not BPR.weighs_pairs
 
 
-def test_unit_rows_are_the_distinct_ones_of_the_index() -> None:
-    table = inputs()[2]
-    index = torch.tensor([[4, 4, 9], [1, 9, 4]])
-    rows, places = unit_rows(table, index)
-    assert rows.shape == (3, D)
-    torch.testing.assert_close(rows[places], F.normalize(table, dim=1)[index])
-
-
-def test_unit_rows_of_many_entries_are_all_rows() -> None:
-    table = inputs()[2].detach().index_fill_(0, torch.tensor([5]), 0).requires_grad_()  # a row that has no direction
-    index = torch.tensor([[4, 9, 4]]).expand(5, 3)
-    rows, places = unit_rows(table, index)
-    assert rows.shape == table.shape
-    torch.testing.assert_close(rows[places], F.normalize(table, dim=1)[index])
-    (gradient,) = torch.autograd.grad(rows[places].sin().sum(), table)
-    assert gradient.abs().sum(1).nonzero().flatten().tolist() == [4, 9]
-
-
 @pytest.mark.parametrize("shared", [False, True])
 def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
     hidden, targets, table, negatives = inputs()
@@ -127,17 +106,3 @@ def test_dropout_of_ccl_comes_after_the_length(shared: bool) -> None:
     plain = CCL(margin=0.1, negative_weight=20.0, n_negatives=K, **settings)
     without = loss.eval().against(drawn, hidden, targets, table, generator=torch.Generator().manual_seed(4))
     assert torch.equal(without, plain.against(drawn, hidden, targets, table))
-
-
-@pytest.mark.parametrize(("name", "shared"), [("bprmf", False), ("sasrec", True)])
-def test_models_of_both_lines_draw_the_dropout_of_ccl(name: str, shared: bool) -> None:
-    split = rg.load_dataset("synthetic").split()
-    options = {"shared": True, "n_groups": 3} if shared else {}
-    rows = []
-    for p in (0.0, 0.3, 0.3):
-        given = {"loss": "ccl", "n_negatives": 20, "loss_options": {**options, "dropout": p}, "hidden_dim": 16}
-        model = registry.load("model", name)(**given)
-        run = rg.fit(model, split, seed=0, max_epochs=2, metric="last", patience=None)
-        rows.append([row["rec"] for row in run.history])
-    assert rows[1] == rows[2]
-    assert rows[0] != rows[1]

@@ -60,7 +60,7 @@ class TestContract:
     def test_gradcheck(self, name: str) -> None:
         hidden, targets, table = case()
         loss = self.make(name)
-        assert torch.autograd.gradcheck(lambda h, w: loss(h, targets, w, stream()), (hidden, table))
+        assert torch.autograd.gradcheck(lambda h, w: loss(h, targets, w, stream()), (hidden, table), fast_mode=True)
 
     def test_mean_over_targets(self, name: str) -> None:
         hidden, targets, table = case()
@@ -92,26 +92,10 @@ class TestContract:
                 torch.testing.assert_close(value, loss(*exact, stream(device=device)), rtol=0.05, atol=0.05)
                 assert grads(value, inputs[0])[0].dtype == torch.bfloat16
 
-    def test_pulls_the_target_up(self, name: str) -> None:
-        hidden, targets, table = case()
-        grad = grads(self.make(name)(hidden, targets, table, stream()), hidden)[0]
-        moved = hidden - 0.1 * grad
-        loss = self.make(name)
-        assert loss(moved, targets, table, stream()) < loss(hidden, targets, table, stream())
 
-    def test_gradient_of_one_input(self, name: str) -> None:
-        hidden, targets, table = case()
-        both = grads(self.make(name)(hidden, targets, table, stream()), hidden, table)
-        alone = self.make(name)(hidden, targets, table.detach(), stream())
-        torch.testing.assert_close(grads(alone, hidden)[0], both[0])
-        alone = self.make(name)(hidden.detach(), targets, table, stream())
-        torch.testing.assert_close(grads(alone, table)[0], both[1])
-        assert not self.make(name)(hidden.detach(), targets, table.detach(), stream()).requires_grad
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])  # the last one overflows exp without its maximum
+@pytest.mark.parametrize("scale", [1.0, 1e4])  # the last one overflows exp without its maximum
 @pytest.mark.parametrize("pad_candidate", [True, False])
-@pytest.mark.parametrize("block_rows", [None, 1, 4])
+@pytest.mark.parametrize("block_rows", [None, 4])
 def test_full_softmax_is_cross_entropy(block_rows: int | None, pad_candidate: bool, scale: float) -> None:
     hidden, targets, table = case(scale=scale)
     loss = FullSoftmax(block_rows=block_rows, pad_candidate=pad_candidate)(hidden, targets, table)
@@ -120,13 +104,6 @@ def test_full_softmax_is_cross_entropy(block_rows: int | None, pad_candidate: bo
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(grads(loss, hidden, table), grads(expected, hidden, table), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_full_softmax_keeps_nan() -> None:
-    hidden, targets, table = case()
-    with torch.no_grad():
-        hidden[2, 1] = float("nan")
-    assert FullSoftmax()(hidden, targets, table).isnan()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
@@ -151,26 +128,6 @@ def test_sampled_softmax_is_dense(block_rows: int | None, log_q: bool, power: fl
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(grads(value, hidden, table), grads(expected, hidden, table), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("power", [0.0, 0.75])
-def test_log_q_makes_the_denominator_unbiased(power: float) -> None:
-    """exp(loss) is the denominator over e^positive; its mean over draws is the full softmax's."""
-    hidden, targets, table = (x[:1] if i < 2 else x for i, x in enumerate(case()))
-    loss = SampledSoftmax(n_negatives=8, popularity_power=power)
-    loss.setup(torch.arange(1, N_ITEMS + 1))
-    generator = stream()
-    with torch.no_grad():
-        values = torch.stack([loss(hidden, targets, table, generator).exp() for _ in range(4000)])
-        exact = FullSoftmax(pad_candidate=False)(hidden, targets, table).exp()
-    assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(4000)
-
-
-def test_only_the_target_drawn_is_loss_zero() -> None:
-    hidden, targets, table = case()
-    loss = SampledSoftmax(n_negatives=3, popularity_power=1.0)
-    loss.setup(F.one_hot(torch.tensor(6), N_ITEMS))
-    assert loss(hidden, torch.full_like(targets, 7), table, stream()).abs() < 1e-12
 
 
 @pytest.mark.parametrize("name", ["bpr", "bce"])

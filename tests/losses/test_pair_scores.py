@@ -18,7 +18,7 @@ def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, tor
     return table, rows.to(device), columns.to(device)
 
 
-@pytest.mark.parametrize("k", [1, 4, 5, 16])
+@pytest.mark.parametrize("k", [1, 5])
 def test_equals_lookups(k: int, device: torch.device) -> None:
     table, rows, columns = _case(k, device)
     expected = (table[rows][:, None] * table[columns]).sum(2)
@@ -39,8 +39,7 @@ def test_stays_in_full_precision_under_autocast(device: torch.device) -> None:
     assert table.grad is not None
 
 
-@pytest.mark.parametrize("row_sparse", [False, True])
-@pytest.mark.parametrize("block_rows", [None, 1, 7])
+@pytest.mark.parametrize(("block_rows", "row_sparse"), [(None, False), (7, True)])
 @pytest.mark.parametrize("types", [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32")])
 def test_own_scores_are_those_of_all_vectors_at_once(
     types: tuple[str, str], block_rows: int | None, row_sparse: bool, device: torch.device

@@ -30,8 +30,6 @@ N_PAPERS = 30
 
 #: of typed graphs, whose nodes they embed
 OF_NODES = [name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel)]
-#: those of them whose contrast is configuration
-CONTRASTIVE_OF_NODES = [name for name in OF_NODES if "objective" in registry.load("model", name).Config.model_fields]
 RECOMMENDERS = [name for name in registry.names("model") if name not in OF_NODES]
 TRAINABLE = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), TrainableModel)]
 CLOSED_FORM = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), ClosedFormModel)]

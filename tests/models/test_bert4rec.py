@@ -177,14 +177,6 @@ def test_samples_are_the_last_items_of_each_user_some_of_them_masked() -> None:
     assert sorted(users) == [user for user, row in enumerate(rows) if len(row) > 1]
 
 
-@pytest.mark.parametrize("ratio", [0.01, 0.5, 0.99])
-def test_at_least_one_item_is_masked_and_one_is_read(ratio: float) -> None:
-    lengths = torch.arange(2, 60)
-    masks = draw_masks(lengths, ratio, 0.0, torch.Generator().manual_seed(0))
-    counts = [sum(row) for row in masks.to_lists()]
-    assert all(1 <= count < length for count, length in zip(counts, lengths.tolist(), strict=True))
-
-
 def test_of_a_share_of_the_samples_the_last_item_alone_is_masked() -> None:
     masks = draw_masks(torch.full((4000,), 6), 0.5, 0.25, torch.Generator().manual_seed(0))
     drawn = Counter(tuple(row) for row in masks.values.view(-1, 6).tolist())
@@ -193,16 +185,6 @@ def test_of_a_share_of_the_samples_the_last_item_alone_is_masked() -> None:
     assert all(sum(row) == 3 for row in drawn if row != last)
     alone = draw_masks(torch.full((50,), 6), 0.5, 1.0, torch.Generator())
     assert alone.to_lists() == [list(last)] * 50
-
-
-def test_masks_differ_by_epoch_repeat_by_seed_and_go_on_from_any_batch() -> None:
-    def epoch(number: int, start: int = 0, seed: int = 1) -> list[list[int]]:
-        return [batch.sequences.values.tolist() for batch in batches(seed=seed, last_share=0.3).epoch(number, start)]
-
-    assert epoch(0) == epoch(0)
-    assert epoch(0) != epoch(1)
-    assert epoch(0) != epoch(0, seed=2)
-    assert epoch(0)[2:] == epoch(0, start=2)
 
 
 @pytest.mark.parametrize("step", [1, 3, 7, 50])
@@ -228,7 +210,3 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
 
 
 # --- the whole way ----------------------------------------------------------------------------------
-
-
-SETTINGS: dict[str, Any] = {"hidden_dim": 32, "max_len": 8, "dropout": 0.0, "attention_dropout": 0.0, "last_share": 0.5}
-TRAINING: dict[str, Any] = {"seed": 0, "batch_size": 16, "learning_rate": 0.003, "metric": "last", "progress": False}

@@ -95,11 +95,6 @@ def _ridge(table: Matrix, confidence: Matrix, wanted: Matrix, l2: float) -> Matr
     return np.linalg.solve(normal, table.T @ (confidence * wanted))
 
 
-def ials_loss(x: Matrix, users: Matrix, items: Matrix, alpha: float, l2: float) -> float:
-    squares = (1 + alpha * x) * (x - users @ items.T) ** 2
-    return float(squares.sum() + l2 * ((users**2).sum() + (items**2).sum()))
-
-
 def knn_weights(x: Matrix, k: int, shrink: float) -> Matrix:
     """Column c holds the similarities of item c to its k nearest items."""
     norms = np.sqrt(x.sum(0))
@@ -159,14 +154,6 @@ def test_slim_solves_its_elastic_nets(l1: float, l2: float, device: torch.device
     np.testing.assert_allclose(_scores(fitted, histories, device), _dense(histories) @ expected, rtol=1e-5, atol=1e-6)
 
 
-def test_slim_keeps_the_greatest_weights() -> None:
-    lists, expected = _lists(1, 40), slim_weights(_dense(_lists(1, 40)), 0.1, 0.5)
-    made = _scores(
-        _fitted(SLIM(l1=0.1, l2=0.5, k=2, tol=1e-12), lists, torch.device("cpu")), [[j] for j in range(N_ITEMS)]
-    )
-    np.testing.assert_allclose(made, np.where(expected >= np.sort(expected, 0)[-2], expected, 0), rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("nu", [0.0, 1.0])
 @pytest.mark.parametrize(("solver", "cg_steps"), [("cholesky", 1), ("cg", 40)])
 def test_ials_solves_its_normal_equations(solver: str, cg_steps: int, nu: float, device: torch.device) -> None:
@@ -186,27 +173,6 @@ def test_ials_solves_its_normal_equations(solver: str, cg_steps: int, nu: float,
         [_ridge(expected, 1 + alpha * row, row, l2 * by) for row, by in zip(of_histories, scale, strict=True)]
     )
     np.testing.assert_allclose(_scores(model, histories, device), users @ expected.T, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("settings", [{}, {"solver": "cg"}], ids=["cholesky", "cg"])
-def test_ials_lowers_its_loss(settings: dict[str, str]) -> None:
-    lists, device = _lists(1, 40), torch.device("cpu")
-    losses = []
-    for n_iterations in (1, 2, 4, 8):
-        model = IALS(hidden_dim=4, confidence=5.0, l2=1.0, n_iterations=n_iterations, **settings)
-        fitted = _fitted(model, lists, device)
-        items = fitted.encode_items().double().numpy()
-        users = fitted.encode_users(Query(torch.arange(40), Ragged.from_lists(lists))).double().numpy()
-        losses.append(ials_loss(_dense(lists), users, items, 5.0, 1.0))
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.95 * losses[0]
-
-
-@pytest.mark.parametrize(("k", "shrink"), [(N_ITEMS, 0.0), (N_ITEMS, 50.0), (500, 3.7)])
-def test_item_knn_with_all_neighbours(k: int, shrink: float, device: torch.device) -> None:
-    lists, histories = _lists(1, 40), _lists(2, 9)
-    made = _scores(_fitted(ItemKNN(k=k, shrink=shrink), lists, device), histories, device)
-    np.testing.assert_allclose(made, _dense(histories) @ knn_weights(_dense(lists), k, shrink), rtol=1e-5, atol=1e-7)
 
 
 def test_item_knn_as_a_weighted_mean() -> None:

@@ -10,7 +10,6 @@ from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, pl
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.models.collaborative.lightgcn import BPRMF, LightGCN
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig
@@ -120,11 +119,3 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     assert model.encode_items().requires_grad
     first_batch(model)
     model(first_batch(model), ["rec"])["rec"].backward()
-
-
-def test_tables_start_by_xavier() -> None:
-    for model in (BPRMF(hidden_dim=16).build(SPACE), LightGCN(hidden_dim=16).build(SPACE)):
-        users, items = torch.split(model.embedding.weight.detach(), [SPACE.n_users, SPACE.n_items])
-        for table in (users, items):
-            bound = (6 / sum(table.shape)) ** 0.5
-            assert 0.9 * bound < float(table.abs().max()) <= bound

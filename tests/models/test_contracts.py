@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import safetensors.torch
 import torch
-from every_model import CLOSED_FORM, RECOMMENDERS, SPACE, TRAINABLE, part, recommender, regimes_of
+from every_model import RECOMMENDERS, SPACE, TRAINABLE, part, recommender, regimes_of
 from refusing import refused
 from torch import Tensor
 
@@ -104,27 +104,6 @@ def test_build_depends_on_its_seed_alone(name: str) -> None:
 
 
 # --- closed-form models -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CLOSED_FORM)
-def test_closed_form_models_learn_buffers_alone(name: str) -> None:
-    model = recommender(name)
-    assert isinstance(model, ClosedFormModel)
-    # the lengths of these are those of what is learnt
-    sized = {
-        ".".join(filter(None, (place, name)))
-        for place, part in model.named_modules()
-        for name in getattr(part, "sized_by_state", ())
-    }
-
-    def shapes() -> dict[str, object]:
-        state = model.state_dict().items()
-        return {key: (value.dim() if key in sized else value.shape, value.dtype) for key, value in state}
-
-    before = shapes()
-    assert not list(model.parameters())
-    assert _fit(model) is model
-    assert shapes() == before
 
 
 # --- trainable models -------------------------------------------------------------------------------

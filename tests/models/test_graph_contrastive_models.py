@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
+from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made
 from torch import Tensor
 
 from recgraph.data.batches import PairBatch
 from recgraph.encoders.graph import LightGCN as Encoder
 from recgraph.models.collaborative.contrastive import SGL, GraphContrastiveModel, SimGCL, XSimGCL
 from recgraph.models.collaborative.ncl import NCL
-from recgraph.rng import Generators
 
 
 def _views(model: GraphContrastiveModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -88,20 +87,6 @@ def test_views_of_sgl_are_subgraphs(view: str) -> None:
     assert first != second
 
 
-def test_views_of_sgl_are_drawn_once_an_epoch_and_depend_on_it_alone() -> None:
-    model = made("sgl")
-    assert isinstance(model, SGL)
-    batches = list(model.batches(planted()[0], 32, Generators(5)).epoch(1))
-    drawn = [model._subgraphs(batch) for batch in batches]
-    assert all(views is drawn[0] for views in drawn)
-    resumed = made("sgl", seed=3)
-    assert isinstance(resumed, SGL)
-    again = resumed._subgraphs(first_batch(resumed, epoch=1))
-    other = resumed._subgraphs(first_batch(resumed, epoch=2))
-    assert torch.equal(again[0][0].indices, drawn[0][0][0].indices)
-    assert edge_set(resumed.encoder, again[0][0]) != edge_set(resumed.encoder, other[0][0])
-
-
 @pytest.mark.parametrize(("name", "n_layers"), [("simgcl", 1), ("xsimgcl", 2)])
 def test_noise_has_its_length_and_stays_in_the_orthant(name: str, n_layers: int) -> None:
     model = made(name, noise=0.25, n_layers=n_layers)
@@ -126,13 +111,3 @@ def test_one_propagation_is_made_for_all_terms(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Encoder, "layers", lambda *args, **more: calls.append(1) or layers(*args, **more))
     model(batch, list(model.phases[0].terms))
     assert len(calls) == 1
-
-
-@pytest.mark.parametrize("name", CONTRASTIVE)
-def test_items_count_as_much_as_item_weight_says(name: str) -> None:
-    values = []
-    for item_weight in (0.0, 1.0, 0.25):
-        model = made(name, item_weight=item_weight).double()
-        values.append(model(first_batch(model), ["cl"])["cl"].detach())
-    users, both, quarter = values
-    torch.testing.assert_close(quarter, users + 0.25 * (both - users))

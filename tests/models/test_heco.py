@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _neighbours, _positives, sample_neighbours
+from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _positives, sample_neighbours
 from recgraph.sparse import pair_products
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
@@ -123,10 +123,3 @@ def shop() -> HeteroGraph:
         ("user", "friend", "user"): ([0], [1]),
     }
     return HeteroGraph.from_edge_lists({"user": 3, "item": 3}, edges)
-
-
-def test_neighbours_are_those_of_every_relation() -> None:
-    found = _neighbours(shop(), "user")
-    assert {name: adj.weights for name, adj in found.items()} == {"item": None, "user": None}
-    assert found["item"].to_dense().tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
-    assert found["user"].to_dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]

@@ -82,18 +82,6 @@ def test_inputs_and_scores_are_the_sum_of_both_views(item_graph: str, device: to
         torch.testing.assert_close(model.score(query), plain.score(query))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("item_graph", GRAPHS)
-def test_every_model_trains_its_items_through_the_graph(name: str, item_graph: str) -> None:
-    model = built(name, item_graph, item_contrast=0.1)
-    values = a_step(model)
-    assert {"rec", "items"} <= values.keys()
-    assert values["items"].isfinite()
-    without = [name for name, of in model.named_parameters() if of.grad is None or not of.grad.isfinite().all()]
-    assert not [name for name in without if name.startswith(("item_graph.", "item_embedding"))]
-    assert model.updated_by == (None if item_graph == "meta_paths" else "training")
-
-
 def test_the_contrast_is_that_of_the_distinct_items_that_follow() -> None:
     model = built("sasrec", "transitions", item_contrast=0.1, item_contrast_options={"temperature": 0.5})
     batch = next(iter(model.batches(TRAIN, 16, Generators(0, "cpu")).epoch(0)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recgraph.contrast.queue import Queue
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.base import GraphBatch, NodeBatches
+from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
@@ -156,16 +156,6 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     second.fit()
     for name, value in finished.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-
-
-def test_every_node_comes_once_an_epoch() -> None:
-    batches = NodeBatches(41, 10, Generators(0))
-    parts = [batch.nodes for batch in batches.epoch(3)]
-    assert [len(part) for part in parts] == [9, 8, 8, 8, 8]
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(41))
-    assert [len(batch.nodes) for batch in batches.epoch(3, start=3)] == [8, 8]
-    assert torch.equal(next(batches.epoch(3, start=3)).nodes, parts[3])
-    assert not torch.equal(next(batches.epoch(4)).nodes, parts[0])
 
 
 def test_the_queue_holds_the_last_and_nobody_twice() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from refusing import refused
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
@@ -136,12 +135,3 @@ def test_features_of_each_path(cls: type[MetaPathModel], sparse: bool) -> None:
     changed = [not torch.allclose(a, b) for a, b in zip(same, other, strict=True)]
     assert changed == [False, False, True, True, True]  # the second path, its twin, and the coarse view
     assert train(cls(**settings, features_per_path=True).build(graph(x, 1 - x)), 2)
-
-
-def test_without_features_each_path_has_a_table() -> None:
-    model = MEOW(**SETTINGS, features_per_path=True).build(small().with_features({"paper": None}))
-    assert [layer.linear.weight.shape for layer in model.type_layers[0].layers] == [(8, 40), (8, 40)]
-    losses = train(model)
-    assert losses[-1] < losses[0]
-    with refused("features_per_path"):
-        MEOW(**SETTINGS, features_per_path=True).build(small().with_features({"paper": torch.rand(40, 13)}))

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from collaborative_cases import SPACE, first_batch, made, planted, with_relations
 from refusing import refused
 
-import recgraph as rg
 from recgraph import registry
 from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.data.batches import Query
-from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.meow import AdaMEOWRec, MEOWRec
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.rng import Generators
-from recgraph.serve.recommender import NoHistoryError
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
@@ -73,19 +69,6 @@ def test_the_terms_of_meow() -> None:
         proto = proto + proto_nce(model.proto_contrast, a, prototypes_of(clusterings, b, 0.4))
     torch.testing.assert_close(terms["info"], info)
     torch.testing.assert_close(terms["proto"], proto)
-
-
-def test_masks_of_each_path_are_those_of_users_then_those_of_items() -> None:
-    paths = {"user_metapaths": ("user-item-user",), "item_metapaths": ("item-user-item", "item-genre-item")}
-    model = made("meowrec", edge_mask=(0.0, 0.9, 0.0), **paths)
-    assert isinstance(model, MetaPathRecommender)
-    read = [path for inputs in model._inputs for path in inputs.paths]
-    kept = [int((path.masked.to_dense() > 0).sum()) / int((path.adjacency.to_dense() > 0).sum()) for path in read]
-    assert kept[0] >= 1
-    assert kept[1] < 0.6
-    assert kept[2] == 1
-    with refused("edge_mask"):
-        made("meowrec", edge_mask=(0.1, 0.2), **paths)
 
 
 def test_masks_come_with_the_weights_that_were_trained_on_them() -> None:
@@ -176,35 +159,3 @@ def test_a_user_without_interactions_is_embedded_through_friends() -> None:
     assert nodes[3].any()
     torch.testing.assert_close(vectors[0], nodes[3])
     torch.testing.assert_close(vectors[1], nodes[: SPACE.n_users][model.known_users].mean(0))
-
-
-def test_users_and_items_that_nobody_has_met_are_recommended() -> None:
-    """From the log to lists: ids without any interaction, known by a genre or by friends alone."""
-    part, _ = planted()
-    pairs = [(f"u{user}", item) for user, row in enumerate(part.items.to_lists()) for item in row]
-    log = pl.DataFrame(pairs, schema=["u", "i"], orient="row").with_columns(t=pl.int_range(pl.len()))
-    new_films = [100, 101, 102]
-    films = pl.DataFrame({"i": [*range(30), *new_films]}).with_columns(genre="g" + (pl.col("i") % 3).cast(pl.String))
-    names = [*(f"u{user}" for user in range(24)), "friend of u1, u4", "nobody's friend"]
-    users = IdMap(pl.Series(names))
-    friends = [(user, (user + 3) % 24) for user in range(24)] + [(24, 1), (24, 4), (1, 24), (4, 24)]
-    graph = HeteroGraph.from_edge_lists(
-        {"user": 26}, {("user", "friend", "user"): torch.tensor(friends)}, ids={"user": users}
-    )
-    data = rg.Interactions.from_frame(log, user="u", item="i", timestamp="t")
-    data = data.with_features(item_features=films, graph=graph).with_ids(users=names, items=films["i"])
-    assert (data.n_users, data.n_items) == (26, 33)
-    model = MEOWRec(hidden_dim=16, user_metapaths=("user-user", "user-item-user"), contrast_weight=0, feature_mask=0.5)
-    split = data.split("leave-one-out")
-    run = rg.fit(model, split, seed=0, max_epochs=20, batch_size=64, learning_rate=0.02, metric="loss", patience=None)
-    found = run.recommend(users=["friend of u1, u4"], k=5)
-    assert found["i"].len() == 5
-    assert (found["i"] % 3 == 1).mean() >= 0.8
-    of_new = run.recommend(users=["u0", "u1", "u2"], k=1, allow=new_films)
-    assert [film % 3 for film in of_new["i"]] == [0, 1, 2]
-    with refused("nobody's friend", by=NoHistoryError):
-        run.recommend(users=["friend of u1, u4", "nobody's friend"])
-    assert len(run.recommend(users=names, k=3, fallback="popularity")) == 3 * 26
-    light = rg.fit(rg.models.LightGCN(hidden_dim=8), split, seed=0, max_epochs=1)
-    with refused("friend of u1", by=NoHistoryError):
-        light.recommend(users=["friend of u1, u4"])

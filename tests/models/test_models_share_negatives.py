@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -55,20 +54,3 @@ def test_models_of_pairs_leave_out_a_users_own_items(
     theirs = [one for one in own.parameters() if one.requires_grad]
     for got, want in zip(torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True):
         torch.testing.assert_close(got, want, **EXACT)
-
-
-@pytest.mark.parametrize("settings", [{}, {"exclude_own": False}, {"popularity_power": 1.0}])
-@pytest.mark.parametrize(
-    ("model", "loss"), [("bprmf", "bpr"), ("bprmf", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")]
-)
-def test_the_expected_loss_is_that_of_negatives_of_each_sample(model: str, loss: str, settings: dict[str, Any]) -> None:
-    """A fifth of the items are a user's own, which are none of its negatives."""
-    options = {"loss": loss, "n_negatives": 20_000, "init_std": 1.0, **settings}
-    if loss == "ccl":
-        options["loss_options"] = {"margin": 0.0}
-    ours = made(model, **{**options, "loss_options": {**options.get("loss_options", {}), "shared": True}}).eval()
-    own = made(model, **options).eval()
-    own.load_state_dict(ours.state_dict())
-    with torch.no_grad():
-        value, expected = (one(first_batch(one), ["rec"])["rec"] for one in (ours, own))
-    assert float(value) == pytest.approx(float(expected), rel=0.02)

@@ -105,17 +105,6 @@ def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...])
     assert_same(found, parts[0] + 0.4 * parts[1], table)
 
 
-def test_clusters_by_distances_are_of_the_vectors_themselves() -> None:
-    model = ncl(**CLUSTERED, kmeans="scikit-learn")
-    value(model, "proto")
-    tables = torch.split(model.embedding.weight.detach(), [N_USERS, N_ITEMS])
-    for memory, rows in zip(model._memories(), tables, strict=True):
-        own = memory.assignments[0]
-        centroids = torch.stack([rows[own == c].mean(0) for c in range(3)])
-        assert torch.equal(torch.cdist(rows, centroids).argmin(1), own)
-        torch.testing.assert_close(memory.directions_0, F.normalize(centroids, dim=1))
-
-
 def test_before_the_warm_up_ends_there_are_no_clusters() -> None:
     model = ncl(**{**CLUSTERED, "warm_up_epochs": 2})
     for epoch in (0, 1):

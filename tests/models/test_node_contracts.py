@@ -137,17 +137,6 @@ def test_a_step_of_mixed_precision(name: str, settings: dict[str, object], devic
 
 
 @pytest.mark.parametrize("name", OF_NODES)
-def test_embedding_under_inference_mode_leaves_it_trainable(name: str) -> None:
-    model, batch = training(name, "cpu")
-    model.eval()
-    with torch.inference_mode():
-        model.embed()
-    model.train()
-    terms = model(batch, model.phases[0].terms)
-    torch.stack(list(terms.values())).sum().backward()
-
-
-@pytest.mark.parametrize("name", OF_NODES)
 def test_the_trainer_trains_it(name: str) -> None:
     model = of_nodes(name, dropout=0.0)
     config = TrainConfig(metric="loss", max_epochs=25, patience=None, learning_rate=3e-3)

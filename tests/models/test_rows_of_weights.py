@@ -46,14 +46,6 @@ def test_without_features_of_the_target_rows_begin_at_spectral_coordinates(name:
         assert not bool(layer.linear.bias.any())
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_with_features_of_the_target_all_weights_are_drawn_as_ever(name: str) -> None:
-    auto, random = built(name, graph(features=True)), built(name, graph(features=True), rows="random")
-    for key, value in auto.state_dict().items():
-        assert torch.equal(value, random.state_dict()[key])
-    assert auto.resolved.get("rows") == "random"
-
-
 def test_what_the_user_sets_wins() -> None:
     given, auto = built("meow", graph(), rows="random"), built("meow", graph())
     assert given.resolved["rows"] == "random"

@@ -102,22 +102,6 @@ def test_causal_samples_are_the_last_items_with_a_target_each() -> None:
 
 
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
-def test_epochs_differ_repeat_by_seed_and_go_on_from_any_batch(regime: str) -> None:
-    def epoch(number: int, start: int = 0, seed: int = 1) -> list[list[int]]:
-        batches = sequence_batches(
-            random_train(), regime, batch_size=8, max_len=10, generators=Generators(seed), partners=True
-        )
-        every = list(batches.epoch(number, start))
-        assert len(every) == len(batches) - start
-        return [[*batch.contrast.values.tolist(), *batch.partners.values.tolist()] for batch in every]
-
-    assert epoch(0) == epoch(0)
-    assert epoch(0) != epoch(1)
-    assert epoch(0) != epoch(0, seed=2)
-    assert epoch(0)[2:] == epoch(0, start=2)
-
-
-@pytest.mark.parametrize("regime", ["prefix", "causal"])
 def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_likely(regime: str) -> None:
     """Item 9 follows three prefixes, item 8 one: its partner is the anchor itself."""
     train = Part(Ragged.from_lists([[1, 9], [2, 9], [3, 9], [4, 8]]), N_ITEMS)

@@ -52,10 +52,6 @@ TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
 KNOWN = TRAIN.item_counts() > 0
 
 
-def small_sasrec(**settings: Any) -> SequenceModel:
-    return rg.models.SASRec(**with_small(rg.models.SASRec, SMALL, settings))
-
-
 def built(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: Any) -> SequenceModel:
     cls = registry.load("model", name)
     model = cls(**with_small(cls, SMALL, {"item_features": "all", **settings}))
@@ -139,18 +135,3 @@ def test_a_run_recommends_cold_items_and_a_bundle_needs_no_frame(name: str, tmp_
     (tmp_path / "run" / "bundle" / "features.safetensors").write_bytes(b"damaged")
     with refused("features.safetensors"):
         rg.load(tmp_path / "run" / "bundle")
-
-
-def test_cold_items_go_to_the_users_of_their_group() -> None:
-    model = small_sasrec(dropout=0.1, attention_dropout=0.1, item_features=("group",))
-    run = rg.fit(
-        model, LOG.split("leave-one-out"), seed=0, max_epochs=60, learning_rate=0.01, metric="loss", progress=False
-    )
-    cold = [int(LOG.items.ids([item])[0]) for item in range(N_ITEMS) if not KNOWN[item]]
-    for user in range(3):
-        own = [item for item in cold if GROUPS[item - 100] == user]
-        others = [item for item in cold if GROUPS[item - 100] != user]
-        frame = run.recommend(users=[user], k=N_ITEMS, allow=cold)
-        scores = dict(zip(frame["item"], frame["score"], strict=True))
-        if own:
-            assert min(scores[item] for item in own) > max(scores[item] for item in others)

@@ -94,11 +94,6 @@ def test_without_the_history_it_is_matrix_factorisation(given: dict[str, object]
     torch.testing.assert_close(model.eval().score(query), plain.eval().score(query))
 
 
-def test_a_table_may_start_normal() -> None:
-    table = made("simplex", hidden_dim=64, init_std=1e-4).embedding.weight
-    assert 0.9e-4 < float(table.detach().std()) < 1.1e-4
-
-
 def test_a_history_of_the_target_alone_is_an_empty_one() -> None:
     model = made("simplex", exclude_target=True, dropout=0.0, own_weight=0.5, aggregator="user_attention")
     part = Part(Ragged.from_lists([[2], [4, 5], [3, 4]]), 8)

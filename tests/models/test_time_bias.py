@@ -36,19 +36,6 @@ def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, A
         model.reading(asked.take(torch.tensor([2]))).inputs()
 
 
-def test_a_batch_has_the_times_of_its_items() -> None:
-    model = built("hstu", **WITH_TIMES, regime="prefix")
-    batch = next(iter(model.batches(TRAIN, 8, Generators(0)).epoch(0)))
-    assert TRAIN.times is not None
-    times = TRAIN.items.with_values(TRAIN.times)
-    for index, user in enumerate(batch.users.tolist()):
-        tokens, _, when = batch.sequences.row(index).unbind(1)
-        items, of_user = TRAIN.items.row(user).tolist(), times.row(user).tolist()
-        start = of_user.index(int(when[0]) - 1)
-        assert tokens.tolist() == [item + 1 for item in items[start : start + len(tokens)]]
-        assert (when - 1).tolist() == of_user[start : start + len(tokens)]
-
-
 def test_a_log_without_times_is_refused() -> None:
     with refused("time_bias"):
         built("hstu", **WITH_TIMES).batches(Part(TRAIN.items, TRAIN.n_items), 8, Generators(0))

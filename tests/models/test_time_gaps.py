@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from every_model import regimes_of
 from refusing import refused
 from small_settings import with_small
 
@@ -72,33 +70,6 @@ def query(times: bool = True) -> Query:
     history = Ragged.from_lists([[0, 1], [], [2, 3, 4, 5, 6, 7], [4]])
     when = Ragged.from_lists([[0, 100], [], [0, 1, 50, 900, 901, 5000], [9]])
     return Query(torch.tensor([0, 1, 2, -1]), history, when if times else None)
-
-
-@pytest.mark.parametrize(("name", "regime"), [(name, regime) for name in NAMES for regime in regimes_of(name)])
-def test_gaps_are_learnt_and_change_the_scores(name: str, regime: str, device: torch.device) -> None:
-    model = built(name, device, time_gaps=True, regime=regime)
-    assert model.reads_times
-    with torch.no_grad():
-        start = model.eval().score(query().to(device))
-        torch.testing.assert_close(start, model.score(query(times=False).to(device)))
-        plain = built(name, device, regime=regime)
-        plain.load_state_dict(model.state_dict(), strict=False)
-        torch.testing.assert_close(start, plain.eval().score(query().to(device)))
-    trained(model, device)
-    weight = model.gap_embedding.weight  # type: ignore[union-attr]
-    assert not weight[0].any(), "an unknown gap adds nothing"
-    assert not weight[40:].any(), "nor does one that training has not"
-    assert bool(weight[1:16].any())
-    with torch.no_grad():
-        with_times = model.score(query().to(device))
-        without = model.score(query(times=False).to(device))
-        other = query()
-        assert other.times is not None
-        later = replace(other, times=other.times.with_values(other.times.values * 1000)).to(device)
-        torch.testing.assert_close(with_times[[1, 3]], without[[1, 3]])
-        for row in (0, 2):
-            assert not torch.allclose(with_times[row], without[row])
-            assert not torch.allclose(with_times[row], model.score(later)[row])
 
 
 @pytest.mark.parametrize("name", NAMES)

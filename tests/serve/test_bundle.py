@@ -27,9 +27,7 @@ from recgraph.sparse.csr import Csr
 SMALL = {"hidden_dim": 8, "n_heads": 2, "n_layers": 2, "max_len": 5, "inner_dim": 16}
 CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
 RECOMMENDERS = [
-    name
-    for name, cls in CLASSES.items()
-    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel) and name != "multistage"
+    name for name, cls in CLASSES.items() if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
 ]
 
 

@@ -33,7 +33,7 @@ N_USERS, N_ITEMS, MAX_LEN = 30, 40, 8
 SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "inner_dim": 32, "n_negatives": 24}
 QUICK = {"sasrec", "ease", "bprmf"}
 #: rank by two sparse products and a low-rank one, or by two stages, which no graph of a runtime has
-NO_EXPORT = {"gfcf", "twostage", "multistage"}
+NO_EXPORT = {"gfcf", "twostage"}
 # those of the library: other tests register models of their own
 CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
 RECOMMENDERS = [

@@ -234,9 +234,6 @@ def test_scores_are_inner_products_of_the_vectors() -> None:
     for user, item, score in found.select("who", "what", "score").iter_rows():
         row, place = users["who"].to_list().index(user), items["what"].to_list().index(item)
         assert score == pytest.approx(scores[row, place], rel=1e-6, abs=1e-6)
-    frame = pl.DataFrame({"vector": [1, 1, 2], "item": [3, 4, 3]})
-    own = serve(Interactions.from_frame(frame, user="vector", item="item"))
-    assert own.user_vectors().columns == ["user", "vector"]
     with refused("EASE"):
         serve(log(), EASE()).item_vectors()
 
@@ -322,7 +319,7 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
     near = served.use_ann().recommend(users="all", k=10)
     assert near.drop("score").equals(exact.drop("score"))
     assert (near["score"] - exact["score"]).abs().max() < 1e-5
-    assert near.equals(served.recommend(users="all", k=10, batch_size=7))
+    assert near.equals(served.recommend(users="all", k=10))
     # a search of one cell of 40, of which nobody finds 20 items
     served.use_ann(AnnIndex.build(served.model, "IVF40,Flat", search="nprobe=1"))
     assert served.recommend(users="all", k=20).equals(served.refresh().recommend(users="all", k=20))

@@ -110,8 +110,8 @@ class NCL(GraphContrastiveModel):
 
     @property
     def changing_epochs(self) -> int:
-        """Epochs before the term of the prototypes begins, or those of a part."""
-        return max(super().changing_epochs, self.config.warm_up_epochs if self.config.proto_weight else 0)
+        """Epochs before the term of the prototypes begins."""
+        return int(self.config.warm_up_epochs) if self.config.proto_weight else 0
 
     def _build(self, space: Space) -> None:
         super()._build(space)

@@ -21,8 +21,6 @@ from recgraph.rng import dropout
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["SimpleX", "SimpleXConfig"]
-
 _USERS = "users of this rank"
 
 

@@ -21,8 +21,6 @@ from recgraph.rows import touched
 from recgraph.sparse.products import distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["UltraGCN", "UltraGCNConfig"]
-
 
 class UltraGCNConfig(CollaborativeConfig):
     loss: Annotated[

@@ -24,18 +24,6 @@ from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
 
-__all__ = [
-    "FullGraph",
-    "GraphBatch",
-    "GraphConfig",
-    "GraphModel",
-    "GraphSpace",
-    "HoldsGraph",
-    "NodeBatches",
-    "evaluating",
-    "tables_of",
-]
-
 
 def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> nn.ModuleDict:
     """Type -> a table with a vector of width ``dim`` for each of its nodes."""

@@ -18,9 +18,6 @@ from recgraph.models.heterogeneous.recommender import MetaPathRecommenderConfig
 from recgraph.models.heterogeneous.settings import SIDES, choose_paths
 from recgraph.models.heterogeneous.views import MetaPathViews
 
-__all__ = ["MetaPaths"]
-
-
 #: items most similar to each that a round trip to users keeps
 TOP_K = 20
 

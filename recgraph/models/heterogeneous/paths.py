@@ -25,8 +25,6 @@ from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, 
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import Layered, Operator
 
-__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "normalised", "read_graph", "walkable"]
-
 _log = logging.getLogger(__name__)
 
 # entries of a composed path above which batches walk it instead: 1 GiB with its masked twin and both transposes

@@ -18,9 +18,6 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.sample import sample_rows
 from recgraph.sparse.spmm import Layered
 
-__all__ = ["FanOut", "PathSampler", "Reached", "local_nodes", "share_of", "take_features"]
-
-
 #: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
 FanOut = Sequence[int | None]
 

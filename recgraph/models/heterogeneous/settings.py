@@ -21,9 +21,6 @@ from recgraph.rng import Generators, derive
 from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.products import Counts
 
-__all__ = ["SIDES", "ViewsConfig", "choose_paths", "make_contrast", "make_masks", "make_paths", "read_sides"]
-
-
 TIES = (
     "of top_k, of equally similar nodes: keep those of the highest index, which says what the order of the file says; "
     "of the greatest cosine of features, then by index; or the last ones of an order that the seed draws for each path"

@@ -10,8 +10,6 @@ from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
 
-__all__ = ["PathLayers", "TypeLayer", "times"]
-
 
 def times(x: Tensor | Csr | None, matrix: Tensor) -> Tensor:
     """[N, D]: features [N, F] times a matrix [F, D]; None is the identity, [n] int64 are rows of it."""

@@ -21,8 +21,6 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Layered, Operator, spmm
 from recgraph.unit_length import unit_length
 
-__all__ = ["BothViews", "MetaPathViews", "make_encoder"]
-
 
 def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, dropout: float) -> GraphEncoder:
     """An encoder of graphs from the registry, from width ``in_dim`` to ``dim``.

@@ -10,8 +10,6 @@ from recgraph.config import Added, Search
 from recgraph.data.item_features import FeatureWish
 from recgraph.models.base import ModelConfig
 
-__all__ = ["EncoderName", "SequenceConfig", "TransformerConfig"]
-
 #: a setting whose default is another in each model
 EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
 

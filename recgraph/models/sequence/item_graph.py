@@ -21,8 +21,6 @@ from recgraph.models.heterogeneous.item_graph import MetaPaths
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ItemContrastConfig", "ItemTables", "RelatedItems", "reads_typed_graph"]
-
 
 class ItemContrastConfig(ContrastConfig):
     """Settings of the contrast of an item's own vector with that from its graph (``item_contrast_options``)."""

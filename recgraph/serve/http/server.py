@@ -25,10 +25,19 @@ def listen(host: str, port: int) -> socket.socket:
         ValueError: the port is taken or not allowed, or the host is no address of this machine.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # with the protocol: asyncio sends what is small at once by sockets that are of TCP by name
+        listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"--host {host} --port {port}: {error}") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise ValueError(f"--host {host} --port {port}: {error.strerror}") from None
+    return listening
 
 
 def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:

@@ -1,1 +1,0 @@
-"""Earlier names of :mod:`recgraph.files`, until their callers have moved."""
