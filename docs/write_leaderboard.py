@@ -46,7 +46,7 @@ def pictures(found: dict[str, list[Sheet]]) -> str:
     lines = ["## In pictures", ""]
     for name, own in found.items():
         for sheet in own:
-            title = f"{name}: {sheet.title}"
+            title = f"{name}: {sheet.spec.title}"
             lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}](pictures/{picture(sheet)})", ""]
     return "\n".join(lines)
 
@@ -57,7 +57,7 @@ def picture(sheet: Sheet) -> str:
 
 
 def _anchor(sheet: Sheet) -> str:
-    return re.sub(r"[^\w\- ]", "", sheet.title.lower()).replace(" ", "-")
+    return re.sub(r"[^\w\- ]", "", sheet.spec.title.lower()).replace(" ", "-")
 
 
 def summary(experiments: Path = EXPERIMENTS) -> str:

@@ -26,26 +26,18 @@ _DEPARTURES = re.compile(r"Departures?:\s*(.+?)(?=\n\s*\n|\Z)", re.DOTALL)
 
 @dataclass(frozen=True)
 class ModelText:
-    """The parts of a docstring as plain text.
-
-    Attributes:
-        summary: its first sentence.
-        source: the paper: the text after ``Source:`` up to venue and year, or empty.
-        departures: differences from the paper: the text after ``Departures:``, or empty.
-        paragraphs: the whole docstring; paragraphs that begin with ``- `` are items of a list.
-    """
+    """A docstring's first sentence, its paper (after ``Source:``), and its differences from that (``Departures:``), as
+    plain text, each empty where there is none."""
 
     summary: str
     source: str
     departures: str
-    paragraphs: tuple[str, ...]
 
 
 def text_of(cls: type[Model]) -> ModelText:
     """The docstring of a model; empty where the class itself has none."""
     text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
-    paragraphs = tuple(_plain(part) for part in re.split(r"\n\s*\n|\n(?=- )", text) if part.strip())
-    return ModelText(_plain(text.partition("\n")[0]), _found(_SOURCE, text), _found(_DEPARTURES, text), paragraphs)
+    return ModelText(_plain(text.partition("\n")[0]), _found(_SOURCE, text), _found(_DEPARTURES, text))
 
 
 def _found(pattern: re.Pattern[str], text: str) -> str:

@@ -17,7 +17,7 @@ from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, listed, metric_name, short_hash
+from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, metric_name, short_hash
 from recgraph.leaderboard.plan import Repeat, named, repeat_of
 from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.pages import charts, environment
@@ -75,14 +75,12 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         costs=_costs,
         curve_figures=curve_figures,
         group_tables=group_tables,
-        leader=_leader,
         marks_of=marks_of,
         progress=_progress,
         protocol_fields=_protocol_fields,
         score_groups=score_groups,
         short_hash=short_hash,
         shown_scores=_shown_scores,
-        standing=_standing,
     )
 
 
@@ -138,29 +136,6 @@ def _card_ids(sheet: Sheet, anchor: str) -> dict[str, str]:
     """Name of an entry -> the HTML id of its card."""
     names = [entry.name for entry in sheet.entries]
     return {name: f"{anchor}--{own}" for name, own in zip(names, anchors(names), strict=True)}
-
-
-def _leader(sheet: Sheet) -> Number | None:
-    """The first entry's score in the first column, which is the best one; None where there is none."""
-    if not sheet.tables:
-        return None
-    return _shown_scores(sheet, sheet.entries[0].name, sheet.tables[0]).get(sheet.tables[0].metrics[0])
-
-
-def _standing(sheet: Sheet) -> str:
-    """How the first entry compares with the others in the first column."""
-    title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
-    scores = {entry.name: own for entry in sheet.entries if (own := sheet.score(entry.name, title, metric))}
-    best = scores.pop(sheet.entries[0].name)
-    tied = [name for name, own in scores.items() if own.mark == "tied"]
-    untested = [name for name, own in scores.items() if own.mark == "untested"]
-    left_out = f"; {listed(untested)} not tested" if untested else ""
-    if not scores:
-        return "the only entry"
-    if best.mark == "best":
-        n = f"{len(scores) - len(untested)} of {len(scores)}" if untested else f"all {len(scores)}"
-        return f"significantly better than {n} others{left_out}"
-    return f"no significant difference from {listed(tied)}{left_out}" if best.mark == "tied" else "not tested"
 
 
 def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:

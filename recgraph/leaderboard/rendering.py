@@ -41,47 +41,37 @@ def to_csv(sheets: Sequence[Sheet]) -> str:
 
 def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
     """The CSV rows of a sheet: scores, groups, costs, failures and missing seeds."""
-    entries = {entry.name: _entry_fields(sheet, entry) for entry in sheet.entries}
-    protocols = {table.title: table.protocol_hash for table in sheet.tables}
-    for entry in sheet.entries:
-        for table in sheet.tables:
-            for metric, number in sheet.scores(entry.name, table.title).items():
-                where = {"kind": "score", "table": table.title, "protocol": table.protocol_hash, "name": metric}
-                yield {**entries[entry.name], **where, **_over_seeds(number), **_tests(number)}
+    of_sheet = {"board": sheet.board, "sheet": sheet.spec.name, "dataset": sheet.spec.dataset}
+    entries = {
+        one.name: {**of_sheet, "entry": one.name, "model": one.model, "address": one.address} for one in sheet.entries
+    }
+    protocols = {table.title: {"table": table.title, "protocol": table.protocol_hash} for table in sheet.tables}
+    for name, fields in entries.items():
+        for title, where in protocols.items():
+            for metric, number in sheet.scores(name, title).items():
+                yield {**fields, **where, "kind": "score", "name": metric, **_over_seeds(number), "mark": number.mark}
     for groups in sheet.groups:
-        where = {"kind": "group", "table": groups.table, "protocol": protocols[groups.table], "name": groups.metric}
         for name, own in groups.rows.items():
             for group, number in own.items():
-                yield {**entries[name], **where, "group": f"{groups.kind} {group}", **_over_seeds(number)}
-    for entry in sheet.entries:
-        for name in COSTS:
-            if (cost := sheet.cost(entry.name, name)) is not None:
-                yield {**entries[entry.name], "kind": "cost", "name": name, **_over_seeds(cost)}
+                where = {**protocols[groups.table], "kind": "group", "group": f"{groups.kind} {group}"}
+                yield {**entries[name], **where, "name": groups.metric, **_over_seeds(number)}
+    for name, fields in entries.items():
+        for cost in COSTS:
+            if (spent := sheet.cost(name, cost)) is not None:
+                yield {**fields, "kind": "cost", "name": cost, **_over_seeds(spent)}
     for failure in sheet.failures:
         message = f"{failure.error}: {failure.message}"
         yield {**entries[failure.entry], "kind": "failure", "name": named(failure.seed), "message": message}
     for missing in sheet.missing:
-        fields = entries.get(missing.entry, {**_sheet_fields(sheet), "entry": missing.entry})
+        fields = entries.get(missing.entry, {**of_sheet, "entry": missing.entry})
         for seed in missing.seeds:
             yield {**fields, "kind": "missing", "name": named(seed), "message": missing.reason}
 
 
-def _entry_fields(sheet: Sheet, entry: Entry) -> dict[str, Any]:
-    return {**_sheet_fields(sheet), "entry": entry.name, "model": entry.model, "address": entry.address}
-
-
-def _sheet_fields(sheet: Sheet) -> dict[str, Any]:
-    return {"board": sheet.board, "sheet": sheet.spec.name, "dataset": sheet.dataset}
-
-
 def _over_seeds(number: Number) -> dict[str, Any]:
     values = " ".join(f"{seed}:{value!r}" for seed, value in number.by_seed.items())
-    return {"mean": number.mean, "sd": "" if number.sd is None else number.sd, "n_seeds": number.n, "values": values}
-
-
-def _tests(score: Number) -> dict[str, Any]:
-    found: dict[str, Any] = {"mark": score.mark}
-    for test in score.versus:
+    found: dict[str, Any] = {"mean": number.mean, "sd": number.sd, "n_seeds": number.n, "values": values}
+    for test in number.versus:
         found["difference"] = test.difference
         found |= {f"{test.over}_{name}": getattr(test, name) for name in _TEST}
     return {name: "" if value is None else value for name, value in found.items()}
@@ -110,8 +100,8 @@ def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
 def _sheet(sheet: Sheet, level: int) -> list[str]:
     head = "#" * (level + 1)
     parts = [
-        f"{'#' * level} {for_markdown(sheet.title)}",
-        *([for_markdown(sheet.note)] if sheet.note else []),
+        f"{'#' * level} {for_markdown(sheet.spec.title)}",
+        *([for_markdown(sheet.spec.note)] if sheet.spec.note else []),
         _facts(sheet),
     ]
     if sheet.tables:
@@ -130,7 +120,7 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
 def _facts(sheet: Sheet) -> str:
     done = f"{sheet.n_done} of {sheet.n_asked} trainings are done"
     facts = [done, *(f"{name} {short_hash(text)}" for name, text in sheet.data.items())]
-    return f"Data set {markdown_code(sheet.dataset)}: {', '.join(map(for_markdown, facts))}."
+    return f"Data set {markdown_code(sheet.spec.dataset)}: {', '.join(map(for_markdown, facts))}."
 
 
 def _scores(sheet: Sheet) -> list[str]:

@@ -82,14 +82,8 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class GroupTable:
-    """One metric under one protocol by groups of users.
-
-    Attributes:
-        kind: ``history`` or ``popularity``; ``label`` says what the groups are.
-        table: title of the protocol.
-        sizes: group -> its users, in order.
-        rows: name of an entry -> group -> the metric; without groups in which an entry has no users.
-    """
+    """One metric under one protocol (``table``) by groups of users of one kind: the size of each group, and name of an
+    entry -> group -> the metric, without groups in which the entry has no users."""
 
     kind: str
     label: str
@@ -125,11 +119,8 @@ class Missing:
 class Cheapest:
     """The entry that trains in the least CPU time of those nearly as good as the best in the first column.
 
-    Attributes:
-        entry, best: names; the same where nothing cheaper is nearly as good.
-        table, metric: of the first column.
-        score, best_score: their means there.
-        cost, best_cost: their CPU seconds of a training; searches for settings are not counted.
+    ``cost`` is the CPU seconds of a training, without the search for settings. ``entry`` is ``best`` where nothing
+    cheaper is nearly as good.
     """
 
     entry: str
@@ -189,18 +180,6 @@ class Sheet:
     is_compared: bool
 
     @property
-    def title(self) -> str:
-        return self.spec.title
-
-    @property
-    def note(self) -> str:
-        return self.spec.note
-
-    @property
-    def dataset(self) -> str:
-        return self.spec.dataset
-
-    @property
     def protocols(self) -> list[tuple[str, ScoreTable]]:
         """The different protocols, each with the titles of its tables and the last of these tables."""
         tables = {table.protocol_hash: table for table in self.tables}
@@ -248,7 +227,7 @@ class Sheet:
         return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
 
     def __repr__(self) -> str:
-        return f"Sheet({self.board}, {self.dataset}: {self.n_done} of {self.n_asked} trainings are done)"
+        return f"Sheet({self.board}, {self.spec.dataset}: {self.n_done} of {self.n_asked} trainings are done)"
 
     def _repr_html_(self) -> str:
         shown = [notebook.table(self._means(table), table.title) for table in self.tables]

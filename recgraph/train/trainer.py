@@ -107,6 +107,10 @@ class Trainer:
         self._saved_at = -math.inf
         self._terms = Terms(len(self.phases))
         self._interrupt = Interrupt()
+        of_ranks = all_values(self._fingerprint())
+        for rank, other in enumerate(of_ranks):
+            if differing := checkpoints.differing(of_ranks[0], other):
+                raise ValueError(f"rank {rank} trains with another {', '.join(differing)} than rank 0")
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
@@ -332,6 +336,8 @@ class Trainer:
             CheckpointError: all are damaged, or it was made with other settings.
         """
         found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
+        if len({*all_values(None if found is None else found[0].name)}) > 1:
+            raise checkpoints.CheckpointError(f"the ranks see different checkpoints; {self.folder} must be shared")
         if found is None:
             return False
         newest, saved = found

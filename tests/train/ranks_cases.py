@@ -119,6 +119,7 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
     return {
         "cases": each_trained(cases),
         "broken": broken(folder / "broken"),
+        "alike": alike(),
         "averaged": averaged(),
         "contrasts": alone_in_contrasts(),
         "divided": own_losses(DIVIDED),
@@ -203,6 +204,13 @@ def broken(folder: Path) -> str:
     batches = model.batches(random_train(), config.batch_size, generators)
     with pytest.raises(NonFiniteLoss) as raised:
         Trainer(model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu")).fit()
+    return str(raised.value)
+
+
+def alike() -> str:
+    """What all ranks are told where each has another batch size."""
+    with pytest.raises(ValueError) as raised:
+        made(Case("sasrec", SMALL, {"batch_size": 8 + Ranks.here().index}))
     return str(raised.value)
 
 
