@@ -63,7 +63,6 @@ class CommonSalient(Objective):
     """
 
     Config = CommonSalientConfig
-    needs_pairs = True
     of_both_sides = True
     targets: Tensor  # [n_ids] bool
 

@@ -58,7 +58,6 @@ class NearFarLabels(Objective):
     """
 
     Config = NearFarLabelsConfig
-    needs_pairs = True
     of_both_sides = True
     labels: Tensor
 

@@ -43,7 +43,6 @@ class SimSiam(Objective):
     """
 
     Config = SimSiamConfig
-    needs_pairs = True
     of_both_sides = True
 
     def __init__(self, config: SimSiamConfig | None = None, /, **settings: Any) -> None:

@@ -43,7 +43,6 @@ class SwAV(Objective):
     """
 
     Config = SwAVConfig
-    needs_pairs = True
     of_both_sides = True
     n_steps: Tensor
 

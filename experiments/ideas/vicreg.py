@@ -49,7 +49,6 @@ class VICReg(Objective):
     """
 
     Config = VICRegConfig
-    needs_pairs = True
     of_both_sides = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:

@@ -35,8 +35,6 @@ class GraphAugmentation:
         settings: the settings by name.
     """
 
-    #: what is augmented; augmentations of sequences have ``"sequence"``
-    target: ClassVar[str] = "graph"
     reads: ClassVar[Literal["adjacency", "features"]] = "adjacency"
     Config: ClassVar[type[GraphAugmentationConfig]] = GraphAugmentationConfig
 

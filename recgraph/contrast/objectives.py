@@ -56,8 +56,6 @@ class Objective(Part):
     Config: ClassVar[type[ObjectiveBaseConfig]] = ObjectiveConfig
     #: whether :meth:`forward` can compute a share of the anchors; it is given none otherwise
     splits: ClassVar[bool] = False
-    #: whether both views must have the same rows, so that there can be no further candidates
-    needs_pairs: ClassVar[bool] = False
     #: whether the rows of both views are anchors alike, so that the loss of the views in turn is the same
     of_both_sides: bool = False
     #: whether it draws whatever its settings are, so that it is given a generator
@@ -191,7 +189,6 @@ class NTXent(Objective):
     loss of CL4SRec, DuoRec and MCLRec.
     """
 
-    needs_pairs = True
     of_both_sides = True
     splits = True
 
@@ -288,7 +285,6 @@ class BarlowTwins(Objective):
     """
 
     Config = BarlowTwinsConfig
-    needs_pairs = True
     of_both_sides = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:

@@ -101,12 +101,8 @@ class SequenceBatch:
         partners: B rows of tokens with the same next token as ``contrast``'s rows, others where there are any
             (DuoRec); None where not used.
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
-        contrasted: the contrastive terms (their ``id``) that this step has contrasted the batch by already: of several
-            phases and pairs of views the first is new to a term.
         whole: the batch of which this is a rank's share; None where it is all of it.
         epoch: from 0.
-        labels: [B] float, the ratings of the interactions with ``contrast_targets``, NaN where one has none; None where
-            the log has none.
         masked: B rows of the M places among ``sequences.values`` of the masked items that are the targets; None: the
             targets follow what is read.
     """
@@ -120,10 +116,8 @@ class SequenceBatch:
     generators: Generators
     partners: Ragged | None = None
     drawn: dict[str, list[Ragged]] = field(default_factory=dict, compare=False)
-    contrasted: set[int] = field(default_factory=set, compare=False)
     whole: WholeBatch | None = None
     epoch: int = 0
-    labels: Tensor | None = None
     masked: Ragged | None = None
 
     @property
@@ -170,7 +164,6 @@ class SequenceBatch:
             partners=None if self.partners is None else self.partners.mirrored(device),
             drawn={name: [rows.mirrored(device) for rows in drawn] for name, drawn in self.drawn.items()},
             whole=None if self.whole is None else self.whole.to(device),
-            labels=None if self.labels is None else to_device(self.labels, device),
             masked=None if self.masked is None else self.masked.mirrored(device),
         )
 
@@ -421,7 +414,6 @@ class SequenceBatches:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap, or triples with the time
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
-        self.ratings = train.ratings
         self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
         self.sample_rows, self.sample_ends = self._samples()
@@ -501,7 +493,6 @@ class SequenceBatches:
             partners=self._partners.draw(places, drawn, own) if self._partners else None,
             whole=whole,
             epoch=epoch,
-            labels=None if self.ratings is None else self.ratings[places].float(),
         )
 
     def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:

@@ -113,6 +113,5 @@ class ClozeBatches(SequenceBatches):
             generators=self.generators,
             whole=whole,
             epoch=epoch,
-            labels=None if self.ratings is None else self.ratings[places].float(),
             masked=masks.with_values(torch.arange(len(masked))).filter(masked),
         )

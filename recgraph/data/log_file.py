@@ -13,7 +13,7 @@ import lzma
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast, get_args
 
@@ -60,6 +60,8 @@ _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 #: columns of which a row without a value is a blank line; polars takes seconds for expressions of hundreds
 _MOST_COLUMNS = 64
 _MARK = "\ufeff"
+#: lines by which the columns of JSON lines are found
+_SAMPLE = 1000
 E = TypeVar("E", bound=DataError)
 
 
@@ -156,10 +158,8 @@ class LogFile:
             ValueError: the format cannot be told.
             DataError: what is wrong with a file, a column that cannot be told among them.
         """
-        table = self._read_rows() if not self.reading.has_parts else self._read_parts()
-        return Table(
-            table.frame, table.columns, table.source, table.as_text, table.ends, features=self.features(table.columns)
-        )
+        table = self._read_parts() if self.reading.has_parts else self._read_rows()
+        return replace(table, features=self.features(table.columns))
 
     def _read_rows(self) -> Table:
         form, files, given = self.format, self.files, self.reading
@@ -234,7 +234,7 @@ class LogFile:
             if form == "parquet":
                 names = pl.scan_parquet(first, glob=False).collect_schema().names()
             elif form == "jsonl":
-                names = pl.read_ndjson(_plain(first, given.encoding), n_rows=1000).columns
+                names = _scan_json(first, given.encoding, _SAMPLE).collect_schema().names()
             else:
                 names = list(given.names) or _header(first, form, given)
         return given.columns_of(names, self.path, first)
@@ -441,7 +441,7 @@ def _read(path: Path, form: FileFormat, columns: Columns, given: Reading) -> pl.
         if form == "parquet":
             lazy = pl.scan_parquet(path, glob=False)
         elif form == "jsonl":
-            lazy = pl.read_ndjson(_plain(path, given.encoding), infer_schema_length=None).lazy()
+            lazy = _scan_json(path, given.encoding)
         else:
             lazy = _scan_delimited(path, form, given, columns.named())
         names = lazy.collect_schema().names()
@@ -449,6 +449,13 @@ def _read(path: Path, form: FileFormat, columns: Columns, given: Reading) -> pl.
             if name not in names:
                 raise MissingColumnError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
         return lazy.select(columns.named()).collect(engine="streaming")
+
+
+def _scan_json(path: Path, encoding: str, n_rows: int | None = None) -> pl.LazyFrame:
+    """A file of JSON lines; polars takes a path for a pattern."""
+    plain = _plain(path, encoding)
+    source = glob.escape(str(plain)) if isinstance(plain, Path) else plain
+    return pl.scan_ndjson(source, infer_schema_length=n_rows, n_rows=n_rows)
 
 
 def _scan_delimited(path: Path, form: FileFormat, given: Reading, needed: Sequence[str] = ()) -> pl.LazyFrame:
@@ -605,7 +612,7 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
         if form == "parquet":
             frame = read_frame(path)
         elif form == "jsonl":
-            frame = pl.read_ndjson(_plain(path, given.encoding), infer_schema_length=None)
+            frame = _scan_json(path, given.encoding).collect()
         elif form == "recbole":
             types = _types(_first_line(path, given.encoding).split("\t"), path)
             texts = _scan_delimited(path, form, given).collect()

@@ -79,16 +79,6 @@ def test_attention_of_rows_equals_a_loop() -> None:
         torch.testing.assert_close(made[row], weight @ values[start:end])
 
 
-def test_attention_without_states_is_zero_with_finite_gradients() -> None:
-    augmenter = _made("attention", "row")
-    hidden = _inputs()[0][:2]
-    states = Ragged(torch.ones(1, DIM, dtype=torch.float64), torch.tensor([0, 0, 1]))
-    out = augmenter(hidden, states)
-    assert not out[0].any()
-    out.sum().backward()
-    assert all(bool(p.grad.isfinite().all()) for p in augmenter.parameters() if p.grad is not None)
-
-
 def test_published_attention_is_across_the_batch() -> None:
     augmenter = _made("attention", "published")
     assert isinstance(augmenter, Attention)

@@ -23,19 +23,6 @@ class Dense(Weight):
         return self.table[pairs.anchor_ids][:, pairs.candidate_ids]
 
 
-class SigmoidMLP(Weight):
-    """AdaMEOW's weight in its obvious form."""
-
-    def __init__(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        self.w, self.c = (nn.Parameter(value.clone()) for value in first)
-        self.v, self.b = (nn.Parameter(value.clone()) for value in second)
-
-    def log_w(self, pairs: Pairs) -> Tensor:
-        both = pairs.anchors[:, None] + pairs.candidates
-        return F.logsigmoid(torch.tanh(both @ self.w.T + self.c) @ self.v.T + self.b)[..., 0]
-
-
 def objective(
     s: Tensor,
     positives: Tensor,

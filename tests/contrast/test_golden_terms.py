@@ -78,17 +78,10 @@ class TestMEOW:
     def test_adaptive(self, step: str, block_rows: int | None) -> None:
         golden = load(f"meow_step_{step}")
         anchor, candidate = golden["ada_z_fine_projected"], golden["ada_z_coarse"]
-        parts = [golden[f"ada.MLP.{name}"] for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
-        learned = dense.SigmoidMLP((parts[0], parts[1]), (parts[2], parts[3]))
-        for weight in (dense.Dense(golden["ada_weight_soft"].log()), learned):
-            term = ContrastiveTerm(
-                temperature=float(golden["tau"]),
-                objective="info_nce",
-                objective_settings={"weigh_positive": True, "block_rows": block_rows},
-                weight=weight,
-            )
-            loss = term(anchor, candidate)
-            close(loss, golden["ada_loss"])
-        loss.backward()
-        assert learned.w.grad is not None
-        close(learned.w.grad, golden["ada_grad_mlp0"])
+        term = ContrastiveTerm(
+            temperature=float(golden["tau"]),
+            objective="info_nce",
+            objective_settings={"weigh_positive": True, "block_rows": block_rows},
+            weight=dense.Dense(golden["ada_weight_soft"].log()),
+        )
+        close(term(anchor, candidate), golden["ada_loss"])

@@ -68,15 +68,3 @@ def test_of_any_size(size: float, way: set[str], dtype: torch.dtype, ways: list[
     eps = 2e-15 if dtype == torch.float64 else 1e-6
     for mine, other in zip(ours, theirs, strict=True):
         assert float((mine - other).abs().max()) <= 3 * eps * float(other.abs().max())
-
-
-def test_tiles_of_columns(ways: list[str]) -> None:
-    """Powers of so many units are made of a part of the columns at a time."""
-    x, y = draw(50, 64, size=0.3), draw(64, 2000, size=0.3, seed=1)
-    v, direction = draw(64, seed=2), draw(50, 2000, seed=3)
-    way, parts = hidden_units._way(x, y, v)
-    whole = way(*parts)
-    assert isinstance(whole, hidden_units._Series)
-    assert len(list(whole._tiles())) > 1
-    for mine, other in zip(found(x, y, v, direction), oracle(x, y, v, direction), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)

@@ -106,21 +106,6 @@ def test_moved_centroids_alone(data: str, k: int, monkeypatch: pytest.MonkeyPatc
     assert found.objective == pytest.approx(plain.objective)
 
 
-@pytest.mark.parametrize("n_moved", [0, 5, 30])
-def test_ties(n_moved: int) -> None:
-    """Whole numbers, whose products are exact in every order of summation: of equal centroids the first."""
-    draw = torch.Generator().manual_seed(n_moved)
-    x, before = (torch.randint(-2, 3, (n, 3), generator=draw).double() for n in (400, 40))
-    after, moved_mask = before.clone(), torch.zeros(40, dtype=torch.bool)
-    moved_mask[torch.randperm(40, generator=draw)[:n_moved]] = True
-    after[moved_mask] = torch.randint(-2, 3, (n_moved, 3), generator=draw).double()
-    value, own, rival = clustering._nearest_again(x, after, moved_mask, clustering._nearest(x, before))
-    best, first, second = clustering._nearest(x, after)
-    assert torch.equal(value, best)
-    assert torch.equal(own, first)
-    assert bool((rival >= second).all())
-
-
 @pytest.mark.parametrize(
     ("k", "data", "given"),
     [(7, "spread", "drawn"), (40, "narrow", "started"), (40, "narrow", "drawn"), (40, "repeated", "drawn")],

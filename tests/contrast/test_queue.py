@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from refusing import refused
@@ -51,17 +50,6 @@ def test_of_one_id_the_last_rows_stay_and_a_batch_that_comes_again_replaces_itse
     assert held == {1: 5.0, 5: 6.0, 2: 2.0}
     queue.push(rows, torch.arange(8))
     assert sorted(queue.ids.tolist()) == [4, 5, 6, 7]
-
-
-@pytest.mark.parametrize("part", [{"weight": "learned"}, {"transform": "centre"}])
-def test_parts_see_both_sides_alike_beside_a_queue(part: dict[str, Any]) -> None:
-    """Directions on both sides, as the queue has them: of an empty queue it is the loss of directions."""
-    torch.manual_seed(0)
-    term = queued(**part)
-    torch.manual_seed(0)
-    plain = queued(queue_size=0, **part)
-    a, b = views()
-    torch.testing.assert_close(term(3 * a, b), plain(F.normalize(a, dim=1), F.normalize(b, dim=1)))
 
 
 def test_ranks_divide_the_anchors_of_a_queue() -> None:

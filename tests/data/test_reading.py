@@ -93,6 +93,10 @@ def test_texts_of_typed_formats_stay_texts(ids: list[str], tmp_path: Path) -> No
     (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.jsonl").read_bytes())
     for given in (tmp_path / "a.parquet", tmp_path / "a.jsonl", tmp_path / "bom.jsonl", frame):
         _check(rg.load_data(given), ids)
+    for kind in ("parquet", "jsonl"):  # a name that is a pattern, too
+        (tmp_path / f"a1.{kind}").write_bytes(b"another file")
+        (tmp_path / f"a.{kind}").rename(tmp_path / f"a[1].{kind}")
+        _check(rg.load_data(tmp_path / f"a[1].{kind}"), ids)
     for lazy in (frame.lazy(), frame.to_arrow(), frame.to_pandas()):
         assert rg.load_data(lazy).users.ids(range(3)).to_list() == ids
 

@@ -56,7 +56,7 @@ def test_a_board_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("seeds = [0, 1, 2]", "sedes = [0]", "sedes"),
         ("seeds = [0, 1, 2]", "seeds = [true]", "seeds.0"),
-        ("title = ", "title ", "TOML"),
+        ("title = ", "title ", ""),
         ('name = "LightGCN, three layers"', 'name = "LightGCN"', "'LightGCN'"),
         ('name = "LightGCN, three layers"', 'name = " "', "models.2.name"),
         ('model = "bprmf"', 'model = "bpr-forest"', "bpr-forest"),

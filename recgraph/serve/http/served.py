@@ -352,7 +352,7 @@ class Served:
         labels = ["" if label is None else str(label) for label in one.labels]
         request = Request(pl.Series("user", labels), found.query, "polars")
         empty = (~found.known_mask).nonzero().flatten()
-        wanted = lists.Wanted(min(one.k, self.n_items), one.exclude_seen, ruling, None, (), GROUP)
+        wanted = lists.Wanted(min(one.k, self.n_items), one.exclude_seen, ruling, None, ())
         return self._lister.lists(request, wanted, empty, recommender.popularity if len(empty) else None, None)
 
     def _check_rules(self, rules: Rules) -> None:
