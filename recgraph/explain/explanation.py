@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph: its own id, or the index where the graph has no ids; an item's title, else the id as text."""
+    """A node of the graph: its own id, or its index in a graph without ids; an item's title, else the id as text."""
 
     type: str
     id: Any
