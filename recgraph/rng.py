@@ -95,11 +95,8 @@ class Generators:
         return {name: self._streams[name].get_state() for name in list(self._on_host)}
 
     def hold(self, state: dict[str, Tensor] | None = None) -> None:
-        """Until :meth:`release`, let :meth:`state_dict` give this state of the streams of :meth:`on_host`.
-
-        Args:
-            state: from :meth:`host_state`; None: as they stand now.
-        """
+        """Until :meth:`release`, let :meth:`state_dict` give this state of the streams of :meth:`on_host`, or that in
+        which they are now."""
         self._held = self.host_state() if state is None else state
 
     def release(self) -> None:

@@ -17,8 +17,6 @@ from recgraph.cli.watching import showing
 if TYPE_CHECKING:
     from recgraph.data.reading import Reading
 
-__all__ = ["DatasetArgument", "GivenData", "GivenFile", "takes_data", "takes_file"]
-
 _LOG = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them."
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", "-d", metavar="NAME", help="A data set that `recgraph data list` shows.")

@@ -11,17 +11,6 @@ import typer
 if TYPE_CHECKING:
     from recgraph.parallel import Engine
 
-__all__ = [
-    "DeviceOption",
-    "EngineOption",
-    "EngineSetOption",
-    "MemoryLimitOption",
-    "RunArgument",
-    "ThreadsOption",
-    "given_engine",
-    "take",
-]
-
 PANEL = "Of the machine"
 _THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all."
 _MEMORY = "The most memory that this process may take, e.g. 8GiB: beyond it, it ends."

@@ -9,8 +9,6 @@ from typing import Any
 
 from recgraph.launcher import is_first_launched, is_launched, refuse_launched
 
-__all__ = ["alongside", "check_command", "is_silent", "join", "of_rank"]
-
 #: commands that several processes can run together, and how others are started instead
 _TOGETHER = ("train", "evaluate", "update")
 _INSTEAD = {

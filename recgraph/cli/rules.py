@@ -11,19 +11,6 @@ import typer
 if TYPE_CHECKING:
     from recgraph.serve.rules import Rules
 
-__all__ = [
-    "AllowOption",
-    "BlockOption",
-    "BoostOption",
-    "DiversityOption",
-    "MaxPerOption",
-    "RerankOption",
-    "RerankOptionsOption",
-    "RulesOption",
-    "reranker_given",
-    "rules_of",
-]
-
 _RULES = (
     "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, rerank. --block adds "
     "to the file's; --max-per and --boost win over it column by column, other options over the whole rule."

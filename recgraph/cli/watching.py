@@ -20,19 +20,6 @@ import typer
 from recgraph import __version__
 from recgraph.texts import RecordFormatter, tell
 
-__all__ = [
-    "NOTES",
-    "LogFileOption",
-    "QuietOption",
-    "VerboseOption",
-    "Watch",
-    "ask",
-    "is_quiet",
-    "progress_wanted",
-    "showing",
-    "tell_error",
-]
-
 #: notes of the commands; shown unless ``-q``
 NOTES = logging.getLogger("recgraph.cli.notes")
 _root = logging.getLogger("recgraph")

@@ -81,11 +81,6 @@ def integers_of(ids: pl.Series) -> pl.Series | None:
     return integers if bool((integers.cast(pl.String).eq_missing(texts)).all()) else None
 
 
-def has_float_texts(ids: pl.Series) -> bool:
-    """Whether some ids are texts of whole floats, which no reading has made integers."""
-    return ids.dtype == pl.String and bool(ids.str.contains(_WHOLE).any())
-
-
 def numbered(values: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
     """[T] the number of each value, from 0 in the order of first appearance, and the unique values in that order."""
     codes, size = _codes(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def encode(
-    table: Table, time_format: str | None = None, missing_ids: MissingIds = "error", texts: Collection[str] = ()
+    table: Table, time_format: str | None = None, missing_ids: MissingIds = "error"
 ) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
     """Encode a log.
 
@@ -29,7 +28,6 @@ def encode(
         table: the log.
         time_format: of timestamps that are texts, in the letters of ``strftime``.
         missing_ids: ``"drop"`` leaves out rows without a user or an item, and logs how many; else they are an error.
-        texts: which of ``user`` and ``item`` keep ids that are texts as written.
 
     Returns:
         the log, with the columns ``row`` (of the table), ``user``, ``item`` (indices in the order of first appearance)
@@ -61,8 +59,8 @@ def encode(
     if not len(frame):
         raise source.error(EmptyLogError, "there is no interaction")
     rows = frame["__row"].cast(pl.UInt32)
-    user, users = _encoded(ids[0], table, "user" in texts, rows)
-    item, items = _encoded(ids[1], table, "item" in texts, rows)
+    user, users = _encoded(ids[0], table, rows)
+    item, items = _encoded(ids[1], table, rows)
     log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
     for role, name in (("rating", columns.rating), ("weight", columns.weight)):
         if name is not None:
@@ -97,9 +95,9 @@ def _missing(ids: pl.Series, as_text: bool) -> pl.Series:
     return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()
 
 
-def _encoded(ids: pl.Series, table: Table, keep_texts: bool, rows: pl.Series) -> tuple[npt.NDArray[np.int32], IdMap]:
+def _encoded(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[npt.NDArray[np.int32], IdMap]:
     """The number of each row's id, and the ids; whole floats, and plain integers of a text file, become integers."""
-    if ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text and not keep_texts):
+    if ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text):
         integers = integers_of(ids)
         if integers is None and ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
             row = int(ids.abs().arg_max() or 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -60,21 +59,8 @@ class Interactions(InteractionLog):
             DataError: one of its subclasses for what is wrong, with the row.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        data = cls.from_columns(frame, columns, time_format, missing_ids)
+        data = cls._encoded(table_of(frame, columns), frame_kind(frame), time_format, missing_ids)
         return data.with_features(user_features, item_features)
-
-    @classmethod
-    def from_columns(
-        cls,
-        frame: Any,
-        columns: Columns,
-        time_format: str | None = None,
-        missing_ids: MissingIds | None = None,
-        texts: Collection[str] = (),
-    ) -> Self:
-        """:meth:`from_frame` with its columns as one value, and ``texts`` of :meth:`from_files`."""
-        table = table_of(frame, columns)
-        return cls._encoded(table, frame_kind(frame), time_format, missing_ids or "error", texts)
 
     @classmethod
     def read(cls, path: str | Path, **options: Any) -> Self:
@@ -101,18 +87,14 @@ class Interactions(InteractionLog):
         return cls.from_files(LogFile(str(path), Reading.of(given)))
 
     @classmethod
-    def from_files(cls, files: LogFile, texts: Collection[str] = ()) -> Self:
+    def from_files(cls, files: LogFile) -> Self:
         """From the files of a :class:`recgraph.data.log_file.LogFile`.
-
-        Args:
-            files: the log.
-            texts: which of ``user`` and ``item`` keep ids that are texts as written (``1000.0`` is then no 1000).
 
         Raises:
             DataError: what is wrong with a file.
         """
         table, reading = files.read(), files.reading
-        data = cls._encoded(table, "polars", reading.time_format, reading.missing_ids, texts)
+        data = cls._encoded(table, "polars", reading.time_format, reading.missing_ids)
         data = data.with_feature_files(table.features, files.feature_files())
         return replace(data, files=files.found(table.columns))
 
@@ -123,9 +105,8 @@ class Interactions(InteractionLog):
         kind: FrameKind,
         time_format: str | None,
         missing_ids: MissingIds,
-        texts: Collection[str] = (),
     ) -> Self:
-        log, users, items, unit = encode(table, time_format, missing_ids, texts)
+        log, users, items, unit = encode(table, time_format, missing_ids)
         form = time_format if table.columns.timestamp is not None else None
         return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
 
@@ -164,7 +145,8 @@ def load_data(path: Any, *, user_features: Any = None, item_features: Any = None
     kind = frame_kind(path, "path")
     reading = Reading.of({**given, **files})
     columns = reading.columns_of(names_of(path), f"{kind} frame")
-    data = Interactions.from_columns(path, columns, reading.time_format, reading.missing_ids)
+    named = columns.model_dump()
+    data = Interactions.from_frame(path, **named, time_format=reading.time_format, missing_ids=reading.missing_ids)
     return with_features_of(data, reading).with_features(**frames)
 
 

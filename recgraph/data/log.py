@@ -365,14 +365,19 @@ def k_core(
     Returns:
         [T] True for the rows that stay.
     """
-    rows = np.arange(len(user))
-    keep_mask = np.zeros(len(user), dtype=bool)
-    while len(rows):
-        keep = (np.bincount(user) >= users)[user] & (np.bincount(item) >= items)[item]
-        if keep.all():
+    keep_mask = np.ones(len(user), dtype=bool)
+    rows: npt.NDArray[np.integer] | slice = slice(None)
+    of_users, of_items = np.bincount(user), np.bincount(item)
+    while len(user):
+        keep = (of_users >= users)[user] & (of_items >= items)[item]
+        gone = np.flatnonzero(~keep)
+        if not len(gone):
             break
-        rows, user, item = rows[keep], user[keep], item[keep]
-    keep_mask[rows] = True
+        of_users -= np.bincount(user[gone], minlength=len(of_users))
+        of_items -= np.bincount(item[gone], minlength=len(of_items))
+        keep_mask[gone if isinstance(rows, slice) else rows[gone]] = False
+        rows = np.flatnonzero(keep) if isinstance(rows, slice) else rows[keep]
+        user, item = user[keep], item[keep]
     return keep_mask
 
 

@@ -138,9 +138,9 @@ def kept(values: Tensor, keep_mask: Tensor) -> Tensor:
 
 def _kept_rows(rows: Ragged, keep_mask: Tensor) -> Ragged:
     """Rows with those of their entries where ``keep_mask`` [T] is True; rows may come out empty."""
-    before = torch.zeros(keep_mask.numel() + 1, dtype=torch.int64)
-    torch.cumsum(keep_mask, 0, out=before[1:])
-    return Ragged(kept(rows.values, keep_mask), before[rows.offsets])
+    before = np.zeros(keep_mask.numel() + 1, dtype=np.int64)
+    np.cumsum(keep_mask.numpy(), out=before[1:])
+    return Ragged(kept(rows.values, keep_mask), torch.from_numpy(before[rows.offsets.numpy()]))
 
 
 @dataclass(frozen=True)

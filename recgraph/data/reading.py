@@ -121,11 +121,6 @@ class Reading(Config):
             _log.info("%s: %s%s", label, told, f"; no {' and no '.join(without)}" if without else "")
         return columns
 
-    def for_format(self, form: FileFormat) -> Self:
-        """The reading without what says how files of another format are written."""
-        unused = () if form in ("csv", "tsv") else ("separator", "names")
-        return self.model_copy(update={name: type(self).model_fields[name].default for name in unused})
-
     def split_lists(self, features: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Files of features with the columns that :attr:`lists` names as lists, without blanks around their values.
 

@@ -26,8 +26,6 @@ from recgraph.parallel import Engine, Piece
 from recgraph.ranks import Ranks, of_all
 from recgraph.sparse.ragged import Ragged
 
-#: users ranked between two hand-overs, and places of their lists, at most
-_BATCH, _PLACES = 1024, 1 << 20
 #: shares of the users for each worker of an engine
 _SHARES = 2
 
@@ -121,21 +119,6 @@ def collect(
 
 
 @dataclass
-class Share:
-    """What one process keeps of the lists of one ranking: of the users that it ranked for.
-
-    Attributes:
-        index: [B] int64, their rows of the cases.
-        tables: see :class:`Kept`, their rows.
-        ranks: of their relevant items, in the order of ``index``; None where they are not wanted.
-    """
-
-    index: Tensor
-    tables: dict[str, Tensor]
-    ranks: RelevantRanks | None
-
-
-@dataclass
 class Kept:
     """What is kept of the lists of one ranking: tables [U, K] by the names of :class:`RankedHits`, and ranks."""
 
@@ -168,19 +151,19 @@ class Kept:
         if ranks is not None:
             self.ranks.append(ranks)
 
-    def share(self) -> Share:
+    def share(self) -> Kept:
         """What was added, to be told to other processes."""
         index = torch.cat([torch.empty(0, dtype=torch.int64), *self.index])
-        ranks = RelevantRanks.gather(self.ranks, torch.arange(len(index))) if self.ranks else None
-        return Share(index, {name: table[index] for name, table in self.tables.items()}, ranks)
+        ranks = [RelevantRanks.gather(self.ranks, torch.arange(len(index)))] if self.ranks else []
+        return Kept({name: table[index] for name, table in self.tables.items()}, [index], ranks)
 
-    def take_in(self, share: Share) -> None:
+    def take_in(self, share: Kept) -> None:
         """Keep what another process has added."""
         for name, values in share.tables.items():
-            self.tables[name][share.index] = values
-        if len(share.index):
-            self.index.append(share.index)
-            self.ranks += [] if share.ranks is None else [share.ranks]
+            self.tables[name][share.index[0]] = values
+        if len(share.index[0]):
+            self.index += share.index
+            self.ranks += share.ranks
 
     def ranked(
         self, users: RankedHits, measurement: Measurement, cases: Cases, truth: Truth, fit_part: Part | None
@@ -241,8 +224,7 @@ class _Pass:
         conventions = tuple(dict.fromkeys(each.scored for each in plain))
         cases, by_name = self.cases, self.by_ranking()
         query = Query(cases.users, cases.history, cases.times if getattr(self.model, "reads_times", False) else None)
-        batch_size = max(1, min(_BATCH, _PLACES // self.catalogue.k))
-        for batch in rank(self.model, self.catalogue, query, cases.history, conventions, batch_size, targets, ranks):
+        for batch in rank(self.model, self.catalogue, query, cases.history, conventions, targets, ranks):
             for name, (one, *_) in by_name.items():
                 lists, ranks_of = batch.lists[one.scored], batch.relevant_ranks.get(one.scored)
                 if one.reranking is not None:
@@ -250,13 +232,13 @@ class _Pass:
                 kept[name].add(batch.index, lists.first(self.depth), ranks_of, self.truth)
 
 
-def _share_of(one_pass: _Pass, ranks: Ranks) -> dict[str, Share]:
+def _share_of(one_pass: _Pass, ranks: Ranks) -> dict[str, Kept]:
     kept = one_pass.room()
     one_pass.rank(kept, ranks)
     return {name: each.share() for name, each in kept.items()}
 
 
-def _take_in(kept: dict[str, Kept], shares: Iterable[dict[str, Share]]) -> None:
+def _take_in(kept: dict[str, Kept], shares: Iterable[dict[str, Kept]]) -> None:
     for each in shares:
         for name, share in each.items():
             kept[name].take_in(share)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -35,16 +34,6 @@ _MAY_DIFFER = {"seen", "cutoffs", "ties", "candidates", "n_candidates", "candida
 _ROWS, _PLACES = 1 << 14, 1 << 20
 
 
-class SplitLabel(Interface):
-    """What a protocol records of a split."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def hash(self) -> str: ...
-
-
 @checked
 def evaluate(
     model: Ranker,
@@ -58,7 +47,7 @@ def evaluate(
     candidate_lists: Ragged | None = None,
     fit_part: Part | None = None,
     features: Tensor | None = None,
-    split: SplitLabel | None = None,
+    split: Any = None,
     part: str = "",
     fitted_on: str = "",
     history: str = "",
@@ -160,11 +149,7 @@ def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Fact
 
 
 def check_needs(metrics: Sequence[Metric], fit_part: object, features: object, name: str) -> None:
-    """Refuse metrics that read what is not given (None), before anything is ranked.
-
-    Args:
-        name: of the argument that gives ``fit_part``.
-    """
+    """Refuse metrics that read what is not given (None); ``name`` is that of ``fit_part``."""
     for metric in metrics:
         if fit_part is None and not metric.needs.isdisjoint(_OF_TRAINING):
             raise ValueError(f"metric {metric.label!r} needs what the model was fitted on; give {name}")
@@ -227,12 +212,8 @@ def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
 
 
 def check_selects(metric: str) -> None:
-    """Refuse a metric that cannot select the best epoch.
-
-    Raises:
-        ValueError: no such metric, or lower values of it are better (a model that has learnt nothing has the lowest),
-            or it needs features of items.
-    """
+    """Refuse a metric that cannot select the best epoch: lower values of it are better (a model that has learnt nothing
+    has the lowest), or it needs features of items."""
     of = metric_class(split_metric(metric)[0])
     if not of.higher_is_better or "features" in of().needs:
         why = "needs features of items" if of.higher_is_better else "is better when it is lower"
@@ -242,15 +223,8 @@ def check_selects(metric: str) -> None:
 def validation(
     model: Ranker, cases: Cases, selects: str, *, seen: Seen, fit_part: Part, cutoffs: Sequence[int] = (5, 10, 20)
 ) -> dict[str, float]:
-    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch.
-
-    Args:
-        selects: e.g. ``"coverage@20"``; its value is found under this name, too.
-        fit_part: what the model is fitted on.
-
-    Raises:
-        ValueError: see :func:`check_selects`.
-    """
+    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch, whose value
+    is found under the name ``selects``, e.g. ``"coverage@20"``, too."""
     check_selects(selects)
     name, k = split_metric(selects)
     wanted = tuple(dict.fromkeys((*DEFAULT_METRICS, name)))

@@ -14,11 +14,7 @@ from recgraph.sparse.ragged import Ragged
 
 
 def check_items(name: str, items: Tensor, n_items: int) -> None:
-    """Refuse indices of items that the catalogue does not have.
-
-    Raises:
-        ValueError: names the argument.
-    """
+    """Refuse indices of items that the catalogue does not have; names the argument."""
     if bool(((items < 0) | (items >= n_items)).any()):
         raise ValueError(f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items")
 
@@ -52,8 +48,8 @@ class RelevantRanks:
 
     Attributes:
         above: a row for each user, an entry for each relevant item: the candidates with a greater score.
-        equal: aligned with ``above.values``: the candidates with the same score, the item itself included.
-        before: aligned: of those, how many the tie rule lists before the item.
+        equal, before: aligned with ``above.values``: the candidates with the same score, the item itself included; and
+            how many of them the tie rule lists before it.
         reachable: aligned, bool: whether the item is a candidate at all; the counts of others mean nothing.
         n_candidates: [U] int64.
     """
@@ -90,29 +86,6 @@ class RelevantRanks:
         )
         n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
         return cls(above.take(row_of), equal, before, reachable, n_candidates)
-
-    def n_tied(self) -> Tensor:
-        """[T] int64: the relevant items of the same user with the same score, the item itself included."""
-        _, group, counts = torch.unique(self._group_keys, return_inverse=True, return_counts=True)
-        tied: Tensor = counts[group]
-        return tied
-
-    def n_better(self) -> Tensor:
-        """[T] int64: the relevant items of the same user with a greater score."""
-        keys = self._group_keys
-        ordered = keys.sort().values
-        first_of_row = torch.searchsorted(ordered, self.above.rows * self._width)
-        return torch.searchsorted(ordered, keys) - first_of_row
-
-    @property
-    def _width(self) -> int:
-        return int(self.n_candidates.max()) + 2 if self.n_candidates.numel() else 1
-
-    @property
-    def _group_keys(self) -> Tensor:
-        # what is no candidate is in a group behind all others
-        above = torch.where(self.reachable, self.above.values, self._width - 1)
-        return self.above.rows * self._width + above
 
 
 @dataclass(frozen=True)
@@ -221,11 +194,7 @@ class Truth:
 
     @classmethod
     def of(cls, cases: Cases) -> Truth:
-        """Read the truth of cases.
-
-        Raises:
-            ValueError: an item index outside the catalogue, or a grade that is not positive and finite.
-        """
+        """The truth of cases; refuses items outside the catalogue, and grades that are not positive and finite."""
         values = cases.truth.values
         check_items("cases.truth", values, cases.n_items)
         keys, inverse = torch.unique(cases.truth.rows * cases.n_items + values, return_inverse=True)
@@ -250,15 +219,8 @@ class Truth:
         return RankedHits(torch.empty(0), self.n_relevant, ideal_gains=self.ideal_gains(depth), facts=facts)
 
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Look lists up.
-
-        Args:
-            rows: [B] int64, rows of the cases.
-            items: [B, K] int64, -1 for padding.
-
-        Returns:
-            positions [B, K] among :attr:`keys` (any where not found) and found [B, K] bool.
-        """
+        """Look lists ``items`` [B, K] of the cases ``rows`` [B] up: positions [B, K] among :attr:`keys` (any where not
+        found), and found [B, K] bool."""
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
         positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
         return positions, self.keys[positions] == wanted

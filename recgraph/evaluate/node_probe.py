@@ -197,11 +197,8 @@ def logistic_probe(
 def cluster_scores(
     embedding: Tensor, labels: Tensor, *, repeats: int = 10, n_init: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """The published protocol of clustering: k-means on all nodes of a known class, with as many clusters as classes.
-
-    Returns:
-        ``nmi`` and ``ari``, means over the repeats. The ARI depends strongly on ``n_init``.
-    """
+    """The published protocol of clustering: k-means on all nodes of a known class, with as many clusters as classes;
+    ``nmi`` and ``ari``, means over the repeats. The ARI depends strongly on ``n_init``."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -219,16 +216,9 @@ def cluster_scores(
 
 
 def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Macro-F1 and Micro-F1 (the accuracy) of each row of predictions.
+    """[R] and [R] float64: Macro-F1 and Micro-F1 (the accuracy) of each row of predictions, [R, n], of labels [n].
 
     As in scikit-learn, a class that is neither in the labels nor predicted does not enter the mean.
-
-    Args:
-        predicted: [R, n] int64.
-        labels: [n] int64.
-
-    Returns:
-        [R] and [R] float64.
     """
     total = torch.zeros(len(predicted), dtype=torch.float64, device=predicted.device)
     counted = torch.zeros_like(total)
@@ -242,14 +232,8 @@ def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor
 
 
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """[R] float64: the area under the ROC curve of each class against the rest, averaged over classes; ties count half.
-
-    A class of none of the test nodes, whose area is not defined, does not enter the mean.
-
-    Args:
-        probabilities: [C, R, n].
-        labels: [n], of two classes or more.
-    """
+    """[R] float64 of probabilities [C, R, n]: the mean over classes of the area under the ROC curve of a class against
+    the rest; ties count half. A class of none of the nodes does not enter the mean."""
     areas = []
     for c, scores in enumerate(probabilities.contiguous()):
         positive = labels == c
@@ -278,15 +262,7 @@ def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tenso
 
 
 def check_split(labels: Tensor, split: NodeSplit, name: str = "split") -> None:
-    """Refuse a split by which a probe cannot be fitted or scored.
-
-    Args:
-        labels: [N] int64.
-        name: of the split, for the message.
-
-    Raises:
-        ValueError: train or test nodes are all of one class, or test shares nodes with another part.
-    """
+    """Refuse a split whose train or test nodes are all of one class, or whose test nodes are in another part."""
     for part in ("train", "test"):
         if len(set(labels[getattr(split, part)].tolist())) < 2:
             raise ValueError(f"{name}: the {part} nodes are not of two classes; leave the split out")

@@ -23,6 +23,7 @@ from recgraph.evaluate.node_probe import (
     linear_probe,
     logistic_probe,
 )
+from recgraph.evaluate.results import aligned
 from recgraph.graph.node_task import NodeTask
 
 __all__ = ["NodeProtocol", "NodeResults", "evaluate_nodes"]
@@ -86,9 +87,7 @@ class NodeResults:
 
     def __str__(self) -> str:
         rows = self.rows()
-        table = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in table)
+        return "\n".join(aligned([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]))
 
     def __repr__(self) -> str:
         return f"NodeResults(protocol {self.hash})\n{self}"
@@ -115,13 +114,9 @@ def evaluate_nodes(
 
     Args:
         embedding: [N, D], frozen, in the order of the task's labels.
-        task: labels and splits.
         probe: settings of the linear probe; the published learning rates differ from data set to data set.
         seed: of the probe and of k-means, not of a training: use the same for all trainings that are compared.
         splits: those that are measured; by default all.
-
-    Raises:
-        ValueError: the embedding does not fit the task.
     """
     measured = {name: task.splits[name] for name in (task.splits if splits is None else splits)}
     for name, split in measured.items():

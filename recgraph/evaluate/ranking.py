@@ -164,7 +164,6 @@ def rank(
     query: Query,
     seen: Ragged | None,
     conventions: tuple[str, ...],
-    batch_size: int = 1024,
     targets: Targets | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[RankedBatch]:
@@ -173,8 +172,6 @@ def rank(
     Args:
         catalogue: from :func:`catalogue_for` of this model.
         seen: one row for each user of the query, the items that ``"exclude"`` leaves out.
-        batch_size: users whose lists are handed out together, rounded up to a multiple of 256, the groups in
-            which the model is always called: it bounds memory and does not alter results.
         targets: the relevant items, where their ranks are wanted, and the users' own candidates.
         ranks: which of how many processes this is: of ``n`` processes each ranks every ``n``-th group. The groups are
             those of one process, so that no score's rounding depends on the number of processes. None: there is one.
@@ -183,13 +180,12 @@ def rank(
     it; lists and scores are those of one thread.
 
     Yields:
-        Each user once; of several processes each user on one.
+        Each user once, in the groups of 256 in which the model is called; of several processes each user on one.
     """
     by_length = query.history.lengths.argsort(stable=True)
     groups = torch.split(by_length, GROUP)
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories
         groups = groups[ranks.index :: ranks.count]
-    per_batch = -(-batch_size // GROUP)
 
     def rank_group(group: Tensor) -> RankedBatch:
         return _rank_group(model, catalogue, query, seen, conventions, group, targets)
@@ -197,21 +193,7 @@ def rank(
     # threads see one mode of the model, as one that left it first would change it for the others
     n_threads = ranking_threads(model, catalogue.device)
     with in_mode(model, training=False) if n_threads > 1 else contextlib.nullcontext():
-        ranked = _in_threads(rank_group, groups, n_threads)
-        while done := [*islice(ranked, per_batch)]:
-            yield _joined(done)
-
-
-def _joined(done: list[RankedBatch]) -> RankedBatch:
-    """The groups of a batch as one."""
-    index = torch.cat([part.index for part in done])
-    lists = {name: Lists.cat([part.lists[name] for part in done]) for name in done[0].lists}
-    in_order = torch.arange(index.numel())
-    relevant = {
-        name: RelevantRanks.gather([part.relevant_ranks[name] for part in done], in_order)
-        for name in done[0].relevant_ranks
-    }
-    return RankedBatch(index, lists, relevant)
+        yield from _in_threads(rank_group, groups, n_threads)
 
 
 def _rank_group(

@@ -41,26 +41,16 @@ class Similarity:
     """Base of all similarities. A subclass fills :meth:`of`."""
 
     def of(self, items: Tensor) -> Compare:
-        """Prepare candidates.
-
-        Args:
-            items: [R, P] int64 item indices.
-
-        Returns:
-            A function of one item for each row, [R] int64, that gives its similarities [R, P] float64 with the row's
-            candidates. What it gives for an item and itself is not read.
-        """
+        """Prepare candidates, [R, P] int64 item indices, to be compared with others: what is given for an item and
+        itself is not read."""
         raise TypeError(f"{type(self).__name__} must define of(items)")
 
 
 class Cosine(Similarity):
-    """The cosine of item vectors; 0 where a vector is all zeros. Directions are rounded to multiples of 2^-24.
-
-    Args:
-        vectors: [n_items, D].
+    """The cosine of item vectors [n_items, D]; 0 where a vector is all zeros.
 
     Attributes:
-        unit: [n_items, D] float32, the rounded directions.
+        unit: [n_items, D] float32, the directions, rounded to multiples of 2^-24.
 
     Raises:
         ValueError: a vector holds NaN or an infinite number.
@@ -199,12 +189,7 @@ class Gains:
     values: Tensor
 
     def take(self, place: Tensor, similarity: Tensor) -> None:
-        """Go on to the next item.
-
-        Args:
-            place: [R] int64, the candidate that was picked in each row.
-            similarity: [R, P] float64 of the candidates with it.
-        """
+        """Go on: ``place`` [R] was picked in each row; ``similarity`` [R, P] is that of the candidates with it."""
         raise TypeError(f"{type(self).__name__} must define take(place, similarity)")
 
 
@@ -213,14 +198,7 @@ class Reranker:
 
     A list is picked from the best ``pool`` items of a ranking, one after the other: the next is the one with the
     greatest gain, so that a list of k items is the beginning of one of more. With ``strength = 0`` gains fall with the
-    rank.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
+    rank. Settings are given as a value of ``Config``, or by name.
     """
 
     Config: ClassVar[type[RerankerConfig]] = RerankerConfig
@@ -229,21 +207,11 @@ class Reranker:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def gains(self, relevance: Tensor, k: int) -> Gains:
-        """Begin R lists.
-
-        Args:
-            relevance: [R, P] float64 in [0, 1], falling with rank.
-            k: the most items that are picked.
-        """
+        """Begin R lists of at most ``k`` items; relevance [R, P] is in [0, 1] and falls with rank."""
         raise TypeError(f"{type(self).__name__} must define gains(relevance, k)")
 
     def relevance(self, scores: Tensor, pool_mask: Tensor) -> Tensor:
-        """Scores brought to the scale of similarities, [R, P] float64 in [0, 1]; 0 outside the pool.
-
-        Args:
-            scores: [R, P] float64, best first.
-            pool_mask: [R, P] bool.
-        """
+        """Scores [R, P], best first, brought to the scale of similarities, in [0, 1]; 0 outside the pool."""
         finite_mask = pool_mask & scores.isfinite()
         most = scores.masked_fill(~finite_mask, float("-inf")).amax(1, keepdim=True)
         least = scores.masked_fill(~finite_mask, float("inf")).amin(1, keepdim=True)
@@ -271,12 +239,7 @@ class Reranker:
 
 
 def reranker_of(given: str | Mapping[str, Any] | Reranker) -> Reranker:
-    """A re-ranker from its name, its specification, the text of one, or itself.
-
-    Raises:
-        ValueError: no such re-ranker.
-        ConfigError: a setting that it does not have, or its value is not allowed.
-    """
+    """A re-ranker from its name, its specification, the text of one, or itself."""
     if isinstance(given, Reranker):
         return given
     specification: Any = given

@@ -99,8 +99,7 @@ def _reranker(result: Result) -> str:
 class Results:
     """What one call of ``evaluate`` computed: a result for each protocol.
 
-    ``results["exclude"]["ndcg@10"]`` finds a result by its seen-item convention (or by its protocol's hash),
-    ``results[0]`` by position; ``print(results)`` shows the table.
+    ``results["exclude"]`` finds one by its seen-item convention or its protocol's hash, ``results[0]`` by position.
     """
 
     def __init__(self, results: list[Result]) -> None:
@@ -263,18 +262,11 @@ def load_users(path: str | Path) -> Result:
 
 
 def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
-    """The metrics of each group.
-
-    Args:
-        labels: [U], the group of each user of the result: an attribute, or from :func:`history_groups` or
-            :func:`popularity_groups`.
+    """The metrics of each group: an attribute of users, or labels [U] of :func:`history_groups` and the like.
 
     Returns:
         one row a group, in order of first appearance: ``group``, ``n_users``, and a column a metric: the mean over the
         users that have a value (null if none has). Metrics without values of users are left out.
-
-    Raises:
-        ValueError: not a label for each user.
     """
     if len(labels) != len(result.users):
         raise ValueError(f"labels has {len(labels)} entries; give one for each of the {len(result.users)} users")
@@ -296,15 +288,8 @@ def _mean(values: NDArray[np.floating[Any]]) -> float | None:
 
 
 def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]:
-    """[U] labels by the number of interactions that are known of a user.
-
-    Args:
-        edges: ascending, at least 1: each opens a group; below the first one the user is cold: ``"0"`` with 1 as the
-            first edge.
-
-    Returns:
-        e.g. ``"0"``, ``"1-4"``, ``"5-19"``, ``"20+"``.
-    """
+    """[U] labels by the number of interactions that are known of a user, e.g. ``"0"``, ``"1-4"``, ``"20+"``; each edge
+    opens a group."""
     starts = [0, *edges]
     names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(starts)]
     names.append(f"{starts[-1]}+")
@@ -313,16 +298,12 @@ def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]
 
 
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
-    """[U] labels by the items that a user should be recommended.
+    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``.
 
     Args:
-        counts: [n_items] int64, interactions in the data the model was fitted on.
+        counts: [n_items] int64, interactions in the data the model was fitted on; an item without any is cold.
         head: the share of the items with an interaction that is the head, the most popular ones (at least one item,
             equally popular ones in the order of their indices).
-
-    Returns:
-        ``"head"``, ``"tail"`` or ``"cold"`` (no interaction) where all relevant items of a user are so, else
-        ``"mixed"``.
     """
     kinds = np.array(["cold", "tail", "head", "mixed"])
     kind = (counts > 0).long()

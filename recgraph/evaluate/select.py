@@ -30,12 +30,7 @@ class SeenColumns:
 
     @classmethod
     def of(cls, seen: Ragged, position: Tensor, width: int) -> SeenColumns:
-        """Look rows of item indices up.
-
-        Args:
-            position: [n_items] int64, the column of each item, -1 for none.
-            width: more than any column.
-        """
+        """Of rows of item indices; ``position`` [n_items] is the column of each item, -1 for none, below ``width``."""
         columns = position[seen.values]
         keys = torch.unique((seen.rows * width + columns)[columns >= 0])
         rows, columns = keys // width, keys % width
@@ -170,9 +165,6 @@ class RunningBest:
 
     Once ``k`` columns are known, a later block can only add what is above the worst of them. Few columns are: a block
     is read once, for the maxima of its runs of 64 columns, and only the runs that rise above are searched.
-
-    Args:
-        k: how many.
     """
 
     def __init__(self, k: int) -> None:

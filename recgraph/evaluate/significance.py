@@ -54,11 +54,7 @@ def compare_values(
 ) -> Comparison:
     """Compare paired values, e.g. of the same users, or of the same seeds.
 
-    Args:
-        a, b: [N]; pairs in which either is NaN (the user has no value) are left out.
-
-    Raises:
-        TooFewPairs: fewer than two.
+    Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``.
     """
     values = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
     if values.size < 2:

@@ -74,9 +74,7 @@ class Catalogue:
     Threads may share one: nothing but the buffer of scores changes, and each thread has its own.
 
     Args:
-        n_items: the size of the catalogue.
         k: the length of the lists.
-        tie_seed: of the permutation that orders equal scores.
         item_vectors: [n_items, D] where scores are inner products; None where a model gives scores.
         candidates: [C] int64 item indices to which the ranking is restricted; None for all.
         block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
@@ -143,7 +141,7 @@ class Catalogue:
         return other
 
     def in_tiles_of(self, rows: int) -> Catalogue | None:
-        """The same items for fewer users at a time, which costs less where few are ranked; sharing the vectors.
+        """The same for fewer users at a time, which costs less where few are ranked.
 
         None where the processor's products of fewer rows have other last bits. The order in which a product is summed
         does not depend on its values, so that one block of random ones tells.
@@ -176,18 +174,13 @@ class Catalogue:
     def rank(
         self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...], users: Tensor | None = None
     ) -> dict[str, Lists]:
-        """Rank for a batch of users.
+        """Rank for a batch of users: convention -> lists.
 
         Args:
-            queries: [B, D] user vectors where the catalogue has item vectors, else [B, n_items] scores in
-                item order.
+            queries: [B, D] user vectors where the catalogue has item vectors, else [B, n_items] scores in item order.
             seen: B rows of item indices (repeats allowed); needed where ``"exclude"`` is asked for.
-            conventions: which of ``"keep"`` (seen items are candidates like any other) and ``"exclude"`` to
-                compute.
+            conventions: of ``"keep"`` (seen items are candidates like any other) and ``"exclude"``.
             users: [B] int64, only to name a user in an error.
-
-        Returns:
-            convention -> lists.
 
         Raises:
             ValueError: a score is NaN (names the user).
@@ -220,15 +213,7 @@ class Catalogue:
     def rank_tile(
         self, queries: Tensor, seen: SeenColumns | None, conventions: tuple[str, ...]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Rank for at most :attr:`rows` users.
-
-        Args:
-            queries: [R, D] or [R, n_items].
-            seen: their seen columns, None where nothing is excluded.
-
-        Returns:
-            convention -> scores [R, k] and columns [R, k] int64.
-        """
+        """Rank for R users, at most :attr:`rows`: convention -> scores [R, k] and columns [R, k] int64."""
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)
         starts = [*range(0, self.width, self._step), self.width]
         stretches = [nothing] * len(starts) if seen is None else seen.within(starts)

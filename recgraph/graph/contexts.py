@@ -16,9 +16,6 @@ from recgraph.sparse.placing import Placing
 from recgraph.sparse.products import compose, n_pairs
 from recgraph.sparse.spmm import Backend, Operator, spmm
 
-__all__ = ["Context", "Walked"]
-
-
 # entries that are held at once: what a block of nodes reaches before the last step, and what it reaches by that step
 _MAX_HELD, _MAX_REACHED = 1 << 24, 1 << 22
 

@@ -16,8 +16,7 @@ from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.data.relations import INTERACTS, ids_of
-from recgraph.graph.build import make_edges
-from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_type
+from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_type, make_edges
 from recgraph.sparse.csr import Csr
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]

@@ -16,13 +16,11 @@ from recgraph.accelerated import to_host
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
-from recgraph.graph import build, frames, io, store
+from recgraph.graph import frames, io, schema, store
 from recgraph.graph.node_task import NodeTask
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
 from recgraph.notebook import block, table
 from recgraph.sparse.csr import Csr
-
-__all__ = ["HeteroGraph"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +59,13 @@ class HeteroGraph:
         times: Mapping[EdgeType, Any] | None = None,
         ids: Mapping[str, IdMap] | None = None,
     ) -> HeteroGraph:
-        """From pairs of indices; see :func:`recgraph.graph.build.from_edge_lists`."""
-        return cls(*build.from_edge_lists(counts, edges, features or {}, weights or {}, times or {}, ids or {}))
+        """From pairs of indices; see :func:`recgraph.graph.schema.from_edge_lists`."""
+        return cls(*schema.from_edge_lists(counts, edges, features or {}, weights or {}, times or {}, ids or {}))
 
     @classmethod
     def from_scipy(cls, matrices: Mapping[EdgeType, Any], features: Mapping[str, Any] | None = None) -> HeteroGraph:
-        """From scipy matrices; see :func:`recgraph.graph.build.from_scipy`."""
-        return cls(*build.from_scipy(matrices, features or {}))
+        """From scipy matrices; see :func:`recgraph.graph.schema.from_scipy`."""
+        return cls(*schema.from_scipy(matrices, features or {}))
 
     @classmethod
     def from_frames(
@@ -159,7 +157,7 @@ class HeteroGraph:
         nodes = dict(self.nodes)
         for node_type, values in features.items():
             check_type("node type", node_type, nodes)
-            made = None if values is None else build.as_features(values)
+            made = None if values is None else schema.as_features(values)
             nodes[node_type] = replace(nodes[node_type], features=made)
         return HeteroGraph(nodes, self.edges)
 
@@ -194,7 +192,7 @@ class HeteroGraph:
             rows, columns = held.adj.rows, held.adj.indices
             rows = places[source][rows] if source in places else rows
             columns = places[end][columns] if end in places else columns
-            edges[edge_type] = build.make_edges(edge_type, rows, columns, held.adj.shape, held.adj.weights, held.times)
+            edges[edge_type] = schema.make_edges(edge_type, rows, columns, held.adj.shape, held.adj.weights, held.times)
         return HeteroGraph(nodes, edges)
 
     def to(self, device: torch.device | str) -> HeteroGraph:

@@ -25,13 +25,20 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
-from recgraph.graph.build import as_features, make_edges, numbers
 from recgraph.graph.node_task import LABELS, NodeTask
-from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, LeftOutWarning, Nodes
+from recgraph.graph.schema import (
+    Edges,
+    EdgeType,
+    GraphError,
+    GraphParts,
+    LeftOutWarning,
+    Nodes,
+    as_features,
+    make_edges,
+    numbers,
+)
 from recgraph.sparse.backends.dgl import load as load_dgl
 from recgraph.sparse.csr import Csr, csr_tensor
-
-__all__ = ["from_dgl", "from_pyg", "task_from_dgl", "task_from_pyg", "to_dgl", "to_pyg"]
 
 #: names under which ids of nodes are found, the first one that is there
 _IDS = ("ids", "node_id", "n_id")

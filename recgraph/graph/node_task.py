@@ -19,8 +19,6 @@ from recgraph.files import read_object, read_tensors, write_json, write_tensors
 from recgraph.graph.schema import GraphError, LeftOutWarning
 from recgraph.graph.store import tensor_bytes
 
-__all__ = ["LABELS", "MASKS", "NodeSplit", "NodeTask"]
-
 #: part of a split -> its mask, as PyTorch Geometric and DGL call it
 MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
 #: attributes beside the labels that a task is made of

@@ -21,19 +21,6 @@ from recgraph.sparse.spmm import spmm
 from recgraph.sparse.top_k import top_k_mask
 from recgraph.unit_length import unit_length
 
-__all__ = [
-    "Cost",
-    "divide_hubs",
-    "estimate_cost",
-    "estimate_nnz",
-    "halves",
-    "path_counts",
-    "pathsim",
-    "pathsim_top_k",
-    "ranking",
-    "steps_of",
-]
-
 # Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
 _SAMPLE = 128
 _MAX_SAMPLED = 1 << 23

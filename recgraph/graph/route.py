@@ -14,8 +14,6 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
 
-__all__ = ["PathError", "Route", "Step", "distinct_steps", "is_palindrome", "parse", "text_of", "types_of"]
-
 
 class PathError(ValueError):
     """A meta-path that is not written as one, or that the graph does not have."""

@@ -14,9 +14,6 @@ from recgraph.graph.schema import Edges, EdgeType, Nodes, check_type
 from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.sample import sample_rows
 
-__all__ = ["NeighbourSampler", "Neighbourhood"]
-
-
 #: along an edge type from its source, from its target, or from whichever end is reached
 Direction = Literal["out", "in", "both"]
 

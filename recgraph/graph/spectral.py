@@ -10,8 +10,6 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
 from recgraph.sparse.spmm import spmm
 
-__all__ = ["coordinates", "joint_adjacency"]
-
 # products with the matrix: rounds of a Chebyshev filter of this degree; on ACM, AMiner, DBLP and IMDB more of them do
 # not change what a probe reads
 _ROUNDS, _DEGREE = 4, 12

@@ -29,12 +29,8 @@ from recgraph.files import (
     write_json,
     write_tensors,
 )
-from recgraph.graph.build import make_edges
-from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
+from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes, make_edges
 from recgraph.sparse.csr import Csr
-
-__all__ = ["digest", "load", "save", "tensor_bytes"]
-
 
 #: the description of a saved graph, the file that is written last
 _HEAD = "graph.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -17,7 +16,7 @@ from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, metric_name, short_hash
+from recgraph.leaderboard.numbers import COSTS, Number, metric_name, short_hash
 from recgraph.leaderboard.plan import Repeat, named, repeat_of
 from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.pages import charts, environment
@@ -51,6 +50,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     """
     entries = [entry for sheet in sheets for entry in sheet.entries]
     times = [time for entry in entries for time in entry.times.values()]
+    anchors = [(sheet, re.sub(r"[^\w-]+", "-", sheet.spec.name)) for sheet in sheets]
     templates = environment("leaderboard")
     templates.filters |= {
         "metric_name": metric_name,
@@ -60,7 +60,10 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     }
     return templates.get_template("page.html.j2").render(
         board=board,
-        sections=list(zip(sheets, anchors(sheet.spec.name for sheet in sheets), strict=True)),
+        sections=[
+            (sheet, anchor, {entry.name: f"{anchor}--card-{place}" for place, entry in enumerate(sheet.entries)})
+            for sheet, anchor in anchors
+        ],
         newest=max(times, default="")[:10],
         commits=list(dict.fromkeys(commit for entry in entries for commit in entry.commits)),
         machines=list(dict.fromkeys(machine for entry in entries for machine in entry.machines)),
@@ -70,14 +73,11 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         n_colours=N_COLOURS,
         marks=MARKS,
         spoken=_SPOKEN,
-        card_ids=_card_ids,
         cost_figures=cost_figures,
         costs=_costs,
         curve_figures=curve_figures,
         group_tables=group_tables,
         marks_of=marks_of,
-        progress=_progress,
-        protocol_fields=_protocol_fields,
         score_groups=score_groups,
         short_hash=short_hash,
         shown_scores=_shown_scores,
@@ -122,64 +122,16 @@ def memory(mib: float) -> str:
     return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.3g} GiB"
 
 
-def anchors(names: Iterable[str]) -> list[str]:
-    """An HTML id for each name: small letters, digits and dashes, all different."""
-    found: dict[str, None] = {}
-    for name in names:
-        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "entry"
-        numbered = (f"{plain}-{number}" for number in itertools.count(2))
-        found[next(each for each in itertools.chain([plain], numbered) if each not in found)] = None
-    return [*found]
-
-
-def _card_ids(sheet: Sheet, anchor: str) -> dict[str, str]:
-    """Name of an entry -> the HTML id of its card."""
-    names = [entry.name for entry in sheet.entries]
-    return {name: f"{anchor}--{own}" for name, own in zip(names, anchors(names), strict=True)}
-
-
 def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
-    """The costs of an entry as text, for its card."""
-    costs = {name: number for name in COSTS if (number := sheet.cost(entry.name, name)) is not None}
-    if not costs:
-        return {}
-    texts = {"training": _seconds(costs["training_seconds"], costs["training_cpu_seconds"])}
-    if "training_wh" in costs:
-        texts["energy of training"] = (
-            f"{_over_seeds(costs['training_wh'], '{:.3g} Wh'.format)}, an estimate from CPU time and memory "
-            f"({WATTS_PER_CORE:g} W a core, {WATTS_PER_GIB:g} W a GiB)"
-        )
-    texts |= {
-        "inference": _seconds(costs["inference_seconds"], costs["inference_cpu_seconds"]),
-        "peak memory": _over_seeds(costs["peak_memory_mb"], memory),
-        "parameters": f"{costs['n_parameters'].mean:,.0f}",
-    }
-    if "epochs" in costs:
-        texts["epochs"] = ", ".join(f"{n:.0f}" for n in costs["epochs"].by_seed.values())
-    return texts
-
-
-def _seconds(wall: Number, processor: Number) -> str:
-    return f"{_over_seeds(wall, duration)}; processor {_over_seeds(processor, duration)}"
-
-
-def _over_seeds(number: Number, text: Callable[[float], str]) -> str:
-    return text(number.mean) + (f" ± {text(number.sd)}" if number.sd else "")
-
-
-def _progress(sheet: Sheet) -> str:
-    """The number of trainings that are done."""
-    done, asked = sheet.n_done, sheet.n_asked
-    return f"{done} of {asked} trainings" if done < asked else f"all {asked} trainings"
-
-
-def _protocol_fields(table: ScoreTable) -> dict[str, str]:
-    """The fields of a protocol as text, with its users."""
-    fields = {name: short_hash(text) for name, text in table.protocol.items()}
-    if table.n_users is not None:
-        fields["users"] = f"{table.n_users:,}"
-        fields["of them unreachable, counted as misses"] = f"{table.n_unreachable_users:,}"
-    return fields
+    """The costs of an entry as text, for its card; the energy is an estimate from CPU time and memory."""
+    texts = {"training_wh": "{:.3g} Wh".format, "peak_memory_mb": memory, "n_parameters": "{:,.0f}".format}
+    found = {}
+    for name in COSTS:
+        if (number := sheet.cost(entry.name, name)) is not None:
+            text = texts.get(name, "{:.0f}".format if name == "epochs" else duration)
+            spent = f"{text(number.mean)} ± {text(number.sd)}" if number.sd else text(number.mean)
+            found[name.removeprefix("n_").removesuffix("_mb").replace("_", " ")] = spent
+    return found
 
 
 # -- tables

@@ -9,8 +9,6 @@ from recgraph.texts import for_terminal
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["environment"]
-
 
 def _glyphs(value: Any) -> Any:
     """A text without characters that HTML does not have, or that change the order of others; HTML as it is."""

@@ -14,17 +14,6 @@ from typing import Any
 from recgraph.pages.labels import Box, Spot, along, name_marks
 from recgraph.texts import for_html as escape
 
-__all__ = [
-    "Chart",
-    "Figure",
-    "Layout",
-    "Line",
-    "Mark",
-    "Scale",
-    "bars",
-    "number",
-]
-
 #: fraction of an axis that is left free at each end
 _MARGIN = 0.05
 

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from recgraph.texts import for_html as escape
 
-__all__ = ["Box", "Spot", "along", "name_marks"]
-
 #: width of a letter (of a wide font), height of a line and gap to the mark, in units of the drawing
 _LETTER, _HEIGHT, _GAP = 6.8, 11.0, 4.0
 #: distance between boxes along a line

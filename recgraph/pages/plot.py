@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from recgraph.pages.charts import Figure
 from recgraph.texts import for_html as escape
 
-__all__ = ["STYLE", "drawing", "html_page", "notebook_html"]
-
 #: class -> what it looks like; lines and marks of up to five series are ``s1`` to ``s5``
 STYLE = (
     ".rg text{fill:currentColor;opacity:.75;font:12px system-ui,sans-serif}"

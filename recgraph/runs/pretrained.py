@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ from recgraph.serve.bundle import BundleError, bundle_of, digest
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender, load
 
-__all__ = ["INPUTS", "InitItems", "InitItemsConfig", "Scale", "initial_items", "input_digests"]
+__all__ = ["InitItems", "InitItemsConfig", "Scale", "initial_items", "input_digests"]
 
 
 Scale = Literal["initial", "given"]
@@ -178,31 +179,20 @@ def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -
     theirs = record.get("data", {}).get("split_hash")
     if theirs is None:
         return
+    fitted_on = record.get("fitted_on")
     if theirs != split.hash:
         _log.warning("init_items was fitted on another split: it may know what is asked for in validation or test")
-    elif record.get("fitted_on") == "all" and fit_on != "all":
-        _log.warning("init_items was fitted on all: it knows what is asked for in validation and test")
-    elif record.get("fitted_on") != fit_on and fit_on == "train":
-        _log.warning("init_items was fitted on %s: it knows what is asked for in validation", record["fitted_on"])
-
-
-#: the settings that are the folder of a run or bundle
-INPUTS = ("init_items",)
+    elif fitted_on != fit_on and (fitted_on == "all" or fit_on == "train"):
+        _log.warning("init_items was fitted on %s: it knows what is asked for in validation", fitted_on)
 
 
 def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Setting and folder -> digest of the bundle there: paths alone do not tell that it has been trained anew.
-
-    Args:
-        settings: a setting may also be a list of choices. A folder without a bundle is refused where it is read.
-    """
+    """Setting and folder, or folders to choose from -> digest of the bundle there: paths alone do not tell that it has
+    been trained anew. A folder without a bundle is refused where it is read."""
+    given = settings.get("init_items")
     found = {}
-    for name in INPUTS:
-        given = settings.get(name)
-        for path in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(path, str):
-                try:
-                    found[f"{name} {path}"] = digest(bundle_of(path))
-                except (BundleError, OSError):
-                    continue
+    for path in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(path, str):
+            with suppress(BundleError, OSError):
+                found[f"init_items {path}"] = digest(bundle_of(path))
     return found

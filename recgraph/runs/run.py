@@ -126,9 +126,6 @@ class NodeRun(BaseRun):
             task: classes of the nodes; by default those of the run's data set.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
-
-        Raises:
-            ValueError: there is no task, it does not fit the embeddings, or the data set has changed.
         """
         check_open()
         task = task if task is not None else self._task()
@@ -340,9 +337,6 @@ class Run(BaseRun):
                 metric by groups of users, by the length of their history and the popularity of what they look for.
             part: of the split, for ``"groups"``; ``"test"`` unseals it, which is logged and recorded.
             metric: for ``"groups"``, one that users have values of; by default the one that selects.
-
-        Raises:
-            ValueError: no such kind, part or metric; or the run has no curve, no data, or was fitted on the part.
         """
         return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
 
@@ -392,19 +386,8 @@ class Run(BaseRun):
         """
         if not valid and not force:
             raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
-        options = UpdateOptions(
-            epochs,
-            replay,
-            learning_rate,
-            valid,
-            fold_in,
-            force,
-            seed,
-            device,
-            progress,
-            tuple(observers),
-            item_features,
-        )
+        training = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers))
+        options = UpdateOptions(*training, item_features)
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
         with together():
@@ -413,13 +396,7 @@ class Run(BaseRun):
 
     @classmethod
     def serving(cls, recommender: Recommender, record: RunRecord, folder: Path | None = None) -> Run:
-        """A run of a recommender, without a split: it recommends and can be updated.
-
-        Args:
-            recommender: the run's.
-            record: of the run.
-            folder: of the run, with its checkpoints; None: it has none.
-        """
+        """A run of a recommender, without a split: it recommends and can be updated."""
         run = cls(recommender.model, None, record, folder)
         run.recommender = recommender
         return run
@@ -427,11 +404,7 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data.
-
-        Raises:
-            BundleError: the folder holds no bundle of a recommender that can be read.
-        """
+        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data."""
         recommender = Recommender.load(folder)
         model = recommender.model
         known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}

@@ -91,10 +91,6 @@ def update(
         options: how.
         out: folder of the new run; written when the update is accepted.
         checkpoint: folder of the parent's checkpoints, with the state of its optimisers, or None.
-
-    Raises:
-        UpdateRefused: the result is worse than the parent on the newest slice; both numbers are named.
-        ValueError: the model cannot be updated, the log does not fit the run, or ``out`` is not empty.
     """
     check_updatable(parent.model)
     joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)

@@ -37,7 +37,6 @@ class Wanted:
     ruling: Ruling
     fallback: Fallback | None
     item_columns: tuple[str, ...]
-    batch_size: int
 
 
 class Lister:
@@ -104,7 +103,7 @@ class Lister:
             yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
             return
         convention = "exclude" if wanted.exclude_seen else "keep"
-        for batch in rank(self.model, catalogue, query, seen, (convention,), wanted.batch_size):
+        for batch in rank(self.model, catalogue, query, seen, (convention,)):
             yield rows[batch.index], batch.lists[convention]
 
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:

@@ -172,7 +172,6 @@ class Recommender:
         rules: Rules | Mapping[str, Any] | None = None,
         fallback: Fallback | None = None,
         item_columns: Sequence[str] = (),
-        batch_size: int = 1024,
     ) -> Any:
         """The best ``k`` items for each user.
 
@@ -190,7 +189,6 @@ class Recommender:
             fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
                 no relation either) the items seen most often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
-            batch_size: users ranked at a time; bounds memory and does not alter results.
 
         Returns:
             A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
@@ -202,7 +200,7 @@ class Recommender:
             ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
         """
         request = self._request(users, histories)
-        wanted = self._wanted(k, batch_size, exclude_seen, allow, block, rules, fallback, item_columns)
+        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns)
         return self._answer(request, wanted, named=not is_all(users))
 
     @checked
@@ -228,7 +226,8 @@ class Recommender:
             Frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
         """
         request = self._request(None if histories is not None and is_all(users) else users, histories)
-        wanted = self._wanted(k, batch_size, **options)
+        _check_positive(batch_size=batch_size)
+        wanted = self._wanted(k, **options)
         n, named = len(request.labels), histories is not None or not is_all(users)
         parts = (
             Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
@@ -241,7 +240,6 @@ class Recommender:
     def _wanted(
         self,
         k: int,
-        batch_size: int,
         exclude_seen: bool = True,
         allow: Any = None,
         block: Any = None,
@@ -250,11 +248,11 @@ class Recommender:
         item_columns: Sequence[str] = (),
     ) -> Wanted:
         """Check the arguments of a request that are not users."""
-        _check_positive(k=k, batch_size=batch_size)
+        _check_positive(k=k)
         check_item_columns(self.item_features, item_columns, (self.columns.user, self.columns.item))
         ruling = resolve(with_arguments(rules, allow, block, self.columns), self, self._lister.by_vectors)
         self.counters.add(unknown_items=ruling.n_unknown)
-        return Wanted(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
+        return Wanted(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns))
 
     def _request(self, users: Any, histories: Any) -> Request:
         if (users is None) == (histories is None):

@@ -173,7 +173,7 @@ def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> In
     """
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
-    return Interactions.from_columns(frame, columns, time_format if is_written else None)
+    return Interactions.from_frame(frame, **columns.model_dump(), time_format=time_format if is_written else None)
 
 
 def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:

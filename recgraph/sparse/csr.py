@@ -12,9 +12,6 @@ from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged, consecutive
 
-__all__ = ["Csr", "as_floating", "csr_tensor", "sort_entries"]
-
-
 T = TypeVar("T")
 
 

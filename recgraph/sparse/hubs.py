@@ -7,8 +7,6 @@ from torch import Tensor
 
 from recgraph.sparse.csr import Csr
 
-__all__ = ["groups_of_hubs", "split_hubs"]
-
 
 def groups_of_hubs(right: Csr, cap: int) -> Tensor:
     """[K] int64: the number of groups into which :func:`split_hubs` divides each middle node; 1 if it is no hub."""

@@ -18,22 +18,6 @@ from recgraph.blocks import work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose
 
-__all__ = [
-    "Chain",
-    "Normalisation",
-    "Sum",
-    "as_mean",
-    "compress_rows",
-    "group_rows",
-    "mean_of",
-    "normalise",
-    "power",
-    "row_shares",
-    "scales",
-    "sums_of",
-]
-
-
 Normalisation = Literal["row", "column", "symmetric", "meow"]
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum
 
-__all__ = ["Placing"]
-
 _Matrix = Csr | Chain | Sum
 T = TypeVar("T", bound=Tensor | Csr | Chain | Sum | None)
 

@@ -11,19 +11,6 @@ from torch import Tensor
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged, consecutive
 
-__all__ = [
-    "Counts",
-    "co_occurrence",
-    "compose",
-    "compose_blocks",
-    "count_dtype",
-    "distinct",
-    "n_pairs",
-    "neighbours",
-    "stack_rows",
-]
-
-
 Counts = Literal["full", "binary"]
 
 # Pairs (an entry of a, an entry of b's row) and cells of a block: some tens of megabytes, cells within a core's cache.

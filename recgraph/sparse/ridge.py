@@ -10,9 +10,6 @@ from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ridge_rows", "ridge_rows_cg"]
-
-
 # The most cells of gathered vectors, and of matrices, that are held at a time (16 MB of float32 each).
 _MAX_CELLS = 1 << 22
 

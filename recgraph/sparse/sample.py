@@ -10,8 +10,6 @@ from torch import Tensor
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged, consecutive
 
-__all__ = ["RowSample", "sample_rows"]
-
 
 @dataclass(frozen=True)
 class RowSample:

@@ -13,17 +13,6 @@ from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum
 
-__all__ = [
-    "BACKENDS",
-    "Backend",
-    "Layered",
-    "Operator",
-    "load_backend",
-    "random_matrix",
-    "spmm",
-]
-
-
 Backend = Literal["auto", "torch", "pyg", "dgl"]
 #: what :func:`spmm` accepts: a matrix, or a product or sum of matrices that is never made
 Operator = Csr | Chain | Sum

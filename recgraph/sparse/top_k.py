@@ -8,8 +8,6 @@ from torch import Tensor
 from recgraph.blocks import row_blocks
 from recgraph.sparse.csr import Csr
 
-__all__ = ["TIE_RULE", "top_k", "top_k_mask"]
-
 #: how entries of one score are told apart at the cut; written to records beside numbers that depend on it
 TIE_RULE = "highest column index first"
 

@@ -43,12 +43,7 @@ class Observer:
     """
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
-        """The training begins.
-
-        Args:
-            record: what identifies the run: model, settings, seed, data.
-            folder: of the run, or None.
-        """
+        """The training begins; ``record`` is what identifies the run: model, settings, seed, data."""
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
         """An epoch begins; ``done`` of its batches were made before the training was resumed."""

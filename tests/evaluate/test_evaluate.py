@@ -22,10 +22,8 @@ from recgraph.evaluate.metrics.accuracy import F1, NDCG
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_of, split_metric, value_of
 from recgraph.evaluate.topk import tie_order
-from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.sparse.ragged import Ragged
 from recgraph.tuning.objectives import canonical, direction
-from recgraph.tuning.plan import Plan
 
 
 class Labelled:
@@ -168,9 +166,6 @@ def test_a_metric_of_ones_own_in_every_place(monkeypatch: pytest.MonkeyPatch) ->
     assert found["first_hit@7"] == result["first_hit@1"]
     assert validation(model, cases, "auc", seen="keep", fit_part=part)["auc"] > 0
     assert (canonical("FirstHit@3"), canonical("auc"), direction("first_hit@3")) == ("first_hit@3", "auc", "maximize")
-    plan = Plan("a study", Popularity, ("first_hit@3", "train_seconds"), 1)
-    assert plan.to_dict()["modules"] == ("first_hit",)
-    assert Plan.from_dict(plan.to_dict()) == plan
 
 
 def test_the_settings_that_are_not_given() -> None:

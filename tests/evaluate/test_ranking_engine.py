@@ -47,12 +47,12 @@ def random_seen(n_rows: int, n_items: int, most: int, seed: int = 0) -> list[lis
     return [rng.integers(0, n_items, rng.integers(0, most + 1)).tolist() for _ in range(n_rows)]
 
 
-def gather(model, history: Ragged, n_items: int, k: int, batch_size: int = 1024, **options) -> dict[str, Lists]:
+def gather(model, history: Ragged, n_items: int, k: int, **options) -> dict[str, Lists]:
     catalogue = catalogue_for(model, n_items, k, **options)
     query = Query(torch.arange(len(history)), history)
     items = {name: torch.empty(len(history), k, dtype=torch.int64) for name in BOTH}
     scores = {name: torch.empty(len(history), k, dtype=catalogue_dtype(model)) for name in BOTH}
-    for batch in rank(model, catalogue, query, history, BOTH, batch_size):
+    for batch in rank(model, catalogue, query, history, BOTH):
         for name, lists in batch.lists.items():
             items[name][batch.index] = lists.items
             scores[name][batch.index] = lists.scores
@@ -86,15 +86,15 @@ def test_equals_a_full_sort(n_items: int, kind: str, device: torch.device) -> No
         assert torch.equal(lists[name].scores.cpu(), values)
 
 
-def test_results_do_not_depend_on_batches_or_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
     n_users, n_items = 300, 5003
     model = Vectors(torch.randn(n_users, 24, generator=generator), torch.randn(n_items, 24, generator=generator))
     model.items[100:200] = model.items[300:400]
     history = Ragged.from_lists(random_seen(n_users, n_items, 60))
     whole = gather(model, history, n_items, 20)
-    for batch_size, block_items in ((1, None), (300, 2000), (10_000, 1), (256, 4000)):
-        cut = gather(model, history, n_items, 20, batch_size, block_items=block_items)
+    for block_items in (1, 2000, 4000):
+        cut = gather(model, history, n_items, 20, block_items=block_items)
         for name in BOTH:
             assert torch.equal(whole[name].items, cut[name].items)
             assert torch.equal(whole[name].scores, cut[name].scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,10 @@ from made_up import BOARD, MEANS, fill, jobs, opened, store_of, users, write_boa
 from refusing import refused
 from scipy import stats
 
-from recgraph.evaluate.results import save_users
 from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.numbers import Number
 from recgraph.leaderboard.page import cost_marks
-from recgraph.leaderboard.plan import TITLES
 from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Sheet, update_comparisons
 
@@ -119,21 +116,6 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
     assert store_of(board).is_done(other, made["data_hash"], values=True)
 
 
-def test_values_of_users_that_are_gone(board: Board) -> None:
-    store_of(board).users(jobs(board)["LightGCN"][1].stem, "keep").unlink()
-    sheet = update_comparisons(opened(board))
-    assert not sheet.is_compared
-    # the other table has all of its values
-    assert set(marks(sheet).values()) == {"tied", "worse"}
-    assert marks(sheet, "seen kept")["LightGCN"] == "untested"
-    assert opened(board) == sheet
-    for path in store_of(board).folder.glob("*.parquet"):
-        path.unlink()
-    assert update_comparisons(opened(board)) == sheet
-    fill(board)
-    assert update_comparisons(opened(board)).is_compared
-
-
 def _without_values(board: Board, further: dict[str, list[float]]) -> Sheet:
     """The sheet once its values of users are gone and an entry came that has none either."""
     update_comparisons(opened(board))
@@ -188,47 +170,6 @@ def test_two_sheets_of_one_data_set_keep_their_own(board: Board, tmp_path: Path)
     assert (opened(board), opened(other)) == (before, beside)
     assert set(marks(opened(board)).values()) == {"tied", "worse"}
     assert set(marks(opened(other), metric="recall@10").values()) == {"tied", "worse"}
-
-
-def with_metric(board: Board, metric: str, seeds: dict[str, list[int]], factor: float = 3) -> None:
-    """Give the records of some seeds a further metric: of users, or, of all lists together, without their values."""
-    store = store_of(board)
-    for name, job in ((name, job) for name, own in jobs(board).items() for job in own):
-        if job.seed not in seeds.get(name, ()):
-            continue
-        record = store.record(job)
-        assert record is not None
-        for seen, title in TITLES.items():
-            found = store.values(job.stem, title, record)
-            assert found is not None
-            values = factor * found.per_user["ndcg@10"]
-            more = {} if metric.startswith("gini") else {metric: values}
-            overall = {**found.metrics, metric: float(values.mean())}
-            found = replace(found, per_user={**found.per_user, **more}, overall=overall)
-            record["scores"][title] = found.metrics
-            save_users(found, store.users(job.stem, seen))
-        store.save(job, record)
-
-
-def test_a_metric_that_only_some_records_have_is_compared_among_these(tmp_path: Path) -> None:
-    text = BOARD.replace('"recall@10"]', '"recall@10", "novelty@10"]')
-    made = write_board(tmp_path, text)
-    fill(made)
-    # a run that was stopped after the metric was added
-    with_metric(made, "novelty@10", {"LightGCN": [0], "LightGCN, three layers": [1, 2]})
-    sheet = update_comparisons(opened(made))
-    addresses = {entry.name: entry.address for entry in sheet.entries}
-    column = sheet.comparisons["seen excluded"]["novelty@10"]
-    three = addresses["LightGCN, three layers"]
-    assert (column.best, [*column.versus]) == (three, [addresses["LightGCN"]])
-    (over_users,) = column.versus[addresses["LightGCN"]]
-    means = {name: sheet.score(name, "seen excluded", "novelty@10") for name in addresses}
-    assert means["Popularity"] is None
-    assert means["LightGCN"] is not None
-    assert sheet.numbers["LightGCN, three layers", "seen excluded", "", "", "novelty@10"].mean - means[
-        "LightGCN"
-    ].mean == pytest.approx(over_users.difference)
-    assert "<td>Popularity</td>" in sheet._repr_html_()
 
 
 def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "ndcg@10") -> Sheet:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from refusing import refused
 import recgraph as rg
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.numbers import listed, metric_name
-from recgraph.leaderboard.page import anchors, cost_figures, count, curve_figures, duration, page
+from recgraph.leaderboard.page import cost_figures, count, curve_figures, duration, page
 from recgraph.leaderboard.rendering import COLUMNS
 from recgraph.leaderboard.sheet import update_comparisons
 from recgraph.setting_texts import setting_text
@@ -149,14 +148,9 @@ def test_texts_of_records_do_nothing(board: Board, suffix: str) -> None:
     assert "&lt;img src=x" in text
 
 
-def test_words(board: Board) -> None:
+def test_words() -> None:
     names = ("ndcg@10", "macro_f1", "hit_rate@5", "auc")
     assert [metric_name(name) for name in names] == ["NDCG@10", "Macro F1", "Hit rate@5", "AUC"]
     assert [duration(s) for s in (0.0123, 0.9997, 119, 120, 7200)] == ["12.3 ms", "1000 ms", "119 s", "2 min", "2 h"]
     assert [count(n) for n in (12, 1234, 1871496, 2e9)] == ["12", "1.23 k", "1.87 M", "2 G"]
     assert [listed("abcde"[:n]) for n in (0, 1, 3, 5)] == ["", "a", "a, b and c", "a, b, c and 2 more"]
-    assert anchors(["A b", "a-b", "A B", "a-b-2", "<>"]) == ["a-b", "a-b-2", "a-b-3", "a-b-2-2", "entry"]
-    # an entry called like another one's seed: both had one id
-    entries = tuple(replace(each, name=f"LightGCN {n}") for n, each in enumerate(opened(board).entries))
-    ids = re.findall(r'\bid="([^"]+)"', page([replace(opened(board), entries=entries, tables=())], board))
-    assert len(ids) == len(set(ids))

@@ -27,7 +27,8 @@ def test_the_dropout_of_contexts(drawn: str, monkeypatch: pytest.MonkeyPatch) ->
     model = MEOW(**SETTINGS, dropout=0.5, context_dropout=drawn).build(small(), seed=0).train()
     inputs, widths = model._step_inputs(None), {"paper": 40, "author": 30, "subject": 5}
     hidden = {name: torch.full((n, 8), float(name != "paper")) for name, n in widths.items()}
-    whole, seen = [*model.views.contexts(inputs, hidden)], list[Tensor]()
+    whole = [model.views._context(number, path, hidden, {}) for number, path in enumerate(inputs.paths)]
+    seen: list[Tensor] = []
     monkeypatch.setattr(model.views, "_path", lambda adj, x, *_: (seen.append(x), x)[1])
     model.views._views(inputs, hidden, hidden["paper"], torch.Generator().manual_seed(0))
     for context, of_path, of_twin in zip(whole, seen[::2], seen[1::2], strict=True):

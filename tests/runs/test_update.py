@@ -16,10 +16,10 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
-from recgraph.models.base import ClosedFormModel, Space
+from recgraph.models.base import ClosedFormModel
 from recgraph.runs.new_log import Joined, newest
 from recgraph.runs.run import Run
-from recgraph.runs.update import UpdateOptions, UpdateRefused, _training
+from recgraph.runs.update import UpdateRefused
 from recgraph.train import checkpoint as checkpoints
 
 SMALL: dict[str, Any] = {
@@ -129,15 +129,6 @@ def test_the_run_that_is_updated_stays_as_it_is(tmp_path: Path) -> None:
     run.update(NEW, out=tmp_path / "new", valid=0.3, force=True, epochs=2, device="cpu")
     assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in weights.items())
     assert {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()} == files
-
-
-def test_an_update_is_repeated_exactly_by_its_seed() -> None:
-    run = fitted("sasrec")
-    one, two, other = (
-        run.update(NEW, valid=0.3, force=True, seed=seed, device="cpu").model.state_dict() for seed in (4, 4, 5)
-    )
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
-    assert not all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -307,11 +298,3 @@ def test_a_user_of_an_earlier_slice_alone_is_not_taken_for_trained() -> None:
     four = two.update(log(rows(returning, range(20, 21), 4)), valid=0.2, force=True, replay=0.0)
     assert four.record.update is not None
     assert four.record.update["samples"] == 4 + 3, "what was known of the user, and what is new without the slice"
-
-
-def test_a_bundle_that_no_fit_made_has_the_models_own_training() -> None:
-    data = log_of(OLD)
-    model = registry.load("model", "lightgcn")(hidden_dim=8)
-    model.build(Space(n_users=data.n_users, n_items=data.n_items))
-    training = _training(rg.Recommender.for_log(model, data), UpdateOptions())
-    assert (training.batch_size, training.learning_rate) == (4096, 1e-2 / 4)

@@ -319,7 +319,7 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
     near = served.use_ann().recommend(users="all", k=10)
     assert near.drop("score").equals(exact.drop("score"))
     assert (near["score"] - exact["score"]).abs().max() < 1e-5
-    assert near.equals(served.recommend(users="all", k=10, batch_size=7))
+    assert near.equals(served.recommend(users="all", k=10))
     # a search of one cell of 40, of which nobody finds 20 items
     served.use_ann(AnnIndex.build(served.model, "IVF40,Flat", search="nprobe=1"))
     assert served.recommend(users="all", k=20).equals(served.refresh().recommend(users="all", k=20))

@@ -121,30 +121,11 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
         "broken": broken(folder / "broken"),
         "alike": alike(),
         "averaged": averaged(),
-        "contrasts": alone_in_contrasts(),
-        "divided": own_losses(DIVIDED),
         **trained_with_stops(folder),
     }
 
 
 DROPOUT = Case("mclrec", {**SMALL, "dropout": 0.3, "attention_dropout": 0.3}, {"max_epochs": 3, "batch_size": 5})
-
-#: dropout of a rank's own rows, and of what all ranks compute alike
-DIVIDED = Case(
-    "meow",
-    {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.4, "mini_batch": True, "n_clusters": (3,)},
-)
-
-
-def own_losses(case: Case) -> list[float]:
-    """The terms of two steps, as each rank has computed them for itself."""
-    trainer = made(case)
-    trainer.model.train()
-    found = []
-    for batch in list(trainer.batches.epoch(0))[:2]:
-        assert not batch.share.is_whole or trainer.ranks.count == 1
-        found += [float(term.detach()) for term in trainer.model(batch, ["info", "proto"]).values()]
-    return found
 
 
 WITHOUT_DROPOUT = Case("mclrec", SMALL, {"max_epochs": 3, "batch_size": 5})
@@ -173,15 +154,13 @@ def stopped(case: Case, rank: int, after: int) -> tuple[int, int, str]:
 
 
 def trained_with_stops(folder: Path) -> dict[str, Any]:
-    """Whole; stopped by a signal to one rank and gone on; stopped for others to go on; gone on where one stopped."""
+    """Whole; stopped by a signal to one rank and gone on; stopped for others to go on."""
     own = replace(DROPOUT, folder=folder / "two")
-    moved = replace(DROPOUT, folder=folder / "two to one")
     return {
         "whole": trained(DROPOUT),
         "stopped": stopped(own, rank=1, after=7),
         "resumed": trained(replace(own, resumes=True)),
-        "left": [stopped(moved, 0, 7), stopped(replace(WITHOUT_DROPOUT, folder=folder / "moved"), 1, 7)],
-        "one to two": trained(replace(DROPOUT, folder=folder / "one to two", resumes=True)),
+        "left": stopped(replace(WITHOUT_DROPOUT, folder=folder / "moved"), 1, 7),
     }
 
 
@@ -250,15 +229,3 @@ def averaged() -> list[Tensor | None]:
     averaging.average(model.parameters())
     assert not averaging.is_asked(False)
     return [parameter.grad for parameter in model.parameters()]
-
-
-def alone_in_contrasts() -> dict[str, float]:
-    """cl1 of a batch, over the rows of both ranks and over each one's own; of the latter what this rank's are."""
-    values = {}
-    for gathers in (True, False):
-        trainer = made(Case("cl4srec", {**SMALL, "gather_negatives": gathers}))
-        batch = next(trainer.batches.epoch(0))
-        values["all" if gathers else "own"] = trainer.model(batch, ("cl1",))["cl1"].item()
-    views = trainer.model.encode_together(trainer.model.draw_views(batch), batch)
-    values["by hand"] = trainer.model.contrast(*(view.last for view in views)).item() * batch.share.weight
-    return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from launched import on_ranks
-from ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, each_trained, made, stopped, trained
+from ranks_cases import SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, each_trained, trained
 
 _TIMES = {"seconds", "cpu_seconds", "targets_per_second"}
 #: Adam divides by the root of squares: where a gradient is near 0, rounding becomes a step
@@ -63,7 +62,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[dict[str, Any]]:
     """What each of two ranks found; they are started once."""
-    stopped(replace(DROPOUT, folder=folder / "one to two"), rank=0, after=7)
     return on_ranks(2, all_trained, list(CASES.values()), folder)
 
 
@@ -100,12 +98,6 @@ def test_two_ranks_train_to_the_weights_of_one_process_whatever_the_model() -> N
         _assert_as_alone(case, *of_ranks)
 
 
-def test_what_ranks_compute_on_gathered_rows_is_the_same_with_dropout(ranks: list[dict[str, Any]]) -> None:
-    first, second = (of_rank["divided"] for of_rank in ranks)
-    assert len(first) == 4
-    assert first == second
-
-
 def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str, Any]]) -> None:
     # both ranks end after the same step, with the same checkpoint
     epoch, batch, said = ranks[0]["stopped"]
@@ -115,18 +107,6 @@ def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str
     for of_rank in ranks:
         _assert_same(of_rank["resumed"], of_rank["whole"])
     _assert_same(ranks[0]["resumed"], ranks[1]["resumed"])
-
-
-def test_on_another_number_of_ranks_all_goes_on_but_the_ranks_own_draws(
-    folder: Path, ranks: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
-) -> None:
-    _assert_same(ranks[0]["one to two"], ranks[1]["one to two"])
-    with caplog.at_level("WARNING"):
-        alone = trained(replace(DROPOUT, folder=folder / "two to one", resumes=True))
-    assert "a training of 2 processes goes on with 1" in caplog.text
-    for result in (ranks[0]["one to two"], alone):
-        assert [row["epoch"] for row in result.history] == [1, 2, 3]
-        assert all(math.isfinite(row["rec"]) for row in result.history)
 
 
 @pytest.mark.usefixtures("ranks")
@@ -155,12 +135,3 @@ def test_gradients_are_means_and_none_where_no_rank_has_one(ranks: list[dict[str
         assert table.is_sparse
         assert table.to_dense().tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0, 0], [1, 1]]
         assert torch.equal(shared, torch.full((70_000,), 1.5))
-
-
-def test_contrasts_are_over_all_rows_or_by_option_over_each_ranks_own(ranks: list[dict[str, Any]]) -> None:
-    trainer = made(Case("cl4srec", SMALL))
-    alone = trainer.model(next(trainer.batches.epoch(0)), ("cl1",))["cl1"].item()
-    values = [of_rank["contrasts"] for of_rank in ranks]
-    assert sum(value["all"] for value in values) / 2 == pytest.approx(alone)
-    assert all(value["own"] == pytest.approx(value["by hand"]) for value in values)
-    assert sum(value["own"] for value in values) / 2 < alone - 0.1, "fewer negatives"

@@ -181,35 +181,6 @@ def test_what_was_frozen_before_training_stays_as_it_was(cls: type[Toy], accumul
     assert {"near", "far"} <= set(history[-1]), "the terms of a phase that trains nothing are measured"
 
 
-@pytest.mark.parametrize("cls", [Toy, Joint])
-def test_the_rest_trains_beside_what_is_frozen_as_computed_by_hand(cls: type[Toy]) -> None:
-    model = with_b_frozen(cls)
-    trainer_of(model, [2.0, 3.0]).fit()
-    a, adam = 0.5, Adam(0.1)
-    for x in (2.0, 3.0):
-        a = adam.step(a, 2 * (a * x - 1) * x + 0.5 * 2 * (a - 1 - x))
-    assert model.a.item() == pytest.approx(a, abs=1e-12)
-
-
-@pytest.mark.parametrize("phase", [0, 1])
-def test_an_exception_leaves_the_flags_as_they_were(phase: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for frozen in (False, True):
-        model = toy()
-        model.a.requires_grad_(not frozen)
-        trainer = trainer_of(model, [2.0])
-        original = model.forward
-
-        def fails(batch: Numbers, terms: Iterable[str], original: Any = original) -> dict[str, Tensor]:
-            if tuple(terms) == tuple(Toy.wanted[phase].terms):
-                raise ArithmeticError
-            return original(batch, terms)  # type: ignore[no-any-return]
-
-        monkeypatch.setattr(model, "forward", fails)
-        with pytest.raises(ArithmeticError):
-            trainer.fit()
-        assert (model.a.requires_grad, model.b.requires_grad) == (not frozen, True)
-
-
 def test_nothing_to_train_is_an_error() -> None:
     with refused("nothing to train", "Toy"):
         trainer_of(toy().requires_grad_(False), [1.0])
@@ -396,17 +367,6 @@ def test_checkpoints_may_be_rarer_than_epochs(tmp_path: Path, seconds: float, st
     kept = load_file(tmp_path / "best.safetensors")
     assert trainer.best is not None
     assert all(torch.equal(kept[name], value) for name, value in trainer.best.items())
-
-
-@pytest.mark.parametrize(("accumulate", "steps"), [(1, [3, 6]), (2, [4, 6]), (4, [4])])
-def test_checkpoints_inside_an_epoch_are_made_between_steps(
-    tmp_path: Path, accumulate: int, steps: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[int] = []
-    trainer = trainer_of(toy(), [1.0] * 7, tmp_path, checkpoint_every=3, accumulate=accumulate)
-    monkeypatch.setattr(trainer, "save", lambda: saved.append(trainer.progress.step))
-    trainer.fit()
-    assert saved == [*steps, 7]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
 from recgraph.files import reading
-from recgraph.graph.build import as_features, make_edges
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import EdgeType, Nodes
+from recgraph.graph.schema import EdgeType, Nodes, as_features, make_edges
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares

@@ -6,10 +6,9 @@ a program registers with ``@rg.register("metric")``.
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recgraph import registry
@@ -134,18 +133,3 @@ def best_first(means: Mapping[str, float], column: str) -> list[str]:
     """Names by their means in a column, the best first and NaN last; equals keep their order."""
     sign = -1 if higher_is_better(column) else 1
     return sorted(means, key=lambda name: (math.isnan(means[name]), sign * means[name]))
-
-
-def modules_of(columns: Iterable[str]) -> tuple[str, ...]:
-    """The modules of a user's own metrics among the columns, which other processes import to register them.
-
-    A metric that the running script defines is not among them: other processes cannot import it.
-    """
-    modules = (metric_class(split_metric(column)[0]).__module__ for column in columns)
-    return tuple(sorted({name for name in modules if name.partition(".")[0] not in ("recgraph", "__main__")}))
-
-
-def import_all(modules: Iterable[str]) -> None:
-    """Import modules that register metrics, see :func:`modules_of`."""
-    for name in modules:
-        importlib.import_module(name)

@@ -11,8 +11,6 @@ from torch import Tensor
 from recgraph.accelerated import full_precision
 from recgraph.sparse.csr import Csr, csr_tensor
 
-__all__ = ["Multiply", "at_entries", "differentiable"]
-
 #: ``(adj, x) -> A X``, without gradients; the weights have the type of ``x``
 Multiply = Callable[[Csr, Tensor], Tensor]
 

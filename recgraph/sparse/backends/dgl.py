@@ -13,8 +13,6 @@ from torch import Tensor
 
 from recgraph.sparse.csr import Csr
 
-__all__ = ["load", "product"]
-
 _HOW = "pip install 'recgraph[dgl]' (Linux, Python < 3.13)"
 
 

@@ -7,8 +7,6 @@ from torch import Tensor
 from recgraph.sparse.backends._autograd import differentiable
 from recgraph.sparse.csr import Csr, csr_tensor
 
-__all__ = ["product"]
-
 
 def product(adj: Csr, x: Tensor) -> Tensor:
     """See :func:`recgraph.sparse.spmm.spmm`.
