@@ -31,13 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph.
-
-    Attributes:
-        type: node type.
-        id: the user's own id; the index where the graph has no ids.
-        title: an item's title, else the id as text.
-    """
+    """A node of the graph: its own id, or its index in a graph without ids; an item's title, else the id as text."""
 
     type: str
     id: Any
@@ -46,13 +40,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Item:
-    """An item.
-
-    Attributes:
-        id: the user's own id.
-        title: the title or name from the item features, else the id as text.
-        fields: the other item features, by column, without vectors; lists are tuples.
-    """
+    """An item: its title or name from the item features, else the id as text, and the other features but vectors."""
 
     id: Any
     title: str
@@ -61,13 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Near:
-    """A near node by the vectors of the model.
-
-    Attributes:
-        node: the node.
-        similarity: cosine of the two vectors.
-        seen: whether it is an item of the user's history.
-    """
+    """A near node by the cosine of the model's vectors, and whether it is an item of the user's history."""
 
     node: Node
     similarity: float
@@ -156,11 +138,8 @@ class Evidence:
 class HistoryItem:
     """An item of the user's history.
 
-    Attributes:
-        item: the item.
-        fitted: whether the model was fitted to it (items of the validation part may not have been); None where the run
-            does not know, as for models without meta-paths.
-        nearest: the items nearest to it, best first.
+    ``fitted``: whether the model was fitted to it (items of the validation part may not have been); None where the run
+    does not know, as for models without meta-paths.
     """
 
     item: Item
@@ -330,13 +309,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A node near another by the model's vectors, with the meta-paths between the two.
-
-    Attributes:
-        rank: from 1.
-        near: the node and the cosine.
-        evidence: by meta-path; only those that connect the two nodes.
-    """
+    """A node near another by the model's vectors, with the meta-paths that connect the two."""
 
     rank: int
     near: Near
@@ -345,15 +318,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class NodeExplanation:
-    """The nearest nodes of a node of a typed graph, with the meta-paths between them.
+    """The nearest nodes of a node of a typed graph, nearest first, with the meta-paths between them.
 
-    Attributes:
-        model: class of the model.
-        dataset: name of the data set, or None.
-        node: the node.
-        related: node type -> titles of its direct neighbours in the graph, at most ten.
-        neighbours: nearest first.
-        path_weights: of the model's meta-paths.
+    The other attributes are those of :class:`Explanation`.
     """
 
     model: str

@@ -36,13 +36,7 @@ _COVERED = 0.5
 
 @dataclass(frozen=True)
 class MapPoint:
-    """A point of a map.
-
-    Attributes:
-        node: the item or node.
-        x, y: coordinates.
-        group: index into the map's groups, -1 for none.
-    """
+    """A point of a map; ``group`` is an index into the map's groups, -1 for none."""
 
     node: Node
     x: float

@@ -27,7 +27,9 @@ from recgraph.runs.pretrained import InitItemsConfig, input_digests
 from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings
 from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
-from recgraph.tuning.storage import without_password
+from recgraph.tuning.objectives import selecting
+from recgraph.tuning.report import best_trial, settings_of
+from recgraph.tuning.storage import find_study, located, without_password
 
 __all__ = [
     "TITLES",
@@ -327,30 +329,21 @@ def load_tuned(place: str, folder: Path, name: str | None = None) -> TunedSettin
     """Load the settings of the best trial of a study.
 
     Args:
-        place: a study's folder, a storage, or a JSON record of a study that was tested (``result.json`` of a study's
-            folder, or one under ``experiments/results``); a path counts from ``folder`` on.
+        place: a study's folder, a storage, or the ``result.json`` of a study that was tested; a path counts from
+            ``folder`` on.
         name: of the study, in a storage that holds several.
 
     Raises:
-        ValueError: the record has no settings, or the storage holds several studies and ``name`` is None.
+        ValueError: the storage holds several studies and ``name`` is None.
         FileNotFoundError: the study does not exist, or none of its trials is complete.
     """
     if place.endswith(".json"):
         record = read_object(folder / place)
-        tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
-        if not tested:
-            raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
-        identity, settings = record.get("recgraph") or {}, tested[-1]["settings"]["tuned"]
-        if "metric" not in settings and identity.get("metrics"):
-            from recgraph.tuning.objectives import selecting
-
-            settings = {**settings, "metric": selecting(tuple(identity["metrics"]))}
-        source = record.get("source") or {}
-        of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
-        return _tuned({**source.get("settings", {}), **settings}, of_test, source)
-    from recgraph.tuning.report import best_trial, settings_of
-    from recgraph.tuning.storage import find_study, located
-
+        identity, source = record.get("recgraph") or {}, record.get("source") or {}
+        settings = {**source.get("settings", {}), **record["settings"]["tuned"]}
+        if identity.get("metrics"):
+            settings.setdefault("metric", selecting(tuple(identity["metrics"])))
+        return _tuned(settings, {"split_hash": record.get("split_hash"), **identity}, source)
     with find_study(located(place, folder), name) as (study, _):
         best = best_trial(study)
         if best is None:  # its entry waits, as for a study that does not exist yet
@@ -387,14 +380,14 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
 
     Args:
         entry: with a study or without.
-        tuning: the hash of the data that settings may be tuned on, see :func:`load_data_hashes`.
+        tuning: the hash of the split that settings may be tuned on, see :func:`load_data_hashes`.
     """
     if entry.study is None:
         return
     tuned = load_tuned(entry.study, sheet.file.parent, entry.study_name)
     if tuned.dataset is None or tuned.split_hash is None or data_name(tuned.dataset) != data_name(sheet.dataset):
         return
-    if _data_hash(tuned.split_hash, sheet.data_of().features_of(sheet.dataset)) != tuning:
+    if tuned.split_hash != tuning:
         raise ConfigError(
             f"board on {sheet.dataset!r}, model {entry.name!r}: study {shown_study(entry)!r} was tuned on another "
             f"split, {tuned.split_hash[:12]}, whose valid part may hold what is tested here; tune on the board's "
@@ -407,7 +400,7 @@ class DataHashes(NamedTuple):
 
     Attributes:
         data: of the training and test data, of all folds.
-        tuning: of the data that settings may be tuned on; empty where there is none.
+        tuning: of the split, or the graph, that settings may be tuned on; empty where there is none.
         splits: of the split of each fold, of the one split, or of the graph.
     """
 
@@ -427,19 +420,19 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
 
         graph = load_graph(sheet.dataset).hash
         found = digest([graph, load_node_task(sheet.dataset).hash])
-        return DataHashes(found, found, (graph,))
+        return DataHashes(found, graph, (graph,))
     chosen = sheet.data_of(sheet.protocol.folds[-1])
     split, features = chosen.split_of(sheet.dataset), chosen.features_of(sheet.dataset)
-    last = _data_hash(split.hash, features)
     if sheet.protocol.n_folds is None:
-        return DataHashes(last, last, (split.hash,))
+        return DataHashes(_data_hash(split.hash, features), split.hash, (split.hash,))
     options = chosen.split_options
     others = (
         Split.of(split.interactions, split.name, seed=chosen.split_seed, **{**options, "fold": fold}).hash
         for fold in range(sheet.protocol.n_folds - 1)
     )
     splits = (*others, split.hash)
-    return DataHashes(_data_hash(digest(splits), features), last if split.name in _BACK_IN_TIME else "", splits)
+    oldest = split.hash if split.name in _BACK_IN_TIME else ""
+    return DataHashes(_data_hash(digest(splits), features), oldest, splits)
 
 
 def _data_hash(split_hash: str, features: Fingerprints) -> str:

@@ -181,7 +181,7 @@ def test_a_data_set_by_the_path_of_its_card(tmp_path: Path) -> None:
 def of_study(tmp_path: Path) -> Board:
     """A board whose one entry takes the best trial of a record."""
     record = {
-        "unsealed": [{"settings": {"tuned": {"n_layers": 1}}}],
+        "settings": {"tuned": {"n_layers": 1}},
         "source": {"dataset": "synthetic", "settings": {"split": "ratio", "split_seed": 3, "max_epochs": 7}},
         "recgraph": {"model": "recgraph.models:LightGCN", "metrics": ["mrr@5"], "split_hash": "5" * 64},
     }
@@ -206,7 +206,7 @@ def test_a_study_that_saw_other_parts_of_the_same_data(tmp_path: Path) -> None:
     (sheet,) = of_study(tmp_path).sheets
     with refused("'../study.json'", "5" * 12, by=ConfigError):
         check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)
-    check_study(sheet, sheet.models[0], digest("5" * 64))
+    check_study(sheet, sheet.models[0], "5" * 64)
     path = tmp_path / "study.json"
     path.write_text(path.read_text().replace('"synthetic"', '"ml-100k"'))
     check_study(sheet, sheet.models[0], load_data_hashes(sheet).tuning)

@@ -195,7 +195,7 @@ def test_settings_are_tuned_where_no_fold_tests(tmp_path: Path, split: str, allo
     log = rg.load_data(tmp_path / "log.csv")
     for fold, each in enumerate([*rg.folds(log, 3, split), log.split(split)]):
         record = {
-            "unsealed": [{"settings": {"tuned": {}}}],
+            "settings": {"tuned": {}},
             "source": {"dataset": sheet.dataset},
             "recgraph": {"split_hash": each.hash},
         }

@@ -150,6 +150,13 @@ def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], 
     assert [entry["item"] for entry in less["results"][0]["items"]][:2] == found[1:]
 
 
+def test_a_way_to_compare_that_a_model_has_not_is_refused_beside_others() -> None:
+    served = Served(recommender(EASE), Limits(), "cafe")
+    fine, wrong = bodies(served, [{"items": [3], "k": 2}, {"items": [3], "by": "vectors"}])
+    assert len(fine["results"][0]["items"]) == 2
+    assert (wrong.status, wrong.field) == (422, "by")
+
+
 RULES: list[dict[str, Any]] = [
     {"block": [1, 2, 3], "max_per": {"tags": 2}, "boost": [{"column": "price", "weight": -3.0}]},
     {"diversity": 0.4, "allow": list(range(40))},

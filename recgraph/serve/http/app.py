@@ -78,16 +78,20 @@ def bodies(limits: Limits) -> tuple[type[Recommend], type[Similar]]:
     shortest = min(10, limits.k)
 
     class RecommendRequest(Recommend):
-        k: Annotated[int, Field(strict=True, ge=1, le=limits.k)] = shortest
-        users: Annotated[list[Id], Field(min_length=1, max_length=limits.users)] | None = None
-        history: Annotated[list[Id], Field(max_length=limits.history)] | None = None
+        k: Annotated[int, Field(strict=True, ge=1, le=limits.k, description="the length of the lists")] = shortest
+        users: Annotated[list[Id], Field(min_length=1, max_length=limits.users)] | None = Field(
+            None, description="several users of the training data"
+        )
+        history: Annotated[list[Id], Field(max_length=limits.history)] | None = Field(
+            None, description="the items of a new user, oldest first"
+        )
         histories: (
             Annotated[
                 dict[str, Annotated[list[Id], Field(max_length=limits.history)]],
                 Field(min_length=1, max_length=limits.users),
             ]
             | None
-        ) = None
+        ) = Field(None, description="label -> items, of several new users")
 
         @model_validator(mode="after")
         def _for_someone(self) -> Self:
@@ -97,8 +101,10 @@ def bodies(limits: Limits) -> tuple[type[Recommend], type[Similar]]:
             return self
 
     class SimilarRequest(Similar):
-        k: Annotated[int, Field(strict=True, ge=1, le=limits.k)] = shortest
-        items: Annotated[list[Id], Field(min_length=1, max_length=limits.users)]
+        k: Annotated[int, Field(strict=True, ge=1, le=limits.k, description="the length of the lists")] = shortest
+        items: Annotated[
+            list[Id], Field(min_length=1, max_length=limits.users, description="items of the training data")
+        ]
 
     return RecommendRequest, SimilarRequest
 

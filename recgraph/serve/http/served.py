@@ -62,7 +62,7 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: int = 10
-    item_columns: Annotated[list[str], Field(description="columns of the item features to add")] = []
+    item_columns: Annotated[list[str] | None, Field(description="columns of the item features to add")] = None
     allow: Annotated[list[Id] | None, Field(description="the items to which the lists are restricted")] = None
     block: Annotated[list[Id] | None, Field(description="items that are in no list")] = None
 
@@ -71,9 +71,9 @@ class Recommend(_Asked):
     """The body of ``POST /recommend``; the service adds its limits (:func:`recgraph.serve.http.app.bodies`)."""
 
     user: Annotated[Id | None, Field(description="a user of the training data")] = None
-    users: Annotated[list[Id] | None, Field(description="several of them")] = None
-    history: Annotated[list[Id] | None, Field(description="the items of a new user, oldest first")] = None
-    histories: Annotated[dict[str, list[Id]] | None, Field(description="label -> items of several new users")] = None
+    users: list[Id] | None = None
+    history: list[Id] | None = None
+    histories: dict[str, list[Id]] | None = None
     exclude_seen: Annotated[StrictBool, Field(description="leave out what the user has done")] = True
     fallback: Annotated[
         Literal["popularity"] | None,
@@ -103,7 +103,7 @@ class Recommend(_Asked):
 class Similar(_Asked):
     """The body of ``POST /similar``."""
 
-    items: Annotated[list[Id], Field(description="items of the training data")]
+    items: list[Id]
     by: Annotated[
         SimilarBy | None, Field(description="the model's vectors (null: where it has them), or the users who have both")
     ] = None
@@ -284,7 +284,7 @@ class Served:
 
     def _check_columns(self, one: Recommend | Similar) -> None:
         try:
-            check_item_columns(self.recommender.item_features, one.item_columns, ("user", "item"))
+            check_item_columns(self.recommender.item_features, one.item_columns or (), ("user", "item"))
         except ValueError as error:
             raise Refused(422, str(error), "item_columns") from None
 
@@ -376,40 +376,42 @@ class Served:
         results = [
             {"user": label, "items": entries, "fallback": fallback}
             for label, entries, fallback in zip(
-                found.one.labels, self._entries(ranked, found.one.item_columns), popular, strict=True
+                found.one.labels, self._entries(ranked, found.one.item_columns or ()), popular, strict=True
             )
         ]
         return Answer(self._body(results), found.n_unknown_items, found.n_unknown_users, sum(popular))
 
     def _similar(self, requests: Sequence[Similar]) -> list[Answer]:
-        index = []
+        index, ways = [], []
         for one in requests:
             self._check_columns(one)
             index.append(torch.tensor(_read(self.items, one.items, "items")))
+            try:
+                ways.append(chosen(self.recommender.model, one.by))
+            except ValueError as error:
+                raise Refused(422, str(error), "by") from None
+        # one product with the vectors for all that compare by them among all items
+        shared = [n for n, one in enumerate(requests) if not one.is_alone and ways[n] == "vectors"]
         made: dict[int, Lists] = {}
-        shared = [place for place, one in enumerate(requests) if not one.is_alone]
-        if shared:  # one product with the vectors for all that compare by them among all items
-            together = self._lists_like(
-                requests[shared[0]], torch.cat([index[place] for place in shared]), max(requests[p].k for p in shared)
-            )
-            parts = [len(requests[place]) for place in shared]
+        if shared:
+            most = max(requests[n].k for n in shared)
+            together = self._lists_like("vectors", torch.cat([index[n] for n in shared]), most)
+            parts = [len(requests[n]) for n in shared]
             of = zip(shared, together.items.split(parts), together.scores.split(parts), strict=True)  # type: ignore[no-untyped-call]
-            made = {place: Lists(items, scores).first(requests[place].k) for place, items, scores in of}
-        for place, one in enumerate(requests):
-            if one.is_alone:
-                made[place] = self._lists_like(one, index[place], one.k)
-        return [self._alike(one, index[place], made[place]) for place, one in enumerate(requests)]
+            made = {n: Lists(items, scores).first(requests[n].k) for n, items, scores in of}
+        for n, one in enumerate(requests):
+            if n not in made:
+                made[n] = self._lists_like(ways[n], index[n], one.k, self._among(one))
+        return [self._alike(one, index[n], made[n]) for n, one in enumerate(requests)]
 
-    def _lists_like(self, one: Similar, index: Tensor, k: int) -> Lists:
+    def _lists_like(self, by: SimilarBy, index: Tensor, k: int, among: Tensor | None = None) -> Lists:
+        return lists_like(self._lister, self.recommender.in_common, by, index, min(k, self.n_items), among)
+
+    def _among(self, one: Similar) -> Tensor | None:
         try:
-            by = chosen(self.recommender.model, one.by)
-        except ValueError as error:
-            raise Refused(422, str(error), "by") from None
-        try:
-            among, _ = candidates_left(one.allow, one.block, self.recommender.items)
+            return candidates_left(one.allow, one.block, self.recommender.items)[0]
         except (ValueError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:  # ids of odd types
             raise Refused(422, str(error), "block" if one.allow is None else "allow") from None
-        return lists_like(self._lister, self.recommender.in_common, by, index, min(k, self.n_items), among)
 
     def _alike(self, one: Similar, index: Tensor, ranked: Lists) -> Answer:
         known = (index >= 0).tolist()
@@ -418,7 +420,9 @@ class Served:
             raise Refused(404, f"nothing is known of item {one.items[0]!r}", "items", n_items=n_unknown)
         results = [
             {"item": label, "items": entries, "known": is_known}
-            for label, entries, is_known in zip(one.items, self._entries(ranked, one.item_columns), known, strict=True)
+            for label, entries, is_known in zip(
+                one.items, self._entries(ranked, one.item_columns or ()), known, strict=True
+            )
         ]
         return Answer(self._body(results), n_unknown)
 
