@@ -30,7 +30,7 @@ class DistilledConfig(LightGCNConfig):
     )
     distil_temperature: Annotated[float, Field(gt=0, description="of both distributions")] = 1.0
     distil_candidates: Annotated[
-        int, Field(ge=2, description="candidates: half the teacher's best of each sample, half drawn for the batch")
+        int, Field(ge=2, description="candidates: half the teacher's best of each user, half drawn for the batch")
     ] = 128
 
 
@@ -38,8 +38,8 @@ class DistilledConfig(LightGCNConfig):
 class Distilled(LightGCN):
     """LightGCN with the term ``distil``: the divergence of its scores from a teacher's, for the same candidates.
 
-    ``distil = T^2 mean_u KL(softmax(t_u / T) || softmax(s_u / T))`` over the candidates of each sample's user, t the
-    teacher's scores and s the inner products. The teacher reads the user's training items, and is fitted to the
+    ``distil = T^2 mean_u KL(softmax(t_u / T) || softmax(s_u / T))`` over the candidates of each user of a batch, t
+    the teacher's scores and s the inner products. The teacher reads the user's training items, and is fitted to the
     training part when training begins; it is no part of the model's weights.
 
     Source: listwise, with the factor T^2: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network
@@ -72,10 +72,10 @@ class Distilled(LightGCN):
 
     def _distil(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         assert self.space is not None
-        candidates, taught = self.candidates(batch.users, batch.generators["distil"])
-        vectors = nodes[candidates + self.space.n_users]
-        scores = torch.einsum("bd,bkd->bk", nodes[batch.users], vectors)
-        return distil_loss(scores, taught, self.config.distil_temperature)
+        users = torch.unique(batch.users)
+        candidates, taught = self.candidates(users, batch.generators["distil"])
+        scores = nodes[users] @ nodes[self.space.n_users :].T
+        return distil_loss(scores.gather(1, candidates), taught, self.config.distil_temperature)
 
     @torch.no_grad()
     def candidates(self, users: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

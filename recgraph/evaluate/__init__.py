@@ -13,39 +13,20 @@ if TYPE_CHECKING:
     from recgraph.evaluate.standings import Table, table
 
 _WHERE = {
-    "Protocol": "protocol",
-    "ProtocolMismatch": "results",
-    "Result": "results",
-    "Results": "results",
-    "Table": "standings",
-    "compare": "results",
-    "evaluate": "evaluator",
-    "frame": "frames",
-    "load_users": "results",
-    "matrix": "frames",
-    "save_users": "results",
-    "table": "standings",
+    "evaluator": ("evaluate",),
+    "frames": ("frame", "matrix"),
+    "protocol": ("Protocol",),
+    "results": ("ProtocolMismatch", "Result", "Results", "compare", "load_users", "save_users"),
+    "standings": ("Table", "table"),
 }
-
-__all__ = [
-    "Protocol",
-    "ProtocolMismatch",
-    "Result",
-    "Results",
-    "Table",
-    "compare",
-    "evaluate",
-    "frame",
-    "load_users",
-    "matrix",
-    "save_users",
-    "table",
-]
+__all__ = ["Protocol", "ProtocolMismatch", "Result", "Results", "Table", "compare", "evaluate", "frame"]
+__all__ += ["load_users", "matrix", "save_users", "table"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"recgraph.evaluate.{_WHERE[name]}"), name)
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"recgraph.evaluate.{module}"), name)
     raise AttributeError(f"module 'recgraph.evaluate' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

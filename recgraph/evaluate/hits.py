@@ -87,29 +87,6 @@ class RelevantRanks:
         n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
         return cls(above.take(row_of), equal, before, reachable, n_candidates)
 
-    def n_tied(self) -> Tensor:
-        """[T] int64: the relevant items of the same user with the same score, the item itself included."""
-        _, group, counts = torch.unique(self._group_keys, return_inverse=True, return_counts=True)
-        tied: Tensor = counts[group]
-        return tied
-
-    def n_better(self) -> Tensor:
-        """[T] int64: the relevant items of the same user with a greater score."""
-        keys = self._group_keys
-        ordered = keys.sort().values
-        first_of_row = torch.searchsorted(ordered, self.above.rows * self._width)
-        return torch.searchsorted(ordered, keys) - first_of_row
-
-    @property
-    def _width(self) -> int:
-        return int(self.n_candidates.max()) + 2 if self.n_candidates.numel() else 1
-
-    @property
-    def _group_keys(self) -> Tensor:
-        # what is no candidate is in a group behind all others
-        above = torch.where(self.reachable, self.above.values, self._width - 1)
-        return self.above.rows * self._width + above
-
 
 @dataclass(frozen=True)
 class Ties:

@@ -173,25 +173,33 @@ def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
     made_with = data["graph_hash" if isinstance(run, NodeRun) else "split_hash"]
     if made_with != pending.hashes.splits[job.fold or 0]:
         raise ValueError(f"dataset {job.dataset!r} has changed since the board began: run the board again")
-    chosen = run.record.selection or run.record
+    made = run.record.to_json()
+    # of a model that was fitted twice all but the cost is of the training that chose
+    chosen = made.get("selection") or made
+    costs = [made["cost"], made["preparation"], *([chosen["cost"]] if chosen is not made else [])]
     with Measured() as cost:
         found = run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
+    # another process than that of the test may have trained
+    peaks = [cost.to_dict()["peak_memory_mb"], *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
     record = {
-        "model": job.model,
-        "dataset": job.dataset,
-        "seed": job.seed,
-        "identity": job.identity,
-        "settings": job.settings,
-        **({} if job.fold is None else {"fold": job.fold}),
+        **_described(job),
         "data_hash": pending.hashes.data,
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
-        "training": _training_record(run.record.to_json()),
+        "training": {
+            "seconds": sum(each["seconds"] for each in costs),
+            "cpu_seconds": sum(each["cpu_seconds"] for each in costs),
+            "epochs": len(chosen["history"]),
+            "best_epoch": chosen.get("best_epoch"),
+            "best": chosen.get("best"),
+            "selected_by": chosen["training"]["metric"] if chosen["history"] else None,
+            "select_seen": chosen["training"]["select_seen"] if chosen["history"] else None,
+        },
         "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
-        "peak_memory_mb": max(cost.to_dict()["peak_memory_mb"], _peak_memory(run.record.to_json())),
-        "n_parameters": run.record["n_parameters"],
+        "peak_memory_mb": max(peaks),
+        "n_parameters": made["n_parameters"],
         "curve": curve(chosen["history"], chosen.get("best_epoch")),
         "device": device or "auto",
-        "provenance": run.record["provenance"],
+        "provenance": made["provenance"],
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "data": data,
         **({"inputs": job.inputs} if job.inputs else {}),
@@ -245,30 +253,6 @@ def _group_order(group: str) -> tuple[int, str]:
     return int(group.partition("-")[0].rstrip("+")), group
 
 
-def _training_record(record: Record) -> dict[str, Any]:
-    """The cost of a training, building the model (its graph, its views) included, and its best epoch.
-
-    Of a model that was fitted twice, the cost is that of both trainings, and all else of the one that chose.
-    """
-    chosen = record["selection"] if record.get("selection") else record
-    costs = [record["cost"], record["preparation"], *([chosen["cost"]] if chosen is not record else [])]
-    return {
-        "seconds": sum(cost["seconds"] for cost in costs),
-        "cpu_seconds": sum(cost["cpu_seconds"] for cost in costs),
-        "epochs": len(chosen["history"]),
-        "best_epoch": chosen.get("best_epoch"),
-        "best": chosen.get("best"),
-        "selected_by": chosen["training"]["metric"] if chosen["history"] else None,
-        "select_seen": chosen["training"]["select_seen"] if chosen["history"] else None,
-    }
-
-
-def _peak_memory(record: Record) -> float:
-    """The peak memory of a run's trainings, which another process than that of the test may have made."""
-    chosen = record["selection"] if record.get("selection") else record
-    return max(float(cost.get("peak_memory_mb") or 0.0) for cost in (record["cost"], chosen["cost"]))
-
-
 def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
     """Columns of a training's log: epoch, seconds, loss and validation metrics, at most about ``_POINTS`` epochs."""
     columns = dict.fromkeys(name for row in history for name in row)
@@ -286,15 +270,16 @@ _PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file
 def failure_record(job: Job, error: Exception) -> Record:
     """The record of a failure, without paths of this machine."""
     return {
-        "model": job.model,
-        "dataset": job.dataset,
-        "seed": job.seed,
-        **({} if job.fold is None else {"fold": job.fold}),
-        "identity": job.identity,
-        "settings": job.settings,
+        **_described(job),
         "error": type(error).__name__,
         "message": str(error),
         "traceback": _PATHS.sub("", "".join(traceback.format_exception(error))),
         "provenance": provenance(),
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _described(job: Job) -> Record:
+    fold = {} if job.fold is None else {"fold": job.fold}
+    fields = {name: getattr(job, name) for name in ("model", "dataset", "seed", "identity", "settings")}
+    return {**fields, **fold}

@@ -73,15 +73,3 @@ class TestMEOW:
             # the authors' mean over N where the formula has one over prototypes
             losses.append(loss + math.log(len(golden["z_coarse"]) / len(centroid)))
         close(torch.stack(losses).mean(), golden["loss_proto"])
-
-    @pytest.mark.parametrize("block_rows", [None, 7])
-    def test_adaptive(self, step: str, block_rows: int | None) -> None:
-        golden = load(f"meow_step_{step}")
-        anchor, candidate = golden["ada_z_fine_projected"], golden["ada_z_coarse"]
-        term = ContrastiveTerm(
-            temperature=float(golden["tau"]),
-            objective="info_nce",
-            objective_settings={"weigh_positive": True, "block_rows": block_rows},
-            weight=dense.Dense(golden["ada_weight_soft"].log()),
-        )
-        close(term(anchor, candidate), golden["ada_loss"])

@@ -29,16 +29,6 @@ def test_equals_lookups(k: int, device: torch.device) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_stays_in_full_precision_under_autocast(device: torch.device) -> None:
-    table, rows, columns = _case(2, device)
-    table = table.detach().float().requires_grad_()
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        scores = pair_scores(table, rows, columns)
-    assert scores.dtype == torch.float32
-    scores.sum().backward()
-    assert table.grad is not None
-
-
 @pytest.mark.parametrize(("block_rows", "row_sparse"), [(None, False), (7, True)])
 @pytest.mark.parametrize("types", [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32")])
 def test_own_scores_are_those_of_all_vectors_at_once(

@@ -3,14 +3,12 @@
 Items form groups of equal size, and each group is a cycle: a hidden order of its items. A user belongs to one
 group, starts at a random item of it and then jumps forward along the cycle, ``j`` places with probability
 proportional to ``decay ** j``, ``j = 1 .. reach``. So a model can find groups (what is chosen together) and
-order (what follows what), and all that can be known of the next item is how far it is from the last one.
+order (what follows what), and all that can be known of the next item is how far it is from the last one: the best
+ranking sorts by the probability of the jump, and its NDCG@k is the sum of p_j / log2(1 + j) over j <= k.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
@@ -21,7 +19,7 @@ from pydantic import Field, model_validator
 from recgraph.config import Config
 from recgraph.rng import numpy_generator
 
-# Users are drawn in blocks with a generator each, so that a log can be larger than memory.
+# Users are drawn in blocks with a generator each.
 _BLOCK = 65_536
 _START = 1_000_000_000
 _HOUR = 3_600
@@ -63,55 +61,11 @@ class Synthetic(Config):
         return self.n_items // self.n_groups
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best possible result of a next-item ranking.
-
-    Attributes:
-        ndcg, hit_rate: the expectation over users at the cut-off.
-        standard_error: of the mean NDCG over ``n_users`` users, for the perfect ranking.
-        derivation: how it is computed, in words.
-    """
-
-    ndcg: float
-    hit_rate: float
-    standard_error: float
-    derivation: str
-
-
 def jump_probabilities(config: Synthetic) -> npt.NDArray[np.float64]:
     """[reach]: the probabilities of jumps of 1, 2, ... places; strictly decreasing."""
     weights: npt.NDArray[np.float64] = config.decay ** np.arange(1, config.reach + 1, dtype=np.float64)
     p: npt.NDArray[np.float64] = weights / weights.sum()
     return p
-
-
-def best_possible(config: Synthetic, k: int, n_users: int | None = None) -> Best:
-    """The best NDCG@k and HR@k that any model can expect for the next item of a user.
-
-    Given the history, the next item is the one ``j`` places on from the last with probability p_j, and no other.
-    A ranking that puts it at place r(j) expects NDCG@k = sum_j p_j [r(j) <= k] / log2(1 + r(j)), as one relevant
-    item makes the ideal DCG 1. The gain falls with r, so by the rearrangement inequality the best ranking sorts
-    by probability, r(j) = j: NDCG@k = sum_{j <= min(k, reach)} p_j / log2(1 + j); HR@k is the sum of these p_j.
-    It holds for the test and the validation item alike, and for seen items kept and excluded alike: none of the
-    ``reach`` candidates was seen.
-
-    Raises:
-        ValueError: ``k`` is less than 1.
-    """
-    if k < 1:
-        raise ValueError(f"k = {k} must be at least 1")
-    p = jump_probabilities(config)
-    gains = np.where(np.arange(1, p.size + 1) <= k, 1 / np.log2(np.arange(2, p.size + 2)), 0.0)
-    ndcg = float(p @ gains)
-    variance = float(p @ gains**2) - ndcg**2
-    terms = " + ".join(f"{p[j]:.4f}/log2({j + 2})" for j in range(min(k, p.size)))
-    return Best(
-        ndcg,
-        float(p[:k].sum()),
-        math.sqrt(max(variance, 0.0) / (n_users or config.n_users)),
-        f"NDCG@{k} = sum over jumps j of p_j / log2(1 + j), sorted by probability = {terms} = {ndcg:.4f}",
-    )
 
 
 def items(config: Synthetic) -> pl.DataFrame:
@@ -130,18 +84,13 @@ def items(config: Synthetic) -> pl.DataFrame:
 
 def generate(config: Synthetic) -> dict[str, pl.DataFrame]:
     """The tables ``interactions`` (user, item, timestamp), ``items`` and ``users`` (with their group)."""
-    blocks = list(generate_blocks(config))
-    users = pl.concat([users for _, users in blocks])
-    return {"interactions": pl.concat([log for log, _ in blocks]), "items": items(config), "users": users}
-
-
-def generate_blocks(config: Synthetic) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """(interactions, users) of 65,536 users at a time, for logs larger than memory."""
     group, place = _places(config)
     at = np.empty(config.n_items, dtype=np.int64)
     at[group * config.group_size + place] = np.arange(1, config.n_items + 1)
-    for first in range(0, config.n_users, _BLOCK):
-        yield _block(config, at, first, min(_BLOCK, config.n_users - first))
+    firsts = range(0, config.n_users, _BLOCK)
+    blocks = [_block(config, at, first, min(_BLOCK, config.n_users - first)) for first in firsts]
+    logs, users = zip(*blocks, strict=True)
+    return {"interactions": pl.concat(logs), "items": items(config), "users": pl.concat(users)}
 
 
 def _places(config: Synthetic) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

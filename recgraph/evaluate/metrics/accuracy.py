@@ -209,6 +209,7 @@ class AUC(Metric):
         relevant = ranked.relevant_ranks
         assert relevant is not None
         ok = relevant.reachable.double()
-        above, tied = relevant.above.values - relevant.n_better(), relevant.equal - relevant.n_tied()
-        found, lost = _of_users(ok, ranked), _of_users((above + tied * 0.5) * ok, ranked)
+        found = _of_users(ok, ranked)
+        # of the candidates above and beside the r relevant ones, themselves included, r^2 / 2 are relevant
+        lost = _of_users((relevant.above.values + relevant.equal * 0.5) * ok, ranked) - found.square() / 2
         return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant

@@ -125,7 +125,7 @@ class MCLRec(ContrastiveSequenceModel):
         found = super().contrasts(batch, views, wanted)
         if not wanted & {"cl2", "reg"}:
             return found
-        one, two = views
+        one, two = views[:2]
         h1, h2 = one.last, two.last
         z1, z2 = self.latent_views(batch, one, two)
         if "cl2" in wanted:
