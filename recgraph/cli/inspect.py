@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from recgraph.cli.machine import RunArgument
-from recgraph.cli.output import Format, FormatOption, Row, default_format, note, say, show
+from recgraph.cli.output import Format, FormatOption, default_format, note, say, show
 from recgraph.cli.recommend import parse_ids
 
 if TYPE_CHECKING:
@@ -47,69 +46,47 @@ def inspect(
     if (user is None) == (node is None):
         raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
     chosen = form or default_format()
+    drawn: ItemMap | None = None
+    found: Explanation | NodeExplanation
+    from recgraph.explain import explain, explain_node, item_map, node_map, write_page
+
     if user is not None:
+        from recgraph.explain.user import recommender_of
+
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
-        _inspect_user(run, user, k, out, projection, color, chosen, methods, seed)
+        recommender = recommender_of(run)
+        found = explain(recommender, _parse(user, recommender.users, "user"), k, attribution=methods, seed=seed)
+        if out is not None and projection != "none" and recommender.model.has_vectors:
+            shown = [each.item.id for each in found.recommendations] + [each.item.id for each in found.history]
+            drawn = item_map(recommender, color=color, method=projection, keep=shown)
     else:
+        from recgraph.data.ids import IdMap
+        from recgraph.explain.nodes import embedder_of
+
+        embedder = embedder_of(run)
+        ids = IdMap(embedder.embeddings()[embedder.target])
         assert node is not None
-        _inspect_node(run, node, k, out, projection, color, chosen)
+        found = explain_node(embedder, _parse(node, ids, "node"), k)
+        if out is not None and projection != "none":
+            near = ids.index([each.near.node.id for each in found.neighbours] + [found.node.id])
+            drawn = node_map(embedder, color=color, method=projection, keep=near.tolist())
+    _print(found, chosen)
+    if out is not None:
+        note(f"written to {write_page(found, out, drawn)}")
 
 
-def _inspect_user(
-    run: Path,
-    text: str,
-    k: int,
-    out: Path | None,
-    projection: Projection,
-    color: str | None,
-    form: Format,
-    methods: list[str],
-    seed: int,
-) -> None:
-    from recgraph.explain import explain, item_map, write_page
-    from recgraph.explain.page import why_rows
-    from recgraph.explain.user import recommender_of
+def _print(found: Explanation | NodeExplanation, form: Format) -> None:
+    from recgraph.explain import Explanation
+    from recgraph.explain.page import neighbour_rows, why_rows
 
-    recommender = recommender_of(run)
-    found = explain(recommender, _parse(text, recommender.users, "user"), k, attribution=methods, seed=seed)
-    _print(found, form, why_rows(found), lambda: _user_tables(found))
-    if out is None:
-        return
-    drawn: ItemMap | None = None
-    if projection != "none" and recommender.model.has_vectors:
-        shown = [each.item.id for each in found.recommendations] + [each.item.id for each in found.history]
-        drawn = item_map(recommender, color=color, method=projection, keep=shown)
-    note(f"written to {write_page(found, out, drawn)}")
-
-
-def _inspect_node(
-    run: Path, text: str, k: int, out: Path | None, projection: Projection, color: str | None, form: Format
-) -> None:
-    from recgraph.data.ids import IdMap
-    from recgraph.explain import explain_node, node_map, write_page
-    from recgraph.explain.nodes import embedder_of
-    from recgraph.explain.page import neighbour_rows
-
-    embedder = embedder_of(run)
-    ids = IdMap(embedder.embeddings()[embedder.target])
-    found = explain_node(embedder, _parse(text, ids, "node"), k)
-    _print(found, form, neighbour_rows(found), lambda: _node_tables(found))
-    if out is None:
-        return
-    drawn: ItemMap | None = None
-    if projection != "none":
-        shown = ids.index([each.near.node.id for each in found.neighbours] + [found.node.id])
-        drawn = node_map(embedder, color=color, method=projection, keep=shown.tolist())
-    note(f"written to {write_page(found, out, drawn)}")
-
-
-def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Row], tables: Callable[[], None]) -> None:
     if form == Format.JSON:
         say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
-    elif form == Format.TABLE:
-        tables()
+    elif form != Format.TABLE:
+        show(why_rows(found) if isinstance(found, Explanation) else neighbour_rows(found), form)
+    elif isinstance(found, Explanation):
+        _user_tables(found)
     else:
-        show(list(rows), form)
+        _node_tables(found)
 
 
 def _user_tables(found: Explanation) -> None:

@@ -95,6 +95,7 @@ def test_recommend_says_what_the_run_holds(run: Path) -> None:
     done = call("recommend", run, "-u", "1")
     assert done.exit_code == 2
     assert "recommender" in done.stderr
+    assert json.loads(call("inspect", run, "--node", "1", "-k", 3, "--format", "json").stdout)["neighbours"]
 
 
 @pytest.mark.slow

@@ -315,7 +315,7 @@ def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Interactions, "save", save)
     with pytest.raises(OSError, match="disk full"):
         catalog.get("synthetic")
-    assert list((catalog.home() / "data" / "synthetic").iterdir()) == []
+    assert list((catalog.home() / "prepared" / "synthetic").iterdir()) == []
 
 
 @pytest.mark.parametrize(

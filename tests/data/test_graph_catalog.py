@@ -225,7 +225,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     (folder / "ab.txt").unlink()
     with refused("ab.txt", by=SourceError):
         catalog.get(str(card), folder)
-    assert not list((catalog.home() / "data").glob("*/*"))
+    assert not list((catalog.home() / "prepared").glob("*/*"))
     for old, new, named in (
         ('"labels.npy" = ', '"other.npy" = ', "labels.npy"),
         ('task = "nodes"', "", "task"),

@@ -97,14 +97,6 @@ def test_all_rows_of_a_sound_split() -> None:
     assert by_time["time leakage"].status == "ok"
 
 
-def test_a_cut_of_time_that_leaves_no_test_user_is_skipped() -> None:
-    """Each user has a time of its own."""
-    split = interactions([(user, place, 100 * user + place) for user in range(20) for place in range(6)]).split()
-    found = {row.name: row for row in check_split(split)}["split by time"]
-    assert (found.status, found.value) == ("skipped", None)
-    assert found.detail == "it would leave 0 test users instead of 20"
-
-
 def test_a_part_that_asks_nothing() -> None:
     split = interactions([(1, 1, 0), (2, 2, 0), (3, 1, 0)]).split("leave-one-out")
     assert {row.name: row.status for row in check_split(split)}["scorers at chance"] == "skipped"

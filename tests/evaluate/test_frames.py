@@ -81,30 +81,6 @@ def test_grades_training_data_and_features() -> None:
     assert result["gini@2"] == pytest.approx((5 * 1 + 7 * 1 + 9 * 2) / (10 * 4))
 
 
-def test_recommendations_without_rows() -> None:
-    empty = RECS.with_columns(score=pl.lit(None, dtype=pl.String))[:0]
-    assert frame(empty, TRUTH, score="score", cutoffs=(2,), metrics=["recall"])["recall@2"] == 0
-
-
-def test_features_of_a_matrix_may_be_an_array() -> None:
-    names = ["intra_list_diversity"]
-    values = [
-        matrix(np.eye(4), np.eye(4), metrics=names, cutoffs=(2,), features=features)[0].metrics
-        for features in (np.eye(4), torch.eye(4), np.eye(4, dtype=int).tolist())
-    ]
-    assert values == [{"intra_list_diversity@2": 1}] * 3
-
-
-def test_large_integers_stay_apart() -> None:
-    # as float32 the first two scores are equal, and so are the last two
-    scores = np.array([[2**24, 2**24 + 1, 2**40, 2**40 + 1]] * 2)
-    relevant = [[3], [1]]
-    result = matrix(scores, relevant, cutoffs=(1, 3), metrics=["mrr", "auc"], ties="expectation")[0]
-    assert result.per_user["mrr@1"].tolist() == [1, 0]
-    assert result.per_user["mrr@3"].tolist() == [1, pytest.approx(1 / 3)]
-    assert result.per_user["auc"].tolist() == [1, pytest.approx(1 / 3)]
-
-
 def test_lists_of_a_matrix_in_a_frame_have_the_values_of_the_matrix() -> None:
     rng = np.random.default_rng(0)
     scores, relevant = rng.normal(size=(50, 80)), rng.random((50, 80)) < 0.05

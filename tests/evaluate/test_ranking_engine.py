@@ -10,12 +10,12 @@ import pytest
 import torch
 from fake_rankers import Scores, Vectors
 from refusing import refused
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases
 from recgraph.evaluate import topk
-from recgraph.evaluate.ranking import GROUP, _in_threads, catalogue_for, rank, ranking_threads
+from recgraph.evaluate.ranking import GROUP, catalogue_for, rank
 from recgraph.evaluate.select import RunningBest
 from recgraph.evaluate.topk import Catalogue, Lists, tie_order
 from recgraph.models.base import Space
@@ -294,36 +294,3 @@ def test_the_lists_are_those_of_one_thread() -> None:
     assert {name for name, _, _ in model.calls} == {threading.main_thread().name}
     for ours, theirs in zip(in_two, in_one, strict=True):
         assert torch.equal(ours, theirs)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_who_is_called_by_threads() -> None:
-    """Models of the library, unless they say no; rankers of one's own are called one call at a time."""
-    host = torch.device("cpu")
-    assert ranking_threads(watched(), host) == 2
-    assert ranking_threads(watched(), torch.device("meta")) == 1
-    assert ranking_threads(Vectors(torch.ones(2, 3), torch.ones(4, 3)), host) == 1
-    assert ranking_threads(nn.Linear(1, 1), host) == 1
-    alone = watched()
-    alone.ranks_in_threads = False  # type: ignore[misc]
-    ranked(alone, cases())
-    assert {name for name, _, _ in alone.calls} == {threading.main_thread().name}
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_error_ends_it_and_no_thread_is_left() -> None:
-    def fails(task: int) -> int:
-        if task == 4:
-            raise ValueError("four")
-        return task * task
-
-    assert [*_in_threads(lambda task: task * task, range(20), 2)] == [task * task for task in range(20)]
-    ranked = _in_threads(fails, range(20), 2)
-    assert [next(ranked) for _ in range(4)] == [0, 1, 4, 9]
-    with refused("four"):
-        next(ranked)
-    stopped = _in_threads(lambda task: task, range(20), 2)
-    assert next(stopped) == 0
-    stopped.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("recgraph-rank")]
-    assert torch.get_num_threads() == 2

@@ -62,17 +62,6 @@ def test_auc_and_r_precision_of_all_items(block_items: int, monkeypatch: pytest.
             assert results[seen].per_user["r_precision"][row] == pytest.approx(found)
 
 
-def test_auc_equals_scikit_learn() -> None:
-    roc_auc_score = pytest.importorskip("sklearn.metrics").roc_auc_score
-    cases = random_cases(40, 60)
-    scores = torch.randn(40, 60, generator=torch.Generator().manual_seed(1)).round()
-    values = evaluate(Scores(scores), cases, metrics=["auc"])["keep"].per_user["auc"]
-    for row in range(40):
-        label = np.zeros(60)
-        label[cases.truth.row(row).numpy()] = 1
-        assert values[row] == pytest.approx(roc_auc_score(label, scores[row].numpy()))
-
-
 @pytest.mark.parametrize("name", TIE_METRICS)
 def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
     # groups of 1, 3, 2 and 1 tied items: 12 orders
@@ -118,20 +107,6 @@ def test_relabelling_users_and_items_changes_nothing(seed: int, expected: bool) 
         assert own.metrics == pytest.approx(other.metrics, nan_ok=True)
         for name, values in own.per_user.items():
             np.testing.assert_allclose(values[users.numpy()], other.per_user[name], rtol=1e-12, atol=1e-15)
-
-
-def test_without_ties_the_expectation_changes_nothing() -> None:
-    cases = random_cases(100, 80)
-    model = Scores(torch.randn(100, 80, generator=torch.Generator().manual_seed(4)))
-    metrics = [name for name in TIE_METRICS if not registry.load("metric", name)().needs]
-    both = evaluate(
-        model, cases, metrics=metrics, protocols=[Protocol(), Protocol(ties="expectation"), Protocol(seen="exclude"),
-                                                  Protocol(seen="exclude", ties="expectation")]
-    )  # fmt: skip
-    for one, other in ((both[0], both[1]), (both[2], both[3])):
-        assert one.hash != other.hash
-        for name, values in one.per_user.items():
-            np.testing.assert_allclose(values, other.per_user[name], rtol=1e-12, atol=1e-15, err_msg=name)
 
 
 def test_a_constant_scorer_is_exactly_at_chance() -> None:

@@ -205,15 +205,6 @@ def test_blocks_are_equal_to_the_whole(name: str, kind: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_and_zero_vectors_keep_their_order(name: str) -> None:
-    """Equal items tie; the better ranked comes first, however many dimensions are summed."""
-    for table in (torch.randn(1, 37, generator=generator()).expand(N_ITEMS, -1), torch.zeros(N_ITEMS, 37)):
-        items, scores = rankings(8, 30)
-        found = picked({"name": name, "strength": 0.7}, items, scores, 30, Cosine(table))
-        assert found == [[item for item in row if item >= 0] for row in items.tolist()]
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_a_copy_of_a_picked_item_comes_after_what_is_new(name: str) -> None:
     table = torch.eye(6)
     table[1] = table[0]
@@ -230,17 +221,6 @@ def test_nan_is_refused(name: str) -> None:
         picked({"name": name}, items, scores, 5)
     with refused("vectors", "3"):
         Cosine(vectors().index_fill(0, torch.tensor([3]), float("nan")))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_infinite_scores_are_the_least_and_the_greatest(name: str) -> None:
-    items = torch.arange(4)[None]
-    scores = torch.tensor([[float("inf"), 2.0, 1.0, float("-inf")]]).double()
-    reranker = reranker_of({"name": name, "strength": 0.3})
-    relevance = reranker.relevance(scores, torch.ones(1, 4, dtype=torch.bool))
-    assert relevance[0, 0] == relevance[0, 1]
-    assert relevance[0, 3] == 0.0
-    assert sorted(picked(reranker.specification, items, scores, 4)[0]) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from refusing import refused
 from scipy import stats
 
-from recgraph.evaluate import Protocol, ProtocolMismatch, Result, save_users
+from recgraph.evaluate import Protocol, ProtocolMismatch, Result
 from recgraph.evaluate.significance import compare_values, over_folds, over_seeds, over_users
 from recgraph.evaluate.statistics import (
     bootstrap,
     cohen_d,
-    hedges_g,
     holm,
     paired_t,
     randomisation,
@@ -148,13 +145,6 @@ def test_welch_is_scipys() -> None:
     assert found.difference == pytest.approx(b.mean() - a.mean())
 
 
-def test_hedges_g_by_hand() -> None:
-    # deviations 1 and 1, so pooled 1; the means differ by 3; 1 - 3 / (4 * 4 - 1) = 0.8
-    assert hedges_g([1, 2, 3], [4, 5, 6]) == pytest.approx(3 * 0.8)
-    assert hedges_g([1, 1], [2, 2]) == np.inf
-    assert hedges_g([1, 1], [1, 1]) == 0
-
-
 def test_numbers_of_seeds_make_no_difference() -> None:
     # the mean over five or seven equal values differs from that over one in its last digit
     values = np.tile(1 / np.log2(np.arange(2, 22)), 10)
@@ -165,20 +155,3 @@ def test_numbers_of_seeds_make_no_difference() -> None:
     assert (found.difference, found.p_value, found.hedges_g) == (0, 1, 0)
     # a small difference is still one
     assert compare_values(values, values + 1e-9, n_draws=999).p_values["randomisation"] == 0.001
-
-
-@pytest.mark.filterwarnings("error")
-def test_welch_of_a_sample_without_deviation() -> None:
-    # by hand: means .1 and .25, variance .005 of two values, one degree of freedom
-    assert welch([0.1, 0.1], [0.2, 0.3]).p_value == pytest.approx(2 * stats.t.sf(0.15 / np.sqrt(0.0025), 1))
-
-
-def test_seeds_may_be_files(tmp_path: Path) -> None:
-    given = {"a": [], "b": []}
-    for name, values in (("a", A), ("b", B)):
-        for seed in range(3):
-            own = result(values + 0.01 * seed * RNG.random(80))
-            save_users(own, tmp_path / f"{name}{seed}.parquet")
-            given[name].append(own)
-    files = {name: [tmp_path / f"{name}{seed}.parquet" for seed in range(3)] for name in given}
-    assert over_seeds(files["a"], files["b"], "ndcg@10") == over_seeds(given["a"], given["b"], "ndcg@10")

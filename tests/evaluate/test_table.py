@@ -121,11 +121,6 @@ def test_a_mean_that_is_nan_is_not_best_and_not_tested(order: tuple[str, ...]) -
     assert "over the 1 comparisons" in made.legend
 
 
-def test_nothing_is_marked_where_no_model_has_a_mean() -> None:
-    made = table({name: of_metrics(ndcg=np.nan) for name in "ab"}, n_draws=199)
-    assert [(cell.mark, cell.p_value) for _, row in made for cell in row.values()] == [("", None)] * 2
-
-
 def test_results_whose_lists_of_cut_offs_alone_differ_are_compared_where_both_have_a_number() -> None:
     def made(cutoffs: tuple[int, ...], **settings: object) -> Result:
         names = {f"ndcg@{k}": BASE / k for k in cutoffs}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import safetensors.torch
 import torch
 from every_model import RECOMMENDERS, SPACE, TRAINABLE, part, recommender, regimes_of
 from refusing import refused
@@ -19,8 +18,6 @@ from recgraph.data.batches import Query
 from recgraph.models.base import ClosedFormModel, Model, Phase, TrainableModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
-
-NAMES = RECOMMENDERS
 
 
 def _query(device: torch.device | str = "cpu") -> Query:
@@ -42,7 +39,7 @@ def _fit(model: Model) -> Model:
 # --- every model ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECOMMENDERS)
 def test_settings_are_documented_and_checked(name: str) -> None:
     cls = registry.load("model", name)
     assert cls.__doc__
@@ -55,7 +52,7 @@ def test_settings_are_documented_and_checked(name: str) -> None:
 
 
 @pytest.mark.parametrize("fitted", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECOMMENDERS)
 def test_scores(name: str, fitted: bool, device: torch.device) -> None:
     model, query = recommender(name, device), _query(device)
     scores = _scores(_fit(model) if fitted else model, query)
@@ -66,7 +63,7 @@ def test_scores(name: str, fitted: bool, device: torch.device) -> None:
     assert torch.equal(scores, _scores(model, query)), "scoring must not draw random numbers"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECOMMENDERS)
 def test_vectors_give_the_scores(name: str, device: torch.device) -> None:
     model, query = _fit(recommender(name, device)), _query(device)
     model.eval()
@@ -81,16 +78,7 @@ def test_vectors_give_the_scores(name: str, device: torch.device) -> None:
     torch.testing.assert_close(users @ items.T, _scores(model, query))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_state_goes_through_safetensors(name: str, device: torch.device) -> None:
-    model = _fit(recommender(name, device))
-    state = safetensors.torch.load(safetensors.torch.save(model.state_dict()))
-    other = recommender(name, device, seed=1)
-    other.load_state_dict(state)
-    assert torch.equal(_scores(model, _query(device)), _scores(other, _query(device)))
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECOMMENDERS)
 def test_build_depends_on_its_seed_alone(name: str) -> None:
     before = torch.random.get_rng_state()
     first = recommender(name, seed=3).state_dict()
@@ -101,9 +89,6 @@ def test_build_depends_on_its_seed_alone(name: str) -> None:
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     with pytest.raises(ValueError):
         recommender(name).build(SPACE)
-
-
-# --- closed-form models -----------------------------------------------------------------------------
 
 
 # --- trainable models -------------------------------------------------------------------------------

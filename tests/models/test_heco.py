@@ -113,13 +113,3 @@ def test_settings_follow_what_is_published_for_targets_without_features(has_feat
     assert given._inputs.positives.degrees.unique().tolist() == [3]
     one_hot = HeCo(**settings, features={"film": "one-hot"}).build(graph)
     assert one_hot.contrast.config.temperature == 0.5
-
-
-def shop() -> HeteroGraph:
-    """Two relations to items, one within users."""
-    edges = {
-        ("user", "views", "item"): ([0, 0], [0, 1]),
-        ("user", "buys", "item"): ([0, 1, 2], [1, 1, 2]),
-        ("user", "friend", "user"): ([0], [1]),
-    }
-    return HeteroGraph.from_edge_lists({"user": 3, "item": 3}, edges)

@@ -20,7 +20,6 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
-NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), SequenceModel)]
 GRAPHS = registry.written("item_graph")
 SMALL = {"hidden_dim": 8, "n_layers": 1, "inner_dim": 12, "max_len": 8, "n_negatives": 6}
 N_USERS, N_ITEMS = 20, 12

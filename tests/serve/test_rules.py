@@ -183,13 +183,13 @@ some_rules = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rules=some_rules, k=st.integers(1, 45), exclude_seen=st.booleans(), tied=st.booleans())
 def test_lists_are_those_of_the_oracle(rules: Rules, k: int, exclude_seen: bool, tied: bool) -> None:
     check(served(tied=tied), rules, k, exclude_seen)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     rules=some_rules,
     k=st.integers(1, 12),

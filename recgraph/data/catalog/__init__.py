@@ -245,7 +245,7 @@ def _graph_card(name: str) -> GraphCard:
 
 
 def _folder(card: Card) -> Path:
-    return home() / "data" / card.name / card.hash[:16]
+    return home() / "prepared" / card.name / card.hash[:16]
 
 
 def _is_prepared(card: Card) -> bool:
