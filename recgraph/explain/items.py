@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from recgraph.data.item_columns import feature_rows
+from recgraph.data.item_features import feature_rows
 from recgraph.explain.explanation import Item, Node
 from recgraph.serve.recommender import Recommender
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recgraph.config import Config
 from recgraph.data.batches import Query
-from recgraph.data.item_columns import feature_rows
+from recgraph.data.item_features import feature_rows
 from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.rerank import SimilarBy
 from recgraph.evaluate.topk import Catalogue, Lists
