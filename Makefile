@@ -24,8 +24,6 @@ export PYTHONDONTWRITEBYTECODE :=
 WORKERS ?= 4
 PYTEST := $(PY) -m pytest
 HAS_GPU := $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
-# `make same-numbers BASE=v1` compares with another commit than main.
-BASE ?= main
 # `make demo SMALL=1` trains for a few epochs only.
 DEMO_ARGS := $(if $(SMALL),--small)
 
@@ -99,8 +97,8 @@ bench-gpu: $(STAMP)  ## the same on a CUDA device
 reference: $(STAMP)  ## every agreement with published code and other libraries, a JSON object a line
 	$(PY) -m experiments.reference $(ARGS)
 
-same-numbers: $(STAMP)  ## small trainings of every model, bit for bit as with the commit BASE (main)
-	$(PY) experiments/same_numbers.py --base $(BASE) $(ARGS)
+same-numbers: $(STAMP)  ## small trainings of every model, bit for bit against committed fingerprints
+	$(PY) experiments/same_numbers.py $(ARGS)
 
 docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -1,18 +1,16 @@
-"""Whether a change of code changed a number: the same trainings with two versions, compared bit by bit.
+"""Whether a change of code changed a number: small trainings of every model against committed fingerprints.
 
-    python experiments/same_numbers.py --base main [--only sasrec --only meow] [--write FILE]
-    python experiments/same_numbers.py --write FILE         # fingerprints of this tree alone
-    python experiments/same_numbers.py --against FILE       # this tree against fingerprints, on the same machine
+    python experiments/same_numbers.py [--only sasrec --only meow]      # this tree against same_numbers.json
+    python experiments/same_numbers.py --write                          # new fingerprints, of this tree
 
 Each case is trained for two epochs with a seed, evaluated on the valid and the test part, and read from what lies on
 disk: all tensors of the bundle and of the last checkpoint's model, the curve, the hashes of split and protocol, and
-what ``recgraph evaluate`` prints. The command line, JSON and safetensors are all that is used of a version, so that any
-two that share these can be compared. Each version runs in a process of its own, on one thread of the CPU, on small data
-that is made here. A case that cannot run is an error. All cases take about a minute for each version.
+what ``recgraph evaluate`` prints. It runs on one thread of the CPU, on small data that is made here. All cases take
+about a minute.
 
-What had to differ, and why, and which parameters have another name now, is in ``same_numbers.toml`` beside this
-file. The exit code is 1 where something else differs. Bits depend on the processor and on the versions of libraries:
-fingerprints are refused on another machine.
+What had to differ since the fingerprints were written, and why, and which parameters have another name now, is in
+``same_numbers.toml`` beside this file. The exit code is 1 where something else differs, or a case cannot run. Bits
+depend on the processor and on the versions of libraries: fingerprints of another machine are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ import platform
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import tomllib
@@ -49,7 +46,7 @@ else:
     from same_numbers_cases import CASES, NODES, write_data
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTED = Path(__file__).with_suffix(".toml")
+LISTED, KEPT = Path(__file__).with_suffix(".toml"), Path(__file__).with_suffix(".json")
 SEED = 11
 #: numbers of the curve that say how long it took
 _COST = re.compile(r"seconds|per_second|memory")
@@ -61,18 +58,14 @@ class Outcome:
     """What a case came to.
 
     Attributes:
-        command: the arguments of ``recgraph train``.
-        digests: tensor -> sha256 of its type, shape and bytes.
+        digests: tensor -> 12 digits of the sha256 of its type, shape and bytes.
         numbers: name -> value, of the curve and of the evaluations; hashes are texts.
         error: why it could not run; empty where it ran.
-        values: tensor -> array, where they are at hand; digests are what is compared.
     """
 
-    command: list[str]
     digests: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
     error: str = ""
-    values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,20 +183,19 @@ def run_tree(tree: Path, work: Path, wanted: Sequence[str]) -> dict[str, Outcome
     environment = {**os.environ, **{name: str(path) for name, path in paths.items()}, **alone}
     if subprocess.run(command, env=environment, cwd=work, check=False).returncode:
         raise RuntimeError(f"the trainings with {tree} failed; see the messages above")
-    return {name: outcome(CASES[name], work / slug(name)) for name in wanted}
+    return {name: outcome(work / slug(name)) for name in wanted}
 
 
-def outcome(case: Sequence[str], folder: Path) -> Outcome:
+def outcome(folder: Path) -> Outcome:
     """Read what a case left on disk."""
-    found = Outcome(list(case))
+    found = Outcome()
     if (folder / _ERROR).is_file():
         found.error = (folder / _ERROR).read_text(encoding="utf-8")
         return found
     for label, path in _tensor_files(folder / _RUN):
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
-                found.values[f"{label}:{name}"] = file.get_tensor(name)
-    found.digests = {key: digest(value) for key, value in found.values.items()}
+                found.digests[f"{label}:{name}"] = digest(file.get_tensor(name))
     for part, rows in json.loads((folder / _PRINTED).read_text(encoding="utf-8")).items():
         found.numbers |= _of_rows(part, rows)
     found.numbers |= _of_records(folder / _RUN)
@@ -223,9 +215,9 @@ def _tensor_files(run: Path) -> Iterator[tuple[str, Path]]:
 
 
 def digest(value: npt.NDArray[Any]) -> str:
-    """The sha256 of an array's type, shape and bytes."""
+    """12 digits of the sha256 of an array's type, shape and bytes."""
     head = f"{value.dtype} {value.shape} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(value).tobytes()).hexdigest()
+    return hashlib.sha256(head + np.ascontiguousarray(value).tobytes()).hexdigest()[:12]
 
 
 def _of_rows(part: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -271,15 +263,13 @@ def differences(case: str, base: Outcome, ours: Outcome, listed: Listed) -> dict
     if ours.error or base.error:
         sides = (("base", base.error), ("here", ours.error))
         return {f"fails {where}": error.splitlines()[-1] for where, error in sides if error}
-    if base.command != ours.command:
-        return {"command": f"trained with {' '.join(base.command)}"}
     found = {}
     old = {listed.rename(case, key): key for key in base.digests}
     for key in {**old, **ours.digests}:
         if key not in old or key not in ours.digests:
             found[key] = "only here" if key not in old else "only in the base"
         elif base.digests[old[key]] != ours.digests[key]:
-            found[key] = _distance(base.values.get(old[key]), ours.values.get(key))
+            found[key] = "other bits"
     for key in {**base.numbers, **ours.numbers}:
         a, b = (side.numbers.get(key, "nothing") for side in (base, ours))
         if repr(a) != repr(b):
@@ -287,20 +277,12 @@ def differences(case: str, base: Outcome, ours: Outcome, listed: Listed) -> dict
     return found
 
 
-def _distance(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> str:
-    if a is None or b is None:
-        return "other bits"
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return f"{a.dtype} {a.shape} -> {b.dtype} {b.shape}"
-    return f"at most {np.abs(a.astype(np.float64) - b.astype(np.float64)).max():.3g}"
-
-
 def report(base: Mapping[str, Outcome], ours: Mapping[str, Outcome], listed: Listed) -> bool:
     """Print a line a case; whether all is the same but what had to differ."""
     good = True
     print(f"{'verdict':18}  tensors  numbers  case")
     for name, here in ours.items():
-        there = base.get(name, Outcome(here.command, error="the base has no such case"))
+        there = base.get(name, Outcome(error="the base has no such case"))
         found = differences(name, there, here, listed)
         why = {what: None if what == "fails here" else listed.why(name, what) for what in found}
         verdict = "DIFFERS" if None in why.values() else "differs as listed" if found else "same"
@@ -320,20 +302,20 @@ def machine() -> dict[str, str]:
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn", "polars")}
-    return {"host": platform.node(), "processor": processor or platform.machine(), "python": sys.version, **packages}
+    return {"processor": processor or platform.machine(), "python": platform.python_version(), **packages}
 
 
 def write(path: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Keep fingerprints."""
-    cases = {name: asdict(found) | {"values": {}} for name, found in outcomes.items()}
-    path.write_text(json.dumps({"machine": machine(), "cases": cases}, indent=1) + "\n", encoding="utf-8")
+    """Keep fingerprints: a case a line."""
+    cases = ",\n".join(f"{json.dumps(name)}: {json.dumps(asdict(found))}" for name, found in outcomes.items())
+    path.write_text(f'{{"machine": {json.dumps(machine())}, "cases": {{\n{cases}\n}}}}\n', encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Outcome]:
     """Fingerprints that were kept.
 
     Raises:
-        ValueError: they are of another machine, or of other versions of libraries.
+        ValueError: they are of another kind of machine, or of other versions of libraries.
     """
     kept, here = json.loads(path.read_text(encoding="utf-8")), machine()
     other = [name for name in here if kept["machine"].get(name) != here[name]]
@@ -342,20 +324,11 @@ def read(path: Path) -> dict[str, Outcome]:
     return {name: Outcome(**found) for name, found in kept["cases"].items()}
 
 
-def extract(revision: str, folder: Path) -> Path:
-    """Write the files of a commit into a folder, which is returned."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
-    return folder
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 where all is the same, 1 where something differs or failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", metavar="REV", help="a commit or branch to compare this tree with")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="fingerprints to compare this tree with")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the base's fingerprints, or this tree's")
+    parser.add_argument("--against", type=Path, default=KEPT, metavar="FILE", help="fingerprints to compare with")
+    parser.add_argument("--write", action="store_true", help="write the fingerprints anew")
     parser.add_argument("--only", action="append", metavar="TEXT", help="only cases whose name has this text in it")
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     parser.add_argument("--drive", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -370,19 +343,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.list:
         print("\n".join(wanted))
         return 0
-    if bool(chosen.base) + bool(chosen.against) != 1 and not (chosen.write and not chosen.against):
-        parser.error("give --base REV or --against FILE to compare, or --write FILE alone")
-    base = read(chosen.against) if chosen.against else None
+    base = {} if chosen.write else read(chosen.against)
     with tempfile.TemporaryDirectory(prefix="same-numbers-") as scratch:
         write_data(Path(scratch) / "cards")
-        if chosen.base:
-            print(f"{len(wanted)} cases with {chosen.base}", file=sys.stderr)
-            base = run_tree(extract(chosen.base, Path(scratch) / "tree"), Path(scratch) / "base", wanted)
-        print(f"{len(wanted)} cases with this tree", file=sys.stderr)
         ours = run_tree(ROOT, Path(scratch) / "here", wanted)
-        if chosen.write:
-            write(chosen.write, ours if base is None else base)
-        good = report(ours if base is None else base, ours, Listed.read(LISTED))
+    if chosen.write:
+        write(chosen.against, ours)
+        return 0
+    good = report(base, ours, Listed.read(LISTED))
     print("all the same" if good else "NOT THE SAME: see above; what had to differ belongs into " + LISTED.name)
     return 0 if good else 1
 

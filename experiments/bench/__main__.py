@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,6 @@ from experiments.bench import environments, rates, report
 from experiments.bench.graph_suite import graph_suite
 from experiments.bench.harness import ROOT, Side, machine, measure_in_turn
 from experiments.bench.suite import Bench, suite
-from experiments.same_numbers import extract
 
 BEAUTY = Path("data") / "sequences" / "Amazon_Beauty.txt"
 HIN = Path("data") / "hin"
@@ -82,7 +84,9 @@ def interpreter(side: Side, chosen: argparse.Namespace) -> Path | str:
 
 def against_base(benches: list[Bench], revision: str, folder: Path) -> list[Bench]:
     """The benchmarks of our side, each beside the same workload of another commit, whose files go into ``folder``."""
-    extract(revision, folder)
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
     return [
         Bench(bench.name, bench.unit, bench.ours, replace(bench.ours, name=f"at {revision}", root=folder))
         for bench in benches

@@ -103,7 +103,9 @@ def _work(plan: Plan, storage: StudyStorage, split: SealedSplit, lock: str, prog
             held.enter_context(storage.exclusive())
             for trial in study.get_trials(states=(TrialState.RUNNING,)):
                 if _is_gone(trial, me, storage):
-                    retry(RETRIES)(study, trial)
+                    # parameters that were lost before they were drawn are drawn by the next trial
+                    if _has_all(plan, trial) or "fixed_params" in trial.system_attrs:
+                        retry(RETRIES)(study, trial)
                     storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             states = Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
             if states["COMPLETE"] + states["PRUNED"] + states["RUNNING"] < plan.n_trials:
@@ -142,7 +144,8 @@ def _run_one(plan: Plan, study: Study, storage: StudyStorage, split: SealedSplit
             raise
 
     # those that take the place of another have its parameters: an interrupted study draws what it would have drawn
-    drawn = sum("failed_trial" not in trial.system_attrs for trial in study.get_trials(deepcopy=False))
+    own = [trial for trial in study.get_trials(deepcopy=False) if "failed_trial" not in trial.system_attrs]
+    drawn = sum(_has_all(plan, trial) for trial in own)
     study.sampler = make_sampler(plan.sampler, plan.seed, plan.space, drawn)
     try:
         study.optimize(objective, n_trials=1)
@@ -152,6 +155,11 @@ def _run_one(plan: Plan, study: Study, storage: StudyStorage, split: SealedSplit
             raise
         return
     keep_result(plan, storage.optuna.get_trial(ids[0]))
+
+
+def _has_all(plan: Plan, trial: FrozenTrial) -> bool:
+    """Whether all parameters of a trial are drawn."""
+    return plan.space.dimensions.keys() <= trial.params.keys()
 
 
 def _is_gone(trial: FrozenTrial, me: str, storage: StudyStorage) -> bool:

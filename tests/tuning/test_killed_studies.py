@@ -63,9 +63,9 @@ def test_a_study_that_is_killed_ends_with_its_exact_number_of_trials(tmp_path: P
     assert states(study) == {"COMPLETE": 4, "FAIL": len(running)}
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len({tuple(trial.params.items()) for trial in complete}) == 4
-    for number in running:
+    for number in (each for each in running if len(before[each].params) == 2):  # the others were lost before the draw
         (again,) = [trial for trial in complete if trial.system_attrs.get("failed_trial") == number]
-        assert before[number].params.items() <= again.params.items()
+        assert again.params == before[number].params
     for trial in complete:
         folder = out / "trials" / f"{trial.system_attrs.get('failed_trial', trial.number):04d}"
         assert epochs(folder / "log.jsonl") == [*range(1, 13)], "it went on where it stopped"
