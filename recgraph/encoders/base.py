@@ -15,8 +15,6 @@ from recgraph.rng import dropout, lent
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["EncoderLayer", "LayeredEncoder", "SequenceEncoder", "dropout_generator", "last_of", "tokens_of_places"]
-
 
 def dropout_generator(
     module: nn.Module, probability: float, generator: torch.Generator | None

@@ -11,8 +11,6 @@ from recgraph.data.item_features import feature_rows
 from recgraph.explain.explanation import Item, Node
 from recgraph.serve.recommender import Recommender
 
-__all__ = ["Items", "is_vector"]
-
 #: columns of item features that hold titles; the first that exists is used
 _TITLES = ("title", "name", "movie_title", "item_name")
 

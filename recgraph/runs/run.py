@@ -38,8 +38,6 @@ from recgraph.train.callbacks import Observer
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["BaseRun", "NodeRun", "Run"]
-
 Seen = Literal["keep", "exclude", "both"]
 Part = Literal["valid", "test"]
 _Share = Annotated[float, Field(ge=0, le=1)]

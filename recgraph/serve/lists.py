@@ -23,8 +23,6 @@ from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling
 from recgraph.serve.vectors import encode_items
 
-__all__ = ["Fallback", "Lister", "Wanted", "as_frame", "check_item_columns"]
-
 Fallback = Literal["popularity"]
 
 

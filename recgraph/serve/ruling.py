@@ -27,8 +27,6 @@ from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["OwnItems", "Ruling", "candidates_of", "resolve", "with_arguments"]
-
 #: bytes of the scores that are changed and sorted at a time
 _BYTES = 1 << 27
 #: a ranking of which items may be passed over is read to so many times k first

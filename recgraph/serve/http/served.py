@@ -37,8 +37,6 @@ from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.serve.similar import candidates_left, chosen, lists_like
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["BATCH_USERS", "Answer", "Limits", "Recommend", "Refused", "Served", "Similar"]
-
 #: users, and items, of several requests that are ranked together, at most: the rows of a tile of scores
 BATCH_USERS = 128
 #: users of a tile of scores, where few are ranked
