@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from refusing import refused
-from typer.testing import CliRunner, Result
 
 import recgraph as rg
-from recgraph.cli.app import app
 
 pd = pytest.importorskip("pandas")
 N_USERS, N_FILMS, LENGTH = 40, 30, 8
@@ -94,41 +91,3 @@ def test_a_part_that_was_fitted_on_is_not_evaluated(data: rg.Interactions) -> No
     for part in ("valid", "test"):
         with refused("fitted on all"):
             everything.evaluate(part)
-
-
-@pytest.fixture
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-
-
-def recgraph(command: str) -> Result:
-    return CliRunner().invoke(app, command.split())
-
-
-@pytest.mark.usefixtures("_home")
-def test_the_same_from_the_command_line() -> None:
-    train = "train sasrec --dataset synthetic --device cpu --set hidden_dim=8 --set n_layers=1 --set n_heads=1"
-    for command in (
-        f"{train} --out runs/served --fit-on all --set max_epochs=1",
-        "recommend runs/served --user 7",
-        f"{train} --out runs/both --refit --set max_epochs=2",
-        "evaluate runs/both/selection",
-        "recommend runs/both --user 7",
-        f"{train} --out runs/first --set max_epochs=1",
-        f"{train} --out runs/first --set max_epochs=2 --resume",  # line 3
-        "evaluate runs/first",
-    ):
-        done = recgraph(command)
-        assert done.exit_code == 0, f"{command}\n{done.output}"
-    assert len(json.loads(Path("runs/first/record.json").read_text())["history"]) == 2
-    for command, message in (
-        (f"{train} --out runs/first --set max_epochs=3 --resume --seed 1", "seed"),
-        (f"{train} --out runs/first --set max_epochs=3 --resume --set batch_size=8", "batch_size"),
-        ("evaluate runs/served", "fitted on all"),
-        ("evaluate runs/both", "fitted on all"),
-    ):
-        done = recgraph(command)
-        assert done.exit_code == 2, f"{command}\n{done.output}"
-        assert message in done.stderr
