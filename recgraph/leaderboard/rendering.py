@@ -13,13 +13,12 @@ from recgraph.arguments import checked
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
-from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, short_hash
 from recgraph.leaderboard.plan import fold_of, named, seed_of
-from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.sheet import Entry, GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
 
-__all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
+__all__ = ["COLUMNS", "markdown", "render", "rows", "to_csv"]
 
 
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
@@ -79,18 +78,13 @@ def _over_seeds(number: Number) -> dict[str, Any]:
 
 #: maximum number of score columns in one table; with more, each protocol has its own table
 _WIDEST = 6
+#: costs that are shown without their deviation
+_MEANS = {"training_wh": "{:.2g}", "n_parameters": "{:,.0f}"}
 _COSTS = ("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds")
-_LEGEND = "Means ± standard deviations over {repeats}. {marks}"
 
 
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
-    """The board as Markdown that ends with a line break.
-
-    Args:
-        sheets: of its data sets.
-        board: its name.
-        level: level of the first heading.
-    """
+    """The board as Markdown that ends with a line break; ``level``: of the first heading."""
     parts = [f"{'#' * level} Leaderboard {markdown_code(board)}"]
     for sheet in sheets:
         parts += _sheet(sheet, level + 1)
@@ -107,7 +101,7 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
     if sheet.tables:
         parts += _scores(sheet)
         parts += [_protocols(sheet), f"{head} Differences", for_markdown(sheet.tested), *_differences(sheet)]
-        parts += [f"{head} Cost", _machines(sheet), _cost(sheet)]
+        parts += [f"{head} Cost", *_cost(sheet)]
         for groups in sheet.groups:
             parts += [
                 f"{head} {for_markdown(f'{groups.label}, {groups.metric}, {groups.table}')}",
@@ -127,10 +121,8 @@ def _scores(sheet: Sheet) -> list[str]:
     together = sum(len(table.metrics) for table in sheet.tables) <= _WIDEST
     blocks = [sheet.tables] if together else [(table,) for table in sheet.tables]
     marks = "; ".join(f"{sign}{': ' if sign else ''}{meaning}" for sign, meaning in MARKS.values())
-    return [
-        *(_block(sheet, tables) for tables in blocks),
-        _LEGEND.format(repeats=sheet.repeats, marks=f"{marks[0].upper()}{marks[1:]}."),
-    ]
+    legend = f"Means ± standard deviations over {sheet.repeats}. {marks[0].upper()}{marks[1:]}."
+    return [*(_block(sheet, tables) for tables in blocks), legend]
 
 
 def _block(sheet: Sheet, tables: Sequence[ScoreTable]) -> str:
@@ -186,7 +178,9 @@ def _test(test: Comparison) -> list[str]:
     ]
 
 
-def _cost(sheet: Sheet) -> str:
+def _cost(sheet: Sheet) -> list[str]:
+    machines = dict.fromkeys(text for entry in sheet.entries for text in (*entry.machines, *entry.versions))
+    where = f"Of one seed, means ± standard deviations, on {for_markdown('; '.join(machines))}."
     heads = ["training, s", "training, CPU s", "training, Wh", "test, s", "test, CPU s"]
     rows = [[entry.name, *_costs(sheet, entry.name)] for entry in sheet.entries if entry.done]
     table = _table(["model", "parameters", "epochs", *heads, "peak memory, MiB"], rows)
@@ -194,26 +188,18 @@ def _cost(sheet: Sheet) -> str:
         f"Wh: an estimate, {WATTS_PER_CORE:g} W of a core over the CPU time and {WATTS_PER_GIB:g} W a GiB of the peak."
     )
     found = sheet.cheapest
-    return "\n\n".join([table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"])
+    return [where, table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"]
 
 
 def _costs(sheet: Sheet, entry: str) -> list[str]:
-    costs = {name: sheet.cost(entry, name) for name in COSTS}
-    texts = {name: "–" if cost is None else _few_digits(cost) for name, cost in costs.items()}
-    if (energy := costs["training_wh"]) is not None:
-        texts["training_wh"] = f"{energy.mean:.2g}"
-    parameters = costs["n_parameters"]
-    texts["n_parameters"] = "–" if parameters is None else f"{parameters.mean:,.0f}"
-    return [texts[name] for name in ("n_parameters", "epochs", *_COSTS, "peak_memory_mb")]
+    names = ("n_parameters", "epochs", *_COSTS, "peak_memory_mb")
+    return ["–" if (spent := sheet.cost(entry, name)) is None else _cost_text(name, spent) for name in names]
 
 
-def _few_digits(number: Number) -> str:
+def _cost_text(name: str, number: Number) -> str:
+    if name in _MEANS:
+        return _MEANS[name].format(number.mean)
     return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
-
-
-def _machines(sheet: Sheet) -> str:
-    machines = [text for entry in sheet.entries for text in (*entry.machines, *entry.versions)]
-    return f"Of one seed, means ± standard deviations, on {for_markdown('; '.join(dict.fromkeys(machines)))}."
 
 
 def _group_table(groups: GroupTable) -> str:
@@ -227,9 +213,11 @@ def _group_table(groups: GroupTable) -> str:
 
 def _card(entry: Entry) -> str:
     """The description of a model and the commands that reproduce its numbers."""
-    parts = [f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {for_markdown(entry.text.summary)}"]
-    parts += [f"Source: {for_markdown(entry.text.source)}." if entry.text.source else ""]
-    parts += [f"Departures: {for_markdown(entry.text.departures)}" if entry.text.departures else ""]
+    parts = [
+        f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {for_markdown(entry.text['summary'])}"
+    ]
+    parts += [f"Source: {for_markdown(entry.text['source'])}." if entry.text["source"] else ""]
+    parts += [f"Departures: {for_markdown(entry.text['departures'])}" if entry.text["departures"] else ""]
     parts += [
         for_markdown(entry.note),
         f"Settings: the best trial of {markdown_code(entry.study)}." if entry.study else "",
@@ -265,10 +253,9 @@ def _cell(text: str) -> str:
 
 @checked
 def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
-    """Write the records of a board into one file, in one step, and return its path.
+    """Write the records of a board into one file and return its path.
 
-    No model is trained and no data is read. Entries are compared again where their records have changed (see
-    :func:`recgraph.leaderboard.sheet.update_comparisons`).
+    No model is trained and no data is read. Entries are compared again where their records have changed.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
@@ -276,15 +263,13 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
         results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
-        ValueError: the board does not exist, or ``out`` has another suffix or is a folder.
+        ValueError: the board does not exist, or ``out`` has another suffix.
     """
     path = Path(out)
     if path.suffix not in (".html", ".md", ".csv"):
         raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
-    if path.is_dir():
-        raise ValueError(f"out = {str(out)!r} is a folder; give a file in it")
     found = board if isinstance(board, Board) else load_board(board)
-    sheets = sheets_of(found, results)
+    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
     if path.suffix == ".html":
         from recgraph.leaderboard.page import page
 
@@ -292,8 +277,3 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
     else:
         write_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
     return path
-
-
-def sheets_of(board: Board, results: str | Path | None = None) -> list[Sheet]:
-    """The sheets of a board with their comparisons."""
-    return [update_comparisons(open_sheet(board, sheet, results)) for sheet in board.sheets]

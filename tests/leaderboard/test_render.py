@@ -18,7 +18,7 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.numbers import listed, metric_name
+from recgraph.leaderboard.numbers import metric_name
 from recgraph.leaderboard.page import cost_figures, count, curve_figures, duration, page
 from recgraph.leaderboard.rendering import COLUMNS
 from recgraph.leaderboard.sheet import update_comparisons
@@ -153,4 +153,3 @@ def test_words() -> None:
     assert [metric_name(name) for name in names] == ["NDCG@10", "Macro F1", "Hit rate@5", "AUC"]
     assert [duration(s) for s in (0.0123, 0.9997, 119, 120, 7200)] == ["12.3 ms", "1000 ms", "119 s", "2 min", "2 h"]
     assert [count(n) for n in (12, 1234, 1871496, 2e9)] == ["12", "1.23 k", "1.87 M", "2 G"]
-    assert [listed("abcde"[:n]) for n in (0, 1, 3, 5)] == ["", "a", "a, b and c", "a, b, c and 2 more"]

@@ -23,12 +23,11 @@ import recgraph as rg
 from recgraph import parallel, registry
 from recgraph.cli.app import app
 from recgraph.evaluate.results import popularity_groups
-from recgraph.leaderboard import job as jobs
+from recgraph.leaderboard import runner as jobs
 from recgraph.leaderboard.board import load_board
-from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.plan import Job, Store, jobs_of
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet
-from recgraph.leaderboard.store import Store
 from recgraph.models.closed_form.neighbours import Popularity
 
 #: MEOWRec follows paths over genres, which this data has not; BPR-MF is long enough to be stopped in the middle
