@@ -225,7 +225,6 @@ def _of_nodes(metric: str) -> str:
 
 
 def _path(board: Path, written: str) -> str:
-    """A path from a board's file on."""
     return os.path.normpath((board.parent / written).absolute())
 
 

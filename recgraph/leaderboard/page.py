@@ -24,11 +24,7 @@ from recgraph.pages.charts import Chart, Figure, Line, Scale
 __all__ = ["page"]
 
 #: what a screen reader says for the sign of a mark
-_SPOKEN = {
-    "best": "significantly best",
-    "tied": "not significantly worse than the best",
-    "untested": "not tested",
-}
+_SPOKEN = {"best": "significantly best", "tied": "not significantly worse than the best", "untested": "not tested"}
 #: number of protocols whose columns are visible at first; the reader can show the others
 _VISIBLE = 3
 #: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
@@ -47,12 +43,8 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     times = [time for entry in entries for time in entry.times.values()]
     anchors = [(sheet, re.sub(r"[^\w-]+", "-", sheet.spec.name)) for sheet in sheets]
     templates = environment("leaderboard")
-    templates.filters |= {
-        "metric_name": metric_name,
-        "named": named,
-        "spread": spread,
-        "pretty": partial(json.dumps, indent=1),
-    }
+    pretty = partial(json.dumps, indent=1)
+    templates.filters |= {"metric_name": metric_name, "named": named, "spread": spread, "pretty": pretty}
     return templates.get_template("page.html.j2").render(
         board=board,
         sections=[
@@ -115,7 +107,6 @@ def memory(mib: float) -> str:
 
 
 def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
-    """The costs of an entry as text, for its card."""
     texts = {"training_wh": "{:.3g} Wh".format, "peak_memory_mb": memory, "n_parameters": "{:,.0f}".format}
     found = {}
     for name in COSTS:
@@ -141,7 +132,6 @@ class PageColumn:
 
     @cached_property
     def _best(self) -> float:
-        """The best mean as it is displayed; infinite where all are equal."""
         displayed = {round(number.mean, 4) for number in self.numbers.values() if not math.isnan(number.mean)}
         best = max if self.order == "descending" else min
         return best(displayed) if len(displayed) > 1 else math.inf
@@ -270,7 +260,6 @@ def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
 
 
 def _steps(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of the front joined by steps: the best quality for each cost."""
     front = sorted(points)
     line = front[:1]
     for cost, quality in front[1:]:
@@ -308,7 +297,6 @@ def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """The finite points, at most about ``_POINTS`` of them, the last one included."""
     step = max(1, math.ceil(len(points) / _POINTS))
     finite = [(float(epoch), value) for epoch, value in points if math.isfinite(value)]
     return [point for i, point in enumerate(finite) if i % step == 0 or i == len(finite) - 1]

@@ -169,12 +169,7 @@ def without_fold(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
-    """The jobs of an entry, one a seed, or one a seed and fold.
-
-    Raises:
-        ConfigError: a setting is wrong or belongs to the protocol, or the study is of another model; names the entry.
-        FileNotFoundError, ValueError: the study cannot be read.
-    """
+    """The jobs of an entry, one a seed, or one a seed and fold; FileNotFoundError where its study is not there."""
     cls: type[Model] = registry.load("model", entry.model)
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     try:
@@ -225,7 +220,6 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
 
 
 def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
-    """The hashes of the protocols, without the data."""
     if of_nodes:
         return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
     fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
@@ -319,10 +313,7 @@ def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> 
 
 
 def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
-    """Refuse settings that were tuned on another split of the data set than ``tuning``.
-
-    The validation part of another split may hold interactions that the board tests on.
-    """
+    """Refuse settings that were tuned on another split than ``tuning``: its valid part may hold what is tested on."""
     if entry.study is None:
         return
     tuned = load_tuned(entry.study, sheet.file.parent, entry.study_name)
@@ -381,6 +372,7 @@ def lacking(job: Job, record: Record) -> list[str]:
     return [metric for metric in job.metrics if any(metric not in scores for scores in record["scores"].values())]
 
 
+@dataclass(frozen=True)
 class Store:
     """The records of one data set of a board.
 
@@ -388,22 +380,16 @@ class Store:
     are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def record(self, job: Job) -> Record | None:
-        """The record of a job, or None."""
         return read_json(self.folder / f"{job.stem}.json")
 
     def failure(self, job: Job) -> Record | None:
-        """The record of a job's failure when it was last tried, or None."""
         return read_json(self._failed(job))
 
     def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
-        """Whether a job has a record of this data and its inputs with all metrics that it asks for.
-
-        ``values``: and with the values of users, which records from git lack.
-        """
+        """Whether a job has a record of this data and its inputs with all its metrics, and with values of users."""
         record = self.record(job)
         if record is None or record["data_hash"] != data_hash or record.get("inputs", {}) != job.inputs:
             return False
@@ -441,7 +427,6 @@ class Store:
         return result if result.hash == protocol and result.metrics == scores else None
 
     def work(self, job: Job) -> Path:
-        """The folder of an unfinished training."""
         return self.folder / ".work" / job.stem
 
     def lock(self, job: Job, wait: bool = True) -> AbstractContextManager[None]:

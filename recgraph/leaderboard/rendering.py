@@ -80,7 +80,6 @@ def _over_seeds(number: Number) -> dict[str, Any]:
 _WIDEST = 6
 #: costs that are shown without their deviation
 _MEANS = {"training_wh": "{:.2g}", "n_parameters": "{:,.0f}"}
-_COSTS = ("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds")
 
 
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
@@ -93,20 +92,16 @@ def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
 
 def _sheet(sheet: Sheet, level: int) -> list[str]:
     head = "#" * (level + 1)
-    parts = [
-        f"{'#' * level} {for_markdown(sheet.spec.title)}",
-        *([for_markdown(sheet.spec.note)] if sheet.spec.note else []),
-        _facts(sheet),
-    ]
+    note = [for_markdown(sheet.spec.note)] if sheet.spec.note else []
+    parts = [f"{'#' * level} {for_markdown(sheet.spec.title)}", *note, _facts(sheet)]
     if sheet.tables:
         parts += _scores(sheet)
-        parts += [_protocols(sheet), f"{head} Differences", for_markdown(sheet.tested), *_differences(sheet)]
+        parts += ["\n".join(_protocol(*each) for each in sheet.protocols)]
+        parts += [f"{head} Differences", for_markdown(sheet.tested), *_differences(sheet)]
         parts += [f"{head} Cost", *_cost(sheet)]
         for groups in sheet.groups:
-            parts += [
-                f"{head} {for_markdown(f'{groups.label}, {groups.metric}, {groups.table}')}",
-                _group_table(groups),
-            ]
+            title = for_markdown(f"{groups.label}, {groups.metric}, {groups.table}")
+            parts += [f"{head} {title}", _group_table(groups)]
     parts += [f"{head} Models", *(_card(entry) for entry in sheet.entries)]
     return [*parts, *_undone(sheet, head)]
 
@@ -127,32 +122,24 @@ def _scores(sheet: Sheet) -> list[str]:
 
 def _block(sheet: Sheet, tables: Sequence[ScoreTable]) -> str:
     columns = [(table.title, metric) for table in tables for metric in table.metrics]
-    rows = [
-        [entry.name, f"{len(entry.done)}", *(_score(sheet.score(entry.name, *column)) for column in columns)]
-        for entry in sheet.entries
-        if entry.done
-    ]
+    rows = []
+    for entry in (each for each in sheet.entries if each.done):
+        scores = [sheet.score(entry.name, *column) for column in columns]
+        texts = ["–" if each is None else f"{each.text()} {each.sign}".rstrip() for each in scores]
+        rows.append([entry.name, f"{len(entry.done)}", *texts])
     return _table(["model", sheet.repeats, *(f"{title}: {metric}" for title, metric in columns)], rows)
 
 
-def _score(number: Number | None) -> str:
-    return "–" if number is None else f"{number.text()} {number.sign}".rstrip()
-
-
-def _protocols(sheet: Sheet) -> str:
-    return "\n".join(f"- {for_markdown(titles)}: {_protocol(table)}" for titles, table in sheet.protocols)
-
-
-def _protocol(table: ScoreTable) -> str:
+def _protocol(titles: str, table: ScoreTable) -> str:
     users = "" if table.n_users is None else f", {table.n_users} users{table.in_folds}"
     unreachable = table.n_unreachable_users
     missed = f" ({unreachable} of them with items that cannot be reached, counted as misses)" if unreachable else ""
     fields = ", ".join(f"{name} {short_hash(text)}" for name, text in table.protocol.items())
-    return f"protocol {markdown_code(table.protocol_hash)}{users}{missed}: {for_markdown(fields)}"
+    of_tables = f"- {for_markdown(titles)}: protocol {markdown_code(table.protocol_hash)}"
+    return f"{of_tables}{users}{missed}: {for_markdown(fields)}"
 
 
 def _differences(sheet: Sheet) -> list[str]:
-    """For each table's first metric, the best mean less each other one."""
     rows = []
     for table in sheet.tables:
         metric = table.metrics[0]
@@ -182,7 +169,9 @@ def _cost(sheet: Sheet) -> list[str]:
     machines = dict.fromkeys(text for entry in sheet.entries for text in (*entry.machines, *entry.versions))
     where = f"Of one seed, means ± standard deviations, on {for_markdown('; '.join(machines))}."
     heads = ["training, s", "training, CPU s", "training, Wh", "test, s", "test, CPU s"]
-    rows = [[entry.name, *_costs(sheet, entry.name)] for entry in sheet.entries if entry.done]
+    names = ("n_parameters", "epochs", *COSTS[:5], "peak_memory_mb")
+    done = [entry.name for entry in sheet.entries if entry.done]
+    rows = [[entry, *(_cost_text(name, sheet.cost(entry, name)) for name in names)] for entry in done]
     table = _table(["model", "parameters", "epochs", *heads, "peak memory, MiB"], rows)
     estimate = (
         f"Wh: an estimate, {WATTS_PER_CORE:g} W of a core over the CPU time and {WATTS_PER_GIB:g} W a GiB of the peak."
@@ -191,12 +180,9 @@ def _cost(sheet: Sheet) -> list[str]:
     return [where, table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"]
 
 
-def _costs(sheet: Sheet, entry: str) -> list[str]:
-    names = ("n_parameters", "epochs", *_COSTS, "peak_memory_mb")
-    return ["–" if (spent := sheet.cost(entry, name)) is None else _cost_text(name, spent) for name in names]
-
-
-def _cost_text(name: str, number: Number) -> str:
+def _cost_text(name: str, number: Number | None) -> str:
+    if number is None:
+        return "–"
     if name in _MEANS:
         return _MEANS[name].format(number.mean)
     return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
@@ -212,13 +198,11 @@ def _group_table(groups: GroupTable) -> str:
 
 
 def _card(entry: Entry) -> str:
-    """The description of a model and the commands that reproduce its numbers."""
+    text = {name: for_markdown(each) for name, each in entry.text.items()}
     parts = [
-        f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {for_markdown(entry.text['summary'])}"
-    ]
-    parts += [f"Source: {for_markdown(entry.text['source'])}." if entry.text["source"] else ""]
-    parts += [f"Departures: {for_markdown(entry.text['departures'])}" if entry.text["departures"] else ""]
-    parts += [
+        f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {text['summary']}",
+        f"Source: {text['source']}." if text["source"] else "",
+        f"Departures: {text['departures']}" if text["departures"] else "",
         for_markdown(entry.note),
         f"Settings: the best trial of {markdown_code(entry.study)}." if entry.study else "",
     ]

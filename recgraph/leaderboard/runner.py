@@ -203,7 +203,6 @@ def _one_thread() -> Iterator[None]:
 def _planned_jobs(
     board: Board, sheet: SheetSpec, folder: Path, only: Sequence[str], values: bool, summary: Summary
 ) -> list[Pending]:
-    """The jobs of one sheet, done or not; those that cannot run are added to the summary."""
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
         return []
@@ -247,7 +246,6 @@ def _check_only(board: Board, only: Sequence[str]) -> None:
 
 
 def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
-    """Whether an entry is asked for, by its name or by its model."""
     return entry.name in only or registry.key(entry.model) in map(registry.key, only)
 
 
@@ -365,7 +363,6 @@ def _train(pending: Pending, device: str | None) -> Run | NodeRun:
 
 
 def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
-    """Test a training and make its record; values of users are written to the store."""
     job, data = pending.job, run.record["data"]
     made_with = data["graph_hash" if isinstance(run, NodeRun) else "split_hash"]
     if made_with != pending.hashes.splits[job.fold or 0]:
@@ -428,7 +425,6 @@ def _node_scores(found: NodeResults) -> dict[str, Any]:
 
 
 def _groups(run: Run, found: Results, job: Job) -> dict[str, Any]:
-    """Kind of groups -> title of a table -> group -> its size and metrics."""
     assert run.split is not None
     split = run.split.unseal("group the users of the test part")
     cases, counts = split.test, split.fit_part(job.fit_on).item_counts()

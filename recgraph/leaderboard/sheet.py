@@ -50,18 +50,6 @@ from recgraph.leaderboard.plan import (
 from recgraph.models.base import Model
 from recgraph.setting_texts import setting_text
 
-__all__ = [
-    "NEAR",
-    "Cheapest",
-    "Failure",
-    "GroupTable",
-    "Missing",
-    "ScoreTable",
-    "Sheet",
-    "open_sheet",
-    "update_comparisons",
-]
-
 #: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
 #: the parts of a job's identity that are its configuration
@@ -85,7 +73,6 @@ def text_of(cls: type[Model]) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """The text on one line without reStructuredText markup."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     return re.sub(r"\s+", " ", text.replace("``", "")).strip()
 
@@ -316,7 +303,6 @@ class Sheet:
 
     @property
     def n_asked(self) -> int:
-        """Number of trainings that the board asks for."""
         return self.n_done + len(self.failures) + sum(len(one.seeds) for one in self.missing)
 
     @cached_property
@@ -352,7 +338,6 @@ class Sheet:
         return self.numbers.get((entry, title, "", "", metric))
 
     def scores(self, entry: str, title: str) -> dict[str, Number]:
-        """Metric -> score of an entry in a table."""
         return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
 
     def cost(self, entry: str, name: str) -> Number | None:
@@ -360,7 +345,6 @@ class Sheet:
         return self.numbers.get((entry, "", "", "", name))
 
     def ranked(self, title: str, metric: str) -> list[Entry]:
-        """The entries with a score, best first."""
         means = {entry.name: own.mean for entry in self.entries if (own := self.score(entry.name, title, metric))}
         entries = {entry.name: entry for entry in self.entries}
         return [entries[name] for name in best_first(means, metric)]
@@ -417,9 +401,6 @@ class Sheet:
 @checked
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
     """Read the records of one data set of a board; no model is run and no data is read.
-
-    Args:
-        results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
         ProtocolMismatch: records of one table have different protocols.
