@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-faults test-gpu test-order test-oldest bench bench-scale bench-gpu reference same-numbers docs audit dist clean
+.PHONY: help venv demo test lint types test-fast test-area test-slow test-faults test-gpu test-order test-oldest bench bench-scale bench-gpu reference same-numbers docs audit dist clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -54,6 +54,10 @@ test: lint  ## all checks: lint, and beside each other types and every test that
 
 test-fast: $(STAMP)
 	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not faults and not peer and not gpu" $(ARGS)
+
+test-area: $(STAMP)  ## the quick tests of one folder of tests/, in one process (AREA=contrast)
+	@[ -n "$(AREA)" ] || { echo "name a folder of tests/, e.g. make test-area AREA=contrast" >&2; exit 1; }
+	$(PYTEST) -q -m "not slow and not faults and not peer and not gpu" tests/$(AREA) $(ARGS)
 
 lint: $(STAMP)  ## ruff and the static check of devices
 	$(PY) -m ruff check .

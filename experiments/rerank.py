@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits

@@ -15,8 +15,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-__all__ = ["accelerator_path", "compiled", "full_precision", "is_accelerated", "to_device", "to_host"]
-
 _forced = False
 #: graphs of one function at most: training, evaluation, a batch of one row, masked items or none need one each
 _GRAPHS = 64

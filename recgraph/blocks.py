@@ -15,21 +15,6 @@ from torch import Tensor
 
 from recgraph.accelerated import is_accelerated
 
-__all__ = [
-    "BYTES_HOST",
-    "FEWEST_ROWS",
-    "even_bounds",
-    "exponent_limit",
-    "group_sizes",
-    "group_sums",
-    "of_groups",
-    "refuse_second_derivative",
-    "row_blocks",
-    "score_blocks",
-    "total_of",
-    "work_type",
-]
-
 #: a block stays in a core's cache; an accelerator wants few and large kernels instead
 BYTES_HOST = 4 * 2**20
 _BYTES_ACCELERATOR = 512 * 2**20

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from recgraph.texts import listed
 
-__all__ = ["NonFinite", "NonFiniteWeights", "check_weights", "first_bad_row", "lacks_memory", "not_finite"]
-
 
 class NonFinite(ValueError):
     """Numbers became NaN or infinite."""

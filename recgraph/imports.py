@@ -22,18 +22,6 @@ from typing import Any
 from recgraph import registry
 from recgraph.arguments import checked
 
-__all__ = [
-    "ImportFailed",
-    "Imported",
-    "follow",
-    "import_all",
-    "import_file",
-    "imported",
-    "is_file",
-    "orders",
-    "source_of",
-]
-
 
 class ImportFailed(ValueError):
     """A file or a module cannot be imported; the message says at which line of which file."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["is_first_launched", "is_launched", "local_rank", "refuse_launched"]
-
 
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several."""

@@ -10,8 +10,6 @@ from typing import Any
 
 from recgraph.texts import for_html as escape
 
-__all__ = ["block", "table"]
-
 #: the most rows of a table that are shown
 _MOST = 30
 _LINE = "1px solid color-mix(in srgb, currentColor 20%, transparent)"

@@ -28,8 +28,6 @@ from pydantic import Field
 from recgraph import imports
 from recgraph.config import Config
 
-__all__ = ["Engine", "Piece", "TaskFailed", "map"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 Submit = Callable[[str, Any], "Future[bytes]"]

@@ -12,8 +12,6 @@ from pydantic.fields import FieldInfo
 
 from recgraph import registry
 
-__all__ = ["chosen", "is_list", "kind_of", "options_of"]
-
 
 def kind_of(setting: str) -> str | None:
     """The registry's kind of the parts that a setting chooses; None where it chooses none."""

@@ -26,23 +26,6 @@ from torch import Tensor
 from recgraph.blocks import refuse_second_derivative
 from recgraph.launcher import is_first_launched, is_launched, local_rank
 
-__all__ = [
-    "WHOLE",
-    "RankLost",
-    "Ranks",
-    "Share",
-    "all_values",
-    "connect",
-    "first_does",
-    "first_value",
-    "gathered",
-    "is_first",
-    "is_told",
-    "of_all",
-    "stacked",
-    "together",
-]
-
 T = TypeVar("T")
 #: words of torch's errors that mean that another rank does not answer
 _OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")

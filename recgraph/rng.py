@@ -18,8 +18,6 @@ from torch import Tensor
 from recgraph.accelerated import is_accelerated
 from recgraph.ranks import Ranks
 
-__all__ = ["Generators", "derive", "dropout", "dropout_scale", "lent", "numpy_generator", "seeded_init"]
-
 
 def derive(seed: int, *names: str | int) -> int:
     """A 63-bit seed for a purpose: the same for the same seed and names, on every machine."""

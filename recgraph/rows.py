@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import is_accelerated
 
-__all__ = ["distinct_rows", "is_sparse", "lookup", "read_once", "set_sparse", "touched"]
-
 _MARK = "_gradient_is_sparse"
 # marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry
 _ROWS_AN_ENTRY = 2

@@ -10,8 +10,6 @@ from typing import Any
 
 from recgraph.config import ConfigError, shown
 
-__all__ = ["choices_with_none", "parse_settings", "setting_text", "toml_text", "with_none"]
-
 
 def parse_settings(
     pairs: Iterable[str], base: Mapping[str, Any] | None = None, option: str = "--set"

@@ -19,22 +19,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = [
-    "FORMULA",
-    "RecordFormatter",
-    "cell",
-    "csv_line",
-    "for_html",
-    "for_markdown",
-    "for_spreadsheet",
-    "for_terminal",
-    "json_of",
-    "listed",
-    "markdown_block",
-    "markdown_code",
-    "tell",
-]
-
 #: controls, formats (bidirectional ones among them), lone surrogates, separators of lines and paragraphs
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 #: formats that scripts and emoji need: the joiners

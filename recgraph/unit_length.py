@@ -6,8 +6,6 @@ import math
 
 from torch import Tensor
 
-__all__ = ["unit_length"]
-
 # F.normalize, whose values these are, divides shorter vectors by it
 _SHORTEST = 1e-12
 

@@ -230,7 +230,7 @@ def _own_members() -> Iterator[None]:
 def movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for ``RECGRAPH_HOME`` in which MovieLens-100k lies prepared."""
     from recgraph.data import catalog
-    from recgraph.data.catalog.sources import UnavailableError
+    from recgraph.data.catalog.logs import UnavailableError
 
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:

@@ -71,7 +71,9 @@ def run(page: str, scope: dict[str, Any] | None = None, without: str | None = No
     "page",
     [
         "add/augmentation.md",
+        "add/encoder.md",
         "add/metric.md",
+        "add/objective.md",
         "add/weighting.md",
         "concepts.md",
         "graph-recommenders.md",

@@ -2,7 +2,7 @@
 
 A picture for each module of stages, ``docs/pictures/scale-<module>.svg``: the growth of time and of memory for a unit
 of data, against the size; what is linear is level, and n ** 1.1, the most that is allowed, is the grey line. The tables
-go between the markers of ``docs/scale.md``.
+go between the markers of ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recgraph.pages.labels import Box
 from recgraph.pages.plot import drawing
 
 LINES = ROOT / "experiments" / "results" / "bench-scale.jsonl"
-PAGE, PICTURES = ROOT / "docs" / "scale.md", ROOT / "docs" / "pictures"
+PAGE, PICTURES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "pictures"
 #: room on the right for the names of the stages
 _LAYOUT = Layout(560, 330, Box(58, 12, 420, 286))
 _COLOURS = 5

@@ -14,8 +14,6 @@ from recgraph.config import Config, Search, configure
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 
-__all__ = ["EdgeDrop", "FeatureMask", "GraphAugmentation", "NodeDrop", "keep_some", "make_augmentation"]
-
 
 class GraphAugmentationConfig(Config):
     redraw: Annotated[

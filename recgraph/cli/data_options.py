@@ -63,7 +63,7 @@ class _Shown:
     def shown(self) -> contextlib.ExitStack:
         """A block within which is shown what is found out of the file."""
         stack = contextlib.ExitStack()
-        for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.strategies"):
+        for name in ("recgraph.data.reading", "recgraph.data.log", "recgraph.data.strategies"):
             stack.enter_context(showing(name))
         return stack
 

@@ -25,18 +25,6 @@ from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks
 from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
 
-__all__ = [
-    "BlockwiseLoss",
-    "Candidates",
-    "NoCandidateError",
-    "contrast",
-    "contrast_drawn",
-    "log_sums",
-    "mean_loss",
-    "of_positives",
-    "one_pass",
-]
-
 
 class NoCandidateError(ValueError):
     """No anchor of a contrastive term has a candidate of positive weight."""

@@ -13,9 +13,6 @@ from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import group_sizes, group_sums, row_blocks, work_type
 from recgraph.rng import derive
 
-__all__ = ["Clustering", "Method", "assign", "concentration", "kmeans"]
-
-
 Method = Literal["published", "scikit-learn"]
 
 # Products of rows and centroids in a block: on the host 1 MiB of float32, so that their maximum is found in a core's

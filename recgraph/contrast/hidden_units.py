@@ -12,8 +12,6 @@ from torch import Tensor
 from recgraph.accelerated import is_accelerated
 from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks
 
-__all__ = ["tanh_sums"]
-
 # Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
 _ROWS_HOST, _ROWS_ACCELERATOR = 32, 4096
 # More terms take longer than quotients, and so do the powers of columns where they serve fewer rows.

@@ -15,8 +15,6 @@ from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
 
-__all__ = ["Outcome", "Pairs", "Part", "Similarity", "Views"]
-
 
 class Part(nn.Module):
     """Base of weights, transforms, objectives and regularisers. A subclass sets ``Config``.

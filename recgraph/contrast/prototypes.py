@@ -16,8 +16,6 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.ranks import stacked
 from recgraph.unit_length import unit_length
 
-__all__ = ["PrototypeMemory", "PrototypeSet", "Prototypes", "PrototypesConfig", "offer", "proto_nce", "prototypes_of"]
-
 
 class PrototypesConfig(Config):
     n_clusters: Annotated[

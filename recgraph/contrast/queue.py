@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from recgraph.unit_length import unit_length
 
-__all__ = ["Queue"]
-
 # added to variances before they are divided
 _SMALLEST = 1e-12
 

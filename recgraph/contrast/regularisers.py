@@ -17,8 +17,6 @@ from recgraph.contrast.blockwise import log_sums
 from recgraph.contrast.parts import Part
 from recgraph.unit_length import unit_length
 
-__all__ = ["Regulariser", "RegulariserConfig"]
-
 
 class RegulariserConfig(Config):
     """Settings of a regulariser."""

@@ -20,8 +20,6 @@ from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
 
-__all__ = ["ContrastiveTerm", "TermConfig"]
-
 
 class TermConfig(Similarity):
     """Which parts a term is made of, by their names in the registry."""

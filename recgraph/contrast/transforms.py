@@ -13,8 +13,6 @@ from recgraph.blocks import refuse_second_derivative, work_type
 from recgraph.config import Config, ConfigError, Search
 from recgraph.contrast.parts import Part, Views
 
-__all__ = ["Centre", "ShuffledGroupWhitening", "Transform", "TransformConfig"]
-
 
 class TransformConfig(Config):
     """Settings of a transform."""

@@ -1,7 +1,7 @@
 """The training batches of pairs and of sequences, and the queries of a ranking.
 
 Samples of user-item models are interactions with negatives for their users. Samples of sequence models are prefixes or
-whole sequences, packed.
+whole sequences, packed, or whole sequences with masked items. Time gaps are inputs beside the items.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from torch import Tensor
 from recgraph.accelerated import to_device
 from recgraph.blocks import even_bounds, of_groups
 from recgraph.config import ConfigError
-from recgraph.data.gaps import with_gaps
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, consecutive
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
 
     With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
-    of the gap before it (:mod:`recgraph.data.gaps`). For an encoder that reads times they hold triples, its time third.
+    of the gap before it (:func:`gap_buckets`). For an encoder that reads times they hold triples, its time third.
 
     Where several ranks train together, each has the rows of its share; ``contrast_targets`` and ``whole`` concern the
     whole batch.
@@ -281,9 +280,6 @@ class PairBatches:
         exclude_own: whether the items that the user has in ``train`` are never drawn.
         shared: whether all samples of a batch have the same K negatives; ``excluded`` names a user's own items.
         n_groups: G, shared negatives are drawn for each of so many groups of a batch's samples.
-
-    Raises:
-        ValueError: there is no interaction.
     """
 
     def __init__(
@@ -311,11 +307,7 @@ class PairBatches:
         return self.users, self._positions
 
     def keep(self, keep_mask: Tensor) -> None:
-        """Leave all samples out but some; negatives stay those of the whole part.
-
-        Args:
-            keep_mask: [S].
-        """
+        """Leave all samples out but those of ``keep_mask`` [S]; negatives stay those of the whole part."""
         self.users, self.items = self.users[keep_mask], self.items[keep_mask]
         self._positions = self._positions[keep_mask]
 
@@ -351,26 +343,20 @@ Regime = Literal["prefix", "causal"]
 ContrastOf = Literal["prefix", "sequence"]
 
 
-def sequence_batches(
-    train: Part,
-    regime: Regime,
-    *,
-    batch_size: int,
-    max_len: int,
-    generators: Generators,
-    contrast_of: ContrastOf = "prefix",
-    partners: bool = False,
-    drop_last: bool = False,
-    gaps: bool = False,
-    times: bool = False,
-    views: bool = False,
-) -> SequenceBatches:
-    """The training batches of a sequence model.
+def sequence_batches(train: Part, regime: Regime, **options: Any) -> SequenceBatches:
+    """The training batches of a sequence model, with the options of :class:`SequenceBatches`.
+
+    Regime ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published).
+    ``"causal"``: every user is one sample, with a target after each item.
+    """
+    return {"prefix": PrefixBatches, "causal": CausalBatches}[regime](train, **options)
+
+
+class SequenceBatches:
+    """Shuffled batches whose order depends on the seed and the epoch alone; rows of a batch are sorted by length.
 
     Args:
         train: users with fewer than two interactions give no sample.
-        regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published).
-            ``"causal"``: every user is one sample, with a target after each item.
         batch_size: samples a batch.
         max_len: prefixes keep their last ``max_len`` items; causal samples the user's last ``max_len + 1``.
         generators: of the run.
@@ -384,32 +370,23 @@ def sequence_batches(
         views: views are drawn of the rows of ``contrast``. A rank then has these rows of the whole batch beside its
             share: what is drawn for a row depends on the rows before it. (For 4,096 rows of 50 items, building and
             drawing all of them takes a two-hundredth of the CPU time of a step on half of them.)
-
-    Raises:
-        ValueError: no user has two interactions, ``drop_last`` and not one batch is full, or ``gaps`` or ``times``
-            and the log has no times.
     """
-    kind = {"prefix": PrefixBatches, "causal": CausalBatches}[regime]
-    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last, gaps, times, views)
-
-
-class SequenceBatches:
-    """Shuffled batches whose order depends on the seed and the epoch alone; rows of a batch are sorted by length."""
 
     causal: bool
 
     def __init__(
         self,
         train: Part,
+        *,
         batch_size: int,
         max_len: int,
         generators: Generators,
-        contrast_of: ContrastOf,
-        partners: bool,
-        drop_last: bool,
-        gaps: bool,
-        times: bool,
-        views: bool,
+        contrast_of: ContrastOf = "prefix",
+        partners: bool = False,
+        drop_last: bool = False,
+        gaps: bool = False,
+        times: bool = False,
+        views: bool = False,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap, or triples with the time
@@ -419,11 +396,12 @@ class SequenceBatches:
         self.sample_rows, self.sample_ends = self._samples()
         if not self.sample_rows.numel():
             raise ValueError(f"train: none of {train.n_users} users has two interactions; nothing to predict")
-        if not len(self):
-            raise ConfigError(
-                f"batch_size = {batch_size} is more than the {self.n_samples} samples, and drop_last is set"
-            )
+        self._check_full()
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
+
+    def _check_full(self) -> None:
+        if self.n_samples and not len(self):
+            raise ConfigError(f"batch_size = {self.batch_size} is more than {self.n_samples} samples, with drop_last")
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
@@ -434,19 +412,9 @@ class SequenceBatches:
         return self.sample_rows, self.sample_ends
 
     def keep(self, keep_mask: Tensor) -> None:
-        """Leave all samples out but some; partners are still drawn from the whole part.
-
-        Args:
-            keep_mask: [S].
-
-        Raises:
-            ValueError: ``drop_last`` is set and not one batch is full any more.
-        """
+        """Leave all samples out but those of ``keep_mask`` [S]; partners are still drawn from the whole part."""
         self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
-        if self.n_samples and not len(self):
-            raise ConfigError(
-                f"batch_size = {self.batch_size} is more than the {self.n_samples} samples, and drop_last is set"
-            )
+        self._check_full()
 
     @property
     def n_samples(self) -> int:
@@ -548,3 +516,142 @@ class _SameTarget:
         index = index + (index >= anchors) * (others > 0)
         lengths = self.ends[index].clamp(max=self.max_len)
         return self.inputs.window(self.rows[index], self.ends[index] - lengths, lengths)
+
+
+def draw_masks(lengths: Tensor, ratio: float, last_share: float, drawn: torch.Generator) -> Ragged:
+    """Which items of sequences are masked.
+
+    Of a sequence of n items ``round(ratio * n)`` are, at least one and at most all but one, every choice of these
+    equally likely; of a share of the sequences the last item alone.
+
+    Args:
+        lengths: [B] int64, at least 2, on the host.
+        ratio: see above.
+        last_share: the probability with which the last item alone is masked.
+        drawn: draws on the host.
+
+    Returns:
+        B rows of bool.
+    """
+    rows = Ragged.from_lengths(torch.empty(int(lengths.sum())), lengths)
+    # a random order within each row
+    order = torch.argsort(torch.rand(len(rows.values), generator=drawn))
+    order = order[torch.argsort(rows.rows[order], stable=True)]
+    counts = torch.minimum((ratio * lengths).round().long().clamp(min=1), lengths - 1)
+    masked = torch.zeros(len(order), dtype=torch.bool)
+    masked[order] = rows.positions < counts[rows.rows]
+    last_mask = torch.rand(len(lengths), generator=drawn) < last_share
+    masked = torch.where(last_mask[rows.rows], rows.positions == (lengths - 1)[rows.rows], masked)
+    return rows.with_values(masked)
+
+
+class ClozeBatches(SequenceBatches):
+    """Whole sequences with masked items, which are drawn anew each epoch, as :func:`draw_masks` says.
+
+    What is read beside the recommendation loss (``contrast``) is each sequence without its last item.
+
+    Args:
+        train: users with fewer than two interactions give no sample.
+        mask_ratio, last_share: of :func:`draw_masks`.
+        window_step: items between the samples of a longer history, which then cover it; None: its last items alone.
+        options: of :class:`SequenceBatches`: gaps and times are 0 where an item is masked; samples have at most
+            ``max_len + 1`` items, as a history that is read with a masked item behind it.
+    """
+
+    causal = False
+
+    def __init__(
+        self, train: Part, *, mask_ratio: float, last_share: float, window_step: int | None = None, **options: Any
+    ) -> None:
+        self.mask_ratio, self.last_share, self.window_step = mask_ratio, last_share, window_step
+        super().__init__(train, contrast_of="sequence", **options)
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
+        ends = self.tokens.lengths[rows] - 1
+        step = self.window_step
+        if step is None:
+            return rows, ends
+        # as published: windows from the end on, and one at the beginning
+        further = (ends - self.max_len).clamp(min=0)
+        windows = consecutive(torch.zeros_like(rows), 1 + (further + step - 1) // step)
+        of_each = windows.rows
+        first = torch.minimum(ends, torch.full_like(ends, self.max_len))
+        return rows[of_each], torch.maximum(ends[of_each] - step * windows.values, first[of_each])
+
+    def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator, epoch: int) -> SequenceBatch:
+        lengths = (ends + 1).clamp(max=self.max_len + 1)
+        masks = draw_masks(lengths, self.mask_ratio, self.last_share, drawn)
+        places = self.tokens.offsets[rows] + ends
+        share, whole = self.generators.ranks.share_of_batch(len(rows), dealt=True), None
+        if not share.is_whole:
+            counts = torch.zeros_like(lengths).index_add_(0, masks.rows, masks.values.long())
+            whole = WholeBatch(share, counts, int(counts.sum()))
+            masks = masks.take(torch.arange(len(rows))[share.rows])
+        own = share.rows
+        rows, starts, lengths = rows[own], (ends + 1 - lengths)[own], lengths[own]
+        inputs, masked = self.inputs.window(rows, starts, lengths), masks.values
+        of_tokens = inputs.values if inputs.values.ndim == 1 else inputs.values[:, 0]
+        targets = of_tokens[masked]
+        hidden = masked if inputs.values.ndim == 1 else masked[:, None]
+        return SequenceBatch(
+            rows,
+            inputs.with_values(inputs.values.masked_fill(hidden, 0)),
+            targets,
+            inputs.first(lengths - 1),
+            self.tokens.values[places],
+            causal=False,
+            generators=self.generators,
+            whole=whole,
+            epoch=epoch,
+            masked=masks.with_values(torch.arange(len(masked))).filter(masked),
+        )
+
+
+# -- times as inputs
+
+#: buckets: unknown, no gap, then one for each number of binary digits
+N_GAPS = 65
+
+
+def gap_buckets(times: Ragged) -> Ragged:
+    """The bucket of the gap before each interaction.
+
+    0: unknown, of the first interaction of a row; 1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that
+    length in the unit of the times. Another unit moves all buckets, and no scale has to be learnt.
+
+    Args:
+        times: R rows of int64, ascending.
+
+    Returns:
+        R rows of int64 in ``0 ... N_GAPS - 1``.
+    """
+    values = times.values
+    gaps = torch.diff(values, prepend=values[:1]).clamp(min=0)
+    # 2 ** (e - 1) <= gap < 2 ** e, and e = 0 where there is none
+    buckets = 1 + torch.frexp(gaps.double()).exponent.to(torch.int64)
+    buckets = buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
+    return times.with_values(buckets.masked_fill(times.positions == 0, 0))
+
+
+def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False) -> Ragged:
+    """Rows of pairs [T, 2]: each token and the bucket of the gap before it.
+
+    ``with_times``: triples [T, 3], with the time counted on by 1 from 0 on, so that 0 is an unknown one.
+    """
+    if times is None:
+        setting = "time_bias" if with_times else "time_gaps"
+        raise ValueError(
+            f"{setting} = True needs the times of interactions, and the log has none: name their column when reading "
+            f"(timestamp=..., --time), or leave {setting} out"
+        )
+    columns = [tokens.values, gap_buckets(tokens.with_values(times)).values]
+    return tokens.with_values(torch.stack([*columns, times + (times >= 0)] if with_times else columns, 1))
+
+
+def times_of(rows: Ragged) -> Ragged | None:
+    """The times of rows of triples of :func:`with_gaps`; None: the rows hold none."""
+    if rows.values.ndim == 1 or rows.values.shape[1] < 3:
+        return None
+    counted = rows.values[:, 2]
+    return rows.with_values(counted - (counted > 0).to(counted.dtype))

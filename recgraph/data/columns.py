@@ -49,15 +49,7 @@ _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "min": 60, "s": 1}
 
 
 def times_of(given: pl.Series, time_format: str | None = None) -> tuple[pl.Series, TimeUnit]:
-    """Timestamps as integers, null where one cannot be read, and their unit.
-
-    Args:
-        given: numbers, dates, datetimes (without a zone: UTC) or texts.
-        time_format: of texts, in the letters of ``strftime``; None: numbers, or ISO 8601 and the like.
-
-    Raises:
-        ValueError: the type of the column holds no times.
-    """
+    """Timestamps as integers, null where one cannot be read, and their unit; ``time_format`` as of ``strftime``."""
     dtype = given.dtype
     if dtype.is_decimal():
         given = given.cast(pl.Int64 if getattr(dtype, "scale", 0) == 0 else pl.Float64)
@@ -128,15 +120,8 @@ def in_unit(times: Tensor, unit: TimeUnit, wanted: TimeUnit) -> Tensor | None:
 def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     """The least integer time of a log that is not before a moment.
 
-    Args:
-        name: of the setting, for errors.
-        value: a number in the unit in which the log's times came in; or a date, datetime or ISO 8601 text where
-            they are dates or seconds with fractions (without a zone: UTC).
-        unit: the log's.
-
-    Raises:
-        ValueError: a date for a log of whole numbers, a number for one of dates, a number that is no time, or a text
-            that is no date.
+    A number is in the unit in which the log's times came in; a date, datetime or ISO 8601 text (without a zone: UTC)
+    is of a log whose times are dates or seconds with fractions.
     """
     if isinstance(value, int | float):
         if unit == "us":
@@ -162,14 +147,8 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
 def duration(name: str, value: float | str, unit: TimeUnit) -> int:
     """A length of time in the unit of a log's integer times, at least 1.
 
-    Args:
-        name: of the setting, for errors.
-        value: a text such as ``"14D"``, of a log whose times are dates or seconds with fractions; a number in the unit
-            in which they came in, of one whose times are numbers.
-        unit: the log's.
-
-    Raises:
-        ValueError: a text for a log of whole numbers, a number for one of dates, or no such length.
+    A text such as ``"14D"`` is of a log whose times are dates or seconds with fractions; a number is in the unit in
+    which the times came in.
     """
     if isinstance(value, str):
         found = _DURATION.fullmatch(value.strip())

@@ -22,16 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def frame_kind(frame: Any, argument: str = "frame") -> FrameKind:
-    """The library of a frame.
-
-    Args:
-        frame: anything.
-        argument: its name, for errors.
-
-    Raises:
-        ValueError: it is no frame of pandas, polars or pyarrow.
-        DuplicateColumnError: two columns of one name.
-    """
+    """The library of a frame."""
     try:
         kind = nw.from_native(frame).implementation.value
     except nw.exceptions.DuplicateError:
@@ -51,26 +42,14 @@ def names_of(frame: Any) -> list[str]:
 
 
 def table_of(frame: Any, columns: Columns) -> Table:
-    """The named columns of a frame.
-
-    Args:
-        frame: pandas, polars (a lazy one is collected) or pyarrow.
-
-    Raises:
-        MissingColumnError: a name is not there.
-        MixedIdError: ids of several types in one column.
-    """
+    """The named columns of a frame of pandas, polars (a lazy one is collected) or pyarrow."""
     uuids: set[str] = set()
     read = _read(frame, columns.named(), (columns.user, columns.item), uuids)
     return Table(read, columns, Source(), uuids=frozenset(uuids))
 
 
 def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
-    """All columns of a frame as polars.
-
-    Raises:
-        ValueError: as :func:`frame_kind`.
-    """
+    """All columns of a frame as polars."""
     frame_kind(frame, argument)
     return _read(frame, names_of(frame))
 
@@ -169,18 +148,10 @@ def _for_pandas(series: pl.Series) -> Any:
 
 
 def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
-    """A frame of features whose key has the type of the log's ids.
+    """A frame of features, one row an id, whose key has the type of the log's ids.
 
-    Args:
-        frame: any kind; one row an id. Texts are read as integers where the log's ids are integers, as the log reads
-            them (``1000.0`` is ``1000``); what is no such id cannot be in the log and is left out.
-        key: the column of ids.
-        ids: the log's.
-        argument: the name of ``frame``, for errors.
-
-    Raises:
-        ValueError: it is no frame.
-        DataError: the column is missing, of another type, or not unique; a column holds objects such as sets.
+    Texts are read as integers where the log's ids are integers, as the log reads them (``1000.0`` is ``1000``); what is
+    no such id cannot be in the log and is left out.
     """
     table = without_categories(from_native(frame, argument))
     if held := [column.name for column in table.iter_columns() if column.dtype == pl.Object]:
@@ -213,12 +184,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
 
 
 def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:
-    """A column as pairs ``(id, value)``; null, NaN and empty values give no pair.
-
-    Raises:
-        MissingColumnError: there are no features, or not this column.
-        DataError: its values are no plain ones, such as lists within lists.
-    """
+    """A column as pairs ``(id, value)``; null, NaN and empty values give no pair."""
     if features is None:
         raise MissingColumnError(f"the log has no {role} features; give {role}_features when reading")
     if column not in features.columns or column == key:

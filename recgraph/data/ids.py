@@ -104,11 +104,7 @@ def _codes(values: pl.Series) -> tuple[npt.NDArray[np.integer], int]:
 
 
 def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Numbers anew, by first appearance, where some of ``size`` have no row.
-
-    Returns:
-        [T] the new number of each row; for each new number the row in which it appears first.
-    """
+    """Numbers anew, by first appearance, and the row in which each appears first; some of ``size`` have no row."""
     first = np.full(size, len(codes), dtype=np.int64)
     np.minimum.at(first, codes, np.arange(len(codes)))
     rows = np.sort(first[first < len(codes)])
@@ -145,9 +141,6 @@ class IdMap:
 
         Returns:
             [N] series of the ids' own type (``.to_list()`` gives Python values).
-
-        Raises:
-            ValueError: an index is out of range.
         """
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
@@ -159,17 +152,7 @@ class IdMap:
         return found
 
     def index(self, ids: Any, argument: str = "ids", owner: str = "log") -> npt.NDArray[np.int64]:
-        """[N] int64: the index of each id, -1 for an id that is not known.
-
-        Args:
-            ids: [N] ids (list, array or series) of the family of the map's own ids.
-            argument: what they were given as, for errors.
-            owner: what has the ids of the map, for errors.
-
-        Raises:
-            ValueError: the ids are of another family, e.g. texts where the map holds integers (see
-                :meth:`parse`).
-        """
+        """[N] int64: the index of each id, of the family of the map's own, and -1 for one that is not known."""
         wanted = self._comparable(ids, argument, owner)
         if not len(self) or not len(wanted):
             return np.full(len(wanted), -1, dtype=np.int64)
@@ -195,14 +178,7 @@ class IdMap:
         return IdMap(self.values.gather(pl.Series(indices)), as_uuid=self.as_uuid)
 
     def extended(self, ids: Any) -> IdMap:
-        """The map with those of ``ids`` that it does not have yet behind its own, in their order.
-
-        Args:
-            ids: [N] ids (list, array or series) of the family of the map's own ids.
-
-        Raises:
-            ValueError: the ids are of another family, or one is missing or does not fit the map's type.
-        """
+        """The map with those of ``ids`` that it does not have yet behind its own, in their order."""
         wanted = self._comparable(ids)
         if wanted.null_count():
             raise ValueError(f"ids = {shown(ids)}: one is missing or no {self.values.dtype}")
@@ -225,25 +201,12 @@ class IdMap:
 
     @classmethod
     def read(cls, path: Path) -> IdMap:
-        """Load what :meth:`write` saved.
-
-        Raises:
-            CorruptFileError: the file is damaged, or holds no ids.
-        """
-        values = cls.check(read_frame(path), path)
-        return cls(values, as_uuid=values.name == _UUID)
-
-    @staticmethod
-    def check(frame: pl.DataFrame, path: Path) -> pl.Series:
-        """The ids in a table that was read from a file.
-
-        Raises:
-            CorruptFileError: it holds no ids: one column of plain values, each once, none missing.
-        """
+        """Load what :meth:`write` saved."""
+        frame = read_frame(path)
         values = frame.to_series()
         if frame.width != 1 or values.dtype.is_nested() or values.null_count() or values.n_unique() < len(values):
             raise CorruptFileError("these are no ids: one column of plain values, each once", path=path)
-        return values
+        return cls(values, as_uuid=values.name == _UUID)
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -278,11 +241,7 @@ class IdMap:
 
 
 def as_series(values: Any, name: str) -> pl.Series:
-    """A series of ids of one type; UUIDs and categories become texts, whole decimals integers.
-
-    Raises:
-        ValueError: the values are no list, array or series, are of several types, or of a type that cannot be an id.
-    """
+    """A series of ids of one type; UUIDs and categories become texts, whole decimals integers."""
     if not is_list(values):
         raise ValueError(f"{name} = {shown(values)} must be a list, an array or a series of ids")
     if hasattr(values, "to_pylist"):  # of arrow, whose arrays hold values of their own

@@ -9,8 +9,7 @@ from typing import Any, Self, TypeVar
 from recgraph.arguments import checked
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
-from recgraph.data.ingest import encode
-from recgraph.data.log import InteractionLog
+from recgraph.data.log import InteractionLog, encode
 from recgraph.data.log_file import LogFile, Table
 from recgraph.data.reading import FEATURES, MissingIds, Reading
 from recgraph.data.split import Split
@@ -88,11 +87,7 @@ class Interactions(InteractionLog):
 
     @classmethod
     def from_files(cls, files: LogFile) -> Self:
-        """From the files of a :class:`recgraph.data.log_file.LogFile`.
-
-        Raises:
-            DataError: what is wrong with a file.
-        """
+        """From the files of a :class:`recgraph.data.log_file.LogFile`."""
         table, reading = files.read(), files.reading
         data = cls._encoded(table, "polars", reading.time_format, reading.missing_ids)
         data = data.with_feature_files(table.features, files.feature_files())
@@ -151,12 +146,7 @@ def load_data(path: Any, *, user_features: Any = None, item_features: Any = None
 
 
 def with_features_of(data: Log, reading: Reading) -> Log:
-    """A log with the features in the files that a reading names.
-
-    Raises:
-        FileNotFoundError: a file does not exist.
-        DataError: what is wrong with one.
-    """
+    """A log with the features in the files that a reading names."""
     files = {name: Path(path) for name in FEATURES if (path := getattr(reading, name)) is not None}
     return data.with_feature_files(LogFile("", reading).features(data.columns), files) if files else data
 
@@ -177,8 +167,5 @@ def folds(
             those after it; ``"ratio"`` and ``"users"``: all interactions, or all users, in ``n_folds`` parts at random.
         seed: of the strategies that draw; one for all folds.
         **params: of the strategy, see :mod:`recgraph.data.strategies`.
-
-    Raises:
-        ValueError: a strategy without folds, a parameter that it does not have or allow, or too short a log.
     """
     return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]

@@ -3,7 +3,8 @@
 A column is one of four kinds. **category**: one or several values of each item; **words**: a text, as the set of its
 words; **number**: numbers or times; **vector**: a list of numbers of one length, such as the embedding of a text.
 Vocabularies, quantiles, means and scales are learnt from items of the training part alone and kept in a
-:class:`FeatureSchema`, by which items of a later day are encoded in the same way.
+:class:`FeatureSchema`, by which items of a later day are encoded in the same way. :class:`ItemColumns` holds the plain
+columns, as rules of a list read them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from recgraph.config import Config
+from recgraph.config import Config, nearest_names
 from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.ragged import Ragged
 from recgraph.texts import listed
 
 _log = logging.getLogger(__name__)
@@ -104,10 +106,6 @@ class FeatureSchema(Config):
             table: a row a training item, its features in their own types; no column of ids.
             wish: the columns. ``"all"`` leaves out what cannot be used as it is, and a single text that is another one
                 for most items (a title); what it takes and leaves out is logged.
-
-        Raises:
-            MissingColumnError: there is no such column; names those that exist.
-            DataError: a column cannot be read as the kind, has no value, or there is no column to use.
         """
         if wish == "all":
             return cls(columns=tuple(_usable(table)))
@@ -143,9 +141,6 @@ class ItemFeatures:
             items: the catalogue.
             known: [n_items] bool, the items that occur in the training part.
             wish: the columns.
-
-        Raises:
-            DataError: there are no features, or see :meth:`FeatureSchema.learn`.
         """
         if features is None:
             raise DataError(f"item_features = {wish!r}: the log has none; give with_features(item_features=frame)")
@@ -158,10 +153,6 @@ class ItemFeatures:
 
         Values that the vocabulary does not have are left out, as if the item had not got them; numbers beyond the
         first and last bound count as these.
-
-        Raises:
-            MissingColumnError: a column is missing.
-            DataError: a column has another type than the schema, or vectors of another length.
         """
         table = _aligned(features, key, items)
         rows, cols, weights, dense, first = [], [], [], [], 0
@@ -191,34 +182,20 @@ class ItemFeatures:
 
     def tensors(self) -> dict[str, Tensor]:
         """The encoded columns, to be saved; :meth:`from_tensors` reads them."""
-        entries = self.entries
-        return {
-            "indptr": entries.indptr,
-            "indices": entries.indices,
-            "weights": entries.values(),
-            "dense": self.dense,
-        }
+        entries = {"indptr": self.entries.indptr, "indices": self.entries.indices, "weights": self.entries.values()}
+        return {**entries, "dense": self.dense}
 
     @classmethod
     def from_tensors(cls, schema: FeatureSchema, tensors: Mapping[str, Tensor]) -> Self:
-        """What :meth:`tensors` gave.
-
-        Raises:
-            ValueError: they do not fit the schema, or each other.
-        """
-        indptr, dense = tensors["indptr"], tensors["dense"]
-        shape = (indptr.numel() - 1, schema.n_entries)
-        if tuple(dense.shape) != (shape[0], schema.width) or dense.dtype != torch.float32:
-            raise ValueError(f"dense = {dense.dtype} of shape {tuple(dense.shape)}, not {(shape[0], schema.width)}")
-        return cls(schema, Csr(indptr, tensors["indices"], tensors["weights"], shape).checked(), dense)
+        """What :meth:`tensors` gave."""
+        shape = (tensors["indptr"].numel() - 1, schema.n_entries)
+        entries = Csr(tensors["indptr"], tensors["indices"], tensors["weights"], shape).checked()
+        return cls(schema, entries, tensors["dense"])
 
 
 def _aligned(features: pl.DataFrame, key: str, items: IdMap) -> pl.DataFrame:
     """The feature columns with a row for each item of the catalogue, nulls where the frame has none."""
-    index = torch.from_numpy(items.index(features[key]))
-    row_of = torch.full((len(items),), -1)
-    row_of[index[index >= 0]] = (index >= 0).nonzero().flatten()
-    rows = pl.Series(row_of.numpy()).replace(-1, None)
+    rows = pl.Series(feature_rows(items, features[key]).numpy()).replace(-1, None)
     return features.drop(key).select(pl.all().gather(rows)) if features.width > 1 else pl.DataFrame()
 
 
@@ -297,11 +274,7 @@ def _no_value(series: pl.Series) -> DataError:
 
 
 def _pairs(series: pl.Series, kind: Kind) -> pl.DataFrame:
-    """Columns ``row`` and ``value`` (text), each pair once; nulls and empty texts give none.
-
-    Raises:
-        DataError: the column is of a type that has no values of this kind.
-    """
+    """Columns ``row`` and ``value`` (text), each pair once; nulls and empty texts give none."""
     name, dtype = series.name, series.dtype
     inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
     if inner.is_nested() or inner == pl.Object or (kind == "words" and inner != pl.String):
@@ -390,3 +363,88 @@ def _as_vectors(series: pl.Series) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     missing_mask = np.logical_not(np.isfinite(values).all(axis=1))
     values[missing_mask] = 0
     return values, missing_mask
+
+
+class ItemColumns:
+    """The item features, a row an item by its id in the column ``key``, as rules read them."""
+
+    def __init__(self, items: IdMap, features: pl.DataFrame | None, key: str) -> None:
+        self._items, self._features, self._key = items, features, key
+        # threads that read the same column at once make it twice and keep either
+        self._values: dict[tuple[str, str | None], tuple[Tensor, pl.Series]] = {}
+        self._numbers: dict[str, Tensor] = {}
+        self._rows: Tensor | None = None
+
+    def numbers(self, column: str, setting: str) -> Tensor:
+        """[n_items] float64, NaN where an item has none; ``setting`` is named in errors."""
+        found = self._numbers.get(column)
+        if found is None:
+            series = self._column(column, setting)
+            if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+                raise ValueError(f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=...")
+            values = series.cast(pl.Float64).fill_null(float("nan"))
+            found = self._numbers[column] = torch.from_numpy(values.to_numpy().copy())
+        return found
+
+    def codes(self, column: str, setting: str, separator: str | None = None) -> Tensor:
+        """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1."""
+        return self._coded(column, setting, separator)[0]
+
+    def holds(self, column: str, value: object, setting: str, separator: str | None = None) -> Tensor:
+        """[n_items] bool: the items that have the value, alone or among others."""
+        codes, values = self._coded(column, setting, separator)
+        texts = values.cast(pl.String)
+        if values.dtype.is_numeric() and isinstance(value, int | float) and not isinstance(value, bool):
+            same = values == value
+        else:
+            same = texts.str.to_lowercase() == str(value).lower() if values.dtype == pl.Boolean else texts == str(value)
+        if not same.any():
+            near = nearest_names(str(value), texts.to_list()) or texts.head(5).to_list()
+            raise ValueError(f"{setting}: no item has {value!r} in column {column!r}; it has {', '.join(near)}, ...")
+        return (codes == int(same.arg_max() or 0)).any(1)
+
+    def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
+        found = self._values.get((column, separator))
+        if found is None:
+            found = self._code(self._column(column, setting), separator)
+            self._values[column, separator] = found
+        return found
+
+    def _code(self, series: pl.Series, separator: str | None) -> tuple[Tensor, pl.Series]:
+        """Codes [n_items, m] and the value of each code."""
+        table = pl.DataFrame({"item": range(len(series)), "value": series}, schema_overrides={"item": pl.Int64})
+        if series.dtype == pl.String and separator is not None:
+            table = table.with_columns(pl.col("value").str.split(separator).list.eval(pl.element().str.strip_chars()))
+        if isinstance(table["value"].dtype, pl.Array):
+            table = table.with_columns(pl.col("value").arr.to_list())
+        if isinstance(table["value"].dtype, pl.List):
+            table = table.explode("value")
+        table = table.filter(pl.col("value").is_not_null())
+        if table["value"].dtype == pl.String:
+            table = table.filter(pl.col("value") != "")
+        if table["value"].dtype.is_float():  # NaN is no value, as numbers() reads it
+            table = table.filter(pl.col("value").is_not_nan())
+        table = table.unique(maintain_order=True)
+        values = table["value"].unique().sort()
+        codes = table["value"].rank("dense").cast(pl.Int64) - 1
+        lengths = torch.bincount(torch.from_numpy(table["item"].to_numpy().copy()), minlength=len(series))
+        rows = Ragged.from_lengths(torch.from_numpy(codes.to_numpy().copy()), lengths)
+        return rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)), values
+
+    def _column(self, column: str, setting: str) -> pl.Series:
+        """[n_items], null where an item has no row."""
+        there = [] if self._features is None else [name for name in self._features.columns if name != self._key]
+        if self._features is None or column not in there:
+            near = nearest_names(column, there) or there or ["none: fit with item_features"]
+            raise ValueError(f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}")
+        if self._rows is None:
+            self._rows = feature_rows(self._items, self._features[self._key])
+        return self._features[column].gather(pl.Series(self._rows.numpy()).replace(-1, None))
+
+
+def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:
+    """[n_items] int64: the row of each item in the features, -1 where it has none."""
+    index = torch.from_numpy(items.index(ids, "ids of the item features"))
+    rows = torch.full((len(items),), -1)
+    rows[index[index >= 0]] = (index >= 0).nonzero().flatten()
+    return rows

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +16,55 @@ import torch
 
 from recgraph import registry
 from recgraph.arguments import checked
-from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
-from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
-from recgraph.data.ids import IdMap, owned, renumbered
-from recgraph.data.log_file import LogFile, Source
+from recgraph.data.errors import (
+    DataError,
+    EmptyLogError,
+    MissingIdError,
+    MixedIdError,
+    RatingError,
+    TimestampError,
+    in_file,
+)
+from recgraph.data.ids import IdMap, integers_of, numbered, owned, plain_series, renumbered
+from recgraph.data.log_file import LogFile, Source, Table
 from recgraph.data.part import OrderedLog
-from recgraph.data.relations import RelationGraph, check_graph
+from recgraph.data.reading import MissingIds
 from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
 from recgraph.notebook import block
 
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in
 PART = "part"
+#: the relation that is the log itself: a model gets its training part, whatever a graph holds under this name
+INTERACTS = ("user", "interacts", "item")
+#: types that are none of ids
+_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
+_log = logging.getLogger(__name__)
+
+
+class RelationGraph(Protocol):
+    """What a log needs of a typed graph; :class:`recgraph.graph.hetero.HeteroGraph` is one."""
+
+    @property
+    def nodes(self) -> Mapping[str, Any]:
+        """Node type -> its nodes, with their ``count`` and ``ids``."""
+
+    @property
+    def edges(self) -> Mapping[tuple[str, str, str], Any]:
+        """Relation -> its edges, with their ``adj``."""
+
+    @property
+    def node_types(self) -> list[str]:
+        """The names of its node types."""
+
+    @property
+    def hash(self) -> str:
+        """A digest of all that it holds."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write it into a folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +147,7 @@ class InteractionLog:
     def with_features(
         self, user_features: Any = None, item_features: Any = None, graph: RelationGraph | None = None
     ) -> Self:
-        """Add side information (frames of any kind, a typed graph); None keeps what is there.
-
-        Raises:
-            DataError: the key column is missing, its ids are of another type than the log's, or not unique; what
-                :func:`recgraph.data.relations.check_graph` says of the graph.
-        """
+        """Add side information (frames of any kind, a typed graph); None keeps what is there."""
         given = {"user_features": user_features, "item_features": item_features}
         new: dict[str, Any] = {}
         for name, frame in given.items():
@@ -150,9 +182,6 @@ class InteractionLog:
 
         Args:
             users, items: their ids (list, array or series); ids that the log already has are skipped.
-
-        Raises:
-            ValueError: ids of another type than the log's, or one that is missing.
         """
         return replace(
             self,
@@ -208,11 +237,7 @@ class InteractionLog:
         return replace(self, log=log.with_columns(user, item), users=users, items=items, files=None)
 
     def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Self:
-        """Keep some of the interactions; users and items keep their indices.
-
-        Args:
-            keep_mask: [T] aligned with :attr:`ordered`.
-        """
+        """Keep the interactions of a mask [T] aligned with :attr:`ordered`; users and items keep their indices."""
         rows = self.log["row"].to_numpy()
         keeps = np.ones(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
         # the rows that go are fewer than those that stay, and lie anywhere in the memory
@@ -287,12 +312,7 @@ class InteractionLog:
     @classmethod
     @checked
     def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: the folder holds none.
-            CorruptFileError: a file is damaged.
-        """
+        """Read what :meth:`save` wrote."""
         folder = Path(folder)
         if not (folder / _LOG).is_file():
             raise FileNotFoundError(f"{folder} holds no saved log ({_LOG}); a split is read with SealedSplit.load")
@@ -333,15 +353,7 @@ _FEATURES = ("user_features", "item_features")
 
 
 def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
-    """One row for each pair of user and item: its first or last by time, then by row.
-
-    Args:
-        log: columns ``row``, ``user``, ``item`` and perhaps ``time``, in the order of ``row``.
-        policy: ``"all"`` keeps every row.
-
-    Raises:
-        ValueError: another policy.
-    """
+    """One row for each pair of user and item: its first or last by time, then by row."""
     if policy == "all":
         return log
     if policy not in ("first", "last"):
@@ -385,3 +397,168 @@ def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
     """Indices in the order of first appearance, and the map of the ids that remain."""
     new, rows = renumbered(codes.to_numpy(), len(ids))
     return pl.Series(codes.name, new), ids.take(codes.to_numpy()[rows])
+
+
+# -- encoding
+
+
+def encode(
+    table: Table, time_format: str | None = None, missing_ids: MissingIds = "error"
+) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
+    """Encode a log: -> the log, the ids of users, those of items, and the unit of ``time``.
+
+    The log has the columns ``row`` (of the table), ``user``, ``item`` (indices in the order of first appearance) and,
+    where given, ``time``, ``rating``, ``weight`` and ``part``.
+    """
+    columns, source = table.columns, table.source
+    if columns.user == columns.item:
+        raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
+    frame = table.frame.with_row_index("__row")
+    ids = [_plain_ids(frame[name], table) for name in (columns.user, columns.item)]
+    missing = [_missing(each, table.as_text) for each in ids]
+    if missing_ids == "drop" and (n_missing := int((missing[0] | missing[1]).sum())):
+        _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{n_missing:,}")
+        kept = ~(missing[0] | missing[1])
+        frame, ids = frame.filter(kept), [each.filter(kept) for each in ids]
+    elif missing_ids != "drop":
+        for each, mask in zip(ids, missing, strict=True):
+            if mask.any():
+                raise source.error(
+                    MissingIdError,
+                    f"column {each.name!r} has no id, as have {int(mask.sum()):,} rows; fill them in, or leave such "
+                    "rows out with missing_ids='drop' (--drop-missing-ids)",
+                    row=int(mask.arg_max() or 0),
+                )
+    if not len(frame):
+        raise source.error(EmptyLogError, "there is no interaction")
+    rows = frame["__row"].cast(pl.UInt32)
+    user, users = _encoded(ids[0], table, rows)
+    item, items = _encoded(ids[1], table, rows)
+    log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
+    for role, name in (("rating", columns.rating), ("weight", columns.weight)):
+        if name is not None:
+            log = log.with_columns(_numbers(frame[name], role, table, rows).alias(role))
+    unit: TimeUnit = "none"
+    if columns.timestamp is not None:
+        times, unit = _times(frame[columns.timestamp], time_format, table, rows)
+        log = log.with_columns(times.alias("time"))
+    return (with_parts(log, table.ends) if table.ends else log), users, items, unit
+
+
+def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataFrame:
+    """The log with the column ``part``: how many of the parts (train, valid, test) end before a row."""
+    parts = np.searchsorted(ends, log["row"].to_numpy(), side="right")
+    return log.with_columns(pl.Series(PART, parts.astype(np.uint8)))
+
+
+def _plain_ids(ids: pl.Series, table: Table) -> pl.Series:
+    plain = plain_series(ids)
+    if plain.dtype.is_nested() or plain.dtype in _NO_IDS:
+        raise table.source.error(MixedIdError, f"the ids in column {ids.name!r} are of type {ids.dtype}")
+    if plain.null_count() > ids.null_count():
+        row = int((plain.is_null() & ids.is_not_null()).arg_max() or 0)
+        raise table.source.error(MixedIdError, f"column {ids.name!r} holds {ids[row]!r}, no integer id", row=row)
+    return plain
+
+
+def _missing(ids: pl.Series, as_text: bool) -> pl.Series:
+    """[T] bool: whether a row has no id; in a text file an empty field is none, in quotes or not."""
+    if as_text and ids.dtype == pl.String:
+        return ids.is_null() | (ids == "").fill_null(False)
+    return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()
+
+
+def _encoded(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[npt.NDArray[np.int32], IdMap]:
+    """The number of each row's id, and the ids; whole floats, and plain integers of a text file, become integers."""
+    if ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text):
+        integers = integers_of(ids)
+        if integers is None and ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
+            row = int(ids.abs().arg_max() or 0)
+            message = f"column {ids.name!r} holds {ids[row]!r}, a float that may stand for several integers"
+            raise table.source.error(MixedIdError, f"{message}; read it as integers or texts", row=int(rows[row]))
+        ids = ids if integers is None else integers
+    codes, unique = numbered(ids)
+    return codes, IdMap(unique, as_uuid=ids.name in table.uuids)
+
+
+def _numbers(given: pl.Series, role: str, table: Table, rows: pl.Series) -> pl.Series:
+    """Ratings, or weights of at least 0."""
+    texts = given.cast(pl.String) if isinstance(given.dtype, pl.Categorical | pl.Enum) else given
+    if not (texts.dtype.is_numeric() or texts.dtype in (pl.Boolean, pl.String, pl.Null)):
+        raise table.source.error(RatingError, f"column {given.name!r} (the {role}) of type {given.dtype}: no numbers")
+    values = (texts.str.strip_chars() if texts.dtype == pl.String else texts).cast(pl.Float64, strict=False)
+    wrong = ~values.is_finite().fill_null(False)
+    if role == "weight":
+        wrong |= (values < 0).fill_null(False)
+    if wrong.any():
+        row = int(wrong.arg_max() or 0)
+        wanted = "a number" if role == "rating" else "a number of at least 0"
+        message = f"the {role} {given[row]!r} (column {given.name!r}) is not {wanted}"
+        raise table.source.error(RatingError, message, row=int(rows[row]))
+    return owned(values)
+
+
+def _times(given: pl.Series, time_format: str | None, table: Table, rows: pl.Series) -> tuple[pl.Series, TimeUnit]:
+    texts = given.cast(pl.String) if isinstance(given.dtype, pl.Categorical | pl.Enum) else given
+    try:
+        times, unit = times_of(texts, time_format)
+    except ValueError as error:
+        raise table.source.error(TimestampError, f"column {given.name!r} holds no timestamps: {error}") from None
+    if times.null_count():
+        row = int(times.is_null().arg_max() or 0)
+        how = f"by time_format={time_format!r}" if time_format else "as a number or ISO 8601; see time_format="
+        message = f"the timestamp {given[row]!r} (column {given.name!r}) cannot be read {how}"
+        raise table.source.error(TimestampError, message, row=int(rows[row]))
+    return owned(times), unit
+
+
+# -- a typed graph beside a log
+
+
+def check_graph(
+    graph: RelationGraph, users: IdMap, items: IdMap, of_log: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+) -> None:
+    """Refuse a graph that does not speak of a log's users and items, or that tells of its test part.
+
+    Users and items are matched by their ids; where none of either is of the log, a warning says so. A relation of users
+    and items that holds interactions of the log is refused, as a split could not hide its test part;
+    ``("user", "interacts", "item")`` is the log itself, of which a model gets the training part instead.
+
+    Args:
+        graph: the graph.
+        users, items: of the log.
+        of_log: users and items of its interactions, by their indices.
+    """
+    ids = {name: known for name, known in (("user", users), ("item", items)) if name in graph.node_types}
+    if not ids:
+        raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
+    places = {name: _places(name, graph.nodes[name], known) for name, known in ids.items()}
+    pairs = np.unique(of_log[0] * len(items) + of_log[1])
+    for edge_type, held in graph.edges.items():
+        start, _, end = edge_type
+        if edge_type == INTERACTS or {start, end} != {"user", "item"}:
+            continue
+        found = {start: places[start][held.adj.rows.cpu()], end: places[end][held.adj.indices.cpu()]}
+        known = (found["user"] >= 0) & (found["item"] >= 0)
+        theirs = np.unique((found["user"] * len(items) + found["item"])[known])
+        if n_known := int(np.isin(theirs, pairs, assume_unique=True).sum()):
+            raise DataError(
+                f"graph: relation {edge_type} holds {n_known:,} of the log's interactions, which may be test data; "
+                f"leave them out: paths follow the log as {INTERACTS}"
+            )
+
+
+def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
+    """The indices in the log of a graph's nodes of one type; -1: not there."""
+    try:
+        places = known.index(ids_of(nodes))
+    except ValueError as error:
+        raise DataError(f"graph: its nodes {name!r} are not matched; give ids= of the log's type ({error})") from None
+    if len(places) and len(known) and not (places >= 0).any():
+        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, known.values[0])
+    return places
+
+
+def ids_of(nodes: Any) -> Any:
+    """The ids of a graph's nodes of one type, in their order; their numbers where they have none."""
+    return np.arange(nodes.count) if nodes.ids is None else nodes.ids.ids(np.arange(nodes.count))

@@ -124,12 +124,7 @@ class LogFile:
 
     @property
     def files(self) -> list[Path]:
-        """The files, in the order of their names.
-
-        Raises:
-            FileNotFoundError: there are none.
-            ValueError: a folder with files of several formats.
-        """
+        """The files, in the order of their names."""
         path = Path(self.path)
         if path.is_dir():
             return _in_folder(path, self.reading.format)
@@ -142,22 +137,11 @@ class LogFile:
 
     @property
     def format(self) -> FileFormat:
-        """The format that is given, or that the files' names say.
-
-        Raises:
-            FileNotFoundError: there are no files.
-            ValueError: the names do not say it.
-        """
+        """The format that is given, or that the files' names say."""
         return self.reading.format or format_of(self.files[0])
 
     def read(self) -> Table:
-        """The log, with all columns known, and its features.
-
-        Raises:
-            FileNotFoundError: there are no files.
-            ValueError: the format cannot be told.
-            DataError: what is wrong with a file, a column that cannot be told among them.
-        """
+        """The log, with all columns known, and its features."""
         table = self._read_parts() if self.reading.has_parts else self._read_rows()
         return replace(table, features=self.features(table.columns))
 
@@ -208,11 +192,7 @@ class LogFile:
         }
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
-        """The fingerprint of each file of features, by its name in the settings; that of the log does not cover them.
-
-        Raises:
-            FileNotFoundError: one is not there.
-        """
+        """The fingerprint of each file of features, by its name in the settings."""
         try:
             files = self.feature_files()
         except FileNotFoundError:  # the log itself lies elsewhere
@@ -274,11 +254,7 @@ def suffix_of(path: Path) -> str:
 
 
 def format_of(path: Path) -> FileFormat:
-    """The format that the name of a file says.
-
-    Raises:
-        ValueError: it says none.
-    """
+    """The format that the name of a file says."""
     if (form := SUFFIXES.get(suffix_of(path))) is not None:
         return form
     raise ValueError(
@@ -297,12 +273,7 @@ def fitting(pattern: str) -> list[Path]:
 
 
 def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
-    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log.
-
-    Raises:
-        FileNotFoundError: there are none.
-        ValueError: there are several formats, or several RecBole logs.
-    """
+    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
     every = sorted(
         Path(place, name)
         for place, _, names in os.walk(folder, followlinks=True)
@@ -499,17 +470,7 @@ def _split_lines(path: Path, separator: str, names: list[str], has_header: bool,
 def read_sequences(
     path: Path, user: str = "user_id", item: str = "item_id", encoding: str = "utf-8", missing_ids: str = "error"
 ) -> pl.DataFrame:
-    """A file of one user a line, ``user item item ...``, separated by white space, as pairs; blank lines are skipped.
-
-    Args:
-        path: the file, plain or packed.
-        user, item: the names that the two columns get.
-        encoding: of the text.
-        missing_ids: ``"drop"`` leaves out lines with a user and no item.
-
-    Raises:
-        MissingIdError: a line holds a user and no item.
-    """
+    """A file of one user a line, ``user item item ...`` between white space, as pairs; blank lines are skipped."""
     plain = _plain(path, encoding)
     lines = pl.scan_lines(plain if isinstance(plain, Path) else io.BytesIO(plain), glob=False).collect()
     fields = lines.select(pl.col("line").str.extract_all(r"\S+").alias("fields")).with_row_index("row")
@@ -539,12 +500,7 @@ def read_delimited(path: Path, given: Reading) -> pl.DataFrame:
 def together(
     frames: Sequence[pl.DataFrame], columns: Columns, files: Sequence[Path | None], path: Path | None, as_text: bool
 ) -> Table:
-    """The rows of several files or frames, one after another.
-
-    Raises:
-        MixedIdError: ids are of another type in one than in the first.
-        DataError: another column is of another type.
-    """
+    """The rows of several files or frames, one after another."""
     if len(frames) == 1:
         return Table(frames[0], columns, Source(files[0]), as_text)
     frames = [_plain_columns(frame, columns) for frame in frames]
@@ -577,11 +533,7 @@ def _plain_columns(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
 
 
 def given_apart(parts: Sequence[Table | None]) -> Table:
-    """The rows of train, valid and test as one log that knows where each ends; None has no rows.
-
-    Raises:
-        EmptyLogError: valid or test is given and has no rows.
-    """
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows."""
     there = [part for part in parts if part is not None]
     for name, part in zip(("valid", "test"), parts[1:], strict=True):
         if part is not None and not len(part.frame):

@@ -31,9 +31,6 @@ class NegativeSampler:
             whole units, 2 ** 40 in all (fewer where there are more than 2 ** 22 users).
         exclude_own: whether the user's own items are left out. A user who has every item that can be drawn gets
             negatives from all of them.
-
-    Raises:
-        ValueError: ``power`` is negative, or there is no interaction.
     """
 
     def __init__(self, train: Part, power: float = 0.0, exclude_own: bool = True) -> None:
@@ -130,24 +127,13 @@ class _OwnItems:
         self._keys = own.rows * self._stride + foreign_before
 
     def mass_before(self, users: Tensor, place: Tensor) -> Tensor:
-        """The mass of the own items that lie before a place among the foreign ones.
-
-        Args:
-            users: [B].
-            place: [B, K], below ``free``.
-        """
+        """The mass of the own items that lie before a place among the foreign ones."""
         users = users[:, None]
         passed = _passed(self._keys, users * self._stride + place)
         return (self._sums[passed] - self._first[users]) * self._restricted[users]
 
     def among(self, drawn: Tensor, first: Tensor, users: Tensor, items: Tensor) -> Ragged:
-        """B rows: what is drawn in each sample's group and does not count for it.
-
-        Args:
-            drawn: [G, K], ``n_items`` times the group plus the item; so are the values of the rows.
-            first: [B], ``n_items`` times the group of each sample.
-            users, items: as of a shared draw.
-        """
+        """B rows: what is drawn in each sample's group and does not count for it."""
         is_drawn = torch.zeros(len(drawn) * self._n_items, dtype=torch.bool)
         is_drawn[drawn] = True
         # a user of several samples of a group is asked for once

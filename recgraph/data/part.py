@@ -82,11 +82,7 @@ class Cases:
 
 
 def order(log: pl.DataFrame) -> pl.DataFrame:
-    """The rows by user, then time (where there is one), then row.
-
-    Args:
-        log: columns ``row``, ``user`` and perhaps ``time``.
-    """
+    """The rows by user, then time (where there is one), then row."""
     keys = ["user", "time", "row"] if "time" in log.columns else ["user", "row"]
     places = _stable_order([log[key].to_numpy() for key in keys])
     return log if places is None else log.select(pl.all().gather(pl.Series(places)))

@@ -93,17 +93,7 @@ class Reading(Config):
         return any(getattr(self, name) is not None for name in PARTS)
 
     def columns_of(self, names: Sequence[str], label: str, path: Path | None = None) -> Columns:
-        """The columns of a log: those that are given, and others by their names; guesses are logged.
-
-        Args:
-            names: of all its columns.
-            label: what the log is called in the message.
-            path: of the file, for errors.
-
-        Raises:
-            MissingColumnError: a column that is given is not there, or none looks like the user or the item.
-            AmbiguousColumnError: several do; names them.
-        """
+        """The columns of a log: those that are given, and others by their names; guesses are logged."""
         chosen: dict[str, str | None] = {}
         for role in ROLES:
             name = getattr(self, role)
@@ -122,15 +112,7 @@ class Reading(Config):
         return columns
 
     def split_lists(self, features: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        """Files of features with the columns that :attr:`lists` names as lists, without blanks around their values.
-
-        Args:
-            features: by the names of :data:`FEATURES`.
-
-        Raises:
-            MissingColumnError: no file has such a column.
-            DataError: it holds no texts.
-        """
+        """Files of features with the columns that :attr:`lists` names as lists, without blanks around their values."""
         columns = {name: dtype for frame in features.values() for name, dtype in frame.schema.items()}
         for name in self.lists if features else ():
             if name not in columns:
@@ -149,11 +131,7 @@ class Reading(Config):
 
 
 def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
-    """Features with columns of texts as lists of their values, without blanks around them.
-
-    Args:
-        lists: column -> separator, ``""`` where a text is one value.
-    """
+    """Features with columns of texts as lists: ``lists`` is column -> separator, ``""`` where a text is one value."""
     return frame.with_columns(_as_list(column, separator) for column, separator in lists.items())
 
 

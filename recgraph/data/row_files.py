@@ -27,9 +27,6 @@ def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: i
 
     Returns:
         how many rows were written.
-
-    Raises:
-        ValueError: there is no part, so that the columns are not known.
     """
     whole = iter(parts)
     first = next(whole, None)

@@ -31,11 +31,7 @@ class SealedTestError(RuntimeError):
 
 @contextmanager
 def without_test_data(doing: str) -> Iterator[None]:
-    """Within the block every split of this thread refuses its test part, however it was made.
-
-    Args:
-        doing: what the block does, for the error message.
-    """
+    """Within the block every split of this thread refuses its test part; errors say what it is ``doing``."""
     token = _doing.set(doing)
     try:
         yield
@@ -55,9 +51,5 @@ def check_open() -> None:
 
 
 def refuse_to_unseal() -> NoReturn:
-    """What a split without a test part does where it is unsealed.
-
-    Raises:
-        SealedTestError: always.
-    """
+    """What a split without a test part does where it is unsealed."""
     raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")

@@ -26,8 +26,7 @@ from recgraph.arguments import checked
 from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
-from recgraph.data.ingest import encode
-from recgraph.data.log import HEAD_OF_SPLIT, InteractionLog
+from recgraph.data.log import HEAD_OF_SPLIT, InteractionLog, encode
 from recgraph.data.log_file import LogFile, given_apart
 from recgraph.data.part import Cases, OrderedLog, Part, kept, order
 from recgraph.data.reading import Reading
@@ -187,11 +186,7 @@ class Split(_Labelled):
     def of(
         cls, interactions: InteractionLog, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any
     ) -> Split:
-        """Split a log; see :meth:`recgraph.data.interactions.Interactions.split`.
-
-        Raises:
-            ValueError: no such strategy, or a parameter that it does not have or allow.
-        """
+        """Split a log; see :meth:`recgraph.data.interactions.Interactions.split`."""
         made, labels = strategy_of(strategy, params).applied(interactions, seed)
         return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
 
@@ -275,11 +270,7 @@ class Split(_Labelled):
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write the split; the test rows go into a file of their own in the sub-folder ``test``.
-
-        Raises:
-            FileExistsError: a file of others is in the place of one of these.
-        """
+        """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
         rows = self._rows()
         is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
         self._save(rows.filter(~is_test), rows.filter(is_test), Path(folder))
@@ -335,11 +326,7 @@ class SealedSplit(_Labelled):
         raise SealedTestError("the test part is sealed; unseal(reason) opens it, once all choices are made")
 
     def fit_part(self, which: FitPart) -> Part:
-        """``"train"`` alone: a fit on more is the last one, made for the test or for serving.
-
-        Raises:
-            SealedTestError: ``which`` is another part.
-        """
+        """``"train"`` alone: a fit on more is the last one, made for the test or for serving."""
         _check_which(which)
         if which != "train":
             raise SealedTestError(f"fitting on {which} leaves nothing to stop or tune on; unseal(reason) first")
@@ -418,11 +405,7 @@ def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
 
 
 def _hash(head: Mapping[str, Any], users: IdMap, items: IdMap, log: OrderedLog, labels: Tensor | None = None) -> str:
-    """64 hex digits from ids, ordered log, labels and parameters; the same on every machine.
-
-    Args:
-        head: name, parameters and seed of the strategy; empty, without labels: the hash is of the log alone.
-    """
+    """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
     state = hashlib.sha256(json.dumps({**head, "version": 1}, sort_keys=True).encode())
     state.update(users.digest())
     state.update(items.digest())
@@ -436,17 +419,7 @@ def _hash(head: Mapping[str, Any], users: IdMap, items: IdMap, log: OrderedLog, 
 
 
 def _read_parts(parts: tuple[Any, ...], features: Mapping[str, Any], options: Mapping[str, Any]) -> InteractionLog:
-    """One log of the parts train, valid and test, with the column ``part``.
-
-    Args:
-        parts: of each part its files (path, folder or pattern) or its frame, all of one kind; None: it is not given.
-        features: of users and of items: a file, a frame or None.
-        options: of :class:`recgraph.data.reading.Reading`; what is None is found out.
-
-    Raises:
-        ValueError: train is missing, or nothing beside it is given; files beside frames.
-        DataError: what is wrong with a file or a frame.
-    """
+    """One log of the parts train, valid and test, with the column ``part``."""
     given = {name: _of_matrix(part) for name, part in zip(_PARTS, parts, strict=True) if part is not None}
     if "train" not in given or len(given) == 1:
         raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give train=, and valid= or test= or both")

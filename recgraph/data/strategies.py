@@ -455,12 +455,6 @@ def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) 
     """The labels with one target of each user in valid and in test; a user's interactions are in order of time.
 
     What the user did in the part before the target is history, what came after it is left out.
-
-    Args:
-        labels: [T] of ``log``: train, valid and test; what is left out already is no target and no history.
-        targets: ``"last"``, ``"first"``, ``"random"`` (one drawn of each user's, in a stream for each part), or
-            ``"all"``, the labels as they are: all are asked for as one set, with the history at the cut.
-        seed: of ``"random"``.
     """
     if targets == "all":
         return labels
@@ -609,11 +603,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 
 def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
-    """A strategy by its name.
-
-    Raises:
-        ValueError: no such strategy, or a parameter that it does not have or allow.
-    """
+    """A strategy by its name."""
     if name not in STRATEGIES:
         raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
     try:

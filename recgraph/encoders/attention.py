@@ -24,9 +24,6 @@ from recgraph.blocks import refuse_second_derivative
 from recgraph.rng import dropout_scale, lent
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["N_SPANS", "Asked", "Layout", "Packed", "Padded", "attend", "lay_out", "pack", "spans"]
-
-
 # A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.
 _SPREAD = 1.3
 #: buckets of :func:`spans`: unknown, and 129 as published

@@ -15,8 +15,6 @@ from recgraph.rng import dropout, lent
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["EncoderLayer", "LayeredEncoder", "SequenceEncoder", "dropout_generator", "last_of", "tokens_of_places"]
-
 
 def dropout_generator(
     module: nn.Module, probability: float, generator: torch.Generator | None
@@ -77,7 +75,7 @@ class SequenceEncoder(nn.Module):
 
         Args:
             sequences: B rows of 1 to ``max_len`` tokens, oldest first; token 0 is a masked item. Of an encoder that
-                reads times also of pairs [T, 2], a token and its time (:func:`recgraph.data.gaps.with_gaps`).
+                reads times also of pairs [T, 2], a token and its time (:func:`recgraph.data.batches.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
             generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
             last_only: return the state after each whole row alone.

@@ -20,16 +20,6 @@ from recgraph.sparse.operators import Chain, Sum, power
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Backend, Layered, Operator, spmm
 
-__all__ = [
-    "GCN",
-    "GraphEncoder",
-    "LightGCN",
-    "Propagation",
-    "SemanticAttention",
-    "symmetric_product",
-    "weighted_sum",
-]
-
 Norm = Literal["none", "joint"]
 #: what a graph encoder takes: one operator, or several, each perhaps one a layer
 Operators = Operator | Layered | Sequence[Operator | Layered]

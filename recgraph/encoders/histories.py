@@ -11,8 +11,6 @@ from recgraph.rng import dropout
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged, row_softmax
 
-__all__ = ["HistoryAggregator", "Mean", "SelfAttention", "UserAttention"]
-
 
 class HistoryAggregator(nn.Module):
     """Base of the registry's kind ``aggregator``: ``aggregator(own, rows, items, generator)`` gives

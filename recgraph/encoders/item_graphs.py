@@ -16,8 +16,6 @@ from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
-__all__ = ["Interactions", "ItemGraph", "LinkedItems", "Transitions"]
-
 
 class ItemGraph(nn.Module):
     """Base of the registry's kind ``item_graph``: ``graph(x, generator)`` makes vectors of items, [n_items, D], of the

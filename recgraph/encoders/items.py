@@ -14,8 +14,6 @@ from recgraph.encoders.transformer import initialise
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
 
-__all__ = ["ItemTower"]
-
 
 class ItemTower(nn.Module):
     """``v_i = e_i + sum_f mean_{a in f(i)} E_a + W x_i``.

@@ -16,8 +16,6 @@ from recgraph.encoders.base import EncoderLayer, LayeredEncoder
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["HSTU", "FuXi", "PointwiseEncoder", "PointwiseLayer"]
-
 _EPS = 1e-6
 
 

@@ -18,15 +18,6 @@ from recgraph.encoders.attention import Asked, Layout, attend
 from recgraph.encoders.base import EncoderLayer, LayeredEncoder
 from recgraph.rng import dropout
 
-__all__ = [
-    "BidirectionalTransformer",
-    "FilteredTransformer",
-    "GatedTransformer",
-    "Transformer",
-    "initialise",
-    "low_pass",
-]
-
 
 def draw_weights(weight: Tensor) -> Tensor:
     """~ N(0, 0.02), in place."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recgraph.arguments import checked
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.candidates import candidates_for
 from recgraph.evaluate.collect import Measurement, collect

@@ -14,18 +14,6 @@ from recgraph.config import Config
 from recgraph.graph.node_task import NodeSplit
 from recgraph.rng import derive
 
-__all__ = [
-    "SCORES",
-    "STRENGTHS",
-    "ProbeConfig",
-    "ProbeScores",
-    "check_split",
-    "cluster_scores",
-    "f1_scores",
-    "linear_probe",
-    "logistic_probe",
-]
-
 SCORES = ("macro_f1", "micro_f1", "auc")
 #: inverse strengths of regularisation (scikit-learn's ``C``) among which the logistic regression is chosen
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)

@@ -26,8 +26,6 @@ from recgraph.evaluate.node_probe import (
 from recgraph.evaluate.results import aligned
 from recgraph.graph.node_task import NodeTask
 
-__all__ = ["NodeProtocol", "NodeResults", "evaluate_nodes"]
-
 
 class NodeProtocol(Config):
     """Everything that must be equal for two tables of the node task to be comparable."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import Config, Search, configure
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.finite import first_bad_row
 from recgraph.sparse.products import co_occurrence, distinct, holders_of
 from recgraph.sparse.ragged import Ragged

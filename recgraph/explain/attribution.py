@@ -30,19 +30,6 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.reading import AttentionForm, Baseline, Reading
 from recgraph.rng import derive
 
-__all__ = [
-    "Attention",
-    "Attribution",
-    "AttributionConfig",
-    "IntegratedGradients",
-    "LeaveOneOut",
-    "Method",
-    "Quantity",
-    "Subject",
-    "attribute_to_history",
-    "make_methods",
-]
-
 #: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items, which does
 #: not change where all scores rise alike
 Quantity = Literal["score", "log_probability"]

@@ -18,8 +18,6 @@ from recgraph.graph.route import PathError, Step, is_palindrome, types_of
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose, compose_blocks
 
-__all__ = ["Reached", "UserQuery", "Walks", "evidence_for_node", "evidence_for_user", "evidence_of_items"]
-
 
 @dataclass(frozen=True)
 class Reached:

@@ -8,26 +8,6 @@ from typing import Any
 
 from recgraph.notebook import block, table
 
-__all__ = [
-    "Attributed",
-    "Connection",
-    "Evidence",
-    "Explanation",
-    "Faithfulness",
-    "HistoryItem",
-    "Item",
-    "MethodAttribution",
-    "Near",
-    "Neighbour",
-    "Node",
-    "NodeExplanation",
-    "PathWeight",
-    "Recommendation",
-    "ScorePart",
-    "agreement_rows",
-    "faithfulness_rows",
-]
-
 
 @dataclass(frozen=True)
 class Node:

@@ -7,11 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from recgraph.data.item_columns import feature_rows
+from recgraph.data.item_features import feature_rows
 from recgraph.explain.explanation import Item, Node
 from recgraph.serve.recommender import Recommender
-
-__all__ = ["Items", "is_vector"]
 
 #: columns of item features that hold titles; the first that exists is used
 _TITLES = ("title", "name", "movie_title", "item_name")

@@ -20,8 +20,6 @@ from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import load
 from recgraph.unit_length import unit_length
 
-__all__ = ["embedder_of", "explain_node", "graph_of", "index_of", "nearest", "node_of", "related_nodes"]
-
 #: direct neighbours of a node that are shown, of each type
 _MOST_RELATED = 10
 #: cosines that are in memory at a time

@@ -26,19 +26,6 @@ from recgraph.files import write_text
 from recgraph.pages import environment
 from recgraph.pages.charts import MAP, Chart, Mark, Scale, number
 
-__all__ = [
-    "history_rows",
-    "neighbour_lines",
-    "neighbour_rows",
-    "page",
-    "path_weight_rows",
-    "recommendation_rows",
-    "why_lines",
-    "why_rows",
-    "write_page",
-]
-
-
 Row = dict[str, Any]
 #: columns of tables, which a feature of the same name does not replace
 _OWN = ("rank", "item", "title", "score", "fitted to")

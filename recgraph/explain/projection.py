@@ -23,8 +23,6 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
 from recgraph.unit_length import unit_length
 
-__all__ = ["ItemMap", "MapPoint", "Method", "item_map", "node_map"]
-
 Method = Literal["pca", "tsne"]
 #: t-SNE: perplexity, where there are enough points
 _PERPLEXITY = 30

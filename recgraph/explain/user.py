@@ -35,8 +35,6 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import NoHistoryError, Recommender, load
 from recgraph.sparse.products import distinct
 
-__all__ = ["attribute", "explain", "recommender_of"]
-
 #: connects history and item where the model has no meta-paths
 _CO_OCCURRENCE = "item-user-item"
 

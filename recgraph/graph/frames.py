@@ -13,9 +13,8 @@ from torch import Tensor
 
 from recgraph.data.dataframe import from_native, pairs_of, relation
 from recgraph.data.ids import IdMap, as_series, family
-from recgraph.data.log import InteractionLog
+from recgraph.data.log import INTERACTS, InteractionLog, ids_of
 from recgraph.data.part import Part
-from recgraph.data.relations import INTERACTS, ids_of
 from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_type, make_edges
 from recgraph.sparse.csr import Csr
 

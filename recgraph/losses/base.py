@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from recgraph.config import Config, configure
 from recgraph.unit_length import unit_length
 
-__all__ = ["LossConfig", "NextItemLoss"]
-
 
 class LossConfig(Config):
     """Settings of a next-item loss."""

@@ -20,8 +20,6 @@ from recgraph.rng import dropout
 from recgraph.rows import touched
 from recgraph.unit_length import unit_length
 
-__all__ = ["PairWeights"]
-
 
 class PairWeights(NamedTuple):
     """What the pairs of T targets count. Attributes: ``positive`` [T]; ``negative`` [T, K], or [T, 1] for all K."""

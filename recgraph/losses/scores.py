@@ -19,9 +19,6 @@ from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
 
-__all__ = ["MANY", "own_scores", "pair_scores", "unit_rows"]
-
-
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
 _FEW = 4
 #: from so many columns on, sampled scores are faster than a batched product of vectors that were looked up

@@ -18,8 +18,6 @@ from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.rows import touched
 
-__all__ = ["FullSoftmax", "FullSoftmaxConfig", "SampledSoftmax", "SampledSoftmaxConfig"]
-
 BlockRows = Annotated[
     int | None, Field(ge=1, description="rows of scores in memory at once; None picks by the size of the cache")
 ]

@@ -43,7 +43,7 @@ class PaddedForm:
         longest: the greatest L, None: any. Of a longer history the last items count.
         shortest: the least L; ``longest`` where it is fixed.
         reads_gaps: whether it takes a second input of the same shape, the bucket of the time gap before each token
-            (:func:`recgraph.data.gaps.gap_buckets`), 0 at the padding.
+            (:func:`recgraph.data.batches.gap_buckets`), 0 at the padding.
     """
 
     module: nn.Module

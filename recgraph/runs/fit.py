@@ -47,8 +47,6 @@ from recgraph.train.config import (
     training_config,
 )
 
-__all__ = ["fit", "fit_graph", "parts_of", "train"]
-
 #: entries of the selection's record that the record of a refit keeps
 _KEPT = ("training", "best_epoch", "best", "history", "cost")
 _log = logging.getLogger(__name__)

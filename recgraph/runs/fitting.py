@@ -21,8 +21,6 @@ from recgraph.train.callbacks import EpochLog, EpochText, JsonLines, Observer, T
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.trainer import Trainer
 
-__all__ = ["FitOptions", "build", "new_record", "run_folder", "train_model"]
-
 _log = logging.getLogger(__name__)
 #: settings of training of which a run may be given more, after it was stopped and after it was finished
 _MORE = ("max_epochs", "patience")

@@ -21,8 +21,6 @@ from recgraph.models.base import Model, Space
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
 from recgraph.rng import derive
 
-__all__ = ["give_plan", "inner_split"]
-
 #: columns of side information that the second stage takes, at most
 _WIDEST = 256
 #: what becomes of the labels of a split: what it tests is asked for, what it validates on is known

@@ -29,8 +29,6 @@ from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import with_times_like
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Before", "Joined", "newest", "read_new_log", "reading_of"]
-
 _log = logging.getLogger(__name__)
 #: the settings of a reading that say how files are written
 _WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids", "quotes")

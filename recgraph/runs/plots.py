@@ -21,8 +21,6 @@ from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
 from recgraph.pages.plot import drawing, html_page, notebook_html
 from recgraph.runs.record import RunRecord
 
-__all__ = ["Plot", "PlotKind", "plot"]
-
 PlotKind = Literal["curves", "groups"]
 #: a factor between the curves of two terms beyond which their axis is logarithmic
 _FAR = 50

@@ -26,9 +26,6 @@ from recgraph.serve.bundle import BundleError, bundle_of, digest
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender, load
 
-__all__ = ["InitItems", "InitItemsConfig", "Scale", "initial_items", "input_digests"]
-
-
 Scale = Literal["initial", "given"]
 #: the fields of the source's record that the record of the new run keeps
 _KEPT = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")

@@ -23,8 +23,6 @@ from recgraph.imports import imported
 from recgraph.notebook import block, table
 from recgraph.train.callbacks import duration
 
-__all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance", "run_html", "run_text"]
-
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
 #: the fields that identify a run; ``config.json`` in its folder holds them
 IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from recgraph.arguments import checked
 from recgraph.data.catalog import load_graph, load_node_task
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.sealing import check_open
 from recgraph.data.split import FitPart, SealedSplit, Split
@@ -37,8 +37,6 @@ from recgraph.train.callbacks import Observer
 
 if TYPE_CHECKING:
     import polars as pl
-
-__all__ = ["BaseRun", "NodeRun", "Run"]
 
 Seen = Literal["keep", "exclude", "both"]
 Part = Literal["valid", "test"]

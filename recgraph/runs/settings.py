@@ -27,22 +27,6 @@ from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.ranks import Ranks, of_all
 from recgraph.runs.record import DataRecord
 
-__all__ = [
-    "DataConfig",
-    "Fingerprints",
-    "ProbeSettings",
-    "changed_features",
-    "check_features",
-    "check_split",
-    "check_task",
-    "features_of",
-    "models_for",
-    "prepare_once",
-    "probe_of",
-    "source_of",
-    "split_again",
-]
-
 _PREFIX = "probe_"
 #: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
 ProbeSettings = prefixed(ProbeConfig, _PREFIX)

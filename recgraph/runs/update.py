@@ -39,8 +39,6 @@ from recgraph.train.config import TrainConfig, pick_device, training_config
 from recgraph.train.phases import make_optimisers
 from recgraph.train.trainer import Trainer
 
-__all__ = ["UpdateOptions", "UpdateRefused", "check_updatable", "update"]
-
 #: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
 _RATE_SHARE = 0.25
 #: settings of a training that an update has the defaults of

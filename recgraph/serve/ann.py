@@ -28,8 +28,6 @@ from recgraph.rng import numpy_generator
 from recgraph.serve.vectors import encode_items
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["AnnIndex"]
-
 #: a smaller catalogue is compared whole, which costs no more
 _FEWEST_OF_CELLS = 20_000
 #: narrower vectors are kept as they are: so few codes would tell too few of them apart

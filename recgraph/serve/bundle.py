@@ -43,8 +43,6 @@ from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
-__all__ = ["FORMAT", "BundleError", "bundle_of", "digest", "holds", "load_model", "read", "write"]
-
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 2
 Holds = Literal["recommender", "embedder"]

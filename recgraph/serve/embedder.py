@@ -16,8 +16,6 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.notebook import block
 from recgraph.serve import bundle
 
-__all__ = ["Embedder"]
-
 _TABLE = "embeddings.parquet"
 _COLUMN = "embedding"
 

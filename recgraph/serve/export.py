@@ -41,8 +41,6 @@ from recgraph.serve.jsonids import plain
 from recgraph.serve.vectors import encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ExportError", "export"]
-
 FORMAT = 2
 #: ONNX files hold 2 GiB at most; greater weights lie in a file beside
 _INLINE_BYTES = 1_500_000_000

@@ -10,8 +10,6 @@ import polars as pl
 
 from recgraph.data.ids import IdMap, family
 
-__all__ = ["JsonIds", "plain"]
-
 #: maps up to this size are held as Python objects, too, some 100 bytes an id: a look at few ids is then much faster
 _IN_PYTHON = 2_000_000
 

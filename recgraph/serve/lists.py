@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph.data.dataframe import FrameKind, to_native
 from recgraph.data.ids import IdMap
-from recgraph.data.item_columns import feature_rows
+from recgraph.data.item_features import feature_rows
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
 from recgraph.evaluate.rerank import Cosine
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -22,8 +22,6 @@ from recgraph.serve.ann import AnnIndex
 from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling
 from recgraph.serve.vectors import encode_items
-
-__all__ = ["Fallback", "Lister", "Wanted", "as_frame", "check_item_columns"]
 
 Fallback = Literal["popularity"]
 

@@ -20,7 +20,7 @@ from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, without_categories
 from recgraph.data.ids import IdMap
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.rerank import CoOccurrence, SimilarBy

@@ -18,8 +18,6 @@ from recgraph.data.ids import is_missing
 from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.files import read_json, read_toml
 
-__all__ = ["Boost", "Rules"]
-
 Ids = tuple[Any, ...]
 
 

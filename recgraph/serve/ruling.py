@@ -17,7 +17,7 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap, as_series, family
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Limit, Reranking, bind, pick
 from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
@@ -26,8 +26,6 @@ from recgraph.models.base import Model
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
-
-__all__ = ["OwnItems", "Ruling", "candidates_of", "resolve", "with_arguments"]
 
 #: bytes of the scores that are changed and sorted at a time
 _BYTES = 1 << 27

@@ -17,8 +17,6 @@ from recgraph.serve.ruling import candidates_of
 from recgraph.serve.vectors import check_vectors
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["candidates_left", "chosen", "lists_like"]
-
 #: without so many items or fewer lists are of the catalogue that is kept, without more of one that is made for them
 _FEW = 1024
 #: similarities by users that are held at a time

@@ -13,8 +13,6 @@ from recgraph.data.dataframe import FrameKind, to_native
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.models.base import Model
 
-__all__ = ["check_vectors", "encode_items", "encode_users", "vector_frame"]
-
 
 def check_vectors(model: Model) -> None:
     """Raise unless the model has vectors.

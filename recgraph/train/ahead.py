@@ -16,8 +16,6 @@ from recgraph.accelerated import is_accelerated
 from recgraph.models.base import TrainableModel
 from recgraph.rng import Generators
 
-__all__ = ["on_device", "prepared_ahead"]
-
 # batches that wait to be asked for, while the thread makes the next
 _DEPTH = 2
 

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from recgraph.ranks import Ranks, all_values, gathered
 from recgraph.rows import is_sparse
 
-__all__ = ["Averaging"]
-
 
 class Averaging:
     """Averages gradients over ranks, in place; does nothing where there is one rank.

@@ -18,20 +18,6 @@ from typing import Any, Self
 from recgraph.files import naming, write_text
 from recgraph.texts import tell
 
-__all__ = [
-    "EpochLog",
-    "EpochText",
-    "Interrupt",
-    "JsonLines",
-    "Observer",
-    "ProgressBar",
-    "ProgressLines",
-    "Tracked",
-    "TrainingInterrupted",
-    "duration",
-    "progress_observer",
-]
-
 _log = logging.getLogger("recgraph.train")
 Row = Mapping[str, Any]
 

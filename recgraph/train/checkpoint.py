@@ -25,21 +25,6 @@ from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.train.config import FALLING, TrainConfig
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointError",
-    "differing",
-    "fingerprint",
-    "latest",
-    "load_optimisers",
-    "load_streams",
-    "optimiser_tensors",
-    "read",
-    "read_latest",
-    "save",
-    "with_streams_of_ranks",
-]
-
 _PREFIX, _RANK = "step-", "rank "
 _BEST, _STATE = "best.safetensors", "state.json"
 #: settings that may differ where a training continues: they do not alter its steps

@@ -14,8 +14,6 @@ from torch import Tensor
 from recgraph.finite import NonFinite, NonFiniteWeights, not_finite
 from recgraph.ranks import stacked
 
-__all__ = ["Clock", "EarlyStopping", "NonFiniteLoss", "Progress", "Terms", "check_finite"]
-
 # batches between two reads of the terms: a read waits for the device
 _READ_EVERY = 20
 _WAY_OUT = "try a smaller learning_rate, or clip_norm"

@@ -30,8 +30,6 @@ from recgraph.tuning.work import n_finished
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["test_the_best"]
-
 #: the file of a study's folder with the last test
 RESULT = "result.json"
 

@@ -29,21 +29,6 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-__all__ = [
-    "PRUNERS",
-    "SAMPLERS",
-    "SECONDS",
-    "blocks_of_users",
-    "can_prune",
-    "canonical",
-    "check_names",
-    "direction",
-    "make_pruner",
-    "make_sampler",
-    "measure",
-    "selecting",
-]
-
 #: the objective that is the training time
 SECONDS = "train_seconds"
 #: the metric that selects the best epoch where no objective can

@@ -18,8 +18,6 @@ from recgraph.train.config import TrainConfig, refuse_training, training_config
 from recgraph.tuning import objectives
 from recgraph.tuning.space import SearchSpace
 
-__all__ = ["Objective", "Plan", "check_dataset", "check_model"]
-
 Objective = Callable[[Run], "float | Sequence[float]"]
 
 

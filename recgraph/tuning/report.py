@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["UNSEALED", "best_trial", "command", "described", "importances", "outcomes", "settings_of", "test_rows"]
-
 #: the study's attribute with the results of each test
 UNSEALED = "unsealed"
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Dimension", "SearchSpace", "merge", "plain"]
-
 Parts = Mapping[str, type[Config]]
 Fields = Mapping[str, FieldInfo]
 #: the key that says whether fields that the space does not name are searched

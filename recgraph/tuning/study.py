@@ -30,8 +30,6 @@ from recgraph.tuning.work import load_study, run_trials
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["tune"]
-
 
 @checked
 def tune(

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-__all__ = ["cannot_be_trained", "fit", "folder_of", "keep_result", "run_trial", "save_split"]
-
 #: what a training writes in order to be resumed; the best configuration is trained again after the search
 _FOR_RESUMING = ("checkpoints", "bundle", "best.safetensors")
 

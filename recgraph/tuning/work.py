@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-__all__ = ["load_study", "n_finished", "run_trials"]
-
 #: the attribute of a trial with the machine and the lock of its worker
 _WORKER = "worker"
 #: seconds between two requests for a trial where all that are wanted run

@@ -40,10 +40,6 @@ file = "log.txt"
 [sources.files.interactions]
 format = "sequences"
 """
-LAYOUT = """
-[layout.items]
-columns = { item_id = "int", title = "text", Red = "int" }
-"""
 
 
 def _card(folder: Path, text: str, name: str = "mine") -> Path:
@@ -81,21 +77,6 @@ def test_movielens_asks_for_its_citation() -> None:
         ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
         ('name = "mine"', 'name = "yours"', "must be 'mine'"),
         ('kind = "local"\nfile = "log.txt"', 'kind = "url"\nurl = "https://example.org/a.zip"', "sha256"),
-        (
-            'kind = "local"\nfile = "log.txt"',
-            f'kind = "wheel"\npackage = "p"\nversion = "1"\nsha256 = "{"0" * 64}"',
-            "must name the member",
-        ),
-        *(
-            ("[expected]", f"{LAYOUT}{line}\n[expected]", message)
-            for line, message in (
-                ('keep = ["item_id", "titel"]', "'titel'"),
-                ('rename = { titel = "name" }', "rename: there is no such column 'titel'"),
-                ('flags = { looks = ["Red", "Bleu"] }', "'Bleu'"),
-                ('split = { genres = "|" }', "split: there is no such column 'genres'"),
-                ("extract = { year = ['titel', '(.*)'] }", "'titel'"),
-            )
-        ),
     ],
 )
 def test_a_wrong_card_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -18,16 +18,15 @@ from refusing import refused
 
 from recgraph.data import catalog
 from recgraph.data.catalog.cards import find_card
-from recgraph.data.catalog.logs import read_card_table
-from recgraph.data.catalog.sources import (
+from recgraph.data.catalog.logs import (
     CountError,
     HashMismatchError,
     Local,
     SourceError,
-    UnavailableError,
+    read_card_table,
     unpack,
 )
-from recgraph.data.errors import DataError, MissingColumnError
+from recgraph.data.errors import MissingColumnError
 from recgraph.data.interactions import Interactions
 from recgraph.files import sha256
 
@@ -154,23 +153,6 @@ def test_the_next_source_is_tried(tmp_path: Path, server: str) -> None:
     assert catalog.get(_write(tmp_path, "toy", body)).source == f"{server}/toy.zip"
 
 
-def test_all_sources_and_reasons_are_listed(tmp_path: Path, server: str) -> None:
-    _archive(tmp_path / "served")
-    away = f'\n[[sources]]\nkind = "url"\nurl = "https://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n'
-    other = f'\n[[sources]]\nkind = "url"\nurl = "{server}/toy.zip"\nsha256 = "{"1" * 64}"\n'
-    absent = f'\n[[sources]]\nkind = "url"\nurl = "{server}/none.zip"\nsha256 = "{"1" * 64}"\n'
-    local = '\n[[sources]]\nkind = "local"\nfile = "log.dat"\nnote = "ask them"\n'
-    body = "".join(source + _files() for source in (away, other, absent, local))
-    with pytest.raises(UnavailableError) as raised:
-        catalog.get(_write(tmp_path, "toy", _expected(2, 2, 5) + LAYOUT + body))
-    message = str(raised.value)
-    assert "url, https://127.0.0.1:9/toy.zip: no connection" in message
-    assert f"expected sha256 {'1' * 64}, got " in message
-    assert "404" in message
-    assert "your own log.dat: no address is known: ask them" in message
-    assert message.endswith("recgraph data get toy --from FILE")
-
-
 def _local(tmp_path: Path, sha256: str | None = None, expected: str = "") -> str:
     pinned = f'sha256 = "{sha256}"\n' if sha256 else ""
     body = f'\n[[sources]]\nkind = "local"\nfile = "seqs.txt"\n{pinned}\n[sources.files.interactions]\n'
@@ -223,24 +205,6 @@ def test_members_may_lie_beside_the_file(tmp_path: Path) -> None:
     features = catalog.load_dataset(card).item_features
     assert features is not None, "a given file replaces what was prepared"
     assert features["year"].to_list() == [1999, None]
-
-
-@pytest.mark.parametrize(
-    ("log", "kind", "message"),
-    [
-        (b"a::1::5::10\nb::2::1\n", DataError, "row 1"),
-        (b"a::x::5::10\n", DataError, "column 'item': 'x' is not of type int"),
-        (b"a::1::5::10\n\xff::1::5::10\n", DataError, "encoding"),
-    ],
-)
-def test_a_file_in_another_format(tmp_path: Path, log: bytes, kind: type[DataError], message: str) -> None:
-    (tmp_path / "log.dat").write_bytes(log)
-    local = '\n[[sources]]\nkind = "local"\nfile = "log.dat"\n' + _files("").split("\n[sources.files.items]")[0]
-    card = _write(tmp_path, "toy", _expected(2, 2, 5) + LAYOUT + local.replace('member = "log.dat"\n', ""))
-    with pytest.raises(kind) as raised:
-        catalog.get(card, from_path=tmp_path / "log.dat")
-    assert message in str(raised.value)
-    assert "log.dat" in str(raised.value)
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])

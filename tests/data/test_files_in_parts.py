@@ -58,11 +58,6 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, form: Form) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["rows"]
 
 
-def test_no_part_at_all_is_an_error(tmp_path: Path) -> None:
-    with refused("rows"):
-        replace_parts(parts([]), tmp_path / "rows", "csv")
-
-
 def test_parquet_has_row_groups(tmp_path: Path) -> None:
     replace_parts(parts([10, 10, 10]), tmp_path / "rows", "parquet", rows=10)
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,21 +33,6 @@ def test_k_core_is_the_fixed_point(pairs: list[tuple[int, int]], users: int, ite
     array = np.array(pairs, dtype=np.int32).reshape(-1, 2)
     keep_mask = k_core(array[:, 0], array[:, 1], users, items)
     assert np.flatnonzero(keep_mask).tolist() == _slow_core(pairs, users, items)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
-def test_k_core_of_logs_in_which_few_are_popular(seed: int, users: int, items: int) -> None:
-    rng = np.random.default_rng(seed)
-    pairs = np.stack([rng.integers(0, 150, 2000), rng.zipf(1.3, 2000) % 400], axis=1)
-    keep_mask = k_core(pairs[:, 0], pairs[:, 1], users, items)
-    assert np.flatnonzero(keep_mask).tolist() == _slow_core([tuple(pair) for pair in pairs.tolist()], users, items)
-
-
-def _chain(length: int) -> npt.NDArray[np.int64]:
-    """User i has the items i and i + 1: a core of two interactions loses the two ends again and again."""
-    users = np.arange(length).repeat(2)
-    return np.stack([users, users + np.tile([0, 1], length)], axis=1)
 
 
 def test_k_core_needs_more_than_one_round() -> None:

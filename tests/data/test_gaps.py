@@ -8,8 +8,7 @@ import pytest
 import torch
 from refusing import refused
 
-from recgraph.data.batches import sequence_batches
-from recgraph.data.gaps import N_GAPS, gap_buckets
+from recgraph.data.batches import N_GAPS, gap_buckets, sequence_batches
 from recgraph.data.part import Part
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged

@@ -111,19 +111,6 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     assert other.hash != split.hash
 
 
-@pytest.mark.parametrize("part", ["valid", "test"])
-def test_a_part_that_is_given_holds_something(part: str, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"train": _frame(TRAIN), "valid": _frame(VALID), "test": _frame(TEST)}
-    nothing = given[part].clear()
-    with pytest.raises(DataError, match=f"{part} holds no interaction; leave it out"):
-        rg.Split.from_parts(**{**given, part: nothing})
-    paths = {name: tmp_path / f"{name}.csv" for name in given}
-    for name, path in paths.items():
-        (nothing if name == part else given[name]).write_csv(path)
-    with pytest.raises(DataError, match=rf"{part}\.csv: {part} holds no interaction"):
-        rg.Split.from_parts(**paths)
-
-
 def test_a_card_may_not_rate_a_part_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
     for name, rows, rating in (("train", TRAIN, 5), ("valid", VALID, 2), ("test", TEST, 5)):
@@ -135,18 +122,11 @@ def test_a_card_may_not_rate_a_part_away(tmp_path: Path, monkeypatch: pytest.Mon
         catalog.get(str(own))
 
 
-def test_ids_that_are_categories_are_texts_in_every_part() -> None:
-    parts = [_frame(rows).cast(pl.String) for rows in (TRAIN, VALID, TEST)]
-    split = rg.Split.from_parts(*parts)
-
-    def as_categories(frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.cast({name: pl.Enum(frame[name].unique().sort()) for name in frame.columns})
-
-    assert rg.Split.from_parts(*map(as_categories, parts)).hash == split.hash
-    mixed = (parts[0], as_categories(parts[1]), parts[2].cast(pl.Categorical))
-    assert rg.Split.from_parts(*mixed).hash == split.hash
-    decimals = (_frame(TRAIN).cast(pl.Decimal(10, 0)), _frame(VALID), _frame(TEST))
-    assert rg.Split.from_parts(*decimals).hash == rg.Split.from_parts(*map(_frame, (TRAIN, VALID, TEST))).hash
+def test_a_part_that_is_given_holds_something() -> None:
+    for part in ("valid", "test"):
+        given = {"train": _frame(TRAIN), "valid": _frame(VALID), "test": _frame(TEST)}
+        with refused(part, by=DataError):
+            rg.Split.from_parts(**{**given, part: given[part].clear()})
 
 
 DAYS = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]

@@ -15,7 +15,7 @@ from recgraph.config import ConfigError
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
-from recgraph.data.catalog.sources import CountError, HashMismatchError, SourceError, UnavailableError
+from recgraph.data.catalog.logs import CountError, HashMismatchError, SourceError, UnavailableError
 from recgraph.data.interactions import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -202,12 +202,6 @@ def test_masks_and_unknown_classes_of_a_card(tmp_path: Path, unknown: float) -> 
     assert task.labels.tolist() == [1, 0, -1]
     split = task.splits["20"]
     assert [part.tolist() for part in (split.train, split.valid, split.test)] == [[0, 1], [1], [0, 1]]
-
-
-def test_the_command_for_a_card_of_ones_own_names_its_file(tmp_path: Path) -> None:
-    card, _ = _toy_nodes(tmp_path)
-    with pytest.raises(UnavailableError, match=f"recgraph data get {card} --from FOLDER"):
-        catalog.get(str(card))
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

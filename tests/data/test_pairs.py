@@ -8,8 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from recgraph.data.batches import PairBatches
 from recgraph.data.negatives import NegativeSampler
@@ -123,17 +121,6 @@ def test_ranks_share_the_negatives_of_groups() -> None:
     assert torch.equal(torch.cat(masks), whole.negative_mask())
     assert torch.equal(torch.cat(samples), whole.of_samples(whole.negatives))
     assert whole.of_samples(whole.negatives).shape == (10, 5)
-
-
-class _Largest(TorchDispatchMode):
-    """The largest tensor that was made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))])
-        return out
 
 
 def test_batches_of_shared_negatives() -> None:

@@ -19,7 +19,6 @@ from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, SealedTestError
-from recgraph.evaluate.hits import Truth
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 
@@ -146,16 +145,6 @@ def test_time_cut_by_dates() -> None:
 def _times(times: list[Any]) -> Interactions:
     frame = pl.DataFrame({"u": [1] * len(times), "i": range(len(times)), "t": times})
     return Interactions.from_frame(frame, user="u", item="i", timestamp="t")
-
-
-def test_time_cut_by_numbers_means_the_unit_that_came_in() -> None:
-    start = 1_714_521_600
-    data = _times([start + second for second in (0.5, 1.0, 2.25, 3.0)])
-    assert data.split("time", valid_from=start + 1, test_from=start + 2.25).labels.tolist() == [0, 1, 2, 2]
-    dates = {"valid_from": "2024-05-01T00:00:01Z", "test_from": "2024-05-01T00:00:03Z"}
-    assert data.split("time", **dates).labels.tolist() == [0, 1, 1, 2]
-    whole = _times([start, start + 1, start + 2])
-    assert whole.split("time", valid_from=start + 0.5, test_from=start + 2).labels.tolist() == [0, 1, 2]
 
 
 def test_time_cut_takes_numbers_of_numpy_and_shares_or_instants() -> None:
@@ -355,13 +344,6 @@ def test_changed_test_file_is_refused(tmp_path: Path) -> None:
         SealedSplit.load(tmp_path).unseal("check")
     with refused("split.json", by=FileNotFoundError):
         SealedSplit.load(tmp_path / "nowhere")
-
-
-def test_a_grade_that_is_none_names_itself_and_what_to_do() -> None:
-    frame = pl.DataFrame({"u": [1, 1, 1, 2, 2, 2], "i": [1, 2, 3, 2, 3, 4], "r": [5, 4, -1, 3, 3, 2]})
-    data = Interactions.from_frame(frame, user="u", item="i", rating="r")
-    with refused("grades"):
-        Truth.of(data.split(grades="rating").test)
 
 
 @pytest.mark.parametrize(

@@ -74,16 +74,6 @@ def test_blocks_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tables["users"]["user_id"].to_list() == list(range(1, 251))
 
 
-def test_last_step_is_the_test_item(tables: dict[str, pl.DataFrame]) -> None:
-    data = Interactions.from_frame(tables["interactions"], user="user_id", item="item_id", timestamp="timestamp")
-    cases = data.split("leave-one-out").test
-    truth = data.items.ids(cases.truth.values)
-    last = tables["interactions"].group_by("user_id", maintain_order=True).last()
-    assert dict(zip(data.users.ids(cases.users), truth, strict=True)) == dict(
-        last.select("user_id", "item_id").iter_rows()
-    )
-
-
 def test_the_structure_can_be_learned_from_the_train_part(tables: dict[str, pl.DataFrame]) -> None:
     """Counting what follows what in train comes near the best possible ranking on test; popularity does not."""
     data = Interactions.from_frame(tables["interactions"], user="user_id", item="item_id", timestamp="timestamp")

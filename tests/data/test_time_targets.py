@@ -103,15 +103,6 @@ def test_a_random_target_is_drawn_by_the_recorded_seed() -> None:
     assert counts < np.mean([len(history) for history, _ in last.values()])
 
 
-def test_the_sets_of_earlier_splits_and_their_hashes_are_as_they_were() -> None:
-    data = _log(3)
-    split = data.split("time")
-    assert "targets" not in split.params
-    assert split.hash == data.split("time", targets="all", unknown_items="keep").hash
-    assert split.facts == ""
-    assert split.hash != data.split("time", targets="last").hash
-
-
 def test_numbers_say_their_targets_and_saved_splits_keep_them(tmp_path: Any) -> None:
     split = _log(4).split("time", targets="last", unknown_items="drop")
     run = rg.fit(ItemKNN(), split, seed=0)

@@ -35,7 +35,7 @@ def table(device: torch.device | str = "cpu") -> Tensor:
 
 
 def with_times(rows: Ragged, times: list[list[int | None]]) -> Ragged:
-    """Pairs of a token and its time as :func:`recgraph.data.gaps.with_gaps` writes it."""
+    """Pairs of a token and its time as :func:`recgraph.data.batches.with_gaps` writes it."""
     written = [0 if time is None else time + (time >= 0) for row in times for time in row]
     return rows.with_values(torch.stack([rows.values, torch.tensor(written)], 1))
 

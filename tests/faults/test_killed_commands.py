@@ -71,8 +71,11 @@ def tree(*places: str) -> Callable[[Path], dict[str, Any]]:
 
 def study(case: Path) -> dict[str, Any]:
     """How many trials of a study ended well, and whether it has made its last training; no trial was made twice."""
-    trials = [json.loads(path.read_text()) for path in (case / "study").glob("trials/*/trial.json")]
-    done = [json.dumps(trial["params"], sort_keys=True) for trial in trials if trial["state"].lower() == "complete"]
+    from recgraph.tuning.storage import find_study
+
+    database = case / "study.db"
+    with find_study(f"sqlite:///{database}" if database.exists() else str(case / "study"), "s") as (found, _):
+        done = [f"{trial.params}" for trial in found.trials if trial.state.name == "COMPLETE"]
     assert len(set(done)) == len(done)
     return {"complete": len(done), "final": bool([*(case / "study" / "final").rglob("record.json")])}
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph.accelerated import accelerator_path
-from recgraph.data.batches import Query
-from recgraph.data.cloze import ClozeBatches, draw_masks
+from recgraph.data.batches import ClozeBatches, Query, draw_masks
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
@@ -150,7 +149,7 @@ def test_views_of_contrastive_models_are_read_by_a_mask_behind_them() -> None:
 
 def batches(train: Part | None = None, seed: int = 1, **settings: Any) -> ClozeBatches:
     given = {"mask_ratio": 0.4, "last_share": 0.0, **settings}
-    return ClozeBatches(train or random_train(), 8, 6, Generators(seed), **given)
+    return ClozeBatches(train or random_train(), batch_size=8, max_len=6, generators=Generators(seed), **given)
 
 
 def test_samples_are_the_last_items_of_each_user_some_of_them_masked() -> None:

@@ -13,8 +13,7 @@ from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.batches import Query
-from recgraph.data.gaps import gap_buckets
+from recgraph.data.batches import Query, gap_buckets
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel

@@ -11,7 +11,7 @@ from small_serving import log, serve
 from test_rules import features
 from torch import Tensor
 
-from recgraph.data.item_columns import ItemColumns
+from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits

@@ -88,11 +88,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def info(name: str) -> dict[str, Any]:
-    """All that a card says, where it was found, and where the prepared data lies (None: not prepared).
-
-    Raises:
-        UnknownDatasetError: no such card.
-    """
+    """All that a card says, where it was found, and where the prepared data lies (None: not prepared)."""
     card = find_card(name)
     path = name if name.endswith(".toml") else card_files().get(name)
     prepared = str(_folder(card)) if _is_prepared(card) else None
@@ -165,10 +161,6 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
     Args:
         name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's own.
         reading: how files of the user's own are read, where there is no card.
-
-    Raises:
-        ValueError: the task of the data set is not recommendation; and what :func:`get` and
-            :meth:`Interactions.from_files` raise.
     """
     from recgraph.data.interactions import Interactions
 
@@ -189,10 +181,6 @@ def load_graph(name: str) -> HeteroGraph:
 
     ``HeteroGraph.from_interactions(split.interactions, split.train)`` is the whole of the latter, with the interactions
     that may be known.
-
-    Raises:
-        ValueError: the data set is a log.
-        UnavailableError: it is not prepared (see :func:`get`).
     """
     from recgraph.graph.hetero import HeteroGraph
 
@@ -201,12 +189,7 @@ def load_graph(name: str) -> HeteroGraph:
 
 
 def load_node_task(name: str) -> NodeTask:
-    """Labels and splits of a data set with a task on nodes.
-
-    Raises:
-        ValueError: it has none.
-        UnavailableError: it is not prepared.
-    """
+    """Labels and splits of a data set with a task on nodes."""
     from recgraph.graph.node_task import NodeTask
 
     if _graph_card(name).task != "nodes":
@@ -218,10 +201,6 @@ def load_node_task(name: str) -> NodeTask:
 def load_split(name: str) -> Split:
     """The split of a data set that commands and boards use by default: the one that its card says, or of a log its own
     parts, where it has some, else leave-one-out.
-
-    Raises:
-        ValueError: the data set has a task on nodes.
-        UnavailableError: it is not prepared.
     """
     card = find_card(name)
     if isinstance(card, GraphCard) and card.interactions is not None:

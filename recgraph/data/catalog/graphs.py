@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from recgraph.data.catalog.cards import EdgeFile, GraphCard, GraphInteractions, NodeLabels
-from recgraph.data.catalog.sources import CountError, SourceError, UnavailableError, check_hash
+from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError, check_hash
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
@@ -61,19 +61,9 @@ class PreparedGraph:
 
 
 def prepare_graph(card: GraphCard, given: Path | None, name: str) -> PreparedGraph:
-    """Read a folder of published files.
+    """Read a folder of published files: ``given``, or the one in it that is called as the card says.
 
-    Args:
-        card: the card.
-        given: the folder itself, or the one in which it lies under the name that the card says.
-        name: of the data set, or the path of its card, as it was asked for.
-
-    Raises:
-        UnavailableError: no folder is given; says where the files were published.
-        ValueError: it is not a folder.
-        SourceError: a file is not there.
-        HashMismatchError: a file is not the published one.
-        CountError: there are more or fewer nodes, edges, classes or interactions than the card expects.
+    ``name`` is that of the data set, or the path of its card.
     """
     if given is None:
         known = "; ".join(source.note or source.folder for source in card.sources)

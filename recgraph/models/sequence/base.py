@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
-from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
-from recgraph.data.gaps import N_GAPS, with_gaps
+from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, sequence_batches, with_gaps
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recgraph.config import Search
-from recgraph.data.batches import SequenceBatches
-from recgraph.data.cloze import ClozeBatches
+from recgraph.data.batches import ClozeBatches, SequenceBatches
 from recgraph.data.part import Part
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.models.sequence.config import EncoderName, TransformerConfig
@@ -78,9 +77,9 @@ class BERT4Rec(SequenceModel):
         config = self.config
         return ClozeBatches(
             train,
-            batch_size,
-            config.max_len,
-            generators,
+            batch_size=batch_size,
+            max_len=config.max_len,
+            generators=generators,
             mask_ratio=config.mask_ratio,
             last_share=config.last_share,
             window_step=config.window_items,

@@ -17,8 +17,6 @@ from recgraph.serve.http.service import Service
 if TYPE_CHECKING:
     from fastapi import FastAPI, Response
 
-__all__ = ["bodies", "make_app"]
-
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
 _HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recgraph.config import Config
 from recgraph.data.batches import Query
-from recgraph.data.item_columns import feature_rows
+from recgraph.data.item_features import feature_rows
 from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.rerank import SimilarBy
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -36,8 +36,6 @@ from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.serve.similar import candidates_left, chosen, lists_like
 from recgraph.sparse.ragged import Ragged
-
-__all__ = ["BATCH_USERS", "Answer", "Limits", "Recommend", "Refused", "Served", "Similar"]
 
 #: users, and items, of several requests that are ranked together, at most: the rows of a tile of scores
 BATCH_USERS = 128

@@ -12,8 +12,6 @@ from typing import Any
 from recgraph.serve.http.app import make_app
 from recgraph.serve.http.service import Service
 
-__all__ = ["listen", "run"]
-
 #: seconds that requests in flight have when the service is asked to stop
 _GRACE_S = 30
 
