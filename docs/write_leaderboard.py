@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.numbers import listed, metric_name
+from recgraph.leaderboard.numbers import metric_name
 from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Cheapest, Sheet, open_sheet, update_comparisons
 
@@ -75,7 +76,7 @@ def summary(experiments: Path = EXPERIMENTS) -> str:
 def _summarised(board: Board, sheet: Sheet, found: Cheapest) -> list[str]:
     others = sheet.ranked(found.table, found.metric)[1:]
     marks = {each.name: sheet.scores(each.name, found.table)[found.metric].mark for each in others}
-    alike = listed((name for name, mark in marks.items() if mark == "tied"), limit=4)
+    alike = _listed(name for name, mark in marks.items() if mark == "tied")
     untested = "untested" in marks.values()
     cheap = "itself" if found.entry == found.best else f"{found.entry}: {found.score.mean:.4f}, {found.cost.mean:.3g} s"
     return [
@@ -87,6 +88,15 @@ def _summarised(board: Board, sheet: Sheet, found: Cheapest) -> list[str]:
         alike or ("not tested" if untested else "none"),
         cheap,
     ]
+
+
+def _listed(names: Iterable[str], limit: int = 4) -> str:
+    """``A, B and 2 more``."""
+    every = list(names)
+    shown, left = every[:limit], len(every) - limit
+    if left > 0:
+        return f"{', '.join(shown)} and {left} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def page(experiments: Path = EXPERIMENTS) -> str:

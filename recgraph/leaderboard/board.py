@@ -27,8 +27,6 @@ __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "lo
 
 #: metrics of a node task
 _OF_NODES = (*SCORES, "nmi", "ari")
-#: the settings of a training that are the folder of another run
-_FOLDERS = ("init_items",)
 
 
 class ProtocolSpec(DataConfig):
@@ -137,12 +135,7 @@ class SheetSpec(Config):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a TOML file, and import the files that it names for the parts that they register.
-
-        Raises:
-            ConfigError: no TOML, a file that cannot be imported, an unknown key or a value that is not allowed; names
-                the file.
-        """
+        """Read a TOML file, and import the files that it names for the parts that they register."""
         values = load_toml(path)
         try:
             values = {**_with_data(values, path), "file": path}
@@ -174,7 +167,9 @@ class SheetSpec(Config):
         reading = found.get("reading") or {}
         if paths := {name: _path(self.file, reading[name]) for name in PATHS if reading.get(name) is not None}:
             found["reading"] = {**reading, **paths}
-        return found | {name: _path(self.file, found[name]) for name in _FOLDERS if isinstance(found.get(name), str)}
+        if isinstance(run := found.get("init_items"), str):
+            found["init_items"] = _path(self.file, run)
+        return found
 
     def data_of(self, fold: int | None = None) -> DataConfig:
         """How the data set is read and split, of a fold or without folds."""
@@ -205,7 +200,6 @@ class SheetSpec(Config):
         return tuple(metric for metric in self.metrics if split_metric(metric)[0] not in DEFAULT_METRICS)
 
     def _of_users(self, metric: str) -> str:
-        """The full name of any registered metric."""
         try:
             name, k = split_metric(metric)
         except ValueError as error:
@@ -224,7 +218,6 @@ def is_of_nodes(dataset: str) -> bool:
 
 
 def _of_nodes(metric: str) -> str:
-    """The full name of a metric of a node task."""
     for name in _OF_NODES:
         if registry.key(name) == registry.key(metric):
             return name
@@ -232,16 +225,11 @@ def _of_nodes(metric: str) -> str:
 
 
 def _path(board: Path, written: str) -> str:
-    """A path from a board's file on."""
     return os.path.normpath((board.parent / written).absolute())
 
 
 def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
-    """The values with the path of a file of one's own as the data set, and with how it is read in the protocol.
-
-    ``data`` is that path, or a table of ``file`` (``train``, beside ``valid`` or ``test``) and the settings of
-    :class:`recgraph.data.reading.Reading`.
-    """
+    """The values with the file of ``data`` as the data set, and with how it is read in the protocol."""
     found = dict(values)
     data = with_train(found.pop("data", None))
     if data is None:
@@ -264,13 +252,7 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Board:
-    """A board.
-
-    Attributes:
-        name: of its folder.
-        folder: of its files.
-        sheets: one for each file.
-    """
+    """A board: its folder, the name of that, and a sheet for each file in it."""
 
     name: str
     folder: Path
@@ -278,26 +260,17 @@ class Board:
 
     @property
     def results(self) -> Path:
-        """The default folder of records: ``results`` beside the board's folder."""
+        """The default folder of records."""
         return self.folder.parent / "results"
 
     def folder_of(self, sheet: SheetSpec, results: str | Path | None = None) -> Path:
-        """The folder of a sheet's records.
-
-        Args:
-            results: the folder of records; by default :attr:`results`.
-        """
+        """The folder of a sheet's records, in :attr:`results` by default."""
         return (self.results if results is None else Path(results)) / self.name / data_name(sheet.dataset)
 
 
 @checked
 def load_board(name: str | Path) -> Board:
-    """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder, or from one file.
-
-    Raises:
-        ValueError: it does not exist; the message lists those that do.
-        ConfigError: one of its files is wrong.
-    """
+    """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder, or from one file."""
     path = _find(str(name))
     files = [path] if path.is_file() else sorted(path.glob("*.toml"))
     folder = (path.parent if path.is_file() else path).resolve()

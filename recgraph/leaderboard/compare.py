@@ -18,25 +18,7 @@ from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import OF_FOLD, over_folds, over_users
 from recgraph.evaluate.statistics import TooFewPairs, holm, welch
 from recgraph.files import write_json
-from recgraph.leaderboard.plan import TITLES, Repeat, digest, fold_of, mean_of, seed_of
-from recgraph.leaderboard.store import Record, Store, read_json
-
-__all__ = [
-    "ALPHA",
-    "MARKS",
-    "Column",
-    "Comparison",
-    "Comparisons",
-    "Mark",
-    "check_protocols",
-    "compare",
-    "describe_tests",
-    "inputs_of",
-    "load_comparisons",
-    "save_comparisons",
-    "tested",
-    "values_over_seeds",
-]
+from recgraph.leaderboard.plan import TITLES, Record, Repeat, Store, digest, fold_of, mean_of, read_json, seed_of
 
 #: an adjusted p-value below it counts as a difference
 ALPHA = 0.05
@@ -58,17 +40,13 @@ MARKS: dict[Mark, tuple[str, str]] = {
 
 @dataclass
 class Comparison:
-    """The best entry of a column less another entry.
+    """The best entry of a column less another entry, over ``n`` users that both have or seeds of both together.
 
     Attributes:
-        over: the unit that was resampled: ``users`` (each with the mean over an entry's seeds) or ``seeds``.
-        n: number of users that both entries have, or of seeds of both together.
-        difference: of the means.
         low, high: the 95 % interval of the difference: percentile bootstrap over users, Welch's interval over seeds.
         p_value: two-sided: Fisher's randomisation test over users, Welch's t-test over seeds.
         p_adjusted: by Holm's correction over all entries and metrics of the table.
-        effect: the standardised difference: Cohen's d of the pairs over users, Hedges' g over seeds; None where it is
-            not finite.
+        effect: Cohen's d of the pairs over users, Hedges' g over seeds; None where it is not finite.
     """
 
     over: Literal["users", "seeds"]
@@ -83,18 +61,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Column:
-    """The comparisons of one metric under one protocol.
-
-    Attributes:
-        best: the address of the best entry.
-        versus: the address of each other entry -> its comparisons; the first one decides its mark.
-    """
+    """One metric under one protocol: the best entry's address, and that of each other -> its comparisons with it."""
 
     best: str
     versus: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
 
     def mark(self, address: str) -> Mark:
-        """The mark of an entry, a key of ``MARKS``."""
+        """The mark of an entry; the first of its comparisons decides."""
         differs = {other: tests[0].p_adjusted < ALPHA for other, tests in self.versus.items() if tests}
         if address in differs:
             return "worse" if differs[address] else "tied"
@@ -115,13 +88,7 @@ def compare(
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
     over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
     are corrected over a table. Where there are folds, a user and a seed count once, with all of them, and entries with
-    records of different folds are not compared.
-
-    Args:
-        records: comparisons are in this order.
-        metrics: to compare.
-        store: where the values of users are.
-        before: comparisons of some of these records, taken where the values of users that they need are not at hand.
+    records of different folds are not compared. Where values of users are not at hand, comparisons of ``before`` stay.
     """
     found, is_whole = {}, True
     for title, names in metrics.items():
@@ -150,7 +117,6 @@ def tested(comparisons: Comparisons) -> set[tuple[str, str, str]]:
 
 
 def _scored(records: Records, title: str) -> list[str]:
-    """The addresses of the entries that a table has."""
     return [address for address, own in records.items() if any(title in record["scores"] for record in own.values())]
 
 
@@ -161,13 +127,9 @@ def _adjust_partly(records: Records, title: str, metrics: Sequence[str], columns
 
 
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
-    """Refuse records of one table that were made in different ways.
+    """Refuse records of one table that were made in different ways; the message names what differs.
 
-    Their lists of cut-offs may differ: a metric at a cut-off of both is the same number. Each fold has a split of its
-    own.
-
-    Raises:
-        ProtocolMismatch: names what differs.
+    Lists of cut-offs may differ: a metric at a cut-off of both is the same number. Each fold has a split of its own.
     """
     of_folds: dict[int | None, Record] = {}
     for record in records:
@@ -214,21 +176,15 @@ def _users(records: Records, title: str, store: Store) -> dict[str, _Users]:
 
 
 def _compare_metric(records: Records, title: str, metric: str, users: Mapping[str, _Users] | None) -> Column:
-    """The best entry of a metric against each other one; p-values are not adjusted yet.
-
-    Args:
-        users: values of users of the entries where they are at hand; None: the table has none.
-    """
+    """The best entry of a metric against each other one; p-values are not adjusted yet."""
     scores = values_over_seeds(records, title, metric)
     best = _best_of(scores, metric)
     column = Column(best)
     for address, values in scores.items():
         if address == best or not all(math.isfinite(value) for value in (*values.values(), *scores[best].values())):
             continue
-        if users is not None and not {address, best} <= users.keys():
-            continue
         folds, others = ({fold_of(repeat) for repeat in records[of]} for of in (address, best))
-        if folds != others:
+        if folds != others or (users is not None and not {address, best} <= users.keys()):
             continue
         of_seeds = [_over_folds(scores[of]) for of in (address, best)]
         of_users = [(users or {}).get(of, {}) for of in (address, best)]
@@ -238,7 +194,6 @@ def _compare_metric(records: Records, title: str, metric: str, users: Mapping[st
 
 
 def _best_of(scores: Mapping[str, Mapping[Repeat, float]], metric: str) -> str:
-    """The address of the entry with the best mean."""
     return best_first({address: mean_of(values) for address, values in scores.items()}, metric)[0]
 
 
@@ -252,7 +207,6 @@ def _over_folds(values: Mapping[Repeat, float]) -> list[float]:
 
 
 def _tests(seeds: Sequence[list[float]], users: Sequence[_Users], metric: str) -> Iterator[Comparison]:
-    """The tests of an entry and of the best one, by their values of seeds and of users."""
     (own, best), (own_users, best_users) = seeds, users
     if own_users and best_users and (of_users := _over_users(own_users, best_users, metric)) is not None:
         yield of_users
@@ -283,11 +237,7 @@ def _finite(value: float) -> float | None:
 
 
 def _adjust(columns: Mapping[str, Column], untested: int = 0) -> None:
-    """Set ``p_adjusted`` by Holm's correction, over users and over seeds separately.
-
-    Args:
-        untested: how many more tests there would be, each counted with a p of 1.
-    """
+    """Set ``p_adjusted`` by Holm's correction, over users and over seeds; further tests count with a p of 1."""
     tests = [test for column in columns.values() for several in column.versus.values() for test in several]
     for over in ("users", "seeds"):
         own = [test for test in tests if test.over == over]
@@ -325,7 +275,6 @@ def inputs_of(records: Records, metrics: Metrics) -> str:
 
 
 def _digests(records: Records) -> dict[str, str]:
-    """Address of an entry -> the digest of its scores."""
     return {
         address: digest({"scores": {str(seed): record["scores"] for seed, record in own.items()}})
         for address, own in records.items()
@@ -335,11 +284,8 @@ def _digests(records: Records) -> dict[str, str]:
 def load_comparisons(path: Path, records: Records, metrics: Metrics, inputs: str) -> tuple[Comparisons, bool]:
     """Read the comparisons of some records, and whether they are all of them; empty where the file does not exist.
 
-    Where entries came, went or changed since, those comparisons are left that are of unchanged entries with an
-    unchanged best one; the p of a table are then corrected as if each entry that is not compared had a p of 1.
-
-    Args:
-        inputs: the digest of records and metrics, see :func:`inputs_of`.
+    Where entries came, went or changed since (``inputs`` are others), those comparisons are left that are of unchanged
+    entries with an unchanged best one; the p of a table are then corrected as if each other entry had a p of 1.
     """
     found = read_json(path)
     if found is None:
@@ -364,7 +310,6 @@ def load_comparisons(path: Path, records: Records, metrics: Metrics, inputs: str
 def _still_valid(
     records: Records, title: str, columns: Mapping[str, Column], metrics: Sequence[str], same: set[str]
 ) -> dict[str, Column]:
-    """The columns of a table that unchanged entries leave."""
     left = {}
     for metric in metrics:
         scores, column = values_over_seeds(records, title, metric), columns.get(metric)
@@ -377,11 +322,7 @@ def _still_valid(
 def save_comparisons(
     comparisons: Comparisons, records: Records, metrics: Metrics, path: Path, *, is_whole: bool = True
 ) -> None:
-    """Write the comparisons of some records, in one step.
-
-    Args:
-        is_whole: whether none is left to make.
-    """
+    """Write the comparisons of some records; ``is_whole``: none is left to make."""
     columns = {
         title: {metric: asdict(column) for metric, column in of_title.items()}
         for title, of_title in comparisons.items()

@@ -5,29 +5,14 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from recgraph.leaderboard.compare import MARKS, Comparison, Mark, Records
-from recgraph.leaderboard.plan import Repeat, fold_of, mean_of, repeat_of, seed_of
-from recgraph.leaderboard.store import Record
-
-__all__ = [
-    "COSTS",
-    "WATTS_PER_CORE",
-    "WATTS_PER_GIB",
-    "Key",
-    "Number",
-    "device_of",
-    "frame_of",
-    "listed",
-    "metric_name",
-    "numbers_of",
-    "short_hash",
-]
+from recgraph.leaderboard.plan import Record, Repeat, fold_of, mean_of, repeat_of, seed_of
 
 #: one row for each number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected
 #: the weights, by epoch); ``table`` is the title of a protocol; columns that do not apply are empty
@@ -64,11 +49,7 @@ _HASH = re.compile(r"[0-9a-f]{32,}")
 class Number:
     """A score or cost of an entry over seeds (and folds), or a metric of a group of users.
 
-    Attributes:
-        by_seed: seed, or fold and seed -> its value; at least one.
-        mark: how a score compares with its column, see :data:`recgraph.leaderboard.compare.MARKS`; empty where it is
-            not compared.
-        versus: the column's best entry less this one; empty for the best itself and where nothing was tested.
+    A score that is compared has a mark, and ``versus``: the column's best entry less this one.
     """
 
     by_seed: Mapping[Repeat, float]
@@ -77,12 +58,10 @@ class Number:
 
     @property
     def n(self) -> int:
-        """Number of trainings."""
         return len(self.by_seed)
 
     @property
     def mean(self) -> float:
-        """Over seeds, and over folds alike."""
         return mean_of(self.by_seed)
 
     @property
@@ -95,7 +74,6 @@ class Number:
 
     @property
     def sign(self) -> str:
-        """The sign of the mark."""
         return MARKS[self.mark][0] if self.mark else ""
 
     def text(self, digits: int = 4) -> str:
@@ -105,7 +83,7 @@ class Number:
 
 
 def frame_of(records: Records) -> pl.DataFrame:
-    """The frame of all numbers of the records, by the names of their entries, see ``SCHEMA``."""
+    """All numbers of the records, by the names of their entries, see ``SCHEMA``."""
     rows = [
         (name, fold_of(repeat), seed_of(repeat), *row)
         for name, by_seed in records.items()
@@ -116,7 +94,6 @@ def frame_of(records: Records) -> pl.DataFrame:
 
 
 def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    """The rows of one record, from ``kind`` on."""
     for table, scores in record["scores"].items():
         for metric, value in scores.items():
             yield "score", table, "", "", metric, None, float(value)
@@ -145,8 +122,7 @@ def numbers_of(frame: pl.DataFrame) -> dict[Key, Number]:
 def _costs(record: Record) -> dict[str, float | None]:
     """The costs of one seed, in the order of ``COSTS``; None where there is none.
 
-    The watt hours are an estimate from CPU time and the peak of memory, to compare entries by; of a training on an
-    accelerator, whose energy CPU time does not tell, there is none.
+    The watt hours are an estimate; of a training on an accelerator, whose energy CPU time does not tell, there is none.
     """
     training, inference = record["training"], record["inference"]
     watts = WATTS_PER_CORE + WATTS_PER_GIB * float(record["peak_memory_mb"]) / 1024
@@ -177,12 +153,3 @@ def metric_name(metric: str) -> str:
 def short_hash(text: str) -> str:
     """The text with long hashes cut to 12 digits."""
     return _HASH.sub(lambda found: found[0][:12], text)
-
-
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """``A, B and 2 more``."""
-    every = list(names)
-    shown, left = every[:limit], len(every) - limit
-    if left > 0:
-        return f"{', '.join(shown)} and {left} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

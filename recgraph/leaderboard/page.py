@@ -15,21 +15,16 @@ import polars as pl
 from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import MARKS, Mark
-from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.numbers import COSTS, Number, metric_name, short_hash
 from recgraph.leaderboard.plan import Repeat, named, repeat_of
-from recgraph.leaderboard.sheet import ScoreTable, Sheet
+from recgraph.leaderboard.sheet import Entry, ScoreTable, Sheet
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
 __all__ = ["page"]
 
 #: what a screen reader says for the sign of a mark
-_SPOKEN = {
-    "best": "significantly best",
-    "tied": "not significantly worse than the best",
-    "untested": "not tested",
-}
+_SPOKEN = {"best": "significantly best", "tied": "not significantly worse than the best", "untested": "not tested"}
 #: number of protocols whose columns are visible at first; the reader can show the others
 _VISIBLE = 3
 #: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
@@ -43,21 +38,13 @@ _Curve = tuple[str, Repeat, list[tuple[int, float]]]
 
 
 def page(sheets: Sequence[Sheet], board: Board) -> str:
-    """The page as text.
-
-    Args:
-        sheets: of the board's data sets, from :func:`recgraph.leaderboard.sheet.open_sheet`.
-    """
+    """The page of a board's sheets as text."""
     entries = [entry for sheet in sheets for entry in sheet.entries]
     times = [time for entry in entries for time in entry.times.values()]
     anchors = [(sheet, re.sub(r"[^\w-]+", "-", sheet.spec.name)) for sheet in sheets]
     templates = environment("leaderboard")
-    templates.filters |= {
-        "metric_name": metric_name,
-        "named": named,
-        "spread": spread,
-        "pretty": partial(json.dumps, indent=1),
-    }
+    pretty = partial(json.dumps, indent=1)
+    templates.filters |= {"metric_name": metric_name, "named": named, "spread": spread, "pretty": pretty}
     return templates.get_template("page.html.j2").render(
         board=board,
         sections=[
@@ -82,9 +69,6 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         short_hash=short_hash,
         shown_scores=_shown_scores,
     )
-
-
-# -- texts
 
 
 def spread(number: Number) -> str:
@@ -123,7 +107,6 @@ def memory(mib: float) -> str:
 
 
 def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
-    """The costs of an entry as text, for its card; the energy is an estimate from CPU time and memory."""
     texts = {"training_wh": "{:.3g} Wh".format, "peak_memory_mb": memory, "n_parameters": "{:,.0f}".format}
     found = {}
     for name in COSTS:
@@ -134,19 +117,9 @@ def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
     return found
 
 
-# -- tables
-
-
 @dataclass(frozen=True)
 class PageColumn:
-    """A column of scores or costs.
-
-    Attributes:
-        label: its heading.
-        numbers: name of an entry -> its number.
-        format: how a mean is written.
-        order: the order of the first click, the best first: ``descending`` or ``ascending``.
-    """
+    """A column of scores or costs, by the names of entries; a click on its heading first sorts it in ``order``."""
 
     label: str
     numbers: Mapping[str, Number]
@@ -159,7 +132,6 @@ class PageColumn:
 
     @cached_property
     def _best(self) -> float:
-        """The best mean as it is displayed; infinite where all are equal."""
         displayed = {round(number.mean, 4) for number in self.numbers.values() if not math.isnan(number.mean)}
         best = max if self.order == "descending" else min
         return best(displayed) if len(displayed) > 1 else math.inf
@@ -198,16 +170,16 @@ def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     groups = []
     for place, table in enumerate(sheet.tables):
         scores = {entry.name: _shown_scores(sheet, entry.name, table) for entry in sheet.entries}
-        columns = [
-            _of_metric(
-                metric, metric_name(metric), {name: own[metric] for name, own in scores.items() if metric in own}
-            )
-            for metric in table.metrics
-        ]
+        columns = [_of_metric(metric, metric_name(metric), metric, scores) for metric in table.metrics]
         note = "" if table.n_users is None else f"{table.n_users:,} users{table.in_folds}"
         groups.append(ColumnGroup(table.title, note, columns, is_visible=place < _VISIBLE))
     costs = [
-        PageColumn(label, _costs_of(sheet, name), text, "ascending")
+        PageColumn(
+            label,
+            {one.name: spent for one in sheet.entries if (spent := sheet.cost(one.name, name))},
+            text,
+            "ascending",
+        )
         for label, name, text in (
             ("Training", "training_seconds", duration),
             ("Inference", "inference_seconds", duration),
@@ -218,13 +190,9 @@ def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     return [*groups, ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False)]
 
 
-def _of_metric(metric: str, label: str, numbers: Mapping[str, Number]) -> PageColumn:
+def _of_metric(metric: str, label: str, key: str, rows: Mapping[str, Mapping[str, Number]]) -> PageColumn:
+    numbers = {name: own[key] for name, own in rows.items() if key in own}
     return PageColumn(label, numbers, order="descending" if higher_is_better(metric) else "ascending")
-
-
-def _costs_of(sheet: Sheet, name: str) -> dict[str, Number]:
-    """Name of an entry -> its cost."""
-    return {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
 
 
 def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
@@ -232,18 +200,10 @@ def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
     found: dict[str, list[ColumnGroup]] = {}
     for table in sheet.groups:
         columns = [
-            _of_metric(
-                table.metric,
-                f"{group} ({size:,})",
-                {name: own[group] for name, own in table.rows.items() if group in own},
-            )
-            for group, size in table.sizes.items()
+            _of_metric(table.metric, f"{group} ({size:,})", group, table.rows) for group, size in table.sizes.items()
         ]
         found.setdefault(table.label, []).append(ColumnGroup(table.table, metric_name(table.metric), columns))
     return found
-
-
-# -- figures
 
 
 def cost_figures(sheet: Sheet) -> list[Figure]:
@@ -258,12 +218,7 @@ def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
 
     An entry is on the Pareto front (kind ``front``) where no other entry dominates it. The front comes first, so that
     its names are placed first.
-
-    Args:
-        cost: one of :data:`recgraph.leaderboard.numbers.COSTS`.
     """
-    if not sheet.tables:
-        return []
     title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
     sign = 1 if higher_is_better(metric) else -1
     found = {
@@ -276,15 +231,13 @@ def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
     at = {name: (spent, sign * score.mean) for name, (spent, score) in found.items()}
     marks = []
     for name, (spent, score) in found.items():
-        kind = "complete" if any(_dominates(other, at[name]) for other in at.values()) else "front"
+        x, y = at[name]
+        is_dominated = any(a <= x and b >= y and (a, b) != (x, y) for a, b in at.values())
+        kind = "complete" if is_dominated else "front"
         sd = score.sd or 0.0
         text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {duration(spent)}"
         marks.append(charts.Mark(spent, score.mean, kind, text, name=name, spread=sd))
     return sorted(marks, key=lambda mark: (mark.kind != "front", -mark.y))
-
-
-def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return a[0] <= b[0] and a[1] >= b[1] and a != b
 
 
 def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
@@ -307,7 +260,6 @@ def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
 
 
 def _steps(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of the front joined by steps: the best quality for each cost."""
     front = sorted(points)
     line = front[:1]
     for cost, quality in front[1:]:
@@ -316,19 +268,14 @@ def _steps(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def curve_figures(sheet: Sheet) -> list[Figure]:
-    """The learning curves of all entries, one figure for each metric."""
-    return [_curve_figure(metric, curves) for metric, curves in _curves(sheet).items()]
-
-
-def _curves(sheet: Sheet) -> dict[str, list[_Curve]]:
-    """Metric -> its curves, one for each entry and seed."""
+    """The learning curves of all entries and seeds, one figure for each metric."""
     found: dict[str, list[_Curve]] = {}
     rows = sheet.frame.filter(pl.col("kind") == "epoch").group_by(
         "metric", "entry", "fold", "seed", maintain_order=True
     )
     for metric, name, fold, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
         found.setdefault(metric, []).append((name, repeat_of(fold, seed), list(zip(epochs, values, strict=True))))
-    return found
+    return [_curve_figure(metric, curves) for metric, curves in found.items()]
 
 
 def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
@@ -350,7 +297,6 @@ def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """The finite points, at most about ``_POINTS`` of them, the last one included."""
     step = max(1, math.ceil(len(points) / _POINTS))
     finite = [(float(epoch), value) for epoch, value in points if math.isfinite(value)]
     return [point for i, point in enumerate(finite) if i % step == 0 or i == len(finite) - 1]

@@ -1,4 +1,4 @@
-"""The jobs of a board, from its file: their settings, tuned ones among them, and what makes their addresses."""
+"""The jobs of a board, from its file: their settings, their addresses, and the store of their records."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
+
+from polars.exceptions import PolarsError
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError
@@ -20,7 +23,8 @@ from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.evaluate.node_results import NodeProtocol
 from recgraph.evaluate.protocol import Protocol
-from recgraph.files import read_object
+from recgraph.evaluate.results import Result, load_users
+from recgraph.files import locked, read_object, remove_folder, write_json
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.pretrained import InitItemsConfig, input_digests
@@ -31,32 +35,10 @@ from recgraph.tuning.objectives import selecting
 from recgraph.tuning.report import best_trial, settings_of
 from recgraph.tuning.storage import find_study, located, without_password
 
-__all__ = [
-    "TITLES",
-    "DataHashes",
-    "FoldSeed",
-    "Job",
-    "Repeat",
-    "TunedSettings",
-    "check_entries",
-    "check_study",
-    "digest",
-    "fold_of",
-    "jobs_of",
-    "load_data_hashes",
-    "load_tuned",
-    "mean_of",
-    "named",
-    "repeat_of",
-    "seed_of",
-    "shown_study",
-    "without_fold",
-]
-
 #: convention of seen items -> title of its table
 TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
-#: strategies whose oldest fold holds nothing that a fold tests
-_BACK_IN_TIME = ("time", "leave-one-out")
+Record = dict[str, Any]
+_SEEN = {title: seen for seen, title in TITLES.items()}
 
 
 class FoldSeed(NamedTuple):
@@ -74,17 +56,14 @@ Repeat = int | FoldSeed
 
 
 def repeat_of(fold: int | None, seed: int) -> Repeat:
-    """A training of an entry."""
     return seed if fold is None else FoldSeed(fold, seed)
 
 
 def fold_of(repeat: Repeat) -> int | None:
-    """Its fold; None of a board without folds."""
     return repeat.fold if isinstance(repeat, FoldSeed) else None
 
 
 def seed_of(repeat: Repeat) -> int:
-    """Its seed."""
     return repeat.seed if isinstance(repeat, FoldSeed) else repeat
 
 
@@ -111,17 +90,12 @@ class Job:
     """One model with one seed on one data set.
 
     Attributes:
-        dataset: a card, or the path of a file.
-        model: its name in the registry.
         settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
-        seed, cutoffs: of the training; list lengths of the test.
-        identity: the fields that identify a job and decide its numbers: the resolved configuration, the model's
-            revision, the card and the protocol. The hash of the data is compared separately.
-        metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
-            address.
+        identity: what identifies a job and decides its numbers: the resolved configuration, the model's revision, the
+            card and the protocol. The hash of the data is compared separately.
+        metrics: those beyond the default ones; a record without them is made again, under the same address.
         imports: what the board's file imports; files by their absolute paths.
-        fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
-            time, for as many epochs as were best on the validation part, or at once with ``metric = "last"``.
+        fit_on: the parts that the tested model learns from, see :class:`recgraph.leaderboard.board.ProtocolSpec`.
         fold: of the split, where the board has folds.
     """
 
@@ -138,12 +112,11 @@ class Job:
 
     @cached_property
     def entry(self) -> str:
-        """The address of the configuration: 16 hexadecimal digits, equal for all seeds."""
+        """The address of the configuration, equal for all seeds."""
         return digest(self.identity)
 
     @property
     def repeat(self) -> Repeat:
-        """Its seed and its fold."""
         return repeat_of(self.fold, self.seed)
 
     @cached_property
@@ -160,7 +133,6 @@ class Job:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The names of all metrics that are computed, without cutoffs."""
         return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
 
     @property
@@ -175,26 +147,19 @@ class Job:
         return f"{self.model}-{self.entry}-seed{self.seed}"
 
     def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
-        """The two commands that reproduce this job's numbers.
-
-        Args:
-            seed: text in place of the job's seed, e.g. ``"$seed"``.
-        """
+        """The two commands that reproduce this job's numbers; ``seed``: text in place of the job's seed."""
         number = f"{self.seed}" if seed is None else seed
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
         model, data = shlex.quote(self.model), shlex.quote(self.dataset)
         folder = f"runs/{model}-{self.entry}-seed{number}"
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
         part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
-        train = [
-            f"recgraph train {model} --dataset {data} --seed {number} --device {device}{part}{own}",
-            *sets,
-            f"--out {folder}",
-        ]
+        first = f"recgraph train {model} --dataset {data} --seed {number} --device {device}{part}{own}"
+        train = " \\\n    ".join([first, *sets, f"--out {folder}"])
         cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
         metrics = "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names) if self.metrics else ""
         evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
-        return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
+        return f"export OMP_NUM_THREADS={threads}\n{train}\n{evaluate}"
 
 
 def without_fold(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,13 +169,7 @@ def without_fold(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
-    """The jobs of an entry, one a seed, or one a seed and fold.
-
-    Raises:
-        ConfigError: a setting does not exist, is out of range or belongs to the protocol, or the study is of another
-            model; names the entry.
-        FileNotFoundError, ValueError: the study cannot be read.
-    """
+    """The jobs of an entry, one a seed, or one a seed and fold; FileNotFoundError where its study is not there."""
     cls: type[Model] = registry.load("model", entry.model)
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     try:
@@ -239,25 +198,15 @@ def _jobs_of_fold(
         "revision": cls.revision_of(parts["config"]),
         "protocols": _protocol_hashes(protocol, of_nodes),
     }
+    shared = (sheet.more_metrics, sheet.imported, protocol.fit_on, fold)
+    settings = sheet.located(settings)
     return [
-        Job(
-            sheet.dataset,
-            cls.key(),
-            sheet.located(settings),
-            seed,
-            protocol.cutoffs,
-            identity,
-            sheet.more_metrics,
-            sheet.imported,
-            protocol.fit_on,
-            fold,
-        )
+        Job(sheet.dataset, cls.key(), settings, seed, protocol.cutoffs, identity, *shared)
         for seed in dict.fromkeys(entry.seeds or sheet.seeds)
     ]
 
 
 def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if of_nodes and issubclass(cls, TrainableModel):
         parts |= {"training": GraphTrainConfig}
@@ -271,7 +220,6 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
 
 
 def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
-    """The hashes of the protocols, without the data."""
     if of_nodes:
         return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
     fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
@@ -302,13 +250,9 @@ def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) ->
 
 @dataclass(frozen=True)
 class TunedSettings:
-    """The settings of a study's best trial, and the data they were selected on.
+    """The settings of a study's best trial, without those of the split, and the split they were selected on.
 
-    Attributes:
-        settings: of the model and its training, without those of the split.
-        model: the name of its class; None where the record does not name it.
-        dataset: its card; None where the record does not name it.
-        split_hash: of the split whose validation part selected the settings; None where it was not recorded.
+    ``model`` is the name of its class. What a record does not name is None.
     """
 
     settings: dict[str, Any]
@@ -332,10 +276,6 @@ def load_tuned(place: str, folder: Path, name: str | None = None) -> TunedSettin
         place: a study's folder, a storage, or the ``result.json`` of a study that was tested; a path counts from
             ``folder`` on.
         name: of the study, in a storage that holds several.
-
-    Raises:
-        ValueError: the storage holds several studies and ``name`` is None.
-        FileNotFoundError: the study does not exist, or none of its trials is complete.
     """
     if place.endswith(".json"):
         record = read_object(folder / place)
@@ -361,7 +301,6 @@ def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Map
 
 
 def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
-    """The settings of the best trial of an entry's study; empty without a study."""
     if entry.study is None:
         return {}
     tuned = load_tuned(entry.study, sheet.file.parent, entry.study_name)
@@ -374,14 +313,7 @@ def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> 
 
 
 def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
-    """Refuse settings that were tuned on another split of the data set.
-
-    The validation part of another split may hold interactions that the board tests on.
-
-    Args:
-        entry: with a study or without.
-        tuning: the hash of the split that settings may be tuned on, see :func:`load_data_hashes`.
-    """
+    """Refuse settings that were tuned on another split than ``tuning``: its valid part may hold what is tested on."""
     if entry.study is None:
         return
     tuned = load_tuned(entry.study, sheet.file.parent, entry.study_name)
@@ -396,12 +328,9 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, tuning: str) -> None:
 
 
 class DataHashes(NamedTuple):
-    """Hashes of the data of a sheet.
+    """Hashes of the data of a sheet, and of the split, or the graph, that settings may be tuned on (empty: none).
 
-    Attributes:
-        data: of the training and test data, of all folds.
-        tuning: of the split, or the graph, that settings may be tuned on; empty where there is none.
-        splits: of the split of each fold, of the one split, or of the graph.
+    ``splits`` are those of the split of each fold, of the one split, or of the graph.
     """
 
     data: str
@@ -410,11 +339,7 @@ class DataHashes(NamedTuple):
 
 
 def load_data_hashes(sheet: SheetSpec) -> DataHashes:
-    """The hashes of a sheet's data; reads the data.
-
-    Raises:
-        UnavailableError: the data set is not available.
-    """
+    """The hashes of a sheet's data; reads the data."""
     if is_of_nodes(sheet.dataset):
         from recgraph.data.catalog import load_graph, load_node_task
 
@@ -431,7 +356,8 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
         for fold in range(sheet.protocol.n_folds - 1)
     )
     splits = (*others, split.hash)
-    oldest = split.hash if split.name in _BACK_IN_TIME else ""
+    # the oldest fold of these holds nothing that a fold tests
+    oldest = split.hash if split.name in ("time", "leave-one-out") else ""
     return DataHashes(_data_hash(digest(splits), features), oldest, splits)
 
 
@@ -439,3 +365,81 @@ def _data_hash(split_hash: str, features: Fingerprints) -> str:
     """The hash of the data of a split, with the files of features of one's own if there are: models may read them."""
     hashes = {name: file["sha256"] for name, file in features.items()}
     return digest([split_hash, hashes] if hashes else split_hash)
+
+
+def lacking(job: Job, record: Record) -> list[str]:
+    """The metrics that a job asks for and that its record, made before they were asked for, lacks."""
+    return [metric for metric in job.metrics if any(metric not in scores for scores in record["scores"].values())]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records of one data set of a board.
+
+    ``<folder>/<model>-<address>-seed<n>.json`` is a record, ``.failed.json`` the record of a failure. Values of users
+    are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
+    """
+
+    folder: Path
+
+    def record(self, job: Job) -> Record | None:
+        return read_json(self.folder / f"{job.stem}.json")
+
+    def failure(self, job: Job) -> Record | None:
+        return read_json(self._failed(job))
+
+    def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
+        """Whether a job has a record of this data and its inputs with all its metrics, and with values of users."""
+        record = self.record(job)
+        if record is None or record["data_hash"] != data_hash or record.get("inputs", {}) != job.inputs:
+            return False
+        if lacking(job, record):
+            return False
+        needed = [title for title in TITLES.values() if values and title in record["scores"]]
+        return all(self.values(job.stem, title, record) is not None for title in needed)
+
+    def save(self, job: Job, record: Record) -> None:
+        """Write a record in one step, and remove an earlier failure and the training's files."""
+        write_json(record, self.folder / f"{job.stem}.json")
+        self._failed(job).unlink(missing_ok=True)
+        remove_folder(self.work(job))
+
+    def save_failure(self, job: Job, record: Record, restart: bool = True) -> None:
+        """Write the record of a failure; with ``restart`` the next try starts from the beginning, else it resumes."""
+        write_json(record, self._failed(job))
+        if restart:
+            remove_folder(self.work(job))
+
+    def users(self, stem: str, seen: str) -> Path:
+        """The file of the values of users of a job under a convention of seen items."""
+        return self.folder / f"{stem}-{seen}.parquet"
+
+    def values(self, stem: str, title: str, record: Record) -> Result | None:
+        """The values of users of one table of a record; None where the file is missing or does not fit the record."""
+        path = self.users(stem, _SEEN[title])
+        if not path.is_file():
+            return None
+        try:
+            result = load_users(path)
+        except (PolarsError, ValueError, OSError):  # an incomplete copy
+            return None
+        protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
+        return result if result.hash == protocol and result.metrics == scores else None
+
+    def work(self, job: Job) -> Path:
+        return self.folder / ".work" / job.stem
+
+    def lock(self, job: Job, wait: bool = True) -> AbstractContextManager[None]:
+        """Hold the lock of a job; BlockingIOError where another process has it and ``wait`` is False."""
+        return locked(self.folder / ".work" / f"{job.stem}.lock", wait)
+
+    def _failed(self, job: Job) -> Path:
+        return self.folder / f"{job.stem}.failed.json"
+
+
+def read_json(path: Path) -> Record | None:
+    """Read a JSON file, or None where it does not exist; one that is not whole is an error that names it."""
+    try:
+        return read_object(path)
+    except FileNotFoundError:
+        return None

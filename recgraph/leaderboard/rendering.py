@@ -13,13 +13,12 @@ from recgraph.arguments import checked
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
-from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, short_hash
 from recgraph.leaderboard.plan import fold_of, named, seed_of
-from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.sheet import Entry, GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
 
-__all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
+__all__ = ["COLUMNS", "markdown", "render", "rows", "to_csv"]
 
 
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
@@ -79,18 +78,12 @@ def _over_seeds(number: Number) -> dict[str, Any]:
 
 #: maximum number of score columns in one table; with more, each protocol has its own table
 _WIDEST = 6
-_COSTS = ("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds")
-_LEGEND = "Means ± standard deviations over {repeats}. {marks}"
+#: costs that are shown without their deviation
+_MEANS = {"training_wh": "{:.2g}", "n_parameters": "{:,.0f}"}
 
 
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
-    """The board as Markdown that ends with a line break.
-
-    Args:
-        sheets: of its data sets.
-        board: its name.
-        level: level of the first heading.
-    """
+    """The board as Markdown that ends with a line break; ``level``: of the first heading."""
     parts = [f"{'#' * level} Leaderboard {markdown_code(board)}"]
     for sheet in sheets:
         parts += _sheet(sheet, level + 1)
@@ -99,20 +92,16 @@ def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
 
 def _sheet(sheet: Sheet, level: int) -> list[str]:
     head = "#" * (level + 1)
-    parts = [
-        f"{'#' * level} {for_markdown(sheet.spec.title)}",
-        *([for_markdown(sheet.spec.note)] if sheet.spec.note else []),
-        _facts(sheet),
-    ]
+    note = [for_markdown(sheet.spec.note)] if sheet.spec.note else []
+    parts = [f"{'#' * level} {for_markdown(sheet.spec.title)}", *note, _facts(sheet)]
     if sheet.tables:
         parts += _scores(sheet)
-        parts += [_protocols(sheet), f"{head} Differences", for_markdown(sheet.tested), *_differences(sheet)]
-        parts += [f"{head} Cost", _machines(sheet), _cost(sheet)]
+        parts += ["\n".join(_protocol(*each) for each in sheet.protocols)]
+        parts += [f"{head} Differences", for_markdown(sheet.tested), *_differences(sheet)]
+        parts += [f"{head} Cost", *_cost(sheet)]
         for groups in sheet.groups:
-            parts += [
-                f"{head} {for_markdown(f'{groups.label}, {groups.metric}, {groups.table}')}",
-                _group_table(groups),
-            ]
+            title = for_markdown(f"{groups.label}, {groups.metric}, {groups.table}")
+            parts += [f"{head} {title}", _group_table(groups)]
     parts += [f"{head} Models", *(_card(entry) for entry in sheet.entries)]
     return [*parts, *_undone(sheet, head)]
 
@@ -127,40 +116,30 @@ def _scores(sheet: Sheet) -> list[str]:
     together = sum(len(table.metrics) for table in sheet.tables) <= _WIDEST
     blocks = [sheet.tables] if together else [(table,) for table in sheet.tables]
     marks = "; ".join(f"{sign}{': ' if sign else ''}{meaning}" for sign, meaning in MARKS.values())
-    return [
-        *(_block(sheet, tables) for tables in blocks),
-        _LEGEND.format(repeats=sheet.repeats, marks=f"{marks[0].upper()}{marks[1:]}."),
-    ]
+    legend = f"Means ± standard deviations over {sheet.repeats}. {marks[0].upper()}{marks[1:]}."
+    return [*(_block(sheet, tables) for tables in blocks), legend]
 
 
 def _block(sheet: Sheet, tables: Sequence[ScoreTable]) -> str:
     columns = [(table.title, metric) for table in tables for metric in table.metrics]
-    rows = [
-        [entry.name, f"{len(entry.done)}", *(_score(sheet.score(entry.name, *column)) for column in columns)]
-        for entry in sheet.entries
-        if entry.done
-    ]
+    rows = []
+    for entry in (each for each in sheet.entries if each.done):
+        scores = [sheet.score(entry.name, *column) for column in columns]
+        texts = ["–" if each is None else f"{each.text()} {each.sign}".rstrip() for each in scores]
+        rows.append([entry.name, f"{len(entry.done)}", *texts])
     return _table(["model", sheet.repeats, *(f"{title}: {metric}" for title, metric in columns)], rows)
 
 
-def _score(number: Number | None) -> str:
-    return "–" if number is None else f"{number.text()} {number.sign}".rstrip()
-
-
-def _protocols(sheet: Sheet) -> str:
-    return "\n".join(f"- {for_markdown(titles)}: {_protocol(table)}" for titles, table in sheet.protocols)
-
-
-def _protocol(table: ScoreTable) -> str:
+def _protocol(titles: str, table: ScoreTable) -> str:
     users = "" if table.n_users is None else f", {table.n_users} users{table.in_folds}"
     unreachable = table.n_unreachable_users
     missed = f" ({unreachable} of them with items that cannot be reached, counted as misses)" if unreachable else ""
     fields = ", ".join(f"{name} {short_hash(text)}" for name, text in table.protocol.items())
-    return f"protocol {markdown_code(table.protocol_hash)}{users}{missed}: {for_markdown(fields)}"
+    of_tables = f"- {for_markdown(titles)}: protocol {markdown_code(table.protocol_hash)}"
+    return f"{of_tables}{users}{missed}: {for_markdown(fields)}"
 
 
 def _differences(sheet: Sheet) -> list[str]:
-    """For each table's first metric, the best mean less each other one."""
     rows = []
     for table in sheet.tables:
         metric = table.metrics[0]
@@ -186,34 +165,27 @@ def _test(test: Comparison) -> list[str]:
     ]
 
 
-def _cost(sheet: Sheet) -> str:
+def _cost(sheet: Sheet) -> list[str]:
+    machines = dict.fromkeys(text for entry in sheet.entries for text in (*entry.machines, *entry.versions))
+    where = f"Of one seed, means ± standard deviations, on {for_markdown('; '.join(machines))}."
     heads = ["training, s", "training, CPU s", "training, Wh", "test, s", "test, CPU s"]
-    rows = [[entry.name, *_costs(sheet, entry.name)] for entry in sheet.entries if entry.done]
+    names = ("n_parameters", "epochs", *COSTS[:5], "peak_memory_mb")
+    done = [entry.name for entry in sheet.entries if entry.done]
+    rows = [[entry, *(_cost_text(name, sheet.cost(entry, name)) for name in names)] for entry in done]
     table = _table(["model", "parameters", "epochs", *heads, "peak memory, MiB"], rows)
     estimate = (
         f"Wh: an estimate, {WATTS_PER_CORE:g} W of a core over the CPU time and {WATTS_PER_GIB:g} W a GiB of the peak."
     )
     found = sheet.cheapest
-    return "\n\n".join([table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"])
+    return [where, table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"]
 
 
-def _costs(sheet: Sheet, entry: str) -> list[str]:
-    costs = {name: sheet.cost(entry, name) for name in COSTS}
-    texts = {name: "–" if cost is None else _few_digits(cost) for name, cost in costs.items()}
-    if (energy := costs["training_wh"]) is not None:
-        texts["training_wh"] = f"{energy.mean:.2g}"
-    parameters = costs["n_parameters"]
-    texts["n_parameters"] = "–" if parameters is None else f"{parameters.mean:,.0f}"
-    return [texts[name] for name in ("n_parameters", "epochs", *_COSTS, "peak_memory_mb")]
-
-
-def _few_digits(number: Number) -> str:
+def _cost_text(name: str, number: Number | None) -> str:
+    if number is None:
+        return "–"
+    if name in _MEANS:
+        return _MEANS[name].format(number.mean)
     return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
-
-
-def _machines(sheet: Sheet) -> str:
-    machines = [text for entry in sheet.entries for text in (*entry.machines, *entry.versions)]
-    return f"Of one seed, means ± standard deviations, on {for_markdown('; '.join(dict.fromkeys(machines)))}."
 
 
 def _group_table(groups: GroupTable) -> str:
@@ -226,11 +198,11 @@ def _group_table(groups: GroupTable) -> str:
 
 
 def _card(entry: Entry) -> str:
-    """The description of a model and the commands that reproduce its numbers."""
-    parts = [f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {for_markdown(entry.text.summary)}"]
-    parts += [f"Source: {for_markdown(entry.text.source)}." if entry.text.source else ""]
-    parts += [f"Departures: {for_markdown(entry.text.departures)}" if entry.text.departures else ""]
-    parts += [
+    text = {name: for_markdown(each) for name, each in entry.text.items()}
+    parts = [
+        f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {text['summary']}",
+        f"Source: {text['source']}." if text["source"] else "",
+        f"Departures: {text['departures']}" if text["departures"] else "",
         for_markdown(entry.note),
         f"Settings: the best trial of {markdown_code(entry.study)}." if entry.study else "",
     ]
@@ -265,10 +237,9 @@ def _cell(text: str) -> str:
 
 @checked
 def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
-    """Write the records of a board into one file, in one step, and return its path.
+    """Write the records of a board into one file and return its path.
 
-    No model is trained and no data is read. Entries are compared again where their records have changed (see
-    :func:`recgraph.leaderboard.sheet.update_comparisons`).
+    No model is trained and no data is read. Entries are compared again where their records have changed.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
@@ -276,15 +247,13 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
         results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
-        ValueError: the board does not exist, or ``out`` has another suffix or is a folder.
+        ValueError: the board does not exist, or ``out`` has another suffix.
     """
     path = Path(out)
     if path.suffix not in (".html", ".md", ".csv"):
         raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
-    if path.is_dir():
-        raise ValueError(f"out = {str(out)!r} is a folder; give a file in it")
     found = board if isinstance(board, Board) else load_board(board)
-    sheets = sheets_of(found, results)
+    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
     if path.suffix == ".html":
         from recgraph.leaderboard.page import page
 
@@ -292,8 +261,3 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
     else:
         write_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
     return path
-
-
-def sheets_of(board: Board, results: str | Path | None = None) -> list[Sheet]:
-    """The sheets of a board with their comparisons."""
-    return [update_comparisons(open_sheet(board, sheet, results)) for sheet in board.sheets]

@@ -1,40 +1,73 @@
-"""``run``: run the jobs of a board that have no record yet."""
+"""``run``: run the jobs of a board that have no record yet: train, test under every protocol, measure the cost."""
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import os
+import re
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from recgraph import parallel, registry
 from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
-from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.evaluate.node_results import NodeResults
+from recgraph.evaluate.results import (
+    ProtocolMismatch,
+    Result,
+    Results,
+    by_group,
+    history_groups,
+    popularity_groups,
+    save_users,
+)
+from recgraph.files import remove_folder
+from recgraph.imports import import_all
 from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
-from recgraph.leaderboard.job import Pending, Status, run_job
-from recgraph.leaderboard.plan import check_entries, check_study, jobs_of, load_data_hashes, named
+from recgraph.leaderboard.plan import (
+    TITLES,
+    DataHashes,
+    Job,
+    Record,
+    Store,
+    check_entries,
+    check_study,
+    digest,
+    jobs_of,
+    load_data_hashes,
+    named,
+)
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
-from recgraph.leaderboard.store import Store
+from recgraph.runs.fit import train
+from recgraph.runs.record import SELECTION, Measured, provenance
+from recgraph.runs.run import NodeRun, Run
 from recgraph.texts import tell
 from recgraph.train.config import pick_device
 
 __all__ = ["Summary", "run"]
 
+#: maximum number of points of a learning curve in a record
+_POINTS = 300
+_BY_POPULARITY = ("head", "mixed", "tail", "cold")
+#: kept: another run of the board has done it; busy: another run works on it; left: its time is over
+Status = Literal["done", "kept", "failed", "left", "busy"]
+
 
 @dataclass
 class Summary:
-    """The names of a board's jobs by outcome.
-
-    A name is ``dataset / entry / seed``, with the fold before the seed where there are folds. Where several files of
-    the board have one data set, the name of the sheet (the file's, without ``.toml``) follows that of the data set in
-    parentheses.
+    """The names of a board's jobs, ``dataset / entry / seed``, by outcome.
 
     Attributes:
         kept: done before this run, or beside it by another run of the board.
@@ -98,8 +131,7 @@ def run(
         say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 
     Raises:
-        ValueError: there is no such board, it names what does not exist, one of ``only`` matches nothing, the device is
-            not there, the budget is below 0, or a launcher has started several processes.
+        ValueError: there is no such board, model or device, or the budget is below 0.
         TaskFailed: a worker died again and again; names its job. The same call goes on.
         KeyboardInterrupt: running jobs have been saved.
     """
@@ -114,7 +146,9 @@ def run(
     if device is not None and engine is None:  # a job that fails begins anew: none may fail for a word that is wrong
         pick_device(device)
     folder = found.results if results is None else Path(results)
-    say = say or (_say if sys.stderr.isatty() else lambda _: None)
+    if say is None:
+        clock = "%H:%M:%S"
+        say = (lambda line: tell(f"[{time.strftime(clock)}] {line}")) if sys.stderr.isatty() else lambda _: None
     deadline = None if budget is None else time.time() + 3600 * budget
     summary = Summary()
     planned: dict[Path, Pending] = {}
@@ -169,7 +203,6 @@ def _one_thread() -> Iterator[None]:
 def _planned_jobs(
     board: Board, sheet: SheetSpec, folder: Path, only: Sequence[str], values: bool, summary: Summary
 ) -> list[Pending]:
-    """The jobs of one sheet, done or not; those that cannot run are added to the summary."""
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
         return []
@@ -205,7 +238,6 @@ def _shown(board: Board, sheet: SheetSpec) -> str:
 
 
 def _check_only(board: Board, only: Sequence[str]) -> None:
-    """Check that each name is a model or an entry of some sheet, whether its data is available or not."""
     entries = [entry for sheet in board.sheets for entry in sheet.models]
     for name in only:
         if not any(_matches(entry, (name,)) for entry in entries):
@@ -214,9 +246,230 @@ def _check_only(board: Board, only: Sequence[str]) -> None:
 
 
 def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
-    """Whether an entry is asked for, by its name or by its model."""
     return entry.name in only or registry.key(entry.model) in map(registry.key, only)
 
 
-def _say(message: str) -> None:
-    tell(f"[{time.strftime('%H:%M:%S')}] {message}")
+@dataclass(frozen=True)
+class Pending:
+    """A job of a board, to be run unless it has a record of the current data.
+
+    ``hours``: the most that it may take; ``values``: its values of users are required, too; ``waits``: for another run
+    that works on it.
+    """
+
+    name: str
+    job: Job
+    store: Store
+    hashes: DataHashes
+    hours: float | None = None
+    values: bool = False
+    waits: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.store.is_done(self.job, self.hashes.data, self.values)
+
+
+class OutOfTime(Exception):
+    """A job took longer than its board allows."""
+
+
+def run_job(shared: tuple[str | None, float | None], pending: Pending) -> tuple[str, Status, str]:
+    """Run a job, under the lock of its record, unless it is done by now: its name, how it ended, and why it failed."""
+    device, deadline = shared
+    job, store = pending.job, pending.store
+    hours_left = math.inf if deadline is None else (deadline - time.time()) / 3600
+    if hours_left <= 0:
+        return pending.name, "left", ""
+    try:
+        with store.lock(job, pending.waits):
+            if pending.is_done:
+                return pending.name, "kept", ""
+            hours = math.inf if pending.hours is None else pending.hours
+            return pending.name, *_run_locked(pending, device, min(hours, hours_left), hours <= hours_left)
+    except BlockingIOError:
+        return pending.name, "busy", ""
+
+
+def _run_locked(pending: Pending, device: str | None, hours: float, fails_late: bool) -> tuple[Status, str]:
+    job, store = pending.job, pending.store
+    is_trained = False
+    with suppress(OSError):  # of Linux: the peak of memory is counted from here on
+        Path("/proc/self/clear_refs").write_text("5")
+    try:
+        with _limited(hours):
+            import_all(job.imports)
+            run = _train(pending, device)
+            is_trained = True
+            record = _test(run, pending, device)
+        store.save(job, record)
+    except Exception as error:
+        if isinstance(error, OutOfTime) and not fails_late:
+            return "left", ""
+        # what is trained is kept, and where the disk or the memory gave out the training goes on from its checkpoint
+        restart = isinstance(error, OutOfTime) or not (is_trained or isinstance(error, OSError | MemoryError))
+        store.save_failure(job, failure_record(job, error), restart)
+        return "failed", f"{type(error).__name__}: {error}"
+    return "done", ""
+
+
+@contextmanager
+def _limited(hours: float) -> Iterator[None]:
+    """End the block with OutOfTime after some time as Ctrl-C would, so that a training is saved."""
+    if math.isinf(hours) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rung: list[bool] = []
+
+    def ring(*_: object) -> None:
+        rung.append(True)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 3600 * hours)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rung:
+            raise OutOfTime(f"not done after {hours:.3g} hours, the board's budget_hours of one training") from None
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _train(pending: Pending, device: str | None) -> Run | NodeRun:
+    """Train, or resume; a training of other data or other item vectors begins anew."""
+    job = pending.job
+    folder = pending.store.work(job) / digest([pending.hashes.data, job.inputs])
+    for other in folder.parent.glob("*"):
+        if other != folder:
+            remove_folder(other)
+    if (folder / "record.json").is_file():
+        return Run.open(folder)
+    resume = any((place / "config.json").is_file() for place in (folder, folder / SELECTION))
+    return train(
+        job.model,
+        job.dataset,
+        folder,
+        settings=job.settings,
+        seed=job.seed,
+        device=device,
+        resume=resume,
+        progress=False,
+        fit_on=None if job.fit_on == "train" else job.fit_on,
+        refit=job.refit,
+    )
+
+
+def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
+    job, data = pending.job, run.record["data"]
+    made_with = data["graph_hash" if isinstance(run, NodeRun) else "split_hash"]
+    if made_with != pending.hashes.splits[job.fold or 0]:
+        raise ValueError(f"dataset {job.dataset!r} has changed since the board began: run the board again")
+    made = run.record.to_json()
+    # of a model that was fitted twice all but the cost is of the training that chose
+    chosen = made.get("selection") or made
+    costs = [made["cost"], made["preparation"], *([chosen["cost"]] if chosen is not made else [])]
+    with Measured() as cost:
+        found = run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
+    # another process than that of the test may have trained
+    peaks = [cost.to_dict()["peak_memory_mb"], *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
+    record = {
+        **_described(job),
+        "data_hash": pending.hashes.data,
+        **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
+        "training": {
+            "seconds": sum(each["seconds"] for each in costs),
+            "cpu_seconds": sum(each["cpu_seconds"] for each in costs),
+            "epochs": len(chosen["history"]),
+            "best_epoch": chosen.get("best_epoch"),
+            "best": chosen.get("best"),
+            "selected_by": chosen["training"]["metric"] if chosen["history"] else None,
+            "select_seen": chosen["training"]["select_seen"] if chosen["history"] else None,
+        },
+        "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
+        "peak_memory_mb": max(peaks),
+        "n_parameters": made["n_parameters"],
+        "curve": curve(chosen["history"], chosen.get("best_epoch")),
+        "device": device or "auto",
+        "provenance": made["provenance"],
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "data": data,
+        **({"inputs": job.inputs} if job.inputs else {}),
+    }
+    if isinstance(run, Run) and isinstance(found, Results):
+        record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
+        record["groups"] = _groups(run, found, job)
+        for result in found:
+            save_users(result, pending.store.users(job.stem, result.protocol.seen))
+    return record
+
+
+def _user_scores(found: Results) -> dict[str, Any]:
+    protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
+    scores = {title: result.pop("metrics") for title, result in protocols.items()}
+    return {"scores": scores, "protocols": protocols}
+
+
+def _node_scores(found: NodeResults) -> dict[str, Any]:
+    scores: dict[str, dict[str, float]] = {}
+    for row in found.rows():
+        title = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}.get(
+            row["probe"], "k-means"
+        )
+        values = {name: row[name] for name in row if name not in ("probe", "labels") and row[name] is not None}
+        scores[title.format(row["labels"])] = values
+    protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
+    return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
+
+
+def _groups(run: Run, found: Results, job: Job) -> dict[str, Any]:
+    assert run.split is not None
+    split = run.split.unseal("group the users of the test part")
+    cases, counts = split.test, split.fit_part(job.fit_on).item_counts()
+    labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, counts)}
+    return {
+        kind: {TITLES[each.protocol.seen]: _group_metrics(each, of) for each in found} for kind, of in labels.items()
+    }
+
+
+def _group_metrics(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
+    """The metrics of each group: ``"1-4"`` before ``"20+"``, the head before the tail."""
+
+    def order(group: str) -> int:
+        return _BY_POPULARITY.index(group) if group in _BY_POPULARITY else int(re.split("[-+]", group)[0])
+
+    rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
+    return {group: rows[group] for group in sorted(rows, key=order)}
+
+
+def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
+    """Columns of a training's log, at most about ``_POINTS`` epochs of it."""
+    columns = dict.fromkeys(name for row in history for name in row)
+    names = [name for name in columns if name in ("epoch", "seconds", "loss") or "@" in name]
+    step = max(1, math.ceil(len(history) / _POINTS))
+    last = len(history) - 1
+    rows = [row for i, row in enumerate(history) if i % step == 0 or i == last or row["epoch"] == best]
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+#: paths of packages on this machine, which are removed from tracebacks in records
+_PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file__).resolve().parents[2]))})/')
+
+
+def failure_record(job: Job, error: Exception) -> Record:
+    """The record of a failure, without paths of this machine."""
+    return {
+        **_described(job),
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": _PATHS.sub("", "".join(traceback.format_exception(error))),
+        "provenance": provenance(),
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _described(job: Job) -> Record:
+    names = ("model", "dataset", "seed", "identity", "settings", *(() if job.fold is None else ("fold",)))
+    return {name: getattr(job, name) for name in names}

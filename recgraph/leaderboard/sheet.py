@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,13 +13,14 @@ from typing import Any
 
 import polars as pl
 
-from recgraph import notebook
+from recgraph import notebook, registry
 from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.significance import OF_FOLD
 from recgraph.files import read_object
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
+    Column,
     Comparisons,
     check_protocols,
     compare,
@@ -28,28 +31,139 @@ from recgraph.leaderboard.compare import (
     tested,
     values_over_seeds,
 )
-from recgraph.leaderboard.entry import Entry, entry_of
-from recgraph.leaderboard.numbers import Key, Number, frame_of, numbers_of
-from recgraph.leaderboard.plan import TITLES, Job, Repeat, check_entries, digest, jobs_of, mean_of, repeat_of
-from recgraph.leaderboard.store import Record, Store, lacking
-
-__all__ = [
-    "NEAR",
-    "Cheapest",
-    "Failure",
-    "GroupTable",
-    "Missing",
-    "ScoreTable",
-    "Sheet",
-    "compared_records",
-    "open_sheet",
-    "update_comparisons",
-]
+from recgraph.leaderboard.numbers import Key, Number, device_of, frame_of, numbers_of
+from recgraph.leaderboard.plan import (
+    TITLES,
+    Job,
+    Record,
+    Repeat,
+    Store,
+    check_entries,
+    digest,
+    jobs_of,
+    lacking,
+    mean_of,
+    repeat_of,
+    shown_study,
+    without_fold,
+)
+from recgraph.models.base import Model
+from recgraph.setting_texts import setting_text
 
 #: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
+#: the parts of a job's identity that are its configuration
+_PARTS = ("config", "training", "data")
+_OF_FAILURE = ("error", "message", "traceback", "at")
 #: an entry is nearly the best where it is within this share of the best mean
 NEAR = 0.01
+
+
+# up to the venue and the year, or to the end of the paragraph where there are none
+_SOURCE = re.compile(r"Source:\s*((?:(?!\n\s*\n).)+?\([^)]*\d{4}[^)]*\)|.+?(?=\n\s*\n|\Z))", re.DOTALL)
+_DEPARTURES = re.compile(r"Departures?:\s*(.+?)(?=\n\s*\n|\Z)", re.DOTALL)
+
+
+def text_of(cls: type[Model]) -> dict[str, str]:
+    """The ``summary``, ``source`` and ``departures`` of a model's docstring as plain text, empty where not given."""
+    text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+    found = {"source": _SOURCE.search(text), "departures": _DEPARTURES.search(text)}
+    parts = {name: _plain(each.group(1)) if each else "" for name, each in found.items()}
+    return {"summary": _plain(text.partition("\n")[0]), **parts}
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
+    return re.sub(r"\s+", " ", text.replace("``", "")).strip()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a board: a model with its settings. With folds, a seed is a pair of fold and seed.
+
+    Attributes:
+        text: the docstring of the model, see :func:`text_of`.
+        note: of the board, and what the model is made of.
+        address: of the configuration, as in the names of its records; of a board with folds that of all folds.
+        seeds: those that the board wants; ``done`` are those with a record.
+        settings: ``key=value`` of all that are not defaults; ``configuration``: all settings, by part.
+        commands: seed -> the commands that reproduce its numbers; ``command``: with ``$seed`` in place of the seed.
+        records: seed -> the file, relative to the sheet's folder; ``times``: seed -> when, UTC, ISO 8601.
+    """
+
+    name: str
+    model: str
+    class_name: str
+    text: Mapping[str, str]
+    note: str
+    study: str | None
+    address: str
+    seeds: tuple[Repeat, ...]
+    settings: tuple[str, ...]
+    configuration: Mapping[str, Any]
+    best_epochs: Mapping[Repeat, int | None]
+    commands: Mapping[Repeat, str]
+    command: str
+    records: Mapping[Repeat, str]
+    machines: tuple[str, ...]
+    versions: tuple[str, ...]
+    commits: tuple[str, ...]
+    times: Mapping[Repeat, str]
+
+    @property
+    def done(self) -> tuple[Repeat, ...]:
+        return tuple(self.records)
+
+
+def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[Repeat, Record]) -> Entry:
+    """Build an entry from its jobs and their records, where there are any."""
+    cls: type[Model] = registry.load("model", spec.model)
+    first, provenance = jobs[0], [record["provenance"] for record in records.values()]
+    parts: dict[str, Any] = {name: first.identity[name] for name in _PARTS if name in first.identity}
+    settings = first.settings
+    if first.fold is not None:
+        settings, parts = without_fold(settings), {**parts, "data": without_fold(parts["data"])}
+    notes = spec.note, cls.said_of(first.identity["config"])
+    return Entry(
+        name=spec.name,
+        model=first.model,
+        class_name=cls.__name__,
+        text=text_of(cls),
+        note=" ".join(filter(None, notes)),
+        study=shown_study(spec),
+        address=first.of_all_folds,
+        seeds=tuple(job.repeat for job in jobs),
+        settings=tuple(setting_text(*each) for each in settings.items()),
+        configuration=parts,
+        best_epochs={seed: record["training"]["best_epoch"] for seed, record in records.items()},
+        commands={job.repeat: _command(job, records.get(job.repeat)) for job in jobs},
+        command=_command(first, next(iter(records.values()), None), "$seed"),
+        records={job.repeat: f"{job.stem}.json" for job in jobs if job.repeat in records},
+        machines=_each(_machine(each) for each in provenance),
+        versions=_each(_versions(each) for each in provenance),
+        commits=_each(each["commit"] or "unknown" for each in provenance),
+        times={seed: record["at"] for seed, record in records.items()},
+    )
+
+
+def _command(job: Job, record: Record | None, seed: str | None = None) -> str:
+    if record is None:
+        return job.command(seed)
+    return job.command(seed, threads=record["provenance"]["threads"], device=device_of(record))
+
+
+def _machine(provenance: Mapping[str, Any]) -> str:
+    device = f", {provenance['cuda']}" if provenance["cuda"] else ""
+    return f"{provenance['machine']}{device}, {provenance['threads']} thread{'' if provenance['threads'] == 1 else 's'}"
+
+
+def _versions(provenance: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in provenance["packages"].items() if version)
+    return f"Python {provenance['python']}, {packages}"
+
+
+def _each(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
 
 
 @dataclass(frozen=True)
@@ -59,8 +173,6 @@ class ScoreTable:
     Attributes:
         title: ``seen excluded``, ``20 labels a class``, ...
         metrics: the compared metrics; the first one orders the rows.
-        protocol: field -> value as text.
-        protocol_hash: 16 digits.
         n_users: number of ranked users, over all folds; None for a node task.
         n_unreachable_users: number of users with a relevant item that the protocol excludes; counted as misses.
         n_folds: those with a record; None where there are no folds.
@@ -76,7 +188,6 @@ class ScoreTable:
 
     @property
     def in_folds(self) -> str:
-        """``" in 3 folds"``, where there are folds."""
         return "" if self.n_folds is None else f" in {self.n_folds} folds"
 
 
@@ -117,11 +228,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Cheapest:
-    """The entry that trains in the least CPU time of those nearly as good as the best in the first column.
-
-    ``cost`` is the CPU seconds of a training, without the search for settings. ``entry`` is ``best`` where nothing
-    cheaper is nearly as good.
-    """
+    """The entry that trains in the fewest CPU seconds of those nearly as good as the best in the first column."""
 
     entry: str
     best: str
@@ -134,7 +241,6 @@ class Cheapest:
 
     @property
     def text(self) -> str:
-        """The finding in a sentence."""
         column = f"{self.metric}, {self.table}"
         if self.entry == self.best:
             return f"Nothing that trains in less CPU time is within {NEAR:.0%} of the best, {self.best} ({column})."
@@ -150,19 +256,14 @@ class Sheet:
     """One data set of a board.
 
     Attributes:
-        board: its name.
-        spec: the data set's part of the board.
         folder: of its records.
-        tables: one for each title; the first one's first metric orders the entries.
-        entries: best first, those without a record last.
-        frame: all numbers of the records, see :data:`recgraph.leaderboard.numbers.SCHEMA`. Equality of sheets compares
-            ``inputs`` instead.
+        tables: one for each title; the first one's first metric orders the entries, best first.
+        frame: all numbers of the records, see :data:`recgraph.leaderboard.numbers.SCHEMA`; equality of sheets compares
+            ``inputs``, the digest of the scores, instead.
         failures, missing: seeds without a record.
-        data: properties of the data: name -> text.
         n_stale: number of records that were made with other data than the newest one; they are ignored.
-        inputs: the digest of the scores.
-        comparisons: of these scores; without those that take values of users which are not at hand.
-        is_compared: whether there are all comparisons of these scores, or there is nothing to compare.
+        comparisons: of these scores, without those that take values of users which are not at hand; ``is_compared``:
+            none is lacking.
     """
 
     board: str
@@ -181,19 +282,17 @@ class Sheet:
 
     @property
     def protocols(self) -> list[tuple[str, ScoreTable]]:
-        """The different protocols, each with the titles of its tables and the last of these tables."""
+        """The different protocols: the titles of a protocol's tables, and the last of these."""
         tables = {table.protocol_hash: table for table in self.tables}
         titles = {key: [table.title for table in self.tables if table.protocol_hash == key] for key in tables}
         return [(", ".join(titles[key]), table) for key, table in tables.items()]
 
     @property
     def tested(self) -> str:
-        """A sentence on how the entries were tested; says so where nothing was tested."""
         return describe_tests(self.comparisons, self.spec.protocol.n_folds is not None)
 
     @property
     def repeats(self) -> str:
-        """What numbers are means over, and what is counted of an entry."""
         return "seeds" if self.spec.protocol.n_folds is None else "folds and seeds"
 
     @property
@@ -204,7 +303,6 @@ class Sheet:
 
     @property
     def n_asked(self) -> int:
-        """Number of trainings that the board asks for, with those of entries whose study does not exist yet."""
         return self.n_done + len(self.failures) + sum(len(one.seeds) for one in self.missing)
 
     @cached_property
@@ -215,45 +313,38 @@ class Sheet:
         for table in self.tables:
             for metric in table.metrics:
                 keys = [key for name in addresses if (key := (name, table.title, "", "", metric)) in found]
+                column = self.comparisons.get(table.title, {}).get(metric, Column(""))
                 for key in keys if len(keys) > 1 else ():
-                    found[key] = self._marked(found[key], addresses[key[0]], table.title, metric)
+                    address = addresses[key[0]]
+                    tests = column.versus.get(address, ())
+                    found[key] = replace(found[key], mark=column.mark(address), versus=tests)
         return found
-
-    def _marked(self, number: Number, address: str, title: str, metric: str) -> Number:
-        """The score of an entry with its mark."""
-        column = self.comparisons.get(title, {}).get(metric)
-        if column is None:
-            return replace(number, mark="untested")
-        return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
 
     def __repr__(self) -> str:
         return f"Sheet({self.board}, {self.spec.dataset}: {self.n_done} of {self.n_asked} trainings are done)"
 
     def _repr_html_(self) -> str:
-        shown = [notebook.table(self._means(table), table.title) for table in self.tables]
+        shown = []
+        for of in self.tables:
+            ranked = {one.name: self.scores(one.name, of.title) for one in self.ranked(of.title, of.metrics[0])}
+            rows = [
+                {"model": name} | {key: own[key].mean if key in own else None for key in of.metrics}
+                for name, own in ranked.items()
+            ]
+            shown.append(notebook.table(rows, of.title))
         return notebook.block(repr(self), {}, shown, self.tested)
 
-    def _means(self, of: ScoreTable) -> list[dict[str, Any]]:
-        ranked = {one.name: self.scores(one.name, of.title) for one in self.ranked(of.title, of.metrics[0])}
-        return [
-            {"model": name} | {key: own[key].mean if key in own else None for key in of.metrics}
-            for name, own in ranked.items()
-        ]
-
     def score(self, entry: str, title: str, metric: str) -> Number | None:
-        """A metric of an entry in a table; None where no seed is done or the metric was not computed."""
         return self.numbers.get((entry, title, "", "", metric))
 
     def scores(self, entry: str, title: str) -> dict[str, Number]:
-        """Metric -> score of an entry in a table."""
         return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
 
     def cost(self, entry: str, name: str) -> Number | None:
-        """A cost of an entry, see :data:`recgraph.leaderboard.numbers.COSTS`; None where no seed is done."""
+        """A cost of an entry, of :data:`recgraph.leaderboard.numbers.COSTS`."""
         return self.numbers.get((entry, "", "", "", name))
 
     def ranked(self, title: str, metric: str) -> list[Entry]:
-        """The entries with a score, best first."""
         means = {entry.name: own.mean for entry in self.entries if (own := self.score(entry.name, title, metric))}
         entries = {entry.name: entry for entry in self.entries}
         return [entries[name] for name in best_first(means, metric)]
@@ -311,11 +402,7 @@ class Sheet:
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
     """Read the records of one data set of a board; no model is run and no data is read.
 
-    Args:
-        results: the folder of records; by default ``results`` beside the board's folder.
-
     Raises:
-        ConfigError: a setting of the board does not exist or is out of range.
         ProtocolMismatch: records of one table have different protocols.
     """
     folder = board.folder_of(sheet, results)
@@ -325,7 +412,8 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         entry.name: {job.repeat: record for job in jobs if (record := store.record(job)) is not None}
         for entry, jobs in planned
     }
-    data_hash = _newest_data(record for own in found.values() for record in own.values())
+    every = [record for own in found.values() for record in own.values()]
+    data_hash = max(every, key=lambda record: str(record["at"]))["data_hash"] if every else None
     current = {
         name: {repeat: record for repeat, record in own.items() if record["data_hash"] == data_hash}
         for name, own in found.items()
@@ -335,11 +423,18 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     for spec, jobs in planned:
         own = current[spec.name]
         left = [job for job in jobs if job.repeat not in own]
-        failed = {job.repeat: _failure(spec, job, record) for job in left if (record := store.failure(job)) is not None}
-        failures += failed.values()
-        if seeds := tuple(job.repeat for job in left if job.repeat not in failed):
+        seeds: list[Repeat] = []
+        for job in left:
+            if (failure := store.failure(job)) is None:
+                seeds.append(job.repeat)
+                continue
+            said = {name: failure.get(name, "") for name in _OF_FAILURE}
+            failures.append(Failure(spec.name, job.repeat, command=job.command(), **said))
+        if seeds:
             is_old = not found[spec.name].keys().isdisjoint(seeds)
-            missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if is_old else "not run"))
+            missing.append(
+                Missing(spec.name, tuple(seeds), "made with other data, to be run again" if is_old else "not run")
+            )
         if short := {
             job.repeat: names for job in jobs if job.repeat in own and (names := lacking(job, own[job.repeat]))
         }:
@@ -371,12 +466,16 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
 def update_comparisons(sheet: Sheet) -> Sheet:
     """The sheet with comparisons of its current scores, which are kept beside the records.
 
-    The sheet is returned unchanged where it has them. Where values of users, which are not in git, are not at hand, the
-    marks of the entries that need them are ``untested``.
+    Where values of users, which are not in git, are not at hand, the marks of the entries that need them are
+    ``untested``.
     """
     if sheet.is_compared:
         return sheet
-    records, metrics = compared_records(sheet)
+    records = {
+        one.address: {seed: read_object(sheet.folder / name) for seed, name in one.records.items()}
+        for one in sheet.entries
+    }
+    metrics = {table.title: table.metrics for table in sheet.tables}
     found, is_whole = compare(records, metrics, Store(sheet.folder), sheet.comparisons)
     if not is_whole and tested(found) == tested(sheet.comparisons):
         return sheet
@@ -384,17 +483,7 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     return replace(sheet, comparisons=found, is_compared=is_whole)
 
 
-def compared_records(sheet: Sheet) -> tuple[dict[str, dict[Repeat, Record]], dict[str, tuple[str, ...]]]:
-    """The records of each address, and the metrics of each table."""
-    records = {
-        one.address: {seed: read_object(sheet.folder / name) for seed, name in one.records.items()}
-        for one in sheet.entries
-    }
-    return records, {table.title: table.metrics for table in sheet.tables}
-
-
 def _score_tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, ...]:
-    """The tables of a sheet's records; records of one table have one protocol."""
     titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
     # the convention of most papers comes first
     titles.sort(key=lambda title: title != TITLES["exclude"])
@@ -429,7 +518,6 @@ def _score_table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTa
 
 
 def _text(value: Any) -> str:
-    """A field of a protocol or of the data as text."""
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     if isinstance(value, Mapping):
@@ -438,7 +526,6 @@ def _text(value: Any) -> str:
 
 
 def _best_first(records: Mapping[str, Mapping[Repeat, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:
-    """The names of the entries by the first table's first metric; those without it last."""
     if not tables:
         return [*records]
     metric = tables[0].metrics[0]
@@ -457,16 +544,6 @@ def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Mis
             missing.append(Missing(entry.name, seeds, f"{error}"))
     check_entries(sheet, ((entry, job) for entry, jobs in planned for job in jobs))
     return planned, missing
-
-
-def _newest_data(records: Iterable[Record]) -> str | None:
-    newest = max(records, key=lambda record: str(record["at"]), default=None)
-    return None if newest is None else str(newest["data_hash"])
-
-
-def _failure(spec: EntrySpec, job: Job, record: Record) -> Failure:
-    trace = record.get("traceback", "")
-    return Failure(spec.name, job.repeat, record["error"], record["message"], trace, record["at"], job.command())
 
 
 def _data(current: Mapping[str, Mapping[Repeat, Record]]) -> dict[str, str]:

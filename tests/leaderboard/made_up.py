@@ -11,10 +11,9 @@ import numpy as np
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, save_users
 from recgraph.leaderboard.board import Board, SheetSpec
-from recgraph.leaderboard.job import failure_record
-from recgraph.leaderboard.plan import TITLES, Job, jobs_of
+from recgraph.leaderboard.plan import TITLES, Job, Record, Store, jobs_of
+from recgraph.leaderboard.runner import failure_record
 from recgraph.leaderboard.sheet import Sheet, open_sheet
-from recgraph.leaderboard.store import Record, Store
 
 BOARD = """
 title = "A shop | with signs"

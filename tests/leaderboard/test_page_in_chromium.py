@@ -79,9 +79,3 @@ def test_a_card_is_opened_by_keyboard_and_says_how_to_make_the_numbers(
         assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.commands[1]
         card.get_by_role("button", name="Copy").first.click()
         expect(page.locator("#said")).to_have_text("Copied.")
-
-
-def test_it_can_be_read_without_its_script(chromium: Chromium, path: Path) -> None:
-    with chromium.opened(path, scripts=False) as page:
-        assert {*shown(page)} == {*ORDER}
-        assert not page.get_by_label("Filter models").is_visible()

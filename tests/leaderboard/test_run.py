@@ -23,12 +23,11 @@ import recgraph as rg
 from recgraph import parallel, registry
 from recgraph.cli.app import app
 from recgraph.evaluate.results import popularity_groups
-from recgraph.leaderboard import job as jobs
+from recgraph.leaderboard import runner as jobs
 from recgraph.leaderboard.board import load_board
-from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.plan import Job, Store, jobs_of
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet
-from recgraph.leaderboard.store import Store
 from recgraph.models.closed_form.neighbours import Popularity
 
 #: MEOWRec follows paths over genres, which this data has not; BPR-MF is long enough to be stopped in the middle
@@ -258,24 +257,6 @@ def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Pat
     assert record["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
 
 
-def test_a_worker_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
-    """The same call goes on, and keeps what was done."""
-    (tmp_path / "dying.py").write_text(
-        "import os, signal\nimport recgraph as rg\nfrom recgraph.models.closed_form.neighbours import Popularity\n\n\n"
-        '@rg.register("model")\nclass Dying(Popularity):\n    """Dies. Source: none."""\n\n'
-        "    def fit(self, *given, **more):\n"
-        f"        if os.path.exists({str(tmp_path / 'deadly')!r}):\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return super().fit(*given, **more)\n"
-    )
-    board = write(tmp_path, 'import = ["../dying.py"]\n' + HEAD + '[[models]]\nmodel = "dying"\n')
-    (tmp_path / "deadly").touch()
-    with refused("synthetic / Dying / seed 3", by=parallel.TaskFailed):
-        run(board, engine=parallel.Engine.of(workers=2, retries=0))
-    (tmp_path / "deadly").unlink()
-    assert run(board).made == ["synthetic / Dying / seed 3"]
-
-
 def test_budgets(tmp_path: Path) -> None:
     """That of a run leaves what is not done; that of a training, which the board gives, is a failure."""
     board = write(tmp_path, HEAD.replace("= 40\n", "= 100000\n") + BPRMF)
@@ -376,20 +357,6 @@ def test_what_is_asked_for_wrongly_costs_nothing(tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*.json")]
     write(tmp_path).joinpath("synthetic.toml").rename(board / "yelp-hin.toml")
     assert run(board).missing[0].startswith("yelp-hin")
-
-
-def test_only_takes_the_entry_of_that_name_alone(tmp_path: Path) -> None:
-    """Names that differ in signs are other entries; a model is all of its entries."""
-    names = ("l2 = 1e2", "l2 = 1e-2")
-    rows = "".join(f"[[models]]\nmodel = 'ease'\nname = '{name}'\nsettings = {{ l2 = {name[5:]} }}\n" for name in names)
-    board = write(tmp_path, HEAD + rows + POPULARITY)
-
-    def left(*only: str) -> list[str]:
-        return [name.split(" / ")[-2] for name in run(board, only=only, budget=0).left]
-
-    assert left("l2 = 1e2") == ["l2 = 1e2"]
-    assert left("ease") == [*names]
-    assert left("l2 = 1e-2", "popularity") == [names[1], "Popularity"]
 
 
 def test_the_commands(ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

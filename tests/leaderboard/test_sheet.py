@@ -13,11 +13,10 @@ from recgraph import registry
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard import sheet as sheets
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.entry import Entry, text_of
 from recgraph.leaderboard.numbers import _costs
 from recgraph.leaderboard.page import score_groups
-from recgraph.leaderboard.sheet import Sheet
-from recgraph.leaderboard.store import Record
+from recgraph.leaderboard.plan import Record
+from recgraph.leaderboard.sheet import Entry, Sheet, text_of
 
 
 def entry(sheet: Sheet, name: str) -> Entry:
@@ -154,13 +153,13 @@ def test_the_text_of_a_model() -> None:
         """
 
     text = text_of(Mine)  # type: ignore[arg-type]
-    assert text.summary == "Does EASE better."
-    assert text.source == "Me and You, A Paper: With a Title (RecSys 2031)"
-    assert text.departures == "none worth a word."
+    assert text["summary"] == "Does EASE better."
+    assert text["source"] == "Me and You, A Paper: With a Title (RecSys 2031)"
+    assert text["departures"] == "none worth a word."
     for name in registry.names("model"):
         cls = registry.load("model", name)
         if cls.__module__.startswith("recgraph."):
-            assert text_of(cls).source or name == "popularity", f"{name}: say whose model it is"
+            assert text_of(cls)["source"] or name == "popularity", f"{name}: say whose model it is"
 
 
 @pytest.mark.parametrize(("device", "cuda", "wh"), [("cpu", None, 26.0), ("auto", None, 26.0), ("cuda:0", "a", None)])

@@ -11,7 +11,7 @@ from refusing import refused
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.tuning import objectives
-from recgraph.tuning.objectives import SAMPLERS, make_pruner, make_sampler
+from recgraph.tuning.objectives import SAMPLERS, make_sampler
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.space import SearchSpace
 
@@ -65,17 +65,3 @@ def test_samplers_draw_by_their_seed(sampler: str) -> None:
     else:
         assert drawn(sampler, 2) != first
         assert len({params["dropout"] for params in first}) > 6
-
-
-def test_the_median_pruner_leaves_each_trial_its_first_epochs() -> None:
-    study = optuna.create_study(direction="maximize", pruner=make_pruner("median", 30))
-    for _ in range(6):
-        trial = study.ask()
-        for epoch in range(1, 6):
-            trial.report(0.5, epoch)
-        study.tell(trial, 0.5)
-    trial, pruned = study.ask(), []
-    for epoch in range(1, 6):
-        trial.report(0.1, epoch)
-        pruned.append(trial.should_prune())
-    assert pruned == [False, False, True, True, True]
