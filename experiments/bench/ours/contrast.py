@@ -16,7 +16,7 @@ def prepare(options: dict[str, Any]) -> Any:
     draw = torch.Generator().manual_seed(0)
     a, b = (F.normalize(torch.randn(n, width, generator=draw)).to(device).requires_grad_() for _ in range(2))
     weight = Cluster()
-    weight.set_assignments(torch.stack([torch.randint(k, (n,), generator=draw) for k in (100, 300)]).to(device))
+    weight.prepare(lambda: torch.stack([torch.randint(k, (n,), generator=draw) for k in (100, 300)]).to(device))
     term = ContrastiveTerm(
         temperature=0.4, objective="info_nce", objective_settings={"count_positive": False}, weight=weight
     )

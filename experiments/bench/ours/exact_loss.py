@@ -33,7 +33,7 @@ def prepare(options: dict[str, Any]) -> Any:
         kept["coarse"], kept["fine"] = model.views.head(both.coarse), model.views.head(both.fine)
         if isinstance(model.contrast.weight, Cluster):
             clusterings.extend(model.prototypes(kept["fine"]))
-            model.contrast.weight.set_assignments(torch.stack([c.assignments for c in clusterings]))
+            model.contrast.weight.prepare(lambda: torch.stack([c.assignments for c in clusterings]))
         return {"nodes": float(n)}
 
     def loss_of(rows: slice) -> tuple[Tensor, list[Tensor]]:
