@@ -230,7 +230,7 @@ def test_lines_of_sequences(tmp_path: Path) -> None:
         ("a.csv", b"user_id,item_id,rating\n1,2,3\n1,3,good\n", ("row 1", "rating", "'good'"), errors.RatingError),
         ("a.csv", b"user_id,item_id,time\n1,2,3\n1,3,soon\n", ("row 1", "time", "'soon'"), errors.TimestampError),
         ("a.csv", "user_id,item_id\nü,1\n".encode("latin-1"), ("encoding",), errors.EncodingError),
-        ("a.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99)[:-20], (), errors.DataError),
+        ("a.csv.gz", gzip.compress(b"user_id,item_id\n1,2\n" * 99, mtime=0)[:-20], (), errors.DataError),
         ("a.dat", b"user_id::item_id\n1::2\n1::2::3\n", ("row 1",), errors.DataError),
         ("a.inter", b"user_id\titem_id\n1\t2\n", ("user_id",), errors.CorruptFileError),
         ("a.parquet", b"PAR1 no", (), errors.CorruptFileError),
