@@ -100,17 +100,6 @@ class Config(BaseModel):
             if not (Added() in fields[name].metadata and getattr(self, name) == _default(fields[name]))
         }
 
-    @classmethod
-    def identity_of(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """:meth:`identity` of settings that were written as JSON, also by a version without some of the settings.
-
-        Settings that this configuration does not accept are returned as they are.
-        """
-        try:
-            return cls.of(values).identity()
-        except ConfigError:
-            return dict(values)
-
     def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)

@@ -48,12 +48,6 @@ def check_weights(state: Mapping[str, Tensor], what: str, way_out: str) -> None:
         raise NonFiniteWeights(f"{what} holds NaN or infinite values in {listed(wrong)}; {way_out}")
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that no memory is left, of the host (torch has no type of its own for it) or a device."""
-    is_torchs = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torchs
-
-
 def _can_be_wrong(value: Tensor) -> bool:
     return value.numel() > 0 and (value.is_floating_point() or value.is_complex())
 

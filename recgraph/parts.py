@@ -23,14 +23,6 @@ def is_list(setting: str) -> bool:
     return kind_of(setting) not in (None, setting)
 
 
-def chosen(kind: str, name: str) -> Any:
-    """The class of a part that a setting chooses; None where there is none, which is an error where it is made."""
-    try:
-        return registry.load(kind, name)
-    except Exception:  # also of a stranger's module
-        return None
-
-
 def options_of(part: type[Any]) -> dict[str, FieldInfo]:
     """The options of a part: the fields of its ``Config``, else the parameters of its constructor."""
     config = getattr(part, "Config", None)

@@ -114,4 +114,3 @@ def test_a_field_that_was_added_keeps_addresses_at_its_default() -> None:
 
     assert Grown().identity() == {"old": 1}
     assert Grown(new=3).identity() == {"old": 1, "new": 3}
-    assert Grown.identity_of({"old": 1, "new": 2}) == {"old": 1}

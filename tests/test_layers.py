@@ -34,10 +34,8 @@ BESIDE = {("graph", "data"), ("losses", "contrast"), ("contrast", "losses"), ("p
 #: (module, module): upwards all the same
 UPWARDS = {
     ("data.catalog", "graph"),
-    ("sparse", "data.errors"),
     ("config", "data.errors"),
     ("files", "data.errors"),
-    ("runs", "explain"),
 }
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 #: optional, or slow to import: inside functions alone
