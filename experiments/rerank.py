@@ -40,9 +40,9 @@ from recgraph.evaluate.results import Result
 from recgraph.files import write_text
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
-from recgraph.runs.record import provenance
-from recgraph.runs.run import Run
 from recgraph.serve.vectors import encode_items
+from recgraph.train.record import provenance
+from recgraph.train.run import Run
 
 K = 10
 #: the most of NDCG that may be lost

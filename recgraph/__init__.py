@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from recgraph.data.split import Split
     from recgraph.imports import import_file
     from recgraph.registry import register
-    from recgraph.runs.fit import fit, fit_graph
-    from recgraph.runs.run import Run
     from recgraph.serve.embedder import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
+    from recgraph.train.fit import fit, fit_graph
+    from recgraph.train.run import Run
     from recgraph.tuning.study import tune
 
 _WHERE = {
@@ -33,10 +33,10 @@ _WHERE = {
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",
-    "Run": "recgraph.runs.run",
+    "Run": "recgraph.train.run",
     "Split": "recgraph.data.split",
-    "fit": "recgraph.runs.fit",
-    "fit_graph": "recgraph.runs.fit",
+    "fit": "recgraph.train.fit",
+    "fit_graph": "recgraph.train.fit",
     "folds": "recgraph.data.interactions",
     "import_file": "recgraph.imports",
     "load": "recgraph.serve.recommender",

@@ -24,7 +24,6 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("evaluate",),
     ("serve",),
     ("train",),
-    ("runs",),
     ("explain",),
     ("tuning",),
     ("leaderboard",),

@@ -31,7 +31,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     """The nodes nearest to a node by their embeddings, and the paths between them along each meta-path.
 
     Args:
-        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
         node: the id of a node of the embedded type; its index where the graph has no ids.
         k: number of nearest nodes.
         n_paths: the most paths shown between two nodes along one meta-path.

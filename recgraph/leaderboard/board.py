@@ -20,8 +20,8 @@ from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_c
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.imports import ImportFailed, import_all, is_file
-from recgraph.runs.settings import DataConfig
 from recgraph.setting_texts import with_none
+from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
 

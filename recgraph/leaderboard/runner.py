@@ -50,11 +50,11 @@ from recgraph.leaderboard.plan import (
     named,
 )
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
-from recgraph.runs.fit import train
-from recgraph.runs.record import SELECTION, Measured, provenance
-from recgraph.runs.run import NodeRun, Run
 from recgraph.texts import tell
 from recgraph.train.config import pick_device
+from recgraph.train.fit import train
+from recgraph.train.record import SELECTION, Measured, provenance
+from recgraph.train.run import NodeRun, Run
 
 __all__ = ["Summary", "run"]
 

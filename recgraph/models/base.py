@@ -103,7 +103,7 @@ class Model(nn.Module):
     #: whether it is built with a typed graph of the training part, a
     #: :class:`recgraph.models.heterogeneous.base.GraphSpace`
     reads_graph: ClassVar[bool] = False
-    #: how a fitted model takes in a new log (:mod:`recgraph.runs.update`): ``"training"`` goes on from its weights,
+    #: how a fitted model takes in a new log (:mod:`recgraph.train.update`): ``"training"`` goes on from its weights,
     #: ``"fitting"`` fits it again, exactly; None: it cannot
     updated_by: ClassVar[UpdatedBy | None] = None
     #: whether several threads may ask for scores at a time; a model that keeps notes of a call in itself says False

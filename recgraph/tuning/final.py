@@ -18,8 +18,8 @@ from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.files import write_frame, write_json
 from recgraph.rng import derive
-from recgraph.runs.run import Run
 from recgraph.texts import tell
+from recgraph.train.run import Run
 from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import UNSEALED, best_trial

@@ -17,10 +17,10 @@ from recgraph import registry
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel
-from recgraph.runs.new_log import Joined, newest
-from recgraph.runs.run import Run
-from recgraph.runs.update import UpdateRefused
 from recgraph.train import checkpoint as checkpoints
+from recgraph.train.new_log import Joined, newest
+from recgraph.train.run import Run
+from recgraph.train.update import UpdateRefused
 
 SMALL: dict[str, Any] = {
     "hidden_dim": 8, "max_len": 8, "inner_dim": 8, "n_heads": 1, "n_layers": 1, "n_negatives": 4, "max_iter": 100,

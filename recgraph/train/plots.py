@@ -19,7 +19,7 @@ from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
 from recgraph.pages.plot import drawing, html_page, notebook_html
-from recgraph.runs.record import RunRecord
+from recgraph.train.record import RunRecord
 
 PlotKind = Literal["curves", "groups"]
 #: a factor between the curves of two terms beyond which their axis is logarithmic
@@ -77,7 +77,7 @@ class Plotted(Protocol):
 
 
 def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: str | None) -> Plot:
-    """Draw a run; see :meth:`recgraph.runs.run.Run.plot`."""
+    """Draw a run; see :meth:`recgraph.train.run.Run.plot`."""
     name = f"{run.record.model} on {run.record.data.dataset or run.record.data.split or 'a graph'}"
     if kind == "curves":
         return _curves(run, name)

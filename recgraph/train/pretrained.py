@@ -21,10 +21,10 @@ from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
 from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
-from recgraph.runs.run import NodeRun, Run
 from recgraph.serve.bundle import BundleError, bundle_of, digest
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender, load
+from recgraph.train.run import NodeRun, Run
 
 Scale = Literal["initial", "given"]
 #: the fields of the source's record that the record of the new run keeps

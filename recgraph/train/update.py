@@ -28,15 +28,15 @@ from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
-from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
-from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
-from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import TrainConfig, pick_device, training_config
+from recgraph.train.fitting import FitOptions, new_record, run_folder, train_model
+from recgraph.train.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.train.phases import make_optimisers
+from recgraph.train.record import IDENTIFYING, RunRecord
 from recgraph.train.trainer import Trainer
 
 #: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
@@ -54,7 +54,7 @@ class UpdateRefused(ValueError):
 
 @dataclass(frozen=True)
 class UpdateOptions:
-    """How a run is updated; see :meth:`recgraph.runs.run.Run.update`."""
+    """How a run is updated; see :meth:`recgraph.train.run.Run.update`."""
 
     epochs: int = 2
     replay: float = 0.1
@@ -85,7 +85,7 @@ def update(
 
     Args:
         parent: what there was; it is not changed.
-        new_log: see :func:`recgraph.runs.new_log.read_new_log`.
+        new_log: see :func:`recgraph.train.new_log.read_new_log`.
         options: how.
         out: folder of the new run; written when the update is accepted.
         checkpoint: folder of the parent's checkpoints, with the state of its optimisers, or None.

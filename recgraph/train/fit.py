@@ -28,12 +28,6 @@ from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, TwoStage
 from recgraph.ranks import of_all, together
-from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
-from recgraph.runs.inner_split import give_plan
-from recgraph.runs.pretrained import InitItemsConfig, Scale, initial_items
-from recgraph.runs.record import SELECTION
-from recgraph.runs.run import NodeRun, Run
-from recgraph.runs.settings import DataConfig, ProbeSettings, check_task, models_for, prepare_once, source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
@@ -46,6 +40,12 @@ from recgraph.train.config import (
     share_out,
     training_config,
 )
+from recgraph.train.fitting import FitOptions, build, new_record, run_folder, train_model
+from recgraph.train.inner_split import give_plan
+from recgraph.train.pretrained import InitItemsConfig, Scale, initial_items
+from recgraph.train.record import SELECTION
+from recgraph.train.run import NodeRun, Run
+from recgraph.train.settings import DataConfig, ProbeSettings, check_task, models_for, prepare_once, source_of
 
 #: entries of the selection's record that the record of a refit keeps
 _KEPT = ("training", "best_epoch", "best", "history", "cost")
@@ -94,10 +94,10 @@ def fit(
         observers: called during the training; with ``refit``, during the one that chooses.
         init_items: where the vectors of items begin: a run, a recommender or an embedder, the folder of one, a frame of
             ids and vectors, or a mapping id -> vector, all matched by id; see
-            :class:`recgraph.runs.pretrained.InitItems`.
+            :class:`recgraph.train.pretrained.InitItems`.
         init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
         source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
-            and ``settings`` of :class:`recgraph.runs.settings.DataConfig`. A log that was read from a file knows its
+            and ``settings`` of :class:`recgraph.train.settings.DataConfig`. A log that was read from a file knows its
             own. Fingerprints of the features are added.
         training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
 

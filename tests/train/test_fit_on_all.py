@@ -13,7 +13,7 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.data.sealing import SealedTestError, without_test_data
-from recgraph.runs.run import Run
+from recgraph.train.run import Run
 
 N_USERS, N_ITEMS, LENGTH = 12, 9, 6
 EPOCHS: dict[str, Any] = {"max_epochs": 2, "batch_size": 16}

@@ -18,9 +18,9 @@ from recgraph.data.ids import IdMap
 from recgraph.data.split import Split
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
-from recgraph.runs import fit as experiment
-from recgraph.runs.pretrained import initial_items
+from recgraph.train import fit as experiment
 from recgraph.train.callbacks import Observer
+from recgraph.train.pretrained import initial_items
 
 TABLES = generate(Synthetic(n_users=60, n_items=40, n_groups=2, max_length=5, min_length=5))
 SMALL = {"hidden_dim": 8, "n_layers": 1, "n_heads": 1, "inner_dim": 8, "max_len": 8}

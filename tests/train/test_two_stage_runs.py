@@ -14,8 +14,8 @@ from torch import Tensor
 import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.models.two_stage import TwoStage
-from recgraph.runs.inner_split import inner_split
-from recgraph.runs.run import Run
+from recgraph.train.inner_split import inner_split
+from recgraph.train.run import Run
 
 N_USERS, N_ITEMS = 40, 30
 SMALL: dict[str, Any] = {"hidden_dim": 8, "max_epochs": 2, "batch_size": 32}

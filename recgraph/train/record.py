@@ -48,7 +48,7 @@ class DataRecord(_Entries):
     """What a model was fitted to: a part of a split, or a graph.
 
     Attributes:
-        dataset, settings: the data card and the :class:`recgraph.runs.settings.DataConfig` that made the split.
+        dataset, settings: the data card and the :class:`recgraph.train.settings.DataConfig` that made the split.
         file: which file of one's own it was, see :meth:`recgraph.data.log_file.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
             memory; absent where there are none.
@@ -89,7 +89,7 @@ class RunRecord(_Entries):
         config, training: settings of the model and of the training.
         resolved: of settings that the data decides (``"auto"``, or none), what they became.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
-        init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
+        init_items: where the vectors of items came from, see :class:`recgraph.train.pretrained.InitItems`.
         history: one row an epoch.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
         unsealed: why test data was read, one reason each time.
@@ -104,7 +104,7 @@ class RunRecord(_Entries):
         n_ranks: the most processes that have trained together, where there were several; ``cost`` has the CPU seconds
             of all and the largest peak memory.
         provenance: see :func:`provenance`.
-        update: of a run that :func:`recgraph.runs.update.update` made: its parent, what was new, both validations.
+        update: of a run that :func:`recgraph.train.update.update` made: its parent, what was new, both validations.
     """
 
     model: str

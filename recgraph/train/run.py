@@ -27,13 +27,13 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.runs.plots import Plot, PlotKind, plot
-from recgraph.runs.record import SELECTION, RunRecord, run_html, run_text
-from recgraph.runs.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
-from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
+from recgraph.train.plots import Plot, PlotKind, plot
+from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
+from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
+from recgraph.train.update import UpdateOptions, update
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,7 +95,7 @@ class NodeRun(BaseRun):
 
     Attributes:
         embedder: the embeddings with their ids, and the model.
-        record: a :class:`recgraph.runs.record.RunRecord`.
+        record: a :class:`recgraph.train.record.RunRecord`.
         folder: where the run is kept, or None.
     """
 
@@ -167,7 +167,7 @@ class Run(BaseRun):
     Attributes:
         model: fitted.
         split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
-        record: a :class:`recgraph.runs.record.RunRecord`: configuration, seed, data, cost, the curve, results.
+        record: a :class:`recgraph.train.record.RunRecord`: configuration, seed, data, cost, the curve, results.
         folder: where the run is kept, or None.
 
     Args:
@@ -375,7 +375,7 @@ class Run(BaseRun):
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
-            device, progress, observers: see :func:`recgraph.runs.fit.fit`.
+            device, progress, observers: see :func:`recgraph.train.fit.fit`.
 
         Raises:
             UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.

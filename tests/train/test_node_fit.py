@@ -22,11 +22,11 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.runs.fit import fit_graph
-from recgraph.runs.record import RunRecord
-from recgraph.runs.run import NodeRun, Run
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer, TrainingInterrupted
+from recgraph.train.fit import fit_graph
+from recgraph.train.record import RunRecord
+from recgraph.train.run import NodeRun, Run
 
 QUICK = ProbeConfig(repeats=3, steps=30, learning_rate=0.1)
 

@@ -14,8 +14,8 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.split import Split
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.runs.record import RunRecord
-from recgraph.runs.settings import features_of
+from recgraph.train.record import RunRecord
+from recgraph.train.settings import features_of
 
 SMALL = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1}
 TRAINING: dict[str, Any] = {"seed": 0, "device": "cpu", "batch_size": 16, "patience": None}

@@ -15,9 +15,9 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
-from recgraph.runs.record import RunRecord
-from recgraph.runs.run import Run
 from recgraph.train.callbacks import Observer
+from recgraph.train.record import RunRecord
+from recgraph.train.run import Run
 
 USERS = list(range(14))
 

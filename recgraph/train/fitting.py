@@ -15,10 +15,10 @@ from recgraph.finite import check_weights
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
-from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, identity, provenance
-from recgraph.runs.settings import check_features
 from recgraph.train.callbacks import EpochLog, EpochText, JsonLines, Observer, Tracked, duration, progress_observer
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
+from recgraph.train.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, identity, provenance
+from recgraph.train.settings import check_features
 from recgraph.train.trainer import Trainer
 
 _log = logging.getLogger(__name__)

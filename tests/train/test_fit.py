@@ -18,9 +18,9 @@ from recgraph import registry
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.files import FolderInUse, hold
-from recgraph.runs.fit import parts_of
-from recgraph.runs.record import RunRecord
 from recgraph.train.config import TrainConfig
+from recgraph.train.fit import parts_of
+from recgraph.train.record import RunRecord
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
-from recgraph.runs.record import RunRecord
-from recgraph.runs.run import Run
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
+from recgraph.train.record import RunRecord
+from recgraph.train.run import Run
 
 TIMED = {"seconds", "cpu_seconds", "targets_per_second"}
 

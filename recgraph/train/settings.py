@@ -25,7 +25,7 @@ from recgraph.launcher import local_rank
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.ranks import Ranks, of_all
-from recgraph.runs.record import DataRecord
+from recgraph.train.record import DataRecord
 
 _PREFIX = "probe_"
 #: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
