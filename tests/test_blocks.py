@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recgraph.blocks import exponent_limit, row_blocks, work_type
+from recgraph.sparse.blocks import exponent_limit, row_blocks, work_type
 
 
 @pytest.mark.parametrize("block_rows", [None, 1, 4, 10, 99])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from recgraph.losses.pairwise import CCL
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 3, 4), (6,)])
