@@ -183,7 +183,7 @@ class PairBatch:
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
         excluded: [2, E] int64, the sample and the column of each shared negative that does not count for the sample;
             None where each sample has negatives of its own.
-        bounds: of the groups that share negatives (:func:`recgraph.sparse.blocks.even_bounds`), among these samples; None
+        bounds: of the groups that share negatives (:func:`recgraph.sparse.blocks.even_bounds`), among these; None
             where each sample has its own.
     """
 

@@ -93,7 +93,7 @@ class OwnNegatives(NextItemLoss):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The mean loss with given negatives [T, K], or [n_groups, K] that are shared; ``bounds`` as in
-        :meth:`against_shared`, None: those of :func:`recgraph.sparse.blocks.even_bounds`; else the arguments of a call."""
+        :meth:`against_shared`, None: :func:`recgraph.sparse.blocks.even_bounds`; else the arguments of a call."""
         if self.config.shared:
             bounds = even_bounds(len(targets), len(negatives)) if bounds is None else bounds
             keep_mask = of_groups(negatives, bounds) != targets[:, None]
