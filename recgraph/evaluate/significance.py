@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.evaluate.results import Result, comparable, load_users
 from recgraph.evaluate.statistics import (
     FloatArray,

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from recgraph import notebook
-from recgraph.arguments import checked
+from recgraph import pages
+from recgraph.config import checked
 from recgraph.evaluate.metrics.names import best_first
 from recgraph.evaluate.results import aligned, comparable
 from recgraph.evaluate.significance import Source, Test, p_value, results_of
@@ -76,7 +76,7 @@ class Table:
         return "\n".join([*aligned([list(rows[0]), *(list(row.values()) for row in rows)]), self.legend])
 
     def _repr_html_(self) -> str:
-        return notebook.block("Comparison", {}, [notebook.table(self.rows())], self.legend)
+        return pages.block("Comparison", {}, [pages.table(self.rows())], self.legend)
 
 
 @checked

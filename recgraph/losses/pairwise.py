@@ -17,7 +17,7 @@ from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
 from recgraph.rng import dropout
-from recgraph.rows import touched
+from recgraph.sparse.rows import touched
 from recgraph.unit_length import unit_length
 
 

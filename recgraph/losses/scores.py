@@ -14,9 +14,9 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
-from recgraph.rows import distinct_rows, is_sparse, lookup, touched
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import distinct_rows, is_sparse, lookup, touched
 from recgraph.unit_length import unit_length
 
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
 from recgraph.blocks import row_blocks
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.evaluate.select import NO_SCORE, merge

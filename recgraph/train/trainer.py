@@ -23,7 +23,7 @@ from recgraph.files import sweep, write_tensors
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
-from recgraph.rows import is_sparse
+from recgraph.sparse.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.ahead import on_device, prepared_ahead
 from recgraph.train.averaging import Averaging
