@@ -21,8 +21,7 @@ from recgraph.arguments import checked
 from recgraph.blocks import row_blocks
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
-from recgraph.evaluate.select import NO_SCORE, merge
-from recgraph.evaluate.topk import Lists, tie_order
+from recgraph.evaluate.topk import NO_SCORE, Lists, merge, tie_order
 from recgraph.models.base import Model
 from recgraph.rng import numpy_generator
 from recgraph.serve.vectors import encode_items
