@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recgraph.blocks import refuse_second_derivative
+from recgraph.sparse.blocks import refuse_second_derivative
 
 T = TypeVar("T")
 #: words of torch's errors that mean that another rank does not answer

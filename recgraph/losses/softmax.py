@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import compiled, full_precision, is_accelerated
-from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
+from recgraph.sparse.blocks import work_type
+from recgraph.sparse.device import compiled, full_precision, is_accelerated
 from recgraph.sparse.rows import touched
 
 BlockRows = Annotated[
