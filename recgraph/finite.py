@@ -8,8 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recgraph.texts import listed
-
 
 class NonFinite(ValueError):
     """Numbers became NaN or infinite."""
@@ -45,7 +43,7 @@ def check_weights(state: Mapping[str, Tensor], what: str, way_out: str) -> None:
         way_out: what to do, for the message.
     """
     if wrong := not_finite(state):
-        raise NonFiniteWeights(f"{what} holds NaN or infinite values in {listed(wrong)}; {way_out}")
+        raise NonFiniteWeights(f"{what} holds NaN or infinite values in {', '.join(wrong[:20])}; {way_out}")
 
 
 def _can_be_wrong(value: Tensor) -> bool:

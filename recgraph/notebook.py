@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recgraph.texts import for_html as escape
+from recgraph.pages import for_html as escape
 
 #: the most rows of a table that are shown
 _MOST = 30

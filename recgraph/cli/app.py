@@ -18,7 +18,7 @@ from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_ran
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, ask, tell_error
 from recgraph.imports import import_all
 from recgraph.launcher import is_first_launched
-from recgraph.texts import for_terminal
+from recgraph.pages import for_terminal
 
 #: options of the root that every command takes too, wherever they stand after its name
 _SHARED: dict[str, Callable[..., None]] = {
