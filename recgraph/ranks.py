@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recgraph.blocks import refuse_second_derivative
 from recgraph.launcher import is_first_launched, is_launched, local_rank
+from recgraph.sparse.blocks import refuse_second_derivative
 
 T = TypeVar("T")
 #: words of torch's errors that mean that another rank does not answer

@@ -52,10 +52,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),
     },
     "metric": {
-        "recgraph.evaluate.metrics.accuracy": (
+        "recgraph.evaluate.metrics": (
             *("AUC", "DCG", "F1", "HitRate", "MAP", "MRR", "NDCG", "Precision", "RBP", "RPrecision", "Recall"),
-        ),
-        "recgraph.evaluate.metrics.lists": (
             *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "IntraListDiversity", "NewItems"),
             *("Novelty", "Personalization", "Serendipity", "TailShare", "Unexpectedness"),
         ),

@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from recgraph import imports, registry
-from recgraph.accelerated import accelerator_path
 from recgraph.parallel import Engine
+from recgraph.sparse.device import accelerator_path
 
 # a shell has it ignored by what it starts in the background; tests send it to this process
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -18,7 +18,7 @@ from recgraph.imports import ImportFailed
 
 METRIC = """
 import recgraph as rg
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics import Metric
 
 runs = []
 

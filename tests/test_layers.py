@@ -16,8 +16,8 @@ PACKAGE = ROOT / "recgraph"
 
 #: from below: a package imports those of lower levels, and one on its own level only where BESIDE says so
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("root", "pages"),
     ("sparse",),
+    ("root", "pages"),
     ("data", "graph"),
     ("augment", "encoders", "contrast", "losses"),
     ("models",),

@@ -18,7 +18,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import load
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 #: direct neighbours of a node that are shown, of each type
 _MOST_RELATED = 10

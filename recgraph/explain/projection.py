@@ -21,7 +21,7 @@ from recgraph.explain.user import recommender_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 Method = Literal["pca", "tsne"]
 #: t-SNE: perplexity, where there are enough points

@@ -16,8 +16,8 @@ from recgraph.config import Added, Config, ConfigError, load_toml
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.log_file import is_data_path
 from recgraph.data.reading import PATHS
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
-from recgraph.evaluate.node_probe import SCORES, ProbeConfig
+from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, metric_class, split_metric
+from recgraph.evaluate.nodes import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.imports import ImportFailed, import_all, is_file
 from recgraph.setting_texts import with_none

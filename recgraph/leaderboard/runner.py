@@ -22,7 +22,7 @@ import torch
 from recgraph import parallel, registry
 from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
-from recgraph.evaluate.node_results import NodeResults
+from recgraph.evaluate.nodes import NodeResults
 from recgraph.evaluate.results import (
     ProtocolMismatch,
     Result,

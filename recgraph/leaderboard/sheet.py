@@ -15,7 +15,7 @@ import polars as pl
 
 from recgraph import notebook, registry
 from recgraph.arguments import checked
-from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.evaluate.significance import OF_FOLD
 from recgraph.files import read_object
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec

@@ -20,7 +20,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.log_file import LogFile, is_data_path
 from recgraph.data.reading import FEATURES, PARTS, Reading
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.launcher import local_rank
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel

@@ -13,7 +13,7 @@ import numpy as np
 from recgraph import parallel
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
+from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.files import write_frame, write_json
