@@ -35,6 +35,7 @@ UPWARDS = {
     ("data.catalog", "graph"),
     ("config", "data.errors"),
     ("files", "data.errors"),
+    ("notebook", "pages"),
 }
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 #: optional, or slow to import: inside functions alone

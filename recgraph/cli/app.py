@@ -16,8 +16,8 @@ from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
 from recgraph.cli.output import describe
 from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank, rank
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, ask, tell_error
+from recgraph.pages import for_terminal
 from recgraph.registry import import_all
-from recgraph.texts import for_terminal
 
 #: options of the root that every command takes too, wherever they stand after its name
 _SHARED: dict[str, Callable[..., None]] = {

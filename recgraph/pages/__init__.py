@@ -1,19 +1,24 @@
-"""Self-contained HTML: pages from templates, one folder a page, with one look (``look.css``), and blocks of notebooks.
+"""Self-contained HTML pages, their templates and their look (``look.css``); blocks of notebooks; texts of strangers.
 
-Every value is escaped: titles and ids come from users' data.
+A log may come from strangers: escape sequences do nothing on a terminal, markup nothing on a page.
 """
 
 from __future__ import annotations
 
+import html
+import json
+import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from recgraph.texts import for_html as escape
-from recgraph.texts import for_terminal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+#: controls, formats (bidirectional ones among them), lone surrogates, separators of lines and paragraphs
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+#: formats that scripts and emoji need
+_JOINERS = "\u200c\u200d"
 #: the most rows of a table that are shown
 _MOST = 30
 _LINE = "1px solid color-mix(in srgb, currentColor 20%, transparent)"
@@ -29,19 +34,35 @@ _STYLE = (
 )
 
 
-def _glyphs(value: Any) -> Any:
-    """A text without characters that HTML does not have, or that change the order of others; HTML as it is."""
-    return for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+def for_terminal(text: str, lines: bool = True) -> str:
+    r"""The text with every character that is no glyph written out, as ``\u001b``; ``lines``: breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    safe = _JOINERS + ("\n\t" if lines else "")
+    return "".join(c if c in safe or unicodedata.category(c) not in _UNSEEN else json.dumps(c)[1:-1] for c in text)
+
+
+def for_html(text: str) -> str:
+    """The text in HTML, also in an attribute: escaped, and :func:`for_terminal`, as HTML has no such characters."""
+    return html.escape(for_terminal(text))
+
+
+def print_note(line: str) -> None:
+    """Print a line on the standard error stream, :func:`for_terminal`."""
+    print(for_terminal(line), file=sys.stderr, flush=True)
 
 
 def environment(folder: str) -> Environment:
     """The templates of a folder beside this file, and what all pages share; values are escaped."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+    def glyphs(value: Any) -> Any:
+        return for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
     return Environment(
         loader=ChoiceLoader([PackageLoader(__name__, place) for place in (folder, ".")]),
         autoescape=True,
-        finalize=_glyphs,
+        finalize=glyphs,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
@@ -56,9 +77,9 @@ def block(title: str, facts: Mapping[str, Any], tables: Sequence[str] = (), note
         tables: from :func:`table`; empty ones are left out.
         note: a last line.
     """
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(_text(v))}</dd>" for k, v in facts.items() if v is not None)
-    parts = [f"<b>{escape(title)}</b>", f"<dl>{rows}</dl>" if rows else "", *tables]
-    parts.append(f"<p>{escape(note)}</p>" if note else "")
+    rows = "".join(f"<dt>{for_html(k)}</dt><dd>{for_html(_text(v))}</dd>" for k, v in facts.items() if v is not None)
+    parts = [f"<b>{for_html(title)}</b>", f"<dl>{rows}</dl>" if rows else "", *tables]
+    parts.append(f"<p>{for_html(note)}</p>" if note else "")
     return f'<div class="recgraph"><style>{_STYLE}</style>{"".join(parts)}</div>'
 
 
@@ -67,12 +88,12 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows[:_MOST] for name in row))
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f"<th>{for_html(name)}</th>" for name in names)
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(_text(row.get(name)))}</td>' for name in names)}</tr>" for row in rows[:_MOST]
+        f"<tr>{''.join(f'<td>{for_html(_text(row.get(name)))}</td>' for name in names)}</tr>" for row in rows[:_MOST]
     )
     more = f"<p>and {len(rows) - _MOST:,} more</p>" if len(rows) > _MOST else ""
-    name = f"<caption>{escape(caption)}</caption>" if caption else ""
+    name = f"<caption>{for_html(caption)}</caption>" if caption else ""
     return f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
