@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
-from recgraph.arguments import checked, is_list
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config, ConfigError, checked, is_list
 from recgraph.data.ids import is_missing
 from recgraph.evaluate.rerank import Reranker, reranker_of
-from recgraph.files import read_json, read_toml
+from recgraph.files import read_object, read_toml
 
 Ids = tuple[Any, ...]
 
@@ -116,7 +115,7 @@ class Rules(Config):
         """
         path = Path(path)
         try:
-            return cls.of(read_json(path) if path.suffix.lower() == ".json" else read_toml(path))
+            return cls.of(read_object(path) if path.suffix.lower() == ".json" else read_toml(path))
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
 

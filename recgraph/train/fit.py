@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.arguments import checked
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config, ConfigError, checked
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.errors import DataError
@@ -30,11 +29,10 @@ from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.launcher import refuse_launched
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
-from recgraph.ranks import of_all, together
+from recgraph.ranks import of_all, refuse_launched, together
 from recgraph.rng import derive
 from recgraph.serve.embedder import Embedder
 from recgraph.train.config import (

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recgraph.data.part import Part
-from recgraph.files import LOCK, contents, hold, read_object, sweep, write_json
-from recgraph.finite import check_weights
+from recgraph.files import LOCK, check_weights, contents, hold, read_object, sweep, write_json
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import all_values, is_first, of_all
 from recgraph.rng import Generators
@@ -87,7 +86,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     training the first locks the folder, and where it is refused all raise that error.
 
     Raises:
-        FolderInUse: another process makes a run in the folder.
+        InUse: another process makes a run in the folder.
         ValueError: the folder holds another run, or the same one and ``resume`` is False.
     """
     folder = options.folder
@@ -242,7 +241,7 @@ def _fit_closed_form(model: ClosedFormModel, part: Part, options: FitOptions, re
             observer.begin(record.only(*IDENTIFYING), options.folder)
     try:
         model.to(pick_device(options.device)).fit(part)
-        check_weights(model.state_dict(), f"the fitted {record.model}", "stronger regularisation makes it stable")
+        check_weights(model.state_dict(), f"the fitted {record.model}")
     finally:
         for observer in options.observers:
             observer.close()

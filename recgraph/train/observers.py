@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Self
 
 from recgraph.files import naming, write_text
-from recgraph.texts import tell
+from recgraph.pages import print_note
 from recgraph.train.config import TrainConfig
 
 _log = logging.getLogger("recgraph.train")
@@ -220,7 +220,7 @@ class EpochLines(Observer):
     def close(self) -> None:
         if self._shows and self._pending:
             self._shown_at = self._clock()
-            tell(self._pending)
+            print_note(self._pending)
         self._pending = ""
 
 

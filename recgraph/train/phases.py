@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, gathered
-from recgraph.rows import is_sparse, set_sparse
+from recgraph.sparse.rows import is_sparse, set_sparse
 from recgraph.train.config import TrainConfig
 
 #: suffix of the name of an optimiser of a group's tables

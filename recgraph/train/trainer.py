@@ -19,14 +19,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
 from recgraph.data.batches import Batches
-from recgraph.files import sweep, write_tensors
-from recgraph.finite import NonFinite, NonFiniteWeights, not_finite
+from recgraph.files import NonFinite, not_finite, sweep, write_tensors
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
-from recgraph.rows import is_sparse
+from recgraph.sparse.device import is_accelerated
+from recgraph.sparse.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.observers import Interrupt, Observer, TrainingInterrupted
@@ -374,7 +373,7 @@ class Trainer:
             named = {f"optimiser {name}": value for name, value in optimisers.items()}
             if wrong := not_finite({**self.model.state_dict(), **named}):
                 names, step = ", ".join(wrong[:5]), self.progress.step
-                raise NonFiniteWeights(f"{names} became NaN or infinite by step {step}; {_WAY_OUT}")
+                raise NonFinite(f"{names} became NaN or infinite by step {step}; {_WAY_OUT}")
 
         of_all(check)
 
@@ -492,7 +491,7 @@ def prepared_ahead(
         batch = next(every, None)
         return None if batch is None else (prepare(batch), generators.host_state())
 
-    generators.hold()
+    generators.hold(generators.host_state())
     try:
         with ThreadPoolExecutor(1, "prepared-ahead") as thread:
             waiting = deque(thread.submit(make) for _ in range(_AHEAD))
