@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from recgraph.registry import register
     from recgraph.runs.fit import fit, fit_graph
     from recgraph.runs.run import Run
-    from recgraph.serve.embedder import Embedder
+    from recgraph.serve.bundle import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
     from recgraph.tuning.study import tune
 
 _WHERE = {
-    "Embedder": "recgraph.serve.embedder",
+    "Embedder": "recgraph.serve.bundle",
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",

@@ -73,11 +73,11 @@ def _open(folder: Path) -> Run:
     from recgraph.runs.record import RunRecord
     from recgraph.runs.run import Run
     from recgraph.runs.update import check_updatable
-    from recgraph.serve.bundle import BundleError, bundle_of, holds
+    from recgraph.serve.bundle import BundleError, bundle_of, read_config
     from recgraph.serve.recommender import Recommender
 
     at = bundle_of(folder)
-    if holds(at) == "embedder":
+    if read_config(at)["holds"] == "embedder":
         raise BundleError(f"{folder} embeds the nodes of a graph and cannot be updated; fit it again")
     if at == folder:
         made = Run.of_bundle(folder)

@@ -34,7 +34,7 @@ from recgraph.runs.pretrained import InitItemsConfig, Scale, initial_items
 from recgraph.runs.record import SELECTION
 from recgraph.runs.run import NodeRun, Run
 from recgraph.runs.settings import DataConfig, ProbeSettings, check_task, models_for, prepare_once, source_of
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import (
     FALLING,

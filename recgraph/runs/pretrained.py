@@ -23,7 +23,7 @@ from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
 from recgraph.runs.run import NodeRun, Run
 from recgraph.serve.bundle import BundleError, bundle_of, digest
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender, load
 
 Scale = Literal["initial", "given"]

@@ -31,7 +31,7 @@ from recgraph.runs.plots import Plot, PlotKind, plot
 from recgraph.runs.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.runs.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
 from recgraph.runs.update import UpdateOptions, update
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
 

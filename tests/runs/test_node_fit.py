@@ -25,7 +25,7 @@ from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.fit import fit_graph
 from recgraph.runs.record import RunRecord
 from recgraph.runs.run import NodeRun, Run
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.train.callbacks import Observer, TrainingInterrupted
 
 QUICK = ProbeConfig(repeats=3, steps=30, learning_rate=0.1)

@@ -20,7 +20,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.csr import Csr
 
