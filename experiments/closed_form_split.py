@@ -26,9 +26,9 @@ from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
-from recgraph.runs.new_log import after
 from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.new_log import after
 
 FIT_ON = ("train", "train+valid")
 

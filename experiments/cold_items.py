@@ -45,8 +45,8 @@ from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import Comparison, compare_values, over_users
 from recgraph.files import write_text
-from recgraph.runs.record import provenance
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.record import provenance
 
 METRICS = ("ndcg", "recall")
 TRAINING = {"max_epochs": 30, "patience": 5, "progress": False}

@@ -26,7 +26,7 @@ from recgraph.evaluate.evaluator import evaluate
 from recgraph.models.base import Space
 from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.rng import Generators
-from recgraph.runs.settings import DataConfig
+from recgraph.train.settings import DataConfig
 
 METRIC = "ndcg@20"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from experiments.reference import SHARED, beauty_model
 from recgraph.data import catalog
-from recgraph.runs.record import RunRecord, provenance
-from recgraph.runs.run import Run
-from recgraph.runs.settings import DataConfig
 from recgraph.train.config import TrainConfig
+from recgraph.train.record import RunRecord, provenance
+from recgraph.train.run import Run
+from recgraph.train.settings import DataConfig
 
 DATASET = "amazon-beauty"
 

@@ -34,15 +34,15 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics import Metric
 from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.files import write_text
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
-from recgraph.runs.record import provenance
-from recgraph.runs.run import Run
 from recgraph.serve.vectors import encode_items
+from recgraph.train.record import provenance
+from recgraph.train.run import Run
 
 K = 10
 #: the most of NDCG that may be lost

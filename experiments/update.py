@@ -35,12 +35,12 @@ from recgraph.data.strategies import Label, LeaveOneOut
 from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Model
-from recgraph.runs.new_log import newest
-from recgraph.runs.record import RunRecord, provenance
-from recgraph.runs.run import Run
 from recgraph.serve.recommender import Recommender
 from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.new_log import newest
+from recgraph.train.record import RunRecord, provenance
+from recgraph.train.run import Run
 
 SHARE = 0.1
 CUTOFF = 10

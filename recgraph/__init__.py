@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from recgraph.data.catalog import load_dataset, load_split
     from recgraph.data.interactions import Interactions, folds, load_data
     from recgraph.data.split import Split
-    from recgraph.imports import import_file
-    from recgraph.registry import register
-    from recgraph.runs.fit import fit, fit_graph
-    from recgraph.runs.run import Run
+    from recgraph.registry import import_file, register
     from recgraph.serve.bundle import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
+    from recgraph.train.fit import fit, fit_graph
+    from recgraph.train.run import Run
     from recgraph.tuning.study import tune
 
 _WHERE = {
@@ -33,12 +32,12 @@ _WHERE = {
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",
-    "Run": "recgraph.runs.run",
+    "Run": "recgraph.train.run",
     "Split": "recgraph.data.split",
-    "fit": "recgraph.runs.fit",
-    "fit_graph": "recgraph.runs.fit",
+    "fit": "recgraph.train.fit",
+    "fit_graph": "recgraph.train.fit",
     "folds": "recgraph.data.interactions",
-    "import_file": "recgraph.imports",
+    "import_file": "recgraph.registry",
     "load": "recgraph.serve.recommender",
     "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",

@@ -25,7 +25,7 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parents[1]
 #: what commands import when they need it
 _PRELOADED = [
-    *("recgraph.cli.app", "recgraph.runs.fit", "recgraph.runs.run", "recgraph.tuning.study"),
+    *("recgraph.cli.app", "recgraph.train.fit", "recgraph.train.run", "recgraph.tuning.study"),
     *("recgraph.leaderboard.runner", "recgraph.serve.bundle", "recgraph.models.sequence.sasrec"),
     *("optuna.storages", "sklearn.cluster", "torch._dynamo", "torch.distributed", "narwhals._polars.dataframe"),
 ]

@@ -62,7 +62,7 @@ def test_the_session(folder: Path) -> None:
     out, told = call(folder, str(folder / "script.py"))
     assert told == ""
     names = {line.split("|")[0] for line in out.splitlines()}
-    assert {"recgraph.runs.fitting", "recgraph.train", "recgraph.train.trainer", "recgraph.runs.run"} <= names
+    assert {"recgraph.train.fitting", "recgraph.train", "recgraph.train.trainer", "recgraph.train.run"} <= names
     # 4. a chart from the command line
     call(folder, "recgraph.cli", "plot", "runs/a", "--out", "a.html", "-q")
     for name in ("curves.svg", "groups.svg", "a.html"):

@@ -114,7 +114,7 @@ def models(
 ) -> None:
     """List the models; with MODEL, all settings that a run of it takes."""
     from recgraph import registry
-    from recgraph.runs.fit import parts_of
+    from recgraph.train.fit import parts_of
 
     if name is None:
         show([_summary(key) for key in registry.names("model")], form)
@@ -228,7 +228,7 @@ def _versions() -> Iterator[Fact]:
 def _machine() -> Iterator[Fact]:
     import torch
 
-    from recgraph.runs.record import machine
+    from recgraph.train.record import machine
 
     yield "machine", "platform", platform.platform()
     yield "machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"

@@ -16,7 +16,7 @@ from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
-    from recgraph.runs.run import NodeRun
+    from recgraph.train.run import NodeRun
 
 Part = Literal["valid", "test"]
 Seen = Literal["keep", "exclude", "both"]
@@ -67,7 +67,7 @@ def evaluate(
     say how well the embeddings tell the classes of nodes apart.
     """
     from recgraph.evaluate.results import save_users as write_users
-    from recgraph.runs.run import NodeRun, Run
+    from recgraph.train.run import NodeRun, Run
 
     files = {"train": train or data, "valid": valid, "test": test}
     files |= {"item_features": item_features, "user_features": user_features}
@@ -106,7 +106,7 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     Raises:
         ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked
+    from recgraph.evaluate.metrics import DEFAULT_METRICS, Asked
 
     wanted = Asked.of(asked)
     columns = [
@@ -122,7 +122,7 @@ def _compared(
     records: Mapping[Path, Mapping[str, Any]], found: dict[Path, Results], metrics: list[str], form: Format | None
 ) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
-    from recgraph.evaluate.standings import table
+    from recgraph.evaluate.significance import table
 
     alike: dict[str, list[Path]] = {}
     for folder, record in records.items():
@@ -152,8 +152,8 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.runs.settings import ProbeSettings, probe_of
     from recgraph.setting_texts import parse_settings
+    from recgraph.train.settings import ProbeSettings, probe_of
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
     results = run.evaluate(probe=probe_of(chosen))
@@ -182,8 +182,8 @@ def check(
     they seem to, and is no failure.
     """
     from recgraph.evaluate.checks import check_split
-    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
+    from recgraph.train.settings import DataConfig
 
     data = DataConfig.of(
         source.settings, split=split, split_options=parse_settings(settings or []), split_seed=split_seed

@@ -25,7 +25,7 @@ def plot(
     form: FormatOption = None,
 ) -> None:
     """Draw RUN: its learning curves, or a metric by groups of users."""
-    from recgraph.runs.run import NodeRun, Run
+    from recgraph.train.run import NodeRun, Run
 
     found = Run.open(run)
     drawn = found.plot(kind) if isinstance(found, NodeRun) else found.plot(kind, part=part, metric=metric)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from recgraph.config import Config
-    from recgraph.runs.settings import DataConfig
+    from recgraph.train.settings import DataConfig
 
 
 #: what of a split a model is fitted on
@@ -53,14 +53,14 @@ def train(
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
     from recgraph.config import load_toml
-    from recgraph.finite import NonFinite
-    from recgraph.runs import fit
-    from recgraph.runs.record import SELECTION
+    from recgraph.files import NonFinite
     from recgraph.setting_texts import parse_settings, with_none
+    from recgraph.train import fit
+    from recgraph.train.record import SELECTION
 
     values = {**parse_settings(settings or [], with_none(load_toml(config)) if config else {}), **source.settings}
     try:
-        with source.shown(), notes_of("recgraph.runs.fit"):
+        with source.shown(), notes_of("recgraph.train.fit"):
             run = fit.train(
                 model,
                 source.dataset,
@@ -180,10 +180,10 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
     """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
     from recgraph.models.base import TrainableModel
-    from recgraph.runs.pretrained import InitItemsConfig
-    from recgraph.runs.settings import DataConfig
     from recgraph.setting_texts import parse_settings
     from recgraph.train.config import share_out, training_config
+    from recgraph.train.pretrained import InitItemsConfig
+    from recgraph.train.settings import DataConfig
 
     cls = registry.load("model", model)
     known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}

@@ -13,7 +13,7 @@ from recgraph.cli.output import Failure, note
 from recgraph.cli.watching import progress_wanted
 
 if TYPE_CHECKING:
-    from recgraph.runs.run import Run
+    from recgraph.train.run import Run
 
 _FEATURES = "A file of item features, one row an item; RUN's items keep what the file has no row or column for."
 _DATA = "New interactions: a file, a folder or a pattern of files; columns are named like the run's, or guessed."
@@ -44,8 +44,8 @@ def update(
     A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
-    from recgraph.finite import NonFinite
-    from recgraph.runs.update import UpdateRefused
+    from recgraph.files import NonFinite
+    from recgraph.train.update import UpdateRefused
 
     opened = _open(run)
     try:
@@ -70,11 +70,11 @@ def update(
 
 def _open(folder: Path) -> Run:
     """The run of a folder, without its data, or that of a bundle."""
-    from recgraph.runs.record import RunRecord
-    from recgraph.runs.run import Run
-    from recgraph.runs.update import check_updatable
     from recgraph.serve.bundle import BundleError, bundle_of, read_config
     from recgraph.serve.recommender import Recommender
+    from recgraph.train.record import RunRecord
+    from recgraph.train.run import Run
+    from recgraph.train.update import check_updatable
 
     at = bundle_of(folder)
     if read_config(at)["holds"] == "embedder":

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
@@ -18,7 +18,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import load
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 #: direct neighbours of a node that are shown, of each type
 _MOST_RELATED = 10
@@ -31,7 +31,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     """The nodes nearest to a node by their embeddings, and the paths between them along each meta-path.
 
     Args:
-        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
         node: the id of a node of the embedded type; its index where the graph has no ids.
         k: number of nearest nodes.
         n_paths: the most paths shown between two nodes along one meta-path.

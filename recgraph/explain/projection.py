@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
 from recgraph.explain.items import Items, is_vector
@@ -21,7 +21,7 @@ from recgraph.explain.user import recommender_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 Method = Literal["pca", "tsne"]
 #: t-SNE: perplexity, where there are enough points
@@ -80,7 +80,7 @@ def item_map(
     """Map the items of a recommender by their vectors. The same call gives the same map on the same machine.
 
     Args:
-        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.
         color: a column of the item features, or a node type with edges to items; None chooses one.
         method: ``"pca"`` is fast and keeps large distances; ``"tsne"`` keeps neighbourhoods (some seconds for each
             thousand points).
@@ -120,7 +120,7 @@ def node_map(
     """Map the nodes that a model of a graph embeds; see :func:`item_map`.
 
     Args:
-        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
         color: a node type with edges to these nodes; None chooses one.
         limit: the most points, drawn by the seed.
         keep: indices of nodes that are always shown.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked, is_list
+from recgraph.config import checked, is_list
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
@@ -75,7 +75,7 @@ def explain(
     only the ``top_k`` nearest along a meta-path.
 
     Args:
-        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
         k: number of recommendations; history items are left out.
         n_near: number of nearest items of each item.
@@ -115,7 +115,7 @@ def attribute(
     whether methods agree, and whether their orders are faithful to the model.
 
     Args:
-        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
         items: an id or ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,

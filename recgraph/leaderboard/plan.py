@@ -19,18 +19,17 @@ from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.split import Split
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
-from recgraph.evaluate.node_probe import ProbeConfig
-from recgraph.evaluate.node_results import NodeProtocol
+from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
+from recgraph.evaluate.nodes import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, load_users
 from recgraph.files import locked, read_object, remove_folder, write_json
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
-from recgraph.runs.pretrained import InitItemsConfig, input_digests
-from recgraph.runs.settings import DataConfig, Fingerprints, ProbeSettings
 from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
+from recgraph.train.pretrained import InitItemsConfig, input_digests
+from recgraph.train.settings import DataConfig, Fingerprints, ProbeSettings
 from recgraph.tuning.objectives import selecting
 from recgraph.tuning.report import best_trial, settings_of
 from recgraph.tuning.storage import find_study, located, without_password

@@ -103,7 +103,7 @@ class Model(nn.Module):
     #: whether it is built with a typed graph of the training part, a
     #: :class:`recgraph.models.heterogeneous.base.GraphSpace`
     reads_graph: ClassVar[bool] = False
-    #: how a fitted model takes in a new log (:mod:`recgraph.runs.update`): ``"training"`` goes on from its weights,
+    #: how a fitted model takes in a new log (:mod:`recgraph.train.update`): ``"training"`` goes on from its weights,
     #: ``"fitting"`` fits it again, exactly; None: it cannot
     updated_by: ClassVar[UpdatedBy | None] = None
     #: whether several threads may ask for scores at a time; a model that keeps notes of a call in itself says False
@@ -255,7 +255,7 @@ class TrainableModel(Model):
     def row_sparse_tables(self) -> tuple[str, ...]:
         """The parameters of which a step touches the rows of its batch and of what it draws alone, by name.
 
-        They are read by :mod:`recgraph.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
+        They are read by :mod:`recgraph.sparse.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
         """
         return ()
 

@@ -38,13 +38,11 @@ from torch import Tensor
 
 from recgraph import __version__, registry
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
-from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
-from recgraph.finite import check_weights
+from recgraph.files import MANIFEST, check_manifest, check_weights, read_bytes, read_object, replacing_folder
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
-from recgraph.notebook import block
+from recgraph.pages import block
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 2
@@ -68,9 +66,9 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
     Raises:
         FileExistsError: the folder holds something that is no bundle.
-        NonFiniteWeights: the model has weights that are NaN or infinite.
+        NonFinite: the model has weights that are NaN or infinite.
     """
-    check_weights(model.state_dict(), f"{type(model).__name__}, to be saved in {folder},", "train or check the model")
+    check_weights(model.state_dict(), type(model).__name__)
     with replacing_folder(folder) as into:
         save_file(unshared(model.state_dict()), into / _MODEL)
         described = _describe(model, into)
@@ -99,13 +97,12 @@ def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _describe(model: Model, folder: Path) -> dict[str, Any]:
     """The model in ``config.json``; its graph and features become files."""
     assert model.space is not None
-    sources = (source_of(cls) for _, _, cls in registry.registered())
     described = {
         "key": model.key(),
         "config": model.config.model_dump(mode="json"),
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
-        "imported": sorted({each.file or each.module for each in sources}),
+        "imported": registry.own_files(),
     }
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph import parallel
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
@@ -29,7 +29,7 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.rerank import CoOccurrence, SimilarBy, bind
 from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
-from recgraph.notebook import block as as_html
+from recgraph.pages import block as as_html
 from recgraph.parallel import Engine, Piece
 from recgraph.rng import Generators
 from recgraph.serve import bundle

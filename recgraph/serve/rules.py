@@ -19,16 +19,14 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from recgraph.arguments import checked, is_list
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config, ConfigError, checked, is_list
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap, as_series, family, is_missing
 from recgraph.data.item_features import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.rerank import Limit, Reranker, Reranking, pick, reranker_of
-from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
-from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.evaluate.topk import BLOCK, NO_SCORE, Catalogue, Lists, best_columns
 from recgraph.files import read_json, read_toml
 from recgraph.models.base import Model
 from recgraph.serve.request import lists_of_users, take

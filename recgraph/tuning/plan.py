@@ -12,9 +12,9 @@ from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import find_card
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel
-from recgraph.runs.pretrained import InitItemsConfig
-from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig, refuse_training, training_config
+from recgraph.train.pretrained import InitItemsConfig
+from recgraph.train.run import Run
 from recgraph.tuning import objectives
 from recgraph.tuning.space import SearchSpace
 

@@ -9,17 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph import imports, parallel, registry
-from recgraph.arguments import checked
-from recgraph.config import ConfigError, load_toml
+from recgraph import parallel, registry
+from recgraph.config import ConfigError, checked, load_toml
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
-from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
-from recgraph.runs.pretrained import input_digests
-from recgraph.runs.settings import source_of
+from recgraph.ranks import refuse_launched
 from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
+from recgraph.train.pretrained import input_digests
+from recgraph.train.settings import source_of
 from recgraph.tuning import objectives
 from recgraph.tuning.final import test_the_best
 from recgraph.tuning.plan import Objective, Plan, check_model
@@ -85,7 +84,7 @@ def tune(
             name is maximised.
         progress: print a line whenever a trial has ended; None: on a terminal.
         source: where the split is from, for opening its runs without the split: ``dataset``, the name of a data card,
-            and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A log that was read from a file knows its own.
+            and ``settings`` of :class:`recgraph.train.run.DataConfig`. A log that was read from a file knows its own.
         engine: where the processes run; ``out`` is then a folder that its machines share, and so is a storage in a
             file. None: this machine.
 
@@ -210,7 +209,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {', '.join(differing)}; go on with the same ones, or give "
                 "the new study another folder (--out) and name (--study)"
             )
-        if own := imports.imported():
+        if own := registry.imported():
             made.set_user_attr("imports", [each.to_dict() for each in own])
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})

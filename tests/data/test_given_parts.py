@@ -20,7 +20,7 @@ from recgraph.data.errors import DataError
 from recgraph.data.split import SealedSplit, SealedTestError
 from recgraph.evaluate import evaluate
 from recgraph.models import Popularity
-from recgraph.runs.settings import DataConfig
+from recgraph.train.settings import DataConfig
 
 Rows = list[tuple[int, int]]
 

@@ -28,9 +28,9 @@ from recgraph.explain.page import history_rows, recommendation_rows, why_lines, 
 from recgraph.explain.projection import ItemMap
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.runs.run import NodeRun
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.run import NodeRun
 
 
 def call(*arguments: object) -> Result:

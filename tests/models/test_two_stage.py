@@ -30,8 +30,8 @@ from recgraph.models.two_stage import (
     last_held_out,
     union,
 )
-from recgraph.runs.inner_split import inner_split
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.inner_split import inner_split
 
 
 def labelled(n: int = 3000, width: int = 5) -> tuple[Tensor, Tensor, Tensor]:

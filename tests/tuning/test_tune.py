@@ -17,8 +17,8 @@ import recgraph as rg
 from recgraph import parallel, registry
 from recgraph.config import distribute
 from recgraph.data.split import SealedSplit, SealedTestError, Split
-from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
+from recgraph.train.run import Run
 from recgraph.tuning import objectives
 from recgraph.tuning.report import command, described, importances, outcomes
 from recgraph.tuning.storage import find_study

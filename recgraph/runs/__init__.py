@@ -1,1 +1,0 @@
-"""Runs: a model fitted to data, with the record of how."""

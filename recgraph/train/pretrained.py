@@ -1,0 +1,194 @@
+"""Initial item vectors from another run, a bundle, a graph's nodes or a frame, matched by the items' ids."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import polars as pl
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recgraph.config import Config
+from recgraph.data.dataframe import frame_kind, from_native
+from recgraph.data.ids import IdMap, as_series
+from recgraph.data.split import SealedSplit
+from recgraph.models.base import Model
+from recgraph.serve.bundle import BundleError, bundle_of, digest
+from recgraph.serve.bundle import Embedder
+from recgraph.serve.recommender import Recommender, load
+from recgraph.train.run import NodeRun, Run
+
+Scale = Literal["initial", "given"]
+#: the fields of the source's record that the record of the new run keeps
+_KEPT = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")
+_log = logging.getLogger(__name__)
+
+
+class InitItemsConfig(Config):
+    """The initial values of a model's table of item vectors."""
+
+    init_items: Annotated[
+        str | None,
+        Field(description="folder of a run or bundle: its item vectors or node embeddings, by id; none: random"),
+    ] = None
+    init_items_scale: Annotated[
+        Scale, Field(description="'initial': with the random table's standard deviation; 'given': as they are")
+    ] = "initial"
+
+
+@dataclass(frozen=True)
+class InitItems:
+    """Initial vectors for some of the items of a model.
+
+    With ``scale="initial"`` all vectors are multiplied by one number, so that their entries have the standard deviation
+    of the table that they replace. Directions and relative lengths, which hold what the source learned, stay. Three
+    things depend on the common length: the table is also the output layer, so that long vectors start with a confident
+    softmax; items that the source does not have keep the random scale, and their length alone would rank them above or
+    below all others; and the size of Adam's steps does not depend on the length.
+
+    Attributes:
+        items: [K] int64, different item indices.
+        vectors: [K, D] float32, one each.
+        scale: see above.
+        record: where the vectors came from, as JSON values.
+    """
+
+    items: Tensor
+    vectors: Tensor
+    scale: Scale
+    record: dict[str, Any]
+
+    @torch.no_grad()
+    def write(self, model: Model) -> None:
+        """Put the vectors into the table of a built model; the rows of all other items stay as they are."""
+        table = model.item_table()
+        width = self.vectors.shape[1]
+        if table.shape[1] != width:
+            raise ValueError(f"init_items has vectors of width {width}; give hidden_dim={width}, not {table.shape[1]}")
+        factor = 1.0
+        if self.scale == "initial":
+            factor = float(table.std(correction=0)) / float(self.vectors.std(correction=0))
+        _log.info("item vectors of init_items are multiplied by %.4g", factor)
+        table.index_copy_(0, self.items.to(table.device), (self.vectors * factor).to(table.device, table.dtype))
+
+
+def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit_on: str = "train") -> InitItems:
+    """Match vectors with the items of a split by the items' own ids.
+
+    Args:
+        source: a :class:`Run` or :class:`NodeRun`, a :class:`Recommender` or :class:`Embedder`, the folder of one of
+            these, a frame of two columns (ids; vectors as lists or arrays), or a mapping id -> vector.
+        split: whose items are wanted.
+        scale: see :class:`InitItems`.
+        fit_on: what the model will be fitted to. A source that was fitted to more, or on another split, may know what
+            the validation part asks for: that is logged as a warning, and the record has the source's data.
+
+    Raises:
+        ValueError: no source of vectors, vectors that are not all finite and of one width, an id twice, or none of the
+            ids is that of an item.
+        BundleError: a folder that cannot be read.
+    """
+    ids, vectors, origin = _read(source)
+    if ids.n_unique() != len(ids) or not vectors.isfinite().all():
+        raise ValueError("init_items: an id is there twice, or a vector is not finite")
+    index = torch.from_numpy(split.items.index(ids))
+    found_mask = index >= 0
+    n_found, n_items = int(found_mask.sum()), len(split.items)
+    if not n_found:
+        raise ValueError(f"init_items: none of its ids ({_some(ids)}) is an item's ({_some(split.items.values)})")
+    level = logging.INFO if n_found == n_items else logging.WARNING
+    kept = n_items - n_found
+    _log.log(level, "init_items: vectors of %d of %d items; %d keep their random ones", n_found, n_items, kept)
+    _warn_of_leaks(origin, split, fit_on)
+    record = {**origin, "digest": _digest(ids, vectors), "scale": scale, "n_found": n_found, "n_items": n_items}
+    return InitItems(index[found_mask], vectors[found_mask], scale, record)
+
+
+def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
+    """Ids, vectors [N, D], and the source as JSON values."""
+    if isinstance(source, str | Path):
+        return _of_served(load(source), source)
+    if isinstance(source, Run):
+        return _of_served(source.recommender, source.folder)
+    if isinstance(source, NodeRun):
+        return _of_served(source.embedder, source.folder)
+    if isinstance(source, Recommender | Embedder):
+        return _of_served(source, None)
+    if isinstance(source, Mapping):
+        return (as_series(source.keys(), "init_items"), _stack(list(source.values())), _origin("mapping"))
+    # cells of a pandas frame may be arrays, a type that narwhals does not know
+    if frame_kind(source, "init_items") == "pandas":
+        return _of_frame(pl.DataFrame({str(name): source[name].tolist() for name in source}))
+    return _of_frame(from_native(source, "init_items"))
+
+
+def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tuple[pl.Series, Tensor, dict[str, Any]]:
+    origin = _origin(type(source).__name__.lower(), folder)
+    origin["source_record"] = {name: source.record[name] for name in _KEPT if name in source.record}
+    if isinstance(source, Embedder):
+        return source.embeddings()[source.target], source.vectors, origin
+    if not source.model.has_vectors:
+        raise ValueError(f"init_items: {type(source.model).__name__} has no vectors of items")
+    with torch.no_grad():
+        vectors = source.model.encode_items().detach().float().cpu()
+    return source.items.values, vectors, origin
+
+
+def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    if frame.width != 2 or len(nested) != 1:
+        raise ValueError(f"init_items has columns {frame.columns}; give two: ids, and vectors as lists or arrays")
+    (ids,) = (name for name in frame.columns if name not in nested)
+    return as_series(frame[ids], "init_items"), _stack(frame[nested[0]].to_list()), _origin("frame")
+
+
+def _origin(kind: str, folder: str | Path | None = None) -> dict[str, Any]:
+    return {"source": None if folder is None else str(folder), "kind": kind}
+
+
+def _stack(vectors: list[Any]) -> Tensor:
+    try:
+        return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"init_items holds what are no vectors of one width: {error}") from None
+
+
+def _digest(ids: pl.Series, vectors: Tensor) -> str:
+    state = hashlib.sha256(IdMap(ids).digest())
+    state.update(vectors.contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def _some(ids: pl.Series) -> str:
+    return ", ".join(repr(value) for value in ids.head(3)) + (", ..." if len(ids) > 3 else "")
+
+
+def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -> None:
+    record = origin.get("source_record", {})
+    theirs = record.get("data", {}).get("split_hash")
+    if theirs is None:
+        return
+    fitted_on = record.get("fitted_on")
+    if theirs != split.hash:
+        _log.warning("init_items was fitted on another split: it may know what is asked for in validation or test")
+    elif fitted_on != fit_on and (fitted_on == "all" or fit_on == "train"):
+        _log.warning("init_items was fitted on %s: it knows what is asked for in validation", fitted_on)
+
+
+def input_digests(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Setting and folder, or folders to choose from -> digest of the bundle there: paths alone do not tell that it has
+    been trained anew. A folder without a bundle is refused where it is read."""
+    given = settings.get("init_items")
+    found = {}
+    for path in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(path, str):
+            with suppress(BundleError, OSError):
+                found[f"init_items {path}"] = digest(bundle_of(path))
+    return found

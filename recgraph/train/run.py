@@ -1,0 +1,453 @@
+"""A run: a fitted model, the data that it was fitted to, and the record of how."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+
+from pydantic import Field
+
+from recgraph.config import checked
+from recgraph.data.catalog import load_graph, load_node_task
+from recgraph.data.item_features import ItemColumns
+from recgraph.data.log import InteractionLog
+from recgraph.data.sealing import check_open
+from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.strategies import EVERYTHING
+from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
+from recgraph.evaluate.protocol import is_leaked
+from recgraph.evaluate.rerank import Reranker, reranker_of
+from recgraph.evaluate.results import Results
+from recgraph.graph.node_task import NodeTask
+from recgraph.models.base import Model
+from recgraph.parallel import Engine
+from recgraph.ranks import first_does, is_first, together
+from recgraph.serve.bundle import Embedder
+from recgraph.serve.recommender import Recommender
+from recgraph.train.callbacks import Observer
+from recgraph.train.plots import Plot, PlotKind, plot
+from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
+from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
+from recgraph.train.update import UpdateOptions, update
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Seen = Literal["keep", "exclude", "both"]
+Part = Literal["valid", "test"]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_log = logging.getLogger(__name__)
+
+
+class BaseRun:
+    """What runs of both tasks have: a record, and a folder or None."""
+
+    def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
+        self.record, self.folder = record, folder
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch; empty for closed-form models."""
+        return self.record.history
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
+        raise NotImplementedError
+
+    def keep(self) -> None:
+        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.
+
+        Of the processes that a launcher has started for one training the first writes; the others wait until all is
+        written, and raise what it raises.
+        """
+        if self.folder is not None:
+            first_does(self._keep)
+
+    def _keep(self) -> None:
+        assert self.folder is not None
+        self.save(self.folder / "bundle")
+        self.write_record()
+        _log.info("run saved in %s", self.folder)
+
+    def write_record(self) -> None:
+        """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
+        if self.folder is not None and is_first():
+            self.record.write(self.folder)
+
+    def __repr__(self) -> str:
+        return run_text(self.record, self.folder)
+
+    def _repr_html_(self) -> str:
+        return run_html(self.record, self.folder)
+
+    def _add_results(self, name: str, results: Results | NodeResults) -> None:
+        self.record.results = {**self.record.results, name: results.to_dict()}
+        self.write_record()
+
+
+class NodeRun(BaseRun):
+    """A model that was fitted to a graph, without labels, and the embeddings of its nodes.
+
+    Attributes:
+        embedder: the embeddings with their ids, and the model.
+        record: a :class:`recgraph.train.record.RunRecord`.
+        folder: where the run is kept, or None.
+    """
+
+    def __init__(self, embedder: Embedder, record: RunRecord, folder: Path | None = None) -> None:
+        super().__init__(record, folder)
+        self.embedder = embedder
+
+    def plot(self, kind: str = "curves") -> Plot:
+        """The learning curve, see :meth:`Run.plot`; other kinds need a split."""
+        return plot(self, None, kind, "valid", None)
+
+    @property
+    def model(self) -> Model:
+        """The fitted model; of a run that was opened it is built again when it is first read."""
+        return self.embedder.model
+
+    def embeddings(self) -> pl.DataFrame:
+        """One row a node: its id in a column that is called like the node type, and ``embedding``."""
+        return self.embedder.embeddings()
+
+    @checked
+    def evaluate(self, task: NodeTask | None = None, *, probe: ProbeConfig | None = None, seed: int = 0) -> NodeResults:
+        """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
+
+        Args:
+            task: classes of the nodes; by default those of the run's data set.
+            probe: settings of the linear probe; by default those that the run was made with.
+            seed: of the probes, the same for all trainings that are to be compared.
+        """
+        check_open()
+        task = task if task is not None else self._task()
+        target, n_nodes = self.embedder.target, self.embeddings().height
+        if (task.target, len(task.labels)) != (target, n_nodes):
+            raise ValueError(
+                f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
+            )
+        reason = f"evaluate {self.record.model} on the classes of {target!r}"
+        self.record.unsealed = [*self.record.unsealed, reason]
+        _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
+        if probe is None:
+            probe = probe_of(ProbeSettings.of(self.record.evaluation))
+        results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
+        self._add_results("nodes", results)
+        return results
+
+    def _task(self) -> NodeTask:
+        data = self.record.data
+        if data.dataset is None:
+            raise ValueError("task: the run was made from a graph without classes; give evaluate(task)")
+        if load_graph(data.dataset).hash != data.graph_hash:
+            raise ValueError(f"dataset {data.dataset!r} is not what the run was fitted on: its graph has another hash")
+        return load_node_task(data.dataset)
+
+    def save(self, folder: str | Path) -> None:
+        if is_first():
+            self.embedder.save(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a finished run."""
+        folder = Path(folder)
+        record = RunRecord.read(folder)
+        return cls(Embedder.load(folder / "bundle"), record, folder)
+
+
+class Run(BaseRun):
+    """A model that recommends, with the split it was fitted on.
+
+    Attributes:
+        model: fitted.
+        split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
+        record: a :class:`recgraph.train.record.RunRecord`: configuration, seed, data, cost, the curve, results.
+        folder: where the run is kept, or None.
+
+    Args:
+        log: what the users are known to have done, of a run that is not opened from a folder: all of it where the model
+            was fitted on all, by default what they did in train and valid.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        split: SealedSplit | None,
+        record: RunRecord,
+        folder: Path | None = None,
+        log: InteractionLog | None = None,
+    ) -> None:
+        super().__init__(record, folder)
+        self.model, self.split = model, split
+        self._known = log
+        self._other_features: list[str] = []  # than it was made with, see check_features
+
+    @checked
+    def evaluate(
+        self,
+        part: Part = "test",
+        seen: Seen = "both",
+        cutoffs: Sequence[int] | None = None,
+        metrics: Sequence[str] | None = None,
+        *,
+        allow_fitted: bool = False,
+        engine: Engine | None = None,
+        rerank: str | Mapping[str, Any] | Reranker | None = None,
+    ) -> Results:
+        """Metrics by full ranking, both conventions for seen items from one pass.
+
+        Of several processes that a launcher started all must call it: each ranks for a share of the users.
+
+        Args:
+            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
+            seen: whether items of the history stay candidates.
+            cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
+            metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
+                :data:`recgraph.evaluate.metrics.DEFAULT_METRICS`.
+            allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
+                part it was fitted on is read with the test part, so this unseals the test part.
+            engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.
+            rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
+                and the results are kept beside those of the model, as ``"test/mmr"``.
+
+        Raises:
+            ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
+        """
+        fitted_on = self.record.fitted_on
+        if self.record.data.split == EVERYTHING:
+            raise ValueError(f"part = {part!r}: the run was fitted on a log that is not split; nothing is left of it")
+        leaked = is_leaked(part, fitted_on)
+        if leaked and not allow_fitted:
+            raise ValueError(
+                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
+                "allow_fitted=True"
+            )
+        split = self._require_split()
+        picks = None if rerank is None else reranker_of(rerank)
+        if picks is not None and picks.config.columns and "item_features" in self._other_features:
+            raise ValueError("rerank reads item_features, which are not those that the run was made with")
+        log = split.interactions
+        columns = ItemColumns(log.items, log.item_features, log.columns.item)
+        before = len(split.unsealed_reasons)
+        if unseals := part == "test" or leaked:
+            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
+            cases = whole.test if part == "test" else whole.valid
+            fitted = whole.fit_part(cast(FitPart, fitted_on))
+        else:
+            cases, fitted = split.valid, split.train
+        with together():
+            results = evaluate(
+                self.model,
+                cases,
+                seen=("keep", "exclude") if seen == "both" else (seen,),
+                cutoffs=cutoffs,
+                metrics=metrics,
+                fit_part=fitted,
+                split=split,
+                part=part,
+                fitted_on=fitted_on,
+                history="train" if part == "valid" else "train+valid",
+                allow_fitted=allow_fitted,
+                engine=engine,
+                rerank=picks,
+                item_columns=columns,
+            )
+        if unseals:
+            # the record of a run that was opened again has reasons that the split has not, and the other way round
+            known, reasons = self.record.unsealed, split.unsealed_reasons
+            earlier = [reason for reason in reasons[:before] if reason not in known]
+            self.record.unsealed = [*known, *earlier, *reasons[before:]]
+        # beside those of the model's own ranking
+        self._add_results(part if picks is None else f"{part}/{picks.specification['name']}", results)
+        return results
+
+    @cached_property
+    def selection(self) -> Run | None:
+        """The run on the training part that chose the number of epochs, of one fitted with ``refit=True``; else None.
+
+        It stands for this one in evaluations: the same settings and epochs, fitted to less.
+        """
+        if self.record.selection is None or self.folder is None:
+            return None
+        found = Run.open(self.folder / SELECTION, self.split)
+        assert isinstance(found, Run)
+        return found
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model with its ids and what its users have seen: train and valid, and test where it was fitted on all."""
+        if self.folder is not None and (self.folder / "bundle").is_dir():
+            return Recommender.load(self.folder / "bundle")
+        return self._make_recommender()
+
+    def _make_recommender(self) -> Recommender:
+        names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
+        log = self._known if self._known is not None else self._require_split().interactions
+        record = self.record.only(*names)
+        if (selection := self.record.selection) is not None:  # an update is validated by its metric
+            record["selection"] = {"training": selection["training"]}
+        return Recommender.for_log(self.model, log, record)
+
+    def keep(self) -> None:
+        if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
+            self.recommender = self._make_recommender()
+        super().keep()
+
+    def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
+        return self.recommender.recommend(users=users, histories=histories, k=k, **options)
+
+    def similar(self, items: Any = "all", k: int = 10, **options: Any) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.similar`."""
+        return self.recommender.similar(items, k, **options)
+
+    def item_vectors(self) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.item_vectors`."""
+        return self.recommender.item_vectors()
+
+    def user_vectors(self, users: Any = None, histories: Any = None) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.user_vectors`."""
+        return self.recommender.user_vectors(users=users, histories=histories)
+
+    @checked
+    def export(self, folder: str | Path) -> dict[str, Any]:
+        """See :meth:`recgraph.serve.recommender.Recommender.export`."""
+        return self.recommender.export(folder)
+
+    def save(self, folder: str | Path) -> None:
+        if is_first():
+            self.recommender.save(folder)
+
+    @checked
+    def plot(
+        self, kind: PlotKind = "curves", *, part: Literal["valid", "test"] = "valid", metric: str | None = None
+    ) -> Plot:
+        """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.
+
+        Args:
+            kind: ``"curves"``: loss terms and the metric that selects, by epoch, the best one marked; ``"groups"``: a
+                metric by groups of users, by the length of their history and the popularity of what they look for.
+            part: of the split, for ``"groups"``; ``"test"`` unseals it, which is logged and recorded.
+            metric: for ``"groups"``, one that users have values of; by default the one that selects.
+        """
+        return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
+
+    @checked
+    def update(
+        self,
+        new_log: Any,
+        *,
+        item_features: Any = None,
+        out: str | Path | None = None,
+        epochs: Annotated[int, Field(ge=1)] = 2,
+        replay: _Share = 0.1,
+        learning_rate: Annotated[float, Field(gt=0)] | None = None,
+        valid: Annotated[float, Field(ge=0, le=0.9)] = 0.1,
+        fold_in: bool = True,
+        force: bool = False,
+        seed: Annotated[int, Field(ge=0)] | None = None,
+        device: str | None = None,
+        progress: bool | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> Run:
+        """Take in a new log, with its new users and items -> a new run; this one stays as it is.
+
+        Ids keep their indices, new ones follow. A trained model goes on from its weights, with the state of its
+        optimisers where the run's folder has a checkpoint; a model in closed form is fitted again on everything. The
+        run goes on from what its recommender knows: the test part of a split is not in it.
+
+        Args:
+            new_log: new interactions: a log, a frame with the run's column names (or ``user``, ``item`` and
+                ``timestamp``), or files of them. Each user's follow what is known of the user.
+            item_features: a frame or a file of features of items, one row an item, beside those of ``new_log``.
+            out: folder of the new run; written only when the update is accepted. None keeps it in memory.
+            epochs: over samples with new targets and replayed ones; the best by validation is kept.
+            replay: the share of old samples that is trained on again.
+            learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
+            valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
+                without times, of each user. 0: none, which needs ``force``.
+            fold_in: whether that slice becomes part of the users' histories afterwards.
+            force: keep a result that is worse than what there was, or not validated.
+            seed: of everything random; by default the run's.
+            device, progress, observers: see :func:`recgraph.train.fit.fit`.
+
+        Raises:
+            UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
+            ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
+                ``out`` is not empty, or a setting is out of range.
+        """
+        if not valid and not force:
+            raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
+        training = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers))
+        options = UpdateOptions(*training, item_features)
+        folder = None if out is None else Path(out)
+        checkpoint = None if self.folder is None else self.folder / "checkpoints"
+        with together():
+            recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
+        return Run.serving(recommender, record, folder)
+
+    @classmethod
+    def serving(cls, recommender: Recommender, record: RunRecord, folder: Path | None = None) -> Run:
+        """A run of a recommender, without a split: it recommends and can be updated."""
+        run = cls(recommender.model, None, record, folder)
+        run.recommender = recommender
+        return run
+
+    @classmethod
+    @checked
+    def of_bundle(cls, folder: str | Path) -> Run:
+        """A run of a bundle, or of that in a run's folder: it recommends and can be updated, but has no data."""
+        recommender = Recommender.load(folder)
+        model = recommender.model
+        known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
+        unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
+        return cls.serving(recommender, RunRecord.from_json({**unknown, **known, **recommender.record}))
+
+    def _require_split(self) -> SealedSplit:
+        if self.split is None:
+            raise ValueError("data: the run was opened without its data; give Run.open(folder, data)")
+        return self.split
+
+    @classmethod
+    @checked
+    def open(
+        cls,
+        folder: str | Path,
+        data: InteractionLog | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
+    ) -> Run | NodeRun:
+        """Open a finished run; one that embedded the nodes of a graph is a :class:`NodeRun`.
+
+        Args:
+            folder: of the run.
+            data: the split, or the log, it was fitted on; by default prepared again from the run's data set, or read
+                again from its file, and checked. A path says where that file lies now, a mapping where ``train`` (the
+                log), ``valid``, ``test``, ``item_features`` and ``user_features`` do, those that have moved.
+
+        Raises:
+            ValueError: not a finished run, the data is not what the run was fitted on, a file of features that its
+                model reads has changed, or it was fitted to a graph.
+            FileNotFoundError: a file that it was made from is not there.
+        """
+        folder = Path(folder)
+        record = RunRecord.read(folder)
+        if record.task == "nodes":
+            if data is not None:
+                raise ValueError(f"data: {folder} embeds the nodes of a graph and is opened without")
+            return NodeRun.open(folder)
+        split: Split | SealedSplit | None
+        if data is None or isinstance(data, str | Path | Mapping):
+            split, features = split_again(record.data, data)
+        else:
+            split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
+            check_split(split, record.data)
+            features = features_of(split)
+        model = Recommender.load(folder / "bundle").model
+        others = check_features(model, record.data.features, features)
+        run = cls(model, split.sealed() if split is not None else None, record, folder)
+        run._other_features = others
+        return run

@@ -1,0 +1,250 @@
+"""The data of a run: how a data set is split, where it came from, and the same data read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import polars as pl
+from pydantic import Field
+
+from recgraph import registry
+from recgraph.config import Added, Config, ConfigError, prefixed, unprefixed
+from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
+from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
+from recgraph.data.log import InteractionLog
+from recgraph.data.log_file import LogFile, is_data_path
+from recgraph.data.reading import FEATURES, PARTS, Reading
+from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.nodes import ProbeConfig
+from recgraph.models.base import Model
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.ranks import Ranks, local_rank, of_all
+from recgraph.train.record import DataRecord
+
+_PREFIX = "probe_"
+#: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
+ProbeSettings = prefixed(ProbeConfig, _PREFIX)
+#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.log_file.LogFile.fingerprint`; or of a frame
+#: or a graph in memory, whose ``path`` is None
+Fingerprints = Mapping[str, Mapping[str, Any]]
+#: the name of a graph of relations among the features
+_GRAPH = "graph"
+#: rows of a frame that are written as text at a time; they may hold vectors
+_ROWS = 1 << 12
+_log = logging.getLogger(__name__)
+
+
+def probe_of(settings: Config) -> ProbeConfig:
+    """The settings of the linear probe from those of a run."""
+    return unprefixed(ProbeConfig, settings, _PREFIX)
+
+
+def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
+    """Refuse a model that recommends where there are classes of nodes, and the other way round.
+
+    Args:
+        dataset: its name.
+        of_nodes: whether it has classes of nodes.
+    """
+    if of_nodes != issubclass(cls, GraphModel):
+        what = "classes of nodes" if of_nodes else "interactions"
+        raise ConfigError(
+            f"dataset {dataset!r} has {what}, which {cls.__name__} is not for; use one of "
+            f"{', '.join(models_for(of_nodes))}"
+        )
+
+
+def models_for(of_nodes: bool) -> list[str]:
+    """The names of the models that embed the nodes of a graph, or of those that recommend."""
+    return [name for name, cls in registry.classes("model") if issubclass(cls, GraphModel) == of_nodes]
+
+
+def prepare_once(dataset: str) -> None:
+    """Have the first process of each machine prepare a data set of the catalogue, before all of them read it.
+
+    A file of the user's own is not prepared: each process reads it.
+    """
+    if Ranks.here().count > 1 and not is_data_path(dataset):
+        of_all(lambda: get(dataset) if local_rank() == 0 else None)
+
+
+class DataConfig(Config):
+    """How a data set of the catalogue is split for a run."""
+
+    split: Annotated[
+        str | None,
+        Field(description="split strategy; none: given parts, or what the data card says, else leave-one-out"),
+    ] = None
+    split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
+    split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
+    reading: Annotated[
+        Reading | None,
+        Added(),
+        Field(description="of a file of one's own: its columns (user, item, timestamp, rating, weight), encoding, ..."),
+    ] = None
+
+    def completed(self, dataset: str) -> Self:
+        """The settings with the columns of a file of one's own that are guessed; they do not change then."""
+        if not is_data_path(dataset) or not isinstance(card := find_card(dataset), FileCard):
+            return self
+        reading = LogFile(card.data.file, self.reading or Reading()).completed()
+        return self.model_copy(update={"reading": reading})
+
+    def source_of(self, dataset: str) -> dict[str, Any]:
+        """Where a split is from, for the record of a run: the data set, these settings, and which files it was."""
+        values = self.model_dump(mode="json", exclude={"reading"})
+        found = {"dataset": dataset, "settings": values}
+        if dataset.endswith(".toml"):
+            found["dataset"] = str(Path(dataset).absolute())
+        elif is_data_path(dataset) and isinstance(card := find_card(dataset), FileCard):
+            if self.reading is not None:
+                values["reading"] = self.reading.model_dump(mode="json", exclude_defaults=True)
+            found["dataset"] = card.data.file
+            found["file"] = LogFile(card.data.file, self.reading or Reading()).fingerprint()
+        features = self.features_of(dataset)
+        return {**found, "features": features} if features else found
+
+    def features_of(self, dataset: str) -> dict[str, dict[str, Any]]:
+        """The fingerprints of the files of features beside a log of one's own, which no hash of a split covers."""
+        if not isinstance(card := find_card(dataset), FileCard):
+            return {}
+        file = card.log_file
+        return (file if self.reading is None else LogFile(file.path, self.reading)).fingerprints_of_features()
+
+    def split_of(self, dataset: str) -> Split:
+        """The split of a data set of the catalogue, or of files of one's own that are given by their path."""
+        if self.split is None and isinstance(find_card(dataset), GraphCard):
+            return load_split(dataset)  # the card has its own
+        data = load_dataset(dataset, self.reading)
+        return data.split(self.split or default_strategy(data), seed=self.split_seed, **self.split_options)
+
+
+def source_of(split: Split | SealedSplit, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Where a split is from, for the record of a run: a file of one's own where that is all of it; else its features.
+
+    Args:
+        split: the data.
+        given: what is said of it; the features are added where it names none.
+    """
+    files = split.interactions.files
+    if given is not None or files is None:
+        features = None if given is not None and "features" in given else features_of(split)
+        return {**(given or {}), **({"features": features} if features else {})}
+    settings = DataConfig.of(
+        split=split.name, split_options=split.params, split_seed=split.seed or 0, reading=files.reading
+    )
+    try:
+        return settings.source_of(files.path)
+    except FileNotFoundError:
+        return {}  # it is gone since it was read
+
+
+def split_again(
+    data: DataRecord, path: str | Path | Mapping[str, str | Path] | None = None
+) -> tuple[Split | None, Fingerprints | None]:
+    """The split that a run was fitted on, made again and checked, and the fingerprints of its features now.
+
+    None and None where its record names no data.
+
+    Args:
+        data: the record of the run's data.
+        path: where the file lies now, which the run was made from; where it was made from several a mapping of their
+            names (``train``, which is the log, ``valid``, ``test``, ``item_features``, ``user_features``) to their
+            places, those that have moved.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        ValueError: its content has changed, or the run was not made from such a file.
+    """
+    if path is not None and data.file is None:
+        raise ValueError(f"{str(path)!r}: the run was not made from a file; leave --data out")
+    if data.dataset is None:
+        return None, None
+    settings = DataConfig.of(data.settings)
+    if isinstance(path, Mapping):
+        places = {name: str(Path(place).absolute()) for name, place in path.items()}
+        path = places.pop("train", None)
+        if unknown := sorted({*places} - {*PARTS, *FEATURES}):
+            raise ValueError(f"{', '.join(unknown)}: the run was made without such a file; leave it out")
+        settings = settings.model_copy(update={"reading": (settings.reading or Reading()).model_copy(update=places)})
+    place = data.dataset if data.file is None else str(Path(path or data.dataset).absolute())
+    split = settings.split_of(place)
+    check_split(split, data)
+    in_memory = any(each["path"] is None for each in (data.features or {}).values())
+    return split, features_of(split) if in_memory else settings.features_of(place)
+
+
+def check_split(split: Split | SealedSplit, data: DataRecord) -> None:
+    """Refuse a split that is not the one that a run was fitted on."""
+    if data.split_hash is None:
+        raise ValueError("data: the run was not fitted to a split; open it without")
+    if split.hash != data.split_hash:
+        raise ValueError(f"data: its split hash {split.hash[:12]} is not the run's {data.split_hash[:12]}")
+
+
+# -- features, which no hash of a split covers
+
+
+def features_of(split: Split | SealedSplit) -> Fingerprints | None:
+    """The fingerprints of the files of features that a split was read from, else of its features in memory.
+
+    None: the files are gone since they were read.
+    """
+    files = split.interactions.files
+    try:
+        return _in_memory(split.interactions) if files is None else files.fingerprints_of_features()
+    except FileNotFoundError:
+        return None
+
+
+def _in_memory(log: InteractionLog) -> dict[str, dict[str, Any]]:
+    """The fingerprints of the frames of features and of the graph of a log; ``path`` is None."""
+    users, items = (log.user_features, log.columns.user), (log.item_features, log.columns.item)
+    found: dict[str, dict[str, Any]] = {
+        name: {"path": None, "rows": len(frame), "sha256": _digest(frame, key)}
+        for name, (frame, key) in zip(FEATURES, (users, items), strict=True)
+        if frame is not None
+    }
+    return found if log.graph is None else {**found, _GRAPH: {"path": None, "sha256": log.graph.hash}}
+
+
+def _digest(frame: pl.DataFrame, key: str) -> str:
+    """64 hex digits of the names of the columns and all values, whatever the order of the rows; columns of objects and
+    bytes, which no model reads, count by name."""
+    texts = [
+        name for name, dtype in frame.schema.items() if not any(word in str(dtype) for word in ("Object", "Binary"))
+    ]
+    state, given = hashlib.sha256(json.dumps(frame.columns).encode()), frame.select(texts)
+    order = frame[key].arg_sort()
+    for first in range(0, len(order), _ROWS):
+        state.update(given[order.slice(first, _ROWS)].write_ndjson().encode())
+    return state.hexdigest()
+
+
+def changed_features(then: Fingerprints | None, now: Fingerprints | None) -> list[str]:
+    """The names of the features with another content than they had; of a file beside a frame nothing is said."""
+    both = [(name, file, (now or {}).get(name)) for name, file in (then or {}).items()]
+    return [
+        name
+        for name, was, here in both
+        if here is not None and here["sha256"] != was["sha256"] and (here["path"] is None) == (was["path"] is None)
+    ]
+
+
+def check_features(model: Model, then: Fingerprints | None, now: Fingerprints | None) -> list[str]:
+    """Refuse other features than a run was made with, where its model reads them -> the names of all that are others.
+
+    What a model does not read is only logged: it may be what titles are corrected in.
+    """
+    changed = changed_features(then, now)
+    reads = ("item_features",) if model.wanted_features else (*FEATURES, _GRAPH) if model.reads_graph else ()
+    for name in changed:
+        if name in reads:
+            raise ValueError(f"{name}: {type(model).__name__} reads it, and it is not what the run was made with")
+        _log.warning("%s is not what the run was made with; %s does not read it", name, type(model).__name__)
+    return changed

@@ -1,0 +1,119 @@
+"""Runs that embed the nodes of a graph: fitted without labels, stopped and gone on with, opened again, evaluated."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from node_data import N_PAPERS, make_card
+from refusing import refused
+
+import recgraph
+from recgraph.data import catalog
+from recgraph.data.catalog import load_graph, load_node_task
+from recgraph.data.sealing import SealedTestError
+from recgraph.evaluate.nodes import ProbeConfig
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.node_task import NodeTask
+from recgraph.models.heterogeneous.meow import MEOW
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.serve.bundle import Embedder
+from recgraph.train.callbacks import Observer, TrainingInterrupted
+from recgraph.train.fit import fit_graph
+from recgraph.train.record import RunRecord
+from recgraph.train.run import NodeRun, Run
+
+QUICK = ProbeConfig(repeats=3, steps=30, learning_rate=0.1)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[HeteroGraph, NodeTask]:
+    card = make_card(tmp_path / "cards")
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RECGRAPH_CARDS", str(card.parent))
+    catalog.get("tiny", card.parent / "tiny")
+    return load_graph("tiny"), load_node_task("tiny")
+
+
+def fitted(graph: HeteroGraph, out: Path | None = None, **more: Any) -> NodeRun:
+    model = MEOW(metapaths=("paper-author-paper",), hidden_dim=8, n_clusters=(3,))
+    return fit_graph(model, graph, **{"seed": 2, "out": out, "device": "cpu", "max_epochs": 5, **more})
+
+
+class At(Observer):
+    """Does something when an epoch has ended."""
+
+    def __init__(self, epoch: int, what: Any) -> None:
+        self.epoch, self.what = epoch, what
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        if row["epoch"] == self.epoch:
+            self.what()
+
+
+def test_a_run_is_evaluated_and_opened_again(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
+    graph, task = data
+    run = fitted(graph, tmp_path / "run")
+    assert run.record.best == min(row["loss"] for row in run.history)
+    assert run.embeddings().height == N_PAPERS
+    before = run.evaluate(task, probe=QUICK)
+    assert before.linear["10"].mean()["macro_f1"] > 0.5
+    with refused("task"):
+        run.evaluate()
+    with refused("'author'", "'paper'"):
+        run.evaluate(NodeTask("author", task.labels, task.splits, task.paths))
+    again = Run.open(tmp_path / "run")
+    assert isinstance(again, NodeRun)
+    assert again.embeddings().equals(run.embeddings())
+    assert again.evaluate(task, probe=QUICK).to_dict() == before.to_dict()
+    assert len(again.record.unsealed) == 2
+    with torch.no_grad():
+        assert torch.equal(again.model.embed(), run.embedder.vectors)  # type: ignore[operator]
+    kept = recgraph.load(tmp_path / "run")
+    assert isinstance(kept, Embedder)
+    assert kept.embeddings().equals(run.embeddings())
+
+
+def test_the_best_weights_are_kept(data: tuple[HeteroGraph, NodeTask]) -> None:
+    run = fitted(data[0], learning_rate=10.0, patience=None)
+    assert run.record.best_epoch is not None
+    assert run.record.best_epoch < 5
+    short = fitted(data[0], learning_rate=10.0, patience=None, max_epochs=run.record.best_epoch)
+    assert torch.equal(run.embedder.vectors, short.embedder.vectors)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
+    whole, out = fitted(data[0], tmp_path / "whole"), tmp_path / "run"
+    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(TrainingInterrupted):
+        fitted(data[0], out, observers=(stop,))
+    with refused("--resume"):
+        Run.open(out)
+    with refused("seed"):
+        fitted(data[0], out, resume=True, seed=3)
+    resumed = fitted(data[0], out, resume=True)
+    assert torch.equal(resumed.embedder.vectors, whole.embedder.vectors)
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    resumed.evaluate(data[1], probe=QUICK)
+    again = fitted(data[0], out, resume=True)
+    assert again.record == RunRecord.read(out)
+    assert again.record.results
+
+
+def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -> None:
+    with pytest.raises(SealedTestError):
+        fitted(data[0], observers=(At(1, lambda: load_node_task("tiny")),))
+
+
+def test_what_is_refused(data: tuple[HeteroGraph, NodeTask]) -> None:
+    with refused("SASRec", "meow"):
+        fit_graph(SASRec(), data[0], seed=0)  # type: ignore[arg-type]
+    with refused("metapaths"):
+        fit_graph(MEOW(), data[0], seed=0)
+    with refused("metric"):
+        fitted(data[0], metric="ndcg@10")

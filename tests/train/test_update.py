@@ -1,0 +1,300 @@
+"""``run.update``: what is kept, what is trained on, what is refused, and what the record says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from refusing import refused
+from small_settings import with_small
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.data.interactions import Interactions
+from recgraph.data.part import Part
+from recgraph.models.base import ClosedFormModel
+from recgraph.train import checkpoint as checkpoints
+from recgraph.train.new_log import Joined, newest
+from recgraph.train.run import Run
+from recgraph.train.update import UpdateRefused
+
+SMALL: dict[str, Any] = {
+    "hidden_dim": 8, "max_len": 8, "inner_dim": 8, "n_heads": 1, "n_layers": 1, "n_negatives": 4, "max_iter": 100,
+}  # fmt: skip
+UPDATABLE = [name for name in registry.names("model") if registry.load("model", name).updated_by]
+
+
+def frame(users: range, steps: range, shift: int = 0, n_items: int = 12) -> pl.DataFrame:
+    """Users who go through the items in circles, one each time."""
+    rows = [(f"u{user}", 100 + (user + step + shift) % n_items, step) for user in users for step in steps]
+    return pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
+
+
+def log_of(rows: pl.DataFrame) -> Interactions:
+    return Interactions.from_frame(rows, user="who", item="what", timestamp="when")
+
+
+OLD = frame(range(10), range(7))
+# two new users, two new items; times go on
+NEW = pl.concat([frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(range(3), range(7, 10))])
+
+
+def fitted(name: str, out: Path | None = None, **more: Any) -> Run:
+    cls = registry.load("model", name)
+    small = SMALL | ({"n_layers": 2} if name == "xsimgcl" else {})  # it contrasts two layers
+    model = cls(**with_small(cls, small, {}))
+    training: dict[str, Any] = {} if issubclass(cls, ClosedFormModel) else {"max_epochs": 2, "batch_size": 16}
+    return rg.fit(model, log_of(OLD).split(), seed=0, out=out, device="cpu", **training, **more)
+
+
+#: one of each way to be updated, and of each kind of table
+SOME = ("sasrec", "mclrec", "bprmf", "lightgcn", "ease")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in UPDATABLE]
+)
+def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_path: Path) -> None:
+    run = fitted(name, tmp_path / "old")
+    before = run.recommender
+    new = run.update(log_of(NEW), out=tmp_path / "new", force=True, valid=0.3, device="cpu")
+    for again in (new, Run.open(tmp_path / "new")):
+        assert isinstance(again, Run)
+        made = again.recommender
+        assert made.users.ids(range(len(before.users))).to_list() == before.users.ids(range(10)).to_list()
+        assert made.items.ids(range(len(before.items))).to_list() == before.items.ids(range(12)).to_list()
+        assert set(made.users.values) - set(before.users.values) == {"u10", "u11"}
+        assert set(made.items.values) - set(before.items.values) == {112, 113}
+        # what was known (without the sealed test part) and then all that is new, oldest first
+        user = int(made.users.index(["u8"])[0])
+        known = before.seen.row(int(before.users.index(["u8"])[0])).tolist()
+        news = NEW.filter(pl.col("who") == "u8").sort("when")["what"]
+        assert made.seen.row(user).tolist() == [*known, *made.items.index(news).tolist()]
+        answer = again.recommend(users=["u0", "u11"], k=3)
+        assert answer["who"].to_list() == ["u0"] * 3 + ["u11"] * 3
+        assert answer["what"].is_in(made.items.values.to_list()).all()
+        assert again.record.update == new.record.update
+    update = new.record.update
+    assert update is not None
+    assert new.record.fitted_on == "update"
+    assert update["by"] == registry.load("model", name).updated_by
+    assert (update["new_users"], update["new_items"], update["new_interactions"]) == (2, 2, len(NEW))
+    assert np.isfinite([update["valid"]["before"], update["valid"]["after"]]).all()
+    assert update["parent"]["folder"] == str(tmp_path / "old")
+    assert len(update["parent"]["digest"]) == 64
+    if update["by"] == "training":
+        assert update["optimiser"] == "kept"
+        assert update["epochs"] == 2
+    # the third day goes on from the second
+    third = new.update(frame(range(3, 6), range(20, 25)), valid=0.3, force=True, device="cpu")
+    assert len(third.recommender.users) == 12
+    assert third.record.update is not None
+    assert (update["parent"]["generation"], update["parent"]["parent"]) == (0, None)
+    parent = third.record.update["parent"]
+    assert (parent["generation"], parent["parent"]) == (1, update["parent"]["digest"])
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bprmf", "ease"])
+def test_a_bundle_alone_is_enough(name: str, tmp_path: Path) -> None:
+    fitted(name, tmp_path / "run")
+    assert len(Run.of_bundle(tmp_path / "run").recommender.users) == 10, "its bundle is in it"
+    assert len(rg.Recommender.load(tmp_path / "run").users) == 10
+    (tmp_path / "run" / "bundle").rename(tmp_path / "bundle")
+    run = Run.of_bundle(tmp_path / "bundle")
+    new = run.update(NEW, valid=0.3, force=True, device="cpu")
+    assert len(new.recommender.users) == 12
+    assert new.record.update is not None
+    assert new.record.update["parent"]["folder"] is None
+    assert new.record.update["optimiser"] == (None if name == "ease" else "fresh: the run has no checkpoint")
+
+
+@pytest.mark.parametrize("name", ["ease", "itemknn", "popularity", "ials", "slim"])
+def test_closed_form_models_are_fitted_to_everything_exactly(name: str) -> None:
+    run = fitted(name)
+    new = run.update(NEW, valid=0.3, force=True)
+    known = new.recommender
+    whole = type(run.model)(run.model.config).build(new.model.space, run.model.seed)
+    whole.fit(Part(known.seen, len(known.items)))
+    assert all(torch.equal(value, new.model.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_the_run_that_is_updated_stays_as_it_is(tmp_path: Path) -> None:
+    run = fitted("sasrec", tmp_path / "old")
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    files = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    run.update(NEW, out=tmp_path / "new", valid=0.3, force=True, epochs=2, device="cpu")
+    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in weights.items())
+    assert {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()} == files
+
+
+def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    # users go on in circles, which the run has learned, and the update is at a rate that breaks it
+    run = rg.fit(
+        registry.load("model", "sasrec")(hidden_dim=16, n_heads=1, n_layers=1, max_len=8, dropout=0.0),
+        log_of(OLD).split(), seed=0, device="cpu", max_epochs=60, batch_size=4, learning_rate=0.01,
+    )  # fmt: skip
+    news = frame(range(10), range(7, 11))
+    broken: dict[str, Any] = {"learning_rate": 5.0, "valid": 0.3, "device": "cpu"}
+    out = tmp_path / "deep" / "new"
+    with refused("ndcg@10", by=UpdateRefused):
+        run.update(news, out=out, **broken)
+    assert not out.exists()
+    forced = run.update(news, out=out, force=True, **broken)
+    assert forced.record.update is not None
+    numbers = forced.record.update["valid"]
+    assert numbers["after"] < numbers["before"]
+    assert forced.record.update["forced"]
+    good = run.update(news, learning_rate=1e-4, valid=0.3, device="cpu")
+    assert good.record.update is not None
+    assert good.record.update["valid"]["after"] >= good.record.update["valid"]["before"] == numbers["before"]
+
+
+def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
+    """Counted again by hand: the mean reciprocal of the ranks among items not seen, unknown items at the end."""
+    run = fitted("sasrec", metric="mrr@20")
+    new = run.update(NEW, valid=0.3, force=True, fold_in=False, device="cpu")
+    joined = Joined.of(run.recommender, log_of(NEW), 0.3)
+    cases = joined.cases()
+    found: dict[str, list[float]] = {"before": [], "after": []}
+    for place in range(len(cases)):
+        history, truth = cases.history.row(place).tolist(), set(cases.truth.row(place).tolist())
+        sides = {"before": (run, 12), "after": (new, 14)}
+        for side, (one, n_items) in sides.items():
+            known = [item for item in history if item < n_items]
+            answer = one.recommend(histories={"x": one.recommender.items.ids(known).to_list()}, k=14)
+            order = one.recommender.items.index(answer["what"]).tolist()
+            ranks = [rank for rank, item in enumerate(order, 1) if item in truth]
+            found[side].append(1 / ranks[0] if ranks else 0.0)
+    assert new.record.update is not None
+    numbers = new.record.update["valid"]
+    assert numbers["metric"] == "mrr@20"
+    assert numbers["before"] == pytest.approx(np.mean(found["before"]), abs=0.02)
+    assert numbers["after"] == pytest.approx(np.mean(found["after"]), abs=1e-5)
+    assert new.recommender.seen.values.numel() == joined.trained.values.numel()
+
+
+def test_the_newest_are_chosen_by_time_or_in_each_row() -> None:
+    log = log_of(pl.DataFrame({"who": ["a", "b", "a", "b"], "what": [1, 2, 3, 4], "when": [5, 9, 7, 7]}))
+    # ordered: a's 5 and 7, b's 7 and 9
+    assert newest(log.ordered, 0.25).tolist() == [False, False, False, True]
+    assert newest(log.ordered, 0.5).tolist() == [False, False, True, True], "of equal times the later row"
+    plain = Interactions.from_frame(log.to_frame().drop("when"), user="who", item="what")
+    assert newest(plain.ordered, 0.1).tolist() == [False, True, False, True]
+
+
+def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
+    fitted("bprmf", tmp_path / "old")
+    found = checkpoints.read_latest(tmp_path / "old" / "checkpoints")
+    assert found is not None
+    steps = float(found[1].optimisers["model/0/step"])
+    Run.open(tmp_path / "old").update(NEW, out=tmp_path / "new", valid=0.3, force=True, device="cpu")
+    after = checkpoints.read_latest(tmp_path / "new" / "checkpoints")
+    assert after is not None
+    assert float(after[1].optimisers["model/0/step"]) > steps
+    assert after[1].optimisers["model/0/exp_avg"].shape == (12 + 14, 8)
+
+
+@pytest.mark.parametrize("item_id_embedding", [True, False])
+def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(item_id_embedding: bool, tmp_path: Path) -> None:
+    kinds = pl.DataFrame({"what": range(100, 112), "kind": ["even", "odd"] * 6})
+    model = registry.load("model", "sasrec")(
+        hidden_dim=8, n_heads=1, n_layers=1, item_features=["kind"], item_id_embedding=item_id_embedding
+    )
+    log = log_of(OLD).with_features(item_features=kinds)
+    run = rg.fit(model, log.split(), seed=0, device="cpu", max_epochs=1)
+    later = pl.DataFrame({"what": [112, 113], "kind": ["even", "new"]})
+    news = log_of(NEW).with_features(item_features=later)
+    run.update(news, out=tmp_path / "new", valid=0.3, force=True, device="cpu")
+    made = Run.open(tmp_path / "new")
+    assert isinstance(made, Run)
+    known, space = made.recommender, made.model.space
+    assert space is not None
+    rows = space.features.entries.to_dense()[known.items.index([100, 112, 113])]
+    assert torch.equal(rows[0], rows[1])
+    assert rows[2].tolist() == [1, 0, 0], "a kind that the run has not learnt is no kind"
+
+
+def test_files_are_read(tmp_path: Path) -> None:
+    run = fitted("popularity")
+    plain = NEW.rename({"who": "user_id", "what": "item_id", "when": "timestamp"})  # names that are guessed
+    known = run.update(NEW, valid=0.3, force=True).recommender.seen.values
+    for name, frame in (("new.parquet", NEW), ("new.csv", NEW), ("guessed.csv", plain)):
+        frame.write_parquet(tmp_path / name) if name.endswith("parquet") else frame.write_csv(tmp_path / name)
+        assert torch.equal(run.update(tmp_path / name, valid=0.3, force=True).recommender.seen.values, known)
+    (tmp_path / "new.txt").write_text("u0 107 108\n")  # without the times that the run has; it has seen 60
+    assert len(run.update(tmp_path / "new.txt", valid=0, force=True).recommender.seen.values) == 62
+    texts = log_of(OLD.with_columns(pl.col("what").cast(pl.String)))  # ids that a reader of CSV takes for integers
+    run = rg.fit("popularity", texts.split(), seed=0)
+    assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    run = fitted("popularity")
+    for news, named in [
+        (NEW.with_columns(pl.col("who").str.slice(1).cast(pl.Int64)), "who"),
+        (NEW.drop("what"), "item"),
+        (NEW.filter(pl.col("who") == "u11").head(1), "valid"),
+    ]:
+        with refused(named):
+            run.update(news)
+    for setting in ({"epochs": 0}, {"replay": 1.5}, {"valid": 1.0}, {"valid": 0.0}):
+        (named,) = setting
+        with refused(named):
+            run.update(NEW, **setting)
+    whole = rg.fit(rg.models.TwoStage(models=("popularity",)), log_of(OLD).split(), seed=0)
+    with refused("TwoStage"):
+        whole.update(NEW)
+
+
+def test_an_update_that_was_killed_while_it_wrote_is_written_again(tmp_path: Path) -> None:
+    run = fitted("sasrec", tmp_path / "old")
+    options: dict[str, Any] = {"valid": 0.3, "force": True, "epochs": 1, "device": "cpu"}
+    run.update(NEW, out=tmp_path / "new", **options)
+    (tmp_path / "new" / "record.json").unlink()  # the last file that is written
+    run.update(NEW, out=tmp_path / "new", **options)
+    assert Run.open(tmp_path / "new").record.update is not None
+    with refused("holds a run already"):
+        run.update(NEW, out=tmp_path / "new", **options)
+
+
+def test_the_rate_of_updates_stays_from_day_to_day() -> None:
+    runs = [fitted("bpr-mf", learning_rate=0.01)]
+    for day in range(3):
+        news = frame(range(12), range(12 + day, 14 + day), shift=-3, n_items=14)
+        runs.append(runs[-1].update(log_of(news), force=True, valid=0.3, device="cpu"))
+    assert [run.record.training["learning_rate"] for run in runs] == [0.01, 0.0025, 0.0025, 0.0025]
+    given = runs[-1].update(log_of(frame(range(12), range(20, 22))), force=True, valid=0.3, learning_rate=0.1)
+    assert given.record.training["learning_rate"] == 0.1
+
+
+def test_a_user_of_an_earlier_slice_alone_is_not_taken_for_trained() -> None:
+    """Two groups of users with items of their own; some users begin in the slice of the second day and stay away."""
+    drawn = np.random.default_rng(0)
+
+    def rows(users: range, times: range, n: int = 1) -> list[tuple[int, int, int]]:
+        return [(u, int(drawn.integers(20)) + 20 * (u % 2), time) for u in users for time in times for _ in range(n)]
+
+    def log(found: list[tuple[int, int, int]]) -> Interactions:
+        return log_of(pl.DataFrame(found, schema=["who", "what", "when"], orient="row"))
+
+    run = rg.fit(
+        registry.load("model", "bprmf")(hidden_dim=8), log(rows(range(60), range(8))),
+        seed=0, device="cpu", max_epochs=40, batch_size=64, learning_rate=0.02,
+    )  # fmt: skip
+    late = range(60, 70)
+    two = run.update(log(rows(range(30), range(10, 14)) + rows(late, range(13, 14), 4)), valid=0.4, force=True)
+    returning = range(60, 61)
+    news = rows(range(30, 60), range(20, 23)) + rows(returning, range(20, 21), 3)
+    three = two.update(log(news), valid=0.1, force=True, replay=0.5)
+    index = three.recommender.users.index(list(late))
+    for one, n_trained in ((two, 0), (three, 1)):
+        assert int(one.model.known_users[index].sum()) == n_trained
+        lists = one.recommend(users=[user for user in late if user not in returning], k=5)
+        assert all((item >= 20) == (user % 2 == 1) for user, item in lists.select("who", "what").iter_rows())
+    four = two.update(log(rows(returning, range(20, 21), 4)), valid=0.2, force=True, replay=0.0)
+    assert four.record.update is not None
+    assert four.record.update["samples"] == 4 + 3, "what was known of the user, and what is new without the slice"
