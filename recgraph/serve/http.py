@@ -24,7 +24,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recgraph import __version__
 from recgraph.serve.bundle import bundle_of
-from recgraph.serve.service import Id, Job, Limits, Predictor, RecommendRequest, Refused, Result, SimilarRequest, limited
+from recgraph.serve.service import (
+    Id,
+    Job,
+    Limits,
+    Predictor,
+    RecommendRequest,
+    Refused,
+    Result,
+    SimilarRequest,
+    limited,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Response

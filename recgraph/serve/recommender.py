@@ -288,7 +288,9 @@ class Recommender:
             raise NoHistoryError.of(request, unknown)
         self.counters.add(fallbacks=len(unknown))
         lists = lister.lists(request, options, unknown, self.popularity if len(unknown) else None, self.ann)
-        return self._frame(request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns)
+        return self._frame(
+            request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns
+        )
 
     @checked
     def similar(

@@ -1,7 +1,7 @@
 """Business rules: which items may be recommended, what raises a score, how many of a kind a list holds.
 
-``Rules`` is a value that recommenders, the command line (``--rules FILE``) and the service read alike; it can be written
-as JSON or TOML. ``resolve`` looks its ids and item features up; a ``ResolvedRules`` ranks.
+``Rules`` is a value that recommenders, the command line (``--rules FILE``) and the service read; it can be written as
+JSON or TOML. ``resolve`` looks its ids and item features up; a ``ResolvedRules`` ranks.
 
 Rules hold over the whole ranking: all scores of some users are computed (in the tiles of the ranking without rules, so
 that they are the same to the last bit), changed and sorted, and a ranking that rules cut too short is read on.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -106,7 +106,7 @@ class SimilarRequest(_Body):
 
 def limited(limits: Limits) -> tuple[type[RecommendRequest], type[SimilarRequest]]:
     """The bodies of requests within the limits of a service."""
-    k = (
+    k: Any = (
         Annotated[int, Field(strict=True, ge=1, le=limits.k, description="the length of the lists")],
         min(10, limits.k),
     )
@@ -319,7 +319,7 @@ class Predictor:
         known_mask = torch.ones(len(query), dtype=torch.bool)
         known_mask[lister.unknown(query)] = False
         bounds = [0, *accumulate(map(len, jobs))]
-        parts = [(query.rows(*ends), known_mask[slice(*ends)]) for ends in zip(bounds, bounds[1:], strict=False)]
+        parts = [(query.rows(*ends), known_mask[slice(*ends)]) for ends in pairwise(bounds)]
         together = [n for n, (_, mask) in enumerate(parts) if jobs[n].key is not None and bool(mask.all())]
         ranked: dict[int, Lists] = {}
         if together:
@@ -341,7 +341,7 @@ class Predictor:
             whose = "" if label is None else f" of {label!r}"
             return Refused(422, f"no item of the history{whose} is known; {instead}", request.field)
         if lists is None:
-            given = {"rules": request.rules, "allow": request.allow, "block": request.block}
+            given: dict[str, Any] = {"rules": request.rules, "allow": request.allow, "block": request.block}
             with _refusing(next((name for name, value in given.items() if value is not None), "rules")):
                 resolved = recommender.resolve(Rules.with_arguments(**given, columns=recommender.columns))
             texts = pl.Series("user", ["" if label is None else str(label) for label in labels])
