@@ -27,7 +27,7 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.rerank import Limit, Reranker, Reranking, pick, reranker_of
 from recgraph.evaluate.topk import BLOCK, NO_SCORE, Catalogue, Lists, best_columns
-from recgraph.files import read_json, read_toml
+from recgraph.files import read_object, read_toml
 from recgraph.models.base import Model
 from recgraph.serve.request import lists_of_users, take
 from recgraph.sparse.ragged import Ragged
@@ -132,7 +132,7 @@ class Rules(Config):
         """
         path = Path(path)
         try:
-            return cls.of(read_json(path) if path.suffix.lower() == ".json" else read_toml(path))
+            return cls.of(read_object(path) if path.suffix.lower() == ".json" else read_toml(path))
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
 

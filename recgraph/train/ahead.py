@@ -61,7 +61,7 @@ def prepared_ahead(
         return
     made: queue.Queue[_Made] = queue.Queue(_DEPTH)
     stopped = threading.Event()
-    generators.hold()
+    generators.hold(generators.host_state())
     thread = threading.Thread(
         target=_make, args=(batches, prepare, generators, made, stopped), daemon=True, name="prepared-ahead"
     )

@@ -81,7 +81,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     first holds the folder, and where it is refused all raise that error.
 
     Raises:
-        FolderInUse: another process makes a run in the folder.
+        InUse: another process makes a run in the folder.
         ValueError: the folder holds another run, or the same one and ``resume`` is False.
     """
     folder = options.folder

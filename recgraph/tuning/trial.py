@@ -92,7 +92,7 @@ def fit(
     """Fit one configuration, or resume it from a folder that holds an unfinished training of it.
 
     Raises:
-        FolderInUse: another process trains into the folder.
+        InUse: another process trains into the folder.
     """
     shared = distribute(settings, plan.space.parts)
     training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}
