@@ -34,7 +34,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
 from recgraph.ranks import of_all, refuse_launched, together
 from recgraph.rng import derive
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.train.config import (
     FALLING,
     GraphTrainConfig,

@@ -20,8 +20,7 @@ from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
 from recgraph.models.base import Model
-from recgraph.serve.bundle import BundleError, bundle_of, digest
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import BundleError, Embedder, bundle_of, digest
 from recgraph.serve.recommender import Recommender, load
 from recgraph.train.fitting import Scale
 from recgraph.train.run import NodeRun, Run

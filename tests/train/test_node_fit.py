@@ -22,7 +22,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.train.fit import fit_graph
 from recgraph.train.observers import Observer, TrainingInterrupted
 from recgraph.train.record import RunRecord
