@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recgraph.data.interactions import Interactions, folds, load_data
     from recgraph.data.split import Split
     from recgraph.registry import import_file, register
-    from recgraph.serve.embedder import Embedder
+    from recgraph.serve.bundle import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
     from recgraph.train.fit import fit, fit_graph
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from recgraph.tuning.study import tune
 
 _WHERE = {
-    "Embedder": "recgraph.serve.embedder",
+    "Embedder": "recgraph.serve.bundle",
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",

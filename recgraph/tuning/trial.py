@@ -13,7 +13,7 @@ from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import NonFinite, read_object, remove_folder, replacing_folder, write_json
 from recgraph.train import fit as experiment
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.run import Run
 from recgraph.tuning.objectives import blocks_of_users, measure
 from recgraph.tuning.plan import Plan

@@ -20,8 +20,7 @@ from recgraph.data.catalog.graphs import prepare_graph
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.rng import Generators
-from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import random_matrix
+from recgraph.sparse.csr import Csr, random_matrix
 from recgraph.sparse.spmm import spmm as product
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
