@@ -15,22 +15,15 @@ Seen = Literal["keep", "exclude"]
 Ties = Literal["seeded permutation", "expectation"]
 #: of a catalogue, and so of a list; pairs of users and items are numbered in 64 bits
 MOST_ITEMS = 2**31 - 1
+#: lengths of lists
+Cutoffs = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=MOST_ITEMS)], ...], Field(min_length=1, description="list lengths")
+]
 
 
 def is_leaked(part: str, fitted_on: str) -> bool:
     """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model was fitted on."""
     return part in ("valid", "test") and (fitted_on == "all" or part in fitted_on.split("+"))
-
-
-def check_cutoffs(cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-    """The lengths of lists themselves.
-
-    Raises:
-        ValueError: one is no length that a list may have.
-    """
-    if min(cutoffs) < 1 or max(cutoffs) > MOST_ITEMS:
-        raise ValueError(f"cutoffs = {list(cutoffs)} must lie between 1 and {MOST_ITEMS:,}")
-    return cutoffs
 
 
 class Protocol(Config):
@@ -59,7 +52,7 @@ class Protocol(Config):
     ] = "seeded permutation"
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
     convention: Annotated[Literal["recgraph"], Field(description="whose definitions of the metrics")] = "recgraph"
-    cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    cutoffs: Cutoffs = (5, 10, 20)
     rerank: Annotated[
         str, Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores")
     ] = ""
@@ -72,7 +65,7 @@ class Protocol(Config):
     @field_validator("cutoffs", mode="after")
     @classmethod
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(check_cutoffs(cutoffs))))
+        return tuple(sorted(set(cutoffs)))
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:
@@ -88,10 +81,8 @@ class Protocol(Config):
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        values = self.to_dict()
-        for name in ("n_candidates", "candidate_seed", "candidate_hash"):
-            if not values[name]:
-                del values[name]
+        of_candidates = ("n_candidates", "candidate_seed", "candidate_hash")
+        values = {name: value for name, value in self.to_dict().items() if value or name not in of_candidates}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
