@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recgraph import parallel
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part

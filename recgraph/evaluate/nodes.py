@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import notebook
+from recgraph import pages
 from recgraph.config import Config
 from recgraph.evaluate.results import aligned
 from recgraph.graph.node_task import NodeSplit, NodeTask
@@ -108,7 +108,7 @@ def linear_probe(
                 torch.where(better, score, best_score, out=best_score)
                 for then, now in zip(best_weights, (weight, bias), strict=True):
                     torch.where(better[:, None], now, then, out=then)
-    by_macro, by_micro = (_logits(*weights, x[split.test]) for _, *weights in best)
+    by_macro, by_micro = (_logits(w, b, x[split.test]) for _, w, b in best)
     macro, _ = f1_scores(by_macro.max(0).indices, test_labels, n_classes)
     _, micro = f1_scores(by_micro.max(0).indices, test_labels, n_classes)
     return ProbeScores(macro, micro, _areas(torch.softmax(by_micro, 0), test_labels))
@@ -298,7 +298,7 @@ class NodeResults:
         return f"NodeResults(protocol {self.hash})\n{self}"
 
     def _repr_html_(self) -> str:
-        return notebook.block("NodeResults", {"protocol": self.hash}, [notebook.table(self.rows())])
+        return pages.block("NodeResults", {"protocol": self.hash}, [pages.table(self.rows())])
 
 
 def evaluate_nodes(

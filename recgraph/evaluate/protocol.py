@@ -15,10 +15,13 @@ Seen = Literal["keep", "exclude"]
 Ties = Literal["seeded permutation", "expectation"]
 #: of a catalogue, and so of a list; pairs of users and items are numbered in 64 bits
 MOST_ITEMS = 2**31 - 1
-#: lengths of lists
-Cutoffs = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=MOST_ITEMS)], ...], Field(min_length=1, description="list lengths")
-]
+
+
+def check_cutoffs(cutoffs: tuple[int, ...]) -> tuple[int, ...]:
+    """The lengths of lists themselves; refuses those that no list may have."""
+    if min(cutoffs) < 1 or max(cutoffs) > MOST_ITEMS:
+        raise ValueError(f"cutoffs = {list(cutoffs)} must lie between 1 and {MOST_ITEMS:,}")
+    return cutoffs
 
 
 def is_leaked(part: str, fitted_on: str) -> bool:
@@ -52,7 +55,7 @@ class Protocol(Config):
     ] = "seeded permutation"
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
     convention: Annotated[Literal["recgraph"], Field(description="whose definitions of the metrics")] = "recgraph"
-    cutoffs: Cutoffs = (5, 10, 20)
+    cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
     rerank: Annotated[
         str, Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores")
     ] = ""
@@ -65,7 +68,7 @@ class Protocol(Config):
     @field_validator("cutoffs", mode="after")
     @classmethod
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(cutoffs)))
+        return tuple(sorted(set(check_cutoffs(cutoffs))))
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:

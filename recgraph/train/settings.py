@@ -21,10 +21,9 @@ from recgraph.data.log_file import LogFile, is_data_path
 from recgraph.data.reading import FEATURES, PARTS, Reading
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
-from recgraph.launcher import local_rank
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel
-from recgraph.ranks import Ranks, of_all
+from recgraph.ranks import Ranks, local_rank, of_all
 from recgraph.train.record import DataRecord
 
 _PREFIX = "probe_"
