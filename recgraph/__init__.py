@@ -17,8 +17,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
-    from recgraph.data.interactions import Interactions, folds, load_data
-    from recgraph.data.split import Split
+    from recgraph.data.split import Interactions, Split, folds, load_data
     from recgraph.imports import import_file
     from recgraph.registry import register
     from recgraph.serve.embedder import Embedder
@@ -30,17 +29,17 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Embedder": "recgraph.serve.embedder",
-    "Interactions": "recgraph.data.interactions",
+    "Interactions": "recgraph.data.split",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",
     "Run": "recgraph.train.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.train.fit",
     "fit_graph": "recgraph.train.fit",
-    "folds": "recgraph.data.interactions",
+    "folds": "recgraph.data.split",
     "import_file": "recgraph.imports",
     "load": "recgraph.serve.recommender",
-    "load_data": "recgraph.data.interactions",
+    "load_data": "recgraph.data.split",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",

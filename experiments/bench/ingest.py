@@ -55,7 +55,7 @@ def _chunk(rng: np.random.Generator, n: int, users: int, items: int) -> pl.DataF
 
 def work(path: Path, form: str) -> dict[str, object]:
     """Ingest, 5-core and split; what a user does before training."""
-    from recgraph.data.interactions import Interactions
+    from recgraph.data.split import Interactions
 
     steps: dict[str, float] = {}
     clock = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The user's own ids as JSON writes them: numbers, booleans and texts as they are, dates, UUIDs and others as texts."""
+"""The user's own ids as JSON writes them: numbers, booleans and texts as they are, dates and others as texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class JsonIds:
 
     def __init__(self, ids: IdMap) -> None:
         self.ids = ids
-        self.family = "UUIDs" if ids.as_uuid else family(ids.values.dtype)
+        self.family = family(ids.values.dtype)
         dtype = ids.values.dtype
         self._types: tuple[type, ...] = (bool,) if dtype == pl.Boolean else (str,)
         if dtype.is_numeric():
@@ -43,8 +43,6 @@ class JsonIds:
             if type(value) not in self._types:
                 like = f"they are {self.family}, such as {self.example()!r}"
                 raise ValueError(f"{field}[{place}] = {str(value)[:80]!r} is of another type than the ids: {like}")
-        if self.ids.as_uuid:
-            values = [value.lower() for value in values]
         if self._places is not None:
             return [self._places.get(each, -1) for each in values]
         given = pl.Series(values, dtype=self.ids.values.dtype, strict=False)  # what does not fit is null

@@ -21,8 +21,7 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns
-from recgraph.data.log import InteractionLog
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import Interactions, SealedSplit, Split
 from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.models.base import Model
 from recgraph.notebook import block
@@ -36,7 +35,6 @@ from recgraph.serve.lists import Fallback, Lister, Wanted, as_frame, check_item_
 from recgraph.serve.request import (
     NoHistoryError,
     Request,
-    as_labels,
     given_ids,
     is_all,
     of_all,
@@ -138,7 +136,7 @@ class Recommender:
         return cls.for_log(model, split.sealed().interactions, record)
 
     @classmethod
-    def for_log(cls, model: Model, log: InteractionLog, record: Mapping[str, Any] | None = None) -> Self:
+    def for_log(cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None) -> Self:
         """A recommender for the users of a log; seen is all that they did in it."""
         return cls(
             model,
@@ -323,7 +321,6 @@ class Recommender:
             index = torch.from_numpy(self.items.index(labels, "items"))
             if len(unknown := (index < 0).nonzero().flatten()):
                 raise ValueError(f"items: {take(labels, unknown[:1])[0]!r} is not known to the model")
-            labels = as_labels(labels, self.items.as_uuid)
         candidates, n_unknown = candidates_left(allow, block, self.items)
         lists = lists_like(self._lister, self.in_common, by, index, k, candidates, batch_size)
         self.counters.add(unknown_items=n_unknown)

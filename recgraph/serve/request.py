@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -18,8 +17,7 @@ from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, from_native, names_of
 from recgraph.data.ids import IdMap, as_series
-from recgraph.data.interactions import Interactions
-from recgraph.data.log import InteractionLog
+from recgraph.data.split import Interactions
 from recgraph.sparse.ragged import Ragged
 
 
@@ -77,12 +75,8 @@ def is_all(users: Any) -> bool:
 
 
 def take(values: pl.Series, rows: Tensor) -> pl.Series:
-    """``values[rows]``, also where the values are Python objects such as UUIDs."""
-    index = rows.numpy()
-    if values.dtype == pl.Object:
-        objects = values.to_list()
-        return pl.Series(values.name, [objects[row] for row in index], dtype=pl.Object)
-    return values.gather(pl.Series(index, dtype=pl.Int64))
+    """``values[rows]``."""
+    return values.gather(pl.Series(rows.numpy(), dtype=pl.Int64))
 
 
 def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
@@ -100,7 +94,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
     history, when = (None if rows is None else rows.take(index.clamp(min=0)).first(lengths) for rows in (seen, times))
     assert history is not None
     n_unknown = int((~known).sum())
-    return Request(as_labels(values, users.as_uuid), Query(index, history, when), kind, n_unknown_users=n_unknown)
+    return Request(values, Query(index, history, when), kind, n_unknown_users=n_unknown)
 
 
 def of_all(users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
@@ -136,10 +130,9 @@ def of_histories(
         # an array of arrow gives values of its own
         rows = [row.to_pylist() if hasattr(row, "to_pylist") else list(row) for row in given.values()]
         labels, _ = given_ids(list(given), kind, "users")
-        labels = as_labels(labels, any(isinstance(user, uuid.UUID) for user in given))
         index = items.index([item for row in rows for item in row], "items of histories")
         return _of_index(labels, index, torch.tensor([len(row) for row in rows]), kind)
-    log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
+    log = given if isinstance(given, Interactions) else _read(given, columns, time_format)
     times = None if time_unit is None else log.ordered.times
     if times is not None and time_unit is not None and (times := in_unit(times, log.time_unit, time_unit)) is None:
         raise ValueError(f"histories have times in unit {log.time_unit!r}, the training data's have {time_unit!r}")
@@ -212,16 +205,3 @@ def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, Fr
     elif isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
         given = [given]
     return as_series(given, argument), kind
-
-
-def as_labels(values: pl.Series, as_uuid: bool) -> pl.Series:
-    """Ids as users are named in answers: those that are held as texts of UUIDs as UUIDs."""
-    return pl.Series(values.name, [_label(text) for text in values], dtype=pl.Object) if as_uuid else values
-
-
-def _label(text: str | None) -> uuid.UUID | str | None:
-    """The UUID of a text; a text that is no UUID, which is the id of no user, stays as it is."""
-    try:
-        return uuid.UUID(text)
-    except (TypeError, ValueError):
-        return text

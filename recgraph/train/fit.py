@@ -15,10 +15,8 @@ from recgraph.config import Config, ConfigError, unknown_key
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.item_features import ItemFeatures
-from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, without_test_data
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
@@ -55,7 +53,7 @@ _log = logging.getLogger(__name__)
 @checked
 def fit(
     model: Model | str,
-    data: InteractionLog | Split | SealedSplit,
+    data: Interactions | Split | SealedSplit,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -222,13 +220,13 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
 
 
 def _split_and_part(
-    data: InteractionLog | Split | SealedSplit, fit_on: FitPart | None, refit: bool
+    data: Interactions | Split | SealedSplit, fit_on: FitPart | None, refit: bool
 ) -> tuple[Split | SealedSplit, FitPart]:
     """The split, and the part of it that a model is fitted on: all of a log, or of a split what is asked for; of a
     refit, which has chosen on the training part, by default all."""
     if refit and fit_on == "train":
         raise ValueError("fit_on = 'train' is what refit=True selects on; leave it out (all), or give 'train+valid'")
-    if isinstance(data, InteractionLog):
+    if isinstance(data, Interactions):
         if fit_on not in (None, "all"):
             raise ValueError(f"fit_on = {fit_on!r} is a part of a split; give data.split('leave-one-out')")
         return Split.of(data, EVERYTHING), "all"

@@ -12,9 +12,8 @@ from recgraph.config import ConfigError
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
-from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
-from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split
 from recgraph.data.strategies import GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model, Space
@@ -35,7 +34,7 @@ _INNER = {
 }
 
 
-def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
+def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
     """A training part, split once more: what models are fitted to, and what followed.
 
     The rule is that of the data set, with the share that it tests, a tenth where it says none; of parts that were
