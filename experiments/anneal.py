@@ -21,8 +21,8 @@ from recgraph.files import write_text
 from recgraph.models.base import Space
 from recgraph.rng import Generators
 from recgraph.setting_texts import parse_settings
-from recgraph.train.callbacks import JsonLines
 from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.observers import JsonLines
 from recgraph.train.record import provenance
 from recgraph.train.settings import DataConfig
 from recgraph.train.trainer import Trainer

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
     from recgraph.data.split import Interactions, Split, folds, load_data
-    from recgraph.imports import import_file
-    from recgraph.registry import register
-    from recgraph.serve.embedder import Embedder
+    from recgraph.registry import import_file, register
+    from recgraph.serve.bundle import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
     from recgraph.train.fit import fit, fit_graph
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from recgraph.tuning.study import tune
 
 _WHERE = {
-    "Embedder": "recgraph.serve.embedder",
+    "Embedder": "recgraph.serve.bundle",
     "Interactions": "recgraph.data.split",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",
@@ -37,7 +36,7 @@ _WHERE = {
     "fit": "recgraph.train.fit",
     "fit_graph": "recgraph.train.fit",
     "folds": "recgraph.data.split",
-    "import_file": "recgraph.imports",
+    "import_file": "recgraph.registry",
     "load": "recgraph.serve.recommender",
     "load_data": "recgraph.data.split",
     "load_dataset": "recgraph.data.catalog",

@@ -157,7 +157,7 @@ def _cycle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_optional_packages_are_imported_lazily() -> None:
     assert [e.where for e in edges() if not e.own and e.target in LAZY and not e.lazy] == []
-    light = ("__init__", "config", "registry", "launcher", "files")
+    light = ("__init__", "config", "registry", "files")
     assert [e.where for e in edges() if e.source in light and e.target == "torch" and not e.lazy] == []
 
 

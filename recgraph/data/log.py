@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 
 from recgraph import registry
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
 from recgraph.data.errors import (
@@ -30,7 +30,7 @@ from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumb
 from recgraph.data.part import OrderedLog
 from recgraph.data.read import FEATURES, LogFile, MissingIds, Reading, Source, Table, given_apart
 from recgraph.files import check_manifest, read_frame, read_object, reading, replacing_folder, write_frame, write_json
-from recgraph.notebook import block
+from recgraph.pages import block
 
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in

@@ -32,7 +32,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
@@ -50,7 +50,7 @@ from recgraph.files import (
     write_frame,
     write_json,
 )
-from recgraph.notebook import block
+from recgraph.pages import block
 
 FitPart = Literal["train", "train+valid", "all"]
 _OPEN, _TEST = "open.parquet", "test/test.parquet"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recgraph import parallel
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
@@ -24,7 +24,6 @@ from recgraph.evaluate.ranking import GROUP, Ranker, Targets, catalogue_for, ite
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Reranker, Reranking, bind, pick, reranker_of
 from recgraph.evaluate.results import Result, Results
 from recgraph.evaluate.topk import Catalogue, Lists
-from recgraph.finite import first_bad_row
 from recgraph.parallel import Engine, Piece
 from recgraph.ranks import Ranks, of_all
 from recgraph.rng import numpy_generator
@@ -428,8 +427,8 @@ def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Fact
         if features.dim() != 2 or features.shape[0] != cases.n_items:
             raise ValueError(f"features must be [{cases.n_items}, F], not {list(features.shape)}")
         features = features.detach().cpu()  # embeddings of a model, where it is
-        if (item := first_bad_row(features)) is not None:
-            raise ValueError(f"features: those of item index {item} hold NaN or an infinite number; fill them")
+        if (bad := (~features.isfinite().all(1)).nonzero()).numel():
+            raise ValueError(f"features: those of item index {int(bad[0])} hold NaN or an infinite number; fill them")
     if fit_part is None:
         return Facts(cases.n_items, features=features)
     return Facts(cases.n_items, fit_part.item_counts(), int((fit_part.items.lengths > 0).sum()), features)

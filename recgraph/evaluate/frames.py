@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import check_needs, evaluate, known_items, metric_values

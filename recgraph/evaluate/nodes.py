@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import notebook
+from recgraph import pages
 from recgraph.config import Config
 from recgraph.evaluate.results import aligned
 from recgraph.graph.node_task import NodeSplit, NodeTask
@@ -328,7 +328,7 @@ class NodeResults:
         return f"NodeResults(protocol {self.hash})\n{self}"
 
     def _repr_html_(self) -> str:
-        return notebook.block("NodeResults", {"protocol": self.hash}, [notebook.table(self.rows())])
+        return pages.block("NodeResults", {"protocol": self.hash}, [pages.table(self.rows())])
 
 
 def _cell(value: Any) -> str:

@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from recgraph import notebook
-from recgraph.arguments import checked
+from recgraph import pages
+from recgraph.config import checked
 from recgraph.evaluate.metrics import best_first
 from recgraph.evaluate.results import Result, aligned, comparable, load_users
 from recgraph.rng import numpy_generator
@@ -416,7 +416,7 @@ class Table:
         return "\n".join([*aligned([list(rows[0]), *(list(row.values()) for row in rows)]), self.legend])
 
     def _repr_html_(self) -> str:
-        return notebook.block("Comparison", {}, [notebook.table(self.rows())], self.legend)
+        return pages.block("Comparison", {}, [pages.table(self.rows())], self.legend)
 
 
 @checked

@@ -10,13 +10,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import load
 from recgraph.sparse.blocks import unit_length
 

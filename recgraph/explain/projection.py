@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
 from recgraph.explain.items import Items, is_vector

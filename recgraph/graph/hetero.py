@@ -18,7 +18,7 @@ from recgraph.data.split import Interactions
 from recgraph.graph import frames, io, schema, store
 from recgraph.graph.node_task import NodeTask
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
-from recgraph.notebook import block, table
+from recgraph.pages import block, table
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import to_host
 

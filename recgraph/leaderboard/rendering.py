@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.row_files import csv_line
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board

@@ -16,8 +16,8 @@ from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
 from recgraph.rng import dropout
-from recgraph.rows import touched
 from recgraph.sparse.blocks import even_bounds, of_groups, score_blocks, total_of, unit_length
+from recgraph.sparse.rows import touched
 
 
 class PairWeights(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import Field
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, check_open
@@ -24,9 +24,9 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.plots import Plot, PlotKind, plot
 from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again

@@ -19,10 +19,9 @@ from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
 from recgraph.data.split import Interactions, SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
-from recgraph.launcher import local_rank
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel
-from recgraph.ranks import Ranks, of_all
+from recgraph.ranks import Ranks, local_rank, of_all
 from recgraph.train.record import DataRecord
 
 _PREFIX = "probe_"

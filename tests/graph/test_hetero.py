@@ -119,7 +119,7 @@ def test_dgl_and_back(dgl: Any) -> None:
 
 @pytest.mark.usefixtures("dgl")
 def test_dgl_whose_edges_have_another_order() -> None:
-    from recgraph.sparse.backends.dgl import load
+    from recgraph.sparse.dgl import load
 
     there = load().heterograph({("a", "to", "b"): (torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]))})
     there.edges["to"].data["weight"] = torch.tensor([1.0, 2.0, 3.0])

@@ -23,7 +23,7 @@ from recgraph.models.base import Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.parallel import Engine
-from recgraph.serve import similar
+from recgraph.serve import lists
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.recommender import NoHistoryError, Recommender, recall_of_lists
 from recgraph.sparse.ragged import Ragged
@@ -289,7 +289,7 @@ def test_similar_items_without_vector_or_that_are_left_out(by: Any, monkeypatch:
     served.refresh()
     zero, found = served.items.values[7], []
     for few in (0, 1024):
-        monkeypatch.setattr(similar, "_FEW", few)
+        monkeypatch.setattr(lists, "_FEW", few)
         found.append([served.similar(k=8, by=by, block=[2, 3]), served.similar(k=8, by=by, allow=[*range(5, 25)])])
         if by == "vectors":
             assert served.similar(k=5, allow=[zero]).is_empty()

@@ -15,7 +15,7 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.split import Interactions, Split
 from recgraph.serve.recommender import Recommender
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.record import RunRecord
 from recgraph.train.run import Run
 

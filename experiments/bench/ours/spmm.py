@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from experiments.bench.work import product_bytes
-from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import random_matrix, spmm
+from recgraph.sparse.csr import Csr, random_matrix
+from recgraph.sparse.spmm import spmm
 
 
 def matrix(options: dict[str, Any]) -> Csr:

@@ -34,9 +34,9 @@ from recgraph.models.reading import SequenceReading
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.rng import Generators
-from recgraph.rows import lookup
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 
 class Encoded(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any, Self
 
 from recgraph.files import naming, write_text
 from recgraph.pages import print_note
+from recgraph.train.config import TrainConfig
 
 _log = logging.getLogger("recgraph.train")
 Row = Mapping[str, Any]
@@ -131,15 +133,15 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     def __init__(self, epoch: int, batch: int, saved: Path | None) -> None:
         self.saved = saved
-        kept = f"saved in {saved}; go on with resume=True (--resume)" if saved else "nothing was saved (no folder)"
-        super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {kept}")
+        state = f"saved in {saved}; go on with resume=True (--resume)" if saved else "nothing was saved (no folder)"
+        super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {state}")
 
 
 class Interrupt:
-    """Context in which the first SIGINT only sets :attr:`asked`, and a second one interrupts at once."""
+    """Context in which the first SIGINT only sets :attr:`requested`, and a second one interrupts at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._previous: Any = None
 
     def __enter__(self) -> Self:
@@ -153,12 +155,9 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._previous)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
-
-
-# -- what a training shows: a bar on a terminal or in a notebook, lines elsewhere, and log records
+        self.requested = True
 
 
 def duration(seconds: float) -> str:
@@ -170,77 +169,58 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class EpochText:
-    """The line of text of an epoch: loss, the metric that selects, the best so far, time and an estimate.
+class EpochLines(Observer):
+    """A line of text an epoch: loss, the metric that selects, the best so far, time and an estimate.
+
+    Each is a log record at level INFO, with the epoch's row as ``record.row``. With ``shows`` they also go to the
+    standard error stream, for pipes and files: the first, the last, and none within ``every`` seconds of one before.
 
     Args:
-        metric: what selects the best epoch.
-        max_epochs: of the training.
-        may_stop: whether it may end early, so that the estimate is the most that it may take.
+        config: of the training.
         history: rows of epochs that a resumed training has made before.
     """
 
-    def __init__(self, metric: str, max_epochs: int, may_stop: bool, history: Iterable[Row] = ()) -> None:
-        self._metric, self._max_epochs, self._may_stop = metric, max_epochs, may_stop
+    def __init__(
+        self,
+        config: TrainConfig,
+        history: Iterable[Row] = (),
+        shows: bool = False,
+        every: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metric, self._max_epochs, self._may_stop = config.metric, config.max_epochs, config.patience is not None
+        self._shows, self._every, self._clock = shows, every, clock
+        self._shown_at, self._pending = -math.inf, ""
         self._best: tuple[float, int] | None = None
         for row in history:
-            self.add(row)
+            self.line(row)
 
-    def add(self, row: Row) -> str:
-        """Take in the row of an epoch -> its line."""
-        best = row.get("best")
+    def line(self, row: Row) -> str:
+        """The line of an epoch, the next one."""
+        best, epoch, seconds = row.get("best"), row["epoch"], row["seconds"]
         if best is not None and (self._best is None or best != self._best[0]):
-            self._best = (best, row["epoch"])
+            self._best = (best, epoch)
         parts = [f"loss {row['loss']:.4f}"]
         if self._metric != "loss" and self._metric in row:
             parts.append(f"{self._metric} {row[self._metric]:.4f}")
         if self._best is not None:
             parts.append(f"best {self._best[0]:.4f} (epoch {self._best[1]})")
-        epoch, seconds = row["epoch"], row["seconds"]
         parts.append(duration(seconds))
         if epoch < self._max_epochs:
             most = "at most " if self._may_stop else "about "
             parts.append(f"{most}{duration(seconds / epoch * (self._max_epochs - epoch))} left")
         return f"epoch {epoch}/{self._max_epochs}: {', '.join(parts)}"
 
-
-class EpochLog(Observer):
-    """A record at level INFO for each epoch, with its row as ``record.row``."""
-
-    def __init__(self, text: EpochText) -> None:
-        self._text = text
-
     def end_epoch(self, row: Row) -> None:
-        _log.info("%s", self._text.add(row), extra={"row": dict(row)})
-
-
-class ProgressLines(Observer):
-    """Plain lines on the standard error stream, for pipes and files: one for the first epoch, one for the last, and in
-    between one an epoch, but none within ``every`` seconds of the line before.
-
-    Args:
-        text: of an epoch.
-        every: seconds.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, text: EpochText, every: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._text, self._every, self._clock = text, every, clock
-        self._told: float | None = None
-        self._pending = ""
-
-    def end_epoch(self, row: Row) -> None:
-        self._pending = self._text.add(row)
-        if self._told is None or self._clock() - self._told >= self._every:
-            self._tell()
+        self._pending = self.line(row)
+        _log.info("%s", self._pending, extra={"row": dict(row)})
+        if self._clock() - self._shown_at >= self._every:
+            self.close()
 
     def close(self) -> None:
-        if self._pending:
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = self._clock()
-        print_note(self._pending)
+        if self._shows and self._pending:
+            self._shown_at = self._clock()
+            print_note(self._pending)
         self._pending = ""
 
 
@@ -248,14 +228,14 @@ class ProgressBar(Observer):
     """A live bar, on the standard error stream or in the output of a notebook's cell: terms, the last metric, targets a
     second, time left of the epoch."""
 
-    def __init__(self, metric: str, max_epochs: int) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
         title, note = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False)
         columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
         self._bar = Progress(*columns, transient=True, console=Console(stderr=True))
-        self._metric, self._max_epochs = metric, max_epochs
+        self._metric, self._max_epochs = config.metric, config.max_epochs
         self._task: TaskID | None = None
         self._result = ""
         self._bar.start()
@@ -284,24 +264,8 @@ class ProgressBar(Observer):
         self._bar.stop()
 
 
-def progress_observer(progress: bool | None, metric: str, max_epochs: int, text: EpochText) -> Observer | None:
-    """What shows a training.
-
-    Args:
-        progress: False: nothing; None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines.
-        metric: what selects the best epoch.
-        max_epochs: of the training.
-        text: of an epoch.
-    """
-    if progress is False:
-        return None
-    if _in_notebook() or sys.stderr.isatty():
-        return ProgressBar(metric, max_epochs)
-    return ProgressLines(text) if progress else None
-
-
-def _in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook (IPython is not imported to find out)."""
+def shows_bar() -> bool:
+    """Whether this process has a terminal, or is the kernel of a notebook (IPython is not imported to find out)."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    return shell is not None and hasattr(shell, "kernel")
+    return sys.stderr.isatty() or (shell is not None and hasattr(shell, "kernel"))

@@ -9,62 +9,55 @@ from typing import Any
 import pytest
 
 import recgraph as rg
-from recgraph.train import callbacks
-from recgraph.train.callbacks import EpochLog, EpochText, ProgressBar, ProgressLines, duration, progress_observer
+from recgraph.train.config import TrainConfig
+from recgraph.train.observers import EpochLines, ProgressBar, duration
 
 
 def row(epoch: int, value: float, best: float, seconds: float) -> dict[str, Any]:
     return {"epoch": epoch, "loss": 1.5, "ndcg@10": value, "best": best, "seconds": seconds}
 
 
+CONFIG = TrainConfig(max_epochs=10)
+
+
 def test_the_line_of_an_epoch() -> None:
-    text = EpochText("ndcg@10", 10, may_stop=True, history=[row(1, 0.3, 0.3, 1.0)])
-    line = text.add(row(2, 0.1, 0.3, 4.0))
+    lines = EpochLines(CONFIG, history=[row(1, 0.3, 0.3, 1.0)])
+    line = lines.line(row(2, 0.1, 0.3, 4.0))
     assert line == "epoch 2/10: loss 1.5000, ndcg@10 0.1000, best 0.3000 (epoch 1), 4.0 s, at most 16 s left"
     assert [duration(value) for value in (0.24, 12.3, 360, 9000)] == ["0.2 s", "12 s", "6 min", "2.5 h"]
 
 
-def test_lines_are_some_seconds_apart_and_the_last_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    now = [0.0]
-    lines = ProgressLines(EpochText("ndcg@10", 20, True), every=5.0, clock=lambda: now[0])
-    for epoch in range(1, 9):
-        now[0] += 2
-        lines.end_epoch(row(epoch, 0.1, 0.1, 2.0 * epoch))
-    lines.close()
-    told = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
-    assert told == ["epoch 1/20", "epoch 4/20", "epoch 7/20", "epoch 8/20"]
-
-
-def test_a_record_for_each_epoch(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "recgraph"):
-        EpochLog(EpochText("ndcg@10", 3, True)).end_epoch(row(1, 0.2, 0.2, 1.0))
-    (record,) = caplog.records
-    assert record.__dict__["row"]["ndcg@10"] == 0.2
-
-
-@pytest.mark.parametrize(
-    ("terminal", "notebook", "expected"),
-    [
-        (False, False, [None, ProgressLines, None]),
-        (True, False, [ProgressBar, ProgressBar, None]),
-        (False, True, [ProgressBar, ProgressBar, None]),
-    ],
-)
-def test_what_is_shown_where(
-    terminal: bool, notebook: bool, expected: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("shows", "expected"), [(True, [1, 4, 7, 8]), (False, [])])
+def test_each_epoch_is_logged_and_shown_lines_are_some_seconds_apart(
+    shows: bool, expected: list[int], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(callbacks, "_in_notebook", lambda: notebook)
-    for progress, kind in zip((None, True, False), expected, strict=True):
-        shown = progress_observer(progress, "ndcg@10", 3, EpochText("ndcg@10", 3, True))
-        assert (None if shown is None else type(shown)) == kind
-        if isinstance(shown, ProgressBar):
-            shown.start_epoch(0, 4, 0)
-            shown.advance()
-            shown.step({"rec": 1.0}, 100.0)
-            shown.end_epoch(row(1, 0.2, 0.2, 1.0))
-            shown.start_epoch(1, 4, 2)
-            shown.close()
+    now = [0.0]
+    lines = EpochLines(CONFIG, shows=shows, every=5.0, clock=lambda: now[0])
+    with caplog.at_level(logging.INFO, "recgraph"):
+        for epoch in range(1, 9):
+            now[0] += 2
+            lines.end_epoch(row(epoch, 0.1, 0.1, 2.0 * epoch))
+        lines.close()
+    shown = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert shown == [f"epoch {epoch}/10" for epoch in expected]
+    assert [record.__dict__["row"]["epoch"] for record in caplog.records] == [*range(1, 9)]
+
+
+@pytest.mark.parametrize("progress", [None, True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_and_lines_elsewhere(
+    terminal: bool,
+    progress: bool | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("recgraph.train.fitting.shows_bar", lambda: terminal)
+    bars = []
+    monkeypatch.setattr(ProgressBar, "close", lambda bar: bars.append(bar._bar.stop()))
+    fitted(tmp_path, progress=progress)
+    assert len(bars) == (terminal and progress is not False)
+    assert ("epoch 2/2" in capsys.readouterr().err) == (not terminal and progress is True)
 
 
 def fitted(tmp_path: Path, **settings: Any) -> None:
@@ -73,7 +66,7 @@ def fitted(tmp_path: Path, **settings: Any) -> None:
 
     log = rg.Interactions.from_frame(pl.DataFrame(rows), user="user", item="item")
     model = rg.models.BPRMF(hidden_dim=4)
-    rg.fit(model, log, seed=0, out=tmp_path / "run", max_epochs=2, device="cpu", progress=False, **settings)
+    rg.fit(model, log, seed=0, out=tmp_path / "run", max_epochs=2, device="cpu", **{"progress": False, **settings})
 
 
 def test_tensorboard_has_the_rows_of_the_epochs(tmp_path: Path) -> None:
