@@ -129,7 +129,7 @@ class _Training:
 
 
 def _training(name: str, settings: dict[str, Any], part: Any, batch_size: int, steps: int, targets: int) -> _Training:
-    from experiments.bench.ours.train import NextBatches
+    from experiments.bench.ours.training import NextBatches
     from recgraph import registry
     from recgraph.models.base import Space
     from recgraph.rng import Generators
