@@ -270,7 +270,7 @@ def over_folds(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models over the users of a cross-validation (:func:`recgraph.data.interactions.folds`).
+    """Compare two models over the users of a cross-validation (:func:`recgraph.data.split.folds`).
 
     Each user counts once, with all its values: those of several folds are no independent ones. Folds count alike,
     however many users have a value in them, so that the difference is that of the means over folds.

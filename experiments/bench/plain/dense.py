@@ -1,6 +1,6 @@
-"""MEOW's and AdaMEOW's step as one would write it on dense matrices: N x N adjacencies, similarities and weights.
+"""The graph line as one would write it on dense matrices: N x N adjacencies, similarities and weights.
 
-An oracle of the library's models and what their speed is compared with. It takes a model's parameters and what it has
+The step of MEOW and AdaMEOW is an oracle of the library's models, too. It takes a model's parameters and what it has
 read from its graph, made dense; all else, forward to loss, is its own, on plain tensors and torch's autograd. Only the
 k-means is the library's. AdaMEOW's published form holds N x N x 64 numbers several times over (16 GB on ACM): here the
 first layer is split, which leaves N x N x 16, and that in blocks of rows.
@@ -9,16 +9,19 @@ first layer is split, which leaves N x N x 16, and that in blocks of rows.
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parents[1] / "ours"))
+from experiments.bench.ours import graphs
 
+Array = npt.NDArray[np.float64]
 #: anchors whose N x 16 hidden units are held at once
 _ROWS = 512
 
@@ -148,10 +151,8 @@ def _mean(reached: Tensor) -> Tensor:
     return reached / reached.sum(1, keepdim=True).clamp(min=1)
 
 
-def prepare(options: dict[str, Any]) -> Any:
-    import hin
-
-    model, settings = hin.build(options)
+def dense_metapath(options: dict[str, Any]) -> Any:
+    model, settings = graphs.build(options)
     model.to(options["device"])
     step = DenseStep(model)
     optimiser = torch.optim.Adam(
@@ -165,5 +166,48 @@ def prepare(options: dict[str, Any]) -> Any:
                 raise ValueError("the loss is not finite")
             optimiser.step()
         return {"epochs": float(steps)}
+
+    return run
+
+
+def top_k(counts: Array, k: int) -> Array:
+    """[N, N]: each row's k greatest ``2 A_ij / (A_ii + A_jj)`` with their counts; of equal ones the last."""
+    diagonal = np.diag(counts)
+    with np.errstate(invalid="ignore"):
+        similarity = np.nan_to_num(2 * counts / (diagonal[:, None] + diagonal))
+    similarity[counts == 0] = -1
+    best = np.argsort(similarity, axis=1, kind="stable")[:, -k:]
+    kept = np.zeros_like(counts)
+    np.put_along_axis(kept, best, np.take_along_axis(counts, best, 1), 1)
+    return kept
+
+
+def normalise(adjacency: Array) -> Array:
+    """``D^-1/2 A^T D^-1/2``, D the row sums."""
+    sums = adjacency.sum(1)
+    root = np.divide(1, np.sqrt(sums), out=np.zeros_like(sums), where=sums > 0)
+    return root[:, None] * adjacency.T * root
+
+
+def adjacency(halves: Any, k: int) -> Array:
+    """The normalised top-k adjacency of a path, of which ``halves`` [N, M] is the first half."""
+    return normalise(top_k((halves @ halves.T).toarray(), k))
+
+
+def dense_pathsim(options: dict[str, Any]) -> Any:
+    """PathSim's top-k: counts by scipy, the rest N x N in numpy."""
+    graph, paths = graphs.read(options["data"])
+    top = graphs.published(options["model"], Path(options["data"]).name)["top_k"]
+    halves: list[Any] = []
+    for path in paths:
+        names = path.split("-")
+        kind = next(kind for kind in graph.edge_types if [kind[0], kind[2]] == names[:2])
+        halves.append(sp.csr_array(graph.adjacency(kind).to_scipy(), dtype=np.float64))
+
+    def run(steps: int) -> dict[str, float]:
+        for _ in range(steps):
+            for half, k in zip(halves, top, strict=True):
+                adjacency(half, k)
+        return {"preparations": float(steps)}
 
     return run
