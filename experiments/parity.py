@@ -20,8 +20,8 @@ from torch import Tensor
 
 from experiments.bench import environments
 from recgraph.data.batches import PairBatch, Query
-from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
+from recgraph.data.split import Interactions
 from recgraph.models.base import Space
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE
