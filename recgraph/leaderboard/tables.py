@@ -1,0 +1,202 @@
+"""``render``: a board's records as a page, as Markdown, or as CSV (one line for each number, with all digits).
+
+The output depends on the records alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recgraph.arguments import checked
+from recgraph.files import write_text
+from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.compare import MARKS, Comparison
+from recgraph.leaderboard.sheet import (
+    COSTS,
+    NEAR,
+    WATTS_PER_CORE,
+    WATTS_PER_GIB,
+    Number,
+    Sheet,
+    open_sheet,
+    update_comparisons,
+)
+from recgraph.pages import environment
+from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
+
+__all__ = ["COLUMNS", "markdown", "render", "rows", "to_csv"]
+
+#: kind of groups of users -> heading
+GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
+_TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
+#: columns of the CSV: ``sheet`` is called as its file; ``kind`` is score, group, cost, failure or missing; ``values``
+#: are ``seed:value``; fields that do not apply are empty
+COLUMNS = (
+    *("board", "sheet", "dataset", "entry", "model", "address", "kind", "table", "protocol", "group", "name"),
+    *("mean", "sd", "n_seeds", "values", "mark", "difference"),
+    *(f"{over}_{name}" for over in ("users", "seeds") for name in _TEST),
+    "message",
+)
+#: maximum number of score columns in one table of Markdown; with more, each protocol has its own table
+_WIDEST = 6
+_ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
+
+
+@checked
+def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
+    """Write the records of a board into one file and return its path.
+
+    No model is trained and no data is read. Entries are compared again where their records have changed.
+
+    Args:
+        board: a name, a folder, a TOML file, or a board.
+        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (all numbers, a line each).
+        results: the folder of records; by default ``results`` beside the board's folder.
+
+    Raises:
+        ValueError: the board does not exist, or ``out`` has another suffix.
+    """
+    path = Path(out)
+    if path.suffix not in (".html", ".md", ".csv"):
+        raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
+    found = board if isinstance(board, Board) else load_board(board)
+    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
+    if path.suffix == ".html":
+        from recgraph.leaderboard.page import page
+
+        write_text(page(sheets, found), path)
+    else:
+        write_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
+    return path
+
+
+def to_csv(sheets: Sequence[Sheet]) -> str:
+    """All sheets as CSV with a header, :func:`recgraph.texts.for_spreadsheet`."""
+    cells = [[for_spreadsheet(row.get(name, "")) for name in COLUMNS] for sheet in sheets for row in rows(sheet)]
+    return "".join(map(csv_line, [COLUMNS, *cells]))
+
+
+def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
+    """The CSV rows of a sheet: scores, groups, costs, failures and missing seeds."""
+    of_sheet = {"board": sheet.board, "sheet": sheet.spec.name, "dataset": sheet.spec.dataset}
+    entries = {
+        one.name: {**of_sheet, "entry": one.name, "model": one.jobs[0].model, "address": one.address}
+        for one in sheet.entries
+    }
+    protocols = {table.title: {"table": table.title, "protocol": table.protocol_hash} for table in sheet.tables}
+    for name, fields in entries.items():
+        for title, where in protocols.items():
+            for metric, number in sheet.scores(name, title).items():
+                yield {**fields, **where, "kind": "score", "name": metric, **_cells(number), "mark": number.mark}
+    for groups in sheet.groups:
+        for name, own in groups.rows.items():
+            for group, number in own.items():
+                where = {**protocols[groups.table], "kind": "group", "group": f"{groups.kind} {group}"}
+                yield {**entries[name], **where, "name": groups.metric, **_cells(number)}
+    for name, fields in entries.items():
+        for cost in COSTS:
+            if (spent := sheet.cost(name, cost)) is not None:
+                yield {**fields, "kind": "cost", "name": cost, **_cells(spent)}
+    for entry, job, record in sheet.failures:
+        message = f"{record['error']}: {record['message']}"
+        yield {**entries[entry.name], "kind": "failure", "name": f"seed {job.seed}", "message": message}
+    for entry, seeds, reason in sheet.missing:
+        for seed in seeds:
+            yield {**entries[entry.name], "kind": "missing", "name": f"seed {seed}", "message": reason}
+
+
+def _cells(number: Number) -> dict[str, Any]:
+    values = " ".join(f"{seed}:{value!r}" for seed, value in number.by_seed.items())
+    found: dict[str, Any] = {"mean": number.mean, "sd": number.sd, "n_seeds": len(number.by_seed), "values": values}
+    for test in number.versus:
+        found["difference"] = test.difference
+        found |= {f"{test.over}_{name}": getattr(test, name) for name in _TEST}
+    return {name: "" if value is None else value for name, value in found.items()}
+
+
+def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
+    """The board as Markdown that ends with a line break; ``level``: of the first heading."""
+    templates = environment("leaderboard").overlay(autoescape=False)
+    templates.filters |= {"text": for_markdown, "code": markdown_code, "cell": _cell, "cost": _cost}
+    text = templates.get_template("board.md.j2").render(
+        board=board,
+        sheets=sheets,
+        level=level,
+        widest=_WIDEST,
+        marks=MARKS,
+        costs=("n_parameters", "epochs", *COSTS[:5], "peak_memory_mb"),
+        watts=(WATTS_PER_CORE, WATTS_PER_GIB),
+        kinds=GROUPS,
+        facts=_facts,
+        differences=_differences,
+        places=_places,
+        block=markdown_block,
+        cheapest_text=cheapest_text,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def _cell(text: str) -> str:
+    return for_markdown(text).replace("|", "\\|")
+
+
+def _facts(values: Mapping[str, str]) -> list[str]:
+    return [f"{name} {short_hash(text)}" for name, text in values.items()]
+
+
+def _differences(sheet: Sheet) -> list[tuple[str, str, str, Comparison]]:
+    """The comparisons of the first metric of each table, with the pair of entries."""
+    found = []
+    for table in sheet.tables:
+        metric, ranked = table.metrics[0], sheet.ranked(table)
+        for entry in ranked:
+            pair = f"{ranked[0].name} less {entry.name}"
+            versus = sheet.numbers[entry.name, table.title, "", "", metric].versus
+            found += [(table.title, metric, pair, test) for test in versus]
+    return found
+
+
+def _places(sheet: Sheet) -> list[str]:
+    """The machines of the records, and the versions of their packages."""
+    found = [entry.provenance for entry in sheet.entries]
+    return list(dict.fromkeys(text for made in found for text in (*made["machine"], *made["versions"])))
+
+
+def _cost(number: Number | None, name: str) -> str:
+    """A cost as text; watt hours and parameters without their deviation."""
+    if number is None:
+        return "–"
+    if name in ("training_wh", "n_parameters"):
+        return f"{number.mean:.2g}" if name == "training_wh" else f"{number.mean:,.0f}"
+    return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
+
+
+def cheapest_text(sheet: Sheet) -> str:
+    """A sentence on the cheapest entry that is nearly the best; empty where there are no two."""
+    found = sheet.cheapest
+    if found is None:
+        return ""
+    column, (best, entry) = f"{found.metric}, {found.table}", (found.best, found.entry)
+    if entry == best:
+        return f"Nothing that trains in less CPU time is within {NEAR:.0%} of the best, {best} ({column})."
+    score, best_score = (sheet.scores(name, found.table)[found.metric].mean for name in (entry, best))
+    cost, best_cost = (sheet.numbers[name, "", "", "", "training_cpu_seconds"].mean for name in (entry, best))
+    return (
+        f"The cheapest within {NEAR:.0%} of the best ({column}): {entry}, {score:.4f} for {cost:.3g} CPU seconds of "
+        f"training; the best, {best}, has {best_score:.4f} for {best_cost:.3g}, {best_cost / cost:.3g} times as many."
+    )
+
+
+def metric_name(metric: str) -> str:
+    """``NDCG@10`` of ``ndcg@10``, ``Macro F1`` of ``macro_f1``."""
+    name, at, cutoff = metric.partition("@")
+    text = " ".join(part.upper() if part in _ABBREVIATIONS else part for part in name.split("_"))
+    return f"{text[:1].upper()}{text[1:]}{at}{cutoff}"
+
+
+def short_hash(text: str) -> str:
+    """The text with long hashes cut to 12 digits."""
+    return re.sub(r"[0-9a-f]{32,}", lambda found: found[0][:12], text)
