@@ -44,7 +44,7 @@ def update(
     A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
-    from recgraph.finite import NonFinite
+    from recgraph.files import NonFinite
     from recgraph.train.update import UpdateRefused
 
     opened = _open(run)
@@ -70,14 +70,14 @@ def update(
 
 def _open(folder: Path) -> Run:
     """The run of a folder, without its data, or that of a bundle."""
-    from recgraph.serve.bundle import BundleError, bundle_of, holds
+    from recgraph.serve.bundle import BundleError, bundle_of, read_config
     from recgraph.serve.recommender import Recommender
     from recgraph.train.record import RunRecord
     from recgraph.train.run import Run
     from recgraph.train.update import check_updatable
 
     at = bundle_of(folder)
-    if holds(at) == "embedder":
+    if read_config(at)["holds"] == "embedder":
         raise BundleError(f"{folder} embeds the nodes of a graph and cannot be updated; fit it again")
     if at == folder:
         made = Run.of_bundle(folder)

@@ -17,8 +17,8 @@ from recgraph.contrast.queue import Queue
 from recgraph.contrast.transforms import Transform
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class TermConfig(Similarity):

@@ -8,12 +8,12 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from recgraph.accelerated import compiled
 from recgraph.config import ConfigError
 from recgraph.encoders.attention import Asked, Layout, Padded, lay_out
 from recgraph.rng import dropout, lent
-from recgraph.rows import lookup
+from recgraph.sparse.device import compiled
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 
 def dropout_generator(

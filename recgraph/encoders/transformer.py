@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.encoders.attention import Asked, Layout, attend
 from recgraph.encoders.base import EncoderLayer, LayeredEncoder
 from recgraph.rng import dropout
+from recgraph.sparse.device import is_accelerated
 
 
 def draw_weights(weight: Tensor) -> Tensor:

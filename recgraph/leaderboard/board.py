@@ -11,15 +11,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
-from recgraph.arguments import checked
-from recgraph.config import Config, ConfigError, load_toml
+from recgraph.config import Config, ConfigError, checked, load_toml
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
-from recgraph.data.log_file import is_data_path
-from recgraph.data.reading import PATHS
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
-from recgraph.evaluate.node_probe import SCORES
+from recgraph.data.read import PATHS, is_data_path
+from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, metric_class, split_metric
+from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import check_cutoffs
-from recgraph.imports import ImportFailed, import_all, is_file
+from recgraph.registry import ImportFailed, import_all, is_path
 from recgraph.setting_texts import with_none
 from recgraph.train.settings import DataConfig
 
@@ -132,7 +130,7 @@ class SheetSpec(Config):
     @property
     def imported(self) -> tuple[str, ...]:
         """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
-        return tuple(_path(self.file, each) if is_file(each) else each for each in self.imports)
+        return tuple(_path(self.file, each) if is_path(each) else each for each in self.imports)
 
     @property
     def more_metrics(self) -> tuple[str, ...]:

@@ -13,10 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import over_users
-from recgraph.evaluate.statistics import TooFewPairs, holm, welch
+from recgraph.evaluate.significance import TooFewPairs, holm, over_users, welch
 from recgraph.files import write_json
 from recgraph.leaderboard.plan import TITLES, Record, Records, Store, digest, read_json
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from recgraph.evaluate.metrics.names import higher_is_better
+from recgraph.evaluate.metrics import higher_is_better
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import MARKS
 from recgraph.leaderboard.sheet import COSTS, Entry, Number, ScoreTable, Sheet

@@ -19,13 +19,11 @@ from typing import Any, Literal
 import torch
 
 from recgraph import parallel, registry
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.catalog.cards import data_name
-from recgraph.evaluate.node_results import NodeResults
+from recgraph.evaluate.nodes import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.files import remove_folder
-from recgraph.imports import import_all
-from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import (
     TITLES,
@@ -39,6 +37,8 @@ from recgraph.leaderboard.plan import (
     load_data_hashes,
 )
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
+from recgraph.ranks import refuse_launched
+from recgraph.registry import import_all
 from recgraph.train.config import pick_device
 from recgraph.train.fit import train
 from recgraph.train.record import SELECTION, Measured, provenance

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from recgraph import notebook, registry
-from recgraph.arguments import checked
-from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph import pages, registry
+from recgraph.config import checked
+from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
     MARKS,
@@ -366,8 +366,8 @@ class Sheet:
                 {"model": name} | {metric: own[metric].mean if metric in own else None for metric in table.metrics}
                 for name, own in scores.items()
             ]
-            shown.append(notebook.table(rows, table.title))
-        return notebook.block(repr(self), {}, shown, self.tested)
+            shown.append(pages.table(rows, table.title))
+        return pages.block(repr(self), {}, shown, self.tested)
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         return self.numbers.get((entry, title, "", "", metric))

@@ -15,7 +15,6 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.blocks import row_blocks
 from recgraph.config import Config, ConfigError, Search, unknown_key
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
@@ -24,6 +23,7 @@ from recgraph.encoders.kept import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.heterogeneous.base import evaluating
 from recgraph.rng import derive
+from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.ragged import Ragged
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import polars as pl
 import torch
@@ -19,14 +19,12 @@ from recgraph.config import Config
 from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
-from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
-from recgraph.serve.bundle import BundleError, bundle_of, digest
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import BundleError, Embedder, bundle_of, digest
 from recgraph.serve.recommender import Recommender, load
+from recgraph.train.fitting import Scale
 from recgraph.train.run import NodeRun, Run
 
-Scale = Literal["initial", "given"]
 #: the fields of the source's record that the record of the new run keeps
 _KEPT = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")
 _log = logging.getLogger(__name__)
@@ -97,7 +95,7 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
         BundleError: a folder that cannot be read.
     """
     ids, vectors, origin = _read(source)
-    if ids.n_unique() != len(ids) or first_bad_row(vectors) is not None:
+    if ids.n_unique() != len(ids) or not vectors.isfinite().all():
         raise ValueError("init_items: an id is there twice, or a vector is not finite")
     index = torch.from_numpy(split.items.index(ids))
     found_mask = index >= 0

@@ -13,9 +13,8 @@ from refusing import refused
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
-from recgraph.evaluate import node_probe as probe
-from recgraph.evaluate.node_probe import cluster_scores, f1_scores, linear_probe, logistic_probe
-from recgraph.evaluate.node_results import evaluate_nodes
+from recgraph.evaluate import nodes as probe
+from recgraph.evaluate.nodes import cluster_scores, evaluate_nodes, f1_scores, linear_probe, logistic_probe
 from recgraph.graph.node_task import NodeSplit, NodeTask
 
 
@@ -53,7 +52,7 @@ def test_probes_together_equal_probes_one_by_one() -> None:
     x, y, split = nodes()
     settings = {"repeats": 2, "steps": 25, "learning_rate": 0.05, "weight_decay": 0.01}
     scores = linear_probe(x, y, split, seed=3, **settings)
-    first = probe._Probes(5, 3, 2, torch.device("cpu"), 3).weight.detach()
+    first = probe._first_weights(5, 3, 2, torch.device("cpu"), 3)[0].detach()
     for r in range(2):
         want = one_by_one(x, y, split, first[:, r], 25, 0.05, 0.01)
         got = [float(getattr(scores, name)[r]) for name in probe.SCORES]
@@ -94,7 +93,7 @@ def test_a_part_of_one_class_is_refused_before_anything_is_fitted(part: str, mon
     for fit in (logistic_probe, linear_probe):
         with refused(part):
             fit(x, y, alone)
-    monkeypatch.setattr("recgraph.evaluate.node_results.linear_probe", lambda *_, **__: pytest.fail("fitted"))
+    monkeypatch.setattr("recgraph.evaluate.nodes.linear_probe", lambda *_, **__: pytest.fail("fitted"))
     with refused("split 'b'", part):
         evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": alone}))
 

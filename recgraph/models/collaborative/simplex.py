@@ -18,8 +18,8 @@ from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
 from recgraph.models.reading import Reading
 from recgraph.rng import dropout
-from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 _USERS = "users of this rank"
 

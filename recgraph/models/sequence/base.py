@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError
 from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, sequence_batches, with_gaps
 from recgraph.data.item_features import FeatureWish
@@ -35,8 +34,9 @@ from recgraph.models.reading import SequenceReading
 from recgraph.models.sequence.config import SequenceConfig
 from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.rng import Generators
-from recgraph.rows import lookup
+from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 
 class Encoded(NamedTuple):

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
 from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
@@ -21,6 +20,7 @@ from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrasti
 from recgraph.models.sequence.base import Encoded, SequenceModel
 from recgraph.models.sequence.config import TransformerConfig
 from recgraph.ranks import Share, gathered
+from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 
 

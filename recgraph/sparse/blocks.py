@@ -1,0 +1,145 @@
+"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of ``exp``.
+
+Losses make loss and gradients in one pass, in an autograd function of their own: each block of an N x M matrix of
+scores yields both before the next one overwrites it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from recgraph.sparse.device import is_accelerated
+
+#: a block stays in a core's cache; an accelerator wants few and large kernels instead
+BYTES_HOST = 4 * 2**20
+_BYTES_ACCELERATOR = 512 * 2**20
+#: fewer rows make matrix products slow, however large their columns make the block
+FEWEST_ROWS = 32
+# values that are added one by one in their own type: the sum of more would lose digits, and stand still in the end
+_SUMMED = 2**16
+# F.normalize divides shorter vectors by it
+_SHORTEST = 1e-12
+
+
+def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
+    """The rows of each block of an [n_rows, n_columns] matrix of the type and device of ``like``, the largest first.
+
+    Args:
+        block_rows: rows of a block; None picks by the size of the cache.
+    """
+    if block_rows is None:
+        budget = _BYTES_ACCELERATOR if is_accelerated(like) else BYTES_HOST
+        block_rows = max(budget // (max(n_columns, 1) * like.element_size()), FEWEST_ROWS)
+    for start in range(0, n_rows, block_rows):
+        yield slice(start, min(start + block_rows, n_rows))
+
+
+def score_blocks(
+    n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed, the same for all.
+
+    Memory of its own for each block would cost as much time as the product that fills it.
+    """
+    buffer: Tensor | None = None
+    for rows in row_blocks(n_rows, n_columns, like, block_rows):
+        if buffer is None:
+            buffer = like.new_empty(rows.stop, n_columns)
+        yield rows, buffer[: rows.stop - rows.start]
+
+
+def work_type(*tensors: Tensor) -> torch.dtype:
+    """The type in which losses compute: the widest of the tensors', but never below float32."""
+    work = torch.float32
+    for tensor in tensors:
+        work = torch.promote_types(work, tensor.dtype)
+    return work
+
+
+def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The total of the sums of blocks, scalars, in float64 where there are several; of none 0 of the type of ``like``.
+
+    Float32 loses a digit each time that ten times as many are added.
+    """
+    if len(sums) > 1:
+        return torch.stack([*sums]).sum(dtype=torch.float64)
+    return sums[0] if sums else like.new_zeros(())
+
+
+def group_sizes(groups: Tensor, n: int) -> Tensor:
+    """[n] int64: how many of ``groups`` [N], in [0, n), are each; float32 would stop counting at 2^24."""
+    if is_accelerated(groups):  # bincount would wait for the device
+        one = groups.new_ones(()).expand(groups.shape)
+        return groups.new_zeros(n).index_add_(0, groups, one)
+    return torch.bincount(groups, minlength=n)
+
+
+def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
+    """[n, ...]: sums of ``values`` [N, ...] by ``groups`` [N], in [0, n), in their type; without gradient.
+
+    Stretches of 65,536 values are added in that type, and their sums in float64, so that no sum stands still.
+    """
+    step, shape = max(_SUMMED, 4 * n), (n, *values.shape[1:])
+    if len(values) <= step:
+        return values.new_zeros(shape).index_add_(0, groups, values)
+    total = torch.zeros(shape, dtype=torch.float64, device=values.device)
+    for start in range(0, len(values), step):
+        part = slice(start, start + step)
+        total += values.new_zeros(shape).index_add_(0, groups[part], values[part])
+    return total.to(values.dtype)
+
+
+def even_bounds(n_rows: int, n_groups: int, own: slice = slice(None)) -> list[int]:
+    """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers from 0.
+
+    Args:
+        n_rows: of all groups.
+        n_groups: G; of more than rows some are empty.
+        own: consecutive rows whose bounds are wanted, counted from the first of them.
+    """
+    start, stop, _ = own.indices(n_rows)
+    return [min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)]
+
+
+def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
+    """[n, ...]: of each row the values [G, ...] of its group (:func:`even_bounds`); of one group [1, ...]."""
+    if len(values) == 1:
+        return values
+    sizes = [stop - start for start, stop in pairwise(bounds)]
+    return torch.cat([one.expand(size, *one.shape) for one, size in zip(values, sizes, strict=True)])
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no gradient.
+
+    A narrow state is 0 where dropout takes all of its dimensions. ``F.normalize`` multiplies its gradient by 1e12, so
+    that weights become infinite.
+    """
+    lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)
+
+
+def exponent_limit(dtype: torch.dtype) -> float:
+    """``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers.
+
+    A quarter of the exponents is left for the sum over the columns and the products with gradients. Subnormal
+    numbers would make matrix products slower by an order of magnitude.
+    """
+    return 0.75 * math.log(torch.finfo(dtype).max)
+
+
+def refuse_second_derivative(what: str) -> None:
+    """To be called in backward: under ``create_graph`` what was made in forward would pass for constants.
+
+    torch's ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss.
+
+    Raises:
+        RuntimeError: backward runs with ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{what} can be differentiated once; create_graph=True is not supported")

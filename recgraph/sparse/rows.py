@@ -1,0 +1,88 @@
+"""Reads of rows of a table, a parameter [N, D] with a row for each item or user.
+
+The gradient of a table may be *sparse*, as that of ``nn.Embedding(sparse=True)``: a step then costs what it touches,
+not what the table holds. The trainer says so of a parameter with :func:`set_sparse`; all other tables, such as those
+that a propagation made, have dense gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.sparse.device import is_accelerated
+
+_MARK = "_gradient_is_sparse"
+# marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry
+_ROWS_AN_ENTRY = 2
+
+
+def set_sparse(parameter: nn.Parameter, sparse: bool = True) -> None:
+    """Say of a table whether reads give it sparse gradients."""
+    setattr(parameter, _MARK, sparse)
+
+
+def is_sparse(table: Tensor) -> bool:
+    """Whether reads give the table sparse gradients: False of all that is computed."""
+    return bool(getattr(table, _MARK, False))
+
+
+def lookup(table: Tensor, index: Tensor, padding_idx: int | None = None) -> Tensor:
+    """``table[index]``, [*index.shape, D]; the row ``padding_idx`` gets no gradient."""
+    return F.embedding(index, table, padding_idx=padding_idx, sparse=is_sparse(table))
+
+
+def distinct_rows(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """The distinct rows of an index, ascending, and the place of each of its entries among them.
+
+    Args:
+        index: int64 in ``0..n_rows - 1``, of any shape.
+        n_rows: N of the table.
+
+    Returns:
+        [U] and a tensor of the index's shape, with ``rows[places] == index``.
+    """
+    if index.numel() * _ROWS_AN_ENTRY < n_rows:
+        rows, places = torch.unique(index, return_inverse=True)
+        return rows, places
+    touched_mask = torch.zeros(n_rows, dtype=torch.bool, device=index.device)
+    touched_mask[index.flatten()] = True
+    rows = touched_mask.nonzero().flatten()
+    place_of = torch.empty(n_rows, dtype=torch.int64, device=index.device)
+    place_of[rows] = torch.arange(len(rows), device=index.device)
+    return rows, place_of[index]
+
+
+def touched(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """A table [U, D] to read an index from, and the index into it.
+
+    Of a table with sparse gradients these are the distinct rows of the index; any other is read as it is.
+    """
+    if not is_sparse(table):
+        return table, index
+    rows, places = distinct_rows(index, len(table))
+    return lookup(table, rows), places
+
+
+def read_once(table: Tensor, *indices: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A table of the rows of several indices, and these as indices into it: one lookup, and so one gradient.
+
+    With a lookup for each index, each would make a gradient as large as the table, and autograd would add them.
+
+    Args:
+        table: [N, D].
+        indices: int64 of any shapes.
+
+    Returns:
+        [U, D], the distinct rows, and a tensor of each index's shape. On an accelerator, which would have to wait for
+        the number of distinct rows, the table itself unless its gradients are sparse.
+    """
+    index = torch.cat([each.flatten() for each in indices])
+    if is_accelerated(table):
+        part, places = touched(table, index)
+    else:
+        rows, places = distinct_rows(index, len(table))
+        part = lookup(table, rows)
+    of_each = torch.split(places, [each.numel() for each in indices])
+    return part, [one.view(each.shape) for one, each in zip(of_each, indices, strict=True)]

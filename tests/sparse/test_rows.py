@@ -1,0 +1,108 @@
+"""Reads of tables: distinct rows, and sparse gradients that are the dense ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.data.part import Part
+from recgraph.models.base import Space, TrainableModel
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import distinct_rows, lookup, read_once, set_sparse
+from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.trainer import Trainer
+
+
+@pytest.mark.parametrize("n_rows", [3, 9, 10_000])  # by a mask of the table, and by sorting
+def test_distinct_rows(n_rows: int) -> None:
+    index = torch.randint(min(n_rows, 9), (5, 4), generator=torch.Generator().manual_seed(n_rows))
+    rows, places = distinct_rows(index, n_rows)
+    assert rows.tolist() == sorted(set(index.flatten().tolist()))
+    assert torch.equal(rows[places], index)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_read_once_makes_one_gradient_of_several_readers(sparse: bool) -> None:
+    table = torch.nn.Parameter(torch.randn(40, 2))
+    users, items = torch.tensor([3, 0, 3]), torch.tensor([[39, 20], [39, 7]])
+
+    def value(source: Tensor, of_users: Tensor, of_items: Tensor) -> Tensor:
+        return (lookup(source, of_users).sum(0) * lookup(source, of_items).pow(2).sum((0, 1))).sum()
+
+    expected = torch.autograd.grad(value(table, users, items), table)[0]
+    set_sparse(table, sparse)
+    part, places = read_once(table, users, items)
+    assert part.shape == (5, 2)
+    got = torch.autograd.grad(value(part, *places), table)[0]
+    assert got.is_sparse == sparse
+    torch.testing.assert_close(got.to_dense(), expected)
+
+
+N_USERS, N_ITEMS = 12, 300
+CASES: list[tuple[str, Mapping[str, Any]]] = [
+    *[("sasrec", {"loss": loss}) for loss in ("sampled_softmax", "bce")],
+    ("gru4rec", {"loss": "bpr"}),
+    ("mclrec", {"loss": "sampled_softmax"}),
+    ("bprmf", {"loss": "bpr"}),
+]
+
+
+def _part() -> Part:
+    g = torch.Generator().manual_seed(3)
+    lengths = torch.randint(4, 9, (N_USERS,), generator=g)
+    # items that no user has are never targets
+    return Part(Ragged.from_lengths(torch.randint(N_ITEMS // 2, (int(lengths.sum()),), generator=g), lengths), N_ITEMS)
+
+
+def _model(name: str, settings: Mapping[str, Any]) -> TrainableModel:
+    model: TrainableModel = registry.load("model", name)(hidden_dim=8, n_negatives=3, **settings)
+    return model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=1)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_sparse_gradients_are_the_dense_ones(name: str, settings: Mapping[str, Any]) -> None:
+    found = []
+    for sparse in (False, True):
+        model = _model(name, settings)
+        batch = next(iter(model.batches(_part(), 8, Generators(0)).epoch(0)))
+        named = dict(model.named_parameters())
+        (table,) = model.row_sparse_tables
+        set_sparse(named[table], sparse)
+        phase = model.phases[0]
+        terms = model.train()(batch, tuple(phase.terms))
+        torch.stack([terms[term] * weight for term, weight in phase.terms.items()]).sum().backward()
+        gradient = named[table].grad
+        assert gradient is not None
+        assert gradient.is_sparse == sparse
+        found.append({key: value.grad.to_dense() for key, value in named.items() if value.grad is not None})
+    for key, value in found[1].items():
+        torch.testing.assert_close(value, found[0][key], rtol=1e-5, atol=1e-8)
+
+
+def test_sparse_adam_steps_the_rows_that_a_step_touches() -> None:
+    """Where every step touches all rows it is Adam; what it never touches stays as it was."""
+    weights = {}
+    for sparse in (False, True):
+        model = _model("sasrec", {"loss": "sampled_softmax"})
+        before = model.get_parameter("item_embedding.weight").detach().clone()
+        generators = Generators(0)
+        config = TrainConfig.of(metric="last", max_epochs=1, patience=None, batch_size=N_USERS, sparse_tables=sparse)
+        batches = model.batches(_part(), config.batch_size, generators)
+        trainer = Trainer(model, batches, config, generators, accelerator=make_accelerator("cpu"))
+        trainer.fit()
+        weights[sparse] = model.get_parameter("item_embedding.weight").detach()
+    # after one step the two differ in where eps counts alone
+    torch.testing.assert_close(weights[True], weights[False], rtol=0, atol=1e-4)
+    moved_mask = (weights[True] != before).any(1)
+    assert 0 < int(moved_mask.sum()) < N_ITEMS // 2
+
+
+def test_who_has_no_such_table() -> None:
+    for name, settings in [("sasrec", {}), ("lightgcn", {}), ("bprmf", {"loss": "full_softmax"})]:
+        assert registry.load("model", name)(**settings).build(Space(n_users=3, n_items=5)).row_sparse_tables == ()
