@@ -63,7 +63,7 @@ def render(
 ) -> None:
     """Write BOARD's records as a page, as Markdown, or as CSV with all numbers."""
     from recgraph.leaderboard.board import load_board
-    from recgraph.leaderboard.tables import render as write
+    from recgraph.leaderboard.page import render as write
 
     found = load_board(board)
     note(f"written to {write(found, out or Path(f'{found.name}.html'), results=results)}")

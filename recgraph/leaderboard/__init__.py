@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recgraph.leaderboard.board import Board, load_board
+    from recgraph.leaderboard.page import render
     from recgraph.leaderboard.runner import Summary, run
     from recgraph.leaderboard.sheet import Sheet, open_sheet
-    from recgraph.leaderboard.tables import render
 
-_MODULES = {"Summary": "runner", "run": "runner", "Sheet": "sheet", "open_sheet": "sheet", "render": "tables"}
+_MODULES = {"Summary": "runner", "run": "runner", "Sheet": "sheet", "open_sheet": "sheet", "render": "page"}
 
 __all__ = ["Board", "Sheet", "Summary", "load_board", "open_sheet", "render", "run"]
 

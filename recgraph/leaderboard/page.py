@@ -1,4 +1,4 @@
-"""``page``: a board as one self-contained HTML file, which depends on the records alone."""
+"""``render``: a board as a page, one self-contained HTML file, or as tables; it depends on the records alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from recgraph.config import checked
 from recgraph.evaluate.metrics import higher_is_better
-from recgraph.leaderboard.board import Board
+from recgraph.files import write_text
+from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS
-from recgraph.leaderboard.sheet import COSTS, Entry, Number, ScoreTable, Sheet
-from recgraph.leaderboard.tables import GROUPS, cheapest_text, metric_name, short_hash
+from recgraph.leaderboard.sheet import COSTS, Entry, Number, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import GROUPS, cheapest_text, markdown, metric_name, short_hash, to_csv
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
-__all__ = ["page"]
+__all__ = ["page", "render"]
 
 #: what a screen reader says for the sign of a mark
 _SPOKEN = {"best": "significantly best", "tied": "not significantly worse than the best", "untested": "not tested"}
@@ -28,6 +31,33 @@ _N_COLOURS = 6
 _LOG_RATIO = 8.0
 #: maximum number of points of a drawn curve
 _POINTS = 100
+
+
+@checked
+def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
+    """Write the records of a board into one file and return its path.
+
+    No model is trained and no data is read. Entries are compared again where their records have changed.
+
+    Args:
+        board: a name, a folder, a TOML file, or a board.
+        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (all numbers, a line each).
+        results: the folder of records; by default ``results`` beside the board's folder.
+
+    Raises:
+        ValueError: the board does not exist, or ``out`` has another suffix.
+    """
+    path = Path(out)
+    if path.suffix not in (".html", ".md", ".csv"):
+        raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
+    found = board if isinstance(board, Board) else load_board(board)
+    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
+    if path.suffix == ".html":
+        text = page(sheets, found)
+    else:
+        text = markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets)
+    write_text(text, path)
+    return path
 
 
 def page(sheets: Sequence[Sheet], board: Board) -> str:

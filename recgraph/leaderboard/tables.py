@@ -1,19 +1,12 @@
-"""``render``: a board's records as a page, as Markdown, or as CSV (one line for each number, with all digits).
-
-The output depends on the records alone.
-"""
+"""A board's records as Markdown, or as CSV with one line for each number and all digits."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from recgraph.config import checked
 from recgraph.data.row_files import csv_line
-from recgraph.files import write_text
-from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.sheet import (
     COSTS,
@@ -22,12 +15,10 @@ from recgraph.leaderboard.sheet import (
     WATTS_PER_GIB,
     Number,
     Sheet,
-    open_sheet,
-    update_comparisons,
 )
 from recgraph.pages import environment, for_terminal
 
-__all__ = ["COLUMNS", "markdown", "render", "rows", "to_csv"]
+__all__ = ["COLUMNS", "markdown", "rows", "to_csv"]
 
 #: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
@@ -43,34 +34,6 @@ COLUMNS = (
 #: maximum number of score columns in one table of Markdown; with more, each protocol has its own table
 _WIDEST = 6
 _ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
-
-
-@checked
-def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
-    """Write the records of a board into one file and return its path.
-
-    No model is trained and no data is read. Entries are compared again where their records have changed.
-
-    Args:
-        board: a name, a folder, a TOML file, or a board.
-        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (all numbers, a line each).
-        results: the folder of records; by default ``results`` beside the board's folder.
-
-    Raises:
-        ValueError: the board does not exist, or ``out`` has another suffix.
-    """
-    path = Path(out)
-    if path.suffix not in (".html", ".md", ".csv"):
-        raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
-    found = board if isinstance(board, Board) else load_board(board)
-    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
-    if path.suffix == ".html":
-        from recgraph.leaderboard.page import page
-
-        write_text(page(sheets, found), path)
-    else:
-        write_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
-    return path
 
 
 #: of a cell that a spreadsheet takes for a formula, or whose beginning it skips; and of a number
