@@ -28,7 +28,7 @@ from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
 from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.new_log import after
+from recgraph.train.update import after
 
 FIT_ON = ("train", "train+valid")
 

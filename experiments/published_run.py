@@ -56,7 +56,7 @@ def main(out: Path) -> None:
         "unsealed": [],
         "provenance": provenance(),
     }
-    run = Run(model, split.sealed(), RunRecord.from_json(record), out)
+    run = Run(model, split.sealed(), RunRecord(**record), out)
     run.save(out / "bundle")
     run.write_record()
 
