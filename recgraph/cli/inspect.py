@@ -48,10 +48,10 @@ def inspect(
     chosen = form or default_format()
     drawn: ItemMap | None = None
     found: Explanation | NodeExplanation
-    from recgraph.explain import explain, explain_node, item_map, node_map, write_page
+    from recgraph.explain import explain, explain_node, item_map, write_page
 
     if user is not None:
-        from recgraph.explain.user import recommender_of
+        from recgraph.explain.nodes import recommender_of
 
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
         recommender = recommender_of(run)
@@ -68,8 +68,8 @@ def inspect(
         assert node is not None
         found = explain_node(embedder, _parse(node, ids, "node"), k)
         if out is not None and projection != "none":
-            near = ids.index([each.near.node.id for each in found.neighbours] + [found.node.id])
-            drawn = node_map(embedder, color=color, method=projection, keep=near.tolist())
+            shown = [each.near.node.id for each in found.neighbours] + [found.node.id]
+            drawn = item_map(embedder, color=color, method=projection, keep=shown)
     _print(found, chosen)
     if out is not None:
         note(f"written to {write_page(found, out, drawn)}")

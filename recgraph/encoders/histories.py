@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from recgraph.encoders.base import dropout_generator
 from recgraph.rng import dropout
-from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged, row_softmax
+from recgraph.sparse.spmm import pair_products
 
 
 class HistoryAggregator(nn.Module):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from recgraph.explain.explanation import Attributed, Explanation, NodeExplanation
 from recgraph.explain.nodes import explain_node
-from recgraph.explain.page import page, write_page
-from recgraph.explain.projection import ItemMap, item_map, node_map
-from recgraph.explain.user import attribute, explain
+from recgraph.explain.page import ItemMap, item_map, page, write_page
+from recgraph.explain.users import attribute, explain
 
 __all__ = [
     "Attributed",
@@ -17,7 +16,6 @@ __all__ = [
     "explain",
     "explain_node",
     "item_map",
-    "node_map",
     "page",
     "write_page",
 ]

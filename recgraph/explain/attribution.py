@@ -7,8 +7,7 @@ vector) is judged by a question that it did not ask.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,8 +22,8 @@ from recgraph import registry
 from recgraph.config import Config, configure
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import device_of, evaluating
-from recgraph.explain.evidence import Walks, evidence_of_items
 from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node
+from recgraph.explain.paths import Walks, evidence_of_items
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.reading import AttentionForm, Baseline, Reading
@@ -54,9 +53,6 @@ class Subject:
     Attributes:
         items: [H] int64, the items that the model reads, oldest first.
         block_rows: variants that are computed at a time.
-
-    Raises:
-        ValueError: the user has no history, or the model does not read it.
     """
 
     def __init__(self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability") -> None:
@@ -100,17 +96,13 @@ class Subject:
         """[K]: the values with the whole history."""
         return self.values(self.full_mask())[0]
 
-    def values(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """[V, K]: the values of the targets by each variant, on the host (:class:`recgraph.models.reading.Reading`).
-
-        Args:
-            keep_mask: [V, H] bool.
-            instead: [V, H] int64 items in the events' places, or None.
-        """
-        return self.by_blocks(self.value_of, keep_mask, instead)
+    def values(self, keep_mask: Tensor) -> Tensor:
+        """[V, K]: the values of the targets by variants, [V, H] which events stay, on the host."""
+        return self.by_blocks(self.value_of, keep_mask)
 
     def by_blocks(self, of: Callable[[Tensor], Tensor], keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """A function of what the model makes of variants, [V, D] or [V, n_items], a block of them at a time."""
+        """A function of what the model makes of variants (:class:`recgraph.models.reading.Reading`), [V, D] or
+        [V, n_items], a block of them at a time; ``instead``: [V, H] int64 items in the events' places."""
         found = []
         with evaluating(self.model):
             for start in range(0, len(keep_mask), self.block_rows):
@@ -130,15 +122,6 @@ class Subject:
             return represented[:, self.targets] if vectors is None else represented @ vectors[self.targets].T
         return torch.log_softmax(self.scores_of(represented), 1)[:, self.targets]
 
-    @contextmanager
-    def differentiating(self) -> Iterator[None]:
-        """Within the block the model is in evaluation mode and operations are recorded; its parameters get no
-        gradient as long as gradients are asked for by :func:`torch.autograd.grad`."""
-        # vectors of items are made before, so that they are constants of the derivative
-        _ = self.item_vectors
-        with evaluating(self.model), torch.enable_grad():
-            yield
-
 
 class AttributionConfig(Config):
     """Settings of an attribution."""
@@ -150,12 +133,7 @@ class Attribution:
     A subclass sets ``Config`` and defines :meth:`attribute`. It calls the model in evaluation mode, leaves its mode,
     parameters and gradients as they were, and draws from the generator that it is given alone.
 
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
+    The settings are given as a value (``config``) or by name.
     """
 
     Config: ClassVar[type[AttributionConfig]] = AttributionConfig
@@ -164,15 +142,7 @@ class Attribution:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
-        """[K, H] of the subject's K targets and H events, on the host.
-
-        Args:
-            subject: what is attributed.
-            generator: on the host.
-
-        Raises:
-            ValueError: the method does not apply to the model.
-        """
+        """[K, H] of the subject's K targets and H events, on the host; ValueError where the method does not apply."""
         raise TypeError(f"{type(self).__name__} must define attribute(subject, generator)")
 
 
@@ -224,12 +194,9 @@ class IntegratedGradients(Attribution):
             begin = subject.reading.baseline(self.config.baseline).detach().expand_as(ends[0])[None]
         method = OfCaptum(lambda inputs: subject.value_of(subject.reading.of_inputs(inputs)))
         rows = max(min(subject.block_rows, _MOST_CELLS // max(ends.numel(), 1)), 1)
-        path: dict[str, Any] = {
-            "n_steps": self.config.steps,
-            "method": "riemann_middle",
-            "internal_batch_size": rows,
-        }
-        with subject.differentiating():
+        path = {"n_steps": self.config.steps, "method": "riemann_middle", "internal_batch_size": rows}
+        _ = subject.item_vectors  # made before, so that they are constants of the derivative
+        with evaluating(subject.model), torch.enable_grad():
             found = [method.attribute(ends, begin, target=k, **path) for k in range(len(subject.targets))]
         return torch.cat(found).detach().sum(2).to("cpu")
 
@@ -253,7 +220,7 @@ class Attention(Attribution):
 
     Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
     divided among the items of the history by the evidence that leads through them to the recommended item
-    (:func:`evidence_of_items <recgraph.explain.evidence.evidence_of_items>`), with beta_P the attention within a side
+    (:func:`evidence_of_items <recgraph.explain.paths.evidence_of_items>`), with beta_P the attention within a side
     and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that reach the item through
     nothing of the history keep their share, so that the values sum to less than 1. This combination is ours.
 
@@ -284,11 +251,7 @@ Method = str | Mapping[str, Any] | Attribution
 
 
 def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
-    """Name -> attribution, in the order given.
-
-    Raises:
-        ValueError: one does not exist.
-    """
+    """Name -> attribution, in the order given."""
     made: dict[str, Attribution] = {}
     for spec in specs:
         method = spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
@@ -300,18 +263,14 @@ def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
 def attribute_to_history(
     subject: Subject, methods: Mapping[str, Attribution], item: Callable[[int], Item], seed: int
 ) -> tuple[Attributed, ...]:
-    """The subject's targets with their attributions.
-
-    Args:
-        subject: what is attributed.
-        methods: from :func:`make_methods`.
-        item: an item by its index.
-        seed: of what methods draw and of random orders.
-
-    Raises:
-        ValueError: a method does not apply to the model, or gives no finite value for each target and event.
-    """
-    values = {name: _values(subject, name, method, seed) for name, method in methods.items()}
+    """The subject's targets with their attributions; ``item`` names an item by its index, ``seed`` is of what methods
+    draw and of random orders."""
+    values: dict[str, Tensor] = {}
+    for name, method in methods.items():
+        values[name] = method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
+        wanted = (len(subject.targets), subject.n_events)
+        if values[name].shape != wanted or not bool(values[name].isfinite().all()):
+            raise ValueError(f"attribution {name}: values {list(values[name].shape)} must be finite and {list(wanted)}")
     events = tuple(Node("item", each.id, each.title) for each in map(item, subject.items.tolist()))
     found = []
     for target, index in enumerate(subject.targets.tolist()):
@@ -341,14 +300,6 @@ def attribute_to_history(
 
 def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, "attribution", subject.user, *purpose))
-
-
-def _values(subject: Subject, name: str, method: Attribution, seed: int) -> Tensor:
-    values = method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
-    wanted = (len(subject.targets), subject.n_events)
-    if values.shape != wanted or not bool(values.isfinite().all()):
-        raise ValueError(f"attribution {name}: values {list(values.shape)} must be finite and {list(wanted)}")
-    return values
 
 
 def _ordered(values: Sequence[float]) -> list[int]:

@@ -45,7 +45,7 @@ class DataRecord(_Entries):
 
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.train.settings.DataConfig` that made the split.
-        file: which file of one's own it was, see :meth:`recgraph.data.log_file.LogFile.fingerprint`.
+        file: which file of one's own it was, see :meth:`recgraph.data.read.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
             memory; absent where there are none.
         split, split_params, split_hash, n_users, n_items: of a split.

@@ -13,11 +13,9 @@ from pydantic import Field
 from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_features import ItemColumns
-from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases
 from recgraph.data.part import Part as FitRows
-from recgraph.data.sealing import check_open
-from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, check_open
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.metrics import full_name, split_metric
@@ -185,7 +183,7 @@ class Run(BaseRun):
         split: SealedSplit | None,
         record: RunRecord,
         folder: Path | None = None,
-        log: InteractionLog | None = None,
+        log: Interactions | None = None,
     ) -> None:
         super().__init__(record, folder)
         self.model, self.split = model, split
@@ -439,7 +437,7 @@ class Run(BaseRun):
     def open(
         cls,
         folder: str | Path,
-        data: InteractionLog | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
+        data: Interactions | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
     ) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`NodeRun`.
 
@@ -462,7 +460,7 @@ class Run(BaseRun):
         if data is None or isinstance(data, str | Path | Mapping):
             split, features = split_again(record.data, data)
         else:
-            split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
+            split = Split.of(data, EVERYTHING) if isinstance(data, Interactions) else data
             check_split(split, record.data)
             features = features_of(split)
         model = Recommender.load(folder / "bundle").model

@@ -26,12 +26,10 @@ from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import names_of
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions, with_features_of
 from recgraph.data.item_features import ItemFeatures
-from recgraph.data.log import InteractionLog
-from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.reading import Reading, with_lists
+from recgraph.data.read import LogFile, Reading, with_lists
+from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.files import write_json
@@ -335,7 +333,7 @@ class Joined:
     new_times: Ragged | None = None
 
     @classmethod
-    def of(cls, recommender: Recommender, log: InteractionLog, share: float) -> Joined:
+    def of(cls, recommender: Recommender, log: Interactions, share: float) -> Joined:
         """Match a new log with what a recommender knows.
 
         Args:
@@ -451,12 +449,12 @@ class Before(Scorer):
 # -- reading a new log
 
 
-def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> InteractionLog:
+def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> Interactions:
     """New interactions as a log.
 
     Args:
         given: a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or a
-            file, a folder or a pattern of files, see :class:`recgraph.data.log_file.LogFile` (``.txt``: lines of
+            file, a folder or a pattern of files, see :class:`recgraph.data.read.LogFile` (``.txt``: lines of
             ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
             order.
         recommender: of the run.
@@ -464,7 +462,7 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
             run's file did; None: those that the log has.
     """
     columns = recommender.columns
-    if isinstance(given, InteractionLog):
+    if isinstance(given, Interactions):
         log = given
     elif isinstance(given, str | Path):
         log = _read_file(Path(given), recommender)
@@ -476,7 +474,7 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     if isinstance(item_features, str | Path):
         written = _written(recommender.record)
         texts: dict[str, Any] = {name: written[name] for name in ("encoding", "quotes") if name in written}
-        read = with_features_of(log, Reading.of(texts, item_features=str(item_features))).item_features
+        read = log.with_feature_files(LogFile("", Reading.of(texts, item_features=str(item_features)))).item_features
         assert read is not None
         lists = _reading(recommender.record).get("lists", {})
         item_features = with_lists(
@@ -486,7 +484,7 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
 
 
 def _reading(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a run's record that are not the defaults of :class:`recgraph.data.reading.Reading`."""
+    """The settings of a run's record that are not the defaults of :class:`recgraph.data.read.Reading`."""
     return ((record.get("data") or {}).get("settings") or {}).get("reading") or {}
 
 
@@ -496,7 +494,7 @@ def _written(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in _WRITTEN if name in given}
 
 
-def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
+def _read_file(path: Path, recommender: Recommender) -> Interactions:
     """By the run's column names where the file has them, else they are guessed; written as such files are, else as that
     of the run was. Ids are texts where the run's are: a text file has no types of its own."""
     columns = recommender.columns
@@ -515,5 +513,5 @@ def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
             users, items = (
                 IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new for new, known in pairs
             )
-            return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+            return Interactions(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
     raise errors[0]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError, distribute
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.files import NonFinite, read_object, remove_folder, replacing_folder, write_json
 from recgraph.train import fit as experiment
 from recgraph.train.observers import Observer

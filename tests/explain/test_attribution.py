@@ -17,8 +17,8 @@ from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.explain import attribution
 from recgraph.explain.attribution import Attention, IntegratedGradients, LeaveOneOut
-from recgraph.explain.evidence import Walks
 from recgraph.explain.explanation import agreement_rows, faithfulness_rows
+from recgraph.explain.paths import Walks
 from recgraph.models.base import Model
 from recgraph.sparse.ragged import Ragged
 

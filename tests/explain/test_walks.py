@@ -10,7 +10,7 @@ import torch
 from refusing import refused
 from small_graph import chance, every_path, random_graph, small_graph
 
-from recgraph.explain.evidence import Walks
+from recgraph.explain.paths import Walks
 
 PATHS = [
     "item-genre-item",

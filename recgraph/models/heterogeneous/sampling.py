@@ -16,7 +16,7 @@ from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.sample import sample_rows
+from recgraph.sparse.select import sample_rows
 
 #: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
 FanOut = Sequence[int | None]
