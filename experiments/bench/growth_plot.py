@@ -15,8 +15,7 @@ from typing import Any
 from experiments.bench import growth
 from experiments.bench.harness import ROOT
 from experiments.marked import marked
-from recgraph.pages.charts import Chart, Figure, Layout, Line, Mark, Scale
-from recgraph.pages.labels import Box
+from recgraph.pages.charts import Box, Chart, Figure, Layout, Line, Mark, Scale
 from recgraph.pages.plot import drawing
 
 LINES = ROOT / "experiments" / "results" / "bench-scale.jsonl"
