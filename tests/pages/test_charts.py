@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from recgraph.pages.charts import MAP, Chart, Line, Mark, Scale, bars
+from recgraph.pages.charts import Chart, Line, Mark, Scale, bars
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
@@ -12,14 +12,6 @@ def test_a_chart_writes_names_and_whiskers() -> None:
     text = str(Chart("t", Scale.of([1, 2]), Scale.of([0.4, 0.8]), "x", "y", marks, [Line("so-far", [(1, 0.5)])]))
     assert "&lt;a&gt;</text>" in text
     assert text.count('class="whisker"') == 1
-
-
-def test_a_map_has_no_axes() -> None:
-    marks = [Mark(0.0, 0.0, "plain g0", "a"), Mark(1.0, 1.0, "marked", "b", label="1")]
-    text = str(Chart("t", Scale(0, 1), Scale(0, 1), marks=marks, layout=MAP))
-    assert text.startswith('<svg viewBox="0 0 640 460" role="img" aria-label="t"><circle class="plain g0" cx="14.0"')
-    assert 'cx="626.0" cy="14.0" r="9.0"' in text
-    assert "axis" not in text
 
 
 def test_small_bars_say_what_they_are() -> None:
