@@ -70,7 +70,7 @@ def boards(work: Path) -> None:
     """The tables and charts of every data set of a board that has records."""
     import write_leaderboard
 
-    from recgraph.leaderboard.rendering import render
+    from recgraph.leaderboard.page import render
 
     for board in write_leaderboard.boards():
         page = render(board, work / f"{board.name}.html")
