@@ -15,7 +15,7 @@ import recgraph as rg
 from recgraph import pages
 from recgraph.data.split import without_test_data
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.pages.charts import MAP, Chart, Line, Mark, Scale, bars
+from recgraph.pages.charts import Chart, Line, Mark, Scale, bars
 from recgraph.pages.labels import Box, Spot, along, name_marks
 
 
@@ -24,14 +24,6 @@ def test_a_chart_writes_names_and_whiskers() -> None:
     text = str(Chart("t", Scale.of([1, 2]), Scale.of([0.4, 0.8]), "x", "y", marks, [Line("so-far", [(1, 0.5)])]))
     assert "&lt;a&gt;</text>" in text
     assert text.count('class="whisker"') == 1
-
-
-def test_a_map_has_no_axes() -> None:
-    marks = [Mark(0.0, 0.0, "plain g0", "a"), Mark(1.0, 1.0, "marked", "b", label="1")]
-    text = str(Chart("t", Scale(0, 1), Scale(0, 1), marks=marks, layout=MAP))
-    assert text.startswith('<svg viewBox="0 0 640 460" role="img" aria-label="t"><circle class="plain g0" cx="14.0"')
-    assert 'cx="626.0" cy="14.0" r="9.0"' in text
-    assert "axis" not in text
 
 
 def test_small_bars_say_what_they_are() -> None:
