@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations
 from typing import Any
@@ -16,7 +15,7 @@ import recgraph as rg
 from recgraph import pages
 from recgraph.data.split import without_test_data
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.pages.charts import AXES, MAP, Box, Chart, Line, Mark, Scale, bars
+from recgraph.pages.charts import _AREA, _WIDTH, Box, Chart, Line, Mark, Scale, bars
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
@@ -26,23 +25,15 @@ def test_a_chart_writes_names_and_whiskers() -> None:
     assert text.count('class="whisker"') == 1
 
 
-def test_a_map_has_no_axes() -> None:
-    marks = [Mark(0.0, 0.0, "plain g0", "a"), Mark(1.0, 1.0, "marked", "b", label="1")]
-    text = str(Chart("t", Scale(0, 1), Scale(0, 1), marks=marks, layout=MAP))
-    assert text.startswith('<svg viewBox="0 0 640 460" role="img" aria-label="t"><circle class="plain g0" cx="14.0"')
-    assert 'cx="626.0" cy="14.0" r="9.0"' in text
-    assert "axis" not in text
-
-
 def test_small_bars_say_what_they_are() -> None:
     text = bars("a metric", {"head": 0.34567, "mixed": 0.0961, "tail": 0.00412, "cold": 0.00042, "none": 0.0})
     assert re.findall(r'<text x="[\d.]+" y="\d+">([^<]*)</text>', text) == ["0.346", "0.096", "0.0041", "4.2e-4", "0"]
 
 
 def named(marks: list[Mark]) -> list[tuple[str, Box]]:
-    """Each name with what it covers, measured anew from the SVG of a chart whose axes are those of the drawing."""
-    x, y = Scale(AXES.area.left, AXES.area.right), Scale(AXES.area.bottom, AXES.area.top)
-    text = str(Chart("t", x, y, marks=marks, layout=replace(AXES, axes=False)))
+    """Each name with what it covers, measured anew from the SVG; ``y`` counts from below, as in a chart."""
+    x, y = Scale(_AREA.left, _AREA.right), Scale(_AREA.top, _AREA.bottom)
+    text = str(Chart("t", x, y, marks=marks))
     found = []
     for at, low, anchor, name in re.findall(r'<text class="mark" x="(.*?)" y="(.*?)" text-anchor="(.*?)">(.*?)<', text):
         width = 6.8 * len(name)
@@ -69,10 +60,11 @@ def test_names_cover_no_other_name_no_mark_and_stay_inside(marks: list[Mark]) ->
     for (_, box), (_, other) in combinations(names, 2):
         assert not box.overlaps(other)
     for _, box in names:
-        assert AXES.area.left < box.left < box.right < AXES.width + 0.1
+        assert _AREA.left < box.left < box.right < _WIDTH + 0.1
         for mark in marks:
             reach = max(mark.radius, mark.spread) - 0.1
-            own = Box(mark.x - mark.radius, mark.y - reach, mark.x + mark.radius, mark.y + reach)  # type: ignore[operator]
+            y = _AREA.top + _AREA.bottom - mark.y
+            own = Box(mark.x - mark.radius, y - reach, mark.x + mark.radius, y + reach)  # type: ignore[operator]
             assert not box.overlaps(own)
 
 
