@@ -18,8 +18,6 @@ from recgraph.contrast import clustering, regularisers
 from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn
 from recgraph.contrast.clustering import Clustering, concentration
 from recgraph.contrast.regularisers import Uniformity
-from recgraph.evaluate import topk
-from recgraph.evaluate.topk import _count, _Pairs
 from recgraph.sparse import blocks
 from recgraph.sparse.blocks import group_sizes, group_sums, row_blocks
 from recgraph.sparse.csr import Csr
@@ -154,15 +152,3 @@ def test_attention_over_a_long_row_in_half_precision() -> None:
     values = torch.cat([torch.zeros(n // 2, 2), torch.ones(n // 2, 2)]).bfloat16()
     found = attend_rows(torch.ones(1, 2).bfloat16(), keys, values)
     torch.testing.assert_close(found, torch.full((1, 2), 0.5))
-
-
-def test_ranks_beyond_the_integers_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of float16 stand for those of float32, which are exact up to 2^24 columns."""
-    monkeypatch.setattr(topk, "_EXACT", 100)
-    real = torch.Tensor.__matmul__
-    rounded = lambda a, b: real(a, b).bfloat16()  # noqa: E731
-    monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
-    block = torch.cat([torch.ones(1, 901), torch.zeros(1, 333)], 1)
-    pairs = _Pairs(torch.tensor([0]), torch.tensor([901]), torch.tensor([0.0]))
-    above, equal, before = _count(block, torch.arange(1234), pairs, torch.tensor([True])).tolist()
-    assert (above, equal, before) == ([901], [333], [0])
