@@ -52,7 +52,7 @@ from recgraph.models.closed_form.graph_filters import TurboCF
 from recgraph.models.closed_form.neighbours import ItemKNN, fit_rows
 from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.new_log import after
+from recgraph.train.update import after
 
 #: the places chosen most often, whose share in a test part is told
 POPULAR = 100

@@ -80,22 +80,11 @@ class Scale:
         return [value for value in values if self.low <= value <= self.high]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The size of a drawing, the area of its points, and whether that has axes and a grid."""
-
-    width: int
-    height: int
-    area: Box
-    axes: bool = True
-
-
-#: a chart is small, so that its text can be read on a phone; the coordinates of a map have no meaning of their own
-AXES = Layout(420, 270, Box(58, 12, 410, 226))
-MAP = Layout(640, 460, Box(14, 14, 626, 446), axes=False)
+#: the size of a chart, small, so that its text can be read on a phone, and the area of its points
+_WIDTH, _HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
 _BAR, _NAME = 24, 130
 #: radius of a mark's circle by its first class
-_RADII = {"best": 5.5, "front": 5.5, "ringed": 5.0, "plain": 3.0}
+_RADII = {"best": 5.5, "front": 5.5}
 
 
 @dataclass(frozen=True)
@@ -104,9 +93,8 @@ class Mark:
 
     Attributes:
         x, y: values of the axes.
-        kind: classes of the style sheet, such as ``complete``, ``best`` or (on a map) ``ringed g0``.
+        kind: classes of the style sheet, such as ``complete`` or ``best``.
         text: the tooltip.
-        label: one or two characters inside the mark, whose circle is then larger.
         name: beside the mark where there is room; earlier marks of a chart go first.
         spread: half the height of a whisker, in units of ``y``.
     """
@@ -115,21 +103,18 @@ class Mark:
     y: float
     kind: str
     text: str
-    label: str = ""
     name: str = ""
     spread: float = 0.0
 
     @property
     def radius(self) -> float:
         """Of the circle, in units of the drawing."""
-        return 9.0 if self.label else _RADII.get(self.kind.split()[0], 3.5)
+        return _RADII.get(self.kind.split()[0], 3.5)
 
     def draw(self, x: float, y: float) -> str:
         """The mark as SVG, at a position of the drawing."""
         circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
-        at = f'x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle"'
-        label = f'<text class="label" {at}>{escape(self.label)}</text>' if self.label else ""
-        return f"{circle}<title>{escape(self.text)}</title></circle>{label}"
+        return f"{circle}<title>{escape(self.text)}</title></circle>"
 
 
 @dataclass(frozen=True)
@@ -150,7 +135,6 @@ class Chart:
         x, y, x_name, y_name: the axes and their names.
         marks: the points; later ones are drawn on top.
         lines: drawn under the points.
-        layout: size and margins.
     """
 
     title: str
@@ -160,11 +144,9 @@ class Chart:
     y_name: str = ""
     marks: Sequence[Mark] = ()
     lines: Sequence[Line] = ()
-    layout: Layout = AXES
 
     def __str__(self) -> str:
-        area = self.layout.area
-        parts = self._frame() if self.layout.axes else []
+        parts = self._frame()
         drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
         for line, points in zip(self.lines, drawn, strict=True):
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -177,24 +159,22 @@ class Chart:
                 parts.append(f'<path class="whisker" d="{start}v{2 * spot.spread:.1f}"/>')
         parts.extend(mark.draw(spot.x, spot.y) for mark, spot in zip(self.marks, spots, strict=True))
         if any(spot.name for spot in spots):
-            room = Box(area.left + 4, 0, self.layout.width, area.bottom)
+            room = Box(_AREA.left + 4, 0, _WIDTH, _AREA.bottom)
             parts.extend(name_marks(spots, room, [box for points in drawn for box in along(points)]))
-        return _svg(self.title, self.layout.width, self.layout.height, parts)
+        return _svg(self.title, _WIDTH, _HEIGHT, parts)
 
     def _spot(self, mark: Mark) -> Spot:
         y = self._y(mark.y)
         return Spot(self._x(mark.x), y, mark.radius, abs(y - self._y(mark.y + mark.spread)), mark.name)
 
     def _x(self, value: object) -> float:
-        area = self.layout.area
-        return area.left + self.x.place(value) * (area.right - area.left)
+        return _AREA.left + self.x.place(value) * (_AREA.right - _AREA.left)
 
     def _y(self, value: object) -> float:
-        area = self.layout.area
-        return area.bottom - self.y.place(value) * (area.bottom - area.top)
+        return _AREA.bottom - self.y.place(value) * (_AREA.bottom - _AREA.top)
 
     def _frame(self) -> list[str]:
-        left, top, right, low = self.layout.area
+        left, top, right, low = _AREA
         parts = []
         for place, text in self.y.ticks:
             y = low - place * (low - top)
@@ -205,7 +185,7 @@ class Chart:
             parts.append(f'<path class="grid" d="M{x:.1f} {top}V{low}"/>')
             parts.append(f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>')
         parts.append(f'<path class="axis" d="M{left} {top}V{low}H{right}"/>')
-        at = f'x="{(left + right) / 2}" y="{self.layout.height - 8}"'
+        at = f'x="{(left + right) / 2}" y="{_HEIGHT - 8}"'
         parts.append(f'<text class="name" {at} text-anchor="middle">{escape(self.x_name)}</text>')
         turned = f'transform="translate(13 {(low + top) / 2}) rotate(-90)"'
         parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
@@ -235,13 +215,13 @@ def bars(title: str, shares: Mapping[str, float]) -> str:
     longest = max(shares.values(), default=0) or 1
     parts = []
     for row, (name, share) in enumerate(shares.items()):
-        y, length = row * _BAR, share / longest * (AXES.width - _NAME - 52)
+        y, length = row * _BAR, share / longest * (_WIDTH - _NAME - 52)
         parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
         # a small share is not 0
         text = number(round(share, 3) if abs(share) >= 0.01 else float(f"{share:.2g}"))
         parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{text}</text>')
-    return _svg(title, AXES.width, max(1, len(shares)) * _BAR + 4, parts)
+    return _svg(title, _WIDTH, max(1, len(shares)) * _BAR + 4, parts)
 
 
 def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:
