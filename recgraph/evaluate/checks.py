@@ -56,7 +56,7 @@ def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: in
         time_split(split),
         *(duplicates(cases, name) for name, cases in parts.items()),
         *(unknown_items(cases, fitted[name], name) for name, cases in parts.items()),
-        popularity(*parts.values(), fitted["valid"]),
+        popularity(split.valid, split.test, fitted["valid"]),
         *chance(split.test, cutoff=cutoff, n_users=n_users, seed=seed),
     ]
 
@@ -108,7 +108,8 @@ def duplicates(cases: Cases, part: str) -> Check:
 
 def _distinct(rows: Tensor, items: Tensor, cases: Cases) -> Tensor:
     """[T] int64: the pairs of a row and an item, each once."""
-    return torch.unique(rows * cases.n_items + items)
+    keys: Tensor = torch.unique(rows * cases.n_items + items)
+    return keys
 
 
 def unknown_items(cases: Cases, fitted: Tensor, part: str) -> Check:
