@@ -17,8 +17,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
-    from recgraph.data.interactions import Interactions, folds, load_data
-    from recgraph.data.split import Split
+    from recgraph.data.split import Interactions, Split, folds, load_data
     from recgraph.registry import import_file, register
     from recgraph.serve.bundle import Embedder
     from recgraph.serve.recommender import Recommender, load
@@ -29,17 +28,17 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Embedder": "recgraph.serve.bundle",
-    "Interactions": "recgraph.data.interactions",
+    "Interactions": "recgraph.data.split",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",
     "Run": "recgraph.train.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.train.fit",
     "fit_graph": "recgraph.train.fit",
-    "folds": "recgraph.data.interactions",
+    "folds": "recgraph.data.split",
     "import_file": "recgraph.registry",
     "load": "recgraph.serve.recommender",
-    "load_data": "recgraph.data.interactions",
+    "load_data": "recgraph.data.split",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",

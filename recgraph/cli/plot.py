@@ -28,7 +28,7 @@ def plot(
     from recgraph.train.run import NodeRun, Run
 
     found = Run.open(run)
-    drawn = found.plot(kind) if isinstance(found, NodeRun) else found.plot(kind, part=part, metric=metric)
+    drawn = found.plot() if isinstance(found, NodeRun) else found.plot(kind, part=part, metric=metric)
     note(f"written to {drawn.save(out)}")
     if numbers:
         show(drawn.rows, form)

@@ -217,7 +217,7 @@ def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
 
 def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
     """A log as a frame with the run's column names."""
-    from recgraph.train.new_log import read_new_log
+    from recgraph.train.update import read_new_log
 
     log, columns = read_new_log(path, recommender), recommender.columns
     names = {log.columns.user: columns.user, log.columns.item: columns.item}

@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
+from recgraph.files import CorruptFileError, DataError
 
-class DataError(ValueError):
-    """A log, or another file, that cannot be read as it is.
-
-    Attributes:
-        path: the file, or None for a frame in memory.
-        row: the row, from 0, or None.
-    """
-
-    def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
-        self.path, self.row = path, row
-        place = f"row {row} (from 0)" if row is not None else ""
-        where = ", ".join(part for part in (str(path) if path else "", place) if part)
-        super().__init__(f"{where}: {message}"[:2000] if where else message[:2000])
+__all__ = [
+    "CorruptFileError",
+    "DataError",
+    "EmptyLogError",
+    "MissingColumnError",
+    "MissingIdError",
+    "MixedIdError",
+    "RatingError",
+    "ShortUserError",
+    "TimestampError",
+    "listed",
+]
 
 
 class MissingColumnError(DataError):
-    """A column that was named is not there."""
-
-
-class AmbiguousColumnError(DataError):
-    """Several columns have names that are usual for one role."""
-
-
-class DuplicateColumnError(DataError):
-    """Two columns of a header have the same name."""
+    """A column that was named is not there, or one that was not named cannot be told."""
 
 
 class EmptyLogError(DataError):
     """The file, the frame or what a filter leaves holds no interaction."""
-
-
-class EncodingError(DataError):
-    """The text is not in the encoding that was given, or UTF-8."""
-
-
-class CorruptFileError(DataError):
-    """A file, or a folder of files, that is damaged or was changed."""
 
 
 class MixedIdError(DataError):
@@ -65,17 +47,6 @@ class RatingError(DataError):
 
 class ShortUserError(DataError):
     """A user has too few interactions for the split."""
-
-
-@contextmanager
-def in_file(path: Path) -> Iterator[None]:
-    """Errors of the block that name no file name this one."""
-    try:
-        yield
-    except DataError as error:
-        if error.path is not None:
-            raise
-        raise type(error)(str(error), path=path) from None
 
 
 def listed(names: Iterable[Any], most: int = 20) -> str:

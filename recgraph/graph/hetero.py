@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
-from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
+from recgraph.data.split import Interactions
 from recgraph.graph import exchange, schema
 from recgraph.graph.node_task import NodeTask
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_parts, check_type
@@ -79,7 +79,7 @@ class HeteroGraph:
     @classmethod
     def from_interactions(
         cls,
-        interactions: InteractionLog,
+        interactions: Interactions,
         part: Part | None = None,
         item_relations: Sequence[str] | Mapping[str, str] | None = None,
         user_relations: Sequence[str] | Mapping[str, str] | None = None,

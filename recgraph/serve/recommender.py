@@ -24,8 +24,7 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemColumns, feature_rows
-from recgraph.data.log import InteractionLog
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import Interactions, SealedSplit, Split
 from recgraph.evaluate.rerank import CoOccurrence, SimilarBy, bind
 from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
@@ -37,7 +36,7 @@ from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.export import export
 from recgraph.serve.lists import Fallback, Lister, ListOptions
-from recgraph.serve.request import NoHistoryError, Request, as_labels, given_ids, is_all, of_histories, of_users, take
+from recgraph.serve.request import NoHistoryError, Request, given_ids, is_all, of_histories, of_users, take
 from recgraph.serve.rules import ResolvedRules, Rules, candidates_of, resolve
 from recgraph.serve.vectors import check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
@@ -131,7 +130,7 @@ class Recommender:
         return cls.for_log(model, split.sealed().interactions, record)
 
     @classmethod
-    def for_log(cls, model: Model, log: InteractionLog, record: Mapping[str, Any] | None = None) -> Self:
+    def for_log(cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None) -> Self:
         """A recommender for the users of a log; seen is all that they did in it."""
         return cls(
             model,
@@ -333,7 +332,6 @@ class Recommender:
             index = torch.from_numpy(self.items.index(labels, "items"))
             if len(unknown := (index < 0).nonzero().flatten()):
                 raise ValueError(f"items: {take(labels, unknown[:1])[0]!r} is not known to the model")
-            labels = as_labels(labels, self.items.as_uuid)
         candidates, n_unknown = self.candidates(allow, block)
         self.counters.add(unknown_items=n_unknown)
         by = self.similar_by(by)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -20,8 +19,7 @@ from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, from_native, names_of
 from recgraph.data.ids import IdMap, as_series
-from recgraph.data.interactions import Interactions
-from recgraph.data.log import InteractionLog
+from recgraph.data.split import Interactions
 from recgraph.sparse.ragged import Ragged
 
 
@@ -78,12 +76,8 @@ def is_all(users: Any) -> bool:
 
 
 def take(values: pl.Series, rows: Tensor) -> pl.Series:
-    """``values[rows]``, also where the values are Python objects such as UUIDs."""
-    index = rows.numpy()
-    if values.dtype == pl.Object:
-        objects = values.to_list()
-        return pl.Series(values.name, [objects[row] for row in index], dtype=pl.Object)
-    return values.gather(pl.Series(index, dtype=pl.Int64))
+    """``values[rows]``."""
+    return values.gather(pl.Series(rows.numpy(), dtype=pl.Int64))
 
 
 def query_of_users(index: Tensor, seen: Ragged, times: Ragged | None) -> Query:
@@ -107,7 +101,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
         raise ValueError("users is empty: name at least one")
     index = torch.from_numpy(users.index(values, "users"))
     query = query_of_users(index, seen, times)
-    return Request(as_labels(values, users.as_uuid), query, kind, n_unknown_users=int((index < 0).sum()))
+    return Request(values, query, kind, n_unknown_users=int((index < 0).sum()))
 
 
 def of_histories(
@@ -129,11 +123,11 @@ def of_histories(
                 raise ValueError(f"histories[{user!r}] must be a list of items, oldest first")
         # an array of arrow gives values of its own
         rows = [row.to_pylist() if hasattr(row, "to_pylist") else list(row) for row in given.values()]
-        labels = as_labels(given_ids(list(given), kind, "users")[0], any(isinstance(user, uuid.UUID) for user in given))
+        labels = given_ids(list(given), kind, "users")[0]
         index = items.index([item for row in rows for item in row], "items of histories")
         lengths = torch.tensor([len(row) for row in rows])
     else:
-        log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
+        log = given if isinstance(given, Interactions) else _read(given, columns, time_format)
         if time_unit is not None and log.ordered.times is not None:
             times = in_unit(log.ordered.times, log.time_unit, time_unit)
             if times is None:
@@ -190,18 +184,6 @@ def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, Fr
     elif isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
         given = [given]
     return as_series(given, argument), kind
-
-
-def as_labels(values: pl.Series, as_uuid: bool) -> pl.Series:
-    """Ids as users are named in answers: texts of UUIDs as UUIDs; a text that is none, which no user has, as it is."""
-    return pl.Series(values.name, [_label(text) for text in values], dtype=pl.Object) if as_uuid else values
-
-
-def _label(text: str | None) -> uuid.UUID | str | None:
-    try:
-        return uuid.UUID(text)
-    except (TypeError, ValueError):
-        return text
 
 
 def plain(values: pl.Series) -> list[Any]:

@@ -370,7 +370,7 @@ def candidates_of(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
 def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
     """[N] int64, -1 for an unknown id; texts are read as ids of the log's type."""
     given = as_series(list(ids), setting)
-    if given.dtype == pl.String and not items.as_uuid and family(items.values.dtype) != "texts":
+    if given.dtype == pl.String and family(items.values.dtype) != "texts":
         parsed = items.parse(given.to_list())
         if parsed.null_count():
             text = given[int(parsed.is_null().arg_max() or 0)]

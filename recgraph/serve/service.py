@@ -157,7 +157,7 @@ class JsonIds:
 
     def __init__(self, ids: IdMap) -> None:
         dtype = ids.values.dtype
-        self.ids, self.family = ids, "UUIDs" if ids.as_uuid else family(dtype)
+        self.ids, self.family = ids, family(dtype)
         self._types: tuple[type, ...] = (
             (bool,) if dtype == pl.Boolean else (int, float) if dtype.is_numeric() else (str,)
         )
@@ -171,8 +171,6 @@ class JsonIds:
                 like = f"they are {self.family}, such as {self.write([0])[0]!r}" if len(self.ids) else "there are none"
                 what = f"{field}[{place}] = {str(value)[:80]!r} is of another type than the ids: {like}"
                 raise Refused(422, what, field)
-        if self.ids.as_uuid:
-            values = [value.lower() for value in values]
         if self._places is not None:
             return [self._places.get(each, -1) for each in values]
         found: list[int] = self.ids.index(pl.Series(values, dtype=self.ids.values.dtype, strict=False)).tolist()

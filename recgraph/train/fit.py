@@ -20,10 +20,8 @@ from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
-from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, without_test_data
 from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
@@ -59,7 +57,7 @@ _log = logging.getLogger(__name__)
 @checked
 def fit(
     model: Model | str,
-    data: InteractionLog | Split | SealedSplit,
+    data: Interactions | Split | SealedSplit,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -229,10 +227,10 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
 
 
 def _split_and_part(
-    data: InteractionLog | Split | SealedSplit, fit_on: FitPart | None, refit: bool
+    data: Interactions | Split | SealedSplit, fit_on: FitPart | None, refit: bool
 ) -> tuple[Split | SealedSplit, FitPart]:
     """The split, and the part of it that a model is fitted on: of a log all; of a refit by default all, too."""
-    if isinstance(data, InteractionLog):
+    if isinstance(data, Interactions):
         return Split.of(data, EVERYTHING), "all"
     if data.name == EVERYTHING or (refit and fit_on is None):
         return data, "all"
@@ -293,7 +291,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
             _plan(model, sealed, read, fit_on, options)
         train_model(model, part, options, record, validate)
         run = Run(model, sealed, record, options.folder, log)
-        run.keep()
+        run.write()
         return run
 
 
@@ -365,7 +363,7 @@ _INNER = {
 }
 
 
-def inner_split(log: InteractionLog, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
+def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
     """A training part, split once more: what models are fitted to, and what followed.
 
     The rule is that of the data set, with the share that it tests, a tenth where it says none; of parts that were
@@ -462,7 +460,7 @@ def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evalu
             train_model(model, None, options, record)
         names = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")
         run = NodeRun(Embedder.of(model, target, record.only(*names)), record, options.folder)
-        run.keep()
+        run.write()
         return run
 
 

@@ -36,10 +36,6 @@ class _Entries(BaseModel):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**values)
-
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True)
 
@@ -49,7 +45,7 @@ class DataRecord(_Entries):
 
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.train.settings.DataConfig` that made the split.
-        file: which file of one's own it was, see :meth:`recgraph.data.log_file.LogFile.fingerprint`.
+        file: which file of one's own it was, see :meth:`recgraph.data.read.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
             memory; absent where there are none.
         split, split_params, split_hash, n_users, n_items: of a split.
@@ -131,18 +127,16 @@ class RunRecord(_Entries):
     update: dict[str, Any] | None = None
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.model_fields_set:
-            raise KeyError(name)
-        value = getattr(self, name)
-        return value.to_json() if isinstance(value, _Entries) else value
+        return self.to_json()[name]
 
     def get(self, name: str, default: Any = None) -> Any:
         """An entry as the file has it, or ``default`` where the record has none."""
-        return self[name] if name in self.model_fields_set else default
+        return self.to_json().get(name, default)
 
     def only(self, *names: str) -> dict[str, Any]:
         """Some of the entries, those of them that the record has."""
-        return {name: self[name] for name in names if name in self.model_fields_set}
+        found = self.to_json()
+        return {name: found[name] for name in names if name in found}
 
     def write(self, folder: Path) -> None:
         """Write ``record.json``."""
@@ -161,7 +155,7 @@ class RunRecord(_Entries):
             way_out = "go on with --resume" if goes_on else "give a folder that `recgraph train` wrote"
             raise ValueError(f"{folder} is not a finished run; {way_out}")
         try:
-            return cls.from_json(read_object(path))
+            return cls(**read_object(path))
         except ValidationError as error:
             names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
             raise CorruptFileError(f"the record's entries {names} are missing or do not fit", path=path) from None

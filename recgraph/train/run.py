@@ -13,11 +13,12 @@ from pydantic import Field
 from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_features import ItemColumns
-from recgraph.data.log import InteractionLog
-from recgraph.data.sealing import check_open
-from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.part import Cases
+from recgraph.data.part import Part as FitRows
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, check_open
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.metrics import full_name, split_metric
 from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.rerank import Reranker, reranker_of
@@ -29,7 +30,7 @@ from recgraph.ranks import first_does, is_first, together
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
-from recgraph.train.plots import Plot, PlotKind, plot
+from recgraph.train.plots import NOT_ON_VALID, Plot, PlotKind, curves, groups
 from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
 from recgraph.train.update import UpdateOptions, update
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 Seen = Literal["keep", "exclude", "both"]
 Part = Literal["valid", "test"]
+#: part that is ranked -> what the histories of its users are
+_HISTORY = {"valid": "train", "test": "train+valid"}
 _Share = Annotated[float, Field(ge=0, le=1)]
 _log = logging.getLogger(__name__)
 
@@ -56,22 +59,22 @@ class BaseRun:
 
     def save(self, folder: str | Path) -> None:
         """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
-        raise NotImplementedError
 
-    def keep(self) -> None:
+    def write(self) -> None:
         """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.
 
         Of the processes that a launcher has started for one training the first writes; the others wait until all is
         written, and raise what it raises.
         """
-        if self.folder is not None:
-            first_does(self._keep)
+        if (folder := self.folder) is None:
+            return
 
-    def _keep(self) -> None:
-        assert self.folder is not None
-        self.save(self.folder / "bundle")
-        self.write_record()
-        _log.info("run saved in %s", self.folder)
+        def write() -> None:
+            self.save(folder / "bundle")
+            self.write_record()
+            _log.info("run saved in %s", folder)
+
+        first_does(write)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
@@ -102,9 +105,9 @@ class NodeRun(BaseRun):
         super().__init__(record, folder)
         self.embedder = embedder
 
-    def plot(self, kind: str = "curves") -> Plot:
-        """The learning curve, see :meth:`Run.plot`; other kinds need a split."""
-        return plot(self, None, kind, "valid", None)
+    def plot(self) -> Plot:
+        """The learning curve, see :meth:`Run.plot`."""
+        return curves(self.record, self.model)
 
     @property
     def model(self) -> Model:
@@ -180,12 +183,11 @@ class Run(BaseRun):
         split: SealedSplit | None,
         record: RunRecord,
         folder: Path | None = None,
-        log: InteractionLog | None = None,
+        log: Interactions | None = None,
     ) -> None:
         super().__init__(record, folder)
         self.model, self.split = model, split
         self._known = log
-        self._other_features: list[str] = []  # than it was made with, see check_features
 
     @checked
     def evaluate(
@@ -218,28 +220,9 @@ class Run(BaseRun):
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
         """
-        fitted_on = self.record.fitted_on
-        if self.record.data.split == EVERYTHING:
-            raise ValueError(f"part = {part!r}: the run was fitted on a log that is not split; nothing is left of it")
-        leaked = is_leaked(part, fitted_on)
-        if leaked and not allow_fitted:
-            raise ValueError(
-                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
-                "allow_fitted=True"
-            )
-        split = self._require_split()
-        picks = None if rerank is None else reranker_of(rerank)
-        if picks is not None and picks.config.columns and "item_features" in self._other_features:
-            raise ValueError("rerank reads item_features, which are not those that the run was made with")
+        cases, fitted = self._cases(part, f"evaluate {type(self.model).__name__} on {part}", allow_fitted)
+        split, picks = self._require_split(), None if rerank is None else reranker_of(rerank)
         log = split.interactions
-        columns = ItemColumns(log.items, log.item_features, log.columns.item)
-        before = len(split.unsealed_reasons)
-        if unseals := part == "test" or leaked:
-            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
-            cases = whole.test if part == "test" else whole.valid
-            fitted = whole.fit_part(cast(FitPart, fitted_on))
-        else:
-            cases, fitted = split.valid, split.train
         with together():
             results = evaluate(
                 self.model,
@@ -250,21 +233,40 @@ class Run(BaseRun):
                 fit_part=fitted,
                 split=split,
                 part=part,
-                fitted_on=fitted_on,
-                history="train" if part == "valid" else "train+valid",
+                fitted_on=self.record.fitted_on,
+                history=_HISTORY[part],
                 allow_fitted=allow_fitted,
                 engine=engine,
                 rerank=picks,
-                item_columns=columns,
+                item_columns=ItemColumns(log.items, log.item_features, log.columns.item),
             )
-        if unseals:
-            # the record of a run that was opened again has reasons that the split has not, and the other way round
-            known, reasons = self.record.unsealed, split.unsealed_reasons
-            earlier = [reason for reason in reasons[:before] if reason not in known]
-            self.record.unsealed = [*known, *earlier, *reasons[before:]]
         # beside those of the model's own ranking
         self._add_results(part if picks is None else f"{part}/{picks.specification['name']}", results)
         return results
+
+    def _cases(self, part: Part, reason: str, allow_fitted: bool = False) -> tuple[Cases, FitRows]:
+        """The cases of a part, and what the model was fitted on; the record says why the test part is opened.
+
+        Raises:
+            ValueError: the run was fitted on the part, or it was opened without its data.
+        """
+        fitted_on, split = self.record.fitted_on, self._require_split()
+        leaked = is_leaked(part, fitted_on)
+        if leaked and not allow_fitted:
+            raise ValueError(
+                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
+                "allow_fitted=True"
+            )
+        if part == "valid" and not leaked:
+            return split.valid, split.train
+        before = len(split.unsealed_reasons)
+        whole = split.unseal(reason)
+        # the record of a run that was opened again has reasons that the split has not, and the other way round
+        known, reasons = self.record.unsealed, split.unsealed_reasons
+        earlier = [each for each in reasons[:before] if each not in known]
+        self.record.unsealed = [*known, *earlier, *reasons[before:]]
+        self.write_record()
+        return whole.test if part == "test" else whole.valid, whole.fit_part(cast(FitPart, fitted_on))
 
     @cached_property
     def selection(self) -> Run | None:
@@ -293,10 +295,10 @@ class Run(BaseRun):
             record["selection"] = {"training": selection["training"]}
         return Recommender.for_log(self.model, log, record)
 
-    def keep(self) -> None:
+    def write(self) -> None:
         if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
             self.recommender = self._make_recommender()
-        super().keep()
+        super().write()
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
@@ -335,7 +337,26 @@ class Run(BaseRun):
             part: of the split, for ``"groups"``; ``"test"`` unseals it, which is logged and recorded.
             metric: for ``"groups"``, one that users have values of; by default the one that selects.
         """
-        return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
+        if kind == "curves":
+            return curves(self.record, self.model)
+        selects = self.record.training.get("metric", "loss")
+        # results have the full name: hit_rate@10 of hitrate@10, average_popularity@10 of popularity@10
+        metric = full_name(metric or (selects if selects not in NOT_ON_VALID else "ndcg@10"))
+        name, cutoff = split_metric(metric)
+        cases, fitted = self._cases(part, f"plot {self.record.model} on {part}")
+        (result,) = evaluate(
+            self.model,
+            cases,
+            seen=("exclude",),
+            cutoffs=(cutoff or 10,),
+            metrics=(name,),
+            fit_part=fitted,
+            split=self.split,
+            part=part,
+            fitted_on=self.record.fitted_on,
+            history=_HISTORY[part],
+        )
+        return groups(self.record, result, metric, cases, fitted.item_counts())
 
     @checked
     def update(
@@ -370,7 +391,7 @@ class Run(BaseRun):
             replay: the share of old samples that is trained on again.
             learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
             valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
-                without times, of each user. 0: none, which needs ``force``.
+                without times, of each user. 0: none.
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
@@ -381,10 +402,8 @@ class Run(BaseRun):
             ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
                 ``out`` is not empty, or a setting is out of range.
         """
-        if not valid and not force:
-            raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
-        training = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers))
-        options = UpdateOptions(*training, item_features)
+        settings = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, observers)
+        options = UpdateOptions(*settings, item_features)
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
         with together():
@@ -406,7 +425,7 @@ class Run(BaseRun):
         model = recommender.model
         known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
         unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
-        return cls.serving(recommender, RunRecord.from_json({**unknown, **known, **recommender.record}))
+        return cls.serving(recommender, RunRecord(**{**unknown, **known, **recommender.record}))
 
     def _require_split(self) -> SealedSplit:
         if self.split is None:
@@ -418,7 +437,7 @@ class Run(BaseRun):
     def open(
         cls,
         folder: str | Path,
-        data: InteractionLog | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
+        data: Interactions | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
     ) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`NodeRun`.
 
@@ -430,24 +449,20 @@ class Run(BaseRun):
 
         Raises:
             ValueError: not a finished run, the data is not what the run was fitted on, a file of features that its
-                model reads has changed, or it was fitted to a graph.
+                model reads has changed.
             FileNotFoundError: a file that it was made from is not there.
         """
         folder = Path(folder)
         record = RunRecord.read(folder)
         if record.task == "nodes":
-            if data is not None:
-                raise ValueError(f"data: {folder} embeds the nodes of a graph and is opened without")
             return NodeRun.open(folder)
         split: Split | SealedSplit | None
         if data is None or isinstance(data, str | Path | Mapping):
             split, features = split_again(record.data, data)
         else:
-            split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
+            split = Split.of(data, EVERYTHING) if isinstance(data, Interactions) else data
             check_split(split, record.data)
             features = features_of(split)
         model = Recommender.load(folder / "bundle").model
-        others = check_features(model, record.data.features, features)
-        run = cls(model, split.sealed() if split is not None else None, record, folder)
-        run._other_features = others
-        return run
+        check_features(model, record.data.features, features)
+        return cls(model, split.sealed() if split is not None else None, record, folder)

@@ -16,10 +16,8 @@ from recgraph import registry
 from recgraph.config import Added, Config, ConfigError, prefixed, unprefixed
 from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
-from recgraph.data.log import InteractionLog
-from recgraph.data.log_file import LogFile, is_data_path
-from recgraph.data.reading import FEATURES, PARTS, Reading
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
+from recgraph.data.split import Interactions, SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel
@@ -29,7 +27,7 @@ from recgraph.train.record import DataRecord
 _PREFIX = "probe_"
 #: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
 ProbeSettings = prefixed(ProbeConfig, _PREFIX)
-#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.log_file.LogFile.fingerprint`; or of a frame
+#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.read.LogFile.fingerprint`; or of a frame
 #: or a graph in memory, whose ``path`` is None
 Fingerprints = Mapping[str, Mapping[str, Any]]
 #: the name of a graph of relations among the features
@@ -202,7 +200,7 @@ def features_of(split: Split | SealedSplit) -> Fingerprints | None:
         return None
 
 
-def _in_memory(log: InteractionLog) -> dict[str, dict[str, Any]]:
+def _in_memory(log: Interactions) -> dict[str, dict[str, Any]]:
     """The fingerprints of the frames of features and of the graph of a log; ``path`` is None."""
     users, items = (log.user_features, log.columns.user), (log.item_features, log.columns.item)
     found: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from refusing import refused
 
 from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.graph.contexts import NeighbourSampler
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask

@@ -13,7 +13,7 @@ from refusing import refused
 
 import recgraph
 from recgraph import registry
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ClosedFormModel, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace

@@ -17,7 +17,7 @@ from small_serving import ServedTowers, log, serve
 
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.evaluate.ranking import evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.models.closed_form.linear import EASE

@@ -15,8 +15,7 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.interactions import Interactions
-from recgraph.data.split import Split
+from recgraph.data.split import Interactions, Split
 from recgraph.files import InUse, hold
 from recgraph.train.config import TrainConfig
 from recgraph.train.fit import parts_of

@@ -11,8 +11,7 @@ import torch
 from refusing import refused
 
 import recgraph as rg
-from recgraph.data.interactions import Interactions
-from recgraph.data.sealing import SealedTestError, without_test_data
+from recgraph.data.split import Interactions, SealedTestError, without_test_data
 from recgraph.train.run import Run
 
 N_USERS, N_ITEMS, LENGTH = 12, 9, 6

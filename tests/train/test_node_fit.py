@@ -16,7 +16,7 @@ from refusing import refused
 import recgraph
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task
-from recgraph.data.sealing import SealedTestError
+from recgraph.data.split import SealedTestError
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
