@@ -44,7 +44,7 @@ def call(folder: Path, program: str, *arguments: str) -> tuple[str, str]:
 
 @pytest.mark.slow
 def test_the_session(folder: Path) -> None:
-    train = ["recgraph.cli", "train", "sasrec", "--dataset", "synthetic"]
+    train = ["recgraph", "train", "sasrec", "--dataset", "synthetic"]
     small = [word for pair in ("hidden_dim=8", "n_heads=1", "max_epochs=2") for word in ("--set", pair)]
     # 1. a piped training says how far it is
     out, told = call(folder, *train, *small, "--out", "runs/a")
@@ -64,6 +64,6 @@ def test_the_session(folder: Path) -> None:
     names = {line.split("|")[0] for line in out.splitlines()}
     assert {"recgraph.train.fitting", "recgraph.train", "recgraph.train.trainer", "recgraph.train.run"} <= names
     # 4. a chart from the command line
-    call(folder, "recgraph.cli", "plot", "runs/a", "--out", "a.html", "-q")
+    call(folder, "recgraph", "plot", "runs/a", "--out", "a.html", "-q")
     for name in ("curves.svg", "groups.svg", "a.html"):
         assert "<svg" in (folder / name).read_text()
