@@ -92,12 +92,10 @@ def explanation(work: Path) -> None:
     """The page of `recgraph inspect`: the commands of docs/inspect.md."""
     settings = "--set max_epochs=30 --set batch_size=8192 --set learning_rate=0.01 --seed 0 --device cpu"
     command(f"train MEOWRec --dataset ml-100k {settings} --out {work / 'meowrec'}")
-    command(f"inspect {work / 'meowrec'} --user 196 --k 3 --color genres --out {work / 'why.html'} --format json")
+    command(f"inspect {work / 'meowrec'} --user 196 --k 3 --out {work / 'why.html'} --format json")
     with opened(work / "why.html", _NARROW) as shown:
         second_row = _top(shown.get_by_role("heading", name="user-gender-user").first)
         shoot(shown, PICTURES / "explanation.png", 0, second_row - 26)
-        tops = [_top(shown.get_by_role("heading", name=name).first) for name in ("Map of the items", "History")]
-        shoot(shown, PICTURES / "explanation-map.png", tops[0] - 12, tops[1] - 12)
 
 
 def _top(element: Locator) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,19 +13,15 @@ from recgraph.cli.output import Format, FormatOption, default_format, note, say,
 from recgraph.cli.recommend import parse_ids
 
 if TYPE_CHECKING:
-    from recgraph.explain import Explanation, ItemMap, NodeExplanation
+    from recgraph.explain import Explanation, NodeExplanation
 
 _USER = "A user of the training data (of a recommender)."
 _NODE = "A node of the embedded type (of a run on a graph with classes of nodes)."
 _OUT = "Write the page to this file: one HTML file that needs no network."
-_COLOR = "The feature that colours the map: a column of the item features, or a node type; by default one is chosen."
 _ATTRIBUTION = (
     "Attribute each recommendation to the history by these methods, separated by commas: leave_one_out, "
     "integrated_gradients, attention."
 )
-
-
-Projection = Literal["pca", "tsne", "none"]
 
 
 def inspect(
@@ -34,44 +30,30 @@ def inspect(
     node: Annotated[str | None, typer.Option("--node", "-n", metavar="ID", help=_NODE)] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of recommendations or nearest nodes.")] = 10,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_OUT)] = None,
-    projection: Annotated[Projection, typer.Option("--map", help="Projection of the page's map.")] = "pca",
-    color: Annotated[str | None, typer.Option("--color", metavar="NAME", help=_COLOR)] = None,
     attribution: Annotated[str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what attributions draw.")] = 0,
     form: FormatOption = None,
 ) -> None:
     """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
-    if (user is None) == (node is None):
-        raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
-    drawn: ItemMap | None = None
+    from recgraph.data.ids import IdMap
+    from recgraph.explain import explain, explain_node, write_page
+    from recgraph.explain.nodes import embedder_of, recommender_of
+
     found: Explanation | NodeExplanation
-    from recgraph.explain import explain, explain_node, item_map, write_page
-
-    if user is not None:
-        from recgraph.explain.nodes import recommender_of
-
-        methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
+    if user is not None and node is None:
         recommender = recommender_of(run)
-        found = explain(
-            recommender, parse_ids([user], recommender.users, "user").to_list()[0], k, attribution=methods, seed=seed
-        )
-        if out is not None and projection != "none" and recommender.model.has_vectors:
-            shown = [each.item.id for each in found.recommendations] + [each.item.id for each in found.history]
-            drawn = item_map(recommender, color=color, method=projection, keep=shown)
-    else:
-        from recgraph.data.ids import IdMap
-        from recgraph.explain.nodes import embedder_of
-
+        (own,) = parse_ids([user], recommender.users, "user").to_list()
+        methods = [name.strip() for name in (attribution or "").split(",") if name.strip()]
+        found = explain(recommender, own, k, attribution=methods, seed=seed)
+    elif node is not None and user is None:
         embedder = embedder_of(run)
-        ids = IdMap(embedder.embeddings()[embedder.target])
-        assert node is not None
-        found = explain_node(embedder, parse_ids([node], ids, "node").to_list()[0], k)
-        if out is not None and projection != "none":
-            shown = [each.near.node.id for each in found.neighbours] + [found.node.id]
-            drawn = item_map(embedder, color=color, method=projection, keep=shown)
+        (own,) = parse_ids([node], IdMap(embedder.embeddings()[embedder.target]), "node").to_list()
+        found = explain_node(embedder, own, k)
+    else:
+        raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
     _print(found, form or default_format())
     if out is not None:
-        note(f"written to {write_page(found, out, drawn)}")
+        note(f"written to {write_page(found, out)}")
 
 
 def _print(found: Explanation | NodeExplanation, form: Format) -> None:

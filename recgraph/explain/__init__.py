@@ -1,21 +1,19 @@
-"""Explanations and attributions of recommendations, explanations of nearest nodes, and maps of embeddings."""
+"""Explanations and attributions of recommendations, and explanations of nearest nodes."""
 
 from __future__ import annotations
 
 from recgraph.explain.explanation import Attributed, Explanation, NodeExplanation
 from recgraph.explain.nodes import explain_node
-from recgraph.explain.page import ItemMap, item_map, page, write_page
+from recgraph.explain.page import page, write_page
 from recgraph.explain.users import attribute, explain
 
 __all__ = [
     "Attributed",
     "Explanation",
-    "ItemMap",
     "NodeExplanation",
     "attribute",
     "explain",
     "explain_node",
-    "item_map",
     "page",
     "write_page",
 ]

@@ -45,7 +45,6 @@ class Subject:
     """A user's history of H events, and K items whose values for the user are attributed to it.
 
     Args:
-        model: built and fitted.
         query: one user with the history.
         targets: [K] int64, the items.
         of: the quantity f that is attributed.
@@ -64,22 +63,8 @@ class Subject:
         with evaluating(model):
             self.reading: Reading = model.reading(query.to(self.device))
         self.items = self.reading.items.to("cpu")
+        self.n_events = len(self.items)
         self.block_rows = max(min(_BLOCK_ROWS, _MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1)
-
-    @property
-    def n_events(self) -> int:
-        """H."""
-        return len(self.items)
-
-    @cached_property
-    def has_inputs(self) -> bool:
-        """Whether the model reads vectors of items, along which gradients lead."""
-        with evaluating(self.model):
-            try:
-                self.reading.inputs()
-            except ValueError:
-                return False
-        return True
 
     @cached_property
     def item_vectors(self) -> Tensor | None:
@@ -131,9 +116,8 @@ class Attribution:
     """Base of attributions: each event of the history gets the part that it has in the value of a recommended item.
 
     A subclass sets ``Config`` and defines :meth:`attribute`. It calls the model in evaluation mode, leaves its mode,
-    parameters and gradients as they were, and draws from the generator that it is given alone.
-
-    The settings are given as a value (``config``) or by name.
+    parameters and gradients as they were, and draws from the generator that it is given alone. Settings are given as a
+    value (``config``) or by name.
     """
 
     Config: ClassVar[type[AttributionConfig]] = AttributionConfig
@@ -203,11 +187,7 @@ class IntegratedGradients(Attribution):
 
 class AttentionConfig(AttributionConfig):
     form: Annotated[
-        AttentionForm,
-        Field(
-            description="of transformers: 'rollout' through all layers with their residual connections, or that of the "
-            "'last_layer'"
-        ),
+        AttentionForm, Field(description="of transformers: 'rollout' through all layers, or that of the 'last_layer'")
     ] = "rollout"
 
 
@@ -252,12 +232,9 @@ Method = str | Mapping[str, Any] | Attribution
 
 def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
     """Name -> attribution, in the order given."""
-    made: dict[str, Attribution] = {}
-    for spec in specs:
-        method = spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
-        (name,) = registry.written("attribution", registry.key_of("attribution", type(method)))
-        made[name] = method
-    return made
+    made = [spec if isinstance(spec, Attribution) else registry.make("attribution", spec) for spec in specs]
+    keys = [registry.key_of("attribution", type(method)) for method in made]
+    return {registry.written("attribution", key)[0]: method for key, method in zip(keys, made, strict=True)}
 
 
 def attribute_to_history(
@@ -265,17 +242,17 @@ def attribute_to_history(
 ) -> tuple[Attributed, ...]:
     """The subject's targets with their attributions; ``item`` names an item by its index, ``seed`` is of what methods
     draw and of random orders."""
-    values: dict[str, Tensor] = {}
-    for name, method in methods.items():
-        values[name] = method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
-        wanted = (len(subject.targets), subject.n_events)
-        if values[name].shape != wanted or not bool(values[name].isfinite().all()):
-            raise ValueError(f"attribution {name}: values {list(values[name].shape)} must be finite and {list(wanted)}")
+    values = {
+        name: method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
+        for name, method in methods.items()
+    }
     events = tuple(Node("item", each.id, each.title) for each in map(item, subject.items.tolist()))
     found = []
     for target, index in enumerate(subject.targets.tolist()):
         of_methods = [each[target].tolist() for each in values.values()]
-        orders = torch.tensor([_ordered(each) for each in of_methods])
+        # the highest first; among equal ones the last place (the newest event)
+        places = [sorted(range(len(each)), key=lambda at, of=each: (-of[at], -at)) for each in of_methods]  # type: ignore[misc]
+        orders = torch.tensor(places)
         generator = _generator(seed, subject, "random orders", index)
         by_chance = torch.rand(_N_RANDOM, subject.n_events, generator=generator).argsort(1)
         judged = _faithfulness(subject, target, torch.cat([orders, by_chance]))
@@ -300,11 +277,6 @@ def attribute_to_history(
 
 def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, "attribution", subject.user, *purpose))
-
-
-def _ordered(values: Sequence[float]) -> list[int]:
-    """The places of values, the highest first; among equal ones the last place (the newest event) comes first."""
-    return sorted(range(len(values)), key=lambda place: (-values[place], -place))
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -110,11 +110,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class HistoryItem:
-    """An item of the user's history.
-
-    ``fitted``: whether the model was fitted to it (items of the validation part may not have been); None where the run
-    does not know, as for models without meta-paths.
-    """
+    """An item of the user's history, and whether the model was fitted to it (items of the validation part may not have
+    been); None where the run does not know, as for models without meta-paths."""
 
     item: Item
     fitted: bool | None
@@ -145,13 +142,8 @@ class Faithfulness:
 
 @dataclass(frozen=True)
 class MethodAttribution:
-    """What one method says of one recommended item.
-
-    Attributes:
-        values: one for each event, oldest first.
-        order: the events' places, the highest value first, the newest first among equal ones.
-        faithfulness: of its order.
-    """
+    """What one method says of one recommended item: ``values``, one for each event, oldest first; ``order``, the places
+    of events, the highest value first, the newest first among equal ones; and how faithful that is."""
 
     method: str
     values: tuple[float, ...]
@@ -164,8 +156,7 @@ class Attributed:
     """A recommended item, and what of the history it comes from.
 
     Attributes:
-        of: what is attributed, ``"log_probability"`` or ``"score"``.
-        value: of the item with the whole history.
+        of, value: what is attributed, ``"log_probability"`` or ``"score"``, and its value with the whole history.
         events: what the model reads of the history, oldest first.
         n_unread: events of the history that it does not read.
         methods: in the order given.
@@ -226,13 +217,10 @@ class Recommendation:
     """A recommended item and the reasons for it.
 
     Attributes:
-        rank: from 1.
-        score: the model's.
         parts: the parts of the score; empty where the model has no meta-paths.
         evidence: by meta-path, the one that adds most to the score first (where none adds, the one that ranks the item
             highest).
-        nearest: the items nearest to it, best first.
-        nearest_seen: the history items nearest to it, best first.
+        nearest, nearest_seen: the items and the history items nearest to it, best first.
         attributed: what of the history it comes from, where methods were given.
     """
 
@@ -251,12 +239,9 @@ class Explanation:
     """The recommendations for a user, and the reasons for each.
 
     Attributes:
-        model: class of the model.
         dataset: name of the data set; None where the run was made from the user's own frames.
-        user: id.
         related: node type -> titles of the user's direct neighbours in the graph, at most ten; items are left out.
-        history: oldest first.
-        recommendations: best first.
+        history, recommendations: oldest first, best first.
         path_weights: of the model's meta-paths; empty where it has none.
     """
 
@@ -289,10 +274,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class NodeExplanation:
-    """The nearest nodes of a node of a typed graph, nearest first, with the meta-paths between them.
-
-    The other attributes are those of :class:`Explanation`.
-    """
+    """The nearest nodes of a node of a typed graph, nearest first; other attributes as in :class:`Explanation`."""
 
     model: str
     dataset: str | None

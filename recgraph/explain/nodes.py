@@ -30,34 +30,26 @@ _MOST_COSINES = 1 << 22
 
 
 class Items:
-    """The items of a recommender with their titles and features.
-
-    Attributes:
-        features: one row an item, or None.
-        own: the columns with the ids and with the titles, where there are titles.
-    """
+    """The items of a recommender with their titles and features."""
 
     def __init__(self, recommender: Recommender) -> None:
-        self._recommender, self.features = recommender, recommender.item_features
+        self._recommender, self._key = recommender, recommender.columns.item
+        schema = {} if recommender.item_features is None else recommender.item_features.schema
+        self._title = next((name for name in _TITLES if name in schema), "")
+        # no vectors: hundreds of numbers, which say nothing to a reader
+        self._columns = [name for name, dtype in schema.items() if not _is_vector(dtype)]
         self._items: dict[int, Item] = {}  # by index: an item is named once for each that it is near
-        columns = [] if self.features is None else self.features.columns
-        title = next((name for name in _TITLES if name in columns), None)
-        self.own = (recommender.columns.item, title)
 
     def item(self, index: int) -> Item:
         """An item by its index."""
         if index not in self._items:
-            values = {each.name: each.to_list()[0] for each in self.columns(torch.tensor([index]))}
+            columns = self._recommender.features_of(torch.tensor([index]), self._columns)
+            values = {each.name: each.to_list()[0] for each in columns}
             (own,) = self._recommender.items.ids([index]).to_list()
-            title = values.pop(self.own[1] or "", None) or own  # an empty title names nothing
-            fields = {name: _field(value) for name, value in values.items() if name != self.own[0]}
+            title = values.pop(self._title, None) or own  # an empty title names nothing
+            fields = {name: _field(value) for name, value in values.items() if name != self._key}
             self._items[index] = Item(own, f"{title}", fields)
         return self._items[index]
-
-    def columns(self, index: Tensor) -> list[pl.Series]:
-        """The columns of the features of items, without vectors: hundreds of numbers, which say nothing to a reader."""
-        schema = {} if self.features is None else self.features.schema
-        return self._recommender.features_of(index, [name for name in schema if not is_vector(schema[name])])
 
     def node(self, index: int) -> Node:
         """An item as a node."""
@@ -65,8 +57,7 @@ class Items:
         return Node("item", item.id, item.title)
 
 
-def is_vector(dtype: pl.DataType) -> bool:
-    """Whether a column holds an embedding of each item, not values that items share."""
+def _is_vector(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float())
 
 
@@ -91,7 +82,9 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         ValueError: the node is unknown, or there is no bundle of embeddings.
     """
     embedder = embedder_of(run)
-    model, graph, target = embedder.model, graph_of(embedder), embedder.target
+    model, target = embedder.model, embedder.target
+    assert isinstance(model.space, GraphSpace)
+    graph = model.space.graph.to("cpu")
     index = index_of(IdMap(embedder.embeddings()[target]), node, "node")
 
     def name(node_type: str, place: int) -> Node:
@@ -119,7 +112,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
 
 def recommender_of(run: Any) -> Recommender:
     """The recommender of a run, of itself, or of the folder of a run or bundle."""
-    loaded = loaded_of(run)
+    loaded = load(run) if isinstance(run, str | Path) else getattr(run, "recommender", run)
     if not isinstance(loaded, Recommender):
         raise ValueError(f"run is a {type(loaded).__name__}, which has no users; see explain_node (--node ID)")
     return loaded
@@ -127,23 +120,10 @@ def recommender_of(run: Any) -> Recommender:
 
 def embedder_of(run: Any) -> Embedder:
     """The embedder of a run, of itself, or of the folder of a run or bundle."""
-    loaded = loaded_of(run)
+    loaded = load(run) if isinstance(run, str | Path) else getattr(run, "embedder", run)
     if not isinstance(loaded, Embedder):
         raise ValueError(f"run is a {type(loaded).__name__}, which embeds no nodes; see explain (--user ID)")
     return loaded
-
-
-def loaded_of(run: Any) -> Any:
-    """The recommender or the embedder of a run, of itself, or of a folder."""
-    loaded = load(run) if isinstance(run, str | Path) else run
-    return getattr(loaded, "recommender", getattr(loaded, "embedder", loaded))
-
-
-def graph_of(embedder: Embedder) -> HeteroGraph:
-    """The graph that a model of nodes was built for."""
-    space = embedder.model.space
-    assert isinstance(space, GraphSpace)
-    return space.graph.to("cpu")
 
 
 def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:

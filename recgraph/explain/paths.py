@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -22,17 +21,6 @@ from recgraph.sparse.products import compose, compose_blocks
 Namer = Callable[[str, int], Node]
 #: scores that differ by less are equal: the order of summation must not decide a rank
 _TOLERANCE = 1e-12
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The ends of a meta-path for some starts, one entry [E] a pair: the place of the start among those given, the end,
-    which is never the start itself, the number of paths between the two, and their similarity in [0, 1]."""
-
-    starts: Tensor
-    ends: Tensor
-    counts: Tensor
-    similarities: Tensor
 
 
 class Walks:
@@ -59,8 +47,13 @@ class Walks:
         self.steps = tuple(step.matrix(graph).pattern() for step in self.route)
         self._own = torch.full((self.steps[0].shape[0],), torch.nan, dtype=torch.float64)
 
-    def reach(self, starts: Tensor) -> Iterator[Reached]:
-        """Yield the ends that starts [S] int64 reach, a block of starts at a time."""
+    def reach(self, starts: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """The ends that starts [S] int64 reach, a block of starts at a time, one entry [E] a pair.
+
+        Yields:
+            the place of the start among those given, the end, which is never the start itself, the similarity of the
+            two in [0, 1], and the number of paths between them.
+        """
         for block, rows in _row_blocks(self.steps, starts):
             places = rows.rows + block.start
             keep_mask = rows.indices != starts[places]
@@ -69,7 +62,7 @@ class Walks:
                 similarities = 2 * counts / (self._self_counts(starts[places]) + self._self_counts(ends))
             else:
                 similarities = counts / (self._out[starts[places]] * self._in[ends]).sqrt()
-            yield Reached(places, ends, counts, similarities)
+            yield places, ends, similarities, counts
 
     def _self_counts(self, nodes: Tensor) -> Tensor:
         """[K] float64: c(a, a) of nodes; computed once for each node."""
@@ -159,15 +152,13 @@ def evidence_for_user(
     side, start, n_items = walks.types[0], torch.tensor([user]), len(unseen_mask)
     if side == "item":  # through the items of the history
         via = interactions.take_rows(start).indices
-        parts: Iterator[tuple[Tensor, ...]] = (
-            (each.starts, each.ends, each.similarities, each.counts) for each in walks.reach(via)
-        )
+        parts = walks.reach(via)
         total = torch.tensor(max(len(via), 1))
     else:  # through similar users
-        (reached,) = walks.reach(start)
-        via, had = reached.ends, interactions.take_rows(reached.ends)
-        parts = iter([(had.rows, had.indices, reached.similarities[had.rows], reached.counts[had.rows])])
-        total = reached.similarities.sum().clamp(min=_TOLERANCE)
+        ((_, via, similarities, numbers),) = walks.reach(start)
+        had = interactions.take_rows(via)
+        parts = iter([(had.rows, had.indices, similarities[had.rows], numbers[had.rows])])
+        total = similarities.sum().clamp(min=_TOLERANCE)
     # of all items, and [2, V, K] the similarity and the number of paths from each via to each explained item
     scores, counts = (torch.zeros(n_items, dtype=torch.float64) for _ in range(2))
     of_via = torch.zeros(2, len(via), len(items), dtype=torch.float64)
@@ -208,14 +199,14 @@ def evidence_for_node(
 ) -> dict[int, Evidence]:
     """The evidence of a meta-path between a node and those others of its type that it connects with the node."""
     start, side = torch.tensor([node]), walks.types[0]
-    (reached,) = walks.reach(start)
-    row_of = {end: row for row, end in enumerate(reached.ends.tolist())}
+    ((_, ends, similarities, counts),) = walks.reach(start)
+    row_of = {end: row for row, end in enumerate(ends.tolist())}
     found = {}
     for other in others:
         if (row := row_of.get(other)) is None:
             continue
-        similarity, count = float(reached.similarities[row]), int(reached.counts[row])
-        rank = 1 + int((reached.similarities > similarity + _TOLERANCE).sum())
+        similarity, count = float(similarities[row]), int(counts[row])
+        rank = 1 + int((similarities > similarity + _TOLERANCE).sum())
         paths = tuple(walks.named(path, name) for path in walks.best_paths(start, other, n_paths)[0])
         connection = Connection(name(side, other), similarity, count, paths)
         found[other] = Evidence(side, walks.path, weight, count, similarity, rank, len(row_of), (connection,))
@@ -234,24 +225,24 @@ def evidence_of_items(walks: Walks, user: int, history: Tensor, items: Tensor, g
     place = torch.full((graph.count("item"),), -1)
     place[items] = torch.arange(len(items))
     if walks.types[0] == "item":
-        for reached in walks.reach(history):
-            own_mask = place[reached.ends] >= 0
-            found[place[reached.ends[own_mask]], reached.starts[own_mask]] = reached.similarities[own_mask]
+        for through, ends, similarities, _ in walks.reach(history):
+            own_mask = place[ends] >= 0
+            found[place[ends[own_mask]], through[own_mask]] = similarities[own_mask]
         return found
     if walks.route[0] != Step(INTERACTS):
         return found
-    (reached,) = walks.reach(torch.tensor([user]))
-    had = graph.adjacency(INTERACTS).pattern().take_rows(reached.ends)
+    ((_, others, similarities, counts),) = walks.reach(torch.tensor([user]))
+    had = graph.adjacency(INTERACTS).pattern().take_rows(others)
     own_mask = place[had.indices] >= 0
     rows = had.rows[own_mask]
-    similarity = torch.zeros(len(reached.ends), len(items), dtype=torch.float64)
-    similarity[rows, place[had.indices[own_mask]]] = reached.similarities[rows]
+    similarity = torch.zeros(len(others), len(items), dtype=torch.float64)
+    similarity[rows, place[had.indices[own_mask]]] = similarities[rows]
     end_of = torch.full((graph.count("user"),), -1)
-    end_of[reached.ends] = torch.arange(len(reached.ends))
+    end_of[others] = torch.arange(len(others))
     for block, paths in _row_blocks(walks.steps[1:], history):
         ends = end_of[paths.indices]
         other_mask = ends >= 0  # the user itself is no end
         through, ends = paths.rows[other_mask] + block.start, ends[other_mask]
-        shares = paths.values(torch.float64)[other_mask] / reached.counts[ends]
+        shares = paths.values(torch.float64)[other_mask] / counts[ends]
         found.index_add_(1, through, (shares[:, None] * similarity[ends]).T)
     return found

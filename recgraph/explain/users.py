@@ -55,9 +55,8 @@ def explain(
     from each meta-path, and the paths between user and item in the graph that the model was fitted to. For all others:
     the history items that other users had together with the item. For models with item vectors: the nearest items.
 
-    Paths are followed outwards from the user and the history, so the cost grows with the number of edges that they
-    reach, never with the square of a number of nodes. Paths are counted in the whole graph, also where the model keeps
-    only the ``top_k`` nearest along a meta-path.
+    Paths are counted in the whole graph, also where the model keeps only the ``top_k`` nearest along a meta-path; the
+    cost grows with the number of edges that the user and the history reach.
 
     Args:
         run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.
@@ -65,8 +64,7 @@ def explain(
         k: number of recommendations; history items are left out.
         n_near: number of nearest items of each item.
         n_connections, n_paths: the most connections of a meta-path, and paths of a connection.
-        attribution: methods that attribute each recommendation to the history, as :func:`attribute` takes them; empty:
-            none is attributed.
+        attribution: methods that attribute each recommendation to the history, as :func:`attribute` takes them.
         seed: of what these methods draw.
 
     Raises:
@@ -105,13 +103,13 @@ def attribute(
     run: Any,
     user: Any,
     items: Any = None,
-    methods: Sequence[Method] | None = None,
+    methods: Sequence[Method] = ("leave_one_out",),
     *,
     k: int = 10,
     of: Quantity = "log_probability",
     seed: int = 0,
 ) -> tuple[Attributed, ...]:
-    """What of a user's history recommendations come from, by one or more methods.
+    """What of a user's history recommendations come from, by one or more methods -> one for each item.
 
     Each method divides a value of the item for the user among the events that the model reads. Beside the values stand
     whether methods agree, and whether their orders are faithful to the model.
@@ -121,14 +119,10 @@ def attribute(
         user: the id of a user of the training data.
         items: an id or ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
-            ``"attention"``), mappings with name and settings, or attributions themselves; None: ``"leave_one_out"``,
-            and ``"integrated_gradients"`` where the model reads vectors of items.
+            ``"attention"``), mappings with name and settings, or attributions themselves.
         k: number of recommendations.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
         seed: of what methods draw, and of random orders.
-
-    Returns:
-        One for each item, in the order given.
 
     Raises:
         ImportError: the extra ``explain`` is not installed, for integrated gradients.
@@ -144,10 +138,7 @@ def attribute(
         indices = [index_of(recommender.items, item, "items") for item in (items if is_list(items) else [items])]
     if not indices:
         return ()
-    subject = found.subject(indices, of)
-    if methods is None:
-        methods = ["leave_one_out", *(["integrated_gradients"] if subject.has_inputs else [])]
-    return attribute_to_history(subject, make_methods(methods), found.items.item, seed)
+    return attribute_to_history(found.subject(indices, of), make_methods(methods), found.items.item, seed)
 
 
 class _User:

@@ -171,7 +171,7 @@ def test_runs_are_compared_and_their_seeds_are_one_model(run: Path, tmp_path: Pa
 
 
 def test_evaluate_by_a_metric_of_a_users_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("first_hit", "first_hit:FirstHit", "recgraph.metric")
+    point = EntryPoint("first_hit", "parallel_tasks:FirstHit", "recgraph.metric")
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point] if group == point.group else [])
     registry._entry_points.cache_clear()
     found = rows(f"evaluate {run} -m FirstHit@5 -m precision@1")
