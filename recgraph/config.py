@@ -28,8 +28,7 @@ from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationE
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
-from recgraph.data.errors import CorruptFileError
-from recgraph.files import read_toml
+from recgraph.files import CorruptFileError, read_toml
 
 #: what other libraries call a setting -> its name here
 _ELSEWHERE = {

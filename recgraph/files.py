@@ -24,8 +24,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from recgraph.data.errors import CorruptFileError, DataError
-
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
@@ -39,6 +37,25 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 #: seconds that a killed process may take to give up its lock
 _TO_END = 2.0
+
+
+class DataError(ValueError):
+    """A log, or another file, that cannot be read as it is.
+
+    Attributes:
+        path: the file, or None for a frame in memory.
+        row: the row, from 0, or None.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
+        self.path, self.row = path, row
+        place = f"row {row} (from 0)" if row is not None else ""
+        where = ", ".join(part for part in (str(path) if path else "", place) if part)
+        super().__init__(f"{where}: {message}"[:2000] if where else message[:2000])
+
+
+class CorruptFileError(DataError):
+    """A file, or a folder of files, that is damaged, was changed, or is in another encoding."""
 
 
 class InUse(BlockingIOError, ValueError):

@@ -128,13 +128,11 @@ def tune(
     """
     from recgraph.data.catalog.cards import data_name
     from recgraph.parallel import TaskFailed
-    from recgraph.tuning.plan import check_dataset
     from recgraph.tuning.report import described, test_rows
     from recgraph.tuning.storage import StorageFailed
     from recgraph.tuning.study import tune as run
 
     metrics = tuple(metric or ["ndcg@10"])
-    check_dataset(source.dataset)
     with source.shown():
         fixed, of_data = _settings(model, settings or [], source)
         split = of_data.split_of(source.dataset)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recgraph.pages import for_html as escape
-from recgraph.pages.labels import Box, Spot, along, name_marks
 
 #: fraction of an axis that is left free at each end
 _MARGIN = 0.05
@@ -80,9 +79,28 @@ class Scale:
         return [value for value in values if self.low <= value <= self.high]
 
 
+class Box(NamedTuple):
+    """A rectangle of the drawing."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: Box) -> bool:
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
+
+    def holds(self, other: Box) -> bool:
+        across = self.left <= other.left and other.right <= self.right
+        return across and self.top <= other.top and other.bottom <= self.bottom
+
+
 #: the size of a chart, small, so that its text can be read on a phone, and the area of its points
 _WIDTH, _HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
 _BAR, _NAME = 24, 130
+#: of a name beside a mark: width of a letter (of a wide font), height, gap to the mark, and the most letters
+_LETTER, _TALL, _GAP, _LONGEST = 6.8, 11.0, 4.0, 24
 #: radius of a mark's circle by its first class
 _RADII = {"best": 5.5, "front": 5.5}
 
@@ -147,25 +165,43 @@ class Chart:
 
     def __str__(self) -> str:
         parts = self._frame()
-        drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
-        for line, points in zip(self.lines, drawn, strict=True):
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        for line in self.lines:
+            path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in line.points)
             hint = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
-        spots = [self._spot(mark) for mark in self.marks]
-        for spot in spots:
-            if spot.spread:
-                start = f"M{spot.x:.1f} {spot.y - spot.spread:.1f}"
-                parts.append(f'<path class="whisker" d="{start}v{2 * spot.spread:.1f}"/>')
-        parts.extend(mark.draw(spot.x, spot.y) for mark, spot in zip(self.marks, spots, strict=True))
-        if any(spot.name for spot in spots):
-            room = Box(_AREA.left + 4, 0, _WIDTH, _AREA.bottom)
-            parts.extend(name_marks(spots, room, [box for points in drawn for box in along(points)]))
+        spots = [(self._x(mark.x), self._y(mark.y)) for mark in self.marks]
+        spreads = [abs(y - self._y(mark.y + mark.spread)) for mark, (_, y) in zip(self.marks, spots, strict=True)]
+        for (x, y), spread in zip(spots, spreads, strict=True):
+            if spread:
+                parts.append(f'<path class="whisker" d="M{x:.1f} {y - spread:.1f}v{2 * spread:.1f}"/>')
+        parts.extend(mark.draw(*spot) for mark, spot in zip(self.marks, spots, strict=True))
+        parts.extend(self._names(spots, spreads))
         return _svg(self.title, _WIDTH, _HEIGHT, parts)
 
-    def _spot(self, mark: Mark) -> Spot:
-        y = self._y(mark.y)
-        return Spot(self._x(mark.x), y, mark.radius, abs(y - self._y(mark.y + mark.spread)), mark.name)
+    def _names(self, spots: Sequence[tuple[float, float]], spreads: Sequence[float]) -> list[str]:
+        """Names beside their marks, which cover no mark and no other name; one without room is left out."""
+        drawn, room = [], Box(_AREA.left + 4, 0, _WIDTH, _AREA.bottom)
+        reaches = [max(mark.radius, spread) for mark, spread in zip(self.marks, spreads, strict=True)]
+        taken = [
+            Box(x - mark.radius, y - reach, x + mark.radius, y + reach)
+            for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True)
+        ]
+        for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True):
+            name = mark.name if len(mark.name) <= _LONGEST else f"{mark.name[: _LONGEST - 1]}…"
+            width, beside = _LETTER * len(name), mark.radius + _GAP
+            right, left = ("start", x + beside, 0.0), ("end", x - beside, -width)
+            middle = ("middle", x, -width / 2)
+            heights = [(right, 0.35), (left, 0.35), (middle, -(reach + _GAP) / _TALL), (middle, reach / _TALL + 1)]
+            heights += [(side, height) for height in (-0.5, 1.2) for side in (right, left)]
+            for (anchor, at, shift), height in heights if name else ():
+                low = y + height * _TALL
+                box = Box(at + shift, low - _TALL * 0.8, at + shift + width, low + _TALL * 0.2)
+                if room.holds(box) and not any(box.overlaps(other) for other in taken):
+                    taken.append(box)
+                    place = f'x="{at:.1f}" y="{low:.1f}" text-anchor="{anchor}"'
+                    drawn.append(f'<text class="mark" {place}>{escape(name)}</text>')
+                    break
+        return drawn
 
     def _x(self, value: object) -> float:
         return _AREA.left + self.x.place(value) * (_AREA.right - _AREA.left)

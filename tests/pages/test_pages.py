@@ -15,8 +15,7 @@ import recgraph as rg
 from recgraph import pages
 from recgraph.data.split import without_test_data
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.pages.charts import Chart, Line, Mark, Scale, bars
-from recgraph.pages.labels import Box, Spot, along, name_marks
+from recgraph.pages.charts import _AREA, _WIDTH, Box, Chart, Line, Mark, Scale, bars
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
@@ -31,59 +30,49 @@ def test_small_bars_say_what_they_are() -> None:
     assert re.findall(r'<text x="[\d.]+" y="\d+">([^<]*)</text>', text) == ["0.346", "0.096", "0.0041", "4.2e-4", "0"]
 
 
-ROOM = Box(58, 0, 420, 226)
-SPOTS = st.builds(
-    Spot,
-    x=st.floats(58, 420),
-    y=st.floats(0, 226),
-    radius=st.sampled_from([3.5, 5.5]),
-    spread=st.floats(0, 30),
-    name=st.text("abc", max_size=40),
-)
-
-
-def drawn(texts: list[str]) -> list[tuple[str, Box]]:
-    """Each name with what it covers, measured anew from the SVG."""
+def named(marks: list[Mark]) -> list[tuple[str, Box]]:
+    """Each name with what it covers, measured anew from the SVG; ``y`` counts from below, as in a chart."""
+    x, y = Scale(_AREA.left, _AREA.right), Scale(_AREA.top, _AREA.bottom)
+    text = str(Chart("t", x, y, marks=marks))
     found = []
-    for text in texts:
-        match = re.fullmatch(r'<text class="mark" x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)">(.*)</text>', text)
-        assert match is not None
-        x, y, width = float(match[1]), float(match[2]), 6.8 * len(match[4])
-        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[match[3]] * width
-        found.append((match[4], Box(left, y - 8, left + width, y + 1)))
+    for at, low, anchor, name in re.findall(r'<text class="mark" x="(.*?)" y="(.*?)" text-anchor="(.*?)">(.*?)<', text):
+        width = 6.8 * len(name)
+        left = float(at) - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
+        found.append((name, Box(left, float(low) - 8, left + width, float(low) + 1)))
     return found
 
 
-@given(st.lists(SPOTS, max_size=12))
-def test_names_cover_no_other_name_no_mark_and_stay_inside(spots: list[Spot]) -> None:
-    names = drawn(name_marks(spots, ROOM))
-    assert len(names) <= sum(bool(spot.name) for spot in spots)
+MARKS = st.builds(
+    Mark,
+    x=st.floats(58, 410),
+    y=st.floats(12, 226),
+    kind=st.sampled_from(["best", "plain"]),
+    text=st.just(""),
+    name=st.text("abc", max_size=40),
+    spread=st.floats(0, 30),
+)
+
+
+@given(st.lists(MARKS, max_size=12))
+def test_names_cover_no_other_name_no_mark_and_stay_inside(marks: list[Mark]) -> None:
+    names = named(marks)
+    assert len(names) <= sum(bool(mark.name) for mark in marks)
     for (_, box), (_, other) in combinations(names, 2):
-        assert not box.meets(other)
+        assert not box.overlaps(other)
     for _, box in names:
-        assert box.left > ROOM.left - 0.1
-        assert box.right < ROOM.right + 0.1
-        assert not any(box.meets(spot.box) for spot in spots)
+        assert _AREA.left < box.left < box.right < _WIDTH + 0.1
+        for mark in marks:
+            reach = max(mark.radius, mark.spread) - 0.1
+            y = _AREA.top + _AREA.bottom - mark.y
+            own = Box(mark.x - mark.radius, y - reach, mark.x + mark.radius, y + reach)  # type: ignore[operator]
+            assert not box.overlaps(own)
 
 
-def test_a_lone_name_is_there_and_the_first_one_goes_first() -> None:
-    one, other = Spot(200, 100, 3.5, 0, "one"), Spot(200, 100, 3.5, 0, "other" * 3)
-    assert drawn(name_marks([one, other], ROOM))[0][0] == "one"
-    assert drawn(name_marks([one], ROOM))[0][1].left > 200
-
-
-def test_a_long_name_is_cut_more_where_there_is_no_room() -> None:
-    wide, narrow = Box(0, 0, 420, 40), Box(180, 0, 300, 40)
-    spot = Spot(200, 20, 3.5, 0, "abcdefghijklmnopqrstuvwxyz")
-    assert [len(name) for room in (wide, narrow) for name, _ in drawn(name_marks([spot], room))] == [24, 12]
-
-
-def test_names_avoid_lines() -> None:
-    spot = Spot(200, 100, 3.5, 0, "one")
-    ((_, box),) = drawn(name_marks([spot], ROOM, along([(200, 100), (400, 100)])))
-    assert box.right < 200 or box.bottom < 99 or box.top > 101
-    everywhere = [Box(0, 0, 420, 270)]
-    assert len(name_marks([spot], ROOM, everywhere)) == 1
+def test_a_lone_name_is_there_is_cut_where_it_is_long_and_the_first_one_goes_first() -> None:
+    one, other = Mark(200, 100, "plain", "", name="one"), Mark(200, 100, "plain", "", name="other" * 9)
+    assert named([one, other])[0][0] == "one"
+    ((name, box),) = named([other])
+    assert (len(name), box.left > 200) == (24, True)
 
 
 HOSTILE = "<script>alert(1)</script>"
