@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Added, Config, Search, configure
-from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -364,6 +363,23 @@ class _Cosine:
         found = torch.zeros(block.nnz, device=block.device)
         found[is_long[block.rows]] = torch.cat(parts).to(torch.float32)
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The distinct nodes of one intermediate type that the target nodes reach along a path.
+
+    Attributes:
+        path: the path.
+        node_type: the type reached.
+        hop: after how many steps, from 1.
+        reached: [N_target, N_type], one entry a node reached, without weights.
+    """
+
+    path: str
+    node_type: str
+    hop: int
+    reached: Csr
 
 
 class MetaPathConfig(Config):
