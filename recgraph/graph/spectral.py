@@ -36,10 +36,8 @@ def joint_adjacency(graph: HeteroGraph) -> tuple[Csr, dict[str, slice]]:
     rows, cols, weights = [no_ends], [no_ends], [torch.zeros(0, device=graph.device)]
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end)).pattern()
-        scales = []
-        for degrees in (adj.degrees.to(torch.float64), adj.t().degrees.to(torch.float64)):
-            scales.append(power(degrees + (degrees.mean() if len(degrees) else 0), -0.5))
-        scaled = adj.scale(*scales)
+        wide = [degrees.to(torch.float64) for degrees in (adj.degrees, adj.t().degrees)]
+        scaled = adj.scale(*[power(degrees + (degrees.mean() if len(degrees) else 0), -0.5) for degrees in wide])
         ends = scaled.rows + places[source].start, scaled.indices + places[end].start
         rows += ends
         cols += reversed(ends)

@@ -218,8 +218,6 @@ def test_notations_and_directions() -> None:
     rates, follows = _dense(graph, ("user", "rates", "item")), _dense(graph, ("user", "follows", "user"))
     rated = MetaPath("user>rates>item<rates<user").counts(graph)
     _close(rated.to_dense(), rates @ rates.T)
-    listed = MetaPath([("user", "rates", "item"), ("user", "rates", "item")]).counts(graph)
-    assert torch.equal(listed.values(), rated.values())
     for text, expected in {
         "user>follows>user": follows,
         "user<follows<user": follows.T,
@@ -230,8 +228,6 @@ def test_notations_and_directions() -> None:
         "genre-item": _dense(graph, ("item", "has", "genre")).T,
     }.items():
         torch.testing.assert_close(MetaPath(text).counts(graph).to_dense().double(), expected, rtol=1e-6, atol=0)
-    turned = MetaPath([("user", "follows", "user"), ("user", "follows", "user")]).counts(graph)
-    torch.testing.assert_close(turned.to_dense().double(), follows @ follows.T, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("path", ["user", "user-item-user", "user-genre", "user>rates<item"])
