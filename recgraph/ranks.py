@@ -110,6 +110,8 @@ class Share:
     @property
     def rows(self) -> slice:
         """The samples of this rank, in the order of the whole batch."""
+        if self.is_whole:
+            return slice(None)
         if self.dealt:
             return slice(self.index, sum(self.sizes), len(self.sizes))
         start = sum(self.sizes[: self.index])
