@@ -85,7 +85,7 @@ def boards(work: Path) -> None:
 def command(line: str) -> None:
     """Run a command as the documentation shows it."""
     print(f"$ recgraph {line}")
-    subprocess.run([sys.executable, "-m", "recgraph.cli", "-q", *shlex.split(line)], check=True)
+    subprocess.run([sys.executable, "-m", "recgraph", "-q", *shlex.split(line)], check=True)
 
 
 def explanation(work: Path) -> None:
