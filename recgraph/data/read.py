@@ -64,15 +64,16 @@ E = TypeVar("E", bound=DataError)
 
 # Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
 _NAMES: dict[str, str] = {
-    "user": "userid user uid usr visitorid visitor customerid customer custid clientid client memberid member"
-    " accountid account buyerid buyer shopperid shopper reviewerid reviewer personid profileid playerid listenerid readerid",
+    "user": "userid user uid usr visitorid visitor customerid customer custid clientid client memberid member "
+    "accountid account buyerid buyer shopperid shopper reviewerid reviewer personid profileid playerid listenerid "
+    "readerid",
     "item": "itemid item iid movieid movie filmid film productid product prodid asin parentasin sku skuid stockcode "
     "articleid article trackid track songid song bookid book isbn businessid business venueid venue poiid locationid "
     "videoid video contentid content newsid gameid game appid showid artistid artist recipeid restaurantid listingid "
     "offerid goodsid goods anime animeid adid",
     "timestamp": "timestamp time ts datetime date eventtime eventdate eventtimestamp createdat created unixtime "
-    "unixreviewtime reviewtime unixtimestamp orderdate ordertime purchasedate purchasetime invoicedate tdat at when"
-    " day interactiontime visittime",
+    "unixreviewtime reviewtime unixtimestamp orderdate ordertime purchasedate purchasetime invoicedate tdat at when "
+    "day interactiontime visittime",
     "rating": "rating ratings stars star score overall userrating reviewscore ratingvalue starrating",
     "weight": "",
 }
