@@ -359,11 +359,6 @@ FILMS = {
     "GRU4Rec": "GRU4Rec",
     "MCLRec": "MCLRec",
 }
-VIEWS = {
-    "lastfm-hin": "Last.fm, with friends and tags",
-    "yelp-hin": "Yelp, with friends, cities and categories",
-    "ml-100k": "MovieLens-100k, with genres, gender and occupation",
-}
 
 
 def section(title: str) -> str:
@@ -421,23 +416,3 @@ def test_the_page_of_baselines() -> None:
     for label, entry in FILMS.items():
         ndcg, recall = (short(cell.split(" ")[0]) for cell in board[entry][0][:2])
         assert said[label] == f"{recall} / {ndcg}"
-
-
-def test_what_the_views_add() -> None:
-    text = (DOCS / "graph-recommenders.md").read_text("utf-8").partition("## What the views add")[2]
-    said = {cells[0].strip("`").partition("`")[0]: cells[1:] for cells in rows(text.partition("## ")[0])}
-    for data, title in VIEWS.items():
-        compared = {
-            cells[0]: cells[5:8]
-            for cells in rows(section(title))
-            if cells[1:4] == ["ndcg@20", "MEOW less LightGCN", "users"]
-        }
-        means = scores(title)
-        for column, first in (("seen excluded", 0), ("seen kept", 3)):
-            difference, p = said[data][:2] if first == 0 else said[data][2:]
-            if column in compared:
-                gain, interval, p_value = map(short, compared[column])
-                assert (difference, p) == (f"{gain} {interval.replace('+', '')}", p_value), data
-            else:
-                meow, lightgcn = (float(means[entry][0][first].split(" ")[0]) for entry in ("MEOW", "LightGCN"))
-                assert (difference, p) == (short(f"{meow - lightgcn:+.4f}"), ""), data

@@ -28,7 +28,7 @@ from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.read import LogFile, Reading, with_lists
+from recgraph.data.read import LogFile, Reading
 from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import Scorer, device_of
@@ -215,7 +215,7 @@ class _Training:
 
     def _load_optimisers(self, trainer: Trainer) -> str:
         """Go on with the state of the old model's optimisers -> what became of it."""
-        newest = None if self.checkpoint is None else checkpoints.latest(self.checkpoint)
+        newest = next(iter(checkpoints.candidates(self.checkpoint)), None) if self.checkpoint else None
         if newest is None:
             return "fresh: the run has no checkpoint"
         found = checkpoints.read(newest)  # an earlier one does not belong to the weights
@@ -472,14 +472,10 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
         time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
         log = with_times_like(given, Columns(user=user, item=item, timestamp=time), recommender.time_format)
     if isinstance(item_features, str | Path):
-        written = _written(recommender.record)
-        texts: dict[str, Any] = {name: written[name] for name in ("encoding", "quotes") if name in written}
-        read = log.with_feature_files(LogFile("", Reading.of(texts, item_features=str(item_features)))).item_features
-        assert read is not None
-        lists = _reading(recommender.record).get("lists", {})
-        item_features = with_lists(
-            read, {name: each for name, each in lists.items() if read.schema.get(name) == pl.String}
-        )
+        written = _reading(recommender.record)
+        like = {name: written[name] for name in ("encoding", "quotes", "lists") if name in written}
+        file = LogFile("", Reading.of(like, item_features=str(item_features)))
+        item_features = log.with_feature_files(file).item_features
     return log.with_features(item_features=item_features)
 
 

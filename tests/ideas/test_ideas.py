@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -651,15 +650,3 @@ def test_every_claim_of_the_words_is_one_of_the_table(values: tuple[float, ...],
     assert f" {share:.0%} of what speaks for it; half of it lies on {n_half} of {n} items" in text
     assert [f"Event {place}" for place in order[: min(n_half, 3)]] == re.findall(r"Event \d", text)
     assert text.endswith("Film moves from rank 2 to 40 and leaves the first 10.")
-
-
-def test_the_words_of_a_run(tmp_path: Path, idea: Idea, monkeypatch: pytest.MonkeyPatch,
-                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    run = rg.fit(rg.models.ItemKNN(), rg.load_dataset("synthetic"), seed=0)
-    run.save(tmp_path / "bundle")
-    user = run.recommender.users.ids([3]).to_list()[0]
-    monkeypatch.setattr(sys, "argv", ["attribution_words.py", str(tmp_path / "bundle"), "--user", str(user)])
-    idea("attribution_words").main()
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert all("By leave one out, " in line and "rank" in line for line in lines)
