@@ -118,8 +118,6 @@ class Recommender:
         if item_features is not None:
             frame = item_features if isinstance(item_features, pl.DataFrame) else from_native(item_features)
             self.item_features = without_categories(frame)
-            if self.columns.item not in frame.columns:
-                raise ValueError(f"item_features has no column {self.columns.item!r} of item ids")
         self.record = dict(record or {})
         self.counters = Counts()
         self.ann: AnnIndex | None = None
@@ -446,13 +444,13 @@ class Recommender:
     @checked
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read."""
-        place, at = bundle.bundle_of(folder), bundle.device_here(device)
+        place = bundle.bundle_of(folder)
 
         def make(config: dict[str, Any]) -> Recommender:
             seen = load_file(place / "seen.safetensors")
             features = place / _FEATURES
             return cls(
-                bundle.load_model(place, config, at),
+                bundle.load_model(place, config),
                 IdMap.read(place / "users.parquet"),
                 IdMap.read(place / "items.parquet"),
                 Ragged(seen["values"].to(torch.int64), seen["offsets"].clone()),
@@ -462,7 +460,9 @@ class Recommender:
                 **{name: config[name] for name in _WRITTEN},
             )
 
-        return bundle.read(place, "recommender", make)
+        made = bundle.read(place, "recommender", make)
+        made.model.to(device)
+        return made
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"

@@ -96,8 +96,6 @@ def query_of_histories(items: Tensor, lengths: Tensor, times: Tensor | None = No
 def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None) -> Request:
     """The request for users of the training data, by a list, array or series of ids, or one id."""
     values, kind = given_ids(given, kind, "users")
-    if not len(values):
-        raise ValueError("users is empty: name at least one")
     index = torch.from_numpy(users.index(values, "users"))
     query = query_of_users(index, seen, times)
     return Request(values, query, kind, n_unknown_users=int((index < 0).sum()))

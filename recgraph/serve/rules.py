@@ -127,8 +127,8 @@ class Rules(Config):
 
     @classmethod
     def with_arguments(cls, rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any, columns: Columns) -> Rules:
-        """Rules, and the arguments ``allow`` and ``block`` beside them: a list of item ids, for everyone; or lists of
-        single users, a mapping user -> items or a frame with the columns of the log (or ``user`` and ``item``)."""
+        """Rules, and the arguments ``allow`` and ``block``, which win over them: a list of item ids, for everyone; or
+        lists of single users, a mapping user -> items or a frame with the columns of the log (or ``user``, ``item``)."""
         made = rules if isinstance(rules, Rules) else cls.of(rules)
         more: dict[str, Any] = {}
         for name, given in (("allow", allow), ("block", block)):
@@ -136,10 +136,7 @@ class Rules(Config):
                 continue
             if not isinstance(given, Mapping) and hasattr(given, "columns"):
                 given = lists_of_users(given, columns, name)
-            setting = f"{name}_for" if isinstance(given, Mapping) else name
-            if getattr(made, setting):
-                raise ValueError(f"{name} is given twice: as an argument and as {setting} of rules; give one of them")
-            more[setting] = given
+            more[f"{name}_for" if isinstance(given, Mapping) else name] = given
         return cls.of({**made.model_dump(exclude_unset=True), **more}) if more else made
 
 
@@ -257,8 +254,6 @@ class ResolvedRules:
             at = of_left.rows * scores.shape[1] + of_left.values
             own = scores if len(left) == len(scores) else scores[left.to(scores.device)]
             best, columns = best_columns(own, length, width, at)
-            if bool(best[:, 0].isnan().any()):
-                raise ValueError("the model scores an item with NaN; train or check the model")
             ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
             best = best.to(host).double()
             if not self.limits and self.reranking is None:

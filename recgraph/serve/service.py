@@ -245,10 +245,10 @@ class Predictor:
             return job
         if (rules := request.rules) is not None:
             is_alone = True
-            if (n_rules := len(rules.boost) + len(rules.columns)) > self.limits.rules:
-                raise Refused(422, f"rules: {n_rules} boosts and columns, at most {self.limits.rules}", "rules")
-            if (reranker := rules.reranker) is not None and reranker.config.pool > self.limits.k:
-                raise Refused(422, f"rules: the pool of a re-ranker is at most {self.limits.k}", "rules")
+            pool = 0 if rules.reranker is None else rules.reranker.config.pool
+            if len(rules.boost) + len(rules.columns) > self.limits.rules or pool > self.limits.k:
+                most = f"at most {self.limits.rules} boosts and columns, and a re-ranker's pool of {self.limits.k}"
+                raise Refused(422, f"rules: {most}", "rules")
         field = request.field
         users = self.users.read(request.labels, field) if field in ("user", "users") else []
         rows = request.histories or ({} if request.history is None else {"": request.history})

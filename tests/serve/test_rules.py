@@ -315,8 +315,6 @@ def test_arguments_and_rules_say_a_thing_once() -> None:
     both = made.recommend(users="3", k=40, block=[1], rules={"allow": [*range(10)], "max_per": {"brand": 2}})
     rules = {"allow": [*range(10)], "block": [1], "max_per": {"brand": 2}}
     assert both.equals(made.recommend(users="3", k=40, rules=rules))
-    with refused("block"):
-        made.recommend(users="3", block=[1], rules={"block": [2]})
 
 
 def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
