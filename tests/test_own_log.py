@@ -99,7 +99,7 @@ def test_a_second_day(team: Path, served: Path) -> None:
 
 def test_a_training_is_seen(team: Path, tested: Path) -> None:
     arguments = ["train", "sasrec", "--data", "log.csv", "--out", "seen", "--log-file", "train.log", *TINY]
-    with forked.module("recgraph.cli", *arguments, cwd=team) as piped:
+    with forked.module("recgraph", *arguments, cwd=team) as piped:
         assert piped.wait() == 0, piped.error
         assert len(re.findall(r"epoch +\d", piped.error)) >= 1
     assert "epoch" in (team / "train.log").read_text()

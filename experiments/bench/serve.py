@@ -171,7 +171,7 @@ def server(bundle: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """``recgraph serve`` on a free port of the loopback."""
     environment = child_environment(os.environ, 1)
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "recgraph.cli", "serve", str(bundle), "--host", HOST, "--port", "0"]
+    command = [sys.executable, "-m", "recgraph", "serve", str(bundle), "--host", HOST, "--port", "0"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recgraph.cli.machine import DeviceOption, EngineOption, EngineSetOption, given_engine
+from recgraph.cli.options import DeviceOption, EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import Failure, note, notes_of
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)

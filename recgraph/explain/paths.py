@@ -8,12 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recgraph.data.log import INTERACTS
 from recgraph.explain.explanation import Connection, Evidence, Node
-from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
-from recgraph.graph.pathsim import path_counts
-from recgraph.graph.route import PathError, Step, is_palindrome, types_of
+from recgraph.graph.metapath import MetaPath, PathError, Step, is_palindrome, path_counts, types_of
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose, compose_blocks
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from recgraph.config import checked, is_list
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
+from recgraph.data.log import INTERACTS
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
 from recgraph.explain.attribution import Method, Quantity, Subject, attribute_to_history, make_methods
 from recgraph.explain.explanation import (
@@ -27,7 +28,6 @@ from recgraph.explain.explanation import (
 )
 from recgraph.explain.nodes import Items, index_of, nearest, node_of, recommender_of, related_nodes
 from recgraph.explain.paths import Walks, evidence_for_user
-from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import NoHistoryError, Recommender

@@ -20,7 +20,7 @@ from recgraph.data.split import Interactions
 from recgraph.files import reading
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import EdgeType, Nodes, as_features, make_edges
+from recgraph.graph.schema import Nodes, as_features, make_edges
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
@@ -186,12 +186,11 @@ def _id_graph(card: GraphCard, folder: Path, interactions: Interactions) -> Hete
             ]
             ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
             _expect(card, name, card.nodes[name].count, len(ids[name]))
-    edges = {edge_type: _edges(edge_type, pairs, ids) for edge_type, pairs in lists.items()}
-    return HeteroGraph({name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}, edges)
-
-
-def _edges(edge_type: EdgeType, pairs: Pairs, ids: dict[str, IdMap]) -> Any:
-    source, target = ids[edge_type[0]].index(pairs[:, 0]), ids[edge_type[2]].index(pairs[:, 1])
-    known = (source >= 0) & (target >= 0)
-    counts = (len(ids[edge_type[0]]), len(ids[edge_type[2]]))
-    return make_edges(edge_type, torch.from_numpy(source[known]), torch.from_numpy(target[known]), counts)
+    nodes = {name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}
+    edges = {}
+    for edge_type, pairs in lists.items():
+        source, target = ids[edge_type[0]].index(pairs[:, 0]), ids[edge_type[2]].index(pairs[:, 1])
+        known = (source >= 0) & (target >= 0)
+        rows, columns = torch.from_numpy(source[known]), torch.from_numpy(target[known])
+        edges[edge_type] = make_edges(edge_type, rows, columns, nodes)
+    return HeteroGraph(nodes, edges)

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from recgraph.augment.graph import EdgeDrop, GraphAugmentation
-from recgraph.graph.contexts import Walked
+from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
-from recgraph.graph.route import Route, Step
-from recgraph.graph.sampler import Layered
+from recgraph.graph.metapath import MetaPath, Route, Step
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, normalise

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recgraph.graph.contexts import Walked
-from recgraph.graph.sampler import Layered
+from recgraph.graph.contexts import Layered, Walked
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
 from recgraph.ranks import Share
 from recgraph.sparse.csr import Csr, sort_entries

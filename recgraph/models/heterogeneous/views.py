@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
-from recgraph.graph.contexts import Walked
-from recgraph.graph.sampler import Layered
+from recgraph.graph.contexts import Layered, Walked
 from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.paths import MetaPathInputs, PathInputs
 from recgraph.models.heterogeneous.settings import ViewsConfig
