@@ -175,8 +175,7 @@ class Recommender:
                 the model does not know are skipped and counted in :attr:`counters`.
             k: the length of the lists; shorter where fewer items may be recommended.
             exclude_seen: leave out what the user has done.
-            allow, block: items to which the recommendations are restricted, and items that are never recommended: a
-                list of ids for everyone; or lists of single users, a mapping user -> ids or a frame of users and items.
+            allow, block: ids of items to which the lists are restricted, and of items that are in none.
             rules: business rules, :class:`recgraph.serve.rules.Rules` or a mapping of its settings.
             fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
                 no relation either) the items seen most often; None raises.
@@ -238,7 +237,7 @@ class Recommender:
         item_columns: Sequence[str] = (),
     ) -> ListOptions:
         self.check_item_columns(item_columns, self.columns.user, self.columns.item)
-        resolved = self.resolve(Rules.with_arguments(rules, allow, block, self.columns))
+        resolved = self.resolve(Rules.with_arguments(rules, allow, block))
         self.counters.add(unknown_items=resolved.n_unknown)
         return ListOptions(min(k, len(self.items)), exclude_seen, resolved, fallback, tuple(item_columns))
 
@@ -286,7 +285,7 @@ class Recommender:
         if len(unknown) and options.fallback is None:
             raise NoHistoryError.of(request, unknown)
         self.counters.add(fallbacks=len(unknown))
-        lists = lister.lists(request, options, unknown, self.popularity if len(unknown) else None, self.ann)
+        lists = lister.lists(request.query, options, unknown, self.popularity if len(unknown) else None, self.ann)
         return self._frame(
             request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns
         )

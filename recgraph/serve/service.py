@@ -34,7 +34,7 @@ from recgraph.evaluate.topk import Lists
 from recgraph.serve.bundle import bundle_of, digest
 from recgraph.serve.lists import TILES, Fallback, ListOptions
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import Request, plain, query_of_histories, query_of_users
+from recgraph.serve.request import plain, query_of_histories, query_of_users
 from recgraph.serve.rules import Rules
 
 #: maps up to this size are also held as Python objects, some 100 bytes an id: a look at few ids is then much faster
@@ -301,11 +301,10 @@ class Predictor:
         if lists is None:
             given: dict[str, Any] = {"rules": request.rules, "allow": request.allow, "block": request.block}
             with _refusing(next((name for name, value in given.items() if value is not None), "rules")):
-                resolved = recommender.resolve(Rules.with_arguments(**given, columns=recommender.columns))
-            texts = pl.Series("user", ["" if label is None else str(label) for label in labels])
+                resolved = recommender.resolve(Rules.with_arguments(**given))
             options = ListOptions(min(request.k, self.n_items), request.exclude_seen, resolved)
             popularity = recommender.popularity if len(unknown) else None
-            lists = recommender.lister.lists(Request(texts, query, "polars"), options, unknown, popularity, None)
+            lists = recommender.lister.lists(query, options, unknown, popularity, None)
         entries = zip(labels, self._entries(lists, request.item_columns), (~known_mask).tolist(), strict=True)
         return Result(
             self._body([{"user": label, "items": items, "fallback": fallback} for label, items, fallback in entries]),
