@@ -118,7 +118,7 @@ def test_url_source_with_features(tmp_path: Path, server: str) -> None:
     got = catalog.get(card)
     assert got.counts == {"users": 2, "items": 2, "interactions": 5}
     assert not got.cached
-    assert got.acknowledgement == "cite us"
+    assert got.card.acknowledgement == "cite us"
     assert got.source == f"{server}/toy.zip"
     data = catalog.load_dataset(card)
     assert data.to_frame().rows() == [
