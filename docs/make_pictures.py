@@ -108,8 +108,7 @@ def curves(work: Path) -> None:
     """The charts of a run: the commands of docs/watching.md."""
     settings = "--set learning_rate=0.003 --set max_epochs=40 --set patience=5 --seed 0 --device cpu"
     command(f"train sasrec --dataset ml-100k {settings} --out {work / 'sasrec'}")
-    for kind in ("curves", "groups"):
-        command(f"plot {work / 'sasrec'} --kind {kind} --out {PICTURES / f'{kind}.svg'}")
+    command(f"plot {work / 'sasrec'} --out {PICTURES / 'curves.svg'}")
 
 
 PARTS: dict[str, Callable[[Path], None]] = {"boards": boards, "explanation": explanation, "curves": curves}

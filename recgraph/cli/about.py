@@ -62,8 +62,8 @@ def get(
     from recgraph.data import catalog
 
     prepared = catalog.get(name, from_path, source)
-    if prepared.acknowledgement:
-        note(f"{prepared.acknowledgement.strip()}\n")
+    if prepared.card.acknowledgement:
+        note(f"{prepared.card.acknowledgement.strip()}\n")
     row = {
         "name": prepared.card.name,
         **prepared.counts,

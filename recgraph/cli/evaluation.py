@@ -178,25 +178,16 @@ def check(
         raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
 
 
-Kind = Literal["curves", "groups"]
-_KIND = "curves: the training; groups: a metric by groups of users."
-_OF_GROUPS = "For groups, e.g. ndcg@10; by default the one that selected the run's best epoch."
-
-
 def plot(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Ends in .svg or .html.")],
-    kind: Annotated[Kind, typer.Option("--kind", "-k", help=_KIND)] = "curves",
-    part: Annotated[Part, typer.Option("--split", help="For groups; test is read and recorded.")] = "valid",
-    metric: Annotated[str | None, typer.Option("--metric", "-m", help=_OF_GROUPS)] = None,
     numbers: Annotated[bool, typer.Option("--numbers", help="Also print what is drawn.")] = False,
     form: FormatOption = None,
 ) -> None:
-    """Draw RUN: its learning curves, or a metric by groups of users."""
-    from recgraph.train.run import NodeRun, Run
+    """Draw the learning curves of RUN."""
+    from recgraph.train.run import Run
 
-    found = Run.open(run)
-    drawn = found.plot() if isinstance(found, NodeRun) else found.plot(kind, part=part, metric=metric)
+    drawn = Run.open(run).plot()
     note(f"written to {drawn.save(out)}")
     if numbers:
         show(drawn.rows, form)

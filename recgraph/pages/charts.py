@@ -7,7 +7,7 @@ fits a phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,7 +98,6 @@ class Box(NamedTuple):
 
 #: the size of a chart, small, so that its text can be read on a phone, and the area of its points
 _WIDTH, _HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
-_BAR, _NAME = 24, 130
 #: of a name beside a mark: width of a letter (of a wide font), height, gap to the mark, and the most letters
 _LETTER, _TALL, _GAP, _LONGEST = 6.8, 11.0, 4.0, 24
 #: radius of a mark's circle by its first class
@@ -244,20 +243,6 @@ class Figure:
     note: str = ""
     key: tuple[tuple[str, str], ...] = ()
     group: str = ""
-
-
-def bars(title: str, shares: Mapping[str, float]) -> str:
-    """Horizontal bars of shares, 0 to 1, the longest over the whole width."""
-    longest = max(shares.values(), default=0) or 1
-    parts = []
-    for row, (name, share) in enumerate(shares.items()):
-        y, length = row * _BAR, share / longest * (_WIDTH - _NAME - 52)
-        parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
-        # a small share is not 0
-        text = number(round(share, 3) if abs(share) >= 0.01 else float(f"{share:.2g}"))
-        parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{text}</text>')
-    return _svg(title, _WIDTH, max(1, len(shares)) * _BAR + 4, parts)
 
 
 def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:

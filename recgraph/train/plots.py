@@ -1,29 +1,22 @@
-"""Charts of a run: its learning curves, and a metric by groups of users."""
+"""Charts of a run: its learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from recgraph.data.part import Cases
-from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
 from recgraph.files import write_text
 from recgraph.models.base import Model
-from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
+from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing, html_page, notebook_html
 from recgraph.train.record import RunRecord
 
-PlotKind = Literal["curves", "groups"]
 #: a factor between the curves of two terms beyond which their axis is logarithmic
 _FAR = 50
 #: what selects an epoch without a validation: its loss, or that it is the last
-NOT_ON_VALID = ("loss", "last")
-_POPULARITY = ("head", "mixed", "tail", "cold")
+_NOT_ON_VALID = ("loss", "last")
 
 
 @dataclass(frozen=True)
@@ -59,10 +52,6 @@ class Plot:
         return path
 
 
-def _name(record: RunRecord) -> str:
-    return f"{record.model} on {record.data.dataset or record.data.split or 'a graph'}"
-
-
 def curves(record: RunRecord, model: Model) -> Plot:
     """Loss terms and the metric that selects, by epoch."""
     history, metric = record.history, record.training.get("metric", "loss")
@@ -72,15 +61,16 @@ def curves(record: RunRecord, model: Model) -> Plot:
     terms = [name for name in dict.fromkeys(of_phases) if name in history[0]]
     losses = ["loss", *terms] if len(terms) > 1 else ["loss"]
     figures = [_curve("Loss", history, losses, record.best_epoch if metric == "loss" else None)]
-    if metric not in NOT_ON_VALID:
+    if metric not in _NOT_ON_VALID:
         figures.append(_curve(f"{metric} on valid", history, [metric], record.best_epoch))
     if (chosen := record.selection) is not None:  # the training before this one, which chose its number of epochs
         selects = chosen["training"]["metric"]
         title = f"{selects} on valid, of the fit that chose the epochs"
         figures.append(_curve(title, chosen["history"], [selects], chosen["best_epoch"]))
-    columns = ["epoch", *losses, *([metric] if metric not in NOT_ON_VALID else [])]
+    columns = ["epoch", *losses, *([metric] if metric not in _NOT_ON_VALID else [])]
     rows = [{column: row[column] for column in columns if column in row} for row in history]
-    return Plot(f"{_name(record)}: learning curves", tuple(figures), tuple(rows))
+    data = record.data.dataset or record.data.split or "a graph"
+    return Plot(f"{record.model} on {data}: learning curves", tuple(figures), tuple(rows))
 
 
 def _curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None) -> Figure:
@@ -105,32 +95,3 @@ def _curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str
     )
     key = tuple((f"s{number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else ()
     return Figure(title, f"{chart}", note, key)
-
-
-def groups(record: RunRecord, result: Result, metric: str, cases: Cases, counts: Tensor) -> Plot:
-    """Bars of a metric by quartiles of the history's length, and by the popularity of the relevant items.
-
-    Args:
-        result: with the metric of each user.
-        counts: [n_items], how often each item occurs in what was fitted.
-    """
-    lengths = cases.history.lengths.numpy(force=True)
-    edges = sorted({int(edge) for edge in np.quantile(lengths, (0.25, 0.5, 0.75)) if edge >= 1}) or [1]
-    labels = history_groups(cases, edges)
-    order = sorted(set(labels), key=lambda label: int(label.rstrip("+").split("-")[0]))
-    kinds: list[tuple[str, list[str], Sequence[str]]] = [
-        ("By items known of a user", labels, order),
-        ("By popularity of what is looked for", popularity_groups(cases, counts), _POPULARITY),
-    ]
-    figures, rows = [], []
-    for title, of_users, names in kinds:
-        found = {row["group"]: row for row in by_group(result, of_users).iter_rows(named=True)}
-        there = [found[name] for name in names if name in found]
-        # a group without a value is no group of value 0
-        shown = {f"{row['group']} ({row['n_users']:,} users)": row[metric] for row in there if row[metric] is not None}
-        figures.append(Figure(title, bars(f"{metric} {title.lower()}", shown)))
-        rows += [
-            {"groups": title, "group": row["group"], "users": row["n_users"], metric: row[metric]} for row in there
-        ]
-    title = f"{_name(record)}: {metric} on {result.protocol.part}, seen items excluded"
-    return Plot(title, tuple(figures), tuple(rows))

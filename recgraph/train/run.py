@@ -13,12 +13,9 @@ from pydantic import Field
 from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_features import ItemColumns
-from recgraph.data.part import Cases
-from recgraph.data.part import Part as FitRows
 from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, check_open
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.metrics import full_name, split_metric
 from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.rerank import Reranker, reranker_of
@@ -30,7 +27,7 @@ from recgraph.ranks import first_does, is_first, together
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
-from recgraph.train.plots import NOT_ON_VALID, Plot, PlotKind, curves, groups
+from recgraph.train.plots import Plot, curves
 from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
 from recgraph.train.update import UpdateOptions, update
@@ -40,14 +37,14 @@ if TYPE_CHECKING:
 
 Seen = Literal["keep", "exclude", "both"]
 Part = Literal["valid", "test"]
-#: part that is ranked -> what the histories of its users are
-_HISTORY = {"valid": "train", "test": "train+valid"}
 _Share = Annotated[float, Field(ge=0, le=1)]
 _log = logging.getLogger(__name__)
 
 
 class BaseRun:
     """What runs of both tasks have: a record, and a folder or None."""
+
+    model: Any
 
     def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
         self.record, self.folder = record, folder
@@ -81,6 +78,11 @@ class BaseRun:
         if self.folder is not None and is_first():
             self.record.write(self.folder)
 
+    def plot(self) -> Plot:
+        """The learning curves, for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``: loss
+        terms and the metric that selects, by epoch, the best one marked."""
+        return curves(self.record, self.model)
+
     def __repr__(self) -> str:
         return run_text(self.record, self.folder)
 
@@ -98,16 +100,12 @@ class NodeRun(BaseRun):
     Attributes:
         embedder: the embeddings with their ids, and the model.
         record: a :class:`recgraph.train.record.RunRecord`.
-        folder: where the run is kept, or None.
+        folder: of the run, or None.
     """
 
     def __init__(self, embedder: Embedder, record: RunRecord, folder: Path | None = None) -> None:
         super().__init__(record, folder)
         self.embedder = embedder
-
-    def plot(self) -> Plot:
-        """The learning curve, see :meth:`Run.plot`."""
-        return curves(self.record, self.model)
 
     @property
     def model(self) -> Model:
@@ -170,7 +168,7 @@ class Run(BaseRun):
         model: fitted.
         split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
         record: a :class:`recgraph.train.record.RunRecord`: configuration, seed, data, cost, the curve, results.
-        folder: where the run is kept, or None.
+        folder: of the run, or None.
 
     Args:
         log: what the users are known to have done, of a run that is not opened from a folder: all of it where the model
@@ -220,9 +218,25 @@ class Run(BaseRun):
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
         """
-        cases, fitted = self._cases(part, f"evaluate {type(self.model).__name__} on {part}", allow_fitted)
-        split, picks = self._require_split(), None if rerank is None else reranker_of(rerank)
-        log = split.interactions
+        fitted_on, split = self.record.fitted_on, self._require_split()
+        leaked = is_leaked(part, fitted_on)
+        if leaked and not allow_fitted:
+            raise ValueError(
+                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
+                "allow_fitted=True"
+            )
+        picks, log = None if rerank is None else reranker_of(rerank), split.interactions
+        if part == "valid" and not leaked:
+            cases, fitted = split.valid, split.train
+        else:
+            before = len(split.unsealed_reasons)
+            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
+            cases, fitted = (whole.test if part == "test" else whole.valid), whole.fit_part(cast(FitPart, fitted_on))
+            # the record of a run that was opened again has reasons that the split has not, and the other way round
+            known, reasons = self.record.unsealed, split.unsealed_reasons
+            earlier = [each for each in reasons[:before] if each not in known]
+            self.record.unsealed = [*known, *earlier, *reasons[before:]]
+            self.write_record()
         with together():
             results = evaluate(
                 self.model,
@@ -233,8 +247,8 @@ class Run(BaseRun):
                 fit_part=fitted,
                 split=split,
                 part=part,
-                fitted_on=self.record.fitted_on,
-                history=_HISTORY[part],
+                fitted_on=fitted_on,
+                history="train" if part == "valid" else "train+valid",
                 allow_fitted=allow_fitted,
                 engine=engine,
                 rerank=picks,
@@ -243,30 +257,6 @@ class Run(BaseRun):
         # beside those of the model's own ranking
         self._add_results(part if picks is None else f"{part}/{picks.specification['name']}", results)
         return results
-
-    def _cases(self, part: Part, reason: str, allow_fitted: bool = False) -> tuple[Cases, FitRows]:
-        """The cases of a part, and what the model was fitted on; the record says why the test part is opened.
-
-        Raises:
-            ValueError: the run was fitted on the part, or it was opened without its data.
-        """
-        fitted_on, split = self.record.fitted_on, self._require_split()
-        leaked = is_leaked(part, fitted_on)
-        if leaked and not allow_fitted:
-            raise ValueError(
-                f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
-                "allow_fitted=True"
-            )
-        if part == "valid" and not leaked:
-            return split.valid, split.train
-        before = len(split.unsealed_reasons)
-        whole = split.unseal(reason)
-        # the record of a run that was opened again has reasons that the split has not, and the other way round
-        known, reasons = self.record.unsealed, split.unsealed_reasons
-        earlier = [each for each in reasons[:before] if each not in known]
-        self.record.unsealed = [*known, *earlier, *reasons[before:]]
-        self.write_record()
-        return whole.test if part == "test" else whole.valid, whole.fit_part(cast(FitPart, fitted_on))
 
     @cached_property
     def selection(self) -> Run | None:
@@ -324,39 +314,6 @@ class Run(BaseRun):
     def save(self, folder: str | Path) -> None:
         if is_first():
             self.recommender.save(folder)
-
-    @checked
-    def plot(
-        self, kind: PlotKind = "curves", *, part: Literal["valid", "test"] = "valid", metric: str | None = None
-    ) -> Plot:
-        """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.
-
-        Args:
-            kind: ``"curves"``: loss terms and the metric that selects, by epoch, the best one marked; ``"groups"``: a
-                metric by groups of users, by the length of their history and the popularity of what they look for.
-            part: of the split, for ``"groups"``; ``"test"`` unseals it, which is logged and recorded.
-            metric: for ``"groups"``, one that users have values of; by default the one that selects.
-        """
-        if kind == "curves":
-            return curves(self.record, self.model)
-        selects = self.record.training.get("metric", "loss")
-        # results have the full name: hit_rate@10 of hitrate@10, average_popularity@10 of popularity@10
-        metric = full_name(metric or (selects if selects not in NOT_ON_VALID else "ndcg@10"))
-        name, cutoff = split_metric(metric)
-        cases, fitted = self._cases(part, f"plot {self.record.model} on {part}")
-        (result,) = evaluate(
-            self.model,
-            cases,
-            seen=("exclude",),
-            cutoffs=(cutoff or 10,),
-            metrics=(name,),
-            fit_part=fitted,
-            split=self.split,
-            part=part,
-            fitted_on=self.record.fitted_on,
-            history=_HISTORY[part],
-        )
-        return groups(self.record, result, metric, cases, fitted.item_counts())
 
     @checked
     def update(

@@ -15,7 +15,7 @@ import recgraph as rg
 from recgraph import pages
 from recgraph.data.split import without_test_data
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.pages.charts import _AREA, _WIDTH, Box, Chart, Line, Mark, Scale, bars
+from recgraph.pages.charts import _AREA, _WIDTH, Box, Chart, Line, Mark, Scale
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
@@ -23,11 +23,6 @@ def test_a_chart_writes_names_and_whiskers() -> None:
     text = str(Chart("t", Scale.of([1, 2]), Scale.of([0.4, 0.8]), "x", "y", marks, [Line("so-far", [(1, 0.5)])]))
     assert "&lt;a&gt;</text>" in text
     assert text.count('class="whisker"') == 1
-
-
-def test_small_bars_say_what_they_are() -> None:
-    text = bars("a metric", {"head": 0.34567, "mixed": 0.0961, "tail": 0.00412, "cold": 0.00042, "none": 0.0})
-    assert re.findall(r'<text x="[\d.]+" y="\d+">([^<]*)</text>', text) == ["0.346", "0.096", "0.0041", "4.2e-4", "0"]
 
 
 def named(marks: list[Mark]) -> list[tuple[str, Box]]:
