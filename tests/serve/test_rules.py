@@ -90,12 +90,10 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
                 score[item] += change
             elif change is not None:
                 score[item] = score[item] * change if score[item] > 0 else score[item] / change
-    barred = seen | set(rules.block) | set(rules.block_for.get(user, ()))
+    barred = seen | set(rules.block)
     items = [ids[place] for place in order if ids[place] not in barred]
     if rules.allow is not None:
         items = [item for item in items if item in rules.allow]
-    if user in rules.allow_for:
-        items = [item for item in items if item in rules.allow_for[user]]
     items.sort(key=lambda item: -score[item])  # stable: ties stay in their order
 
     def fits(item: Any, chosen: list[Any]) -> bool:
@@ -157,8 +155,6 @@ def check(made: Recommender, rules: Rules, k: int, exclude_seen: bool = True) ->
             assert part["rank"].to_list() == [*range(1, len(wanted) + 1)]
 
 
-item_sets = st.lists(st.integers(0, N_ITEMS - 1), max_size=25)
-users = st.sampled_from([str(u) for u in range(5)])
 boosts = st.lists(
     st.sampled_from(
         [
@@ -175,8 +171,6 @@ some_rules = st.builds(
     Rules,
     allow=st.none() | st.lists(st.integers(0, N_ITEMS - 1), min_size=15).map(lambda some: [*some, 39]),
     block=st.lists(st.integers(0, N_ITEMS - 2), max_size=12),
-    allow_for=st.dictionaries(users, item_sets, max_size=2),
-    block_for=st.dictionaries(users, item_sets, max_size=2),
     boost=boosts,
     max_per=st.dictionaries(st.sampled_from(["genre", "brand", "tags"]), st.integers(1, 3), max_size=2),
     separator=st.sampled_from([None, "|"]),
@@ -221,7 +215,6 @@ def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(mo
     made = served(n_users=30)
     users = made.users.values
     plain = made.recommend(users=users, k=8)
-    assert made.recommend(users=users, k=8, rules={"block_for": {"nobody": [1]}}).equals(plain)
     assert made.recommend(users=users, k=8, rules={"diversity": 0}).equals(plain)
     # in steps of one user at a time, too
     whole = made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}})
@@ -229,26 +222,9 @@ def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(mo
     assert made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}}).equals(whole)
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
-def test_lists_of_single_users_come_as_frames_and_mappings(kind: str) -> None:
-    made = served()
-    frame = pl.DataFrame({"user": ["3", "3", "4"], "item": [5, 8, 9]})
-    native: Any = {"pandas": frame.to_pandas, "polars": lambda: frame, "pyarrow": frame.to_arrow}[kind]()
-    found = made.recommend(users=["3", "4", "5"], k=40, block=native)
-    assert found.equals(made.recommend(users=["3", "4", "5"], k=40, block={"3": [5, 8], "4": [9]}))
-    assert not {5, 8} & set(found.filter(who="3")["what"])
-    assert found.filter(who="5").equals(made.recommend(users="5", k=40))
-    only = made.recommend(users=["3", "4", "5"], k=3, allow=native, exclude_seen=False)
-    assert set(only.filter(who="3")["what"]) == {5, 8}
-    assert only.filter(who="5").height == 3
-    # as a left join gives them: without the row its user would have no list, and with allow be recommended all
-    with refused("block", "item"):
-        made.recommend(users=["3"], block=pl.DataFrame({"user": ["3", "4"], "item": [5, None]}))
-
-
 def test_rules_hold_for_histories_and_for_popular_items() -> None:
     made = served()
-    rules = {"block_for": {"x": [0]}, "allow": [*range(20)], "max_per": {"brand": 1}}
+    rules = {"allow": [*range(20)], "max_per": {"brand": 1}}
     found = made.recommend(histories={"x": [1, 2], "y": [999]}, k=10, rules=rules, fallback="popularity")
     for user in ("x", "y"):
         items = found.filter(who=user)["what"].to_list()
@@ -264,13 +240,9 @@ def test_rules_hold_for_histories_and_for_popular_items() -> None:
 def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
     frame = pl.DataFrame({"user": [1, 1, 2], "item": [10, 11, 12]})
     made = serve(Interactions.from_frame(frame, user="user", item="item"))
-    for rules in ('{"block": ["11"], "block_for": {"1": ["12"]}}', '{"block": [11.0], "block_for": {"1": [12]}}'):
-        found = made.recommend(users=[1, 2], k=3, rules=Rules.of(json.loads(rules)), exclude_seen=False)
-        assert set(found.filter(user=1)["item"]) == {10}
-        assert set(found.filter(user=2)["item"]) == {10, 12}
-    floats = pl.DataFrame({"user": [1.0, 2.0], "item": [10, 11]}).to_pandas()
-    found = made.recommend(users=[1, 2], k=3, block=floats, exclude_seen=False)
-    assert set(found.filter(user=1)["item"]) == {11, 12}
+    for block in (["11"], [11.0], pl.Series([11])):
+        found = made.recommend(users=[1, 2], k=3, block=block, exclude_seen=False)
+        assert set(found["item"]) == {10, 12}
     assert made.recommend(users=[1], k=3, block=[999, 10], exclude_seen=False).height == 2
     assert made.counters["unknown_items"] == 1
 
@@ -301,7 +273,6 @@ def test_models_without_vectors_and_with_other_rerankers() -> None:
         ({"alow": [1]}, "alow"),
         ({"block": "abc"}, "block"),
         ({"block": ["x"]}, "x"),
-        ({"block_for": {"3": 5}}, "block_for"),
         ({"allow": []}, "allow"),
     ],
 )
@@ -315,8 +286,6 @@ def test_arguments_and_rules_say_a_thing_once() -> None:
     both = made.recommend(users="3", k=40, block=[1], rules={"allow": [*range(10)], "max_per": {"brand": 2}})
     rules = {"allow": [*range(10)], "block": [1], "max_per": {"brand": 2}}
     assert both.equals(made.recommend(users="3", k=40, rules=rules))
-    with refused("block"):
-        made.recommend(users="3", block=[1], rules={"block": [2]})
 
 
 def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
