@@ -13,7 +13,6 @@ from recgraph.explain.explanation import (
     Attributed,
     Evidence,
     Explanation,
-    Item,
     Node,
     NodeExplanation,
     PathWeight,
@@ -27,7 +26,7 @@ from recgraph.pages.charts import number
 
 Row = dict[str, Any]
 #: columns of tables, which a feature of the same name does not replace
-_OWN = ("rank", "item", "title", "score", "fitted to")
+_OWN = ("rank", "item", "title", "score")
 #: events of an attribution in a line
 _MOST_EVENTS = 5
 
@@ -41,31 +40,16 @@ def _text(node: Node) -> str:
     return f"user {node.title}" if node.type == "user" else node.title
 
 
-def _item_rows(items: Sequence[Item]) -> list[Row]:
-    """Ids, titles where items have titles, and features."""
+def recommendation_rows(explanation: Explanation) -> list[Row]:
+    """One row for each recommendation: the id, the title where items have titles, features, the score."""
+    items = [each.item for each in explanation.recommendations]
     titled = any(item.title != f"{item.id}" for item in items)
     rows = []
-    for item in items:
-        fields = {name: value for name, value in item.fields.items() if name not in _OWN}
-        rows.append({"item": item.id} | ({"title": item.title} if titled else {}) | fields)
+    for each in explanation.recommendations:
+        title = {"title": each.item.title} if titled else {}
+        fields = {name: value for name, value in each.item.fields.items() if name not in _OWN}
+        rows.append({"rank": each.rank, "item": each.item.id} | title | fields | {"score": each.score})
     return rows
-
-
-def history_rows(explanation: Explanation, most: int) -> list[Row]:
-    """The last items of the history, the newest first."""
-    shown = explanation.history[-most:][::-1]
-    rows = _item_rows([each.item for each in shown])
-    return [
-        row | {"fitted to": "unknown" if each.fitted is None else each.fitted}
-        for row, each in zip(rows, shown, strict=True)
-    ]
-
-
-def recommendation_rows(explanation: Explanation) -> list[Row]:
-    """One row for each recommendation."""
-    shown = explanation.recommendations
-    rows = _item_rows([each.item for each in shown])
-    return [{"rank": each.rank} | row | {"score": each.score} for row, each in zip(rows, shown, strict=True)]
 
 
 def path_weight_rows(weights: Sequence[PathWeight]) -> list[Row]:
