@@ -18,14 +18,7 @@ from recgraph import registry
 from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
-from recgraph.data.errors import (
-    DataError,
-    EmptyLogError,
-    MissingIdError,
-    MixedIdError,
-    RatingError,
-    TimestampError,
-)
+from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
 from recgraph.data.read import FEATURES, LogFile, MissingIds, Reading, Source, Table, given_apart
@@ -131,14 +124,9 @@ class Log:
             path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
                 file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
                 by gzip or Zstandard.
-            options: of :class:`recgraph.data.read.Reading`: the columns ``user``, ``item``, ``timestamp``,
-                ``rating`` and ``weight``, how the files are written (``format``, ``separator``, ``names``,
-                ``encoding``, ``quotes``, ``time_format``), ``missing_ids``, and the files ``user_features`` and
-                ``item_features`` with their ``lists``.
+            options: of :class:`recgraph.data.read.Reading`: the columns, how the files are written, files of features.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the format cannot be told, or an option has a value that is not allowed.
             DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
         """
         given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
@@ -241,14 +229,11 @@ class Log:
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
-        """Add users and items without interactions; their indices follow those of the log.
+        """Add users and items without interactions, by their ids; their indices follow those of the log.
 
         Models that embed nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
         recommend to such users; sequence models with ``item_features`` can recommend such items. Filters that leave
         an interaction out drop them, so filter first.
-
-        Args:
-            users, items: their ids (list, array or series); ids that the log already has are skipped.
         """
         return replace(
             self,
@@ -268,12 +253,7 @@ class Log:
     def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
         """Keep interactions with a rating of at least ``threshold``.
 
-        Args:
-            threshold: in the unit of the ratings.
-            negative: ratings below 0 often stand for "not rated", so they are an error unless this is ``"drop"``.
-
-        Raises:
-            DataError: the log has no rating, or one is negative.
+        Ratings below 0 often stand for "not rated", so they are an error unless ``negative`` is ``"drop"``.
         """
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
@@ -341,11 +321,7 @@ class Log:
         return to_native(pl.DataFrame(columns), self.kind)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet files and a JSON description as a folder; an earlier log there is replaced.
-
-        Raises:
-            FileExistsError: the folder holds a file that is not of what was saved there, or a saved split.
-        """
+        """Write Parquet files and a JSON description as a folder; an earlier log there is replaced, nothing else."""
         folder = Path(folder)
         if (folder / HEAD_OF_SPLIT).exists():
             raise FileExistsError(f"{folder} holds a saved split, which needs its own ids; choose another folder")

@@ -43,11 +43,6 @@ class Prepared:
     source: str
     cached: bool
 
-    @property
-    def acknowledgement(self) -> str:
-        """What the licence asks a user to state; show it."""
-        return self.card.acknowledgement
-
 
 def home() -> Path:
     """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of users."""
@@ -157,11 +152,8 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
 
 
 def load_graph(name: str) -> HeteroGraph:
-    """The typed graph of a data set; for recommendation the relations beside the interactions.
-
-    ``HeteroGraph.from_interactions(split.interactions, split.train)`` is the whole of the latter, with the interactions
-    that may be known.
-    """
+    """The typed graph of a data set; for recommendation the relations beside the interactions, which
+    ``HeteroGraph.from_interactions(split.interactions, split.train)`` adds."""
     from recgraph.graph.hetero import HeteroGraph
 
     _graph_card(name)
