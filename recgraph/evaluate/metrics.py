@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nan
 
 from recgraph import registry
-from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Ties
+from recgraph.evaluate.hits import RankedHits, RelevantRanks, Ties
 
-__all__ = ["Aggregate", "Facts", "Metric", "RankedHits", "RelevantRanks", "Ties", "ranks"]
+__all__ = ["Aggregate", "Metric", "RankedHits", "RelevantRanks", "Ties", "ranks"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Metric(ABC):
 
     #: as it is written before ``@``, e.g. ``hit_rate``
     name: ClassVar[str]
-    #: what it reads besides the hits: attributes of :class:`RankedHits` or of its facts
+    #: what it reads besides the hits: attributes of :class:`RankedHits`
     needs: ClassVar[frozenset[str]] = frozenset()
     #: whether it counts relevant items; a user without any then has no value
     needs_truth: ClassVar[bool] = True
@@ -51,8 +51,7 @@ class Metric(ABC):
         Raises:
             ValueError: something that it needs is not known, or :meth:`compute` gives no number for each user.
         """
-        known = {name for of in (ranked, ranked.facts) for name in self.needs if getattr(of, name, None) is not None}
-        check_needs((self,), {name: name for name in self.needs - known})
+        check_needs((self,), {need: need for need in self.needs if getattr(ranked, need) is None})
         if ranked.ties is not None and not self.expects:
             raise ValueError(f"metric {self.label!r} has no expectation over ties; use the seeded permutation")
         k = ranked.hits.shape[1] if k is None else k
@@ -78,7 +77,7 @@ class Metric(ABC):
 class Aggregate(Metric):
     """A metric of all lists together: :meth:`compute` gives one value, [] float64."""
 
-    needs = frozenset({"items", "facts"})
+    needs = frozenset({"items"})
     needs_truth = False
     per_user = False
 
@@ -132,7 +131,7 @@ def of_items(values: Tensor, ranked: RankedHits) -> Tensor:
 def times_listed(ranked: RankedHits) -> Tensor:
     """[n_items] int64: the lists that hold each item."""
     items = ranked.listed()
-    return torch.bincount(items[items >= 0], minlength=ranked.catalogue().n_items)
+    return torch.bincount(items[items >= 0], minlength=ranked.n_items)
 
 
 class HitRate(Metric):
@@ -345,7 +344,7 @@ class CatalogueCoverage(Aggregate):
     name = "catalogue_coverage"
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return (times_listed(ranked) > 0).sum().double() / ranked.catalogue().n_items
+        return (times_listed(ranked) > 0).sum().double() / ranked.n_items
 
 
 class Entropy(Aggregate):
@@ -427,9 +426,8 @@ class IntraListDiversity(Metric):
     needs = frozenset({"items", "features"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        features = ranked.catalogue().features
-        assert features is not None
-        features, items = features.double(), ranked.listed()
+        assert ranked.features is not None
+        features, items = ranked.features.double(), ranked.listed()
         width = max(items.shape[1], 1)
         others = 1 - torch.eye(items.shape[1], dtype=torch.float64, device=features.device)
         parts = []
@@ -465,7 +463,7 @@ class Novelty(ListedMean):
     needs = frozenset({"items", "counts", "n_users"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
-        counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.catalogue().n_users
+        counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.n_users
         assert n_users is not None
         return of_items(counts.new_tensor(float(n_users)).log2() - counts.log2(), ranked)
 
@@ -482,7 +480,7 @@ class Serendipity(ListedMean):
     needs = frozenset({"items", "counts"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
-        counts, size = ranked.popularity(), ranked.catalogue().n_items
+        counts, size = ranked.popularity(), ranked.n_items
         _, group = torch.unique(-counts, return_inverse=True)
         expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
         own = (size + 1 - ranks(ranked.hits)) / size
@@ -496,8 +494,10 @@ class Unexpectedness(ListedMean):
     needs = frozenset({"items", "counts"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
-        popular = torch.zeros(ranked.catalogue().n_items, dtype=torch.bool)
-        popular[ranked.catalogue().by_popularity[:k]] = True
+        # equally popular items in the order of their indices
+        by_popularity = ranked.popularity().argsort(descending=True, stable=True)
+        popular = torch.zeros(ranked.n_items, dtype=torch.bool)
+        popular[by_popularity[:k]] = True
         return ~of_items(popular, ranked)
 
 

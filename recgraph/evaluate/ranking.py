@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -52,16 +52,12 @@ class Scorer(ABC):
     """Base of rankers that have scores and no vectors."""
 
     has_vectors = False
+    encode_users: Any = None
+    encode_items: Any = None
 
     @abstractmethod
     def score(self, query: Query) -> Tensor:
         """[B, n_items]: higher is better."""
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise NotImplementedError
-
-    def encode_items(self) -> Tensor:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
