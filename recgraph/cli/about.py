@@ -22,14 +22,9 @@ if TYPE_CHECKING:
     from recgraph.config import Config
 
 
-data = typer.Typer(
-    no_args_is_help=True,
-    help="Data sets: list, get, info; init writes a card of your own file.",
-)
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info; init writes a card of your own file.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
-
-
 _CARD = "The card, which ends in .toml; by default called like the file, in the current folder."
 
 
@@ -95,17 +90,12 @@ data.command("init", no_args_is_help=True)(takes_file(init))
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
     """A card as rows of key and value; nested keys are joined by dots, the layout of files is left out."""
     for key, value in card.items():
-        if key in ("layout", "files"):
-            continue
-        entries = {str(place): entry for place, entry in enumerate(value, 1)} if _is_list(value) else value
-        if isinstance(entries, dict):
-            yield from _facts(entries, f"{prefix}{key}.")
-        else:
+        if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+            value = {str(place): entry for place, entry in enumerate(value, 1)}
+        if isinstance(value, dict) and key not in ("layout", "files"):
+            yield from _facts(value, f"{prefix}{key}.")
+        elif key not in ("layout", "files"):
             yield {"key": prefix + key, "value": value.strip() if isinstance(value, str) else value}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def models(
@@ -175,28 +165,26 @@ def parts(
         show(rows if config is None else _settings(kind, config), form)
         return
     kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
-    show([_part(each, key, cls) for each in kinds for key, cls in registry.classes(each)], form)
-
-
-def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
-    from recgraph import registry
-
-    (name,) = registry.written(kind, key)
-    return {"kind": kind, "part": name, "what": _first_line(cls), "settings": registry.settings_of(cls)}
+    show(
+        (
+            {"kind": each, "part": own, "what": _first_line(cls), "settings": registry.settings_of(cls)}
+            for each in kinds
+            for key, cls in registry.classes(each)
+            for own in registry.written(each, key)
+        ),
+        form,
+    )
 
 
 def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
-_REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
-#: optional distribution -> the extra that has it
-_OPTIONAL = {
-    **dict.fromkeys(("onnx", "onnxscript"), "export"),
-    **dict.fromkeys(("tensorboard", "mlflow-skinny", "wandb"), "track"),
-    **dict.fromkeys(("fastapi", "uvicorn", "prometheus-client"), "api"),
-    **{"dgl": "dgl", "faiss-cpu": "serve", "psycopg": "postgres", "ray": "ray"},
-}
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
+_OPTIONAL = (
+    *("dgl", "faiss-cpu", "fastapi", "mlflow-skinny", "onnx", "onnxscript", "prometheus-client", "psycopg", "ray"),
+    *("tensorboard", "uvicorn", "wandb"),
+)
 
 
 def doctor(form: FormatOption = None) -> None:
@@ -206,29 +194,18 @@ def doctor(form: FormatOption = None) -> None:
     from recgraph.data.catalog import home
     from recgraph.train.record import machine
 
+    installed = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
+    existing = next(path for path in (home(), *home().parents) if path.exists())
+    writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
     rows = [
         ("version", "recgraph", __version__),
         ("version", "python", f"{platform.python_version()} ({sys.executable})"),
+        *(("version", name, installed.get(name, "MISSING: install recgraph again")) for name in _PACKAGES),
+        *(("optional", name, installed.get(name, "not installed")) for name in _OPTIONAL),
+        ("machine", "platform", platform.platform()),
+        ("machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"),
+        ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),
+        *(("device", f"cuda:{n}", torch.cuda.get_device_name(n)) for n in range(torch.cuda.device_count())),
+        ("cache", "prepared data", f"{home()} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"),
     ]
-    rows += [("version", name, _version(name) or "MISSING: install recgraph again") for name in _REQUIRED]
-    for name, extra in _OPTIONAL.items():
-        rows.append(("optional", name, _version(name) or f"not installed: pip install 'recgraph[{extra}]'"))
-    threads = f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
-    rows += [("machine", "platform", platform.platform()), ("machine", "threads", threads)]
-    rows += [("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}")]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        rows.append(("device", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
-    existing = next(path for path in (home(), *home().parents) if path.exists())
-    writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
-    rows.append(
-        ("cache", "prepared data", f"{home()} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}")
-    )
     show(({"part": part, "name": name, "value": value} for part, name, value in rows), form)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
