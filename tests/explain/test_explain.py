@@ -21,7 +21,7 @@ import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.explain.explanation import Evidence, Explanation, Node
 from recgraph.explain.nodes import nearest
-from recgraph.explain.page import recommendation_rows, why_lines, why_rows
+from recgraph.explain.page import evidence_rows, recommendation_rows, why_lines
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
@@ -174,7 +174,7 @@ def test_rows(found: Explanation) -> None:
     rows = recommendation_rows(found)
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert all(list(row) == ["rank", "item", "title", "genres", "score"] for row in rows)
-    reasons = list(why_rows(found))
+    reasons = list(evidence_rows(found))
     assert len({tuple(row) for row in reasons}) == 1
     assert len(reasons) == sum(len(each.evidence) for each in found.recommendations)
 
