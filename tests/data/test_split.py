@@ -313,7 +313,6 @@ def test_changed_test_file_is_refused(tmp_path: Path) -> None:
         ("time", {"valid_from": 40, "test_from": 10**12}, "test_from"),
         ("time", {"valid_from": float("nan"), "test_from": 10}, "valid_from"),
         ("time", {"valid_from": "2024-05-01", "test_from": "2024-06-01"}, "valid_from"),
-        ("time", {"window": -1}, "window"),
         ("leave-one-out", {"grades": "stars"}, "grades"),
     ],
 )

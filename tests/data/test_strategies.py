@@ -110,34 +110,6 @@ def test_windows_from_an_instant_are_of_one_length() -> None:
         assert tuple(found.loc["TRAIN"]) == (0, 69 - 20 * fold)
 
 
-def _days(n: int = 100, gap: range = range(0)) -> pd.DataFrame:
-    """Four interactions a day."""
-    days = np.array([day for day in range(n) if day not in gap]).repeat(4)
-    users, items = (np.random.default_rng(5).integers(20, size=(2, len(days)))).tolist()
-    dates = pd.Timestamp("2024-01-01") + pd.to_timedelta(days, "D")
-    return pd.DataFrame({"user_id": users, "item_id": items, "timestamp": dates, "day": days})
-
-
-@pytest.mark.parametrize(
-    ("column", "window"),
-    [("dates", "20D"), ("dates", "480 h"), ("numbers", 20), ("numbers", 20.0), ("fractions", "20s"), ("fractions", 20)],
-)
-def test_windows_of_a_length_follow_one_another_to_the_end_of_the_log(column: str, window: float | str) -> None:
-    frame = _days()
-    times = {"dates": frame["timestamp"], "numbers": frame["day"], "fractions": frame["day"] + 0.25}[column]
-    data = rg.load_data(frame[["user_id", "item_id"]].assign(timestamp=times))
-    whole = data.split("time", window=window)
-    for fold, split in enumerate(rg.folds(data, 3, "time", window=window)):
-        rows = _rows(split)
-        found = pd.Series(frame["day"].to_numpy()[rows["row"]]).groupby(rows["part"].to_numpy()).agg(["min", "max"])
-        assert tuple(found.loc["TEST"]) == (80 - 20 * fold, 99 - 20 * fold)
-        assert tuple(found.loc["VALID"]) == (60 - 20 * fold, 79 - 20 * fold)
-        assert tuple(found.loc["TRAIN"]) == (0, 59 - 20 * fold)
-        assert ("TEST_LEFT" in found.index) == (fold > 0)
-        assert (fold > 0) or torch.equal(split.labels, whole.labels)
-        assert split.params["window"] == window
-
-
 @pytest.mark.parametrize("n_folds", [2, 3, 7])
 def test_ratio_tests_each_interaction_once(n_folds: int) -> None:
     frame = pd.concat([_frame(), pd.DataFrame({"user_id": [99], "item_id": [1], "timestamp": [0], "rating": [1]})])
@@ -198,8 +170,6 @@ def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> 
         ("time", {"n_folds": 2, "fold": 0, "test": 0.001}, "n_folds"),
         ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test"),
         ("all", {"n_folds": 3, "fold": 0}, "n_folds"),
-        ("time", {"window": "1M"}, "window"),
-        ("time", {"window": 10**9}, "window"),
     ],
 )
 def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], named: str) -> None:

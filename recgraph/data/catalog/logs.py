@@ -87,11 +87,8 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
         except (SourceError, DataError, CountError) as error:
             _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
             reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
-    raise UnavailableError(
-        f"dataset {card.name!r} cannot be had from any source:\n"
-        + "\n".join(reasons)
-        + f"\nIf you have the file, run: recgraph data get {card.name} --from FILE"
-    )
+    fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
+    raise UnavailableError("\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix]))
 
 
 def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel | Local:
