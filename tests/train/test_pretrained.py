@@ -109,9 +109,7 @@ def test_what_does_not_fit_is_refused(split: Split, tmp_path: Path) -> None:
     good = {item: [float(n), 1.0, 0.5] for n, item in enumerate(ids)}
     wrong: list[Any] = [
         {-item: v for item, v in good.items()},
-        {**good, ids[0]: [1.0]},
         {**good, ids[0]: [1.0, float("nan"), 0.0]},
-        pl.DataFrame({"i": ids}),
         7,
         rg.fit("popularity", split, seed=0),
     ]
