@@ -11,12 +11,16 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from recgraph.config import ConfigError, arguments_of, did_you_mean, nearest_names, unknown_key
+from pydantic import GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
+from pydantic_core import CoreSchema, core_schema
+
+from recgraph.config import ConfigError, PartConfig, did_you_mean, nearest_names
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -37,9 +41,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": (
-            *("BidirectionalTransformer", "FilteredTransformer", "GatedTransformer", "Transformer"),
-        ),
+        "recgraph.encoders.transformer": (*("BidirectionalTransformer", "BSA", "GatedTransformer", "Transformer"),),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
@@ -255,47 +257,90 @@ def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
     )
 
 
-def settings_of(cls: type[Any]) -> list[str]:
-    """The names of a member's settings: the fields of its ``Config``, else the parameters of its constructor."""
-    if (config := getattr(cls, "Config", None)) is not None:
-        return list(config.model_fields)
-    return [name for name, each in inspect.signature(cls).parameters.items() if "VAR" not in each.kind.name]
+# -- parts: the settings of members, as values
+
+_parts: dict[tuple[str, type[Any]], type[PartConfig]] = {}
 
 
-def make(kind: str, spec: str | Mapping[str, Any], defaults: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
-    """A member of a kind from its specification in a configuration.
-
-    Args:
-        kind: of the registry.
-        spec: a name, or a mapping with ``name`` and the member's settings, as ``{name = "crop", ratio = 0.3}``.
-        defaults: of settings that the specification leaves out.
-        given: what the caller decides. Of both the member gets those that it has a setting or a parameter for.
+def part_class(kind: str, name: str) -> type[PartConfig]:
+    """The settings of a member, as a configuration: the fields of its ``Config``, or those parameters of its
+    constructor that have a default.
 
     Raises:
-        ValueError: no such member, or the specification has no name.
-        ConfigError: a setting that the member does not have or that the caller decides, or a value is not allowed.
+        ValueError: there is no such member.
     """
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in settings:
-        raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {written(kind)[0]!r}}}")
-    known = settings_of(cls := load(kind, settings.pop("name")))
-    own = [name for name in known if name not in given]
-    if unknown := sorted({*settings} - {*own}):
-        raise ConfigError(unknown_key(unknown[0], own, f"{kind} {cls.__name__}: "))
-    filled = {name: value for name, value in {**(defaults or {}), **given}.items() if name in known}
-    return cls(**{**filled, **arguments_of(cls, settings)})
+    cls = load(kind, name)
+    if (kind, cls) not in _parts:
+        config = getattr(cls, "Config", None)
+        bases = (PartConfig, config) if config is not None else (PartConfig,)
+        made: Any = create_model(
+            cls.__name__, __base__=bases, __doc__=cls.__doc__, **({} if config else _arguments(cls))
+        )
+        made.part_kind, made.member = kind, cls
+        (made.part_name,) = written(kind, key_of(kind, cls))
+        made.arguments = None if config else frozenset(inspect.signature(cls).parameters)
+        _parts[kind, cls] = made
+    return _parts[kind, cls]
 
 
-def specification(kind: str, value: Any) -> Any:
-    """What :func:`make` makes ``value`` from: a name or a mapping as it is, a member as a mapping.
+def _arguments(cls: type[Any]) -> dict[str, Any]:
+    """The parameters of a constructor that have a default, as fields."""
+    parameters = inspect.signature(cls).parameters
+    try:
+        hints = get_type_hints(cls.__init__, include_extras=True)
+    except Exception:  # annotations that type checkers alone know
+        hints = {}
+    return {
+        name: (hints.get(name, Any), each.default)
+        for name, each in parameters.items()
+        if each.default is not inspect.Parameter.empty
+    }
 
-    Raises:
-        ValueError: the class of ``value`` is not registered, or has no ``Config`` that tells its settings.
-    """
-    if isinstance(value, str | Mapping):
+
+def read_part(kind: str, value: Any) -> Any:
+    """The part that a value, a name, or a table of a name and settings stands for; None stays."""
+    if value is None or isinstance(value, PartConfig):
         return value
-    cls, config = type(value), getattr(value, "config", None)
-    name = key_of(kind, cls)
-    if config is None or name not in names(kind):
-        raise ValueError(f"{kind} {cls.__name__} is not registered, or has no config that tells its settings")
-    return {"name": name, **config.model_dump(mode="json", exclude_unset=True)}
+    if isinstance(value, str):
+        return part_class(kind, value)()
+    if not isinstance(value, Mapping) or "name" not in value:
+        example = written(kind)[0]
+        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {example!r}}}")
+    settings = {name: each for name, each in value.items() if name != "name"}
+    return part_class(kind, value["name"]).__pydantic_validator__.validate_python(settings)
+
+
+@dataclass(frozen=True)
+class part:
+    """Marks a field that holds a part: ``encoder: Annotated[PartConfig, part("encoder")]``."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler(SerializeAsAny[source])
+        return core_schema.no_info_before_validator_function(partial(read_part, self.kind), inner)
+
+
+def make(kind: str, spec: Any, /, **given: Any) -> Any:
+    """A member of a kind from its name, its table, or its :class:`recgraph.config.PartConfig`.
+
+    Raises:
+        ValueError: no such member, or a setting that it has not, or a value is not allowed.
+    """
+    try:
+        return read_part(kind, spec).build(**given)
+    except ValidationError as error:
+        raise ConfigError(f"{kind} {spec!r}: {error}") from None
+
+
+def find_part(name: str, *kinds: str) -> type[PartConfig]:
+    """The settings of the member of a kind whose class is called so, as ``rg.encoders.BSA``.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    if not name.startswith("_"):
+        for kind in kinds:
+            if key(name) in names(kind) and load(kind, name).__name__ == name:
+                return part_class(kind, name)
+    raise AttributeError(f"no {' or '.join(kinds)} is called {name!r}")

@@ -16,7 +16,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.unit_length import unit_length
 
 
-class Part(nn.Module):
+class Component(nn.Module):
     """Base of weights, transforms, objectives and regularisers. A subclass sets ``Config``.
 
     Args:

@@ -14,7 +14,7 @@ from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, total_of, work_type
 from recgraph.config import Config, Search
 from recgraph.contrast.blockwise import log_sums
-from recgraph.contrast.parts import Part
+from recgraph.contrast.parts import Component
 from recgraph.unit_length import unit_length
 
 
@@ -28,7 +28,7 @@ class RegulariserConfig(Config):
     ] = 1.0
 
 
-class Regulariser(Part):
+class Regulariser(Component):
     """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`.
 
     The value is without the coefficient, 1 by default but for :class:`Margin`'s, which is that of MCLRec.

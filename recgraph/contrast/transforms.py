@@ -11,14 +11,14 @@ from torch import Tensor
 from recgraph.accelerated import full_precision
 from recgraph.blocks import refuse_second_derivative, work_type
 from recgraph.config import Config, ConfigError, Search
-from recgraph.contrast.parts import Part, Views
+from recgraph.contrast.parts import Component, Views
 
 
 class TransformConfig(Config):
     """Settings of a transform."""
 
 
-class Transform(Part):
+class Transform(Component):
     """Base of all transforms. A subclass sets ``Config`` and fills :meth:`forward`."""
 
     Config: ClassVar[type[TransformConfig]] = TransformConfig

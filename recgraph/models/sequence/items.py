@@ -9,36 +9,59 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
+from recgraph.config import Config, PartConfig, Search
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
+from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.encoders.kept import Kept
 from recgraph.models.base import PathKey, Space
-from recgraph.models.contrast import ContrastConfig, contrastive_term, stream
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.item_graph import MetaPaths
-from recgraph.models.sequence.config import SequenceConfig
+from recgraph.registry import part
 from recgraph.sparse.ragged import Ragged
 
 
-class ItemContrastConfig(ContrastConfig):
-    """Settings of the contrast of an item's own vector with that from its graph (``item_contrast_options``)."""
+class ItemTable(Config):
+    """What the vectors of items are made of, beside one of each item's own."""
 
-    objective: Annotated[
-        str, Field(description="how anchors and candidates are chosen, a name of the registry's kind 'objective'")
-    ] = "info_nce"
-    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrast")] = "cosine"
-    temperature: Annotated[float, Field(gt=0, description="of the similarities")] = 0.2
+    features: Annotated[
+        FeatureWish, Field(description="columns of the item features: names or {name, kind}, or 'all'")
+    ] = ()
+    id_embedding: Annotated[
+        bool, Field(description="with features: whether items in training also have vectors of their own")
+    ] = True
+    id_dropout: Annotated[
+        float,
+        Field(ge=0, lt=1, description="with features: the share of items embedded without these, anew each step"),
+        Search(0.0, 0.9, step=0.1),
+    ] = 0.0
+    graph: Annotated[
+        PartConfig | None,
+        part("item_graph"),
+        Field(description="adds to the vector of an item what a graph makes of those of all items"),
+    ] = None
+    graph_weight: Annotated[
+        float, Field(ge=0, description="weight of the contrast of an item's own vector with its graph's")
+    ] = 0.0
+    contrast: Annotated[Contrast, Field(description="that contrast")] = Contrast(
+        objective="info_nce", similarity="cosine", temperature=0.2
+    )
     candidates: Annotated[
         Literal["batch", "all"],
         Field(description="the graph's vectors that an item is told apart from: of the items of the batch, or of all"),
     ] = "batch"
     augmenter: Annotated[
-        str | None,
-        Field(description="a learned second view of the graph's vectors, a name of the registry's kind 'augmenter'"),
+        PartConfig | None,
+        part("augmenter"),
+        Field(description="a learned second view of the graph's vectors"),
     ] = None
-    augmenter_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the augmenter")]
+
+    @property
+    def reads_typed_graph(self) -> bool:
+        """Whether the graph is made of a typed graph beside the log."""
+        return self.graph is not None and bool(self.graph.member.reads_graph)
 
 
 class ItemTables(NamedTuple):
@@ -62,33 +85,25 @@ class RelatedItems(nn.Module):
     view with a graph's, of users.
 
     Raises:
-        ValueError: the graph needs what the space does not have, or the augmenter reads more than vectors.
+        ValueError: the graph needs what the space does not have.
     """
 
-    def __init__(self, config: SequenceConfig, space: Space) -> None:
+    def __init__(self, settings: ItemTable, hidden_dim: int, space: Space) -> None:
         super().__init__()
-        given: dict[str, Any] = {"n_items": space.n_items, "hidden_dim": config.hidden_dim}
-        if reads_typed_graph(config):
+        assert settings.graph is not None
+        given: dict[str, Any] = {"n_items": space.n_items, "hidden_dim": hidden_dim}
+        if settings.reads_typed_graph:
             if not isinstance(space, GraphSpace):
                 raise ValueError(
-                    f"item_graph = {config.item_graph!r} needs a typed graph with the interactions: "
-                    "build(GraphSpace(...)), as rg.fit does"
+                    f"items.graph = {settings.graph.part_name!r} needs a typed graph: build(GraphSpace(...))"
                 )
             given["graph"] = space.graph
-        assert config.item_graph is not None
-        spec = {"name": config.item_graph, **config.item_graph_options}
-        self.graph: ItemGraph = registry.make("item_graph", spec, **given)
-        self.settings = ItemContrastConfig.of(config.item_contrast_options)
-        self.contrast = contrastive_term(self.settings, config.hidden_dim) if config.item_contrast else None
-        self.augmenter = self._make_augmenter(config.hidden_dim) if config.item_contrast else None
+        self.settings = settings
+        self.graph: ItemGraph = settings.graph.build(**given)
+        self.contrast = ContrastiveTerm(settings.contrast, dim=hidden_dim) if settings.graph_weight else None
+        has_augmenter = settings.graph_weight and settings.augmenter is not None
+        self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim) if has_augmenter else None
         self._made: Kept[ItemTables] = Kept()
-
-    def _make_augmenter(self, dim: int) -> Any:
-        name = self.settings.augmenter
-        if name is None:
-            return None
-        made = registry.make("augmenter", {"name": name, **self.settings.augmenter_options}, hidden_dim=dim)
-        return made
 
     def setup(self, train: Part) -> None:
         """Show the training part to the graph."""
@@ -135,18 +150,6 @@ class RelatedItems(nn.Module):
         views = [related]
         if self.augmenter is not None:
             views.append(self.augmenter(related, None, batch.generators["augmenters"]))
-        draw = stream(self.contrast, batch.generators)
+        draw = self.contrast.stream(batch.generators)
         losses = [self.contrast(anchors, view, ids, **rows, generator=draw) for view in views]
         return torch.stack(losses).sum()
-
-
-def reads_typed_graph(config: SequenceConfig) -> bool:
-    """Whether the item graph is made of a typed graph beside the log.
-
-    Raises:
-        ValueError: no such graph; or there are item features too, which are not read with a typed graph.
-    """
-    if config.item_graph is None:
-        return False
-    reads: bool = registry.load("item_graph", config.item_graph).reads_graph
-    return reads
