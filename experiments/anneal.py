@@ -20,7 +20,7 @@ from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Space
 from recgraph.rng import Generators
-from recgraph.setting_texts import parse_settings
+from recgraph.config import parse_settings
 from recgraph.train.callbacks import JsonLines
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.record import provenance

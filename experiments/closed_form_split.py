@@ -26,7 +26,7 @@ from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
-from recgraph.setting_texts import parse_settings
+from recgraph.config import parse_settings
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.new_log import after
 

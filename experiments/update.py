@@ -36,7 +36,7 @@ from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
-from recgraph.setting_texts import parse_settings
+from recgraph.config import parse_settings
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.new_log import newest
 from recgraph.train.record import RunRecord, provenance

@@ -9,7 +9,7 @@ import pytest
 from refusing import refused
 
 from recgraph.config import ConfigError
-from recgraph.setting_texts import parse_settings, setting_text
+from recgraph.config import parse_settings, setting_text
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, overload
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.config import Config, Search, configure
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -50,14 +48,6 @@ class GraphAugmentation:
         """
         purpose = f"view/{type(self).__name__}/{name}"
         return generators[purpose] if self.config.redraw else generators.fresh(purpose)
-
-
-def make_augmentation(spec: str | Mapping[str, Any], **defaults: Any) -> GraphAugmentation:
-    """An augmentation of graphs from its specification in a configuration; see :func:`recgraph.registry.make`."""
-    made = registry.make("augmentation", spec, defaults)
-    if not isinstance(made, GraphAugmentation):
-        raise ValueError(f"augmentations: {spec!r} is not an augmentation of graphs")
-    return made
 
 
 def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:

@@ -152,7 +152,7 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.setting_texts import parse_settings
+    from recgraph.config import parse_settings
     from recgraph.train.settings import ProbeSettings, probe_of
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
@@ -181,8 +181,8 @@ def check(
     and random scorers at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
     they seem to, and is no failure.
     """
+    from recgraph.config import parse_settings
     from recgraph.evaluate.checks import check_split
-    from recgraph.setting_texts import parse_settings
     from recgraph.train.settings import DataConfig
 
     data = DataConfig.of(

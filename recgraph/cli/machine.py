@@ -38,8 +38,8 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     """
     if not (name or settings):
         return None
+    from recgraph.config import parse_settings
     from recgraph.parallel import Engine
-    from recgraph.setting_texts import parse_settings
 
     engine = Engine.of({"name": name or "local", **parse_settings(settings or [], option="--engine-set")})
     return None if engine == Engine() else engine

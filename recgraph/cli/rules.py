@@ -47,7 +47,7 @@ def reranker_given(name: str | None, options: Sequence[str] | None) -> dict[str,
     Raises:
         ValueError: options without a name.
     """
-    from recgraph.setting_texts import parse_settings
+    from recgraph.config import parse_settings
 
     if name is None and options:
         raise ValueError(f"--rerank-options {options[0]!r}: of which re-ranker? Give --rerank NAME")

@@ -36,12 +36,12 @@ class Prototypes(nn.Module):
     training goes on from them.
 
     Args:
-        dim: D, the width of the embeddings; needed with ``warm_start`` alone.
         config: the settings as a value, or
+        dim: D, the width of the embeddings; needed with ``warm_start`` alone.
         settings: the settings by name.
     """
 
-    def __init__(self, dim: int | None = None, config: PrototypesConfig | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: PrototypesConfig | None = None, /, dim: int | None = None, **settings: Any) -> None:
         super().__init__()
         self.config = configure(self, PrototypesConfig, config, settings)
         if self.config.warm_start:

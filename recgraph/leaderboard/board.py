@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
 from recgraph.arguments import checked
-from recgraph.config import Added, Config, ConfigError, load_toml
+from recgraph.config import Config, ConfigError, load_toml, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.log_file import is_data_path
 from recgraph.data.reading import PATHS
@@ -20,7 +20,6 @@ from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_c
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.imports import ImportFailed, import_all, is_file
-from recgraph.setting_texts import with_none
 from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
@@ -41,12 +40,10 @@ class ProtocolSpec(DataConfig):
             description="what is learned from before the test; train+valid: of trained models after the number of "
             "epochs was chosen on the validation part, or at once with metric = 'last'"
         ),
-        Added(),
     ] = "train"
     n_folds: Annotated[
         int | None,
         Field(ge=2, description="of a cross-validation: each entry is trained and tested on each fold of the split"),
-        Added(),
     ] = None
     probe: Annotated[
         dict[str, Any], Field(default_factory=dict, description="of a node task: settings of the linear probe")

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from polars.exceptions import PolarsError
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config, ConfigError, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.split import Split
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
@@ -27,7 +27,6 @@ from recgraph.evaluate.results import Result, load_users
 from recgraph.files import locked, read_object, remove_folder, write_json
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
-from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, TrainConfig, share_out, training_config
 from recgraph.train.pretrained import InitItemsConfig, input_digests
 from recgraph.train.settings import DataConfig, Fingerprints, ProbeSettings

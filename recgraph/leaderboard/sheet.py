@@ -15,6 +15,7 @@ import polars as pl
 
 from recgraph import notebook, registry
 from recgraph.arguments import checked
+from recgraph.config import setting_text
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.significance import OF_FOLD
 from recgraph.files import read_object
@@ -48,7 +49,6 @@ from recgraph.leaderboard.plan import (
     without_fold,
 )
 from recgraph.models.base import Model
-from recgraph.setting_texts import setting_text
 
 #: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}

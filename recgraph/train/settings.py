@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import Field
 
 from recgraph import registry
-from recgraph.config import Added, Config, ConfigError, prefixed, unprefixed
+from recgraph.config import Config, ConfigError, prefixed, unprefixed
 from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.log import InteractionLog
@@ -85,7 +85,6 @@ class DataConfig(Config):
     split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
     reading: Annotated[
         Reading | None,
-        Added(),
         Field(description="of a file of one's own: its columns (user, item, timestamp, rating, weight), encoding, ..."),
     ] = None
 

@@ -6,7 +6,7 @@ import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from recgraph.setting_texts import setting_text
+from recgraph.config import setting_text
 from recgraph.tuning.space import Dimension, merge
 
 if TYPE_CHECKING:

@@ -22,9 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, Search, distribute, load_toml, shown, unknown_key
+from recgraph.config import Config, ConfigError, Search, choices_with_none, distribute, load_toml, shown, unknown_key
 from recgraph.parts import is_list, kind_of, options_of
-from recgraph.setting_texts import choices_with_none
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph import imports, parallel, registry
 from recgraph.arguments import checked
-from recgraph.config import ConfigError, load_toml
+from recgraph.config import ConfigError, choices_with_none, load_toml
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
-from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
 from recgraph.train.pretrained import input_digests
 from recgraph.train.settings import source_of

@@ -16,7 +16,7 @@ OWN = '''
 import torch
 
 import recgraph as rg
-from recgraph.augment import SequenceAugmentation
+from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.contrast.weights import Weight
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.losses.base import NextItemLoss

@@ -21,7 +21,7 @@ from recgraph.leaderboard.numbers import metric_name
 from recgraph.leaderboard.page import cost_figures, count, curve_figures, duration, page
 from recgraph.leaderboard.rendering import COLUMNS
 from recgraph.leaderboard.sheet import update_comparisons
-from recgraph.setting_texts import setting_text
+from recgraph.config import setting_text
 
 
 def rendered(board: Board, suffix: str) -> str:

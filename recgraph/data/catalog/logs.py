@@ -19,6 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
     SEQUENCES,
@@ -41,7 +42,6 @@ from recgraph.data.log import PART, with_parts
 from recgraph.data.log_file import LogFile, read_delimited, read_sequences
 from recgraph.data.reading import PATHS, Reading
 from recgraph.files import read_frame, reading, sha256, within, write_text
-from recgraph.setting_texts import toml_text
 
 Tables = Mapping[str, pl.DataFrame]
 _ROLES = ("timestamp", "rating", "weight")

@@ -75,8 +75,8 @@ class Encoded(NamedTuple):
 class SequenceModel(TrainableModel):
     """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
 
-    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` the table is
-    made by an :class:`recgraph.encoders.items.ItemTower`, anew in each step, and the loss scores the items that occur
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` the table
+    is made by an :class:`recgraph.encoders.items.ItemTower`, anew in each step, and the loss scores the items that occur
     in training.
     """
 
@@ -321,9 +321,7 @@ class SequenceModel(TrainableModel):
         if type(self.encoder).padded is SequenceEncoder.padded:
             raise ValueError(f"encoder = {self.config.encoder.part_name!r} has no padded form, as an export needs")
         if self.encoder.reads_times:
-            raise ValueError(
-                f"encoder = {self.config.encoder.part_name!r} reads times, which an export has not; set encoder.time_bias=false"
-            )
+            raise ValueError("encoder: it reads times, which an export has not; set encoder.time_bias=false")
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
         module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)

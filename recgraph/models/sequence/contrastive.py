@@ -73,9 +73,9 @@ class ContrastiveSequenceModel(SequenceModel):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the contrasts besides."""
         super().compile_parts(backend)
-        for part in self.modules():
-            if isinstance(part, ContrastiveTerm):
-                part.compile_parts(backend)
+        for module in self.modules():
+            if isinstance(module, ContrastiveTerm):
+                module.compile_parts(backend)
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -230,8 +230,8 @@ class DuoRec(ContrastiveSequenceModel):
     encodes it a second time and another sequence that the same item follows, each of which has all of the batch but
     itself as candidates; ``cl1`` between two such encodings of the sequence, which the code offers beside it
     (``us``: ``unsupervised_weight=0.1``). Where no other sequence has the target, the partner is the sequence itself.
-    ``augmentations`` are not used: no item is changed. ``contrast={"weight": "same_target"}`` leaves rows of the same target out of
-    the candidates, as the paper says and the code does not do.
+    ``augmentations`` are not used: no item is changed. ``contrast={"weight": "same_target"}`` leaves rows of the same
+    target out of the candidates, as the paper says and the code does not do.
 
     Departure: in the causal regime the contrasted sequence is a prefix of random length.
     """

@@ -57,8 +57,8 @@ class MCLRec(ContrastiveSequenceModel):
     - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
     - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2), global margins).
 
-    With ``items.graph_weight`` and an augmenter of the items' graph, that one is of the augmenters, whose step has ``items``
-    in its loss, too.
+    With ``items.graph_weight`` and an augmenter of the items' graph, that one is of the augmenters, whose step has
+    ``items`` in its loss, too.
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.

@@ -71,7 +71,7 @@ class ESASRec(SequenceModel):
     Source: Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion (RecSys 2025);
     the layer is that of Borisyuk et al., From Features to Transformers: Redefining Ranking for Scalable Impact (2025),
     as the authors' RecTools writes it. Departures: the negatives are shared by the batch and their scores corrected for
-    how often they are drawn (``loss={"name": "sampled_softmax", "log_q": false}``: not); positions are counted from the oldest item read;
+    how often they are drawn (``loss={"log_q": false}``: not); positions are counted from the oldest item read;
     embeddings have dropout (published: layers alone, ``encoder={"drops_embeddings": false}``), and Adam's
     second moments decay by .999 (published: ``adam_beta2=0.98``).
     """
