@@ -355,7 +355,7 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
     return config
 
 
-def share_out(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
+def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
     """Divide one mapping of settings among several configurations, by the names of their fields.
 
     Raises:

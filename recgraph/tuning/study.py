@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph import imports, parallel, registry
 from recgraph.arguments import checked
-from recgraph.config import ConfigError, choices_with_none, load_toml
+from recgraph.config import ConfigError, load_toml, with_none
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
 from recgraph.launcher import refuse_launched
@@ -117,7 +117,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        choices_with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
+        with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
         pruner or "none",
         seed,
@@ -171,7 +171,6 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     objective: Any = plan.objective if hasattr(plan.objective, "__qualname__") else type(plan.objective)
     identity = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
-        "revision": plan.model.revision_of(plan.space.fixed),
         "metrics": list(plan.metrics),
         "objective": plan.objective and f"{objective.__module__}:{objective.__qualname__}",
         "space": plan.space.to_dict(),
