@@ -106,7 +106,7 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     Raises:
         ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked
+    from recgraph.evaluate.metrics import DEFAULT_METRICS, Asked
 
     wanted = Asked.of(asked)
     columns = [
@@ -122,7 +122,7 @@ def _compared(
     records: Mapping[Path, Mapping[str, Any]], found: dict[Path, Results], metrics: list[str], form: Format | None
 ) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
-    from recgraph.evaluate.standings import table
+    from recgraph.evaluate.significance import table
 
     alike: dict[str, list[Path]] = {}
     for folder, record in records.items():

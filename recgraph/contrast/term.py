@@ -19,8 +19,8 @@ from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
 from recgraph.registry import part, part_class
 from recgraph.rng import Generators
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class Contrast(Similarity):

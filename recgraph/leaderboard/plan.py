@@ -19,9 +19,8 @@ from recgraph import registry
 from recgraph.config import Config, ConfigError, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.split import Split
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
-from recgraph.evaluate.node_probe import ProbeConfig
-from recgraph.evaluate.node_results import NodeProtocol
+from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
+from recgraph.evaluate.nodes import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, load_users
 from recgraph.files import locked, read_object, remove_folder, write_json

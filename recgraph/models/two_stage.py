@@ -15,7 +15,6 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.blocks import row_blocks
 from recgraph.config import Config, ConfigError, PartConfig, Search, configure, known_settings, unknown_key
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
@@ -25,6 +24,7 @@ from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, Tra
 from recgraph.models.heterogeneous.base import evaluating
 from recgraph.registry import part, part_class
 from recgraph.rng import derive
+from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.ragged import Ragged
 
 _log = logging.getLogger(__name__)

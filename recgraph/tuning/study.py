@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph import imports, parallel, registry
-from recgraph.arguments import checked
+from recgraph import parallel, registry
 from recgraph.config import ConfigError, load_toml, with_none
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
-from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
+from recgraph.ranks import refuse_launched
 from recgraph.train.config import pick_device
 from recgraph.train.pretrained import input_digests
 from recgraph.train.settings import source_of
@@ -208,7 +207,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {', '.join(differing)}; go on with the same ones, or give "
                 "the new study another folder (--out) and name (--study)"
             )
-        if own := imports.imported():
+        if own := registry.imported():
             made.set_user_attr("imports", [each.to_dict() for each in own])
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})

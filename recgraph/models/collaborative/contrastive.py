@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import augment
-from recgraph.blocks import row_blocks
 from recgraph.config import PartConfig, Search
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch
@@ -18,8 +17,8 @@ from recgraph.encoders.graph import mean
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.registry import part
+from recgraph.sparse.blocks import row_blocks, unit_length
 from recgraph.sparse.csr import Csr
-from recgraph.unit_length import unit_length
 
 
 class GraphContrastiveConfig(LightGCNConfig):

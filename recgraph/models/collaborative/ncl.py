@@ -24,7 +24,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import Phase, Space
 from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class NCLConfig(GraphContrastiveConfig):

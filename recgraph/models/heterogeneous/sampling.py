@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recgraph.graph.contexts import Walked
+from recgraph.graph.sampler import Layered
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
 from recgraph.ranks import Share
 from recgraph.sparse.csr import Csr, sort_entries
@@ -16,7 +17,6 @@ from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.sample import sample_rows
-from recgraph.sparse.spmm import Layered
 
 #: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
 FanOut = Sequence[int | None]

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Walked
+from recgraph.graph.sampler import Layered
 from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.paths import MetaPathInputs, PathInputs
 from recgraph.models.heterogeneous.settings import ViewsConfig
 from recgraph.rng import dropout
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import Layered, Operator, spmm
-from recgraph.unit_length import unit_length
+from recgraph.sparse.spmm import Operator, spmm
 
 
 def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, dropout: float) -> GraphEncoder:
