@@ -224,6 +224,28 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     put(inner, rest, value)
 
 
+def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of all settings of a tree of tables, as :func:`put` sets them one after another."""
+    for name, value in settings.items():
+        place = f"{within}{name}"
+        if not isinstance(value, Mapping) or not value:
+            yield place, value
+            continue
+        if "name" in value:
+            yield place, value["name"]
+        yield from assignments({key: each for key, each in value.items() if key != "name"}, f"{place}.")
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings with changes; a table with a name takes the place of what there is."""
+    found = dict(settings)
+    for name, value in changes.items():
+        held = found.get(name)
+        both = isinstance(held, Mapping) and isinstance(value, Mapping) and "name" not in value
+        found[name] = merged(held, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
 def _as_table(value: Any) -> dict[str, Any]:
     if isinstance(value, Config):
         return value.model_dump(mode="json")

@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
@@ -320,7 +320,7 @@ class part:
     kind: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        inner = handler(SerializeAsAny[source])
+        inner = handler(cast(Any, SerializeAsAny)[source])
         return core_schema.no_info_before_validator_function(partial(read_part, self.kind), inner)
 
 

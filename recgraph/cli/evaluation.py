@@ -153,10 +153,10 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
     from recgraph.config import parse_settings
-    from recgraph.train.settings import ProbeSettings, probe_of
+    from recgraph.train.settings import ProbeSettings
 
-    chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
-    results = run.evaluate(probe=probe_of(chosen))
+    chosen = ProbeSettings.of(parse_settings(settings, run.record["evaluation"]))
+    results = run.evaluate(probe=chosen.probe)
     settings_used = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
     note(f"linear probe: {settings_used}; protocol {results.hash}")
     show(results.rows(), form)

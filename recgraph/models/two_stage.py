@@ -276,6 +276,10 @@ def _rows_of(table: Tensor, index: Tensor, n: int) -> Tensor:
 # --- second stages ----------------------------------------------------------------------------------
 
 
+#: within a class, ``Config`` is its own
+BaseConfig = Config
+
+
 class Ranker(SizedByState):
     """Base of second stages: a subclass defines ``fit`` and ``score``.
 
@@ -288,7 +292,7 @@ class Ranker(SizedByState):
 
     Config: ClassVar[type[Config]] = Config
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
 
@@ -350,7 +354,7 @@ class BoostedTrees(Ranker):
     value: Tensor
     start: Tensor
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         shape = self.config.max_iter, 2 * self.config.max_leaf_nodes - 1
         itself = torch.arange(shape[1]).expand(shape)
@@ -440,7 +444,7 @@ class Logistic(Ranker):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         for name in self.sized_by_state:
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))

@@ -243,7 +243,7 @@ class SearchSpace:
         dimension.distribution  # noqa: B018 (it checks)
         for value in dimension.choices or (dimension.low, dimension.high):
             tree = dict(self.fixed)
-            put(tree, name.split("."), int(value) if dimension.whole else value)  # type: ignore[arg-type]
+            put(tree, name.split("."), int(value) if dimension.whole else value)
             try:
                 for part, values in distribute(tree, self.parts).items():
                     self.parts[part].of(values)

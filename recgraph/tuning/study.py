@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph import parallel, registry
-from recgraph.config import ConfigError, load_toml, with_none
+from recgraph.config import ConfigError, checked, load_toml, with_none
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
 from recgraph.models.base import Model

@@ -94,8 +94,8 @@ class NCL(GraphContrastiveModel):
     lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
     layers; where k is more, the further layers are of the contrast alone.
 
-    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters`` are several clusterings, of
-    which ``proto`` is the mean.
+    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters`` are several
+    clusterings, of which ``proto`` is the mean.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
     2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its

@@ -75,9 +75,9 @@ class Encoded(NamedTuple):
 class SequenceModel(TrainableModel):
     """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
 
-    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` the table
-    is made by an :class:`recgraph.encoders.items.ItemTower`, anew in each step, and the loss scores the items that occur
-    in training.
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` an
+    :class:`recgraph.encoders.items.ItemTower` makes the table anew in each step, and the loss scores the items that
+    occur in training.
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig

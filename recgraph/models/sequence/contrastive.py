@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import augment
-from recgraph.augment import TwoViews
 from recgraph.augment.sequence import TwoViews
 from recgraph.config import PartConfig, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
