@@ -203,16 +203,18 @@ def walk(config: Config, within: str = "") -> Iterator[tuple[str, FieldInfo, Any
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied.
+    """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied. A name
+    for a table without one is put into it.
 
     Raises:
         ValueError: on the way is neither a table nor a name.
     """
     name, *rest = path
-    if not rest:
-        tree[name] = value
-        return
     held = tree.get(name)
+    if not rest:
+        joins = isinstance(value, str) and isinstance(held, Mapping) and "name" not in held
+        tree[name] = {"name": value, **held} if joins else value  # type: ignore[dict-item]
+        return
     if isinstance(held, list | tuple):
         tree[name] = several = [_as_table(each) for each in held]
         one = next((each for each in several if each.get("name") == rest[0]), None)

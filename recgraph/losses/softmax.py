@@ -25,7 +25,7 @@ BlockRows = Annotated[
 
 class FullSoftmaxConfig(LossConfig):
     pad_candidate: Annotated[
-        bool, Field(exclude=True, description="whether the padding token competes too, as in RecBole and MCLRec")
+        bool, Field(description="whether the padding token competes too, as in RecBole and MCLRec")
     ] = True
     block_rows: BlockRows = None
 
