@@ -263,6 +263,7 @@ def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
 # -- parts: the settings of members, as values
 
 _parts: dict[tuple[str, type[Any]], type[PartConfig]] = {}
+_create: Callable[..., Any] = create_model
 
 
 def part_class(kind: str, name: str) -> type[PartConfig]:
@@ -276,13 +277,11 @@ def part_class(kind: str, name: str) -> type[PartConfig]:
     if (kind, cls) not in _parts:
         config = getattr(cls, "Config", None)
         bases = (PartConfig, config) if config is not None else (PartConfig,)
-        made: Any = create_model(
-            cls.__name__, __base__=bases, __doc__=cls.__doc__, **({} if config else _arguments(cls))
-        )
-        made.part_kind, made.member = kind, cls
-        (made.part_name,) = written(kind, key_of(kind, cls))
-        made.arguments = None if config else frozenset(inspect.signature(cls).parameters)
-        _parts[kind, cls] = made
+        fields = {} if config is not None else _arguments(cls)
+        found: type[PartConfig] = _create(cls.__name__, __base__=bases, __doc__=cls.__doc__, **fields)
+        found.part_kind, found.part_name, found.member = kind, written(kind, key_of(kind, cls))[0], cls
+        found.arguments = None if config is not None else frozenset(inspect.signature(cls).parameters)
+        _parts[kind, cls] = found
     return _parts[kind, cls]
 
 

@@ -9,13 +9,13 @@ from pydantic import BeforeValidator, Field
 
 from recgraph import registry
 from recgraph.config import Added, Search
-from recgraph.contrast.term import ContrastiveTerm, TermConfig
+from recgraph.contrast.term import ContrastiveTerm, Contrast
 from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
 
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
 AugmentationSpec = Annotated[
-    str | dict[str, Any], BeforeValidator(lambda value: registry.specification("augmentation", value))
+    str | dict[str, Any], BeforeValidator(lambda value: value)
 ]
 
 
@@ -77,12 +77,13 @@ def contrastive_term(
         objective: the model's own settings of the objective, where it has them, which ``objective_options`` override.
         other: settings of the term that differ from the model's, e.g. ``temperature=1.0``.
     """
-    known = registry.settings_of(registry.load("objective", config.objective))
-    own = {name: value for name, value in (objective or {}).items() if name in known}
-    # a part's settings are its options here; all else has the same name in both
-    settings = {name: getattr(config, name.replace("_settings", "_options")) for name in TermConfig.model_fields}
-    settings["objective_settings"] = {**own, **config.objective_options}
-    return ContrastiveTerm(dim=dim, **{**settings, **other})
+    own = {k: v for k, v in (objective or {}).items() if k != "if_none" and k in registry.part_class("objective", config.objective).model_fields}
+    tree = {"similarity": config.similarity, "temperature": config.temperature, "queue_size": config.queue_size}
+    tree["objective"] = {"name": config.objective, **own, **config.objective_options}
+    for kind in ("weight", "transform"):
+        name = getattr(config, kind)
+        tree[kind] = None if name is None else {"name": name, **getattr(config, f"{kind}_options")}
+    return ContrastiveTerm(Contrast.of({**tree, **other}), dim=dim, if_none=(objective or {}).get("if_none", "error"))
 
 
 def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False) -> torch.Generator | None:

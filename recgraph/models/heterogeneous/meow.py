@@ -95,7 +95,7 @@ class MEOW(MEOWLoss, MetaPathModel):
             warm_start=config.warm_start,
         )
         self.proto_contrast = ContrastiveTerm(
-            objective="info_nce", objective_settings={"block_rows": config.block_rows}
+            objective="info_nce"
         )
         if config.mini_batch:
             self.memory = PrototypeMemory(space.n_items, self.projection_dim, config.n_clusters)

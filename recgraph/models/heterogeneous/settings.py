@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from recgraph import registry
-from recgraph.augment.graph import make_augmentation
+from recgraph import registry as _r
+def make_augmentation(spec, **k):
+    return _r.make('augmentation', spec, **k)
 from recgraph.config import Added, Search
 from recgraph.contrast.objectives import InfoNCE
 from recgraph.contrast.term import ContrastiveTerm

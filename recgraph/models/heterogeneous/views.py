@@ -35,7 +35,7 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
         raise ValueError(f"encoder = {name!r} is not a convolution over graphs, such as 'gcn' or 'propagation'")
     spec = {"name": name, **options}
     given = {"in_dim": in_dim, "hidden_dim": dim, "out_dim": dim}
-    encoder: GraphEncoder = registry.make("encoder", spec, {"dropout": dropout}, **given)
+    encoder: GraphEncoder = registry.make("encoder", spec, dropout=dropout, **given)
     return encoder
 
 
