@@ -174,7 +174,7 @@ def _changed(held: Config, value: Any) -> Any:
     """A configuration with the changes of a table; a value, a name, or a table of another part as it is."""
     if not isinstance(value, Mapping) or (isinstance(held, PartConfig) and "name" in value):
         return value
-    read = {name: getattr(held, name) for name in type(held).model_fields} | dict(value)
+    read = {name: getattr(held, name) for name in held.model_fields_set} | dict(value)
     for name, inner in value.items():
         if isinstance(before := getattr(held, name, None), Config):
             read[name] = _changed(before, inner)
