@@ -52,7 +52,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
     "item_graph": {
         "recgraph.encoders.item_graphs": ("Interactions", "Transitions"),
-        "recgraph.models.heterogeneous.item_graph": ("MetaPaths",),
+        "recgraph.models.heterogeneous.views": ("MetaPaths",),
     },
     "loss": {
         "recgraph.losses.pairwise": ("BCE", "BPR", "CCL"),
@@ -76,7 +76,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.simplex": ("SimpleX",),
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
-        "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
+        "recgraph.models.heterogeneous.meow": ("AdaMEOW", "MEOW"),
+        "recgraph.models.heterogeneous.recommender": ("AdaMEOWRec", "MEOWRec"),
         "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),

@@ -126,7 +126,7 @@ class SGL(GraphContrastiveModel):
     Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge drop), SGL-ND
     (``augmentations=["node_drop"]``) and SGL-RW (``each_layer=True``). A subgraph is normalised by its own degrees;
     every node of a kind is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms
-    are means over samples and anchors where the authors have sums; a node is one anchor however often the batch holds it.
+    are means over samples and anchors where the authors have sums; a node is one anchor however often it is there.
     """
 
     Config = SGLConfig

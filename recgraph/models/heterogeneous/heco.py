@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, Search
+from recgraph.config import Search
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space
-from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.base import (
     GraphBatch,
     GraphConfig,
@@ -31,47 +31,39 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import full_precision
 from recgraph.sparse.operators import mean_of, normalise
 from recgraph.sparse.placing import Placing
-from recgraph.sparse.products import Counts
 from recgraph.sparse.ragged import Ragged, row_softmax
 from recgraph.sparse.spmm import Operator, spmm
 from recgraph.sparse.top_k import top_k
 
 # settings that are none: with features of the target, and without, as published for Freebase, whose films have none
-_DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropout": (0.5, 0.3)}
+_DEFAULTS = {"dropout": (0.2, 0.1), "attention_dropout": (0.5, 0.3)}
+_TEMPERATURES = (0.8, 0.5)
 # positives with features; without at most so many (Freebase, of 3,492 films), of fewer nodes this share
 _N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ContrastConfig, GraphConfig):
-    # none is replaced before the bases read it, see of_target
+class HeCoContrast(Contrast):
+    temperature: Annotated[
+        float | None,
+        Field(gt=0, description="what similarities are divided by; none: .8, or .5 where the target has no features"),
+        Search(0.1, 2.0, log=True),
+    ] = None  # type: ignore[assignment]
+
+
+class HeCoConfig(GraphConfig):
+    # none is replaced before the model reads it, see of_target
     dropout: Annotated[
         float | None,
         Field(ge=0, lt=1, description="of features and layers; none: .2, or .1 where the target has no features"),
         Search(0.0, 0.6, step=0.1),
     ] = None  # type: ignore[assignment]
-    objective: Annotated[
-        str,
-        Field(
-            description="how anchors and candidates are chosen, a name of the registry's kind 'objective'; NT-Xent "
-            "needs n_positives = 1"
-        ),
-        Added(),
-    ] = "info_nce"
-    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive term"), Added()] = "cosine"
-    weight: Annotated[
-        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'"), Added()
-    ] = None
-    weight_options: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="settings of the weight"), Added()
-    ]
-    temperature: Annotated[
+    attention_dropout: Annotated[
         float | None,
-        Field(
-            gt=0,
-            description="tau, of the contrastive similarities; none: .8, or .5 where the target has no features",
-        ),
-        Search(0.1, 2.0, log=True),
-    ] = None  # type: ignore[assignment]
+        Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
+    ] = None
+    contrast: Annotated[HeCoContrast, Field(description="of the two views; nt_xent needs n_positives = 1")] = (
+        HeCoContrast(objective="info_nce", similarity="cosine")
+    )
     schema_weight: Annotated[
         float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
     ] = 0.5
@@ -93,23 +85,19 @@ class HeCoConfig(ContrastConfig, GraphConfig):
             description="positives to which paths lead equally often: those of the highest index, which says what the "
             "order of the file says, or the last ones of an order that the seed draws"
         ),
-        Added(),
     ] = "random"
-    attention_dropout: Annotated[
-        float | None,
-        Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
-    ] = None
-    counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
-    max_memory_mib: Annotated[MaxMemoryMiB, Added()] = 4096
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
-    ] = None
+    max_memory_mib: MaxMemoryMiB = 4096
 
-    def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
-        """The settings for a target of so many nodes, in which none is none."""
+    def of_target(self, has_features: bool, n_nodes: int) -> tuple[HeCoConfig, dict[str, Any]]:
+        """The settings for a target of so many nodes, in which none is none, and those that were, by dotted name."""
         wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
         found = {name: pair[0 if has_features else 1] for name, pair in _DEFAULTS.items()} | {"n_positives": wide}
-        return self.model_copy(update={name: value for name, value in found.items() if getattr(self, name) is None})
+        found = {name: value for name, value in found.items() if getattr(self, name) is None}
+        tau, contrast = _TEMPERATURES[0 if has_features else 1], self.contrast
+        if contrast.temperature is not None:
+            return self.model_copy(update=found), found
+        contrast = contrast.model_copy(update={"temperature": tau})
+        return self.model_copy(update={**found, "contrast": contrast}), {**found, "contrast.temperature": tau}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,25 +128,19 @@ class HeCo(GraphModel):
       path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each, or L of both
-    views where an objective has the rows of both for anchors (NT-Xent).
-    Objective and weights of candidates are
-    settings; the published ones are the defaults. Departures: a node's own place is always among its positives, ties
-    among candidates are broken by ``ties`` (published: by the order of the file, in which classes may lie together),
-    and neighbours are sampled anew at every step from the run's generators.
+    views where an objective has the rows of both for anchors (NT-Xent). Departures: a node's own place is always among
+    its positives, ties among candidates are broken by ``ties`` (published: by the order of the file, in which classes
+    may lie together), and neighbours are sampled anew at every step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
-    revision: ClassVar[int] = 4  # 3 began with neighbour attention 1.4 times as wide, and broke ties by the index
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         graph = space.graph
         self.target = self._target(graph)
         has_features = self.features_of(graph, self.target) is not None
-        config: HeCoConfig = self.config.of_target(has_features, graph.count(self.target))
-        self.resolved = {
-            name: value for name, value in config.model_dump().items() if value != getattr(self.config, name)
-        }
+        config, self.resolved = self.config.of_target(has_features, graph.count(self.target))
         assert config.dropout is not None
         assert config.attention_dropout is not None
         assert config.n_positives is not None
@@ -172,9 +154,8 @@ class HeCo(GraphModel):
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         features = {name: self._features(graph, name) for name in self.types}
-        shared: dict[str, Any] = {"counts": config.counts, "max_memory_mib": config.max_memory_mib}
-        made = [MetaPath(path, normalisation="symmetric", **shared) for path in config.metapaths]
-        counts = [path.counts(graph) for path in made]
+        memory = config.max_memory_mib
+        counts = [MetaPath(path, counts="binary", max_memory_mib=memory).counts(graph) for path in config.metapaths]
         looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
         self._inputs = _Inputs(
             features,
@@ -197,16 +178,12 @@ class HeCo(GraphModel):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
-        self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
+        self.contrast = ContrastiveTerm(config.contrast, dim=dim)
 
     def _order(self, of: Csr) -> Tensor:
         """[N]: a place for each node, by which ties are broken."""
         generator = Generators(self._seed).fresh("ties")
         return torch.randperm(of.shape[0], generator=generator, device=generator.device).to(of.device)
-
-    @property
-    def embedding_dim(self) -> int:
-        return int(self.config.hidden_dim)
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)

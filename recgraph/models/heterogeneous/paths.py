@@ -1,4 +1,4 @@
-"""The inputs of models of meta-paths: adjacencies and their masked twins, contexts, features.
+"""Meta-paths and their twins, a second view of each: their settings, and the inputs that models read from a graph.
 
 For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts are not composed, and a twin has the same
 pattern as its path, so that one sample of edges serves both.
@@ -9,21 +9,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from recgraph import augment
 from recgraph.augment.graph import EdgeDrop, GraphAugmentation
+from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
-from recgraph.graph.route import Route, Step
+from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties, propose
+from recgraph.graph.route import Route
 from recgraph.graph.sampler import Layered
+from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, normalise
 from recgraph.sparse.placing import Placing
+from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import Operator
 
 _log = logging.getLogger(__name__)
@@ -33,6 +38,98 @@ _MAX_COMPOSED = 1 << 24
 
 Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
+#: the node types of recommenders
+SIDES = ("user", "item")
+
+
+class Paths(Config):
+    """How the matrices of meta-paths are made."""
+
+    top_k: Annotated[
+        int | tuple[int | None, ...] | None,
+        Field(description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"),
+    ] = None
+    ties: Annotated[
+        Ties,
+        Field(
+            description="of top_k, of equally similar nodes: keep those of the highest index, which says what the "
+            "order of the file says; of the greatest cosine of features, then by index; or the last ones of an order "
+            "that the seed draws for each path"
+        ),
+    ] = "index"
+    hub_cap: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="of top_k: a node in the middle of a path that leads to more nodes than this is divided into "
+            "random groups of so many, whose nodes alone are compared through it; none: all, at the cost of the square",
+        ),
+    ] = 4096
+    counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
+    form: Annotated[
+        Literal["composed", "factorised"],
+        Field(description="'factorised' never makes a path's matrix; without top_k, with full counts"),
+    ] = "composed"
+    normalisation: Annotated[Normalisation, Field(description="of adjacencies; see recgraph.sparse.operators")] = "meow"
+    max_memory_mib: MaxMemoryMiB = 4096
+
+    def made(self, metapaths: Sequence[str], **changes: Any) -> tuple[MetaPath, ...]:
+        """The paths, each with its top-k."""
+        shared = {name: getattr(self, name) for name in Paths.model_fields if name != "top_k"} | changes
+        each = one_each("top_k", self.top_k, len(metapaths))
+        return tuple(MetaPath(path, **{"top_k": k, **shared}) for path, k in zip(metapaths, each, strict=True))
+
+
+class Twins(Config):
+    """The second view of each meta-path."""
+
+    kind: Annotated[
+        Literal["masked", "latent", "none"],
+        Field(description="from masked features and edges, from a latent augmenter, or none"),
+    ] = "masked"
+    augmentations: Annotated[
+        tuple[Annotated[PartConfig, part("augmentation")], ...],
+        Field(
+            description="of masked twins, one after the other; the ratio of edge_drop may be one a path (of "
+            "recommenders: the users' paths, then the items'); of a factorised path share r of the edges of each of "
+            "its n steps, so that (1 - r)^n of its ways are left"
+        ),
+    ] = (augment.FeatureMask(), augment.EdgeDrop())
+    context_dropout: Annotated[
+        Literal["shared", "separate"],
+        Field(description="of masked twins: drawn for a path and its twin together, or for each, as published"),
+    ] = "shared"
+    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = augment.MLP()
+
+    def masks(self, paths: Sequence[MetaPath], sampled: bool = False, redraw: bool = False) -> Masks:
+        """The augmentations that make masked twins.
+
+        Args:
+            sampled: the twins are for batches of nodes.
+            redraw: draw anew at each call.
+        """
+        features = [each for each in self.augmentations if each.member.reads == "features"]
+        edges: list[list[GraphAugmentation]] = [[] for _ in paths]
+        for each in self.augmentations:
+            if each.member.reads != "adjacency":
+                continue
+            ratios = one_each("ratio", getattr(each, "ratio", None), len(paths))
+            for made, path, ratio in zip(edges, paths, ratios, strict=True):
+                # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
+                composed = path.config.form != "factorised"
+                made.append(each.build(ratio=ratio, redraw=redraw, binary=composed, self_loops=composed))
+        normalisation = paths[0].config.normalisation
+        of_features = tuple(each.build(redraw=redraw) for each in features)
+        return Masks(of_features, tuple(map(tuple, edges)), normalisation, sampled)
+
+
+def one_each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
+    """One value a path."""
+    if not isinstance(value, tuple):
+        return (value,) * n_paths
+    if len(value) != n_paths:
+        raise ValueError(f"{name} = {value} has {len(value)} values for {n_paths} meta-paths; give one, or one a path")
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,16 +251,12 @@ def read_graph(
     return MetaPathInputs(target, features, features[target], tuple(made))
 
 
-def walkable(paths: Sequence[MetaPath], graph: HeteroGraph) -> tuple[MetaPath, ...]:
-    """The paths as batches of nodes follow them: a composed one that would be large becomes a factorised one.
+def walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
+    """The path as batches of nodes follow it: a composed one that would be large becomes a factorised one.
 
     Over a hub the composed matrix has the square of the hub's entries, of which batches draw a few; without a top-k and
     with full counts both forms are the same operator. Which entries are drawn is not the same.
     """
-    return tuple(_walkable(path, graph) for path in paths)
-
-
-def _walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
     config = path.config
     if config.form != "composed" or config.top_k is not None or config.counts != "full":
         return path
@@ -178,14 +271,11 @@ def _walked(
 ) -> tuple[tuple[str, Walked], ...]:
     """The contexts of a path, one object for paths that begin alike."""
     route = path.route(graph)
+    steps = tuple(step.followed(graph, path.config.weights).with_weights(None) for step in route[:-1])
     for hop in range(1, len(route)):
         if route[:hop] not in known:
-            known[route[:hop]] = Walked(tuple(_followed(step, graph, path) for step in route[:hop]), cap)
+            known[route[:hop]] = Walked(steps[:hop], cap)
     return tuple((step.end, known[route[:hop]]) for hop, step in enumerate(route[:-1], 1))
-
-
-def _followed(step: Step, graph: HeteroGraph, path: MetaPath) -> Csr:
-    return step.followed(graph, path.config.weights).with_weights(None)
 
 
 def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True) -> Operator:
@@ -321,3 +411,51 @@ def _aligned(
         return twin
     scales = Chain(tuple(kept)).normalise(kind)
     return Chain(twin.factors, scales.left, scales.right)
+
+
+# -- the two sides of a recommender
+
+
+def read_sides(
+    graph: HeteroGraph, given: Sequence[Sequence[str] | None], paths: Paths, twins: Twins, generators: Generators
+) -> tuple[MetaPathInputs, ...]:
+    """The inputs of the views of users and of items.
+
+    Args:
+        given: the meta-paths of users and of items; None: see :func:`side_paths`.
+        generators: draw the orders of ties, and the masks of twins.
+    """
+    chosen = [side_paths(graph, side, named, paths) for side, named in zip(SIDES, given, strict=True)]
+    ties = generators.fresh("ties")
+    read = [read_graph(graph, side, own, {side: None}, generator=ties) for side, own in zip(SIDES, chosen, strict=True)]
+    if twins.kind != "masked":
+        return tuple(read)
+    masks, n_users = twins.masks([*chosen[0], *chosen[1]]), len(chosen[0])
+    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
+    return tuple(replace(masks, edges=edges).draw(one, generators) for one, edges in zip(read, of_sides, strict=True))
+
+
+def side_paths(graph: HeteroGraph, side: str, given: Sequence[str] | None, paths: Paths) -> tuple[MetaPath, ...]:
+    """The meta-paths of a side, by default relations within it and round trips to another type; those through other
+    types alone are factorised.
+
+    Raises:
+        ValueError: there are none, or one leads elsewhere.
+    """
+    if given is None:
+        routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+        given = [path for path, route in routes.items() if len(route) == 1 or route[0].end != side]
+    if not given:
+        raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")
+    made: list[MetaPath] = []
+    for name in given:
+        route = MetaPath(name).route(graph)
+        if (route[0].start, route[-1].end) != (side, side):
+            raise ValueError(f"{side}_metapaths: {name!r} does not lead from {side}s to {side}s")
+        through = {step.end for step in route[:-1]}
+        if through & set(SIDES):
+            made += paths.made([name])
+        else:
+            kind = {} if not through else {"form": "factorised", "counts": "full"}
+            made += paths.made([name], top_k=None, **kind)
+    return tuple(made)

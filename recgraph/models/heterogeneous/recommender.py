@@ -4,30 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph import augment
+from recgraph.config import PartConfig, Search
+from recgraph.contrast.prototypes import PrototypesConfig, PrototypeSet, offer, proto_nce
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
+from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
-from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.settings import SIDES, ViewsConfig, make_contrast, read_sides
+from recgraph.models.heterogeneous.meow import MEOWLoss
+from recgraph.models.heterogeneous.paths import SIDES, MetaPathInputs, Paths, Twins, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.reading import EdgeReading, Reading
-from recgraph.rng import Generators
+from recgraph.registry import part
+from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.products import Counts
+from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.spmm import spmm
 
 
-class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
+class SidePaths(Paths):
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="keep the k nodes most similar to each by PathSim, of round trips to the other side; paths "
+            "through other types are factorised, with full counts, and keep all",
+        ),
+        Search(low=5, high=100, log=True),
+    ] = 20
+    normalisation: Annotated[Normalisation, Field(description="of the paths' adjacencies")] = "symmetric"
+
+
+class SideTwins(Twins):
+    augmentations: Annotated[
+        tuple[Annotated[PartConfig, part("augmentation")], ...],
+        Field(
+            description="of the edges of masked twins, drawn once; the ratio of edge_drop may be one a path, of the "
+            "users' paths, then the items'"
+        ),
+    ] = (augment.EdgeDrop(),)
+    node_mask: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="of masked twins: the share of nodes whose own vectors are masked, anew at each step, so that "
+            "they are embedded through their relations alone",
+        ),
+        Search(0.0, 0.6),
+    ] = 0.3
+
+
+class MetaPathRecommenderConfig(LightGCNConfig):
     user_metapaths: Annotated[
         tuple[str, ...] | None,
         Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
@@ -36,31 +75,16 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         tuple[str, ...] | None,
         Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
     ] = None
-    top_k: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="keep the k nodes most similar to each by PathSim, of round trips to the other side; paths "
-            "through other types are factorised and keep all",
-        ),
-        Search(low=5, high=100, log=True),
-    ] = 20
-    counts: Annotated[
-        Counts,
-        Field(
-            description="numbers of paths, or only whether there is one; paths through other types always have numbers"
-        ),
-    ] = "full"
-    normalisation: Annotated[
-        Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
-    ] = "symmetric"
+    paths: Annotated[SidePaths, Field(description="how the matrices of meta-paths are made")] = SidePaths()
     view_encoder: Annotated[
-        str,
-        Field(
-            description="of the views: 'light', products with adjacencies alone (as LightGCN), or a name of the "
-            "registry's graph encoders: 'gcn' is MEOW's"
-        ),
-    ] = "light"
+        PartConfig | None,
+        part("encoder"),
+        Field(description="of the views, over graphs, as MEOW's gcn; none: products with adjacencies, as LightGCN"),
+    ] = None
+    twins: Annotated[SideTwins, Field(description="the second view of each meta-path")] = SideTwins()
+    projection_dim: Annotated[
+        int | None, Field(ge=1, description="width of the projection of a view encoder; none: hidden_dim")
+    ] = None
     recommend_by: Annotated[
         Literal["interactions", "fine", "both"],
         Field(
@@ -73,9 +97,6 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
     contrast_weight: Annotated[
         float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
     ] = 0.02
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
-    ] = 0.2
 
 
 @dataclass(frozen=True)
@@ -104,8 +125,8 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     types:
 
     - :class:`MetaPathViews` makes the fine view of a side from E. Its twin masks the own vectors of a share of
-      the nodes (``feature_mask``; drawn at each step) and a share of the edges (``edge_mask``; drawn once), so that
-      nodes are also embedded through their neighbours;
+      the nodes (``twins.node_mask``; drawn at each step) and a share of the edges (drawn once), so that nodes are also
+      embedded through their neighbours;
     - LightGCN propagates both E and the fine views over the graph of interactions;
     - terms: ``rec`` and ``l2`` of LightGCN, on the vectors of ``recommend_by``; ``info``, the weighted InfoNCE of the
       two, summed over the users and the items of the batch.
@@ -122,9 +143,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     reads_graph: ClassVar[bool] = True
     reads_distinct: ClassVar[bool] = True
     updated_by: ClassVar[UpdatedBy | None] = None  # a new log has no relations of its users and items
-    revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
-    #: the settings that InfoNCE has in the publication
-    info_nce: ClassVar[dict[str, Any]] = {}
 
     def _build(self, space: Space) -> None:
         if not isinstance(space, GraphSpace):
@@ -132,34 +150,39 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         super()._build(space)
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
         assert self.seed is not None
-        self._inputs = read_sides(graph, config, self.seed)
-        made = (MetaPathViews(inputs, dim, dim, config.dropout, config, config.view_encoder) for inputs in self._inputs)
-        self.views = nn.ModuleList(made)
+        self._inputs = self._read(graph, self.seed)
+        self.views = nn.ModuleList(
+            MetaPathViews(inputs, dim, dim, config.dropout, config.twins, config.view_encoder, config.projection_dim)
+            for inputs in self._inputs
+        )
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
         self.others = tables_of(graph, reached - set(SIDES), dim)
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
         self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
-        self.contrasts = nn.ModuleList(
-            make_contrast(config, config.projection_dim or dim, self.info_nce) for _ in SIDES
-        )
+        width = config.projection_dim or dim
+        self.contrasts = nn.ModuleList(ContrastiveTerm(config.contrast, dim=width, if_none="zero") for _ in SIDES)
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
 
     known_items: Tensor
     mask_seed: Tensor
 
+    def _read(self, graph: HeteroGraph, seed: int) -> tuple[MetaPathInputs, ...]:
+        """The inputs of the views of both sides; the seed draws the masks of their twins."""
+        config, drawn = self.config, Generators(derive(seed, "graph views"))
+        return read_sides(graph, (config.user_metapaths, config.item_metapaths), config.paths, config.twins, drawn)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         drawn_with = int(self.mask_seed)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.config.twin == "masked" and (seed := int(self.mask_seed)) != drawn_with:
+        if self.config.twins.kind == "masked" and (seed := int(self.mask_seed)) != drawn_with:
             assert isinstance(self.space, GraphSpace)
-            self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), ()
+            self._inputs, self._moved = self._read(self.space.graph, seed), ()
 
-    def setup(self, train: Any) -> None:
+    def setup(self, train: Part) -> None:
         super().setup(train)
-        counts = train.item_counts()
-        self.known_items.copy_(counts > 0)
+        self.known_items.copy_(train.item_counts() > 0)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -235,7 +258,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         for read, views in zip(self._inputs, self.views, strict=True):
             assert isinstance(views, MetaPathViews)
             inputs: MetaPathInputs = self._placed(read)
-            masked = self._masked(hidden[inputs.target], generators) if self.config.twin == "masked" else None
+            masked = self._masked(hidden[inputs.target], generators) if self.config.twins.kind == "masked" else None
             yield views, inputs, hidden, masked
 
     @torch.no_grad()
@@ -285,10 +308,12 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
         """[n, D]: the own vectors of a side, a share of them 0 in training."""
-        if generators is None or not self.training or not self.config.feature_mask:
+        share = self.config.twins.node_mask
+        if generators is None or not self.training or not share:
             return h
-        draw = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
-        keep_mask: Tensor = draw >= self.config.feature_mask
+        keep_mask: Tensor = (
+            torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share
+        )
         return h * keep_mask
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
@@ -333,7 +358,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """
         term, batch = self.contrast_of(side), side.batch
         anchors, candidates = (side.fine, side.own) if fine_first else (side.own, side.fine)
-        loss: Tensor = term(anchors, candidates, side.ids, generator=stream(term, batch.generators))
+        loss: Tensor = term(anchors, candidates, side.ids, generator=term.stream(batch.generators))
         return loss
 
     def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
@@ -345,4 +370,81 @@ def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
     assert isinstance(layer, nn.Linear)
     if isinstance(x, Csr):
         return spmm(x, layer.weight.t()) + layer.bias
-    return torch.nn.functional.linear(x, layer.weight, layer.bias)
+    return F.linear(x, layer.weight, layer.bias)
+
+
+class MEOWRecConfig(MetaPathRecommenderConfig):
+    contrast: Annotated[Contrast, Field(description="of a node's two views, and what both terms share")] = Contrast(
+        objective={"name": "info_nce", "count_positive": False}, weight="cluster", temperature=0.2
+    )
+    # of a batch's nodes of a side, of which the authors' hundreds would be clusters of a few nodes each
+    prototypes: Annotated[PrototypesConfig, Field(description="clusters of a side's fine views")] = PrototypesConfig(
+        n_clusters=(20, 60), iterations=10, restarts=1
+    )
+    proto_weight: Annotated[
+        float,
+        Field(ge=0, description="of ProtoNCE, relative to the contrast of the views"),
+        Search(0.01, 2.0, log=True),
+    ] = 0.1
+
+
+class MEOWRec(MEOWLoss, MetaPathRecommender):
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in MEOW.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023),
+    for nodes with classes (:class:`MEOW`); for recommendation see :class:`MetaPathRecommender`. The terms ``info`` and
+    ``proto`` are those of :class:`MEOWLoss`, summed over users and items, with the own vectors in the place of the
+    coarse view. The batch's nodes of a side are clustered anew in each step.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MEOWRecConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        self._make_prototypes(self.config.projection_dim or self.config.hidden_dim)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        (phase,) = super().phases
+        proto = self.config.contrast_weight * self.config.proto_weight
+        return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
+
+    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found = {}
+
+        @cache
+        def prototypes(number: int) -> list[PrototypeSet]:  # step 1, where a part reads them
+            return self.cluster(sides[number].fine)
+
+        if "info" in wanted:
+            losses = []
+            for side in sides:
+                offer(self.contrast_of(side), partial(prototypes, side.number), side.ids)  # step 2
+                losses.append(self.contrast(side, fine_first=False))  # step 3
+            found["info"] = torch.stack(losses).sum()
+        if "proto" in wanted:  # step 4
+            losses = [proto_nce(self.proto_contrast, side.own, prototypes(side.number)) for side in sides]
+            found["proto"] = torch.stack(losses).sum()
+        return found
+
+
+class AdaMEOWRecConfig(MetaPathRecommenderConfig):
+    contrast: Annotated[Contrast, Field(description="of a node's two views")] = Contrast(
+        objective={"name": "info_nce", "weigh_positive": True}, weight="learned", temperature=0.2
+    )
+
+
+class AdaMEOWRec(MetaPathRecommender):
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in AdaMEOW.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
+    (TKDE 2024, arXiv 2212.13847), for nodes with classes (:class:`AdaMEOW`); for recommendation see
+    :class:`MetaPathRecommender`. The fine views are the anchors; all candidates, the positive too, are weighted by a
+    network of each side.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
+
+    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        losses = [self.contrast(side, fine_first=True) for side in sides]
+        return {"info": torch.stack(losses).sum()} if "info" in wanted else {}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from recgraph.config import Config
 from recgraph.graph.contexts import Walked
 from recgraph.graph.sampler import Layered
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
@@ -18,30 +21,40 @@ from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.sample import sample_rows
 
-#: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
-FanOut = Sequence[int | None]
+FanOut = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class PathSampler:
+class Sampling(Config):
     """Walks meta-paths from a batch of target nodes, sampling the edges of each node reached.
 
     A path's normalised adjacency ``diag(l) F_1 ... F_n diag(r)`` is estimated by ``diag(l) S_1 ... S_n diag(r)``: S_k
     has the drawn entries of F_k, each divided by the share that was drawn, and ``l``, ``r`` are those of the whole
     graph. The estimate of a product is unbiased, and exact where the fan-out covers all edges; its cost is the number
     of edges drawn, whatever the degrees. Contexts are means over the distinct nodes reached.
-
-    Attributes:
-        fan_out: of each convolution layer, the one nearest to the batch first.
-        context_fan_out: of contexts.
-        replace: draw with replacement.
     """
 
-    fan_out: tuple[FanOut, ...]
-    context_fan_out: FanOut
-    replace: bool = False
+    fan_out: Annotated[
+        tuple[FanOut, ...],
+        Field(
+            min_length=1,
+            description="edges followed from each node, step by step along a path (the last number serves later steps, "
+            "none: all), one for each layer of the encoder, the one nearest to the batch first",
+        ),
+    ] = ((5, 1), (2, 1))
+    context_fan_out: Annotated[
+        FanOut, Field(description="edges followed from each node to its contexts, step by step")
+    ] = (5,)
+    replace: Annotated[bool, Field(description="an edge may be drawn twice")] = False
+    context_cap: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="of embeddings: a node that follows more ways than this at a step of a context has the mean "
+            "over ways from there on, not over distinct nodes; none: always over distinct nodes",
+        ),
+    ] = 1 << 14
 
-    def __call__(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
+    def draw(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
         """The inputs of a batch; adjacencies have a row for each node of the batch.
 
         Args:
@@ -207,7 +220,7 @@ def take_features(x: Features, rows: Tensor) -> Features:
 
 
 def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
-    """The inputs of this rank's nodes, taken from those that :class:`PathSampler` gives for the whole batch.
+    """The inputs of this rank's nodes, taken from those that :meth:`Sampling.draw` gives for the whole batch.
 
     An encoder gathers the rows of all ranks behind its last layer (:attr:`Layered.share`).
     """

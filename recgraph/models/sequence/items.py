@@ -19,7 +19,7 @@ from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.encoders.kept import Kept
 from recgraph.models.base import PathKey, Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.heterogeneous.item_graph import MetaPaths
+from recgraph.models.heterogeneous.views import MetaPaths
 from recgraph.registry import part
 from recgraph.sparse.ragged import Ragged
 
