@@ -214,8 +214,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "learning_rate=0.005",
             "hidden_dim=16",
             'metapaths=["paper-author-paper","paper-subject-paper"]',
-            "probe_repeats=2",
-            "probe_steps=20",
+            "probe.repeats=2",
+            "probe.steps=20",
         ),
         (
             "meow prototypes.n_clusters=[6,15]",
