@@ -30,7 +30,6 @@ from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import full_precision
 from recgraph.sparse.operators import Placing, mean_of, normalise
-from recgraph.sparse.placing import Placing
 from recgraph.sparse.ragged import Ragged, row_softmax
 from recgraph.sparse.select import top_k
 from recgraph.sparse.spmm import Operator, spmm

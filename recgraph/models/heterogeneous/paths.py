@@ -27,7 +27,6 @@ from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, normalise
-from recgraph.sparse.placing import Placing
 from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import Operator
 
