@@ -16,7 +16,7 @@ from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 
 SMALL: dict[str, dict[str, Any]] = {
-    "meow": {"n_clusters": (2,)},
+    "meow": {"prototypes": {"n_clusters": (2,)}},
     "adameow": {},
     "heco": {},
 }
