@@ -69,7 +69,7 @@ def meow_step(golden: Golden) -> Golden:
     for t in (0, 1):
         centroids = golden[f"centroid_raw_{t}"]
         clusterings.append(Clustering(assign(fine.detach(), centroids), centroids, 0.0))
-    prototypes = prototypes_of(clusterings, fine, model.config.temperature)
+    prototypes = prototypes_of(clusterings, fine, model.config.contrast.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
     losses = model.losses_of(batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"}))
     total = losses["info"] + losses["proto"]
@@ -137,12 +137,12 @@ def _model(cls: type[M], golden: Golden) -> tuple[M, MetaPathInputs]:
     hidden, dim = golden["model.Encoder.gc1.weight"].shape
     model = cls(
         metapaths=("paper-author-paper", "paper-subject-paper"),
-        top_k=tuple(golden["topk"].tolist()),
+        paths={"top_k": tuple(golden["topk"].tolist())},
         hidden_dim=hidden,
         embedding_dim=dim,
-        temperature=float(golden["tau"]),
+        contrast={"temperature": float(golden["tau"])},
         raw_features=("paper", "author", "subject"),
-        redraw_masks=True,  # or else what masks are drawn from is let go
+        twins={"redraw": True},  # or else what masks are drawn from is let go
     )
     model.build(_graph(golden)).double().eval()
     _load(model, golden)

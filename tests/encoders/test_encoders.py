@@ -16,7 +16,7 @@ from refusing import refused
 from torch import Tensor
 
 from experiments.published_weights import encoder_weights
-from recgraph import encoders
+from recgraph import encoders, registry
 from recgraph.encoders.attention import attend, pack
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.gru import GRU
