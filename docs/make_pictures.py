@@ -70,7 +70,7 @@ def boards(work: Path) -> None:
     """The tables and charts of every data set of a board that has records."""
     import write_leaderboard
 
-    from recgraph.leaderboard.rendering import render
+    from recgraph.leaderboard.page import render
 
     for board in write_leaderboard.boards():
         page = render(board, work / f"{board.name}.html")
@@ -85,19 +85,17 @@ def boards(work: Path) -> None:
 def command(line: str) -> None:
     """Run a command as the documentation shows it."""
     print(f"$ recgraph {line}")
-    subprocess.run([sys.executable, "-m", "recgraph.cli", "-q", *shlex.split(line)], check=True)
+    subprocess.run([sys.executable, "-m", "recgraph", "-q", *shlex.split(line)], check=True)
 
 
 def explanation(work: Path) -> None:
     """The page of `recgraph inspect`: the commands of docs/inspect.md."""
     settings = "--set max_epochs=30 --set batch_size=8192 --set learning_rate=0.01 --seed 0 --device cpu"
     command(f"train MEOWRec --dataset ml-100k {settings} --out {work / 'meowrec'}")
-    command(f"inspect {work / 'meowrec'} --user 196 --k 3 --color genres --out {work / 'why.html'} --format json")
+    command(f"inspect {work / 'meowrec'} --user 196 --k 3 --out {work / 'why.html'} --format json")
     with opened(work / "why.html", _NARROW) as shown:
         second_row = _top(shown.get_by_role("heading", name="user-gender-user").first)
         shoot(shown, PICTURES / "explanation.png", 0, second_row - 26)
-        tops = [_top(shown.get_by_role("heading", name=name).first) for name in ("Map of the items", "History")]
-        shoot(shown, PICTURES / "explanation-map.png", tops[0] - 12, tops[1] - 12)
 
 
 def _top(element: Locator) -> float:
@@ -110,8 +108,7 @@ def curves(work: Path) -> None:
     """The charts of a run: the commands of docs/watching.md."""
     settings = "--set learning_rate=0.003 --set max_epochs=40 --set patience=5 --seed 0 --device cpu"
     command(f"train sasrec --dataset ml-100k {settings} --out {work / 'sasrec'}")
-    for kind in ("curves", "groups"):
-        command(f"plot {work / 'sasrec'} --kind {kind} --out {PICTURES / f'{kind}.svg'}")
+    command(f"plot {work / 'sasrec'} --out {PICTURES / 'curves.svg'}")
 
 
 PARTS: dict[str, Callable[[Path], None]] = {"boards": boards, "explanation": explanation, "curves": curves}

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.numbers import metric_name
-from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Cheapest, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import markdown, metric_name
 
 PAGE, SUMMARY = (Path(__file__).with_name(name) for name in ("leaderboard.md", "results.md"))
 EXPERIMENTS = PAGE.parents[1] / "experiments"
@@ -74,19 +73,19 @@ def summary(experiments: Path = EXPERIMENTS) -> str:
 
 
 def _summarised(board: Board, sheet: Sheet, found: Cheapest) -> list[str]:
-    others = sheet.ranked(found.table, found.metric)[1:]
-    marks = {each.name: sheet.scores(each.name, found.table)[found.metric].mark for each in others}
-    alike = _listed(name for name, mark in marks.items() if mark == "tied")
-    untested = "untested" in marks.values()
-    cheap = "itself" if found.entry == found.best else f"{found.entry}: {found.score.mean:.4f}, {found.cost.mean:.3g} s"
+    scores = {each.name: sheet.scores(each.name, found.table)[found.metric] for each in sheet.ranked(sheet.tables[0])}
+    costs = {name: sheet.numbers[name, "", "", "", "training_cpu_seconds"].mean for name in (found.best, found.entry)}
+    alike = _listed(name for name, score in scores.items() if score.mark == "tied" and name != found.best)
+    untested = any(score.mark == "untested" for name, score in scores.items() if name != found.best)
+    cheap = f"{found.entry}: {scores[found.entry].mean:.4f}, {costs[found.entry]:.3g} s"
     return [
         f"[{board.name}/{sheet.spec.name}](leaderboard.md#{_anchor(sheet)})",
         f"{metric_name(found.metric)}, {found.table}",
         found.best,
-        found.best_score.text(),
-        f"{found.best_cost.mean:.3g}",
+        scores[found.best].text(),
+        f"{costs[found.best]:.3g}",
         alike or ("not tested" if untested else "none"),
-        cheap,
+        "itself" if found.entry == found.best else cheap,
     ]
 
 

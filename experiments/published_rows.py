@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from experiments.marked import marked
 from recgraph import registry
 from recgraph.config import Config
@@ -227,13 +225,13 @@ class Ending:
 
 def ending(sheet: Sheet, entry: str) -> Ending | None:
     """How the training of an entry ended; None: it has no epochs."""
-    found = sheet.frame.filter(pl.col("entry") == entry, pl.col("kind") == "epoch").sort("epoch")
-    if found.is_empty():
-        return None
-    best = found.row(found["value"].arg_max() or 0, named=True)
     (of_entry,) = (each for each in sheet.entries if each.name == entry)
+    points = sorted((epoch, value) for _, _, curve in of_entry.curves for epoch, value in curve)
+    if not points:
+        return None
+    epoch, best = max(points, key=lambda point: point[1])
     falls = of_entry.configuration["training"]["schedule"] in FALLING
-    return Ending(best["value"], best["epoch"], found["epoch"][-1], falls)
+    return Ending(best, epoch, points[-1][0], falls)
 
 
 def table() -> str:

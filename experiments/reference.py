@@ -19,9 +19,8 @@ from torch import Tensor
 
 import recgraph as rg
 from experiments.bench.environments import EnvironmentMissing
-from experiments.closed_form_parity import closed_form_parity
-from experiments.lightgcn_parity import agreement
 from experiments.meow_reference import CHECKS as MEOW_CHECKS
+from experiments.parity import closed_form_parity, lightgcn_parity
 from experiments.published_weights import load_published
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
@@ -194,7 +193,7 @@ def lightgcn() -> Iterator[dict[str, Any]]:
     if not log.is_dir():
         yield {"name": "lightgcn_pyg", "ok": False, "reason": f"no {log}; set RECGRAPH_SHARED"}
         return
-    found = agreement(rg.Interactions.read(log).split("ratio").train)
+    found = lightgcn_parity(rg.Interactions.read(log).split("ratio").train)
     close = found["worst_difference_of_losses"] <= 1e-5 and found["worst_difference_of_vectors"] <= 1e-3
     yield {"name": "lightgcn_pyg", "ok": close, **found}
 

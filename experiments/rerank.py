@@ -1,14 +1,12 @@
 """What re-rankers cost and gain: NDCG@10 against the diversity of lists, of a trained run.
 
-    python experiments/rerank.py measure RUN OUT.jsonl [--users 5000] [--pools 20 100] [--compare genres]
-    python experiments/rerank.py draw PICTURE.svg OUT.jsonl ...
+    python experiments/rerank.py RUN OUT.jsonl [--users 5000] [--pools 20 100] [--compare genres]
 
-Contrastive search is one of ``experiments/ideas``.
-
-``measure`` ranks the validation part without seen items by score and by every re-ranker at every strength and pool, all
-of them comparing items by the model's vectors, or by what ``--compare`` says. Of each re-ranker it chooses the setting
-with the most diversity among those that lose at most 1 % of NDCG@10 (the ranking itself where none does), and measures
-that one on the test part, once. A line of OUT is one measurement.
+Contrastive search is one of ``experiments/ideas``. The validation part is ranked without seen items by score and by
+every re-ranker at every strength and pool, all of them comparing items by the model's vectors, or by what ``--compare``
+says. Of each re-ranker the program chooses the setting with the most diversity among those that lose at most 1 % of
+NDCG@10 (the ranking itself where none does), and measures that one on the test part, once. A line of OUT is one
+measurement.
 
 Diversity is the mean over the pairs of a list of 1 - similarity, by each of: vectors (cosine), the users whom two items
 have in common in training (cosine), and genres, where items have them (Jaccard). One of them is what the re-rankers
@@ -38,8 +36,6 @@ from recgraph.evaluate.metrics import Metric
 from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.files import write_text
-from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
-from recgraph.pages.plot import drawing
 from recgraph.serve.vectors import encode_items
 from recgraph.train.record import provenance
 from recgraph.train.run import Run
@@ -197,63 +193,16 @@ def measure(folder: Path, out: Path, n_users: int, pools: list[int], compare: st
             print(json.dumps({name: row[name] for name in ("rerank", "metrics", "change")}))
 
 
-def draw(picture: Path, records: list[Path]) -> None:
-    """A panel for each data set: curves on the validation part, marks for what was chosen, on the test part."""
-    figures = []
-    for path in records:
-        about, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        unseen, pools = about["unseen"], sorted({row["rerank"].get("pool", 0) for row in rows} - {0})
-        lines, marks, places = [], [], [(0.0, 0.0)]
-        for number, name in enumerate(STRENGTHS, start=1):
-            own = [row for row in rows if row["rerank"].get("name") == name]
-            pool = next((row["rerank"]["pool"] for row in own if row["part"] == "test"), pools[-1])
-            of_pool = [row for row in own if row["rerank"]["pool"] == pool]
-            points = [_place(row, unseen) for row in of_pool if row["part"] == "valid"]
-            points = [(0.0, 0.0), *(point for point in points if point[1] > -30)]
-            lines.append(Line(f"s{number}", points, name))
-            for row in (row for row in of_pool if row["part"] == "test"):
-                place = _place(row, unseen)
-                spread = 100 * row["standard error of the change of ndcg"]
-                text = f"{name} on test, {row['rerank']}: {place[0]:+.1f} % diversity, {place[1]:+.1f} % NDCG@10"
-                marks.append(Mark(*place, f"s{number}", text, spread=spread))
-                places += [(place[0], place[1] + spread), (place[0], place[1] - spread)]
-            places += points
-        chart = Chart(
-            f"NDCG@10 against diversity, {about['run']['data']['dataset']}",
-            Scale.of([x for x, _ in places]),
-            Scale.of([y for _, y in places]),
-            f"change of {unseen.partition('=')[2].partition(')')[0]} diversity, %",
-            "change of NDCG@10, %",
-            marks,
-            lines,
-        )
-        key = tuple((f"s{number}", name) for number, name in enumerate(STRENGTHS, start=1))
-        figures.append(Figure(chart.title, f"{chart}", "lines: valid; points: test, with standard errors", key))
-    write_text(drawing(figures), picture)
-
-
-def _place(row: dict[str, Any], unseen: str) -> tuple[float, float]:
-    return 100 * row["change"][unseen], 100 * row["change"][f"ndcg@{K}"]
-
-
 def main() -> None:
     """Parse, call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("run", type=Path)
-    measuring.add_argument("out", type=Path)
-    measuring.add_argument("--users", type=int, default=5000)
-    measuring.add_argument("--compare", choices=[*COMPARE], default="vectors")
-    measuring.add_argument("--pools", type=int, nargs="+", default=[20, 100])
-    drawing_ = commands.add_parser("draw")
-    drawing_.add_argument("picture", type=Path)
-    drawing_.add_argument("records", type=Path, nargs="+")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--users", type=int, default=5000)
+    parser.add_argument("--compare", choices=[*COMPARE], default="vectors")
+    parser.add_argument("--pools", type=int, nargs="+", default=[20, 100])
     given = parser.parse_args()
-    if given.command == "measure":
-        measure(given.run, given.out, given.users, given.pools, given.compare)
-    else:
-        draw(given.picture, given.records)
+    measure(given.run, given.out, given.users, given.pools, given.compare)
 
 
 if __name__ == "__main__":

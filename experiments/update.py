@@ -36,9 +36,9 @@ from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.new_log import newest
 from recgraph.train.record import RunRecord, provenance
 from recgraph.train.run import Run
+from recgraph.train.update import newest
 
 SHARE = 0.1
 CUTOFF = 10

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
-from recgraph.data.errors import CorruptFileError
-from recgraph.files import read_toml
+from recgraph.files import CorruptFileError, read_toml
 
 #: what other libraries call a setting -> its name here
 _ELSEWHERE = {

@@ -9,7 +9,6 @@ saved log or split) holds ``SHA256SUMS``, the digest of each of its files in the
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import hashlib
 import json
@@ -23,8 +22,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-
-from recgraph.data.errors import CorruptFileError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,6 +38,25 @@ _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 _TO_END = 2.0
 
 
+class DataError(ValueError):
+    """A log, or another file, that cannot be read as it is.
+
+    Attributes:
+        path: the file, or None for a frame in memory.
+        row: the row, from 0, or None.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
+        self.path, self.row = path, row
+        place = f"row {row} (from 0)" if row is not None else ""
+        where = ", ".join(part for part in (str(path) if path else "", place) if part)
+        super().__init__(f"{where}: {message}"[:2000] if where else message[:2000])
+
+
+class CorruptFileError(DataError):
+    """A file, or a folder of files, that is damaged, was changed, or is in another encoding."""
+
+
 class InUse(BlockingIOError, ValueError):
     """Another process, or another thread, works in a folder or holds a lock."""
 
@@ -49,25 +65,10 @@ class InUse(BlockingIOError, ValueError):
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """A full disk inside the block is an OSError that names ``path``, whatever library met it."""
-    try:
-        yield
-    except Exception as error:
-        full = os.strerror(errno.ENOSPC)
-        if full not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
-            raise
-        raise OSError(errno.ENOSPC, full, str(path)) from error
-
-
-@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a new file to; it takes the place of ``path`` at the end of the block, unless an error ends it.
-
-    The path ends as ``path`` does. What a link points to is replaced; a pipe or a device is written to.
-    """
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if path.exists() and not path.is_file():  # a folder is torch's, polars' or Python's own error
+    """A path to write a new file to, which ends as ``path`` does; it takes its place at the end of the block, unless an
+    error ends it. A pipe or a device is written to."""
+    if path.exists() and not path.is_file():
         yield path
         return
     with _temporary(path) as temporary:
@@ -85,7 +86,6 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: ``folder`` holds a file that its own manifest does not list, which would be lost.
     """
-    folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     _check_replaceable(folder)
     with _temporary(folder) as temporary:
         new = temporary / "new"
@@ -144,35 +144,29 @@ def sweep(folder: Path) -> None:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A new folder beside ``path``, which is this process's until the end of the block and is then removed."""
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        lock = None
-        while lock is None:  # another process may sweep it in the moment in which it is nobody's
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-            temporary.mkdir()
-            lock = _lock(temporary)
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            os.close(lock)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    lock = None
+    while lock is None:  # another process may sweep it in the moment in which it is nobody's
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        temporary.mkdir()
+        lock = _lock(temporary)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
     """Lock a folder -> its descriptor; None where another holds it, or it is gone."""
-    try:
+    with suppress(FileNotFoundError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.is_dir():
+                return descriptor
         os.close(descriptor)
-        return None
-    if folder.is_dir():
-        return descriptor
-    os.close(descriptor)
     return None
 
 
@@ -187,9 +181,6 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
-            raise
     finally:
         os.close(descriptor)
 
@@ -325,12 +316,8 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 def check_manifest(folder: Path, *, but: Collection[str] = ()) -> None:
-    """Compare the files of a folder with its manifest, but for some that are not read.
-
-    Raises:
-        FileNotFoundError: there is no manifest.
-        CorruptFileError: a file is missing or was changed; names it.
-    """
+    """Compare the files of a folder with its manifest, but for some that are not read; a CorruptFileError names the
+    first that is missing or was changed."""
     for name, digest in read_manifest(folder).items():
         if name not in but:
             check_file(folder / name, digest)
@@ -394,17 +381,11 @@ class NonFinite(ValueError):
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that hold NaN or infinite values. One pass, no copy, one wait for the device."""
+    """The names of the tensors that hold NaN or infinite values; the least or the greatest value shows both."""
     import torch
 
-    real = {name: torch.view_as_real(x) if x.is_complex() else x for name, x in tensors.items() if x.numel()}
-    # the least and the greatest value: NaN shows in both
-    ends = {name: torch.stack(x.detach().aminmax()).double() for name, x in real.items() if x.is_floating_point()}
-    if not ends:
-        return []
-    device = next(iter(ends.values())).device
-    finite = torch.stack([pair.to(device) for pair in ends.values()]).isfinite().all(1).tolist()
-    return [name for name, is_finite in zip(ends, finite, strict=True) if not is_finite]
+    real = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    return [name for name, tensor in real.items() if not bool(torch.stack(tensor.aminmax()).isfinite().all())]
 
 
 def check_weights(state: Mapping[str, Tensor], what: str) -> None:

@@ -97,13 +97,10 @@ def _is_connected() -> bool:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a batch that one rank computes.
+    """The part of a batch that one rank, ``index``, computes; ``sizes`` says how many samples each rank has.
 
-    Attributes:
-        sizes: how many samples each rank has.
-        index: of this rank.
-        dealt: whether samples are dealt one by one, sample i to rank i modulo the number of ranks, so that ranks have
-            alike samples of an ordered batch; else each rank has consecutive ones.
+    Samples that are ``dealt`` go one by one, sample i to rank i modulo the number of ranks, so that ranks have similar
+    samples of an ordered batch; else each rank has consecutive ones.
     """
 
     sizes: tuple[int, ...]
@@ -128,9 +125,7 @@ class Share:
     @property
     def weight(self) -> float:
         """What the mean over this rank's samples is multiplied by, so that the mean over ranks is the batch's mean."""
-        if self.is_whole:
-            return 1.0
-        return len(self.sizes) * self.sizes[self.index] / sum(self.sizes)
+        return 1.0 if self.is_whole else len(self.sizes) * self.sizes[self.index] / sum(self.sizes)
 
     def gathered(self, x: Tensor) -> Tensor:
         """The rows of the whole batch, in its order, of this rank's rows; see :func:`gathered`."""

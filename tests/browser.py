@@ -46,16 +46,12 @@ class Chromium:
         self._browser = browser
 
     @contextmanager
-    def opened(
-        self, path: Path, *, dark: bool = False, width: int = WIDE, script: str = "", scripts: bool = True
-    ) -> Iterator[Page]:
+    def opened(self, path: Path, *, dark: bool = False, width: int = WIDE) -> Iterator[Page]:
         """A file, opened; at the end nothing must have gone to the console as an error or to the network.
 
         Args:
             dark: whether the reader prefers dark pages.
             width: of the window, in pixels; a narrow one is a phone with a touch screen.
-            script: runs before the page's own.
-            scripts: whether the page may run its own.
         """
         phone = width <= NARROW
         context = self._browser.new_context(
@@ -63,7 +59,6 @@ class Chromium:
             viewport={"width": width, "height": _HEIGHT},
             has_touch=phone,
             is_mobile=phone,
-            java_script_enabled=scripts,
             reduced_motion="reduce",
         )
         context.set_default_timeout(_PATIENCE)
@@ -74,8 +69,6 @@ class Chromium:
             page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
             page.on("pageerror", lambda error: errors.append(f"{error}"))
             page.on("request", lambda request: requests.append(request.url))
-            if script:
-                page.add_init_script(script)
             page.goto(path.resolve().as_uri())
             yield page
             own = path.resolve().as_uri()

@@ -166,17 +166,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return Engine(name="ray")
 
 
-@pytest.fixture
-def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A module ``trap`` that can be imported from the working folder, ``tmp_path``, and that nothing may import."""
-    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Trap: ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not (tmp_path / "sprung").exists()
-    assert "trap" not in sys.modules
-
-
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[browser.Chromium]:
     """A headless Chromium that runs while the tests do."""

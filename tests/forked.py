@@ -86,7 +86,7 @@ class Printing:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forked")
         for stream in ("output", "error"):
-            self.file(stream).touch()
+            Path(self._folder.name, stream).touch()
         environment = dict(os.environ if env is None else env)
         given = (call, arguments, environment, str(cwd or Path.cwd()), self._folder.name)
         self._process = _forks().Process(target=_begin, args=given)
@@ -135,19 +135,15 @@ class Printing:
             assert time.monotonic() < end, self.said
             time.sleep(0.02)
 
-    def file(self, stream: str) -> Path:
-        """What it has printed to a stream so far, as it is."""
-        return Path(self._folder.name, stream)
-
     @property
     def output(self) -> str:
         """What it has printed so far."""
-        return self.file("output").read_text(encoding="utf-8", errors="replace")
+        return Path(self._folder.name, "output").read_text(encoding="utf-8", errors="replace")
 
     @property
     def error(self) -> str:
         """What it has printed to stderr so far."""
-        return self.file("error").read_text(encoding="utf-8", errors="replace")
+        return Path(self._folder.name, "error").read_text(encoding="utf-8", errors="replace")
 
     @property
     def said(self) -> str:
@@ -172,17 +168,3 @@ def call(
 ) -> Printing:
     """Start a function of a module that can be imported, with arguments that can be pickled."""
     return Printing(_run_function, (module, function, arguments), env, cwd)
-
-
-def code(text: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """What a program prints, as of ``python -c text arguments``.
-
-    Raises:
-        AssertionError: it fails; with what it printed.
-    """
-    with tempfile.TemporaryDirectory(prefix="forked") as folder:
-        program = Path(folder, "program.py")
-        program.write_text(text, encoding="utf-8")
-        with module(str(program), *arguments, env=env, cwd=cwd) as process:
-            assert process.wait() == 0, process.said
-            return process.output

@@ -1,4 +1,4 @@
-"""Functions of pieces, in a module that workers can import."""
+"""Functions of pieces, and a metric of a user's own, in a module that workers and entry points can import."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from recgraph.evaluate.metrics import Metric, RankedHits
 
 
 def add(shared: int, value: int) -> int:
@@ -57,3 +59,12 @@ def own(shared: Any, name: str) -> str:
 
     found = registry.load("weight", name)
     return f"{found.__module__}.{found.__qualname__} {type(shared).__qualname__}"
+
+
+class FirstHit(Metric):
+    """1 if the first item is relevant, whatever the cut-off."""
+
+    name = "first_hit"
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return ranked.hits[:, 0].double()

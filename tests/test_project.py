@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -102,3 +103,55 @@ def test_every_documented_make_target_exists() -> None:
         for target in re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE)
     }
     assert {"demo", "test"} <= named <= targets
+
+
+_spec = importlib.util.spec_from_file_location("devices", ROOT / "tests" / "checks" / "devices.py")
+assert _spec is not None
+assert _spec.loader is not None
+devices = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(devices)
+
+
+def test_the_library_names_no_device() -> None:
+    assert devices.check() == []
+    assert [name for name in devices.ALLOWED if not (devices.ROOT / "recgraph" / name).is_file()] == []
+
+
+def test_what_it_finds() -> None:
+    found = ["x.cpu()", "x.detach().cuda()", "x.numpy()", "x.to('cuda:1')", "d = 'cpu'", "d = torch.device(name)"]
+    assert sorted(line for line, _ in devices.offences("\n".join(found))) == [1, 2, 3, 4, 5, 6]
+    fine = ["x.to(y.device)", "def f(d: torch.device | str): ...", "'slow on cpu'"]
+    assert list(devices.offences("\n".join(fine))) == []
+
+
+HEAVY = {"accelerate", "numpy", "optuna", "pandas", "polars", "pydantic", "scipy", "sklearn", "torch"}
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint('MODULES', *(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:])
+
+
+def test_import_recgraph_is_light_and_quick() -> None:
+    timed = "import time; began = time.process_time(); import recgraph; dir(recgraph)\n"
+    assert modules_after(f"{timed}assert time.process_time() - began < 0.1") & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_is_light(arguments: list[str]) -> None:
+    code = (
+        "from recgraph.cli.app import main\n"
+        f"sys.argv = ['recgraph', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code"
+    )
+    # typer itself looks whether parameters are pydantic models
+    assert modules_after(code) & (HEAVY - {"pydantic"}) == set()
+
+
+def test_public_names_are_found() -> None:
+    import recgraph
+
+    assert all(getattr(recgraph, name) is not None for name in recgraph.__all__)
+    with pytest.raises(AttributeError):
+        recgraph.nope  # noqa: B018

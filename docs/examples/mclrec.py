@@ -13,7 +13,7 @@ from recgraph.augment.latent import MLP
 from recgraph.augment.sequence import TwoViews
 from recgraph.contrast.regularisers import Margin
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.data.batches import Query, SequenceBatch, sequence_batches
+from recgraph.data.batches import Query, SequenceBatch, SequenceBatches
 from recgraph.encoders.transformer import Transformer
 from recgraph.losses.softmax import FullSoftmax
 from recgraph.rng import Generators
@@ -48,7 +48,7 @@ def main(epochs: int = 15, seed: int = 0) -> tuple[list[float], float]:
     model, augmenters = Recommender(split.n_items), nn.ModuleList([MLP(DIM), MLP(DIM)])
     two_views, next_item = TwoViews(["crop", "mask", "reorder"]), FullSoftmax()
     contrast, latent, margin = ContrastiveTerm(), ContrastiveTerm(), Margin()
-    batches = sequence_batches(split.train, "prefix", batch_size=256, max_len=MAX_LEN, generators=generators)
+    batches = SequenceBatches(split.train, "prefix", batch_size=256, max_len=MAX_LEN, generators=generators)
     optimisers = [torch.optim.Adam(part.parameters(), lr=3e-3) for part in (model, augmenters)]
 
     def encode(sequences: Ragged) -> torch.Tensor:

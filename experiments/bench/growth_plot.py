@@ -15,14 +15,11 @@ from typing import Any
 from experiments.bench import growth
 from experiments.bench.harness import ROOT
 from experiments.marked import marked
-from recgraph.pages.charts import Chart, Figure, Layout, Line, Mark, Scale
-from recgraph.pages.labels import Box
+from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 from recgraph.pages.plot import drawing
 
 LINES = ROOT / "experiments" / "results" / "bench-scale.jsonl"
 PAGE, PICTURES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "pictures"
-#: room on the right for the names of the stages
-_LAYOUT = Layout(560, 330, Box(58, 12, 420, 286))
 _COLOURS = 5
 
 
@@ -68,7 +65,6 @@ def _figure(title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, A
         "in that of the smallest size",
         marks,
         lines,
-        layout=_LAYOUT,
     )
     return Figure(title, f"{chart}", note=f"grey: the growth of n ** {growth.MOST}")
 

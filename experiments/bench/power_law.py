@@ -1,4 +1,4 @@
-"""Generated logs with power laws, of any size: ``python -m experiments.bench.power_law ROWS FILE``.
+"""Generated logs with power laws, of any size.
 
 A log of n interactions has n / 25 users and n / 100 items; its distributions do not change with n. The users' numbers
 of interactions have a Pareto tail (at least 5, at most 2,000), the items' probability falls as ``(rank + n_items /
@@ -8,7 +8,6 @@ the order of time. Ids are integers, or those of users are texts. The same size 
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
@@ -90,18 +89,3 @@ def kept(rows: int, suffix: str = ".parquet", seed: int = 0, texts: bool = False
         write(rows, beside, seed, texts)
         beside.replace(path)
     return path
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.power_law", description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=int)
-    parser.add_argument("file", type=Path, help="ends in .parquet or .csv")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--texts", action="store_true", help="ids of users are texts")
-    chosen = parser.parse_args(argv)
-    write(chosen.rows, chosen.file, chosen.seed, chosen.texts)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -2,10 +2,9 @@
 
 ``recgraph serve`` runs in a process of its own on 127.0.0.1; this one sends requests at a fixed rate, with gaps as of
 independent callers (exponential), whether or not earlier ones are answered: a latency counts from the moment at which a
-request was due. A tenth of them is wrong on purpose. Each answer's status is checked, and some answers against
-``Recommender``. ``POST /recommend``, which has the goal, and ``POST /similar`` are measured one after the other, each
-with the time of its first request. Server and client share ``--cores`` cores. Without ``--bundle`` a SASRec (width 64)
-is trained for one epoch on Amazon Beauty, which is enough for its speed. A JSON object a repetition and path, then a
+request was due. A tenth of them is wrong on purpose. Each answer's status is checked, and some answers of
+``POST /recommend`` against ``Recommender``. Server and client share ``--cores`` cores. Without ``--bundle`` a SASRec
+(width 64) is trained for one epoch on Amazon Beauty, which is enough for its speed. A JSON object a repetition, then a
 line for people; everything is bounded in count and time.
 """
 
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import platform
@@ -35,8 +33,7 @@ from experiments.bench.__main__ import BEAUTY
 from experiments.bench.harness import ROOT, child_environment, machine
 
 HOST = "127.0.0.1"
-RECOMMEND, SIMILAR = "/recommend", "/similar"
-#: of RECOMMEND
+PATH = "/recommend"
 GOAL = {"rate": 300.0, "p99_ms": 40.0}
 #: connections, at most; a request that finds none free waits, and that counts
 CONNECTIONS = 64
@@ -99,9 +96,9 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-def post(body: bytes, path: str = RECOMMEND) -> bytes:
+def post(body: bytes) -> bytes:
     """The bytes of a request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body
 
 
@@ -122,32 +119,13 @@ def traffic(users: list[Any], histories: list[list[Any]], share_bad: float, seed
         ("wrong type", lambda: json.dumps({"history": [[1]]}).encode(), 422),
         ("k out of range", lambda: json.dumps({"user": draw.choice(users), "k": 0}).encode(), 422),
     )
-    return _mixed(RECOMMEND, good, bad, share_bad, draw)
-
-
-def similar_traffic(items: list[Any], share_bad: float, seed: int) -> Iterator[Request]:
-    """Endless requests for similar items of one item each, some of them wrong."""
-    draw = random.Random(seed)
-    good: tuple[Drawn, ...] = (("item", lambda: json.dumps({"items": [draw.choice(items)], "k": 10}).encode(), 200),)
-    bad: tuple[Drawn, ...] = (
-        ("no JSON", lambda: b'{"items": ', 422),
-        ("unknown field", lambda: json.dumps({"itms": [draw.choice(items)]}).encode(), 422),
-        ("unknown item", lambda: json.dumps({"items": [_unknown(items)]}).encode(), 404),
-        ("wrong type", lambda: json.dumps({"items": draw.choice(items)}).encode(), 422),
-    )
-    return _mixed(SIMILAR, good, bad, share_bad, draw)
+    while True:
+        kind, body, status = draw.choice(bad if draw.random() < share_bad else good)
+        yield Request(kind, post(body()), status)
 
 
 def _unknown(known: list[Any]) -> Any:
     return 10**12 if isinstance(known[0], int) else "nobody"
-
-
-def _mixed(
-    path: str, good: tuple[Drawn, ...], bad: tuple[Drawn, ...], share_bad: float, draw: random.Random
-) -> Iterator[Request]:
-    while True:
-        kind, body, status = draw.choice(bad if draw.random() < share_bad else good)
-        yield Request(kind, post(body(), path), status)
 
 
 async def load(port: int, requests: Iterator[Request], rate: float, seconds: float, seed: int) -> Load:
@@ -193,7 +171,7 @@ def server(bundle: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """``recgraph serve`` on a free port of the loopback."""
     environment = child_environment(os.environ, 1)
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "recgraph.cli", "serve", str(bundle), "--host", HOST, "--port", "0"]
+    command = [sys.executable, "-m", "recgraph", "serve", str(bundle), "--host", HOST, "--port", "0"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -221,32 +199,27 @@ def train(folder: Path) -> Path:
     return folder / "bundle"
 
 
-def check(port: int, recommender: Any, users: list[Any], histories: list[list[Any]], items: list[Any]) -> int:
-    """Compare some answers on each path with the library's -> how many on a path."""
+def check(port: int, recommender: Any, users: list[Any], histories: list[list[Any]]) -> int:
+    """Compare some answers with the library's -> how many."""
     for place in range(_CHECKED):
         if place % 2:
-            _check(port, RECOMMEND, {"user": users[place]}, recommender.recommend(users=[users[place]]))
+            request: dict[str, Any] = {"user": users[place]}
+            wanted = recommender.recommend(users=[users[place]])
         else:
-            wanted = recommender.recommend(histories={0: histories[place]})
-            _check(port, RECOMMEND, {"history": histories[place]}, wanted)
-        item = items[place % len(items)]
-        _check(port, SIMILAR, {"items": [item]}, recommender.similar([item]))
+            request, wanted = {"history": histories[place]}, recommender.recommend(histories={0: histories[place]})
+        entries = answer_of(port, request)["results"][0]["items"]
+        found = [(entry["item"], entry["score"]) for entry in entries]
+        columns = wanted.get_columns()
+        if found != list(zip(columns[1].to_list(), columns[2].to_list(), strict=True)):
+            raise SystemExit(f"{request}: the service answers {found}, the library\n{wanted}")
     return _CHECKED
 
 
-def _check(port: int, path: str, asked: dict[str, Any], wanted: Any) -> None:
-    entries = answer_of(port, path, asked)["results"][0]["items"]
-    found = [(entry["item"], entry["score"]) for entry in entries]
-    columns = wanted.get_columns()
-    if found != list(zip(columns[1].to_list(), columns[2].to_list(), strict=True)):
-        raise SystemExit(f"{path} {asked}: the service answers {found}, the library\n{wanted}")
-
-
-def answer_of(port: int, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+def answer_of(port: int, request: dict[str, Any]) -> dict[str, Any]:
     """The answer to one request."""
     import urllib.request
 
-    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", json.dumps(asked).encode(), 10) as answer:
+    with urllib.request.urlopen(f"http://{HOST}:{port}{PATH}", json.dumps(request).encode(), 10) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 
@@ -276,27 +249,20 @@ def measure(bundle: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
     users = recommender.users.values.to_list()[:5000]
     rows = [recommender.seen.row(index).tolist() for index in range(len(users))]
     histories = [recommender.items.ids(row).to_list() for row in rows]
-    items = recommender.items.values.to_list()[:5000]
     with server(bundle) as (port, process):
-        first = {}
-        for path, asked in ((RECOMMEND, {"user": users[0]}), (SIMILAR, {"items": [items[0]]})):
-            start = time.perf_counter()
-            answer_of(port, path, asked)
-            first[path] = round(1000 * (time.perf_counter() - start), 2)
-        checked = check(port, recommender, users, histories, items)
-        of_paths = {
-            RECOMMEND: traffic(users, histories, chosen.bad, seed=0),
-            SIMILAR: similar_traffic(items, chosen.bad, seed=0),
-        }
-        for requests in of_paths.values():
-            asyncio.run(load(port, requests, chosen.rate, chosen.warmup, seed=1))
-        for repeat, (path, requests) in itertools.product(range(chosen.repeats), of_paths.items()):
+        start = time.perf_counter()
+        answer_of(port, {"user": users[0]})
+        first_ms = round(1000 * (time.perf_counter() - start), 2)
+        checked = check(port, recommender, users, histories)
+        requests = traffic(users, histories, chosen.bad, seed=0)
+        asyncio.run(load(port, requests, chosen.rate, chosen.warmup, seed=1))
+        for repeat in range(chosen.repeats):
             busy, before, own = os.getloadavg()[0], cpu_seconds(process.pid), time.process_time()
             made = asyncio.run(load(port, requests, chosen.rate, chosen.seconds, seed=2 + repeat))
             times = made.milliseconds
             line = {
                 "bench": "serve",
-                "path": path,
+                "path": PATH,
                 "model": type(recommender.model).__name__,
                 "items": len(recommender.items),
                 "width": recommender.model.config.hidden_dim
@@ -306,7 +272,7 @@ def measure(bundle: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
                 "rate": round(len(times) / made.seconds, 1),
                 **{f"p{share}_ms": round(percentile(times, share / 100), 2) for share in (50, 90, 99)},
                 "max_ms": round(max(times), 2),
-                "first_ms": first[path],
+                "first_ms": first_ms,
                 "mean_ms": round(statistics.fmean(times), 2),
                 "requests": len(times),
                 "statuses": {str(status): n for status, n in sorted(made.statuses.items())},
@@ -324,9 +290,8 @@ def measure(bundle: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
                 "scheduling": {os.SCHED_OTHER: "other", os.SCHED_RR: "rr"}.get(os.sched_getscheduler(0), "another"),
                 "machine": machine(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                "goal": {**GOAL, "met": _met(made, times, chosen.rate)},
             }
-            if path == RECOMMEND:
-                line["goal"] = {**GOAL, "met": _met(made, times, chosen.rate)}
             for text in made.wrong[:5]:
                 print(text, file=sys.stderr)
             yield line
@@ -341,7 +306,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench.serve", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="to be served; by default one is trained")
     parser.add_argument("--rate", type=float, default=GOAL["rate"], help="requests a second")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each repetition and path")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each repetition")
     parser.add_argument("--warmup", type=float, default=3.0, help="seconds before the first")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bad", type=float, default=0.1, help="share of wrong requests")
@@ -370,7 +335,7 @@ def main(argv: list[str] | None = None) -> int:
             f"p50 {line['p50_ms']:.1f} ms, p99 {line['p99_ms']:.1f} ms, the first one {line['first_ms']:.0f} ms; "
             f"{line['wrong']} wrong answers; load before {line['load_before']}"
         )
-    return 1 if chosen.check and not any(line["goal"]["met"] for line in lines if "goal" in line) else 0
+    return 1 if chosen.check and not any(line["goal"]["met"] for line in lines) else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Iterator
 
 from recgraph.explain import Attributed, attribute
-from recgraph.explain.user import recommender_of
+from recgraph.explain.nodes import recommender_of
 from recgraph.serve.recommender import Recommender
 
 AGREE, AGREE_IN_PART = 0.7, 0.3

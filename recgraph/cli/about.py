@@ -8,15 +8,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recgraph import __version__
-from recgraph.cli.data_options import GivenFile, takes_file
-from recgraph.cli.output import FormatOption, note, show
+from recgraph.cli.options import FOUND, Source, takes_file
+from recgraph.cli.output import FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
     from recgraph.config import Config
@@ -75,15 +74,16 @@ def get(
 
 
 def init(
-    source: GivenFile,
+    source: Source,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_CARD)] = None,
     form: FormatOption = None,
 ) -> None:
     """Write a card of a log of your own, which you then refine: how it is read, filters, expected counts."""
     from recgraph.data.catalog.logs import write_card
+    from recgraph.data.read import Reading
 
-    with source.shown():
-        card, found = write_card(source.path, out, source.reading)
+    with notes_of(*FOUND):
+        card, found = write_card(source.dataset, out, Reading.of(source.reading))
     show([{"card": str(card), "users": found.n_users, "items": found.n_items, "interactions": len(found)}], form)
     note(f"try next: recgraph train popularity --dataset {shlex.quote(str(card))} --out runs/popularity")
 
@@ -186,64 +186,42 @@ def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
-#: distribution -> (module, what it is for, the extra that has it)
-_OPTIONAL = {
-    "dgl": ("dgl", "DGL graphs in and out, a sparse backend", "dgl"),
-    "faiss-cpu": ("faiss", "approximate nearest neighbours", "serve"),
-    "tensorboard": ("tensorboard", "training curves in TensorBoard", "track"),
-    "mlflow-skinny": ("mlflow", "runs in MLflow", "track"),
-    "wandb": ("wandb", "runs in Weights & Biases", "track"),
-    "fastapi": ("fastapi", "the HTTP service", "api"),
-    "uvicorn": ("uvicorn", "the HTTP service", "api"),
-    "prometheus-client": ("prometheus_client", "the HTTP service", "api"),
-    "onnx": ("onnx", "exports of models", "export"),
-    "onnxscript": ("onnxscript", "exports of models", "export"),
-    "psycopg": ("psycopg", "studies in PostgreSQL", "postgres"),
-    "ray": ("ray", "evaluation, recommendation, studies and boards on a cluster", "ray"),
-}
 _REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
-
-Fact = tuple[str, str, str]
+#: optional distribution -> the extra that has it
+_OPTIONAL = {
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    **dict.fromkeys(("tensorboard", "mlflow-skinny", "wandb"), "track"),
+    **dict.fromkeys(("fastapi", "uvicorn", "prometheus-client"), "api"),
+    **{"dgl": "dgl", "faiss-cpu": "serve", "psycopg": "postgres", "ray": "ray"},
+}
 
 
 def doctor(form: FormatOption = None) -> None:
     """Show what to put into a bug report: versions, devices, threads, caches, optional packages."""
-    facts = [*_versions(), *_machine(), *_cache()]
-    show(({"part": part, "name": name, "value": value} for part, name, value in facts), form)
-
-
-def _versions() -> Iterator[Fact]:
-    yield "version", "recgraph", __version__
-    yield "version", "python", f"{platform.python_version()} ({sys.executable})"
-    for name in _REQUIRED:
-        yield "version", name, _version(name) or "MISSING: install recgraph again"
-    for name, (module, purpose, extra) in _OPTIONAL.items():
-        installed = _version(name) if find_spec(module) is not None else None
-        yield "optional", name, installed or f"not installed: {purpose} (pip install 'recgraph[{extra}]')"
-
-
-def _machine() -> Iterator[Fact]:
     import torch
 
+    from recgraph.data.catalog import home
     from recgraph.train.record import machine
 
-    yield "machine", "platform", platform.platform()
-    yield "machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
-    yield "device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    rows = [
+        ("version", "recgraph", __version__),
+        ("version", "python", f"{platform.python_version()} ({sys.executable})"),
+    ]
+    rows += [("version", name, _version(name) or "MISSING: install recgraph again") for name in _REQUIRED]
+    for name, extra in _OPTIONAL.items():
+        rows.append(("optional", name, _version(name) or f"not installed: pip install 'recgraph[{extra}]'"))
+    threads = f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
+    rows += [("machine", "platform", platform.platform()), ("machine", "threads", threads)]
+    rows += [("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        yield "device", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if torch.backends.mps.is_available():
-        yield "device", "mps", "Apple GPU"
-
-
-def _cache() -> Iterator[Fact]:
-    from recgraph.data.catalog import home
-
-    folder = home()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+        rows.append(("device", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    existing = next(path for path in (home(), *home().parents) if path.exists())
     writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
-    yield "cache", "prepared data", f"{folder} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
+    rows.append(
+        ("cache", "prepared data", f"{home()} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}")
+    )
+    show(({"part": part, "name": name, "value": value} for part, name, value in rows), form)
 
 
 def _version(name: str) -> str | None:

@@ -2,98 +2,117 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import contextlib
+import os
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
-from recgraph.cli.data_options import DatasetArgument, takes_data
-from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
-from recgraph.cli.output import describe
-from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank, rank
-from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, ask, tell_error
+from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, serve, training
+from recgraph.cli.options import takes_data
+from recgraph.cli.output import Failure, Watch, current
 from recgraph.pages import for_terminal
 from recgraph.registry import import_all
 
-#: options of the root that every command takes too, wherever they stand after its name
-_SHARED: dict[str, Callable[..., None]] = {
-    **dict.fromkeys(("verbose", "quiet", "log_file"), lambda _, **option: ask(**option)),
-    **dict.fromkeys(("threads", "memory_limit"), take),
-}
+#: exit codes: the request is wrong; it failed; Ctrl-C
+USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+#: commands that several processes, which a launcher starts, can run together
+_TOGETHER = ("train", "evaluate", "update")
 
 
-def _share(group: Any, options: list[Any]) -> None:
-    for command in group.commands.values():
-        if hasattr(command, "commands"):
-            _share(command, options)
-        else:
-            own = {option.name for option in command.params}
-            command.params.extend(option for option in options if option.name not in own)
+def describe(error: BaseException) -> tuple[int, str]:
+    """The exit code and the message for an error that left a command.
 
-
-def _shared(option: Any) -> Any:
-    def given(context: Any, param: Any, value: Any) -> None:
-        if value:
-            _SHARED[param.name](context, **{param.name: value})
-
-    shared = copy.copy(option)
-    shared.expose_value, shared.callback = False, given
-    return shared
+    A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages name the argument, its
+    value and the fix. An unexpected error is given with its type, for a bug report.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, text or "interrupted; what was finished is kept, and the same command goes on"
+    if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return USER_MISTAKE, text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return FAILURE, f"memory is short: {text}; free some, or take less of it (batch_size, --workers)"
+    if isinstance(error, OSError | Failure | ImportError):
+        return FAILURE, text or type(error).__name__
+    return FAILURE, f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened"
 
 
 class Commands(TyperGroup):
-    """The group of all commands; it gives them the options that all have, and catches the errors that leave them."""
+    """The group of all commands: its own options may stand behind a command, and it catches the errors that leave one.
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        _share(self, [_shared(option) for option in self.params if option.name in _SHARED])
+    Where a launcher has started several processes, the first alone prints, and an error that all have is told once.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options; ``--import`` may stand behind the command, too."""
-        found: list[str] = super().parse_args(ctx, _imports_first(args))
-        return found
+        """Read the options of the group, wherever they stand, unless the command has one of the same name."""
+        own: dict[str, Any] = {name: option for option in self.params for name in option.opts}
+        command = next((self.commands[text] for text in args if text in self.commands), None)
+        taken = {name for option in (command.params if command else ()) for name in option.opts}
+        first: list[str] = []
+        rest: list[str] = []
+        texts = iter(args)
+        for text in texts:
+            name, sign, _ = ("-v", "", "") if re.fullmatch("-v+", text) else text.partition("=")
+            if name in taken or name not in own:
+                rest.append(text)
+                continue
+            first.append(text)
+            takes_value = not (own[name].is_flag or own[name].count or sign)
+            first += [next(texts, "")] if takes_value else []
+        read: list[str] = super().parse_args(ctx, [*first, *rest])
+        return read
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a traceback is shown with ``--debug`` alone.
-
-        Where a launcher has started several processes, one of them speaks.
-        """
+        """Run the command; a traceback is shown with ``--debug`` alone."""
+        rank = _rank()
         try:
-            with alongside(ctx):
+            with contextlib.ExitStack() as stack:
+                ctx.meta["recgraph.stack"] = stack
+                if rank:
+                    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
                 return super().invoke(ctx)
         except BaseException as error:
             # a panic of polars is no Exception
             if not isinstance(error, Exception | KeyboardInterrupt) and type(error).__name__ != "PanicException":
                 raise
-            if is_silent(error):
-                raise typer.Exit(getattr(error, "exit_code", describe(error)[0])) from None
-            if ctx.params.get("debug") or _is_typers(error):
+            code, message = describe(error)
+            if rank and _is_of_all(error):
+                raise typer.Exit(getattr(error, "exit_code", code)) from None
+            # typer reports usage and exits itself, and the reader of a pipe may have gone
+            if (
+                ctx.params.get("debug")
+                or hasattr(error, "exit_code")
+                or isinstance(error, typer.Abort | BrokenPipeError)
+            ):
                 _say_how_settings_are_given(error)
                 raise
-            code, message = describe(error)
-            tell_error(message, error)
-            message = of_rank(message)
-        typer.secho(for_terminal(f"recgraph: {message}"), err=True, fg=typer.colors.RED)
+            if (watch := current()) is not None:
+                watch.write_error(message, error)
+            place = "" if rank is None else f"rank {rank}: "
+        typer.secho(for_terminal(f"recgraph: {place}{message}"), err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
 
 
-def _imports_first(args: list[str]) -> list[str]:
-    """The arguments with each ``--import WHAT`` before all others."""
-    first: list[str] = []
-    rest: list[str] = []
-    for place, text in enumerate(args):
-        is_import = text.startswith("--import=") or "--import" in (text, args[place - 1] if place else "")
-        (first if is_import else rest).append(text)
-    return [*first, *rest]
+def _rank() -> int | None:
+    """The rank that a launcher gave this process; None where it is no one of several. It costs no torch then."""
+    if "RANK" not in os.environ:
+        return None
+    from recgraph.ranks import launched_rank
+
+    return launched_rank()
 
 
-def _is_typers(error: BaseException) -> bool:
-    """Whether typer reports the error itself (usage, exit), or the reader of a pipe has gone."""
-    return hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
+def _is_of_all(error: BaseException) -> bool:
+    from recgraph.ranks import is_shared
+
+    return is_shared(error) or isinstance(error, KeyboardInterrupt)
 
 
 def _say_how_settings_are_given(error: Any) -> None:
@@ -105,29 +124,21 @@ def _say_how_settings_are_given(error: Any) -> None:
 
 app = typer.Typer(
     cls=Commands,
-    help="Graph and sequential recommendation on one contrastive core.",
+    help="Graph and sequential recommendation on one contrastive core. The options may stand behind a command, too.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(about.data, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")
-app.command("train", no_args_is_help=True)(takes_data(training.train))
-app.command("tune", no_args_is_help=True)(takes_data(training.tune))
-app.command("study", no_args_is_help=True)(training.study)
-app.command("evaluate", no_args_is_help=True)(evaluation.evaluate)
-app.command("check", no_args_is_help=True)(takes_data(evaluation.check, dataset=DatasetArgument))
-app.command("recommend", no_args_is_help=True)(recommend.recommend)
-app.command("similar", no_args_is_help=True)(recommend.similar)
-app.command("vectors", no_args_is_help=True)(recommend.vectors)
-app.command("export", no_args_is_help=True)(recommend.export)
-app.command("plot", no_args_is_help=True)(plot.plot)
-app.command("update", no_args_is_help=True)(update.update)
-app.command("serve", no_args_is_help=True)(serve.serve)
-app.command("inspect", no_args_is_help=True)(inspect.inspect)
-app.command("models")(about.models)
-app.command("parts")(about.parts)
-app.command("doctor")(about.doctor)
+for command in (
+    *(takes_data(training.train), takes_data(training.tune), training.study, evaluation.evaluate),
+    *(takes_data(evaluation.check, positional=True), recommend.recommend, recommend.similar, recommend.vectors),
+    *(recommend.export, evaluation.plot, training.update, serve.serve, inspect.inspect),
+):
+    app.command(no_args_is_help=True)(command)
+for command in (about.models, about.parts, about.doctor):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -136,10 +147,8 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_IMPORT = (
-    "Import a Python file (or module) of your own, so that its models, metrics and other parts are known by their "
-    "names; also behind the command; may be given many times."
-)
+_IMPORT = "Import a Python file (or module) of your own, so that its parts are known by name; may be given many times."
+_THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all."
 
 
 @app.callback()
@@ -150,19 +159,33 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
-    verbose: VerboseOption = 0,
-    quiet: QuietOption = False,
-    log_file: LogFileOption = None,
-    threads: ThreadsOption = None,
-    memory_limit: MemoryLimitOption = None,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Show log records; -vv: with details.")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors alone.")] = False,
+    log_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append all log records, with times, to a file.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help=_THREADS)] = None,
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
-    check_command(context.invoked_subcommand)
-    watch = Watch(is_mute=(rank() or 0) > 0)
-    context.call_on_close(watch.close)
-    watch.ask(verbose, quiet, log_file)
-    take(context, threads, memory_limit)
-    join(context)
+    rank, command = _rank(), context.invoked_subcommand
+    if rank is not None and command not in _TOGETHER:
+        from recgraph.ranks import refuse_launched
+
+        together = f"start it without a launcher; those that run on several are {', '.join(_TOGETHER)}"
+        refuse_launched(f"`recgraph {command}`", together)
+    context.call_on_close(Watch(verbose, quiet, log_file, is_mute=bool(rank)).close)
+    if threads is not None:
+        # torch, its libraries and polars read them when they are imported, also in worker processes
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))
+        import torch
+
+        torch.set_num_threads(threads)
+    if rank is not None:
+        from recgraph.ranks import together as connected
+
+        context.meta["recgraph.stack"].enter_context(connected())
     import_all(own or ())
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure trained runs: ``recgraph evaluate`` and ``recgraph check``."""
+"""The commands that measure trained runs: ``recgraph evaluate``, ``check`` and ``plot``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.data_options import GivenData
-from recgraph.cli.machine import EngineOption, EngineSetOption, given_engine
-from recgraph.cli.output import Failure, Format, FormatOption, note, show
-from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
+from recgraph.cli.options import FOUND, EngineOption, EngineSetOption, Source, given_engine
+from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
     from recgraph.evaluate.results import Results
@@ -24,21 +22,12 @@ _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; m
 _METRIC = "What to show, e.g. ndcg@10, coverage@20 or my_metric (at each cut-off); may be given many times."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20, and those of -m]"
+_RERANK = (
+    "Pick lists that differ from the ranking: mmr, dpp or one of your own, or a table {name = 'mmr', strength = 0.2}."
+)
+_DATA = "Where the file lies now that the run was made from; by default where it lay then."
+_MOVED = "The same of another file: train, valid, test, item_features or user_features."
 _COLUMNS = ("ndcg", "recall", "mrr")
-
-
-def _moved(option: str, what: str) -> Any:
-    """A file of a run that lies elsewhere now."""
-    text = f"Where {what} lies now that a run was made from; by default where it lay then."
-    return typer.Option(option, metavar="PATH", help=text)
-
-
-DataOption = Annotated[str | None, _moved("--data", "the file")]
-TrainOption = Annotated[str | None, _moved("--train", "the training part")]
-ValidOption = Annotated[str | None, _moved("--valid", "the validation part")]
-TestOption = Annotated[str | None, _moved("--test", "the test part")]
-ItemFeaturesOption = Annotated[str | None, _moved("--item-features", "the file of item features")]
-UserFeaturesOption = Annotated[str | None, _moved("--user-features", "the file of user features")]
 
 
 def evaluate(
@@ -49,14 +38,9 @@ def evaluate(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
-    rerank: RerankOption = None,
-    rerank_options: RerankOptionsOption = None,
-    data: DataOption = None,
-    train: TrainOption = None,
-    valid: ValidOption = None,
-    test: TestOption = None,
-    item_features: ItemFeaturesOption = None,
-    user_features: UserFeaturesOption = None,
+    rerank: Annotated[str | None, typer.Option(metavar="NAME", help=_RERANK)] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help=_DATA)] = None,
+    moved: Annotated[list[str] | None, typer.Option(metavar="FILE=PATH", help=_MOVED)] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     form: FormatOption = None,
@@ -66,13 +50,13 @@ def evaluate(
     All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
     say how well the embeddings tell the classes of nodes apart.
     """
+    from recgraph.config import parse_settings
+    from recgraph.evaluate.rerank import reranker_of
     from recgraph.evaluate.results import save_users as write_users
     from recgraph.train.run import NodeRun, Run
 
-    files = {"train": train or data, "valid": valid, "test": test}
-    files |= {"item_features": item_features, "user_features": user_features}
-    moved = {name: path for name, path in files.items() if path is not None}
-    where = data if {*moved} == {"train"} and train is None else moved or None
+    others = dict(text.partition("=")[::2] for text in moved or ())
+    where = data if not others else others | ({"train": data} if data is not None else {})
     opened = {run: Run.open(run, where) for run in dict.fromkeys(runs)}  # patterns of a shell may name one twice
     nodes = {folder: one for folder, one in opened.items() if isinstance(one, NodeRun)}
     if nodes:
@@ -80,7 +64,8 @@ def evaluate(
             raise ValueError(f"{', '.join(map(str, nodes))}: a run that embeds nodes is evaluated alone")
         return _nodes(next(iter(nodes.values())), settings or [], form)
     names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-    on, picks = given_engine(engine, engine_set), reranker_given(rerank, rerank_options)
+    on = given_engine(engine, engine_set)
+    picks = None if rerank is None else reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
     found: dict[Path, Results] = {}
     for folder, run in opened.items():
         assert isinstance(run, Run)
@@ -101,11 +86,7 @@ def evaluate(
 
 
 def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tuple[int, ...], list[str]]:
-    """What is computed, the default metrics first, at which cut-offs, and the columns that are shown; none shows all.
-
-    Raises:
-        ValueError: there is no such metric.
-    """
+    """What is computed, the default metrics first, at which cut-offs, and the columns that are shown; none: all."""
     from recgraph.evaluate.metrics import DEFAULT_METRICS, MetricList
 
     wanted = MetricList.of(asked)
@@ -124,12 +105,12 @@ def _compared(
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
     from recgraph.evaluate.significance import table
 
-    alike: dict[str, list[Path]] = {}
+    same: dict[str, list[Path]] = {}
     for folder, record in records.items():
-        alike.setdefault(json.dumps(_beside_seed(record), sort_keys=True), []).append(folder)
+        same.setdefault(json.dumps(_beside_seed(record), sort_keys=True), []).append(folder)
     named = {
         str(folders[0]) if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more": folders
-        for folders in alike.values()
+        for folders in same.values()
     }
     rows = []
     for place, title in enumerate(next(iter(found.values())).titles()):
@@ -167,7 +148,7 @@ _CHECK_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
 
 
 def check(
-    source: GivenData,
+    source: Source,
     split: Annotated[str | None, typer.Option(help=_CHECK_SPLIT)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
@@ -185,10 +166,9 @@ def check(
     from recgraph.evaluate.checks import check_split
     from recgraph.train.settings import DataConfig
 
-    data = DataConfig.of(
-        source.settings, split=split, split_options=parse_settings(settings or []), split_seed=split_seed
-    )
-    with source.shown():
+    options = parse_settings(settings or [])
+    data = DataConfig.of(source.settings, split=split, split_options=options, split_seed=split_seed)
+    with notes_of(*FOUND):
         made = data.split_of(source.dataset)
     note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
     rows = check_split(made, cutoff=cutoff, n_users=users)
@@ -196,3 +176,18 @@ def check(
     failed = [row.name for row in rows if row.status == "fail"]
     if failed:
         raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
+
+
+def plot(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Ends in .svg or .html.")],
+    numbers: Annotated[bool, typer.Option("--numbers", help="Also print what is drawn.")] = False,
+    form: FormatOption = None,
+) -> None:
+    """Draw the learning curves of RUN."""
+    from recgraph.train.run import Run
+
+    drawn = Run.open(run).plot()
+    note(f"written to {drawn.save(out)}")
+    if numbers:
+        show(drawn.rows, form)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recgraph.cli.machine import DeviceOption, EngineOption, EngineSetOption, given_engine
-from recgraph.cli.output import Failure, note
+from recgraph.cli.options import DeviceOption, EngineOption, EngineSetOption, given_engine
+from recgraph.cli.output import Failure, note, notes_of
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
 
@@ -18,7 +17,6 @@ BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help=_BOARD)]
 _RESULTS = "Where records are kept; by default results/ beside the board."
 ResultsOption = Annotated[Path | None, typer.Option(metavar="DIR", help=_RESULTS)]
 _ONLY = "A model, or an entry by its name; may be given many times. All others wait."
-_BUDGET = "After so many hours nothing is begun and what runs is saved; the same command goes on."
 _VALUES = "Do also again what has a record but no values of users here: entries are compared over users."
 _WORKERS = "Trainings at a time, each in a process.  [default: 1, or as many as the engine has cores]"
 _OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
@@ -30,7 +28,6 @@ def run(
     results: ResultsOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
-    budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
     device: DeviceOption = None,
     engine: EngineOption = None,
@@ -40,39 +37,22 @@ def run(
 
     It may be killed at any time: the same command goes on. What failed is tried again.
     """
-    from recgraph.leaderboard.board import load_board
     from recgraph.leaderboard.runner import run as do
     from recgraph.parallel import TaskFailed
 
-    found = load_board(board)
+    on = given_engine(engine, engine_set)
     try:
-        summary = do(
-            found,
-            results=results,
-            workers=workers,
-            only=only or (),
-            budget=budget,
-            values=values,
-            device=device,
-            engine=given_engine(engine, engine_set),
-            say=_say,
-        )
+        with notes_of("recgraph.leaderboard.runner"):
+            summary = do(
+                board, results=results, workers=workers, only=only or (), values=values, device=device, engine=on
+            )
     except TaskFailed as error:
         raise Failure(f"{error}; what was finished is kept, and the same command goes on") from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("what was trained is saved; the same command goes on with it") from None
     for name in summary.missing:
         note(f"not at hand: {name}")
     note(f"{summary}")
     if summary.failed or summary.missing:
-        records = (found.results if results is None else results) / found.name
-        raise Failure(
-            f"{len(summary.failed)} failed, {len(summary.missing)} not at hand: the lines above say why, and of what "
-            f"failed the *.failed.json below {records}; mend that, then give the same command again: what was finished "
-            "is kept"
-        )
-    if summary.mixed:
-        raise Failure("not compared; the lines above say what to do")
+        raise Failure("not all is done: the lines above say why; mend that, then give the same command again")
 
 
 @app.command("render", no_args_is_help=True)
@@ -83,11 +63,7 @@ def render(
 ) -> None:
     """Write BOARD's records as a page, as Markdown, or as CSV with all numbers."""
     from recgraph.leaderboard.board import load_board
-    from recgraph.leaderboard.rendering import render as write
+    from recgraph.leaderboard.page import render as write
 
     found = load_board(board)
     note(f"written to {write(found, out or Path(f'{found.name}.html'), results=results)}")
-
-
-def _say(message: str) -> None:
-    note(f"[{time.strftime('%H:%M:%S')}] {message}")

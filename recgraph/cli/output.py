@@ -1,78 +1,162 @@
-"""What commands print: a table on a terminal, TSV in a pipe, or the form that is asked for; errors as messages."""
+"""What commands print: rows on standard output, as a table, TSV or the form that is asked for; notes and log records on
+standard error, and in a log file."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+import platform
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.watching import NOTES, showing
-from recgraph.pages import for_terminal
+from recgraph import __version__
+from recgraph.pages import for_terminal, print_note
 
 if TYPE_CHECKING:
     import polars as pl
 
-#: within a block, print as notes what a logger logs
-notes_of = showing
-#: exit codes: the request is wrong; it failed; Ctrl-C
-USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+Row = Mapping[str, Any]
+#: forms in which rows are printed, and in which a frame is written
+Format = Literal["table", "tsv", "csv", "json"]
+FileFormat = Literal["table", "tsv", "csv", "json", "jsonl", "parquet"]
+_HELP = "Form of the output; by default a table on a terminal and TSV in a pipe."
+FormatOption = Annotated[Format | None, typer.Option("--format", help=_HELP)]
+FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_HELP)]
+#: notes of the commands; shown unless ``-q``
+NOTES = logging.getLogger("recgraph.cli.notes")
+_root = logging.getLogger("recgraph")
+#: the watch of the command that runs
+_current: list[Watch] = []
 
 
 class Failure(Exception):
     """A request that is right and failed all the same."""
 
 
-def describe(error: BaseException) -> tuple[int, str]:
-    """The exit code and the message for an error that left a command.
+# -- notes and log records
 
-    A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages name the argument, its
-    value and the fix. An unexpected error is given with its type, for a bug report.
+
+class _Formatter(logging.Formatter):
+    """Records of a log file, whose further lines are indented, so that none looks like a record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().formatMessage(record)).replace("\n", "\n  ")
+
+    def formatException(self, ei: Any) -> str:
+        return for_terminal(super().formatException(ei)).replace("\n", "\n  ")
+
+
+class Watch(logging.Handler):
+    """Shows what a command logs on the standard error stream, and appends all of it to a log file, until it is closed.
+
+    Args:
+        verbose: 0: notes and warnings; 1: information, too; 2: details, too.
+        quiet: errors alone.
+        log_file: appended to.
+        is_mute: show nothing, whatever is asked for: another process of the same command does.
     """
-    text = str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, text or "interrupted; what was finished is kept, and the same command goes on"
-    if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return USER_MISTAKE, text
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return FAILURE, f"memory is short: {text}; free some, or take less of it (batch_size, --workers)"
-    if isinstance(error, OSError | Failure | ImportError):
-        return FAILURE, text or type(error).__name__
-    return FAILURE, f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened"
+
+    def __init__(
+        self, verbose: int = 0, quiet: bool = False, log_file: Path | None = None, is_mute: bool = False
+    ) -> None:
+        super().__init__()
+        if verbose and quiet:
+            raise ValueError("-v shows more and -q shows errors alone: give one of them")
+        self.verbose, self.is_quiet = verbose, quiet or is_mute
+        self._shown = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+        #: loggers whose records are shown as notes
+        self._notes = {NOTES.name}
+        self._file: logging.Handler | None = None
+        self._levels = _root.level, NOTES.level
+        if log_file is not None and not is_mute:
+            self._file = logging.FileHandler(log_file, encoding="utf-8")
+            self._file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            _root.addHandler(self._file)
+            # the password of a storage's address stays out of the file
+            command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
+            self._write(logging.INFO, f"recgraph {__version__}, Python {platform.python_version()}: {command}")
+        _root.addHandler(self)
+        _root.setLevel(logging.DEBUG if self._file else self._shown)
+        NOTES.setLevel(logging.INFO)
+        _current.append(self)
+
+    def _write(self, level: int, message: str, error: BaseException | None = None) -> None:
+        trace = None if error is None else (type(error), error, error.__traceback__)
+        if self._file is not None:
+            self._file.handle(_root.makeRecord("recgraph.cli", level, __file__, 0, message, (), trace))
+
+    def write_error(self, message: str, error: BaseException) -> None:
+        """Write the error that ended the command into the log file, with its traceback; the console has the message."""
+        self._write(logging.ERROR, message, error)
+
+    @contextlib.contextmanager
+    def showing(self, name: str) -> Iterator[None]:
+        """Within the block, show as notes what the logger ``name`` logs."""
+        logger = logging.getLogger(name)
+        level = logger.level
+        logger.setLevel(logging.DEBUG)
+        self._notes.add(name)
+        try:
+            yield
+        finally:
+            self._notes.discard(name)
+            logger.setLevel(level)
+
+    def close(self) -> None:
+        """Leave the loggers as they were."""
+        if self not in _current:
+            return
+        _current.remove(self)
+        for handler in (self, *([self._file] if self._file else ())):
+            _root.removeHandler(handler)
+        if self._file:
+            self._file.close()
+        _root.setLevel(self._levels[0])
+        NOTES.setLevel(self._levels[1])
+        super().close()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_note, level = record.name in self._notes, record.levelno
+        if level < (logging.ERROR if self.is_quiet else logging.DEBUG if is_note else self._shown):
+            return
+        message = record.getMessage()
+        if level >= logging.WARNING:
+            message = f"{record.levelname.lower()}: {message}"
+        elif not is_note:
+            name = "" if level >= logging.INFO else f"{record.name}: "
+            message = f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {name}{message}"
+        print_note(message)
 
 
-Row = Mapping[str, Any]
+def current() -> Watch | None:
+    """The watch of the command that runs."""
+    return _current[-1] if _current else None
 
 
-class Format(StrEnum):
-    """Forms in which rows are printed."""
-
-    TABLE = "table"
-    TSV = "tsv"
-    CSV = "csv"
-    JSON = "json"
-
-
-class FileFormat(StrEnum):
-    """Forms in which a frame is written."""
-
-    TABLE = "table"
-    TSV = "tsv"
-    CSV = "csv"
-    JSON = "json"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
+def notes_of(*names: str) -> contextlib.ExitStack:
+    """A block within which is shown as notes what these loggers log."""
+    stack = contextlib.ExitStack()
+    for watch in _current[-1:]:
+        for name in names:
+            stack.enter_context(watch.showing(name))
+    return stack
 
 
-_HELP = "Form of the output; by default a table on a terminal and TSV in a pipe."
-FormatOption = Annotated[Format | None, typer.Option("--format", help=_HELP)]
-FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_HELP)]
+def is_quiet() -> bool:
+    """Whether the command shows errors alone (``-q``)."""
+    return (watch := current()) is not None and watch.is_quiet
+
+
+def progress_wanted() -> bool | None:
+    """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell the same."""
+    return False if is_quiet() else None if (watch := current()) is not None and watch.verbose else True
 
 
 def note(message: str) -> None:
@@ -80,30 +164,33 @@ def note(message: str) -> None:
     NOTES.info("%s", message)
 
 
+# -- rows and frames
+
+
 def say(text: str) -> None:
     """Print a text for people, or JSON, on the standard output stream."""
     typer.echo(for_terminal(text))
 
 
-def show(
-    rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "", columns: Sequence[str] = ()
-) -> None:
+def default_format() -> Format:
+    """A table on a terminal, TSV in a pipe."""
+    return "table" if sys.stdout.isatty() else "tsv"
+
+
+def show(rows: Iterable[Row], form: FileFormat | None = None, title: str = "", columns: Sequence[str] = ()) -> None:
     """Print rows that all have the same keys, which are ``columns`` where there are no rows."""
     from recgraph.data.row_files import cell, csv_line, json_of
 
-    rows = list(rows)
-    chosen = form or default_format()
-    if chosen == Format.TABLE:
-        _table(rows, title, columns)
-    elif chosen == Format.JSON:
-        say(json_of(rows, indent=2))
-    elif chosen == FileFormat.JSONL:
-        for row in rows:
-            say(json_of(row))
+    rows, form = list(rows), form or default_format()
+    header = list(rows[0] if rows else columns)
+    if form == "table":
+        _table(rows, title, header)
+    elif form in ("json", "jsonl"):
+        for text in [json_of(rows, indent=2)] if form == "json" else map(json_of, rows):
+            say(text)
     else:
-        lines = [header] if (header := list(rows[0] if rows else columns)) else []
-        lines += [[cell(value) for value in row.values()] for row in rows]
-        text = "".join(csv_line(line, "," if chosen == Format.CSV else "\t") for line in lines)
+        lines = [*([header] if header else []), *([cell(value) for value in row.values()] for row in rows)]
+        text = "".join(csv_line(line, "," if form == "csv" else "\t") for line in lines)
         # a program that reads a pipe gets every id as it is
         sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
 
@@ -116,8 +203,8 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
     """
     if output is not None:
         write_parts([frame], form, output)
-    elif form != FileFormat.PARQUET:
-        show(frame.iter_rows(named=True), chosen_form(form, output), columns=frame.columns)
+    elif form != "parquet":
+        show(frame.iter_rows(named=True), form, columns=frame.columns)
     elif sys.stdout.isatty():
         raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
     else:
@@ -130,35 +217,14 @@ def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: 
     """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides.
 
     Raises:
-        ValueError: a table was asked for, or the ending is not known.
+        ValueError: there is no such form of a file.
     """
-    form = chosen_form(form, output)
-    if form == FileFormat.TABLE:
-        raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
-    from recgraph.data.row_files import Form, replace_parts
+    from recgraph.data.row_files import replace_parts
 
-    written = replace_parts(parts, output, cast(Form, form.value))
-    note(f"{written} rows written to {output}")
-
-
-def default_format() -> Format:
-    """A table on a terminal, TSV in a pipe."""
-    return Format.TABLE if sys.stdout.isatty() else Format.TSV
-
-
-def chosen_form(form: FileFormat | None, output: Path | None) -> FileFormat:
-    """The form that is asked for; else by the ending of the file, or :func:`default_format`.
-
-    Raises:
-        ValueError: the ending is not known.
-    """
-    if form is not None or output is None:
-        return form or FileFormat(default_format().value)
-    try:
-        return FileFormat(output.suffix.removeprefix(".").lower())
-    except ValueError:
-        endings = ".csv, .tsv, .json, .jsonl or .parquet"
-        raise ValueError(f"--out {output}: end its name in {endings}, or give --format") from None
+    chosen: Any = form or output.suffix.removeprefix(".").lower()
+    if chosen not in ("csv", "tsv", "json", "jsonl", "parquet"):
+        raise ValueError(f"--out {output}: a file is .csv, .tsv, .json, .jsonl or .parquet, by its ending or --format")
+    note(f"{replace_parts(parts, output, chosen)} rows written to {output}")
 
 
 def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
@@ -169,11 +235,10 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
 
     heading = Text(for_terminal(title)) if title else None
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0] if rows else columns:
+    for name in columns:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(
-            Text(for_terminal(name)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
-        )
+        justify: Any = "right" if numeric else "left"
+        table.add_column(Text(for_terminal(name)), justify=justify, no_wrap=numeric, overflow="fold")
     for row in rows:
         # Text: a value such as "[Drama]" is no markup
         table.add_row(*(Text(for_terminal(_table_text(value))) for value in row.values()))
@@ -181,10 +246,8 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
 
 
 def _table_text(value: Any) -> str:
-    if value is None:
-        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)

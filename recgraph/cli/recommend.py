@@ -7,32 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.machine import (
-    EngineOption,
-    EngineSetOption,
-    RunArgument,
-    given_engine,
-)
-from recgraph.cli.output import FileFormat, FileFormatOption, chosen_form, note, show_frame, write_parts
-from recgraph.cli.rules import (
-    AllowOption,
-    BlockOption,
-    BoostOption,
-    DiversityOption,
-    MaxPerOption,
-    RerankOption,
-    RerankOptionsOption,
-    RulesOption,
-    reranker_given,
-    rules_of,
-)
+from recgraph.cli.options import EngineOption, EngineSetOption, RunArgument, given_engine
+from recgraph.cli.output import FileFormatOption, note, show_frame, write_parts
 
 if TYPE_CHECKING:
     import polars as pl
 
     from recgraph.data.ids import IdMap
     from recgraph.serve.recommender import Recommender
-
+    from recgraph.serve.rules import Rules
 
 _USER = "A user of the training data; may be given many times."
 _HISTORIES = "A log of histories (csv, tsv, jsonl, parquet, .inter) or, as .txt, lines of 'user item item ...'."
@@ -40,69 +23,85 @@ _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
 _ANN = "Find items through an approximate index (extra: serve) and rank these exactly: faster for large catalogues."
 _ALL = "All users of the training data; written to --out part by part."
-_OWN = "items of single users, a file of users and items as --histories reads."
+_RULES = "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, rerank, ..."
+_RULE = (
+    "A rule that is added to the file's or stands in its place, e.g. max_per.genre=2, boost.margin=0.5, diversity=0.3 "
+    "or rerank.name=dpp; may be given many times."
+)
+AllowOption = Annotated[
+    list[str] | None, typer.Option(metavar="ITEM", help="Recommend these items alone; may be given many times.")
+]
+BlockOption = Annotated[
+    list[str] | None, typer.Option(metavar="ITEM", help="Never recommend this item; may be given many times.")
+]
+WithOption = Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)]
+KOption = Annotated[int, typer.Option("-k", min=1, help="How many items for each.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Write to this file (.parquet, .csv, .tsv, .json, .jsonl)."),
+]
 
 
 def recommend(
-    run: Annotated[Path, RunArgument],
+    run: RunArgument,
     user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     every: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
-    with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
+    k: KOption = 10,
+    with_columns: WithOption = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
     popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
     ann: Annotated[bool, typer.Option("--ann", help=_ANN)] = False,
-    rules: RulesOption = None,
+    rules: Annotated[Path | None, typer.Option(metavar="FILE", help=_RULES)] = None,
+    rule: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help=_RULE)] = None,
     allow: AllowOption = None,
     block: BlockOption = None,
-    allow_for: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Restrict to {_OWN}")] = None,
-    block_for: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Never recommend {_OWN}")] = None,
-    max_per: MaxPerOption = None,
-    boost: BoostOption = None,
-    diversity: DiversityOption = None,
-    rerank: RerankOption = None,
-    rerank_options: RerankOptionsOption = None,
-    output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
+    out: OutOption = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
-    if bool(user) + (histories is not None) + every != 1:
-        raise ValueError("say for whom: one of --user ID (once or more), --histories FILE and --all")
-    if every and output is None:
-        raise ValueError("--all writes a file: add --out FILE (.parquet, .csv, .tsv, .json, .jsonl)")
-    picks = reranker_given(rerank, rerank_options)
-    recommender = _open(run)
-    if ann:
-        recommender.use_ann()
-        _tell_recall(recommender, k)
-    asked: dict[str, Any] = {
+    if bool(user) + (histories is not None) + every != 1 or (every and out is None):
+        raise ValueError("say for whom: one of --user ID (once or more), --histories FILE, and --all with --out FILE")
+    options: dict[str, Any] = {
         "k": k,
         "exclude_seen": not keep_seen,
-        "rules": rules_of(rules, allow, block, max_per, boost, diversity, picks),
-        "allow": None if allow_for is None else _read(allow_for, recommender),
-        "block": None if block_for is None else _read(block_for, recommender),
+        "rules": _rules(rules, rule or [], allow, block),
         "fallback": "popularity" if popular else None,
         "item_columns": with_columns or (),
     }
-    if every and output is not None:
-        stream = recommender.stream("all", engine=given_engine(engine, engine_set), **asked)
-        write_parts((_as_polars(part) for part in stream), form, output)
+    recommender = _open(run)
+    if ann:
+        recommender.use_ann()
+        _note_recall(recommender, k)
+    if every and out is not None:
+        stream = recommender.stream("all", engine=given_engine(engine, engine_set), **options)
+        write_parts((_as_polars(part) for part in stream), form, out)
         return
-    found = recommender.recommend(
-        users=parse_ids(user, recommender.users, "user") if user else None,
-        histories=_read(histories, recommender) if histories is not None else None,
-        **asked,
-    )
-    lists = _as_polars(found)
+    users = parse_ids(user, recommender.users, "user") if user else None
+    given = None if histories is None else _read(histories, recommender)
+    lists = _as_polars(recommender.recommend(users=users, histories=given, **options))
     if lists.is_empty():
         note("no item is left to recommend: what was seen and the rules leave none")
-    show_frame(lists, form, output)
+    show_frame(lists, form, out)
 
 
-def _tell_recall(recommender: Recommender, k: int) -> None:
+def _rules(file: Path | None, pairs: list[str], allow: list[str] | None, block: list[str] | None) -> Rules:
+    """The rules of a file with those of the options; an item that either blocks is blocked."""
+    from recgraph.config import parse_settings
+    from recgraph.serve.rules import Rules
+
+    base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
+    values = parse_settings(pairs, base, option="--rule")
+    if allow:
+        values["allow"] = allow
+    if block:  # texts all, which are read as ids of the log's type
+        values["block"] = list(dict.fromkeys([*map(str, values.get("block", ())), *block]))
+    return Rules.of(values)
+
+
+def _note_recall(recommender: Recommender, k: int) -> None:
     from recgraph.serve.recommender import recall_of_lists
 
     try:
@@ -113,52 +112,43 @@ def _tell_recall(recommender: Recommender, k: int) -> None:
         note(f"approximate lists: they contain {share:.1%} of the items of exact lists (of a sample of users)")
 
 
+By = Literal["vectors", "co_occurrence"]
 _ITEM = "An item of the training data; may be given many times."
 _BY = "vectors: the cosine of the model's item vectors, the default where it has them; co_occurrence: of who had both."
 
 
-By = Literal["vectors", "co_occurrence"]
-
-
 def similar(
-    run: Annotated[Path, RunArgument],
+    run: RunArgument,
     item: Annotated[list[str] | None, typer.Option("--item", "-i", metavar="ID", help=_ITEM)] = None,
     every: Annotated[bool, typer.Option("--all", help="All items of the training data.")] = False,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
+    k: KOption = 10,
     by: Annotated[By | None, typer.Option("--by", help=_BY)] = None,
-    with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
+    with_columns: WithOption = None,
     allow: AllowOption = None,
     block: BlockOption = None,
-    output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
+    out: OutOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """List the items most like each item: "more like this", or bought together (--by co_occurrence)."""
     if bool(item) + every != 1:
         raise ValueError("say to which items: one of --item ID (once or more) and --all")
     recommender = _open(run)
-    found = recommender.similar(
-        parse_ids(item, recommender.items, "item") if item else "all",
-        k,
-        by=by,
-        allow=allow,
-        block=block,
-        item_columns=with_columns or (),
-    )
+    items = parse_ids(item, recommender.items, "item") if item else "all"
+    found = recommender.similar(items, k, by=by, allow=allow, block=block, item_columns=with_columns or ())
     lists = _as_polars(found)
     if lists.is_empty():
         note("no similar items: nobody has them with others, or the rules leave none")
-    show_frame(lists, form, output)
+    show_frame(lists, form, out)
 
 
 _USERS = "Vectors of the users of the training data, instead of the items'."
-_OUT = "Write to this file (.parquet, .json, .csv, .tsv)."
 
 
 def vectors(
-    run: Annotated[Path, RunArgument],
+    run: RunArgument,
     users: Annotated[bool, typer.Option("--users", help=_USERS)] = False,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
-    output: Annotated[Path | None, typer.Option("--out", "--output", help=_OUT)] = None,
+    out: OutOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
@@ -170,31 +160,18 @@ def vectors(
         found = recommender.user_vectors(histories=_read(histories, recommender))
     else:
         found = recommender.user_vectors() if users else recommender.item_vectors()
-    show_frame(_as_lists(_as_polars(found), form, output), form, output)
+    show_frame(_as_polars(found), form, out)
 
 
 def export(
-    run: Annotated[Path, RunArgument],
+    run: RunArgument,
     out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
 ) -> None:
     """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest."""
-    manifest = _open(run).export(out)
-    graph = manifest["graph"]
+    graph = _open(run).export(out)["graph"]
     given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
     note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
     note(f"written to {out}; how the graph is called: {out / 'manifest.json'}")
-
-
-def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> pl.DataFrame:
-    """Arrays as texts of JSON where the form has cells of text alone; a table for people shows them as they are."""
-    import polars as pl
-
-    if chosen_form(form, output) not in (FileFormat.CSV, FileFormat.TSV):
-        return frame
-    as_text = pl.concat_str(
-        pl.lit("["), pl.col("vector").arr.to_list().cast(pl.List(pl.String)).list.join(", "), pl.lit("]")
-    )
-    return frame.with_columns(as_text.alias("vector"))
 
 
 def _open(run: Path) -> Recommender:
@@ -217,7 +194,7 @@ def parse_ids(texts: list[str], ids: IdMap, what: str) -> pl.Series:
 
 def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
     """A log as a frame with the run's column names."""
-    from recgraph.train.new_log import read_new_log
+    from recgraph.train.update import read_new_log
 
     log, columns = read_new_log(path, recommender), recommender.columns
     names = {log.columns.user: columns.user, log.columns.item: columns.item}

@@ -48,10 +48,8 @@ class Query:
 
     def rows(self, start: int, end: int) -> Query:
         """The rows from ``start`` to ``end``; nothing is copied."""
-        parts = [None if part is None else part.part(start, end) for part in (self.history, self.times)]
-        history, times = parts
-        assert history is not None
-        return Query(self.users[start:end], history, times)
+        times = None if self.times is None else self.times.part(start, end)
+        return Query(self.users[start:end], self.history.part(start, end), times)
 
     def __len__(self) -> int:
         return self.users.numel()
@@ -59,14 +57,8 @@ class Query:
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """What a rank knows of a batch of which it computes a share.
-
-    Attributes:
-        share: which of the batch's B rows are the rank's.
-        lengths: [B], the targets of each row.
-        n_targets: the targets of all rows.
-        contrast: B rows of tokens of which all ranks draw the same views; None where no views are drawn.
-    """
+    """What a rank knows of a batch of which it computes a share: which of the batch's B rows are its own, [B] the
+    targets of each row and of all rows, and the B rows of tokens of which all ranks draw the same views, if any."""
 
     share: Share
     lengths: Tensor
@@ -241,13 +233,16 @@ class PairBatch:
         return self.share.weight
 
     def to(self, device: torch.device | str) -> PairBatch:
-        users, items, negatives = (to_device(part, device) for part in (self.users, self.items, self.negatives))
-        pairs = None
-        if self.all_pairs is not None:
-            pairs = to_device(self.all_users, device), to_device(self.all_items, device)
-        drawn = {name: [to_device(part, device) for part in parts] for name, parts in self.drawn.items()}
-        moved = replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs, drawn=drawn)
-        return moved if self.excluded is None else replace(moved, excluded=to_device(self.excluded, device))
+        pairs = self.all_pairs
+        return replace(
+            self,
+            users=to_device(self.users, device),
+            items=to_device(self.items, device),
+            negatives=to_device(self.negatives, device),
+            all_pairs=None if pairs is None else (to_device(pairs[0], device), to_device(pairs[1], device)),
+            drawn={name: [to_device(part, device) for part in parts] for name, parts in self.drawn.items()},
+            excluded=None if self.excluded is None else to_device(self.excluded, device),
+        )
 
 
 @runtime_checkable
@@ -335,21 +330,12 @@ class PairBatches:
                 else:
                     negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
             every = None if share.is_whole else pairs
-            batch = PairBatch(users, items, negatives, self.generators, number, share, every)
-            yield batch if excluded is None else replace(batch, excluded=excluded, bounds=bounds)
+            own = PairBatch(users, items, negatives, self.generators, number, share, every)
+            yield replace(own, excluded=excluded, bounds=bounds)
 
 
-Regime = Literal["prefix", "causal"]
+Regime = Literal["prefix", "causal", "cloze"]
 ContrastOf = Literal["prefix", "sequence"]
-
-
-def sequence_batches(train: Part, regime: Regime, **options: Any) -> SequenceBatches:
-    """The training batches of a sequence model, with the options of :class:`SequenceBatches`.
-
-    Regime ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published).
-    ``"causal"``: every user is one sample, with a target after each item.
-    """
-    return {"prefix": PrefixBatches, "causal": CausalBatches}[regime](train, **options)
 
 
 class SequenceBatches:
@@ -357,6 +343,8 @@ class SequenceBatches:
 
     Args:
         train: users with fewer than two interactions give no sample.
+        regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published);
+            ``"causal"``: every user is one sample, with a target after each item; ``"cloze"``: :class:`ClozeBatches`.
         batch_size: samples a batch.
         max_len: prefixes keep their last ``max_len`` items; causal samples the user's last ``max_len + 1``.
         generators: of the run.
@@ -372,11 +360,10 @@ class SequenceBatches:
             drawing all of them takes a two-hundredth of the CPU time of a step on half of them.)
     """
 
-    causal: bool
-
     def __init__(
         self,
         train: Part,
+        regime: Regime,
         *,
         batch_size: int,
         max_len: int,
@@ -391,21 +378,21 @@ class SequenceBatches:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap, or triples with the time
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
-        self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
+        self.regime, self.batch_size, self.max_len, self.generators = regime, batch_size, max_len, generators
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
         self.sample_rows, self.sample_ends = self._samples()
-        if not self.sample_rows.numel():
-            raise ValueError(f"train: none of {train.n_users} users has two interactions; nothing to predict")
-        self._check_full()
+        if not len(self):
+            what = f"{self.n_samples:,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
+            raise ConfigError(f"train: {what}; a sample needs a user with two interactions")
         self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
-
-    def _check_full(self) -> None:
-        if self.n_samples and not len(self):
-            raise ConfigError(f"batch_size = {self.batch_size} is more than {self.n_samples} samples, with drop_last")
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
-        raise TypeError(f"{type(self).__name__} must define _samples")
+        if self.regime == "prefix":
+            later_mask = self.tokens.positions > 0
+            return self.tokens.rows[later_mask], self.tokens.positions[later_mask]
+        rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
+        return rows, self.tokens.lengths[rows] - 1
 
     def places(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
@@ -414,7 +401,6 @@ class SequenceBatches:
     def keep(self, keep_mask: Tensor) -> None:
         """Leave all samples out but those of ``keep_mask`` [S]; partners are still drawn from the whole part."""
         self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
-        self._check_full()
 
     @property
     def n_samples(self) -> int:
@@ -435,62 +421,36 @@ class SequenceBatches:
 
     def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator, epoch: int) -> SequenceBatch:
         """The samples of this rank. Draws are made for the whole batch, so that they are those of one process."""
-        lengths = ends.clamp(max=self.max_len)
+        lengths, is_causal = ends.clamp(max=self.max_len), self.regime == "causal"
         starts = ends - lengths
-        of_contrast = self._contrast_lengths(lengths, drawn)
+        of_contrast = lengths
+        if is_causal and self.contrast_of == "prefix":
+            part = torch.rand(lengths.numel(), generator=drawn)
+            of_contrast = torch.minimum((part * lengths).long() + 1, lengths)
         places = self.tokens.offsets[rows] + starts + of_contrast
         contrast_targets = self.tokens.values[places]
         # rows are in the order of their lengths: dealt out, all ranks have as much to do
         share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
         whole = None
         if not share.is_whole:
-            n_targets = int(lengths.sum()) if self.causal else len(rows)
+            counts = lengths if is_causal else torch.ones_like(lengths)
             contrast = self.inputs.window(rows, starts, of_contrast) if self.views else None
-            whole = WholeBatch(share, lengths if self.causal else torch.ones_like(lengths), n_targets, contrast)
+            whole = WholeBatch(share, counts, int(counts.sum()), contrast)
         is_shorter, own = of_contrast is not lengths, share.rows
         rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
         inputs = self.inputs.window(rows, starts, lengths)
         return SequenceBatch(
             rows,
             inputs,
-            self.tokens.window(rows, starts + 1, lengths).values if self.causal else contrast_targets[own],
+            self.tokens.window(rows, starts + 1, lengths).values if is_causal else contrast_targets[own],
             inputs.first(of_contrast) if is_shorter else inputs,
             contrast_targets,
-            causal=self.causal,
+            causal=is_causal,
             generators=self.generators,
             partners=self._partners.draw(places, drawn, own) if self._partners else None,
             whole=whole,
             epoch=epoch,
         )
-
-    def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:
-        return lengths
-
-
-class PrefixBatches(SequenceBatches):
-    """One sample a prefix."""
-
-    causal = False
-
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        later_mask = self.tokens.positions > 0
-        return self.tokens.rows[later_mask], self.tokens.positions[later_mask]
-
-
-class CausalBatches(SequenceBatches):
-    """One sample a sequence, with a target after each of its items."""
-
-    causal = True
-
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
-        return rows, self.tokens.lengths[rows] - 1
-
-    def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:
-        if self.contrast_of == "sequence":
-            return lengths
-        part = torch.rand(lengths.numel(), generator=drawn)
-        return torch.minimum((part * lengths).long() + 1, lengths)
 
 
 class _SameTarget:
@@ -558,17 +518,14 @@ class ClozeBatches(SequenceBatches):
             ``max_len + 1`` items, as a history that is read with a masked item behind it.
     """
 
-    causal = False
-
     def __init__(
         self, train: Part, *, mask_ratio: float, last_share: float, window_step: int | None = None, **options: Any
     ) -> None:
         self.mask_ratio, self.last_share, self.window_step = mask_ratio, last_share, window_step
-        super().__init__(train, contrast_of="sequence", **options)
+        super().__init__(train, "cloze", **options)
 
     def _samples(self) -> tuple[Tensor, Tensor]:
-        rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
-        ends = self.tokens.lengths[rows] - 1
+        rows, ends = super()._samples()
         step = self.window_step
         if step is None:
             return rows, ends

@@ -123,20 +123,11 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     A number is in the unit in which the log's times came in; a date, datetime or ISO 8601 text (without a zone: UTC)
     is of a log whose times are dates or seconds with fractions.
     """
+    _check_form(name, value, unit)
     if isinstance(value, int | float):
-        if unit == "us":
-            raise ValueError(f"{name} = {value!r}: the log's timestamps came in as dates: give a date or ISO 8601 text")
-        size = 1 if unit == "own" else 1e6
-        if not abs(value) < 2**63 / size:  # NaN is not, either
-            raise ValueError(f"{name} = {value!r} is no time: give a number within 64 bits, in the unit of the log's")
-        return math.ceil(value) if unit == "own" else round(value * size)  # rounded as the times are
-    if unit == "own":
-        raise ValueError(f"{name} = {value!r}: the log's timestamps are plain numbers: give the instant as one")
+        return math.ceil(value) if unit == "own" else round(value * 1e6)  # rounded as the times are
     if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"{name} = {value!r} is no ISO 8601 date such as '2024-05-01T12:30:00Z'") from None
+        value = dt.datetime.fromisoformat(value)
     if not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
     if value.tzinfo is None:
@@ -150,20 +141,22 @@ def duration(name: str, value: float | str, unit: TimeUnit) -> int:
     A text such as ``"14D"`` is of a log whose times are dates or seconds with fractions; a number is in the unit in
     which the times came in.
     """
+    _check_form(name, value, unit)
     if isinstance(value, str):
         found = _DURATION.fullmatch(value.strip())
         if found is None or found[2].lower() not in _SECONDS:
             raise ValueError(f"{name} = {value!r}: give a whole number and one of W, D, h, min, s, e.g. '14D'")
-        if unit == "own":
-            raise ValueError(f"{name} = {value!r}: the log's timestamps are plain numbers: give the length as one")
         length = int(found[1]) * _SECONDS[found[2].lower()] * 1_000_000
-    elif unit == "us":
-        raise ValueError(f"{name} = {value!r}: the log's timestamps came in as dates: give a text such as '14D'")
     else:
-        size = 1 if unit == "own" else 1_000_000
-        if not abs(float(value)) < 2**63 / size:  # NaN is not, either
-            raise ValueError(f"{name} = {value!r} is no length of time: give a number above 0 within 64 bits")
-        length = math.ceil(float(value) * size) if isinstance(value, float) else int(value) * size
+        length = math.ceil(value * (1 if unit == "own" else 1_000_000))
     if length < 1:
         raise ValueError(f"{name} = {value!r} must be above 0")
     return length
+
+
+def _check_form(name: str, value: object, unit: TimeUnit) -> None:
+    """Numbers are of logs with times as numbers, dates and texts of logs with dates; seconds take both."""
+    is_number = isinstance(value, int | float)
+    if unit == ("us" if is_number else "own"):
+        came, give = ("dates", "a date or text") if is_number else ("plain numbers", "a number")
+        raise ValueError(f"{name} = {value!r}: the log's timestamps came in as {came}: give {give}")

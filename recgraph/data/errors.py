@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
+from recgraph.files import CorruptFileError, DataError
 
-class DataError(ValueError):
-    """A log, or another file, that cannot be read as it is.
-
-    Attributes:
-        path: the file, or None for a frame in memory.
-        row: the row, from 0, or None.
-    """
-
-    def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
-        self.path, self.row = path, row
-        place = f"row {row} (from 0)" if row is not None else ""
-        where = ", ".join(part for part in (str(path) if path else "", place) if part)
-        super().__init__(f"{where}: {message}"[:2000] if where else message[:2000])
+__all__ = [
+    "CorruptFileError",
+    "DataError",
+    "EmptyLogError",
+    "MissingColumnError",
+    "MissingIdError",
+    "MixedIdError",
+    "RatingError",
+    "ShortUserError",
+    "TimestampError",
+    "listed",
+]
 
 
 class MissingColumnError(DataError):
@@ -28,10 +27,6 @@ class MissingColumnError(DataError):
 
 class EmptyLogError(DataError):
     """The file, the frame or what a filter leaves holds no interaction."""
-
-
-class CorruptFileError(DataError):
-    """A file, or a folder of files, that is damaged, was changed, or is in another encoding."""
 
 
 class MixedIdError(DataError):

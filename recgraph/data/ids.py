@@ -209,7 +209,7 @@ def as_series(values: Any, name: str) -> pl.Series:
 
 def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Series:
     """A series of Python values; NaN and the like are missing, UUIDs texts. Ids are of one type."""
-    values = [_plain(value) for value in values]
+    values = [plain_value(value) for value in values]
     there = [value for value in values if value is not None]
     kinds = {type(value).__name__ for value in there}
     if kinds == {"int", "float"}:
@@ -231,7 +231,7 @@ def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Seri
         raise DataError(f"{name} of {', '.join(sorted(kinds))} cannot be read: {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value as Python's own; NumPy's nanoseconds would become integers."""
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()

@@ -10,7 +10,8 @@ columns, as rules of a list read them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -30,7 +31,7 @@ from recgraph.sparse.ragged import Ragged
 _log = logging.getLogger(__name__)
 Kind = Literal["category", "words", "number", "vector"]
 #: the intervals that the training items' numbers are cut into, each with about as many of them
-N_INTERVALS = 8
+_N_INTERVALS = 8
 _WORD = r"[\p{L}\p{N}]+"
 
 
@@ -108,8 +109,8 @@ class FeatureSchema(Config):
         """
         if wish == "all":
             return cls(columns=tuple(_usable(table)))
-        learnt = [_learn(table[spec.name], spec.kind or _kind_of(table[spec.name])) for spec in _specs(table, wish)]
-        return cls(columns=tuple(learnt))
+        specs = [FeatureSpec(name=spec) if isinstance(spec, str) else spec for spec in wish]
+        return cls(columns=tuple(_learn(_column(table, spec.name), spec.kind) for spec in specs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,16 +157,17 @@ class ItemFeatures:
         table = _aligned(features, key, items)
         rows, cols, weights, dense, first = [], [], [], [], 0
         for column in schema.columns:
-            if column.name not in table.columns:
-                raise MissingColumnError(f"the item features have no column {column.name!r}; {_there(table)}")
-            series = table[column.name]
-            if column.values:
-                where, value, share = _shares(series, column)
-            else:
-                numbers, missing_mask = _numbers(series, column)
-                dense.append(numbers)
-                where = np.flatnonzero(missing_mask)
-                value, share = np.zeros(len(where), dtype=np.int64), np.ones(len(where))
+            series = _column(table, column.name)
+            with _naming(series, column.kind):
+                if column.values:
+                    where, value, share = _shares(series, column)
+                else:
+                    raw, missing_mask = _raw(series, column)
+                    numbers = (raw - np.array(column.means)) / column.scale
+                    numbers[missing_mask] = 0
+                    dense.append(numbers)
+                    where = np.flatnonzero(missing_mask)
+                    value, share = np.zeros(len(where), dtype=np.int64), np.ones(len(where))
             rows.append(where)
             cols.append(first + value)
             weights.append(share)
@@ -198,15 +200,21 @@ def _aligned(features: pl.DataFrame, key: str, items: IdMap) -> pl.DataFrame:
     return features.drop(key).select(pl.all().gather(rows)) if features.width > 1 else pl.DataFrame()
 
 
-def _specs(table: pl.DataFrame, wish: Sequence[str | FeatureSpec]) -> list[FeatureSpec]:
-    specs = [FeatureSpec(name=spec) if isinstance(spec, str) else spec for spec in wish]
-    names = [spec.name for spec in specs]
-    for name in names:
-        if name not in table.columns:
-            raise MissingColumnError(f"item_features: there is no column {name!r}; {_there(table)}")
-        if names.count(name) > 1:
-            raise DataError(f"item_features names column {name!r} twice")
-    return specs
+def _column(table: pl.DataFrame, name: str) -> pl.Series:
+    if name not in table.columns:
+        there = listed(table.columns) or "none"
+        raise MissingColumnError(f"item_features: there is no column {name!r}; the columns are {there}")
+    return table[name]
+
+
+@contextmanager
+def _naming(series: pl.Series, kind: Kind) -> Iterator[None]:
+    """What a library says of a column inside the block is an error that names it."""
+    try:
+        yield
+    except (ValueError, pl.exceptions.PolarsError) as error:
+        what = f"column {series.name!r} of type {series.dtype} cannot be read as kind {kind!r}"
+        raise DataError(f"item_features: {what}: {error}") from None
 
 
 def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
@@ -214,7 +222,7 @@ def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
     usable = []
     for series in table:
         try:
-            column = _learn(series, _kind_of(series))
+            column = _learn(series)
         except DataError as error:
             _log.info("left out of item_features = 'all': %s", error)
             continue
@@ -224,72 +232,68 @@ def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
         else:
             usable.append(column)
     if not usable:
-        raise DataError(f"item_features = 'all': no column can be used; {_there(table)}")
+        raise DataError(f"item_features = 'all': no column can be used; there are {listed(table.columns) or 'none'}")
     _log.info("item features: %s", ", ".join(f"{column.name} ({column.kind})" for column in usable))
     return usable
 
 
-def _there(table: pl.DataFrame) -> str:
-    return f"the columns are {listed(table.columns) or 'none'}"
-
-
-def _kind_of(series: pl.Series) -> Kind:
+def _learn(series: pl.Series, kind: Kind | None = None) -> FeatureColumn:
     dtype = series.dtype
-    if isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float()):
-        return "vector"
-    return "number" if dtype.is_numeric() or dtype.is_temporal() else "category"
+    if kind is None and (isinstance(dtype, pl.Array) or (isinstance(dtype, pl.List) and dtype.inner.is_float())):
+        kind = "vector"
+    elif kind is None:
+        kind = "number" if dtype.is_numeric() or dtype.is_temporal() else "category"
+    with _naming(series, kind):
+        column = FeatureColumn(name=series.name, kind=kind)
+        if kind in ("category", "words"):
+            values = _pairs(series, kind)["value"].unique().sort().to_list()
+            _check_any(len(values))
+            return column.model_copy(update={"values": tuple(values)})
+        if kind == "number":
+            numbers = _as_floats(series)
+            numbers = numbers[np.isfinite(numbers)]
+            _check_any(len(numbers))
+            edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _N_INTERVALS + 1)))
+            if len(edges) == 1:  # nothing can be learnt from one number, but from its absence
+                edges = np.append(edges, max(edges[0] + 1.0, np.nextafter(edges[0], np.inf)))
+            column = column.model_copy(update={"edges": tuple(edges.tolist())})
+        raw, missing_mask = _raw(series, column)
+        present = raw[~missing_mask]
+        _check_any(present.size)
+        means = present.mean(0)
+        scale = float(np.sqrt(((present - means) ** 2).sum(1).mean())) or 1.0
+        return column.model_copy(update={"means": tuple(means.tolist()), "scale": scale})
 
 
-def _learn(series: pl.Series, kind: Kind) -> FeatureColumn:
-    if kind in ("category", "words"):
-        values = _pairs(series, kind)["value"].unique().sort().to_list()
-        if not values:
-            raise _no_value(series)
-        return FeatureColumn(name=series.name, kind=kind, values=tuple(values))
-    column = FeatureColumn(name=series.name, kind=kind)
-    if kind == "number":
-        given = _as_floats(series)
-        there = given[np.isfinite(given)]
-        if not len(there):
-            raise _no_value(series)
-        low, high = float(there.min()), float(there.max())
-        if not np.isfinite(high - low):
-            raise DataError(f"item_features: column {series.name!r} holds numbers from {low:g} to {high:g}; scale them")
-        edges = np.unique(np.quantile(there, np.linspace(0, 1, N_INTERVALS + 1)))
-        if len(edges) == 1:  # nothing can be learnt from one number, but from its absence
-            edges = np.append(edges, max(low + 1.0, np.nextafter(low, np.inf)))
-        column = FeatureColumn(name=series.name, kind=kind, edges=tuple(edges.tolist()))
-    raw, missing_mask = _raw(series, column)
-    if missing_mask.all() or not raw.shape[1]:
-        raise _no_value(series)
-    present = raw[~missing_mask]
-    means = present.mean(0)
-    scale = float(np.sqrt(((present - means) ** 2).sum(1).mean())) or 1.0
-    return column.model_copy(update={"means": tuple(means.tolist()), "scale": scale})
+def _check_any(n: int) -> None:
+    if not n:
+        raise ValueError("it has no value for any item of the training part")
 
 
-def _no_value(series: pl.Series) -> DataError:
-    return DataError(f"item_features: column {series.name!r} has no value for any item of the training part")
+def _exploded(series: pl.Series) -> pl.DataFrame:
+    """Columns ``row`` and ``value``: each plain value of each row; nulls, NaN and empty texts are none."""
+    pairs = pl.DataFrame({"row": pl.Series(range(len(series)), dtype=pl.Int64), "value": series})
+    if isinstance(series.dtype, pl.List | pl.Array):
+        pairs = pairs.explode("value")
+    dtype, value = pairs["value"].dtype, pl.col("value")
+    pairs = pairs.filter(value.is_not_null())
+    if dtype == pl.String:
+        return pairs.filter(value != "")
+    return pairs.filter(value.is_not_nan()) if dtype.is_float() else pairs
 
 
 def _pairs(series: pl.Series, kind: Kind) -> pl.DataFrame:
-    """Columns ``row`` and ``value`` (text), each pair once; nulls and empty texts give none."""
-    name, dtype = series.name, series.dtype
-    inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
-    if inner.is_nested() or inner == pl.Object or (kind == "words" and inner != pl.String):
-        raise DataError(f"item_features: column {name!r} of type {dtype} cannot be read as kind {kind!r}")
-    pairs = pl.DataFrame({"row": pl.Series(range(len(series)), dtype=pl.Int64), "value": series})
-    if dtype.is_nested():
-        pairs = pairs.explode("value")
-    if inner.is_float():  # whole numbers that a missing value made floats
-        whole = pl.col("value").cast(pl.Int64, strict=False)
-        is_whole = whole.cast(inner) == pl.col("value")
-        text = pl.when(is_whole).then(whole.cast(pl.String)).otherwise(pl.col("value").cast(pl.String))
-        pairs = pairs.filter(pl.col("value").is_not_nan()).with_columns(text.alias("value"))
-    pairs = pairs.with_columns(pl.col("value").cast(pl.String))
-    if kind == "words":
-        pairs = pairs.with_columns(pl.col("value").str.to_lowercase().str.extract_all(_WORD)).explode("value")
-    return pairs.filter(pl.col("value").is_not_null() & (pl.col("value") != "")).unique(maintain_order=True)
+    """Columns ``row`` and ``value`` (text), each pair once."""
+    pairs = _exploded(series)
+    dtype, value = pairs["value"].dtype, pl.col("value")
+    if dtype.is_nested() or dtype == pl.Object:
+        raise ValueError("it holds no plain values, or lists of them")
+    if dtype.is_float():  # whole numbers that a missing value made floats
+        whole = value.cast(pl.Int64, strict=False)
+        value = pl.when(whole.cast(dtype) == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
+    elif kind == "words":
+        pairs = pairs.with_columns(value.str.to_lowercase().str.extract_all(_WORD)).explode("value").drop_nulls()
+    return pairs.with_columns(value.cast(pl.String)).unique(maintain_order=True)
 
 
 def _shares(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -306,62 +310,31 @@ def _shares(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any],
     )
 
 
-def _numbers(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """[n, W] centred and scaled numbers, zeros where missing; [n] bool, where they are missing."""
-    raw, missing_mask = _raw(series, column)
-    if raw.shape[1] != len(column.means):
-        raise DataError(
-            f"item_features: column {column.name!r} has vectors of length {raw.shape[1]}, not {len(column.means)}"
-        )
-    scaled = (raw - np.array(column.means)) / column.scale
-    scaled[missing_mask] = 0
-    return scaled, missing_mask
-
-
 def _raw(series: pl.Series, column: FeatureColumn) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """[n, W]: of a number, how much of each interval lies below it (0 to 1); a vector as it is."""
+    """[n, W] and [n] bool, where they are missing: of a number, how much of each interval lies below it (0 to 1); a
+    vector as it is. Zeros where missing."""
     if column.kind == "vector":
-        return _as_vectors(series)
-    numbers = _as_floats(series)
-    edges = np.array(column.edges)
-    filled = np.clip((numbers[:, None] - edges[:-1]) / np.diff(edges), 0, 1)
-    missing_mask = ~np.isfinite(numbers)
-    filled[missing_mask] = 0
-    return filled, missing_mask
+        lists = series.arr.to_list() if isinstance(series.dtype, pl.Array) else series
+        width = max(lists.list.len().drop_nulls().to_list(), default=0)
+        # never as Python numbers, which take six times the memory
+        values = lists.cast(pl.List(pl.Float64)).list.to_array(width).to_numpy().copy()
+        missing_mask = ~np.isfinite(values).all(axis=1)
+    else:
+        numbers = _as_floats(series)
+        edges = np.array(column.edges)
+        values = np.clip((numbers[:, None] - edges[:-1]) / np.diff(edges), 0, 1)
+        missing_mask = ~np.isfinite(numbers)
+    values[missing_mask] = 0
+    return values, missing_mask
 
 
 def _as_floats(series: pl.Series) -> npt.NDArray[Any]:
     """[n] float64, NaN where missing; times as microseconds."""
-    dtype = series.dtype
-    if not (dtype.is_numeric() or dtype.is_temporal() or dtype in (pl.Boolean, pl.String, pl.Null)):
-        raise DataError(f"item_features: column {series.name!r} of type {dtype} holds no numbers")
-    plain = series
     if series.dtype in (pl.Date, pl.Datetime):
-        plain = series.dt.epoch("us")
+        series = series.dt.epoch("us")
     elif series.dtype.is_temporal():
-        plain = series.to_physical()
-    numbers = plain.cast(pl.Float64, strict=False)
-    if numbers.null_count() > plain.null_count():
-        bad = plain.filter(numbers.is_null() & plain.is_not_null())[0]
-        raise DataError(f"item_features: column {series.name!r} holds {bad!r}, which is no number; make it a null")
-    return numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
-
-
-def _as_vectors(series: pl.Series) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    name, dtype = series.name, series.dtype
-    if not (isinstance(dtype, pl.List | pl.Array) and dtype.inner.is_numeric()):
-        raise DataError(f"item_features: column {name!r} of type {dtype} holds no vectors (lists or arrays of numbers)")
-    lists = series.arr.to_list() if isinstance(dtype, pl.Array) else series
-    widths = lists.list.len().drop_nulls().unique().sort().to_list()
-    if len(widths) > 1:
-        raise DataError(f"item_features: column {name!r} holds vectors of lengths {widths}; all need the same")
-    values = np.full((len(series), widths[0] if widths else 0), np.nan)
-    if values.size:  # never as Python numbers, which take six times the memory
-        entries = lists.drop_nulls().explode().cast(pl.Float64).fill_null(float("nan"))
-        values[lists.is_not_null().to_numpy()] = entries.to_numpy().reshape(-1, values.shape[1])
-    missing_mask = np.logical_not(np.isfinite(values).all(axis=1))
-    values[missing_mask] = 0
-    return values, missing_mask
+        series = series.to_physical()
+    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64)
 
 
 class ItemColumns:
@@ -405,28 +378,17 @@ class ItemColumns:
     def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
         found = self._values.get((column, separator))
         if found is None:
-            found = self._code(self._column(column, setting), separator)
-            self._values[column, separator] = found
+            found = self._values[column, separator] = self._code(self._column(column, setting), separator)
         return found
 
     def _code(self, series: pl.Series, separator: str | None) -> tuple[Tensor, pl.Series]:
         """Codes [n_items, m] and the value of each code."""
-        table = pl.DataFrame({"item": range(len(series)), "value": series}, schema_overrides={"item": pl.Int64})
         if series.dtype == pl.String and separator is not None:
-            table = table.with_columns(pl.col("value").str.split(separator).list.eval(pl.element().str.strip_chars()))
-        if isinstance(table["value"].dtype, pl.Array):
-            table = table.with_columns(pl.col("value").arr.to_list())
-        if isinstance(table["value"].dtype, pl.List):
-            table = table.explode("value")
-        table = table.filter(pl.col("value").is_not_null())
-        if table["value"].dtype == pl.String:
-            table = table.filter(pl.col("value") != "")
-        if table["value"].dtype.is_float():  # NaN is no value, as numbers() reads it
-            table = table.filter(pl.col("value").is_not_nan())
-        table = table.unique(maintain_order=True)
+            series = series.str.split(separator).list.eval(pl.element().str.strip_chars())
+        table = _exploded(series).unique(maintain_order=True)
         values = table["value"].unique().sort()
         codes = table["value"].rank("dense").cast(pl.Int64) - 1
-        lengths = torch.bincount(torch.from_numpy(table["item"].to_numpy().copy()), minlength=len(series))
+        lengths = torch.bincount(torch.from_numpy(table["row"].to_numpy().copy()), minlength=len(series))
         rows = Ragged.from_lengths(torch.from_numpy(codes.to_numpy().copy()), lengths)
         return rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)), values
 

@@ -34,10 +34,6 @@ class NegativeSampler:
     """
 
     def __init__(self, train: Part, power: float = 0.0, exclude_own: bool = True) -> None:
-        if power < 0:
-            raise ValueError(f"power = {power} must be at least 0 (uniform)")
-        if not train.n_interactions:
-            raise ValueError("train has no interaction; there is nothing to draw negatives against")
         self.n_items = train.n_items
         masses = _masses(train, power)
         self._mass_up_to = None if power == 0 else masses.cumsum(0)

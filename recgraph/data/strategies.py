@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from recgraph.config import Added, Config, ConfigError
 from recgraph.data.columns import duration, instant
 from recgraph.data.errors import ShortUserError
+from recgraph.data.ids import plain_value
 from recgraph.data.log import PART, Log
 from recgraph.data.part import OrderedLog, order
 from recgraph.registry import proposal
@@ -24,9 +25,10 @@ from recgraph.rng import numpy_generator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Targets = Literal["all", "last", "first", "random"]
+Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(plain_value)]
 #: interactions that a user needs to be in all three parts of leave-one-out
 _LEAST = 3
-#: of train, where no validation part is given and no share is asked for
+#: of train, where no validation part is given and no share is set
 _DRAWN = 0.1
 _log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Label(IntEnum):
     #: the known history of a user held out for valid or test
     VALID_HISTORY = 3
     TEST_HISTORY = 4
-    #: what of valid or test is neither asked for nor known to the user's case
+    #: what of valid or test is neither a target nor known to the user's case
     VALID_LEFT = 5
     TEST_LEFT = 6
 
@@ -80,24 +82,25 @@ class Strategy(Config):
         """What a protocol says of the parts beside the hash of the split, as JSON; empty where there is nothing."""
         return ""
 
-    def applied(self, interactions: Log, seed: int) -> tuple[Self, Tensor]:
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The parts that may not be empty."""
+        return ("train",)
+
+    def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         """The strategy as it is kept with the split of this log, and the labels."""
-        self._check_grades(interactions)
-        labels = self.labels(interactions, seed)
-        counts = torch.bincount(labels, minlength=len(Label)).tolist()
-        self.check_counts({label: counts[label] for label in Label})
+        if self.grades is not None and self.grades not in log.log.columns:
+            raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
+        labels = self.labels(log, seed)
+        sizes = sizes_of(labels)
+        if empty := [name for name in self.needed if not sizes[name]]:
+            settings = ", ".join(f"{name} = {value!r}" for name, value in self.model_dump(exclude_none=True).items())
+            raise ValueError(f"the split leaves the {empty[0]} part empty ({settings}); are they in the log's units?")
         return self, labels
 
-    def _check_grades(self, interactions: Log) -> None:
-        if self.grades is not None and self.grades not in interactions.log.columns:
-            raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
-
-    def labels(self, interactions: Log, seed: int) -> Tensor:
-        """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
+    def labels(self, log: Log, seed: int) -> Tensor:
+        """[T] uint8: the :class:`Label` of each interaction of ``log.ordered``."""
         raise NotImplementedError
-
-    def check_counts(self, counts: Mapping[Label, int]) -> None:
-        """Raise ``ValueError`` where the numbers of interactions with each label make no usable split."""
 
 
 class Folded(Strategy):
@@ -125,9 +128,9 @@ class Folded(Strategy):
         """:attr:`facts` as JSON values."""
         return {} if self.n_folds is None or self.fold is None else {"fold": self.fold, "n_folds": self.n_folds}
 
-    def check_counts(self, counts: Mapping[Label, int]) -> None:
-        if self.n_folds is not None and not counts[Label.TEST]:
-            raise ValueError(f"fold = {self.fold} of n_folds = {self.n_folds} tests no interaction; give fewer folds")
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("train",) if self.n_folds is None else ("train", "test")
 
 
 class Shares(Folded):
@@ -174,8 +177,8 @@ class LeaveOneOut(Folded):
 
     short_users: Literal["error", "train"] | None = None
 
-    def applied(self, interactions: Log, seed: int) -> tuple[Self, Tensor]:
-        lengths = interactions.ordered.items.lengths
+    def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
+        lengths = log.ordered.items.lengths
         n_short = int(((lengths < self._least) & (lengths > 0)).sum())
         made = self
         if self.short_users is None:
@@ -190,15 +193,14 @@ class LeaveOneOut(Folded):
                 f"leave-one-out needs {self._least} interactions of each user, and {n_short:,} have fewer: filter with "
                 f".k_core(users={self._least}, items=0), or leave short_users out"
             )
-        return super(LeaveOneOut, made).applied(interactions, seed)
+        return super(LeaveOneOut, made).applied(log, seed)
 
-    def labels(self, interactions: Log, seed: int) -> Tensor:
-        log = interactions.ordered
-        lengths = log.items.lengths
-        enough, later = lengths >= self._least, self.fold or 0
-        labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
-        labels[lengths[log.items.rows] - log.items.positions <= later] = int(Label.TEST_LEFT)
-        ends = log.items.offsets[1:][enough] - later
+    def labels(self, log: Log, seed: int) -> Tensor:
+        items = log.ordered.items
+        enough, later = items.lengths >= self._least, self.fold or 0
+        labels = _all_train(log)
+        labels[items.lengths[items.rows] - items.positions <= later] = int(Label.TEST_LEFT)
+        ends = items.offsets[1:][enough] - later
         labels[ends - 1] = int(Label.TEST)
         labels[ends - 2] = int(Label.VALID)
         return labels
@@ -225,19 +227,13 @@ class Ratio(SharedOut):
 
     order: Literal["random", "time"] = "random"
 
-    @model_validator(mode="after")
-    def _folds_at_random(self) -> Self:
-        if self.n_folds is not None and self.order == "time":
-            raise ValueError("order = 'time' has no folds: leave it out, or split by 'time' or 'leave-one-out'")
-        return self
-
     @property
     def draws(self) -> bool:
         return self.order == "random"
 
-    def labels(self, interactions: Log, seed: int) -> Tensor:
-        log = interactions.ordered
-        rows, lengths = log.items.rows, log.items.lengths
+    def labels(self, log: Log, seed: int) -> Tensor:
+        items = log.ordered.items
+        rows, lengths = items.rows, items.lengths
         n_valid, n_test = _share_of(lengths, self.valid), _share_of(lengths, self.test)
         starts = torch.zeros_like(lengths)
 
@@ -250,9 +246,9 @@ class Ratio(SharedOut):
             starts, n_test = self._tests_of_fold(lengths, self.n_folds, seed)
         n_valid += lacking(n_valid, self.valid)
         n_valid = n_valid.minimum(lengths - n_test - 1)
-        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed, "ratio")
+        ranks = items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
         places = (lengths[rows] - 1 - ranks - starts[rows]) % lengths[rows]
-        labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+        labels = _all_train(log)
         labels[places < (n_test + n_valid)[rows]] = int(Label.VALID)
         labels[places < n_test[rows]] = int(Label.TEST)
         return labels
@@ -287,20 +283,19 @@ class HeldOutUsers(SharedOut):
     def draws(self) -> bool:
         return True
 
-    def labels(self, interactions: Log, seed: int) -> Tensor:
-        log = interactions.ordered
-        lengths = log.items.lengths
-        able = torch.nonzero(lengths >= 2).flatten()
+    def labels(self, log: Log, seed: int) -> Tensor:
+        items = log.ordered.items
+        able = torch.nonzero(items.lengths >= 2).flatten()
         mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))]
         n_valid, n_test = (_whole(share * able.numel()) for share in (self.valid, self.test))
         if self.fold is not None:
             start = _whole(self.fold * self.test * able.numel())
             n_test = _whole((self.fold + 1) * self.test * able.numel()) - start
             mixed = mixed.roll(n_valid - start)  # valid users are those before the test users, in a ring
-        known = _share_of(lengths, self.fold_in).clamp(min=1).minimum(lengths - 1)
-        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed, "ratio")
-        truth_mask = ranks >= known[log.items.rows]
-        labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+        known = _share_of(items.lengths, self.fold_in).clamp(min=1).minimum(items.lengths - 1)
+        ranks = items.positions if self.order == "time" else _random_ranks(log.ordered, seed, "ratio")
+        truth_mask = ranks >= known[items.rows]
+        labels = _all_train(log)
         groups = (
             (mixed[:n_valid], Label.VALID, Label.VALID_HISTORY),
             (mixed[n_valid : n_valid + n_test], Label.TEST, Label.TEST_HISTORY),
@@ -308,7 +303,7 @@ class HeldOutUsers(SharedOut):
         for users, truth, history in groups:
             chosen = torch.zeros(log.n_users, dtype=torch.bool)
             chosen[users] = True
-            member = chosen[log.items.rows]
+            member = chosen[items.rows]
             labels[member] = int(history)
             labels[member & truth_mask] = int(truth)
         return labels
@@ -317,18 +312,8 @@ class HeldOutUsers(SharedOut):
 class Everything(Strategy):
     """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
 
-    def labels(self, interactions: Log, seed: int) -> Tensor:
-        return torch.full((interactions.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
-
-
-def _plain(value: object) -> object:
-    """Scalars of numpy as Python's: pydantic would read an integer of numpy as a float, and round it."""
-    if isinstance(value, np.datetime64):
-        return value.astype("datetime64[us]").item()
-    return value.item() if isinstance(value, np.number) else value
-
-
-Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain)]
+    def labels(self, log: Log, seed: int) -> Tensor:
+        return _all_train(log)
 
 
 class TimeCut(Shares):
@@ -346,133 +331,69 @@ class TimeCut(Shares):
         window: a length of time instead of either, of the test part and of the valid part before it: ``"14D"``
             (``W``, ``D``, ``h``, ``min``, ``s``) where the log has dates (or seconds with fractions), a number in their
             unit where its times came in as numbers. The newest window ends with the log's last interaction.
-        targets: what is asked of a user who did something after the cut: ``"all"`` of it as one set, with what was
+        targets: what is held out of a user who did something after the cut: ``"all"`` of it as one set, with what was
             known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
             what the user had done by then: what came before it after the cut is history, and what came after it is
-            asked of nobody. Nothing at or after a cut is trained on. As in Time-to-Split (RecSys 2025).
+            nobody's target. Nothing at or after a cut is trained on. As in Time-to-Split (RecSys 2025).
         unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid and test, before
             targets are chosen; ``"keep"``: they are misses of models without item features.
         new_users: users without history are not evaluated (``"drop"``; their interactions stay in their part), or
             evaluated with an empty history (``"keep"``).
     """
 
-    model_config = ConfigDict(allow_inf_nan=True)
-
     valid_from: Moment | None = None
     test_from: Moment | None = None
-    window: Annotated[int | float | str | None, BeforeValidator(_plain), Added()] = None
+    window: Annotated[int | float | str | None, BeforeValidator(plain_value), Added()] = None
     targets: Annotated[Targets, Added()] = "all"
     unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.valid_from is None) != (self.test_from is None):
-            raise ValueError("valid_from and test_from are given both or not at all")
-        if self.window is not None and self.valid_from is not None:
-            raise ValueError(f"window = {self.window!r} and valid_from both set the cuts: leave out one of them")
+        instants = [each is not None for each in (self.valid_from, self.test_from)]
+        if any(instants) and (not all(instants) or self.window is not None):
+            raise ValueError("give valid_from and test_from, both, or window, or shares")
         return self
 
     @property
     def draws(self) -> bool:
         return self.targets == "random"
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("train", "test") if self.valid_from is not None or self.window is not None else super().needed
+
     def _facts(self) -> dict[str, int | str]:
         if self.targets == "all" and self.unknown_items == "keep":
             return super()._facts()
         return {**super()._facts(), "targets": self.targets, "unknown_items": self.unknown_items}
 
-    def labels(self, interactions: Log, seed: int) -> Tensor:
-        times = interactions.ordered.times
+    def labels(self, log: Log, seed: int) -> Tensor:
+        times = log.ordered.times
         if times is None:
             raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
-        labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
-        parts = (Label.VALID, Label.TEST, Label.TEST_LEFT)
-        for start, label in zip(self._cuts(times, interactions), parts, strict=False):
+        labels = _all_train(log)
+        for start, label in zip(self._cuts(times, log), (Label.VALID, Label.TEST, Label.TEST_LEFT), strict=False):
             labels[times >= start] = int(label)
         if self.unknown_items == "drop":
-            labels = _without_unknown(interactions.ordered, labels)
-        return _with_targets(interactions.ordered, labels, self.targets, seed)
+            labels = _without_unknown(log.ordered, labels)
+        return labels if self.targets == "all" else _with_targets(log.ordered, labels, self.targets, seed)
 
-    def check_counts(self, counts: Mapping[Label, int]) -> None:
-        sizes = {name: sum(counts[label] for label in own) for name, own in GROUPS.items()}
-        by_instant = self.valid_from is not None or self.window is not None
-        for name in ("train", "test") if by_instant else ("train",):
-            if not sizes[name]:
-                raise ValueError(
-                    f"the split by time leaves the {name} part empty: is valid_from, test_from or window in the unit "
-                    "of the log's timestamps?"
-                )
-        super().check_counts(counts)
-
-    def _cuts(self, times: Tensor, interactions: Log) -> tuple[int, ...]:
+    def _cuts(self, times: Tensor, log: Log) -> tuple[int, ...]:
         """Where valid and test begin, and of a fold what comes after its test."""
-        fold, unit = self.fold or 0, interactions.time_unit
-        first, end = int(times.min()), int(times.max()) + 1
+        fold, unit, end = self.fold or 0, log.time_unit, int(times.max()) + 1
         if self.valid_from is not None and self.test_from is not None:
             cuts = instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
-            if cuts[0] > cuts[1]:
-                raise ValueError(f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}")
-            if self.n_folds is None:
-                return cuts
-            length = end - cuts[1]
-            if length <= 0 or cuts[0] - (self.n_folds - 1) * length <= first:
-                raise ValueError(f"n_folds = {self.n_folds}: the log is too short for so many windows")
-            return tuple(cut - fold * length for cut in (*cuts, end))
+            return cuts if self.n_folds is None else tuple(cut - fold * (end - cuts[1]) for cut in (*cuts, end))
         if self.window is not None:
             length = duration("window", self.window, unit)
-            if end - ((self.n_folds or 1) + 1) * length <= first:
-                raise ValueError(f"window = {self.window!r} is too long: its windows leave nothing to train on")
             end -= fold * length
             return (end - 2 * length, end - length, *((end,) if fold else ()))
         ordered, count = times.sort().values, times.numel()
         n_test = _whole(self.test * count)
-        if self.n_folds is not None and self.valid + self.n_folds * self.test >= 1:
-            raise ValueError(f"test = {self.test:g} of n_folds = {self.n_folds} windows leaves nothing to train on")
         last = count - n_test * fold
         places = (last - n_test - _whole(self.valid * count), last - n_test, *((last,) if fold else ()))
         # one past the last time is a cut that leaves nothing
-        return tuple(end if place >= count else int(ordered[place]) for place in places)
-
-
-#: held-out part -> labels of its targets, of what happened before them, and of what is left out
-_HELD_OUT = (
-    ("valid", Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
-    ("test", Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
-)
-
-
-def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
-    """The labels with interactions of items that no earlier part has left out of valid and test."""
-    made, before = labels.clone(), labels == int(Label.TRAIN)
-    for _, asked, _, left in _HELD_OUT:
-        own = labels == int(asked)
-        made[own & ~_occur(log.items.values, before, log.n_items)] = int(left)
-        before = before | own
-    return made
-
-
-def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) -> Tensor:
-    """The labels with one target of each user in valid and in test; a user's interactions are in order of time.
-
-    What the user did in the part before the target is history, what came after it is left out.
-    """
-    if targets == "all":
-        return labels
-    made, rows = labels.clone(), log.items.rows
-    for name, asked, history, left in _HELD_OUT:
-        own = torch.nonzero(labels == int(asked)).flatten()
-        counts = torch.bincount(rows[own], minlength=log.n_users)
-        firsts = torch.cumsum(counts, 0) - counts
-        if targets == "random":
-            draws = torch.from_numpy(numpy_generator(seed, "split", "targets", name).random(log.n_users))
-            chosen = torch.minimum((draws * counts).to(torch.int64), (counts - 1).clamp(min=0))
-        else:
-            chosen = (counts - 1).clamp(min=0) if targets == "last" else torch.zeros_like(counts)
-        place = torch.arange(len(own)) - firsts[rows[own]]
-        target = chosen[rows[own]]
-        made[own[place < target]] = int(history)
-        made[own[place > target]] = int(left)
-    return made
+        return tuple(end if place >= count else int(ordered[max(place, 0)]) for place in places)
 
 
 class Given(Strategy):
@@ -505,63 +426,97 @@ class Given(Strategy):
         drawn = {} if self.valid is None else {"valid_from_train": self.valid, "order": self.order}
         return json.dumps({**drawn, "unknown_items": self.unknown_items, **self.found}, sort_keys=True)
 
-    def applied(self, interactions: Log, seed: int) -> tuple[Self, Tensor]:
-        if not interactions.has_parts:
+    def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
+        if not log.has_parts:
             raise ValueError(
                 "split 'given' takes parts that were given apart: rg.Split.from_parts(train=..., valid=..., test=...) "
                 "(--train, --valid, --test)"
             )
-        self._check_grades(interactions)
-        labels = torch.from_numpy(order(interactions.log)[PART].to_numpy(writable=True))
-        made = self.model_copy(update={"valid": self._share(labels)})
-        labels, found = made._found(interactions.ordered, made._with_valid(interactions, labels, seed))
-        odd = {name: count for name, count in found.items() if "_" in name and count}
-        if odd:
-            _log.warning("given split: %s", ", ".join(f"{name} = {count:,}" for name, count in odd.items()))
-        return made.model_copy(update={"found": found}), labels
-
-    def _share(self, labels: Tensor) -> float | None:
-        """The share of train that becomes the validation part; None where there is one."""
-        if not bool((labels == int(Label.TRAIN)).any()):
-            raise ValueError("train holds no interaction; there must be something to train on")
-        if not bool((labels == int(Label.VALID)).any()):
-            return _DRAWN if self.valid is None else self.valid
-        if self.valid is not None:
+        has_valid = bool((log.log[PART] == int(Label.VALID)).any())
+        if has_valid and self.valid is not None:
             raise ValueError(f"valid = {self.valid:g} draws a validation part from train, and one is given")
-        return None
+        share = None if has_valid else _DRAWN if self.valid is None else self.valid
+        made, labels = super(Given, self.model_copy(update={"valid": share})).applied(log, seed)
+        known = _without_unknown(log.ordered, labels)
+        found = _found(log.ordered, labels, known)
+        if odd := [f"{name} = {count:,}" for name, count in found.items() if "_" in name and count]:
+            _log.warning("given split: %s", ", ".join(odd))
+        return made.model_copy(update={"found": found}), known if self.unknown_items == "drop" else labels
 
-    def _with_valid(self, interactions: Log, labels: Tensor, seed: int) -> Tensor:
-        """The labels with the validation part that is drawn from train, if one is."""
+    def labels(self, log: Log, seed: int) -> Tensor:
+        """The parts, with the validation part that is drawn from train, if one is."""
+        labels = torch.from_numpy(order(log.log)[PART].to_numpy(writable=True))
         if not self.valid:
             return labels
         is_train = labels == int(Label.TRAIN)
-        train = interactions.ordered.filter(is_train)
+        train = log.ordered.filter(is_train)
         lengths = train.items.lengths
         counts = _share_of(lengths, self.valid)
         counts += ((counts == 0) & (lengths >= 2)).to(counts.dtype)
         ranks = train.items.positions if self.order == "time" else _random_ranks(train, seed, "given")
         drawn = lengths[train.items.rows] - ranks <= counts[train.items.rows]
-        labels = labels.clone()
         labels[torch.nonzero(is_train).flatten()[drawn]] = int(Label.VALID)
         return labels
 
-    def _found(self, log: OrderedLog, labels: Tensor) -> tuple[Tensor, dict[str, int]]:
-        """The labels without targets that nothing before knows, and what was found of the parts."""
-        users = log.items.rows
-        pairs = users * log.n_items + log.items.values
-        known = _without_unknown(log, labels)
-        before = labels == int(Label.TRAIN)
-        found = {"train": int(before.sum())}
-        for name, label in (("valid", Label.VALID), ("test", Label.TEST)):
-            asked = labels == int(label)
-            found |= {
-                name: int(asked.sum()),
-                f"{name}_repeats": int(np.isin(pairs[asked].numpy(), pairs[before].numpy()).sum()),
-                f"{name}_unknown_users": int((asked & ~_occur(users, before, log.n_users)).sum()),
-                f"{name}_unknown_items": int((asked & (known != labels)).sum()),
-            }
-            before = before | asked
-        return (known if self.unknown_items == "drop" else labels), found
+
+def _found(log: OrderedLog, labels: Tensor, known: Tensor) -> dict[str, int]:
+    """What is odd of given parts; ``known``: the labels without targets that nothing before knows."""
+    users = log.items.rows
+    pairs = users * log.n_items + log.items.values
+    before = labels == int(Label.TRAIN)
+    found = {"train": int(before.sum())}
+    for name, label in (("valid", Label.VALID), ("test", Label.TEST)):
+        own = labels == int(label)
+        found |= {
+            name: int(own.sum()),
+            f"{name}_repeats": int(np.isin(pairs[own].numpy(), pairs[before].numpy()).sum()),
+            f"{name}_unknown_users": int((own & ~_occur(users, before, log.n_users)).sum()),
+            f"{name}_unknown_items": int((own & (known != labels)).sum()),
+        }
+        before = before | own
+    return found
+
+
+#: held-out part -> labels of its targets, of what happened before them, and of what is left out
+_HELD_OUT = (
+    ("valid", Label.VALID, Label.VALID_HISTORY, Label.VALID_LEFT),
+    ("test", Label.TEST, Label.TEST_HISTORY, Label.TEST_LEFT),
+)
+
+
+def _all_train(log: Log) -> Tensor:
+    return torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+
+
+def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
+    """The labels with interactions of items that no earlier part has left out of valid and test."""
+    made, before = labels.clone(), labels == int(Label.TRAIN)
+    for _, target, _, left in _HELD_OUT:
+        own = labels == int(target)
+        made[own & ~_occur(log.items.values, before, log.n_items)] = int(left)
+        before = before | own
+    return made
+
+
+def _with_targets(log: OrderedLog, labels: Tensor, targets: Targets, seed: int) -> Tensor:
+    """The labels with one target of each user in valid and in test; a user's interactions are in order of time.
+
+    What the user did in the part before the target is history, what came after it is left out.
+    """
+    made, rows = labels.clone(), log.items.rows
+    for name, target, history, left in _HELD_OUT:
+        own = torch.nonzero(labels == int(target)).flatten()
+        counts = torch.bincount(rows[own], minlength=log.n_users)
+        firsts = torch.cumsum(counts, 0) - counts
+        if targets == "random":
+            draws = torch.from_numpy(numpy_generator(seed, "split", "targets", name).random(log.n_users))
+            chosen = torch.minimum((draws * counts).to(torch.int64), (counts - 1).clamp(min=0))
+        else:
+            chosen = (counts - 1).clamp(min=0) if targets == "last" else torch.zeros_like(counts)
+        place = torch.arange(len(own)) - firsts[rows[own]]
+        made[own[place < chosen[rows[own]]]] = int(history)
+        made[own[place > chosen[rows[own]]]] = int(left)
+    return made
 
 
 def _occur(values: Tensor, among: Tensor, n: int) -> Tensor:

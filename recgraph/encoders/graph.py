@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recgraph.config import Search
 from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.kept import SizedByState
-from recgraph.graph.sampler import Layered
+from recgraph.graph.contexts import Layered
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum, power

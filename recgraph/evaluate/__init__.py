@@ -12,21 +12,15 @@ if TYPE_CHECKING:
     from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare, load_users, save_users
     from recgraph.evaluate.significance import Table, table
 
-_WHERE = {
-    "evaluator": ("evaluate",),
-    "frames": ("frame", "matrix"),
-    "protocol": ("Protocol",),
-    "results": ("ProtocolMismatch", "Result", "Results", "compare", "load_users", "save_users"),
-    "significance": ("Table", "table"),
-}
 __all__ = ["Protocol", "ProtocolMismatch", "Result", "Results", "Table", "compare", "evaluate", "frame"]
 __all__ += ["load_users", "matrix", "save_users", "table"]
+_MODULES = {"evaluate": "evaluator", "frame": "frames", "matrix": "frames", "Protocol": "protocol"}
+_MODULES |= {"Table": "significance", "table": "significance"}
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _WHERE.items():
-        if name in names:
-            return getattr(importlib.import_module(f"recgraph.evaluate.{module}"), name)
+    if name in __all__:
+        return getattr(importlib.import_module(f"recgraph.evaluate.{_MODULES.get(name, 'results')}"), name)
     raise AttributeError(f"module 'recgraph.evaluate' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

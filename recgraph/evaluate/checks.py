@@ -15,7 +15,7 @@ from recgraph.data.part import Cases
 from recgraph.data.split import Split
 from recgraph.data.strategies import Label
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.protocol import Seen, Ties
+from recgraph.evaluate.protocol import Seen
 from recgraph.evaluate.ranking import Scorer
 from recgraph.rng import numpy_generator
 
@@ -49,38 +49,37 @@ def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: in
         n_users: test users, at most, that the scorers at chance are evaluated on.
         seed: of the draw of these users and of the random scores.
     """
+    parts = {"valid": split.valid, "test": split.test}
+    fitted = {"valid": split.fit_part("train").item_counts(), "test": split.fit_part("train+valid").item_counts()}
     return [
         time_leakage(split),
         time_split(split),
-        duplicates(split, "valid"),
-        duplicates(split, "test"),
-        unknown_items(split, "valid"),
-        unknown_items(split, "test"),
-        popularity(split),
+        *(duplicates(cases, name) for name, cases in parts.items()),
+        *(unknown_items(cases, fitted[name], name) for name, cases in parts.items()),
+        popularity(split.valid, split.test, fitted["valid"]),
         *chance(split.test, cutoff=cutoff, n_users=n_users, seed=seed),
     ]
 
 
-def time_leakage(split: Split, name: str = "time leakage") -> Check:
+def time_leakage(split: Split) -> Check:
     """How many test interactions precede training interactions of anyone.
 
     A model that is fitted on what came later knows trends that it could not have known (Ji et al., TOIS 2023). Under
     leave-one-out that is so for nearly every test interaction.
     """
-    times = split.interactions.ordered.times
+    times, labels = split.interactions.ordered.times, split.labels
     if times is None:
-        return Check(name, "skipped", None, "the log has no timestamps")
-    labels = split.labels
+        return Check("time leakage", "skipped", None, "the log has no timestamps")
     tested, fitted = times[labels == int(Label.TEST)], times[labels == int(Label.TRAIN)].sort().values
     if not len(tested) or not len(fitted):
-        return Check(name, "skipped", None, "the test or the training part is empty")
+        return Check("time leakage", "skipped", None, "the test or the training part is empty")
     later = len(fitted) - torch.searchsorted(fitted, tested, right=True)
     share, median = float((later > 0).double().mean()), float(later.double().median()) / len(fitted)
     detail = (
         f"{int((later > 0).sum()):,} of {len(tested):,} test interactions precede a training interaction of anyone; "
         f"at the median {median:.1%} of the training part lies after a test interaction"
     )
-    return Check(name, "warn" if share > 0 else "ok", share, detail)
+    return Check("time leakage", "warn" if share > 0 else "ok", share, detail)
 
 
 def time_split(split: Split) -> Check:
@@ -90,31 +89,32 @@ def time_split(split: Split) -> Check:
         return Check(name, "skipped", None, "the log has no timestamps")
     try:
         other = Split.of(split.interactions, "time")
-        cases = len(other.test)
+        n_users, value = len(other.test), time_leakage(other).value
     except ValueError as error:
         return Check(name, "skipped", None, f"it cannot be made: {error}")
-    value = time_leakage(other).value
-    if not cases or value is None:
-        return Check(name, "skipped", None, f"it would leave {cases:,} test users instead of {len(split.test):,}")
-    detail = f"{cases:,} test users instead of {len(split.test):,}, and {value:.1%} of test interactions leak"
+    if not n_users or value is None:
+        return Check(name, "skipped", None, f"it would leave {n_users:,} test users instead of {len(split.test):,}")
+    detail = f"{n_users:,} test users instead of {len(split.test):,}, and {value:.1%} of test interactions leak"
     return Check(name, "ok" if value == 0 else "fail", value, detail)
 
 
-def duplicates(split: Split, part: Literal["valid", "test"]) -> Check:
+def duplicates(cases: Cases, part: str) -> Check:
     """How many relevant items of a part are in the history of their user."""
-    cases = _cases(split, part)
-    keys = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
-    known = torch.isin(keys, cases.history.rows * cases.n_items + cases.history.values)
-    twice = int(known.sum())
+    keys = _distinct(cases.truth.rows, cases.truth.values, cases)
+    twice = int(torch.isin(keys, _distinct(cases.history.rows, cases.history.values, cases)).sum())
     detail = f"{twice:,} of {len(keys):,} relevant items are in their user's history, misses if excluded"
     return Check(f"duplicates in {part}", "warn" if twice else "ok", float(twice), detail)
 
 
-def unknown_items(split: Split, part: Literal["valid", "test"]) -> Check:
-    """How many items of a part occur nowhere in what the model is fitted on."""
-    cases = _cases(split, part)
-    fitted = split.fit_part("train" if part == "valid" else "train+valid")
-    cold = fitted.item_counts()[cases.truth.values] == 0
+def _distinct(rows: Tensor, items: Tensor, cases: Cases) -> Tensor:
+    """[T] int64: the pairs of a row and an item, each once."""
+    keys: Tensor = torch.unique(rows * cases.n_items + items)
+    return keys
+
+
+def unknown_items(cases: Cases, fitted: Tensor, part: str) -> Check:
+    """How many items of a part occur nowhere in what the model is fitted on, by ``fitted`` [n_items] counts."""
+    cold = fitted[cases.truth.values] == 0
     n_items, n_users = (int(torch.unique(of[cold]).numel()) for of in (cases.truth.values, cases.truth.rows))
     detail = (
         f"{n_items:,} items occur only in {part}: {int(cold.sum()):,} of {len(cold):,} relevant items, of {n_users:,} "
@@ -123,31 +123,28 @@ def unknown_items(split: Split, part: Literal["valid", "test"]) -> Check:
     return Check(f"items only in {part}", "warn" if n_items else "ok", float(n_items), detail)
 
 
-def popularity(split: Split) -> Check:
+def popularity(valid: Cases, test: Cases, counts: Tensor) -> Check:
     """Whether valid and test ask for equally popular items: or else the best settings differ between them.
 
-    Compared are training interactions of an item, in the mean over users of the means of their items.
+    Compared are training interactions of an item, ``counts`` [n_items], in the mean over users of the means of their
+    relevant items.
     """
-    name = "popularity in valid and test"
-    counts = split.fit_part("train").item_counts().double()
-    valid, test = (_means_of_users(_cases(split, part), counts) for part in ("valid", "test"))
-    if min(len(valid), len(test)) < 2:
+    name, of_parts = "popularity in valid and test", []
+    for cases in (valid, test):
+        popularities = counts[cases.truth.values].double()
+        sums = torch.zeros(len(cases), dtype=torch.float64).index_add_(0, cases.truth.rows, popularities)
+        lengths = cases.truth.lengths
+        of_parts.append((sums / lengths)[lengths > 0])
+    if min(map(len, of_parts)) < 2:
         return Check(name, "skipped", None, "valid or test has fewer than two users")
-    own, other = float(valid.mean()), float(test.mean())
-    error = _SIGMAS * float((valid.var() / len(valid) + test.var() / len(test)).sqrt())
+    own, other = (float(means.mean()) for means in of_parts)
+    error = _SIGMAS * sum(float(means.var()) / len(means) for means in of_parts) ** 0.5
     drifts = abs(other - own) > max(error, _DRIFT * own)
     detail = (
         f"an item of test has {other:.1f} training interactions in the mean, one of valid {own:.1f} (within "
         f"{error:.2g} allowed){'; settings that valid chose may not be the best on test' if drifts else ''}"
     )
     return Check(name, "warn" if drifts else "ok", other / own if own else None, detail)
-
-
-def _means_of_users(cases: Cases, of_items: Tensor) -> Tensor:
-    """The mean of a value of items over the relevant ones of each user that has any."""
-    sums = torch.zeros(len(cases), dtype=of_items.dtype).index_add_(0, cases.truth.rows, of_items[cases.truth.values])
-    lengths = torch.bincount(cases.truth.rows, minlength=len(cases))
-    return (sums / lengths)[lengths > 0]
 
 
 def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0) -> list[Check]:
@@ -157,16 +154,18 @@ def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0
     if len(cases) > n_users:
         drawn = numpy_generator(seed, "checks").permutation(len(cases))[:n_users]
         cases = cases.take(torch.from_numpy(np.sort(drawn)))
-    rows = []
+    rows, metric = [], f"recall@{cutoff}"
     seen: Seen
     for seen in ("keep", "exclude"):
         expected = _recall_at_chance(cases, cutoff, seen == "exclude")
-        exact = _recall(_Constant(cases.n_items), cases, cutoff, seen, "expectation")
-        rows.append(_at(f"constant scorer, expectation, seen {seen}", exact, expected, 1e-9))
-        found = _recall(_Random(cases.n_items, seed), cases, cutoff, seen, "seeded permutation")
+        constant, random = _Constant(cases.n_items), _Random(cases.n_items, seed)
+        (exact,) = evaluate(constant, cases, seen=(seen,), ties="expectation", metrics=(metric,))
+        rows.append(_at(f"constant scorer, expectation, seen {seen}", exact.per_user[metric], expected, 1e-9))
+        (found,) = evaluate(random, cases, seen=(seen,), metrics=(metric,))
         # a rare hit may not be among few users: then the deviation is that of a single one of them
-        deviation = max(float((found - expected).std()), 1 / np.sqrt(len(cases)))
-        rows.append(_at(f"random scorer, seen {seen}", found, expected, _SIGMAS * deviation / np.sqrt(len(cases))))
+        deviation = max(float((found.per_user[metric] - expected).std()), 1 / np.sqrt(len(cases)))
+        error = _SIGMAS * deviation / np.sqrt(len(cases))
+        rows.append(_at(f"random scorer, seen {seen}", found.per_user[metric], expected, error))
     return rows
 
 
@@ -191,27 +190,19 @@ class _Random(_Constant):
         return torch.from_numpy(np.stack(rows))
 
 
-def _cases(split: Split, part: Literal["valid", "test"]) -> Cases:
-    return split.valid if part == "valid" else split.test
-
-
-def _recall(model: _Constant, cases: Cases, k: int, seen: Seen, ties: Ties) -> np.ndarray:
-    """[U]."""
-    (result,) = evaluate(model, cases, seen=(seen,), ties=ties, cutoffs=(k,), metrics=("recall",))
-    return result.per_user[f"recall@{k}"]
-
-
 def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:
     """[U] float64: the share of the relevant items that are candidates, times the list length over the candidates."""
-    truth = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
-    n_relevant = torch.bincount(truth // cases.n_items, minlength=len(cases)).double()
-    n_candidates = torch.full((len(cases),), float(cases.n_items), dtype=torch.float64)
+
+    def counts(keys: Tensor) -> Tensor:
+        return torch.bincount(keys // cases.n_items, minlength=len(cases)).double()
+
+    truth = _distinct(cases.truth.rows, cases.truth.values, cases)
+    n_relevant, n_candidates = counts(truth), torch.full((len(cases),), float(cases.n_items), dtype=torch.float64)
     if exclude:
-        known = torch.unique(cases.history.rows * cases.n_items + cases.history.values)
-        n_candidates = n_candidates - torch.bincount(known // cases.n_items, minlength=len(cases))
+        known = _distinct(cases.history.rows, cases.history.values, cases)
+        n_candidates = n_candidates - counts(known)
         truth = truth[~torch.isin(truth, known)]
-    reachable = torch.bincount(truth // cases.n_items, minlength=len(cases)).double()
-    values: np.ndarray = (reachable / n_relevant * (k / n_candidates).clamp(max=1)).numpy()
+    values: np.ndarray = (counts(truth) / n_relevant * (k / n_candidates).clamp(max=1)).numpy()
     return values
 
 

@@ -21,7 +21,7 @@ from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Truth, check_items, expected_hits
+from recgraph.evaluate.hits import RankedHits, RelevantRanks, Truth, check_items, expected_hits
 from recgraph.evaluate.metrics import (
     DEFAULT_METRICS,
     Metric,
@@ -119,7 +119,10 @@ def evaluate(
     _check(protocols, cases, allow_fitted)
     missing = dict.fromkeys(("counts", "n_users", "known"), "fit_part") if fit_part is None else {}
     check_needs(wanted.metrics, missing if features is not None else {**missing, "features": "features"})
-    facts = _facts(cases, fit_part, features)
+    if features is not None:
+        features = features.detach().cpu()  # embeddings of a model, where it is
+        if len(features) != cases.n_items or not bool(features.isfinite().all()):
+            raise ValueError(f"features {list(features.shape)} must be [{cases.n_items}, F], all finite")
     co_occurrence = None if fit_part is None else CoOccurrence(fit_part.items, cases.n_items)
 
     @cache
@@ -145,7 +148,7 @@ def evaluate(
         measurements.append(Measurement(named, wanted.metrics, candidates, reranking))
     users = cases.users.cpu().numpy().astype(np.int64)
     results, log_hash = [], getattr(split, "log_hash", "")
-    ranked_lists = _rank_once(model, cases, measurements, facts, fit_part, engine)
+    ranked_lists = _rank_once(model, cases, measurements, fit_part, features, engine)
     for measurement, ranked in zip(measurements, ranked_lists, strict=True):
         per_user, overall = metric_values(wanted, ranked, measurement.protocol.cutoffs)
         unreachable = _n_unreachable(cases, measurement)
@@ -167,16 +170,6 @@ def _check(protocols: Sequence[Protocol], cases: Cases, allow_fitted: bool) -> N
                 f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what it is to "
                 "find; rank another part, or allow_fitted=True to measure how well it fits"
             )
-
-
-def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Facts:
-    if features is not None:
-        features = features.detach().cpu()  # embeddings of a model, where it is
-        if len(features) != cases.n_items or not bool(features.isfinite().all()):
-            raise ValueError(f"features {list(features.shape)} must be [{cases.n_items}, F], all finite")
-    if fit_part is None:
-        return Facts(cases.n_items, features=features)
-    return Facts(cases.n_items, fit_part.item_counts(), int((fit_part.items.lengths > 0).sum()), features)
 
 
 def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
@@ -302,8 +295,8 @@ def _rank_once(
     model: Ranker,
     cases: Cases,
     measurements: Sequence[Measurement],
-    facts: Facts,
     fit_part: Part | None,
+    features: Tensor | None,
     engine: Engine | None,
 ) -> list[RankedHits]:
     """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it."""
@@ -323,6 +316,9 @@ def _rank_once(
     else:
         shares = [_rank_share(one_pass, ranks)]
     batches = {name: [batch for share in shares for batch in share[name]] for name in shares[0]}
+    counts = None if fit_part is None else fit_part.item_counts()
+    n_users = None if fit_part is None else int((fit_part.items.lengths > 0).sum())
+    facts = {"n_items": cases.n_items, "counts": counts, "n_users": n_users, "features": features}
     return [_ranked(one_pass, each, batches[each.ranking], facts, fit_part) for each in measurements]
 
 
@@ -346,10 +342,8 @@ def _rank_share(one_pass: _Pass, ranks: Ranks) -> dict[str, list[_Batch]]:
             if sharing[0].reranking is not None:
                 lists, ranks_of = _reranked(lists, one_pass.depth, sharing[0].reranking), None
             lists = lists.first(one_pass.depth)
-            positions, hits = truth.find(batch.index, lists.items)
-            tables = {"hits": hits}
-            if truth.grades is not None:
-                tables["gains"] = truth.grades[positions] * hits
+            hits, gains = truth.find(batch.index, lists.items)
+            tables = {"hits": hits} if gains is None else {"hits": hits, "gains": gains}
             if any(each.needs("items", "known") for each in sharing):
                 tables["items"] = lists.items
             if any(each.needs("scores") for each in sharing):
@@ -367,7 +361,7 @@ def _reranked(lists: Lists, k: int, reranking: Reranking) -> Lists:
 
 
 def _ranked(
-    one_pass: _Pass, measurement: Measurement, batches: Sequence[_Batch], facts: Facts, fit_part: Part | None
+    one_pass: _Pass, measurement: Measurement, batches: Sequence[_Batch], facts: dict[str, Any], fit_part: Part | None
 ) -> RankedHits:
     """The lists of all users as a measurement sees them."""
     cases, truth = one_pass.cases, one_pass.truth
@@ -379,7 +373,7 @@ def _ranked(
         name: torch.cat([batch.tables[name] for batch in batches])[row_of][:, :depth] for name in batches[0].tables
     }
     ideal_gains = truth.ideal_gains(one_pass.depth)
-    ranked = RankedHits(n_relevant=truth.n_relevant, ideal_gains=ideal_gains, facts=facts, **tables)
+    ranked = RankedHits(n_relevant=truth.n_relevant, ideal_gains=ideal_gains, **facts, **tables)
     if measurement.needs("known") and fit_part is not None and ranked.items is not None:
         ranked = replace(ranked, known=known_items(cases, ranked.items, fit_part))
     if not measurement.needs_ranks:

@@ -16,7 +16,7 @@ from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate, known_items, metric_values
-from recgraph.evaluate.hits import Facts, RankedHits, Truth, check_items
+from recgraph.evaluate.hits import RankedHits, Truth, check_items
 from recgraph.evaluate.metrics import Metric, MetricList, check_needs
 from recgraph.evaluate.protocol import MOST_ITEMS, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
@@ -104,29 +104,22 @@ def frame(
         raise ValueError(f"recommendations name item {what!r} twice for user {who!r}; give each item once")
     relevant, grades = rows(relevant_items, grade)
     cases = Cases(torch.arange(len(users)), Ragged.from_lists([[]] * len(users)), relevant, size, grades)
-    facts = Facts(size)
+    protocol = Protocol.of(cutoffs=wanted.cutoffs(cutoffs, Protocol().cutoffs), history="lists of another's making")
+    depth = max(min(max(protocol.cutoffs), size), int(lists.lengths.max()))
+    of_truth, listed = Truth.of(cases), lists.to_padded(fill=-1, width=depth)
+    hits, gains = of_truth.find(cases.users, listed)
+    ranked = RankedHits(hits, of_truth.n_relevant, gains, of_truth.ideal_gains(depth), listed, n_items=size)
+    if scores is not None:
+        ranked = replace(ranked, scores=lists.with_values(scores).to_padded(fill=-torch.inf, width=depth))
     if known is not None:
-        counts = np.bincount(_index(known[item], items), minlength=size)
-        facts = replace(facts, counts=torch.from_numpy(counts), n_users=known[user].n_unique())
+        counts = torch.from_numpy(np.bincount(_index(known[item], items), minlength=size))
+        has_mask = known_items(cases, listed, Part(rows(known)[0], size))
+        ranked = replace(ranked, known=has_mask, counts=counts, n_users=known[user].n_unique())
     if described is not None:
         values = torch.zeros(size, described.width - 1, dtype=torch.float64)
         numbers = described.drop(item).cast(pl.Float64).to_numpy()
         values[torch.from_numpy(_index(described[item], items))] = torch.from_numpy(numbers.copy())
-        facts = replace(facts, features=values)
-    protocol = Protocol.of(cutoffs=wanted.cutoffs(cutoffs, Protocol().cutoffs), history="lists of another's making")
-    depth = max(min(max(protocol.cutoffs), size), int(lists.lengths.max()))
-    of_truth, listed = Truth.of(cases), lists.to_padded(fill=-1, width=depth)
-    positions, hits = of_truth.find(cases.users, listed)
-    ranked = RankedHits(
-        hits,
-        of_truth.n_relevant,
-        gains=None if of_truth.grades is None else of_truth.grades[positions] * hits,
-        ideal_gains=of_truth.ideal_gains(depth),
-        items=listed,
-        scores=None if scores is None else lists.with_values(scores).to_padded(fill=-torch.inf, width=depth),
-        known=None if known is None else known_items(cases, listed, Part(rows(known)[0], size)),
-        facts=facts,
-    )
+        ranked = replace(ranked, features=values)
     per_user, overall = metric_values(wanted, ranked, protocol.cutoffs)
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,29 +17,6 @@ def check_items(name: str, items: Tensor, n_items: int) -> None:
     """Refuse indices of items that the catalogue does not have; names the argument."""
     if bool(((items < 0) | (items >= n_items)).any()):
         raise ValueError(f"{name} holds an item outside 0 to {n_items - 1}; leave out padding and unknown items")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of the items, apart from any ranking.
-
-    Attributes:
-        n_items: the size of the catalogue.
-        counts: [n_items] int64, interactions of each item in the data the model was fitted on.
-        n_users: users of that data with an interaction.
-        features: [n_items, F], item features or embeddings.
-    """
-
-    n_items: int
-    counts: Tensor | None = None
-    n_users: int | None = None
-    features: Tensor | None = None
-
-    @cached_property
-    def by_popularity(self) -> Tensor:
-        """[n_items] int64: the most popular item first, equally popular ones in the order of their indices."""
-        assert self.counts is not None
-        return self.counts.argsort(descending=True, stable=True)
 
 
 @dataclass(frozen=True)
@@ -63,14 +39,9 @@ class RelevantRanks:
 
     def rows(self, start: int, end: int) -> RelevantRanks:
         end = min(end, self.above.n_rows)
-        first, last = (int(self.above.offsets[row]) for row in (start, end))
-        return RelevantRanks(
-            self.above.part(start, end),
-            self.equal[first:last],
-            self.before[first:last],
-            self.reachable[first:last],
-            self.n_candidates[start:end],
-        )
+        part = slice(int(self.above.offsets[start]), int(self.above.offsets[end]))
+        equal, before, reachable = (each[part] for each in (self.equal, self.before, self.reachable))
+        return RelevantRanks(self.above.part(start, end), equal, before, reachable, self.n_candidates[start:end])
 
     def to(self, device: torch.device) -> RelevantRanks:
         counts = (part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates))
@@ -120,7 +91,10 @@ class RankedHits:
         known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
         relevant_ranks: of the relevant items among all candidates.
         ties: the tied groups.
-        facts: of the items.
+        n_items: the size of the catalogue.
+        counts: [n_items] int64, interactions of each item in the data the model was fitted on.
+        n_users: users of that data with an interaction.
+        features: [n_items, F], item features or embeddings.
     """
 
     hits: Tensor
@@ -132,7 +106,10 @@ class RankedHits:
     known: Tensor | None = None
     relevant_ranks: RelevantRanks | None = None
     ties: Ties | None = None
-    facts: Facts | None = None
+    n_items: int = 0
+    counts: Tensor | None = None
+    n_users: int | None = None
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return self.hits.shape[0]
@@ -159,16 +136,10 @@ class RankedHits:
         assert self.items is not None
         return self.items
 
-    def catalogue(self) -> Facts:
-        """The facts of the items."""
-        assert self.facts is not None
-        return self.facts
-
     def popularity(self) -> Tensor:
         """[n_items] int64: interactions of each item in the data the model was fitted on."""
-        counts = self.catalogue().counts
-        assert counts is not None
-        return counts
+        assert self.counts is not None
+        return self.counts
 
 
 @dataclass(frozen=True)
@@ -194,13 +165,12 @@ class Truth:
         check_items("cases.truth", values, cases.n_items)
         keys, inverse = torch.unique(cases.truth.rows * cases.n_items + values, return_inverse=True)
         n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
-        grades = None
-        if cases.grades is not None:
-            given = cases.grades.double()
-            if not bool(((given > 0) & given.isfinite()).all()):
-                raise ValueError("cases.grades (grades) must be positive and finite")
-            grades = torch.zeros(keys.numel(), dtype=torch.float64)
-            grades.scatter_reduce_(0, inverse, given, "amax")
+        if cases.grades is None:
+            return cls(keys, None, n_relevant, cases.n_items)
+        given = cases.grades.double()
+        if not bool(((given > 0) & given.isfinite()).all()):
+            raise ValueError("cases.grades (grades) must be positive and finite")
+        grades = torch.zeros(keys.numel(), dtype=torch.float64).scatter_reduce_(0, inverse, given, "amax")
         return cls(keys, grades, n_relevant, cases.n_items)
 
     @property
@@ -208,12 +178,13 @@ class Truth:
         """A row for each user, the relevant items in ascending order."""
         return Ragged.from_lengths(self.keys % self.n_items, self.n_relevant)
 
-    def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Look lists ``items`` [B, K] of the cases ``rows`` [B] up: positions [B, K] among :attr:`keys` (any where not
-        found), and found [B, K] bool."""
+    def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their gains, 0 for a miss,
+        None where grades are binary."""
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
         positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
-        return positions, self.keys[positions] == wanted
+        hits = self.keys[positions] == wanted
+        return hits, None if self.grades is None else self.grades[positions] * hits
 
     def ideal_gains(self, depth: int) -> Tensor | None:
         """[U, depth] float64: each user's grades in descending order, padded with 0; None where binary."""
@@ -239,8 +210,7 @@ def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None
         hits [U, depth] float64, gains [U, depth] float64 or None, and the groups; a rank without a relevant item in
         its group is a group of its own.
     """
-    n_users, device = ranks.above.n_rows, ranks.above.device
-    shape = (n_users, depth)
+    shape, device = (ranks.above.n_rows, depth), ranks.above.device
     hits = torch.zeros(shape, dtype=torch.float64, device=device)
     gains = None if grades is None else torch.zeros_like(hits)
     ties = Ties(*(torch.full(shape, fill, device=device) for fill in (0, 1, 0)))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nan
 
 from recgraph import registry
-from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Ties
+from recgraph.evaluate.hits import RankedHits, RelevantRanks, Ties
 
-__all__ = ["Aggregate", "Facts", "Metric", "RankedHits", "RelevantRanks", "Ties", "ranks"]
+__all__ = ["Aggregate", "Metric", "RankedHits", "RelevantRanks", "Ties", "ranks"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Metric(ABC):
 
     #: as it is written before ``@``, e.g. ``hit_rate``
     name: ClassVar[str]
-    #: what it reads besides the hits: attributes of :class:`RankedHits` or of its facts
+    #: what it reads besides the hits: attributes of :class:`RankedHits`
     needs: ClassVar[frozenset[str]] = frozenset()
     #: whether it counts relevant items; a user without any then has no value
     needs_truth: ClassVar[bool] = True
@@ -51,8 +51,7 @@ class Metric(ABC):
         Raises:
             ValueError: something that it needs is not known, or :meth:`compute` gives no number for each user.
         """
-        known = {name for of in (ranked, ranked.facts) for name in self.needs if getattr(of, name, None) is not None}
-        check_needs((self,), {name: name for name in self.needs - known})
+        check_needs((self,), {need: need for need in self.needs if getattr(ranked, need) is None})
         if ranked.ties is not None and not self.expects:
             raise ValueError(f"metric {self.label!r} has no expectation over ties; use the seeded permutation")
         k = ranked.hits.shape[1] if k is None else k
@@ -78,6 +77,7 @@ class Metric(ABC):
 class Aggregate(Metric):
     """A metric of all lists together: :meth:`compute` gives one value, [] float64."""
 
+    needs = frozenset({"items"})
     needs_truth = False
     per_user = False
 
@@ -109,10 +109,18 @@ def first_hit(ties: Ties) -> Tensor:
     return chance * torch.cat([torch.ones_like(missed[:, :1]), missed[:, :-1]], 1)
 
 
-def times_listed(ranked: RankedHits) -> Tensor:
-    """[n_items] int64: the lists that hold each item."""
-    items = ranked.listed()
-    return torch.bincount(items[items >= 0], minlength=ranked.catalogue().n_items)
+class ListedMean(Metric):
+    """The mean over the first k of a value of each; an empty list has no value. A subclass fills :meth:`values`."""
+
+    needs_truth = False
+
+    @abstractmethod
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        """[U, K]: the value of each listed item; any value past the end of a list."""
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        mask = ranked.listed() >= 0
+        return (self.values(ranked, k).double() * mask).sum(1) / mask.sum(1)
 
 
 def of_items(values: Tensor, ranked: RankedHits) -> Tensor:
@@ -120,10 +128,10 @@ def of_items(values: Tensor, ranked: RankedHits) -> Tensor:
     return values[ranked.listed().clamp(min=0)]
 
 
-def average(values: Tensor, ranked: RankedHits) -> Tensor:
-    """[U] float64: the mean over the listed items of ``values`` [U, K]; NaN for an empty list."""
-    mask = ranked.listed() >= 0
-    return (values.double() * mask).sum(1) / mask.sum(1)
+def times_listed(ranked: RankedHits) -> Tensor:
+    """[n_items] int64: the lists that hold each item."""
+    items = ranked.listed()
+    return torch.bincount(items[items >= 0], minlength=ranked.n_items)
 
 
 class HitRate(Metric):
@@ -182,24 +190,21 @@ class RPrecision(Metric):
     cut = False
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        relevant = ranked.relevant_ranks
+        relevant, size = ranked.relevant_ranks, ranked.n_relevant
         if relevant is None:  # lists of another's making
-            return (ranked.hits * (ranks(ranked.hits) <= ranked.n_relevant[:, None])).sum(
-                1
-            ).double() / ranked.n_relevant
-        left = ranked.n_relevant[relevant.above.rows] - relevant.above.values
+            return (ranked.hits * (ranks(ranked.hits) <= size[:, None])).sum(1).double() / size
+        left = size[relevant.above.rows] - relevant.above.values
         if ranked.ties is None:
             found = (relevant.before < left).double()
         else:
             found = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
-        return _of_users(found * relevant.reachable, ranked) / ranked.n_relevant
+        return _of_users(found * relevant.reachable, relevant) / size
 
 
-def _of_users(values: Tensor, ranked: RankedHits) -> Tensor:
+def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
     """[U] float64: the sums of values of relevant items, [T]."""
-    assert ranked.relevant_ranks is not None
-    sums = torch.zeros(len(ranked), dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, ranked.relevant_ranks.above.rows, values.double())
+    sums = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, relevant.above.rows, values.double())
 
 
 @dataclass(frozen=True)
@@ -216,23 +221,19 @@ class DCG(Metric):
     name = "dcg"
     expects = True
 
-    def weights(self, ranked: RankedHits) -> Tensor:
-        """[K] float64: the discount of each rank."""
-        return (ranks(ranked.hits) + 1).log2().reciprocal()
-
     def gains(self, grades: Tensor) -> Tensor:
         return grades.exp2() - 1 if self.gain == "exponential" else grades
 
-    def gained(self, ranked: RankedHits) -> Tensor:
-        """[U, K] float64: the gain at each rank."""
-        if ranked.gains is None:
-            return ranked.hits.double()
-        if self.gain == "exponential" and ranked.ties is not None:
-            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
-        return self.gains(ranked.gains)
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return (self.gained(ranked) * self.weights(ranked)).sum(1)
+        if self.gain == "exponential" and ranked.gains is not None and ranked.ties is not None:
+            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
+        gained = ranked.hits.double() if ranked.gains is None else self.gains(ranked.gains)
+        return (gained * _discounts(ranked)).sum(1)
+
+
+def _discounts(ranked: RankedHits) -> Tensor:
+    """[K] float64."""
+    return (ranks(ranked.hits) + 1).log2().reciprocal()
 
 
 class NDCG(DCG):
@@ -241,7 +242,7 @@ class NDCG(DCG):
     name = "ndcg"
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        weights = self.weights(ranked)
+        weights = _discounts(ranked)
         if ranked.gains is None or ranked.ideal_gains is None:
             return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
         return super().compute(ranked, k) / (self.gains(ranked.ideal_gains) * weights).sum(1)
@@ -259,20 +260,16 @@ class MAP(Metric):
     expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return (_precise_hits(ranked) / ranks(ranked.hits)).sum(1) / ranked.n_relevant.clamp(max=k)
-
-
-def _precise_hits(ranked: RankedHits) -> Tensor:
-    """[U, K] float64: the (expected) number of hits up to each rank that is itself a hit, else 0."""
-    hits = ranked.hits.double()
-    if ranked.ties is None:
-        return hits * hits.cumsum(1)
-    ties = ranked.ties
-    offset, size, n_hits = (part.double() for part in (ties.offset, ties.size, ties.n_hits))
-    # hits in groups above are independent of this one; two ranks of a group are both hits with m(m-1)/n(n-1)
-    above = hits.cumsum(1) - hits * (offset + 1)
-    both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
-    return hits * (1 + above) + offset * both
+        hits, ties = ranked.hits.double(), ranked.ties
+        if ties is None:
+            upto = hits * hits.cumsum(1)
+        else:
+            offset, size, n_hits = (part.double() for part in (ties.offset, ties.size, ties.n_hits))
+            # hits in groups above are independent of this one; two ranks of a group are both hits with m(m-1)/n(n-1)
+            above = hits.cumsum(1) - hits * (offset + 1)
+            both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
+            upto = hits * (1 + above) + offset * both
+        return (upto / ranks(ranked.hits)).sum(1) / ranked.n_relevant.clamp(max=k)
 
 
 class MRR(Metric):
@@ -324,39 +321,36 @@ class AUC(Metric):
         relevant = ranked.relevant_ranks
         assert relevant is not None
         ok = relevant.reachable.double()
-        found = _of_users(ok, ranked)
+        found = _of_users(ok, relevant)
         # of the candidates above and beside the r relevant ones, themselves included, r^2 / 2 are relevant
-        lost = _of_users((relevant.above.values + relevant.equal * 0.5) * ok, ranked) - found.square() / 2
+        lost = _of_users((relevant.above.values + relevant.equal * 0.5) * ok, relevant) - found.square() / 2
         return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant
 
 
-class AveragePopularity(Metric):
-    """The mean over the first k of the item's interactions in the training data. An empty list has no value."""
+class AveragePopularity(ListedMean):
+    """The mean over the first k of the item's interactions in the training data."""
 
     name = "average_popularity"
     higher_is_better = False
-    needs_truth = False
     needs = frozenset({"items", "counts"})
 
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return average(of_items(ranked.popularity().double(), ranked), ranked)
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        return of_items(ranked.popularity(), ranked)
 
 
 class CatalogueCoverage(Aggregate):
     """Items among the first k of any list / items in the catalogue."""
 
     name = "catalogue_coverage"
-    needs = frozenset({"items", "facts"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return (times_listed(ranked) > 0).sum().double() / ranked.catalogue().n_items
+        return (times_listed(ranked) > 0).sum().double() / ranked.n_items
 
 
 class Entropy(Aggregate):
     """The entropy of the items among the first k of all lists, over its greatest value, log(items in the catalogue)."""
 
     name = "entropy"
-    needs = frozenset({"items", "facts"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts = times_listed(ranked)
@@ -372,7 +366,6 @@ class Gini(Aggregate):
 
     name = "gini"
     higher_is_better = False
-    needs = frozenset({"items", "facts"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         shares = times_listed(ranked).double()
@@ -388,7 +381,6 @@ class Personalization(Aggregate):
     """
 
     name = "personalization"
-    needs = frozenset({"items", "facts"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = times_listed(ranked), len(ranked)
@@ -399,11 +391,11 @@ class Personalization(Aggregate):
 
 
 @dataclass(frozen=True)
-class TailShare(Metric):
+class TailShare(ListedMean):
     """The share of the first k that belongs to the least popular items.
 
     The tail is the first max(int(ratio m), 1) of the m items with an interaction, by interactions and then by index;
-    items without any are no part of it. An empty list has no value.
+    items without any are no part of it.
 
     Attributes:
         ratio: the share of the items that makes the tail.
@@ -412,16 +404,15 @@ class TailShare(Metric):
     ratio: float = 0.2
 
     name = "tail_share"
-    needs_truth = False
     needs = frozenset({"items", "counts"})
 
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
         counts = ranked.popularity()
         ascending = counts.argsort(stable=True)
         ascending = ascending[counts[ascending] > 0]
         tail = torch.zeros_like(counts, dtype=torch.bool)
         tail[ascending[: max(int(self.ratio * ascending.numel()), 1)]] = True
-        return average(of_items(tail, ranked), ranked)
+        return of_items(tail, ranked)
 
 
 class IntraListDiversity(Metric):
@@ -435,85 +426,79 @@ class IntraListDiversity(Metric):
     needs = frozenset({"items", "features"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        known = ranked.catalogue().features
-        assert known is not None
-        items, features = ranked.listed(), known.double()
-        # a few users at a time: a block holds the features of all their items
+        assert ranked.features is not None
+        features, items = ranked.features.double(), ranked.listed()
         width = max(items.shape[1], 1)
-        block = max((1 << 22) // (width * max(features.shape[1], width)), 1)
-        parts = [_diversity(rows, features) for rows in torch.split(items, block)]
+        others = 1 - torch.eye(items.shape[1], dtype=torch.float64, device=features.device)
+        parts = []
+        # a few users at a time: a block holds the features of all their items
+        for start in range(0, len(items), block := max((1 << 22) // (width * max(features.shape[1], width)), 1)):
+            rows = items[start : start + block]
+            mask = rows >= 0
+            unit = torch.nn.functional.normalize(features[rows.clamp(min=0)] * mask[:, :, None], dim=2)
+            distances = (1 - unit @ unit.mT) * others * (mask[:, :, None] & mask[:, None, :])
+            n = mask.sum(1)
+            parts.append((distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)).masked_fill(n == 0, nan))
         return torch.cat(parts)
 
 
-def _diversity(items: Tensor, features: Tensor) -> Tensor:
-    mask = items >= 0
-    listed = features[items.clamp(min=0)] * mask[:, :, None]
-    unit = torch.nn.functional.normalize(listed, dim=2)
-    others = 1 - torch.eye(items.shape[1], dtype=unit.dtype, device=unit.device)
-    distances = (1 - unit @ unit.mT) * others * (mask[:, :, None] & mask[:, None, :])
-    n = mask.sum(1)
-    return (distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)).masked_fill(n == 0, nan)
-
-
-class NewItems(Metric):
+class NewItems(ListedMean):
     """The share of the first k that the user has no interaction with in the training data."""
 
     name = "new_items"
-    needs_truth = False
     needs = frozenset({"items", "known"})
 
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
         assert ranked.known is not None
-        return average(~ranked.known, ranked)
+        return ~ranked.known
 
 
-class Novelty(Metric):
+class Novelty(ListedMean):
     """The mean over the first k of log2(users / the item's interactions): its self-information in bits.
 
-    An item without interactions counts like one with a single one. An empty list has no value.
+    An item without interactions counts like one with a single one.
     """
 
     name = "novelty"
-    needs_truth = False
     needs = frozenset({"items", "counts", "n_users"})
 
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.catalogue().n_users
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.n_users
         assert n_users is not None
-        return average(of_items(counts.new_tensor(float(n_users)).log2() - counts.log2(), ranked), ranked)
+        return of_items(counts.new_tensor(float(n_users)).log2() - counts.log2(), ranked)
 
 
-class Serendipity(Metric):
+class Serendipity(ListedMean):
     """The mean over the first k of max(p - q, 0) for hits and 0 for others.
 
     p = (N + 1 - rank) / N of the N items in the catalogue; q the same of the item's rank by popularity, equally popular
     items sharing a rank and the next one following without a gap; 0 for an item without interactions. A user without
-    relevant items counts as 0, an empty list has no value.
+    relevant items counts as 0.
     """
 
     name = "serendipity"
-    needs_truth = False
     needs = frozenset({"items", "counts"})
 
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        counts, size = ranked.popularity(), ranked.catalogue().n_items
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        counts, size = ranked.popularity(), ranked.n_items
         _, group = torch.unique(-counts, return_inverse=True)
         expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
         own = (size + 1 - ranks(ranked.hits)) / size
-        return average((own - of_items(expected, ranked)).clamp(min=0) * ranked.hits, ranked)
+        return (own - of_items(expected, ranked)).clamp(min=0) * ranked.hits
 
 
-class Unexpectedness(Metric):
-    """The share of the first k that is not among the k most popular items. An empty list has no value."""
+class Unexpectedness(ListedMean):
+    """The share of the first k that is not among the k most popular items."""
 
     name = "unexpectedness"
-    needs_truth = False
     needs = frozenset({"items", "counts"})
 
-    def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        popular = torch.zeros(ranked.catalogue().n_items, dtype=torch.bool)
-        popular[ranked.catalogue().by_popularity[:k]] = True
-        return average(~of_items(popular, ranked), ranked)
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        # equally popular items in the order of their indices
+        by_popularity = ranked.popularity().argsort(descending=True, stable=True)
+        popular = torch.zeros(ranked.n_items, dtype=torch.bool)
+        popular[by_popularity[:k]] = True
+        return ~of_items(popular, ranked)
 
 
 #: what is computed where the caller names no metrics

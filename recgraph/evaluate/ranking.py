@@ -7,12 +7,13 @@ small to be worth sharing between cores, and Python's own work is not shared at 
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,6 @@ from recgraph.sparse.ragged import Ragged
 GROUP = 256
 #: groups that wait or are done for each thread, beside the one that it ranks
 _AHEAD = 2
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @runtime_checkable
@@ -49,35 +48,31 @@ class Ranker(Protocol):
         """[n_items, D]."""
 
 
-class Scorer:
-    """Base of rankers that have scores and no vectors. A subclass defines ``score``."""
+class Scorer(ABC):
+    """Base of rankers that have scores and no vectors."""
 
     has_vectors = False
+    encode_users: Any = None
+    encode_items: Any = None
 
+    @abstractmethod
     def score(self, query: Query) -> Tensor:
         """[B, n_items]: higher is better."""
-        raise TypeError(f"{type(self).__name__} must define score(query)")
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise TypeError(f"{type(self).__name__} has scores and no vectors")
-
-    def encode_items(self) -> Tensor:
-        raise TypeError(f"{type(self).__name__} has scores and no vectors")
 
 
 @dataclass(frozen=True)
 class RankedBatch:
-    """Lists of a batch of users.
+    """Lists of a batch of users, on the host.
 
     Attributes:
-        index: [B] int64, the rows of the query that was ranked, on the host.
-        lists: convention (``"keep"``, ``"exclude"``), or name of the users' own candidates -> lists, on the host.
+        index: [B] int64, the rows of the query that was ranked.
+        lists: convention (``"keep"``, ``"exclude"``), or name of the users' own candidates -> lists.
         relevant_ranks: the same -> ranks of the relevant items, where they are wanted.
     """
 
     index: Tensor
     lists: dict[str, Lists]
-    relevant_ranks: dict[str, RelevantRanks] = field(default_factory=dict)
+    relevant_ranks: dict[str, RelevantRanks]
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,8 @@ class Targets:
     """
 
     relevant: Ragged
-    candidates: dict[str, Ragged] = field(default_factory=dict)
-    in_catalogue: bool = True
+    candidates: dict[str, Ragged]
+    in_catalogue: bool
 
 
 def device_of(model: object) -> torch.device:
@@ -103,29 +98,23 @@ def device_of(model: object) -> torch.device:
     return torch.device("cpu")
 
 
-def ranking_threads(model: object, device: torch.device) -> int:
-    """How many threads call a model at the same time: as many as compute, on the host, where it allows for that."""
-    allows = getattr(model, "ranks_in_threads", False)
-    return torch.get_num_threads() if allows and device.type in TILE_ROWS else 1
-
-
 @contextlib.contextmanager
-def in_mode(model: object, training: bool) -> Iterator[None]:
-    """Within the block the model is in a mode; after it, as before."""
-    before = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module) and before != training:
-        model.train(training)
+def _in_evaluation_mode(model: object) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; after it, as before."""
+    was_training = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module) and was_training:
+        model.eval()
     try:
         yield
     finally:
-        if isinstance(model, nn.Module) and before != training:
-            model.train(before)
+        if isinstance(model, nn.Module) and was_training:
+            model.train()
 
 
 @contextlib.contextmanager
 def evaluating(model: object) -> Iterator[None]:
     """Within the block the model is in evaluation mode and no gradient is recorded; after it, as before."""
-    with in_mode(model, training=False), torch.no_grad():
+    with _in_evaluation_mode(model), torch.no_grad():
         yield
 
 
@@ -175,77 +164,57 @@ def rank(
         ranks: which of how many processes this is: of ``n`` processes each ranks every ``n``-th group. The groups are
             those of one process, so that no score's rounding depends on the number of processes. None: there is one.
 
-    Groups are ranked by as many threads as torch computes with, each alone, where :func:`ranking_threads` allows for
-    it; lists and scores are those of one thread.
+    A model with ``ranks_in_threads`` is called by as many threads as torch computes with, each with a group of its own;
+    lists and scores are those of one thread.
 
     Yields:
         Each user once, in the groups of 256 in which the model is called; of several processes each user on one.
     """
-    by_length = query.history.lengths.argsort(stable=True)
-    groups = torch.split(by_length, GROUP)
+    groups = query.history.lengths.argsort(stable=True).split(GROUP)  # type: ignore[no-untyped-call]
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories
         groups = groups[ranks.index :: ranks.count]
-
-    def rank_group(group: Tensor) -> RankedBatch:
-        return _rank_group(model, catalogue, query, seen, conventions, group, targets)
-
-    # threads see one mode of the model, as one that left it first would change it for the others
-    n_threads = ranking_threads(model, catalogue.device)
-    with in_mode(model, training=False) if n_threads > 1 else contextlib.nullcontext():
-        yield from _in_threads(rank_group, groups, n_threads)
-
-
-def _rank_group(
-    model: Ranker,
-    catalogue: Catalogue,
-    query: Query,
-    seen: Ragged | None,
-    conventions: tuple[str, ...],
-    index: Tensor,
-    targets: Targets | None,
-) -> RankedBatch:
-    device = catalogue.device
-    part = query.take(index).to(device)
-    own_seen = None if seen is None else seen.take(index).to(device)
-    with evaluating(model):
-        # a matrix of scores may lie elsewhere than where it is ranked
-        queries = (model.encode_users(part) if model.has_vectors else model.score(part)).to(device)
-        lists = catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
-        ranks: dict[str, RelevantRanks] = {}
-        if targets is not None:
-            relevant = targets.relevant.take(index).to(device)
-            if targets.in_catalogue and conventions:
-                ranks = rank_relevant(catalogue, queries, relevant, own_seen, conventions)
-            for name, rows in targets.candidates.items():
-                own = rows.take(index).to(device)
-                lists[name], ranks[name] = rank_candidates(catalogue, queries, own, relevant, part.users)
     host = torch.device("cpu")
-    return RankedBatch(
-        index,
-        {name: Lists(found.items.to(host), found.scores.to(host)) for name, found in lists.items()},
-        {name: found.to(host) for name, found in ranks.items()},
-    )
 
+    def rank_group(index: Tensor) -> RankedBatch:
+        device = catalogue.device
+        part = query.take(index).to(device)
+        own_seen = None if seen is None else seen.take(index).to(device)
+        with evaluating(model):
+            # a matrix of scores may lie elsewhere than where it is ranked
+            queries = (model.encode_users(part) if model.has_vectors else model.score(part)).to(device)
+            lists = catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
+            relevant_ranks: dict[str, RelevantRanks] = {}
+            if targets is not None:
+                relevant = targets.relevant.take(index).to(device)
+                if targets.in_catalogue and conventions:
+                    relevant_ranks = rank_relevant(catalogue, queries, relevant, own_seen, conventions)
+                for name, rows in targets.candidates.items():
+                    own = rows.take(index).to(device)
+                    ranked = rank_candidates(catalogue, queries, own, relevant, part.users)
+                    lists[name], relevant_ranks[name] = ranked
+        return RankedBatch(
+            index,
+            {name: Lists(found.items.to(host), found.scores.to(host)) for name, found in lists.items()},
+            {name: found.to(host) for name, found in relevant_ranks.items()},
+        )
 
-def _in_threads(do: Callable[[T], R], tasks: Sequence[T], n_threads: int) -> Iterator[R]:
-    """``do(task)`` of each task, in their order; with one thread, or one task, in the caller's.
-
-    The first task is done before any other: what is made at a first call and kept is made once. However it ends, no
-    thread is left.
-    """
-    if n_threads < 2 or len(tasks) < 2:
-        yield from map(do, tasks)
+    n_threads = torch.get_num_threads() if catalogue.device.type in TILE_ROWS else 1
+    if n_threads < 2 or len(groups) < 2 or not getattr(model, "ranks_in_threads", False):
+        yield from map(rank_group, groups)
         return
     pool = ThreadPoolExecutor(n_threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool.submit(do, tasks[0]).result()
-        rest = iter(tasks[1:])
-        waiting: deque[Future[R]] = deque(pool.submit(do, task) for task in islice(rest, (1 + _AHEAD) * n_threads))
-        while waiting:
-            done = waiting.popleft().result()
-            waiting.extend(pool.submit(do, task) for task in islice(rest, 1))
-            yield done
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # threads that begin later take the number that was set last
-        torch.set_num_threads(n_threads)
+    # threads see one mode of the model, as one that left it first would change it for the others
+    with _in_evaluation_mode(model):
+        try:
+            # the first is ranked before any other: what a model makes at its first call and keeps is made once
+            yield pool.submit(rank_group, groups[0]).result()
+            rest = iter(groups[1:])
+            waiting = deque(pool.submit(rank_group, group) for group in islice(rest, (1 + _AHEAD) * n_threads))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(pool.submit(rank_group, group) for group in islice(rest, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+            # threads that begin later take the number that was set last
+            torch.set_num_threads(n_threads)

@@ -8,6 +8,7 @@ an item with itself, so that a determinant of them is a volume.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,13 +37,13 @@ _ROWS, _CANDIDATES = 4096, 1 << 16
 _LEAST_VOLUME = 1e-6
 
 
-class Similarity:
-    """Base of all similarities. A subclass fills :meth:`of`."""
+class Similarity(ABC):
+    """Base of all similarities."""
 
+    @abstractmethod
     def of(self, items: Tensor) -> Compare:
         """Prepare candidates, [R, P] int64 item indices, to be compared with others: what is given for an item and
         itself is not read."""
-        raise TypeError(f"{type(self).__name__} must define of(items)")
 
 
 class Cosine(Similarity):
@@ -110,15 +111,14 @@ class CoOccurrence(Similarity):
         self._rows, self.n_items = rows, n_items
 
     @cached_property
-    def _users(self) -> Ragged:
-        return distinct(self._rows, self.n_items)
-
-    @cached_property
-    def _holders(self) -> Ragged:
-        return holders_of(self._users, self.n_items)
+    def _counted(self) -> tuple[Ragged, Ragged, Tensor]:
+        """The items of each user, each once; the users of each item; how many they are."""
+        users = distinct(self._rows, self.n_items)
+        holders = holders_of(users, self.n_items)
+        return users, holders, holders.lengths.double()
 
     def of(self, items: Tensor) -> Compare:
-        counts = self._holders.lengths.double()
+        users, holders, counts = self._counted
         sizes = counts[items]
 
         def compare(other: Tensor) -> Tensor:
@@ -127,8 +127,7 @@ class CoOccurrence(Similarity):
             order = which.argsort(stable=True)
             ends = torch.bincount(which, minlength=len(wanted)).cumsum(0).tolist()
             both = torch.empty(items.shape, dtype=torch.float64, device=items.device)
-            holders = self._holders.take(wanted)
-            for first, block in co_occurrence(self._users, self.n_items, holders=holders):
+            for first, block in co_occurrence(users, self.n_items, holders=holders.take(wanted)):
                 rows = order[ends[first - 1] if first else 0 : ends[first + len(block) - 1]]
                 both[rows] = block[which[rows] - first].gather(1, items[rows])
             return both / (sizes * counts[other][:, None]).sqrt().clamp(min=1)
@@ -137,9 +136,9 @@ class CoOccurrence(Similarity):
 
     def rows(self, items: Tensor) -> Tensor:
         """[R, n_items] float64: the similarities of items [R] with all."""
-        counts = self._holders.lengths.double()
+        users, holders, counts = self._counted
         found = torch.empty(len(items), self.n_items, dtype=torch.float64)
-        for first, block in co_occurrence(self._users, self.n_items, holders=self._holders.take(items)):
+        for first, block in co_occurrence(users, self.n_items, holders=holders.take(items)):
             rows = slice(first, first + len(block))
             torch.div(block, (counts[items[rows], None] * counts).sqrt_().clamp_(min=1), out=found[rows])
         return found
@@ -177,7 +176,7 @@ class RerankerConfig(Config):
     ] = "min_max"
 
 
-class Gains:
+class Gains(ABC):
     """The gains of the candidates of R lists that are picked at the same time.
 
     Attributes:
@@ -187,12 +186,12 @@ class Gains:
 
     values: Tensor
 
+    @abstractmethod
     def take(self, place: Tensor, similarity: Tensor) -> None:
         """Go on: ``place`` [R] was picked in each row; ``similarity`` [R, P] is that of the candidates with it."""
-        raise TypeError(f"{type(self).__name__} must define take(place, similarity)")
 
 
-class Reranker:
+class Reranker(ABC):
     """Base of all re-rankers. A subclass sets ``Config`` and fills :meth:`gains`.
 
     A list is picked from the best ``pool`` items of a ranking, one after the other: the next is the one with the
@@ -205,18 +204,17 @@ class Reranker:
     def __init__(self, config: RerankerConfig | None = None, /, **settings: Any) -> None:
         self.config: Any = configure(self, self.Config, config, settings)
 
+    @abstractmethod
     def gains(self, relevance: Tensor, k: int) -> Gains:
         """Begin R lists of at most ``k`` items; relevance [R, P] is in [0, 1] and falls with rank."""
-        raise TypeError(f"{type(self).__name__} must define gains(relevance, k)")
 
     def relevance(self, scores: Tensor, pool_mask: Tensor) -> Tensor:
         """Scores [R, P], best first, brought to the scale of similarities, in [0, 1]; 0 outside the pool."""
         finite_mask = pool_mask & scores.isfinite()
-        most = scores.masked_fill(~finite_mask, float("-inf")).amax(1, keepdim=True)
-        least = scores.masked_fill(~finite_mask, float("inf")).amin(1, keepdim=True)
         has_mask = finite_mask.any(1, keepdim=True)
-        most, least = torch.where(has_mask, most, 0.0), torch.where(has_mask, least, 0.0)
-        known = torch.where(pool_mask, scores, float("-inf")).clamp(max=most)
+        most = torch.where(has_mask, scores.masked_fill(~finite_mask, -torch.inf).amax(1, keepdim=True), 0.0)
+        least = torch.where(has_mask, scores.masked_fill(~finite_mask, torch.inf).amin(1, keepdim=True), 0.0)
+        known = torch.where(pool_mask, scores, -torch.inf).clamp(max=most)
         if self.config.relevance == "probability":
             share = (known - most).exp()
             share = share / share.sum(1, keepdim=True).clamp(min=1.0)
@@ -241,14 +239,9 @@ def reranker_of(given: str | Mapping[str, Any] | Reranker) -> Reranker:
     """A re-ranker from its name, its specification, the text of one, or itself."""
     if isinstance(given, Reranker):
         return given
-    specification: Any = given
-    if isinstance(given, str) and given.startswith("{"):
-        try:
-            specification = json.loads(given)
-        except ValueError as error:
-            raise ValueError(f"rerank = {given[:80]!r} is no re-ranker: {error}") from None
-    made = registry.make("reranker", specification)
-    assert isinstance(made, Reranker)
+    made: Reranker = registry.make(
+        "reranker", json.loads(given) if isinstance(given, str) and given.startswith("{") else given
+    )
     return made
 
 
@@ -354,9 +347,6 @@ def bind(
         by_vectors, in_common, columns: the similarity by the model's item vectors, that by users in common, and the
             item features; None: it has none, or they are not known here.
         separator: of text columns, where the re-ranker has none of its own.
-
-    Raises:
-        ValueError: the similarity cannot be had; says which can.
     """
     config = reranker.config
     if config.columns:
@@ -369,10 +359,8 @@ def bind(
             raise ValueError(f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on")
         return Reranking(reranker, in_common)
     if by_vectors is None:
-        raise ValueError(
-            f"{setting}: {type(model).__name__} has no item vectors to compare; give columns of item features, or "
-            "similarity = 'co_occurrence'"
-        )
+        name = type(model).__name__
+        raise ValueError(f"{setting}: {name} has no item vectors; give columns, or similarity = 'co_occurrence'")
     return Reranking(reranker, by_vectors())
 
 
@@ -408,10 +396,8 @@ def pick(
     Raises:
         ValueError: the score of an item is NaN.
     """
-    bad_mask = scores.isnan() & (items >= 0)
-    if bool(bad_mask.any()):
-        row, place = (int(at) for at in bad_mask.nonzero()[0])
-        raise ValueError(f"scores: item index {int(items[row, place])} has NaN in row {row}; train or check the model")
+    if len(bad := (scores.isnan() & (items >= 0)).nonzero()):
+        raise ValueError(f"scores: row {int(bad[0, 0])} holds NaN; train or check the model")
     places = [torch.empty(0, k, dtype=torch.int64)]
     step = max(_CANDIDATES // max(items.shape[1], 1), 1)
     for start in range(0, len(items), step):

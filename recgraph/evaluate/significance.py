@@ -1,4 +1,4 @@
-"""Whether a difference between models is more than chance: over users, seeds or folds; two models, or a table of them.
+"""Whether a difference between models is more than chance: over users, folds or seeds; two models, or a table of them.
 
 scipy computes what it has. It has no Holm correction and no effect sizes, and its randomisation test is slower than the
 one here, see :func:`randomisation`.
@@ -110,22 +110,6 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
     return (as_great + 1) / (n_draws + 1)
 
 
-def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0) -> Interval:
-    """The percentile bootstrap interval of the mean difference over resampled pairs (``scipy.stats.bootstrap``)."""
-    values = np.asarray(differences, dtype=np.float64)
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=n_draws,
-        batch=max(_AT_ONCE // values.size, 1),
-        confidence_level=confidence,
-        method="percentile",
-        rng=numpy_generator(seed, "bootstrap"),
-    )
-    low, high = found.confidence_interval
-    return Interval(float(low), float(high), confidence)
-
-
 def cohen_d(differences: ArrayLike) -> float:
     """The mean over the deviation (n - 1) of the differences; infinite where all are the same and not 0."""
     values = np.asarray(differences, dtype=np.float64)
@@ -189,20 +173,29 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
 def compare_values(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0
 ) -> Comparison:
-    """Compare paired values, e.g. of the same users, or of the same seeds.
+    """Compare paired values, e.g. of the same users: both tests and the percentile bootstrap interval.
 
-    Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``.
+    Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``. Seeds of
+    two models are no pairs: see :func:`welch`.
     """
     values = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
-    return Comparison(
-        values.size,
-        float(values.mean()),
-        bootstrap(values, confidence=confidence, n_draws=n_draws, seed=seed),
-        {"t": paired_t(values), "randomisation": randomisation(values, n_draws=n_draws, seed=seed)},
-        cohen_d(values),
-    )
+    low, high = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=n_draws,
+        batch=max(_AT_ONCE // values.size, 1),
+        confidence_level=confidence,
+        method="percentile",
+        rng=numpy_generator(seed, "bootstrap"),
+    ).confidence_interval
+    p_values: dict[Test, float] = {
+        "t": paired_t(values),
+        "randomisation": randomisation(values, n_draws=n_draws, seed=seed),
+    }
+    interval = Interval(float(low), float(high), confidence)
+    return Comparison(values.size, float(values.mean()), interval, p_values, cohen_d(values))
 
 
 def _differences(own: FloatArray, other: FloatArray) -> FloatArray:
@@ -232,32 +225,6 @@ def over_users(
     """
     means = _user_means(_results_of(a), _results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
-
-
-@checked
-def over_seeds(
-    a: Sequence[Source],
-    b: Sequence[Source],
-    metric: str,
-    *,
-    confidence: float = 0.95,
-    n_draws: int = 9999,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two models over seeds: whether the difference is to be expected with other seeds.
-
-    The i-th results of both, or files that :func:`~recgraph.evaluate.results.save_users` wrote, must be of the same
-    seed (else the pairing is arbitrary, and the test too cautious at worst). With n seeds no randomisation test can
-    give a p-value below 2 / 2^n.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
-    """
-    both = _results_of(a), _results_of(b)
-    for result in (*both[0], *both[1]):
-        comparable(both[0][0], result)
-    values = [[result[metric] for result in results] for results in both]
-    return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
 @checked

@@ -7,8 +7,7 @@ vector) is judged by a question that it did not ask.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,8 +22,8 @@ from recgraph import registry
 from recgraph.config import Config, configure
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import device_of, evaluating
-from recgraph.explain.evidence import Walks, evidence_of_items
 from recgraph.explain.explanation import Attributed, Faithfulness, Item, MethodAttribution, Node
+from recgraph.explain.paths import Walks, evidence_of_items
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.reading import AttentionForm, Baseline, Reading
@@ -46,7 +45,6 @@ class Subject:
     """A user's history of H events, and K items whose values for the user are attributed to it.
 
     Args:
-        model: built and fitted.
         query: one user with the history.
         targets: [K] int64, the items.
         of: the quantity f that is attributed.
@@ -54,9 +52,6 @@ class Subject:
     Attributes:
         items: [H] int64, the items that the model reads, oldest first.
         block_rows: variants that are computed at a time.
-
-    Raises:
-        ValueError: the user has no history, or the model does not read it.
     """
 
     def __init__(self, model: Model, query: Query, targets: Tensor, of: Quantity = "log_probability") -> None:
@@ -68,22 +63,8 @@ class Subject:
         with evaluating(model):
             self.reading: Reading = model.reading(query.to(self.device))
         self.items = self.reading.items.to("cpu")
+        self.n_events = len(self.items)
         self.block_rows = max(min(_BLOCK_ROWS, _MOST_CELLS // max(self.n_items, self.reading.n_cells)), 1)
-
-    @property
-    def n_events(self) -> int:
-        """H."""
-        return len(self.items)
-
-    @cached_property
-    def has_inputs(self) -> bool:
-        """Whether the model reads vectors of items, along which gradients lead."""
-        with evaluating(self.model):
-            try:
-                self.reading.inputs()
-            except ValueError:
-                return False
-        return True
 
     @cached_property
     def item_vectors(self) -> Tensor | None:
@@ -100,17 +81,13 @@ class Subject:
         """[K]: the values with the whole history."""
         return self.values(self.full_mask())[0]
 
-    def values(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """[V, K]: the values of the targets by each variant, on the host (:class:`recgraph.models.reading.Reading`).
-
-        Args:
-            keep_mask: [V, H] bool.
-            instead: [V, H] int64 items in the events' places, or None.
-        """
-        return self.by_blocks(self.value_of, keep_mask, instead)
+    def values(self, keep_mask: Tensor) -> Tensor:
+        """[V, K]: the values of the targets by variants, [V, H] which events stay, on the host."""
+        return self.by_blocks(self.value_of, keep_mask)
 
     def by_blocks(self, of: Callable[[Tensor], Tensor], keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """A function of what the model makes of variants, [V, D] or [V, n_items], a block of them at a time."""
+        """A function of what the model makes of variants (:class:`recgraph.models.reading.Reading`), [V, D] or
+        [V, n_items], a block of them at a time; ``instead``: [V, H] int64 items in the events' places."""
         found = []
         with evaluating(self.model):
             for start in range(0, len(keep_mask), self.block_rows):
@@ -130,15 +107,6 @@ class Subject:
             return represented[:, self.targets] if vectors is None else represented @ vectors[self.targets].T
         return torch.log_softmax(self.scores_of(represented), 1)[:, self.targets]
 
-    @contextmanager
-    def differentiating(self) -> Iterator[None]:
-        """Within the block the model is in evaluation mode and operations are recorded; its parameters get no
-        gradient as long as gradients are asked for by :func:`torch.autograd.grad`."""
-        # vectors of items are made before, so that they are constants of the derivative
-        _ = self.item_vectors
-        with evaluating(self.model), torch.enable_grad():
-            yield
-
 
 class AttributionConfig(Config):
     """Settings of an attribution."""
@@ -148,14 +116,8 @@ class Attribution:
     """Base of attributions: each event of the history gets the part that it has in the value of a recommended item.
 
     A subclass sets ``Config`` and defines :meth:`attribute`. It calls the model in evaluation mode, leaves its mode,
-    parameters and gradients as they were, and draws from the generator that it is given alone.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
+    parameters and gradients as they were, and draws from the generator that it is given alone. Settings are given as a
+    value (``config``) or by name.
     """
 
     Config: ClassVar[type[AttributionConfig]] = AttributionConfig
@@ -164,15 +126,7 @@ class Attribution:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
-        """[K, H] of the subject's K targets and H events, on the host.
-
-        Args:
-            subject: what is attributed.
-            generator: on the host.
-
-        Raises:
-            ValueError: the method does not apply to the model.
-        """
+        """[K, H] of the subject's K targets and H events, on the host; ValueError where the method does not apply."""
         raise TypeError(f"{type(self).__name__} must define attribute(subject, generator)")
 
 
@@ -224,23 +178,16 @@ class IntegratedGradients(Attribution):
             begin = subject.reading.baseline(self.config.baseline).detach().expand_as(ends[0])[None]
         method = OfCaptum(lambda inputs: subject.value_of(subject.reading.of_inputs(inputs)))
         rows = max(min(subject.block_rows, _MOST_CELLS // max(ends.numel(), 1)), 1)
-        path: dict[str, Any] = {
-            "n_steps": self.config.steps,
-            "method": "riemann_middle",
-            "internal_batch_size": rows,
-        }
-        with subject.differentiating():
+        path = {"n_steps": self.config.steps, "method": "riemann_middle", "internal_batch_size": rows}
+        _ = subject.item_vectors  # made before, so that they are constants of the derivative
+        with evaluating(subject.model), torch.enable_grad():
             found = [method.attribute(ends, begin, target=k, **path) for k in range(len(subject.targets))]
         return torch.cat(found).detach().sum(2).to("cpu")
 
 
 class AttentionConfig(AttributionConfig):
     form: Annotated[
-        AttentionForm,
-        Field(
-            description="of transformers: 'rollout' through all layers with their residual connections, or that of the "
-            "'last_layer'"
-        ),
+        AttentionForm, Field(description="of transformers: 'rollout' through all layers, or that of the 'last_layer'")
     ] = "rollout"
 
 
@@ -253,7 +200,7 @@ class Attention(Attribution):
 
     Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
     divided among the items of the history by the evidence that leads through them to the recommended item
-    (:func:`evidence_of_items <recgraph.explain.evidence.evidence_of_items>`), with beta_P the attention within a side
+    (:func:`evidence_of_items <recgraph.explain.paths.evidence_of_items>`), with beta_P the attention within a side
     and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that reach the item through
     nothing of the history keep their share, so that the values sum to less than 1. This combination is ours.
 
@@ -284,39 +231,28 @@ Method = str | Mapping[str, Any] | Attribution
 
 
 def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
-    """Name -> attribution, in the order given.
-
-    Raises:
-        ValueError: one does not exist.
-    """
-    made: dict[str, Attribution] = {}
-    for spec in specs:
-        method = spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
-        (name,) = registry.written("attribution", registry.key_of("attribution", type(method)))
-        made[name] = method
-    return made
+    """Name -> attribution, in the order given."""
+    made = [spec if isinstance(spec, Attribution) else registry.make("attribution", spec) for spec in specs]
+    keys = [registry.key_of("attribution", type(method)) for method in made]
+    return {registry.written("attribution", key)[0]: method for key, method in zip(keys, made, strict=True)}
 
 
 def attribute_to_history(
     subject: Subject, methods: Mapping[str, Attribution], item: Callable[[int], Item], seed: int
 ) -> tuple[Attributed, ...]:
-    """The subject's targets with their attributions.
-
-    Args:
-        subject: what is attributed.
-        methods: from :func:`make_methods`.
-        item: an item by its index.
-        seed: of what methods draw and of random orders.
-
-    Raises:
-        ValueError: a method does not apply to the model, or gives no finite value for each target and event.
-    """
-    values = {name: _values(subject, name, method, seed) for name, method in methods.items()}
+    """The subject's targets with their attributions; ``item`` names an item by its index, ``seed`` is of what methods
+    draw and of random orders."""
+    values = {
+        name: method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
+        for name, method in methods.items()
+    }
     events = tuple(Node("item", each.id, each.title) for each in map(item, subject.items.tolist()))
     found = []
     for target, index in enumerate(subject.targets.tolist()):
         of_methods = [each[target].tolist() for each in values.values()]
-        orders = torch.tensor([_ordered(each) for each in of_methods])
+        # the highest first; among equal ones the last place (the newest event)
+        places = [sorted(range(len(each)), key=lambda at, of=each: (-of[at], -at)) for each in of_methods]  # type: ignore[misc]
+        orders = torch.tensor(places)
         generator = _generator(seed, subject, "random orders", index)
         by_chance = torch.rand(_N_RANDOM, subject.n_events, generator=generator).argsort(1)
         judged = _faithfulness(subject, target, torch.cat([orders, by_chance]))
@@ -341,19 +277,6 @@ def attribute_to_history(
 
 def _generator(seed: int, subject: Subject, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, "attribution", subject.user, *purpose))
-
-
-def _values(subject: Subject, name: str, method: Attribution, seed: int) -> Tensor:
-    values = method.attribute(subject, _generator(seed, subject, name)).to(torch.float64)
-    wanted = (len(subject.targets), subject.n_events)
-    if values.shape != wanted or not bool(values.isfinite().all()):
-        raise ValueError(f"attribution {name}: values {list(values.shape)} must be finite and {list(wanted)}")
-    return values
-
-
-def _ordered(values: Sequence[float]) -> list[int]:
-    """The places of values, the highest first; among equal ones the last place (the newest event) comes first."""
-    return sorted(range(len(values)), key=lambda place: (-values[place], -place))
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:

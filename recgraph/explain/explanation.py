@@ -38,12 +38,9 @@ class Near:
 
 @dataclass(frozen=True)
 class PathWeight:
-    """The attention that a model gives to a meta-path.
+    """The semantic attention that a model gives to a meta-path, that of its twin included.
 
-    Attributes:
-        side: the node type at both ends of the meta-path.
-        path: the meta-path.
-        weight: its semantic attention, that of its twin included; the weights of a side sum to 1.
+    ``side`` is the node type at both ends of the meta-path; the weights of a side sum to 1.
     """
 
     side: str
@@ -53,13 +50,11 @@ class PathWeight:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """The part of a score that comes from one meta-path.
+    """The part of a score that comes from one meta-path, or, with empty ``side`` and ``path``, from own vectors.
 
-    Attributes:
-        side, path: as in :class:`PathWeight`; both empty for the nodes' own vectors.
-        value: the Shapley value of the meta-path in the inner product of user and item: half of the product of the
-            user's addend with the whole item, plus half of the reverse. Where the model scores by that inner product,
-            the parts sum to the score.
+    ``value`` is the Shapley value of the meta-path in the inner product of user and item: half of the product of the
+    user's addend with the whole item, plus half of the reverse. Where the model scores by that inner product, the parts
+    sum to the score.
     """
 
     side: str
@@ -93,8 +88,7 @@ class Evidence:
     Attributes:
         side: ``"item"``: the meta-path leads from a history item to the item. ``"user"``: it leads from the user to
             another user, who had the item. In a :class:`NodeExplanation` the embedded node type.
-        path: the meta-path.
-        weight: its path weight; None where the model does not use the meta-path.
+        path, weight: the meta-path and its path weight; None where the model does not use the meta-path.
         count: number of paths.
         score: side ``item``: the mean similarity of the history items to the item; side ``user``: among the users that
             the meta-path reaches, the fraction, weighted by similarity, that had the item; between nodes their
@@ -116,11 +110,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class HistoryItem:
-    """An item of the user's history.
-
-    ``fitted``: whether the model was fitted to it (items of the validation part may not have been); None where the run
-    does not know, as for models without meta-paths.
-    """
+    """An item of the user's history, and whether the model was fitted to it (items of the validation part may not have
+    been); None where the run does not know, as for models without meta-paths."""
 
     item: Item
     fitted: bool | None
@@ -151,14 +142,8 @@ class Faithfulness:
 
 @dataclass(frozen=True)
 class MethodAttribution:
-    """What one method says of one recommended item.
-
-    Attributes:
-        method: its name.
-        values: one for each event, oldest first.
-        order: the events' places, the highest value first, the newest first among equal ones.
-        faithfulness: of its order.
-    """
+    """What one method says of one recommended item: ``values``, one for each event, oldest first; ``order``, the places
+    of events, the highest value first, the newest first among equal ones; and how faithful that is."""
 
     method: str
     values: tuple[float, ...]
@@ -171,12 +156,10 @@ class Attributed:
     """A recommended item, and what of the history it comes from.
 
     Attributes:
-        item: the item.
-        of: what is attributed, ``"log_probability"`` or ``"score"``.
-        value: of the item with the whole history.
+        of, value: what is attributed, ``"log_probability"`` or ``"score"``, and its value with the whole history.
         events: what the model reads of the history, oldest first.
         n_unread: events of the history that it does not read.
-        methods: in the order asked for.
+        methods: in the order given.
         agreement: pairs of methods, with Spearman's rank correlation of their values; None where one is constant.
         by_chance: the faithfulness of random orders, the mean over several.
     """
@@ -234,15 +217,11 @@ class Recommendation:
     """A recommended item and the reasons for it.
 
     Attributes:
-        rank: from 1.
-        item: the item.
-        score: the model's score.
         parts: the parts of the score; empty where the model has no meta-paths.
         evidence: by meta-path, the one that adds most to the score first (where none adds, the one that ranks the item
             highest).
-        nearest: the items nearest to it, best first.
-        nearest_seen: the history items nearest to it, best first.
-        attributed: what of the history it comes from by the methods asked for; None where none was.
+        nearest, nearest_seen: the items and the history items nearest to it, best first.
+        attributed: what of the history it comes from, where methods were given.
     """
 
     rank: int
@@ -260,12 +239,9 @@ class Explanation:
     """The recommendations for a user, and the reasons for each.
 
     Attributes:
-        model: class of the model.
         dataset: name of the data set; None where the run was made from the user's own frames.
-        user: id.
         related: node type -> titles of the user's direct neighbours in the graph, at most ten; items are left out.
-        history: oldest first.
-        recommendations: best first.
+        history, recommendations: oldest first, best first.
         path_weights: of the model's meta-paths; empty where it has none.
     """
 
@@ -279,7 +255,7 @@ class Explanation:
 
     @property
     def attributed(self) -> tuple[Attributed, ...]:
-        """The attributions of the recommendations; empty where no method was asked for."""
+        """The attributions of the recommendations; empty where no method was given."""
         return tuple(each.attributed for each in self.recommendations if each.attributed is not None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -298,10 +274,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class NodeExplanation:
-    """The nearest nodes of a node of a typed graph, nearest first, with the meta-paths between them.
-
-    The other attributes are those of :class:`Explanation`.
-    """
+    """The nearest nodes of a node of a typed graph, nearest first; other attributes as in :class:`Explanation`."""
 
     model: str
     dataset: str | None

@@ -1,4 +1,4 @@
-"""An explanation as lines for a terminal, as rows for tables and programs, and as one HTML file with a map."""
+"""An explanation as lines for a terminal, as rows for tables and programs, and as one HTML file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from recgraph.explain.explanation import (
     agreement_rows,
     faithfulness_rows,
 )
-from recgraph.explain.projection import ItemMap
 from recgraph.files import write_text
 from recgraph.pages import environment
-from recgraph.pages.charts import MAP, Chart, Mark, Scale, number
+from recgraph.pages.charts import number
 
 Row = dict[str, Any]
 #: columns of tables, which a feature of the same name does not replace
@@ -148,55 +147,26 @@ def _evidence_lines(found: Evidence, adds: float | None) -> Iterator[str]:
 
 
 @checked
-def write_page(explanation: Explanation | NodeExplanation, path: str | Path, item_map: ItemMap | None = None) -> Path:
-    """Write the page as one file, replacing the file whole or not at all.
-
-    Args:
-        explanation: from :func:`explain` or :func:`explain_node`.
-        path: of the file.
-        item_map: from :func:`item_map` or :func:`node_map`; None leaves the map out.
-    """
-    write_text(page(explanation, item_map), Path(path))
+def write_page(explanation: Explanation | NodeExplanation, path: str | Path) -> Path:
+    """Write the page of an explanation as one file, replacing the file whole or not at all."""
+    write_text(page(explanation), Path(path))
     return Path(path)
 
 
 @checked
-def page(explanation: Explanation | NodeExplanation, item_map: ItemMap | None = None) -> str:
+def page(explanation: Explanation | NodeExplanation) -> str:
     """The page as HTML."""
-    of_user = isinstance(explanation, Explanation)
     templates = environment("explain")
     templates.filters |= {"number": number, "value_text": _value_text}
-    return templates.get_template("user.html.j2" if of_user else "node.html.j2").render(
-        it=explanation,
-        at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        map=item_map,
-        svg="" if item_map is None else _map_svg(explanation, item_map),
-        mean_parts=_mean_parts(explanation) if isinstance(explanation, Explanation) else {},
-        agreement=agreement_rows(explanation.attributed) if isinstance(explanation, Explanation) else [],
-        faithful=faithfulness_rows(explanation.attributed) if isinstance(explanation, Explanation) else [],
+    values: dict[str, Any] = {"it": explanation, "at": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    if isinstance(explanation, NodeExplanation):
+        return templates.get_template("node.html.j2").render(values)
+    return templates.get_template("user.html.j2").render(
+        values,
+        mean_parts=_mean_parts(explanation),
+        agreement=agreement_rows(explanation.attributed),
+        faithful=faithfulness_rows(explanation.attributed),
     )
-
-
-def _map_svg(explanation: Explanation | NodeExplanation, item_map: ItemMap) -> str:
-    """The map: recommendations or near nodes carry their rank, history items a ring; both lie on top."""
-    if isinstance(explanation, Explanation):
-        labels = {each.item.id: f"{each.rank}" for each in explanation.recommendations}
-        ringed = {each.item.id for each in explanation.history}
-    else:
-        labels = {explanation.node.id: "•"} | {each.near.node.id: f"{each.rank}" for each in explanation.neighbours}
-        ringed = set()
-    layers: dict[str, list[Mark]] = {"plain": [], "ringed": [], "marked": []}
-    for point in item_map.points:
-        own = point.node.id
-        layer = "marked" if own in labels else "ringed" if own in ringed else "plain"
-        kind = layer if layer == "marked" else f"{layer} g{point.group}"
-        text = point.node.title if point.group < 0 else f"{point.node.title} ({item_map.groups[point.group]})"
-        layers[layer].append(Mark(point.x, point.y, kind, text, label=labels.get(own, "")))
-    by = f", coloured by {item_map.feature}" if item_map.feature else ""
-    title = f"Map of {len(item_map.points)} embeddings in two dimensions{by}; {len(layers['marked'])} are marked"
-    x, y = (Scale.of([getattr(point, axis) for point in item_map.points]) for axis in ("x", "y"))
-    marks = [mark for layer in layers.values() for mark in layer]
-    return str(Chart(title, x, y, marks=marks, layout=MAP))
 
 
 def _mean_parts(explanation: Explanation) -> dict[tuple[str, str], float]:

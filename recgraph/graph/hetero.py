@@ -15,9 +15,9 @@ from torch import Tensor
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.data.split import Interactions
-from recgraph.graph import frames, io, schema, store
+from recgraph.graph import exchange, schema
 from recgraph.graph.node_task import NodeTask
-from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
+from recgraph.graph.schema import Edges, EdgeType, Nodes, check_parts, check_type
 from recgraph.pages import block, table
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import to_host
@@ -44,10 +44,7 @@ class HeteroGraph:
     edges: Mapping[EdgeType, Edges] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for node_type, nodes in self.nodes.items():
-            check_nodes(node_type, nodes)
-        for edge_type, edges in self.edges.items():
-            check_edges(edge_type, edges, self.nodes)
+        check_parts(self.nodes, self.edges)
 
     @classmethod
     def from_edge_lists(
@@ -76,8 +73,8 @@ class HeteroGraph:
         weight: str = "weight",
         time: str = "time",
     ) -> HeteroGraph:
-        """From frames with the user's own ids; see :func:`recgraph.graph.frames.from_frames`."""
-        return cls(*frames.from_frames(edges, nodes or {}, features or {}, weight, time))
+        """From frames with the user's own ids; see :func:`recgraph.graph.exchange.from_frames`."""
+        return cls(*exchange.from_frames(edges, nodes or {}, features or {}, weight, time))
 
     @classmethod
     def from_interactions(
@@ -88,8 +85,8 @@ class HeteroGraph:
         user_relations: Sequence[str] | Mapping[str, str] | None = None,
         separator: str = " ",
     ) -> HeteroGraph:
-        """From a log with side information; see :func:`recgraph.graph.frames.from_interactions`."""
-        return cls(*frames.from_interactions(interactions, part, item_relations, user_relations, separator))
+        """From a log with side information; see :func:`recgraph.graph.exchange.from_interactions`."""
+        return cls(*exchange.from_interactions(interactions, part, item_relations, user_relations, separator))
 
     @property
     def node_types(self) -> list[str]:
@@ -107,7 +104,7 @@ class HeteroGraph:
     @cached_property
     def hash(self) -> str:
         """64 hex digits of all that it holds; the same on every machine."""
-        return store.digest(self.nodes, self.edges)
+        return schema.digest(self.nodes, self.edges)
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{nodes.count:,} {name}" for name, nodes in self.nodes.items())
@@ -116,12 +113,8 @@ class HeteroGraph:
 
     def _repr_html_(self) -> str:
         of_nodes = [
-            {
-                "nodes": name,
-                "count": nodes.count,
-                "features": None if nodes.features is None else nodes.features.shape[1],
-            }
-            for name, nodes in self.nodes.items()
+            {"nodes": name, "count": own.count, "features": None if own.features is None else own.features.shape[1]}
+            for name, own in self.nodes.items()
         ]
         of_edges = [{"edges": " - ".join(name), "count": edges.adj.nnz} for name, edges in self.edges.items()]
         return block("HeteroGraph", {}, [table(of_nodes), table(of_edges)])
@@ -178,75 +171,82 @@ class HeteroGraph:
         nodes, places = dict(self.nodes), {}
         for name, order in orders.items():
             n = self.count(name)
-            order = torch.as_tensor(order)
+            order = torch.as_tensor(order, device=self.device)
             if not torch.equal(torch.sort(order).values, torch.arange(n, device=order.device)):
                 raise ValueError(f"orders: that of {name!r} must have each of its {n} nodes once")
-            ids, x = nodes[name].ids, nodes[name].features
-            on_device = order.to(self.device)
-            taken = x.take_rows(on_device) if isinstance(x, Csr) else None if x is None else x[on_device]
-            nodes[name] = Nodes(n, None if ids is None else ids.take(np.asarray(to_host(order))), taken)
-            places[name] = torch.argsort(on_device)
+            ids = nodes[name].ids
+            ids = None if ids is None else ids.take(np.asarray(to_host(order)))
+            nodes[name] = Nodes(n, ids, rows_of(nodes[name].features, order))
+            places[name] = torch.argsort(order)
         edges = {}
         for edge_type, held in self.edges.items():
             source, _, end = edge_type
             rows, columns = held.adj.rows, held.adj.indices
             rows = places[source][rows] if source in places else rows
             columns = places[end][columns] if end in places else columns
-            edges[edge_type] = schema.make_edges(edge_type, rows, columns, held.adj.shape, held.adj.weights, held.times)
+            edges[edge_type] = schema.make_edges(edge_type, rows, columns, nodes, held.adj.weights, held.times)
         return HeteroGraph(nodes, edges)
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """On a device."""
         nodes = {
-            name: replace(part, features=None if part.features is None else part.features.to(device))
-            for name, part in self.nodes.items()
+            name: replace(own, features=None if own.features is None else own.features.to(device))
+            for name, own in self.nodes.items()
         }
         edges = {
-            name: Edges(part.adj.to(device), None if part.times is None else part.times.to(device))
-            for name, part in self.edges.items()
+            name: Edges(held.adj.to(device), None if held.times is None else held.times.to(device))
+            for name, held in self.edges.items()
         }
         return HeteroGraph(nodes, edges)
 
     def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
-        """A ``torch_geometric.data.HeteroData`` (or ``Data``); see :func:`recgraph.graph.io.to_pyg`."""
-        return io.to_pyg(self.nodes, self.edges, task, homogeneous)
+        """A ``torch_geometric.data.HeteroData`` (or ``Data``); see :mod:`recgraph.graph.exchange`."""
+        return exchange.to_pyg(self.nodes, self.edges, task, homogeneous)
 
     @classmethod
     def from_pyg(cls, data: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
-        """From a ``torch_geometric.data.HeteroData`` or ``Data``; see :func:`recgraph.graph.io.from_pyg`.
+        """From a ``torch_geometric.data.HeteroData`` or ``Data``; see :mod:`recgraph.graph.exchange`.
 
-        A warning names what is no part of a graph, as labels and masks.
+        Args:
+            node_type, relation: names of the one type of nodes and of edges of a ``Data``.
+
+        Warns:
+            LeftOutWarning: names what is no part of a graph, as labels and masks.
         """
-        return cls(*io.from_pyg(data, node_type, relation))
+        return cls(*exchange.parts_of(exchange.stores_of_pyg(data, node_type, relation)))
 
     @classmethod
     def from_pyg_with_task(
         cls, data: Any, target: str | None = None, node_type: str = "node", relation: str = "to"
     ) -> tuple[HeteroGraph, NodeTask]:
-        """The graph, and the task of its labels and masks; see :func:`recgraph.graph.io.task_from_pyg`."""
-        parts = io.from_pyg(data, node_type, relation, labels=True)
-        return cls(*parts), io.task_from_pyg(data, target, node_type)
+        """The graph, and the task of its labels and masks.
+
+        Args:
+            target: the type of nodes, where several have labels.
+        """
+        stores = exchange.stores_of_pyg(data, node_type, relation)
+        return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
     def to_dgl(self, task: NodeTask | None = None) -> Any:
-        """A DGL heterograph; see :func:`recgraph.graph.io.to_dgl`."""
-        return io.to_dgl(self.nodes, self.edges, self.device, task)
+        """A DGL heterograph; see :mod:`recgraph.graph.exchange`."""
+        return exchange.to_dgl(self.nodes, self.edges, self.device, task)
 
     @classmethod
     def from_dgl(cls, graph: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
-        """From a DGL graph; see :func:`recgraph.graph.io.from_dgl`. A warning names what is no part of a graph."""
-        return cls(*io.from_dgl(graph, node_type, relation))
+        """From a DGL graph, as :meth:`from_pyg`."""
+        return cls(*exchange.parts_of(exchange.stores_of_dgl(graph, node_type, relation)))
 
     @classmethod
     def from_dgl_with_task(
         cls, graph: Any, target: str | None = None, node_type: str = "node", relation: str = "to"
     ) -> tuple[HeteroGraph, NodeTask]:
-        """The graph, and the task of its labels and masks; see :func:`recgraph.graph.io.task_from_dgl`."""
-        parts = io.from_dgl(graph, node_type, relation, labels=True)
-        return cls(*parts), io.task_from_dgl(graph, target, node_type)
+        """The graph, and the task of its labels and masks, as :meth:`from_pyg_with_task`."""
+        stores = exchange.stores_of_dgl(graph, node_type, relation)
+        return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
     def save(self, folder: str | Path) -> None:
         """Write Parquet (edges, ids), safetensors (features) and a JSON description, all together."""
-        store.save(self.nodes, self.edges, Path(folder))
+        schema.save(self.nodes, self.edges, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> HeteroGraph:
@@ -256,4 +256,9 @@ class HeteroGraph:
             CorruptFileError: a file is damaged.
             FileNotFoundError: the folder holds none.
         """
-        return cls(*store.load(Path(folder)))
+        return cls(*schema.load(Path(folder)))
+
+
+def rows_of(features: Tensor | Csr | None, rows: Tensor) -> Tensor | Csr | None:
+    """The features of some nodes."""
+    return features.take_rows(rows) if isinstance(features, Csr) else None if features is None else features[rows]

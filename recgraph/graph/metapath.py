@@ -1,38 +1,29 @@
-"""Meta-paths: from a line of schema to adjacencies, similar nodes and contexts; and which ones a graph offers."""
+"""Meta-paths: from a line of schema to adjacencies, similar nodes and contexts; their cost; which a graph offers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from recgraph.config import Added, Config, Search, configure
 from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.pathsim import Cost, estimate_cost, estimate_nnz, halves, pathsim_top_k, steps_of
-from recgraph.graph.route import PathError, Route, Step, distinct_steps, parse, text_of, types_of
-from recgraph.graph.schema import EdgeType
+from recgraph.graph.schema import EdgeType, UnknownTypeError
+from recgraph.rng import derive
+from recgraph.sparse.blocks import row_blocks, unit_length, work_type
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise
-from recgraph.sparse.products import Counts, compose
+from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise, power
+from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows
+from recgraph.sparse.select import split_hubs, top_k_mask
 from recgraph.sparse.spmm import Operator
-
-__all__ = [
-    "Context",
-    "Cost",
-    "MaxMemoryMiB",
-    "MetaPath",
-    "MetaPathConfig",
-    "PathError",
-    "PathTooLargeError",
-    "Proposal",
-    "Ties",
-    "propose",
-]
-
 
 #: MiB that a path or context may take, a setting of paths and of models of paths
 MaxMemoryMiB = Annotated[float, Field(gt=0, description="a path or context that needs more is refused")]
@@ -40,10 +31,339 @@ MaxMemoryMiB = Annotated[float, Field(gt=0, description="a path or context that 
 Ties = Literal["index", "cosine", "random"]
 
 _MIB = 2**20
+_INDEX_BYTES = 8
+# Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
+_SAMPLE = 128
+_MAX_SAMPLED = 1 << 23
+# A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.
+_MAX_HALF = 1 << 25
+# Features with a larger share of entries than this are multiplied as a dense matrix.
+_DENSE = 1 / 64
+
+
+class PathError(ValueError):
+    """A meta-path that is not written as one, or that the graph does not have."""
 
 
 class PathTooLargeError(PathError):
     """A meta-path that would need more memory than the setting allows."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edge type, walked from its source to its target or back."""
+
+    edge_type: EdgeType
+    backwards: bool = False
+
+    @property
+    def start(self) -> str:
+        return self.edge_type[2 if self.backwards else 0]
+
+    @property
+    def end(self) -> str:
+        return self.edge_type[0 if self.backwards else 2]
+
+    @property
+    def reversed(self) -> Step:
+        return Step(self.edge_type, not self.backwards)
+
+    def matrix(self, graph: HeteroGraph) -> Csr:
+        """[N_start, N_end]."""
+        adj = graph.adjacency(self.edge_type)
+        return adj.t() if self.backwards else adj
+
+    def followed(self, graph: HeteroGraph, weights: bool) -> Csr:
+        """:meth:`matrix` as a path follows it: with weights no edge of weight 0 is one, without them all are alike.
+
+        Weights of half precision are widened: their products and sums soon exceed what it holds.
+        """
+        adj = self.matrix(graph)
+        if not weights or adj.weights is None:
+            return adj.with_weights(None)
+        if (wide := work_type(adj.weights)) != adj.weights.dtype:  # else it keeps what it has computed
+            adj = adj.with_weights(adj.weights.to(wide))
+        is_edge = adj.values() != 0
+        return adj if bool(is_edge.all()) else adj.select(is_edge)
+
+    def __str__(self) -> str:
+        source, relation, target = self.edge_type
+        return f"{target}<{relation}<{source}" if self.backwards else f"{source}>{relation}>{target}"
+
+
+Route = tuple[Step, ...]
+
+
+def parse(path: str | Sequence[EdgeType], graph: HeteroGraph) -> Route:
+    """The route that a meta-path means in a graph.
+
+    Args:
+        path: ``"paper-author-paper"``, where each pair of types is joined by one edge type, forwards if there is one
+            in that direction and else backwards; or ``"user>rates>item<rates<user"``, which names relations and
+            directions; or a list of edge types that follow each other, each walked in the direction that fits.
+
+    Raises:
+        PathError: it is not of one of these forms, or two types are joined by no or by several edge types.
+        UnknownTypeError: a type that the graph does not have.
+    """
+    if not isinstance(path, str):
+        return _from_edge_types([(source, relation, target) for source, relation, target in path], graph)
+    if "<" in path or ">" in path:
+        parts = [part.strip() for part in re.split(r"([<>])", path)]
+        names, arrows = parts[::2], parts[1::2]
+        if len(names) < 3 or len(names) % 2 == 0 or arrows[::2] != arrows[1::2]:
+            raise PathError(f"path = {path!r} must be of the form 'user>rates>item<rates<user'")
+        triples = zip(names[::2], names[1::2], names[2::2], arrows[::2], strict=False)
+        steps = [Step((a, name, b)) if arrow == ">" else Step((b, name, a), True) for a, name, b, arrow in triples]
+        for step in steps:
+            graph.adjacency(step.edge_type)
+        return tuple(steps)
+    names = [name.strip() for name in path.split("-")]
+    if len(names) < 2:
+        raise PathError(f"path = {path!r} must join at least two node types, as 'paper-author-paper' does")
+    for name in names:
+        graph.count(name)
+    return tuple(_join(a, b, path, graph) for a, b in pairwise(names))
+
+
+def _join(start: str, end: str, path: str, graph: HeteroGraph) -> Step:
+    forwards = [Step(edge_type) for edge_type in graph.edges if (edge_type[0], edge_type[2]) == (start, end)]
+    backwards = [Step(edge_type, True) for edge_type in graph.edges if (edge_type[2], edge_type[0]) == (start, end)]
+    found = forwards or backwards
+    if len(found) != 1:
+        choices = " or ".join(f"'{step}'" for step in found)
+        fix = f"several edge types join {start!r} and {end!r}; write {choices}"
+        raise PathError(f"path = {path!r}: {fix if found else f'no edge type joins {start!r} and {end!r}'}")
+    return found[0]
+
+
+def _from_edge_types(edge_types: Sequence[EdgeType], graph: HeteroGraph) -> Route:
+    for edge_type in edge_types:
+        graph.adjacency(edge_type)
+    # the first may be walked in either direction: the one from which all others can follow
+    for first in (Step(edge_types[0]), Step(edge_types[0], True)):
+        route = [first]
+        for edge_type in edge_types[1:]:
+            # an edge type that comes twice is walked back
+            ways = [Step(edge_type), Step(edge_type, True)]
+            ways = [route[-1].reversed, *ways] if edge_type == route[-1].edge_type else ways
+            route += [step for step in ways if step.start == route[-1].end][:1]
+        if len(route) == len(edge_types):
+            return tuple(route)
+    raise PathError(f"path = {list(edge_types)}: each edge type must begin or end where the one before it ends")
+
+
+def types_of(route: Route) -> list[str]:
+    """The node types along a route, both ends among them."""
+    return [route[0].start, *(step.end for step in route)]
+
+
+def is_palindrome(route: Route) -> bool:
+    """Whether the second half walks the first one back, so that the product is ``B B^T``."""
+    return len(route) % 2 == 0 and all(a == b.reversed for a, b in zip(route, reversed(route), strict=True))
+
+
+def text_of(route: Route, graph: HeteroGraph) -> str:
+    """A text that :func:`parse` reads as this route: the types alone where that is enough."""
+    short = "-".join(types_of(route))
+    try:
+        if parse(short, graph) == route:
+            return short
+    except (PathError, UnknownTypeError):
+        pass
+    return types_of(route)[0] + "".join(str(step).removeprefix(step.start) for step in route)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a meta-path costs, known before it is made.
+
+    Attributes:
+        path: as it was written.
+        shape: (rows, columns).
+        nnz: entries of the composed matrix, estimated from a sample of rows; exact where that is all rows.
+        kept_nnz: entries after the top-k per row, or ``nnz``.
+        nbytes: the kept matrix with its transpose.
+        factor_nbytes: the factorised form, transposes included.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    nnz: int
+    kept_nnz: int
+    nbytes: int
+    factor_nbytes: int
+
+    @property
+    def density(self) -> float:
+        """Estimated entries per place before any top-k."""
+        return self.nnz / max(self.shape[0] * self.shape[1], 1)
+
+    def __str__(self) -> str:
+        kept = f", {self.kept_nnz:,} after top-k" if self.kept_nnz != self.nnz else ""
+        return (
+            f"{self.path}: {self.shape[0]:,} x {self.shape[1]:,}, about {self.nnz:,} entries{kept}, "
+            f"{self.nbytes / _MIB:,.1f} MiB; factorised {self.factor_nbytes / _MIB:,.1f} MiB"
+        )
+
+
+def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts, top_k: int | None) -> Cost:
+    """The cost of a path; nothing larger than a sample of its rows is made."""
+    shape = (steps[0].shape[0], steps[-1].shape[1])
+    nnz = estimate_nnz(steps)
+    kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
+    per_entry = _INDEX_BYTES + (0 if counts == "binary" else count_dtype(*steps).itemsize)
+    distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
+    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * sum(matrix.nbytes for matrix in distinct))
+
+
+def estimate_nnz(steps: Sequence[Csr]) -> int:
+    """Entries of the product of all steps.
+
+    The bound of a row is the number of its paths, or of the columns that can be reached where that is less. The
+    estimate scales the sum of bounds by the ratio that rows at regular distances show.
+    """
+    reachable = int((steps[-1].t().degrees > 0).sum())
+    bounds = path_counts(steps).clamp(max=reachable)
+    total = float(bounds.sum())
+    n_rows = bounds.numel()
+    if not total:
+        return 0
+    n = max(min(_SAMPLE, int(_MAX_SAMPLED * n_rows / total), n_rows), min(8, n_rows))
+    rows = (torch.arange(n, device=bounds.device) * n_rows) // n
+    found = steps[0].take_rows(rows).with_weights(None)
+    if len(steps) == 1:
+        found = found.pattern()
+    for step in steps[1:]:
+        found = compose(found, step, "binary")
+    sampled = float(bounds[rows].sum())
+    return round(total * found.nnz / sampled) if sampled else int(total)
+
+
+def path_counts(steps: Sequence[Csr]) -> Tensor:
+    """[R] float64: the paths that begin at each node, each of repeated edges counted."""
+    counts = torch.ones(steps[-1].shape[1], dtype=torch.float64, device=steps[0].device)
+    for step in reversed(steps):
+        counts = step.with_weights(counts[step.indices]).row_sums()
+    return counts
+
+
+def pathsim(counts: Csr) -> Tensor:
+    """[E] float64: ``2 A_ij / (A_ii + A_jj)`` of each entry of a square matrix of path counts.
+
+    It is 0 where no path leads from either node back to itself, as along a relation in one direction: PathSim is made
+    for paths of which the way back is the way there.
+
+    Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks, VLDB
+    2011.
+    """
+    diagonal = counts.diagonal().to(torch.float64)
+    return ranking(counts, diagonal, diagonal).clamp_(min=0)
+
+
+def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    """[E] float64: what a top-k compares: PathSim by the diagonals of rows and columns; below it, of entries for which
+    it is 0, the counts, by ``-1 / (1 + A_ij)``."""
+    both, counts = of_rows[block.rows].add_(of_columns[block.indices]), block.values(torch.float64)
+    has_way_back = both > 0
+    return torch.where(has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts))
+
+
+def pathsim_top_k(
+    parts: Sequence[Csr],
+    counts: Counts,
+    k: int,
+    features: Tensor | Csr | None = None,
+    order: Tensor | None = None,
+    hub_cap: int | None = None,
+) -> Csr:
+    """Each row's k most similar columns (:func:`ranking`), with their counts; ties by
+    :data:`recgraph.sparse.select.TIE_RULE`.
+
+    Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for each entry of the
+    first matrix: hubs are divided as :func:`recgraph.sparse.select.split_hubs` says, always in the same way. Counts and
+    similarities are then those of the paths that are left; the diagonal, the paths from a node back to it, keeps its
+    values.
+
+    Args:
+        parts: one or two matrices whose product, [N, N], holds the counts.
+        k: at least 1.
+        features: [N, F]; ties are broken by their cosine first.
+        order: [N], different numbers; then by these, the highest first.
+        hub_cap: at least 1; None divides no hub.
+
+    Returns:
+        [N, N]; weights are counts, or none where counts are binary.
+
+    Warns:
+        UserWarning: hubs are divided.
+    """
+    blocks: Iterable[tuple[slice, Csr]] = [(slice(0, parts[0].shape[0]), parts[0])]
+    if len(parts) == 1:
+        diagonal = parts[0].diagonal().to(torch.float64)
+    else:
+        left, right = parts
+        if hub_cap is not None:
+            if n_hubs := int((right.degrees > hub_cap).sum()):
+                what = f"PathSim divides {n_hubs:,} nodes that lead to more than hub_cap = {hub_cap:,}"
+                warnings.warn(what, stacklevel=3)
+            left, right = split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
+        back = _values_at(right.t(), left)
+        diagonal = left.with_weights(left.values(torch.float64) * back).row_sums()
+        diagonal = diagonal if counts == "full" else (diagonal > 0).to(torch.float64)
+        blocks = compose_blocks(left, right, counts)
+    cosine = None if features is None else _Cosine(features)
+    order = None if order is None else order.to(parts[0].device, torch.float64)
+    kept = []
+    for rows, block in blocks:
+        keys = [] if cosine is None else [cosine(block, rows.start, k)]
+        keys += [] if order is None else [order[block.indices]]
+        kept.append(block.select(top_k_mask(block, k, ranking(block, diagonal[rows], diagonal), *keys)))
+    return stack_rows(kept, parts[-1].shape[1], parts[0])
+
+
+def _values_at(matrix: Csr, places: Csr) -> Tensor:
+    """[E] float64: the values of a matrix at the entries of another, 0 where it has none; one entry a place."""
+    values = matrix.values(torch.float64)
+    return torch.cat([values, values.new_zeros(1)])[matrix.entries_at(places.rows, places.indices)]
+
+
+class _Cosine:
+    """[E] float32: cosines of the features of the two ends of entries; 0 for a node without features.
+
+    Made in float64: cosines that are equal stay equal after rounding, in whichever order a processor adds.
+    """
+
+    def __init__(self, features: Tensor | Csr) -> None:
+        self.units: Tensor | Csr
+        if isinstance(features, Csr) and features.nnz <= _DENSE * features.shape[0] * features.shape[1]:
+            features = features.coalesce()
+            exact = features.with_weights(features.values(torch.float64))
+            lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
+            self.units = exact.scale(left=power(lengths, -1))
+        else:
+            dense = features.to_dense() if isinstance(features, Csr) else features
+            self.units = unit_length(dense.to(torch.float64))
+        self.columns = self.units.t()
+
+    def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:
+        """Of the entries of rows ``first_row ...`` of a square matrix; 0 in rows of at most k, which are kept whole."""
+        is_long = block.degrees > k
+        nodes = torch.nonzero(is_long).squeeze(1)
+        entries = block.with_weights(None).take_rows(nodes)
+        nodes = nodes + first_row
+        parts = [torch.empty(0, dtype=torch.float64, device=block.device)]
+        if isinstance(self.units, Csr) and isinstance(self.columns, Csr):
+            for rows, products in compose_blocks(self.units.take_rows(nodes), self.columns):
+                parts.append(_values_at(products, entries.row_block(rows)))
+        else:
+            assert isinstance(self.units, Tensor)
+            for rows in row_blocks(len(nodes), len(self.units), self.units):
+                some = entries.row_block(rows)
+                parts.append((self.units[nodes[rows]] @ self.units.t())[some.rows, some.indices])
+        found = torch.zeros(block.nnz, device=block.device)
+        found[is_long[block.rows]] = torch.cat(parts).to(torch.float32)
+        return found
 
 
 class MetaPathConfig(Config):
@@ -101,12 +421,11 @@ class MetaPath:
     intermediate type and hop.
 
     Args:
-        path: see :func:`recgraph.graph.route.parse`; or a config as the only argument.
+        path: see :func:`recgraph.graph.metapath.parse`; or a config as the only argument.
         settings: the other settings by name, see :class:`MetaPathConfig`.
 
     Raises:
         ConfigError: a setting that does not exist, or its value is not allowed.
-        PathError: top-k or binary counts of a factorised path.
     """
 
     target: ClassVar[str] = "graph"
@@ -119,8 +438,6 @@ class MetaPath:
         if path is not None and config is None:
             settings["path"] = path
         self.config: MetaPathConfig = configure(self, MetaPathConfig, config, settings)
-        if self.config.form == "factorised" and (self.config.top_k is not None or self.config.counts == "binary"):
-            raise PathError(f"path {self.name!r}: form='factorised' takes neither top_k nor counts='binary'")
 
     @property
     def name(self) -> str:
@@ -139,20 +456,21 @@ class MetaPath:
         """
         return parse(self.config.path, graph)
 
+    def steps(self, graph: HeteroGraph) -> list[Csr]:
+        """The matrix of each step, see :meth:`Step.followed`."""
+        return [step.followed(graph, self.config.weights) for step in self.route(graph)]
+
     def cost(self, graph: HeteroGraph) -> Cost:
         """Entries and memory, before anything is made (print it)."""
-        route = self.route(graph)
-        steps = steps_of(route, graph, self.config.weights, self.config.counts)
-        return estimate_cost(self.name, route, steps, self.config.counts, self.config.top_k)
+        return estimate_cost(self.name, self.route(graph), self.steps(graph), self.config.counts, self.config.top_k)
 
     def counts(self, graph: HeteroGraph) -> Csr:
         """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary).
 
         Raises:
-            PathError: full counts of edges of negative weight.
             PathTooLargeError: that would need more than ``max_memory_mib``.
         """
-        parts = self._parts(graph, None)
+        parts = self._halves(graph, None)
         return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
 
     def adjacency(self, graph: HeteroGraph, generator: torch.Generator | None = None) -> Csr:
@@ -165,30 +483,50 @@ class MetaPath:
             PathError: a top-k of a path whose ends are of different types, or ties by features that are not there.
             PathTooLargeError: it would need more than ``max_memory_mib``.
         """
-        if self.config.top_k is None:
+        k, ties = self.config.top_k, self.config.ties
+        if k is None:
             return self.counts(graph)
         types = types_of(self.route(graph))
         if types[0] != types[-1]:
             raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}")
-        features = graph.features(types[0]) if self.config.ties == "cosine" else None
-        if features is None and self.config.ties == "cosine":
+        features = graph.features(types[0]) if ties == "cosine" else None
+        if features is None and ties == "cosine":
             raise PathError(f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='random'")
         order = None
-        if self.config.ties == "random":
+        if ties == "random":
             assert generator is not None
             order = torch.randperm(graph.count(types[0]), generator=generator, device=generator.device)
-        parts = self._parts(graph, self.config.top_k)
-        return pathsim_top_k(parts, self.config.counts, self.config.top_k, features, order, self.config.hub_cap)
+        return pathsim_top_k(self._halves(graph, k), self.config.counts, k, features, order, self.config.hub_cap)
+
+    def _halves(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
+        """One or two matrices whose product is the path, once it is known that it fits; one entry a place.
+
+        The second may be the first's transpose.
+        """
+        route, steps, counts = self.route(graph), self.steps(graph), self.config.counts
+        cost = estimate_cost(self.name, route, steps, counts, top_k)
+        self._check_fits(cost.nbytes, str(cost))
+        middle = max(len(steps) // 2, 1)
+        parts = [steps[:middle]] if len(steps) == 1 or is_palindrome(route) else [steps[:middle], steps[middle:]]
+        made = []
+        for first, *others in parts:
+            product = first.pattern() if counts == "binary" else first.coalesce()
+            for step in others:
+                product = compose(product, step, counts)
+            made.append(product)
+        return made if len(steps) == 1 or len(made) == 2 else [made[0], made[0].t()]
+
+    def _check_fits(self, nbytes: int, what: str) -> None:
+        if nbytes > self.config.max_memory_mib * _MIB:
+            limit = f"max_memory_mib = {self.config.max_memory_mib:g}"
+            raise PathTooLargeError(f"{what}; {limit}: raise it, or use form='factorised' or a smaller top_k")
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
-        return Chain(tuple(steps_of(self.route(graph), graph, self.config.weights)))
+        return Chain(tuple(self.steps(graph)))
 
     def __call__(
-        self,
-        graph: HeteroGraph,
-        dtype: torch.dtype | None = None,
-        generator: torch.Generator | None = None,
+        self, graph: HeteroGraph, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
     ) -> Operator:
         """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised.
 
@@ -196,12 +534,12 @@ class MetaPath:
             dtype: of a composed form's weights; default: that of the graph's, or the default type.
             generator: see :meth:`adjacency`.
         """
-        if self.config.form == "factorised":
-            return normalise(self.factorised(graph), self.config.normalisation)
-        adjacency = self.adjacency(graph, generator)
-        if self.config.form == "compressed":
-            return normalise(compress_rows(adjacency), self.config.normalisation, dtype)
-        return normalise(adjacency, self.config.normalisation, dtype)
+        made: Operator = (
+            self.factorised(graph) if self.config.form == "factorised" else self.adjacency(graph, generator)
+        )
+        if self.config.form == "compressed" and isinstance(made, Csr):
+            made = compress_rows(made)
+        return normalise(made, self.config.normalisation, dtype)
 
     def contexts(self, graph: HeteroGraph, known: dict[Route, Csr] | None = None) -> tuple[Context, ...]:
         """What lies between the ends: a context for each step but the last.
@@ -216,42 +554,19 @@ class MetaPath:
         """
         known = {} if known is None else known
         route = self.route(graph)
-        return tuple(
-            Context(self.name, step.end, hop, self._reached(route[:hop], graph, known))
-            for hop, step in enumerate(route[:-1], 1)
-        )
-
-    def _reached(self, route: Route, graph: HeteroGraph, known: dict[Route, Csr]) -> Csr:
-        if route not in known:
-            last = route[-1].followed(graph, self.config.weights).with_weights(None)
-            if len(route) == 1:
-                known[route] = last.pattern()
-            else:
-                before = self._reached(route[:-1], graph, known)
-                nbytes = 2 * 8 * estimate_nnz([before, last])
-                if nbytes > self.config.max_memory_mib * _MIB:
-                    raise PathTooLargeError(
-                        f"path {self.name!r}: the context of {route[-1].end!r} would take {nbytes / _MIB:,.0f} MiB; "
-                        f"max_memory_mib = {self.config.max_memory_mib:g}"
-                    )
-                known[route] = compose(before, last, "binary")
-        return known[route]
-
-    def _parts(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
-        """The halves, once it is known that the product fits."""
-        route = self.route(graph)
-        steps = steps_of(route, graph, self.config.weights, self.config.counts)
-        cost = estimate_cost(self.name, route, steps, self.config.counts, top_k)
-        if cost.nbytes > self.config.max_memory_mib * _MIB:
-            raise PathTooLargeError(
-                f"{cost}; max_memory_mib = {self.config.max_memory_mib:g}: raise it, use form='factorised' or a "
-                "smaller top_k"
-            )
-        return halves(route, steps, self.config.counts)
-
-
-# A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.
-_MAX_HALF = 1 << 25
+        found = []
+        for hop, step in enumerate(route[:-1], 1):
+            if route[:hop] not in known:
+                last = step.followed(graph, self.config.weights).with_weights(None)
+                if hop == 1:
+                    known[route[:hop]] = last.pattern()
+                else:
+                    before = known[route[: hop - 1]]
+                    nbytes = 2 * _INDEX_BYTES * estimate_nnz([before, last])
+                    self._check_fits(nbytes, f"{self.name}: a context of {step.end}, {nbytes / _MIB:,.0f} MiB")
+                    known[route[:hop]] = compose(before, last, "binary")
+            found.append(Context(self.name, step.end, hop, known[route[:hop]]))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -288,14 +603,43 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
         max_steps: the most steps of a path, at least 1.
     """
     graph.count(target)
-    steps = distinct_steps(graph)
+    steps = _distinct_steps(graph)
     once = list(dict.fromkeys(steps.values()))
-    direct = [(step,) for step in once if step.start == step.end == target and not step.backwards]
-    round_trips = [
-        half + tuple(step.reversed for step in reversed(half)) for half in _ways_out(steps, once, target, max_steps)
-    ]
-    found = [_judge(graph, route) for route in (*direct, *round_trips)]
+    routes: list[Route] = [(step,) for step in once if step.start == step.end == target and not step.backwards]
+    ways = _ways_out(steps, once, target, max_steps)
+    routes += [half + tuple(step.reversed for step in reversed(half)) for half in ways]
+    found = []
+    for route in routes:
+        matrices, path = (
+            [step.followed(graph, weights=True).with_weights(None) for step in route],
+            text_of(route, graph),
+        )
+        cost = estimate_cost(path, route, matrices, "full", None)
+        found.append(Proposal(path, _coverage(matrices), cost.density, cost))
     return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
+
+
+def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
+    """Every step of a graph -> the first one with the same ends that follows the same edges.
+
+    A graph may hold a relation in both directions (as PyTorch Geometric's ``ToUndirected`` makes it): the one backwards
+    is then the other forwards.
+    """
+    found: dict[Step, Step] = {}
+    kept: dict[tuple[str, str], list[tuple[Step, Csr]]] = {}
+    for backwards in (False, True):
+        for edge_type in graph.edges:
+            step = Step(edge_type, backwards)
+            adj, others = step.followed(graph, weights=True), kept.setdefault((step.start, step.end), [])
+            found[step] = next((other for other, known in others if _are_same(adj, known)), step)
+            if found[step] is step:
+                others.append((step, adj))
+    return found
+
+
+def _are_same(one: Csr, other: Csr) -> bool:
+    same_places = torch.equal(one.indptr, other.indptr) and torch.equal(one.indices, other.indices)
+    return same_places and bool((one.values() == other.values()).all())
 
 
 def _ways_out(steps: Mapping[Step, Step], once: Sequence[Step], target: str, max_steps: int) -> Iterator[Route]:
@@ -310,28 +654,18 @@ def _ways_out(steps: Mapping[Step, Step], once: Sequence[Step], target: str, max
         ]
 
 
-def _judge(graph: HeteroGraph, route: Route) -> Proposal:
-    steps = [step.edges(graph) for step in route]
-    path = text_of(route, graph)
-    cost = estimate_cost(path, route, steps, "full", None)
-    return Proposal(path, _coverage(route, steps), cost.density, cost)
-
-
-def _coverage(route: Route, steps: list[Csr]) -> float:
+def _coverage(steps: Sequence[Csr]) -> float:
     """The share of nodes with a path to another node."""
-    if len(route) == 1:
-        others = steps[0].with_diagonal(None)
-        return _share(others.degrees > 0)
     half = steps[: len(steps) // 2]
-    if estimate_nnz(half) > _MAX_HALF:
-        return _share(steps[0].degrees > 0)
-    reached = half[0].pattern()
-    for step in half[1:]:
-        reached = compose(reached, step, "binary")
-    # a node is related to another where it reaches something that another reaches too
-    shared = (reached.t().degrees > 1).to(torch.float64)
-    return _share(reached.with_weights(shared[reached.indices]).row_sums() > 0)
-
-
-def _share(mask: torch.Tensor) -> float:
-    return float(mask.to(torch.float64).mean()) if mask.numel() else 0.0
+    if len(steps) == 1:
+        is_related = steps[0].with_diagonal(None).degrees > 0
+    elif estimate_nnz(half) > _MAX_HALF:
+        is_related = steps[0].degrees > 0
+    else:
+        reached = half[0].pattern()
+        for step in half[1:]:
+            reached = compose(reached, step, "binary")
+        # a node is related to another where it reaches something that another reaches too
+        shared = (reached.t().degrees > 1).to(torch.float64)
+        is_related = reached.with_weights(shared[reached.indices]).row_sums() > 0
+    return float(is_related.to(torch.float64).mean()) if is_related.numel() else 0.0

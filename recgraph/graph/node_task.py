@@ -16,8 +16,8 @@ from torch import Tensor
 
 from recgraph.data.split import check_open
 from recgraph.files import read_object, read_tensors, write_json, write_tensors
-from recgraph.graph.schema import GraphError, LeftOutWarning
-from recgraph.graph.store import tensor_bytes
+from recgraph.graph.schema import GraphError, LeftOutWarning, tensor_bytes
+from recgraph.sparse.device import to_host
 
 #: part of a split -> its mask, as PyTorch Geometric and DGL call it
 MASKS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
@@ -84,11 +84,7 @@ class NodeTask:
 
     def permuted(self, order: Tensor) -> NodeTask:
         """The task of a graph whose target node j is node ``order[j]`` of this one
-        (:meth:`recgraph.graph.hetero.HeteroGraph.permuted`).
-
-        Args:
-            order: [N] integers, each node once.
-        """
+        (:meth:`recgraph.graph.hetero.HeteroGraph.permuted`)."""
         order = torch.as_tensor(order)
         places = torch.argsort(order)
         splits = {
@@ -98,29 +94,33 @@ class NodeTask:
         return NodeTask(self.target, self.labels[order], splits, self.paths)
 
     @classmethod
-    def from_columns(cls, target: str, columns: Mapping[str, Any], label: str = "y") -> NodeTask:
-        """From labels and masks as PyTorch Geometric and DGL hold them.
+    def from_columns(cls, target: str, columns: Mapping[str, Any]) -> NodeTask:
+        """From labels and masks as PyTorch Geometric holds them.
 
         Args:
             target: the node type.
-            columns: the attributes of its nodes: ``label`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and
-                ``test_mask`` [N], or [N, S] of S splits; and, where :meth:`to_columns` has written them,
-                ``split_names`` and ``metapaths``.
-            label: the name of the labels.
+            columns: the attributes of its nodes: ``y`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and ``test_mask``
+                [N], or [N, S] of S splits, a mask [N] beside others of [N, S] is that of all splits; and, where
+                :meth:`to_columns` has written them, ``split_names`` and ``metapaths``.
 
         Raises:
             GraphError: not all of the three masks.
         """
-        labels = _tensor(columns[label])
-        there = {part: _tensor(columns[mask]) for part, mask in MASKS.items() if columns.get(mask) is not None}
-        if there and len(there) < len(MASKS):
-            missing = ", ".join(mask for part, mask in MASKS.items() if part not in there)
+        masks = {part: _tensor(columns[mask]).bool() for part, mask in MASKS.items() if columns.get(mask) is not None}
+        if masks and len(masks) < len(MASKS):
+            missing = ", ".join(mask for part, mask in MASKS.items() if part not in masks)
             raise GraphError(f"nodes of {target!r} have no {missing}; add the mask, e.g. by PyG's RandomNodeSplit")
-        splits = _splits(there, columns.get("split_names"))
-        return cls(target, labels.flatten(), splits, tuple(columns.get("metapaths") or ()))
+        tables = {part: mask[:, None] if mask.dim() == 1 else mask for part, mask in masks.items()}
+        width = max((table.shape[1] for table in tables.values()), default=0)
+        names = columns.get("split_names") or (["masks"] if width == 1 else [f"masks {n}" for n in range(width)])
+        splits = {
+            name: NodeSplit(**{part: table[:, min(number, table.shape[1] - 1)] for part, table in tables.items()})
+            for number, name in enumerate(names)
+        }
+        return cls(target, _tensor(columns["y"]).flatten(), splits, tuple(columns.get("metapaths") or ()))
 
     def to_columns(self, label: str = "y") -> dict[str, Any]:
-        """Labels and masks for :meth:`from_columns`: [N] of one split, [N, S] of several.
+        """Labels, under a name, and masks for :meth:`from_columns`: [N] of one split, [N, S] of several.
 
         A mask holds a node once and in the order of the nodes; a warning names a part of which that is not true.
         """
@@ -133,19 +133,12 @@ class NodeTask:
                 mask[index] = True
                 masks.append(mask)
                 if not torch.equal(mask.nonzero().flatten(), index):
-                    warnings.warn(
-                        f"split {split!r}: {part} holds nodes several times or in an order of its own, which a mask "
-                        "cannot; the mask has each of them once",
-                        LeftOutWarning,
-                        stacklevel=3,
-                    )
+                    lost = f"the mask of split {split!r}, {part}, has no order, and each node once"
+                    warnings.warn(lost, LeftOutWarning, stacklevel=3)
             if masks:
                 columns[name] = masks[0] if len(masks) == 1 else torch.stack(masks, 1)
-        if self.splits:
-            columns["split_names"] = list(self.splits)
-        if self.paths:
-            columns["metapaths"] = list(self.paths)
-        return columns
+        more = {"split_names": list(self.splits), "metapaths": list(self.paths)}
+        return columns | {name: values for name, values in more.items() if values}
 
     @property
     def n_classes(self) -> int:
@@ -187,19 +180,6 @@ class NodeTask:
 
 def _tensor(values: Any) -> Tensor:
     if isinstance(values, Tensor):
-        return values.detach().to("cpu")
+        return to_host(values.detach())
     array = np.asarray(values)
     return torch.as_tensor(array.astype(np.int64) if array.size == 0 else array.copy())
-
-
-def _splits(masks: Mapping[str, Tensor], names: list[str] | None) -> dict[str, NodeSplit]:
-    """Name -> split, from masks [N] or [N, S]; a mask [N] beside others of [N, S] is that of all splits."""
-    if not masks:
-        return {}
-    tables = {part: (mask[:, None] if mask.dim() == 1 else mask).bool() for part, mask in masks.items()}
-    width = max(table.shape[1] for table in tables.values())
-    names = names or (["masks"] if width == 1 else [f"masks {number}" for number in range(width)])
-    return {
-        name: NodeSplit(**{part: table[:, min(number, table.shape[1] - 1)] for part, table in tables.items()})
-        for number, name in enumerate(names)
-    }

@@ -1,21 +1,40 @@
-"""The parts of a typed graph, what can be wrong with them, and how they are made of edge lists and scipy matrices."""
+"""What a typed graph is made of: nodes and edges by type, made of edge lists and scipy matrices, and held on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from recgraph.config import did_you_mean, nearest_names
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
+from recgraph.files import (
+    check_manifest,
+    read_frame,
+    read_object,
+    read_tensors,
+    replacing_folder,
+    write_frame,
+    write_json,
+    write_tensors,
+)
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
+from recgraph.sparse.device import to_host
 
 #: (source type, relation, target type)
 EdgeType = tuple[str, str, str]
+#: the description of a saved graph, the file that is written last
+_HEAD = "graph.json"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,96 +92,80 @@ def check_type(what: str, name: object, there: Iterable[object]) -> None:
         UnknownTypeError: names the nearest types.
     """
     names = list(there)
-    if name in names:
-        return
-    meant = did_you_mean(nearest_names(str(name), map(str, names)))
-    hint = f"; {meant}" if meant else "."
-    raise UnknownTypeError(f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}")
-
-
-def check_ends(edge_type: object, counts: Mapping[str, object]) -> None:
-    """Raise where an edge type is no triple of texts, or ends at a type that is not there."""
-    if not (isinstance(edge_type, tuple) and len(edge_type) == 3 and all(isinstance(name, str) for name in edge_type)):
-        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type), three texts")
-    check_type("node type", edge_type[0], counts)
-    check_type("node type", edge_type[2], counts)
-
-
-def check_indices(edge_type: EdgeType, ends: Mapping[str, tuple[Tensor, int]]) -> None:
-    """Raise at the first edge that ends outside.
-
-    Args:
-        ends: node type and role (``"source 'paper'"``) -> the indices [E] in the order given, and the nodes there are.
-    """
-    lengths = {index.numel() for index, _ in ends.values()}
-    if len(lengths) > 1:
-        raise GraphError(f"edges {edge_type}: sources and targets have different lengths, {sorted(lengths)}")
-    for role, (index, n) in ends.items():
-        outside = (index < 0) | (index >= n)
-        if bool(outside.any()):
-            row = int(torch.nonzero(outside)[0])
-            raise GraphError(
-                f"edges {edge_type}, row {row} (from 0): {role} = {int(index[row])} is out of range [0, {n})"
-            )
-
-
-def check_edges(edge_type: EdgeType, edges: Edges, nodes: Mapping[str, Nodes]) -> None:
-    """Types, shapes, weights and times of one edge type."""
-    check_ends(edge_type, nodes)
-    wanted = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-    if edges.adj.shape != wanted:
-        raise GraphError(f"edges {edge_type}: the matrix has shape {edges.adj.shape}, the nodes need {wanted}")
-    for name, values in (("weights", edges.adj.weights), ("times", edges.times)):
-        if values is not None and values.shape != (edges.adj.nnz,):
-            raise GraphError(f"edges {edge_type}: {values.numel()} {name} for {edges.adj.nnz} edges")
-        if values is not None and not bool(torch.isfinite(values).all()):
-            raise GraphError(f"edges {edge_type}: {name} must be finite; fill in those that are missing")
-
-
-def check_nodes(node_type: str, nodes: Nodes) -> None:
-    """Name, ids and features of one node type."""
-    if not isinstance(node_type, str):
-        raise UnknownTypeError(f"node type {node_type!r} must be a text")
-    if nodes.ids is not None and len(nodes.ids) != nodes.count:
-        raise GraphError(f"node type {node_type!r}: {len(nodes.ids)} ids for {nodes.count} nodes")
-    features = nodes.features
-    if features is None:
-        return
-    if len(features.shape) != 2 or features.shape[0] != nodes.count:
-        raise GraphError(
-            f"features of {node_type!r} have shape {tuple(features.shape)}; they must be [{nodes.count}, width]"
+    if name not in names:
+        meant = did_you_mean(nearest_names(str(name), map(str, names)))
+        hint = f"; {meant}" if meant else "."
+        raise UnknownTypeError(
+            f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}"
         )
-    values = features.values() if isinstance(features, Csr) else features
-    if not bool(torch.isfinite(values).all()):
-        raise GraphError(f"features of {node_type!r} must be finite; fill in those that are missing")
+
+
+def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> None:
+    """Types, shapes and finite values of a graph.
+
+    Raises:
+        GraphError: names the first type that is wrong.
+    """
+    for name, own in nodes.items():
+        x = own.features
+        shape = (own.count, None) if x is None else (x.shape[0], *x.shape[1:])
+        if shape[0] != own.count or len(shape) != 2 or (own.ids is not None and len(own.ids) != own.count):
+            n_ids = own.count if own.ids is None else len(own.ids)
+            raise GraphError(f"node type {name!r} has {own.count} nodes, {n_ids} ids and features {shape}; give [N, F]")
+        _check_finite(f"features of {name!r}", x.values() if isinstance(x, Csr) else x)
+    for edge_type, held in edges.items():
+        _check_ends(edge_type, nodes)
+        wanted = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        n_times = held.adj.nnz if held.times is None else held.times.numel()
+        if held.adj.shape != wanted or n_times != held.adj.nnz:
+            raise GraphError(
+                f"edges {edge_type}: a matrix {held.adj.shape} for nodes {wanted}; {n_times} times of {held.adj.nnz}"
+            )
+        _check_finite(f"weights of {edge_type}", held.adj.weights)
+        _check_finite(f"times of {edge_type}", held.times)
+
+
+def _check_ends(edge_type: object, nodes: Iterable[str]) -> None:
+    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
+        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
+    for end in edge_type[::2]:
+        check_type("node type", end, nodes)
+
+
+def _check_finite(what: str, values: Tensor | None) -> None:
+    if values is not None and not bool(torch.isfinite(values).all()):
+        raise GraphError(f"{what} must be finite; fill in those that are missing")
 
 
 def make_edges(
     edge_type: EdgeType,
     source: Tensor,
     target: Tensor,
-    counts: tuple[int, int],
+    nodes: Mapping[str, Nodes],
     weights: Tensor | None = None,
     times: Tensor | None = None,
 ) -> Edges:
-    """Edges of one type from lists in any order.
-
-    Args:
-        source, target: [E] indices.
-        counts: nodes of the source and of the target type.
-        weights: [E], or None; integers become the default floating type.
-        times: [E], or None; keep their type.
+    """Edges of one type from lists [E] of indices, weights and times in any order; times keep their type.
 
     Raises:
-        GraphError: an index is out of range (names the edge type, the row and the value); another number of weights.
+        UnknownTypeError: an end that is no type of nodes.
+        GraphError: lists of other lengths, or an index out of range (names the edge type, the row and the value).
     """
-    ends = {f"source {edge_type[0]!r}": (source, counts[0]), f"target {edge_type[2]!r}": (target, counts[1])}
-    check_indices(edge_type, ends)
-    for name, values in (("weights", weights), ("times", times)):
-        if values is not None and values.shape != source.shape:
-            raise GraphError(f"edges {edge_type}: {name} have shape {tuple(values.shape)} for {source.numel()} edges")
-    adj = Csr.from_coo(source, target, weights, shape=counts)
-    return Edges(adj, None if times is None else times[sort_entries(source, target, counts[1])])
+    _check_ends(edge_type, nodes)
+    shapes = {tuple(part.shape) for part in (source, target, weights, times) if part is not None}
+    if len(shapes) > 1:
+        raise GraphError(
+            f"edges {edge_type}: sources, targets, weights and times have shapes {sorted(shapes)}; give [E]"
+        )
+    shape = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+    for role, name, index, n in zip(("source", "target"), edge_type[::2], (source, target), shape, strict=True):
+        outside = (index < 0) | (index >= n)
+        if bool(outside.any()):
+            row = int(torch.nonzero(outside)[0])
+            found = f"{role} {name!r} = {int(index[row])}"
+            raise GraphError(f"edges {edge_type}, row {row} (from 0): {found} is out of range [0, {n})")
+    adj = Csr.from_coo(source, target, weights, shape=shape)
+    return Edges(adj, None if times is None else times[sort_entries(source, target, shape[1])])
 
 
 def from_edge_lists(
@@ -186,8 +189,6 @@ def from_edge_lists(
         GraphError: an edge out of range names edge type, row and value.
         UnknownTypeError: a type that is not there.
     """
-    for edge_type in edges:
-        check_ends(edge_type, counts)
     for name in (*features, *ids):
         check_type("node type", name, counts)
     for edge_type in (*weights, *times):
@@ -198,26 +199,23 @@ def from_edge_lists(
     }
     made = {}
     for edge_type, pairs in edges.items():
-        source, target = _pairs(edge_type, pairs)
-        sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        given = (numbers(of.get(edge_type)) for of in (weights, times))
-        made[edge_type] = make_edges(edge_type, source, target, sizes, *given)
+        both = pairs if isinstance(pairs, tuple) else numbers(pairs)
+        ends = both.reshape(-1, both.shape[-1] or 2).T if isinstance(both, Tensor) else [numbers(end) for end in both]
+        if len(ends) != 2 or any(end.numel() and end.is_floating_point() for end in ends):
+            raise GraphError(f"edges {edge_type}: give (sources, targets) or [E, 2], integers")
+        source, target = (end.to(torch.int64) for end in ends)
+        w, t = (None if of.get(edge_type) is None else numbers(of[edge_type]) for of in (weights, times))
+        made[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
     return nodes, made
 
 
 def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) -> GraphParts:
-    """From scipy sparse matrices of sources and targets; values other than 1 become weights.
-
-    Raises:
-        GraphError: two matrices disagree about the number of nodes of a type.
-    """
+    """From scipy sparse matrices of sources and targets; values other than 1 become weights."""
     counts: dict[str, int] = {}
     edges: dict[EdgeType, Edges] = {}
     for edge_type, matrix in matrices.items():
         adj = Csr.from_scipy(matrix)
-        for name, n in zip((edge_type[0], edge_type[2]), matrix.shape, strict=True):
-            if counts.setdefault(name, n) != n:
-                raise GraphError(f"edges {edge_type}: the matrix has {n} nodes of {name!r}, one before {counts[name]}")
+        counts = dict(zip(edge_type[::2], adj.shape, strict=True)) | counts
         edges[edge_type] = Edges(adj.with_weights(None) if bool((adj.values() == 1).all()) else adj)
     for name in features:
         check_type("node type", name, counts)
@@ -233,50 +231,141 @@ def as_features(values: Any) -> Tensor | Csr:
     They are copied: what is written into an array or a tensor later is not in the graph, whose hash is computed once.
     """
     if isinstance(values, Csr):
-        weights = None if values.weights is None else _own(values.weights)
+        weights = None if values.weights is None else as_floating(values.weights.clone())
         return Csr(values.indptr.clone(), values.indices.clone(), weights, values.shape)
     if hasattr(values, "tocoo"):
         return Csr.from_scipy(values)
     if not isinstance(values, Tensor):
-        return as_floating(torch.from_numpy(np.array(np.asarray(values), order="C")))
+        return as_floating(torch.from_numpy(np.array(values, order="C")))
     if values.layout != torch.strided:
         coo = values.to_sparse().coalesce()
         rows, cols = coo.indices()
         return Csr.from_coo(rows, cols, coo.values(), shape=(coo.shape[0], coo.shape[1]))
-    return _own(values)
+    return as_floating(values.clone())
 
 
-def _own(values: Tensor) -> Tensor:
-    """Floating-point values in memory of their own."""
-    made = as_floating(values)
-    return made.clone() if made is values else made
-
-
-def numbers(values: Any) -> Tensor | None:
-    """Weights, times or indices; dates become microseconds, as :func:`recgraph.graph.frames.from_frames` has them."""
-    if values is None or isinstance(values, Tensor):
+def numbers(values: Any) -> Tensor:
+    """Weights, times or indices; dates become microseconds, as in frames."""
+    if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
     if array.dtype.kind == "M":
         array = array.astype("datetime64[us]").astype(np.int64)
-    if array.size == 0:
-        array = array.astype(np.int64)
     # torch takes no array that is read backwards, and warns of one that is not to be written to
     return torch.from_numpy(np.require(array, requirements=("C", "W")))
 
 
-def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(pairs, tuple) and len(pairs) == 2:
-        source, target = map(numbers, pairs)
-    else:
-        both = numbers(pairs)
-        assert both is not None
-        if both.numel() and (both.dim() != 2 or both.shape[1] != 2):
-            raise GraphError(f"edges {edge_type} have shape {[*both.shape]}; give (sources, targets) or [E, 2]")
-        source, target = both.reshape(-1, 2).unbind(1)
-    assert source is not None
-    assert target is not None
-    for name, index in (("sources", source), ("targets", target)):
-        if index.is_floating_point() or index.dim() != 1:
-            raise GraphError(f"edges {edge_type}: the {name} must be integers [E], not {index.dtype} {[*index.shape]}")
-    return source.to(torch.int64), target.to(torch.int64)
+def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Path) -> None:
+    """Write everything together; an earlier graph there is replaced.
+
+    Edges, ids and sparse features are Parquet, dense features safetensors, what is short is JSON. Files are numbered,
+    because names of types may hold what a file name cannot.
+    """
+    tensors: dict[str, Tensor] = {}
+    with replacing_folder(folder) as new:
+        for number, held in enumerate(edges.values()):
+            adj = held.adj
+            columns = {"source": adj.rows, "target": adj.indices, "weight": adj.weights, "time": held.times}
+            write_frame(_frame(columns), new / f"edges_{number}.parquet")
+        for number, own in enumerate(nodes.values()):
+            if own.ids is not None:
+                own.ids.write(new / f"ids_{number}.parquet")
+            if isinstance(x := own.features, Csr):
+                write_frame(
+                    _frame({"column": x.indices.to(torch.int32), "weight": x.weights}),
+                    new / f"features_{number}.parquet",
+                )
+                tensors[f"{number}.indptr"] = x.indptr
+            elif x is not None:
+                tensors[f"{number}.dense"] = x
+        held_on_host = {name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()}
+        write_tensors(held_on_host, new / "features.safetensors")
+        of_nodes = [
+            {
+                "type": name,
+                "count": own.count,
+                "has_ids": own.ids is not None,
+                "width": None if own.features is None else int(own.features.shape[1]),
+            }
+            for name, own in nodes.items()
+        ]
+        head = {"format": _FORMAT, "nodes": of_nodes, "edges": [list(edge_type) for edge_type in edges]}
+        write_json(head, new / _HEAD)
+
+
+def _frame(columns: Mapping[str, Tensor | None]) -> pl.DataFrame:
+    return pl.DataFrame({name: _array(values) for name, values in columns.items() if values is not None})
+
+
+def _array(values: Tensor) -> np.ndarray[Any, Any]:
+    return np.asarray(to_host(values.detach()))
+
+
+def load(folder: Path) -> GraphParts:
+    """The graph that :func:`save` wrote.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        CorruptFileError: a file is damaged, or of another version of the format.
+    """
+    if not (folder / _HEAD).is_file():
+        raise FileNotFoundError(f"{folder} holds no saved graph ({_HEAD})")
+    check_manifest(folder)
+    head = read_object(folder / _HEAD)
+    if head.get("format") != _FORMAT:
+        raise CorruptFileError(f"format {head.get('format')!r} is not {_FORMAT}", path=folder / _HEAD)
+    tensors = read_tensors(folder / "features.safetensors")
+    nodes = {}
+    for number, of in enumerate(head["nodes"]):
+        features: Tensor | Csr | None = tensors.get(f"{number}.dense")
+        if f"{number}.indptr" in tensors:
+            entries = _columns(folder / f"features_{number}.parquet")
+            indices, shape = entries["column"].to(torch.int64), (of["count"], of["width"])
+            features = Csr(tensors[f"{number}.indptr"], indices, entries.get("weight"), shape).checked()
+        ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
+        nodes[of["type"]] = Nodes(of["count"], ids, features)
+    edges = {}
+    for number, (source, relation, target) in enumerate(head["edges"]):
+        columns, edge_type = _columns(folder / f"edges_{number}.parquet"), (source, relation, target)
+        ends, more = (columns["source"], columns["target"]), (columns.get("weight"), columns.get("time"))
+        edges[edge_type] = make_edges(edge_type, *ends, nodes, *more)
+    return nodes, edges
+
+
+def _columns(path: Path) -> dict[str, Tensor]:
+    frame = read_frame(path)
+    return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+
+
+def digest(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> str:
+    """64 hex digits of types (in their order), counts, ids, features, edges, weights and times.
+
+    The same on every machine; values of another floating type are other values.
+    """
+    head = {"version": 1, "nodes": {name: own.count for name, own in nodes.items()}}
+    state = hashlib.sha256(json.dumps(head).encode())
+    for name, own in nodes.items():
+        state.update(json.dumps(["features", name]).encode())
+        if own.ids is not None:
+            state.update(own.ids.digest())
+        x = own.features
+        if not isinstance(x, Csr):
+            state.update(tensor_bytes(x))
+            continue
+        state.update(b"".join(map(tensor_bytes, (x.indptr, x.indices, x.weights))))
+        # the width counts where the last column is empty, so that the entries do not tell it
+        if x.shape[1] != (int(x.indices.max()) + 1 if x.nnz else 0):
+            state.update(json.dumps(["width", x.shape[1]]).encode())
+    for edge_type, held in edges.items():
+        state.update(json.dumps(["edges", *edge_type]).encode())
+        state.update(b"".join(map(tensor_bytes, (held.adj.indptr, held.adj.indices, held.adj.weights, held.times))))
+    return state.hexdigest()
+
+
+def tensor_bytes(values: Tensor | None) -> bytes:
+    """Type, shape and values, little-endian; nothing is told apart from an empty tensor."""
+    if values is None:
+        return b"-"
+    array = np.ascontiguousarray(_array(values))
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return f"{array.dtype.str}{list(array.shape)}:".encode() + array.tobytes()

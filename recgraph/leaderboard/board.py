@@ -15,15 +15,15 @@ from recgraph.config import Config, ConfigError, checked, load_toml, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, metric_class, split_metric
-from recgraph.evaluate.nodes import SCORES, ProbeConfig
+from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.registry import ImportFailed, import_all, is_path
 from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
 
-#: metrics of a node task
-_OF_NODES = (*SCORES, "nmi", "ari")
+Seeds = tuple[Annotated[int, Field(ge=0, strict=True)], ...]
+Settings = Annotated[dict[str, Any], Field(default_factory=dict), AfterValidator(with_none)]
 
 
 class ProtocolSpec(DataConfig):
@@ -39,54 +39,33 @@ class ProtocolSpec(DataConfig):
             "epochs was chosen on the validation part, or at once with metric = 'last'"
         ),
     ] = "train"
-    n_folds: Annotated[
-        int | None,
-        Field(ge=2, description="of a cross-validation: each entry is trained and tested on each fold of the split"),
-    ] = None
     probe: Annotated[
         dict[str, Any], Field(default_factory=dict, description="of a node task: settings of the linear probe")
     ]
 
     @property
-    def folds(self) -> tuple[int | None, ...]:
-        """The folds; one None where there are none."""
-        return (None,) if self.n_folds is None else tuple(range(self.n_folds))
-
-    def data_of(self, fold: int | None = None) -> DataConfig:
-        """How the data set is split, of a fold or without folds; paths are those of the board's file."""
-        data = DataConfig.of(self.model_dump(include=set(DataConfig.model_fields)))
-        if fold is None:
-            return data
-        return data.model_copy(update={"split_options": {**data.split_options, "n_folds": self.n_folds, "fold": fold}})
+    def data(self) -> DataConfig:
+        """How the data set is split; paths are those of the board's file."""
+        return DataConfig.of(self.model_dump(include=set(DataConfig.model_fields)))
 
 
 class EntrySpec(Config):
-    """One row of a board: a model with its settings, or the best trial of a study."""
+    """One row of a board: a model with its settings."""
 
     model: Annotated[str, Field(description="of the registry")]
     name: Annotated[str, Field(pattern=r"\S", description="shown; by default the model's")]
-    study: Annotated[
-        str | None,
-        Field(description="its best trial's settings: a study's folder, record or storage, from the board's file on"),
-    ] = None
-    study_name: Annotated[str | None, Field(description="of the study, in a storage that holds several")] = None
-    settings: Annotated[
-        dict[str, Any],
-        Field(default_factory=dict, description="of the model and its training; they win"),
-        AfterValidator(with_none),
-    ]
+    settings: Annotated[Settings, Field(description="of the model and its training; they win")]
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None,
-        Field(min_length=1, description="where not those of the board: one without chance"),
+        Seeds | None, Field(min_length=1, description="where not those of the board: one without chance")
     ] = None
     note: Annotated[str, Field(description="shown on its card")] = ""
 
     @model_validator(mode="before")
     @classmethod
-    def _called_like_its_model(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "name" in values or not isinstance(values.get("model"), str):
+    def _named_like_its_model(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "model" not in values:
             return values
-        return {**values, "name": registry.load("model", values["model"]).__name__}
+        return {"name": registry.load("model", f"{values['model']}").__name__, **values}
 
 
 class SheetSpec(Config):
@@ -101,17 +80,13 @@ class SheetSpec(Config):
             "place, data: a file of one's own"
         ),
     ] = ""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (2020, 2021, 2022)
+    seeds: Annotated[Seeds, Field(min_length=1)] = (2020, 2021, 2022)
     metrics: Annotated[
         tuple[str, ...], Field(min_length=1, description="shown and compared; the first one orders the table")
     ] = ("ndcg@10", "recall@10", "mrr@10")
     budget_hours: Annotated[float | None, Field(gt=0, description="the most that one seed of a model may take")] = None
     protocol: Annotated[ProtocolSpec, Field(default_factory=lambda: ProtocolSpec.of())]
-    training: Annotated[
-        dict[str, Any],
-        Field(default_factory=dict, description="settings of training that all models begin with"),
-        AfterValidator(with_none),
-    ]
+    training: Annotated[Settings, Field(description="settings of training that all models begin with")]
     models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
     imports: Annotated[
         tuple[str, ...],
@@ -133,16 +108,18 @@ class SheetSpec(Config):
         try:
             values = {**_with_data(values, path), "file": path}
             values.setdefault("title", data_name(values["dataset"]))
-            own = values.get("import", ())
-            import_all([own] if isinstance(own, str) else own, path.parent)
-            return cls.of(values)._of_its_task()
+            own = values.pop("import", ())
+            values["imports"] = [own] if isinstance(own, str) else own
+            import_all(values["imports"], path.parent)
+            sheet = cls.of(values)
+            return sheet.model_copy(update={"metrics": sheet._full_metrics()})
         except (ConfigError, ImportFailed, UnknownDatasetError) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property
     def name(self) -> str:
-        """What it is called among the sheets of its board: as its file, or its data set where it has none."""
-        return self.file.stem or data_name(self.dataset)
+        """What it is called among the sheets of its board: as its file."""
+        return self.file.stem
 
     @property
     def comparisons(self) -> str:
@@ -154,6 +131,13 @@ class SheetSpec(Config):
         """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
         return tuple(_path(self.file, each) if is_path(each) else each for each in self.imports)
 
+    @property
+    def more_metrics(self) -> tuple[str, ...]:
+        """The metrics beyond the default ones."""
+        if is_of_nodes(self.dataset):
+            return ()
+        return tuple(metric for metric in self.metrics if split_metric(metric)[0] not in DEFAULT_METRICS)
+
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with their paths from the board's file on; addresses have them as they are written."""
         found = dict(settings)
@@ -164,45 +148,26 @@ class SheetSpec(Config):
             found["init_items"] = _path(self.file, run)
         return found
 
-    def data_of(self, fold: int | None = None) -> DataConfig:
-        """How the data set is read and split, of a fold or without folds."""
-        return DataConfig.of(self.located(self.protocol.data_of(fold).model_dump()))
-
-    def _of_its_task(self) -> Self:
-        """The sheet with the full names of its metrics, checked against its task."""
-        of_nodes = is_of_nodes(self.dataset)
-        others = {"cutoffs", "fit_on", "n_folds", *DataConfig.model_fields} if of_nodes else {"probe"}
-        if wrong := sorted(self.protocol.model_fields_set & others):
-            raise ConfigError(f"protocol: {wrong[0]} is not of the task of {self.dataset!r}; leave it out")
-        ProbeConfig.of(self.protocol.probe)
+    def _full_metrics(self) -> tuple[str, ...]:
+        """The full names of the metrics, each once, checked against the task and the protocol."""
+        of_nodes, cutoffs = is_of_nodes(self.dataset), self.protocol.cutoffs
         if "metrics" in self.model_fields_set:
-            of_task = _of_nodes if of_nodes else self._of_users
-            # a metric that is named twice is one column, and counts once in the correction of a table
-            return self.model_copy(update={"metrics": tuple(dict.fromkeys(map(of_task, self.metrics)))})
-        cutoffs = self.protocol.cutoffs
+            return tuple(dict.fromkeys(_of_nodes(each) if of_nodes else self._of_users(each) for each in self.metrics))
         if of_nodes or 10 in cutoffs:  # all metrics of a node task are shown
-            return self
-        names = [metric.partition("@")[0] for metric in self.metrics]
-        return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
-
-    @property
-    def more_metrics(self) -> tuple[str, ...]:
-        """The metrics beyond the default ones."""
-        if is_of_nodes(self.dataset):
-            return ()
-        return tuple(metric for metric in self.metrics if split_metric(metric)[0] not in DEFAULT_METRICS)
+            return self.metrics
+        return tuple(f"{metric.partition('@')[0]}@{max(cutoffs)}" for metric in self.metrics)
 
     def _of_users(self, metric: str) -> str:
         try:
             name, k = split_metric(metric)
         except ValueError as error:
             raise ConfigError(f"metrics: {error}") from None
-        own = metric_class(name)()
-        if k is not None and k not in self.protocol.cutoffs:
-            raise ConfigError(f"metrics: {metric!r} is at none of the cutoffs {self.protocol.cutoffs}")
-        if "features" in own.needs:
-            raise ConfigError(f"metrics: {metric!r} needs features of items, which a board does not have")
-        return full_name(metric) if own.cut else name
+        if "features" in metric_class(name)().needs or k not in (None, *self.protocol.cutoffs):
+            raise ConfigError(
+                f"metrics: {metric!r} needs features of items, which a board does not have, or is at none of the "
+                f"cutoffs {self.protocol.cutoffs}"
+            )
+        return full_name(metric) if metric_class(name).cut else name
 
 
 def is_of_nodes(dataset: str) -> bool:
@@ -211,10 +176,11 @@ def is_of_nodes(dataset: str) -> bool:
 
 
 def _of_nodes(metric: str) -> str:
-    for name in _OF_NODES:
+    names = (*SCORES, "nmi", "ari")
+    for name in names:
         if registry.key(name) == registry.key(metric):
             return name
-    raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(_OF_NODES)}")
+    raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(names)}")
 
 
 def _path(board: Path, written: str) -> str:
@@ -227,16 +193,12 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     data = with_train(found.pop("data", None))
     if data is None:
         dataset = found.setdefault("dataset", board.stem)
-        if isinstance(dataset, str) and (
-            dataset.endswith(".toml") or (dataset not in card_files() and is_data_path(dataset))
-        ):
+        if f"{dataset}".endswith(".toml") or (dataset not in card_files() and is_data_path(f"{dataset}")):
             found["dataset"] = _path(board, dataset)
         return found
-    if "dataset" in found:
-        raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
     table = dict(data) if isinstance(data, Mapping) else {"file": data}
-    if not isinstance(file := table.pop("file", None), str):
-        raise ConfigError(f"data = {data!r} must be the path of a file, or a table {{file = ..., user = ..., ...}}")
+    if "dataset" in found or not isinstance(file := table.pop("file", None), str):
+        raise ConfigError(f"data = {data!r}: a path, or a table {{file = ..., user = ..., ...}}, in place of dataset")
     if table:
         protocol = dict(found.get("protocol", {}))
         found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
@@ -258,22 +220,19 @@ class Board:
 
     def folder_of(self, sheet: SheetSpec, results: str | Path | None = None) -> Path:
         """The folder of a sheet's records, in :attr:`results` by default."""
-        return (self.results if results is None else Path(results)) / self.name / data_name(sheet.dataset)
+        return Path(results or self.results) / self.name / data_name(sheet.dataset)
 
 
 @checked
 def load_board(name: str | Path) -> Board:
     """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder, or from one file."""
-    path = _find(str(name))
-    files = [path] if path.is_file() else sorted(path.glob("*.toml"))
-    folder = (path.parent if path.is_file() else path).resolve()
-    return Board(folder.name, folder, tuple(map(SheetSpec.load, files)))
-
-
-def _find(name: str) -> Path:
     places = [Path("experiments"), Path(__file__).resolve().parents[2] / "experiments"]
     for path in (Path(name), *(place / name for place in places)):
-        if (path.suffix == ".toml" and path.is_file()) or any(path.glob("*.toml")):
-            return path
+        files = [path] if path.is_file() and path.suffix == ".toml" else sorted(path.glob("*.toml"))
+        if files:
+            folder = files[0].parent.resolve()
+            return Board(folder.name, folder, tuple(map(SheetSpec.load, files)))
     known = sorted({file.parent.name for place in places for file in place.glob("*/*.toml")} - {"configs"})
-    raise ValueError(f"board {name!r} is not there; give a TOML file, a folder of them or one of {', '.join(known)}")
+    raise ValueError(
+        f"board {str(name)!r} is not there; give a TOML file, a folder of them or one of {', '.join(known)}"
+    )

@@ -1,50 +1,76 @@
-"""``page``: a board as one self-contained HTML file, which depends on the records alone."""
+"""``render``: a board as a page, one self-contained HTML file, or as tables; it depends on the records alone."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
-
+from recgraph.config import checked
 from recgraph.evaluate.metrics import higher_is_better
-from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.compare import MARKS, Mark
-from recgraph.leaderboard.numbers import COSTS, Number, metric_name, short_hash
-from recgraph.leaderboard.plan import Repeat, named, repeat_of
-from recgraph.leaderboard.sheet import Entry, ScoreTable, Sheet
+from recgraph.files import write_text
+from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.compare import MARKS
+from recgraph.leaderboard.sheet import COSTS, Entry, Number, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import GROUPS, cheapest_text, markdown, metric_name, short_hash, to_csv
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
-__all__ = ["page"]
+__all__ = ["page", "render"]
 
 #: what a screen reader says for the sign of a mark
 _SPOKEN = {"best": "significantly best", "tied": "not significantly worse than the best", "untested": "not tested"}
 #: number of protocols whose columns are visible at first; the reader can show the others
 _VISIBLE = 3
 #: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
-N_COLOURS = 6
+_N_COLOURS = 6
 #: an axis is logarithmic where its largest value is more than this many times its smallest
 _LOG_RATIO = 8.0
 #: maximum number of points of a drawn curve
 _POINTS = 100
-#: name of an entry, seed, and the metric that selected its weights by epoch
-_Curve = tuple[str, Repeat, list[tuple[int, float]]]
+
+
+@checked
+def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
+    """Write the records of a board into one file and return its path.
+
+    No model is trained and no data is read. Entries are compared again where their records have changed.
+
+    Args:
+        board: a name, a folder, a TOML file, or a board.
+        out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (all numbers, a line each).
+        results: the folder of records; by default ``results`` beside the board's folder.
+
+    Raises:
+        ValueError: the board does not exist, or ``out`` has another suffix.
+    """
+    path = Path(out)
+    if path.suffix not in (".html", ".md", ".csv"):
+        raise ValueError(f"out = {str(out)!r} must end in .html, .md or .csv")
+    found = board if isinstance(board, Board) else load_board(board)
+    sheets = [update_comparisons(open_sheet(found, sheet, results)) for sheet in found.sheets]
+    if path.suffix == ".html":
+        text = page(sheets, found)
+    else:
+        text = markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets)
+    write_text(text, path)
+    return path
 
 
 def page(sheets: Sequence[Sheet], board: Board) -> str:
     """The page of a board's sheets as text."""
     entries = [entry for sheet in sheets for entry in sheet.entries]
-    times = [time for entry in entries for time in entry.times.values()]
+    times = [record["at"] for entry in entries for record in entry.records.values()]
     anchors = [(sheet, re.sub(r"[^\w-]+", "-", sheet.spec.name)) for sheet in sheets]
     templates = environment("leaderboard")
-    pretty = partial(json.dumps, indent=1)
-    templates.filters |= {"metric_name": metric_name, "named": named, "spread": spread, "pretty": pretty}
+    templates.filters |= {
+        "metric_name": metric_name,
+        "spread": spread,
+        "pretty": lambda value: json.dumps(value, indent=1),
+    }
     return templates.get_template("page.html.j2").render(
         board=board,
         sections=[
@@ -52,23 +78,25 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
             for sheet, anchor in anchors
         ],
         newest=max(times, default="")[:10],
-        commits=list(dict.fromkeys(commit for entry in entries for commit in entry.commits)),
-        machines=list(dict.fromkeys(machine for entry in entries for machine in entry.machines)),
+        machines=list(dict.fromkeys(each for entry in entries for each in entry.provenance["machine"])),
+        commits=list(dict.fromkeys(each for entry in entries for each in entry.provenance["code"])),
         conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
-        has_folds=any(sheet.spec.protocol.n_folds is not None for sheet in sheets),
-        most_seeds=max((len(entry.seeds) for entry in entries), default=1),
-        n_colours=N_COLOURS,
+        most_seeds=max((len(entry.jobs) for entry in entries), default=1),
         marks=MARKS,
         spoken=_SPOKEN,
+        cheapest_text=cheapest_text,
         cost_figures=cost_figures,
         costs=_costs,
         curve_figures=curve_figures,
         group_tables=group_tables,
-        marks_of=marks_of,
+        is_best=is_best,
         score_groups=score_groups,
         short_hash=short_hash,
         shown_scores=_shown_scores,
     )
+
+
+# -- numbers as texts
 
 
 def spread(number: Number) -> str:
@@ -107,38 +135,26 @@ def memory(mib: float) -> str:
 
 
 def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
-    texts = {"training_wh": "{:.3g} Wh".format, "peak_memory_mb": memory, "n_parameters": "{:,.0f}".format}
+    forms = {"training_wh": "{:.3g} Wh".format, "n_parameters": "{:,.0f}".format, "epochs": "{:.0f}".format}
     found = {}
     for name in COSTS:
         if (number := sheet.cost(entry.name, name)) is not None:
-            text = texts.get(name, "{:.0f}".format if name == "epochs" else duration)
-            spent = f"{text(number.mean)} ± {text(number.sd)}" if number.sd else text(number.mean)
+            form = forms.get(name, memory if name == "peak_memory_mb" else duration)
+            spent = f"{form(number.mean)} ± {form(number.sd)}" if number.sd else form(number.mean)
             found[name.removeprefix("n_").removesuffix("_mb").replace("_", " ")] = spent
     return found
 
 
-@dataclass(frozen=True)
-class PageColumn:
+# -- tables
+
+
+class PageColumn(NamedTuple):
     """A column of scores or costs, by the names of entries; a click on its heading first sorts it in ``order``."""
 
     label: str
     numbers: Mapping[str, Number]
-    format: Callable[[float], str] = "{:.4f}".format
+    form: Callable[[float], str] = "{:.4f}".format
     order: str = "descending"
-
-    def hint(self, entry: str) -> str:
-        """The tooltip of a cell: the value of each seed."""
-        return "; ".join(f"{named(repeat)}: {value:.6g}" for repeat, value in self.numbers[entry].by_seed.items())
-
-    @cached_property
-    def _best(self) -> float:
-        displayed = {round(number.mean, 4) for number in self.numbers.values() if not math.isnan(number.mean)}
-        best = max if self.order == "descending" else min
-        return best(displayed) if len(displayed) > 1 else math.inf
-
-    def is_best(self, entry: str) -> bool:
-        """Whether no other entry has a better mean."""
-        return entry in self.numbers and round(self.numbers[entry].mean, 4) == self._best
 
 
 class ColumnGroup(NamedTuple):
@@ -151,66 +167,64 @@ class ColumnGroup(NamedTuple):
     is_of_scores: bool = True
 
 
-def marks_of(sheet: Sheet) -> list[Mark]:
-    """The marks in the tables of the page; empty where nothing was tested."""
-    found = {number.mark for number in sheet.numbers.values()}
-    return [mark for mark in MARKS if mark in found] if found - {"untested", ""} else []
+def is_best(column: PageColumn, entry: str) -> bool:
+    """Whether no other of several entries has a better mean, as it is written."""
+    means = {name: round(number.mean, 4) for name, number in column.numbers.items() if not math.isnan(number.mean)}
+    best = max if column.order == "descending" else min
+    return len({*means.values()}) > 1 and means.get(entry) == best(means.values())
+
+
+def _of_metric(metric: str, label: str, numbers: Mapping[str, Number | None]) -> PageColumn:
+    order = "descending" if higher_is_better(metric) else "ascending"
+    return PageColumn(label, {name: number for name, number in numbers.items() if number}, order=order)
 
 
 def _shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Number]:
-    """The scores of an entry, compared metrics first; without marks where nothing was tested."""
+    """The scores of an entry, compared metrics first."""
     scores = sheet.scores(entry, table.title)
-    names = dict.fromkeys([*(metric for metric in table.metrics if metric in scores), *scores])
-    are_marked = bool(marks_of(sheet))
-    return {name: scores[name] if are_marked else replace(scores[name], mark="") for name in names}
+    return {name: scores[name] for name in dict.fromkeys((*table.metrics, *scores)) if name in scores}
 
 
 def score_groups(sheet: Sheet) -> list[ColumnGroup]:
     """The main table: a group of columns for each protocol, then the cost of a seed."""
-    groups = []
-    for place, table in enumerate(sheet.tables):
-        scores = {entry.name: _shown_scores(sheet, entry.name, table) for entry in sheet.entries}
-        columns = [_of_metric(metric, metric_name(metric), metric, scores) for metric in table.metrics]
-        note = "" if table.n_users is None else f"{table.n_users:,} users{table.in_folds}"
-        groups.append(ColumnGroup(table.title, note, columns, is_visible=place < _VISIBLE))
-    costs = [
-        PageColumn(
-            label,
-            {one.name: spent for one in sheet.entries if (spent := sheet.cost(one.name, name))},
-            text,
-            "ascending",
-        )
-        for label, name, text in (
-            ("Training", "training_seconds", duration),
-            ("Inference", "inference_seconds", duration),
-            ("Parameters", "n_parameters", count),
-            ("Memory", "peak_memory_mb", memory),
-        )
+    names, groups = [entry.name for entry in sheet.entries], []
+    for place, (title, metrics, *_, n_users, _) in enumerate(sheet.tables):
+        columns = [
+            _of_metric(each, metric_name(each), {name: sheet.score(name, title, each) for name in names})
+            for each in metrics
+        ]
+        groups.append(ColumnGroup(title, "" if n_users is None else f"{n_users:,} users", columns, place < _VISIBLE))
+    costs = (
+        ("Training", "training_seconds", duration),
+        ("Inference", "inference_seconds", duration),
+        ("Parameters", "n_parameters", count),
+        ("Memory", "peak_memory_mb", memory),
+    )
+    spent = [
+        PageColumn(label, {name: own for name in names if (own := sheet.cost(name, cost))}, form, "ascending")
+        for label, cost, form in costs
     ]
-    return [*groups, ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False)]
-
-
-def _of_metric(metric: str, label: str, key: str, rows: Mapping[str, Mapping[str, Number]]) -> PageColumn:
-    numbers = {name: own[key] for name, own in rows.items() if key in own}
-    return PageColumn(label, numbers, order="descending" if higher_is_better(metric) else "ascending")
+    return [*groups, ColumnGroup("cost of a seed", "mean", spent, is_of_scores=False)]
 
 
 def group_tables(sheet: Sheet) -> dict[str, list[ColumnGroup]]:
     """Kind of groups of users -> the scores by group, a group of columns for each protocol."""
     found: dict[str, list[ColumnGroup]] = {}
-    for table in sheet.groups:
+    for kind, title, metric, sizes, rows in sheet.groups:
         columns = [
-            _of_metric(table.metric, f"{group} ({size:,})", group, table.rows) for group, size in table.sizes.items()
+            _of_metric(metric, f"{group} ({size:,})", {name: own.get(group) for name, own in rows.items()})
+            for group, size in sizes.items()
         ]
-        found.setdefault(table.label, []).append(ColumnGroup(table.table, metric_name(table.metric), columns))
+        found.setdefault(GROUPS[kind], []).append(ColumnGroup(title, metric_name(metric), columns))
     return found
+
+
+# -- figures
 
 
 def cost_figures(sheet: Sheet) -> list[Figure]:
     """The first protocol's first metric against training time, and against inference time."""
-    if not sheet.tables:
-        return []
-    return [_cost_figure(sheet, f"{name}_seconds", name) for name in ("training", "inference")]
+    return [_cost_figure(sheet, name) for name in ("training", "inference") if sheet.tables]
 
 
 def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
@@ -222,70 +236,61 @@ def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
     title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
     sign = 1 if higher_is_better(metric) else -1
     found = {
-        entry.name: (own.mean, score)
+        entry.name: (spent.mean, score)
         for entry in sheet.entries
         if (score := sheet.score(entry.name, title, metric))
         and math.isfinite(score.mean)
-        and (own := sheet.cost(entry.name, cost))
+        and (spent := sheet.cost(entry.name, cost))
     }
-    at = {name: (spent, sign * score.mean) for name, (spent, score) in found.items()}
+    places = [(x, sign * score.mean) for x, score in found.values()]
     marks = []
-    for name, (spent, score) in found.items():
-        x, y = at[name]
-        is_dominated = any(a <= x and b >= y and (a, b) != (x, y) for a, b in at.values())
-        kind = "complete" if is_dominated else "front"
+    for name, (x, score) in found.items():
+        y = sign * score.mean
+        is_dominated = any(a <= x and b >= y and (a, b) != (x, y) for a, b in places)
         sd = score.sd or 0.0
-        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {duration(spent)}"
-        marks.append(charts.Mark(spent, score.mean, kind, text, name=name, spread=sd))
+        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {duration(x)}"
+        kind = "complete" if is_dominated else "front"
+        marks.append(charts.Mark(x, score.mean, kind, text, name=name, spread=sd))
     return sorted(marks, key=lambda mark: (mark.kind != "front", -mark.y))
 
 
-def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
-    marks = cost_marks(sheet, cost)
-    metric = metric_name(sheet.tables[0].metrics[0])
-    spent = {mark.name: own.mean for mark in marks if (own := sheet.cost(mark.name, cost))}
-    costs = [*spent.values()]
+def _cost_figure(sheet: Sheet, name: str) -> Figure:
+    marks, table = cost_marks(sheet, f"{name}_seconds"), sheet.tables[0]
+    metric = metric_name(table.metrics[0])
+    costs = [float(str(mark.x)) for mark in marks]
+    front = sorted((cost, mark.y) for cost, mark in zip(costs, marks, strict=True) if mark.kind == "front")
+    steps = front[:1]
+    for cost, quality in front[1:]:
+        steps += [(cost, steps[-1][1]), (cost, quality)]
     chart = Chart(
         f"{metric} against seconds of {name}",
         Scale.of(costs, log=_needs_log(costs)),
         Scale.of([mark.y + sign * mark.spread for mark in marks for sign in (-1, 1)]),
         f"seconds of {name}, a seed",
-        f"{metric}, {sheet.tables[0].title}",
+        f"{metric}, {table.title}",
         marks,
-        [Line("so-far", _steps((spent[mark.name], mark.y) for mark in marks if mark.kind == "front"))],
+        [Line("so-far", steps)],
     )
     note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
-    whiskers = f" Whiskers: ± sd over {sheet.repeats}." if any(mark.spread for mark in marks) else ""
+    whiskers = " Whiskers: ± sd over seeds." if any(mark.spread for mark in marks) else ""
     return Figure(f"Quality against time of {name}", str(chart), note + whiskers)
 
 
-def _steps(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    front = sorted(points)
-    line = front[:1]
-    for cost, quality in front[1:]:
-        line += [(cost, line[-1][1]), (cost, quality)]
-    return line
-
-
 def curve_figures(sheet: Sheet) -> list[Figure]:
-    """The learning curves of all entries and seeds, one figure for each metric."""
-    found: dict[str, list[_Curve]] = {}
-    rows = sheet.frame.filter(pl.col("kind") == "epoch").group_by(
-        "metric", "entry", "fold", "seed", maintain_order=True
-    )
-    for metric, name, fold, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
-        found.setdefault(metric, []).append((name, repeat_of(fold, seed), list(zip(epochs, values, strict=True))))
+    """The learning curves of all entries and seeds, one figure for each metric that selected weights by epoch."""
+    found: dict[str, list[tuple[str, int, list[tuple[int, float]]]]] = {}
+    for entry in sheet.entries:
+        for seed, metric, points in entry.curves:
+            found.setdefault(metric, []).append((entry.name, seed, points))
     return [_curve_figure(metric, curves) for metric, curves in found.items()]
 
 
-def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
+def _curve_figure(metric: str, curves: Sequence[tuple[str, int, list[tuple[int, float]]]]) -> Figure:
     names = list(dict.fromkeys(name for name, _, _ in curves))
-    kinds = {name: f"c{i + 1}" if i < N_COLOURS else "other" for i, name in enumerate(names)}
-    lines = [
-        Line(f"curve {kinds[name]}", _thinned(points), f"{name}, {named(repeat)}") for name, repeat, points in curves
-    ]
+    kinds = {name: f"c{i + 1}" if i < _N_COLOURS else "other" for i, name in enumerate(names)}
+    lines = [Line(f"curve {kinds[name]}", _thinned(points), f"{name}, seed {seed}") for name, seed, points in curves]
     key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
-    if len(names) > N_COLOURS:
+    if len(names) > _N_COLOURS:
         key.append(("other", "others"))
     axis = "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
     first, last = ([points[place][0] for _, _, points in curves] for place in (0, -1))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import math
 import os
 import re
 import signal
-import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,15 +22,7 @@ from recgraph import parallel, registry
 from recgraph.config import checked
 from recgraph.data.catalog.cards import data_name
 from recgraph.evaluate.nodes import NodeResults
-from recgraph.evaluate.results import (
-    ProtocolMismatch,
-    Result,
-    Results,
-    by_group,
-    history_groups,
-    popularity_groups,
-    save_users,
-)
+from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.files import remove_folder
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import (
@@ -41,14 +32,11 @@ from recgraph.leaderboard.plan import (
     Record,
     Store,
     check_entries,
-    check_study,
     digest,
     jobs_of,
     load_data_hashes,
-    named,
 )
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
-from recgraph.pages import print_note
 from recgraph.ranks import refuse_launched
 from recgraph.registry import import_all
 from recgraph.train.config import pick_device
@@ -61,8 +49,9 @@ __all__ = ["Summary", "run"]
 #: maximum number of points of a learning curve in a record
 _POINTS = 300
 _BY_POPULARITY = ("head", "mixed", "tail", "cold")
-#: kept: another run of the board has done it; busy: another run works on it; left: its time is over
-Status = Literal["done", "kept", "failed", "left", "busy"]
+#: kept: it was done by now; busy: another run of the board works on it
+Status = Literal["done", "kept", "failed", "busy"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -72,31 +61,25 @@ class Summary:
     Attributes:
         kept: done before this run, or beside it by another run of the board.
         made: done in this run.
-        failed: with an error, which the page shows.
-        left: not started, or stopped at the end of the time budget; the next run resumes them.
-        missing: data sets or studies that are not available, with the reason.
-        reasons: name -> why it failed.
-        mixed: data sets whose records have different protocols and are not compared, with what differs.
+        failed: name -> the error, which the page shows.
+        busy: another run of the board works on it.
+        missing: data sets that are not available, with the reason.
     """
 
     kept: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    reasons: dict[str, str] = field(default_factory=dict)
-    mixed: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every job of the board is done, and all are comparable."""
-        return not (self.failed or self.left or self.missing or self.mixed)
+        """Whether every job of the board is done."""
+        return not (self.failed or self.busy or self.missing)
 
     def __str__(self) -> str:
-        counts = {name: len(value) for name, value in vars(self).items() if value and name not in ("reasons", "mixed")}
-        text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
-        failed = [f"failed: {name}: {why}" for name, why in self.reasons.items()]
-        return "\n".join([text, *failed, *(f"not compared: {name}" for name in self.mixed)])
+        counts = ", ".join(f"{len(names)} {outcome}" for outcome, names in vars(self).items() if names)
+        return "\n".join([counts or "nothing to do", *(f"failed: {name}: {why}" for name, why in self.failed.items())])
 
 
 @checked
@@ -106,85 +89,72 @@ def run(
     results: str | Path | None = None,
     workers: int | None = None,
     only: Sequence[str] = (),
-    budget: float | None = None,
     values: bool = False,
     device: str | None = None,
     engine: parallel.Engine | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Summary:
     """Run every job of a board that has no record, and compare the entries.
 
     A run may be killed at any time and started again: finished jobs are kept, and an interrupted training resumes from
     its last checkpoint. Jobs that failed are tried again. Several runs of one board at a time, on machines that share
-    the folder of records, divide its jobs: each takes those that no other works on, and at the end waits for the rest.
+    the folder of records, divide its jobs: each takes those that no other works on. What happens is logged.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
         results: the folder of records; by default ``results`` beside the board's folder.
         workers: jobs at a time, each in a process; by default 1, in this process, or as many as an engine has.
         only: names of models or entries to run; by default all.
-        budget: hours after which no job is started and running jobs are stopped (the next run resumes them).
         values: also repeat jobs with a record but without values of users on this machine (as those from git), which
             the comparison of entries needs.
         device: e.g. ``"cpu"``; None: CUDA where available, else the CPU.
         engine: where jobs run; machines of a cluster share the folder of records and the data. None: this machine.
-        say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 
     Raises:
-        ValueError: there is no such board, model or device, or the budget is below 0.
+        ValueError: there is no such board, model or device.
         TaskFailed: a worker died again and again; names its job. The same call goes on.
+        ProtocolMismatch: records of one table were made in different ways.
         KeyboardInterrupt: running jobs have been saved.
     """
     refuse_launched("leaderboard.run", "start it without a launcher; workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
-    _check_only(found, only)
-    if budget is not None and not budget >= 0:
-        raise ValueError(f"budget = {budget} must be a number of hours, 0 or more")
+    entries = [entry for sheet in found.sheets for entry in sheet.models]
+    for name in only:
+        if not any(_matches(entry, (name,)) for entry in entries):
+            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
+            raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {names}")
     place = engine or parallel.Engine()
     if workers is not None:
         place = parallel.Engine.of(place.model_dump() | {"workers": workers})
     if device is not None and engine is None:  # a job that fails begins anew: none may fail for a word that is wrong
         pick_device(device)
     folder = found.results if results is None else Path(results)
-    if say is None:
-        clock = "%H:%M:%S"
-        say = (lambda line: print_note(f"[{time.strftime(clock)}] {line}")) if sys.stderr.isatty() else lambda _: None
-    deadline = None if budget is None else time.time() + 3600 * budget
     summary = Summary()
     planned: dict[Path, Pending] = {}
     for sheet in found.sheets:
-        for each in _planned_jobs(found, sheet, folder, only, values, summary):
-            work = each.store.work(each.job)
+        for each in _pending(found, sheet, folder, only, values, summary):
             # a job that two sheets ask for is done once, with the metrics of both
-            first = planned.setdefault(work, each)
+            first = planned.setdefault(each.store.work(each.job), each)
             metrics = tuple(dict.fromkeys((*first.job.metrics, *each.job.metrics)))
-            planned[work] = replace(first, job=replace(first.job, metrics=metrics))
+            planned[each.store.work(each.job)] = replace(first, job=replace(first.job, metrics=metrics))
     todo = [each for each in planned.values() if not each.is_done]
-    names = {each.name for each in todo}
-    summary.kept = [each.name for each in planned.values() if each.name not in names]
-    say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
-    places: dict[Status, list[str]] = {"done": summary.made, "kept": summary.kept, "failed": summary.failed}
-    left, n_ended = todo, 0
+    names_todo = {each.name for each in todo}
+    summary.kept = [each.name for each in planned.values() if each.name not in names_todo]
+    text = "board %s: %d to do, %d done before; records in %s"
+    _log.info(text, found.name, len(todo), len(summary.kept), folder / found.name)
+    places = {"done": summary.made, "kept": summary.kept, "busy": summary.busy}
     with _one_thread():
-        for waits in (False, True):  # first what no other run of the board works on
-            pieces = [parallel.Piece(each.name, replace(each, waits=waits)) for each in left]
-            by_name, left = {each.name: each for each in left}, []
-            for name, status, why in parallel.map(run_job, pieces, (device, deadline), place, ordered=False):
-                if status == "busy":
-                    left.append(by_name[name])
-                    continue
-                n_ended += 1
-                places.get(status, summary.left).append(name)
-                if status == "failed":
-                    summary.reasons[name] = why
-                say(f"[{n_ended}/{len(todo)}] {status}: {name}{f': {why}' if why else ''}")
+        pieces = [parallel.Piece(each.name, each) for each in todo]
+        ended = parallel.map(run_job, pieces, device, place, ordered=False)
+        for n_ended, (name, status, why) in enumerate(ended, 1):
+            if status == "failed":
+                summary.failed[name] = why
+            else:
+                places[status].append(name)
+            _log.info("[%d/%d] %s: %s%s", n_ended, len(todo), status, name, f": {why}" if why else "")
     for sheet in found.sheets:
-        shown = _shown(found, sheet)
-        try:
-            if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
-                say(f"{shown}: not compared, as values of users of some records are not here; --values makes them")
-        except ProtocolMismatch as error:
-            summary.mixed.append(f"{shown}: {error}")
+        if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
+            text = "%s: not compared, as values of users of some records are not here; --values makes them"
+            _log.info(text, _shown(found, sheet))
     return summary
 
 
@@ -200,35 +170,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _planned_jobs(
-    board: Board, sheet: SheetSpec, folder: Path, only: Sequence[str], values: bool, summary: Summary
-) -> list[Pending]:
-    entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
-    if not entries:
-        return []
-    shown, planned, there = _shown(board, sheet), [], []
-    for entry in entries:
-        try:
-            planned += [(entry, job) for job in jobs_of(sheet, entry)]
-            there.append(entry)
-        except FileNotFoundError as error:
-            summary.missing.append(f"{shown} / {entry.name}: {error}")
-    check_entries(sheet, planned)
-    try:
-        hashes = load_data_hashes(sheet)
-    except OSError as error:
-        summary.missing.append(f"{shown}: {error}")
-        return []
-    for entry in there:
-        check_study(sheet, entry, hashes.tuning)
-    # the first seed of every model before the second of any, so that an interrupted board still compares all models,
-    # and of a seed a fold of every model before the next one of any
-    planned.sort(key=lambda pair: ((pair[0].seeds or sheet.seeds).index(pair[1].seed), pair[1].fold or 0))
-    store, hours = Store(board.folder_of(sheet, folder).resolve()), sheet.budget_hours
-    return [
-        Pending(f"{shown} / {entry.name} / {named(job.repeat)}", job, store, hashes, hours, values)
-        for entry, job in planned
-    ]
+def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
+    return entry.name in only or registry.key(entry.model) in map(registry.key, only)
 
 
 def _shown(board: Board, sheet: SheetSpec) -> str:
@@ -237,24 +180,11 @@ def _shown(board: Board, sheet: SheetSpec) -> str:
     return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.name})"
 
 
-def _check_only(board: Board, only: Sequence[str]) -> None:
-    entries = [entry for sheet in board.sheets for entry in sheet.models]
-    for name in only:
-        if not any(_matches(entry, (name,)) for entry in entries):
-            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
-            raise ValueError(f"only = {name} names no model of board {board.name!r}; there are {names}")
-
-
-def _matches(entry: EntrySpec, only: Sequence[str]) -> bool:
-    return entry.name in only or registry.key(entry.model) in map(registry.key, only)
-
-
 @dataclass(frozen=True)
 class Pending:
     """A job of a board, to be run unless it has a record of the current data.
 
-    ``hours``: the most that it may take; ``values``: its values of users are required, too; ``waits``: for another run
-    that works on it.
+    ``hours``: the most that it may take; ``values``: its values of users are required, too.
     """
 
     name: str
@@ -263,76 +193,89 @@ class Pending:
     hashes: DataHashes
     hours: float | None = None
     values: bool = False
-    waits: bool = False
 
     @property
     def is_done(self) -> bool:
         return self.store.is_done(self.job, self.hashes.data, self.values)
 
 
+def _pending(
+    board: Board, sheet: SheetSpec, folder: Path, only: Sequence[str], values: bool, summary: Summary
+) -> list[Pending]:
+    planned = [(entry, jobs_of(sheet, entry)) for entry in sheet.models if not only or _matches(entry, only)]
+    if not planned:
+        return []
+    check_entries(sheet, planned)
+    try:
+        hashes = load_data_hashes(sheet)
+    except OSError as error:
+        summary.missing.append(f"{_shown(board, sheet)}: {error}")
+        return []
+    store = Store(board.folder_of(sheet, folder).resolve())
+    # the first seed of every model before the second of any, so that an interrupted board still compares all models
+    by_seed = sorted(
+        ((place, entry, job) for entry, jobs in planned for place, job in enumerate(jobs)), key=lambda each: each[0]
+    )
+    return [
+        Pending(
+            f"{_shown(board, sheet)} / {entry.name} / seed {job.seed}", job, store, hashes, sheet.budget_hours, values
+        )
+        for _, entry, job in by_seed
+    ]
+
+
 class OutOfTime(Exception):
     """A job took longer than its board allows."""
 
 
-def run_job(shared: tuple[str | None, float | None], pending: Pending) -> tuple[str, Status, str]:
+def run_job(device: str | None, pending: Pending) -> tuple[str, Status, str]:
     """Run a job, under the lock of its record, unless it is done by now: its name, how it ended, and why it failed."""
-    device, deadline = shared
     job, store = pending.job, pending.store
-    hours_left = math.inf if deadline is None else (deadline - time.time()) / 3600
-    if hours_left <= 0:
-        return pending.name, "left", ""
     try:
-        with store.lock(job, pending.waits):
+        with store.lock(job):
             if pending.is_done:
                 return pending.name, "kept", ""
-            hours = math.inf if pending.hours is None else pending.hours
-            return pending.name, *_run_locked(pending, device, min(hours, hours_left), hours <= hours_left)
+            why = _run_locked(pending, device)
+            return pending.name, "failed" if why else "done", why
     except BlockingIOError:
         return pending.name, "busy", ""
 
 
-def _run_locked(pending: Pending, device: str | None, hours: float, fails_late: bool) -> tuple[Status, str]:
+def _run_locked(pending: Pending, device: str | None) -> str:
+    """Run a job and save its record, or that of its failure: why it failed, or nothing."""
     job, store = pending.job, pending.store
     is_trained = False
     with suppress(OSError):  # of Linux: the peak of memory is counted from here on
         Path("/proc/self/clear_refs").write_text("5")
     try:
-        with _limited(hours):
+        with _limited(pending.hours):
             import_all(job.imports)
             run = _train(pending, device)
             is_trained = True
             record = _test(run, pending, device)
         store.save(job, record)
     except Exception as error:
-        if isinstance(error, OutOfTime) and not fails_late:
-            return "left", ""
         # what is trained is kept, and where the disk or the memory gave out the training goes on from its checkpoint
         restart = isinstance(error, OutOfTime) or not (is_trained or isinstance(error, OSError | MemoryError))
         store.save_failure(job, failure_record(job, error), restart)
-        return "failed", f"{type(error).__name__}: {error}"
-    return "done", ""
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 @contextmanager
-def _limited(hours: float) -> Iterator[None]:
-    """End the block with OutOfTime after some time as Ctrl-C would, so that a training is saved."""
-    if math.isinf(hours) or threading.current_thread() is not threading.main_thread():
+def _limited(hours: float | None) -> Iterator[None]:
+    """End the block with OutOfTime after some time."""
+    if hours is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    rung: list[bool] = []
 
     def ring(*_: object) -> None:
-        rung.append(True)
-        signal.raise_signal(signal.SIGINT)
+        raise OutOfTime(f"not done after {hours:.3g} hours, the board's budget_hours of one training")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, 3600 * hours)
     try:
         yield
-    except KeyboardInterrupt:
-        if rung:
-            raise OutOfTime(f"not done after {hours:.3g} hours, the board's budget_hours of one training") from None
-        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -347,7 +290,6 @@ def _train(pending: Pending, device: str | None) -> Run | NodeRun:
             remove_folder(other)
     if (folder / "record.json").is_file():
         return Run.open(folder)
-    resume = any((place / "config.json").is_file() for place in (folder, folder / SELECTION))
     return train(
         job.model,
         job.dataset,
@@ -355,7 +297,7 @@ def _train(pending: Pending, device: str | None) -> Run | NodeRun:
         settings=job.settings,
         seed=job.seed,
         device=device,
-        resume=resume,
+        resume=any((place / "config.json").is_file() for place in (folder, folder / SELECTION)),
         progress=False,
         fit_on=None if job.fit_on == "train" else job.fit_on,
         refit=job.refit,
@@ -364,8 +306,7 @@ def _train(pending: Pending, device: str | None) -> Run | NodeRun:
 
 def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
     job, data = pending.job, run.record["data"]
-    made_with = data["graph_hash" if isinstance(run, NodeRun) else "split_hash"]
-    if made_with != pending.hashes.splits[job.fold or 0]:
+    if data["graph_hash" if isinstance(run, NodeRun) else "split_hash"] != pending.hashes.split:
         raise ValueError(f"dataset {job.dataset!r} has changed since the board began: run the board again")
     made = run.record.to_json()
     # of a model that was fitted twice all but the cost is of the training that chose
@@ -399,8 +340,15 @@ def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
         **({"inputs": job.inputs} if job.inputs else {}),
     }
     if isinstance(run, Run) and isinstance(found, Results):
+        assert run.split is not None
+        split = run.split.unseal("group the users of the test part")
+        counts = split.fit_part(job.fit_on).item_counts()
+        groups = {"history": history_groups(split.test), "popularity": popularity_groups(split.test, counts)}
+        record["groups"] = {
+            kind: {TITLES[each.protocol.seen]: _group_metrics(each, labels) for each in found}
+            for kind, labels in groups.items()
+        }
         record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
-        record["groups"] = _groups(run, found, job)
         for result in found:
             save_users(result, pending.store.users(job.stem, result.protocol.seen))
     return record
@@ -413,25 +361,14 @@ def _user_scores(found: Results) -> dict[str, Any]:
 
 
 def _node_scores(found: NodeResults) -> dict[str, Any]:
+    titles = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}
     scores: dict[str, dict[str, float]] = {}
     for row in found.rows():
-        title = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}.get(
-            row["probe"], "k-means"
-        )
+        title = titles.get(row["probe"], "k-means").format(row["labels"])
         values = {name: row[name] for name in row if name not in ("probe", "labels") and row[name] is not None}
-        scores[title.format(row["labels"])] = values
+        scores[title] = values
     protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
     return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
-
-
-def _groups(run: Run, found: Results, job: Job) -> dict[str, Any]:
-    assert run.split is not None
-    split = run.split.unseal("group the users of the test part")
-    cases, counts = split.test, split.fit_part(job.fit_on).item_counts()
-    labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, counts)}
-    return {
-        kind: {TITLES[each.protocol.seen]: _group_metrics(each, of) for each in found} for kind, of in labels.items()
-    }
 
 
 def _group_metrics(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
@@ -448,8 +385,7 @@ def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[flo
     """Columns of a training's log, at most about ``_POINTS`` epochs of it."""
     columns = dict.fromkeys(name for row in history for name in row)
     names = [name for name in columns if name in ("epoch", "seconds", "loss") or "@" in name]
-    step = max(1, math.ceil(len(history) / _POINTS))
-    last = len(history) - 1
+    step, last = max(1, math.ceil(len(history) / _POINTS)), len(history) - 1
     rows = [row for i, row in enumerate(history) if i % step == 0 or i == last or row["epoch"] == best]
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -471,5 +407,4 @@ def failure_record(job: Job, error: Exception) -> Record:
 
 
 def _described(job: Job) -> Record:
-    names = ("model", "dataset", "seed", "identity", "settings", *(() if job.fold is None else ("fold",)))
-    return {name: getattr(job, name) for name in names}
+    return {name: getattr(job, name) for name in ("model", "dataset", "seed", "identity", "settings")}

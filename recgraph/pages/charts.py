@@ -7,12 +7,11 @@ fits a phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recgraph.pages import for_html as escape
-from recgraph.pages.labels import Box, Spot, along, name_marks
 
 #: fraction of an axis that is left free at each end
 _MARGIN = 0.05
@@ -80,22 +79,29 @@ class Scale:
         return [value for value in values if self.low <= value <= self.high]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The size of a drawing, the area of its points, and whether that has axes and a grid."""
+class Box(NamedTuple):
+    """A rectangle of the drawing."""
 
-    width: int
-    height: int
-    area: Box
-    axes: bool = True
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: Box) -> bool:
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
+
+    def holds(self, other: Box) -> bool:
+        across = self.left <= other.left and other.right <= self.right
+        return across and self.top <= other.top and other.bottom <= self.bottom
 
 
-#: a chart is small, so that its text can be read on a phone; the coordinates of a map have no meaning of their own
-AXES = Layout(420, 270, Box(58, 12, 410, 226))
-MAP = Layout(640, 460, Box(14, 14, 626, 446), axes=False)
-_BAR, _NAME = 24, 130
+#: the size of a chart, small, so that its text can be read on a phone, and the area of its points
+_WIDTH, _HEIGHT, _AREA = 420, 270, Box(58, 12, 410, 226)
+#: of a name beside a mark: width of a letter (of a wide font), height, gap to the mark, and the most letters
+_LETTER, _TALL, _GAP, _LONGEST = 6.8, 11.0, 4.0, 24
 #: radius of a mark's circle by its first class
-_RADII = {"best": 5.5, "front": 5.5, "ringed": 5.0, "plain": 3.0}
+_RADII = {"best": 5.5, "front": 5.5}
 
 
 @dataclass(frozen=True)
@@ -104,9 +110,8 @@ class Mark:
 
     Attributes:
         x, y: values of the axes.
-        kind: classes of the style sheet, such as ``complete``, ``best`` or (on a map) ``ringed g0``.
+        kind: classes of the style sheet, such as ``complete`` or ``best``.
         text: the tooltip.
-        label: one or two characters inside the mark, whose circle is then larger.
         name: beside the mark where there is room; earlier marks of a chart go first.
         spread: half the height of a whisker, in units of ``y``.
     """
@@ -115,21 +120,18 @@ class Mark:
     y: float
     kind: str
     text: str
-    label: str = ""
     name: str = ""
     spread: float = 0.0
 
     @property
     def radius(self) -> float:
         """Of the circle, in units of the drawing."""
-        return 9.0 if self.label else _RADII.get(self.kind.split()[0], 3.5)
+        return _RADII.get(self.kind.split()[0], 3.5)
 
     def draw(self, x: float, y: float) -> str:
         """The mark as SVG, at a position of the drawing."""
         circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
-        at = f'x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle"'
-        label = f'<text class="label" {at}>{escape(self.label)}</text>' if self.label else ""
-        return f"{circle}<title>{escape(self.text)}</title></circle>{label}"
+        return f"{circle}<title>{escape(self.text)}</title></circle>"
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,6 @@ class Chart:
         x, y, x_name, y_name: the axes and their names.
         marks: the points; later ones are drawn on top.
         lines: drawn under the points.
-        layout: size and margins.
     """
 
     title: str
@@ -160,41 +161,55 @@ class Chart:
     y_name: str = ""
     marks: Sequence[Mark] = ()
     lines: Sequence[Line] = ()
-    layout: Layout = AXES
 
     def __str__(self) -> str:
-        area = self.layout.area
-        parts = self._frame() if self.layout.axes else []
-        drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
-        for line, points in zip(self.lines, drawn, strict=True):
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts = self._frame()
+        for line in self.lines:
+            path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in line.points)
             hint = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
-        spots = [self._spot(mark) for mark in self.marks]
-        for spot in spots:
-            if spot.spread:
-                start = f"M{spot.x:.1f} {spot.y - spot.spread:.1f}"
-                parts.append(f'<path class="whisker" d="{start}v{2 * spot.spread:.1f}"/>')
-        parts.extend(mark.draw(spot.x, spot.y) for mark, spot in zip(self.marks, spots, strict=True))
-        if any(spot.name for spot in spots):
-            room = Box(area.left + 4, 0, self.layout.width, area.bottom)
-            parts.extend(name_marks(spots, room, [box for points in drawn for box in along(points)]))
-        return _svg(self.title, self.layout.width, self.layout.height, parts)
+        spots = [(self._x(mark.x), self._y(mark.y)) for mark in self.marks]
+        spreads = [abs(y - self._y(mark.y + mark.spread)) for mark, (_, y) in zip(self.marks, spots, strict=True)]
+        for (x, y), spread in zip(spots, spreads, strict=True):
+            if spread:
+                parts.append(f'<path class="whisker" d="M{x:.1f} {y - spread:.1f}v{2 * spread:.1f}"/>')
+        parts.extend(mark.draw(*spot) for mark, spot in zip(self.marks, spots, strict=True))
+        parts.extend(self._names(spots, spreads))
+        return _svg(self.title, _WIDTH, _HEIGHT, parts)
 
-    def _spot(self, mark: Mark) -> Spot:
-        y = self._y(mark.y)
-        return Spot(self._x(mark.x), y, mark.radius, abs(y - self._y(mark.y + mark.spread)), mark.name)
+    def _names(self, spots: Sequence[tuple[float, float]], spreads: Sequence[float]) -> list[str]:
+        """Names beside their marks, which cover no mark and no other name; one without room is left out."""
+        drawn, room = [], Box(_AREA.left + 4, 0, _WIDTH, _AREA.bottom)
+        reaches = [max(mark.radius, spread) for mark, spread in zip(self.marks, spreads, strict=True)]
+        taken = [
+            Box(x - mark.radius, y - reach, x + mark.radius, y + reach)
+            for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True)
+        ]
+        for mark, (x, y), reach in zip(self.marks, spots, reaches, strict=True):
+            name = mark.name if len(mark.name) <= _LONGEST else f"{mark.name[: _LONGEST - 1]}…"
+            width, beside = _LETTER * len(name), mark.radius + _GAP
+            right, left = ("start", x + beside, 0.0), ("end", x - beside, -width)
+            middle = ("middle", x, -width / 2)
+            heights = [(right, 0.35), (left, 0.35), (middle, -(reach + _GAP) / _TALL), (middle, reach / _TALL + 1)]
+            heights += [(side, height) for height in (-0.5, 1.2) for side in (right, left)]
+            for (anchor, at, shift), height in heights if name else ():
+                low = y + height * _TALL
+                box = Box(at + shift, low - _TALL * 0.8, at + shift + width, low + _TALL * 0.2)
+                if room.holds(box) and not any(box.overlaps(other) for other in taken):
+                    taken.append(box)
+                    place = f'x="{at:.1f}" y="{low:.1f}" text-anchor="{anchor}"'
+                    drawn.append(f'<text class="mark" {place}>{escape(name)}</text>')
+                    break
+        return drawn
 
     def _x(self, value: object) -> float:
-        area = self.layout.area
-        return area.left + self.x.place(value) * (area.right - area.left)
+        return _AREA.left + self.x.place(value) * (_AREA.right - _AREA.left)
 
     def _y(self, value: object) -> float:
-        area = self.layout.area
-        return area.bottom - self.y.place(value) * (area.bottom - area.top)
+        return _AREA.bottom - self.y.place(value) * (_AREA.bottom - _AREA.top)
 
     def _frame(self) -> list[str]:
-        left, top, right, low = self.layout.area
+        left, top, right, low = _AREA
         parts = []
         for place, text in self.y.ticks:
             y = low - place * (low - top)
@@ -205,7 +220,7 @@ class Chart:
             parts.append(f'<path class="grid" d="M{x:.1f} {top}V{low}"/>')
             parts.append(f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>')
         parts.append(f'<path class="axis" d="M{left} {top}V{low}H{right}"/>')
-        at = f'x="{(left + right) / 2}" y="{self.layout.height - 8}"'
+        at = f'x="{(left + right) / 2}" y="{_HEIGHT - 8}"'
         parts.append(f'<text class="name" {at} text-anchor="middle">{escape(self.x_name)}</text>')
         turned = f'transform="translate(13 {(low + top) / 2}) rotate(-90)"'
         parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
@@ -228,20 +243,6 @@ class Figure:
     note: str = ""
     key: tuple[tuple[str, str], ...] = ()
     group: str = ""
-
-
-def bars(title: str, shares: Mapping[str, float]) -> str:
-    """Horizontal bars of shares, 0 to 1, the longest over the whole width."""
-    longest = max(shares.values(), default=0) or 1
-    parts = []
-    for row, (name, share) in enumerate(shares.items()):
-        y, length = row * _BAR, share / longest * (AXES.width - _NAME - 52)
-        parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
-        # a small share is not 0
-        text = number(round(share, 3) if abs(share) >= 0.01 else float(f"{share:.2g}"))
-        parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{text}</text>')
-    return _svg(title, AXES.width, max(1, len(shares)) * _BAR + 4, parts)
 
 
 def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ By default a catalogue of n items is cut into ``sqrt(n)`` cells (k-means of a sa
 each number of what its vector differs from its cell's centroid (product quantisation), and the items of the 64 cells
 nearest to a user are compared, many at a time in registers (faiss's fast scan); the best of them are then compared by
 their vectors. Cells and codes are read in order, where a search in a graph (HNSW) waits for the memory at every step:
-at 250,000 items a list takes .7 of the time at a higher recall, and the index .09 (``experiments/bench/ann.py``).
+at 250,000 items a list takes .7 of the time at a higher recall, and the index .09 (``docs/benchmarks.md``).
 """
 
 from __future__ import annotations

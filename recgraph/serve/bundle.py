@@ -62,12 +62,7 @@ def bundle_of(folder: str | Path) -> Path:
 
 
 def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None], more: Mapping[str, Any]) -> None:
-    """Write a bundle, with the files that ``fill`` makes and ``more`` entries of ``config.json``.
-
-    Raises:
-        FileExistsError: the folder holds something that is no bundle.
-        NonFinite: the model has weights that are NaN or infinite.
-    """
+    """Write a bundle, with the files that ``fill`` makes and ``more`` entries of ``config.json``."""
     check_weights(model.state_dict(), type(model).__name__)
     with replacing_folder(folder) as into:
         save_file(unshared(model.state_dict()), into / _MODEL)
@@ -113,11 +108,7 @@ def _describe(model: Model, folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
-    """The model of a bundle with this ``config.json``, in evaluation mode; within :func:`read`.
-
-    Raises:
-        BundleError: the model's class or a part of it is not here.
-    """
+    """The model of a bundle with this ``config.json``, in evaluation mode; within :func:`read`."""
     described = config["model"]
     try:
         cls: type[Model] = registry.load("model", described["key"])
@@ -143,11 +134,7 @@ def _read_space(folder: Path, described: Mapping[str, Any]) -> Space:
 
 
 def digest(folder: Path) -> str:
-    """The SHA-256 of a bundle's manifest, and so of all its files.
-
-    Raises:
-        BundleError: the folder is no bundle.
-    """
+    """The SHA-256 of a bundle's manifest, and so of all its files."""
     try:
         return hashlib.sha256(read_bytes(folder / MANIFEST)).hexdigest()
     except OSError:
@@ -155,11 +142,7 @@ def digest(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a bundle; its ``holds`` says what is in it.
-
-    Raises:
-        BundleError: the folder is no bundle of this format.
-    """
+    """``config.json`` of a bundle of this format; its ``holds`` says what is in it."""
     try:
         config = read_object(folder / _CONFIG)
         found = config["holds"], config["format"]
@@ -254,11 +237,7 @@ class Embedder:
         return self._table
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle: it appears whole or not at all.
-
-        Raises:
-            FileExistsError: the folder holds something that is no bundle.
-        """
+        """Write a bundle: it appears whole or not at all; a folder with something else is refused."""
 
         def fill(into: Path) -> None:
             self._table.write_parquet(into / _TABLE)

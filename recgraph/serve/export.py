@@ -205,17 +205,14 @@ def _write_graph(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Within the block the exporter's own notes, which name its internals, are not shown."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None) -> dict[str, Any]:

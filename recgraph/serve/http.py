@@ -13,10 +13,9 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import polars as pl
 import torch
@@ -36,8 +35,15 @@ from recgraph.serve.service import (
     limited,
 )
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI, Response
+try:
+    import prometheus_client as prometheus
+    import uvicorn
+    from fastapi import FastAPI, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, PlainTextResponse
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise ImportError(f"{error.name} is not installed; pip install 'recgraph[api]'") from None
 
 _log = logging.getLogger(__name__)
 #: users, and items, of several requests that are ranked together, at most: the rows of a tile of scores
@@ -51,29 +57,20 @@ _HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"r
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    job: Job
-    result: asyncio.Future[Result]
+T = TypeVar("T")
 
 
 class Metrics:
     """What the service counts, in the form that Prometheus reads; in a registry of its own."""
 
     def __init__(self, n_waiting: Callable[[], int]) -> None:
-        try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        except ImportError:
-            raise ImportError("prometheus-client is not installed; pip install 'recgraph[api]'") from None
-        self.registry = own = CollectorRegistry()
+        self.registry = own = prometheus.CollectorRegistry()
 
-        def counter(name: str, text: str, *labels: str) -> Any:
-            return Counter(f"recgraph_{name}", text, labels, registry=own)
+        def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(f"recgraph_{name}", text, labels, registry=own)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
-            return Histogram(f"recgraph_{name}", text, labels, buckets=buckets, registry=own)
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> prometheus.Histogram:
+            return prometheus.Histogram(f"recgraph_{name}", text, labels, buckets=buckets, registry=own)
 
         self.requests = counter("requests", "Requests answered.", "path", "status")
         self.request_seconds = histogram("request_seconds", "From a request's head to its answer.", _SECONDS, "path")
@@ -86,14 +83,9 @@ class Metrics:
         self.unknown_users = counter("unknown_users", "Unknown users who got a list.")
         self.fallbacks = counter("fallbacks", "Users who got a fallback.")
         text = "When the bundle was loaded (unix)."
-        self.bundle: Any = Gauge("recgraph_bundle_loaded_seconds", text, ("bundle", "model"), registry=own)
-        Gauge("recgraph_waiting", "Requests waiting to be ranked.", registry=own).set_function(n_waiting)
-
-    def text(self) -> tuple[bytes, str]:
-        """The metrics as Prometheus reads them, and the type of that text."""
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        self.bundle = prometheus.Gauge("recgraph_bundle_loaded_seconds", text, ("bundle", "model"), registry=own)
+        waiting = prometheus.Gauge("recgraph_waiting", "Requests waiting to be ranked.", registry=own)
+        waiting.set_function(n_waiting)
 
 
 class Service:
@@ -113,7 +105,6 @@ class Service:
 
     Raises:
         BundleError: there is no bundle of a recommender, or it is damaged.
-        ImportError: the extra ``api`` is not installed.
     """
 
     def __init__(
@@ -130,7 +121,7 @@ class Service:
         self.poll_s, self.admin = poll_s, admin
         self.n_reloads = 0
         self.reload_error: str | None = None
-        self.queue: list[_Waiting] = []
+        self.queue: list[tuple[Job, asyncio.Future[Result]]] = []
         self._arrived, self._loading = asyncio.Condition(), asyncio.Lock()
         self._started = time.monotonic()
         self._tried = _signature(path)
@@ -156,23 +147,19 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for waiting in self.queue:
-                waiting.result.cancel()
+            for _, waiting in self.queue:
+                waiting.cancel()
             pool.shutdown()
 
     async def respond(self, request: RecommendRequest | SimilarRequest) -> bytes:
-        """The body of the response to a request.
-
-        Raises:
-            Refused: the request does not fit the bundle, or too many wait.
-        """
+        """The body of the response to a request; Refused where it does not fit the bundle, or too many wait."""
         if len(self.queue) >= self.limits.waiting:
             raise Refused(503, f"{len(self.queue)} requests are waiting; send this one again in a second")
-        waiting = _Waiting(self.predictor.prepare(request), asyncio.get_running_loop().create_future())
-        self.queue.append(waiting)
+        waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.queue.append((self.predictor.prepare(request), waiting))
         async with self._arrived:
             self._arrived.notify()
-        result = await waiting.result
+        result = await waiting
         self.metrics.unknown_items.inc(result.n_unknown_items)
         self.metrics.unknown_users.inc(result.n_unknown_users)
         self.metrics.fallbacks.inc(result.n_fallbacks)
@@ -185,30 +172,30 @@ class Service:
                 await self._arrived.wait_for(lambda: self.queue)
             if not (batch := self._next_batch()):
                 continue
-            start, jobs = loop.time(), [waiting.job for waiting in batch]
+            start, jobs = loop.time(), [job for job, _ in batch]
             results = await loop.run_in_executor(pool, jobs[0].predictor.respond, jobs)
             self.metrics.batch_users.observe(sum(map(len, jobs)))
             self.metrics.batch_seconds.observe(loop.time() - start)
-            for waiting, result in zip(batch, results, strict=True):
-                if waiting.result.done():  # cancelled
+            for (_, waiting), result in zip(batch, results, strict=True):
+                if waiting.done():  # cancelled
                     continue
                 if isinstance(result, Exception):
-                    waiting.result.set_exception(result)
+                    waiting.set_exception(result)
                 else:
-                    waiting.result.set_result(result)
+                    waiting.set_result(result)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[tuple[Job, asyncio.Future[Result]]]:
         """The request that has waited longest, and others that may be computed together with it."""
-        waiting, self.queue = [each for each in self.queue if not each.result.done()], []
-        batch: list[_Waiting] = []
+        queue, self.queue = [each for each in self.queue if not each[1].done()], []
+        batch: list[tuple[Job, asyncio.Future[Result]]] = []
         n_users = 0
-        for each in waiting:
-            key, size = each.job.key, len(each.job)
-            if not batch or (key is not None and key == batch[0].job.key and n_users + size <= BATCH_USERS):
-                batch.append(each)
-                n_users += size
+        for job, waiting in queue:
+            is_like = not batch or (job.key is not None and job.key == batch[0][0].key)
+            if is_like and (not batch or n_users + len(job) <= BATCH_USERS):
+                batch.append((job, waiting))
+                n_users += len(job)
             else:
-                self.queue.append(each)
+                self.queue.append((job, waiting))
         return batch
 
     def health(self) -> dict[str, Any]:
@@ -296,35 +283,16 @@ class ListOfItem(BaseModel):
     known: bool
 
 
-class RecommendResponse(BaseModel):
-    """The response to ``POST /recommend``."""
+class Results(BaseModel, Generic[T]):
+    """The response to ``POST /recommend`` or ``POST /similar``."""
 
     bundle: Annotated[str, Field(description="names the bundle that answered")]
-    results: Annotated[list[ListOfUser], Field(description="in the order of the request")]
+    results: Annotated[list[T], Field(description="in the order of the request")]
 
 
-class SimilarResponse(BaseModel):
-    """The response to ``POST /similar``."""
-
-    bundle: Annotated[str, Field(description="names the bundle that answered")]
-    results: Annotated[list[ListOfItem], Field(description="in the order of the request")]
-
-
-def make_app(service: Service) -> "FastAPI":
+def make_app(service: Service) -> FastAPI:
     """The application of a service: ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``,
-    ``GET /metrics`` and, of a service with ``admin``, ``POST /reload``.
-
-    Raises:
-        ImportError: FastAPI is not installed.
-    """
-    try:
-        from fastapi import FastAPI, Request, Response
-        from fastapi.exceptions import RequestValidationError
-        from fastapi.responses import JSONResponse, PlainTextResponse
-        from starlette.exceptions import HTTPException
-    except ImportError:
-        raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
-
+    ``GET /metrics`` and, of a service with ``admin``, ``POST /reload``."""
     app = FastAPI(
         title="recgraph",
         version=__version__,
@@ -336,11 +304,11 @@ def make_app(service: Service) -> "FastAPI":
     of_users, of_items = limited(service.limits)
     errors: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in (404, 408, 413, 422, 503)}
 
-    @app.post("/recommend", summary="Recommend items", response_model=RecommendResponse, responses=errors)
+    @app.post("/recommend", summary="Recommend items", response_model=Results[ListOfUser], responses=errors)
     async def recommend(body: of_users) -> Response:  # type: ignore[valid-type]
         return Response(await service.respond(body), media_type=_JSON)
 
-    @app.post("/similar", summary="Similar items", response_model=SimilarResponse, responses=errors)
+    @app.post("/similar", summary="Similar items", response_model=Results[ListOfItem], responses=errors)
     async def similar(body: of_items) -> Response:  # type: ignore[valid-type]
         return Response(await service.respond(body), media_type=_JSON)
 
@@ -351,8 +319,8 @@ def make_app(service: Service) -> "FastAPI":
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        text, kind = service.metrics.text()
-        return Response(text, 200, None, kind)
+        text = prometheus.generate_latest(service.metrics.registry)
+        return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
     if service.admin:
 
@@ -382,10 +350,8 @@ def make_app(service: Service) -> "FastAPI":
     return app
 
 
-def _refusal(status: int, text: str, field: str | None = None) -> "Response":
+def _refusal(status: int, text: str, field: str | None = None) -> Response:
     """The response that says what is wrong."""
-    from fastapi.responses import JSONResponse
-
     return JSONResponse(Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status))
 
 
@@ -472,17 +438,9 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
     """Serve until SIGTERM or Ctrl-C; requests in flight are answered first. SIGHUP reads the bundle again.
 
     Args:
-        service: answers the requests.
         listening: from :func:`listen`; closed at the end.
         ready: called once requests are answered.
-
-    Raises:
-        ImportError: the extra ``api`` is not installed.
     """
-    try:
-        import uvicorn
-    except ImportError:
-        raise ImportError("uvicorn is not installed; pip install 'recgraph[api]'") from None
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager

@@ -42,12 +42,7 @@ class ListOptions:
 
 
 class Lister:
-    """Ranks items. It caches what is computed from the model's parameters, and lives until they change.
-
-    Args:
-        model: in evaluation mode.
-        n_items: the size of the catalogue.
-    """
+    """Ranks the items of a model; caches what is computed from its parameters, and lives until they change."""
 
     def __init__(self, model: Model, n_items: int) -> None:
         self.model, self.n_items = model, n_items
@@ -65,8 +60,7 @@ class Lister:
         """A list for each row of a request.
 
         Args:
-            unknown: the rows that :meth:`unknown` names.
-            popularity: [n_items], the scores of these rows; needed where there are any.
+            unknown: the rows that :meth:`unknown` names, whose scores are the ``popularity`` [n_items].
             ann: an approximate index, used where no rules apply.
         """
         n_users, k = len(request.labels), options.k
@@ -143,13 +137,8 @@ class Lister:
         candidates: Tensor | None,
         batch_size: int = 1024,
     ) -> Lists:
-        """The items most like each of some, whoever else is in the batch.
-
-        Args:
-            index: [B] int64 items; -1 for one that is not known, whose list is empty.
-            k: at most the number of items.
-            candidates: [C] items that lists may have; None for all.
-        """
+        """The items most like each of ``index`` [B] int64 (-1: not known, with an empty list), whatever else is in the
+        batch; ``candidates``: [C] items that lists may have, None for all."""
         items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)
         closed = torch.empty(0, dtype=torch.int64)
         if candidates is not None and self.n_items - len(candidates) <= _FEW:

@@ -46,6 +46,8 @@ __all__ = ["Counts", "NoHistoryError", "Recommender", "load", "recall_of_lists"]
 _log = logging.getLogger(__name__)
 Count = Annotated[int, Field(ge=1)]
 _FEATURES = "item_features.parquet"
+#: of a recommender, as they are in ``config.json``
+_WRITTEN = ("kind", "record", "time_unit", "time_format")
 # one for all: counts with a lock could not be pickled
 _counting = threading.Lock()
 
@@ -258,7 +260,7 @@ class Recommender:
         return resolve(rules, self.items, self.item_columns, reranking)
 
     def check_item_columns(self, names: Sequence[str], *taken: str) -> None:
-        """Check that the item features have the columns, and that no other column of the answer has their names."""
+        """Check that the item features have the columns, and that the answer has no other of the name."""
         features = [] if self.item_features is None else self.item_features.columns
         there = [name for name in features if name not in ("score", "rank", *taken)]
         for name in names:
@@ -377,31 +379,22 @@ class Recommender:
         return feature_rows(self.items, self.item_features[self.columns.item])
 
     def item_vectors(self) -> Any:
-        """The vectors of all items.
+        """The vectors of all items, in a frame with the log's item column and ``vector`` (arrays of float32).
 
-        Returns:
-            A frame of the training data's kind with the log's item column and ``vector`` (arrays of
-            float32). A score is the inner product of a user's vector and an item's.
-
-        Raises:
-            ValueError: the model ranks by scores alone.
+        A score is the inner product of a user's vector and an item's; a model of scores alone has none (ValueError).
         """
         vectors = encode_items(self.model)
         return vector_frame(self.columns.item, self.items.ids(range(len(self.items))), vectors, self.kind)
 
     def user_vectors(self, users: Any = None, histories: Any = None) -> Any:
-        """The vectors of users.
+        """The vectors of users, as :meth:`item_vectors` gives those of items; users in the order given.
 
         Args:
             users: ids of users of the training data; with neither argument all of whom enough is known.
             histories: interactions of new users, as :meth:`recommend` reads them.
 
-        Returns:
-            A frame with the log's user column and ``vector``, see :meth:`item_vectors`; users in the order given.
-
         Raises:
             NoHistoryError: nothing is known of a user that was named.
-            ValueError: both arguments are given, or the model ranks by scores alone.
         """
         check_vectors(self.model)
         users = "all" if users is None and histories is None else users
@@ -415,11 +408,7 @@ class Recommender:
 
     @checked
     def use_ann(self, index: AnnIndex | None = None) -> Self:
-        """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`.
-
-        Raises:
-            ValueError: the index is of another model's vectors.
-        """
+        """Search through an approximate index of the model's vectors and rank what it finds exactly."""
         self.ann = AnnIndex.build(self.model) if index is None else index.check(self.model)
         return self
 
@@ -431,22 +420,13 @@ class Recommender:
 
     @checked
     def export(self, folder: str | Path) -> dict[str, Any]:
-        """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest.
-
-        Raises:
-            ExportError: the model has no form that can be exported.
-            ImportError: the extra ``export`` is not installed.
-        """
+        """Write the model for other runtimes, see :mod:`recgraph.serve.export`; returns the manifest."""
         of = self.model, self.users, self.items, self.seen, self.times, self.columns
         return export(*of, Path(folder), self.record, self.time_unit)
 
     @checked
     def save(self, folder: str | Path) -> None:
-        """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all.
-
-        Raises:
-            FileExistsError: the folder holds something that is no bundle.
-        """
+        """Write a bundle, see :mod:`recgraph.serve.bundle`: it appears whole or not at all, in the place of another."""
 
         def fill(into: Path) -> None:
             self.users.write(into / "users.parquet")
@@ -458,24 +438,14 @@ class Recommender:
             if self.item_features is not None:
                 self.item_features.write_parquet(into / _FEATURES)
 
-        more = {
-            "columns": self.columns.model_dump(mode="json"),
-            "kind": self.kind,
-            "record": self.record,
-            "time_unit": self.time_unit,
-            "time_format": self.time_format,
-        }
+        columns = self.columns.model_dump(mode="json")
+        more = {name: getattr(self, name) for name in _WRITTEN} | {"columns": columns}
         bundle.write(Path(folder), "recommender", self.model, fill, more)
 
     @classmethod
     @checked
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
-        """Read a bundle that :meth:`save` wrote, or that of a run's folder.
-
-        Raises:
-            BundleError: the folder holds no bundle of a recommender, a file is missing or damaged, or this version
-                cannot read it. ValueError: the device is not there.
-        """
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read."""
         place, at = bundle.bundle_of(folder), bundle.device_here(device)
 
         def make(config: dict[str, Any]) -> Recommender:
@@ -487,12 +457,9 @@ class Recommender:
                 IdMap.read(place / "items.parquet"),
                 Ragged(seen["values"].to(torch.int64), seen["offsets"].clone()),
                 columns=Columns.of(config["columns"]),
-                kind=config["kind"],
                 item_features=pl.read_parquet(features, memory_map=False) if features.is_file() else None,
-                record=config["record"],
                 times=seen["times"].clone() if "times" in seen else None,
-                time_unit=config["time_unit"],
-                time_format=config["time_format"],
+                **{name: config[name] for name in _WRITTEN},
             )
 
         return bundle.read(place, "recommender", make)
@@ -519,7 +486,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
 
     Args:
         folder: of a bundle, or of a run that has one.
-        device: where the model is to compute.
+        device: where the model computes.
 
     Raises:
         BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
@@ -531,16 +498,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
 
 @checked
 def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
-    """Recall of a recommender's approximate lists: the share of the items of exact lists that they contain.
-
-    Args:
-        recommender: after :meth:`~recgraph.serve.recommender.Recommender.use_ann`.
-        k: the length of the lists.
-        n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
-
-    Raises:
-        ValueError: no user has a history.
-    """
+    """The share of the items of exact lists of length k that a recommender's approximate ones contain, after
+    :meth:`Recommender.use_ann`; of a sample of ``n_users`` with a history."""
     near, exact = copy(recommender), copy(recommender)
     near.kind = exact.kind = "polars"
     exact.ann = None

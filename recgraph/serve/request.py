@@ -31,8 +31,7 @@ class Request:
         labels: [B] the ids of the users as the caller gave them.
         query: users (-1 for those not in the training data) and what is known of them.
         kind: the kind of frame to return.
-        n_unknown_items: items of the given histories that the model does not know; they are skipped.
-        n_unknown_users: ids that are no users of the training data.
+        n_unknown_items, n_unknown_users: of the given histories, skipped; ids that are no users of the training data.
     """
 
     labels: pl.Series
@@ -111,9 +110,8 @@ def of_histories(
 
     Args:
         given: a frame with a row for each interaction, named like the training data's or ``user``, ``item`` and,
-            optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or ``Interactions``.
-        time_unit: that of the training data, for a model that reads times; None: it reads none. Histories without times
-            are read as if no gap were known.
+            optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or a log.
+        time_unit: of the training data, for a model that reads times; without times no gap is known.
         time_format: by which the times of the training data were read, where they were texts.
     """
     times = None

@@ -1,10 +1,9 @@
 """Business rules: which items may be recommended, what raises a score, how many of a kind a list holds.
 
-``Rules`` is a value that recommenders, the command line (``--rules FILE``) and the service read; it can be written as
-JSON or TOML. ``resolve`` looks its ids and item features up; a ``ResolvedRules`` ranks.
-
-Rules hold over the whole ranking: all scores of some users are computed (in the tiles of the ranking without rules, so
-that they are the same to the last bit), changed and sorted, and a ranking that rules cut too short is read on.
+``Rules`` is a value that recommenders, the command line (``--rules FILE``) and the service read; ``resolve`` looks its
+ids and item features up; a ``ResolvedRules`` ranks. All scores of some users are computed (in the tiles of the ranking
+without rules, so that they are the same to the last bit), changed and sorted, and a ranking that rules cut too short is
+read on.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from recgraph.serve.request import lists_of_users, take
 from recgraph.sparse.ragged import Ragged
 
 Ids = tuple[Any, ...]
+Most = Annotated[int, Field(ge=1, le=2**31 - 1)]
 #: bytes of the scores that are changed and sorted at a time
 _BYTES = 1 << 27
 #: a ranking of which items may be passed over is read to so many times k first
@@ -51,16 +51,13 @@ class Boost(Config):
     column: Annotated[str, Field(description="of the item features")]
     weight: Annotated[float, Field(description="what is added, or times what the score is taken")] = 1.0
     how: Literal["add", "multiply"] = "add"
-    value: Annotated[
-        bool | int | float | str | None, Field(description="raise the items that have this value; none: by the number")
-    ] = None
+    value: Annotated[bool | int | float | str | None, Field(description="raise the items that have it")] = None
 
 
 class Rules(Config):
     """Business rules for a recommendation.
 
-    They hold over the whole ranking of all items, not over a cut list: a list is shorter than k only where fewer items
-    remain.
+    They hold over the whole ranking: a list is shorter than k only where fewer items remain.
 
     1. ``allow``, ``block`` and what the user has seen say which items remain.
     2. ``boost`` changes their scores, one after the other; answers hold the changed scores.
@@ -71,32 +68,15 @@ class Rules(Config):
     of items and users may be given as texts where the log's are of another type.
     """
 
-    allow: Annotated[Ids | None, Field(description="item ids to which everyone's recommendations are restricted")] = (
-        None
-    )
-    block: Annotated[Ids, Field(description="item ids that nobody is recommended")] = ()
-    allow_for: Annotated[
-        dict[Any, Ids],
-        Field(default_factory=dict, description="user id -> item ids to which that user's lists are restricted"),
-    ]
-    block_for: Annotated[
-        dict[Any, Ids],
-        Field(default_factory=dict, description="user id -> item ids that this user is not recommended"),
-    ]
+    allow: Annotated[Ids | None, Field(description="items to which everyone's lists are restricted")] = None
+    block: Annotated[Ids, Field(description="items that are in no list")] = ()
+    allow_for: dict[Any, Ids] = Field({}, description="user -> items to which that user's list is restricted")
+    block_for: dict[Any, Ids] = Field({}, description="user -> items that are not in that user's list")
     boost: Annotated[tuple[Boost, ...], Field(description="what item features do to scores")] = ()
-    max_per: Annotated[
-        dict[str, Annotated[int, Field(ge=1, le=2**31 - 1)]],
-        Field(
-            default_factory=dict, description="column of item features -> how many items of a list may share a value"
-        ),
-    ]
+    max_per: dict[str, Most] = Field({}, description="column -> how many items of a list may share a value")
     diversity: Annotated[float | None, Field(ge=0, le=1, description="strength of the re-ranker mmr")] = None
-    rerank: Annotated[
-        dict[str, Any] | None, Field(description="a re-ranker: its name, or a mapping of name and settings")
-    ] = None
-    separator: Annotated[
-        str | None, Field(min_length=1, description="between the values of a text column; lists need none")
-    ] = None
+    rerank: Annotated[dict[str, Any] | None, Field(description="a re-ranker, by name or with its settings")] = None
+    separator: Annotated[str | None, Field(min_length=1, description="between the values of a text column")] = None
 
     @field_validator("allow", "block", mode="before")
     @classmethod
@@ -125,11 +105,7 @@ class Rules(Config):
     @classmethod
     @checked
     def read(cls, path: str | Path) -> Self:
-        """Read a file: TOML, or JSON where its name ends in ``.json``.
-
-        Raises:
-            ConfigError: not TOML or JSON, or a setting that does not exist or does not fit; names the file.
-        """
+        """Read a file: TOML, or JSON where its name ends in ``.json``; an error names the file and the setting."""
         path = Path(path)
         try:
             return cls.of(read_object(path) if path.suffix.lower() == ".json" else read_toml(path))
@@ -151,12 +127,8 @@ class Rules(Config):
 
     @classmethod
     def with_arguments(cls, rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any, columns: Columns) -> Rules:
-        """Rules, and what was given as the arguments ``allow`` and ``block`` beside them.
-
-        Args:
-            allow, block: a list of item ids, for everyone; or lists of single users: a mapping user -> list of items or
-                a frame with the columns of the log (or ``user`` and ``item``); or None.
-        """
+        """Rules, and the arguments ``allow`` and ``block`` beside them: a list of item ids, for everyone; or lists of
+        single users, a mapping user -> items or a frame with the columns of the log (or ``user`` and ``item``)."""
         made = rules if isinstance(rules, Rules) else cls.of(rules)
         more: dict[str, Any] = {}
         for name, given in (("allow", allow), ("block", block)):
@@ -182,12 +154,7 @@ def _ids(given: Any) -> Ids:
 
 @dataclass(frozen=True)
 class UserLists:
-    """Lists of items that belong to some users.
-
-    Attributes:
-        places: user, by the text of the id -> row.
-        rows: the lists of item indices; the last is empty.
-    """
+    """Lists of items of single users: user, by the text of the id -> row; rows of item indices, the last is empty."""
 
     places: Mapping[str, int]
     rows: Ragged
@@ -241,8 +208,7 @@ class ResolvedRules:
             yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
 
     def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
-        """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors; ``seen``: B rows of items to
-        leave out."""
+        """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors, but for items ``seen``."""
         queries = catalogue.prepared(queries)
         barred = [] if seen is None else [seen]
         if self.block_for is not None:
@@ -309,11 +275,8 @@ class ResolvedRules:
 
 
 def _closed(n_rows: int, barred: list[Ragged], allowed: tuple[Ragged, Tensor] | None, catalogue: Catalogue) -> Ragged:
-    """The columns that each of R rows may not have, each once.
-
-    ``barred``: R rows of items each, which are closed; ``allowed``: R rows of items to which those of [R] bool are
-    restricted.
-    """
+    """The columns that each of R rows may not have, each once: those of items that are ``barred``, and all but the
+    ``allowed`` items for those of [R] bool."""
     width, device = max(catalogue.order.numel(), 1), catalogue.device
     keys = [torch.empty(0, dtype=torch.int64, device=device)]
     keys += [_keys(rows.to(device), catalogue, width) for rows in barred]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import polars as pl
 import torch
@@ -32,7 +32,7 @@ from recgraph.data.ids import IdMap, family
 from recgraph.evaluate.rerank import SimilarBy
 from recgraph.evaluate.topk import Lists
 from recgraph.serve.bundle import bundle_of, digest
-from recgraph.serve.lists import TILES, ListOptions
+from recgraph.serve.lists import TILES, Fallback, ListOptions
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import Request, plain, query_of_histories, query_of_users
 from recgraph.serve.rules import Rules
@@ -71,10 +71,7 @@ class RecommendRequest(_Body):
     history: list[Id] | None = None
     histories: dict[str, list[Id]] | None = None
     exclude_seen: Annotated[StrictBool, Field(description="leave out what the user has done")] = True
-    fallback: Annotated[
-        Literal["popularity"] | None,
-        Field(description="what users of whom nothing is known get; null: 404 (users) or 422 (histories)"),
-    ] = None
+    fallback: Annotated[Fallback | None, Field(description="for users of whom nothing is known; null: an error")] = None
     rules: Annotated[Rules | None, Field(description="business rules")] = None
 
     @model_validator(mode="after")
@@ -99,35 +96,24 @@ class SimilarRequest(_Body):
     """The body of ``POST /similar``."""
 
     items: list[Id]
-    by: Annotated[
-        SimilarBy | None, Field(description="the model's vectors (null: where it has them), or the users who have both")
-    ] = None
+    by: Annotated[SimilarBy | None, Field(description="null: by the model's vectors where it has them")] = None
 
 
 def limited(limits: Limits) -> tuple[type[RecommendRequest], type[SimilarRequest]]:
     """The bodies of requests within the limits of a service."""
-    k: Any = (
-        Annotated[int, Field(strict=True, ge=1, le=limits.k, description="the length of the lists")],
-        min(10, limits.k),
-    )
+    k = (int, Field(min(10, limits.k), strict=True, ge=1, le=limits.k, description="the length of the lists"))
     row: Any = Annotated[list[Id], Field(max_length=limits.history)]
-    many = Field(min_length=1, max_length=limits.users)
+    many: dict[str, Any] = {"min_length": 1, "max_length": limits.users}
     recommend = create_model(
         "RecommendRequest",
         __base__=RecommendRequest,
         k=k,
-        users=(
-            Annotated[list[Id], many] | None,
-            Field(None, description="several users of the training data"),
-        ),
+        users=(list[Id] | None, Field(None, **many, description="several users of the training data")),
         history=(row | None, Field(None, description="the items of a new user, oldest first")),
-        histories=(
-            Annotated[dict[str, row], many] | None,
-            Field(None, description="label -> items, of several new users"),
-        ),
+        histories=(dict[str, row] | None, Field(None, **many, description="label -> items, of several new users")),
     )
-    several = Field(min_length=1, max_length=limits.users, description="items of the training data")
-    similar = create_model("SimilarRequest", __base__=SimilarRequest, k=k, items=(Annotated[list[Id], several], ...))
+    items = (list[Id], Field(**many, description="items of the training data"))
+    similar = create_model("SimilarRequest", __base__=SimilarRequest, k=k, items=items)
     return recommend, similar
 
 
@@ -149,18 +135,12 @@ def _refusing(field: str) -> Iterator[None]:
 
 
 class JsonIds:
-    """Reads and writes the ids of one map as JSON: numbers, booleans and texts as they are, others as texts.
-
-    Attributes:
-        family: what the ids are, in words.
-    """
+    """Reads and writes the ids of one map as JSON: numbers, booleans and texts as they are, others as texts."""
 
     def __init__(self, ids: IdMap) -> None:
         dtype = ids.values.dtype
         self.ids, self.family = ids, family(dtype)
-        self._types: tuple[type, ...] = (
-            (bool,) if dtype == pl.Boolean else (int, float) if dtype.is_numeric() else (str,)
-        )
+        self._types = {bool} if dtype == pl.Boolean else {int, float} if dtype.is_numeric() else {str}
         self._texts = plain(ids.values) if len(ids) <= _IN_PYTHON else None
         self._places = None if self._texts is None else {each: index for index, each in enumerate(self._texts)}
 
@@ -168,9 +148,8 @@ class JsonIds:
         """The index of each id, -1 where it is not known; one of another type than the map's is refused."""
         for place, value in enumerate(values):
             if type(value) not in self._types:
-                like = f"they are {self.family}, such as {self.write([0])[0]!r}" if len(self.ids) else "there are none"
-                what = f"{field}[{place}] = {str(value)[:80]!r} is of another type than the ids: {like}"
-                raise Refused(422, what, field)
+                like = f"{self.family}, such as {self.write([0])[0]!r}" if len(self.ids) else "none"
+                raise Refused(422, f"{field}[{place}] = {str(value)[:80]!r} is no such id: they are {like}", field)
         if self._places is not None:
             return [self._places.get(each, -1) for each in values]
         found: list[int] = self.ids.index(pl.Series(values, dtype=self.ids.values.dtype, strict=False)).tolist()
@@ -183,11 +162,9 @@ class JsonIds:
 
 @dataclass(frozen=True)
 class Job:
-    """A request whose ids are looked up.
+    """A request whose users, histories or items are looked up: indices, -1 for what is not known.
 
-    Attributes:
-        users, histories, items: indices, -1 for what is not known; one of the three is there.
-        key: jobs of the same key may be computed together; None: only alone.
+    Jobs of the same ``key`` may be computed together; None: only alone.
     """
 
     predictor: Predictor
@@ -214,12 +191,7 @@ class Result:
 class Predictor:
     """Answers requests from one bundle, each as the library's ``recommend`` and ``similar`` do, whoever shares a batch.
 
-    Several threads may use it.
-
-    Args:
-        recommender: whose lists are given.
-        limits: of requests.
-        identity: names the bundle.
+    Several threads may use it. ``identity`` names the bundle.
     """
 
     def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
@@ -229,11 +201,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path, limits: Limits, device: str = "cpu") -> Self:
-        """Read a bundle, or that of a run, and compute what the first request would wait for.
-
-        Raises:
-            BundleError: it is damaged, or holds no recommender.
-        """
+        """Read a bundle, or that of a run, and compute what the first request would wait for."""
         folder = bundle_of(path).resolve()  # a symbolic link may be switched meanwhile
         # before the rest: a bundle that takes the place meanwhile then has another identity, and is loaded next
         identity = digest(folder)[:12]
@@ -263,11 +231,7 @@ class Predictor:
         }
 
     def prepare(self, request: RecommendRequest | SimilarRequest) -> Job:
-        """Check a request and look its ids up.
-
-        Raises:
-            Refused: it does not fit the bundle.
-        """
+        """Look the ids of a request up; Refused where it does not fit the bundle."""
         with _refusing("item_columns"):
             self.recommender.check_item_columns(request.item_columns or (), "user", "item")
         k, is_alone = min(request.k, self.n_items), request.allow is not None or request.block is not None
@@ -293,11 +257,7 @@ class Predictor:
         return Job(self, request, users, histories, [], None if is_alone else key)
 
     def respond(self, jobs: Sequence[Job]) -> list[Result | Exception]:
-        """Answer jobs of one key together; an error of one does not concern the others.
-
-        Returns:
-            For each its result, :class:`Refused`, or another error, which is the service's own.
-        """
+        """Answer jobs of one key together -> for each its result, or an error, which is its own alone."""
         try:
             return self._similar(jobs) if jobs[0].items else self._recommend(jobs)
         except (Exception, pl.exceptions.PanicException) as error:  # whatever it is, it is one request's alone

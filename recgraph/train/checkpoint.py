@@ -24,7 +24,7 @@ from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.train.config import FALLING, TrainConfig
 
-_PREFIX, _RANK = "step-", "rank "
+_RANK = "rank "
 _BEST, _STATE = "best.safetensors", "state.json"
 #: settings that may differ where a training continues: they do not alter its steps
 _MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "track", "checkpoint_seconds"}
@@ -54,23 +54,26 @@ class Checkpoint:
     best: Mapping[str, Tensor] | None = None
 
 
-def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = None, best: Path | None = None) -> Path:
-    """Write ``folder/step-N`` under a temporary name, rename it when it is on the disk, then remove older checkpoints.
+def save(folder: Path, checkpoint: Checkpoint, keep: Path | None = None, best: Path | None = None) -> Path:
+    """Write ``folder/step-N-E``, of step N and epoch E, under a temporary name, rename it when it is on the disk, then
+    remove older checkpoints.
 
     Args:
-        step: N; a second checkpoint of the same step is ``step-N-1``.
         keep: the previous checkpoint, which is not removed.
         best: file of the best weights so far; the checkpoint gets a hard link to it. ``checkpoint.best`` is not read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final = _name(folder, step)
+    final = folder / f"step-{checkpoint.state['step']:09d}-{checkpoint.state['epoch']:06d}"
     with replacing_folder(final) as temporary:
         for name in ("model", "optimisers", "generators"):
             tensors = getattr(checkpoint, name)
             contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
             save_file(contiguous, temporary / f"{name}.safetensors")
         if best is not None:
-            _link(best, temporary / _BEST)
+            try:
+                os.link(best, temporary / _BEST)
+            except OSError:  # a file system without links
+                shutil.copyfile(best, temporary / _BEST)
         (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
     for old in candidates(folder):
         if old not in (final, keep):
@@ -78,32 +81,9 @@ def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = No
     return final
 
 
-def _name(folder: Path, step: int) -> Path:
-    name = f"{_PREFIX}{step:09d}"
-    taken = [path.name.removeprefix(name) for path in folder.glob(f"{name}*")]
-    return folder / (f"{name}-{max(int(end[1:] or 0) for end in taken) + 1}" if taken else name)
-
-
-def _link(source: Path, path: Path) -> None:
-    try:
-        os.link(source, path)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, path)
-
-
 def candidates(folder: Path) -> list[Path]:
     """All checkpoints of a run, the newest first; after a crash of the machine some may be damaged."""
-    return sorted(folder.glob(f"{_PREFIX}*"), key=_numbers, reverse=True)
-
-
-def _numbers(path: Path) -> tuple[int, ...]:
-    """The step and the number at it, of a checkpoint's name."""
-    return tuple(int(part) for part in path.name.removeprefix(_PREFIX).split("-") if part.isdigit())
-
-
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint, or None."""
-    return next(iter(candidates(folder)), None)
+    return sorted(folder.glob("step-*"), reverse=True)
 
 
 def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
@@ -112,18 +92,18 @@ def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     Raises:
         CheckpointError: there are some, and none can be read.
     """
-    damaged: list[CheckpointError] = []
+    damaged: list[str] = []
     for path in candidates(folder):
         try:
             checkpoint = read(path)
         except CheckpointError as error:
-            damaged.append(error)
+            damaged.append(str(error))
             continue
         if damaged:
-            _log.warning("%s; training goes on from %s", "; ".join(map(str, damaged)), path.name)
+            _log.warning("%s; training goes on from %s", "; ".join(damaged), path.name)
         return path, checkpoint
     if damaged:
-        raise CheckpointError(f"{'; '.join(map(str, damaged))}; remove the run's folder to start again")
+        raise CheckpointError(f"{'; '.join(damaged)}; remove the run's folder to start again")
     return None
 
 
@@ -176,30 +156,19 @@ def with_streams_of_ranks(shared: Mapping[str, Tensor], of_ranks: Sequence[Mappi
 
 
 def load_streams(generators: Generators, saved: Mapping[str, Tensor], n_ranks: int, ranks: Ranks, step: int) -> None:
-    """Set the streams to the states of a checkpoint; a warning names those that begin anew.
-
-    Args:
-        generators: the streams of the run.
-        saved: name of a stream -> its state in the checkpoint.
-        n_ranks: how many processes made it.
-        ranks: the processes that go on.
-        step: at which the checkpoint was made.
-    """
+    """Set the streams to the states of a checkpoint, which ``n_ranks`` processes made at a step; a warning names those
+    that begin anew."""
     own = f"{_RANK}{ranks.index}/"
     shared = {name: state for name, state in saved.items() if not name.startswith(_RANK)}
     mine = {name.removeprefix(own): state for name, state in saved.items() if name.startswith(own)}
     anew = generators.load_state_dict(shared, step)
     if anew and ranks.is_first:
         _log.warning("the training goes on on another kind of device: %s draw anew", ", ".join(anew))
-    goes_on = ranks.count > 1 and n_ranks > 1 and ranks.index < n_ranks
-    generators.load_rank_state(mine if goes_on else None, step)
+    has_own = ranks.count > 1 and n_ranks > 1 and ranks.index < n_ranks
+    generators.load_rank_state(mine if has_own else None, step)
     if n_ranks != ranks.count and ranks.is_first:
-        _log.warning(
-            "a training of %d processes goes on with %d: what each draws for its own rows (dropout) is not what it "
-            "would have been; all else is",
-            n_ranks,
-            ranks.count,
-        )
+        message = "a training of %d processes goes on with %d: what each draws for its own rows (dropout) draws anew"
+        _log.warning(message, n_ranks, ranks.count)
 
 
 def fingerprint(model: TrainableModel, config: TrainConfig, seed: int, n_batches: int) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fi
             _plan(model, sealed, read, fit_on, options)
         train_model(model, part, options, record, validate)
         run = Run(model, sealed, record, options.folder, log)
-        run.keep()
+        run.write()
         return run
 
 
@@ -460,7 +460,7 @@ def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evalu
             train_model(model, None, options, record)
         names = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")
         run = NodeRun(Embedder.of(model, target, record.only(*names)), record, options.folder)
-        run.keep()
+        run.write()
         return run
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from recgraph.files import naming, write_text
+from recgraph.files import write_text
 from recgraph.pages import print_note
 from recgraph.train.config import TrainConfig
 
@@ -55,18 +55,14 @@ class JsonLines(Observer):
     def __init__(self, path: Path, history: Sequence[Row] = ()) -> None:
         """Write the epochs of a resumed training's checkpoint first: the file may have fewer or more."""
         write_text("".join(json.dumps(row) + "\n" for row in history), path)
-        self._path = path
-        with naming(path):
-            self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
 
     def end_epoch(self, row: Row) -> None:
-        with naming(self._path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
 
     def close(self) -> None:
-        with naming(self._path):
-            self._file.close()
+        self._file.close()
 
 
 class Tracked(Observer):

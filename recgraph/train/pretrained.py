@@ -25,8 +25,8 @@ from recgraph.serve.recommender import Recommender, load
 from recgraph.train.fitting import Scale
 from recgraph.train.run import NodeRun, Run
 
-#: the fields of the source's record that the record of the new run keeps
-_KEPT = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")
+#: the fields of the source's record that the record of the new run has, too
+_OF_SOURCE = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")
 _log = logging.getLogger(__name__)
 
 
@@ -101,12 +101,15 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
     found_mask = index >= 0
     n_found, n_items = int(found_mask.sum()), len(split.items)
     if not n_found:
-        raise ValueError(f"init_items: none of its ids ({_some(ids)}) is an item's ({_some(split.items.values)})")
+        here, there = ids.head(3).to_list(), split.items.values.head(3).to_list()
+        raise ValueError(f"init_items: none of its ids ({here}, ...) is an item's ({there}, ...)")
     level = logging.INFO if n_found == n_items else logging.WARNING
-    kept = n_items - n_found
-    _log.log(level, "init_items: vectors of %d of %d items; %d keep their random ones", n_found, n_items, kept)
+    others = n_items - n_found
+    _log.log(level, "init_items: vectors of %d of %d items; %d keep their random ones", n_found, n_items, others)
     _warn_of_leaks(origin, split, fit_on)
-    record = {**origin, "digest": _digest(ids, vectors), "scale": scale, "n_found": n_found, "n_items": n_items}
+    state = hashlib.sha256(IdMap(ids).digest())
+    state.update(vectors.contiguous().numpy().tobytes())
+    record = {**origin, "digest": state.hexdigest(), "scale": scale, "n_found": n_found, "n_items": n_items}
     return InitItems(index[found_mask], vectors[found_mask], scale, record)
 
 
@@ -121,7 +124,11 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     if isinstance(source, Recommender | Embedder):
         return _of_served(source, None)
     if isinstance(source, Mapping):
-        return (as_series(source.keys(), "init_items"), _stack(list(source.values())), _origin("mapping"))
+        return (
+            as_series(source.keys(), "init_items"),
+            _stack(list(source.values())),
+            {"source": None, "kind": "mapping"},
+        )
     # cells of a pandas frame may be arrays, a type that narwhals does not know
     if frame_kind(source, "init_items") == "pandas":
         return _of_frame(pl.DataFrame({str(name): source[name].tolist() for name in source}))
@@ -129,8 +136,11 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
 
 
 def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tuple[pl.Series, Tensor, dict[str, Any]]:
-    origin = _origin(type(source).__name__.lower(), folder)
-    origin["source_record"] = {name: source.record[name] for name in _KEPT if name in source.record}
+    origin = {
+        "source": None if folder is None else str(folder),
+        "kind": type(source).__name__.lower(),
+        "source_record": {name: source.record[name] for name in _OF_SOURCE if name in source.record},
+    }
     if isinstance(source, Embedder):
         return source.embeddings()[source.target], source.vectors, origin
     if not source.model.has_vectors:
@@ -145,11 +155,7 @@ def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
     if frame.width != 2 or len(nested) != 1:
         raise ValueError(f"init_items has columns {frame.columns}; give two: ids, and vectors as lists or arrays")
     (ids,) = (name for name in frame.columns if name not in nested)
-    return as_series(frame[ids], "init_items"), _stack(frame[nested[0]].to_list()), _origin("frame")
-
-
-def _origin(kind: str, folder: str | Path | None = None) -> dict[str, Any]:
-    return {"source": None if folder is None else str(folder), "kind": kind}
+    return as_series(frame[ids], "init_items"), _stack(frame[nested[0]].to_list()), {"source": None, "kind": "frame"}
 
 
 def _stack(vectors: list[Any]) -> Tensor:
@@ -157,16 +163,6 @@ def _stack(vectors: list[Any]) -> Tensor:
         return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"init_items holds what are no vectors of one width: {error}") from None
-
-
-def _digest(ids: pl.Series, vectors: Tensor) -> str:
-    state = hashlib.sha256(IdMap(ids).digest())
-    state.update(vectors.contiguous().numpy().tobytes())
-    return state.hexdigest()
-
-
-def _some(ids: pl.Series) -> str:
-    return ", ".join(repr(value) for value in ids.head(3)) + (", ..." if len(ids) > 3 else "")
 
 
 def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -> None:

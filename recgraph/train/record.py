@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -35,10 +36,6 @@ class _Entries(BaseModel):
     """Values written as a JSON object: those that were set."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True)
@@ -86,7 +83,6 @@ class RunRecord(_Entries):
 
     Attributes:
         model: its name in the registry.
-        config, training: settings of the model and of the training.
         resolved: of settings that the data decides (``"auto"``, or none), what they became.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
         init_items: where the vectors of items came from, see :class:`recgraph.train.pretrained.InitItems`.
@@ -95,15 +91,12 @@ class RunRecord(_Entries):
         unsealed: why test data was read, one reason each time.
         selection: of a run that was fitted anew on more data: the training settings, best epoch, curve and cost of the
             run that chose the number of epochs.
-        task: ``"nodes"`` where the nodes of a graph were embedded.
-        evaluation: the settings of the probe of such a run.
-        preparation: what building the model cost.
+        task, evaluation: ``"nodes"``, and the settings of the probe, where the nodes of a graph were embedded.
+        preparation, cost: of building the model, and of the training, over all processes of one that was resumed.
         best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects
             (None where nothing selects).
-        cost: what the training cost, over all processes of a training that was resumed.
         n_ranks: the most processes that have trained together, where there were several; ``cost`` has the CPU seconds
             of all and the largest peak memory.
-        provenance: see :func:`provenance`.
         update: of a run that :func:`recgraph.train.update.update` made: its parent, what was new, both validations.
     """
 
@@ -131,18 +124,16 @@ class RunRecord(_Entries):
     update: dict[str, Any] | None = None
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.model_fields_set:
-            raise KeyError(name)
-        value = getattr(self, name)
-        return value.to_json() if isinstance(value, _Entries) else value
+        return self.to_json()[name]
 
     def get(self, name: str, default: Any = None) -> Any:
         """An entry as the file has it, or ``default`` where the record has none."""
-        return self[name] if name in self.model_fields_set else default
+        return self.to_json().get(name, default)
 
     def only(self, *names: str) -> dict[str, Any]:
         """Some of the entries, those of them that the record has."""
-        return {name: self[name] for name in names if name in self.model_fields_set}
+        found = self.to_json()
+        return {name: found[name] for name in names if name in found}
 
     def write(self, folder: Path) -> None:
         """Write ``record.json``."""
@@ -157,11 +148,9 @@ class RunRecord(_Entries):
         """
         path = folder / "record.json"
         if not path.is_file():
-            goes_on = (folder / "config.json").is_file() and not (folder / "model.safetensors").is_file()
-            way_out = "go on with --resume" if goes_on else "give a folder that `recgraph train` wrote"
-            raise ValueError(f"{folder} is not a finished run; {way_out}")
+            raise ValueError(f"{folder} is not a finished run; one that was stopped goes on with --resume")
         try:
-            return cls.from_json(read_object(path))
+            return cls(**read_object(path))
         except ValidationError as error:
             names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
             raise CorruptFileError(f"the record's entries {names} are missing or do not fit", path=path) from None
@@ -187,10 +176,16 @@ def provenance() -> dict[str, Any]:
     """Versions, machine, threads, the user's files that were imported and, in a checkout, the commit."""
     import torch
 
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
     own = [each.to_dict() for each in imported()]
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": versions,
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -201,31 +196,19 @@ def provenance() -> dict[str, Any]:
 
 def machine() -> str:
     """The processor and its number of cores."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed
-        return None
-    return done.stdout.strip() or None
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 class Measured:
@@ -255,7 +238,8 @@ def run_text(record: RunRecord, folder: Path | None) -> str:
     """``Run(sasrec on ml-100k, fitted on train, ndcg@10 0.0812 at epoch 12 of 22, in runs/a)``."""
     parts = [f"{record.model} on {_source(record)}", f"fitted on {record.fitted_on}", _best(record)]
     parts.append("" if folder is None else f"in {folder}")
-    return f"{_kind(record)}({', '.join(part for part in parts if part)})"
+    kind = "NodeRun" if record.task == "nodes" else "Run"
+    return f"{kind}({', '.join(part for part in parts if part)})"
 
 
 def run_html(record: RunRecord, folder: Path | None) -> str:
@@ -275,11 +259,7 @@ def run_html(record: RunRecord, folder: Path | None) -> str:
         "test data read": len(record.unsealed) or None,
     }
     tables = [table(_rows(found), f"results on {part}") for part, found in record.results.items()]
-    return block(f"{_kind(record)} of {record.model}", facts, tables)
-
-
-def _kind(record: RunRecord) -> str:
-    return "NodeRun" if record.task == "nodes" else "Run"
+    return block(f"Run of {record.model}", facts, tables)
 
 
 def _source(record: RunRecord) -> str:

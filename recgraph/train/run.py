@@ -27,7 +27,7 @@ from recgraph.ranks import first_does, is_first, together
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
-from recgraph.train.plots import Plot, PlotKind, plot
+from recgraph.train.plots import Plot, curves
 from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, split_again
 from recgraph.train.update import UpdateOptions, update
@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 class BaseRun:
     """What runs of both tasks have: a record, and a folder or None."""
 
+    model: Any
+
     def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
         self.record, self.folder = record, folder
 
@@ -54,27 +56,32 @@ class BaseRun:
 
     def save(self, folder: str | Path) -> None:
         """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
-        raise NotImplementedError
 
-    def keep(self) -> None:
+    def write(self) -> None:
         """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.
 
         Of the processes that a launcher has started for one training the first writes; the others wait until all is
         written, and raise what it raises.
         """
-        if self.folder is not None:
-            first_does(self._keep)
+        if (folder := self.folder) is None:
+            return
 
-    def _keep(self) -> None:
-        assert self.folder is not None
-        self.save(self.folder / "bundle")
-        self.write_record()
-        _log.info("run saved in %s", self.folder)
+        def write() -> None:
+            self.save(folder / "bundle")
+            self.write_record()
+            _log.info("run saved in %s", folder)
+
+        first_does(write)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
         if self.folder is not None and is_first():
             self.record.write(self.folder)
+
+    def plot(self) -> Plot:
+        """The learning curves, for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``: loss
+        terms and the metric that selects, by epoch, the best one marked."""
+        return curves(self.record, self.model)
 
     def __repr__(self) -> str:
         return run_text(self.record, self.folder)
@@ -93,16 +100,12 @@ class NodeRun(BaseRun):
     Attributes:
         embedder: the embeddings with their ids, and the model.
         record: a :class:`recgraph.train.record.RunRecord`.
-        folder: where the run is kept, or None.
+        folder: of the run, or None.
     """
 
     def __init__(self, embedder: Embedder, record: RunRecord, folder: Path | None = None) -> None:
         super().__init__(record, folder)
         self.embedder = embedder
-
-    def plot(self, kind: str = "curves") -> Plot:
-        """The learning curve, see :meth:`Run.plot`; other kinds need a split."""
-        return plot(self, None, kind, "valid", None)
 
     @property
     def model(self) -> Model:
@@ -165,7 +168,7 @@ class Run(BaseRun):
         model: fitted.
         split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
         record: a :class:`recgraph.train.record.RunRecord`: configuration, seed, data, cost, the curve, results.
-        folder: where the run is kept, or None.
+        folder: of the run, or None.
 
     Args:
         log: what the users are known to have done, of a run that is not opened from a folder: all of it where the model
@@ -183,7 +186,6 @@ class Run(BaseRun):
         super().__init__(record, folder)
         self.model, self.split = model, split
         self._known = log
-        self._other_features: list[str] = []  # than it was made with, see check_features
 
     @checked
     def evaluate(
@@ -216,28 +218,25 @@ class Run(BaseRun):
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
         """
-        fitted_on = self.record.fitted_on
-        if self.record.data.split == EVERYTHING:
-            raise ValueError(f"part = {part!r}: the run was fitted on a log that is not split; nothing is left of it")
+        fitted_on, split = self.record.fitted_on, self._require_split()
         leaked = is_leaked(part, fitted_on)
         if leaked and not allow_fitted:
             raise ValueError(
                 f"part = {part!r}: the run was fitted on {fitted_on}; evaluate run.selection or another run, or give "
                 "allow_fitted=True"
             )
-        split = self._require_split()
-        picks = None if rerank is None else reranker_of(rerank)
-        if picks is not None and picks.config.columns and "item_features" in self._other_features:
-            raise ValueError("rerank reads item_features, which are not those that the run was made with")
-        log = split.interactions
-        columns = ItemColumns(log.items, log.item_features, log.columns.item)
-        before = len(split.unsealed_reasons)
-        if unseals := part == "test" or leaked:
-            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
-            cases = whole.test if part == "test" else whole.valid
-            fitted = whole.fit_part(cast(FitPart, fitted_on))
-        else:
+        picks, log = None if rerank is None else reranker_of(rerank), split.interactions
+        if part == "valid" and not leaked:
             cases, fitted = split.valid, split.train
+        else:
+            before = len(split.unsealed_reasons)
+            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
+            cases, fitted = (whole.test if part == "test" else whole.valid), whole.fit_part(cast(FitPart, fitted_on))
+            # the record of a run that was opened again has reasons that the split has not, and the other way round
+            known, reasons = self.record.unsealed, split.unsealed_reasons
+            earlier = [each for each in reasons[:before] if each not in known]
+            self.record.unsealed = [*known, *earlier, *reasons[before:]]
+            self.write_record()
         with together():
             results = evaluate(
                 self.model,
@@ -253,13 +252,8 @@ class Run(BaseRun):
                 allow_fitted=allow_fitted,
                 engine=engine,
                 rerank=picks,
-                item_columns=columns,
+                item_columns=ItemColumns(log.items, log.item_features, log.columns.item),
             )
-        if unseals:
-            # the record of a run that was opened again has reasons that the split has not, and the other way round
-            known, reasons = self.record.unsealed, split.unsealed_reasons
-            earlier = [reason for reason in reasons[:before] if reason not in known]
-            self.record.unsealed = [*known, *earlier, *reasons[before:]]
         # beside those of the model's own ranking
         self._add_results(part if picks is None else f"{part}/{picks.specification['name']}", results)
         return results
@@ -291,10 +285,10 @@ class Run(BaseRun):
             record["selection"] = {"training": selection["training"]}
         return Recommender.for_log(self.model, log, record)
 
-    def keep(self) -> None:
+    def write(self) -> None:
         if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
             self.recommender = self._make_recommender()
-        super().keep()
+        super().write()
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
@@ -320,20 +314,6 @@ class Run(BaseRun):
     def save(self, folder: str | Path) -> None:
         if is_first():
             self.recommender.save(folder)
-
-    @checked
-    def plot(
-        self, kind: PlotKind = "curves", *, part: Literal["valid", "test"] = "valid", metric: str | None = None
-    ) -> Plot:
-        """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.
-
-        Args:
-            kind: ``"curves"``: loss terms and the metric that selects, by epoch, the best one marked; ``"groups"``: a
-                metric by groups of users, by the length of their history and the popularity of what they look for.
-            part: of the split, for ``"groups"``; ``"test"`` unseals it, which is logged and recorded.
-            metric: for ``"groups"``, one that users have values of; by default the one that selects.
-        """
-        return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
 
     @checked
     def update(
@@ -368,7 +348,7 @@ class Run(BaseRun):
             replay: the share of old samples that is trained on again.
             learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
             valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
-                without times, of each user. 0: none, which needs ``force``.
+                without times, of each user. 0: none.
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
@@ -379,10 +359,8 @@ class Run(BaseRun):
             ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
                 ``out`` is not empty, or a setting is out of range.
         """
-        if not valid and not force:
-            raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
-        training = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers))
-        options = UpdateOptions(*training, item_features)
+        settings = (epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, observers)
+        options = UpdateOptions(*settings, item_features)
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
         with together():
@@ -404,7 +382,7 @@ class Run(BaseRun):
         model = recommender.model
         known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
         unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
-        return cls.serving(recommender, RunRecord.from_json({**unknown, **known, **recommender.record}))
+        return cls.serving(recommender, RunRecord(**{**unknown, **known, **recommender.record}))
 
     def _require_split(self) -> SealedSplit:
         if self.split is None:
@@ -428,14 +406,12 @@ class Run(BaseRun):
 
         Raises:
             ValueError: not a finished run, the data is not what the run was fitted on, a file of features that its
-                model reads has changed, or it was fitted to a graph.
+                model reads has changed.
             FileNotFoundError: a file that it was made from is not there.
         """
         folder = Path(folder)
         record = RunRecord.read(folder)
         if record.task == "nodes":
-            if data is not None:
-                raise ValueError(f"data: {folder} embeds the nodes of a graph and is opened without")
             return NodeRun.open(folder)
         split: Split | SealedSplit | None
         if data is None or isinstance(data, str | Path | Mapping):
@@ -445,7 +421,5 @@ class Run(BaseRun):
             check_split(split, record.data)
             features = features_of(split)
         model = Recommender.load(folder / "bundle").model
-        others = check_features(model, record.data.features, features)
-        run = cls(model, split.sealed() if split is not None else None, record, folder)
-        run._other_features = others
-        return run
+        check_features(model, record.data.features, features)
+        return cls(model, split.sealed() if split is not None else None, record, folder)

@@ -411,9 +411,7 @@ class Trainer:
         own = {"stopping": stopping, "fingerprint": self._fingerprint(), "ranks": self.ranks.count}
         generators = checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams)
         whole = checkpoints.Checkpoint(self.model.state_dict(), optimisers, generators, {**vars(self.progress), **own})
-        self._checkpoint = checkpoints.save(
-            self.folder / "checkpoints", whole, self.progress.step, self._checkpoint, best
-        )
+        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, self._checkpoint, best)
         _log.debug("checkpoint %s", self._checkpoint)
         return self._checkpoint
 

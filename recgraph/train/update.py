@@ -9,42 +9,56 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.data.batches import Query
+from recgraph.data.columns import Columns, in_unit
+from recgraph.data.dataframe import names_of
+from recgraph.data.errors import DataError
+from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemFeatures
-from recgraph.data.part import Cases
+from recgraph.data.part import Cases, OrderedLog, Part
+from recgraph.data.read import LogFile, Reading
+from recgraph.data.split import Interactions
 from recgraph.evaluate.evaluator import validation
-from recgraph.evaluate.ranking import device_of
+from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.files import write_json
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
 from recgraph.serve.recommender import Recommender
+from recgraph.serve.request import with_times_like
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig, pick_device, training_config
 from recgraph.train.fitting import FitOptions, new_record, run_folder, train_model
-from recgraph.train.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.train.observers import Observer
 from recgraph.train.phases import make_optimisers
 from recgraph.train.record import IDENTIFYING, RunRecord
 from recgraph.train.trainer import Trainer
 
-#: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
+#: the learning rate of an update, as a share of that of a fit; an update of an update has the same rate
 _RATE_SHARE = 0.25
 #: settings of a training that an update has the defaults of
 _SCHEDULED = ("schedule", "drop_after", "drop_factor", "schedule_epochs", "warmup_steps", "validate_every")
 #: what an update is validated by where nothing has selected the run
 _METRIC = "ndcg@10"
+#: the settings of a reading that say how files are written
+_WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids", "quotes")
+#: below it every score of a model ends; items that a model does not know rank behind all that it knows
+_LOWEST = torch.finfo(torch.float32).min
 _log = logging.getLogger(__name__)
 
 
@@ -85,13 +99,17 @@ def update(
 
     Args:
         parent: what there was; it is not changed.
-        new_log: see :func:`recgraph.train.new_log.read_new_log`.
+        new_log: see :func:`read_new_log`.
         options: how.
         out: folder of the new run; written when the update is accepted.
         checkpoint: folder of the parent's checkpoints, with the state of its optimisers, or None.
     """
-    check_updatable(parent.model)
+    old_model = parent.model
+    check_updatable(old_model)
     joined = Joined.of(parent, read_new_log(new_log, parent, options.item_features), options.valid)
+    cases = joined.cases() if options.valid else None
+    if cases is not None and not len(cases):
+        raise ValueError(f"valid = {options.valid}: nothing else is known of these users; give a larger share")
     config = _training(parent, options)
     seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
     fit_options = FitOptions(
@@ -99,114 +117,88 @@ def update(
     )
     space = _space(parent, joined)
     data: dict[str, Any] = {"n_users": space.n_users, "n_items": space.n_items}
-    data |= {"settings": {"reading": written}} if (written := reading_of(parent.record)) else {}  # for the next update
-    record = new_record(parent.model, fit_options, "update", data)
+    data |= {"settings": {"reading": written}} if (written := _written(parent.record)) else {}  # for the next update
+    record = new_record(old_model, fit_options, "update", data)
+
+    def measure(model: Any) -> float | None:
+        if cases is None:
+            return None
+        measured = validation(model, cases, config.metric, seen=config.select_seen, fit_part=joined.trained)
+        return measured[config.metric]
+
+    def fit_again(part: Part, options: FitOptions) -> Model:
+        model = type(old_model)(old_model.config).build(space, seed)
+        train_model(model, part, options, record)
+        return model
+
     # a folder that an update was killed in while it wrote is written again
     was_cut = out is not None and (out / "config.json").is_file() and not (out / "record.json").is_file()
-    held = FitOptions(config, seed, folder=out, resume=was_cut)
-    with run_folder(parent.model, held, record):
-        step = _Update(parent, joined, options, fit_options, record, space)
-        old, new = step.validated(checkpoint)
+    with run_folder(old_model, FitOptions(config, seed, folder=out, resume=was_cut), record):
+        before, training = measure(Before(old_model, len(joined.items))), None
+        if isinstance(old_model, TrainableModel):
+            model: Model = grown(old_model, space, derive(seed, "growth"))
+            training = _Training(old_model, joined, options.replay, checkpoint)
+            validate = None if cases is None else lambda: {config.metric: measure(model)}
+            train_model(model, joined.trained, fit_options, record, validate, training.prepare)  # type: ignore[arg-type]
+            after = record.best if cases is not None else None
+        else:
+            model = fit_again(joined.trained, fit_options)
+            after = measure(model)
         record.update = {
             "parent": _described(parent, checkpoint),
-            "by": parent.model.updated_by,
-            "epochs": options.epochs if step.trainer else None,
-            "replay": options.replay if step.trainer else None,
-            "learning_rate": config.learning_rate if step.trainer else None,
-            "samples": step.n_samples,
-            "optimiser": step.optimiser,
+            "by": old_model.updated_by,
+            "epochs": options.epochs if training else None,
+            "replay": options.replay if training else None,
+            "learning_rate": config.learning_rate if training else None,
+            "samples": training.n_samples if training else None,
+            "optimiser": training.optimiser if training else None,
             "new_users": space.n_users - len(parent.users),
             "new_items": space.n_items - len(parent.items),
             "new_interactions": joined.new.values.numel(),
             "valid": {
                 "metric": _selected_by(parent.record) or _METRIC,
                 "share": options.valid,
-                "users": step.n_cases,
-                "before": old,
-                "after": new,
+                "users": 0 if cases is None else len(cases),
+                "before": before,
+                "after": after,
             },
             "fold_in": options.fold_in,
             "forced": options.force,
         }
-        _check_better(old, new, config.metric, step.n_cases, options.force)
-        step.fold_in()
-        made = step.recommender()
+        if before is not None and after is not None and after < before:
+            message = f"{config.metric} on the newest slice of the new log is {after:.4f} after, {before:.4f} before it"
+            if not options.force:
+                raise UpdateRefused(f"{message}; nothing is written. More epochs or replay may help, or force=True")
+            _log.warning("%s; it stays, as force is set", message)
+        if training is None and options.fold_in and cases is not None:
+            model = fit_again(joined.whole, replace(fit_options, observers=()))  # observers see one training
+        made = _recommender(model, parent, joined, joined.whole if options.fold_in else joined.trained, record)
         if out is not None:
-            _write(made, record, step.trainer, out)
+            _write(made, record, training, out)
     return made, record
 
 
-class _Update:
-    """One update: the model that is made, what was validated, and what it cost."""
+class _Training:
+    """How a trained model goes on: on which samples, and from which state of the optimisers."""
 
-    def __init__(
-        self,
-        parent: Recommender,
-        joined: Joined,
-        options: UpdateOptions,
-        fit_options: FitOptions,
-        record: RunRecord,
-        space: Space,
-    ) -> None:
-        self.parent, self.joined, self.options = parent, joined, options
-        self.fit_options, self.record, self.space = fit_options, record, space
-        self.trainer: Trainer | None = None
-        self.n_samples: int | None = None
-        self.optimiser: str | None = None
-        self.cases: Cases | None = joined.cases() if options.valid else None
-        if self.cases is not None and not len(self.cases):
-            raise ValueError(f"valid = {options.valid}: nothing else is known of these users; give a larger share")
-        self.model: Model = parent.model
+    def __init__(self, model: TrainableModel, joined: Joined, replay: float, checkpoint: Path | None) -> None:
+        self.old_model, self.joined, self.replay, self.checkpoint = model, joined, replay, checkpoint
 
-    @property
-    def n_cases(self) -> int:
-        return 0 if self.cases is None else len(self.cases)
-
-    def validated(self, checkpoint: Path | None) -> tuple[float | None, float | None]:
-        """Make the model -> the metric on the newest slice of the parent and of the model."""
-        trained = self.joined.part(self.joined.trained, self.joined.trained_times)
-        metric, seen = self.fit_options.config.metric, self.fit_options.config.select_seen
-
-        def measure(model: Any) -> dict[str, float]:
-            assert self.cases is not None
-            return validation(model, self.cases, metric, seen=seen, fit_part=trained)
-
-        old = None
-        if self.cases is not None:
-            old = measure(Before(self.parent.model, len(self.joined.items)))[metric]
-        seed = derive(self.fit_options.seed, "growth")
-        if isinstance(self.parent.model, TrainableModel):
-            self.model = grown(self.parent.model, self.space, seed)
-            validate = None if self.cases is None else lambda: measure(self.model)
-            prepare = self._prepare(checkpoint)
-            train_model(self.model, trained, self.fit_options, self.record, validate, prepare)
-            return old, None if self.cases is None else self.record.best
-        self._fit_again(self.joined.trained, self.fit_options)
-        return old, None if self.cases is None else measure(self.model)[metric]
-
-    def fold_in(self) -> None:
-        """Fit a model in closed form to the newest slice, too."""
-        if self.trainer is None and self.options.fold_in and self.cases is not None:
-            self._fit_again(self.joined.whole, replace(self.fit_options, observers=()))  # one update is told once
-
-    def _fit_again(self, rows: Ragged, options: FitOptions) -> None:
-        model = self.parent.model
-        self.model = type(model)(model.config).build(self.space, options.seed)
-        train_model(self.model, self.joined.part(rows), options, self.record)
-
-    def _prepare(self, checkpoint: Path | None) -> Callable[[Trainer], None]:
-        """Select the samples and load the optimisers' state, once the trainer is there."""
-
-        def prepare(trainer: Trainer) -> None:
-            self.trainer = trainer
-            n_old, idle_mask = self._old_samples()
-            self.n_samples = _select(trainer.batches, n_old, idle_mask, self.options.replay, trainer)
-            if (trained := trainer.model.trained_users) is not None:
-                trained[idle_mask.to(trained.device)] = False
-            self.optimiser = _load_optimisers(trainer, self.parent.model, checkpoint)
-            _log.info("update of %s: %d samples; optimiser %s", self.record.model, self.n_samples, self.optimiser)
-
-        return prepare
+    def prepare(self, trainer: Trainer) -> None:
+        """Select the samples with a new target and a share of the others, and load the optimisers' state."""
+        self.trainer = trainer
+        n_old, idle_mask = self._old_samples()
+        users, places = trainer.batches.places()  # type: ignore[attr-defined]
+        drawn = numpy_generator(trainer.generators.seed, "replay").random(len(users))
+        keep_mask = ((places >= n_old[users]) | (torch.from_numpy(drawn) < self.replay)) & ~idle_mask[users]
+        if not bool(keep_mask.any()):
+            raise ValueError("new_log has no sample to train on: no user with a new item has another one before it")
+        trainer.batches.keep(keep_mask)  # type: ignore[attr-defined]
+        self.n_samples = int(keep_mask.sum())
+        if (trained := trainer.model.trained_users) is not None:
+            trained[idle_mask.to(trained.device)] = False
+        self.optimiser = self._load_optimisers(trainer)
+        _log.info("update of %s: %d samples; optimiser %s", trainer.model.key(), self.n_samples, self.optimiser)
 
     def _old_samples(self) -> tuple[Tensor, Tensor]:
         """-> [n_users] int64, how many of each user's items are old; [n_users] bool, the users who are left out.
@@ -214,32 +206,41 @@ class _Update:
         A user whose vector was never trained, as of one who was in the slice of an earlier update alone, is trained on
         all that is known of the user, or, where nothing of it is new, still ranked for by the history.
         """
-        old, parent = self.joined.old.lengths, self.parent.model
-        trained = parent.trained_users if isinstance(parent, TrainableModel) else None
+        old, trained = self.joined.old.lengths, self.old_model.trained_users
         if trained is None:
             return old, torch.zeros(len(old), dtype=torch.bool)
         trained_mask = torch.zeros(len(old), dtype=torch.bool)
         trained_mask[: len(trained)] = trained.to("cpu")
-        return torch.where(trained_mask, old, 0), ~trained_mask & (self.joined.trained.lengths == old)
+        return torch.where(trained_mask, old, 0), ~trained_mask & (self.joined.trained.items.lengths == old)
 
-    def recommender(self) -> Recommender:
-        """The model with all ids, and what its users have seen."""
-        joined, parent = self.joined, self.parent
-        times = joined.whole_times if self.options.fold_in else joined.trained_times
-        names = ("model", "config", "training", "seed", "fitted_on", "data", "update", "provenance")
-        return Recommender(
-            self.model.to(device_of(parent.model)),
-            joined.users,
-            joined.items,
-            joined.whole if self.options.fold_in else joined.trained,
-            columns=parent.columns,
-            kind=parent.kind,
-            item_features=joined.item_features,
-            record=self.record.only(*names),
-            times=None if times is None else times.values,
-            time_unit=parent.time_unit,
-            time_format=parent.time_format,
-        )
+    def _load_optimisers(self, trainer: Trainer) -> str:
+        """Go on with the state of the old model's optimisers -> what became of it."""
+        newest = next(iter(checkpoints.candidates(self.checkpoint)), None) if self.checkpoint else None
+        if newest is None:
+            return "fresh: the run has no checkpoint"
+        found = checkpoints.read(newest)  # an earlier one does not belong to the weights
+        own = make_optimisers(self.old_model, trainer.config)
+        groups = {name: one.param_groups[0]["params"] for name, one in own.items()}
+        state = grown_optimiser(self.old_model, trainer.model, found.optimisers, groups)
+        checkpoints.load_optimisers(trainer.optimisers, state)
+        return "kept"
+
+
+def _recommender(model: Model, parent: Recommender, joined: Joined, part: Part, record: RunRecord) -> Recommender:
+    """The model with all ids, and what its users have seen."""
+    return Recommender(
+        model.to(device_of(parent.model)),
+        joined.users,
+        joined.items,
+        part.items,
+        columns=parent.columns,
+        kind=parent.kind,
+        item_features=joined.item_features,
+        record=record.only("model", "config", "training", "seed", "fitted_on", "data", "update", "provenance"),
+        times=part.times,
+        time_unit=parent.time_unit,
+        time_format=parent.time_format,
+    )
 
 
 def _space(parent: Recommender, joined: Joined) -> Space:
@@ -262,10 +263,9 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     metric = (_selected_by(parent.record) or _METRIC) if options.valid else "last"
     rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else _RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
-    rates = {name: TrainConfig.model_fields[name].default for name in _SCHEDULED}
+    defaults = {name: TrainConfig.model_fields[name].default for name in _SCHEDULED}
     here = {"compile": before.compile and is_accelerated(pick_device(options.device))}
-    told = {"tensorboard": False, "track": None}
-    return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})
+    return TrainConfig.of({**before.model_dump(), **changed, **defaults, **here, "tensorboard": False, "track": None})
 
 
 def _selected_by(record: Mapping[str, Any]) -> str | None:
@@ -277,47 +277,6 @@ def _selected_by(record: Mapping[str, Any]) -> str | None:
     return next((metric for metric in found if metric not in (None, "loss", "last")), None)
 
 
-def _select(batches: Any, n_old: Tensor, idle_mask: Tensor, replay: float, trainer: Trainer) -> int:
-    """Keep the samples with a new target, and a share of the others -> their number.
-
-    Args:
-        n_old: [n_users], how many of each user's items are old.
-        idle_mask: [n_users] bool, the users who are left out.
-    """
-    users, places = batches.places()
-    drawn = numpy_generator(trainer.generators.seed, "replay").random(len(users))
-    keep_mask = ((places >= n_old[users]) | (torch.from_numpy(drawn) < replay)) & ~idle_mask[users]
-    if not bool(keep_mask.any()):
-        raise ValueError("new_log has no sample to train on: no user with a new item has another one before it")
-    batches.keep(keep_mask)
-    return int(keep_mask.sum())
-
-
-def _load_optimisers(trainer: Trainer, parent: Model, checkpoint: Path | None) -> str:
-    """Go on with the state of the parent's optimisers -> what became of it."""
-    newest = None if checkpoint is None else checkpoints.latest(checkpoint)
-    if newest is None:
-        return "fresh: the run has no checkpoint"
-    found = checkpoints.read(newest)  # an earlier one does not belong to the weights
-    assert isinstance(parent, TrainableModel)
-    groups = {name: one.param_groups[0]["params"] for name, one in make_optimisers(parent, trainer.config).items()}
-    kept = grown_optimiser(parent, trainer.model, found.optimisers, groups)
-    checkpoints.load_optimisers(trainer.optimisers, kept)
-    return "kept"
-
-
-def _check_better(old: float | None, new: float | None, metric: str, n_cases: int, force: bool) -> None:
-    if old is None or new is None or new >= old:
-        return
-    message = (
-        f"{metric} on the newest slice of the new log ({n_cases} users) is {new:.4f} after the update and {old:.4f} "
-        "before it"
-    )
-    if not force:
-        raise UpdateRefused(f"{message}; nothing is written. More epochs or replay may help; force=True keeps it")
-    _log.warning("%s; kept, as force is set", message)
-
-
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
     """What identifies a parent: the digest of its weights and ids, where it lies, what it was made of, and of its own
     parent the digest alone: a record does not grow with the days."""
@@ -326,16 +285,16 @@ def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
         state.update(f"{name}:{list(value.shape)}:".encode())
         state.update(value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
     state.update(parent.users.digest() + parent.items.digest())
-    kept: dict[str, Any] = {
+    found: dict[str, Any] = {
         name: parent.record[name] for name in ("seed", "fitted_on", "data") if name in parent.record
     }
     earlier = (parent.record.get("update") or {}).get("parent")
-    kept["generation"], kept["parent"] = (earlier["generation"] + 1, earlier["digest"]) if earlier else (0, None)
+    found["generation"], found["parent"] = (earlier["generation"] + 1, earlier["digest"]) if earlier else (0, None)
     folder = None if checkpoint is None else str(checkpoint.parent)
-    return {"digest": state.hexdigest(), "folder": folder, **kept}
+    return {"digest": state.hexdigest(), "folder": folder, **found}
 
 
-def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: Path) -> None:
+def _write(made: Recommender, record: RunRecord, training: _Training | None, out: Path) -> None:
     """Make the folder a run; all ranks call it, as a checkpoint has a part of each. The others wait for the first."""
 
     def finish() -> None:
@@ -343,7 +302,212 @@ def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: P
         record.write(out)
 
     first_does(lambda: write_json(record.only(*IDENTIFYING), out / "config.json"))
-    if trainer is not None:
-        trainer.folder = out
-        trainer.save()
+    if training is not None:
+        training.trainer.folder = out
+        training.trainer.save()
     first_does(finish)
+
+
+# -- the new log beside what the run knows
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a run knows and a new log, in one set of indices: those of the run, new ones behind them.
+
+    Attributes:
+        users, items: index <-> id.
+        old, new: a row for each user: what was known, and the new interactions, oldest first.
+        in_slice: [T] bool, aligned with ``new.values``: the newest slice, which an update is not trained on.
+        item_features: of both, or None; of an item that both have the new values, where the new log has the column.
+        old_times, new_times: the times of ``old`` and ``new``, row by row, for a model that reads times; else None.
+    """
+
+    users: IdMap
+    items: IdMap
+    old: Ragged
+    new: Ragged
+    in_slice: Tensor
+    item_features: pl.DataFrame | None
+    old_times: Ragged | None = None
+    new_times: Ragged | None = None
+
+    @classmethod
+    def of(cls, recommender: Recommender, log: Interactions, share: float) -> Joined:
+        """Match a new log with what a recommender knows.
+
+        Args:
+            log: new interactions alone; each user's are taken to follow those that are known.
+            share: of the newest slice; 0: none.
+        """
+        users, items = recommender.users.extended(log.users.values), recommender.items.extended(log.items.values)
+        of_user = torch.from_numpy(users.index(log.users.values))
+        of_item = torch.from_numpy(items.index(log.items.values))
+        ordered = log.ordered
+        mask = newest(ordered, share) if share else torch.zeros(len(log), dtype=torch.bool)
+        old = _with_rows(recommender.seen, len(users))
+        rows, values = of_user[ordered.items.rows], of_item[ordered.items.values]
+        order = torch.argsort(rows, stable=True)
+        new = Ragged.from_lengths(values[order], torch.bincount(rows, minlength=len(users)))
+        features = _merged(recommender.item_features, log.item_features, recommender.columns.item, log.columns.item)
+        old_times = new_times = None
+        if recommender.times is not None:
+            unit, times = recommender.time_unit, ordered.times
+            if times is None or (times := in_unit(times, log.time_unit, unit)) is None:
+                raise ValueError(f"new_log: the model reads times, and was trained with those in {unit!r}")
+            old_times, new_times = _with_rows(recommender.times, len(users)), new.with_values(times[order])
+        return cls(users, items, old, new, mask[order], features, old_times, new_times)
+
+    @cached_property
+    def trained(self) -> Part:
+        """All that an update may be trained on."""
+        return self._part(~self.in_slice)
+
+    @cached_property
+    def whole(self) -> Part:
+        """Everything."""
+        return self._part(torch.ones_like(self.in_slice))
+
+    def _part(self, mask: Tensor) -> Part:
+        times = None
+        if self.old_times is not None and self.new_times is not None:
+            times = after(self.old_times, self.new_times.filter(mask)).values
+        return Part(after(self.old, self.new.filter(mask)), len(self.items), times=times)
+
+    def cases(self) -> Cases:
+        """The users of the slice of whom something is known before it, with what they did in it."""
+        truth, history, times = self.new.filter(self.in_slice), self.trained.items, self.trained.times
+        users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
+        when = None if times is None else history.with_values(times).take(users)
+        return Cases(users, history.take(users), truth.take(users), len(self.items), times=when)
+
+
+def newest(log: OrderedLog, share: float) -> Tensor:
+    """[T] bool: the newest interactions.
+
+    With times, the newest of the whole log (of equal times those that stand later in it). Without times only each
+    user's own order is known: each user's newest. At least one is chosen, of the log or of each user.
+
+    Args:
+        log: with at least one interaction.
+        share: of the interactions that are chosen, in (0, 1).
+    """
+    if log.times is None:
+        wanted = (log.items.lengths * share).round().long().clamp(min=1)
+        chosen: Tensor = log.items.positions >= (log.items.lengths - wanted)[log.items.rows]
+        return chosen
+    order = np.lexsort((log.rows.numpy(), log.times.numpy()))
+    chosen = torch.zeros(log.n_interactions, dtype=torch.bool)
+    chosen[torch.from_numpy(order[-max(1, round(share * log.n_interactions)) :])] = True
+    return chosen
+
+
+def after(old: Ragged, new: Ragged) -> Ragged:
+    """For each row what stands in the first, then what stands in the second; both have the same number of rows."""
+    order = torch.argsort(torch.cat([old.rows, new.rows]), stable=True)
+    return Ragged.from_lengths(torch.cat([old.values, new.values])[order], old.lengths + new.lengths)
+
+
+def _with_rows(rows: Ragged, n_rows: int) -> Ragged:
+    """With empty rows at the end."""
+    more = rows.offsets[-1:].expand(n_rows - rows.n_rows)
+    return Ragged(rows.values, torch.cat([rows.offsets, more]))
+
+
+def _merged(old: pl.DataFrame | None, new: pl.DataFrame | None, key: str, new_key: str) -> pl.DataFrame | None:
+    """The features of both logs by id, with the types of the old one's columns: of an item that both have the new
+    values, where the new log has the column."""
+    if new is not None and new_key != key:
+        new = new.rename({new_key: key})
+    if old is None or new is None:
+        return old if new is None else new
+    absent = [name for name in old.columns if name not in new.columns]
+    if absent:
+        _log.warning("item_features of the new log have no column %s: new items have none", ", ".join(absent))
+    new = new.cast({name: dtype for name, dtype in old.schema.items() if name in new.columns})
+    new = new.join(old.select(key, *absent), on=key, how="left", maintain_order="left")
+    return pl.concat([old, new], how="diagonal").unique(key, keep="last", maintain_order=True)
+
+
+class Before(Scorer):
+    """The parent among the items of both logs: those that it does not know come last, its users' histories without."""
+
+    def __init__(self, model: Model, n_items: int) -> None:
+        assert model.space is not None
+        self.reads_times = model.reads_times
+        self.model, self.n_items, self.known = model, n_items, model.space
+
+    def score(self, query: Query) -> Tensor:
+        users = torch.where(query.users < self.known.n_users, query.users, -1)
+        known_mask = query.history.values < self.known.n_items
+        history = query.history.filter(known_mask)
+        times = None if query.times is None else query.times.filter(known_mask)
+        scores = self.model.score(Query(users, history, times).to(device_of(self.model))).to(query.users.device)
+        return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
+
+
+# -- reading a new log
+
+
+def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> Interactions:
+    """New interactions as a log.
+
+    Args:
+        given: a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or a
+            file, a folder or a pattern of files, see :class:`recgraph.data.read.LogFile` (``.txt``: lines of
+            ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
+            order.
+        recommender: of the run.
+        item_features: of the log's items, or of some: a frame, or a file, whose texts become lists where those of the
+            run's file did; None: those that the log has.
+    """
+    columns = recommender.columns
+    if isinstance(given, Interactions):
+        log = given
+    elif isinstance(given, str | Path):
+        log = _read_file(Path(given), recommender)
+    else:
+        there = names_of(given)
+        user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
+        time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
+        log = with_times_like(given, Columns(user=user, item=item, timestamp=time), recommender.time_format)
+    if isinstance(item_features, str | Path):
+        written = _reading(recommender.record)
+        like = {name: written[name] for name in ("encoding", "quotes", "lists") if name in written}
+        file = LogFile("", Reading.of(like, item_features=str(item_features)))
+        item_features = log.with_feature_files(file).item_features
+    return log.with_features(item_features=item_features)
+
+
+def _reading(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run's record that are not the defaults of :class:`recgraph.data.read.Reading`."""
+    return ((record.get("data") or {}).get("settings") or {}).get("reading") or {}
+
+
+def _written(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the log of a run was written, by its record: what a new log in files may be written like, too."""
+    given = _reading(record)
+    return {name: given[name] for name in _WRITTEN if name in given}
+
+
+def _read_file(path: Path, recommender: Recommender) -> Interactions:
+    """By the run's column names where the file has them, else they are guessed; written as such files are, else as that
+    of the run was. Ids are texts where the run's are: a text file has no types of its own."""
+    columns = recommender.columns
+    form = "sequences" if path.suffix == ".txt" else None
+    own = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
+    like = {"time_format": recommender.time_format, **_written(recommender.record)}
+    errors: list[DataError] = []
+    for written in ({"format": form}, like):
+        for names in ({}, own) if form else (own, {**own, "timestamp": None}, {}):
+            try:
+                log = Interactions.from_files(LogFile(str(path), Reading.of({**written, **names})))
+            except DataError as error:
+                errors.append(error)
+                continue
+            pairs = ((log.users, recommender.users), (log.items, recommender.items))
+            users, items = (
+                IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new for new, known in pairs
+            )
+            return Interactions(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+    raise errors[0]

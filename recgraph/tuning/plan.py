@@ -8,10 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from recgraph.config import Config, ConfigError
-from recgraph.data.catalog.cards import find_card
+from recgraph.config import Config
 from recgraph.models.base import Model, TrainableModel
-from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig, refuse_training, training_config
 from recgraph.train.pretrained import InitItemsConfig
 from recgraph.train.run import Run
@@ -93,15 +91,3 @@ class Plan:
         if dimension is None:
             return int(self.space.fixed.get("max_epochs", self._training().max_epochs))
         return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
-
-
-def check_model(cls: type[Model]) -> None:
-    """Refuse a model that embeds the nodes of a graph: there is no validation metric to tune it for."""
-    if issubclass(cls, GraphModel):
-        raise ConfigError(f"model {cls.__name__} embeds nodes, selected by its loss; tune one that recommends")
-
-
-def check_dataset(name: str) -> None:
-    """Refuse a data set with classes of nodes: it has no validation part to tune on and no test part to seal."""
-    if find_card(name).task == "nodes":
-        raise ConfigError(f"dataset {name!r} has classes of nodes; take one with interactions (recgraph data list)")

@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 
-__all__ = [
-    "JOURNAL",
-    "RETRIES",
-    "StorageFailed",
-    "StudyStorage",
-    "find_study",
-    "located",
-    "naming_storage",
-    "open_storage",
-    "retry",
-    "without_password",
-]
-
 JOURNAL, SQLITE = "journal:///", "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 #: seconds between a worker's heartbeats, and without one until its trial is failed and queued again
@@ -209,20 +196,16 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
         name: of the study; None where the storage holds only one.
 
     Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: the folder holds no study, or there is no such study in the storage, or several and no name.
+        FileNotFoundError: there is no such folder or file, or the folder holds no study.
+        ValueError: there is no such study in the storage, or several and no name.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = place
     if Path(place).is_dir():
-        if not (Path(place) / "study.json").is_file():
-            raise ValueError(f"{place} holds no study; give the folder that `recgraph tune` was given")
-        told = read_object(Path(place) / "study.json")
-        url, name = told.get("storage") or f"{JOURNAL}{Path(place) / 'study.journal'}", name or told["study"]
-        if "***" in url:
-            raise ValueError(f"the study of {place} is in {url}: give that URL with its password, and --study {name}")
+        known = read_object(Path(place) / "study.json")
+        url, name = known.get("storage") or f"{JOURNAL}{Path(place) / 'study.journal'}", name or known["study"]
     if not url.startswith(_POSTGRES) and not _file_of(url).is_file():
         raise FileNotFoundError(f"{without_password(place)!r} is neither a study's folder nor a storage that exists")
     storage = open_storage(url)
@@ -231,10 +214,7 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
             names = sorted(optuna.get_all_study_names(storage.optuna))
         name = names[0] if name is None and len(names) == 1 else name
         if name not in names:
-            wanted = "the storage holds several studies; name one" if name is None else f"there is no study {name!r}"
-            raise ValueError(
-                f"{wanted} (--study, of a board's entry study_name): {', '.join(names) or 'it holds none'}"
-            )
+            raise ValueError(f"study = {name!r} is not in the storage, which holds {', '.join(names) or 'none'}")
         yield optuna.load_study(study_name=name, storage=storage.optuna), storage
     finally:
         storage.close()

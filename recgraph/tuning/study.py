@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
 
 from recgraph import parallel, registry
-from recgraph.config import ConfigError, checked, load_toml, with_none
-from recgraph.data.split import SealedSplit, Split
-from recgraph.files import contents, read_object, write_json
+from recgraph.config import checked, load_toml, with_none
+from recgraph.data.split import SealedSplit, Split, without_test_data
+from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
+from recgraph.evaluate.results import Results
+from recgraph.evaluate.significance import over_users
+from recgraph.files import contents, read_object, write_frame, write_json
 from recgraph.models.base import Model
+from recgraph.pages import print_note
 from recgraph.ranks import refuse_launched
+from recgraph.rng import derive
 from recgraph.train.config import pick_device
 from recgraph.train.pretrained import input_digests
+from recgraph.train.run import Run
 from recgraph.train.settings import source_of
 from recgraph.tuning import objectives
-from recgraph.tuning.final import test_the_best
-from recgraph.tuning.plan import Objective, Plan, check_model
+from recgraph.tuning.objectives import Pruner, Sampler
+from recgraph.tuning.plan import Objective, Plan
+from recgraph.tuning.report import UNSEALED, best_trial
 from recgraph.tuning.space import plain
 from recgraph.tuning.storage import StudyStorage, naming_storage, open_storage, without_password
-from recgraph.tuning.work import load_study, run_trials
+from recgraph.tuning.trials import cannot_be_trained, fit, load_study, n_finished, run_trials, save_split
 
 if TYPE_CHECKING:
     from optuna import Study
+
+#: the file of a study's folder with the last test
+RESULT = "result.json"
 
 
 @checked
@@ -34,19 +48,19 @@ def tune(
     model: str | type[Model] | Model,
     split: Split | SealedSplit,
     space: Mapping[str, Any] | str | Path | None = None,
-    n_trials: int = 20,
+    n_trials: Annotated[int, Field(ge=1)] = 20,
     *,
     metric: str | tuple[str, ...] = "ndcg@10",
     settings: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    sampler: str | None = None,
-    pruner: str | None = None,
+    seed: Annotated[int, Field(ge=0)] = 0,
+    sampler: Sampler | None = None,
+    pruner: Pruner | None = None,
     workers: int | None = None,
     storage: str | None = None,
     study: str | None = None,
     out: str | Path | None = None,
     device: str | None = None,
-    test_seeds: int = 3,
+    test_seeds: Annotated[int, Field(ge=0)] = 3,
     objective: Objective | None = None,
     progress: bool | None = None,
     source: Mapping[str, Any] | None = None,
@@ -69,11 +83,11 @@ def tune(
             ``("ndcg@10", "train_seconds")``. The first that is about relevant items selects the best epoch.
         settings: of the model and of training, not searched.
         seed: of the sampler and of the trials' training (the same in all, so that they differ by their settings).
-        sampler: one of :data:`recgraph.tuning.objectives.SAMPLERS`; None: ``"tpe"``, for two objectives ``"nsga2"``.
-        pruner: one of :data:`recgraph.tuning.objectives.PRUNERS`; None: ``"median"``, or ``"none"`` where the objective
+        sampler: one of :data:`recgraph.tuning.objectives.Sampler`; None: ``"tpe"``, for two objectives ``"nsga2"``.
+        pruner: one of :data:`recgraph.tuning.objectives.Pruner`; None: ``"median"``, or ``"none"`` where the objective
             is not what selects the best epoch, and for several objectives.
-        workers: processes at a time; by default 1, which works in this one, or as many as an engine has. Others may
-            join through the same storage.
+        workers: processes at a time of a study with a folder; by default 1, which works in this one, or as many as an
+            engine has. Others may join through the same storage.
         storage: see :func:`recgraph.tuning.storage.open_storage`.
         study: its name in the storage; None: the model's and the metric's.
         out: folder of the study; each trial has its own in it. None keeps all in memory.
@@ -102,14 +116,13 @@ def tune(
     place = engine or parallel.Engine()
     if workers is not None:
         place = parallel.Engine.of(place.model_dump() | {"workers": workers})
-    cls, fixed = _model(model, settings or {})
-    check_model(cls)
-    metrics = (metric,) if isinstance(metric, str) else tuple(metric)
+    fixed = dict(settings or {})
+    if isinstance(model, Model):
+        fixed, model = {**model.config.model_dump(exclude_unset=True), **fixed}, type(model)
+    cls: type[Model] = registry.load("model", model) if isinstance(model, str) else model
+    metrics = (metric,) if isinstance(metric, str) else metric
     if objective is None:
         metrics = tuple(dict.fromkeys(objectives.canonical(name) for name in metrics))
-    for name, value, least in (("n_trials", n_trials, 1), ("seed", seed, 0), ("test_seeds", test_seeds, 0)):
-        if value < least:
-            raise ConfigError(f"{name} = {value} must be at least {least}")
     plan = Plan(
         study or f"{cls.key()}-{'-'.join(metrics)}",
         cls,
@@ -127,40 +140,23 @@ def tune(
     )
     if pruner is None and plan.can_prune:
         plan = replace(plan, pruner="median")
-    if plan.folder is None and (engine is not None or place.size > 1):
-        raise ConfigError("several workers need a folder of the study: give out=...")
-    objectives.check_names(plan.sampler, plan.pruner, plan.space, len(plan.metrics), n_trials)
-    if plan.pruner != "none" and not plan.can_prune:
-        raise ConfigError(f"pruner = {plan.pruner!r} reads {plan.selecting}, which is not the objective; use 'none'")
+    identity = _identity(plan, split)
     if engine is None:
         pick_device(device)  # one that is not there is an error before the study exists
     if plan.folder is not None:
         _check_folder(plan.folder, plan.study)
     shown = sys.stderr.isatty() if progress is None else progress
-    kept = open_storage(storage, plan.folder)
+    opened = open_storage(storage, plan.folder)
     try:
-        with naming_storage(kept.url):
-            found = _open(plan, kept, _identity(plan, split))
-            run_trials(plan, kept, split, place, shown)
+        with naming_storage(opened.url):
+            found = _open(plan, opened, identity)
+            run_trials(plan, opened, split, place, shown)
             if test_seeds:
-                test_the_best(plan, found, kept, split, test_seeds, place, shown)
+                _test_the_best(plan, found, opened, split, test_seeds, place, shown)
     finally:
         if plan.folder is not None:
-            kept.close()
+            opened.close()
     return found
-
-
-def _model(model: str | type[Model] | Model, settings: Mapping[str, Any]) -> tuple[type[Model], dict[str, Any]]:
-    """The class and its settings that are not searched."""
-    if "metric" in settings:
-        raise ConfigError("setting 'metric' is what is tuned for: give it as metric (--metric)")
-    if isinstance(model, str):
-        return registry.load("model", model), dict(settings)
-    if isinstance(model, type):
-        return model, dict(settings)
-    if model.space is not None:
-        raise ConfigError(f"model {type(model).__name__} is built already; give a new one, its class or its name")
-    return type(model), {**model.config.model_dump(exclude_unset=True), **settings}
 
 
 def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
@@ -183,7 +179,7 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
 
 
 def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
-    """The study, made where it is not there yet, and its folder's ``study.json``, which says where it is kept.
+    """The study, made where it is not there yet, and its folder's ``study.json``, which says where it is.
 
     Raises:
         ValueError: the study, or that of the folder, is another one.
@@ -212,8 +208,8 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
         if plan.folder is not None:
-            told = {"study": plan.study, "storage": without_password(storage.url)}
-            write_json(told, plan.folder / "study.json")
+            known = {"study": plan.study, "storage": without_password(storage.url)}
+            write_json(known, plan.folder / "study.json")
     return load_study(plan, storage)
 
 
@@ -224,3 +220,161 @@ def _check_folder(folder: Path, study: str) -> None:
             raise ValueError(f"{folder} holds the study {name!r}; give another folder to {study!r}")
     elif others := {name for name in contents(folder) if not name.startswith("study.")}:
         raise ValueError(f"{folder} exists and holds no study ({min(others)}); give an empty or new folder")
+
+
+# -- the end: the best and the default configuration are trained with several seeds and tested once
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training of one configuration, ``"tuned"`` or ``"default"``, with one seed."""
+
+    of: str
+    number: int
+    settings: Mapping[str, Any]
+    seed: int
+    folder: Path | None
+
+
+def _test_the_best(
+    plan: Plan,
+    study: Study,
+    storage: StudyStorage,
+    split: Split | SealedSplit,
+    n_seeds: int,
+    engine: parallel.Engine,
+    progress: bool,
+) -> None:
+    """Train the best and the default configuration with ``n_seeds`` seeds, then unseal and evaluate them once.
+
+    What was tested before is not tested again. Of several processes on one study one tests, and the others wait for it.
+    """
+    best = best_trial(study)
+    if best is None:
+        return
+    with storage.exclusive("test"):
+        tests: list[dict[str, Any]] = study.user_attrs.get(UNSEALED, [])
+        fitting = [each for each in tests if each["trial"] == best.number and each["n_seeds"] >= n_seeds]
+        if not fitting:
+            fitting = [_train_and_test(plan, study, split, n_seeds, engine, progress)]
+            study.set_user_attr(UNSEALED, [*tests, *fitting])
+        if plan.folder is not None:
+            known = {name: value for name, value in study.user_attrs.items() if name in ("recgraph", "imports")}
+            write_json({**fitting[0], **known, "source": plan.source}, plan.folder / RESULT)
+
+
+def _train_and_test(
+    plan: Plan, study: Study, split: Split | SealedSplit, n_seeds: int, engine: parallel.Engine, progress: bool
+) -> dict[str, Any]:
+    """What the study records of a test."""
+    best = best_trial(study)
+    assert best is not None
+    configurations = {"tuned": plan.space.settings(best.params)}
+    if plan.space.default() != best.params:
+        configurations["default"] = dict(plan.space.fixed)
+    runs: dict[str, list[Run]] = {}
+    untrained = {}
+    for name, settings in configurations.items():
+        place = f"trial-{best.number:04d}" if name == "tuned" else name
+        trainings = []
+        for number in range(n_seeds):
+            folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
+            trainings.append(_Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
+        try:
+            runs[name] = _train(plan, trainings, split, engine, progress)
+        except Exception as error:
+            # the search may never have tried the default configuration
+            cause = error.__cause__ if isinstance(error, parallel.TaskFailed) and error.__cause__ else error
+            if name == "tuned" or not cannot_be_trained(cause):
+                raise
+            untrained = {"default_not_trained": f"{cause}" or type(cause).__name__}
+    # everything is chosen and trained: now, and only now, the test part
+    tested = {name: _test(plan, own) for name, own in runs.items()}
+    return {
+        "trial": best.number,
+        "n_seeds": n_seeds,
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "reason": f"the best of {n_finished(study)} trials is chosen",
+        "split_hash": split.hash,
+        "settings": configurations,
+        "results": {name: _spreads(results) for name, results in tested.items()},
+        "comparison": _compare(tested, plan.selecting),
+        **untrained,
+    }
+
+
+def _train(
+    plan: Plan, trainings: Sequence[_Training], split: Split | SealedSplit, engine: parallel.Engine, progress: bool
+) -> list[Run]:
+    """The runs of some trainings, those that are done opened; workers of other processes hold no test data."""
+    missing = [each for each in trainings if each.folder is None or not (each.folder / "record.json").exists()]
+    if progress and missing:
+        print_note(f"last trainings: {missing[0].of}, {len(missing)} seeds")
+    if plan.folder is not None and missing and (engine.name != "local" or engine.size > 1):
+        pieces = [parallel.Piece(f"{each.of}, seed {each.number}", each) for each in missing]
+        for _ in parallel.map(_train_one, pieces, (plan, save_split(plan, split)), engine):
+            pass
+    return [fit(plan, each.settings, split, each.seed, each.folder) for each in trainings]
+
+
+def _train_one(shared: tuple[Plan, Path], training: _Training) -> None:
+    plan, split = shared
+    with without_test_data("the best configuration of a study is trained"):
+        fit(plan, training.settings, SealedSplit.load(split).without_test(), training.seed, training.folder)
+
+
+def _test(plan: Plan, runs: list[Run]) -> list[Results]:
+    """Evaluate all runs of one configuration on test, and write the users' values beside each run.
+
+    What was tuned for is always measured, beside the default metrics and cut-offs.
+    """
+    names = [plan.selecting] if plan.objective is not None else [*plan.metrics, plan.selecting]
+    wanted = [split_metric(name) for name in names if name != objectives.SECONDS]
+    cutoffs = tuple(sorted({5, 10, 20, *(k for _, k in wanted if k is not None)}))
+    metrics = tuple(dict.fromkeys((*DEFAULT_METRICS, *(name for name, _ in wanted))))
+    found = [run.evaluate("test", cutoffs=cutoffs, metrics=metrics) for run in runs]
+    for run, results in zip(runs, found, strict=True):
+        for result in results if run.folder is not None else ():
+            assert run.folder is not None
+            write_frame(result.users_frame(), run.folder / f"test_users_{result.protocol.seen}.parquet")
+    return found
+
+
+def _compare(tested: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:
+    """The tuned against the default configuration, paired over users with the mean over seeds of each.
+
+    Returns:
+        seen-item convention -> difference, interval, p-value of the t-test, users; None where there is one
+        configuration, or the metric is not measured on test, or of fewer than two users.
+    """
+    if len(tested) < 2 or np.isfinite(tested["tuned"][0][0].per_user.get(metric, [])).sum() < 2:
+        return None
+    comparison: dict[str, Any] = {}
+    for result in tested["tuned"][0]:
+        tuned, default = ([results[result.hash] for results in tested[name]] for name in ("tuned", "default"))
+        difference = over_users(default, tuned, metric)
+        comparison[result.protocol.seen] = {
+            "metric": metric,
+            "difference": difference.difference,
+            "low": difference.interval.low,
+            "high": difference.interval.high,
+            "confidence": difference.interval.confidence,
+            "p": difference.p_values["t"],
+            "n_users": difference.n,
+        }
+    return comparison
+
+
+def _spreads(found: list[Results]) -> dict[str, Any]:
+    """seen-item convention -> metric -> mean and deviation over seeds; of one seed there is no deviation."""
+    spreads: dict[str, Any] = {}
+    for result in found[0]:
+        metrics = [results[result.hash].metrics for results in found]
+        spreads[result.protocol.seen] = {
+            name: {
+                "mean": float(np.mean([values[name] for values in metrics])),
+                "std": float(np.std([values[name] for values in metrics], ddof=1)) if len(metrics) > 1 else None,
+            }
+            for name in metrics[0]
+        }
+    return spreads

@@ -16,7 +16,7 @@ from command_line import refused, works
 from launched import ROOT, torchrun
 from safetensors.torch import load_file
 
-from recgraph.train.checkpoint import latest
+from recgraph.train.checkpoint import candidates
 
 OWN = str(Path(__file__).with_name("faulty.py"))
 #: five batches an epoch, of two processes each; a checkpoint after every second
@@ -45,8 +45,7 @@ def command(out: Path, *settings: str) -> list[str]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = latest(run / "checkpoints")
-    assert newest is not None
+    newest = candidates(run / "checkpoints")[0]
     return load_file(newest / "model.safetensors")
 
 

@@ -7,22 +7,14 @@ import datetime as dt
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from recgraph.cli import output
-from recgraph.cli.output import (
-    FAILURE,
-    INTERRUPTED,
-    USER_MISTAKE,
-    Failure,
-    FileFormat,
-    Format,
-    describe,
-    show,
-    show_frame,
-)
+from recgraph.cli.app import FAILURE, INTERRUPTED, USER_MISTAKE, describe
+from recgraph.cli.output import Failure, show, show_frame
 from recgraph.config import ConfigError
 
 ROWS = [
@@ -39,7 +31,7 @@ def test_tsv_is_the_default_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    show([{"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}}], Format.JSON)
+    show([{"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}}], "json")
     assert json.loads(capsys.readouterr().out, parse_constant=str) == [{"a": None, "b": [1.5, None], "c": {"d": None}}]
 
 
@@ -76,7 +68,7 @@ def test_columns_of_every_type_are_written(form: str, tmp_path: Path) -> None:
 
 
 def test_a_table_shows_every_value_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    show(ROWS, Format.TABLE, title="a title")
+    show(ROWS, "table", title="a title")
     printed = capsys.readouterr().out
     for text in ("a title", "0.1235", "x, y", "[c]", "yes", "no"):
         assert text in printed
@@ -88,7 +80,7 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             return True
 
     monkeypatch.setattr(output.sys, "stdout", Terminal())
-    assert output.default_format() == Format.TABLE
+    assert output.default_format() == "table"
 
 
 FRAME = pl.DataFrame({"user_id": [1, 1], "item_id": ["a", "b"], "score": [0.5, 0.25]})
@@ -96,9 +88,9 @@ FRAME = pl.DataFrame({"user_id": [1, 1], "item_id": ["a", "b"], "score": [0.5, 0
 
 @pytest.mark.parametrize(
     ("form", "name", "message"),
-    [(None, "out.xlsx", r"out\.xlsx: end its name in"), (FileFormat.TABLE, "out.csv", "table is for people")],
+    [(None, "out.xlsx", r"out\.xlsx: end its name in"), ("table", "out.csv", "table is for people")],
 )
-def test_what_cannot_be_written(tmp_path: Path, form: FileFormat | None, name: str, message: str) -> None:
+def test_what_cannot_be_written(tmp_path: Path, form: Any, name: str, message: str) -> None:
     with pytest.raises(ValueError):
         show_frame(FRAME, form, tmp_path / name)
     assert list(tmp_path.iterdir()) == []

@@ -106,7 +106,7 @@ class Made:
     stderr: str
 
 
-def recgraph(work: Path, *arguments: str, program: str = "recgraph.cli") -> Made:
+def recgraph(work: Path, *arguments: str, program: str = "recgraph") -> Made:
     """Run a command in a process that has imported nothing of the user's."""
     env = {**os.environ, "RECGRAPH_HOME": str(work / "home")}
     with forked.module(program, *arguments, cwd=work, env=env) as one:

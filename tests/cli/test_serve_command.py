@@ -37,7 +37,7 @@ class Process:
     """A service in a process of its own."""
 
     def __init__(self, *arguments: object) -> None:
-        self.process = forked.module("recgraph.cli", "serve", *arguments, "--port", 0)
+        self.process = forked.module("recgraph", "serve", *arguments, "--port", 0)
         until(lambda: "\n" in self.process.error or self.process.poll() is not None)
         line = self.process.error
         assert "http://127.0.0.1:" in line, line

@@ -32,7 +32,7 @@ def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_piped_training_prints_plain_lines(home: Path, tmp_path: Path) -> None:
-    with forked.module("recgraph.cli", *TRAIN, "-s", "max_epochs=3", "--out", tmp_path / "r") as done:
+    with forked.module("recgraph", *TRAIN, "-s", "max_epochs=3", "--out", tmp_path / "r") as done:
         assert done.wait() == 0, done.error
         output, error = done.output, done.error
     assert output == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from derivatives import check_derivatives
 from torch import Tensor
 
 from recgraph import registry
@@ -69,7 +68,7 @@ class TestWeight:
         with seeded_init(0):
             term = ContrastiveTerm(weight=self.make(name).double(), objective=objective, dim=D).double()
         ids = torch.tensor([0, 1, 2, 3, 1, 5, 6, 2, 8])
-        check_derivatives(lambda a, b: term(a, b, ids), *views())
+        assert torch.autograd.gradcheck(lambda a, b: term(a, b, ids), views(), fast_mode=True)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -92,7 +91,9 @@ class TestObjective:
         check_gradients(loss, a, b)
 
     def test_derivatives(self, name: str) -> None:
-        check_derivatives(lambda a, b: self.value(self.make(name).double(), a, b), *views())
+        assert torch.autograd.gradcheck(
+            lambda a, b: self.value(self.make(name).double(), a, b), views(), fast_mode=True
+        )
 
     def test_blocks_do_not_matter(self, name: str) -> None:
         if name == "barlowtwins":
@@ -181,7 +182,7 @@ class TestRegulariser:
         check_gradients(value, a, b)
 
     def test_derivatives(self, name: str) -> None:
-        check_derivatives(registry.load("regulariser", name)(), *views())
+        assert torch.autograd.gradcheck(registry.load("regulariser", name)(), views(), fast_mode=True)
 
     @pytest.mark.parametrize("value", [0.0, 100.0])
     def test_rows_that_are_all_the_same(self, name: str, value: float) -> None:

@@ -73,7 +73,7 @@ def test_movielens_asks_for_its_citation() -> None:
         ("users = 2", "users = 2\nuser = 1", "unknown setting 'expected.user'"),
         ('kind = "local"', 'kind = "ftp"', "sources.0"),
         ('format = "sequences"', 'format = "parquet"', "layout.interactions is missing"),
-        ("[sources.files.interactions]", "[sources.files.items]", "must name the file of the interactions"),
+        ("[sources.files.interactions]", "[sources.files.items]", "files.interactions"),
         ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
         ('name = "mine"', 'name = "yours"', "must be 'mine'"),
         ('kind = "local"\nfile = "log.txt"', 'kind = "url"\nurl = "https://example.org/a.zip"', "sha256"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from refusing import refused
 
-from recgraph.data.batches import N_GAPS, gap_buckets, sequence_batches
+from recgraph.data.batches import N_GAPS, SequenceBatches, gap_buckets
 from recgraph.data.part import Part
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -39,8 +39,8 @@ def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
     times = torch.cat([row.sort().values for row in times.split(lengths.tolist())])
     part = Part(items, 9, times=times)
     settings = {"batch_size": 5, "max_len": 4, "partners": True}
-    plain = sequence_batches(part, regime, **settings, generators=Generators(0))
-    timed = sequence_batches(part, regime, **settings, generators=Generators(0), gaps=True)
+    plain = SequenceBatches(part, regime, **settings, generators=Generators(0))
+    timed = SequenceBatches(part, regime, **settings, generators=Generators(0), gaps=True)
     tokens = items.to_lists()
     buckets = [slowly(row) for row in items.with_values(times).to_lists()]
     known = {
@@ -64,4 +64,4 @@ def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
 def test_a_log_without_times_is_refused() -> None:
     part = Part(Ragged.from_lists([[1, 2, 3]]), 4)
     with refused("time_gaps"):
-        sequence_batches(part, "causal", batch_size=2, max_len=3, generators=Generators(0), gaps=True)
+        SequenceBatches(part, "causal", batch_size=2, max_len=3, generators=Generators(0), gaps=True)

@@ -111,17 +111,6 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     assert other.hash != split.hash
 
 
-def test_a_card_may_not_rate_a_part_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
-    for name, rows, rating in (("train", TRAIN, 5), ("valid", VALID, 2), ("test", TEST, 5)):
-        _frame(rows, rating=rating).write_csv(tmp_path / f"{name}.csv")
-    own = tmp_path / "own.toml"
-    parts = 'train = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"\n'
-    own.write_text(f'name = "own"\n[data]\n{parts}[prepare]\nmin_rating = 3\n')
-    with refused("min_rating", by=DataError):
-        catalog.get(str(own))
-
-
 def test_a_part_that_is_given_holds_something() -> None:
     for part in ("valid", "test"):
         given = {"train": _frame(TRAIN), "valid": _frame(VALID), "test": _frame(TEST)}

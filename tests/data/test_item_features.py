@@ -15,7 +15,15 @@ from refusing import refused
 
 from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
-from recgraph.data.item_features import FeatureSchema, FeatureSpec, FeatureWish, ItemColumns, ItemFeatures, _as_vectors
+from recgraph.data.item_features import (
+    FeatureColumn,
+    FeatureSchema,
+    FeatureSpec,
+    FeatureWish,
+    ItemColumns,
+    ItemFeatures,
+    _raw,
+)
 
 ITEMS = IdMap(pl.Series(["a", "b", "c", "d", "cold"]))
 KNOWN = torch.tensor([True, True, True, True, False])
@@ -88,7 +96,7 @@ def test_vectors_are_read_in_the_memory_of_their_numbers(dtype: pl.DataType) -> 
     vectors = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
     series = pl.Series("vector", [None, *vectors[1:].tolist()], dtype=dtype)
     tracemalloc.start()
-    values, missing_mask = _as_vectors(series)
+    values, missing_mask = _raw(series, FeatureColumn(name="vector", kind="vector"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * values.nbytes  # as Python numbers they took five times that
@@ -156,7 +164,6 @@ def test_tensors_go_out_and_come_back() -> None:
 def test_what_does_not_fit_is_named() -> None:
     wishes: list[tuple[FeatureWish, str]] = [
         (("no",), "'no'"),
-        (("year", "year"), "twice"),
         ((FeatureSpec(name="genres", kind="number"),), "'genres'"),
         ((FeatureSpec(name="title", kind="vector"),), "'title'"),
         ((FeatureSpec(name="year", kind="words"),), "'words'"),
@@ -170,7 +177,7 @@ def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> Non
     with refused("'none'", by=DataError):
         learn(("none",), TABLE.with_columns(pl.lit(None).alias("none")))
     uneven = TABLE.with_columns(pl.Series("vector", [[1.0], [1.0, 2.0], None, [1.0], [2.0]]))
-    with refused("[1, 2]", by=DataError):
+    with refused("'vector'", by=DataError):
         learn(("vector",), uneven)
     longer = TABLE.with_columns(pl.Series("vector", [[1.0, 1, 1]] * 5))
     with refused("3", by=DataError):
@@ -181,14 +188,11 @@ def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> Non
         ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)
 
 
-def test_one_number_for_all_however_large_teaches_nothing_and_numbers_without_bounds_are_refused() -> None:
+def test_one_number_for_all_however_large_teaches_nothing() -> None:
     table = pl.DataFrame({"id": ["a", "b", "c", "cold"], "number": [10**17, 10**17, 10**17, 5]})
     assert learn(("number",), table).dense.flatten().tolist() == [0.0] * 5
     small = table.with_columns(number=pl.Series([7.0, 7.0, 7.0, 7.5]))
     assert learn(("number",), small).dense.flatten().tolist() == [0.0, 0.0, 0.0, 0.0, 0.5]
-    wide = table.with_columns(number=pl.Series([-1e308, 1e308, 0.0, 5.0]))
-    with refused("'number'", by=DataError):
-        learn(("number",), wide)
 
 
 def columns(values: list[object]) -> ItemColumns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.data.batches import PairBatches, sequence_batches
+from recgraph.data.batches import PairBatches, SequenceBatches
 from recgraph.data.part import Part
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
@@ -25,7 +25,7 @@ def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(count: int,
     def batches(ranks: Ranks) -> list:
         generators = Generators(1, ranks=ranks)
         settings = {"batch_size": batch_size, "max_len": 6, "partners": True, "views": True}
-        return list(sequence_batches(random_train(), regime, generators=generators, **settings).epoch(2))
+        return list(SequenceBatches(random_train(), regime, generators=generators, **settings).epoch(2))
 
     of_ranks = [batches(Ranks(rank, count)) for rank in range(count)]
     whole = batches(Ranks())
@@ -50,7 +50,7 @@ def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(count: int,
 def test_ranks_have_as_much_to_do() -> None:
     def tokens(rank: int) -> list[int]:
         generators = Generators(1, ranks=Ranks(rank, 4))
-        batches = sequence_batches(random_train(900), "causal", batch_size=64, max_len=9, generators=generators)
+        batches = SequenceBatches(random_train(900), "causal", batch_size=64, max_len=9, generators=generators)
         return [len(batch.sequences.values) for batch in batches.epoch(0)]
 
     for of_ranks in list(zip(*(tokens(rank) for rank in range(4)), strict=True))[:-1]:

@@ -12,7 +12,7 @@ from refusing import refused
 from torch import Tensor
 
 from recgraph.encoders.graph import GCN, Propagation, SemanticAttention
-from recgraph.graph.sampler import Layered
+from recgraph.graph.contexts import Layered
 from recgraph.sparse.csr import Csr
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

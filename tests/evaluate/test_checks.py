@@ -12,6 +12,7 @@ import recgraph as rg
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, Result, checks
 from recgraph.evaluate.checks import (
+    Check,
     chance,
     check_split,
     duplicates,
@@ -52,15 +53,20 @@ def test_instants_that_are_equal_do_not_leak() -> None:
 
 def test_duplicates_and_unknown_items_by_hand() -> None:
     split = interactions(ROWS).split("leave-one-out")
-    assert duplicates(split, "test").value == 1
-    assert duplicates(split, "valid").value == 0
-    assert unknown_items(split, "test").value == 1
+    assert duplicates(split.test, "test").value == 1
+    assert duplicates(split.valid, "valid").value == 0
+    counts = [split.fit_part(on).item_counts() for on in ("train", "train+valid")]
+    assert unknown_items(split.test, counts[1], "test").value == 1
     # item 3 is in no training part: both users have it as validation item
-    assert unknown_items(split, "valid").value == 1
+    assert unknown_items(split.valid, counts[0], "valid").value == 1
+
+
+def popularity_of(split: rg.Split) -> Check:
+    return popularity(split.valid, split.test, split.fit_part("train").item_counts())
 
 
 def test_popularity_by_hand() -> None:
-    found = popularity(interactions(ROWS).split("leave-one-out"))
+    found = popularity_of(interactions(ROWS).split("leave-one-out"))
     # items 1 and 2 have two training interactions each; valid asks for item 3 twice, test for items 1 and 5
     assert (found.status, found.value) == ("ok", None)
     assert found.detail.endswith("has 1.0 training interactions in the mean, one of valid 0.0 (within 5 allowed)")
@@ -68,11 +74,11 @@ def test_popularity_by_hand() -> None:
     rows = [(user, user % 2 * (1 + user), 0) for user in range(40)]
     rows += [(user, 100 + (user + place) % 7, 1 + place) for user in range(40) for place in range(2)]
     rows += [(user, 0, 9) for user in range(40) if user % 2]
-    found = popularity(interactions(rows).split("leave-one-out", short_users="train"))
+    found = popularity_of(interactions(rows).split("leave-one-out", short_users="train"))
     # item 0 has twenty training interactions, the seven others twenty together
     assert (found.status, found.value) == ("warn", pytest.approx(11.45 / 2.85))
     one = interactions([(1, 1, 0), (1, 2, 1), (1, 3, 2)]).split("leave-one-out")
-    assert popularity(one).status == "skipped"
+    assert popularity_of(one).status == "skipped"
 
 
 def random_log(n_users: int = 150, n_items: int = 60) -> rg.Interactions:

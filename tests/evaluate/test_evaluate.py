@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fake_rankers import Scores
-from first_hit import FirstHit
+from parallel_tasks import FirstHit
 from refusing import refused
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from refusing import refused
 
 from recgraph import registry
 from recgraph.evaluate.hits import expected_hits
-from recgraph.evaluate.metrics import AUC, DCG, F1, NDCG, Facts, Metric, RankedHits, RelevantRanks, RPrecision
+from recgraph.evaluate.metrics import AUC, DCG, F1, NDCG, Metric, RankedHits, RelevantRanks, RPrecision
 from recgraph.sparse.ragged import Ragged
 
 NAMES = registry.names("metric")
@@ -47,11 +47,12 @@ def complete(n_users: int = 6, n_items: int = 30, k: int = 10, seed: int = 0) ->
     ones = torch.ones_like(rank)
     places = RelevantRanks(relevant.with_values(rank), ones, 0 * ones, ones.bool(), torch.full((n_users,), n_items))
     counts = torch.randint(0, 9, (n_items,), generator=generator)
-    facts = Facts(n_items, counts, 20, torch.rand(n_items, 4, generator=generator))
+    features = torch.rand(n_items, 4, generator=generator)
     known = torch.rand(n_users, k, generator=generator) < 0.3
     return RankedHits(
-        hits[:, :k], relevant.lengths, items=items[:, :k], known=known, relevant_ranks=places, facts=facts
-    )
+        hits[:, :k], relevant.lengths, items=items[:, :k], known=known, relevant_ranks=places,
+        n_items=n_items, counts=counts, n_users=20, features=features,
+    )  # fmt: skip
 
 
 def test_found_under_its_own_name(metric: Metric) -> None:
@@ -176,7 +177,10 @@ LISTS = RankedHits(
     torch.tensor([1, 2]),
     items=torch.tensor([[0, 1], [0, 3]]),
     known=torch.tensor([[True, False], [False, False]]),
-    facts=Facts(4, torch.tensor([4, 2, 2, 0]), 8, torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 2]])),
+    n_items=4,
+    counts=torch.tensor([4, 2, 2, 0]),
+    n_users=8,
+    features=torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 2]]),
 )
 LISTED = {
     "catalogue_coverage": 3 / 4,

@@ -19,7 +19,7 @@ import torch
 
 from recgraph.evaluate import metrics
 from recgraph.evaluate.hits import expected_hits
-from recgraph.evaluate.metrics import Facts, Metric, RankedHits
+from recgraph.evaluate.metrics import Metric, RankedHits
 from recgraph.evaluate.topk import Catalogue, rank_relevant
 from recgraph.sparse.ragged import Ragged
 
@@ -177,10 +177,11 @@ class Case:
         self.raw, self.n_items, self.users = raw, int(raw["n_items"]), raw["users"]
 
     @cached_property
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Any]:
         counts, train = self.raw.get("popularity"), self.raw.get("train") or {}
         n_users = sum(len(items) > 0 for items in train.values())
-        return Facts(self.n_items, None if counts is None else torch.tensor(counts), n_users)
+        found = None if counts is None else torch.tensor(counts)
+        return {"n_items": self.n_items, "counts": found, "n_users": n_users}
 
     def full_scores(self, user: str) -> list[float]:
         """A score for every item: those of the list, then -1/256, -2/256, ... by item."""
@@ -219,7 +220,7 @@ class Case:
         for row, own in enumerate(grades):
             ideal[row, : len(own)] = torch.tensor(sorted(own.values(), reverse=True))
         relevant = Ragged.from_lists([sorted(own) for own in grades])
-        found = RankedHits(gains > 0, relevant.lengths, items=items, facts=self.facts)
+        found = RankedHits(gains > 0, relevant.lengths, items=items, **self.facts)
         if graded:
             found = replace(found, gains=gains.double(), ideal_gains=ideal)
         if not expected:

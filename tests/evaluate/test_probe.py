@@ -86,18 +86,6 @@ def test_area_counts_ties_half() -> None:
         assert float(of_two[r]) == pytest.approx(sum(each) / 2)
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_a_part_of_one_class_is_refused_before_anything_is_fitted(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y, split = nodes()
-    alone = replace(split, **{part: (y == 1).nonzero().flatten()})
-    for fit in (logistic_probe, linear_probe):
-        with refused(part):
-            fit(x, y, alone)
-    monkeypatch.setattr("recgraph.evaluate.nodes.linear_probe", lambda *_, **__: pytest.fail("fitted"))
-    with refused("split 'b'", part):
-        evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": alone}))
-
-
 @pytest.mark.parametrize("part", ["train", "valid"])
 def test_test_nodes_of_another_part_are_refused(part: str) -> None:
     x, y, split = nodes()

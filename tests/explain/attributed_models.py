@@ -12,9 +12,9 @@ import torch
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap
+from recgraph.data.log import INTERACTS
 from recgraph.data.part import Part
 from recgraph.explain.attribution import Subject
-from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace

@@ -17,8 +17,8 @@ from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.explain import attribution
 from recgraph.explain.attribution import Attention, IntegratedGradients, LeaveOneOut
-from recgraph.explain.evidence import Walks
 from recgraph.explain.explanation import agreement_rows, faithfulness_rows
+from recgraph.explain.paths import Walks
 from recgraph.models.base import Model
 from recgraph.sparse.ragged import Ragged
 
@@ -90,7 +90,6 @@ def test_models_that_a_method_does_not_apply_to() -> None:
     for name in ("bprmf", "popularity"):
         with refused(registry.load("model", name).__name__):
             subject_of(model_of(name, ROWS, double=False), ROWS, USER)
-    # without methods each model has those that it can
     served = recommender_of(model_of("ease", ROWS, double=False).eval(), ROWS)
     (why,) = rg.explain.attribute(served, "u4", k=1)
     assert [one.method for one in why.methods] == ["leave_one_out"]
@@ -249,10 +248,8 @@ def test_attention_of_meta_paths() -> None:
             for item in subject.items.tolist():
                 total = 0.0
                 if key.node_type == "item":
-                    for reached in walks.reach(torch.tensor([item])):
-                        total += sum(
-                            float(s) for end, s in zip(reached.ends, reached.similarities, strict=True) if end == target
-                        )
+                    for _, ends, similarities, _ in walks.reach(torch.tensor([item])):
+                        total += float(similarities[ends == target].sum())
                 elif key.path == "user-item-user":
                     for other in range(len(rows)):
                         shared = rows[USER] & rows[other]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from typer.testing import CliRunner, Result
 
 import recgraph as rg
 from recgraph.cli.app import app
-from recgraph.data.split import Interactions
 from recgraph.explain.explanation import Evidence, Explanation, Node
 from recgraph.explain.nodes import nearest
 from recgraph.explain.page import history_rows, recommendation_rows, why_lines, why_rows
-from recgraph.explain.projection import ItemMap
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import Recommender
@@ -173,9 +170,6 @@ def test_models_without_meta_paths_show_what_was_had_together(name: str) -> None
     assert [row["fitted to"] for row in history_rows(found, 5)] == ["unknown"] * 2
     assert list(why_lines(found))
     assert "Alien" in rg.explain.page(found)
-    if not whole.model.has_vectors:
-        with refused(type(whole.model).__name__):
-            rg.explain.item_map(whole)
 
 
 def test_rows(found: Explanation) -> None:
@@ -198,34 +192,10 @@ def test_nearest_among_ties() -> None:
             assert [cosines[other] for other, _ in found] == [cosines[other] for other in best]
 
 
-def test_the_map_is_that_of_the_principal_components(whole: Recommender) -> None:
-    drawn = rg.explain.item_map(whole, keep=["A"])
-    units = torch.nn.functional.normalize(whole.model.encode_items().detach().double(), dim=1)
-    centred = units - units.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
-    wanted = centred @ vectors[:, [-1, -2]]
-    places = torch.tensor([[point.x, point.y] for point in drawn.points], dtype=torch.float64)
-    torch.testing.assert_close(places.abs(), wanted.abs(), rtol=1e-5, atol=1e-7)
-    assert drawn.variance == pytest.approx((values[[-1, -2]] / values.sum()).tolist())
-    # tense and sf are each had by three; the genre of the graph and the column of the features
-    assert drawn.feature == "genres"
-    group = {point.node.id: drawn.groups[point.group] if point.group >= 0 else None for point in drawn.points}
-    assert (group["A"], group["D"], group["E"]) == ("sf", None, "tense")
-    assert rg.explain.item_map(whole, color="genre").feature == "genre"
-    with refused("year"):
-        rg.explain.item_map(whole, color="year")
-    # E must be shown; A, B and C were had twice, D once
-    some = rg.explain.item_map(whole, limit=3, keep=["E", "nobody's", "E"])
-    assert ([point.node.id for point in some.points], some.n_vectors) == (["A", "B", "E"], 5)
-    near = rg.explain.item_map(whole, method="tsne", seed=1)
-    assert (near.variance, near) == (None, rg.explain.item_map(whole, method="tsne", seed=1))
-
-
 @pytest.fixture(scope="module")
 def page_file(whole: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = rg.explain.explain(whole, "ann", k=3, attribution=["leave_one_out", "attention"])
-    drawn: ItemMap = rg.explain.item_map(whole)
-    return rg.explain.write_page(found, tmp_path_factory.mktemp("page") / "why.html", drawn)
+    return rg.explain.write_page(found, tmp_path_factory.mktemp("page") / "why.html")
 
 
 def test_the_page_needs_nothing_from_elsewhere(page_file: Path) -> None:
@@ -234,9 +204,6 @@ def test_the_page_needs_nothing_from_elsewhere(page_file: Path) -> None:
     assert text.count("<details") == text.count('aria-label="Attribution of') == 3
     for words in ("Cube", "user ann → Brazil → sf → Cube", "item-genre-item", "own vectors", "random order"):
         assert words in text
-    (svg,) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    kinds = [circle.get("class", "").split()[0] for circle in ElementTree.fromstring(svg).iter("circle")]
-    assert sorted(kinds) == ["marked"] * 3 + ["ringed"] * 2
 
 
 def test_names_are_escaped() -> None:
@@ -245,7 +212,7 @@ def test_names_are_escaped() -> None:
     features = pl.DataFrame({"item": ["A", "C"], "title": [bad, bad]})
     found = Recommender(found.model, found.users, found.items, found.seen, item_features=features)
     why = rg.explain.explain(found, "ann", attribution=["leave_one_out"])
-    for text in (rg.explain.page(why, rg.explain.item_map(found)), why.attributed[0]._repr_html_()):
+    for text in (rg.explain.page(why), why.attributed[0]._repr_html_()):
         assert "<script" not in text
         assert "&lt;script&gt;" in text
 
@@ -265,9 +232,9 @@ def test_from_a_bundle_and_the_command_line_the_same(whole: Recommender, tmp_pat
     whole.save(tmp_path / "run" / "bundle")
     inspect = ("inspect", tmp_path / "run", "--user", "ann", "-k", 2, "-a", "leave_one_out,attention")
     found = rg.explain.explain(whole, "ann", k=2, attribution=["leave_one_out", "attention"])
-    done = call(*inspect, "--format", "json", "--out", tmp_path / "b.html", "--map", "tsne", "--color", "genre")
+    done = call(*inspect, "--format", "json", "--out", tmp_path / "b.html")
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
-    assert "t-SNE of the embeddings" in (tmp_path / "b.html").read_text()
+    assert "Recommendations for user ann" in (tmp_path / "b.html").read_text()
     table = call(*inspect, "--format", "table").stdout
     for words in ("User ann of MEOWRec", "Path weights", "Whether the methods agree", *why_lines(found)):
         assert words in table
@@ -308,9 +275,9 @@ def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
     assert (shared[5].keys(), shared[2].keys()) == ({by_author}, {by_subject})
     assert shared[3] == shared[4] == {}
     out = tmp_path / "node.html"
-    done = call("inspect", nodes.folder, "--node", 0, "--k", 5, "--format", "json", "--out", out, "--color", "subject")
+    done = call("inspect", nodes.folder, "--node", 0, "--k", 5, "--format", "json", "--out", out)
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
-    assert "coloured by subject" in out.read_text()
+    assert "Nodes nearest to paper 0" in out.read_text()
     table = call("inspect", nodes.folder, "--node", 0, "--format", "table").stdout
     assert "paper-author-paper: 1 path, similarity 0.667" in table
     with refused("node", "6"):
@@ -320,7 +287,7 @@ def test_what_nodes_share(nodes: NodeRun, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_films(shared: Path) -> None:
     """MEOWRec of random weights on MovieLens 100K: its own meta-paths; counts beside products of dense matrices."""
-    log = Interactions.from_recbole(shared / "data" / "ml-100k")
+    log = rg.load_data(shared / "data" / "ml-100k")
     split = log.split("leave-one-out")
     graph = HeteroGraph.from_interactions(split.interactions, split.train)
     space = GraphSpace(n_users=split.n_users, n_items=split.n_items, graph=graph)

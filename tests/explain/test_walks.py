@@ -10,7 +10,7 @@ import torch
 from refusing import refused
 from small_graph import chance, every_path, random_graph, small_graph
 
-from recgraph.explain.evidence import Walks
+from recgraph.explain.paths import Walks
 
 PATHS = [
     "item-genre-item",
@@ -26,8 +26,7 @@ PATHS = [
 def reached(walks: Walks, starts: list[int]) -> dict[tuple[int, int], tuple[float, float]]:
     found = {}
     for part in walks.reach(torch.tensor(starts)):
-        columns = (part.starts, part.ends, part.counts, part.similarities)
-        for start, end, count, similarity in zip(*(column.tolist() for column in columns), strict=True):
+        for start, end, similarity, count in zip(*(column.tolist() for column in part), strict=True):
             assert (starts[start], end) not in found
             found[starts[start], end] = count, similarity
     return found

@@ -1,4 +1,4 @@
-"""Typed graphs: every way in, every way out and back, and what they refuse."""
+"""Typed graphs: every way in, every way out and back, what they refuse, and sampled parts of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from refusing import refused
 from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
+from recgraph.graph.contexts import NeighbourSampler
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.graph.schema import Edges, EdgeType, GraphError, Nodes
@@ -387,3 +388,69 @@ def test_other_features_edges_and_devices(device: torch.device) -> None:
 def test_the_library_imports_neither_pyg_nor_dgl() -> None:
     code = "import sys, recgraph.graph.hetero; assert not {'dgl', 'torch_geometric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BY, CITES = ("paper", "by", "author"), ("paper", "cites", "paper")
+
+
+def sampled_graph() -> HeteroGraph:
+    draw = torch.Generator().manual_seed(0)
+    by = torch.randint(30, (90,), generator=draw), torch.randint(20, (90,), generator=draw)
+    cites = torch.randint(30, (60,), generator=draw), torch.randint(30, (60,), generator=draw)
+    return HeteroGraph.from_edge_lists(
+        {"paper": 30, "author": 20, "subject": 3},
+        {BY: by, CITES: cites},
+        features={"paper": torch.rand(30, 4, generator=draw)},
+        weights={BY: torch.rand(90, generator=draw)},
+        times={CITES: torch.arange(60)},
+    )
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_full_fan_out_is_the_whole_neighbourhood() -> None:
+    whole, seeds = sampled_graph(), [7, 2, 11]
+    sampler = NeighbourSampler(whole, {BY: (None, None), CITES: (None,)})
+    part = sampler({"paper": torch.tensor(seeds)}, generator())
+    by, cites = (
+        {*zip(adj.rows.tolist(), adj.indices.tolist(), strict=True)} for adj in map(whole.adjacency, (BY, CITES))
+    )
+    cited = {pair for pair in cites if {*pair} & {*seeds}}
+    papers, authors = {*seeds}.union(*cited), {a for p, a in by if p in seeds}
+    written = {(p, a) for p, a in by if p in papers or a in authors}
+    papers |= {p for p, _ in written}
+    assert part.node_idx["paper"].tolist() == [*seeds, *sorted(papers - {*seeds})]
+    assert part.node_idx["author"].tolist() == sorted({a for _, a in written})
+    assert not part.node_idx["subject"].numel()
+    for name, expected in ((BY, written), (CITES, cited)):
+        adj = part.graph.adjacency(name)
+        rows, cols = part.node_idx[name[0]][adj.rows], part.node_idx[name[2]][adj.indices]
+        assert {*zip(rows.tolist(), cols.tolist(), strict=True)} == expected
+
+
+def test_edges_keep_their_weights_and_times() -> None:
+    whole = sampled_graph()
+    part = NeighbourSampler(whole, {BY: (2, 2), CITES: (2, 2)})({"paper": torch.tensor([3, 0])}, generator())
+    torch.testing.assert_close(part.graph.features("paper"), whole.features("paper")[part.node_idx["paper"]])
+    by, cites = part.graph.edges[BY], part.graph.edges[CITES]
+    dense = whole.adjacency(BY).to_dense()
+    once = by.adj.degrees.sum() > 0
+    assert once
+    for row, col, weight in zip(by.adj.rows.tolist(), by.adj.indices.tolist(), by.adj.weights.tolist(), strict=True):
+        of_whole = dense[part.node_idx["paper"][row], part.node_idx["author"][col]]
+        assert weight <= of_whole + 1e-6  # an edge may have a twin at its place that was not drawn
+    known = dict.fromkeys(())
+    adj = whole.adjacency(CITES)
+    for place, time in enumerate(whole.edges[CITES].times.tolist()):
+        known[time] = (int(adj.rows[place]), int(adj.indices[place]))
+    for row, col, time in zip(cites.adj.rows.tolist(), cites.adj.indices.tolist(), cites.times.tolist(), strict=True):
+        assert known[time] == (int(part.node_idx["paper"][row]), int(part.node_idx["paper"][col]))
+
+
+def test_the_fan_out_is_kept_and_the_draw_follows_from_the_generator() -> None:
+    sampler = NeighbourSampler(sampled_graph(), {BY: (2,)})
+    first, again, other = (sampler({"paper": torch.arange(30)}, generator(seed)) for seed in (4, 4, 5))
+    assert int(first.graph.adjacency(BY).degrees.max()) == 2
+    assert first.graph.hash == again.graph.hash != other.graph.hash

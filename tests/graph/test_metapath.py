@@ -1,7 +1,8 @@
-"""Meta-paths: the golden steps, the published matrices, the notations, the two forms, costs and proposals."""
+"""Meta-paths: golden steps, published matrices, notations, forms, costs, proposals; nodes that very many share."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,27 @@ import torch
 from refusing import refused
 
 from recgraph.augment.graph import EdgeDrop
-from recgraph.graph import pathsim as _pathsim
+from recgraph.graph import contexts as _context
+from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
-from recgraph.graph.pathsim import _Cosine, pathsim
-from recgraph.graph.route import text_of
+from recgraph.graph.metapath import (
+    Context,
+    MetaPath,
+    PathError,
+    PathTooLargeError,
+    _Cosine,
+    path_counts,
+    pathsim,
+    propose,
+    ranking,
+    text_of,
+)
 from recgraph.graph.schema import EdgeType
+from recgraph.rng import derive
 from recgraph.sparse.csr import Csr, random_matrix
 from recgraph.sparse.operators import Normalisation, mean_of, normalise
-from recgraph.sparse.select import top_k
+from recgraph.sparse.products import compose, n_pairs
+from recgraph.sparse.select import split_hubs, top_k
 from recgraph.sparse.spmm import spmm
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -192,6 +205,10 @@ def _typed(seed: int = 0, device: torch.device | None = None) -> HeteroGraph:
     return graph if device is None else graph.to(device)
 
 
+def similarities(counts: Csr) -> torch.Tensor:
+    return ranking(counts, *[counts.diagonal().to(torch.float64)] * 2)
+
+
 def _dense(graph: HeteroGraph, edge_type: EdgeType) -> torch.Tensor:
     return graph.adjacency(edge_type).to_dense().to(torch.float64)
 
@@ -244,10 +261,9 @@ def test_binary_counts_and_weights_left_aside() -> None:
 def test_top_k_by_blocks_equals_top_k_of_all(path: str, counts: Any, device: torch.device) -> None:
     graph = _typed(device=device)
     whole = MetaPath(path, counts=counts).counts(graph)
-    scores = _pathsim.ranking(whole)
     for k in (1, 4):
         by_blocks = MetaPath(path, counts=counts, top_k=k).adjacency(graph)
-        at_once = whole.select(_pathsim.top_k_mask(whole, k, scores))
+        at_once = top_k(whole, k, similarities(whole))
         assert torch.equal(by_blocks.to_dense(), at_once.to_dense())
 
 
@@ -315,7 +331,7 @@ def test_ties_by_a_random_order(path: str) -> None:
     whole = MetaPath(path, counts="binary").counts(graph)
     order = torch.randperm(whole.shape[0], generator=torch.Generator().manual_seed(4))
     scores = torch.zeros(whole.shape, dtype=torch.float64)
-    scores[whole.rows, whole.indices] = _pathsim.ranking(whole)
+    scores[whole.rows, whole.indices] = similarities(whole)
     for row, similarity in enumerate(scores):
         nodes = whole.indices[whole.rows == row].tolist()
         best = sorted(nodes, key=lambda node: (float(similarity[node]), int(order[node])))[-3:]
@@ -330,8 +346,8 @@ def test_pathsim_of_ways_without_a_way_back() -> None:
     expected = [0, 0, 2 / 4, 4 / 4, 1, 4 / 8, 4 / 8, 1]
     assert pathsim(counts).tolist() == expected
     # a pair that PathSim knows comes before all others, and these by their numbers of paths
-    assert top_k(counts, 1, _pathsim.ranking(counts)).take_rows(torch.tensor([0])).indices.tolist() == [3]
-    assert top_k(counts, 2, _pathsim.ranking(counts)).take_rows(torch.tensor([0])).indices.tolist() == [2, 3]
+    assert top_k(counts, 1, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [3]
+    assert top_k(counts, 2, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [2, 3]
 
 
 def test_an_edge_of_weight_0_is_none_at_every_step() -> None:
@@ -396,3 +412,153 @@ def test_cosines_are_looked_up_without_a_dense_row(monkeypatch: pytest.MonkeyPat
     expected = (units @ units.T)[places.rows, places.indices].float()
     monkeypatch.setattr(Csr, "to_dense", lambda _: pytest.fail("a dense row was made"))
     torch.testing.assert_close(_Cosine(features)(places, 0, 1), expected)
+
+
+def conferences() -> tuple[Csr, ...]:
+    """Authors to papers, to conferences, to papers: each paper of its own author, 30 at one, 10 at another."""
+    one = torch.arange(60)
+    at = torch.arange(40), (torch.arange(40) >= 30).long()
+    edges = {("paper", "by", "author"): (one, one), ("paper", "at", "conf"): at}
+    graph = HeteroGraph.from_edge_lists({"author": 60, "paper": 60, "conf": 2}, edges)
+    return _ways(graph, "author-paper-conf-paper-author")
+
+
+def _ways(graph: HeteroGraph, path: str) -> tuple[Csr, ...]:
+    return tuple(step.matrix(graph).with_weights(None) for step in MetaPath(path).route(graph)[:-1])
+
+
+def composed_mean(steps: tuple[Csr, ...], h: torch.Tensor) -> torch.Tensor:
+    """The mean over the distinct nodes that the composed matrix has."""
+    reached = steps[0].pattern()
+    for step in steps[1:]:
+        reached = compose(reached, step, "binary")
+    return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
+
+
+def test_contexts_that_are_never_made_have_blocks_of_what_they_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked, sizes, reach = Walked(conferences()), [], Walked._reach
+    h = torch.rand(60, 3, dtype=torch.float64)
+
+    def counted(self: Walked, before: Csr) -> Csr:
+        found = reach(self, before)
+        sizes.append((found.shape[0], found.nnz))
+        return found
+
+    monkeypatch.setattr(Walked, "_reach", counted)
+    whole = walked.mean(h)
+    assert torch.equal(whole, composed_mean(walked.steps, h))
+    # one row for the authors of each conference, and one for those of none
+    assert sizes == [(3, 30 + 10)]
+    sizes.clear()
+    for held, reached, largest in ((60, 30, 30), (60, 5, 30), (7, 5, 30)):
+        monkeypatch.setattr(_context, "_MAX_HELD", held)
+        monkeypatch.setattr(_context, "_MAX_REACHED", reached)
+        assert torch.equal(walked.mean(h), whole)
+        assert max(n for _, n in sizes) == largest
+        assert all(rows == 1 or n <= reached for rows, n in sizes)
+        # both conferences at once, or blocks of 7 authors, of which one has authors of both
+        assert sum(n for _, n in sizes) == 30 + 10 if held == 60 else sum(n for _, n in sizes) >= 4 * 30 + 10
+        sizes.clear()
+
+
+def test_contexts_below_the_cap_are_exact_and_others_count_ways() -> None:
+    draw = torch.Generator().manual_seed(0)
+    edges = {
+        ("paper", "by", "author"): (torch.arange(90) % 40, torch.randint(30, (90,), generator=draw)),
+        ("paper", "on", "subject"): (torch.randint(40, (60,), generator=draw), torch.randint(6, (60,), generator=draw)),
+    }
+    graph = HeteroGraph.from_edge_lists({"paper": 40, "author": 30, "subject": 6}, edges)
+    h = torch.rand(40, 3, dtype=torch.float64)
+    steps = _ways(graph, "author-paper-subject-paper-author")
+    exact = composed_mean(steps, h)
+    middle = compose(steps[0].pattern(), steps[1], "binary")
+    ways = n_pairs(middle, steps[2])
+    for cap in (39, 30, 20, 10):
+        # few enough papers, or few enough ways
+        below = ways <= cap
+        assert 0 < int(below.sum()) < len(below)
+        found = Walked(steps, cap).mean(h)
+        assert torch.equal(found[below], exact[below])
+        # a repeated edge is one way
+        last = steps[2].pattern()
+        by_way = spmm(middle, spmm(last, h)) / n_pairs(middle, last).clamp(min=1)[:, None]
+        torch.testing.assert_close(found[~below], by_way[~below], rtol=1e-12, atol=1e-12)
+    for cap in (40, None):
+        assert torch.equal(Walked(steps, cap).mean(h), exact)
+    # cut at the first step already: the way to the subjects is counted, too
+    first = n_pairs(steps[0].pattern(), steps[1]) > 1
+    all_ways = spmm(steps[0].pattern(), spmm(steps[1].pattern(), spmm(steps[2].pattern(), h)))
+    n_ways = path_counts([step.pattern() for step in steps])
+    expected = all_ways / n_ways.clamp(min=1)[:, None]
+    torch.testing.assert_close(Walked(steps, 1).mean(h)[first], expected[first], rtol=1e-12, atol=1e-12)
+
+
+def shopping(weighted: bool = False) -> HeteroGraph:
+    """300 users of nine items: item 7 has all of them, item 2 has 40, the others few; some view it, too."""
+    draw = torch.Generator().manual_seed(1)
+    few = torch.randperm(300, generator=draw)[:60]
+    users = torch.cat([torch.arange(300), torch.arange(40) * 7, few])
+    items = torch.cat([torch.full((300,), 7), torch.full((40,), 2), torch.arange(60) % 9])
+    pairs = torch.unique(torch.stack([users, items]), dim=1)
+    views = torch.randint(300, (90,), generator=draw), torch.where(torch.arange(90) < 70, 7, 1)
+    edges = {("user", "has", "item"): (pairs[0], pairs[1]), ("item", "seen", "user"): (views[1], views[0])}
+    weights = {("user", "has", "item"): torch.rand(pairs.shape[1], generator=draw, dtype=torch.float64) + 0.5}
+    return HeteroGraph.from_edge_lists({"user": 300, "item": 9}, edges, weights=weights if weighted else None)
+
+
+BOUGHT, SEEN = "user>has>item<has<user", "user>has>item>seen>user"
+
+
+@pytest.mark.parametrize("path", [BOUGHT, SEEN])
+@pytest.mark.parametrize("settings", [{}, {"counts": "binary", "weights": False}])
+def test_pathsim_below_the_cap_is_exact(path: str, settings: dict[str, object]) -> None:
+    graph = shopping(weighted=True)
+    exact = MetaPath(path, top_k=9, hub_cap=None, **settings).adjacency(graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = MetaPath(path, top_k=9, hub_cap=300, **settings).adjacency(graph)
+    assert torch.equal(found.indptr, exact.indptr)
+    assert torch.equal(found.indices, exact.indices)
+    assert found.weights is exact.weights or torch.equal(found.weights, exact.weights)
+
+
+@pytest.mark.parametrize("path", [BOUGHT, SEEN])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_divided_hub_relates_a_node_to_its_group_alone(path: str, weighted: bool) -> None:
+    """Counts over other items are exact, and over the hub a pair has the exact one or none."""
+    graph = shopping(weighted)
+    left, right = (step.matrix(graph).coalesce() for step in MetaPath(path).route(graph))
+    draw = torch.Generator().manual_seed(0)
+    assert split_hubs(left, right, 300, draw) == (left, right)
+    split, back = split_hubs(left, right, 50, draw)
+    assert back.degrees.max() <= 50
+    assert (back is split.t()) == (right is left.t()) == (path == BOUGHT)
+    n_groups = -(-int(right.degrees[7]) // 50)
+    assert split.shape == (300, 8 + n_groups)
+    assert int(n_pairs(split, back).sum()) <= 50 * left.nnz
+    # each entry is there once, with its weight
+    assert torch.equal(split.degrees, left.degrees)
+    torch.testing.assert_close(split.values(torch.float64).sum(), left.values(torch.float64).sum())
+    a, b = left.to_dense().double(), right.to_dense().double()
+    found, exact, by_hub = split.to_dense().double() @ back.to_dense().double(), a @ b, a[:, 7:8] @ b[7:8]
+    through = found - (exact - by_hub)
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    assert bool((torch.isclose(through, by_hub, **close) | torch.isclose(through, through * 0, **close)).all())
+    torch.testing.assert_close(found.diagonal(), exact.diagonal())
+    if path == BOUGHT:
+        torch.testing.assert_close(found, found.t())
+
+
+def test_pathsim_names_the_hubs_that_it_divides() -> None:
+    path = MetaPath("user>has>item<has<user", top_k=3, hub_cap=39)
+    with pytest.warns(UserWarning, match="hub_cap"):
+        found = path.adjacency(shopping())
+    with pytest.warns(UserWarning, match="hub_cap"):
+        again = path.adjacency(shopping())
+    assert torch.equal(found.indices, again.indices)
+    assert torch.equal(found.weights, again.weights)
+    left = shopping().adjacency(("user", "has", "item"))
+    split, back = split_hubs(left, left.t(), 39, torch.Generator().manual_seed(derive(0, "hubs")))
+    dense = split.to_dense() @ back.to_dense()
+    rows, columns = found.rows, found.indices
+    torch.testing.assert_close(found.weights, dense[rows, columns])

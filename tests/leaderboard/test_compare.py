@@ -12,10 +12,9 @@ from scipy import stats
 
 from recgraph.evaluate.significance import cohen_d, holm
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.numbers import Number
 from recgraph.leaderboard.page import cost_marks
-from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Sheet, update_comparisons
+from recgraph.leaderboard.sheet import Number, Sheet, update_comparisons
+from recgraph.leaderboard.tables import markdown
 
 
 def scores(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -> dict[str, Number]:

@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 from markdown_it import MarkdownIt
 
-from recgraph.leaderboard.rendering import for_markdown, for_spreadsheet, markdown_block, markdown_code
+from recgraph.leaderboard.tables import for_markdown, for_spreadsheet, markdown_block, markdown_code
 from recgraph.pages import for_terminal
 
 HOSTILE = [

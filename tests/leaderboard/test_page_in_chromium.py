@@ -73,9 +73,9 @@ def test_a_card_is_opened_by_keyboard_and_says_how_to_make_the_numbers(
         table(page).get_by_role("link", name=entry.name, exact=True).focus()
         page.keyboard.press("Enter")
         expect(card.locator("summary").first).to_be_focused()
-        assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.commands[0]
+        assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.command(entry.jobs[0])
         card.get_by_role("radio", name="0").focus()
         page.keyboard.press("ArrowRight")
-        assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.commands[1]
+        assert card.locator("code:visible", has_text="recgraph train").inner_text() == entry.command(entry.jobs[1])
         card.get_by_role("button", name="Copy").first.click()
         expect(page.locator("#said")).to_have_text("Copied.")

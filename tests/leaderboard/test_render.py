@@ -18,10 +18,9 @@ from refusing import refused
 import recgraph as rg
 from recgraph.config import setting_text
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.numbers import metric_name
 from recgraph.leaderboard.page import cost_figures, count, curve_figures, duration, page
-from recgraph.leaderboard.rendering import COLUMNS
 from recgraph.leaderboard.sheet import update_comparisons
+from recgraph.leaderboard.tables import COLUMNS, metric_name
 
 
 def rendered(board: Board, suffix: str) -> str:
@@ -87,13 +86,14 @@ def test_the_page(board: Board) -> None:
     sheet = opened(board)
     assert escape(sheet.tested) in text
     for entry in sheet.entries:
-        assert all(escape(command) in text for command in entry.commands.values())
-        assert all(record in text for record in entry.records.values())
+        assert all(escape(entry.command(job)) in text for job in entry.jobs)
+        assert all(name in text for name in entry.files.values())
         for table in sheet.tables:
             for score in sheet.scores(entry.name, table.title).values():
                 assert all(f"{value:.6f}" in text for value in score.by_seed.values())
                 assert all(f"{versus.low:.4f} to {versus.high:.4f}" in text for versus in score.versus)
-    assert escape(sheet.failures[0].message) in text
+    ((_, _, failure),) = sheet.failures
+    assert escape(failure["message"]) in text
     assert page([], board)
 
 

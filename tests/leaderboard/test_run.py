@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def copied(board: Path, folder: Path) -> Path:
 def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     board, summary = ran
     assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
-    assert summary.failed == ["synthetic / MEOWRec / seed 3"]
+    assert [*summary.failed] == ["synthetic / MEOWRec / seed 3"]
     assert not summary.is_complete
     sheet = opened(board)
     bpr, popularity = sheet.entries[:2]
@@ -127,14 +126,15 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
         cost = sheet.cost("BPRMF", name)
         assert cost is not None
         assert cost.mean > least
-    assert len(sheet.frame.filter(entry="BPRMF", kind="epoch")) == 40
+    ((_, _, points),) = bpr.curves
+    assert len(points) == 40
     assert sheet.groups[0].rows["BPRMF"]
     assert not [path for path in (sheet.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
     # a failure is recorded and shown, without paths of this machine
-    (failure,) = sheet.failures
-    assert (failure.entry, failure.seed, failure.error) == ("MEOWRec", 3, "UnknownTypeError")
-    assert "Traceback" in failure.traceback
-    assert str(Path(rg.__file__).parents[1]) not in failure.traceback
+    ((entry, job, failure),) = sheet.failures
+    assert (entry.name, job.seed, failure["error"]) == ("MEOWRec", 3, "UnknownTypeError")
+    assert "Traceback" in failure["traceback"]
+    assert str(Path(rg.__file__).parents[1]) not in failure["traceback"]
 
 
 def test_a_cluster_makes_the_same_records(ran: tuple[Path, Summary], ray_cluster: None, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_is_done_is_kept_and_what_changed_is_run_again(
     board = copied(ran[0], tmp_path)
     before, some = times(board), ["popularity", "bprmf"]
     summary = run(board, only=some)
-    assert (summary.made, summary.failed, len(summary.kept)) == ([], [], 2)
+    assert (summary.made, summary.failed, len(summary.kept)) == ([], {}, 2)
     assert times(board) == before
     # a revision that was raised: popularity; a word that was changed: nothing
     monkeypatch.setattr(Popularity, "revision", Popularity.revision + 1)
@@ -170,13 +170,12 @@ def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_
     for path in board.parent.rglob("*.parquet"):
         path.unlink()
     write(tmp_path, HEAD + POPULARITY + BPRMF + '[[models]]\nmodel = "ease"\n')
-    said: list[str] = []
-    assert run(board, say=said.append).made == ["synthetic / EASE / seed 3"]
-    assert said[-1].startswith("synthetic: not compared")
-    before, said = records(board), []
-    summary = run(board, values=True, say=said.append)
+    assert run(board).made == ["synthetic / EASE / seed 3"]
+    assert not opened(board).is_compared
+    before = records(board)
+    summary = run(board, values=True)
     assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
-    assert "not compared" not in said[-1]
+    assert opened(board).is_compared
     assert records(board) == before
 
 
@@ -204,10 +203,7 @@ def test_two_files_of_one_data_set(tmp_path: Path) -> None:
     board = write(tmp_path, HEAD + POPULARITY)
     head = 'dataset = "synthetic"\n' + HEAD
     (board / "other.toml").write_text(head.replace("ndcg@10", "gini@10") + POPULARITY)
-    said: list[str] = []
-    summary = run(board, say=said.append)
-    assert said[0].startswith("board tiny: 1 to do")
-    assert len(summary.made) == 1
+    assert len(run(board).made) == 1
     found = load_board(board)
     for sheet, metric in zip(found.sheets, ("gini@10", "ndcg@10"), strict=True):
         assert open_sheet(found, sheet).score("Popularity", "seen kept", metric) is not None
@@ -237,7 +233,7 @@ def epochs_of(board: Path) -> list[dict[str, Any]]:
 def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Path) -> None:
     """The records of a run in other processes, and nothing is done twice, no epoch either."""
     board = write(tmp_path)
-    with forked.module("recgraph.cli", "leaderboard", "run", board, "--device", "cpu") as process:
+    with forked.module("recgraph", "leaderboard", "run", board, "--device", "cpu") as process:
         until = time.monotonic() + GRACE
         while len(epochs_of(board)) < 5:
             assert process.poll() is None, process.error
@@ -247,7 +243,7 @@ def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Pat
     done, epochs = times(board), epochs_of(board)
     assert len(done) == 2, "popularity and the failure were before it"
     assert len(epochs) < 40
-    assert run(board).failed == ["synthetic / MEOWRec / seed 3"]
+    assert [*run(board).failed] == ["synthetic / MEOWRec / seed 3"]
     popularity = next(name for name in done if name.startswith("popularity"))
     assert times(board)[popularity] == done[popularity]
     assert records(board) == records(ran[0])
@@ -257,15 +253,12 @@ def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Pat
     assert record["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
 
 
-def test_budgets(tmp_path: Path) -> None:
-    """That of a run leaves what is not done; that of a training, which the board gives, is a failure."""
-    board = write(tmp_path, HEAD.replace("= 40\n", "= 100000\n") + BPRMF)
-    assert run(board, budget=0).left == ["synthetic / BPRMF / seed 3"]
-    assert run(board, budget=0.0005).left == ["synthetic / BPRMF / seed 3"]
-    assert epochs_of(board), "what was begun is saved"
-    write(tmp_path, HEAD.replace("seeds", "budget_hours = 0.0005\nseeds").replace("= 40\n", "= 100000\n") + BPRMF)
-    assert run(board).failed == ["synthetic / BPRMF / seed 3"]
-    assert [failure.error for failure in opened(board).failures] == ["OutOfTime"]
+def test_a_training_that_takes_too_long_fails(tmp_path: Path) -> None:
+    board = write(
+        tmp_path, HEAD.replace("seeds", "budget_hours = 0.0005\nseeds").replace("= 40\n", "= 100000\n") + BPRMF
+    )
+    assert [*run(board).failed] == ["synthetic / BPRMF / seed 3"]
+    assert [failure["error"] for _, _, failure in opened(board).failures] == ["OutOfTime"]
 
 
 @pytest.mark.parametrize(("error", "goes_on"), [(OSError(28, "full"), True), (ValueError("a setting"), False)])
@@ -326,21 +319,13 @@ def test_initial_vectors_that_were_trained_anew_are_read_again(tmp_path: Path) -
         assert [len(run(board).made) for _ in range(2)] == [1, 0]
 
 
-def test_two_runners_divide_the_jobs(tmp_path: Path) -> None:
-    """A job that another runner works on comes last, and is waited for."""
-    text = HEAD.replace("[3]", "[3, 4, 5]").replace("= 40\n", "= 1\n") + BPRMF
-    board = write(tmp_path, text)
+def test_a_job_that_another_runner_works_on_is_left_to_it(tmp_path: Path) -> None:
+    board = write(tmp_path, HEAD.replace("[3]", "[3, 4]").replace("= 40\n", "= 1\n") + BPRMF)
     job, store = job_of(board, 0)
-    held = ExitStack()
-    held.enter_context(store.lock(job))
-
-    def end(line: str) -> None:
-        if line.startswith("[2/3]"):
-            held.close()
-
-    with held:
-        summary = run(board, say=end)
-    assert [name.rpartition(" ")[2] for name in summary.made] == ["4", "5", "3"]
+    with store.lock(job):
+        summary = run(board)
+    assert (summary.made, summary.busy) == (["synthetic / BPRMF / seed 4"], ["synthetic / BPRMF / seed 3"])
+    assert run(board).made == summary.busy
 
 
 def test_what_is_asked_for_wrongly_costs_nothing(tmp_path: Path) -> None:
@@ -349,8 +334,6 @@ def test_what_is_asked_for_wrongly_costs_nothing(tmp_path: Path) -> None:
         run(board, only=["popularity", "lihgtgcn"])
     with refused("device"):
         rg.leaderboard.run(board, device="gpu")
-    with refused("budget"):
-        run(board, budget=-1.0)
     write(tmp_path, TEXT + '[[models]]\nmodel = "popularity"\nname = "again"\nseeds = [4]\n')
     with refused("'Popularity'", "'again'"):
         run(board)
@@ -364,7 +347,7 @@ def test_the_commands(ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: py
         return CliRunner().invoke(app, ["leaderboard", *map(str, arguments)])
 
     board, _ = ran
-    done = call("run", board, "--device", "cpu", "--only", "popularity", "--workers", 2, "--budget", 1)
+    done = call("run", board, "--device", "cpu", "--only", "popularity", "--workers", 2)
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "1 kept")
     monkeypatch.chdir(tmp_path)
     assert call("render", board).exit_code == 0
@@ -378,10 +361,10 @@ def test_the_command_beside_a_number_gives_it_to_the_last_digit(tmp_path: Path) 
     rg.leaderboard.run(board, results=tmp_path / "results", only=["sasrec"], device="cpu")
     sheet = open_sheet(board, board.sheets[0], tmp_path / "results")
     (entry,) = [entry for entry in sheet.entries if entry.name == "SASRec"]
-    seed = min(entry.done)
+    seed = min(entry.records)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-ec", entry.commands[seed]],
+        ["bash", "-ec", entry.command(entry.jobs[0])],
         cwd=tmp_path,
         env={**os.environ, "PATH": path},
         capture_output=True,

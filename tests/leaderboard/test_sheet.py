@@ -13,10 +13,9 @@ from recgraph import registry
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard import sheet as sheets
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.numbers import _costs
-from recgraph.leaderboard.page import score_groups
+from recgraph.leaderboard.page import is_best, score_groups
 from recgraph.leaderboard.plan import Record
-from recgraph.leaderboard.sheet import Entry, Sheet, text_of
+from recgraph.leaderboard.sheet import Entry, Sheet, costs_of, text_of
 
 
 def entry(sheet: Sheet, name: str) -> Entry:
@@ -54,7 +53,7 @@ def test_entries_stand_best_first_and_those_without_records_last(board: Board) -
     sheet = opened(board)
     means = [score.mean for entry in sheet.entries if (score := sheet.score(entry.name, "seen excluded", "ndcg@10"))]
     assert means == sorted(means, reverse=True)
-    assert (sheet.entries[-1].name, sheet.entries[-1].done) == ("BPRMF", ())
+    assert (sheet.entries[-1].name, sheet.entries[-1].records) == ("BPRMF", {})
     assert repr(sheet).endswith("7 of 10 trainings are done)")
     assert "<td>LightGCN, three layers</td>" in sheet._repr_html_()
 
@@ -69,36 +68,24 @@ def test_cards(board: Board) -> None:
     sheet = opened(board)
     own = entry(sheet, "LightGCN")
     assert own.note == "Two layers."
-    assert own.settings == ("max_epochs=3", "n_layers=2")
+    assert own.settings == ["max_epochs=3", "n_layers=2"]
     assert own.configuration["config"]["n_layers"] == 2
     assert sheet.cost("Popularity", "epochs") is None
-    curves = sheet.frame.filter(entry="LightGCN", kind="epoch")
-    assert curves.select("epoch", "value").rows() == [(1, 0.1), (2, 0.5)] * 3
-    assert own.best_epochs == {0: 2, 1: 2, 2: 2}
-    assert own.machines == ("a machine, 2 cores, 1 thread",)
-    assert "--seed 2 " in own.commands[2]
-    assert "--seed $seed " in own.command
+    assert own.curves == [(seed, "ndcg@10", [(1, 0.1), (2, 0.5)]) for seed in range(3)]
+    assert own.provenance["machine"] == ["a machine, 2 cores, 1 thread"]
+    assert "--seed 2 " in own.command(own.jobs[2])
+    assert "--seed $seed " in own.command()
 
 
 def test_what_has_no_record_is_said(board: Board) -> None:
     sheet = opened(board)
-    (failure,) = sheet.failures
-    assert (failure.entry, failure.seed, failure.error) == ("BPRMF", 1, "ValueError")
-    assert "--seed 1 " in failure.command
-    (missing,) = sheet.missing
-    assert (missing.entry, missing.seeds, missing.reason) == ("BPRMF", (0, 2), "not run")
+    ((own, job, failure),) = sheet.failures
+    assert (own.name, job.seed, failure["error"]) == ("BPRMF", 1, "ValueError")
+    assert [(each.name, seeds, reason) for each, seeds, reason in sheet.missing] == [("BPRMF", [0, 2], "not run")]
     fail(board, "LightGCN", 0)
-    assert {failure.entry for failure in opened(board).failures} == {"BPRMF"}, "it has a record"
+    assert {each.name for each, _, _ in opened(board).failures} == {"BPRMF"}, "it has a record"
     fill(board, {"BPRMF": [0.1, 0.1, 0.1]})
-    assert opened(board).failures == ()
-
-
-def test_a_study_that_is_not_there(tmp_path: Path) -> None:
-    """Its entry was asked for, too."""
-    fill(write_board(tmp_path))
-    sheet = opened(write_board(tmp_path, BOARD + '[[models]]\nmodel = "sasrec"\nstudy = "nowhere.json"\n'))
-    assert {one.entry for one in sheet.missing} == {"BPRMF", "SASRec"}
-    assert (sheet.n_done, sheet.n_asked) == (7, 13)
+    assert not opened(board).failures
 
 
 def test_records_of_other_data_are_not_shown(board: Board) -> None:
@@ -108,8 +95,9 @@ def test_records_of_other_data_are_not_shown(board: Board) -> None:
         assert made is not None
         store.save(job, {**made, "data_hash": "e" * 16, "at": "2025-01-01T00:00:00+00:00"})
     sheet = opened(board)
-    assert (entry(sheet, "LightGCN").done, sheet.n_stale) == ((), 3)
-    assert {one.entry: one.reason for one in sheet.missing}["LightGCN"] == "made with other data, to be run again"
+    assert (entry(sheet, "LightGCN").records, entry(sheet, "LightGCN").n_stale) == ({}, 3)
+    reasons = {each.name: reason for each, _, reason in sheet.missing}
+    assert reasons["LightGCN"] == "made with other data, to be run again"
 
 
 def test_protocols_that_differ_are_refused(board: Board) -> None:
@@ -139,7 +127,7 @@ def test_a_metric_that_is_nan_is_shown_and_never_the_best(tmp_path: Path) -> Non
     sheet = opened(made)
     assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "Popularity", "LightGCN"]
     column = score_groups(sheet)[0].columns[0]
-    assert [name for name in column.numbers if column.is_best(name)] == ["BPRMF"]
+    assert [name for name in column.numbers if is_best(column, name)] == ["BPRMF"]
 
 
 def test_the_text_of_a_model() -> None:
@@ -173,7 +161,7 @@ def test_energy_is_that_of_the_core_and_of_the_memory(device: str, cuda: str | N
         "device": device,
         "provenance": {"cuda": cuda},
     }
-    assert _costs(made)["training_wh"] == (None if wh is None else pytest.approx(wh))
+    assert costs_of(made)["training_wh"] == (None if wh is None else pytest.approx(wh))
 
 
 @pytest.mark.parametrize(
@@ -195,5 +183,5 @@ def test_the_cheapest_is_sought_among_the_nearly_best(
         sheet.numbers[key] = type(number)(dict.fromkeys(number.by_seed, spent))
     found = sheet.cheapest
     assert found is not None
-    best = sheet.ranked("seen excluded", "ndcg@10")[0].name
+    best = sheet.entries[0].name
     assert (found.best, found.entry) == (best, best if expected == "the best" else expected)

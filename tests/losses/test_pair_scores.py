@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from largest import Largest
+from launches import Largest
 
 from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.sparse.rows import set_sparse

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from recgraph.contrast.queue import Queue
+from recgraph.graph.contexts import Layered
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.sampler import Layered
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel

@@ -14,7 +14,7 @@ from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batches import sequence_batches
+from recgraph.data.batches import SequenceBatches
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
@@ -62,7 +62,7 @@ def test_the_two_regimes_give_the_same_loss_and_gradient(device: torch.device) -
 
 def test_prefix_samples_are_every_prefix_with_its_next_item() -> None:
     train = random_train(longest=15)
-    batches = sequence_batches(train, "prefix", batch_size=7, max_len=10, generators=Generators(0))
+    batches = SequenceBatches(train, "prefix", batch_size=7, max_len=10, generators=Generators(0))
     seen = sorted(
         (int(user), tuple(row), int(target))
         for batch in batches.epoch(0)
@@ -80,7 +80,7 @@ def test_prefix_samples_are_every_prefix_with_its_next_item() -> None:
 
 def test_causal_samples_are_the_last_items_with_a_target_each() -> None:
     train = random_train(longest=15)
-    batches = sequence_batches(train, "causal", batch_size=7, max_len=10, generators=Generators(0))
+    batches = SequenceBatches(train, "causal", batch_size=7, max_len=10, generators=Generators(0))
     rows = train.items.to_lists()
     users = []
     for batch in batches.epoch(0):
@@ -106,7 +106,7 @@ def test_causal_samples_are_the_last_items_with_a_target_each() -> None:
 def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_likely(regime: str) -> None:
     """Item 9 follows three prefixes, item 8 one: its partner is the anchor itself."""
     train = Part(Ragged.from_lists([[1, 9], [2, 9], [3, 9], [4, 8]]), N_ITEMS)
-    batches = sequence_batches(train, regime, batch_size=4, max_len=5, generators=Generators(0), partners=True)
+    batches = SequenceBatches(train, regime, batch_size=4, max_len=5, generators=Generators(0), partners=True)
     drawn: Counter[tuple[int, int]] = Counter()
     for number in range(60):
         for batch in batches.epoch(number):

@@ -24,9 +24,9 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in (folder / "checkpoints").glob("step-*"))
 
 
-def whole(value: float = 1.0) -> Checkpoint:
+def whole(value: float, step: int, epoch: int) -> Checkpoint:
     tensors = {"a": torch.full((3,), value)}
-    return Checkpoint(tensors, tensors, {"stream": torch.zeros(2, dtype=torch.uint8)}, {"epoch": 1})
+    return Checkpoint(tensors, tensors, {"stream": torch.zeros(2, dtype=torch.uint8)}, {"step": step, "epoch": epoch})
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_best_weights_are_written_before_the_checkpoint_that_counts_on_them(
     monkeypatch.setattr(os, "replace", note)
     monkeypatch.setattr("recgraph.files._exchange", lambda *_: False)
     trainer_of(toy(), [1.0], tmp_path).fit()
-    assert calls.index("best.safetensors") < calls.index("step-000000001")
+    assert calls.index("best.safetensors") < calls.index("step-000000001-000001")
 
 
 def cut(path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_training_goes_on_from_the_earlier_checkpoint_where_the_newest_is_dama
     expected = trainer_of(never_stopped, VALUES, tmp_path / "whole", max_epochs=5)
     expected.fit()
     trainer_of(toy(), VALUES, folder, max_epochs=3).fit()
-    damage(folder / "checkpoints" / "step-000000015" / name)
+    damage(folder / "checkpoints" / "step-000000015-000003" / name)
     trainer = trainer_of(model, VALUES, folder, max_epochs=5)
     assert trainer.resume()
     assert trainer.progress.epoch == 2
@@ -94,7 +94,7 @@ def test_a_training_goes_on_from_the_earlier_checkpoint_where_the_newest_is_dama
 def test_two_damaged_checkpoints_are_an_error_that_names_them(tmp_path: Path) -> None:
     trainer_of(toy(), VALUES, tmp_path, max_epochs=3).fit()
     for step in (10, 15):
-        cut(tmp_path / "checkpoints" / f"step-{step:09d}" / "model.safetensors")
+        cut(tmp_path / "checkpoints" / f"step-{step:09d}-{step // 5:06d}" / "model.safetensors")
     with refused("step-000000015", "step-000000010", by=CheckpointError):
         trainer_of(toy(), VALUES, tmp_path, max_epochs=3).resume()
 
@@ -115,9 +115,9 @@ def test_a_schedule_over_the_epochs_is_not_stretched_by_a_resumed_training(tmp_p
 def test_a_checkpoint_of_the_same_step_leaves_the_earlier_one(tmp_path: Path) -> None:
     """Ctrl-C in the last batch of an epoch saves; gone on with, the epoch ends without a step, and saves again."""
     folder = tmp_path / "checkpoints"
-    first = checkpoints.save(folder, whole(1.0), 5)
-    second = checkpoints.save(folder, whole(2.0), 5, keep=first)
-    third = checkpoints.save(folder, whole(3.0), 6, keep=second)
+    first = checkpoints.save(folder, whole(1.0, 5, 0))
+    second = checkpoints.save(folder, whole(2.0, 5, 1), keep=first)
+    third = checkpoints.save(folder, whole(3.0, 6, 1), keep=second)
     assert checkpoints.candidates(folder) == [third, second]
-    assert json.loads((second / "state.json").read_text()) == {"epoch": 1}
+    assert json.loads((second / "state.json").read_text()) == {"step": 5, "epoch": 1}
     assert checkpoints.read(second).model["a"].tolist() == [2.0] * 3

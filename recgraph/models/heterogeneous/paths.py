@@ -18,11 +18,9 @@ from torch import Tensor
 from recgraph import augment
 from recgraph.augment.graph import EdgeDrop, GraphAugmentation
 from recgraph.config import Config, PartConfig
-from recgraph.graph.contexts import Walked
+from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties, propose
-from recgraph.graph.route import Route
-from recgraph.graph.sampler import Layered
+from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Route, Ties, propose
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr

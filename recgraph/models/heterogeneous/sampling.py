@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config
-from recgraph.graph.contexts import Walked
-from recgraph.graph.sampler import Layered
+from recgraph.graph.contexts import Layered, Walked
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
 from recgraph.ranks import Share
 from recgraph.sparse.csr import Csr, sort_entries

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from recgraph.config import PartConfig
 from recgraph.encoders.graph import Propagation, SemanticAttention, ViewWeights
 from recgraph.encoders.item_graphs import ItemGraph
-from recgraph.graph.contexts import Walked
+from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.sampler import Layered
 from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
 from recgraph.models.heterogeneous.paths import (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recgraph import encoders, losses
 from recgraph.config import ConfigError, PartConfig, Search
-from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, sequence_batches, with_gaps
+from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, with_gaps
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder, tokens_of_places
@@ -144,7 +144,7 @@ class SequenceModel(TrainableModel):
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
         self.setup(train)
-        return sequence_batches(
+        return SequenceBatches(
             train,
             self.config.regime,
             batch_size=batch_size,

@@ -1,0 +1,117 @@
+"""Programs of experiments/: what counts as another number, and the harness of benchmarks, which measures nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.bench import __main__ as command
+from experiments.bench import environments, growth
+from experiments.bench import report as bench_report
+from experiments.bench.harness import Side, measure_in_turn
+from experiments.bench.suite import suite
+from experiments.same_numbers import KEPT, Listed, Outcome, differences, digest, read, report
+from experiments.same_numbers_cases import CASES
+from recgraph import registry
+
+WEIGHT = "bundle/model:item.weight"
+
+
+def outcome(value: float = 1.0, name: str = WEIGHT, ndcg: float = 0.5) -> Outcome:
+    return Outcome({name: digest(np.full((2, 3), value, dtype=np.float32))}, {"test ndcg@10": ndcg})
+
+
+def members(kind: str) -> set[str]:
+    """The keys of the library's own members: other tests register more."""
+    return {registry.key(name) for names in registry._MEMBERS[kind].values() for name in names}
+
+
+@pytest.mark.parametrize(("kind", "default"), [("model", ""), ("loss", ""), ("weight", ""), ("augmenter", "mlp")])
+def test_every_member_has_a_case(kind: str, default: str) -> None:
+    tried = {arguments[0] for arguments in CASES.values()} | {default}
+    tried |= {s.split("=", 1)[1] for arguments in CASES.values() for s in arguments if s.startswith(f"{kind}=")}
+    assert members(kind) <= {registry.key(value) for value in tried}
+
+
+def test_one_bit_a_number_a_name_and_a_failure_are_differences() -> None:
+    base = outcome()
+    assert differences("sasrec", base, outcome(), Listed()) == {}
+    bit = outcome(float(np.nextafter(np.float32(1), np.float32(2))))
+    assert set(differences("sasrec", base, bit, Listed())) == {WEIGHT}
+    assert differences("sasrec", base, outcome(ndcg=0.25), Listed()) == {"test ndcg@10": "0.5 -> 0.25"}
+    moved = outcome(name="bundle/model:items.table.weight")
+    assert len(differences("sasrec", base, moved, Listed())) == 2
+    assert differences("sasrec", base, Outcome(error="no\nsuch model"), Listed()) == {"fails here": "such model"}
+    renamed = Listed(renamed=[{"case": "sas*", "old": "item.", "new": "items.table."}])
+    assert differences("sasrec", base, moved, renamed) == {}
+    assert differences("gru4rec", base, moved, renamed) != {}
+
+
+def test_what_is_listed_may_differ() -> None:
+    listed = Listed(differs=[{"case": "sasrec", "what": "bundle/*", "why": "wider"}])
+    assert report({"sasrec": outcome(2.0)}, {"sasrec": outcome()}, listed)
+    assert not report({"sasrec": outcome(2.0, ndcg=0.25)}, {"sasrec": outcome()}, listed)
+    assert not report({"sasrec": outcome()}, {"sasrec": Outcome(error="no")}, listed)
+
+
+def test_every_case_has_fingerprints() -> None:
+    try:
+        kept = read(KEPT)
+    except ValueError:
+        pytest.skip("the fingerprints are of another kind of machine")
+    assert {*CASES} <= {*kept}
+    assert all(each.digests and each.numbers and not each.error for each in kept.values())
+
+
+COUNTING = """
+def prepare(options):
+    with open(options["log"], "a") as log:
+        log.write(options["name"] + "+")
+    def run(steps):
+        with open(options["log"], "a") as log:
+            log.write(options["name"] + str(steps))
+        return {"targets": steps}
+    return run
+"""
+
+
+def side(folder: Path, name: str, source: str = COUNTING) -> tuple[Side, Path]:
+    workload = folder / f"{name}.py"
+    workload.write_text(source)
+    options = {"name": name, "log": str(folder / "log"), "steps": 7, "warmup": 2}
+    return Side(name, str(workload), options), Path(sys.executable)
+
+
+def test_processes_are_measured_in_turn_and_one_that_fails_gives_its_reason(tmp_path: Path) -> None:
+    sides = [side(tmp_path, "a"), side(tmp_path, "b"), side(tmp_path, "c", "raise ValueError('it broke')")]
+    first, second, broken = measure_in_turn(sides, threads=1, repeats=2)
+    assert (tmp_path / "log").read_text() == "a+a2b+b2a7b7a7b7"
+    assert [found.counts["targets"] for found in first.samples] == [7, 7]
+    assert not broken.ok
+    assert "it broke" in str(broken.reason)
+    made = bench_report.line(bench="b", unit="targets", ours=first, peer=second, machine="m", threads=1)
+    assert json.loads(json.dumps(made))["ratio"] > 0
+    missing = bench_report.line(bench="b", unit="targets", ours=first, peer=broken, machine="m", threads=1)
+    assert missing["ratio"] is None
+    assert len(bench_report.table([made, missing]).splitlines()) >= 4
+
+
+def test_every_workload_of_the_suite_exists_and_names_differ() -> None:
+    benches = list(suite(Path("x")))
+    assert len({bench.name for bench in benches}) == len(benches)
+    for bench in benches:
+        for each in (bench.ours, bench.peer):
+            file, _, name = each.workload.partition(":")
+            assert f"def {name or 'prepare'}(" in (Path(command.__file__).parent / file).read_text()
+            assert each.environment is None or each.environment in environments.PEERS
+
+
+def test_exponents_of_growth() -> None:
+    sizes = [10, 100, 1000, 10_000]
+    assert growth.exponent(sizes, [3.0 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+    names = [stage.name for module in growth.modules() for stage in growth.stages_of(module)]
+    assert len(names) == len(set(names))
