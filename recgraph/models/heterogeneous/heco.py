@@ -26,7 +26,7 @@ from recgraph.models.heterogeneous.base import (
     GraphSpace,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features
+from recgraph.models.heterogeneous.paths import Features, one_each
 from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -147,7 +147,7 @@ class HeCo(GraphModel):
         dropout = config.dropout
         neighbours = _neighbours(graph, self.target)
         self.schema_types = list(neighbours)
-        self.n_neighbours = _of_each(config.n_neighbours, self.schema_types)
+        self.n_neighbours = one_each("n_neighbours", config.n_neighbours, len(self.schema_types))
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
         self.type_layers = nn.ModuleList(self._type_layer(graph, name, dropout) for name in self.types)
         for layer in self.type_layers:
@@ -157,11 +157,15 @@ class HeCo(GraphModel):
         memory = config.max_memory_mib
         counts = [MetaPath(path, counts="binary", max_memory_mib=memory).counts(graph) for path in config.metapaths]
         looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
+        order = None
+        if config.ties == "random":
+            draw = Generators(self._seed).fresh("ties")
+            order = torch.randperm(looped[0].shape[0], generator=draw, device=draw.device).to(looped[0].device)
         self._inputs = _Inputs(
             features,
             tuple(normalise(matrix, "symmetric") for matrix in looped),
             tuple(neighbours.values()),
-            _positives(counts, config.n_positives, self._order(counts[0]) if config.ties == "random" else None),
+            _positives(counts, config.n_positives, order),
         )
         dim, p = config.hidden_dim, config.attention_dropout
         self.neighbour_attention = nn.ModuleList(NeighbourAttention(dim, p) for _ in self.schema_types)
@@ -179,11 +183,6 @@ class HeCo(GraphModel):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
         self.contrast = ContrastiveTerm(config.contrast, dim=dim)
-
-    def _order(self, of: Csr) -> Tensor:
-        """[N]: a place for each node, by which ties are broken."""
-        generator = Generators(self._seed).fresh("ties")
-        return torch.randperm(of.shape[0], generator=generator, device=generator.device).to(of.device)
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
@@ -258,17 +257,6 @@ def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
             if own == target:
                 found.setdefault(other, []).append(matrix)
     return {other: mean_of(matrices).pattern() for other, matrices in found.items()}
-
-
-def _of_each(wanted: int | tuple[int, ...], types: list[str]) -> tuple[int, ...]:
-    """The number of neighbours of each type of the schema."""
-    if isinstance(wanted, int):
-        return (wanted,) * len(types)
-    if len(wanted) != len(types):
-        raise ValueError(
-            f"n_neighbours = {wanted} has {len(wanted)} values; give one, or one for each of {', '.join(types)}"
-        )
-    return wanted
 
 
 def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
@@ -353,10 +341,6 @@ def _smallest(adj: Csr, keys: Tensor, n: int, of_rows: Tensor) -> Tensor:
     n of them is sorted whole.
     """
     rows, degrees = adj.rows, adj.degrees
-    if 2 * int(degrees.clamp(max=_SLOPE * n + _MORE).sum()) > adj.nnz:  # most of them would be sorted
-        order = torch.argsort(rows + keys.to(torch.float64), stable=True)
-        place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][rows]
-        return order[(place < n) & of_rows[rows]]
     small = (keys < ((_SLOPE * n + _MORE) / degrees.clamp(min=1))[rows]) & of_rows[rows]
     counts = torch.bincount(rows[small], minlength=adj.shape[0])
     if bool((lacking := of_rows & (counts < n)).any()):

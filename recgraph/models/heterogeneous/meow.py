@@ -26,7 +26,6 @@ from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space
 from recgraph.models.heterogeneous.base import (
-    FullGraph,
     GraphBatch,
     GraphConfig,
     GraphModel,
@@ -137,15 +136,11 @@ class MetaPathModel(GraphModel):
         """The width of the projections."""
         return int(self.config.projection_dim or self.embedding_dim)
 
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
-
-        Args:
-            train: not read: training is on the graph.
-        """
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
+        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes."""
         assert self.space is not None
         if not self.config.mini_batch:
-            return FullGraph(self.space.n_items, generators)
+            return super().batches(train, batch_size, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
 
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
@@ -169,7 +164,8 @@ class MetaPathModel(GraphModel):
             return inputs
         like = next(self.parameters())
         if batch.nodes is None:
-            return self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
+            redrawn: MetaPathInputs = self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
+            return redrawn
         if self._redrawn is None or self._redrawn[0] != batch.epoch:
             self._redrawn = None  # before the next ones are made
             # they depend on the seed and the epoch alone
@@ -183,13 +179,7 @@ class MetaPathModel(GraphModel):
         generator: torch.Generator | None = None,
         together: torch.Generator | None = None,
     ) -> BothViews:
-        """The coarse and the fine view, before the head.
-
-        Args:
-            inputs: read from the graph.
-            generator: draws dropout; required in training mode where dropout is above 0.
-            together: draws the dropout that all ranks share; default: ``generator``.
-        """
+        """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.forward`."""
         views: BothViews = self.views(inputs, *self._hidden(inputs, generator), generator, together)
         return views
 
@@ -215,28 +205,19 @@ class MetaPathModel(GraphModel):
         views, head = self.both_views(self._step_inputs(batch), own, together), self.views.head
         return BothViews(head(views.coarse), head(views.fine))
 
-    def info(self, batch: GraphBatch, views: BothViews, fine_first: bool) -> Tensor:
-        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
-
-        A node of the batch is not also taken from the queue.
-
-        Args:
-            views: projected.
-            fine_first: the fine views are the anchors; False: the coarse ones.
-        """
-        anchors, candidates = (views.fine, views.coarse) if fine_first else (views.coarse, views.fine)
-        generator = batch.fresh("candidates")
-        if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates, generator=generator)
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates, none of them a node of
+        the batch, and takes the batch in."""
+        generator, nodes = batch.fresh("candidates"), batch.nodes
+        loss: Tensor
+        if nodes is None or not self.config.contrast.queue_size:
+            loss = self.contrast(anchors, candidates, nodes, nodes, generator=generator)
             return loss
-        if not self.config.contrast.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, generator=generator)
-            return loss
-        rows, ids = self.queue.join(candidates, batch.nodes)
+        rows, ids = self.queue.join(candidates, nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, generator=generator)
+        loss = self.contrast(anchors, rows, nodes, ids, positives, generator=generator)
         if self.training and torch.is_grad_enabled():
-            self.queue.push(candidates, batch.nodes)
+            self.queue.push(candidates, nodes)
         return loss
 
     @torch.no_grad()
@@ -331,8 +312,10 @@ class MEOW(MEOWLoss, MetaPathModel):
         views = self._projected(batch)
 
         @cache
-        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them
-            return self.cluster(views.fine) if batch.nodes is None else self._of_epoch(batch.epoch)
+        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them; of batches once an epoch
+            if batch.nodes is None:
+                return self.cluster(views.fine)
+            return self.memory.of_epoch(batch.epoch, lambda: self.cluster(self.project_all()))
 
         return self.losses_of(batch, views, prototypes, wanted)
 
@@ -347,14 +330,10 @@ class MEOW(MEOWLoss, MetaPathModel):
         found = {}
         if "info" in wanted:
             offer(self.contrast, prototypes)  # step 2
-            found["info"] = self.info(batch, views, fine_first=False)  # step 3
+            found["info"] = self.info(batch, views.coarse, views.fine)  # step 3
         if "proto" in wanted:
             found["proto"] = proto_nce(self.proto_contrast, views.coarse, prototypes(), batch.nodes)  # step 4
         return found
-
-    def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
-        """The prototypes of all nodes, made in the first step of an epoch."""
-        return self.memory.of_epoch(epoch, lambda: self.cluster(self.project_all()))
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
@@ -375,4 +354,5 @@ class AdaMEOW(MetaPathModel):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        return {"info": self.info(batch, self._projected(batch), fine_first=True)}
+        views = self._projected(batch)
+        return {"info": self.info(batch, views.fine, views.coarse)}

@@ -122,12 +122,12 @@ class Twins(Config):
         return Masks(of_features, tuple(map(tuple, edges)), normalisation, sampled)
 
 
-def one_each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
-    """One value a path."""
+def one_each(name: str, value: Any, n: int) -> tuple[Any, ...]:
+    """One value for each of n paths or types."""
     if not isinstance(value, tuple):
-        return (value,) * n_paths
-    if len(value) != n_paths:
-        raise ValueError(f"{name} = {value} has {len(value)} values for {n_paths} meta-paths; give one, or one a path")
+        return (value,) * n
+    if len(value) != n:
+        raise ValueError(f"{name} = {value} has {len(value)} values; give one, or {n}, one each")
     return value
 
 
