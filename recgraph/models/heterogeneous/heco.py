@@ -141,15 +141,11 @@ class HeCo(GraphModel):
         self.target = self._target(graph)
         has_features = self.features_of(graph, self.target) is not None
         config, self.resolved = self.config.of_target(has_features, graph.count(self.target))
-        assert config.dropout is not None
-        assert config.attention_dropout is not None
-        assert config.n_positives is not None
-        dropout = config.dropout
         neighbours = _neighbours(graph, self.target)
         self.schema_types = list(neighbours)
         self.n_neighbours = one_each("n_neighbours", config.n_neighbours, len(self.schema_types))
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
-        self.type_layers = nn.ModuleList(self._type_layer(graph, name, dropout) for name in self.types)
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name, config.dropout) for name in self.types)
         for layer in self.type_layers:
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
@@ -190,12 +186,8 @@ class HeCo(GraphModel):
 
     def path_view(self, inputs: _Inputs, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """[N, D]: the meta-path view."""
-        views = [
-            activation(encoder(adj, h, generator) + bias)
-            for encoder, adj, activation, bias in zip(
-                self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True
-            )
-        ]
+        paths = zip(self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True)
+        views = [activation(encoder(adj, h, generator) + bias) for encoder, adj, activation, bias in paths]
         view: Tensor = self.path_attention(views, generator)
         return view
 
@@ -211,28 +203,18 @@ class HeCo(GraphModel):
         return view
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        return {"info": self._info(batch, *self._projected(batch))}
-
-    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """[N, D] each: the schema view and the meta-path view of a step, behind the head."""
         inputs: _Inputs = self._placed(self._inputs)
         h = self._hidden(inputs, self.target, batch.generators["dropout"])
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
-        return self.project(self.schema_view(inputs, h, batch.generators)), path
-
-    def _info(self, batch: GraphBatch, schema: Tensor, path: Tensor) -> Tensor:
-        share = self.config.schema_weight
-        positives = None
+        schema = self.project(self.schema_view(inputs, h, batch.generators))
+        how: dict[str, Any] = {"generator": batch.fresh("candidates")}
         if self.config.n_positives != 1:  # a single positive is the node itself
-            inputs: _Inputs = self._placed(self._inputs)
-            positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "positives": positives}
-        there: Tensor = self.contrast(schema, path, **how)
+            how["positives"] = Ragged(inputs.positives.indices, inputs.positives.indptr)
+        there = self.contrast(schema, path, **how)
         if self.contrast.objective.of_both_sides:
-            return there
-        back: Tensor = self.contrast(path, schema, **how)
-        loss: Tensor = share * there + (1 - share) * back
-        return loss
+            return {"info": there}
+        share, back = self.config.schema_weight, self.contrast(path, schema, **how)
+        return {"info": share * there + (1 - share) * back}
 
     @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:

@@ -34,9 +34,9 @@ from recgraph.models.heterogeneous.base import (
     PathLayers,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, Paths, Twins, read_graph, walkable
+from recgraph.models.heterogeneous.paths import Features, Masks, MetaPathInputs, Paths, Twins, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import Sampling, share_of
-from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
+from recgraph.models.heterogeneous.views import BothViews, Draw, MetaPathViews
 from recgraph.registry import part
 from recgraph.rng import Generators, derive
 
@@ -106,21 +106,14 @@ class MetaPathModel(GraphModel):
             width = graph.count(target) if x is None else x.shape[1]
             self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
-        self._masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
+        self._masks: Masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
         drawn = Generators(self._seed)
         cap, ties = config.sampling.context_cap, drawn.fresh("ties")
         inputs = read_graph(graph, target, paths, features, config.mini_batch, cap, generator=ties)
         self._inputs = self._masks.draw(inputs, drawn) if config.twins.kind == "masked" else inputs
         self._redrawn: tuple[int, MetaPathInputs] | None = None
-        self.views = MetaPathViews(
-            inputs,
-            config.hidden_dim,
-            self.embedding_dim,
-            config.dropout,
-            config.twins,
-            config.encoder,
-            config.projection_dim,
-        )
+        kind = (config.twins, config.encoder, config.projection_dim)
+        self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind)
         # batches have a queue of their own, of projections
         term = config.contrast.model_copy(update={"queue_size": 0})
         self.contrast = ContrastiveTerm(term, dim=self.projection_dim, if_none="zero")
@@ -159,13 +152,11 @@ class MetaPathModel(GraphModel):
 
     def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
         """The inputs, with ``twins.redraw`` with new masks: at every step, for batches of nodes once an epoch."""
-        twins = self.config.twins
+        twins, like = self.config.twins, next(self.parameters())
         if not (self.training and twins.redraw and twins.kind == "masked"):
             return inputs
-        like = next(self.parameters())
         if batch.nodes is None:
-            redrawn: MetaPathInputs = self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
-            return redrawn
+            return self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
         if self._redrawn is None or self._redrawn[0] != batch.epoch:
             self._redrawn = None  # before the next ones are made
             # they depend on the seed and the epoch alone
@@ -173,27 +164,17 @@ class MetaPathModel(GraphModel):
             self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
         return self._redrawn[1]
 
-    def both_views(
-        self,
-        inputs: MetaPathInputs,
-        generator: torch.Generator | None = None,
-        together: torch.Generator | None = None,
-    ) -> BothViews:
-        """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.forward`."""
-        views: BothViews = self.views(inputs, *self._hidden(inputs, generator), generator, together)
-        return views
+    def both_views(self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None) -> BothViews:
+        """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.fine`."""
+        hidden, masked = self._hidden(inputs, generator)
+        fine = self.views.fine(inputs, hidden, masked, generator, together)
+        return BothViews(self.views.coarse(inputs, hidden, generator), fine)
 
-    def _hidden(
-        self, inputs: MetaPathInputs, generator: torch.Generator | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's masked features.
-
-        With ``features_per_path`` the target has [P, N, hidden_dim].
-        """
-        hidden = {
-            name: layer(inputs.features[name], generator)
-            for name, layer in zip(self.types, self.type_layers, strict=True)
-        }
+    def _hidden(self, inputs: MetaPathInputs, generator: Draw) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim] (of the target [P, N, hidden_dim] with ``features_per_path``), the
+        transformed features; and those of the target's masked features."""
+        layers = zip(self.types, self.type_layers, strict=True)
+        hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
         if self.config.twins.kind != "masked":
             return hidden, None
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)

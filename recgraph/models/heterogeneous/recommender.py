@@ -299,11 +299,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
         """[n, D]: the own vectors of a side, a share of them 0 in training."""
-        share = self.config.twins.node_mask
+        share: float = self.config.twins.node_mask
         if generators is None or not self.training or not share:
             return h
-        keep_mask = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share
-        return h * keep_mask
+        return h * (torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         vectors, contrasts, fine = self.own_vectors(), wanted - {"l2", "rec"}, None

@@ -137,7 +137,7 @@ class _Walk:
         """[R, C] of the path and of its twin; ``columns`` [C], ascending, holds every node seen."""
         last = tuple(_relabelled(matrix, columns) for matrix in self.factors[-1])
         if self.path.loops:
-            last = _with_loops(*last, torch.searchsorted(columns, self.rows))
+            last = _with_loops(last[0], last[1], torch.searchsorted(columns, self.rows))
         chains = []
         for k, whole in enumerate((self.path.adjacency, self.path.masked)):
             assert isinstance(whole, Chain)
