@@ -34,7 +34,7 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics import Metric
 from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.files import write_text

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from recgraph.data.catalog import load_dataset, load_split
     from recgraph.data.interactions import Interactions, folds, load_data
     from recgraph.data.split import Split
-    from recgraph.imports import import_file
-    from recgraph.registry import register
+    from recgraph.registry import import_file, register
     from recgraph.serve.embedder import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
@@ -38,7 +37,7 @@ _WHERE = {
     "fit": "recgraph.train.fit",
     "fit_graph": "recgraph.train.fit",
     "folds": "recgraph.data.interactions",
-    "import_file": "recgraph.imports",
+    "import_file": "recgraph.registry",
     "load": "recgraph.serve.recommender",
     "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",

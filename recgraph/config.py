@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from recgraph.data.errors import CorruptFileError
@@ -171,7 +174,7 @@ def _changed(held: Config, value: Any) -> Any:
     """A configuration with the changes of a table; a value, a name, or a table of another part as it is."""
     if not isinstance(value, Mapping) or (isinstance(held, PartConfig) and "name" in value):
         return value
-    read = {name: getattr(held, name) for name in type(held).model_fields} | dict(value)
+    read = {name: getattr(held, name) for name in held.model_fields_set} | dict(value)
     for name, inner in value.items():
         if isinstance(before := getattr(held, name, None), Config):
             read[name] = _changed(before, inner)
@@ -200,16 +203,18 @@ def walk(config: Config, within: str = "") -> Iterator[tuple[str, FieldInfo, Any
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied.
+    """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied. A name
+    for a table without one is put into it.
 
     Raises:
         ValueError: on the way is neither a table nor a name.
     """
     name, *rest = path
-    if not rest:
-        tree[name] = value
-        return
     held = tree.get(name)
+    if not rest:
+        joins = isinstance(value, str) and isinstance(held, Mapping) and "name" not in held
+        tree[name] = {"name": value, **held} if joins else value  # type: ignore[dict-item]
+        return
     if isinstance(held, list | tuple):
         tree[name] = several = [_as_table(each) for each in held]
         one = next((each for each in several if each.get("name") == rest[0]), None)
@@ -219,6 +224,28 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         return
     tree[name] = inner = _as_table(held)
     put(inner, rest, value)
+
+
+def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of all settings of a tree of tables, as :func:`put` sets them one after another."""
+    for name, value in settings.items():
+        place = f"{within}{name}"
+        if not isinstance(value, Mapping) or not value:
+            yield place, value
+            continue
+        if "name" in value:
+            yield place, value["name"]
+        yield from assignments({key: each for key, each in value.items() if key != "name"}, f"{place}.")
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings with changes; a table with a name takes the place of what there is."""
+    found = dict(settings)
+    for name, value in changes.items():
+        held = found.get(name)
+        both = isinstance(held, Mapping) and isinstance(value, Mapping) and "name" not in value
+        found[name] = merged(held, value) if both else value  # type: ignore[arg-type]
+    return found
 
 
 def _as_table(value: Any) -> dict[str, Any]:
@@ -355,7 +382,7 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
     return config
 
 
-def share_out(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
+def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
     """Divide one mapping of settings among several configurations, by the names of their fields.
 
     Raises:
@@ -473,3 +500,85 @@ def toml_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml_text, value)) + "]"
     return f"{value}"
+
+
+# -- arguments of the public functions
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PLAIN = (bool, int, float, str, Path, NoneType)
+_LISTS = (Sequence, list, tuple)
+
+
+def checked(function: F) -> F:
+    """A function that refuses arguments of another type than their annotations say.
+
+    Numbers of NumPy become Python's, and arrays and series where a sequence is asked for become lists. An annotation
+    that type checkers alone know is not checked.
+
+    Raises:
+        ValueError: names the argument, its value and what may be given.
+    """
+    signature = inspect.signature(function)
+
+    @cache
+    def adapters() -> dict[str, TypeAdapter[Any]]:
+        scope = getattr(function, "__globals__", {})
+        read = {name: _evaluated(each.annotation, scope) for name, each in signature.parameters.items()}
+        return {name: TypeAdapter(_by_instance(each)) for name, each in read.items() if each is not Any}
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:  # it does not say of which function
+            raise TypeError(f"{function.__qualname__}(): {error}") from None
+        for name in adapters().keys() & bound.arguments.keys():
+            bound.arguments[name] = _validated(name, bound.arguments[name], adapters()[name])
+        return function(*bound.args, **bound.kwargs)
+
+    return cast(F, call)
+
+
+def is_list(value: object) -> bool:
+    """Whether values come one after another, as in a list, an array or a series: no text, mapping, frame or scalar."""
+    one_dimension = len(getattr(value, "shape", (1,))) == 1 and not hasattr(value, "collect_schema")
+    return hasattr(value, "__iter__") and one_dimension and not isinstance(value, str | bytes | Mapping)
+
+
+def _evaluated(annotation: Any, scope: Mapping[str, Any]) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, dict(scope))
+    except NameError:
+        return Any
+
+
+def _by_instance(annotation: Any) -> Any:
+    """An annotation in which every class but plain values and lists of them is checked by ``isinstance`` alone."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return Union[tuple(map(_by_instance, parts))]  # noqa: UP007 (made at run time)
+    if origin in _LISTS:
+        return origin[tuple(part if part is Ellipsis else _by_instance(part) for part in parts)]
+    if origin in (Literal, Annotated) or annotation in _PLAIN or annotation in (None, Any):
+        return annotation
+    kind = origin or annotation
+    is_class = isinstance(kind, type) and kind not in (type, Any) and not getattr(kind, "_is_protocol", False)
+    return InstanceOf[kind] if is_class else Any  # type: ignore[valid-type,misc]
+
+
+def _validated(name: str, value: Any, adapter: TypeAdapter[Any]) -> Any:
+    if is_list(value) and not isinstance(value, Sequence):
+        listed = getattr(value, "tolist", getattr(value, "to_list", None))
+        candidates = [value, listed()] if callable(listed) else [value]
+    else:
+        candidates = [value]
+    for candidate in candidates:
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError as error:
+            messages = dict.fromkeys(each["msg"] for each in error.errors())
+    raise ValueError(f"{name} = {shown(value)}: {'; '.join(messages)}")

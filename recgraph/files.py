@@ -434,3 +434,30 @@ def hold(folder: Path) -> Iterator[None]:
                 for path in made:
                     path.rmdir()
         lock.release()
+
+
+# -- numbers
+
+
+class NonFinite(ValueError):
+    """Numbers, or weights, became NaN or infinite."""
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or infinite values. One pass, no copy, one wait for the device."""
+    import torch
+
+    real = {name: torch.view_as_real(x) if x.is_complex() else x for name, x in tensors.items() if x.numel()}
+    # the least and the greatest value: NaN shows in both
+    ends = {name: torch.stack(x.detach().aminmax()).double() for name, x in real.items() if x.is_floating_point()}
+    if not ends:
+        return []
+    device = next(iter(ends.values())).device
+    finite = torch.stack([pair.to(device) for pair in ends.values()]).isfinite().all(1).tolist()
+    return [name for name, is_finite in zip(ends, finite, strict=True) if not is_finite]
+
+
+def check_weights(state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are not all finite; ``what`` they are of, for the message."""
+    if wrong := not_finite(state):
+        raise NonFinite(f"{what} holds NaN or infinite values in {', '.join(wrong[:5])}")

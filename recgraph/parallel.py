@@ -25,7 +25,7 @@ import cloudpickle
 import torch
 from pydantic import Field
 
-from recgraph import imports
+from recgraph import registry
 from recgraph.config import Config
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def map(
         return
     is_local = engine.name == "local"
     settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
-    held = _dumps((engine.threads, os.getcwd(), settings, imports.orders(), _dumps((function, shared))))
+    held = _dumps((engine.threads, os.getcwd(), settings, registry.to_import(), _dumps((function, shared))))
     with (_processes if is_local else _cluster)(engine, held) as submit:
         for answer in _answers(submit, iter(pieces), engine.size, engine.retries if is_local else 0, ordered):
             result, failure = pickle.loads(answer)
@@ -214,12 +214,12 @@ def _run(token: str, held: bytes | Path, name: str, value: bytes) -> bytes:
         if token not in _shared:
             _shared.clear()
             content = held.read_bytes() if isinstance(held, Path) else held
-            threads, folder, settings, orders, body = pickle.loads(content)
+            threads, folder, settings, own, body = pickle.loads(content)
             torch.set_num_threads(threads)
             if Path(folder).is_dir():
                 os.chdir(folder)
             os.environ.update(settings)
-            imports.follow(orders)
+            registry.import_all(own)
             _shared[token] = pickle.loads(body)
         return _dumps((_do(*_shared[token], name, pickle.loads(value)), None))
     except Exception as error:

@@ -23,12 +23,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recgraph.blocks import refuse_second_derivative
-from recgraph.launcher import is_first_launched, is_launched, local_rank
+from recgraph.sparse.blocks import refuse_second_derivative
 
 T = TypeVar("T")
 #: words of torch's errors that mean that another rank does not answer
 _OF_NETWORK = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "tcpstore")
+
+
+def launched_rank() -> int | None:
+    """The number that a launcher gave this process among several; None where nobody launched it as one of several."""
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
+
+
+def local_rank() -> int:
+    """The number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def refuse_launched(what: str, instead: str) -> None:
+    """Refuse ``what`` one process must run where a launcher has started several; ``instead`` says what to do."""
+    if launched_rank() is not None:
+        raise ValueError(f"{what} runs in one process, not in {os.environ['WORLD_SIZE']} (WORLD_SIZE): {instead}")
 
 
 def connect() -> None:
@@ -37,7 +53,7 @@ def connect() -> None:
     They exchange values through gloo, and on GPUs gradients through NCCL. The connection ends with the process. A rank
     waits for the others for ``RECGRAPH_RANKS_TIMEOUT`` seconds, by default 600.
     """
-    if not is_launched() or dist.is_initialized():
+    if launched_rank() is None or dist.is_initialized():
         return
     backend = "gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
@@ -72,7 +88,7 @@ def together() -> Iterator[Ranks]:
 
 def is_first() -> bool:
     """Whether this process is the one that writes; processes that are not connected yet know it from the launcher."""
-    return dist.get_rank() == 0 if _is_connected() else is_first_launched()
+    return (dist.get_rank() if _is_connected() else launched_rank() or 0) == 0
 
 
 def _is_connected() -> bool:

@@ -7,20 +7,25 @@ theirs with :func:`register`, or from a package with an entry point in the group
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import ModuleType
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
-from recgraph.config import ConfigError, PartConfig, did_you_mean, nearest_names
+from recgraph.config import ConfigError, PartConfig, checked, did_you_mean, nearest_names
+from recgraph.files import sha256
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -54,10 +59,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),
     },
     "metric": {
-        "recgraph.evaluate.metrics.accuracy": (
+        "recgraph.evaluate.metrics": (
             *("AUC", "DCG", "F1", "HitRate", "MAP", "MRR", "NDCG", "Precision", "RBP", "RPrecision", "Recall"),
-        ),
-        "recgraph.evaluate.metrics.lists": (
             *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "IntraListDiversity", "NewItems"),
             *("Novelty", "Personalization", "Serendipity", "TailShare", "Unexpectedness"),
         ),
@@ -261,6 +264,7 @@ def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
 # -- parts: the settings of members, as values
 
 _parts: dict[tuple[str, type[Any]], type[PartConfig]] = {}
+_create: Callable[..., Any] = create_model
 
 
 def part_class(kind: str, name: str) -> type[PartConfig]:
@@ -274,13 +278,11 @@ def part_class(kind: str, name: str) -> type[PartConfig]:
     if (kind, cls) not in _parts:
         config = getattr(cls, "Config", None)
         bases = (PartConfig, config) if config is not None else (PartConfig,)
-        made: Any = create_model(
-            cls.__name__, __base__=bases, __doc__=cls.__doc__, **({} if config else _arguments(cls))
-        )
-        made.part_kind, made.member = kind, cls
-        (made.part_name,) = written(kind, key_of(kind, cls))
-        made.arguments = None if config else frozenset(inspect.signature(cls).parameters)
-        _parts[kind, cls] = made
+        fields = {} if config is not None else _arguments(cls)
+        found: type[PartConfig] = _create(cls.__name__, __base__=bases, __doc__=cls.__doc__, **fields)
+        found.part_kind, found.part_name, found.member = kind, written(kind, key_of(kind, cls))[0], cls
+        found.arguments = None if config is not None else frozenset(inspect.signature(cls).parameters)
+        _parts[kind, cls] = found
     return _parts[kind, cls]
 
 
@@ -318,7 +320,7 @@ class part:
     kind: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        inner = handler(SerializeAsAny[source])
+        inner = handler(cast(Any, SerializeAsAny)[source])
         return core_schema.no_info_before_validator_function(partial(read_part, self.kind), inner)
 
 
@@ -345,3 +347,136 @@ def find_part(name: str, *kinds: str) -> type[PartConfig]:
             if key(name) in names(kind) and load(kind, name).__name__ == name:
                 return part_class(kind, name)
     raise AttributeError(f"no {' or '.join(kinds)} is called {name!r}")
+
+
+# -- parts of a user's own, from a file: no bundle and no record imports one, people do
+
+
+class ImportFailed(ValueError):
+    """A file or a module cannot be imported; the message says at which line of which file."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A module of a user's own, the file that it was read from, if any, and its SHA-256."""
+
+    module: str
+    path: Path | None
+    sha256: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for records, without the path, which is of this machine."""
+        return {"module": self.module, "file": self.path and self.path.name, "sha256": self.sha256}
+
+
+#: module -> what was imported by its file or its name
+_imported: dict[str, Imported] = {}
+
+
+@checked
+def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
+    """Import a Python file, or a module by its name, so that what it registers is known.
+
+    A file becomes a module that is called like it, and its folder is looked through last for modules that it imports.
+    What was imported already is not run again, unless the file has changed.
+
+    Args:
+        what: a path, e.g. ``"parts/mymodel.py"``, or the name of a module that can be imported from here or is
+            installed, e.g. ``"mypackage.models"``.
+        folder: where relative paths count from.
+
+    Raises:
+        ImportFailed: there is no such file or module, or it ends with an error; names the file and the line.
+    """
+    text = str(what)
+    try:
+        module = _import_path(Path(folder, text).resolve()) if is_path(text) else _import_name(text, Path(folder))
+    except (Exception, SystemExit) as error:
+        raise ImportFailed(f"cannot import {text!r}: {_where(error)}") from error
+    file = getattr(module, "__file__", None)
+    path = None if file is None else Path(file).resolve()
+    _imported[module.__name__] = Imported(module.__name__, path, None if path is None else sha256(path))
+    return module
+
+
+def is_path(what: str) -> bool:
+    """Whether what is imported is the path of a file rather than the name of a module."""
+    return what.endswith(".py") or os.sep in what
+
+
+def import_all(what: Iterable[str | Path], folder: str | Path = ".") -> None:
+    """:func:`import_file` of each, in this order."""
+    for each in what:
+        import_file(each, folder)
+
+
+def imported() -> list[Imported]:
+    """What was imported by :func:`import_file`, in this order."""
+    return [*_imported.values()]
+
+
+def own_files() -> list[str]:
+    """The names of the files, or of the modules without one, that registered something."""
+    return sorted({Path(_origin(cls)[0]).name for cls in _registered.values()})
+
+
+def to_import() -> list[str]:
+    """What another process imports (:func:`import_all`) to know the same parts.
+
+    A class that the script itself registers is not among them: worker processes do not run the script.
+    """
+    files = [str(each.path) if each.path and "." not in each.module else each.module for each in imported()]
+    known = {*_imported, "__main__"}
+    modules = (cls.__module__ for cls in _registered.values())
+    return [*files, *dict.fromkeys(each for each in modules if each not in known and not each.startswith("recgraph."))]
+
+
+def _import_path(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    name = path.stem if path.stem.isidentifier() else "own_" + "".join(c if c.isalnum() else "_" for c in path.stem)
+    there = sys.modules.get(name)
+    if there is not None and Path(getattr(there, "__file__", None) or "").resolve() != path:
+        name, there = f"own_{name}", sys.modules.get(f"own_{name}")
+    before = _imported.get(name)
+    if there is not None and (before is None or before.sha256 == sha256(path)):
+        return there
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    forget(name)
+    importlib.invalidate_caches()
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        # compiled anew: the cache takes a file of the same second and size for the same
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        forget(name)
+        raise
+    return module
+
+
+def _import_name(name: str, folder: Path) -> ModuleType:
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.append(place)
+        importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
+def _where(error: BaseException) -> str:
+    """The error with the line of the user's file that raised it: the last one before the library's own."""
+    kind = type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}, line {error.lineno}: {kind}: {error.msg}"
+    own = Path(__file__).resolve().parent
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).resolve().is_relative_to(own) and not frame.filename.startswith("<")
+    ]
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+    return f"{where}{kind}: {error}"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
 from recgraph.ranks import Ranks
+from recgraph.sparse.device import is_accelerated
 
 
 def derive(seed: int, *names: str | int) -> int:

@@ -21,9 +21,9 @@ import postgres_cluster
 import pytest
 import torch
 
-from recgraph import imports, registry
-from recgraph.accelerated import accelerator_path
+from recgraph import registry
 from recgraph.parallel import Engine
+from recgraph.sparse.device import accelerator_path
 
 # a shell has it ignored by what it starts in the background; tests send it to this process
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -215,11 +215,11 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _own_members() -> Iterator[None]:
     """What a test registers or imports is forgotten after it, so that no other finds it among the library's own."""
-    tables: list[dict[Any, Any]] = [registry._registered, registry._given, imports._imported]
+    tables: list[dict[Any, Any]] = [registry._registered, registry._given, registry._imported]
     before, path = [{**table} for table in tables], [*sys.path]
     yield
     sys.path[:] = path
-    for name in imports._imported.keys() - before[-1].keys():
+    for name in registry._imported.keys() - before[-1].keys():
         sys.modules.pop(name, None)
     for table, entries in zip(tables, before, strict=True):
         table.clear()

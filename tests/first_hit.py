@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recgraph.evaluate.metrics.base import Metric, RankedHits
+from recgraph.evaluate.metrics import Metric, RankedHits
 
 __all__ = ["FirstHit"]
 

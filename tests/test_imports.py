@@ -13,12 +13,12 @@ import pytest
 from refusing import refused
 
 import recgraph as rg
-from recgraph import imports, registry
-from recgraph.imports import ImportFailed
+from recgraph import registry
+from recgraph.registry import ImportFailed
 
 METRIC = """
 import recgraph as rg
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics import Metric
 
 runs = []
 
@@ -35,7 +35,7 @@ runs.append(1)
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr(imports, "_imported", {})
+    monkeypatch.setattr(registry, "_imported", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = set(sys.modules)
     yield
@@ -57,7 +57,7 @@ def test_a_file_is_run_once_and_named_in_records(tmp_path: Path, monkeypatch: py
         assert rg.import_file(name) is module
     assert module.runs == [1]
     assert registry.load("metric", "mine") is module.Mine
-    (found,) = imports.imported()
+    (found,) = registry.imported()
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found.to_dict() == {"module": "twice", "file": "twice.py", "sha256": sha256}
 
@@ -85,7 +85,7 @@ def test_an_error_is_shown_with_its_line_and_leaves_nothing(tmp_path: Path, text
     with refused(f"bad.py, line {line}", by=ImportFailed):
         rg.import_file(path)
     assert "bad" not in sys.modules
-    assert imports.imported() == []
+    assert registry.imported() == []
     assert "mine" not in registry.names("metric")
 
 
@@ -102,9 +102,9 @@ def test_another_process_imports_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     import usual  # type: ignore[import-not-found]  # noqa: F401
 
     text = (
-        "import json, sys; from recgraph import imports, registry; imports.follow(json.load(sys.stdin));"
+        "import json, sys; from recgraph import registry; registry.import_all(json.load(sys.stdin));"
         "print(registry.load('metric', 'mine').__module__, registry.load('metric', 'usual').__module__)"
     )
-    orders = json.dumps(imports.orders())
+    orders = json.dumps(registry.to_import())
     done = subprocess.run([sys.executable, "-c", text], input=orders, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == ["theirs", "usual"], done.stderr

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "recgraph"
 
 #: from below: a package imports those of lower levels, and one on its own level only where BESIDE says so
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("root", "pages"),
     ("sparse",),
+    ("root", "pages"),
     ("data", "graph"),
     ("augment", "encoders", "contrast", "losses"),
     ("models",),
@@ -35,6 +35,7 @@ UPWARDS = {
     ("data.catalog", "graph"),
     ("config", "data.errors"),
     ("files", "data.errors"),
+    ("notebook", "pages"),
 }
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 #: optional, or slow to import: inside functions alone
@@ -156,7 +157,7 @@ def _cycle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_optional_packages_are_imported_lazily() -> None:
     assert [e.where for e in edges() if not e.own and e.target in LAZY and not e.lazy] == []
-    light = ("__init__", "config", "registry", "launcher", "files")
+    light = ("__init__", "config", "registry", "files")
     assert [e.where for e in edges() if e.source in light and e.target == "torch" and not e.lazy] == []
 
 

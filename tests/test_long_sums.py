@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph import blocks
-from recgraph.accelerated import accelerator_path
 from recgraph.augment.latent import attend_rows
-from recgraph.blocks import group_sizes, group_sums, row_blocks
 from recgraph.contrast import clustering, regularisers
 from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn
 from recgraph.contrast.clustering import Clustering, concentration
 from recgraph.contrast.regularisers import Uniformity
-from recgraph.evaluate import ranks
-from recgraph.evaluate.ranks import _count, _Pairs
+from recgraph.evaluate import topk
+from recgraph.evaluate.topk import _count, _Pairs
+from recgraph.sparse import blocks
+from recgraph.sparse.blocks import group_sizes, group_sums, row_blocks
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.operators import row_shares
 from recgraph.sparse.ragged import Ragged
 
@@ -158,7 +158,7 @@ def test_attention_over_a_long_row_in_half_precision() -> None:
 
 def test_ranks_beyond_the_integers_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of float16 stand for those of float32, which are exact up to 2^24 columns."""
-    monkeypatch.setattr(ranks, "_EXACT", 100)
+    monkeypatch.setattr(topk, "_EXACT", 100)
     real = torch.Tensor.__matmul__
     rounded = lambda a, b: real(a, b).bfloat16()  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)

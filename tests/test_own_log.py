@@ -129,7 +129,7 @@ def test_5_a_training_is_seen(team: Path, tested: Path) -> None:
 def test_6_parts_of_ones_own_in_one_file(team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (team / "mine.py").write_text(
         "import recgraph as rg\n"
-        "from recgraph.evaluate.metrics.base import Metric\n\n\n"
+        "from recgraph.evaluate.metrics import Metric\n\n\n"
         "@rg.register('model')\nclass Mine(rg.models.Popularity):\n    'Popularity by another name.'\n\n\n"
         "@rg.register('metric')\nclass Foremost(Metric):\n    'Whether the first item is relevant.'\n\n"
         "    name = 'foremost'\n\n"

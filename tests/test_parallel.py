@@ -11,7 +11,7 @@ import pytest
 import torch
 from refusing import refused
 
-from recgraph import imports, parallel
+from recgraph import parallel, registry
 from recgraph.parallel import Engine, Piece, TaskFailed
 
 
@@ -95,7 +95,7 @@ class Thing:
 def test_workers_import_the_files_of_the_users_own(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "my_weight_for_workers.py"
     file.write_text(_OWN)
-    module = imports.import_file(file)
+    module = registry.import_file(file)
     (found,) = parallel.map(parallel_tasks.own, [Piece("mine", "of_my_own")], module.Thing(), engine)
     assert found == "my_weight_for_workers.OfMyOwn Thing"
 

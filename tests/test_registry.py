@@ -85,7 +85,7 @@ def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
 BASES = {
     "augmenter": ("recgraph.augment", "recgraph.augment.latent", "Augmenter"),
     "loss": ("recgraph.losses", "recgraph.losses.base", "NextItemLoss"),
-    "metric": ("recgraph.evaluate.metrics", "recgraph.evaluate.metrics.base", "Metric"),
+    "metric": ("recgraph.evaluate", "recgraph.evaluate.metrics", "Metric"),
     "model": ("recgraph.models", "recgraph.models.base", "Model"),
     "objective": ("recgraph.contrast", "recgraph.contrast.objectives", "Objective"),
     "regulariser": ("recgraph.contrast", "recgraph.contrast.regularisers", "Regulariser"),

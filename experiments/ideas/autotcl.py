@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 import recgraph as rg
 from recgraph.augment.latent import Augmenter
-from recgraph.blocks import work_type
 from recgraph.models.base import Phase, Space
 from recgraph.models.sequence.mclrec import MCLRec, MCLRecConfig
+from recgraph.sparse.blocks import unit_length, work_type
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 _LEAST = 1e-6
 

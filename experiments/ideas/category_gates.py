@@ -13,14 +13,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import recgraph as rg
-from recgraph.accelerated import full_precision
 from recgraph.config import Search
 from recgraph.contrast.objectives import Views
 from recgraph.contrast.transforms import Transform, TransformConfig
 from recgraph.data.item_features import ItemFeatures
 from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
+from recgraph.sparse.device import full_precision
 
 
 class CategoryGateConfig(TransformConfig):

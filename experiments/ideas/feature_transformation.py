@@ -15,7 +15,7 @@ from recgraph.contrast.blockwise import Candidates, log_sums, mean_loss
 from recgraph.contrast.objectives import InfoNCE, ObjectiveConfig, Views
 from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class FeatureTransformationConfig(ObjectiveConfig):

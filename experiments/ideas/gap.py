@@ -12,7 +12,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph.contrast.regularisers import Regulariser
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 @rg.register("regulariser")

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import recgraph as rg
-from recgraph.accelerated import full_precision
 from recgraph.config import Search
 from recgraph.contrast.objectives import NTXent, ObjectiveConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
+from recgraph.sparse.device import full_precision
 
 
 class MultiHeadConfig(ObjectiveConfig):

@@ -22,7 +22,7 @@ from recgraph.models.base import ModelConfig, Phase, Space, UpdatedBy
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.collaborative.contrastive import SimGCL, SimGCLConfig
 from recgraph.rng import Generators, derive
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class MultistageConfig(SimGCLConfig):

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.accelerated import full_precision
 from recgraph.config import Search
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.term import ContrastiveTerm
@@ -20,7 +19,8 @@ from recgraph.contrast.weights import Weight
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
+from recgraph.sparse.device import full_precision
 
 
 class NearFarLabelsConfig(ObjectiveBaseConfig):

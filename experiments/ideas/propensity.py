@@ -17,7 +17,7 @@ from recgraph.config import Search
 from recgraph.contrast.weights import Pairs, Weight, WeightConfig
 from recgraph.data.part import Part
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class PropensityConfig(WeightConfig):

@@ -20,7 +20,7 @@ from recgraph.config import Search
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, MEOWConfig
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class PseudoLabelledConfig(MEOWConfig):

@@ -14,13 +14,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import recgraph as rg
-from recgraph.accelerated import full_precision
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Weight
 from recgraph.data.batches import SequenceBatch
 from recgraph.models.base import Space
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
+from recgraph.sparse.device import full_precision
 
 
 class SimSiamConfig(ObjectiveBaseConfig):

@@ -18,7 +18,7 @@ from recgraph.contrast.weights import Weight
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class SupReMixConfig(ObjectiveConfig):

@@ -16,7 +16,7 @@ import recgraph as rg
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.models.sequence.contrastive import CL4SRec
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 def symile(views: Sequence[Tensor], temperature: float, generator: torch.Generator) -> Tensor:

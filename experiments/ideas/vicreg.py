@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 
 import recgraph as rg
-from recgraph.accelerated import full_precision
-from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.sparse.blocks import work_type
+from recgraph.sparse.device import full_precision
 
 
 class VICRegConfig(ObjectiveBaseConfig):

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.accelerated import full_precision
-from recgraph.blocks import work_type
 from recgraph.config import ConfigError
+from recgraph.sparse.blocks import unit_length, work_type
+from recgraph.sparse.device import full_precision
 from recgraph.sparse.ragged import Ragged, row_softmax
-from recgraph.unit_length import unit_length
 
 Variant = Literal["row", "published"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import platform
 import shlex
@@ -110,9 +109,10 @@ def _is_list(value: Any) -> bool:
 
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")] = None,
+    whole: Annotated[bool, typer.Option("--all", help="With MODEL, also the settings of its parts.")] = False,
     form: FormatOption = None,
 ) -> None:
-    """List the models; with MODEL, all settings that a run of it takes."""
+    """List the models; with MODEL, the settings of it and of its training."""
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
@@ -122,7 +122,7 @@ def models(
     model = registry.load("model", name)
     note(_first_line(model))
     parts = {"model": model.Config, **parts_of(model)}
-    show([row for part, config in parts.items() for row in _settings(part, config)], form)
+    show([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
 
 
 #: how `recgraph update` takes in a new log
@@ -139,7 +139,7 @@ def _summary(key: str) -> dict[str, Any]:
     return {"model": name, "what": _first_line(model), "update": update, "settings": fields}
 
 
-def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
+def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
     return [
         {
             "of": part,
@@ -150,7 +150,7 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
             "searched": "" if setting.search is None else str(setting.search),
             "meaning": setting.description,
         }
-        for setting in config.describe()
+        for setting in config.describe(whole)
     ]
 
 
@@ -167,12 +167,8 @@ def parts(
     from recgraph import registry
 
     if kind is not None and name is not None:
-        part = registry.load(kind, name)
-        note(_first_line(part))
-        config, parameters = getattr(part, "Config", None), inspect.signature(part).parameters
-        found = [parameters[name] for name in registry.settings_of(part)] if config is None else []
-        rows = [{"of": kind, "setting": one.name, "default": str(one.default), "type": one.annotation} for one in found]
-        show(rows if config is None else _settings(kind, config), form)
+        note(_first_line(registry.load(kind, name)))
+        show(_settings(kind, registry.part_class(kind, name)), form)
         return
     kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
     show([_part(each, key, cls) for each in kinds for key, cls in registry.classes(each)], form)
@@ -181,8 +177,9 @@ def parts(
 def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
     from recgraph import registry
 
-    (name,) = registry.written(kind, key)
-    return {"kind": kind, "part": name, "what": _first_line(cls), "settings": registry.settings_of(cls)}
+    part = registry.part_class(kind, key)
+    fields = [setting.name for setting in part.describe()]
+    return {"kind": kind, "part": part.part_name, "what": _first_line(cls), "settings": fields}
 
 
 def _first_line(model: type[Any]) -> str:

@@ -14,11 +14,10 @@ from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommen
 from recgraph.cli.data_options import DatasetArgument, takes_data
 from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
 from recgraph.cli.output import describe
-from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank
+from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank, rank
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, ask, tell_error
-from recgraph.imports import import_all
-from recgraph.launcher import is_first_launched
-from recgraph.texts import for_terminal
+from recgraph.pages import for_terminal
+from recgraph.registry import import_all
 
 #: options of the root that every command takes too, wherever they stand after its name
 _SHARED: dict[str, Callable[..., None]] = {
@@ -159,7 +158,7 @@ def _root(
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
     check_command(context.invoked_subcommand)
-    watch = Watch(is_mute=not is_first_launched())
+    watch = Watch(is_mute=(rank() or 0) > 0)
     context.call_on_close(watch.close)
     watch.ask(verbose, quiet, log_file)
     take(context, threads, memory_limit)

@@ -106,7 +106,7 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     Raises:
         ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked
+    from recgraph.evaluate.metrics import DEFAULT_METRICS, Asked
 
     wanted = Asked.of(asked)
     columns = [
@@ -122,7 +122,7 @@ def _compared(
     records: Mapping[Path, Mapping[str, Any]], found: dict[Path, Results], metrics: list[str], form: Format | None
 ) -> None:
     """A table of models for each protocol; runs that differ in their seed alone are one model."""
-    from recgraph.evaluate.standings import table
+    from recgraph.evaluate.significance import table
 
     alike: dict[str, list[Path]] = {}
     for folder, record in records.items():
@@ -153,10 +153,10 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
     from recgraph.config import parse_settings
-    from recgraph.train.settings import ProbeSettings, probe_of
+    from recgraph.train.settings import ProbeSettings
 
-    chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
-    results = run.evaluate(probe=probe_of(chosen))
+    chosen = ProbeSettings.of(parse_settings(settings, run.record["evaluation"]))
+    results = run.evaluate(probe=chosen.probe)
     settings_used = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
     note(f"linear probe: {settings_used}; protocol {results.hash}")
     show(results.rows(), form)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from recgraph.cli.watching import NOTES, showing
-from recgraph.texts import cell, csv_line, for_terminal, json_of
+from recgraph.pages import for_terminal
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,6 +89,8 @@ def show(
     rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "", columns: Sequence[str] = ()
 ) -> None:
     """Print rows that all have the same keys, which are ``columns`` where there are no rows."""
+    from recgraph.data.row_files import cell, csv_line, json_of
+
     rows = list(rows)
     chosen = form or default_format()
     if chosen == Format.TABLE:
@@ -133,10 +135,8 @@ def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: 
     form = chosen_form(form, output)
     if form == FileFormat.TABLE:
         raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
-    from recgraph.data.row_files import Form, as_cells, replace_parts
+    from recgraph.data.row_files import Form, replace_parts
 
-    if form in (FileFormat.CSV, FileFormat.TSV):
-        parts = map(as_cells, parts)
     written = replace_parts(parts, output, cast(Form, form.value))
     note(f"{written} rows written to {output}")
 

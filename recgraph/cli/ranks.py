@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from recgraph.launcher import is_first_launched, is_launched, refuse_launched
-
 #: commands that several processes can run together, and how others are started instead
 _TOGETHER = ("train", "evaluate", "update")
 _INSTEAD = {
@@ -17,13 +15,24 @@ _INSTEAD = {
 }
 
 
+def rank() -> int | None:
+    """The rank that a launcher gave this process; None where it is no one of several. It costs no torch then."""
+    if "RANK" not in os.environ:
+        return None
+    from recgraph.ranks import launched_rank
+
+    return launched_rank()
+
+
 def check_command(name: str | None) -> None:
     """Refuse a command that several processes cannot run together.
 
     Raises:
         ValueError: says how to start it.
     """
-    if name is not None and name not in _TOGETHER:
+    if name is not None and name not in _TOGETHER and rank() is not None:
+        from recgraph.ranks import refuse_launched
+
         instead = _INSTEAD.get(name, "start it without a launcher")
         refuse_launched(f"`recgraph {name}`", f"{instead}; those that run on several are {', '.join(_TOGETHER)}")
 
@@ -33,14 +42,14 @@ def alongside(context: Any) -> Iterator[None]:
     """The block in which a command runs; of several processes the first alone prints."""
     with contextlib.ExitStack() as stack:
         context.obj = stack
-        if not is_first_launched():
+        if rank():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
 
 
 def join(context: Any) -> None:
     """Connect the processes of a command until it ends."""
-    if is_launched():
+    if rank() is not None:
         from recgraph.ranks import together
 
         context.obj.enter_context(together())
@@ -48,13 +57,13 @@ def join(context: Any) -> None:
 
 def is_silent(error: BaseException) -> bool:
     """Whether another process reports the error."""
-    if not is_launched():
+    if not rank():
         return False
     from recgraph.ranks import is_told
 
-    return (is_told(error) or isinstance(error, KeyboardInterrupt)) and not is_first_launched()
+    return is_told(error) or isinstance(error, KeyboardInterrupt)
 
 
 def of_rank(message: str) -> str:
     """The message of an error, with the rank that has it."""
-    return f"rank {os.environ['RANK']}: {message}" if is_launched() else message
+    return message if rank() is None else f"rank {rank()}: {message}"

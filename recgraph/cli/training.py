@@ -53,7 +53,7 @@ def train(
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
     from recgraph.config import load_toml, parse_settings, with_none
-    from recgraph.finite import NonFinite
+    from recgraph.files import NonFinite
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 

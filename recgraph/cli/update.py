@@ -44,7 +44,7 @@ def update(
     A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
-    from recgraph.finite import NonFinite
+    from recgraph.files import NonFinite
     from recgraph.train.update import UpdateRefused
 
     opened = _open(run)

@@ -18,13 +18,23 @@ from typing import Annotated, Any
 import typer
 
 from recgraph import __version__
-from recgraph.texts import RecordFormatter, tell
+from recgraph.pages import for_terminal, print_note
 
 #: notes of the commands; shown unless ``-q``
 NOTES = logging.getLogger("recgraph.cli.notes")
 _root = logging.getLogger("recgraph")
 #: the watch of the command that runs
 _current: list[Watch] = []
+
+
+class _Formatter(logging.Formatter):
+    """Records of a log file, whose further lines are indented, so that none looks like a record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().formatMessage(record)).replace("\n", "\n  ")
+
+    def formatException(self, ei: Any) -> str:
+        return for_terminal(super().formatException(ei)).replace("\n", "\n  ")
 
 
 class Watch(logging.Handler):
@@ -63,7 +73,7 @@ class Watch(logging.Handler):
             raise ValueError("-v shows more and -q shows errors alone: give one of them")
         if log_file is not None and log_file not in self._files:
             handler = self._files[log_file] = logging.FileHandler(log_file, encoding="utf-8")
-            handler.setFormatter(RecordFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             _root.addHandler(handler)
             # the password of a storage's address stays out of the file
             command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
@@ -120,7 +130,7 @@ class Watch(logging.Handler):
         elif not is_note:
             name = "" if level >= logging.INFO else f"{record.name}: "
             message = f"[{time.strftime('%H:%M:%S', time.localtime(record.created))}] {name}{message}"
-        tell(message)
+        print_note(message)
 
 
 def showing(name: str) -> contextlib.AbstractContextManager[None]:

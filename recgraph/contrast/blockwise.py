@@ -20,10 +20,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, score_blocks, total_of, work_type
 from recgraph.contrast.parts import Pairs
 from recgraph.contrast.weights import Weight
+from recgraph.sparse.blocks import (
+    exponent_limit,
+    refuse_second_derivative,
+    row_blocks,
+    score_blocks,
+    total_of,
+    work_type,
+)
+from recgraph.sparse.device import full_precision, is_accelerated
 
 
 class NoCandidateError(ValueError):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import group_sizes, group_sums, row_blocks, work_type
 from recgraph.rng import derive
+from recgraph.sparse.blocks import group_sizes, group_sums, row_blocks, work_type
+from recgraph.sparse.device import full_precision, is_accelerated
 
 Method = Literal["published", "scikit-learn"]
 

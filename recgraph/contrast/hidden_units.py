@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
-from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks
+from recgraph.sparse.blocks import exponent_limit, refuse_second_derivative, row_blocks
+from recgraph.sparse.device import is_accelerated
 
 # Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
 _ROWS_HOST, _ROWS_ACCELERATOR = 32, 4096

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import compiled, full_precision, is_accelerated
-from recgraph.blocks import work_type
 from recgraph.config import Config, Search
 from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn, log_sums, mean_loss, of_positives
 from recgraph.contrast.parts import Component, Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.sparse.blocks import work_type
+from recgraph.sparse.device import compiled, full_precision, is_accelerated
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 

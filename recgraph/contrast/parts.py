@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from recgraph import config as configuration
 from recgraph.config import Search
 from recgraph.ranks import Share
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class Component(nn.Module):

@@ -14,7 +14,7 @@ from recgraph.config import Config, configure
 from recgraph.contrast.clustering import Clustering, Method, concentration, kmeans
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.ranks import stacked
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class PrototypesConfig(Config):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 # added to variances before they are divided
 _SMALLEST = 1e-12

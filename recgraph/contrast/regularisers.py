@@ -10,12 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import refuse_second_derivative, row_blocks, total_of, work_type
 from recgraph.config import Config, Search
 from recgraph.contrast.blockwise import log_sums
 from recgraph.contrast.parts import Component
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import refuse_second_derivative, row_blocks, total_of, unit_length, work_type
+from recgraph.sparse.device import full_precision, is_accelerated
 
 
 class RegulariserConfig(Config):

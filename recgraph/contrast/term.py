@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -14,13 +14,14 @@ from recgraph.config import PartConfig, Search
 from recgraph.contrast.objectives import Objective
 from recgraph.contrast.parts import Outcome, Similarity, Views
 from recgraph.contrast.queue import Queue
+from recgraph.contrast.regularisers import Regulariser
 from recgraph.contrast.transforms import Transform
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
 from recgraph.registry import part, part_class
 from recgraph.rng import Generators
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
 
 
 class Contrast(Similarity):
@@ -171,7 +172,8 @@ class ContrastiveTerm(nn.Module):
         it is the row of the same number."""
         positives = None if isinstance(views.positives, Ragged) else views.positives
         b = views.b if positives is None else views.b.index_select(0, positives)
-        return torch.stack([each(views.a, b) * each.config.coefficient for each in self.regularisers]).sum()
+        parts = cast("list[Regulariser]", list(self.regularisers))
+        return torch.stack([each(views.a, b) * each.config.coefficient for each in parts]).sum()
 
     def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
         """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""

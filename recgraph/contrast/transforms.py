@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision
-from recgraph.blocks import refuse_second_derivative, work_type
 from recgraph.config import Config, ConfigError, Search
 from recgraph.contrast.parts import Component, Views
+from recgraph.sparse.blocks import refuse_second_derivative, work_type
+from recgraph.sparse.device import full_precision
 
 
 class TransformConfig(Config):

@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
-from recgraph.blocks import FEWEST_ROWS
 from recgraph.config import Config, Search
 from recgraph.contrast.clustering import assign, kmeans
 from recgraph.contrast.hidden_units import tanh_sums
 from recgraph.contrast.parts import Component, Pairs
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import FEWEST_ROWS, unit_length
+from recgraph.sparse.device import is_accelerated
 
 __all__ = ["Pairs", "Weight", "WeightConfig"]
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import to_device
-from recgraph.blocks import even_bounds, of_groups
 from recgraph.config import ConfigError
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
+from recgraph.sparse.blocks import even_bounds, of_groups
+from recgraph.sparse.device import to_device
 from recgraph.sparse.ragged import Ragged, consecutive
 
 
@@ -183,7 +183,7 @@ class PairBatch:
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
         excluded: [2, E] int64, the sample and the column of each shared negative that does not count for the sample;
             None where each sample has negatives of its own.
-        bounds: of the groups that share negatives (:func:`recgraph.blocks.even_bounds`), among these samples; None
+        bounds: of the groups that share negatives (:func:`recgraph.sparse.blocks.even_bounds`), among these; None
             where each sample has its own.
     """
 

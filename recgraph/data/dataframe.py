@@ -11,10 +11,9 @@ import numpy as np
 import polars as pl
 
 from recgraph.data.columns import Columns
-from recgraph.data.errors import DataError, DuplicateColumnError, MissingColumnError, MixedIdError
+from recgraph.data.errors import DataError, DuplicateColumnError, MissingColumnError, MixedIdError, listed
 from recgraph.data.ids import DATES, IdMap, family, integers_of, is_missing, plain_series, python_types, same_moments
 from recgraph.data.log_file import Source, Table
-from recgraph.texts import listed
 
 FrameKind = Literal["pandas", "polars", "pyarrow"]
 _KINDS = ("pandas", "polars", "pyarrow")

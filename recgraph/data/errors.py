@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class DataError(ValueError):
@@ -75,3 +76,9 @@ def in_file(path: Path) -> Iterator[None]:
         if error.path is not None:
             raise
         raise type(error)(str(error), path=path) from None
+
+
+def listed(names: Iterable[Any], most: int = 20) -> str:
+    """Names in a message, quoted; of many the first ones and how many more there are."""
+    every = [repr(str(name)[:60]) for name in names]
+    return f"{', '.join(every[:most])} and {len(every) - most:,} more" if len(every) > most else ", ".join(every)

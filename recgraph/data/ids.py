@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recgraph.arguments import is_list, shown
+from recgraph.config import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.files import read_frame, write_frame
 

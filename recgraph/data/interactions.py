@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
 from recgraph.data.log import InteractionLog, encode

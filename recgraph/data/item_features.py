@@ -22,11 +22,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from recgraph.config import Config, nearest_names
-from recgraph.data.errors import DataError, MissingColumnError
+from recgraph.data.errors import DataError, MissingColumnError, listed
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
-from recgraph.texts import listed
 
 _log = logging.getLogger(__name__)
 Kind = Literal["category", "words", "number", "vector"]

@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from recgraph import registry
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import (
@@ -32,7 +32,7 @@ from recgraph.data.log_file import LogFile, Source, Table
 from recgraph.data.part import OrderedLog
 from recgraph.data.reading import MissingIds
 from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
-from recgraph.notebook import block
+from recgraph.pages import block
 
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in

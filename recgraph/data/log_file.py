@@ -30,11 +30,11 @@ from recgraph.data.errors import (
     MissingIdError,
     MixedIdError,
     TimestampError,
+    listed,
 )
 from recgraph.data.ids import FOR_MISSING, family, plain_series
 from recgraph.data.reading import FEATURES, NO_COLUMN, PARTS, ROLES, FileFormat, Reading, candidates_of
 from recgraph.files import read_frame, reading, sha256
-from recgraph.texts import listed
 
 SUFFIXES: dict[str, FileFormat] = {
     ".csv": "csv",

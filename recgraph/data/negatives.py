@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recgraph.blocks import of_groups
 from recgraph.data.part import Part
+from recgraph.sparse.blocks import of_groups
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged, consecutive
 
@@ -74,7 +74,7 @@ class NegativeSampler:
             items: [B] int64: those that the users chose.
             count: K.
             generator: on the host.
-            bounds: of the groups (:func:`recgraph.blocks.even_bounds`); None: all samples are one.
+            bounds: of the groups (:func:`recgraph.sparse.blocks.even_bounds`); None: all samples are one.
 
         Returns:
             [G, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's

@@ -13,8 +13,7 @@ from pydantic import Field
 
 from recgraph.config import Added, Config
 from recgraph.data.columns import Columns
-from recgraph.data.errors import AmbiguousColumnError, DataError, MissingColumnError
-from recgraph.texts import listed
+from recgraph.data.errors import AmbiguousColumnError, DataError, MissingColumnError, listed
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
 MissingIds = Literal["error", "drop"]

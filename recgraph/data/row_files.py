@@ -1,37 +1,68 @@
-"""Frames written one under the other into one file, of which one is in memory at a time."""
+"""Rows as text and as files: csv, tsv, JSON, JSON lines and Parquet, of which one frame is in memory at a time."""
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
 from recgraph.files import replacing
-from recgraph.texts import cell
 
 #: of a file of rows
 Form = Literal["csv", "tsv", "json", "jsonl", "parquet"]
 
 
+def cell(value: Any) -> Any:
+    """What a cell of a csv or tsv holds: bytes as UTF-8, the entries of a list after one another, a mapping as JSON."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(_plain, value))
+    if isinstance(value, dict):
+        return json_of(value)
+    return _plain(value) if isinstance(value, bytes) else value
+
+
+def csv_line(cells: Iterable[Any], separator: str = ",") -> str:
+    """A line of a CSV file, with its end; a cell with any line break is quoted, CR alone too."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=separator, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def json_of(value: Any, indent: int | None = None) -> str:
+    """JSON, with null for NaN and infinities, which it does not have; what it has no form for becomes a text."""
+    return json.dumps(_finite(value), indent=indent, default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: int = 1 << 17) -> int:
-    """Write frames of the same columns one under the other into one file, atomically; one is held at a time.
+    """Write frames of the same columns one under the other into one file, atomically -> how many rows there are.
 
     Args:
-        parts: read once, as they are written. An error that reading one raises leaves no file.
+        parts: at least one; read once, as they are written. An error that reading one raises leaves no file.
         path: the file.
         form: ``csv`` and ``tsv`` have a header line, ``json`` is one list, ``jsonl`` has an object a line.
         rows: of a row group of Parquet.
-
-    Returns:
-        how many rows were written.
     """
     whole = iter(parts)
-    first = next(whole, None)
-    if first is None:
-        raise ValueError(f"there is nothing to write to {path}")
+    first = next(whole)
     count = 0
 
     def counted() -> Iterator[pl.DataFrame]:
@@ -42,46 +73,22 @@ def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: i
 
     with replacing(path) as temporary:
         if form == "parquet":
-            _sink(counted(), first.schema, temporary, rows)
+            from polars.io.plugins import register_io_source
+
+            # a sink asks for everything, once
+            source = register_io_source(lambda *_: counted(), schema=first.schema)
+            source.sink_parquet(temporary, row_group_size=rows)
         else:
             with temporary.open("wb") as file:
                 _write_texts(counted(), file, form)
     return count
 
 
-def _sink(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path, rows: int) -> None:
-    from polars.io.plugins import register_io_source
-
-    def read(columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
-        return parts  # a sink asks for everything, once
-
-    register_io_source(read, schema=schema).sink_parquet(path, row_group_size=rows)
-
-
-def as_cells(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with texts (:func:`recgraph.texts.cell`) for what no cell of a csv holds: lists, bytes, spans."""
-    return _as_texts(frame, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration))
-
-
-def _as_texts(frame: pl.DataFrame, wanted: Callable[[pl.DataType], bool]) -> pl.DataFrame:
-    columns = [
-        pl.Series(name, [None if value is None else str(cell(value)) for value in frame[name].to_list()], pl.String)
-        for name, dtype in frame.schema.items()
-        if wanted(dtype)
-    ]
-    return frame.with_columns(columns)
-
-
-def _holds_bytes(dtype: Any) -> bool:
-    if isinstance(dtype, pl.Struct):
-        return any(_holds_bytes(field.dtype) for field in dtype.fields)
-    return _holds_bytes(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else bool(dtype == pl.Binary)
-
-
 def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> None:
     if form in ("csv", "tsv"):
-        for number, part in enumerate(map(as_cells, parts)):
-            part.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")
+        for number, part in enumerate(parts):
+            cells = _as_texts(part, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration))
+            cells.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")
         return
     parts = (_as_texts(part, _holds_bytes) for part in parts)  # polars writes no bytes into JSON
     if form == "jsonl":
@@ -94,3 +101,18 @@ def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> N
                 file.write(before + part.write_ndjson().encode().rstrip(b"\n").replace(b"\n", b",\n"))
                 before = b",\n"
         file.write(b"\n]\n" if before == b",\n" else b"[]\n")
+
+
+def _as_texts(frame: pl.DataFrame, wanted: Any) -> pl.DataFrame:
+    """The frame with the columns of the wanted types as texts (:func:`cell`)."""
+    return frame.with_columns(
+        pl.Series(name, [None if value is None else str(cell(value)) for value in frame[name].to_list()], pl.String)
+        for name, dtype in frame.schema.items()
+        if wanted(dtype)
+    )
+
+
+def _holds_bytes(dtype: Any) -> bool:
+    if isinstance(dtype, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in dtype.fields)
+    return _holds_bytes(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else bool(dtype == pl.Binary)

@@ -22,7 +22,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
@@ -43,7 +43,7 @@ from recgraph.files import (
     write_frame,
     write_json,
 )
-from recgraph.notebook import block
+from recgraph.pages import block
 
 __all__ = ["GIVEN", "SealedSplit", "SealedTestError", "Split"]
 

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated, to_device
-from recgraph.blocks import refuse_second_derivative
 from recgraph.rng import dropout_scale, lent
+from recgraph.sparse.blocks import refuse_second_derivative
+from recgraph.sparse.device import is_accelerated, to_device
 from recgraph.sparse.ragged import Ragged
 
 # A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.accelerated import compiled
 from recgraph.config import ConfigError, Search
 from recgraph.encoders.attention import Asked, Layout, Padded, lay_out
 from recgraph.rng import dropout, lent
-from recgraph.rows import lookup
+from recgraph.sparse.device import compiled
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 # settings that encoders share, as parameters of their constructors
 Layers = Annotated[int, Field(ge=1, description="layers"), Search(1, 4)]

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from recgraph.config import Search
 from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.kept import SizedByState
+from recgraph.graph.sampler import Layered
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum, power
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.spmm import Backend, Layered, Operator, spmm
+from recgraph.sparse.spmm import Backend, Operator, spmm
 
 Norm = Literal["none", "joint"]
 #: what a graph encoder takes: one operator, or several, each perhaps one a layer

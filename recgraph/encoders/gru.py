@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from recgraph.accelerated import to_device
 from recgraph.config import Search
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.rng import dropout
-from recgraph.rows import lookup
+from recgraph.sparse.device import to_device
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 
 class GRU(SequenceEncoder):

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
 from recgraph.config import Search
 from recgraph.encoders.attention import Asked, Layout, attend
 from recgraph.encoders.base import AttentionDropout, EncoderLayer, Heads, LayeredEncoder, Layers, Width
 from recgraph.rng import dropout
+from recgraph.sparse.device import is_accelerated
 
 
 def draw_weights(weight: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from recgraph.evaluate.frames import frame, matrix
     from recgraph.evaluate.protocol import Protocol
     from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare, load_users, save_users
-    from recgraph.evaluate.standings import Table, table
+    from recgraph.evaluate.significance import Table, table
 
 _WHERE = {
     "evaluator": ("evaluate",),
     "frames": ("frame", "matrix"),
     "protocol": ("Protocol",),
     "results": ("ProtocolMismatch", "Result", "Results", "compare", "load_users", "save_users"),
-    "standings": ("Table", "table"),
+    "significance": ("Table", "table"),
 }
 __all__ = ["Protocol", "ProtocolMismatch", "Result", "Results", "Table", "compare", "evaluate", "frame"]
 __all__ += ["load_users", "matrix", "save_users", "table"]

@@ -12,14 +12,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.collect import known_items
-from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
+from recgraph.evaluate.evaluator import check_needs, evaluate, known_items, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth, check_items
-from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.metrics.names import Asked
+from recgraph.evaluate.metrics import Asked, Metric
 from recgraph.evaluate.protocol import MOST_ITEMS, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results

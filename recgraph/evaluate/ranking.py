@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from recgraph.data.batches import Query
 from recgraph.evaluate.hits import RelevantRanks
-from recgraph.evaluate.ranks import rank_candidates, rank_relevant
-from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists
+from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists, rank_candidates, rank_relevant
 from recgraph.ranks import Ranks
 from recgraph.sparse.ragged import Ragged
 

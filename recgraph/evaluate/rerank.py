@@ -20,7 +20,6 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.config import Config, Search, configure
 from recgraph.data.item_features import ItemColumns
-from recgraph.finite import first_bad_row
 from recgraph.sparse.products import co_occurrence, distinct, holders_of
 from recgraph.sparse.ragged import Ragged
 
@@ -61,8 +60,8 @@ class Cosine(Similarity):
         self.unit = torch.empty_like(vectors, dtype=torch.float32)
         for start in range(0, len(vectors), _ROWS):
             part = vectors[start : start + _ROWS]
-            if (item := first_bad_row(part)) is not None:
-                raise ValueError(f"vectors: that of item index {start + item} is not finite; train or check the model")
+            if (bad := (~part.isfinite().all(1)).nonzero()).numel():
+                raise ValueError(f"vectors: that of item index {start + int(bad[0])} is not finite; check the model")
             unit = torch.nn.functional.normalize(part.double())
             self.unit[start : start + _ROWS] = unit.mul_(_GRID).round_().div_(_GRID)
 

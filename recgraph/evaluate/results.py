@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.part import Cases
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.rerank import reranker_of
 from recgraph.files import replacing
-from recgraph.notebook import block, table
+from recgraph.pages import block, table
 
 
 class ProtocolMismatch(ValueError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recgraph.notebook import block, table
+from recgraph.pages import block, table
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
@@ -18,7 +18,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import load
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 #: direct neighbours of a node that are shown, of each type
 _MOST_RELATED = 10

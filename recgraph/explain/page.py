@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.explain.explanation import (
     Attributed,
     Evidence,

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
 from recgraph.explain.items import Items, is_vector
@@ -21,7 +21,7 @@ from recgraph.explain.user import recommender_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 Method = Literal["pca", "tsne"]
 #: t-SNE: perplexity, where there are enough points

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked, is_list
+from recgraph.config import checked, is_list
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of

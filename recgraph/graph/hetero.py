@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import to_host
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.graph import frames, io, schema, store
 from recgraph.graph.node_task import NodeTask
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
-from recgraph.notebook import block, table
+from recgraph.pages import block, table
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.device import to_host
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recgraph.blocks import row_blocks
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.route import PathError, Route, is_palindrome
 from recgraph.rng import derive
+from recgraph.sparse.blocks import row_blocks, unit_length
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.hubs import split_hubs
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows
 from recgraph.sparse.spmm import spmm
 from recgraph.sparse.top_k import top_k_mask
-from recgraph.unit_length import unit_length
 
 # Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
 _SAMPLE = 128

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import torch
 
-from recgraph.blocks import work_type
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
+from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
 
 

@@ -11,11 +11,40 @@ from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_type
+from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.sample import sample_rows
+from recgraph.sparse.spmm import Operator
 
 #: along an edge type from its source, from its target, or from whichever end is reached
 Direction = Literal["out", "in", "both"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layered:
+    """What sampled neighbourhoods need: the last layer has rows for the batch alone, the one before for what those see.
+
+    Attributes:
+        layers: in the order in which they are applied; the rows of each are the columns of the next.
+        share: which of the rows of a batch these are, where several ranks divide it: an encoder gathers those of all
+            ranks behind its last layer.
+    """
+
+    layers: tuple[Operator, ...]
+    share: Share = WHOLE
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows that come out, rows that go in."""
+        return self.layers[-1].shape[0], self.layers[0].shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0].device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Layered:
+        """On a device, with weights of a type."""
+        return Layered(tuple(layer.to(device, dtype) for layer in self.layers), self.share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,20 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
-from recgraph.arguments import checked
-from recgraph.config import Config, ConfigError, load_toml, with_none
+from recgraph.config import Config, ConfigError, checked, load_toml, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.log_file import is_data_path
 from recgraph.data.reading import PATHS
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
-from recgraph.evaluate.node_probe import SCORES, ProbeConfig
+from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, metric_class, split_metric
+from recgraph.evaluate.nodes import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs
-from recgraph.imports import ImportFailed, import_all, is_file
+from recgraph.registry import ImportFailed, import_all, is_path
 from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
@@ -94,8 +93,6 @@ class EntrySpec(Config):
 class SheetSpec(Config):
     """The part of a board for one data set."""
 
-    renamed: ClassVar[dict[str, str]] = {"import": "imports"}
-
     title: Annotated[str, Field(description="shown; by default the data set's name")] = ""
     note: Annotated[str, Field(description="shown above the table")] = ""
     dataset: Annotated[
@@ -119,7 +116,7 @@ class SheetSpec(Config):
     models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
     imports: Annotated[
         tuple[str, ...],
-        Field(description="written 'import': Python files, from the board's file on, or modules that register parts"),
+        Field(alias="import", description="Python files, from the board's file on, or modules that register parts"),
     ] = ()
     file: Annotated[Path, Field(description="the board's file, set when it is read: paths count from it on")] = Path()
 
@@ -156,7 +153,7 @@ class SheetSpec(Config):
     @property
     def imported(self) -> tuple[str, ...]:
         """What it imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
-        return tuple(_path(self.file, each) if is_file(each) else each for each in self.imports)
+        return tuple(_path(self.file, each) if is_path(each) else each for each in self.imports)
 
     def located(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with their paths from the board's file on; addresses have them as they are written."""

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import OF_FOLD, over_folds, over_users
-from recgraph.evaluate.statistics import TooFewPairs, holm, welch
+from recgraph.evaluate.significance import OF_FOLD, TooFewPairs, holm, over_folds, over_users, welch
 from recgraph.files import write_json
 from recgraph.leaderboard.plan import TITLES, Record, Repeat, Store, digest, fold_of, mean_of, read_json, seed_of
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from recgraph.evaluate.metrics.names import higher_is_better
+from recgraph.evaluate.metrics import higher_is_better
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.numbers import COSTS, Number, metric_name, short_hash

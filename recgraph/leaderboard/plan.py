@@ -16,12 +16,11 @@ from typing import Any, Literal, NamedTuple
 from polars.exceptions import PolarsError
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, setting_text
+from recgraph.config import Config, ConfigError, assignments, merged, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.split import Split
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
-from recgraph.evaluate.node_probe import ProbeConfig
-from recgraph.evaluate.node_results import NodeProtocol
+from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
+from recgraph.evaluate.nodes import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, load_users
 from recgraph.files import locked, read_object, remove_folder, write_json
@@ -89,9 +88,9 @@ class Job:
     """One model with one seed on one data set.
 
     Attributes:
-        settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
-        identity: what identifies a job and decides its numbers: the resolved configuration, the model's revision, the
-            card and the protocol. The hash of the data is compared separately.
+        settings: those that are not defaults, as a tree, as for ``recgraph train``.
+        identity: what identifies a job and decides its numbers: the resolved configuration, the card and the
+            protocol. The hash of the data is compared separately.
         metrics: those beyond the default ones; a record without them is made again, under the same address.
         imports: what the board's file imports; files by their absolute paths.
         fit_on: the parts that the tested model learns from, see :class:`recgraph.leaderboard.board.ProtocolSpec`.
@@ -148,7 +147,7 @@ class Job:
     def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
         """The two commands that reproduce this job's numbers; ``seed``: text in place of the job's seed."""
         number = f"{self.seed}" if seed is None else seed
-        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
+        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
         model, data = shlex.quote(self.model), shlex.quote(self.dataset)
         folder = f"runs/{model}-{self.entry}-seed{number}"
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
@@ -174,7 +173,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     try:
         _check_no_test_settings(sheet, entry)
         # of all folds at once: the best trial of a study that goes on may change
-        given = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings}
+        given = merged(merged(training, _settings_of_study(sheet, entry, cls)), entry.settings)
         return [job for fold in sheet.protocol.folds for job in _jobs_of_fold(sheet, entry, cls, given, fold)]
     except ConfigError as error:
         raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
@@ -185,7 +184,7 @@ def _jobs_of_fold(
 ) -> list[Job]:
     protocol, of_nodes = sheet.protocol, is_of_nodes(sheet.dataset)
     if of_nodes:
-        settings = {**given, **{f"probe_{name}": value for name, value in protocol.probe.items()}}
+        settings = {**given, "probe": protocol.probe} if protocol.probe else dict(given)
     else:
         split = protocol.data_of(fold).model_dump(mode="json", exclude_defaults=True)
         settings = {**given, **{name: value for name, value in split.items() if value}}
@@ -193,8 +192,7 @@ def _jobs_of_fold(
         "model": cls.key(),
         "dataset": data_name(sheet.dataset),
         "card": find_card(sheet.dataset).hash,
-        **(parts := _resolve(cls, of_nodes, settings)),
-        "revision": cls.revision_of(parts["config"]),
+        **_resolve(cls, of_nodes, settings),
         "protocols": _protocol_hashes(protocol, of_nodes),
     }
     shared = (sheet.more_metrics, sheet.imported, protocol.fit_on, fold)
@@ -215,7 +213,7 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
     made = {name: part.of(shared[name]) for name, part in parts.items()}
     if made.get("items") == InitItemsConfig():  # entries that read none keep their address
         del made["items"]
-    return {name: part.identity() for name, part in made.items()}
+    return {name: part.model_dump(mode="json") for name, part in made.items()}
 
 
 def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:

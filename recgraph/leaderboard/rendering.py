@@ -5,22 +5,30 @@ The output depends on the records alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from recgraph.arguments import checked
+from recgraph.config import checked
+from recgraph.data.row_files import csv_line
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.numbers import COSTS, WATTS_PER_CORE, WATTS_PER_GIB, Number, short_hash
 from recgraph.leaderboard.plan import fold_of, named, seed_of
 from recgraph.leaderboard.sheet import Entry, GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
-from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
+from recgraph.pages import for_terminal
 
 __all__ = ["COLUMNS", "markdown", "render", "rows", "to_csv"]
 
-
+#: what has a meaning within a line: code, emphasis, HTML, mathematics, strikes, entities, the end of a link's text
+_INLINE = re.compile(r"([\\`*<$~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|\](?=[(\[:]))")
+#: and at the beginning of a block: headings, quotes, lists, tables, rules
+_BEGINNING = re.compile(r"^(?=[#>|:=]|[-+](?:[\s-]|$))|^(\d+)(?=[.)](?:\s|$))")
+#: of a cell that a spreadsheet takes for a formula, or whose beginning it skips; and of a number
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
 #: columns of the CSV: ``sheet`` is called as its file; ``kind`` is score, group, cost, failure or missing; ``values``
 #: are ``seed:value``, or ``fold/seed:value``; fields that do not apply are empty
@@ -32,8 +40,35 @@ COLUMNS = (
 )
 
 
+def for_markdown(text: str) -> str:
+    """The text in one line of Markdown: it shows what it says, without markup, HTML or links of its own."""
+    plain = _INLINE.sub(r"\\\1", for_terminal(" ".join(text.split("\n")), lines=False).strip())
+    return _BEGINNING.sub(lambda found: f"{found[1]}\\" if found[1] else "\\", plain)
+
+
+def markdown_code(text: str) -> str:
+    """The text as code within a line of Markdown."""
+    plain = for_terminal(text, lines=False)
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
+    pad = " " if plain[:1] in ("`", " ") or plain[-1:] in ("`", " ") or not plain else ""
+    return f"{fence}{pad}{plain}{pad}{fence}"
+
+
+def markdown_block(text: str, language: str = "") -> str:
+    """Lines as a block of code of Markdown."""
+    plain = for_terminal(text)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", plain)), default=0))
+    return f"{fence}{language}\n{plain}\n{fence}"
+
+
+def for_spreadsheet(value: Any) -> Any:
+    """A cell of a CSV that people open: a text that a spreadsheet would compute gets an apostrophe before it."""
+    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
+
+
 def to_csv(sheets: Sequence[Sheet]) -> str:
-    """All sheets as CSV with a header, :func:`recgraph.texts.for_spreadsheet`."""
+    """All sheets as CSV with a header, :func:`for_spreadsheet`."""
     cells = [[for_spreadsheet(row.get(name, "")) for name in COLUMNS] for sheet in sheets for row in rows(sheet)]
     return "".join(map(csv_line, [COLUMNS, *cells]))
 

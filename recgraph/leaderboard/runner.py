@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 
 from recgraph import parallel, registry
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.catalog.cards import data_name
-from recgraph.evaluate.node_results import NodeResults
+from recgraph.evaluate.nodes import NodeResults
 from recgraph.evaluate.results import (
     ProtocolMismatch,
     Result,
@@ -33,8 +33,6 @@ from recgraph.evaluate.results import (
     save_users,
 )
 from recgraph.files import remove_folder
-from recgraph.imports import import_all
-from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import (
     TITLES,
@@ -50,7 +48,9 @@ from recgraph.leaderboard.plan import (
     named,
 )
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
-from recgraph.texts import tell
+from recgraph.pages import print_note
+from recgraph.ranks import refuse_launched
+from recgraph.registry import import_all
 from recgraph.train.config import pick_device
 from recgraph.train.fit import train
 from recgraph.train.record import SELECTION, Measured, provenance
@@ -148,7 +148,7 @@ def run(
     folder = found.results if results is None else Path(results)
     if say is None:
         clock = "%H:%M:%S"
-        say = (lambda line: tell(f"[{time.strftime(clock)}] {line}")) if sys.stderr.isatty() else lambda _: None
+        say = (lambda line: print_note(f"[{time.strftime(clock)}] {line}")) if sys.stderr.isatty() else lambda _: None
     deadline = None if budget is None else time.time() + 3600 * budget
     summary = Summary()
     planned: dict[Path, Pending] = {}

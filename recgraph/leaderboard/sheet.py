@@ -13,10 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from recgraph import notebook, registry
-from recgraph.arguments import checked
-from recgraph.config import setting_text
-from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph import pages, registry
+from recgraph.config import checked, setting_text
+from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.evaluate.significance import OF_FOLD
 from recgraph.files import read_object
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
@@ -331,8 +330,8 @@ class Sheet:
                 {"model": name} | {key: own[key].mean if key in own else None for key in of.metrics}
                 for name, own in ranked.items()
             ]
-            shown.append(notebook.table(rows, of.title))
-        return notebook.block(repr(self), {}, shown, self.tested)
+            shown.append(pages.table(rows, of.title))
+        return pages.block(repr(self), {}, shown, self.tested)
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         return self.numbers.get((entry, title, "", "", metric))

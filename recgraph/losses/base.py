@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recgraph.config import Config, configure
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class LossConfig(Config):

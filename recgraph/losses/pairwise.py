@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.blocks import even_bounds, of_groups, score_blocks, total_of
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
 from recgraph.rng import dropout
-from recgraph.rows import touched
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import even_bounds, of_groups, score_blocks, total_of, unit_length
+from recgraph.sparse.rows import touched
 
 
 class PairWeights(NamedTuple):
@@ -93,7 +92,7 @@ class OwnNegatives(NextItemLoss):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The mean loss with given negatives [T, K], or [n_groups, K] that are shared; ``bounds`` as in
-        :meth:`against_shared`, None: those of :func:`recgraph.blocks.even_bounds`; else the arguments of a call."""
+        :meth:`against_shared`, None: :func:`recgraph.sparse.blocks.even_bounds`; else the arguments of a call."""
         if self.config.shared:
             bounds = even_bounds(len(targets), len(negatives)) if bounds is None else bounds
             keep_mask = of_groups(negatives, bounds) != targets[:, None]

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
-from recgraph.rows import distinct_rows, is_sparse, lookup, touched
+from recgraph.sparse.blocks import refuse_second_derivative, row_blocks, unit_length, work_type
+from recgraph.sparse.device import full_precision, is_accelerated
 from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
-from recgraph.unit_length import unit_length
+from recgraph.sparse.rows import distinct_rows, is_sparse, lookup, touched
 
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
 _FEW = 4

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import compiled, full_precision, is_accelerated
-from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.rows import touched
+from recgraph.sparse.blocks import work_type
+from recgraph.sparse.device import compiled, full_precision, is_accelerated
+from recgraph.sparse.rows import touched
 
 BlockRows = Annotated[
     int | None, Field(ge=1, description="rows of scores in memory at once; None picks by the size of the cache")
@@ -25,7 +25,7 @@ BlockRows = Annotated[
 
 class FullSoftmaxConfig(LossConfig):
     pad_candidate: Annotated[
-        bool, Field(exclude=True, description="whether the padding token competes too, as in RecBole and MCLRec")
+        bool, Field(description="whether the padding token competes too, as in RecBole and MCLRec")
     ] = True
     block_rows: BlockRows = None
 

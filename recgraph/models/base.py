@@ -248,7 +248,7 @@ class TrainableModel(Model):
     def row_sparse_tables(self) -> tuple[str, ...]:
         """The parameters of which a step touches the rows of its batch and of what it draws alone, by name.
 
-        They are read by :mod:`recgraph.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
+        They are read by :mod:`recgraph.sparse.rows`; with ``sparse_tables`` an optimiser steps these rows alone.
         """
         return ()
 

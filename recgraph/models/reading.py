@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from recgraph.data.batches import Query
-from recgraph.rows import lookup
 from recgraph.sparse.operators import power
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 #: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
 Baseline = Literal["padding", "mean"]

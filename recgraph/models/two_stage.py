@@ -15,7 +15,6 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.blocks import row_blocks
 from recgraph.config import Config, ConfigError, PartConfig, Search, configure, known_settings, unknown_key
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
@@ -25,6 +24,7 @@ from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, Tra
 from recgraph.models.heterogeneous.base import evaluating
 from recgraph.registry import part, part_class
 from recgraph.rng import derive
+from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.ragged import Ragged
 
 _log = logging.getLogger(__name__)
@@ -276,6 +276,10 @@ def _rows_of(table: Tensor, index: Tensor, n: int) -> Tensor:
 # --- second stages ----------------------------------------------------------------------------------
 
 
+#: within a class, ``Config`` is its own
+BaseConfig = Config
+
+
 class Ranker(SizedByState):
     """Base of second stages: a subclass defines ``fit`` and ``score``.
 
@@ -288,7 +292,7 @@ class Ranker(SizedByState):
 
     Config: ClassVar[type[Config]] = Config
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
 
@@ -350,7 +354,7 @@ class BoostedTrees(Ranker):
     value: Tensor
     start: Tensor
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         shape = self.config.max_iter, 2 * self.config.max_leaf_nodes - 1
         itself = torch.arange(shape[1]).expand(shape)
@@ -440,7 +444,7 @@ class Logistic(Ranker):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, config: Config | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
         for name in self.sized_by_state:
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))

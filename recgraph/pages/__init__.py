@@ -1,28 +1,113 @@
-"""Self-contained HTML pages: their templates, one folder a page, and the look that they share (``look.css``)."""
+"""Self-contained HTML pages, their templates and their look (``look.css``); blocks of notebooks; texts of strangers.
+
+A log may come from strangers: escape sequences do nothing on a terminal, markup nothing on a page.
+"""
 
 from __future__ import annotations
 
+import html
+import json
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from recgraph.texts import for_terminal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+#: controls, formats (bidirectional ones among them), lone surrogates, separators of lines and paragraphs
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+#: formats that scripts and emoji need
+_JOINERS = "\u200c\u200d"
+#: the most rows of a table that are shown
+_MOST = 30
+_LINE = "1px solid color-mix(in srgb, currentColor 20%, transparent)"
+_STYLE = (
+    ".recgraph{display:inline-block;max-width:100%;overflow-x:auto;margin:.2em 0;padding:.5em .8em;"
+    f"border:{_LINE};border-radius:6px;font:13px/1.5 system-ui,sans-serif}}"
+    ".recgraph dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1em;margin:.2em 0}"
+    ".recgraph dt{opacity:.7;font-weight:normal}.recgraph dd{margin:0;overflow-wrap:anywhere}"
+    ".recgraph table{border-collapse:collapse;margin:.4em 0;font-variant-numeric:tabular-nums}"
+    f".recgraph th,.recgraph td{{padding:.1em .6em;text-align:right;border:0;border-bottom:{_LINE}}}"
+    ".recgraph th:first-child,.recgraph td:first-child{text-align:left}"
+    ".recgraph caption{text-align:left;opacity:.7}.recgraph p{margin:.2em 0;opacity:.7}"
+)
 
-def _glyphs(value: Any) -> Any:
-    """A text without characters that HTML does not have, or that change the order of others; HTML as it is."""
-    return for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+def for_terminal(text: str, lines: bool = True) -> str:
+    r"""The text with every character that is no glyph written out, as ``\u001b``; ``lines``: breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    safe = _JOINERS + ("\n\t" if lines else "")
+    return "".join(c if c in safe or unicodedata.category(c) not in _UNSEEN else json.dumps(c)[1:-1] for c in text)
+
+
+def for_html(text: str) -> str:
+    """The text in HTML, also in an attribute: escaped, and :func:`for_terminal`, as HTML has no such characters."""
+    return html.escape(for_terminal(text))
+
+
+def print_note(line: str) -> None:
+    """Print a line on the standard error stream, :func:`for_terminal`."""
+    print(for_terminal(line), file=sys.stderr, flush=True)
 
 
 def environment(folder: str) -> Environment:
     """The templates of a folder beside this file, and what all pages share; values are escaped."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+    def glyphs(value: Any) -> Any:
+        return for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
     return Environment(
         loader=ChoiceLoader([PackageLoader(__name__, place) for place in (folder, ".")]),
         autoescape=True,
-        finalize=_glyphs,
+        finalize=glyphs,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+
+
+def block(title: str, facts: Mapping[str, Any], tables: Sequence[str] = (), note: str = "") -> str:
+    """What an object looks like in a notebook: HTML that stands alone, in the notebook's own colours.
+
+    Args:
+        title: what it is.
+        facts: name -> value; None is left out.
+        tables: from :func:`table`; empty ones are left out.
+        note: a last line.
+    """
+    rows = "".join(f"<dt>{for_html(k)}</dt><dd>{for_html(_text(v))}</dd>" for k, v in facts.items() if v is not None)
+    parts = [f"<b>{for_html(title)}</b>", f"<dl>{rows}</dl>" if rows else "", *tables]
+    parts.append(f"<p>{for_html(note)}</p>" if note else "")
+    return f'<div class="recgraph"><style>{_STYLE}</style>{"".join(parts)}</div>'
+
+
+def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """An HTML table with a column for each key; of many rows the first are shown. Empty without rows."""
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(name for row in rows[:_MOST] for name in row))
+    head = "".join(f"<th>{for_html(name)}</th>" for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{for_html(_text(row.get(name)))}</td>' for name in names)}</tr>" for row in rows[:_MOST]
+    )
+    more = f"<p>and {len(rows) - _MOST:,} more</p>" if len(rows) > _MOST else ""
+    name = f"<caption>{for_html(caption)}</caption>" if caption else ""
+    return f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(held)}" for name, held in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value}"

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recgraph.pages import for_html as escape
 from recgraph.pages.labels import Box, Spot, along, name_marks
-from recgraph.texts import for_html as escape
 
 #: fraction of an axis that is left free at each end
 _MARGIN = 0.05
@@ -32,13 +32,7 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """A numeric axis.
-
-    Attributes:
-        low, high: its ends.
-        log: whether equal factors are equal distances.
-        whole: whether its ticks are whole numbers.
-    """
+    """A numeric axis with its ends; ``log``: equal factors are equal distances; ``whole``: so are its ticks."""
 
     low: float
     high: float
@@ -140,13 +134,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Attributes:
-        kind: classes of the style sheet.
-        points: x and y of each.
-        text: the tooltip.
-    """
+    """A line of a chart: its classes of the style sheet, x and y of its points, its tooltip."""
 
     kind: str
     points: Sequence[tuple[float, float]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from recgraph.texts import for_html as escape
+from recgraph.pages import for_html as escape
 
 #: width of a letter (of a wide font), height of a line and gap to the mark, in units of the drawing
 _LETTER, _HEIGHT, _GAP = 6.8, 11.0, 4.0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from recgraph.pages import for_html as escape
 from recgraph.pages.charts import Figure
-from recgraph.texts import for_html as escape
 
 #: class -> what it looks like; lines and marks of up to five series are ``s1`` to ``s5``
 STYLE = (
@@ -30,13 +29,6 @@ _TITLE, _GAP = 24, 16
 _VIEW = re.compile(r'^<svg viewBox="0 0 (\d+) (\d+)"')
 
 
-@dataclass(frozen=True)
-class _Panel:
-    figure: Figure
-    width: int
-    height: int
-
-
 def drawing(figures: Sequence[Figure], standalone: bool = True) -> str:
     """One SVG of several charts side by side, each under its title.
 
@@ -44,14 +36,14 @@ def drawing(figures: Sequence[Figure], standalone: bool = True) -> str:
         figures: at least one.
         standalone: with its style and ground, as a file; else for a page that has :data:`STYLE`.
     """
-    panels = [_panel(figure) for figure in figures]
-    width = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
-    notes = max(1 if panel.figure.note else 0 for panel in panels)
-    height = max(panel.height + _TITLE * bool(panel.figure.key) for panel in panels) + _TITLE + 20 * notes
+    sizes = [(int(own), int(tall)) for own, tall in (_VIEW.findall(figure.svg)[0] for figure in figures)]
+    width = sum(own for own, _ in sizes) + _GAP * (len(figures) - 1)
+    keyed = [tall + _TITLE * bool(figure.key) for figure, (_, tall) in zip(figures, sizes, strict=True)]
+    height = max(keyed) + _TITLE + 20 * any(figure.note for figure in figures)
     parts, left = [], 0
-    for panel in panels:
-        parts.append(f'<g transform="translate({left} 0)">{_inside(panel, height)}</g>')
-        left += panel.width + _GAP
+    for figure, (own, tall) in zip(figures, sizes, strict=True):
+        parts.append(f'<g transform="translate({left} 0)">{_panel(figure, own, tall, height)}</g>')
+        left += own + _GAP
     name = escape("; ".join(figure.title for figure in figures))
     head = f'class="rg" viewBox="0 0 {width} {height}" role="img" aria-label="{name}"'
     if not standalone:
@@ -77,15 +69,9 @@ def html_page(title: str, figures: Sequence[Figure]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}{style}</head><body>{body}</body></html>\n'
 
 
-def _panel(figure: Figure) -> _Panel:
-    found = _VIEW.match(figure.svg)
-    assert found is not None
-    return _Panel(figure, int(found[1]), int(found[2]))
-
-
-def _inside(panel: _Panel, height: int) -> str:
-    """A panel's title, key, chart and note."""
-    figure, top = panel.figure, _TITLE
+def _panel(figure: Figure, width: int, height: int, whole: int) -> str:
+    """A chart of some size with its title and key, and its note at the bottom of the whole height."""
+    top = _TITLE
     parts = [f'<text class="title" x="4" y="17">{escape(figure.title)}</text>']
     if figure.key:
         at = 4.0
@@ -94,8 +80,7 @@ def _inside(panel: _Panel, height: int) -> str:
             parts.append(f'<text x="{at + 13:.0f}" y="{top + 13}">{escape(text)}</text>')
             at += 26 + 7 * len(text)
         top += _TITLE
-    chart = figure.svg.replace("<svg ", f'<svg y="{top}" width="{panel.width}" height="{panel.height}" ', 1)
-    parts.append(chart)
+    parts.append(figure.svg.replace("<svg ", f'<svg y="{top}" width="{width}" height="{height}" ', 1))
     if figure.note:
-        parts.append(f'<text x="4" y="{height - 6}">{escape(figure.note)}</text>')
+        parts.append(f'<text x="4" y="{whole - 6}">{escape(figure.note)}</text>')
     return "".join(parts)

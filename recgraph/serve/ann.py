@@ -17,15 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recgraph.arguments import checked
-from recgraph.blocks import row_blocks
+from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
-from recgraph.evaluate.select import NO_SCORE, merge
-from recgraph.evaluate.topk import Lists, tie_order
+from recgraph.evaluate.topk import NO_SCORE, Lists, merge, tie_order
 from recgraph.models.base import Model
 from recgraph.rng import numpy_generator
 from recgraph.serve.vectors import encode_items
+from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.ragged import Ragged
 
 #: a smaller catalogue is compared whole, which costs no more

@@ -36,10 +36,8 @@ from torch import Tensor
 
 from recgraph import __version__, registry
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
-from recgraph.files import MANIFEST, check_manifest, read_bytes, read_object, replacing_folder
-from recgraph.finite import check_weights
+from recgraph.files import MANIFEST, check_manifest, check_weights, read_bytes, read_object, replacing_folder
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
@@ -65,9 +63,9 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
     Raises:
         FileExistsError: the folder holds something that is no bundle.
-        NonFiniteWeights: the model has weights that are NaN or infinite.
+        NonFinite: the model has weights that are NaN or infinite.
     """
-    check_weights(model.state_dict(), f"{type(model).__name__}, to be kept in {folder},", "train or check the model")
+    check_weights(model.state_dict(), f"{type(model).__name__}")
     with replacing_folder(folder) as into:
         save_file(apart(model.state_dict()), into / _MODEL)
         described = _describe(model, into)
@@ -98,13 +96,12 @@ def _describe(model: Model, folder: Path) -> dict[str, Any]:
     assert model.space is not None
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")
-    sources = (source_of(cls) for _, _, cls in registry.registered())
     described = {
         "key": model.key(),
         "config": model.config.model_dump(mode="json"),
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
-        "imported": sorted({each.file or each.module for each in sources}),
+        "imported": registry.own_files(),
     }
     if isinstance(model.space, FeatureSpace):
         save_file(model.space.features.tensors(), folder / _FEATURES)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
-from recgraph.notebook import block
+from recgraph.pages import block
 from recgraph.serve import bundle
 
 _TABLE = "embeddings.parquet"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph import parallel
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, from_native, without_categories
 from recgraph.data.ids import IdMap
@@ -25,7 +25,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
 from recgraph.models.base import Model
-from recgraph.notebook import block
+from recgraph.pages import block
 from recgraph.parallel import Engine, Piece
 from recgraph.rng import Generators
 from recgraph.serve import bundle

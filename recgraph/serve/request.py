@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.arguments import is_list
+from recgraph.config import is_list
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, from_native, names_of

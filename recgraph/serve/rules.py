@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
-from recgraph.arguments import checked, is_list
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config, ConfigError, checked, is_list
 from recgraph.data.ids import is_missing
 from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.files import read_json, read_toml

@@ -20,8 +20,7 @@ from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.item_features import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Limit, Reranking, bind, pick
-from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
-from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.evaluate.topk import BLOCK, NO_SCORE, Catalogue, Lists, best_columns
 from recgraph.models.base import Model
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from recgraph.blocks import work_type
+from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose
 

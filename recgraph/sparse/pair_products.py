@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import refuse_second_derivative, score_blocks, work_type
 from recgraph.sparse.backends._autograd import at_entries
+from recgraph.sparse.blocks import refuse_second_derivative, score_blocks, work_type
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.device import full_precision, is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import to_device, to_host
+from recgraph.sparse.device import to_device, to_host
 
 
 @dataclass(frozen=True)

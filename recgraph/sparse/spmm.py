@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum
 
@@ -68,33 +66,6 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
     for factor in reversed(adj.factors):
         x = spmm(factor, x, backend)
     return x if adj.left is None else x * adj.left.to(x.dtype)[:, None]
-
-
-@dataclass(frozen=True, eq=False)
-class Layered:
-    """What sampled neighbourhoods need: the last layer has rows for the batch alone, the one before for what those see.
-
-    Attributes:
-        layers: in the order in which they are applied; the rows of each are the columns of the next.
-        share: which of the rows of a batch these are, where several ranks divide it: an encoder gathers those of all
-            ranks behind its last layer.
-    """
-
-    layers: tuple[Operator, ...]
-    share: Share = WHOLE
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows that come out, rows that go in."""
-        return self.layers[-1].shape[0], self.layers[0].shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        return self.layers[0].device
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Layered:
-        """On a device, with weights of a type."""
-        return Layered(tuple(layer.to(device, dtype) for layer in self.layers), self.share)
 
 
 def random_matrix(n_rows: int, n_cols: int, n_entries: int, generator: torch.Generator, weighted: bool = False) -> Csr:

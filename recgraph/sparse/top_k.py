@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recgraph.blocks import row_blocks
+from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.csr import Csr
 
 #: how entries of one score are told apart at the cut; written to records beside numbers that depend on it

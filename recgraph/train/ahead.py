@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
 from recgraph.models.base import TrainableModel
 from recgraph.rng import Generators
+from recgraph.sparse.device import is_accelerated
 
 # batches that wait to be asked for, while the thread makes the next
 _DEPTH = 2

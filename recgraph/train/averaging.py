@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recgraph.ranks import Ranks, all_values, gathered
-from recgraph.rows import is_sparse
+from recgraph.sparse.rows import is_sparse
 
 
 class Averaging:

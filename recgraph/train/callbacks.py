@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Self
 
 from recgraph.files import naming, write_text
-from recgraph.texts import tell
+from recgraph.pages import print_note
 
 _log = logging.getLogger("recgraph.train")
 Row = Mapping[str, Any]
@@ -240,7 +240,7 @@ class ProgressLines(Observer):
 
     def _tell(self) -> None:
         self._told = self._clock()
-        tell(self._pending)
+        print_note(self._pending)
         self._pending = ""
 
 

@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.files import check_manifest, read_object, read_tensors, remove_folder, replacing_folder
-from recgraph.finite import not_finite
+from recgraph.files import check_manifest, not_finite, read_object, read_tensors, remove_folder, replacing_folder
 from recgraph.models.base import TrainableModel
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph import registry
-from recgraph.arguments import checked
-from recgraph.config import Config, ConfigError, unknown_key
+from recgraph.config import Config, ConfigError, checked, unknown_key
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.item_features import ItemFeatures

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.part import Part
-from recgraph.files import LOCK, contents, hold, read_object, sweep, write_json
-from recgraph.finite import check_weights
+from recgraph.files import LOCK, check_weights, contents, hold, read_object, sweep, write_json
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
@@ -234,7 +233,7 @@ def _fit_closed_form(model: ClosedFormModel, part: Part, options: FitOptions, re
         _begin(options.observers, options, record)
     try:
         model.to(pick_device(options.device)).fit(part)
-        check_weights(model.state_dict(), f"the fitted {record.model}", "stronger regularisation makes it stable")
+        check_weights(model.state_dict(), f"the fitted {record.model}")
     finally:
         for observer in options.observers:
             observer.close()

@@ -16,9 +16,9 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import GROUPS, Label, Ratio, Shares, Strategy
-from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model, Space
 from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
+from recgraph.ranks import refuse_launched
 from recgraph.rng import derive
 
 #: columns of side information that the second stage takes, at most

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
-from recgraph.rows import set_sparse
+from recgraph.sparse.rows import set_sparse
 from recgraph.train.config import TrainConfig
 
 #: suffix of the name of an optimiser of a group's tables

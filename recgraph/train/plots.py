@@ -12,7 +12,7 @@ import numpy as np
 from recgraph.data.part import Cases
 from recgraph.data.split import FitPart, SealedSplit
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.metrics.names import full_name, metric_class, split_metric
+from recgraph.evaluate.metrics import full_name, metric_class, split_metric
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
 from recgraph.files import write_text

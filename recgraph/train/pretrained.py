@@ -19,7 +19,6 @@ from recgraph.config import Config
 from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
-from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
 from recgraph.serve.bundle import BundleError, bundle_of, digest
 from recgraph.serve.embedder import Embedder
@@ -97,7 +96,7 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
         BundleError: a folder that cannot be read.
     """
     ids, vectors, origin = _read(source)
-    if ids.n_unique() != len(ids) or first_bad_row(vectors) is not None:
+    if ids.n_unique() != len(ids) or not vectors.isfinite().all():
         raise ValueError("init_items: an id is there twice, or a vector is not finite")
     index = torch.from_numpy(split.items.index(ids))
     found_mask = index >= 0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.finite import NonFinite, NonFiniteWeights, not_finite
+from recgraph.files import NonFinite, not_finite
 from recgraph.ranks import stacked
 
 # batches between two reads of the terms: a read waits for the device
@@ -163,4 +163,4 @@ def check_finite(state: Mapping[str, Tensor], progress: Progress) -> None:
     there is a next step.
     """
     if wrong := not_finite(state):
-        raise NonFiniteWeights(f"{', '.join(wrong[:5])} became NaN or infinite by step {progress.step}; {_WAY_OUT}")
+        raise NonFinite(f"{', '.join(wrong[:5])} became NaN or infinite by step {progress.step}; {_WAY_OUT}")

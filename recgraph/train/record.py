@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.strategies import EVERYTHING
 from recgraph.files import read_object, write_json
-from recgraph.imports import imported
-from recgraph.notebook import block, table
+from recgraph.pages import block, table
+from recgraph.registry import imported
 from recgraph.train.callbacks import duration
 
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")

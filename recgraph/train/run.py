@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import Field
 
-from recgraph.arguments import checked
+from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.log import InteractionLog
@@ -18,8 +18,7 @@ from recgraph.data.sealing import check_open
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.node_probe import ProbeConfig
-from recgraph.evaluate.node_results import NodeResults, evaluate_nodes
+from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.rerank import Reranker, reranker_of
 from recgraph.evaluate.results import Results
@@ -32,7 +31,7 @@ from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
 from recgraph.train.plots import Plot, PlotKind, plot
 from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
-from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
+from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, split_again
 from recgraph.train.update import UpdateOptions, update
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ class NodeRun(BaseRun):
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
         if probe is None:
-            probe = probe_of(ProbeSettings.of(self.record.evaluation))
+            probe = ProbeSettings.of(self.record.evaluation).probe
         results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
         self._add_results("nodes", results)
         return results
@@ -209,7 +208,7 @@ class Run(BaseRun):
             seen: whether items of the history stay candidates.
             cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
             metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
-                :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
+                :data:`recgraph.evaluate.metrics.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
             engine: ranks for shares of the users, see :mod:`recgraph.parallel`; None: this process.

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.accelerated import is_accelerated
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases
 from recgraph.evaluate.evaluator import validation
@@ -29,6 +28,7 @@ from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import first_does
 from recgraph.rng import derive, numpy_generator
 from recgraph.serve.recommender import Recommender
+from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import Observer

@@ -13,12 +13,12 @@ import numpy as np
 from recgraph import parallel
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
+from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.files import write_frame, write_json
+from recgraph.pages import print_note
 from recgraph.rng import derive
-from recgraph.texts import tell
 from recgraph.train.run import Run
 from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
@@ -122,7 +122,7 @@ def _train(
     """The runs of some trainings, those that are done opened; workers of other processes hold no test data."""
     missing = [each for each in trainings if not each.is_done]
     if progress and missing:
-        tell(f"last trainings: {missing[0].of}, {len(missing)} seeds")
+        print_note(f"last trainings: {missing[0].of}, {len(missing)} seeds")
     if plan.folder is not None and missing and (engine.name != "local" or engine.size > 1):
         pieces = [parallel.Piece(f"{each.of}, seed {each.number}", each) for each in missing]
         for _ in parallel.map(_train_one, pieces, (plan, save_split(plan, split)), engine):

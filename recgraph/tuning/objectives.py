@@ -17,8 +17,7 @@ import torch
 from recgraph.config import ConfigError
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.metrics.names import full_name, metric_class, metric_of, split_metric, value_of
+from recgraph.evaluate.metrics import Metric, full_name, metric_class, metric_of, split_metric, value_of
 from recgraph.registry import proposal
 from recgraph.rng import derive, numpy_generator
 from recgraph.train.run import Run

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph import imports, parallel, registry
-from recgraph.arguments import checked
-from recgraph.config import ConfigError, choices_with_none, load_toml
+from recgraph import parallel, registry
+from recgraph.config import ConfigError, checked, load_toml, with_none
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import contents, read_object, write_json
-from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
+from recgraph.ranks import refuse_launched
 from recgraph.train.config import pick_device
 from recgraph.train.pretrained import input_digests
 from recgraph.train.settings import source_of
@@ -117,7 +116,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        choices_with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
+        with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
         pruner or "none",
         seed,
@@ -171,7 +170,6 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     objective: Any = plan.objective if hasattr(plan.objective, "__qualname__") else type(plan.objective)
     identity = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
-        "revision": plan.model.revision_of(plan.space.fixed),
         "metrics": list(plan.metrics),
         "objective": plan.objective and f"{objective.__module__}:{objective.__qualname__}",
         "space": plan.space.to_dict(),
@@ -209,7 +207,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {', '.join(differing)}; go on with the same ones, or give "
                 "the new study another folder (--out) and name (--study)"
             )
-        if own := imports.imported():
+        if own := registry.imported():
             made.set_user_attr("imports", [each.to_dict() for each in own])
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})

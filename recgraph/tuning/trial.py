@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError, distribute
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
-from recgraph.files import read_object, remove_folder, replacing_folder, write_json
-from recgraph.finite import NonFinite
+from recgraph.files import NonFinite, read_object, remove_folder, replacing_folder, write_json
 from recgraph.train import fit as experiment
 from recgraph.train.callbacks import Observer
 from recgraph.train.run import Run

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from recgraph import parallel
 from recgraph.data.split import SealedSplit, Split
 from recgraph.files import locked
-from recgraph.texts import tell
+from recgraph.pages import print_note
 from recgraph.tuning.objectives import make_pruner, make_sampler
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import best_trial
@@ -109,7 +109,7 @@ def _work(plan: Plan, storage: StudyStorage, split: SealedSplit, lock: str, prog
             if states["COMPLETE"] + states["PRUNED"] + states["RUNNING"] < plan.n_trials:
                 _run_one(plan, study, storage, split, me, held)
                 if progress:
-                    tell(f"[{time.strftime('%H:%M:%S')}] {_summary(plan, study)}")
+                    print_note(f"[{time.strftime('%H:%M:%S')}] {_summary(plan, study)}")
                 continue
         time.sleep(_POLL)
 

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "models/closed_form/linear.py": {"torch.device", "'cpu'"},  # so does its elastic net
     "models/closed_form/neighbours.py": {"'cpu'"},  # a table of the host is held against its memory
     "models/two_stage.py": {"'cpu'"},  # and its trees
+    "sparse/device.py": {"torch.device", "'cpu'", "'cuda'"},  # what tells the paths apart
 }
 
 _METHODS = {"cpu", "cuda", "numpy"}

@@ -18,7 +18,7 @@ import torch
 import recgraph as rg
 from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.contrast.weights import Weight
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics import Metric
 from recgraph.losses.base import NextItemLoss
 from recgraph.models.base import ClosedFormModel, Phase
 from recgraph.models.sequence.contrastive import CL4SRec

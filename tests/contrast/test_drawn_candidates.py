@@ -11,11 +11,11 @@ import torch
 from refusing import refused
 from torch import Tensor
 
-from recgraph.accelerated import accelerator_path
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast, contrast_drawn
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.registry import make
+from recgraph.sparse.device import accelerator_path
 
 N, D = 12, 5
 FLAGS = [(True, False), (True, True), (False, False)]

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from launches import count
 from torch import Tensor
 
-from recgraph.accelerated import accelerator_path
 from recgraph.contrast import clustering
 from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
 from recgraph.contrast.prototypes import Prototypes
+from recgraph.sparse.device import accelerator_path
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

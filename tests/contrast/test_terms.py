@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from refusing import refused
 from torch import Tensor
 
-from recgraph import blocks
 from recgraph.contrast.blockwise import NoCandidateError
 from recgraph.contrast.regularisers import Alignment, CrossUniformity, Margin, Uniformity
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
 from recgraph.contrast.weights import Hardness, Pairs
 from recgraph.ranks import Ranks, Share
+from recgraph.sparse import blocks
 from recgraph.sparse.ragged import Ragged
 
 N, D = 8, 5

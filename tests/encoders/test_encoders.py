@@ -16,7 +16,6 @@ from torch import Tensor
 
 from experiments.published_weights import encoder_weights
 from recgraph import registry
-from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import attend, pack
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.gru import GRU
@@ -29,6 +28,7 @@ from recgraph.encoders.transformer import (
     Layer,
     Transformer,
 )
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import accelerator_path
 from recgraph.encoders.transformer import FilteredTransformer, low_pass
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 
 LIKE = torch.zeros((), dtype=torch.float64)

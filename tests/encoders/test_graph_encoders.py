@@ -12,8 +12,8 @@ from refusing import refused
 from torch import Tensor
 
 from recgraph.encoders.graph import GCN, Propagation, SemanticAttention
+from recgraph.graph.sampler import Layered
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import Layered
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

@@ -10,9 +10,9 @@ import torch
 from pointwise_oracles import bucket, of_batch
 from torch import Tensor
 
-from recgraph.accelerated import accelerator_path
 from recgraph.encoders.attention import N_SPANS, spans
 from recgraph.encoders.pointwise import HSTU, FuXi, PointwiseEncoder
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 
 ENCODERS = pytest.mark.parametrize("cls", [HSTU, FuXi])

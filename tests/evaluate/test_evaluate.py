@@ -18,9 +18,7 @@ from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.frames import ScoreMatrix
-from recgraph.evaluate.metrics.accuracy import F1, NDCG
-from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_of, split_metric, value_of
+from recgraph.evaluate.metrics import DEFAULT_METRICS, F1, NDCG, Metric, full_name, metric_of, split_metric, value_of
 from recgraph.evaluate.topk import tie_order
 from recgraph.sparse.ragged import Ragged
 from recgraph.tuning.objectives import canonical, direction

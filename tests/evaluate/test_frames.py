@@ -14,7 +14,7 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph.evaluate import frame, matrix
-from recgraph.evaluate.metrics.base import Metric, RankedHits
+from recgraph.evaluate.metrics import Metric, RankedHits
 
 RECS = pl.DataFrame(
     {"user_id": ["a", "b", "a", "a", "b"], "item_id": [1, 9, 2, 3, 1], "score": [0.9, 0.2, 0.1, 0.5, 0.8]}

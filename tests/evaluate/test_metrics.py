@@ -13,8 +13,7 @@ from refusing import refused
 
 from recgraph import registry
 from recgraph.evaluate.hits import expected_hits
-from recgraph.evaluate.metrics.accuracy import AUC, DCG, F1, NDCG, RPrecision
-from recgraph.evaluate.metrics.base import Facts, Metric, RankedHits, RelevantRanks
+from recgraph.evaluate.metrics import AUC, DCG, F1, NDCG, Facts, Metric, RankedHits, RelevantRanks, RPrecision
 from recgraph.sparse.ragged import Ragged
 
 NAMES = registry.names("metric")

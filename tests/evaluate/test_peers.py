@@ -17,20 +17,19 @@ import numpy as np
 import pytest
 import torch
 
+from recgraph.evaluate import metrics
 from recgraph.evaluate.hits import expected_hits
-from recgraph.evaluate.metrics import accuracy, lists
-from recgraph.evaluate.metrics.base import Facts, Metric, RankedHits
-from recgraph.evaluate.ranks import rank_relevant
-from recgraph.evaluate.topk import Catalogue
+from recgraph.evaluate.metrics import Facts, Metric, RankedHits
+from recgraph.evaluate.topk import Catalogue, rank_relevant
 from recgraph.sparse.ragged import Ragged
 
 #: lists are padded to this length, so that every cut-off fits
 LONGEST = 64
 #: libraries that read a full score matrix: the list, then every other item
 COMPLETED = {"torchmetrics", "torch-geometric", "recbole"}
-HIT, PRECISION, RECALL, F1 = accuracy.HitRate(), accuracy.Precision(), accuracy.Recall(), accuracy.F1()
-MAP, MRR, NDCG, DCG, R = accuracy.MAP(), accuracy.MRR(), accuracy.NDCG(), accuracy.DCG(), accuracy.RPrecision()
-POPULARITY = lists.AveragePopularity()
+HIT, PRECISION, RECALL, F1 = metrics.HitRate(), metrics.Precision(), metrics.Recall(), metrics.F1()
+MAP, MRR, NDCG, DCG, R = metrics.MAP(), metrics.MRR(), metrics.NDCG(), metrics.DCG(), metrics.RPrecision()
+POPULARITY = metrics.AveragePopularity()
 USUAL = {"Precision": PRECISION, "Recall": RECALL, "MRR": MRR, "NDCG": NDCG, "MAP": MAP}
 
 #: library -> metric, with the values of parameters that matter -> ours
@@ -39,7 +38,7 @@ AGREE: dict[str, dict[str, Metric]] = {
     "lenskit": {
         "Hit": HIT,
         "RecipRank": MRR,
-        "ListGini": lists.Gini(),
+        "ListGini": metrics.Gini(),
         "NDCG LogRankWeight(offset=1)": NDCG,
         "NDCG rating LogRankWeight(offset=1)": NDCG,
         "DCG LogRankWeight(offset=1)": DCG,
@@ -48,26 +47,26 @@ AGREE: dict[str, dict[str, Metric]] = {
     "ranx": {
         **{"hit_rate": HIT, "precision": PRECISION, "recall": RECALL, "f1": F1, "mrr": MRR, "ndcg": NDCG, "dcg": DCG},
         "r-precision": R,
-        "ndcg_burges": accuracy.NDCG(gain="exponential"),
-        "dcg_burges": accuracy.DCG(gain="exponential"),
+        "ndcg_burges": metrics.NDCG(gain="exponential"),
+        "dcg_burges": metrics.DCG(gain="exponential"),
     },
-    "recbole": {**USUAL, "Hit": HIT, "AveragePopularity": POPULARITY, "TailPercentage 0.2": lists.TailShare()},
+    "recbole": {**USUAL, "Hit": HIT, "AveragePopularity": POPULARITY, "TailPercentage 0.2": metrics.TailShare()},
     "recpack": {"PrecisionK": PRECISION, "RecallK": RECALL, "ReciprocalRankK": MRR, "NDCGK": NDCG, "DCGK": DCG},
     "rectools": {
         **{"HitRate": HIT, "Precision": PRECISION, "Recall": RECALL, "MRR": MRR},
         "F1Beta 1.0": F1,
-        "F1Beta 2.0": accuracy.F1(beta=2.0),
+        "F1Beta 2.0": metrics.F1(beta=2.0),
         "NDCG True": NDCG,
-        "CatalogCoverage True": lists.CatalogueCoverage(),
+        "CatalogCoverage True": metrics.CatalogueCoverage(),
         "AvgRecPopularity False": POPULARITY,
-        "MeanInvUserFreq": lists.Novelty(),
-        "Serendipity": lists.Serendipity(),
+        "MeanInvUserFreq": metrics.Novelty(),
+        "Serendipity": metrics.Serendipity(),
     },
     "replay-rec": {**USUAL, "HitRate": HIT},
     "torch-geometric": {
         **{f"LinkPred{name}": metric for name, metric in USUAL.items()},
         **{"LinkPredHitRatio": HIT, "LinkPredF1": F1, "LinkPredAveragePopularity": POPULARITY},
-        **{"LinkPredCoverage": lists.CatalogueCoverage(), "LinkPredPersonalization": lists.Personalization()},
+        **{"LinkPredCoverage": metrics.CatalogueCoverage(), "LinkPredPersonalization": metrics.Personalization()},
         "LinkPredNDCG True": NDCG,
     },
     "torchmetrics": {

@@ -13,9 +13,8 @@ from refusing import refused
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
-from recgraph.evaluate import node_probe as probe
-from recgraph.evaluate.node_probe import cluster_scores, f1_scores, linear_probe, logistic_probe
-from recgraph.evaluate.node_results import evaluate_nodes
+from recgraph.evaluate import nodes as probe
+from recgraph.evaluate.nodes import cluster_scores, evaluate_nodes, f1_scores, linear_probe, logistic_probe
 from recgraph.graph.node_task import NodeSplit, NodeTask
 
 
@@ -94,7 +93,7 @@ def test_a_part_of_one_class_is_refused_before_anything_is_fitted(part: str, mon
     for fit in (logistic_probe, linear_probe):
         with refused(part):
             fit(x, y, alone)
-    monkeypatch.setattr("recgraph.evaluate.node_results.linear_probe", lambda *_, **__: pytest.fail("fitted"))
+    monkeypatch.setattr("recgraph.evaluate.nodes.linear_probe", lambda *_, **__: pytest.fail("fitted"))
     with refused("split 'b'", part):
         evaluate_nodes(x, NodeTask("a", y, {"a": split, "b": alone}))
 

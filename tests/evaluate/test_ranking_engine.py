@@ -16,8 +16,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Cases
 from recgraph.evaluate import topk
 from recgraph.evaluate.ranking import GROUP, catalogue_for, rank
-from recgraph.evaluate.select import RunningBest
-from recgraph.evaluate.topk import Catalogue, Lists, tie_order
+from recgraph.evaluate.topk import Catalogue, Lists, RunningBest, tie_order
 from recgraph.models.base import Space
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.sparse.ragged import Ragged

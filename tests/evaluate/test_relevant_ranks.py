@@ -16,8 +16,8 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, evaluate, topk
-from recgraph.evaluate.candidates import sample_candidates
-from recgraph.evaluate.metrics.base import RankedHits
+from recgraph.evaluate.evaluator import sample_candidates
+from recgraph.evaluate.metrics import RankedHits
 from recgraph.evaluate.topk import tie_order
 from recgraph.sparse.ragged import Ragged
 

@@ -8,11 +8,14 @@ from refusing import refused
 from scipy import stats
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result
-from recgraph.evaluate.significance import compare_values, over_folds, over_seeds, over_users
-from recgraph.evaluate.statistics import (
+from recgraph.evaluate.significance import (
     bootstrap,
     cohen_d,
+    compare_values,
     holm,
+    over_folds,
+    over_seeds,
+    over_users,
     paired_t,
     randomisation,
     welch,

@@ -10,8 +10,7 @@ import pytest
 from refusing import refused
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, compare, load_users, save_users, table
-from recgraph.evaluate.significance import over_users
-from recgraph.evaluate.statistics import holm, paired_t, randomisation
+from recgraph.evaluate.significance import holm, over_users, paired_t, randomisation
 
 RNG = np.random.default_rng(1)
 BASE = RNG.random(200)

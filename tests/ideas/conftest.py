@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from recgraph.imports import import_file
+from recgraph.registry import import_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "ideas"
 

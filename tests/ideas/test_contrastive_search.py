@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from recgraph.evaluate.rerank import Cosine, Reranking, pick, reranker_of
-from recgraph.imports import import_file
+from recgraph.registry import import_file
 
 IDEA = Path(__file__).parents[2] / "experiments" / "ideas" / "contrastive_search.py"
 

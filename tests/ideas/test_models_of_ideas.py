@@ -15,7 +15,7 @@ import torch
 import recgraph as rg
 from recgraph.contrast.parts import Pairs
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 Idea = Callable[[str], ModuleType]
 SHORT = {"seed": 0, "device": "cpu", "batch_size": 512, "max_epochs": 2, "metric": "last"}

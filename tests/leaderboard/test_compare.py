@@ -10,7 +10,7 @@ from made_up import BOARD, MEANS, fill, jobs, opened, store_of, users, write_boa
 from refusing import refused
 from scipy import stats
 
-from recgraph.evaluate.statistics import cohen_d, holm
+from recgraph.evaluate.significance import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.numbers import Number
 from recgraph.leaderboard.page import cost_marks

@@ -216,7 +216,7 @@ def test_two_files_of_one_data_set(tmp_path: Path) -> None:
 
 def test_parts_of_a_users_own_are_imported_in_workers(tmp_path: Path) -> None:
     (tmp_path / "own_metric.py").write_text(
-        "import recgraph as rg\nfrom recgraph.evaluate.metrics.accuracy import HitRate\n\n\n"
+        "import recgraph as rg\nfrom recgraph.evaluate.metrics import HitRate\n\n\n"
         '@rg.register("metric")\nclass OneInOne(HitRate):\n    name = "one_in_one"\n'
     )
     text = 'import = ["../own_metric.py"]\n' + HEAD.replace("ndcg@10", "one_in_one@10")

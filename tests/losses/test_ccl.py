@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.blocks import even_bounds, of_groups
 from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
 from recgraph.rng import dropout
+from recgraph.sparse.blocks import even_bounds, of_groups
 
 T, K, N_ITEMS, D = 7, 5, 11, 4
 

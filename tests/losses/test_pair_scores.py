@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from largest import Largest
 
 from recgraph.losses.scores import own_scores, pair_scores
-from recgraph.rows import set_sparse
+from recgraph.sparse.rows import set_sparse
 
 
 def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph import blocks, registry
+from recgraph import registry
 from recgraph.losses.pairwise import PairWeights
-from recgraph.rows import set_sparse
+from recgraph.sparse import blocks
+from recgraph.sparse.rows import set_sparse
 
 N_ITEMS, D, T, K = 23, 5, 100, 40
 EXACT = {"rtol": 1e-11, "atol": 1e-12}

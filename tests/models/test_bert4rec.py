@@ -13,12 +13,12 @@ from small_settings import with_small
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.accelerated import accelerator_path
 from recgraph.data.batches import ClozeBatches, Query, draw_masks
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 20

@@ -15,12 +15,12 @@ from collaborative_cases import SPACE, planted, with_relations
 from launches import Count, count, on_meta
 
 from recgraph import registry
-from recgraph.accelerated import accelerator_path
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import TrainableModel
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
 from recgraph.train.ahead import on_device
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer

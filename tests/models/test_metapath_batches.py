@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recgraph.contrast.queue import Queue
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.sampler import Layered
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
@@ -19,7 +20,7 @@ from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.sampling import _walk, share_of
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
-from recgraph.sparse.spmm import Layered, spmm
+from recgraph.sparse.spmm import spmm
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
 

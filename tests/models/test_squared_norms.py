@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from recgraph.models.collaborative.base import half_squared_norms
-from recgraph.rows import set_sparse
+from recgraph.sparse.rows import set_sparse
 
 PLACES = (torch.tensor([0, 2, 2]), torch.tensor([[1, 2], [4, 1]]), torch.zeros(0, dtype=torch.int64))
 

@@ -9,9 +9,9 @@ import torch
 from refusing import refused
 from test_time_gaps import TRAIN, built, query, trained
 
-from recgraph.accelerated import accelerator_path
 from recgraph.data.part import Part
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
 
 WITH_TIMES: dict[str, Any] = {"encoder_options": {"time_bias": True}}
 CASES = [("hstu", {}), ("fuxialpha", {}), ("mclrec", {"encoder": "hstu"}), ("duorec", {"encoder": "fuxi"})]

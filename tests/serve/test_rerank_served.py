@@ -15,7 +15,7 @@ from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics import Metric
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 

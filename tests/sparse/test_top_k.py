@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph import blocks
+from recgraph.sparse import blocks
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.top_k import TIE_RULE, top_k, top_k_mask
 

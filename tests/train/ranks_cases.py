@@ -21,8 +21,8 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
-from recgraph.rows import lookup, set_sparse
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup, set_sparse
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator

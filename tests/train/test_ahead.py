@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import accelerator_path
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.mclrec import MCLRec
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.ahead import prepared_ahead
 from recgraph.train.config import TrainConfig, make_accelerator

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from recgraph import registry
-from recgraph.accelerated import accelerator_path
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import total_loss
 from recgraph.train.trainer import Trainer

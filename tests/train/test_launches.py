@@ -10,11 +10,11 @@ from launches import Count, count, counting, on_meta
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.accelerated import accelerator_path, to_device
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path, to_device
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import total_loss

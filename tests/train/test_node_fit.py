@@ -17,7 +17,7 @@ import recgraph
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.sealing import SealedTestError
-from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.meow import MEOW

@@ -12,7 +12,7 @@ import large_graph
 import torch
 
 from recgraph import registry
-from recgraph.evaluate.node_probe import logistic_probe
+from recgraph.evaluate.nodes import logistic_probe
 from recgraph.graph.node_task import NodeSplit
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig

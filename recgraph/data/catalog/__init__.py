@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph.arguments import checked
-from recgraph.config import ConfigError
+from recgraph.config import ConfigError, checked
 from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, LogCard, card_files, find_card
 from recgraph.data.log_file import LogFile, is_data_path
 from recgraph.data.reading import Reading

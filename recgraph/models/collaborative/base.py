@@ -13,8 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import losses
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import row_blocks
 from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
@@ -25,7 +23,9 @@ from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel, Upda
 from recgraph.models.reading import Reading
 from recgraph.registry import part
 from recgraph.rng import Generators
-from recgraph.rows import is_sparse, lookup, read_once, touched
+from recgraph.sparse.blocks import row_blocks
+from recgraph.sparse.device import full_precision, is_accelerated
+from recgraph.sparse.rows import is_sparse, lookup, read_once, touched
 
 
 class CollaborativeConfig(ModelConfig):

@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import augment
-from recgraph.blocks import row_blocks
 from recgraph.config import PartConfig, Search
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch
@@ -18,8 +17,8 @@ from recgraph.encoders.graph import mean
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.registry import part
+from recgraph.sparse.blocks import row_blocks, unit_length
 from recgraph.sparse.csr import Csr
-from recgraph.unit_length import unit_length
 
 
 class GraphContrastiveConfig(LightGCNConfig):
@@ -126,8 +125,8 @@ class SGL(GraphContrastiveModel):
 
     Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge drop), SGL-ND
     (``augmentations=["node_drop"]``) and SGL-RW (``each_layer=True``). A subgraph is normalised by its own degrees;
-    every node of a kind is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms are means over
-    samples and anchors where the authors have sums; a node is one anchor however often the batch holds it.
+    every node of a kind is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms
+    are means over samples and anchors where the authors have sums; a node is one anchor however often it is there.
     """
 
     Config = SGLConfig

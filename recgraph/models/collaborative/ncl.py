@@ -24,7 +24,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import Phase, Space
 from recgraph.models.collaborative.contrastive import GraphContrastiveConfig, GraphContrastiveModel
-from recgraph.unit_length import unit_length
+from recgraph.sparse.blocks import unit_length
 
 
 class NCLConfig(GraphContrastiveConfig):
@@ -94,8 +94,8 @@ class NCL(GraphContrastiveModel):
     lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
     layers; where k is more, the further layers are of the contrast alone.
 
-    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters`` are several clusterings, of
-    which ``proto`` is the mean.
+    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters`` are several
+    clusterings, of which ``proto`` is the mean.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
     2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its

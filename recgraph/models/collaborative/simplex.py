@@ -19,8 +19,8 @@ from recgraph.models.collaborative.base import CollaborativeConfig, Collaborativ
 from recgraph.models.reading import Reading
 from recgraph.registry import part
 from recgraph.rng import dropout
-from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 _USERS = "users of this rank"
 

@@ -19,9 +19,9 @@ from recgraph.models.base import ModelConfig, Phase
 from recgraph.models.collaborative.base import CollaborativeConfig, weighted
 from recgraph.models.collaborative.lightgcn import BPRMF
 from recgraph.registry import part
-from recgraph.rows import touched
 from recgraph.sparse.products import distinct, neighbours
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import touched
 
 
 class UltraGCNConfig(CollaborativeConfig):

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.accelerated import full_precision
-from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
@@ -28,7 +26,9 @@ from recgraph.models.heterogeneous.base import (
 )
 from recgraph.models.heterogeneous.paths import Features, one_each
 from recgraph.rng import Generators, dropout
+from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.device import full_precision
 from recgraph.sparse.operators import mean_of, normalise
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.ragged import Ragged, row_softmax

@@ -156,7 +156,8 @@ class MetaPathModel(GraphModel):
         if not (self.training and twins.redraw and twins.kind == "masked"):
             return inputs
         if batch.nodes is None:
-            return self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
+            drawn: MetaPathInputs = self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
+            return drawn
         if self._redrawn is None or self._redrawn[0] != batch.epoch:
             self._redrawn = None  # before the next ones are made
             # they depend on the seed and the epoch alone

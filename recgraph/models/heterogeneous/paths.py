@@ -22,13 +22,14 @@ from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Ties, propose
 from recgraph.graph.route import Route
+from recgraph.graph.sampler import Layered
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, normalise
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.products import Counts
-from recgraph.sparse.spmm import Layered, Operator
+from recgraph.sparse.spmm import Operator
 
 _log = logging.getLogger(__name__)
 

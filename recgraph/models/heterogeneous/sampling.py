@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recgraph.config import Config
 from recgraph.graph.contexts import Walked
+from recgraph.graph.sampler import Layered
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
 from recgraph.ranks import Share
 from recgraph.sparse.csr import Csr, sort_entries
@@ -19,7 +20,6 @@ from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.sample import sample_rows
-from recgraph.sparse.spmm import Layered
 
 FanOut = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 

@@ -15,6 +15,7 @@ from recgraph.encoders.graph import Propagation, SemanticAttention, ViewWeights
 from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.sampler import Layered
 from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
 from recgraph.models.heterogeneous.paths import (
@@ -26,9 +27,9 @@ from recgraph.models.heterogeneous.paths import (
     side_paths,
 )
 from recgraph.rng import dropout
+from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import Layered, Operator, spmm
-from recgraph.unit_length import unit_length
+from recgraph.sparse.spmm import Operator, spmm
 
 #: what draws dropout
 Draw = torch.Generator | None

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import encoders, losses
-from recgraph.accelerated import is_accelerated
 from recgraph.config import ConfigError, PartConfig, Search
 from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, sequence_batches, with_gaps
 from recgraph.data.item_features import FeatureWish
@@ -36,8 +35,9 @@ from recgraph.models.reading import SequenceReading
 from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
 from recgraph.registry import part
 from recgraph.rng import Generators
-from recgraph.rows import lookup
+from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import lookup
 
 
 class SequenceConfig(ModelConfig):
@@ -75,9 +75,9 @@ class Encoded(NamedTuple):
 class SequenceModel(TrainableModel):
     """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
 
-    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` the table
-    is made by an :class:`recgraph.encoders.items.ItemTower`, anew in each step, and the loss scores the items that occur
-    in training.
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` an
+    :class:`recgraph.encoders.items.ItemTower` makes the table anew in each step, and the loss scores the items that
+    occur in training.
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig

@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import augment
-from recgraph.accelerated import is_accelerated
 from recgraph.augment.sequence import TwoViews
 from recgraph.config import PartConfig, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
@@ -21,6 +20,7 @@ from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.sequence.base import Encoded, SequenceConfig, SequenceModel
 from recgraph.ranks import Share, gathered
 from recgraph.registry import part
+from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 
 

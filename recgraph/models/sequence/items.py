@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from recgraph.augment.latent import Augmenter
 from recgraph.config import Config, PartConfig, Search
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
@@ -101,8 +102,9 @@ class RelatedItems(nn.Module):
         self.settings = settings
         self.graph: ItemGraph = settings.graph.build(**given)
         self.contrast = ContrastiveTerm(settings.contrast, dim=hidden_dim) if settings.graph_weight else None
-        has_augmenter = settings.graph_weight and settings.augmenter is not None
-        self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim) if has_augmenter else None
+        self.augmenter: Augmenter | None = None
+        if settings.graph_weight and settings.augmenter is not None:
+            self.augmenter = settings.augmenter.build(hidden_dim=hidden_dim)
         self._made: Kept[ItemTables] = Kept()
 
     def setup(self, train: Part) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import full_precision
 from recgraph.sparse.csr import Csr, csr_tensor
+from recgraph.sparse.device import full_precision
 
 #: ``(adj, x) -> A X``, without gradients; the weights have the type of ``x``
 Multiply = Callable[[Csr, Tensor], Tensor]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
+from recgraph.sparse.device import is_accelerated
 
 _MARK = "_gradient_is_sparse"
 # marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 import recgraph as rg
-from recgraph import notebook
+from recgraph import pages
 from recgraph.data.sealing import without_test_data
 from recgraph.graph.hetero import HeteroGraph
 
@@ -40,7 +40,7 @@ def html(value: Any) -> str:
 
 def test_values_are_escaped_and_long_tables_are_cut() -> None:
     rows = [{HOSTILE: HOSTILE, "n": n} for n in range(1000)]
-    text = notebook.block(HOSTILE, {HOSTILE: HOSTILE, "none": None}, [notebook.table(rows, HOSTILE)], HOSTILE)
+    text = pages.block(HOSTILE, {HOSTILE: HOSTILE, "none": None}, [pages.table(rows, HOSTILE)], HOSTILE)
     assert "<script" not in text
     assert "and 970 more" in text
     frame = pl.DataFrame({HOSTILE: ["a", "b"], "item": [HOSTILE, "y"]})

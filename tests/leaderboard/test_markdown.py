@@ -9,7 +9,8 @@ import unicodedata
 import pytest
 from markdown_it import MarkdownIt
 
-from recgraph.texts import for_markdown, for_spreadsheet, for_terminal, listed, markdown_block, markdown_code
+from recgraph.leaderboard.rendering import for_markdown, for_spreadsheet, markdown_block, markdown_code
+from recgraph.pages import for_terminal
 
 HOSTILE = [
     *("\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "a\rb", "a\x08b", "\u202ecod", "\u2066x\u2069", "\u2028", "\ufeff"),
@@ -48,8 +49,3 @@ def test_formulas_become_texts(text: str) -> None:
 @pytest.mark.parametrize("value", ["a=1", "-1.5e-3", "+7", "-.5", "", "'=1", -3, None, 2.5, True])
 def test_other_cells_stay(value: object) -> None:
     assert for_spreadsheet(value) is value
-
-
-def test_many_names_are_not_all_listed() -> None:
-    assert listed(["a", "it's"]) == "'a', \"it's\""
-    assert listed(range(23)).endswith("'19' and 3 more")

@@ -51,14 +51,9 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
-    """Compile a function without graph breaks, with a cache of graphs of its own.
+    """Compile a function, no bound method, without graph breaks, with a cache of graphs of its own.
 
     torch counts graphs by code object, those of all models of a process together, and fails beyond a limit.
-
-    Args:
-        function: written in Python; no bound method, by which a copy of the object would compute with the original's
-            weights.
-        backend: of torch.compile.
     """
     given = cast("FunctionType", function)
     parts = given.__code__.replace(), given.__globals__, given.__name__, given.__defaults__, given.__closure__

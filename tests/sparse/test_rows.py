@@ -13,8 +13,8 @@ from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
 from recgraph.rng import Generators
-from recgraph.rows import distinct_rows, lookup, read_once, set_sparse
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import distinct_rows, lookup, read_once, set_sparse
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
 

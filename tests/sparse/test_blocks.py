@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from recgraph.blocks import exponent_limit, row_blocks, work_type
+from recgraph.sparse.blocks import exponent_limit, row_blocks, unit_length, work_type
 
 
 @pytest.mark.parametrize("block_rows", [None, 1, 4, 10, 99])
@@ -37,3 +38,23 @@ def test_exponents_within_the_limit_are_normal_numbers(dtype: torch.dtype) -> No
     assert (1e9 * limit.exp()).isfinite()
     assert (-limit).exp() * 1e-6 > torch.finfo(dtype).tiny
     assert math.isfinite(1 / float((-limit).exp()))
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 4), (6,)])
+def test_unit_length_is_normalize(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = torch.arange(x.numel()).view(shape).sin()
+    made, expected = unit_length(x), F.normalize(x, dim=-1)
+    assert torch.equal(made, expected)
+    assert torch.equal(*(torch.autograd.grad((one * weights).sum(), x)[0] for one in (made, expected)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_0_has_no_direction_and_gets_no_gradient(dtype: torch.dtype) -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
+    made = unit_length(x)
+    assert made[0].tolist() == [0, 0]
+    torch.testing.assert_close(made[1], torch.tensor([0.6, 0.8], dtype=dtype))
+    (gradient,) = torch.autograd.grad(made[:, 0].sum(), x)
+    assert gradient[0].tolist() == [0, 0]
+    assert bool(gradient[1].abs().sum() > 0)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
+from recgraph.sparse.device import is_accelerated
 
 #: a block stays in a core's cache; an accelerator wants few and large kernels instead
 BYTES_HOST = 4 * 2**20
@@ -22,15 +22,14 @@ _BYTES_ACCELERATOR = 512 * 2**20
 FEWEST_ROWS = 32
 # values that are added one by one in their own type: the sum of more would lose digits, and stand still in the end
 _SUMMED = 2**16
+# F.normalize divides shorter vectors by it
+_SHORTEST = 1e-12
 
 
 def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
-    """The rows of each block, the largest first.
+    """The rows of each block of an [n_rows, n_columns] matrix of the type and device of ``like``, the largest first.
 
     Args:
-        n_rows: rows in all, N.
-        n_columns: columns, M.
-        like: a tensor of the type and device of the matrix.
         block_rows: rows of a block; None picks by the size of the cache.
     """
     if block_rows is None:
@@ -45,8 +44,7 @@ def score_blocks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed, the same for all.
 
-    Memory of its own for each block would cost as much time as the product that fills it: the system hands out pages
-    one by one.
+    Memory of its own for each block would cost as much time as the product that fills it.
     """
     buffer: Tensor | None = None
     for rows in row_blocks(n_rows, n_columns, like, block_rows):
@@ -64,12 +62,9 @@ def work_type(*tensors: Tensor) -> torch.dtype:
 
 
 def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The total of the sums of blocks, scalars: of one block its sum; of more their sum in float64; of none 0.
+    """The total of the sums of blocks, scalars, in float64 where there are several; of none 0 of the type of ``like``.
 
     Float32 loses a digit each time that ten times as many are added.
-
-    Args:
-        like: a tensor of the device and the type of a total of none.
     """
     if len(sums) > 1:
         return torch.stack([*sums]).sum(dtype=torch.float64)
@@ -85,12 +80,9 @@ def group_sizes(groups: Tensor, n: int) -> Tensor:
 
 
 def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
-    """[n, ...]: sums of ``values`` [N, ...] by group, in their type; without gradient.
+    """[n, ...]: sums of ``values`` [N, ...] by ``groups`` [N], in [0, n), in their type; without gradient.
 
     Stretches of 65,536 values are added in that type, and their sums in float64, so that no sum stands still.
-
-    Args:
-        groups: [N] int64, in [0, n).
     """
     step, shape = max(_SUMMED, 4 * n), (n, *values.shape[1:])
     if len(values) <= step:
@@ -103,31 +95,33 @@ def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
 
 
 def even_bounds(n_rows: int, n_groups: int, own: slice = slice(None)) -> list[int]:
-    """Where consecutive groups of as equal size as can be begin and end: 0, ..., and how many rows there are.
+    """Where consecutive groups of as equal size as can be begin and end: G + 1 ascending numbers from 0.
 
     Args:
         n_rows: of all groups.
         n_groups: G; of more than rows some are empty.
         own: consecutive rows whose bounds are wanted, counted from the first of them.
-
-    Returns:
-        G + 1 ascending numbers: group g has the rows from number g to number g + 1.
     """
     start, stop, _ = own.indices(n_rows)
     return [min(max(n_rows * group // n_groups, start), stop) - start for group in range(n_groups + 1)]
 
 
 def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
-    """[n, ...]: of each row the values of its group; [1, ...] of a single group, which broadcasts.
-
-    Args:
-        values: [G, ...].
-        bounds: as of :func:`even_bounds`.
-    """
+    """[n, ...]: of each row the values [G, ...] of its group (:func:`even_bounds`); of one group [1, ...]."""
     if len(values) == 1:
         return values
     sizes = [stop - start for start, stop in pairwise(bounds)]
     return torch.cat([one.expand(size, *one.shape) for one, size in zip(values, sizes, strict=True)])
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no gradient.
+
+    A narrow state is 0 where dropout takes all of its dimensions. ``F.normalize`` multiplies its gradient by 1e12, so
+    that weights become infinite.
+    """
+    lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)
 
 
 def exponent_limit(dtype: torch.dtype) -> float:
@@ -142,8 +136,7 @@ def exponent_limit(dtype: torch.dtype) -> float:
 def refuse_second_derivative(what: str) -> None:
     """To be called in backward: under ``create_graph`` what was made in forward would pass for constants.
 
-    torch's ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss:
-    the second derivative then lacks a term.
+    torch's ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss.
 
     Raises:
         RuntimeError: backward runs with ``create_graph=True``.

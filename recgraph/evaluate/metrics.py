@@ -1,0 +1,632 @@
+"""Metrics: what one is, the metrics themselves, and their names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nan
+
+from recgraph import registry
+from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Ties
+
+__all__ = ["Aggregate", "Facts", "Metric", "RankedHits", "RelevantRanks", "Ties", "ranks"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`; one with options is a frozen dataclass,
+    too."""
+
+    #: as it is written before ``@``, e.g. ``hit_rate``
+    name: ClassVar[str]
+    #: what it reads besides the hits: attributes of :class:`RankedHits` or of its facts
+    needs: ClassVar[frozenset[str]] = frozenset()
+    #: whether it counts relevant items; a user without any then has no value
+    needs_truth: ClassVar[bool] = True
+    #: whether more of it is better, for those who select or tune by it and for tables that mark the best
+    higher_is_better: ClassVar[bool] = True
+    #: False where it is one value for all users
+    per_user: ClassVar[bool] = True
+    #: whether it has a cut-off; without one it reads the whole ranking, and is written without ``@``
+    cut: ClassVar[bool] = True
+    #: whether it is right where hits are probabilities over the orders of equal scores
+    expects: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        """The name, with the options that are not the default, e.g. ``f1(beta=2.0)``."""
+        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        options = [f"{name}={value}" for name, value, default in values if value != default]
+        return self.name + (f"({', '.join(options)})" if options else "")
+
+    def __call__(self, ranked: RankedHits, k: int | None = None) -> Tensor:
+        """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where there is none.
+
+        Raises:
+            ValueError: something that it needs is not known, or :meth:`compute` gives no number for each user.
+        """
+        for need in sorted(self.needs):
+            if getattr(ranked, need, None) is None and getattr(ranked.facts, need, None) is None:
+                raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
+        if ranked.ties is not None and not self.expects:
+            raise ValueError(f"metric {self.label!r} has no expectation over ties; use the seeded permutation")
+        k = ranked.hits.shape[1] if k is None else k
+        values = torch.as_tensor(self.compute(ranked.first(k), k), dtype=torch.float64)
+        if self.per_user and values.shape != ranked.n_relevant.shape:
+            raise ValueError(
+                f"metric {self.label!r}: compute gave {list(values.shape)} numbers for {len(ranked)} users"
+            )
+        return values.masked_fill(ranked.n_relevant == 0, torch.nan) if self.needs_truth else values
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before).
+
+        Any value where a user has no relevant item and the metric needs one.
+        """
+        raise TypeError(f"{type(self).__name__} must define compute(ranked, k)")
+
+    def mean(self, values: Tensor) -> float:
+        """The value over all users: the mean of those that have one; NaN if none has."""
+        plain = values.numpy(force=True)
+        plain = plain[plain == plain]
+        return float(plain.mean()) if plain.size else float("nan")
+
+
+class Aggregate(Metric):
+    """A metric of all lists together: :meth:`compute` gives one value, [] float64."""
+
+    needs_truth = False
+    per_user = False
+
+    def mean(self, values: Tensor) -> float:
+        return float(values)
+
+
+def ranks(like: Tensor) -> Tensor:
+    """[K] float64: 1, 2, ... of lists [U, K]."""
+    return torch.arange(1, like.shape[1] + 1, dtype=torch.float64, device=like.device)
+
+
+def first_hit(ties: Ties) -> Tensor:
+    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores.
+
+    In a group of n tied candidates with m relevant ones, whose first o are misses, the next one is a hit with
+    probability m / (n - o) (McSherry and Najork, ECIR 2008, give the same as a hypergeometric tail).
+    """
+    hits, left = ties.n_hits.double(), ties.size - ties.offset
+    chance = (hits / left.clamp(min=1)).clamp(max=1)
+    missed = (1 - chance).cumprod(1)
+    return chance * torch.cat([torch.ones_like(missed[:, :1]), missed[:, :-1]], 1)
+
+
+def times_listed(ranked: RankedHits) -> Tensor:
+    """[n_items] int64: the lists that hold each item."""
+    items = ranked.listed()
+    return torch.bincount(items[items >= 0], minlength=ranked.catalogue().n_items)
+
+
+def of_items(values: Tensor, ranked: RankedHits) -> Tensor:
+    """[U, K]: the value of each listed item, from ``values`` [n_items]; any value past the end of a list."""
+    return values[ranked.listed().clamp(min=0)]
+
+
+def average(values: Tensor, ranked: RankedHits) -> Tensor:
+    """[U] float64: the mean over the listed items of ``values`` [U, K]; NaN for an empty list."""
+    mask = ranked.listed() >= 0
+    return (values.double() * mask).sum(1) / mask.sum(1)
+
+
+class HitRate(Metric):
+    """1 if a relevant item is among the first k, else 0."""
+
+    name = "hit_rate"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return ranked.hits.any(1).double() if ranked.ties is None else first_hit(ranked.ties).sum(1)
+
+
+class Precision(Metric):
+    """hits in the first k / k. Short lists are divided by k, too."""
+
+    name = "precision"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return ranked.hits.sum(1).double() / k
+
+
+class Recall(Metric):
+    """hits in the first k / relevant items. With more than k relevant items the best possible value is below 1."""
+
+    name = "recall"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return ranked.hits.sum(1).double() / ranked.n_relevant
+
+
+@dataclass(frozen=True)
+class F1(Metric):
+    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k).
+
+    Attributes:
+        beta: the weight b of recall.
+    """
+
+    beta: float = 1.0
+
+    name = "f1"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        square = self.beta**2
+        return (1 + square) * ranked.hits.sum(1).double() / (square * ranked.n_relevant + k)
+
+
+class RPrecision(Metric):
+    """hits in the first r / r, r the number of relevant items. It has no cut-off."""
+
+    name = "r_precision"
+    expects = True
+    cut = False
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        relevant = ranked.relevant_ranks
+        if relevant is None:  # lists of another's making
+            return (ranked.hits * (ranks(ranked.hits) <= ranked.n_relevant[:, None])).sum(
+                1
+            ).double() / ranked.n_relevant
+        left = ranked.n_relevant[relevant.above.rows] - relevant.above.values
+        if ranked.ties is None:
+            found = (relevant.before < left).double()
+        else:
+            found = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
+        return _of_users(found * relevant.reachable, ranked) / ranked.n_relevant
+
+
+def _of_users(values: Tensor, ranked: RankedHits) -> Tensor:
+    """[U] float64: the sums of values of relevant items, [T]."""
+    assert ranked.relevant_ranks is not None
+    sums = torch.zeros(len(ranked), dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, ranked.relevant_ranks.above.rows, values.double())
+
+
+@dataclass(frozen=True)
+class DCG(Metric):
+    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades.
+
+    Attributes:
+        gain: of a grade: ``linear``, the grade; or ``exponential``, 2^grade - 1 (Burges et al., ICML 2005). It is 1 for
+            a relevant item where the truth carries no grades.
+    """
+
+    gain: Literal["linear", "exponential"] = "linear"
+
+    name = "dcg"
+    expects = True
+
+    def weights(self, ranked: RankedHits) -> Tensor:
+        """[K] float64: the discount of each rank."""
+        return (ranks(ranked.hits) + 1).log2().reciprocal()
+
+    def gains(self, grades: Tensor) -> Tensor:
+        return grades.exp2() - 1 if self.gain == "exponential" else grades
+
+    def gained(self, ranked: RankedHits) -> Tensor:
+        """[U, K] float64: the gain at each rank."""
+        if ranked.gains is None:
+            return ranked.hits.double()
+        if self.gain == "exponential" and ranked.ties is not None:
+            raise ValueError("gain = 'exponential' has no expectation over tied orders; use gain = 'linear'")
+        return self.gains(ranked.gains)
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return (self.gained(ranked) * self.weights(ranked)).sum(1)
+
+
+class NDCG(DCG):
+    """:class:`DCG` over the DCG of the best possible list: of its first min(relevant items, k) ranks all are hits."""
+
+    name = "ndcg"
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        weights = self.weights(ranked)
+        if ranked.gains is None or ranked.ideal_gains is None:
+            return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
+        return super().compute(ranked, k) / (self.gains(ranked.ideal_gains) * weights).sum(1)
+
+
+def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
+    """[U] float64: the sum of the weights [K] of the first ``n_hits`` [U] ranks, at least of one."""
+    return weights.cumsum(0)[(n_hits.clamp(max=len(weights)) - 1).clamp(min=0)]
+
+
+class MAP(Metric):
+    """The sum over the ranks j <= k of hits of (hits in the first j) / j, over min(relevant items, k)."""
+
+    name = "map"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return (_precise_hits(ranked) / ranks(ranked.hits)).sum(1) / ranked.n_relevant.clamp(max=k)
+
+
+def _precise_hits(ranked: RankedHits) -> Tensor:
+    """[U, K] float64: the (expected) number of hits up to each rank that is itself a hit, else 0."""
+    hits = ranked.hits.double()
+    if ranked.ties is None:
+        return hits * hits.cumsum(1)
+    ties = ranked.ties
+    offset, size, n_hits = (part.double() for part in (ties.offset, ties.size, ties.n_hits))
+    # hits in groups above are independent of this one; two ranks of a group are both hits with m(m-1)/n(n-1)
+    above = hits.cumsum(1) - hits * (offset + 1)
+    both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
+    return hits * (1 + above) + offset * both
+
+
+class MRR(Metric):
+    """1 / the rank of the first relevant item, 0 where none is among the first k."""
+
+    name = "mrr"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        if ranked.ties is not None:
+            return (first_hit(ranked.ties) / ranks(ranked.hits)).sum(1)
+        return (ranked.hits / ranks(ranked.hits)).amax(1)
+
+
+@dataclass(frozen=True)
+class RBP(Metric):
+    """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible list.
+
+    Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that with few relevant
+    items the best possible value is far below 1.
+
+    Attributes:
+        patience: p, the probability that a user goes on to the next item.
+    """
+
+    patience: float = 0.85
+
+    name = "rbp"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        weights = self.patience ** (ranks(ranked.hits) - 1)
+        return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
+
+
+class AUC(Metric):
+    """The share of pairs of a relevant and another candidate in which the relevant one stands higher; ties count half.
+
+    All candidates are ranked and there is no cut-off. A relevant item that is no candidate loses every pair; a user
+    without other candidates has no value.
+    """
+
+    name = "auc"
+    cut = False
+    expects = True
+    needs = frozenset({"relevant_ranks"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        relevant = ranked.relevant_ranks
+        assert relevant is not None
+        ok = relevant.reachable.double()
+        found = _of_users(ok, ranked)
+        # of the candidates above and beside the r relevant ones, themselves included, r^2 / 2 are relevant
+        lost = _of_users((relevant.above.values + relevant.equal * 0.5) * ok, ranked) - found.square() / 2
+        return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant
+
+
+class AveragePopularity(Metric):
+    """The mean over the first k of the item's interactions in the training data. An empty list has no value."""
+
+    name = "average_popularity"
+    higher_is_better = False
+    needs_truth = False
+    needs = frozenset({"items", "counts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return average(of_items(ranked.popularity().double(), ranked), ranked)
+
+
+class CatalogueCoverage(Aggregate):
+    """Items among the first k of any list / items in the catalogue."""
+
+    name = "catalogue_coverage"
+    needs = frozenset({"items", "facts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        return (times_listed(ranked) > 0).sum().double() / ranked.catalogue().n_items
+
+
+class Entropy(Aggregate):
+    """The entropy of the items among the first k of all lists, over its greatest value, log(items in the catalogue)."""
+
+    name = "entropy"
+    needs = frozenset({"items", "facts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        counts = times_listed(ranked)
+        shares = counts[counts > 0].double() / counts.sum()
+        return -(shares * shares.log()).sum() / shares.new_tensor(len(counts)).log()
+
+
+class Gini(Aggregate):
+    """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike, near 1 for few.
+
+    With x ascending it is the sum of (2i - N - 1) x_i / (N sum x).
+    """
+
+    name = "gini"
+    higher_is_better = False
+    needs = frozenset({"items", "facts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        shares = times_listed(ranked).double()
+        size, place = len(shares), torch.arange(1, len(shares) + 1, dtype=torch.float64)
+        return ((2 * place - size - 1) * shares.sort().values).sum() / (size * shares.sum())
+
+
+class Personalization(Aggregate):
+    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users.
+
+    An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at. The length is at most the
+    items of the catalogue, and lists must have it. NaN for one user.
+    """
+
+    name = "personalization"
+    needs = frozenset({"items", "facts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        counts, n_users = times_listed(ranked), len(ranked)
+        if n_users < 2:
+            return torch.tensor(nan, dtype=torch.float64)
+        shared = (counts.double() * (counts - 1)).sum()
+        return 1 - shared / (n_users * (n_users - 1) * min(k, len(counts)))
+
+
+@dataclass(frozen=True)
+class TailShare(Metric):
+    """The share of the first k that belongs to the least popular items.
+
+    The tail is the first max(int(ratio m), 1) of the m items with an interaction, by interactions and then by index;
+    items without any are no part of it. An empty list has no value.
+
+    Attributes:
+        ratio: the share of the items that makes the tail.
+    """
+
+    ratio: float = 0.2
+
+    name = "tail_share"
+    needs_truth = False
+    needs = frozenset({"items", "counts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        counts = ranked.popularity()
+        ascending = counts.argsort(stable=True)
+        ascending = ascending[counts[ascending] > 0]
+        tail = torch.zeros_like(counts, dtype=torch.bool)
+        tail[ascending[: max(int(self.ratio * ascending.numel()), 1)]] = True
+        return average(of_items(tail, ranked), ranked)
+
+
+class IntraListDiversity(Metric):
+    """The mean distance 1 - cosine over the pairs of the first k, between item features or embeddings.
+
+    A list of one item is 0, an empty one has no value.
+    """
+
+    name = "intra_list_diversity"
+    needs_truth = False
+    needs = frozenset({"items", "features"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        known = ranked.catalogue().features
+        assert known is not None
+        items, features = ranked.listed(), known.double()
+        # a few users at a time: a block holds the features of all their items
+        width = max(items.shape[1], 1)
+        block = max((1 << 22) // (width * max(features.shape[1], width)), 1)
+        parts = [_diversity(rows, features) for rows in torch.split(items, block)]
+        return torch.cat(parts)
+
+
+def _diversity(items: Tensor, features: Tensor) -> Tensor:
+    mask = items >= 0
+    listed = features[items.clamp(min=0)] * mask[:, :, None]
+    unit = torch.nn.functional.normalize(listed, dim=2)
+    others = 1 - torch.eye(items.shape[1], dtype=unit.dtype, device=unit.device)
+    distances = (1 - unit @ unit.mT) * others * (mask[:, :, None] & mask[:, None, :])
+    n = mask.sum(1)
+    return (distances.sum((1, 2)) / (n * (n - 1)).double().clamp(min=1)).masked_fill(n == 0, nan)
+
+
+class NewItems(Metric):
+    """The share of the first k that the user has no interaction with in the training data."""
+
+    name = "new_items"
+    needs_truth = False
+    needs = frozenset({"items", "known"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        assert ranked.known is not None
+        return average(~ranked.known, ranked)
+
+
+class Novelty(Metric):
+    """The mean over the first k of log2(users / the item's interactions): its self-information in bits.
+
+    An item without interactions counts like one with a single one. An empty list has no value.
+    """
+
+    name = "novelty"
+    needs_truth = False
+    needs = frozenset({"items", "counts", "n_users"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.catalogue().n_users
+        assert n_users is not None
+        return average(of_items(counts.new_tensor(float(n_users)).log2() - counts.log2(), ranked), ranked)
+
+
+class Serendipity(Metric):
+    """The mean over the first k of max(p - q, 0) for hits and 0 for others.
+
+    p = (N + 1 - rank) / N of the N items in the catalogue; q the same of the item's rank by popularity, equally popular
+    items sharing a rank and the next one following without a gap; 0 for an item without interactions. A user without
+    relevant items counts as 0, an empty list has no value.
+    """
+
+    name = "serendipity"
+    needs_truth = False
+    needs = frozenset({"items", "counts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        counts, size = ranked.popularity(), ranked.catalogue().n_items
+        _, group = torch.unique(-counts, return_inverse=True)
+        expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
+        own = (size + 1 - ranks(ranked.hits)) / size
+        return average((own - of_items(expected, ranked)).clamp(min=0) * ranked.hits, ranked)
+
+
+class Unexpectedness(Metric):
+    """The share of the first k that is not among the k most popular items. An empty list has no value."""
+
+    name = "unexpectedness"
+    needs_truth = False
+    needs = frozenset({"items", "counts"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        popular = torch.zeros(ranked.catalogue().n_items, dtype=torch.bool)
+        popular[ranked.catalogue().by_popularity[:k]] = True
+        return average(~of_items(popular, ranked), ranked)
+
+
+#: what is computed where the caller names no metrics
+DEFAULT_METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
+#: short name -> name
+_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
+
+
+def metric_class(name: str) -> type[Metric]:
+    """The class of a metric by its name, without a cut-off.
+
+    Raises:
+        ValueError: there is none, or it is registered under another name than its own.
+    """
+    if registry.key(name) not in registry.names("metric"):
+        if registry.key(name) not in _SHORT:
+            raise registry.unknown("metric", name, _SHORT)
+        name = _SHORT[registry.key(name)]
+    found: type[Metric] = registry.load("metric", name)
+    own = getattr(found, "name", None)
+    if own is None or registry.key(own) != registry.key(name):
+        raise ValueError(
+            f"metric {name!r} is {found.__name__}, whose attribute name is {own!r}; give both the same name"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks for: metrics by name, with a cut-off (``"ndcg@10"``) or at all cut-offs, or as they are.
+
+    Attributes:
+        metrics: without cut-offs, each once.
+        lengths: label -> its cut-offs, of metrics that are asked for at cut-offs of their own alone.
+        named: all cut-offs that metrics name.
+    """
+
+    metrics: tuple[Metric, ...]
+    lengths: Mapping[str, tuple[int, ...]]
+    named: frozenset[int]
+
+    @classmethod
+    def of(cls, wanted: Sequence[str | Metric] | None) -> Asked:
+        """Read names; None for the default metrics.
+
+        Raises:
+            ValueError: no such metric, or one that has no cut-off is given one.
+        """
+        if isinstance(wanted, str):
+            raise ValueError(f"metrics = {wanted!r} must be a list of names, as metrics=({wanted!r},)")
+        metrics: dict[str, Metric] = {}
+        lengths: dict[str, set[int]] = {}
+        everywhere: set[str] = set()
+        for each in DEFAULT_METRICS if wanted is None else wanted:
+            name, k = split_metric(each) if isinstance(each, str) and "@" in each else (each, None)
+            metric = name if isinstance(name, Metric) else metric_class(name)()
+            if k is not None and not metric.cut:
+                raise ValueError(f"metric {each!r} reads the whole ranking and has no cut-off; write {name!r}")
+            metrics.setdefault(metric.label, metric)
+            if k is None:
+                everywhere.add(metric.label)
+            else:
+                lengths.setdefault(metric.label, set()).add(k)
+        own = {label: tuple(sorted(ks)) for label, ks in lengths.items() if label not in everywhere}
+        return cls(tuple(metrics.values()), own, frozenset[int]().union(*lengths.values()))
+
+    def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
+        """The cut-offs of a protocol: those that are given, or else the default ones where a metric asks for none of
+        its own; and those that metrics ask for."""
+        if given is None:
+            is_plain = any(metric.cut and metric.label not in self.lengths for metric in self.metrics)
+            given = default if is_plain or not self.named else ()
+        return tuple(sorted({*given, *self.named}))
+
+    def columns(self, metric: Metric, cutoffs: Sequence[int]) -> tuple[int | None, ...]:
+        """The cut-offs at which a metric is computed; None where it has none."""
+        return self.lengths.get(metric.label, tuple(cutoffs)) if metric.cut else (None,)
+
+
+def split_metric(text: str) -> tuple[str, int | None]:
+    """``"coverage@20"`` -> ``("catalogue_coverage", 20)``; ``"auc"`` -> ``("auc", None)``, as it has no cut-off.
+
+    Raises:
+        ValueError: not of the form ``name@k``, or no such metric.
+    """
+    name, sign, k = text.partition("@")
+    if sign and k.isdigit() and int(k) >= 1:
+        return metric_class(name).name, int(k)
+    if not sign and registry.key(name) in registry.names("metric") and not metric_class(name).cut:
+        return metric_class(name).name, None
+    raise ValueError(f"metric {text!r} must be of the form name@k, e.g. ndcg@10")
+
+
+def full_name(text: str) -> str:
+    """``"coverage@20"`` -> ``"catalogue_coverage@20"``; raises as :func:`split_metric`."""
+    name, k = split_metric(text)
+    return name if k is None else f"{name}@{k}"
+
+
+def value_of(metrics: Mapping[str, float], text: str) -> float:
+    """The value of ``"coverage@20"`` among the values of a result; a metric without cut-off has none in its name."""
+    name, _ = split_metric(text)
+    return metrics[name if name in metrics else full_name(text)]
+
+
+def metric_of(column: str) -> type[Metric] | None:
+    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"f1(beta=2.0)@10"``; None where it is of none."""
+    name = re.split("[@(]", column, maxsplit=1)[0]
+    return metric_class(name) if registry.key(name) in registry.names("metric") else None
+
+
+def higher_is_better(column: str) -> bool:
+    """Whether more is better in a column; it is in one of no metric."""
+    metric = metric_of(column)
+    return metric is None or metric.higher_is_better
+
+
+def best_first(means: Mapping[str, float], column: str) -> list[str]:
+    """Names by their means in a column, the best first and NaN last; equals keep their order."""
+    sign = -1 if higher_is_better(column) else 1
+    return sorted(means, key=lambda name: (math.isnan(means[name]), sign * means[name]))
