@@ -23,8 +23,8 @@ SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 24}
 SMALL_ON_GRAPHS = {
     "metapaths": ("paper-author-paper", "paper-subject-paper"),
     "hidden_dim": 8,
-    "n_clusters": (3, 6),
-    "top_k": (4, 9),
+    "prototypes": {"n_clusters": (3, 6)},
+    "paths": {"top_k": (4, 9)},
 }
 N_PAPERS = 30
 
