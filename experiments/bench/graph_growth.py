@@ -71,7 +71,9 @@ class Trained:
 
 
 def by_batches(n: int) -> Trained:
-    return Trained.of(MEOW(metapaths=_OVER_VENUES, mini_batch=True, n_clusters=(20,), kmeans_restarts=1, **_SMALL), n)
+    return Trained.of(
+        MEOW(metapaths=_OVER_VENUES, mini_batch=True, prototypes={"n_clusters": (20,), "restarts": 1}, **_SMALL), n
+    )
 
 
 def first_batch(of: Trained) -> None:
@@ -87,11 +89,11 @@ def adameow(n: int) -> Trained:
 
 def drawn(n: int) -> Trained:
     settings = {"form": "factorised", "objective_options": {"n_candidates": 512}, "n_clusters": (20,)}
-    return Trained.of(MEOW(metapaths=_TOGETHER, kmeans_restarts=1, kmeans_iterations=5, **settings, **_SMALL), n)
+    return Trained.of(MEOW(metapaths=_TOGETHER, prototypes={"restarts": 1, "iterations": 5}, **settings, **_SMALL), n)
 
 
 def heco(n: int) -> Trained:
-    return Trained.of(HeCo(metapaths=_TOGETHER, objective_options={"n_candidates": 512}, **_SMALL), n)
+    return Trained.of(HeCo(metapaths=_TOGETHER, contrast={"objective": {"n_candidates": 512}}, **_SMALL), n)
 
 
 def pathsim(graph: HeteroGraph) -> None:

@@ -27,20 +27,18 @@ LIMIT_MB = 8 * 1024
 _PATHS = ["paper-author-paper", "paper-term-paper"]
 SETTINGS: dict[str, Any] = {
     "metapaths": _PATHS,
-    "form": "factorised",
+    "paths": {"form": "factorised"},
     "raw_features": ["paper", "author", "term"],
     "dropout": 0.1,
 }
 BATCHES: dict[str, Any] = {
     "mini_batch": True,
-    "fan_out": [[3, 1], [1, 1]],
-    "context_fan_out": [2],
-    "queue_size": 2048,
+    "sampling": {"fan_out": [[3, 1], [1, 1]], "context_fan_out": [2]},
 }
 #: MEOW: one k-means a granularity at each epoch; AdaMEOW: weights that cannot shrink everywhere
 OF_MODEL: dict[str, dict[str, Any]] = {
-    "MEOW": {"kmeans_restarts": 1},
-    "AdaMEOW": {"weight_options": {"normalise": True}},
+    "MEOW": {"prototypes": {"restarts": 1}},
+    "AdaMEOW": {"contrast": {"weight": {"normalise": True}}},
 }
 BATCH_SIZE, LEARNING_RATE = 1024, 1e-3
 

@@ -19,8 +19,7 @@ import torch
 from recgraph.encoders.transformer import Transformer
 from recgraph.models.base import TrainableModel
 from recgraph.models.collaborative.lightgcn import LightGCN
-from recgraph.models.heterogeneous.meow import MEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, MetaPathModel
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.models.sequence.contrastive import ContrastiveSequenceModel
 from recgraph.sparse.ragged import Ragged
@@ -143,5 +142,5 @@ def _node_contrast(model: MetaPathModel) -> Work:
     n, width = model.space.n_items, model.projection_dim
     flops = scores(n, n, width)
     if isinstance(model, MEOW):
-        flops += sum((scores(n, k, width) for k in model.config.n_clusters), Work())
+        flops += sum((scores(n, k, width) for k in model.config.prototypes.n_clusters), Work())
     return flops.times(_TRAINED)

@@ -49,7 +49,7 @@ def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def run(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "meow"
-    extra = ("--set", "n_clusters=[3, 5]", "--set", "probe_learning_rate=0.1", "--set", "probe_repeats=4")
+    extra = ("--set", "prototypes.n_clusters=[3, 5]", "--set", "probe.learning_rate=0.1", "--set", "probe.repeats=4")
     done = call("train", "MEOW", "--dataset", "tiny", "--out", out, *SMALL, *extra, "--seed", 3)
     assert done.exit_code == 0, done.output
     assert f"try next: recgraph evaluate {out}" in done.stderr
@@ -63,7 +63,7 @@ def test_train_takes_paths_and_features_from_the_card(run: Path) -> None:
     assert config["config"]["metapaths"] == ["paper-author-paper"]
     assert config["config"]["raw_features"] == ["paper"]
     assert (config["task"], config["fitted_on"], config["training"]["metric"]) == ("nodes", "graph", "loss")
-    assert config["evaluation"]["probe_learning_rate"] == 0.1
+    assert config["evaluation"]["probe"]["learning_rate"] == 0.1
     assert (config["data"]["dataset"], config["data"]["target"], config["data"]["nodes"]["paper"]) == (
         "tiny",
         "paper",
@@ -86,7 +86,7 @@ def test_evaluate_prints_the_tables(run: Path) -> None:
     assert record["results"]["nodes"]["protocol"]["probe"]["learning_rate"] == 0.1
     assert record["results"]["nodes"]["protocol"]["probe"]["repeats"] == 4
     assert record["unsealed"]
-    done = call("evaluate", run, "--set", "probe_learning_rate=0.05")
+    done = call("evaluate", run, "--set", "probe.learning_rate=0.05")
     assert "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol " in done.stderr
     assert done.stdout.startswith("probe\tlabels\tmacro_f1\t")
 
@@ -103,7 +103,7 @@ def test_acm(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
     assert call("data", "get", "acm", "--from", shared / "data" / "hin").exit_code == 0
     out = tmp_path / "run"
-    few = ("--set", "max_epochs=2", "--set", "probe_repeats=2", "--set", "probe_steps=20")
+    few = ("--set", "max_epochs=2", "--set", "probe.repeats=2", "--set", "probe.steps=20")
     config = ("--config", CONFIGS / "meow-acm.toml")
     done = call("train", "MEOW", "--dataset", "acm", "--out", out, *config, *few, "--device", "cpu")
     assert done.exit_code == 0, done.output

@@ -90,7 +90,12 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
     ends = torch.arange(40) % 20, torch.randint(6, (40,), generator=draw)
     graph = HeteroGraph.from_edge_lists({"paper": 20, "author": 6}, {("paper", "by", "author"): ends})
     np.save(tmp_path / "labels.npy", np.where(np.arange(20) < 8, np.arange(20) % 2, -1))
-    settings = {"metapaths": ("paper-author-paper",), "n_clusters": (3,), "hidden_dim": 8, "n_classes": 2}
+    settings = {
+        "metapaths": ("paper-author-paper",),
+        "prototypes": {"n_clusters": (3,)},
+        "hidden_dim": 8,
+        "n_classes": 2,
+    }
     model = rg.registry.load("model", "pseudo_labelled_meow")(known=f"{tmp_path / 'labels.npy'}", **settings)
     run = rg.fit_graph(model, graph, seed=0, max_epochs=3, device="cpu")
     assert bool(model.begun)

@@ -21,6 +21,7 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
 
 
 _NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
+_CLUSTERS = {"prototypes": {"n_clusters": (2, 3)}}
 _BATCHES = {**_NODES, "dropout": 0.0, "mini_batch": True}
 _ITEMS = ("item-genre-item", "item-user-item")
 _GROUPS = {"shared": True, "n_groups": 3}
@@ -30,7 +31,7 @@ CASES = {
     "mclrec": _sequence("mclrec"),
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
     # without shares, but the same draws on all ranks: dropout makes no difference
-    "meow": Case("meow", {**_NODES, "n_clusters": (3, 5)}),
+    "meow": Case("meow", {**_NODES, **_CLUSTERS}),
     "sparse tables": _sequence("sasrec", {"sparse_tables": True}, loss="sampled_softmax", n_negatives=5),
 }
 SLOW = {
@@ -43,10 +44,10 @@ SLOW = {
     "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
     "simgcl": Case("simgcl", {"hidden_dim": 8}),
     "heco": Case("heco", _NODES),
-    "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, "n_clusters": (2, 3), "item_metapaths": _ITEMS}),
+    "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, **_CLUSTERS, "item_metapaths": _ITEMS}),
     "ncl": Case("ncl", {"hidden_dim": 8, "n_clusters": (2, 3), "warm_up_epochs": 1}),
     # each convolves its share of the batch's nodes
-    "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),
+    "meow by batches": Case("meow", {**_BATCHES, **_CLUSTERS, "twins": {"redraw": True}}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
     "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
     # 23 rows: the last batch has one, which both ranks compute

@@ -63,8 +63,9 @@ def test_lists_may_be_the_choices_of_an_annotation() -> None:
     default = found.default()
     assert default is not None
     assert config.of(found.settings(default)) == config()
-    last = list((found.dimensions["n_clusters"].choices or ())[-1])
-    assert config.of(found.settings({**default, "n_clusters": json.dumps(last)})).n_clusters == tuple(last)
+    last = list((found.dimensions["prototypes.n_clusters"].choices or ())[-1])
+    chosen = config.of(found.settings({**default, "prototypes.n_clusters": json.dumps(last)}))
+    assert chosen.prototypes.n_clusters == tuple(last)
 
 
 def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def prepare(options: dict[str, Any]) -> Any:
         anchors, ids = anchors[rows], torch.arange(n)
         loss = model.contrast(anchors, candidates, ids[rows], ids, ids[rows])
         for clustering in clusterings:
-            phi = concentration(candidates.detach(), clustering, model.config.temperature)
+            phi = concentration(candidates.detach(), clustering, model.config.contrast.temperature)
             directions = F.normalize(clustering.centroids, dim=1)
             of_rows = clustering.assignments[rows]
             proto = model.proto_contrast(anchors, directions, positives=of_rows, temperatures=phi)
