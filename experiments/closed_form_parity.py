@@ -19,8 +19,8 @@ import torch
 
 from experiments.bench import environments
 from recgraph.data.batches import Query
-from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
+from recgraph.data.split import Interactions
 from recgraph.models.base import Space
 from recgraph.models.closed_form.ials import IALS
 from recgraph.models.closed_form.linear import EASE

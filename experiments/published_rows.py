@@ -1,6 +1,6 @@
 """Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows`` writes three tables of
-docs/baselines.md from the records of the boards ``published`` and ``collaborative``, of ``experiments.drawn_test`` and
-of ``experiments.published_curve`` (a test says when to)."""
+docs/baselines.md from the records of the boards ``published`` and ``collaborative``, and of
+``experiments.gowalla`` (a test says when to)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recgraph.train.config import FALLING, share_out, training_config
 PAGE = Path(__file__).parents[1] / "docs" / "baselines.md"
 NAME, DRAWN_NAME, CURVES_NAME = "gowalla-published", "gowalla-drawn", "gowalla-curves"
 _RESULTS = PAGE.parents[1] / "experiments" / "results"
-#: what ``experiments.drawn_test`` and ``experiments.published_curve`` wrote
+#: what ``experiments.gowalla`` wrote
 DRAWN, CURVES = _RESULTS / "gowalla-drawn-test.jsonl", _RESULTS / "gowalla-curves.jsonl"
 METRICS = ("recall@20", "ndcg@20")
 #: how far a ratio may be from 1 without a cause, in rounding of the published figures besides
@@ -64,7 +64,8 @@ ROWS = (
         "ItemKNN, weighted mean",
         (0.1570, 0.1214),
         settings="cosine, 100 neighbours, by their weighted mean",
-        gap="BARS adds the items' means: .1568 / .1214 with them (`python -m experiments.itemknn_bars FOLDER`)",
+        gap="BARS adds the items' means: .1568 / .1214 with them "
+        "(`python -m experiments.gowalla FOLDER fit itemknn-means`)",
     ),
     Row("ItemKNN, plain sum", "ItemKNN", settings="the same neighbours"),
     Row("GF-CF", "GFCF", (0.1849, 0.1518), settings="256 factors, weight .3"),
@@ -74,7 +75,7 @@ ROWS = (
         (0.1835, 0.1531),
         "its paper",
         settings="the published filter with all entries",
-        gap="its equation as scipy writes it has the same (`python -m experiments.turbocf_all FOLDER`)",
+        gap="its equation as scipy writes it has the same (`python -m experiments.gowalla FOLDER fit turbocf-all`)",
     ),
     Row("EASE", "EASE", (0.1765, 0.1467), settings="penalty 80, in float32"),
     Row("SLIM", "SLIM", (0.1699, 0.1382), settings="l1 .22, l2 59: the best of ten trials on the valid part"),

@@ -15,6 +15,8 @@ import scipy.sparse as sp
 
 LOG, RECOMMENDATION, NODES = "synthetic", "tiny-rec", "tiny-nodes"
 
+_CLUSTERS = "prototypes.n_clusters=[6,15]"
+
 #: data set, settings of the family, cases
 FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
@@ -73,7 +75,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "xsimgcl",
             "xsimgcl contrast.similarity=dot contrast.temperature=1.0 contrast.weight=self_mask",
             "ncl prototypes.n_clusters=[3,7] warm_up_epochs=1",
-            "ncl contrast.weight=cluster prototypes.n_clusters=[7] warm_up_epochs=0 candidates=batch concentration=true",
+            "ncl contrast.weight=cluster prototypes.n_clusters=[7] warm_up_epochs=0 candidates=batch "
+            "concentration=true",
         ),
     ),
     (
@@ -184,7 +187,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "batch_size=512",
         ),
         (
-            "meowrec prototypes.n_clusters=[6,15]",
+            f"meowrec {_CLUSTERS}",
             "adameowrec",
         ),
     ),
@@ -198,10 +201,10 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ),
         (
             "bprmf",
-            "meowrec prototypes.n_clusters=[6,15]",
-            "meowrec projection_dim=12 recommend_by=fine view_encoder=gcn prototypes.n_clusters=[6,15]",
-            "meowrec recommend_by=interactions paths.counts=binary twins.kind=latent prototypes.n_clusters=[6,15]",
-            'meowrec contrast.weight=learned paths.top_k=none twins.kind="none" prototypes.n_clusters=[6,15]',
+            f"meowrec {_CLUSTERS}",
+            f"meowrec projection_dim=12 recommend_by=fine view_encoder=gcn {_CLUSTERS}",
+            f"meowrec recommend_by=interactions paths.counts=binary twins.kind=latent {_CLUSTERS}",
+            f'meowrec contrast.weight=learned paths.top_k=none twins.kind="none" {_CLUSTERS}',
             "adameowrec",
             "adameowrec twins.kind=latent twins.augmenter=conv view_encoder=gcn",
             "adameowrec contrast.objective.block_rows=16 contrast.weight=cluster contrast.weight.n_clusters=[3,7]",
@@ -214,16 +217,17 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "learning_rate=0.005",
             "hidden_dim=16",
             'metapaths=["paper-author-paper","paper-subject-paper"]',
-            "probe_repeats=2",
-            "probe_steps=20",
+            "probe.repeats=2",
+            "probe.steps=20",
         ),
         (
-            "meow prototypes.n_clusters=[6,15]",
-            "meow paths.top_k=5 paths.ties=cosine twins.redraw=true prototypes.n_clusters=[6,15] prototypes.method=scikit-learn",
-            "meow paths.form=factorised paths.normalisation=symmetric prototypes.n_clusters=[6,15] prototypes.warm_start=true",
-            "meow projection_dim=12 contrast.weight=learned twins.kind=latent prototypes.n_clusters=[6,15]",
-            'meow features_per_path=true contrast.objective.block_rows=50 paths.counts=binary twins.kind="none" prototypes.n_clusters=[6,15]',
-            "meow mini_batch=true batch_size=64 contrast.queue_size=100 prototypes.n_clusters=[6,15]",
+            f"meow {_CLUSTERS}",
+            f"meow paths.top_k=5 paths.ties=cosine twins.redraw=true {_CLUSTERS} prototypes.method=scikit-learn",
+            f"meow paths.form=factorised paths.normalisation=symmetric {_CLUSTERS} prototypes.warm_start=true",
+            f"meow projection_dim=12 contrast.weight=learned twins.kind=latent {_CLUSTERS}",
+            "meow features_per_path=true contrast.objective.block_rows=50 paths.counts=binary "
+            f'twins.kind="none" {_CLUSTERS}',
+            f"meow mini_batch=true batch_size=64 contrast.queue_size=100 {_CLUSTERS}",
             "adameow",
             "adameow contrast.weight.normalise=true twins.redraw=true",
             "adameow contrast.weight=self_mask paths.normalisation=row twins.kind=latent twins.augmenter=mlp",

@@ -27,16 +27,14 @@ import torch
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.interactions import Interactions
-from recgraph.data.log import InteractionLog
+from recgraph.config import parse_settings
 from recgraph.data.part import Cases
-from recgraph.data.split import Split
+from recgraph.data.split import Interactions, Split
 from recgraph.data.strategies import Label, LeaveOneOut
 from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
-from recgraph.config import parse_settings
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.new_log import newest
 from recgraph.train.record import RunRecord, provenance
@@ -60,7 +58,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 TRAINING = {"batch_size": 64, "metric": "ndcg@10", "max_epochs": 80, "patience": 10}
 
 
-def read(dataset: str) -> InteractionLog:
+def read(dataset: str) -> Interactions:
     """The whole log."""
     if dataset == "ml-1m":
         return Interactions.read(SHARED / "data" / "sequences" / "ml-1m.txt", format="sequences")
@@ -107,12 +105,12 @@ class Data:
         return self.new.users.ids(rows.nonzero().flatten().numpy())
 
 
-def _last(log: InteractionLog) -> torch.Tensor:
+def _last(log: Interactions) -> torch.Tensor:
     items = log.ordered.items
     return items.positions == items.lengths[items.rows] - 1
 
 
-def _kept(log: InteractionLog, keep: torch.Tensor) -> InteractionLog:
+def _kept(log: Interactions, keep: torch.Tensor) -> Interactions:
     """Some of the interactions, as a log of its own: users and items without any are no part of it."""
     columns = log.columns
     frame = log.masked(keep.numpy()).to_frame()
@@ -137,7 +135,7 @@ def refit(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path) 
     _fit(data.pool, valid, chosen, model, seed, out / "refit")
 
 
-def _fit(log: InteractionLog, valid: torch.Tensor, chosen: Any, model: str, seed: int, out: Path) -> None:
+def _fit(log: Interactions, valid: torch.Tensor, chosen: Any, model: str, seed: int, out: Path) -> None:
     if (out / "cost.json").exists():
         return
     labels = torch.where(valid, int(Label.VALID), int(Label.TRAIN)).to(torch.uint8)

@@ -17,10 +17,9 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset, load_split
-    from recgraph.data.interactions import Interactions, folds, load_data
-    from recgraph.data.split import Split
+    from recgraph.data.split import Interactions, Split, folds, load_data
     from recgraph.registry import import_file, register
-    from recgraph.serve.embedder import Embedder
+    from recgraph.serve.bundle import Embedder
     from recgraph.serve.recommender import Recommender, load
     from recgraph.serve.rules import Rules
     from recgraph.train.fit import fit, fit_graph
@@ -28,18 +27,18 @@ if TYPE_CHECKING:
     from recgraph.tuning.study import tune
 
 _WHERE = {
-    "Embedder": "recgraph.serve.embedder",
-    "Interactions": "recgraph.data.interactions",
+    "Embedder": "recgraph.serve.bundle",
+    "Interactions": "recgraph.data.split",
     "Recommender": "recgraph.serve.recommender",
     "Rules": "recgraph.serve.rules",
     "Run": "recgraph.train.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.train.fit",
     "fit_graph": "recgraph.train.fit",
-    "folds": "recgraph.data.interactions",
+    "folds": "recgraph.data.split",
     "import_file": "recgraph.registry",
     "load": "recgraph.serve.recommender",
-    "load_data": "recgraph.data.interactions",
+    "load_data": "recgraph.data.split",
     "load_dataset": "recgraph.data.catalog",
     "load_split": "recgraph.data.catalog",
     "register": "recgraph.registry",

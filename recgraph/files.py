@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from recgraph.data.errors import CorruptFileError, DataError
@@ -30,18 +31,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "SHA256SUMS"
-#: name of the file that a holder of a folder locks; it stays
+#: name of the file that the process which works in a folder locks; it stays
 LOCK = ".lock"
 #: of a text that is parsed
-MOST_BYTES = 64 << 20
+_MOST_BYTES = 64 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 #: seconds that a killed process may take to give up its lock
 _TO_END = 2.0
 
 
-class FolderInUse(ValueError):
-    """Another process works in a folder."""
+class InUse(BlockingIOError, ValueError):
+    """Another process, or another thread, works in a folder or holds a lock."""
 
 
 # -- writing
@@ -49,19 +50,14 @@ class FolderInUse(ValueError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the disk inside the block names ``path``, whatever library raised it."""
+    """A full disk inside the block is an OSError that names ``path``, whatever library met it."""
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        named = getattr(error, "filename2", None) or getattr(error, "filename", None)
-        if number is None and os.strerror(errno.ENOSPC) in str(
-            error
-        ):  # polars and safetensors have errors of their own
-            number = errno.ENOSPC
-        if number is None or (named is not None and not _TEMPORARY.search(str(named))):
+        full = os.strerror(errno.ENOSPC)
+        if full not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
             raise
-        raise OSError(number, os.strerror(number), str(path)) from error
+        raise OSError(errno.ENOSPC, full, str(path)) from error
 
 
 @contextmanager
@@ -71,11 +67,8 @@ def replacing(path: Path) -> Iterator[Path]:
     The path ends as ``path`` does. What a link points to is replaced; a pipe or a device is written to.
     """
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file():
-        with naming(path):
-            yield path
+    if path.exists() and not path.is_file():  # a folder is torch's, polars' or Python's own error
+        yield path
         return
     with _temporary(path) as temporary:
         new = temporary / f"new{path.suffix}"
@@ -98,7 +91,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         new = temporary / "new"
         new.mkdir()
         yield new
-        write_manifest(new)
+        sums = [f"{sha256(new / name)}  {name}\n" for name in _files(new)]
+        (new / MANIFEST).write_text("".join(sums), encoding="utf-8")
         for place, _, names in os.walk(new, topdown=False):
             for name in names:
                 _finish(Path(place, name), temporary)
@@ -115,9 +109,8 @@ def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, where a folder is to be; give another place")
     listed = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    for path in _files(folder):
-        if path not in listed:
-            raise FileExistsError(f"{folder / path} is no part of what was saved in {folder}; give another folder")
+    if others := [path for path in _files(folder) if path not in listed]:
+        raise FileExistsError(f"{folder / others[0]} is no part of what was saved in {folder}; give another folder")
 
 
 def _exchange(new: Path, folder: Path) -> bool:
@@ -155,37 +148,31 @@ def _temporary(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
         lock = None
-        # another process may sweep it in the moment in which it is nobody's
-        while lock is None:
+        while lock is None:  # another process may sweep it in the moment in which it is nobody's
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
             temporary.mkdir()
             lock = _lock(temporary)
-            if sys.platform == "win32":
-                break
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+            os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder -> its descriptor; None where another holds it, or it is gone, or the system cannot."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    file = None
+    """Lock a folder -> its descriptor; None where another holds it, or it is gone."""
     try:
-        file = os.open(folder, os.O_RDONLY)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.is_dir():
-            return file
-    except OSError:
-        pass
-    if file is not None:
-        os.close(file)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    if folder.is_dir():
+        return descriptor
+    os.close(descriptor)
     return None
 
 
@@ -196,17 +183,15 @@ def _finish(path: Path, made: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk, where the system can."""
-    if sys.platform == "win32":
-        return
-    file = os.open(path, os.O_RDONLY)
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)
+        os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
             raise
     finally:
-        os.close(file)
+        os.close(descriptor)
 
 
 def write_text(text: str, path: Path) -> None:
@@ -220,19 +205,18 @@ def write_json(value: Mapping[str, Any], path: Path, **options: Any) -> None:
     write_text(json.dumps(value, indent=1, **options) + "\n", path)
 
 
-def write_frame(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
     """Write a Parquet file, atomically."""
     with replacing(path) as new:
-        frame.write_parquet(new, metadata=dict(metadata or {}))
+        frame.write_parquet(new)
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors of the host as a safetensors file, atomically."""
     from safetensors.torch import save_file
 
-    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
     with replacing(path) as new:
-        save_file(contiguous, new, metadata=dict(metadata) if metadata else None)
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, new)
 
 
 # -- reading
@@ -243,17 +227,18 @@ def reading(path: Path) -> Iterator[None]:
     """What goes wrong with the content of a file inside the block is a CorruptFileError that names the file."""
     try:
         yield
+    except (FileNotFoundError, ImportError, MemoryError):
+        raise
     except Exception as error:
-        of_library = type(error).__module__.partition(".")[0] in ("polars", "safetensors", "safetensors_rust")
-        of_system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        # polars has errors of the system without a number
         is_named = isinstance(error, DataError) and error.path is not None
-        if is_named or (not of_library and (of_system or isinstance(error, ImportError | FileNotFoundError))):
+        if is_named or (isinstance(error, OSError) and error.errno is not None):
             raise
-        what = f"{error}" if of_library or isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {error}"
         raise CorruptFileError(f"it is damaged, or does not hold what it should: {what}", path=path) from error
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     """The content of a file; one of more than ``most`` bytes is a CorruptFileError."""
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -262,34 +247,29 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file; a CorruptFileError where it is none, or has more than 64 MiB."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; a CorruptFileError where it holds none, or has more than 64 MiB."""
     content = read_bytes(path)
     with reading(path):
-        return json.loads(content)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object of a JSON file; see :func:`read_json`, and any other value is an error too."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CorruptFileError(f"the file holds no JSON object, but a {type(value).__name__}", path=path)
-    return value
+        value = json.loads(content)
+        if not isinstance(value, dict):
+            raise TypeError(f"no JSON object, but a {type(value).__name__}")
+        return value
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file; a CorruptFileError where it is none, or has more than 2 MiB."""
-    content = read_bytes(path, MOST_BYTES >> 5)
+    content = read_bytes(path, _MOST_BYTES >> 5)
     with reading(path):
         return tomllib.loads(content.decode("utf-8"))
 
 
-def read_frame(path: Path, columns: Collection[str] | None = None) -> pl.DataFrame:
+def read_frame(path: Path) -> pl.DataFrame:
     """A Parquet file; a CorruptFileError where it is damaged."""
     import polars as pl
 
     with reading(path), path.open("rb"):  # polars has its own errors for a file that is not there
-        return pl.read_parquet(path, columns=None if columns is None else [*columns], glob=False)
+        return pl.read_parquet(path, glob=False)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -310,14 +290,10 @@ def sha256(path: Path) -> str:
 
 
 def check_plain(name: object) -> str:
-    """A relative path that stays in its folder on every system: no ``..``, no drive, no root, no backslash.
-
-    Raises:
-        ValueError: it is another one, or no text.
-    """
-    if isinstance(name, str) and name and "\0" not in name and "\\" not in name:
-        path, windows = PurePosixPath(name), PureWindowsPath(name)
-        if path.parts and not (path.is_absolute() or windows.drive or windows.root or ".." in path.parts):
+    """A relative path that stays in its folder on every system; ValueError for any other, and for what is no text."""
+    if isinstance(name, str) and name and name[0] != "/" and not set(name) & {"\\", ":", "\0"}:
+        parts = PurePosixPath(name).parts
+        if parts and ".." not in parts:
             return name
     raise ValueError(f"{name!r} is no relative path inside the folder")
 
@@ -340,30 +316,16 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the SHA-256 of all files of a folder into its ``SHA256SUMS``."""
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
-
-
 def read_manifest(folder: Path) -> dict[str, str]:
     """File -> SHA-256, as the manifest of a folder says; a CorruptFileError where it is damaged."""
-    found = {}
-    content = read_bytes(folder / MANIFEST)
+    lines = read_bytes(folder / MANIFEST)
     with reading(folder / MANIFEST):
-        for line in content.decode().splitlines():
-            known = _SUM.fullmatch(line)
-            if known is None:
-                raise ValueError(f"{line[:100]!r} is no digest and name")
-            found[check_plain(known[2])] = known[1]
-    return found
+        found = [_SUM.fullmatch(line) for line in lines.decode().splitlines()]
+        return {check_plain(each and each[2]): str(each and each[1]) for each in found}
 
 
 def check_manifest(folder: Path, *, but: Collection[str] = ()) -> None:
-    """Compare the files of a folder with its manifest.
-
-    Args:
-        but: files that are not read.
+    """Compare the files of a folder with its manifest, but for some that are not read.
 
     Raises:
         FileNotFoundError: there is no manifest.
@@ -386,24 +348,24 @@ def check_file(path: Path, digest: str) -> None:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: float = True) -> Iterator[None]:
     """The block in which this process, and this thread, alone holds the lock on a file, which is made.
 
+    Args:
+        wait: for the lock without end (True), or for so many seconds.
+
     Raises:
-        BlockingIOError: another holds it, and ``wait`` is False.
+        InUse: another holds it still.
     """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=-1 if wait else 0)
     try:
-        lock.acquire()
+        lock = FileLock(path).acquire(timeout=-1 if wait is True else float(wait))
     except Timeout:
-        raise BlockingIOError(errno.EAGAIN, "another process holds the lock", str(path)) from None
-    try:
+        raise InUse(f"{path} is locked by another process; wait for it, or give another folder") from None
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -413,27 +375,15 @@ def hold(folder: Path) -> Iterator[None]:
     The lock ends with the process, however that ends. A folder that was made and stayed empty is removed.
 
     Raises:
-        FolderInUse: another process, or another thread, holds it.
+        InUse: another process, or another thread, holds it.
     """
-    from filelock import FileLock, Timeout
-
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=_TO_END)
+    is_new = not folder.exists()
+    with locked(folder / LOCK, wait=_TO_END):
         try:
-            lock.acquire()
-        except Timeout:
-            raise FolderInUse(f"{folder} is in use by another process; wait for it, or give another folder") from None
-    try:
-        yield
-    finally:
-        if made and not contents(folder):
-            with suppress(OSError):
-                (folder / LOCK).unlink()
-                for path in made:
-                    path.rmdir()
-        lock.release()
+            yield
+        finally:
+            if is_new and not contents(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- numbers

@@ -11,7 +11,6 @@ import logging
 import os
 import pickle
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from recgraph.config import Config
 
 T = TypeVar("T")
 R = TypeVar("R")
-Submit = Callable[[str, Any], "Future[bytes]"]
 _log = logging.getLogger(__name__)
 #: seconds that pieces have to end when they are cancelled
 _END_SECONDS = 60
@@ -46,6 +44,9 @@ class Piece(Generic[T]):
 
     name: str
     value: T
+
+
+Submit = Callable[[Piece[Any]], "Future[bytes]"]
 
 
 class Engine(Config):
@@ -97,13 +98,14 @@ def map(
     """
     if engine is None or (engine.name == "local" and engine.size == 1):
         for piece in pieces:
-            yield _do(function, shared, piece.name, piece.value)
+            yield _do(function, shared, piece)
         return
-    is_local = engine.name == "local"
     settings = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
-    held = _dumps((engine.threads, os.getcwd(), settings, registry.to_import(), _dumps((function, shared))))
-    with (_processes if is_local else _cluster)(engine, held) as submit:
-        for answer in _answers(submit, iter(pieces), engine.size, engine.retries if is_local else 0, ordered):
+    common = _dumps((engine.threads, os.getcwd(), settings, registry.to_import(), _dumps((function, shared))))
+    # Ray does a piece again by itself
+    begin, retries = (_processes, engine.retries) if engine.name == "local" else (_cluster, 0)
+    with begin(engine, common) as submit:
+        for answer in _answers(submit, iter(pieces), engine.size, retries, ordered):
             result, failure = pickle.loads(answer)
             if failure is not None:
                 raise failure
@@ -112,67 +114,65 @@ def map(
 
 def _answers(submit: Submit, pieces: Iterator[Piece[Any]], size: int, retries: int, ordered: bool) -> Iterator[bytes]:
     """What :func:`_run` gives of each piece. A worker that dies takes others with it: their pieces begin anew."""
-    running: dict[Future[bytes], tuple[int, Piece[Any]]] = {}
+    numbered = enumerate(pieces)
+    running: dict[Future[bytes], tuple[int, Piece[Any], int]] = {}
     done: dict[int, bytes] = {}
-    deaths: Counter[int] = Counter()
-    begun = given = 0
+    given = 0
     while True:
-        for piece in islice(pieces, max(0, min(size - len(running), 2 * size - len(running) - len(done)))):
-            running[submit(piece.name, piece.value)] = begun, piece
-            begun += 1
+        for number, piece in islice(numbered, max(0, min(size, 2 * size - len(done)) - len(running))):
+            running[submit(piece)] = number, piece, 0
         if not running:
             return
         dead = []
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            number, piece = running.pop(future)
+            number, piece, deaths = running.pop(future)
             try:
                 done[number] = future.result()
             except Exception as error:  # loky's and Ray's: the function's own are answers
-                dead.append((number, piece, error))
-        deaths.update(number for number, _, _ in dead)
-        names = " or ".join(piece.name for _, piece, _ in dead)
-        for number, piece, death in dead:
-            if deaths[number] > retries:
+                dead.append((number, piece, deaths, error))
+        names = " or ".join(piece.name for _, piece, _, _ in dead)
+        for number, piece, deaths, death in dead:
+            if deaths >= retries:
                 raise TaskFailed(
                     f"task {names}: the worker died ({type(death).__name__}); the machine may have run out of memory: "
                     "take smaller pieces or fewer workers"
                 ) from death
             _log.warning("task %s: a worker died (%s); done again", piece.name, type(death).__name__)
-            running[submit(piece.name, piece.value)] = number, piece
+            running[submit(piece)] = number, piece, deaths + 1
         while done and (given in done or not ordered):
             yield done.pop(given if ordered else next(iter(done)))
             given += 1
 
 
 @contextmanager
-def _processes(engine: Engine, held: bytes) -> Iterator[Submit]:
+def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Processes of this machine; they are killed where this ends early."""
     from joblib.externals.loky import get_reusable_executor
 
-    def pool() -> Any:
+    def pool() -> Any:  # another one after a worker died
         return get_reusable_executor(engine.size, env={"OMP_NUM_THREADS": str(engine.threads)})
 
     with TemporaryDirectory(prefix="recgraph-") as folder:
         file = Path(folder, uuid.uuid4().hex)
-        file.write_bytes(held)
+        file.write_bytes(common)
         try:
-            yield lambda name, value: pool().submit(_run, file.name, file, name, _dumps(value))
+            yield lambda piece: pool().submit(_run, file.name, file, _dumps(piece))
         except BaseException:
             pool().shutdown(kill_workers=True)
             raise
 
 
 @contextmanager
-def _cluster(engine: Engine, held: bytes) -> Iterator[Submit]:
+def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Tasks of Ray; they are cancelled where this ends early."""
     ray = connected(engine)
     memory = {} if engine.memory_mib is None else {"memory": engine.memory_mib * 2**20}
     task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries, **memory)
-    token, there = uuid.uuid4().hex, ray.put(held)
+    token, there = uuid.uuid4().hex, ray.put(common)
     references: dict[Future[bytes], Any] = {}
 
-    def submit(name: str, value: Any) -> Future[bytes]:
-        reference = task.remote(token, there, name, _dumps(value))
+    def submit(piece: Piece[Any]) -> Future[bytes]:
+        reference = task.remote(token, there, _dumps(piece))
         future: Future[bytes] = reference.future()
         references[future] = reference
         future.add_done_callback(lambda ended: references.pop(ended, None))
@@ -208,12 +208,12 @@ def connected(engine: Engine) -> Any:
 _shared: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {}
 
 
-def _run(token: str, held: bytes | Path, name: str, value: bytes) -> bytes:
+def _run(token: str, common: bytes | Path, piece: bytes) -> bytes:
     """One piece, in a worker: its result or its error."""
     try:
         if token not in _shared:
             _shared.clear()
-            content = held.read_bytes() if isinstance(held, Path) else held
+            content = common.read_bytes() if isinstance(common, Path) else common
             threads, folder, settings, own, body = pickle.loads(content)
             torch.set_num_threads(threads)
             if Path(folder).is_dir():
@@ -221,20 +221,20 @@ def _run(token: str, held: bytes | Path, name: str, value: bytes) -> bytes:
             os.environ.update(settings)
             registry.import_all(own)
             _shared[token] = pickle.loads(body)
-        return _dumps((_do(*_shared[token], name, pickle.loads(value)), None))
+        return _dumps((_do(*_shared[token], pickle.loads(piece)), None))
     except Exception as error:
         return _dumps((None, error))
 
 
-def _do(function: Callable[[Any, T], R], shared: Any, name: str, value: T) -> R:
+def _do(function: Callable[[Any, T], R], shared: Any, piece: Piece[T]) -> R:
     """A piece's result; an error names the piece."""
     try:
-        return function(shared, value)
+        return function(shared, piece.value)
     except ValueError as error:
-        error.add_note(f"in the task {name}")
+        error.add_note(f"in the task {piece.name}")
         raise
     except Exception as error:
-        raise TaskFailed(f"task {name}: {type(error).__name__}: {error}") from error
+        raise TaskFailed(f"task {piece.name}: {type(error).__name__}: {error}") from error
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -157,12 +157,7 @@ WHOLE = Share((1,), 0)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the processes this one is.
-
-    Attributes:
-        index: from 0; rank 0 writes.
-        count: how many there are.
-    """
+    """Which of ``count`` processes this one is, from 0; rank 0 writes."""
 
     index: int = 0
     count: int = 1
@@ -182,12 +177,7 @@ class Ranks:
         return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index)
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """The share of a training batch: :meth:`share`, or all of it where there are fewer samples than ranks.
-
-        Args:
-            n_samples: of the whole batch.
-            dealt: see :class:`Share`.
-        """
+        """The share of a training batch: :meth:`share`, or all of it where there are fewer samples than ranks."""
         if self.count == 1 or n_samples < self.count:
             return WHOLE
         return replace(self.share(n_samples), dealt=dealt)
@@ -215,23 +205,15 @@ class _Gathered(torch.autograd.Function):
 
 
 def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
-    """The rows of all ranks, in the order of the ranks, with gradient.
+    """[sum of n, ...]: the rows [n, ...] of all ranks, in the order of the ranks, with gradient.
 
-    Each rank's loss may read them in its own way, as long as all ranks take part in the backward.
-
-    Args:
-        x: [n, ...] the rows of this rank; n may differ by rank.
-        sizes: n of each rank, where it is known; None asks for it.
-
-    Returns:
-        [sum of n, ...].
+    Each rank's loss may read them in its own way, as long as all ranks take part in the backward. ``sizes`` are n of
+    each rank, where they are known.
     """
     if not _is_connected():
         return x
-    if sizes is None:
-        sizes = tuple(all_values(len(x)))
-    gathered_rows: Tensor = _Gathered.apply(x, sizes)  # type: ignore[no-untyped-call]
-    return gathered_rows
+    rows: Tensor = _Gathered.apply(x, sizes or tuple(all_values(len(x))))  # type: ignore[no-untyped-call]
+    return rows
 
 
 def stacked(x: Tensor) -> Tensor:
@@ -254,11 +236,7 @@ def all_values(value: T) -> list[T]:
 
 def first_value(value: T) -> T:
     """What rank 0 gave, on all ranks."""
-    if not _is_connected():
-        return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    return all_values(value)[0]
 
 
 def of_all(make: Callable[[], T]) -> list[T]:
@@ -268,43 +246,34 @@ def of_all(make: Callable[[], T]) -> list[T]:
     """
     if not _is_connected():
         return [make()]
-    made: T | None = None
+    made: list[T] = []
     own: Exception | None = None
     try:
-        made = make()
+        made.append(make())
     except Exception as error:
         own = error
-    found = all_values((made, None if own is None else _portable(own)))
-    first = next((rank for rank, (_, error) in enumerate(found) if error is not None), None)
-    if first is None:
-        return [value for value, _ in found]  # type: ignore[misc]  # each made one
-    told = own if first == dist.get_rank() else found[first][1]
-    assert told is not None
-    setattr(told, _TOLD, True)
-    told.add_note(f"on rank {first}")
-    raise told
+    found = all_values((made, own and _portable(own)))
+    for rank, (_, failed) in enumerate(found):
+        if failed is not None:
+            shared = own if own is not None and rank == dist.get_rank() else failed
+            setattr(shared, _SHARED, True)
+            shared.add_note(f"on rank {rank}")
+            raise shared
+    return [each[0] for each, _ in found]
 
 
 def first_does(act: Callable[[], object]) -> None:
-    """Have the process that writes do something; the others wait for it, and where it raises, all raise that error.
-
-    See :func:`of_all`. Processes that are not connected do not wait.
-    """
-
-    def on_first() -> None:
-        if is_first():
-            act()
-
-    of_all(on_first)
+    """Have the process that writes do something, :func:`of_all`; processes that are not connected do not wait."""
+    of_all(lambda: act() if is_first() else None)
 
 
 #: mark of an error that every rank raises
-_TOLD = "_recgraph_told"
+_SHARED = "_recgraph_shared"
 
 
-def is_told(error: BaseException) -> bool:
+def is_shared(error: BaseException) -> bool:
     """Whether every rank raises this same error."""
-    return getattr(error, _TOLD, False) is True
+    return getattr(error, _SHARED, False) is True
 
 
 def _portable(error: Exception) -> Exception:

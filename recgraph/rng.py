@@ -66,10 +66,7 @@ class Generators:
         return self._streams[name]
 
     def of_rank(self, name: str) -> torch.Generator:
-        """The stream of that name that this rank has to itself, for what it draws for its own rows (dropout).
-
-        A process alone has the one stream.
-        """
+        """The stream that this rank has to itself, for its own rows (dropout); a process alone has the one stream."""
         if self.ranks.count == 1:
             return self[name]
         if name not in self._of_rank:
@@ -92,10 +89,9 @@ class Generators:
         """The state of the streams of :meth:`on_host`, which a thread may draw from ahead of the step."""
         return {name: self._streams[name].get_state() for name in list(self._on_host)}
 
-    def hold(self, state: dict[str, Tensor] | None = None) -> None:
-        """Until :meth:`release`, let :meth:`state_dict` give this state of the streams of :meth:`on_host`, or that in
-        which they are now."""
-        self._held = self.host_state() if state is None else state
+    def hold(self, state: dict[str, Tensor]) -> None:
+        """Until :meth:`release`, let :meth:`state_dict` give this state of the streams of :meth:`on_host`."""
+        self._held = state
 
     def release(self) -> None:
         """Put the streams of :meth:`on_host` back to the state that is held."""
@@ -122,14 +118,8 @@ class Generators:
         return own | self._held
 
     def load_state_dict(self, state: Mapping[str, Tensor], step: int = 0) -> list[str]:
-        """Go on with the streams that all ranks share.
-
-        A state that was saved on another kind of device has another size and cannot be set: that stream is seeded anew,
-        from ``step``.
-
-        Returns:
-            The names of those that begin anew.
-        """
+        """Go on with the streams that all ranks share -> the names of those that are seeded anew, from ``step``, as
+        their state was saved on another kind of device."""
         anew = []
         for name, value in state.items():
             on_host = name.endswith(_ON_HOST)
@@ -178,8 +168,6 @@ def _random_bytes(count: int, device: torch.device, generator: torch.Generator) 
 
 
 def _level(p: float) -> int:
-    if not 0 <= p < 1:
-        raise ValueError(f"p = {p!r} must lie in [0, 1); use 0 for no dropout")
     return min(round(p * 256), 255)
 
 
@@ -204,9 +192,6 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
         p: the probability of a zero, rounded to a multiple of 1/256 (0.5 is exact, 0.2 becomes 51/256 = 0.1992);
             the scale uses the rounded value, so the expectation is exact.
         generator: the stream to draw from; None or ``p == 0`` returns ``x`` itself.
-
-    Raises:
-        ValueError: ``p`` outside [0, 1).
     """
     level = _level(p)
     if is_accelerated(x):
@@ -228,7 +213,7 @@ def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bo
         yield generator is not None
         return
     common = _global_generator(device)
-    if common is None:  # a device without values
+    if common is None:  # meta
         yield True
         return
     before = common.get_state()

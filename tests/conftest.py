@@ -104,7 +104,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def dgl() -> Any:
     """The package DGL, where it is installed and runs."""
-    from recgraph.sparse.backends.dgl import load
+    from recgraph.sparse.dgl import load
 
     try:
         return load()

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from recgraph.sparse.backends import torch_
+from recgraph.sparse import spmm as sparse_products
 from recgraph.train.config import make_accelerator
 
 #: operators that launch nothing: allocations, and what only changes how memory is seen (most are known by their schema)
@@ -173,5 +173,5 @@ def on_meta(model: torch.nn.Module) -> Iterator[Accelerator]:
         # the fused steps have shapes there, too
         patch.setattr(of_torch, known.__name__, lambda: [*known(), "meta"])
         # products with a sparse matrix, which have none: one operator
-        patch.setattr(torch_, "_multiply", lambda adj, x: x.new_zeros(adj.shape[0], x.shape[1]))
+        patch.setattr(sparse_products, "multiply", lambda adj, x, _: x.new_zeros(adj.shape[0], x.shape[1]))
         yield accelerator

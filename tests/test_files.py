@@ -110,7 +110,7 @@ def test_names_stay_in_their_folder(tmp_path: Path, name: object) -> None:
 
 def test_damaged_and_large_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
-    for read in (files.read_json, files.read_toml, files.read_frame, files.read_tensors):
+    for read in (files.read_object, files.read_toml, files.read_frame, files.read_tensors):
         path.write_bytes(b"\xff[" * 20)
         with refused(str(path), by=CorruptFileError):
             read(path)
@@ -134,7 +134,7 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        with refused(str(folder), by=files.FolderInUse), files.hold(folder):
+        with refused(str(folder), by=files.InUse), files.hold(folder):
             pass
         holder.kill()
     with files.hold(folder):
@@ -142,7 +142,7 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     with files.hold(tmp_path / "new"):
         pass
     assert not (tmp_path / "new").exists()
-    with files.locked(tmp_path / "lock"), pytest.raises(BlockingIOError), files.locked(tmp_path / "lock", wait=False):
+    with files.locked(tmp_path / "lock"), pytest.raises(files.InUse), files.locked(tmp_path / "lock", wait=False):
         pass
     began = time.monotonic()
     with files.locked(tmp_path / "lock"):

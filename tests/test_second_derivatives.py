@@ -23,9 +23,8 @@ from recgraph.losses.softmax import FullSoftmax
 from recgraph.models.collaborative.base import half_squared_norms
 from recgraph.ranks import _Gathered
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.pair_products import _InBlocks, pair_products
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.spmm import spmm
+from recgraph.sparse.spmm import _PairsInBlocks, pair_products, spmm
 
 Case = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 
@@ -53,7 +52,7 @@ def sum_over_candidates() -> Case:
 
 def products_of_pairs() -> Case:
     pairs = Ragged.from_lists([[0, 2], [], [1, 1, 3], [2]])
-    return lambda x, y: _InBlocks.apply(pairs, 3, x, y), drawn((4, 3), (5, 3))
+    return lambda x, y: _PairsInBlocks.apply(pairs, 3, x, y), drawn((4, 3), (5, 3))
 
 
 def sparse_products_of_pairs() -> Case:
@@ -108,7 +107,7 @@ REFUSE = {
     "contrast/blockwise.py:_OnePass": term,
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
     "contrast/blockwise.py:_LogSums": sum_over_candidates,
-    "sparse/pair_products.py:_InBlocks": products_of_pairs,
+    "sparse/spmm.py:_PairsInBlocks": products_of_pairs,
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/hidden_units.py:_TanhSums": learned_weight,
     "contrast/transforms.py:_InverseRoot": whitening,
@@ -123,8 +122,8 @@ ASK_FIRST = {
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,
     "models/collaborative/base.py:_HalfWeightedNorms": squared_norms,
-    "sparse/backends/_autograd.py:_Product": sparse_product,
-    "sparse/pair_products.py:_AtEntries": sparse_products_of_pairs,
+    "sparse/spmm.py:_Product": sparse_product,
+    "sparse/spmm.py:_PairsAtEntries": sparse_products_of_pairs,
 }
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from refusing import refused
 
-from recgraph.config import ConfigError
-from recgraph.config import parse_settings, setting_text
+from recgraph.config import ConfigError, parse_settings, setting_text
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 from experiments.bench import environments, rates, report
 from experiments.bench.graph_suite import graph_suite
-from experiments.bench.harness import ROOT, Side, machine, measure_in_turn
+from experiments.bench.harness import HERE, ROOT, Side, machine, measure_in_turn
 from experiments.bench.suite import Bench, suite
 
 BEAUTY = Path("data") / "sequences" / "Amazon_Beauty.txt"
 HIN = Path("data") / "hin"
 #: workloads of ours that train
-TRAININGS = ("ours/train.py", "ours/node_epoch.py")
+TRAININGS = ("ours/training.py:train", "ours/graphs.py:node_epoch")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -87,10 +87,15 @@ def against_base(benches: list[Bench], revision: str, folder: Path) -> list[Benc
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
-    return [
-        Bench(bench.name, bench.unit, bench.ours, replace(bench.ours, name=f"at {revision}", root=folder))
-        for bench in benches
-    ]
+    return [Bench(bench.name, bench.unit, bench.ours, _at(bench.ours, revision, folder)) for bench in benches]
+
+
+def _at(side: Side, revision: str, root: Path) -> Side:
+    """The same side of another commit; until workloads shared files, each had one that was called like it."""
+    folder, (file, _, name) = root / HERE.relative_to(ROOT), side.workload.partition(":")
+    own = f"{Path(file).parent}/{name}.py"
+    is_earlier = (folder / own).is_file() and f"def {name}(" not in (folder / own).read_text()
+    return replace(side, name=f"at {revision}", root=root, workload=own if is_earlier else side.workload)
 
 
 def at_precision(bench: Bench, precision: str) -> Bench:

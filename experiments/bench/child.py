@@ -2,12 +2,13 @@
 
 Run by path with the interpreter of any environment, so it uses the standard library alone:
 
-    python child.py WORKLOAD.py '{"steps": 10, "warmup": 2, ...}'
+    python child.py WORKLOAD.py:NAME '{"steps": 10, "warmup": 2, ...}'
 
-A workload is a file with ``prepare(options) -> run``; ``run(steps)`` does that many steps and returns what it got
-through as ``{unit: count}``. Dialogue, a line each way: the child says ``{"ready": ...}``, then answers each ``go``
-with ``{"counts": ..., "cpu_s": ..., "wall_s": ..., "peak_mb": ...}`` until its input ends. ``ready`` comes with the
-versions and with the resident size of what is prepared. What the workload itself prints goes to standard error.
+A workload is a function of a file, ``NAME(options) -> run`` (``prepare`` where no name is given); ``run(steps)`` does
+that many steps and returns what it got through as ``{unit: count}``. Dialogue, a line each way: the child says
+``{"ready": ...}``, then answers each ``go`` with ``{"counts": ..., "cpu_s": ..., "wall_s": ..., "peak_mb": ...}`` until
+its input ends. ``ready`` comes with the versions and with the resident size of what is prepared. What the workload
+itself prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ def private_output() -> TextIO:
     return answers
 
 
-def load(path: Path) -> Callable[[dict[str, Any]], Run]:
-    """``prepare`` of a workload; files beside the workload can be imported by it."""
+def load(workload: str) -> Callable[[dict[str, Any]], Run]:
+    """The function that prepares a workload; files beside its file can be imported by it."""
+    file, _, name = workload.partition(".py:")
+    path = Path(file if name == "" else f"{file}.py").resolve()
     sys.path[0] = str(path.parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    prepare: Callable[[dict[str, Any]], Run] = module.prepare
+    prepare: Callable[[dict[str, Any]], Run] = getattr(module, name or "prepare")
     return prepare
 
 
@@ -102,7 +105,7 @@ def main(workload: str, options_text: str) -> None:
         print(json.dumps(message), file=answers, flush=True)
 
     options = json.loads(options_text)
-    run = load(Path(workload).resolve())(options)
+    run = load(workload)(options)
     hold_threads()
     prepared_mb = resident_mb()
     run(int(options.get("warmup", 1)))

@@ -35,8 +35,12 @@ def graph_suite(folder: Path, device: str = "cpu") -> Iterator[Bench]:
         yield Bench(
             f"{model.lower()}-{dataset}",
             "epochs",
-            Side(f"recgraph {model}", "ours/node_epoch.py", options),
-            Side("the same epoch on dense matrices", "plain/dense_metapath.py", {**options, "steps": 1, "warmup": 1}),
+            Side(f"recgraph {model}", "ours/graphs.py:node_epoch", options),
+            Side(
+                "the same epoch on dense matrices",
+                "plain/dense.py:dense_metapath",
+                {**options, "steps": 1, "warmup": 1},
+            ),
             goal,
             None if published is None else Reference(f"published {model} code", *published),
         )
@@ -45,8 +49,8 @@ def graph_suite(folder: Path, device: str = "cpu") -> Iterator[Bench]:
         yield Bench(
             f"pathsim-{dataset}",
             "preparations",
-            Side("recgraph meta-paths, PathSim top-k, normalised", "ours/pathsim.py", options),
-            Side("dense PathSim in numpy", "plain/dense_pathsim.py", options),
+            Side("recgraph meta-paths, PathSim top-k, normalised", "ours/graphs.py:pathsim", options),
+            Side("dense PathSim in numpy", "plain/dense.py:dense_pathsim", options),
             Goal(least=1, peak_mb=700),
             Reference("published preprocessing", *((1 / 10.4,) * 2 if dataset == "acm" else (1 / 18.9,) * 2)),
         )
@@ -57,28 +61,32 @@ def _kernels(device: str) -> Iterator[Bench]:
     product: dict[str, Any] = {**MATRIX, "device": device, "backward": True, "steps": 5, "warmup": 2}
 
     def backend(name: str) -> Side:
-        return Side(f"recgraph spmm, backend {name}", "ours/spmm.py", {**product, "backend": name})
+        return Side(f"recgraph spmm, backend {name}", "ours/graphs.py:spmm", {**product, "backend": name})
 
     yield Bench(
         "spmm",
         "products",
         backend("auto"),
-        Side("torch.sparse CSR and its autograd", "plain/torch_spmm.py", {**product, "steps": 2}),
+        Side("torch.sparse CSR and its autograd", "plain/device.py:torch_spmm", {**product, "steps": 2}),
         others=(backend("pyg"), backend("dgl")),
     )
     forward = {**product, "backward": False, "backend": "auto", "steps": 20}
     yield Bench(
         "spmm-bandwidth",
         "GB",
-        Side("recgraph spmm, what it must read and write", "ours/spmm.py", forward),
-        Side("copies of the same device", "plain/copies.py", {"device": device, "mb": 256, "steps": 20, "warmup": 2}),
+        Side("recgraph spmm, what it must read and write", "ours/graphs.py:spmm", forward),
+        Side(
+            "copies of the same device",
+            "plain/device.py:copies",
+            {"device": device, "mb": 256, "steps": 20, "warmup": 2},
+        ),
     )
     rows = {"n_rows": 8192, "width": 64, "device": device, "steps": 2, "warmup": 1}
     yield Bench(
         "contrast-rate",
         "GFLOP",
-        Side("recgraph MEOW InfoNCE in blocks, with gradients", "ours/contrast.py", rows),
-        Side("matrix products of its shapes alone", "plain/matmul.py", rows),
+        Side("recgraph MEOW InfoNCE in blocks, with gradients", "ours/graphs.py:contrast", rows),
+        Side("matrix products of its shapes alone", "plain/device.py:matmul", rows),
     )
     yield _contrast_parts(device)
 
@@ -88,7 +96,7 @@ def _contrast_parts(device: str) -> Bench:
     rows: dict[str, Any] = {"n_rows": 4096, "width": 64, "device": device, "steps": 1, "warmup": 1}
 
     def side(name: str, term: dict[str, Any] | None) -> Side:
-        return Side(name, "ours/contrast_parts.py", {**rows, "term": term})
+        return Side(name, "ours/graphs.py:contrast_parts", {**rows, "term": term})
 
     kinds = ("objective", "weight", "transform")
     parts = [side(f"{kind} {name}", {kind: name}) for kind in kinds for name in written(kind) if name != "info_nce"]

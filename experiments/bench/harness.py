@@ -32,7 +32,7 @@ class Side:
 
     Attributes:
         name: as shown.
-        workload: the file, relative to this folder.
+        workload: file and function, relative to this folder, as ``"ours/training.py:train"``.
         options: given to the workload; ``steps`` and ``warmup`` are read by the child.
         environment: None for the interpreter that runs the benchmark, else a name in ``environments.PEERS``.
         root: the checkout whose library and workloads are run.

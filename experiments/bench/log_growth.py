@@ -60,13 +60,13 @@ def stages() -> list[Stage]:
 
 
 def _file(rows: int, suffix: str, texts: bool = False) -> Path:
-    import recgraph.data.interactions  # noqa: F401, imported before the clock starts
+    import recgraph.data.log  # noqa: F401, imported before the clock starts
 
     return power_law.kept(rows, suffix, texts=texts)
 
 
 def _ingest(path: Path) -> Any:
-    from recgraph.data.interactions import load_data
+    from recgraph.data.split import load_data
 
     return load_data(path, **power_law.NAMES)
 
@@ -129,7 +129,7 @@ class _Training:
 
 
 def _training(name: str, settings: dict[str, Any], part: Any, batch_size: int, steps: int, targets: int) -> _Training:
-    from experiments.bench.ours.train import NextBatches
+    from experiments.bench.ours.training import NextBatches
     from recgraph import registry
     from recgraph.models.base import Space
     from recgraph.rng import Generators

@@ -26,7 +26,7 @@ from experiments.bench.harness import HERE, Measured, Sample, Side, machine
 def _measure(side: Side, repeats: int, answers: Connection) -> None:
     """In the fork: what is prepared, its warm-up, and the repetitions."""
     torch.set_num_threads(1)
-    run: Run = load(HERE / side.workload)(dict(side.options))
+    run: Run = load(str(HERE / side.workload))(dict(side.options))
     prepared_mb = resident_mb()
     run(int(side.options.get("warmup", 1)))
     answers.send((prepared_mb, [repetition(run, int(side.options["steps"])) for _ in range(repeats)]))

@@ -23,8 +23,8 @@ def sides(device: str, precision: str) -> list[Side]:
     copies = {"device": device, "mb": mb, "steps": 20, "warmup": 2}
     squares = {"device": device, "n": n, "steps": steps, "warmup": 1}
     return [
-        Side("copies", "plain/copies.py", copies),
-        *(Side(name, "plain/square.py", {**squares, "dtype": name}) for name in _TYPES[precision]),
+        Side("copies", "plain/device.py:copies", copies),
+        *(Side(name, "plain/device.py:square", {**squares, "dtype": name}) for name in _TYPES[precision]),
     ]
 
 

@@ -59,12 +59,14 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         options = {"model": model, "batch_size": batch_size, "settings": {**SIZES, "regime": regime, **settings}}
         loss = settings.get("loss", "full_softmax")
         return Side(
-            f"recgraph {model}, {regime}, {loss}", "ours/train.py", {**common, **options, "steps": steps, "warmup": 5}
+            f"recgraph {model}, {regime}, {loss}",
+            "ours/training.py:train",
+            {**common, **options, "steps": steps, "warmup": 5},
         )
 
     def recbole(steps: int) -> Side:
         options = {**common, "batch_size": 256, "steps": steps, "warmup": 2}
-        return Side("RecBole SASRec, a sample a prefix", "peers/recbole_sasrec.py", options, "recbole")
+        return Side("RecBole SASRec, a sample a prefix", "peers/of_recbole.py:recbole_sasrec", options, "recbole")
 
     def replay(name: str, n_negatives: int, steps: int) -> Side:
         options = {**common, "batch_size": 128, "n_negatives": n_negatives, "steps": steps, "warmup": 2}
@@ -84,7 +86,7 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         "warmup": 10,
     }
     ours_graph = {**graph, "device": device, "split": "movielens", "model": "LightGCN", "settings": {"n_layers": 3}}
-    lightgcn = Side("recgraph LightGCN", "ours/train.py", {**ours_graph, "steps": 300})
+    lightgcn = Side("recgraph LightGCN", "ours/training.py:train", {**ours_graph, "steps": 300})
 
     full = train("SASRec", "causal", 128, 30)
     sampled = train("SASRec", "causal", 128, 90, loss="sampled_softmax", n_negatives=512)
@@ -140,7 +142,7 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         "lightgcn",
         "targets",
         lightgcn,
-        Side("RecBole LightGCN", "peers/recbole_lightgcn.py", graph, "recbole"),
+        Side("RecBole LightGCN", "peers/of_recbole.py:recbole_lightgcn", graph, "recbole"),
         Goal(3.5),
         Reference("RecBole 1.2.1", 62000, 67000),
     )
@@ -155,16 +157,16 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
     yield Bench(
         "ranking-end-to-end",
         "users",
-        Side("recgraph SASRec, seen kept and excluded", "ours/ranking.py", ranking),
-        Side("RecBole SASRec, seen kept", "peers/recbole_ranking.py", recbole_ranking, "recbole"),
+        Side("recgraph SASRec, seen kept and excluded", "ours/ranking.py:ranking", ranking),
+        Side("RecBole SASRec, seen kept", "peers/of_recbole.py:recbole_ranking", recbole_ranking, "recbole"),
         Goal(3),
         Reference("RecBole 1.2.1", 2600, 2600),
     )
     yield Bench(
         "ranking-alone",
         "users",
-        Side("recgraph top-k", "ours/topk.py", vectors),
-        Side("faiss IndexFlatIP", "peers/faiss_ranking.py", vectors),
+        Side("recgraph top-k", "ours/ranking.py:topk", vectors),
+        Side("faiss IndexFlatIP", "peers/ranking.py:faiss_ranking", vectors),
         Goal(0.7),
         Reference("faiss flat", 38000, 38000),
     )
@@ -172,12 +174,12 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
     yield Bench(
         "ranking-large",
         "users",
-        Side("recgraph top-k, seen excluded", "ours/topk_large.py", large),
-        Side("faiss IndexFlatIP, seen excluded", "peers/faiss_large.py", large),
+        Side("recgraph top-k, seen excluded", "ours/ranking.py:topk_large", large),
+        Side("faiss IndexFlatIP, seen excluded", "peers/ranking.py:faiss_large", large),
         Goal(0.8),
         None,
         (
-            Side("faiss IndexFlatIP, seen kept", "peers/faiss_large.py", {**large, "exclude": False}),
-            Side("U @ I.T, topk, seen excluded", "peers/plain_ranking.py", large),
+            Side("faiss IndexFlatIP, seen kept", "peers/ranking.py:faiss_large", {**large, "exclude": False}),
+            Side("U @ I.T, topk, seen excluded", "peers/ranking.py:plain_ranking", large),
         ),
     )

@@ -15,7 +15,7 @@ import typer
 from recgraph.cli.watching import showing
 
 if TYPE_CHECKING:
-    from recgraph.data.reading import Reading
+    from recgraph.data.read import Reading
 
 _LOG = "A log: csv, tsv, jsonl, parquet or .inter, also packed; a folder or pattern of them."
 DatasetOption = Annotated[
@@ -39,7 +39,7 @@ _DATA = {
     "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
 }
 _LIST = "A column of features that is a list, and between what: 'genres=|'; 'city=': each text is one value."
-#: by the fields of :class:`recgraph.data.reading.Reading`
+#: by the fields of :class:`recgraph.data.read.Reading`
 _READING = {
     "user": _option("--user", "NAME", "Its column of users; guessed."),
     "item": _option("--item", "NAME", "Its column of items; guessed."),
@@ -63,7 +63,7 @@ class _Shown:
     def shown(self) -> contextlib.ExitStack:
         """A block within which is shown what is found out of the file."""
         stack = contextlib.ExitStack()
-        for name in ("recgraph.data.reading", "recgraph.data.log", "recgraph.data.strategies"):
+        for name in ("recgraph.data.read", "recgraph.data.log", "recgraph.data.strategies"):
             stack.enter_context(showing(name))
         return stack
 
@@ -157,13 +157,13 @@ def _given_data(
 
 
 def _given_file(path: str, **options: Any) -> GivenFile:
-    from recgraph.data.reading import Reading
+    from recgraph.data.read import Reading
 
     return GivenFile(path, Reading.of(_reading_of(options)))
 
 
 def _reading_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The fields of :class:`recgraph.data.reading.Reading` that are given."""
+    """The fields of :class:`recgraph.data.read.Reading` that are given."""
     given = {name: value for name, value in options.items() if value not in (None, False, [])}
     if "missing_ids" in given:
         given["missing_ids"] = "drop"

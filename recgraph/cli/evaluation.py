@@ -106,9 +106,9 @@ def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tup
     Raises:
         ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics import DEFAULT_METRICS, Asked
+    from recgraph.evaluate.metrics import DEFAULT_METRICS, MetricList
 
-    wanted = Asked.of(asked)
+    wanted = MetricList.of(asked)
     columns = [
         metric.name if k is None else f"{metric.name}@{k}"
         for metric in wanted.metrics

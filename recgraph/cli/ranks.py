@@ -59,9 +59,9 @@ def is_silent(error: BaseException) -> bool:
     """Whether another process reports the error."""
     if not rank():
         return False
-    from recgraph.ranks import is_told
+    from recgraph.ranks import is_shared
 
-    return is_told(error) or isinstance(error, KeyboardInterrupt)
+    return is_shared(error) or isinstance(error, KeyboardInterrupt)
 
 
 def of_rank(message: str) -> str:

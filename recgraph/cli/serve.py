@@ -43,19 +43,19 @@ def serve(
     early = context.with_resource(_early_signals())
     import torch
 
-    from recgraph.serve.http.server import listen, run
-    from recgraph.serve.http.service import Limits, Options, Service
+    from recgraph.serve.http import Service, listen, run
+    from recgraph.serve.service import Limits
 
     torch.set_num_threads(1)
     # the thread that reads and writes waits for the one that ranks this long, at most
     sys.setswitchinterval(0.0005)
     limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
     with listen(host, port) as listening:
-        service = Service(bundle, limits, Options(threads=threads, device=device, poll_s=poll, admin=admin))
+        service = Service(bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin)
         at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
         def ready() -> None:
-            note(f"{service.served.recommender!r} on {at}; Ctrl-C stops")
+            note(f"{service.predictor.recommender!r} on {at}; Ctrl-C stops")
             if early:
                 signal.raise_signal(signal.SIGHUP)
 

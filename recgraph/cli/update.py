@@ -70,14 +70,14 @@ def update(
 
 def _open(folder: Path) -> Run:
     """The run of a folder, without its data, or that of a bundle."""
-    from recgraph.serve.bundle import BundleError, bundle_of, holds
+    from recgraph.serve.bundle import BundleError, bundle_of, read_config
     from recgraph.serve.recommender import Recommender
     from recgraph.train.record import RunRecord
     from recgraph.train.run import Run
     from recgraph.train.update import check_updatable
 
     at = bundle_of(folder)
-    if holds(at) == "embedder":
+    if read_config(at)["holds"] == "embedder":
         raise BundleError(f"{folder} embeds the nodes of a graph and cannot be updated; fit it again")
     if at == folder:
         made = Run.of_bundle(folder)

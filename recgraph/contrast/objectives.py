@@ -22,8 +22,8 @@ from recgraph.contrast.parts import Component, Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.blocks import work_type
 from recgraph.sparse.device import compiled, full_precision, is_accelerated
-from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.spmm import pair_products
 
 __all__ = ["InfoNCE", "NTXent", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
 

@@ -65,7 +65,7 @@ def times_of(given: pl.Series, time_format: str | None = None) -> tuple[pl.Serie
         return given.cast(pl.Datetime("us", zone), strict=False).to_physical(), "us"
     if dtype == pl.String:
         return _of_texts(given)
-    raise ValueError(f"it is of type {dtype}; give numbers, dates or ISO 8601 texts")
+    return pl.Series(given.name, [None] * len(given), pl.Int64), "own"
 
 
 def _of_floats(given: pl.Series) -> tuple[pl.Series, TimeUnit]:

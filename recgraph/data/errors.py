@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +23,15 @@ class DataError(ValueError):
 
 
 class MissingColumnError(DataError):
-    """A column that was named is not there."""
-
-
-class AmbiguousColumnError(DataError):
-    """Several columns have names that are usual for one role."""
-
-
-class DuplicateColumnError(DataError):
-    """Two columns of a header have the same name."""
+    """A column that was named is not there, or one that was not named cannot be told."""
 
 
 class EmptyLogError(DataError):
     """The file, the frame or what a filter leaves holds no interaction."""
 
 
-class EncodingError(DataError):
-    """The text is not in the encoding that was given, or UTF-8."""
-
-
 class CorruptFileError(DataError):
-    """A file, or a folder of files, that is damaged or was changed."""
+    """A file, or a folder of files, that is damaged, was changed, or is in another encoding."""
 
 
 class MixedIdError(DataError):
@@ -65,17 +52,6 @@ class RatingError(DataError):
 
 class ShortUserError(DataError):
     """A user has too few interactions for the split."""
-
-
-@contextmanager
-def in_file(path: Path) -> Iterator[None]:
-    """Errors of the block that name no file name this one."""
-    try:
-        yield
-    except DataError as error:
-        if error.path is not None:
-            raise
-        raise type(error)(str(error), path=path) from None
 
 
 def listed(names: Iterable[Any], most: int = 20) -> str:

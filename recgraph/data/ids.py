@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import numbers
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,11 @@ import numpy.typing as npt
 import polars as pl
 
 from recgraph.config import is_list, shown
-from recgraph.data.errors import CorruptFileError
+from recgraph.data.errors import CorruptFileError, DataError, MixedIdError
 from recgraph.files import read_frame, write_frame
 
-_UUID = "uuid"
-#: what other programs write in the place of a missing value
-FOR_MISSING = (
-    *("", "nan", "NaN", "NAN", "NULL", "null", "(null)", "None", "NA", "N/A", "<NA>", "NaT", "\\N", "undefined"),
-)
 #: the family of ids that are dates, or dates with times
 DATES = "dates and times"
-_FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
-    ("integers", lambda dtype: dtype.is_integer()),
-    ("floats", lambda dtype: dtype.is_float()),
-    ("texts", lambda dtype: dtype == pl.String),
-    ("booleans", lambda dtype: dtype == pl.Boolean),
-    ("bytes", lambda dtype: dtype == pl.Binary),
-    ("times of day", lambda dtype: dtype == pl.Time),
-    ("lengths of time", lambda dtype: dtype == pl.Duration),
-    (DATES, lambda dtype: dtype.is_temporal()),
-)
 #: the Python types that an id may have, beside UUIDs
 _PLAIN = (str, bytes, numbers.Number, dt.date, dt.time, dt.timedelta)
 #: a whole number that is written as a float
@@ -44,7 +29,13 @@ _WHOLE = r"^(-?\d+)\.0+$"
 
 def family(dtype: pl.DataType) -> str:
     """The kind of ids of a polars type, in words: ids are compared within a family."""
-    return next((name for name, belongs in _FAMILIES if belongs(dtype)), str(dtype))
+    if dtype.is_integer():
+        return "integers"
+    if dtype.is_float():
+        return "floats"
+    if dtype in (pl.Date, pl.Datetime):
+        return DATES
+    return {"String": "texts", "Boolean": "booleans", "Binary": "bytes"}.get(str(dtype), str(dtype))
 
 
 def plain_series(ids: pl.Series) -> pl.Series:
@@ -55,13 +46,6 @@ def plain_series(ids: pl.Series) -> pl.Series:
         return ids
     plain = ids.cast(pl.Int64, strict=False)
     return plain.set(plain.cast(ids.dtype, strict=False).ne_missing(ids), None)
-
-
-def owned(values: pl.Series) -> pl.Series:
-    """The values in memory that nobody else holds: a series of a user's array, or of a column of a frame, shares it."""
-    if values.dtype in (pl.String, pl.Binary, pl.Object, pl.Null):  # which nobody can change
-        return values
-    return values.gather(pl.int_range(len(values), eager=True))
 
 
 def integers_of(ids: pl.Series) -> pl.Series | None:
@@ -114,42 +98,26 @@ def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[n
 
 
 class IdMap:
-    """Ids in the order of their indices.
+    """Ids in the order of their indices: index ``i`` stands for ``values[i]``.
 
-    Args:
-        values: the unique ids; index ``i`` stands for ``values[i]``. They are copied where another could change them.
-        as_uuid: the ids are :class:`uuid.UUID`, held as texts.
-
-    Ids keep their type: what went in as a 32-bit integer, a text, a date or a UUID comes back as one.
+    Ids keep their type: what went in as a 32-bit integer, a text or a date comes back as one; UUIDs are texts.
     """
 
-    def __init__(self, values: pl.Series, *, as_uuid: bool = False) -> None:
-        self.values = owned(values)
-        self.as_uuid = as_uuid
+    def __init__(self, values: pl.Series) -> None:
+        self.values = values
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __repr__(self) -> str:
-        return f"IdMap({len(self)} {_UUID if self.as_uuid else family(self.values.dtype)})"
+        return f"IdMap({len(self)} {family(self.values.dtype)})"
 
     def ids(self, indices: Any) -> pl.Series:
-        """The ids of indices.
-
-        Args:
-            indices: [N] integers (list, array, tensor on the host or series), each in ``[0, len(self))``.
-
-        Returns:
-            [N] series of the ids' own type (``.to_list()`` gives Python values).
-        """
+        """The ids of indices: [N] integers (list, array, tensor on the host or series), each below ``len(self)``."""
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            bad = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
-            raise ValueError(f"index {bad} stands for no id: indices lie in [0, {len(self)})")
-        found = self.values.gather(pl.Series(wanted))
-        if self.as_uuid:
-            return pl.Series(self.values.name, [uuid.UUID(text) for text in found], dtype=pl.Object)
-        return found
+            raise ValueError(f"indices = {shown(wanted)}: they lie in [0, {len(self)})")
+        return self.values.gather(pl.Series(wanted))
 
     def index(self, ids: Any, argument: str = "ids", owner: str = "log") -> npt.NDArray[np.int64]:
         """[N] int64: the index of each id, of the family of the map's own, and -1 for one that is not known."""
@@ -162,20 +130,19 @@ class IdMap:
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
         """Ids as typed on a command line, in the map's own type (null where a text cannot be one)."""
-        given = pl.Series(list(texts), dtype=pl.String)
-        if self.values.dtype.is_integer():
+        given, dtype = pl.Series(list(texts), dtype=pl.String), self.values.dtype
+        if dtype.is_integer():
             given = given.str.replace(_WHOLE, "${1}")
-        if self.values.dtype.is_temporal():
-            return given.str.strptime(self.values.dtype, strict=False)  # type: ignore[arg-type]
-        if self.values.dtype == pl.Boolean:
-            return given.str.to_lowercase().replace_strict(
-                {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
-            )
-        return given.cast(self.values.dtype, strict=False)
+        if dtype.is_temporal():
+            return given.str.strptime(dtype, strict=False)  # type: ignore[arg-type]
+        if dtype == pl.Boolean:
+            words = {"true": True, "false": False}
+            return given.str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+        return given.cast(dtype, strict=False)
 
     def take(self, indices: npt.NDArray[Any]) -> IdMap:
         """The map of a subset: new index ``i`` stands for the id of ``indices[i]``."""
-        return IdMap(self.values.gather(pl.Series(indices)), as_uuid=self.as_uuid)
+        return IdMap(self.values.gather(pl.Series(indices)))
 
     def extended(self, ids: Any) -> IdMap:
         """The map with those of ``ids`` that it does not have yet behind its own, in their order."""
@@ -183,30 +150,28 @@ class IdMap:
         if wanted.null_count():
             raise ValueError(f"ids = {shown(ids)}: one is missing or no {self.values.dtype}")
         new = wanted.filter(pl.Series(self.index(wanted) < 0)).unique(maintain_order=True)
-        return IdMap(
-            pl.concat([self.values, new.alias(self.values.name).cast(self.values.dtype)]), as_uuid=self.as_uuid
-        )
+        return IdMap(pl.concat([self.values, new.alias(self.values.name).cast(self.values.dtype)]))
 
     def digest(self) -> bytes:
         """A hash of the ids and their order, the same on every machine and for every width of integers."""
-        texts = self.values.cast(pl.String) if self.values.dtype != pl.Binary else self.values.bin.encode("hex")
-        kind = DATES if self.values.dtype.is_temporal() else family(self.values.dtype)
+        dtype = self.values.dtype
+        texts = self.values.cast(pl.String) if dtype != pl.Binary else self.values.bin.encode("hex")
+        kind = DATES if dtype.is_temporal() else family(dtype)
         state = hashlib.sha256(kind.encode())
         state.update(b"".join(f"{len(text)}:{text}".encode() for text in texts))
         return state.digest()
 
     def write(self, path: Path) -> None:
         """Save as Parquet."""
-        write_frame(self.values.alias(_UUID if self.as_uuid else "id").to_frame(), path)
+        write_frame(self.values.alias("id").to_frame(), path)
 
     @classmethod
     def read(cls, path: Path) -> IdMap:
         """Load what :meth:`write` saved."""
-        frame = read_frame(path)
-        values = frame.to_series()
-        if frame.width != 1 or values.dtype.is_nested() or values.null_count() or values.n_unique() < len(values):
-            raise CorruptFileError("these are no ids: one column of plain values, each once", path=path)
-        return cls(values, as_uuid=values.name == _UUID)
+        values = read_frame(path).to_series()
+        if values.dtype.is_nested() or values.null_count() or values.n_unique() < len(values):
+            raise CorruptFileError("these are no ids: plain values, each once", path=path)
+        return cls(values)
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -217,27 +182,16 @@ class IdMap:
         return self.values.gather(pl.Series(self._order))
 
     def _comparable(self, ids: Any, argument: str = "ids", owner: str = "log") -> pl.Series:
-        given = as_series(ids, argument)
-        if self.as_uuid or not len(given):
-            return given.cast(pl.String).str.to_lowercase()  # as UUIDs are held
-        have, want = family(given.dtype), family(self.values.dtype)
-        if given.dtype == pl.Null:
-            return pl.Series([None] * len(given), dtype=self.values.dtype)
-        if {have, want} == {"integers", "floats"}:
-            if have == "floats" and integers_of(given) is None:
-                raise ValueError(self._other(given, "no whole numbers below 2 ** 53", argument, owner))
-            return given.cast(self.values.dtype, strict=False)
-        if have != want:
-            raise ValueError(self._other(given, have, argument, owner))
-        if want == "integers":  # an id too large for the log's own width is unknown, not an error
-            return given.cast(self.values.dtype, strict=False)
-        return same_moments(given, self.values.dtype) if want == DATES else given.cast(self.values.dtype)
-
-    def _other(self, given: pl.Series, have: str, argument: str, owner: str) -> str:
-        """What is wrong with ids of another family."""
-        fix = f"; give ids such as {shown(self.values[0])}" if len(self) else ""
-        want = family(self.values.dtype)
-        return f"{argument} = {given.head(3).to_list()!r} are {have}, but the {owner}'s ids are {want}{fix}"
+        """Ids in the type of the map's own; null where one has no place in it, such as a too large integer."""
+        given, dtype = as_series(ids, argument), self.values.dtype
+        have, want = family(given.dtype), family(dtype)
+        if given.dtype == pl.Null or not len(given):
+            return pl.Series([None] * len(given), dtype=dtype)
+        is_whole = have == "floats" and want == "integers" and integers_of(given) is not None
+        if have != want and not is_whole and (have, want) != ("integers", "floats"):
+            like = f" such as {shown(self.values[0])}" if len(self) else ""
+            raise ValueError(f"{argument} = {given.head(3).to_list()!r} are {have}; the {owner}'s ids are {want}{like}")
+        return same_moments(given, dtype) if want == DATES else given.cast(dtype, strict=False)
 
 
 def as_series(values: Any, name: str) -> pl.Series:
@@ -247,43 +201,54 @@ def as_series(values: Any, name: str) -> pl.Series:
     if hasattr(values, "to_pylist"):  # of arrow, whose arrays hold values of their own
         values = values.to_pylist()
     if isinstance(values, pl.Series):
-        if values.dtype == pl.Object:
-            return _from_objects(values.to_list(), name)
-        return plain_series(values)
+        return series_of(values.to_list(), name) if values.dtype == pl.Object else plain_series(values)
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
-        return pl.Series(name, values)
-    return _from_objects(list(values), name)
+        return pl.Series(name, values.copy())
+    return series_of(list(values), name)
 
 
-def _from_objects(values: list[Any], name: str) -> pl.Series:
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    if any(isinstance(value, uuid.UUID) for value in values):
-        values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]
-    for value in values:  # polars panics at some others
-        if not (value is None or isinstance(value, _PLAIN)):
-            raise ValueError(f"{name} hold {shown(value)}, which cannot be an id; make ids integers or texts")
-    types = python_types(values)
-    if len(types) > 1:
-        raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
-    # a NaN among others stands for none, as pandas writes it
-    if types and types != {"float"} and any(type(value) is float for value in values):
-        values = [None if is_missing(value) else value for value in values]
+def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Series:
+    """A series of Python values; NaN and the like are missing, UUIDs texts. Ids are of one type."""
+    values = [_plain(value) for value in values]
+    there = [value for value in values if value is not None]
+    kinds = {type(value).__name__ for value in there}
+    if kinds == {"int", "float"}:
+        make = int if are_ids and all(float(value).is_integer() for value in there) else float
+        values, kinds = [None if value is None else make(value) for value in values], {make.__name__}
+    if len(kinds) > 1 and all(isinstance(value, dt.date) for value in there):  # a date is the beginning of its day
+        values = [_moment(value) for value in values]
+        kinds = {"datetime"}
+    if are_ids:
+        row = next((row for row, each in enumerate(values) if not isinstance(each, (*_PLAIN, type(None)))), None)
+        if row is not None:  # at some others polars panics
+            raise MixedIdError(f"{name} = {shown(values[row])} cannot be an id; make ids integers or texts", row=row)
+        if len(kinds) > 1:
+            row = next(row for row, each in enumerate(values) if each is not None and type(each) is not type(there[0]))
+            raise MixedIdError(f"{name} holds {there[0]!r} and {values[row]!r}; bring all ids to one type", row=row)
     try:
-        is_wide = types == {"int"} and min(ints := [*filter(None, values), 0]) < 0 and max(ints) >= 2**63
-        return plain_series(pl.Series(name, values, dtype=pl.Int128() if is_wide else None))
+        return plain_series(pl.Series(name, values)) if are_ids else pl.Series(name, values)
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
+        raise DataError(f"{name} of {', '.join(sorted(kinds))} cannot be read: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A value as Python's own; NumPy's nanoseconds would become integers."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    elif isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return None if is_missing(value) else str(value) if isinstance(value, uuid.UUID) else value
+
+
+def _moment(value: dt.date | None) -> dt.date | None:
+    is_day = value is not None and not isinstance(value, dt.datetime)
+    return dt.datetime.combine(value, dt.time()) if is_day else value  # type: ignore[arg-type]
 
 
 def same_moments(given: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Dates and times as another type of them; those that it cannot tell apart from others are missing."""
     cast = given.cast(dtype, strict=False)
     return cast.set(cast.cast(given.dtype, strict=False).ne_missing(given), None)
-
-
-def python_types(values: Iterable[Any]) -> set[str]:
-    """The names of the types of all values that are not missing."""
-    return {type(value).__name__ for value in values if not is_missing(value)}
 
 
 def is_missing(value: Any) -> bool:

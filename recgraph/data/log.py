@@ -1,23 +1,23 @@
-"""``InteractionLog``: encoded interactions as a value, with filters, side information and storage."""
+"""A log of interactions from a frame or files, with indices for ids, and its filters."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import scipy.sparse as sp
 import torch
 
 from recgraph import registry
 from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
-from recgraph.data.dataframe import FrameKind, attach, relation, to_native
+from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
 from recgraph.data.errors import (
     DataError,
     EmptyLogError,
@@ -25,13 +25,11 @@ from recgraph.data.errors import (
     MixedIdError,
     RatingError,
     TimestampError,
-    in_file,
 )
-from recgraph.data.ids import IdMap, integers_of, numbered, owned, plain_series, renumbered
-from recgraph.data.log_file import LogFile, Source, Table
+from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
-from recgraph.data.reading import MissingIds
-from recgraph.files import check_manifest, read_frame, read_object, replacing_folder, write_frame, write_json
+from recgraph.data.read import FEATURES, LogFile, MissingIds, Reading, Source, Table, given_apart
+from recgraph.files import check_manifest, read_frame, read_object, reading, replacing_folder, write_frame, write_json
 from recgraph.pages import block
 
 Duplicates = Literal["all", "first", "last"]
@@ -39,39 +37,18 @@ Duplicates = Literal["all", "first", "last"]
 PART = "part"
 #: the relation that is the log itself: a model gets its training part, whatever a graph holds under this name
 INTERACTS = ("user", "interacts", "item")
-#: types that are none of ids
-_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
+#: the descriptions of a saved log and of a saved split, the files that are written last
+DESCRIPTION, HEAD_OF_SPLIT = "interactions.json", "split.json"
+_LOG = "log.parquet"
 _log = logging.getLogger(__name__)
 
 
-class RelationGraph(Protocol):
-    """What a log needs of a typed graph; :class:`recgraph.graph.hetero.HeteroGraph` is one."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Log:
+    """A log of interactions; :class:`recgraph.Interactions` can be split, too.
 
-    @property
-    def nodes(self) -> Mapping[str, Any]:
-        """Node type -> its nodes, with their ``count`` and ``ids``."""
-
-    @property
-    def edges(self) -> Mapping[tuple[str, str, str], Any]:
-        """Relation -> its edges, with their ``adj``."""
-
-    @property
-    def node_types(self) -> list[str]:
-        """The names of its node types."""
-
-    @property
-    def hash(self) -> str:
-        """A digest of all that it holds."""
-
-    def save(self, folder: str | Path) -> None:
-        """Write it into a folder."""
-
-
-@dataclass(frozen=True, eq=False)
-class InteractionLog:
-    """A log of interactions with indices for ids. Values are immutable: every method returns a new one.
-
-    Users and items are numbered from 0 in the order of their first appearance in the (filtered) log.
+    Values are immutable: every method returns a new one. Users and items are numbered from 0 in the order of their
+    first appearance in the (filtered) log.
 
     Attributes:
         log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given, ``time``
@@ -85,9 +62,9 @@ class InteractionLog:
         kind: the kind of frame that came in (``"polars"`` for files), which is also the kind that goes out.
         user_features, item_features: side information, keyed by the user's own ids in the columns ``columns.user``
             and ``columns.item``; it may hold ids that the log does not have. Or None.
-        graph: further relations of users and items (friends, tags) and their feature vectors: a typed graph whose
-            nodes ``user`` and ``item`` carry the user's own ids (without ids, the index is the id). It may hold nodes
-            that the log does not have. Or None.
+        graph: further relations of users and items (friends, tags) and their feature vectors: a typed graph
+            (:class:`recgraph.graph.hetero.HeteroGraph`) whose nodes ``user`` and ``item`` carry the user's own ids
+            (without ids, the index is the id). It may hold nodes that the log does not have. Or None.
         files: where all of it, and nothing else, was read from, with the columns that were found; or None.
         time_format: by which its times were read, by which those of later logs are read too; or None.
     """
@@ -101,9 +78,108 @@ class InteractionLog:
     kind: FrameKind = "polars"
     user_features: pl.DataFrame | None = None
     item_features: pl.DataFrame | None = None
-    graph: RelationGraph | None = None
+    graph: Any = None
     files: LogFile | None = None
     time_format: str | None = None
+
+    @classmethod
+    @checked
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str,
+        item: str,
+        timestamp: str | None = None,
+        rating: str | None = None,
+        weight: str | None = None,
+        user_features: Any = None,
+        item_features: Any = None,
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
+    ) -> Self:
+        """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
+
+        Args:
+            frame: the log. Of a lazy frame the columns that are named here are collected, once.
+            user, item: the columns of ids: integers, texts, dates, ...; one type a column. UUIDs become texts.
+            timestamp: numbers (whole ones are kept as they are; with fractions they are seconds, kept to the
+                microsecond), dates, datetimes or ISO 8601 texts (without a zone: UTC).
+            rating: numbers, for :meth:`min_rating`.
+            weight: numbers of at least 0: how much an interaction counts in training.
+            user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
+            time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``; histories are read by it, too.
+            missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
+
+        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
+
+        Raises:
+            DataError: one of its subclasses for what is wrong, with the row.
+        """
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        data = cls._encoded(_table_of(frame, columns), frame_kind(frame), time_format, missing_ids)
+        return data.with_features(user_features, item_features)
+
+    @classmethod
+    def read(cls, path: str | Path, **options: Any) -> Self:
+        """From a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``.
+
+        What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.read``).
+        Ids of text files become integers where each is written as one (``1000.0`` is ``1000``), else texts.
+
+        Args:
+            path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
+                file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
+                by gzip or Zstandard.
+            options: of :class:`recgraph.data.read.Reading`: the columns ``user``, ``item``, ``timestamp``,
+                ``rating`` and ``weight``, how the files are written (``format``, ``separator``, ``names``,
+                ``encoding``, ``quotes``, ``time_format``), ``missing_ids``, and the files ``user_features`` and
+                ``item_features`` with their ``lists``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the format cannot be told, or an option has a value that is not allowed.
+            DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
+        """
+        given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
+        return cls.from_files(LogFile(str(path), Reading.of(given)))
+
+    @classmethod
+    def from_files(cls, files: LogFile) -> Self:
+        """From the files of a :class:`recgraph.data.read.LogFile`."""
+        table = files.read()
+        data = cls._encoded(table, "polars", files.reading.time_format, files.reading.missing_ids)
+        return replace(data.with_feature_files(files), files=files.found(table.columns))
+
+    @classmethod
+    def from_parts(
+        cls, parts: dict[str, Any], user_features: Any = None, item_features: Any = None, **options: Any
+    ) -> Self:
+        """One log of the parts ``train``, ``valid`` and ``test``; see :meth:`recgraph.Split.from_parts`."""
+        given = {name: _of_matrix(part) for name, part in parts.items() if part is not None}
+        if "train" not in given or len(given) == 1:
+            raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give train=, and valid= or test= or both")
+        are_files = {isinstance(part, str | Path) for part in given.values()}
+        if len(are_files) > 1:
+            raise ValueError(f"{', '.join(given)} are files and frames; give all as files, or all as frames")
+        features = {"user_features": user_features, "item_features": item_features}
+        paths = {name: str(file) for name, file in features.items() if isinstance(file, str | Path)}
+        frames = {name: each for name, each in features.items() if name not in paths}
+        how = Reading.of({name: value for name, value in options.items() if value is not None}, **paths)
+        if are_files == {True}:
+            beside = {name: str(path) for name, path in given.items() if name != "train"}
+            files = LogFile(str(given["train"]), how.model_copy(update=beside))
+            return cls.from_files(files).with_features(**frames)
+        columns = how.columns_of(names_of(given["train"]), "train")
+        table = given_apart([_table_of(given[name], columns) if name in given else None for name in parts])
+        data = cls._encoded(table, frame_kind(given["train"]), how.time_format, how.missing_ids)
+        return data.with_feature_files(LogFile("", how)).with_features(**frames)
+
+    @classmethod
+    def _encoded(cls, table: Table, kind: FrameKind, time_format: str | None, missing_ids: MissingIds) -> Self:
+        log, users, items, unit = encode(table, time_format, missing_ids)
+        form = time_format if table.columns.timestamp is not None else None
+        return cls(log, users, items, table.columns, unit, table.source, kind, time_format=form)
 
     @property
     def n_users(self) -> int:
@@ -130,13 +206,12 @@ class InteractionLog:
 
     def _repr_html_(self) -> str:
         """What is known without looking at the rows."""
-        names = {name: column for name, column in self.columns.model_dump().items() if column is not None}
         features = {"users": self.user_features, "items": self.item_features}
         facts = {
             "users": self.n_users,
             "items": self.n_items,
             "interactions": len(self),
-            "columns": names,
+            "columns": self.columns.model_dump(exclude_none=True),
             "times": None if self.time_unit == "none" else self.time_unit,
             "features": {name: frame.width - 1 for name, frame in features.items() if frame is not None} or None,
             "relations": None if self.graph is None else repr(self.graph),
@@ -144,33 +219,25 @@ class InteractionLog:
         return block(type(self).__name__, facts)
 
     @checked
-    def with_features(
-        self, user_features: Any = None, item_features: Any = None, graph: RelationGraph | None = None
-    ) -> Self:
+    def with_features(self, user_features: Any = None, item_features: Any = None, graph: Any = None) -> Self:
         """Add side information (frames of any kind, a typed graph); None keeps what is there."""
-        given = {"user_features": user_features, "item_features": item_features}
         new: dict[str, Any] = {}
-        for name, frame in given.items():
-            if frame is not None:
-                new[name] = _owned(self._attached(name, frame))
+        if user_features is not None:
+            new["user_features"] = attach(user_features, self.columns.user, self.users, "user_features")
+        if item_features is not None:
+            new["item_features"] = attach(item_features, self.columns.item, self.items, "item_features")
         if graph is not None:
-            check_graph(graph, self.users, self.items, (self.log["user"].to_numpy(), self.log["item"].to_numpy()))
+            check_graph(graph, self)
             new["graph"] = graph
         return replace(self, **new, files=None) if new else self
 
-    def with_feature_files(self, frames: Mapping[str, pl.DataFrame | None], files: Mapping[str, Path]) -> Self:
-        """:meth:`with_features` of frames from files, which errors name; both by the names of its arguments."""
-        new: dict[str, Any] = {}
-        for name in _FEATURES:
-            if (frame := frames.get(name)) is not None:
-                with in_file(files[name]):
-                    new[name] = self._attached(name, frame)
+    def with_feature_files(self, files: LogFile) -> Self:
+        """With the features in the files that a reading names."""
+        paths = files.feature_files()
+        keys = {"user_features": (self.columns.user, self.users), "item_features": (self.columns.item, self.items)}
+        frames = files.features(self.columns)
+        new: dict[str, Any] = {name: attach(each, *keys[name], name, paths[name]) for name, each in frames.items()}
         return replace(self, **new, files=None) if new else self
-
-    def _attached(self, name: str, frame: Any) -> pl.DataFrame:
-        if name == "user_features":
-            return attach(frame, self.columns.user, self.users, name)
-        return attach(frame, self.columns.item, self.items, name)
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
@@ -193,8 +260,6 @@ class InteractionLog:
     @checked
     def k_core(self, users: int = 5, items: int = 5) -> Self:
         """Keep users and items with at least so many interactions, iterated to the fixed point."""
-        if users < 0 or items < 0:
-            raise ValueError(f"users = {users}, items = {items}: smallest counts are at least 0")
         keep_mask = k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
         kept = self.log if keep_mask.all() else self.log.filter(pl.Series(keep_mask))
         return self._filtered(kept, f"k_core(users={users}, items={items})")
@@ -208,23 +273,25 @@ class InteractionLog:
             negative: ratings below 0 often stand for "not rated", so they are an error unless this is ``"drop"``.
 
         Raises:
-            DataError: the log has no rating.
-            RatingError: a rating is negative; names the row or line.
+            DataError: the log has no rating, or one is negative.
         """
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
-        if negative == "error":
-            below = self.log.filter(pl.col("rating") < 0)
-            if len(below):
-                message = f"the rating {below['rating'][0]:g} is negative; negative='drop' leaves such rows out"
-                raise self.source.error(RatingError, message, row=int(below["row"][0]))
+        below = self.log.filter(pl.col("rating") < 0)
+        if negative == "error" and len(below):
+            message = f"the rating {below['rating'][0]:g} is negative; negative='drop' leaves such rows out"
+            raise self.source.error(RatingError, message, row=int(below["row"][0]))
         kept = self.log.filter((pl.col("rating") >= float(threshold)) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
 
     @checked
     def deduplicate(self, policy: Duplicates = "last") -> Self:
         """Of repeated pairs of user and item keep all, the first or the last (by time, then by row)."""
-        return self._filtered(deduplicated(self.log, policy), f"deduplicate({policy!r})")
+        if policy == "all":
+            return self
+        ordered = self.log.sort("time", maintain_order=True) if "time" in self.log.columns else self.log
+        kept = ordered.unique(["user", "item"], keep=policy, maintain_order=True).sort("row")
+        return self._filtered(kept, f"deduplicate({policy!r})")
 
     def _filtered(self, log: pl.DataFrame, what: str) -> Self:
         """The kept rows; users and items are numbered anew."""
@@ -232,9 +299,13 @@ class InteractionLog:
             return self
         if not len(log):
             raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
-        user, users = _renumber(log["user"], self.users)
-        item, items = _renumber(log["item"], self.items)
-        return replace(self, log=log.with_columns(user, item), users=users, items=items, files=None)
+        maps: dict[str, Any] = {}
+        for name, ids in (("user", self.users), ("item", self.items)):
+            codes = log[name].to_numpy()
+            new, rows = renumbered(codes, len(ids))
+            maps[name + "s"] = ids.take(codes[rows])
+            log = log.with_columns(pl.Series(name, new))
+        return replace(self, log=log, **maps, files=None)
 
     def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Self:
         """Keep the interactions of a mask [T] aligned with :attr:`ordered`; users and items keep their indices."""
@@ -250,14 +321,6 @@ class InteractionLog:
     def ordered(self) -> OrderedLog:
         """The interactions grouped by user, each user's by time and then by row."""
         return OrderedLog.of(self.log, self.n_users, self.n_items)
-
-    def item_relation(self, column: str, separator: str = " ") -> pl.DataFrame:
-        """A column of item features as pairs ``(item id, value)``; lists are unpacked, texts split."""
-        return relation(self.item_features, self.columns.item, column, separator, "item")
-
-    def user_relation(self, column: str, separator: str = " ") -> pl.DataFrame:
-        """A column of user features as pairs ``(user id, value)``; lists are unpacked, texts split."""
-        return relation(self.user_features, self.columns.user, column, separator, "user")
 
     def to_frame(self) -> Any:
         """The log with the user's own ids and column names, in the kind of frame that came in.
@@ -294,7 +357,7 @@ class InteractionLog:
         """Write ids, features, the graph and the description."""
         self.users.write(folder / "users.parquet")
         self.items.write(folder / "items.parquet")
-        for name in _FEATURES:
+        for name in FEATURES:
             if (table := getattr(self, name)) is not None:
                 write_frame(table, folder / f"{name}.parquet")
         if self.graph is not None:
@@ -324,7 +387,7 @@ class InteractionLog:
         """Read what :meth:`write_all_but_log` wrote, around a given ``log``."""
         saved = read_object(folder / DESCRIPTION)
         parts = tuple((Path(part), count) for part, count in saved["parts"])
-        files = {name: folder / f"{name}.parquet" for name in _FEATURES}
+        files = {name: folder / f"{name}.parquet" for name in FEATURES}
         features: dict[str, Any] = {name: read_frame(file) for name, file in files.items() if file.is_file()}
         has_graph = (folder / "graph").is_dir()
         return cls(
@@ -341,41 +404,13 @@ class InteractionLog:
         )
 
 
-def _owned(frame: pl.DataFrame) -> pl.DataFrame:
-    """A frame of the user's own as one that no later change of theirs reaches."""
-    return pl.DataFrame([owned(column) for column in frame.iter_columns()])
-
-
-#: the descriptions of a saved log and of a saved split, the files that are written last
-DESCRIPTION, HEAD_OF_SPLIT = "interactions.json", "split.json"
-_LOG = "log.parquet"
-_FEATURES = ("user_features", "item_features")
-
-
-def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
-    """One row for each pair of user and item: its first or last by time, then by row."""
-    if policy == "all":
-        return log
-    if policy not in ("first", "last"):
-        raise ValueError(f"policy = {policy!r} must be 'all', 'first' or 'last'")
-    ordered = log.sort("time", maintain_order=True) if "time" in log.columns else log
-    return ordered.unique(["user", "item"], keep=policy, maintain_order=True).sort("row")
-
-
 def k_core(
     user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], users: int, items: int
 ) -> npt.NDArray[np.bool_]:
-    """The rows in which every user has at least ``users`` and every item at least ``items`` interactions.
+    """[T] True for the rows in which every user has at least ``users`` and every item at least ``items`` interactions.
 
     Dropping items shortens users and the other way round, so both are dropped until nothing changes. The fixed point is
-    unique (the largest such set of rows), whatever the order.
-
-    Args:
-        user, item: [T] indices.
-        users, items: the smallest counts.
-
-    Returns:
-        [T] True for the rows that stay.
+    unique (the largest such set of rows), whatever the order. ``user`` and ``item`` are [T] indices.
     """
     keep_mask = np.ones(len(user), dtype=bool)
     rows: npt.NDArray[np.integer] | slice = slice(None)
@@ -393,13 +428,24 @@ def k_core(
     return keep_mask
 
 
-def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
-    """Indices in the order of first appearance, and the map of the ids that remain."""
-    new, rows = renumbered(codes.to_numpy(), len(ids))
-    return pl.Series(codes.name, new), ids.take(codes.to_numpy()[rows])
-
-
 # -- encoding
+
+
+def _table_of(frame: Any, columns: Columns) -> Table:
+    return Table(columns_of(frame, columns.named(), (columns.user, columns.item)), columns, Source())
+
+
+def _of_matrix(part: Any) -> Any:
+    """The entries of a scipy sparse matrix, or of the ``.npz`` file of one, as a frame; all else as it is."""
+    if isinstance(part, str | Path) and Path(part).suffix == ".npz":
+        with reading(Path(part)):
+            part = sp.load_npz(part)
+    if not sp.issparse(part):
+        return part
+    entries: Any = sp.coo_array(part)  # type: ignore[call-overload]
+    held = entries.data != 0
+    frame = pl.DataFrame({"user_id": entries.row[held], "item_id": entries.col[held], "weight": entries.data[held]})
+    return frame.with_columns(pl.col("user_id", "item_id").cast(pl.Int64))
 
 
 def encode(
@@ -416,28 +462,26 @@ def encode(
     frame = table.frame.with_row_index("__row")
     ids = [_plain_ids(frame[name], table) for name in (columns.user, columns.item)]
     missing = [_missing(each, table.as_text) for each in ids]
-    if missing_ids == "drop" and (n_missing := int((missing[0] | missing[1]).sum())):
-        _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{n_missing:,}")
-        kept = ~(missing[0] | missing[1])
-        frame, ids = frame.filter(kept), [each.filter(kept) for each in ids]
-    elif missing_ids != "drop":
-        for each, mask in zip(ids, missing, strict=True):
-            if mask.any():
-                raise source.error(
-                    MissingIdError,
-                    f"column {each.name!r} has no id, as have {int(mask.sum()):,} rows; fill them in, or leave such "
-                    "rows out with missing_ids='drop' (--drop-missing-ids)",
-                    row=int(mask.arg_max() or 0),
-                )
+    keep = ~(missing[0] | missing[1])
+    if missing_ids == "drop" and not keep.all():
+        _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{(~keep).sum():,}")
+        frame, ids = frame.filter(keep), [each.filter(keep) for each in ids]
+    elif not keep.all():
+        each, mask = next((each, mask) for each, mask in zip(ids, missing, strict=True) if mask.any())
+        raise source.error(
+            MissingIdError,
+            f"column {each.name!r} has no id, as have {int(mask.sum()):,} rows; fill them in, or leave such rows out "
+            "with missing_ids='drop' (--drop-missing-ids)",
+            row=int(mask.arg_max() or 0),
+        )
     if not len(frame):
         raise source.error(EmptyLogError, "there is no interaction")
     rows = frame["__row"].cast(pl.UInt32)
-    user, users = _encoded(ids[0], table, rows)
-    item, items = _encoded(ids[1], table, rows)
+    (user, users), (item, items) = (_numbered(each, table, rows) for each in ids)
     log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
     for role, name in (("rating", columns.rating), ("weight", columns.weight)):
         if name is not None:
-            log = log.with_columns(_numbers(frame[name], role, table, rows).alias(role))
+            log = log.with_columns(_floats(frame[name], role, table, rows).alias(role))
     unit: TimeUnit = "none"
     if columns.timestamp is not None:
         times, unit = _times(frame[columns.timestamp], time_format, table, rows)
@@ -453,7 +497,7 @@ def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataF
 
 def _plain_ids(ids: pl.Series, table: Table) -> pl.Series:
     plain = plain_series(ids)
-    if plain.dtype.is_nested() or plain.dtype in _NO_IDS:
+    if plain.dtype.is_nested() or plain.dtype in (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown):
         raise table.source.error(MixedIdError, f"the ids in column {ids.name!r} are of type {ids.dtype}")
     if plain.null_count() > ids.null_count():
         row = int((plain.is_null() & ids.is_not_null()).arg_max() or 0)
@@ -468,7 +512,7 @@ def _missing(ids: pl.Series, as_text: bool) -> pl.Series:
     return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()
 
 
-def _encoded(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[npt.NDArray[np.int32], IdMap]:
+def _numbered(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[npt.NDArray[np.int32], IdMap]:
     """The number of each row's id, and the ids; whole floats, and plain integers of a text file, become integers."""
     if ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text):
         integers = integers_of(ids)
@@ -478,14 +522,12 @@ def _encoded(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[npt.NDArray
             raise table.source.error(MixedIdError, f"{message}; read it as integers or texts", row=int(rows[row]))
         ids = ids if integers is None else integers
     codes, unique = numbered(ids)
-    return codes, IdMap(unique, as_uuid=ids.name in table.uuids)
+    return codes, IdMap(unique)
 
 
-def _numbers(given: pl.Series, role: str, table: Table, rows: pl.Series) -> pl.Series:
+def _floats(given: pl.Series, role: str, table: Table, rows: pl.Series) -> pl.Series:
     """Ratings, or weights of at least 0."""
     texts = given.cast(pl.String) if isinstance(given.dtype, pl.Categorical | pl.Enum) else given
-    if not (texts.dtype.is_numeric() or texts.dtype in (pl.Boolean, pl.String, pl.Null)):
-        raise table.source.error(RatingError, f"column {given.name!r} (the {role}) of type {given.dtype}: no numbers")
     values = (texts.str.strip_chars() if texts.dtype == pl.String else texts).cast(pl.Float64, strict=False)
     wrong = ~values.is_finite().fill_null(False)
     if role == "weight":
@@ -495,53 +537,43 @@ def _numbers(given: pl.Series, role: str, table: Table, rows: pl.Series) -> pl.S
         wanted = "a number" if role == "rating" else "a number of at least 0"
         message = f"the {role} {given[row]!r} (column {given.name!r}) is not {wanted}"
         raise table.source.error(RatingError, message, row=int(rows[row]))
-    return owned(values)
+    return values
 
 
 def _times(given: pl.Series, time_format: str | None, table: Table, rows: pl.Series) -> tuple[pl.Series, TimeUnit]:
     texts = given.cast(pl.String) if isinstance(given.dtype, pl.Categorical | pl.Enum) else given
-    try:
-        times, unit = times_of(texts, time_format)
-    except ValueError as error:
-        raise table.source.error(TimestampError, f"column {given.name!r} holds no timestamps: {error}") from None
+    times, unit = times_of(texts, time_format)
     if times.null_count():
         row = int(times.is_null().arg_max() or 0)
-        how = f"by time_format={time_format!r}" if time_format else "as a number or ISO 8601; see time_format="
+        how = f"by time_format={time_format!r}" if time_format else "as a number, date or ISO 8601; see time_format="
         message = f"the timestamp {given[row]!r} (column {given.name!r}) cannot be read {how}"
         raise table.source.error(TimestampError, message, row=int(rows[row]))
-    return owned(times), unit
+    return times, unit
 
 
 # -- a typed graph beside a log
 
 
-def check_graph(
-    graph: RelationGraph, users: IdMap, items: IdMap, of_log: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-) -> None:
+def check_graph(graph: Any, log: Log) -> None:
     """Refuse a graph that does not speak of a log's users and items, or that tells of its test part.
 
-    Users and items are matched by their ids; where none of either is of the log, a warning says so. A relation of users
-    and items that holds interactions of the log is refused, as a split could not hide its test part;
-    ``("user", "interacts", "item")`` is the log itself, of which a model gets the training part instead.
-
-    Args:
-        graph: the graph.
-        users, items: of the log.
-        of_log: users and items of its interactions, by their indices.
+    Users and items are matched by their ids. A relation of users and items that holds interactions of the log is
+    refused, as a split could not hide its test part; ``("user", "interacts", "item")`` is the log itself, of which a
+    model gets the training part instead.
     """
-    ids = {name: known for name, known in (("user", users), ("item", items)) if name in graph.node_types}
+    ids = {name: known for name, known in (("user", log.users), ("item", log.items)) if name in graph.node_types}
     if not ids:
         raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
     places = {name: _places(name, graph.nodes[name], known) for name, known in ids.items()}
-    pairs = np.unique(of_log[0] * len(items) + of_log[1])
+    n_items = len(log.items)
+    pairs = np.unique(log.log["user"].to_numpy().astype(np.int64) * n_items + log.log["item"].to_numpy())
     for edge_type, held in graph.edges.items():
         start, _, end = edge_type
         if edge_type == INTERACTS or {start, end} != {"user", "item"}:
             continue
         found = {start: places[start][held.adj.rows.cpu()], end: places[end][held.adj.indices.cpu()]}
         known = (found["user"] >= 0) & (found["item"] >= 0)
-        theirs = np.unique((found["user"] * len(items) + found["item"])[known])
-        if n_known := int(np.isin(theirs, pairs, assume_unique=True).sum()):
+        if n_known := int(np.isin(np.unique((found["user"] * n_items + found["item"])[known]), pairs).sum()):
             raise DataError(
                 f"graph: relation {edge_type} holds {n_known:,} of the log's interactions, which may be test data; "
                 f"leave them out: paths follow the log as {INTERACTS}"
@@ -550,10 +582,7 @@ def check_graph(
 
 def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
     """The indices in the log of a graph's nodes of one type; -1: not there."""
-    try:
-        places = known.index(ids_of(nodes))
-    except ValueError as error:
-        raise DataError(f"graph: its nodes {name!r} are not matched; give ids= of the log's type ({error})") from None
+    places = known.index(ids_of(nodes), f"graph: ids of its nodes {name!r}")
     if len(places) and len(known) and not (places >= 0).any():
         _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, known.values[0])
     return places
@@ -561,4 +590,4 @@ def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
 
 def ids_of(nodes: Any) -> Any:
     """The ids of a graph's nodes of one type, in their order; their numbers where they have none."""
-    return np.arange(nodes.count) if nodes.ids is None else nodes.ids.ids(np.arange(nodes.count))
+    return np.arange(nodes.count) if nodes.ids is None else nodes.ids.values

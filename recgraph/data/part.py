@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +40,14 @@ class Part:
     def n_interactions(self) -> int:
         return self.items.values.numel()
 
-    def filter(self, keep_mask: Tensor) -> Part:
+    def filter(self, keep_mask: Tensor) -> Self:
         """Only the interactions where ``keep_mask`` [T] is True, for the same users."""
-        weights, times, ratings = (
-            None if values is None else kept(values, keep_mask) for values in (self.weights, self.times, self.ratings)
-        )
-        return Part(_kept_rows(self.items, keep_mask), self.n_items, weights, times, ratings)
+        before = np.zeros(keep_mask.numel() + 1, dtype=np.int64)
+        np.cumsum(keep_mask.numpy(), out=before[1:])
+        items = Ragged(kept(self.items.values, keep_mask), torch.from_numpy(before[self.items.offsets.numpy()]))
+        names = [name for name in ("weights", "times", "ratings", "rows") if getattr(self, name, None) is not None]
+        aligned: dict[str, Any] = {name: kept(getattr(self, name), keep_mask) for name in names}
+        return replace(self, items=items, **aligned)
 
     def item_counts(self) -> Tensor:
         """[n_items] int64: interactions of each item."""
@@ -132,71 +135,34 @@ def kept(values: Tensor, keep_mask: Tensor) -> Tensor:
     return torch.from_numpy(values.numpy()[keep_mask.numpy()])
 
 
-def _kept_rows(rows: Ragged, keep_mask: Tensor) -> Ragged:
-    """Rows with those of their entries where ``keep_mask`` [T] is True; rows may come out empty."""
-    before = np.zeros(keep_mask.numel() + 1, dtype=np.int64)
-    np.cumsum(keep_mask.numpy(), out=before[1:])
-    return Ragged(kept(rows.values, keep_mask), torch.from_numpy(before[rows.offsets.numpy()]))
-
-
-@dataclass(frozen=True)
-class OrderedLog:
+@dataclass(frozen=True, kw_only=True)
+class OrderedLog(Part):
     """A log grouped by user, each user's interactions by time and then by row: the order in which splits label them.
 
     Attributes:
-        items: n_users rows of item indices, oldest first.
-        n_items: the size of the catalogue.
         rows: [T] int64, the source row of each interaction.
-        times: [T] int64 or None.
-        weights, ratings: [T] float64 or None.
     """
 
-    items: Ragged
-    n_items: int
     rows: Tensor
-    times: Tensor | None = None
-    weights: Tensor | None = None
-    ratings: Tensor | None = None
 
     @classmethod
     def of(cls, log: pl.DataFrame, n_users: int, n_items: int) -> OrderedLog:
         """From an encoded log in any order."""
         log = order(log)
-        lengths = torch.bincount(
-            torch.from_numpy(log["user"].cast(pl.Int32).to_numpy(writable=True)), minlength=n_users
-        )
+        users = torch.from_numpy(log["user"].cast(pl.Int32).to_numpy(writable=True))
+        items = Ragged.from_lengths(_tensor(log, "item", pl.Int64), torch.bincount(users, minlength=n_users))
         extra = {
-            name: _tensor(log[column], dtype) if column in log.columns else None
-            for name, column, dtype in (
-                ("times", "time", torch.int64),
-                ("weights", "weight", torch.float64),
-                ("ratings", "rating", torch.float64),
-            )
+            name: _tensor(log, column, pl.Int64 if column == "time" else pl.Float64)
+            for name, column in (("times", "time"), ("weights", "weight"), ("ratings", "rating"))
+            if column in log.columns
         }
-        items = Ragged.from_lengths(_tensor(log["item"], torch.int64), lengths)
-        return cls(items, n_items, _tensor(log["row"], torch.int64), **extra)
-
-    @property
-    def n_users(self) -> int:
-        return self.items.n_rows
-
-    @property
-    def n_interactions(self) -> int:
-        return self.items.values.numel()
+        return cls(items, n_items, rows=_tensor(log, "row", pl.Int64), **extra)
 
     @property
     def part(self) -> Part:
         """All of it, without the source rows."""
         return Part(self.items, self.n_items, self.weights, self.times, self.ratings)
 
-    def filter(self, keep_mask: Tensor) -> OrderedLog:
-        """Only the interactions where ``keep_mask`` [T] is True, for the same users."""
-        left = self.part.filter(keep_mask)
-        rows = kept(self.rows, keep_mask)
-        return OrderedLog(left.items, self.n_items, rows, left.times, left.weights, left.ratings)
 
-
-def _tensor(series: pl.Series, dtype: torch.dtype) -> Tensor:
-    # numpy has no unsigned types that torch can sum, so the cast is made before
-    wanted = pl.Int64 if dtype == torch.int64 else pl.Float64
-    return torch.from_numpy(series.cast(wanted).to_numpy(writable=True))
+def _tensor(log: pl.DataFrame, column: str, dtype: type[pl.DataType]) -> Tensor:
+    return torch.from_numpy(log[column].cast(dtype).to_numpy(writable=True))

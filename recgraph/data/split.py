@@ -1,8 +1,17 @@
-"""A split into train, valid and test, whole (``Split``) or without its test part (``SealedSplit``).
+"""Interactions that can be split; their split, whole (``Split``) or without its test part (``SealedSplit``); the seal.
 
 A split is a value with a hash. On disk ``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those
 of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who may see the test part:
-:mod:`recgraph.data.sealing`.
+
+- Training, early stopping and tuning get a :class:`SealedSplit`. It holds no test row, and its ``test`` raises
+  :class:`SealedTestError`.
+- ``unseal(reason)`` opens it, once all choices are made. The reason is logged and remembered.
+- Inside :func:`without_test_data` (a fit, a trial of a study) every split and node task of the thread refuses its test
+  part, whichever handle the code holds.
+- On disk the test rows are a file of their own. The folder that a tuner's workers get has no such file.
+
+The seal guards against mistakes and against code that goes through this interface, not against a program that searches
+the disk or the memory.
 """
 
 from __future__ import annotations
@@ -10,27 +19,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from recgraph.config import checked
-from recgraph.data.dataframe import FrameKind, frame_kind, names_of, table_of
+from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
-from recgraph.data.log import HEAD_OF_SPLIT, InteractionLog, encode
-from recgraph.data.log_file import LogFile, given_apart
+from recgraph.data.log import HEAD_OF_SPLIT, Log
 from recgraph.data.part import Cases, OrderedLog, Part, kept, order
-from recgraph.data.reading import Reading
-from recgraph.data.sealing import SealedTestError, check_open, refuse_to_unseal
+from recgraph.data.read import LogFile, Reading
 from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
 from recgraph.files import (
     check_file,
@@ -38,21 +46,109 @@ from recgraph.files import (
     read_frame,
     read_manifest,
     read_object,
-    reading,
     replacing_folder,
     write_frame,
     write_json,
 )
 from recgraph.pages import block
 
-__all__ = ["GIVEN", "SealedSplit", "SealedTestError", "Split"]
-
 FitPart = Literal["train", "train+valid", "all"]
 _OPEN, _TEST = "open.parquet", "test/test.parquet"
-_PARTS = ("train", "valid", "test")
 #: name of a column -> the type in which its values are hashed
 _TYPES = {"offsets": "<i8", "items": "<i4", "labels": "u1", "times": "<i8", "weights": "<f8", "ratings": "<f8"}
+#: what the innermost block without test data is doing, or None outside of one
+_doing: ContextVar[str | None] = ContextVar("recgraph_without_test_data", default=None)
 _log = logging.getLogger(__name__)
+
+
+class SealedTestError(RuntimeError):
+    """The test part was read where it is sealed."""
+
+
+@contextmanager
+def without_test_data(doing: str) -> Iterator[None]:
+    """Within the block every split of this thread refuses its test part; errors say what it is ``doing``."""
+    token = _doing.set(doing)
+    try:
+        yield
+    finally:
+        _doing.reset(token)
+
+
+def check_open() -> None:
+    """Raise a SealedTestError inside a block without test data."""
+    doing = _doing.get()
+    if doing is not None:
+        raise SealedTestError(f"the test part is sealed while {doing}; evaluate on it once, after all choices are made")
+
+
+def _refuse_to_unseal() -> NoReturn:
+    raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
+
+
+class Interactions(Log):
+    """A log of interactions: :meth:`read` or :meth:`from_frame` it, filter it, split it.
+
+    See :class:`recgraph.data.log.Log` for the attributes and filters.
+    """
+
+    @checked
+    def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
+        """Split into train, valid and test.
+
+        Args:
+            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which holds nothing out.
+            seed: of the strategies that draw; the others ignore it.
+            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
+        """
+        return Split.of(self, strategy, seed=seed, **params)
+
+
+@checked
+def load_data(path: Any, *, user_features: Any = None, item_features: Any = None, **given: Any) -> Interactions:
+    """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
+
+    Args:
+        path: files, as :meth:`Interactions.read` reads them with all its options; or a frame, as
+            :meth:`Interactions.from_frame` reads it, whose columns are guessed where they are not named.
+        user_features, item_features: side information: files or frames.
+        given: further options of these.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an option has a value that is not allowed.
+        DataError: one of its subclasses for what is wrong.
+    """
+    features = {"user_features": user_features, "item_features": item_features}
+    files: dict[str, Any] = {name: str(each) for name, each in features.items() if isinstance(each, str | Path)}
+    frames = {name: each for name, each in features.items() if name not in files}
+    if isinstance(path, str | Path):
+        return Interactions.read(path, **given, **files).with_features(**frames)
+    kind = frame_kind(path, "path")
+    how = Reading.of({**given, **files})
+    named = how.columns_of(names_of(path), f"{kind} frame").model_dump()
+    data = Interactions.from_frame(path, **named, time_format=how.time_format, missing_ids=how.missing_ids)
+    return data.with_feature_files(LogFile("", how)).with_features(**frames)
+
+
+def folds(
+    data: Interactions, n_folds: int, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any
+) -> list[Split]:
+    """Split a log several times, each time with another test part; no interaction is in two of them.
+
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and ``--set 'split_options={n_folds=3,
+    fold=0}'`` of a command. Each has a hash of its own.
+
+    Args:
+        data: the log.
+        n_folds: how many, at least 2.
+        strategy: ``"time"``: windows of time up to the end of the log, the newest first, and nothing of later ones is
+            in a split; ``"leave-one-out"``: each user's last interaction, then the one before it and so on, without
+            those after it; ``"ratio"`` and ``"users"``: all interactions, or all users, in ``n_folds`` parts at random.
+        seed: of the strategies that draw; one for all folds.
+        **params: of the strategy, see :mod:`recgraph.data.strategies`.
+    """
+    return [data.split(strategy, seed=seed, n_folds=n_folds, fold=fold, **params) for fold in range(n_folds)]
 
 
 class _Labelled:
@@ -64,14 +160,15 @@ class _Labelled:
         strategy: the strategy with its settings.
         name: of the strategy.
         seed: of its draws; None where it draws nothing.
+        hash: of the whole split.
+        log_hash: of a fold: a hash of the log alone, which all folds share; else empty.
     """
 
     hash: str
-    #: of a fold: a hash of the log alone, which all folds share; empty where there are none, or where it is not known
     log_hash: str
 
     def __init__(
-        self, interactions: InteractionLog, labels: Tensor, strategy: Strategy, name: str, seed: int | None
+        self, interactions: Interactions, labels: Tensor, strategy: Strategy, name: str, seed: int | None
     ) -> None:
         self.interactions = interactions
         self.labels = labels
@@ -128,6 +225,11 @@ class _Labelled:
         sizes = sizes_of(self.labels)
         return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n:,} {name}" for name, n in self._sizes.items())
+        known = f", hash {self._known_hash}" if self._known_hash else ""
+        return f"{type(self).__name__}({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts}{known})"
+
     def _repr_html_(self) -> str:
         facts = {
             "users": self.n_users,
@@ -149,15 +251,15 @@ class _Labelled:
         return self.interactions.ordered.part.filter(self._has(labels))
 
     def _cases(self, truth: Label, history: Iterable[Label]) -> Cases:
-        asked, past = self._part((truth,)), self._part(history)
-        wanted = asked.items.lengths > 0
+        targets, past = self._part((truth,)), self._part(history)
+        wanted = targets.items.lengths > 0
         if self.strategy.new_users == "drop":
             wanted &= past.items.lengths > 0
         users = torch.nonzero(wanted).flatten()
-        column = {"rating": asked.ratings, "weight": asked.weights, None: None}[self.strategy.grades]
-        grades = None if column is None else asked.items.with_values(column).take(users).values
+        column = {"rating": targets.ratings, "weight": targets.weights, None: None}[self.strategy.grades]
+        grades = None if column is None else targets.items.with_values(column).take(users).values
         times = None if past.times is None else past.items.with_values(past.times).take(users)
-        return Cases(users, past.items.take(users), asked.items.take(users), asked.n_items, grades, times)
+        return Cases(users, past.items.take(users), targets.items.take(users), targets.n_items, grades, times)
 
     def _rows(self) -> pl.DataFrame:
         """The log by user and time, with the column ``label``."""
@@ -178,15 +280,13 @@ class Split(_Labelled):
     """Interactions in three parts.
 
     The history of a valid case is what its user did in train, that of a test case what its user did in train and valid.
-    Users without history are not asked unless the strategy says so (``new_users="keep"``). Items that occur in no train
-    row stay in the catalogue and in the truth.
+    Users without history are not evaluated unless the strategy says so (``new_users="keep"``). Items that occur in no
+    train row stay in the catalogue and in the truth.
     """
 
     @classmethod
-    def of(
-        cls, interactions: InteractionLog, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any
-    ) -> Split:
-        """Split a log; see :meth:`recgraph.data.interactions.Interactions.split`."""
+    def of(cls, interactions: Interactions, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
+        """Split a log; see :meth:`Interactions.split`."""
         made, labels = strategy_of(strategy, params).applied(interactions, seed)
         return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
 
@@ -219,9 +319,8 @@ class Split(_Labelled):
         Raises:
             ValueError: no train, nothing beside it, a setting that does not exist, or what is wrong with a part.
         """
-        log = _read_parts(
-            (train, valid, test), {"user_features": user_features, "item_features": item_features}, reading
-        )
+        parts = {"train": train, "valid": valid, "test": test}
+        log = Interactions.from_parts(parts, user_features, item_features, **reading)
         return cls.of(log, GIVEN, seed=seed, **(split or {}))
 
     @property
@@ -255,9 +354,7 @@ class Split(_Labelled):
 
     @cached_property
     def log_hash(self) -> str:  # type: ignore[override]
-        if "n_folds" not in self.params:
-            return ""
-        return _hash({}, self.users, self.items, self.interactions.ordered)
+        return _hash({}, self.users, self.items, self.interactions.ordered) if "n_folds" in self.params else ""
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
@@ -281,11 +378,6 @@ class Split(_Labelled):
         """Read a saved split with its test part; the reason is logged. See :meth:`SealedSplit.load`."""
         return SealedSplit.load(folder).unseal(reason)
 
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{n:,} {name}" for name, n in self._sizes.items())
-        known = f", hash {self._known_hash}" if self._known_hash else ""
-        return f"Split({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts}{known})"
-
 
 def _check_which(which: str) -> None:
     if which not in get_args(FitPart):
@@ -293,7 +385,7 @@ def _check_which(which: str) -> None:
 
 
 class SealedSplit(_Labelled):
-    """A split whose test part cannot be read by mistake; see :mod:`recgraph.data.sealing`.
+    """A split whose test part cannot be read by mistake; :mod:`recgraph.data.split` says who may see it.
 
     Attributes:
         hash: that of the whole split.
@@ -302,7 +394,7 @@ class SealedSplit(_Labelled):
 
     def __init__(
         self,
-        interactions: InteractionLog,
+        interactions: Interactions,
         labels: Tensor,
         strategy: Strategy,
         name: str,
@@ -318,11 +410,7 @@ class SealedSplit(_Labelled):
 
     @property
     def test(self) -> Cases:
-        """Refused.
-
-        Raises:
-            SealedTestError: always.
-        """
+        """Refused: always a SealedTestError."""
         raise SealedTestError("the test part is sealed; unseal(reason) opens it, once all choices are made")
 
     def fit_part(self, which: FitPart) -> Part:
@@ -355,7 +443,7 @@ class SealedSplit(_Labelled):
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
         own = (self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash)
-        return SealedSplit(*own, refuse_to_unseal, self.log_hash)
+        return SealedSplit(*own, _refuse_to_unseal, self.log_hash)
 
     def save(self, folder: str | Path) -> None:
         """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has none to unseal."""
@@ -376,13 +464,13 @@ class SealedSplit(_Labelled):
         head = read_object(folder / HEAD_OF_SPLIT)
         rows = read_frame(folder / _OPEN)
         frame, labels = _log_and_labels(rows)
-        log = InteractionLog.load_with(frame, folder)
+        log = Interactions.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
 
         def reveal() -> Split:
             path, digest = folder / _TEST, read_manifest(folder).get(_TEST)
             if digest is None:
-                return refuse_to_unseal()
+                return _refuse_to_unseal()
             check_file(path, digest)
             frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
@@ -393,12 +481,9 @@ class SealedSplit(_Labelled):
         own = (strategy, head["name"], head["seed"], head["hash"], reveal, head["log_hash"])
         return SealedSplit(log, labels, *own)
 
-    def __repr__(self) -> str:
-        return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"
-
 
 def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
-    """The log in the order of its rows, and the labels in that of ``InteractionLog.ordered``."""
+    """The log in the order of its rows, and the labels in that of ``Interactions.ordered``."""
     rows = order(rows)
     labels = torch.from_numpy(rows["label"].cast(pl.UInt8).to_numpy(writable=True))
     return rows.drop("label").sort("row"), labels
@@ -416,46 +501,3 @@ def _hash(head: Mapping[str, Any], users: IdMap, items: IdMap, log: OrderedLog, 
             state.update(f"{name}:{values.numel()}:".encode())
             state.update(np.ascontiguousarray(values.numpy(), dtype=_TYPES[name]).data)
     return state.hexdigest()
-
-
-def _read_parts(parts: tuple[Any, ...], features: Mapping[str, Any], options: Mapping[str, Any]) -> InteractionLog:
-    """One log of the parts train, valid and test, with the column ``part``."""
-    given = {name: _of_matrix(part) for name, part in zip(_PARTS, parts, strict=True) if part is not None}
-    if "train" not in given or len(given) == 1:
-        raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give train=, and valid= or test= or both")
-    are_files = {isinstance(part, str | Path) for part in given.values()}
-    if len(are_files) > 1:
-        raise ValueError(f"{', '.join(given)} are files and frames; give all as files, or all as frames")
-    paths = {name: str(file) for name, file in features.items() if isinstance(file, str | Path)}
-    how = Reading.of({name: value for name, value in options.items() if value is not None}, **paths)
-    kind: FrameKind = "polars"
-    if are_files == {True}:
-        beside = {name: str(path) for name, path in given.items() if name != "train"}
-        files = LogFile(str(given["train"]), how.model_copy(update=beside))
-        table = files.read()
-    else:
-        files = LogFile("", how)
-        kind = frame_kind(given["train"], "train")
-        columns = how.columns_of(names_of(given["train"]), "train")
-        tables = [table_of(given[name], columns) if name in given else None for name in _PARTS]
-        table = given_apart(tables)
-        table = replace(table, features=files.features(columns))
-    log, users, items, unit = encode(table, how.time_format, how.missing_ids)
-    data = InteractionLog(log, users, items, table.columns, unit, table.source, kind, time_format=how.time_format)
-    data = data.with_feature_files(table.features, files.feature_files())
-    if files.path:
-        data = replace(data, files=files.found(table.columns))
-    return data.with_features(**{name: each for name, each in features.items() if name not in paths})
-
-
-def _of_matrix(part: Any) -> Any:
-    """The entries of a scipy sparse matrix, or of the ``.npz`` file of one, as a frame; all else as it is."""
-    if isinstance(part, str | Path) and Path(part).suffix == ".npz":
-        with reading(Path(part)):
-            part = sp.load_npz(part)
-    if not sp.issparse(part):
-        return part
-    entries: Any = sp.coo_array(part)  # type: ignore[call-overload]
-    held = entries.data != 0
-    frame = pl.DataFrame({"user_id": entries.row[held], "item_id": entries.col[held], "weight": entries.data[held]})
-    return frame.with_columns(pl.col("user_id", "item_id").cast(pl.Int64))

@@ -17,7 +17,7 @@ from torch import Tensor
 from recgraph.config import Added, Config, ConfigError
 from recgraph.data.columns import duration, instant
 from recgraph.data.errors import ShortUserError
-from recgraph.data.log import PART, InteractionLog
+from recgraph.data.log import PART, Log
 from recgraph.data.part import OrderedLog, order
 from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
@@ -80,7 +80,7 @@ class Strategy(Config):
         """What a protocol says of the parts beside the hash of the split, as JSON; empty where there is nothing."""
         return ""
 
-    def applied(self, interactions: InteractionLog, seed: int) -> tuple[Self, Tensor]:
+    def applied(self, interactions: Log, seed: int) -> tuple[Self, Tensor]:
         """The strategy as it is kept with the split of this log, and the labels."""
         self._check_grades(interactions)
         labels = self.labels(interactions, seed)
@@ -88,11 +88,11 @@ class Strategy(Config):
         self.check_counts({label: counts[label] for label in Label})
         return self, labels
 
-    def _check_grades(self, interactions: InteractionLog) -> None:
+    def _check_grades(self, interactions: Log) -> None:
         if self.grades is not None and self.grades not in interactions.log.columns:
             raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: Log, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
         raise NotImplementedError
 
@@ -174,7 +174,7 @@ class LeaveOneOut(Folded):
 
     short_users: Literal["error", "train"] | None = None
 
-    def applied(self, interactions: InteractionLog, seed: int) -> tuple[Self, Tensor]:
+    def applied(self, interactions: Log, seed: int) -> tuple[Self, Tensor]:
         lengths = interactions.ordered.items.lengths
         n_short = int(((lengths < self._least) & (lengths > 0)).sum())
         made = self
@@ -192,7 +192,7 @@ class LeaveOneOut(Folded):
             )
         return super(LeaveOneOut, made).applied(interactions, seed)
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: Log, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         enough, later = lengths >= self._least, self.fold or 0
@@ -235,7 +235,7 @@ class Ratio(SharedOut):
     def draws(self) -> bool:
         return self.order == "random"
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: Log, seed: int) -> Tensor:
         log = interactions.ordered
         rows, lengths = log.items.rows, log.items.lengths
         n_valid, n_test = _share_of(lengths, self.valid), _share_of(lengths, self.test)
@@ -287,7 +287,7 @@ class HeldOutUsers(SharedOut):
     def draws(self) -> bool:
         return True
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: Log, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         able = torch.nonzero(lengths >= 2).flatten()
@@ -317,7 +317,7 @@ class HeldOutUsers(SharedOut):
 class Everything(Strategy):
     """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: Log, seed: int) -> Tensor:
         return torch.full((interactions.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
 
 
@@ -381,7 +381,7 @@ class TimeCut(Shares):
             return super()._facts()
         return {**super()._facts(), "targets": self.targets, "unknown_items": self.unknown_items}
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels(self, interactions: Log, seed: int) -> Tensor:
         times = interactions.ordered.times
         if times is None:
             raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
@@ -404,7 +404,7 @@ class TimeCut(Shares):
                 )
         super().check_counts(counts)
 
-    def _cuts(self, times: Tensor, interactions: InteractionLog) -> tuple[int, ...]:
+    def _cuts(self, times: Tensor, interactions: Log) -> tuple[int, ...]:
         """Where valid and test begin, and of a fold what comes after its test."""
         fold, unit = self.fold or 0, interactions.time_unit
         first, end = int(times.min()), int(times.max()) + 1
@@ -505,7 +505,7 @@ class Given(Strategy):
         drawn = {} if self.valid is None else {"valid_from_train": self.valid, "order": self.order}
         return json.dumps({**drawn, "unknown_items": self.unknown_items, **self.found}, sort_keys=True)
 
-    def applied(self, interactions: InteractionLog, seed: int) -> tuple[Self, Tensor]:
+    def applied(self, interactions: Log, seed: int) -> tuple[Self, Tensor]:
         if not interactions.has_parts:
             raise ValueError(
                 "split 'given' takes parts that were given apart: rg.Split.from_parts(train=..., valid=..., test=...) "
@@ -530,7 +530,7 @@ class Given(Strategy):
             raise ValueError(f"valid = {self.valid:g} draws a validation part from train, and one is given")
         return None
 
-    def _with_valid(self, interactions: InteractionLog, labels: Tensor, seed: int) -> Tensor:
+    def _with_valid(self, interactions: Log, labels: Tensor, seed: int) -> Tensor:
         """The labels with the validation part that is drawn from train, if one is."""
         if not self.valid:
             return labels

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from recgraph.encoders.base import dropout_generator
 from recgraph.rng import dropout
-from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged, row_softmax
+from recgraph.sparse.spmm import pair_products
 
 Rate = Annotated[float, Field(ge=0, lt=1, description="of the weights, in training")]
 Init = Literal["uniform", "xavier"]

@@ -15,13 +15,16 @@ from torch import Tensor
 from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.evaluator import check_needs, evaluate, known_items, metric_values
+from recgraph.evaluate.evaluator import evaluate, known_items, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth, check_items
-from recgraph.evaluate.metrics import Asked, Metric
+from recgraph.evaluate.metrics import Metric, MetricList, check_needs
 from recgraph.evaluate.protocol import MOST_ITEMS, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
+
+#: what metrics read that is made of the data the model was fitted on
+_OF_TRAINING = ("counts", "n_users", "known")
 
 
 @checked
@@ -61,37 +64,48 @@ def frame(
         without relevant items has no value in metrics that need them.
 
     Raises:
-        ValueError: a column is missing, or a value in it; a score, rank or grade is no number; an item is recommended
-            twice to a user; ``n_items`` is smaller than the number of different items; or a metric needs ``train`` or
-            ``features``, and they are not given.
+        ValueError: a column is missing, or a value in it; an item is recommended twice to a user; ``n_items`` is
+            smaller than the number of different items; or a metric needs what is not given.
     """
-    asked = Asked.of(metrics)
+    wanted = MetricList.of(metrics)
     recs = _read(recommendations, "recommendations", [user, item], [name for name in (score, rank) if name])
     relevant_items = _read(truth, "truth", [user, item], [grade] if grade else [])
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read(features, "features", [item], None)
-    if whole := [metric.label for metric in asked.metrics if "relevant_ranks" in metric.needs]:
-        raise ValueError(f"metric {whole[0]!r} reads the whole ranking, which lists do not hold; leave it out")
-    check_needs(asked.metrics, known, described, "train")
+    missing = {"relevant_ranks": "a matrix of scores", "scores": "score", "features": "features"}
+    missing |= dict.fromkeys(_OF_TRAINING, "train")
+    given = {"scores": score, "features": described, **dict.fromkeys(_OF_TRAINING, known)}
+    check_needs(wanted.metrics, {need: what for need, what in missing.items() if given.get(need) is None})
     if relevant_items.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")
     if order := rank or score:
         recs = recs.sort(order, descending=rank is None, maintain_order=True)
-    logs = [table for table in (recs, relevant_items, known) if table is not None]
-    users = _ids([table[user] for table in (recs, relevant_items)])
-    items = _ids([table[item] for table in (*logs, described) if table is not None])
+    users = _ids([recs[user], relevant_items[user]])
+    items = _ids([table[item] for table in (recs, relevant_items, known, described) if table is not None])
     size = n_items or len(items)
     if not len(items) <= size <= MOST_ITEMS:
         raise ValueError(f"n_items = {n_items} must lie between the {len(items)} different items and {MOST_ITEMS:,}")
-    lists, scores = _rows(recs, (user, users), (item, items), score)
-    _check_once(lists, size, users, items)
-    relevant, grades = _rows(relevant_items, (user, users), (item, items), grade)
-    no_history = Ragged.from_lengths(torch.empty(0, dtype=torch.int64), torch.zeros(len(users), dtype=torch.int64))
-    cases = Cases(torch.arange(len(users)), no_history, relevant, size, grades)
-    facts, fitted = Facts(size), None
+
+    def rows(table: pl.DataFrame, number: str | None = None) -> tuple[Ragged, Tensor | None]:
+        """A row of items for each user, in the order of the table, and numbers beside them; others are left out."""
+        owner = _index(table[user], users)
+        order = np.argsort(owner, kind="stable")
+        order = order[owner[order] >= 0]
+        lengths = torch.from_numpy(np.bincount(owner[order], minlength=len(users)))
+        found = Ragged.from_lengths(torch.from_numpy(_index(table[item], items)[order]), lengths)
+        numbers = None if number is None else torch.from_numpy(table[number].cast(pl.Float64).to_numpy()[order])
+        return found, numbers
+
+    lists, scores = rows(recs, score)
+    keys = (lists.rows * size + lists.values).sort().values
+    twice = keys[1:][keys[1:] == keys[:-1]]
+    if len(twice):
+        who, what = users[int(twice[0]) // size], items[int(twice[0]) % size]
+        raise ValueError(f"recommendations name item {what!r} twice for user {who!r}; give each item once")
+    relevant, grades = rows(relevant_items, grade)
+    cases = Cases(torch.arange(len(users)), Ragged.from_lists([[]] * len(users)), relevant, size, grades)
+    facts = Facts(size)
     if known is not None:
-        own, _ = _rows(known, (user, users), (item, items))
-        fitted = Part(own, size)
         counts = np.bincount(_index(known[item], items), minlength=size)
         facts = replace(facts, counts=torch.from_numpy(counts), n_users=known[user].n_unique())
     if described is not None:
@@ -99,11 +113,21 @@ def frame(
         numbers = described.drop(item).cast(pl.Float64).to_numpy()
         values[torch.from_numpy(_index(described[item], items))] = torch.from_numpy(numbers.copy())
         facts = replace(facts, features=values)
-    lengths = asked.cutoffs(cutoffs, Protocol().cutoffs)
-    protocol = Protocol.of(cutoffs=lengths, history="lists of another's making")
+    protocol = Protocol.of(cutoffs=wanted.cutoffs(cutoffs, Protocol().cutoffs), history="lists of another's making")
     depth = max(min(max(protocol.cutoffs), size), int(lists.lengths.max()))
-    ranked = _ranked(lists, scores, cases, depth, facts, fitted)
-    per_user, overall = metric_values(asked, ranked, protocol.cutoffs)
+    of_truth, listed = Truth.of(cases), lists.to_padded(fill=-1, width=depth)
+    positions, hits = of_truth.find(cases.users, listed)
+    ranked = RankedHits(
+        hits,
+        of_truth.n_relevant,
+        gains=None if of_truth.grades is None else of_truth.grades[positions] * hits,
+        ideal_gains=of_truth.ideal_gains(depth),
+        items=listed,
+        scores=None if scores is None else lists.with_values(scores).to_padded(fill=-torch.inf, width=depth),
+        known=None if known is None else known_items(cases, listed, Part(rows(known)[0], size)),
+        facts=facts,
+    )
+    per_user, overall = metric_values(wanted, ranked, protocol.cutoffs)
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users)
 
 
@@ -114,9 +138,9 @@ def _read(table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | No
     for column in (*ids, *numbers):
         if column not in found.columns:
             raise ValueError(f"{name} has no column {column!r}; there are {', '.join(found.columns)}")
+        if column in numbers and not found[column].dtype.is_numeric():
+            found = found.with_columns(pl.col(column).cast(pl.Float64))
         values = found[column]
-        if column in numbers and len(values) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-            raise ValueError(f"{name} has {values.dtype} in column {column!r}; turn them into numbers")
         missing = values.is_null() | values.is_nan() if values.dtype.is_float() else values.is_null()
         if missing.any():
             raise ValueError(f"{name} has a missing value in column {column!r}, row {missing.arg_max()}")
@@ -128,9 +152,6 @@ def _read(table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | No
 def _ids(columns: Sequence[pl.Series]) -> pl.Series:
     """The different ids, in ascending order."""
     name = columns[0].name
-    types = {"numbers" if column.dtype.is_numeric() else str(column.dtype) for column in columns}
-    if len(types) > 1:
-        raise ValueError(f"column {name!r} holds {' and '.join(sorted(types))} in the frames; bring it to one type")
     return pl.concat([column.to_frame() for column in columns], how="vertical_relaxed")[name].unique().sort()
 
 
@@ -138,44 +159,6 @@ def _index(values: pl.Series, ids: pl.Series) -> np.ndarray:
     """[T] int64: the place of each value among the ids, -1 for none."""
     places = pl.int_range(len(ids), eager=True)
     return values.cast(ids.dtype).replace_strict(ids, places, default=-1, return_dtype=pl.Int64).to_numpy(writable=True)
-
-
-def _rows(
-    table: pl.DataFrame, user: tuple[str, pl.Series], item: tuple[str, pl.Series], number: str | None = None
-) -> tuple[Ragged, Tensor | None]:
-    """A row of items for each user, in the order of the table, and the numbers beside them; others are left out."""
-    owner, what = (_index(table[name], ids) for name, ids in (user, item))
-    order = np.argsort(owner, kind="stable")
-    order = order[owner[order] >= 0]
-    lengths = torch.from_numpy(np.bincount(owner[order], minlength=len(user[1])))
-    rows = Ragged.from_lengths(torch.from_numpy(what[order]), lengths)
-    if number is None:
-        return rows, None
-    return rows, torch.from_numpy(table[number].cast(pl.Float64).to_numpy()[order])
-
-
-def _check_once(lists: Ragged, size: int, users: pl.Series, items: pl.Series) -> None:
-    keys = (lists.rows * size + lists.values).sort().values
-    twice = keys[1:][keys[1:] == keys[:-1]]
-    if len(twice):
-        user, item = users[int(twice[0]) // size], items[int(twice[0]) % size]
-        raise ValueError(f"recommendations name item {item!r} twice for user {user!r}; give each item once")
-
-
-def _ranked(
-    lists: Ragged, scores: Tensor | None, cases: Cases, depth: int, facts: Facts, fitted: Part | None
-) -> RankedHits:
-    truth = Truth.of(cases)
-    items = lists.to_padded(fill=-1, width=depth)
-    positions, hits = truth.find(cases.users, items)
-    return replace(
-        truth.before_ranking(depth, facts),
-        hits=hits,
-        gains=None if truth.grades is None else truth.grades[positions] * hits,
-        items=items,
-        scores=None if scores is None else lists.with_values(scores).to_padded(fill=-torch.inf, width=depth),
-        known=None if fitted is None else known_items(cases, items, fitted),
-    )
 
 
 class ScoreMatrix(Scorer):
@@ -212,20 +195,17 @@ def matrix(
         features: [n_items, F], a tensor or an array, for the diversity of lists.
 
     Raises:
-        ValueError: shapes that do not fit, no user with a relevant item, or a metric or ``seen`` that needs
-            ``seen_items`` or ``features`` and they are not given.
+        ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
+            ``features`` and they are not given.
     """
-    if seen_items is None and "exclude" in (seen or ()):
-        raise ValueError("seen = 'exclude' leaves out what seen_items names; give seen_items, or take seen=('keep',)")
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
-    check_needs(Asked.of(metrics).metrics, seen_items, features, "seen_items")
+    if seen_items is None:
+        check_needs(MetricList.of(metrics).metrics, dict.fromkeys(_OF_TRAINING, "seen_items"))
     relevant, grades = _sparse(truth, "truth", table)
     known = Ragged.from_lists([[]] * len(table)) if seen_items is None else _sparse(seen_items, "seen_items", table)[0]
     with_truth = (relevant.lengths > 0).nonzero().flatten()
-    if not len(with_truth):
-        raise ValueError("truth is empty: no user has a relevant item")
     graded = None if grades is None else relevant.with_values(grades).take(with_truth).values
     cases = Cases(with_truth, known.take(with_truth), relevant.take(with_truth), table.shape[1], graded)
     return evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -76,7 +77,7 @@ class RelevantRanks:
         return RelevantRanks(self.above.to(device), *counts)
 
     @classmethod
-    def gather(cls, parts: list[RelevantRanks], index: Tensor) -> RelevantRanks:
+    def gather(cls, parts: Sequence[RelevantRanks], index: Tensor) -> RelevantRanks:
         """The users of all parts; row i of the parts is user ``index[i]`` [U] of the result."""
         row_of = index.argsort()
         above = Ragged.cat([part.above for part in parts])
@@ -102,13 +103,10 @@ class Ties:
     size: Tensor
     n_hits: Tensor
 
-    def part(self, rows: slice, ranks: slice) -> Ties:
-        return Ties(self.offset[rows, ranks], self.size[rows, ranks], self.n_hits[rows, ranks])
-
 
 @dataclass(frozen=True)
 class RankedHits:
-    """Ranked lists as metrics see them. What is None is not known; a metric says what it needs.
+    """Ranked lists as metrics see them. What is None is not known; a metric names what it needs.
 
     Attributes:
         hits: [U, K], whether the item at each rank is relevant: bool, or float64 where ``ties`` are given: the
@@ -145,19 +143,16 @@ class RankedHits:
 
     def rows(self, start: int, end: int) -> RankedHits:
         """Users ``start`` to ``end``."""
+        ranks = None if self.relevant_ranks is None else self.relevant_ranks.rows(start, end)
         part = self._part(slice(start, end), slice(None))
-        ranks = part.relevant_ranks
-        return replace(
-            part,
-            n_relevant=self.n_relevant[start:end],
-            relevant_ranks=None if ranks is None else ranks.rows(start, end),
-        )
+        return replace(part, n_relevant=self.n_relevant[start:end], relevant_ranks=ranks)
 
     def _part(self, rows: slice, ranks: slice) -> RankedHits:
         """What is of users and ranks, cut to some of them."""
         tables = {name: getattr(self, name) for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")}
         cut: dict[str, Any] = {name: None if table is None else table[rows, ranks] for name, table in tables.items()}
-        return replace(self, **cut, ties=None if self.ties is None else self.ties.part(rows, ranks))
+        ties = self.ties and Ties(*(each[rows, ranks] for each in (self.ties.offset, self.ties.size, self.ties.n_hits)))
+        return replace(self, **cut, ties=ties)
 
     def listed(self) -> Tensor:
         """[U, K] int64: the items, -1 past the end of a list."""
@@ -202,9 +197,8 @@ class Truth:
         grades = None
         if cases.grades is not None:
             given = cases.grades.double()
-            bad_mask = ~((given > 0) & given.isfinite())
-            if bool(bad_mask.any()):
-                raise ValueError(f"cases.grades holds {given[bad_mask][0]:g}; grades must be positive and finite")
+            if not bool(((given > 0) & given.isfinite()).all()):
+                raise ValueError("cases.grades (grades) must be positive and finite")
             grades = torch.zeros(keys.numel(), dtype=torch.float64)
             grades.scatter_reduce_(0, inverse, given, "amax")
         return cls(keys, grades, n_relevant, cases.n_items)
@@ -213,10 +207,6 @@ class Truth:
     def relevant(self) -> Ragged:
         """A row for each user, the relevant items in ascending order."""
         return Ragged.from_lengths(self.keys % self.n_items, self.n_relevant)
-
-    def before_ranking(self, depth: int, facts: Facts) -> RankedHits:
-        """What is known of the users before they are ranked: no hits yet, ideal gains of ``depth`` ranks."""
-        return RankedHits(torch.empty(0), self.n_relevant, ideal_gains=self.ideal_gains(depth), facts=facts)
 
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Look lists ``items`` [B, K] of the cases ``rows`` [B] up: positions [B, K] among :attr:`keys` (any where not

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
@@ -18,7 +19,7 @@ __all__ = ["Aggregate", "Facts", "Metric", "RankedHits", "RelevantRanks", "Ties"
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(ABC):
     """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`; one with options is a frozen dataclass,
     too."""
 
@@ -50,25 +51,22 @@ class Metric:
         Raises:
             ValueError: something that it needs is not known, or :meth:`compute` gives no number for each user.
         """
-        for need in sorted(self.needs):
-            if getattr(ranked, need, None) is None and getattr(ranked.facts, need, None) is None:
-                raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
+        known = {name for of in (ranked, ranked.facts) for name in self.needs if getattr(of, name, None) is not None}
+        check_needs((self,), {name: name for name in self.needs - known})
         if ranked.ties is not None and not self.expects:
             raise ValueError(f"metric {self.label!r} has no expectation over ties; use the seeded permutation")
         k = ranked.hits.shape[1] if k is None else k
         values = torch.as_tensor(self.compute(ranked.first(k), k), dtype=torch.float64)
         if self.per_user and values.shape != ranked.n_relevant.shape:
-            raise ValueError(
-                f"metric {self.label!r}: compute gave {list(values.shape)} numbers for {len(ranked)} users"
-            )
+            raise ValueError(f"metric {self.label!r}: compute gave {list(values.shape)} for {len(ranked)} users")
         return values.masked_fill(ranked.n_relevant == 0, torch.nan) if self.needs_truth else values
 
+    @abstractmethod
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before).
 
         Any value where a user has no relevant item and the metric needs one.
         """
-        raise TypeError(f"{type(self).__name__} must define compute(ranked, k)")
 
     def mean(self, values: Tensor) -> float:
         """The value over all users: the mean of those that have one; NaN if none has."""
@@ -85,6 +83,13 @@ class Aggregate(Metric):
 
     def mean(self, values: Tensor) -> float:
         return float(values)
+
+
+def check_needs(metrics: Iterable[Metric], missing: Mapping[str, str]) -> None:
+    """Refuse metrics that need something missing: what it is -> what to give."""
+    for metric in metrics:
+        for need in sorted(metric.needs & missing.keys()):
+            raise ValueError(f"metric {metric.label!r} needs {need}, which is not known here; give {missing[need]}")
 
 
 def ranks(like: Tensor) -> Tensor:
@@ -518,31 +523,22 @@ _SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", 
 
 
 def metric_class(name: str) -> type[Metric]:
-    """The class of a metric by its name, without a cut-off.
-
-    Raises:
-        ValueError: there is none, or it is registered under another name than its own.
-    """
+    """The class of a metric by its name, without a cut-off. Raises ValueError: there is none."""
     if registry.key(name) not in registry.names("metric"):
         if registry.key(name) not in _SHORT:
             raise registry.unknown("metric", name, _SHORT)
         name = _SHORT[registry.key(name)]
     found: type[Metric] = registry.load("metric", name)
-    own = getattr(found, "name", None)
-    if own is None or registry.key(own) != registry.key(name):
-        raise ValueError(
-            f"metric {name!r} is {found.__name__}, whose attribute name is {own!r}; give both the same name"
-        )
     return found
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a caller asks for: metrics by name, with a cut-off (``"ndcg@10"``) or at all cut-offs, or as they are.
+class MetricList:
+    """Metrics that a caller names, with a cut-off (``"ndcg@10"``) or at all cut-offs, or gives as they are.
 
     Attributes:
         metrics: without cut-offs, each once.
-        lengths: label -> its cut-offs, of metrics that are asked for at cut-offs of their own alone.
+        lengths: label -> its cut-offs, of metrics that are named with cut-offs alone.
         named: all cut-offs that metrics name.
     """
 
@@ -551,24 +547,16 @@ class Asked:
     named: frozenset[int]
 
     @classmethod
-    def of(cls, wanted: Sequence[str | Metric] | None) -> Asked:
-        """Read names; None for the default metrics.
-
-        Raises:
-            ValueError: no such metric, or one that has no cut-off is given one.
-        """
-        if isinstance(wanted, str):
-            raise ValueError(f"metrics = {wanted!r} must be a list of names, as metrics=({wanted!r},)")
+    def of(cls, wanted: Sequence[str | Metric] | None) -> MetricList:
+        """Read names; None for the default metrics."""
         metrics: dict[str, Metric] = {}
         lengths: dict[str, set[int]] = {}
         everywhere: set[str] = set()
         for each in DEFAULT_METRICS if wanted is None else wanted:
             name, k = split_metric(each) if isinstance(each, str) and "@" in each else (each, None)
             metric = name if isinstance(name, Metric) else metric_class(name)()
-            if k is not None and not metric.cut:
-                raise ValueError(f"metric {each!r} reads the whole ranking and has no cut-off; write {name!r}")
             metrics.setdefault(metric.label, metric)
-            if k is None:
+            if k is None or not metric.cut:
                 everywhere.add(metric.label)
             else:
                 lengths.setdefault(metric.label, set()).add(k)
@@ -576,8 +564,8 @@ class Asked:
         return cls(tuple(metrics.values()), own, frozenset[int]().union(*lengths.values()))
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
-        """The cut-offs of a protocol: those that are given, or else the default ones where a metric asks for none of
-        its own; and those that metrics ask for."""
+        """The cut-offs of a protocol: those that are given, or else the default ones where a metric has none of its
+        own; and those that metrics name."""
         if given is None:
             is_plain = any(metric.cut and metric.label not in self.lengths for metric in self.metrics)
             given = default if is_plain or not self.named else ()

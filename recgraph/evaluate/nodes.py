@@ -1,4 +1,4 @@
-"""The node task: what node embeddings tell of classes."""
+"""The node task: what node embeddings tell of classes, by a linear probe, a logistic regression and clustering."""
 
 from __future__ import annotations
 
@@ -81,83 +81,54 @@ def linear_probe(
         config: settings; or give some of :class:`ProbeConfig` by name.
 
     Raises:
-        ValueError: embeddings that are not finite, or as of :func:`check_split`.
+        ValueError: embeddings that are not finite, or test nodes that are train or valid nodes, too.
     """
     config = config or ProbeConfig.of(settings)
     x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
-    probes = _Probes(x.shape[1], n_classes, config.repeats, x.device, seed)
-    optimiser = torch.optim.Adam(probes.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    best_macro, best_micro = _Best(probes), _Best(probes)
-    train_labels, valid_labels = labels[split.train], labels[split.valid]
+    train_labels, valid_labels, test_labels = (labels[part] for part in (split.train, split.valid, split.test))
+    weight, bias = _first_weights(x.shape[1], n_classes, config.repeats, x.device, seed)
+    optimiser = torch.optim.Adam([weight, bias], lr=config.learning_rate, weight_decay=config.weight_decay)
+    # of each classifier its first best validation score and its weights then, by Macro-F1 and by Micro-F1
+    worst = torch.full((config.repeats,), -torch.inf, dtype=torch.float64, device=x.device)
+    best = [(worst.clone(), weight.detach().clone(), bias.detach().clone()) for _ in range(2)]
     for _ in range(config.steps):
-        loss = probes.loss(x[split.train], train_labels)
-        probes.weight.grad, probes.bias.grad = torch.autograd.grad(loss, probes.parameters)
+        logits = _logits(weight, bias, x[split.train])
+        of_label = logits.gather(0, train_labels.expand(1, config.repeats, -1))[0]
+        # the sum over classifiers of the mean cross-entropy: each gets its own gradient
+        loss = (logits.logsumexp(0) - of_label).mean(1).sum()
+        weight.grad, bias.grad = torch.autograd.grad(loss, (weight, bias))
         optimiser.step()
         with torch.no_grad():
-            macro, micro = f1_scores(probes.logits(x[split.valid]).max(0).indices, valid_labels, n_classes)
-        best_macro.update(macro, probes)
-        best_micro.update(micro, probes)
-    test, test_labels = x[split.test], labels[split.test]
-    macro, _ = f1_scores(best_macro.logits(test).max(0).indices, test_labels, n_classes)
-    logits = best_micro.logits(test)
-    _, micro = f1_scores(logits.max(0).indices, test_labels, n_classes)
-    return ProbeScores(macro, micro, _areas(torch.softmax(logits, 0), test_labels))
+            predicted = _logits(weight, bias, x[split.valid]).max(0).indices
+            for score, (best_score, *best_weights) in zip(
+                f1_scores(predicted, valid_labels, n_classes), best, strict=True
+            ):
+                better = score > best_score
+                torch.where(better, score, best_score, out=best_score)
+                for then, now in zip(best_weights, (weight, bias), strict=True):
+                    torch.where(better[:, None], now, then, out=then)
+    by_macro, by_micro = (_logits(w, b, x[split.test]) for _, w, b in best)
+    macro, _ = f1_scores(by_macro.max(0).indices, test_labels, n_classes)
+    _, micro = f1_scores(by_micro.max(0).indices, test_labels, n_classes)
+    return ProbeScores(macro, micro, _areas(torch.softmax(by_micro, 0), test_labels))
 
 
-class _Linear:
-    """R linear classifiers: weight [C, R, D], bias [C, R, 1]."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def logits(self, x: Tensor) -> Tensor:
-        """[C, R, n] of embeddings [n, D]; classes come first, so that sums over them are elementwise over the rest."""
-        return (self.weight.view(-1, x.shape[1]) @ x.t()).view(*self.weight.shape[:2], -1) + self.bias
+def _first_weights(dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights [C, R, D] and biases [C, R, 1] of R classifiers."""
+    generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
+    bound = math.sqrt(6 / (dim + n_classes))
+    weight = torch.empty(n_classes, repeats, dim, device=device).uniform_(-bound, bound, generator=generator)
+    return weight.requires_grad_(), torch.zeros(n_classes, repeats, 1, device=device).requires_grad_()
 
 
-class _Probes(_Linear):
-    """The classifiers in training."""
-
-    def __init__(self, dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> None:
-        generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
-        bound = math.sqrt(6 / (dim + n_classes))
-        weight = torch.empty(n_classes, repeats, dim, device=device).uniform_(-bound, bound, generator=generator)
-        self.weight = weight.requires_grad_()
-        self.bias = torch.zeros(n_classes, repeats, 1, device=device).requires_grad_()
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [self.weight, self.bias]
-
-    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The sum over classifiers of the mean cross-entropy: each gets its own gradient."""
-        logits = self.logits(x)
-        of_label = logits.gather(0, labels.expand(1, logits.shape[1], -1))
-        return (logits.logsumexp(0) - of_label[0]).mean(1).sum()
-
-
-class _Best(_Linear):
-    """The weights of each classifier at its first best validation score."""
-
-    def __init__(self, probes: _Probes) -> None:
-        repeats = probes.weight.shape[1]
-        self.score = torch.full((repeats,), -torch.inf, dtype=torch.float64, device=probes.weight.device)
-        self.weight, self.bias = (p.detach().clone() for p in probes.parameters)
-
-    def update(self, score: Tensor, probes: _Probes) -> None:
-        better = score > self.score
-        self.score = torch.where(better, score, self.score)
-        for kept, now in ((self.weight, probes.weight), (self.bias, probes.bias)):
-            torch.where(better[:, None], now.detach(), kept, out=kept)
+def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """[C, R, n] of embeddings [n, D]; classes come first, so that sums over them are elementwise over the rest."""
+    return (weight.view(-1, x.shape[1]) @ x.t()).view(*weight.shape[:2], -1) + bias
 
 
 def logistic_probe(
-    embedding: Tensor,
-    labels: Tensor,
-    split: NodeSplit,
-    *,
-    strengths: tuple[float, ...] = STRENGTHS,
+    embedding: Tensor, labels: Tensor, split: NodeSplit, *, strengths: tuple[float, ...] = STRENGTHS
 ) -> ProbeScores:
     """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes.
 
@@ -169,19 +140,17 @@ def logistic_probe(
     from sklearn.preprocessing import StandardScaler
 
     x, labels, n_classes = _checked(embedding, labels, split)
-    host = x.double().cpu().numpy()
+    host, labels = x.double().cpu().numpy(), labels.cpu()
     train, valid, test = (index.cpu().numpy() for index in (split.train, split.valid, split.test))
-    valid_labels, test_labels = labels[split.valid].cpu(), labels[split.test].cpu()
-    of_train = labels.cpu().numpy()[train]
     rows = []
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        model.fit(host[train], of_train)
+        model.fit(host[train], labels.numpy()[train])
         on_valid = torch.as_tensor(model.predict(host[valid]))[None]
         on_test = torch.zeros(n_classes, 1, len(test), dtype=torch.float64)
         on_test[model.classes_, 0] = torch.as_tensor(model.predict_proba(host[test]).T)
-        scores = f1_scores(on_test.max(0).indices, test_labels, n_classes)
-        rows.append((f1_scores(on_valid, valid_labels, n_classes), scores, _areas(on_test, test_labels)))
+        scores = f1_scores(on_test.max(0).indices, labels[test], n_classes)
+        rows.append((f1_scores(on_valid, labels[valid], n_classes), scores, _areas(on_test, labels[test])))
     by_macro = max(rows, key=lambda row: float(row[0][0]))
     by_micro = max(rows, key=lambda row: float(row[0][1]))
     return ProbeScores(by_macro[1][0], by_micro[1][1], by_micro[2])
@@ -313,28 +282,23 @@ class NodeResults:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: means, and deviations over the probes (not over trainings)."""
-        probes = {
-            name: {labels: {"mean": scores.mean(), "std": scores.std()} for labels, scores in table.items()}
-            for name, table in (("linear", self.linear), ("logistic", self.logistic))
-        }
-        protocol = {"protocol": self.protocol.model_dump(mode="json"), "protocol_hash": self.hash}
-        return {**protocol, **probes, "clusters": dict(self.clusters)}
+        found: dict[str, Any] = {"protocol": self.protocol.model_dump(mode="json"), "protocol_hash": self.hash}
+        for name, table in (("linear", self.linear), ("logistic", self.logistic)):
+            found[name] = {labels: {"mean": each.mean(), "std": each.std()} for labels, each in table.items()}
+        return {**found, "clusters": dict(self.clusters)}
 
     def __str__(self) -> str:
-        rows = self.rows()
-        return "\n".join(aligned([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]))
+        rows = [
+            ["" if value is None else value if isinstance(value, str) else f"{value:.4f}" for value in row.values()]
+            for row in self.rows()
+        ]
+        return "\n".join(aligned([list(self.rows()[0]), *rows]))
 
     def __repr__(self) -> str:
         return f"NodeResults(protocol {self.hash})\n{self}"
 
     def _repr_html_(self) -> str:
         return pages.block("NodeResults", {"protocol": self.hash}, [pages.table(self.rows())])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def evaluate_nodes(
@@ -357,15 +321,10 @@ def evaluate_nodes(
     for name, split in measured.items():
         check_split(task.labels, split, f"split {name!r}")
     protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
-    linear = {
-        name: linear_probe(embedding, task.labels, split, seed=seed, config=protocol.probe)
-        for name, split in measured.items()
-    }
-    logistic = {
-        name: logistic_probe(embedding, task.labels, split, strengths=protocol.strengths)
-        for name, split in measured.items()
-    }
-    clusters = cluster_scores(
-        embedding, task.labels, repeats=protocol.clusterings, n_init=protocol.cluster_starts, seed=seed
+    of_task, n_init = (embedding, task.labels), protocol.cluster_starts
+    return NodeResults(
+        protocol,
+        {name: linear_probe(*of_task, split, seed=seed, config=protocol.probe) for name, split in measured.items()},
+        {name: logistic_probe(*of_task, split, strengths=protocol.strengths) for name, split in measured.items()},
+        cluster_scores(*of_task, repeats=protocol.clusterings, n_init=n_init, seed=seed),
     )
-    return NodeResults(protocol, linear, logistic, clusters)

@@ -17,20 +17,16 @@ Ties = Literal["seeded permutation", "expectation"]
 MOST_ITEMS = 2**31 - 1
 
 
-def is_leaked(part: str, fitted_on: str) -> bool:
-    """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model was fitted on."""
-    return part in ("valid", "test") and (fitted_on == "all" or part in fitted_on.split("+"))
-
-
 def check_cutoffs(cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-    """The lengths of lists themselves.
-
-    Raises:
-        ValueError: one is no length that a list may have.
-    """
+    """The lengths of lists themselves; refuses those that no list may have."""
     if min(cutoffs) < 1 or max(cutoffs) > MOST_ITEMS:
         raise ValueError(f"cutoffs = {list(cutoffs)} must lie between 1 and {MOST_ITEMS:,}")
     return cutoffs
+
+
+def is_leaked(part: str, fitted_on: str) -> bool:
+    """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model was fitted on."""
+    return part in ("valid", "test") and (fitted_on == "all" or part in fitted_on.split("+"))
 
 
 class Protocol(Config):
@@ -88,10 +84,8 @@ class Protocol(Config):
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        values = self.to_dict()
-        for name in ("n_candidates", "candidate_seed", "candidate_hash"):
-            if not values[name]:
-                del values[name]
+        of_candidates = ("n_candidates", "candidate_seed", "candidate_hash")
+        values = {name: value for name, value in self.to_dict().items() if value or name not in of_candidates}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -90,12 +90,6 @@ class Result:
         return pl.DataFrame({**who, **self.per_user})
 
 
-def _reranker(result: Result) -> str:
-    """The name of what picked the lists, after a comma; empty where nothing did."""
-    picks = result.protocol.rerank
-    return f", {reranker_of(picks).specification['name']}" if picks else ""
-
-
 class Results:
     """What one call of ``evaluate`` computed: a result for each protocol.
 
@@ -122,8 +116,11 @@ class Results:
 
     def titles(self) -> list[str]:
         """A column heading for each result."""
-        words = {"keep": "seen kept", "exclude": "seen excluded"}
-        plain = [words[result.protocol.seen] + _reranker(result) for result in self]
+        plain = []
+        for result in self:
+            title = {"keep": "seen kept", "exclude": "seen excluded"}[result.protocol.seen]
+            reranker = result.protocol.rerank
+            plain.append(f"{title}, {reranker_of(reranker).specification['name']}" if reranker else title)
         if len(set(plain)) == len(plain):
             return plain
         return [f"{title} {result.hash[:6]}" for title, result in zip(plain, self, strict=True)]
@@ -137,34 +134,31 @@ class Results:
         names = list(dict.fromkeys(name for result in self for name in result.metrics))
         columns: dict[str, list[Any]] = {"metric": names}
         for title, result in zip(self.titles(), self, strict=True):
-            means = result.metrics
-            columns[title] = [means.get(name) for name in names]
+            columns[title] = [result.metrics.get(name) for name in names]
         return pl.DataFrame(columns)
 
+    def _notes(self) -> list[str]:
+        return [
+            f"{title}: {result.n_unreachable_users} users have unreachable relevant items"
+            for title, result in zip(self.titles(), self, strict=True)
+            if result.n_unreachable_users
+        ]
+
     def __str__(self) -> str:
-        titles = self.titles()
-        rows = [["metric", *titles]]
+        rows = [["metric", *self.titles()]]
         for name, *values in self.to_polars().rows():
             rows.append([name, *("" if value is None else f"{value:.4f}" for value in values)])
-        lines = aligned(rows)
-        for title, result in zip(titles, self, strict=True):
-            if result.n_unreachable_users:
-                lines.append(f"{title}: {result.n_unreachable_users} users have unreachable relevant items")
-        return "\n".join(lines)
+        return "\n".join([*aligned(rows), *self._notes()])
 
     def __repr__(self) -> str:
         return f"Results({', '.join(self.titles())})\n{self}"
 
     def _repr_html_(self) -> str:
-        tables = [table(list(self.to_polars().iter_rows(named=True)))]
         facts = {
             title: f"{len(result.users):,} users of {result.protocol.part}, protocol {result.hash}"
             for title, result in zip(self.titles(), self, strict=True)
         }
-        missed = [f"{title}: {one.n_unreachable_users}" for title, one in zip(self.titles(), self, strict=True)]
-        unreachable = any(result.n_unreachable_users for result in self)
-        note = f"Users with unreachable relevant items: {', '.join(missed)}." if unreachable else ""
-        return block("Results", facts, tables, note)
+        return block("Results", facts, [table(self.to_polars().to_dicts())], "; ".join(self._notes()))
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -212,16 +206,12 @@ def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str
     return shared
 
 
-_KEY = "recgraph"
-
-
 @checked
 def save_users(result: Result, path: str | Path) -> None:
     """Write a result: a row a user, a column a metric; protocol and overall values in the file's metadata.
 
     Any reader of Parquet reads it; :func:`load_users` gives the result back.
     """
-    path = Path(path)
     about = {
         "protocol": result.protocol.to_dict(),
         "protocol_hash": result.hash,
@@ -229,8 +219,8 @@ def save_users(result: Result, path: str | Path) -> None:
         "n_unreachable_users": result.n_unreachable_users,
         **({"log_hash": result.log_hash} if result.log_hash else {}),
     }
-    with replacing(path) as new:
-        result.users_frame().write_parquet(new, metadata={_KEY: json.dumps(about)})
+    with replacing(Path(path)) as new:
+        result.users_frame().write_parquet(new, metadata={"recgraph": json.dumps(about)})
 
 
 @checked
@@ -238,16 +228,15 @@ def load_users(path: str | Path) -> Result:
     """Read what :func:`save_users` wrote.
 
     Raises:
-        ValueError: the file is not of this library, or its protocol is not the one that its hash names.
+        ValueError: it holds no protocol, or one that is not that of its hash.
     """
-    path = Path(path)
-    metadata = pl.read_parquet_metadata(path)
-    if _KEY not in metadata:
+    about = json.loads(pl.read_parquet_metadata(path).get("recgraph", "{}"))
+    if "protocol" not in about:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
-    frame, about = pl.read_parquet(path), json.loads(metadata[_KEY])
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
         raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
+    frame = pl.read_parquet(path)
     who, metrics = frame.columns[0], frame.columns[1:]
     known = who == "user_id"
     return Result(
@@ -268,23 +257,16 @@ def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
         one row a group, in order of first appearance: ``group``, ``n_users``, and a column a metric: the mean over the
         users that have a value (null if none has). Metrics without values of users are left out.
     """
-    if len(labels) != len(result.users):
-        raise ValueError(f"labels has {len(labels)} entries; give one for each of the {len(result.users)} users")
     of_user = pl.Series("group", labels)
     groups = of_user.unique(maintain_order=True)
     masks = [of_user.eq_missing(group).to_numpy() for group in groups]
-    # polars' means of groups differ in the last digit by the number of threads
-    means = {
-        name: pl.Series([_mean(np.asarray(values)[mask]) for mask in masks], dtype=pl.Float64)
-        for name, values in result.per_user.items()
-    }
     n_users = pl.Series([int(mask.sum()) for mask in masks], dtype=pl.UInt32)
+    means = {}
+    # polars' means of groups differ in the last digit by the number of threads
+    for name, values in result.per_user.items():
+        there = [values[mask & ~np.isnan(values)] for mask in masks]
+        means[name] = pl.Series([float(own.mean()) if len(own) else None for own in there], dtype=pl.Float64)
     return pl.DataFrame({"group": groups, "n_users": n_users, **means})
-
-
-def _mean(values: NDArray[np.floating[Any]]) -> float | None:
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else None
 
 
 def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]:

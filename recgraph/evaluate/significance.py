@@ -1,4 +1,8 @@
-"""Significance."""
+"""Whether a difference between models is more than chance: over users, seeds or folds; two models, or a table of them.
+
+scipy computes what it has. It has no Holm correction and no effect sizes, and its randomisation test is slower than the
+one here, see :func:`randomisation`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,13 @@ from recgraph.rng import numpy_generator
 _AT_ONCE = 1 << 23
 #: numbers whose difference is at most this share of them count as equal: rounding alone makes them differ
 _ROUNDING = 1e-12
+#: what the protocols of two folds differ in
+OF_FOLD = ("split_hash", "split_facts")
 FloatArray = NDArray[np.float64]
+Test = Literal["t", "randomisation"]
+Mark = Literal["best", "tied", ""]
+#: a result, or a file that ``save_users`` wrote
+Source = Result | str | Path
 
 
 class TooFewPairs(ValueError):
@@ -38,142 +48,6 @@ class Interval:
     low: float
     high: float
     confidence: float
-
-
-def differences_of(a: ArrayLike, b: ArrayLike) -> FloatArray:
-    """``b - a``, 0 where rounding alone makes them differ, as the means of two and of three equal values."""
-    values = np.subtract(b, a, dtype=np.float64)
-    is_rounding = np.isfinite(values) & np.isclose(a, b, rtol=_ROUNDING, atol=0)
-    return np.where(is_rounding, 0.0, values)
-
-
-def paired_t(differences: ArrayLike) -> float:
-    """Two-sided p-value of Student's t-test that the mean difference is 0; 1 where all are 0."""
-    values = _finite(differences)
-    if np.ptp(values) == 0:
-        return float(not values.any())
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
-
-
-def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0) -> float:
-    """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
-
-    All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are drawn, and the pattern
-    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007).
-
-    ``scipy.stats.permutation_test`` is the same test. It permutes pairs and holds several copies of a batch: for 10,000
-    differences and 9,999 draws it takes 9.0 s and 520 MiB on one core, this product with drawn signs 0.8 s and 80 MiB.
-    """
-    values = _finite(differences)
-    # sums that differ by rounding alone are as great as the observed one
-    limit = abs(values.sum()) - 1e-12 * max(np.abs(values).sum(), 1e-300)
-    n = values.size
-    if n < 63 and 2**n <= n_draws:
-        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-        return float((np.abs((2 * bits - 1) @ values) >= limit).mean())
-    rng = numpy_generator(seed, "randomisation")
-    as_great, step = 0, max(_AT_ONCE // n, 1)
-    for start in range(0, n_draws, step):
-        signs = rng.integers(0, 2, (min(step, n_draws - start), n), dtype=np.int8)
-        # a sum with random signs is twice that of the positive part, less the whole
-        sums = 2 * (signs @ values) - values.sum()
-        as_great += int((np.abs(sums) >= limit).sum())
-    return (as_great + 1) / (n_draws + 1)
-
-
-def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0) -> Interval:
-    """The percentile bootstrap interval of the mean difference over resampled pairs (``scipy.stats.bootstrap``)."""
-    values = _finite(differences)
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=n_draws,
-        batch=max(_AT_ONCE // values.size, 1),
-        confidence_level=confidence,
-        method="percentile",
-        rng=numpy_generator(seed, "bootstrap"),
-    )
-    low, high = found.confidence_interval
-    return Interval(float(low), float(high), confidence)
-
-
-def cohen_d(differences: ArrayLike) -> float:
-    """The mean over the deviation (n - 1) of the differences; infinite where all are the same and not 0."""
-    values = _finite(differences)
-    deviation = values.std(ddof=1) if values.size > 1 and np.ptp(values) > 0 else 0.0
-    return _over(float(values.mean()), float(deviation))
-
-
-def holm(p_values: ArrayLike) -> FloatArray:
-    """[M] adjusted p-values of a family of M tests (Holm 1979): below alpha where the step-down test rejects."""
-    values = np.asarray(p_values, dtype=np.float64)
-    order = values.argsort(kind="stable")
-    factors = np.arange(values.size, 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
-    return adjusted
-
-
-@dataclass(frozen=True)
-class Welch:
-    """A comparison of two samples, ``b`` minus ``a``: of the means, with Welch's interval and two-sided p-value."""
-
-    difference: float
-    interval: Interval
-    p_value: float
-    hedges_g: float
-
-
-def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
-    """Compare two samples, [N] and [M], whose deviations may differ.
-
-    With the same seed two models share no chance, so that nothing is gained by pairing their trainings, and they may
-    have different numbers of seeds (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
-    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0.
-
-    Raises:
-        ValueError: a sample has fewer than two values.
-    """
-    own, other = _finite(a, least=2), _finite(b, least=2)
-    difference = float(differences_of(own.mean(), other.mean()))
-    if np.ptp(own) == 0 and np.ptp(other) == 0:
-        return Welch(difference, Interval(difference, difference, confidence), float(difference == 0), hedges_g(a, b))
-    with warnings.catch_warnings():  # scipy doubts the deviation of a sample without any, which is 0
-        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-        found = stats.ttest_ind(other, own, equal_var=False)
-    low, high = found.confidence_interval(confidence)
-    return Welch(difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g(a, b))
-
-
-def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
-    """The difference ``b - a`` over the pooled deviation, corrected for small samples (Hedges 1981)."""
-    own, other = _finite(a, least=2), _finite(b, least=2)
-    free = own.size + other.size - 2
-    pooled = np.sqrt((own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free)
-    is_constant = np.ptp(own) == 0 and np.ptp(other) == 0
-    difference = float(differences_of(own.mean(), other.mean()))
-    return _over(difference, 0.0 if is_constant else float(pooled)) * (1 - 3 / (4 * free - 1))
-
-
-def _over(difference: float, deviation: float) -> float:
-    """Infinite where nothing deviates and there is a difference."""
-    if deviation == 0:
-        return float(np.sign(difference) * np.inf) if difference else 0.0
-    return difference / deviation
-
-
-def _finite(values: ArrayLike, least: int = 1) -> FloatArray:
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or found.size < least or not np.isfinite(found).all():
-        raise ValueError(f"values = {found.tolist()!r:.200} must be a list of at least {least} finite numbers")
-    return found
-
-
-Test = Literal["t", "randomisation"]
-#: what the protocols of two folds differ in
-OF_FOLD = ("split_hash", "split_facts")
-#: a result, or a file that ``save_users`` wrote
-Source = Result | str | Path
 
 
 @dataclass(frozen=True)
@@ -193,6 +67,123 @@ class Comparison:
     interval: Interval
     p_values: dict[Test, float]
     cohen_d: float
+
+
+def differences_of(a: ArrayLike, b: ArrayLike) -> FloatArray:
+    """``b - a``, 0 where rounding alone makes them differ, as the means of two and of three equal values."""
+    values = np.subtract(b, a, dtype=np.float64)
+    is_rounding = np.isfinite(values) & np.isclose(a, b, rtol=_ROUNDING, atol=0)
+    return np.where(is_rounding, 0.0, values)
+
+
+def paired_t(differences: ArrayLike) -> float:
+    """Two-sided p-value of Student's t-test that the mean difference is 0; 1 where all are 0."""
+    values = np.asarray(differences, dtype=np.float64)
+    if np.ptp(values) == 0:
+        return float(not values.any())
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0) -> float:
+    """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
+
+    All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are drawn, and the pattern
+    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007).
+
+    ``scipy.stats.permutation_test`` is the same test. It permutes pairs and holds several copies of a batch: for 10,000
+    differences and 9,999 draws it takes 9.0 s and 520 MiB on one core, this product with drawn signs 0.8 s and 80 MiB.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    # sums that differ by rounding alone are as great as the observed one
+    limit = abs(values.sum()) - 1e-12 * max(np.abs(values).sum(), 1e-300)
+    n = values.size
+    if n < 63 and 2**n <= n_draws:
+        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float((np.abs((2 * bits - 1) @ values) >= limit).mean())
+    rng = numpy_generator(seed, "randomisation")
+    as_great, step = 0, max(_AT_ONCE // n, 1)
+    for start in range(0, n_draws, step):
+        signs = rng.integers(0, 2, (min(step, n_draws - start), n), dtype=np.int8)
+        # a sum with random signs is twice that of the positive part, less the whole
+        sums = 2 * (signs @ values) - values.sum()
+        as_great += int((np.abs(sums) >= limit).sum())
+    return (as_great + 1) / (n_draws + 1)
+
+
+def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0) -> Interval:
+    """The percentile bootstrap interval of the mean difference over resampled pairs (``scipy.stats.bootstrap``)."""
+    values = np.asarray(differences, dtype=np.float64)
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=n_draws,
+        batch=max(_AT_ONCE // values.size, 1),
+        confidence_level=confidence,
+        method="percentile",
+        rng=numpy_generator(seed, "bootstrap"),
+    )
+    low, high = found.confidence_interval
+    return Interval(float(low), float(high), confidence)
+
+
+def cohen_d(differences: ArrayLike) -> float:
+    """The mean over the deviation (n - 1) of the differences; infinite where all are the same and not 0."""
+    values = np.asarray(differences, dtype=np.float64)
+    deviation = values.std(ddof=1) if values.size > 1 and np.ptp(values) > 0 else 0.0
+    return _over(float(values.mean()), float(deviation))
+
+
+def _over(difference: float, deviation: float) -> float:
+    """Infinite where nothing deviates and there is a difference."""
+    if deviation == 0:
+        return float(np.sign(difference) * np.inf) if difference else 0.0
+    return difference / deviation
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """[M] adjusted p-values of a family of M tests (Holm 1979): below alpha where the step-down test rejects."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = values.argsort(kind="stable")
+    factors = np.arange(values.size, 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Welch:
+    """A comparison of two samples, ``b`` minus ``a``: of the means, with Welch's interval and two-sided p-value.
+
+    Attributes:
+        hedges_g: the difference over the pooled deviation, corrected for small samples (Hedges 1981).
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+    hedges_g: float
+
+
+def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
+    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ.
+
+    With the same seed two models share no chance, so that nothing is gained by pairing their trainings, and they may
+    have different numbers of seeds (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
+    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0.
+    """
+    own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    difference = float(differences_of(own.mean(), other.mean()))
+    free = own.size + other.size - 2
+    pooled = np.sqrt((own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free)
+    is_constant = np.ptp(own) == 0 and np.ptp(other) == 0
+    hedges_g = _over(difference, 0.0 if is_constant else float(pooled)) * (1 - 3 / (4 * free - 1))
+    if is_constant:
+        return Welch(difference, Interval(difference, difference, confidence), float(difference == 0), hedges_g)
+    with warnings.catch_warnings():  # scipy doubts the deviation of a sample without any, which is 0
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        found = stats.ttest_ind(other, own, equal_var=False)
+    low, high = found.confidence_interval(confidence)
+    return Welch(difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g)
 
 
 def compare_values(
@@ -239,18 +230,8 @@ def over_users(
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: the users are not the same, or the metric has values of none or (``TooFewPairs``) one of them.
     """
-    means = user_means(results_of(a), results_of(b), metric)
+    means = _user_means(_results_of(a), _results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
-
-
-def p_value(
-    a: Sequence[Result], b: Sequence[Result], metric: str, *, test: Test, n_draws: int = 9999, seed: int = 0
-) -> float:
-    """The p-value of one test over users, without the rest of :func:`over_users`; 1 where no two users have values."""
-    values = _differences(*user_means(a, b, metric))
-    if values.size < 2:
-        return 1.0
-    return paired_t(values) if test == "t" else randomisation(values, n_draws=n_draws, seed=seed)
 
 
 @checked
@@ -271,41 +252,12 @@ def over_seeds(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
-        ValueError: not as many results of each.
     """
-    if len(a) != len(b):
-        raise ValueError(f"there are {len(a)} results of a and {len(b)} of b; give one of each for every seed")
-    both = results_of(a), results_of(b)
+    both = _results_of(a), _results_of(b)
     for result in (*both[0], *both[1]):
         comparable(both[0][0], result)
     values = [[result[metric] for result in results] for results in both]
     return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
-
-
-def results_of(given: Source | Sequence[Source]) -> list[Result]:
-    """The results of a model; files are read."""
-    several = [given] if isinstance(given, Source) else given
-    if not several:
-        raise ValueError("results of a model or fold are empty; give at least one")
-    return [one if isinstance(one, Result) else load_users(one) for one in several]
-
-
-def user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean over the results of each user's values, the same in whatever order they are given.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
-        ValueError: the metric has no values of users, or the users are not the same.
-    """
-    for result in (*a, *b):
-        comparable(a[0], result)
-        if metric not in result.per_user:
-            raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
-        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, a[0])]
-        if not np.array_equal(result.users, a[0].users) or ids[0] != ids[1]:
-            raise ValueError("the results are of different users; evaluate both models on the same cases")
-    own, other = (np.sort([result.per_user[metric] for result in results], axis=0).mean(0) for results in (a, b))
-    return own, other
 
 
 @checked
@@ -318,7 +270,7 @@ def over_folds(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models over the users of a cross-validation (:func:`recgraph.data.interactions.folds`).
+    """Compare two models over the users of a cross-validation (:func:`recgraph.data.split.folds`).
 
     Each user counts once, with all its values: those of several folds are no independent ones. Folds count alike,
     however many users have a value in them, so that the difference is that of the means over folds.
@@ -330,9 +282,7 @@ def over_folds(
         ProtocolMismatch: the numbers were made in different ways, or those at one place are of different folds.
         ValueError: not as many folds of each, one fold twice, folds of different logs, or as of :func:`over_users`.
     """
-    if not a or len(a) != len(b):
-        raise ValueError(f"a has {len(a)} folds and b has {len(b)}; give the same ones of each")
-    folds = [(results_of(own), results_of(other)) for own, other in zip(a, b, strict=True)]
+    folds = [(_results_of(own), _results_of(other)) for own, other in zip(a, b, strict=True)]
     first = [own[0] for own, _ in folds]
     for result in first:
         comparable(first[0], result, aside=OF_FOLD)
@@ -340,29 +290,35 @@ def over_folds(
         raise ValueError("two of the folds have the same split; give each fold once, and seeds of a fold as a list")
     if len({result.log_hash for result in first if result.log_hash}) > 1:
         raise ValueError("the folds are of different logs; train and test all folds of one log")
-    means = _over_all_folds([(own[0].users, *user_means(own, other, metric)) for own, other in folds])
+    # of each user what it adds to the mean over folds of the means over users, times the number of users
+    found = [(own[0].users, *_user_means(own, other, metric)) for own, other in folds]
+    has = [~np.isnan(own) & ~np.isnan(other) for _, own, other in found]
+    counts = [int(one.sum()) for one in has]
+    users, own, other = (np.concatenate([fold[k][one] for fold, one in zip(found, has, strict=True)]) for k in range(3))
+    distinct, place = np.unique(users, return_inverse=True)
+    shares = np.repeat([1 / max(1, n) for n in counts], counts)
+    scale = np.full(len(distinct), len(distinct) / max(1, sum(n > 0 for n in counts)))
+    means = scale * np.bincount(place, own * shares), scale * np.bincount(place, other * shares)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
-def _over_all_folds(
-    folds: Sequence[tuple[NDArray[np.int64], FloatArray, FloatArray]],
-) -> tuple[FloatArray, FloatArray]:
-    """[U] each: of each user what it adds to the mean over folds of the means over users, times U."""
-    has = [~np.isnan(own) & ~np.isnan(other) for _, own, other in folds]
-    counts = [int(one.sum()) for one in has]
-    users, own, other = (np.concatenate([fold[k][one] for fold, one in zip(folds, has, strict=True)]) for k in range(3))
-    found, place = np.unique(users, return_inverse=True)
-    shares = np.repeat([1 / max(1, n) for n in counts], counts)
-    scale = np.full(len(found), len(found) / max(1, sum(n > 0 for n in counts)))
-    return scale * np.bincount(place, own * shares), scale * np.bincount(place, other * shares)
+def _results_of(given: Source | Sequence[Source]) -> list[Result]:
+    """The results of a model; files are read."""
+    several = [given] if isinstance(given, Source) else given
+    return [one if isinstance(one, Result) else load_users(one) for one in several]
 
 
-Mark = Literal["best", "tied", ""]
-_SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
-_LEGEND = (
-    "* better than every other; = the best, or not significantly different from it ({test} test over users, Holm's "
-    "correction over the {n} comparisons of the table, {alpha:g})"
-)
+def _user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
+    """[U] each: the mean over the results of each user's values, the same in whatever order they are given."""
+    for result in (*a, *b):
+        comparable(a[0], result)
+        if metric not in result.per_user:
+            raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
+        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, a[0])]
+        if not np.array_equal(result.users, a[0].users) or ids[0] != ids[1]:
+            raise ValueError("the results are of different users; evaluate both models on the same cases")
+    own, other = (np.sort([result.per_user[metric] for result in results], axis=0).mean(0) for results in (a, b))
+    return own, other
 
 
 @dataclass(frozen=True)
@@ -382,7 +338,8 @@ class Cell:
     mark: Mark
 
     def __str__(self) -> str:
-        return f"{self.value:.4f}{_SIGNS[self.mark]}"
+        sign = {"best": "*", "tied": "=", "": ""}[self.mark]
+        return f"{self.value:.4f}{sign}"
 
 
 @dataclass(frozen=True)
@@ -442,10 +399,10 @@ def table(
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: no models, or results of different users.
     """
-    if not results:
-        raise ValueError("results is empty; give at least one model")
-    models = {name: results_of(own) for name, own in results.items()}
+    models = {name: _results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
+    if not every:
+        raise ValueError("results is empty; give at least one model")
     shared = [comparable(every[0], result) for result in every]
     columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
     means = {
@@ -453,17 +410,19 @@ def table(
         for metric in columns
     }
     best = {metric: best_first(means[metric], metric)[0] for metric in columns}
-    pairs = [
-        (name, metric)
-        for metric in columns
-        for name in models
-        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[metric][name])
-    ]
-    raw = [
-        p_value(models[name], models[best[metric]], metric, test=test, n_draws=n_draws, seed=seed)
-        for name, metric in pairs
-    ]
-    adjusted = dict(zip(pairs, holm(raw).tolist(), strict=True))
+    p_values: dict[tuple[str, str], float] = {}
+    for metric in columns:
+        for name, own in models.items():
+            if name == best[metric] or metric not in own[0].per_user or math.isnan(means[metric][name]):
+                continue
+            values = _differences(*_user_means(own, models[best[metric]], metric))
+            if values.size < 2:
+                p_values[name, metric] = 1.0
+            elif test == "t":
+                p_values[name, metric] = paired_t(values)
+            else:
+                p_values[name, metric] = randomisation(values, n_draws=n_draws, seed=seed)
+    adjusted = dict(zip(p_values, holm([*p_values.values()]).tolist(), strict=True))
 
     def cell(name: str, metric: str) -> Cell:
         p = adjusted.get((name, metric))
@@ -472,5 +431,8 @@ def table(
         others = [each for (_, of), each in adjusted.items() if of == metric]
         return Cell(means[metric][name], None, "tied" if max(others, default=0) >= alpha else "best" if others else "")
 
-    cells = {name: {metric: cell(name, metric) for metric in columns} for name in models}
-    return Table(cells, _LEGEND.format(test=test, n=len(pairs), alpha=alpha))
+    legend = (
+        f"* better than every other; = the best, or not significantly different from it ({test} test over users, "
+        f"Holm's correction over the {len(p_values)} comparisons of the table, {alpha:g})"
+    )
+    return Table({name: {metric: cell(name, metric) for metric in columns} for name in models}, legend)

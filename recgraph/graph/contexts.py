@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.operators import compress_rows, group_rows, normalise
-from recgraph.sparse.placing import Placing
+from recgraph.sparse.operators import Placing, compress_rows, group_rows, normalise
 from recgraph.sparse.products import compose, n_pairs
 from recgraph.sparse.spmm import Backend, Operator, spmm
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from recgraph.data.dataframe import from_native, pairs_of, relation
 from recgraph.data.ids import IdMap, as_series, family
-from recgraph.data.log import INTERACTS, InteractionLog, ids_of
+from recgraph.data.log import INTERACTS, ids_of
 from recgraph.data.part import Part
+from recgraph.data.split import Interactions
 from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_type, make_edges
 from recgraph.sparse.csr import Csr
 
@@ -122,7 +123,7 @@ def _column(table: pl.DataFrame, name: str) -> Tensor | None:
 
 
 def from_interactions(
-    interactions: InteractionLog,
+    interactions: Interactions,
     part: Part | None,
     item_relations: Sequence[str] | Mapping[str, str] | None,
     user_relations: Sequence[str] | Mapping[str, str] | None,

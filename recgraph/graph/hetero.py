@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
-from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
+from recgraph.data.split import Interactions
 from recgraph.graph import frames, io, schema, store
 from recgraph.graph.node_task import NodeTask
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
@@ -82,7 +82,7 @@ class HeteroGraph:
     @classmethod
     def from_interactions(
         cls,
-        interactions: InteractionLog,
+        interactions: Interactions,
         part: Part | None = None,
         item_relations: Sequence[str] | Mapping[str, str] | None = None,
         user_relations: Sequence[str] | Mapping[str, str] | None = None,

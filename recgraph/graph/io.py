@@ -37,8 +37,8 @@ from recgraph.graph.schema import (
     make_edges,
     numbers,
 )
-from recgraph.sparse.backends.dgl import load as load_dgl
 from recgraph.sparse.csr import Csr, csr_tensor
+from recgraph.sparse.dgl import load as load_dgl
 
 #: names under which ids of nodes are found, the first one that is there
 _IDS = ("ids", "node_id", "n_id")

@@ -182,7 +182,7 @@ class MetaPath:
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
-        return Chain.of(steps_of(self.route(graph), graph, self.config.weights))
+        return Chain(tuple(steps_of(self.route(graph), graph, self.config.weights)))
 
     def __call__(
         self,
@@ -197,12 +197,10 @@ class MetaPath:
             generator: see :meth:`adjacency`.
         """
         if self.config.form == "factorised":
-            return self.factorised(graph).normalise(self.config.normalisation)
+            return normalise(self.factorised(graph), self.config.normalisation)
         adjacency = self.adjacency(graph, generator)
         if self.config.form == "compressed":
-            smaller = compress_rows(adjacency)
-            if isinstance(smaller, Chain):
-                return smaller.normalise(self.config.normalisation)
+            return normalise(compress_rows(adjacency), self.config.normalisation, dtype)
         return normalise(adjacency, self.config.normalisation, dtype)
 
     def contexts(self, graph: HeteroGraph, known: dict[Route, Csr] | None = None) -> tuple[Context, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.data.sealing import check_open
+from recgraph.data.split import check_open
 from recgraph.files import read_object, read_tensors, write_json, write_tensors
 from recgraph.graph.schema import GraphError, LeftOutWarning
 from recgraph.graph.store import tensor_bytes

@@ -14,11 +14,10 @@ from recgraph.graph.route import PathError, Route, is_palindrome
 from recgraph.rng import derive
 from recgraph.sparse.blocks import row_blocks, unit_length
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.hubs import split_hubs
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows
+from recgraph.sparse.select import split_hubs, top_k_mask
 from recgraph.sparse.spmm import spmm
-from recgraph.sparse.top_k import top_k_mask
 
 # Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
 _SAMPLE = 128
@@ -174,10 +173,10 @@ def pathsim_top_k(
     hub_cap: int | None = None,
 ) -> Csr:
     """Each row's k most similar columns (:func:`ranking`), with their counts; ties by
-    :data:`recgraph.sparse.top_k.TIE_RULE`.
+    :data:`recgraph.sparse.select.TIE_RULE`.
 
     Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for each entry of the
-    first matrix: hubs are divided as :func:`recgraph.sparse.hubs.split_hubs` says, always in the same way. Counts and
+    first matrix: hubs are divided as :func:`recgraph.sparse.select.split_hubs` says, always in the same way. Counts and
     similarities are then those of the paths that are left; the diagonal, the paths from a node back to it, keeps its
     values.
 
@@ -216,7 +215,7 @@ def pathsim_top_k(
 
 
 def divide_hubs(left: Csr, right: Csr, hub_cap: int) -> tuple[Csr, Csr]:
-    """:func:`recgraph.sparse.hubs.split_hubs`, always in the same way."""
+    """:func:`recgraph.sparse.select.split_hubs`, always in the same way."""
     return split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
 
 
@@ -245,7 +244,7 @@ class _Cosine:
             lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
             self.units = exact.scale(left=power(lengths, -1))
             self.columns = self.units.t()
-            if features.density > _DENSE:
+            if features.nnz > _DENSE * features.shape[0] * features.shape[1]:
                 self.columns = self.columns.to_dense()
         else:
             self.units = unit_length(features.to(torch.float64))

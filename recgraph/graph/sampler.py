@@ -13,7 +13,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_type
 from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr, sort_entries
-from recgraph.sparse.sample import sample_rows
+from recgraph.sparse.select import sample_rows
 from recgraph.sparse.spmm import Operator
 
 #: along an edge type from its source, from its target, or from whichever end is reached

@@ -13,8 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from recgraph import registry
 from recgraph.config import Config, ConfigError, checked, load_toml, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
-from recgraph.data.log_file import is_data_path
-from recgraph.data.reading import PATHS
+from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.nodes import SCORES, ProbeConfig
 from recgraph.evaluate.protocol import check_cutoffs

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from recgraph.sparse.blocks import refuse_second_derivative, row_blocks, unit_length, work_type
 from recgraph.sparse.device import full_precision, is_accelerated
-from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import distinct_rows, is_sparse, lookup, touched
+from recgraph.sparse.spmm import pair_products
 
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
 _FEW = 4
@@ -80,7 +80,7 @@ def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
 def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None) -> Tensor:
     """``s_tk = hidden_t . table[columns_tk]``, without the T x K x D vectors in memory.
 
-    On the host they are those of :func:`recgraph.sparse.pair_products.pair_products`. On an accelerator blocks of rows
+    On the host they are those of :func:`recgraph.sparse.spmm.pair_products`. On an accelerator blocks of rows
     look their vectors up, in backward once more, and the gradient can be taken once. Computed in the wider type of the
     two, at least float32.
 

@@ -1,6 +1,6 @@
 """Approximate search over item vectors with faiss (the extra ``serve``), with an exact ranking of what it finds.
 
-By default a catalogue of n items is cut into ``sqrt(n)`` cells (k-means of a sample), an item is kept as 4 bits for
+By default a catalogue of n items is cut into ``sqrt(n)`` cells (k-means of a sample), an item is stored as 4 bits for
 each number of what its vector differs from its cell's centroid (product quantisation), and the items of the 64 cells
 nearest to a user are compared, many at a time in registers (faiss's fast scan); the best of them are then compared by
 their vectors. Cells and codes are read in order, where a search in a graph (HNSW) waits for the memory at every step:
@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,13 +27,13 @@ from recgraph.sparse.ragged import Ragged
 
 #: a smaller catalogue is compared whole, which costs no more
 _FEWEST_OF_CELLS = 20_000
-#: narrower vectors are kept as they are: so few codes would tell too few of them apart
+#: narrower vectors are stored as they are: so few codes would tell too few of them apart
 _LEAST_DIM_OF_CODES = 16
 #: cells that are searched: they hold 99 % of the ten best of 41,000 trained vectors, and 98.5 % of 490,000
 _SEARCH_OF_CELLS = "nprobe=64"
 #: rows of the sample that a cell's centroid is made of
 _ROWS_OF_CELL = 64
-#: candidates for each item that is wanted, where vectors are compared, and where 4 bits stand for a number
+#: candidates for each item of a list, where vectors are compared, and where 4 bits stand for a number
 _OVERSAMPLE, _OVERSAMPLE_OF_CODES = 4, 10
 #: of the vectors of candidates that are gathered at a time
 _NUMBERS = 1 << 22
@@ -52,7 +50,7 @@ class AnnIndex:
     Args:
         index: a faiss index of inner products.
         vectors: [n_items, D] float32, on the host.
-        oversample: candidates fetched for each item that is wanted, beyond those that the user has seen.
+        oversample: candidates fetched for each item of a list, beyond those that the user has seen.
     """
 
     def __init__(self, index: Any, vectors: Tensor, oversample: int = _OVERSAMPLE) -> None:
@@ -86,23 +84,28 @@ class AnnIndex:
             raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
         # a copy: where the vectors are parameters, training would change them, and not what the index holds
         vectors = encode_items(model).clone(memory_format=torch.contiguous_format)
-        is_default = factory is None
-        if factory is None:
-            factory = _factory_for(*vectors.shape)
-            search = _SEARCH_OF_CELLS if search is None and factory != "Flat" else search
+        n_items, dim = vectors.shape
+        sample = rows = vectors.numpy()
+        if factory is None and n_items < _FEWEST_OF_CELLS:
+            factory = "Flat"
+        elif factory is None:
+            n_cells = math.isqrt(n_items)
+            factory = f"IVF{n_cells},{'Flat' if dim < _LEAST_DIM_OF_CODES else f'PQ{dim}x4fs'}"
+            search = search or _SEARCH_OF_CELLS
+            sample = rows[numpy_generator(0, "cells").permutation(n_items)[: _ROWS_OF_CELL * n_cells]]
         try:
-            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
             if search is None and isinstance(index, faiss.IndexHNSW):
                 search = _SEARCH_OF_HNSW
             if search is not None:
                 parameters: Any = faiss.ParameterSpace()
                 parameters.set_index_parameters(index, search)
-            index.train(_sample_for(index, vectors.numpy()) if is_default else vectors.numpy())
-            index.add(vectors.numpy())
-            index.search(vectors[:1].numpy(), 1)
+            index.train(sample)
+            index.add(rows)
+            index.search(rows[:1], 1)
         except RuntimeError as error:
             what = f"factory = {factory!r}, search = {search!r}"
-            raise ValueError(f"{what}: faiss refuses them for {len(vectors):,} items: {error}") from None
+            raise ValueError(f"{what}: faiss refuses them for {n_items:,} items: {error}") from None
         if oversample is None:
             oversample = _OVERSAMPLE_OF_CODES if "PQ" in factory else _OVERSAMPLE
         return cls(index, vectors, oversample)
@@ -121,55 +124,36 @@ class AnnIndex:
     def rank(self, model: Model, query: Query, seen: Ragged | None, k: int) -> Lists:
         """The best ``k`` of the found items for each user of a query, without those in ``seen``.
 
-        How many are fetched for a user depends on the user alone, so that lists do not depend on who else is asked for.
+        How many are fetched for a user depends on the user alone, so that lists do not depend on who shares a batch.
         """
         lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
         # users with histories of similar length together: else a user with thousands of items would make the search of
         # all others as long
         sizes = torch.where(lengths > 0, 2 ** lengths.clamp(min=1).double().log2().ceil().long(), 0)
-        of_size = {size: torch.nonzero(sizes == size).flatten() for size in set(sizes.tolist())}
-        groups = [
-            (size, part)
-            for size, rows in of_size.items()
-            for part in rows.split(GROUP)  # type: ignore[no-untyped-call]
-        ]
-        found = Lists.cat(
-            [self._rank_group(model, query, seen, k, part, k * self.oversample + size) for size, part in groups]
-        )
-        place = torch.cat([part for _, part in groups]).argsort()
-        return Lists(found.items[place], found.scores[place])
+        found, groups = [], []
+        for size in set(sizes.tolist()):
+            for rows in torch.split((sizes == size).nonzero().flatten(), GROUP):
+                own = None if seen is None else seen.take(rows)
+                found.append(self._rank_group(model, query.take(rows), own, k, k * self.oversample + size))
+                groups.append(rows)
+        lists, place = Lists.cat(found), torch.cat(groups).argsort()
+        return Lists(lists.items[place], lists.scores[place])
 
     @torch.no_grad()
-    def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, rows: Tensor, wanted: int) -> Lists:
-        part = query.take(rows)
+    def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, n_candidates: int) -> Lists:
+        n_users, n_items = len(query), len(self.vectors)
         with evaluating(model):
-            users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
-        own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)
-        found = torch.from_numpy(self.index.search(users.numpy(), min(wanted, len(self.vectors)))[1])
-        keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
-        missing = (found < 0) | torch.isin(keys, own.rows * len(self.vectors) + own.values)
+            users = model.encode_users(query.to(device_of(model))).detach().float().to("cpu")
+        found = torch.from_numpy(self.index.search(users.numpy(), min(n_candidates, n_items))[1])
+        missing = found < 0
+        if seen is not None:
+            missing |= torch.isin(torch.arange(n_users)[:, None] * n_items + found, seen.rows * n_items + seen.values)
         items = found.clamp(min=0)
         scores = torch.empty(items.shape)
         width = items.shape[1] * self.vectors.shape[1]
-        for some in row_blocks(len(rows), width, scores, max(_NUMBERS // width, 1)):
+        for some in row_blocks(n_users, width, scores, max(_NUMBERS // width, 1)):
             # no matrix product: the last bits of one depend on how many users it is of
             scores[some] = self.vectors[items[some]].mul_(users[some, None]).sum(2)
         scores.masked_fill_(missing, NO_SCORE)
         values, columns = merge(scores, self.place[items].masked_fill(missing, -1), k)
         return Lists(torch.where(columns < 0, columns, self.order[columns.clamp(min=0)]), values)
-
-
-def _factory_for(n_items: int, dim: int) -> str:
-    """The index of a catalogue."""
-    if n_items < _FEWEST_OF_CELLS:
-        return "Flat"
-    return f"IVF{math.isqrt(n_items)},{'Flat' if dim < _LEAST_DIM_OF_CODES else f'PQ{dim}x4fs'}"
-
-
-def _sample_for(index: Any, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The rows that a default index is trained on: of cells as many as they need, the same at each call. Codes of other
-    indexes may need more."""
-    n = _ROWS_OF_CELL * getattr(index, "nlist", 0)
-    if not 0 < n < len(vectors):
-        return vectors
-    return vectors[numpy_generator(0, "cells").permutation(len(vectors))[:n]]

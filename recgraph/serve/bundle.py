@@ -1,4 +1,4 @@
-"""The bundle format: a folder with a model and what belongs to it, without pickle, with one manifest of checksums.
+"""Bundles: a folder with a model and what belongs to it, without pickle, with one manifest of checksums.
 
     SHA256SUMS             the SHA-256 of each file (:mod:`recgraph.files`)
     config.json            format, library version, ``holds``, the model (name, settings, sizes, seed), a record
@@ -15,7 +15,7 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
                            (their ``time_unit`` is in ``config.json``, as is the ``time_format`` of texts, if any)
     item_features.parquet  where there are some
 
-and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.
+and of an :class:`Embedder` ``embeddings.parquet``.
 
 A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
 ``model.imported`` names the files that registered a user's own parts; they are not imported, and an error names them
@@ -27,9 +27,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
+import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,12 +41,13 @@ from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.files import MANIFEST, check_manifest, check_weights, read_bytes, read_object, replacing_folder
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space
-from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.pages import block
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 2
 Holds = Literal["recommender", "embedder"]
-_CONFIG, _MODEL, _FEATURES = "config.json", "model.safetensors", "features.safetensors"
+_CONFIG, _MODEL, _FEATURES, _TABLE = "config.json", "model.safetensors", "features.safetensors", "embeddings.parquet"
 T = TypeVar("T")
 
 
@@ -65,16 +68,16 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
         FileExistsError: the folder holds something that is no bundle.
         NonFinite: the model has weights that are NaN or infinite.
     """
-    check_weights(model.state_dict(), f"{type(model).__name__}")
+    check_weights(model.state_dict(), type(model).__name__)
     with replacing_folder(folder) as into:
-        save_file(apart(model.state_dict()), into / _MODEL)
+        save_file(unshared(model.state_dict()), into / _MODEL)
         described = _describe(model, into)
         fill(into)
         config = {"format": FORMAT, "recgraph": __version__, "holds": what, "model": described, **more}
         (into / _CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the host that share no memory, as those of tied weights do, which safetensors refuses.
 
     A tensor that shares none is not copied: it may take half of the machine's memory.
@@ -83,19 +86,17 @@ def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     taken: set[int] = set()
     for name, value in state.items():
         given = value.detach().to("cpu").contiguous()
-        place = given.untyped_storage().data_ptr()
+        storage = given.untyped_storage()
         # a part of a larger tensor, which another one may overlap, is copied too
-        whole = given.untyped_storage().nbytes() == given.nbytes
-        found[name] = given if whole and place not in taken else given.clone()
-        taken.add(place)
+        is_own = storage.nbytes() == given.nbytes and storage.data_ptr() not in taken
+        found[name] = given if is_own else given.clone()
+        taken.add(storage.data_ptr())
     return found
 
 
 def _describe(model: Model, folder: Path) -> dict[str, Any]:
     """The model in ``config.json``; its graph and features become files."""
     assert model.space is not None
-    if isinstance(model.space, GraphSpace):
-        model.space.graph.save(folder / "graph")
     described = {
         "key": model.key(),
         "config": model.config.model_dump(mode="json"),
@@ -103,20 +104,42 @@ def _describe(model: Model, folder: Path) -> dict[str, Any]:
         "seed": model.seed,
         "imported": registry.own_files(),
     }
+    if isinstance(model.space, GraphSpace):
+        model.space.graph.save(folder / "graph")
     if isinstance(model.space, FeatureSpace):
         save_file(model.space.features.tensors(), folder / _FEATURES)
         described["item_features"] = model.space.features.schema.model_dump(mode="json")
     return described
 
 
-def holds(folder: Path) -> Holds:
-    """Whether a bundle holds a recommender or an embedder.
+def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
+    """The model of a bundle with this ``config.json``, in evaluation mode; within :func:`read`.
 
     Raises:
-        BundleError: the folder is no bundle of this format.
+        BundleError: the model's class or a part of it is not here.
     """
-    found: Holds = _read_config(folder)["holds"]
-    return found
+    described = config["model"]
+    try:
+        cls: type[Model] = registry.load("model", described["key"])
+        # the seed matters to what a model draws from its graph when it is built
+        model = cls(cls.Config.of(described["config"])).build(_read_space(folder, described), described["seed"] or 0)
+    except ValueError as error:
+        if not (own := described["imported"]):
+            raise
+        beside = f"it was written beside {', '.join(own)}: --import what it needs"
+        raise BundleError(f"{folder}: {error}; {beside}") from error
+    model.load_state_dict(load_file(folder / _MODEL))
+    return model.to(device).eval()
+
+
+def _read_space(folder: Path, described: Mapping[str, Any]) -> Space:
+    sizes = described["space"]
+    if "item_features" in described:
+        schema = FeatureSchema.of(described["item_features"])
+        return FeatureSpace.of(sizes, features=ItemFeatures.from_tensors(schema, load_file(folder / _FEATURES)))
+    if (folder / "graph").is_dir():
+        return GraphSpace.of(sizes, graph=HeteroGraph.load(folder / "graph"))
+    return Space.of(sizes)
 
 
 def digest(folder: Path) -> str:
@@ -131,28 +154,25 @@ def digest(folder: Path) -> str:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; give a bundle or a finished run") from None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / _CONFIG
-    if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no {_CONFIG}; give a bundle or a finished run")
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a bundle; its ``holds`` says what is in it.
+
+    Raises:
+        BundleError: the folder is no bundle of this format.
+    """
     try:
-        config = read_object(path)
-    except ValueError as error:
-        raise BundleError(f"{error}; copy or save the bundle again") from None
-    if "holds" not in config or "format" not in config:
-        raise BundleError(f"{folder} is no bundle: its {_CONFIG} says no format; give a bundle or a finished run")
-    if config["format"] != FORMAT:
-        written = f"format {config['format']} (recgraph {config.get('recgraph')})"
+        config = read_object(folder / _CONFIG)
+        found = config["holds"], config["format"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{folder} is no bundle: {_CONFIG}: {error}; give a bundle or a finished run") from None
+    if found[1] != FORMAT:
+        written = f"format {found[1]} (recgraph {config.get('recgraph')})"
         raise BundleError(f"{folder} has {written}, this version reads {FORMAT}; save the model again")
     return config
 
 
 def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
-    """What a function makes of a bundle whose files are those of its manifest.
-
-    Args:
-        what: what it must hold.
-        make: reads files of the bundle, given its ``config.json``; any error in it is the bundle's.
+    """What ``make`` reads of a bundle's files, given its ``config.json``, once these are those of the manifest.
 
     Raises:
         BundleError: no bundle, another kind or format, a file is missing or damaged, the model is not here, or another
@@ -160,70 +180,116 @@ def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
     """
     before = digest(folder)
     try:
-        config = _read_config(folder)
+        config = read_config(folder)
         check_manifest(folder)
         if config["holds"] != what:
             raise BundleError(f"{folder} holds no {what}, but a {config['holds']}; see recgraph.load(folder)")
         made = make(config)
-    except (BundleError, ImportError, MemoryError):
+    except Exception as error:
         check_same(folder, before)  # files of two bundles fail in many ways
-        raise
-    except Exception as error:  # each format raises types of its own
-        check_same(folder, before)
+        if isinstance(error, BundleError | ImportError | MemoryError):
+            raise
         raise BundleError(f"{folder} cannot be read: {error}; copy or save the bundle again") from error
     check_same(folder, before)
     return made
 
 
 def check_same(folder: Path, before: str) -> None:
-    """Refuse what was read where the folder holds another bundle than before: some of it may be of either."""
+    """Refuse what was read where the folder's digest differs: some of it may be of another bundle."""
     if digest(folder) != before:
         raise BundleError(f"another bundle has taken the place of {folder} while it was read; load it again")
 
 
-def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
-    """The model of a bundle, in evaluation mode; within :func:`read`.
-
-    Args:
-        config: the bundle's ``config.json``.
-
-    Raises:
-        BundleError: the model's class or a part of it is not here.
-    """
-    described = config["model"]
-    try:
-        cls: type[Model] = registry.load("model", described["key"])
-        # the seed matters to what a model draws from its graph when it is built
-        model = cls(cls.Config.of(described["config"])).build(_read_space(folder, described), described["seed"] or 0)
-    except ValueError as error:
-        if not (own := described["imported"]):
-            raise
-        raise BundleError(
-            f"{folder}: {error}; it was written beside {', '.join(own)}: --import what it needs"
-        ) from error
-    model.load_state_dict(load_file(folder / _MODEL))
-    return model.to(device).eval()
-
-
-def _read_space(folder: Path, described: Mapping[str, Any]) -> Space:
-    sizes = described["space"]
-    if "item_features" in described:
-        schema = FeatureSchema.of(described["item_features"])
-        features = ItemFeatures.from_tensors(schema, load_file(folder / _FEATURES))
-        return FeatureSpace.of(sizes, features=features)
-    if (folder / "graph").is_dir():
-        return GraphSpace.of(sizes, graph=HeteroGraph.load(folder / "graph"))
-    return Space.of(sizes)
-
-
 def device_here(device: torch.device | str) -> torch.device:
-    """The device with a name.
-
-    Raises:
-        ValueError: this machine, or this build of torch, does not have it.
-    """
+    """The device with a name; an error where this machine, or this build of torch, does not have it."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"device = {str(device)!r} is not there: {why}; take 'cpu'") from None
+        raise ValueError(f"device = {str(device)!r} is not there: {str(error).partition(chr(10))[0]}") from None
+
+
+class Embedder:
+    """The embeddings of the nodes of one type, by their ids, and the model that made them.
+
+    A bundle holds the vectors, ``embeddings.parquet``, beside the model and its graph; the model is built again only
+    when :attr:`model` is read.
+
+    Args:
+        target: the node type.
+        table: [N] rows, the column ``target`` with the nodes' ids (their indices where the graph has no ids) and the
+            column ``embedding`` of arrays, in the order of the indices.
+        model: returns the model that made them.
+        record: anything that can be written as JSON and belongs to them.
+    """
+
+    def __init__(
+        self, target: str, table: pl.DataFrame, model: Callable[[], Model], record: Mapping[str, Any] | None = None
+    ) -> None:
+        self.target, self._table, self._model = target, table, model
+        self.record = dict(record or {})
+
+    @classmethod
+    def of(cls, model: GraphModel, target: str, record: Mapping[str, Any] | None = None) -> Self:
+        """Embed the nodes of type ``target`` of the graph that a model was built for and fitted to."""
+        assert isinstance(model.space, GraphSpace), "the model is not built for a graph"
+        nodes = model.space.graph.nodes[target]
+        with torch.no_grad():
+            vectors = model.eval().embed().float().cpu()
+        ids = pl.Series(range(nodes.count), dtype=pl.Int64) if nodes.ids is None else nodes.ids.values
+        embeddings = pl.Series("embedding", vectors.numpy(), dtype=pl.Array(pl.Float32, vectors.shape[1]))
+        return cls(target, pl.DataFrame([ids.alias(target), embeddings]), lambda: model, record)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, in evaluation mode."""
+        return self._model()
+
+    @property
+    def vectors(self) -> Tensor:
+        """[N, D] float32, in the order of the graph's indices."""
+        return torch.from_numpy(self._table["embedding"].to_numpy().copy())
+
+    def embeddings(self) -> pl.DataFrame:
+        """One row a node: its id in a column that is called like the node type, and ``embedding``."""
+        return self._table
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle: it appears whole or not at all.
+
+        Raises:
+            FileExistsError: the folder holds something that is no bundle.
+        """
+
+        def fill(into: Path) -> None:
+            self._table.write_parquet(into / _TABLE)
+
+        write(Path(folder), "embedder", self.model, fill, {"target": self.target, "record": self.record})
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Embedder:
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder.
+
+        Raises:
+            BundleError: no bundle of embeddings, a file is missing or damaged, or this version cannot read it. Where
+                the model alone cannot be built again, or another bundle lies in the folder by then, reading
+                :attr:`model` raises it.
+        """
+        place, at = bundle_of(folder), device_here(device)
+        before = digest(place)
+
+        def model() -> Model:
+            check_same(place, before)
+            return read(place, "embedder", partial(load_model, place, device=at))
+
+        def make(config: dict[str, Any]) -> Embedder:
+            table = pl.read_parquet(place / _TABLE, memory_map=False)
+            return cls(config["target"], table, model, config["record"])
+
+        return read(place, "embedder", make)
+
+    def __repr__(self) -> str:
+        return f"Embedder({self._table.height:,} {self.target}, {self._table.schema['embedding']})"
+
+    def _repr_html_(self) -> str:
+        facts = {"nodes": f"{self._table.height:,} {self.target}", "embeddings": self._table.schema["embedding"]}
+        return block("Embedder", facts)

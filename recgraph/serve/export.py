@@ -20,7 +20,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.files import replacing_folder
 from recgraph.models.base import Model, PaddedForm
-from recgraph.serve.jsonids import plain
+from recgraph.serve.request import plain
 from recgraph.serve.vectors import encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
@@ -101,47 +100,35 @@ def export(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
-    form = _form(model)
-    with replacing_folder(folder) as into:
-        vectors = encode_items(model) if model.has_vectors else None
-        with evaluating(model), _on_host(model):
-            graph = _of_histories(form, _UNITS[time_unit]) if form is not None else _of_vectors(vectors)
-            manifest: dict[str, Any] = {
-                "recgraph_export": FORMAT,
-                "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
-                "model": {
-                    "key": model.key(),
-                    "class": type(model).__name__,
-                    "config": model.config.model_dump(mode="json"),
-                },
-                "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
-                "graph": _write_graph(graph, into),
-                "tables": {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)},
-            }
-        if form is None:
-            every = Query(torch.arange(seen.n_rows), seen, times)
-            with evaluating(model):
-                index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
-            of_users = encode_users(model, every.take(index))
-            manifest["tables"]["users"] = _write_ids(into, "user", columns.user, users.ids(index), of_users)
-        np.save(into / "item_order.npy", tie_order(len(items), 0).numpy())
-        (into / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    return manifest
-
-
-def _form(model: Model) -> PaddedForm | None:
-    """The form for histories; None where user vectors are a table.
-
-    Raises:
-        ExportError: the model has neither.
-    """
     try:
         form = model.padded_form()
     except ValueError as error:
         raise ExportError(f"{type(model).__name__} cannot be exported: {error}") from None
     if form is None and not model.has_vectors:
         raise ExportError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
-    return form
+    vectors = encode_items(model) if model.has_vectors else None
+    with replacing_folder(folder) as into:
+        with evaluating(model), _on_host(model):
+            graph = _write_histories(form, _UNITS[time_unit], into) if form else _write_vectors(vectors, into)
+        tables = {"items": _write_ids(into, "item", columns.item, items.ids(range(len(items))), vectors)}
+        if form is None:
+            every = Query(torch.arange(seen.n_rows), seen, times)
+            with evaluating(model):
+                index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
+            of_users = encode_users(model, every.take(index))
+            tables["users"] = _write_ids(into, "user", columns.user, users.ids(index), of_users)
+        np.save(into / "item_order.npy", tie_order(len(items), 0).numpy())
+        config = model.config.model_dump(mode="json")
+        manifest = {
+            "recgraph_export": FORMAT,
+            "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
+            "model": {"key": model.key(), "class": type(model).__name__, "config": config},
+            "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
+            "graph": graph,
+            "tables": tables,
+        }
+        (into / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
 
 
 @contextmanager
@@ -155,29 +142,16 @@ def _on_host(model: Model) -> Iterator[None]:
         model.to(device)
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """What is exported: a module; of each input a description, an example and the dimensions that are not fixed; and
-    the name of the output."""
-
-    module: nn.Module
-    inputs: list[dict[str, Any]]
-    example: tuple[Tensor, ...]
-    dynamic: dict[str, dict[int, Any]]
-    gives: str
-
-
-def _of_vectors(vectors: Tensor | None) -> _Graph:
-    """User vectors to scores."""
+def _write_vectors(vectors: Tensor | None, folder: Path) -> dict[str, Any]:
+    """The graph from user vectors to scores -> how it is called."""
     assert vectors is not None
-    width = vectors.shape[1]
-    described = {"name": "vectors", "type": "float32", "shape": ["batch", width]}
-    dynamic = {"vectors": {0: torch.export.Dim("batch", min=1)}}
-    return _Graph(_Scores(vectors), [described], (torch.zeros(3, width),), dynamic, "scores")
+    described = {"name": "vectors", "type": "float32", "shape": ["batch", vectors.shape[1]]}
+    dynamic = {0: torch.export.Dim("batch", min=1)}
+    return _write_graph(_Scores(vectors), [described], torch.zeros(3, vectors.shape[1]), dynamic, "scores", folder)
 
 
-def _of_histories(form: PaddedForm, unit: str) -> _Graph:
-    """Padded histories to user vectors or scores; ``unit`` is that of times, in words."""
+def _write_histories(form: PaddedForm, unit: str, folder: Path) -> dict[str, Any]:
+    """The graph from padded histories to user vectors or scores -> how it is called; ``unit`` is that of times."""
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     # torch takes a length of 1 for a constant
     least, greatest = max(form.shortest, 2), form.longest
@@ -186,38 +160,44 @@ def _of_histories(form: PaddedForm, unit: str) -> _Graph:
         length = least = greatest
     else:
         dynamic[1] = torch.export.Dim("length", min=least, max=greatest)
-    shape = (3, least if greatest == least else min(greatest or 4, 4))
+    example = torch.zeros(3, least if greatest == least else min(greatest or 4, 4), dtype=torch.int64)
     shared = {"type": "int64", "shape": ["batch", length], "length": {"least": least, "greatest": greatest}}
-    names = {"history": _HISTORY, "gaps": _GAPS.format(unit=unit)} if form.reads_gaps else {"history": _HISTORY}
-    inputs: list[dict[str, Any]] = [{"name": name, **shared, "padding": text} for name, text in names.items()]
-    example = tuple(torch.zeros(shape, dtype=torch.int64) for _ in names)
-    return _Graph(form.module, inputs, example, dict.fromkeys(names, dynamic), form.gives)
+    texts = {"history": _HISTORY, "gaps": _GAPS.format(unit=unit)} if form.reads_gaps else {"history": _HISTORY}
+    inputs: list[dict[str, Any]] = [{"name": name, **shared, "padding": text} for name, text in texts.items()]
+    return _write_graph(form.module, inputs, example, dynamic, form.gives, folder)
 
 
-def _write_graph(graph: _Graph, folder: Path) -> dict[str, Any]:
-    """Write ``model.pt2`` and ``model.onnx`` -> how they are called."""
+def _write_graph(
+    module: nn.Module, inputs: list[dict[str, Any]], example: Tensor, dynamic: dict[int, Any], gives: str, folder: Path
+) -> dict[str, Any]:
+    """Write ``model.pt2`` and ``model.onnx`` -> how they are called.
+
+    ``example`` and the dimensions that are not fixed (``dynamic``) are those of each input; ``gives`` names the output.
+    """
+    examples = tuple(example.clone() for _ in inputs)
     with _quiet():
-        program = torch.export.export(graph.module.eval(), graph.example, dynamic_shapes=graph.dynamic)
+        shapes = {each["name"]: dynamic for each in inputs}
+        program = torch.export.export(module.eval(), examples, dynamic_shapes=shapes)
         torch.export.save(program, folder / "model.pt2")
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         made = torch.onnx.export(
             program,
             (),
             folder / "model.onnx",
-            input_names=list(graph.dynamic),
-            output_names=[graph.gives],
+            input_names=list(shapes),
+            output_names=[gives],
             dynamo=True,
             external_data=size > _INLINE_BYTES,
             verbose=False,
         )
     assert made is not None
-    width = int(graph.module(*graph.example).shape[1])
+    width = int(module(*examples).shape[1])
     return {
-        "kind": f"{graph.inputs[0]['name']} to {graph.gives}",
+        "kind": f"{inputs[0]['name']} to {gives}",
         "onnx": "model.onnx",
         "torch": "model.pt2",
-        "inputs": graph.inputs,
-        "outputs": [{"name": graph.gives, "type": "float32", "shape": ["batch", width]}],
+        "inputs": inputs,
+        "outputs": [{"name": gives, "type": "float32", "shape": ["batch", width]}],
         "opset": int(made.model.opset_imports[""]),
     }
 

@@ -1,44 +1,48 @@
-"""The ranked lists of a request, by the model, by an approximate index, under rules or of popular items; as frames."""
+"""The ranked lists of users and of items: by the model, by an approximate index, under rules, or of popular items."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.data.dataframe import FrameKind, to_native
-from recgraph.data.ids import IdMap
-from recgraph.data.item_features import feature_rows
-from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
-from recgraph.evaluate.rerank import Cosine
+from recgraph.data.batches import Query
+from recgraph.evaluate.ranking import GROUP, catalogue_for, device_of, evaluating, rank
+from recgraph.evaluate.rerank import CoOccurrence, Cosine, SimilarBy
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.request import Request, take
-from recgraph.serve.ruling import Ruling
+from recgraph.serve.rules import ResolvedRules
 from recgraph.serve.vectors import encode_items
+from recgraph.sparse.ragged import Ragged
 
 Fallback = Literal["popularity"]
+#: users of a tile of scores, where few are ranked
+TILES = (16, 32, 64)
+#: so few items that similar lists may not have are left out row by row, more by a catalogue without them
+_FEW = 1024
+#: similarities by users in common that are in memory at a time
+_CELLS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is wanted for each user; ``k`` is at most the number of items."""
+class ListOptions:
+    """What lists are of; ``k`` is at most the number of items."""
 
     k: int
     exclude_seen: bool
-    ruling: Ruling
-    fallback: Fallback | None
-    item_columns: tuple[str, ...]
+    rules: ResolvedRules
+    fallback: Fallback | None = None
+    item_columns: tuple[str, ...] = ()
 
 
 class Lister:
-    """Ranks items; keeps what is computed from the model's parameters, and lives until they change.
+    """Ranks items. It caches what is computed from the model's parameters, and lives until they change.
 
     Args:
         model: in evaluation mode.
@@ -50,45 +54,43 @@ class Lister:
         self._catalogues: dict[str, Catalogue] = {}
         self._by_vectors: Cosine | None = None
 
-    def unknown(self, request: Request) -> Tensor:
+    def unknown(self, query: Query) -> Tensor:
         """[K] int64: the rows of users of whom the model knows too little to rank for them."""
         with evaluating(self.model):
-            can_rank = self.model.can_rank(request.query.to(device_of(self.model)))
-        return (~can_rank).nonzero().flatten().to("cpu")
+            return (~self.model.can_rank(query.to(device_of(self.model)))).nonzero().flatten().to("cpu")
 
     def lists(
-        self, request: Request, wanted: Wanted, empty: Tensor, popularity: Tensor | None, ann: AnnIndex | None
+        self, request: Request, options: ListOptions, unknown: Tensor, popularity: Tensor | None, ann: AnnIndex | None
     ) -> Lists:
         """A list for each row of a request.
 
         Args:
-            empty: the rows that :meth:`unknown` names.
+            unknown: the rows that :meth:`unknown` names.
             popularity: [n_items], the scores of these rows; needed where there are any.
             ann: an approximate index, used where no rules apply.
         """
-        n_users, k, ruling = len(request.labels), wanted.k, wanted.ruling
-        items = torch.full((n_users, k), -1)
-        scores = torch.zeros(n_users, k, dtype=torch.float64)
-        if len(empty) and popularity is not None:
-            popular = Catalogue(self.n_items, k, candidates=ruling.candidates)
-            counts = popularity.double().expand(len(empty), -1)
+        n_users, k = len(request.labels), options.k
+        items, scores = torch.full((n_users, k), -1), torch.zeros(n_users, k, dtype=torch.float64)
+        if len(unknown) and popularity is not None:
+            popular = Catalogue(self.n_items, k, candidates=options.rules.candidates)
+            counts = popularity.double().expand(len(unknown), -1)
             # what such a user has done is no known item
-            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None)
-            items[empty], scores[empty] = top.items, top.scores
+            top = options.rules.rank_queries(popular, counts, take(request.labels, unknown), None)
+            items[unknown], scores[unknown] = top.items, top.scores
         known_mask = torch.ones(n_users, dtype=torch.bool)
-        known_mask[empty] = False
+        known_mask[unknown] = False
         known = known_mask.nonzero().flatten()
         if len(known):
-            for rows, lists in self._known(request.take(known), wanted, ann):
+            for rows, lists in self._known(request.take(known), options, ann):
                 items[known[rows]], scores[known[rows]] = lists.items, lists.scores.double()
         return Lists(items, scores)
 
-    def _known(self, request: Request, wanted: Wanted, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
+    def _known(self, request: Request, options: ListOptions, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
         """Rows of a request of users of whom enough is known, and their lists; a later list of a row replaces one."""
-        query, k, ruling = request.query, wanted.k, wanted.ruling
-        seen = query.history if wanted.exclude_seen else None
+        query, k, rules = request.query, options.k, options.rules
+        seen = query.history if options.exclude_seen else None
         rows = torch.arange(len(query))
-        if ann is not None and ruling.is_plain and ruling.candidates is None:
+        if ann is not None and rules.is_plain and rules.candidates is None:
             found = ann.rank(self.model, query, seen, k)
             yield rows, found
             # a list ends early where the index has looked at too few items
@@ -96,93 +98,110 @@ class Lister:
             if not len(rows):
                 return
             query, seen = query.take(rows), None if seen is None else seen.take(rows)
-        catalogue = self.catalogue_for(k, ruling.candidates)
-        if not ruling.is_plain:
-            yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
+        catalogue = self.catalogue_for(k, rules.candidates)
+        if not rules.is_plain:
+            yield from rules.rank(self.model, catalogue, query, request.labels, seen)
             return
-        convention = "exclude" if wanted.exclude_seen else "keep"
+        convention = "exclude" if options.exclude_seen else "keep"
         for batch in rank(self.model, catalogue, query, seen, (convention,)):
             yield rows[batch.index], batch.lists[convention]
 
+    @torch.no_grad()
+    def rank_together(self, queries: Sequence[Query], k: int, exclude_seen: bool) -> list[Lists]:
+        """The lists of several requests without rules, each with the items and scores of :meth:`lists` alone.
+
+        Each request's users are encoded by themselves, since the rounding of a model may depend on who shares its
+        batch; items are ranked for all of them in the tiles of one catalogue, whose rounding does not.
+        """
+        catalogue = self.catalogue_for(k)
+        convention = "exclude" if exclude_seen else "keep"
+        vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
+        rows = next((rows for rows in TILES if len(vectors) <= rows < catalogue.rows), None)
+        catalogue = (None if rows is None else catalogue.in_tiles_of(rows)) or catalogue
+        seen = Ragged.cat([query.history for query in queries]).to(catalogue.device) if exclude_seen else None
+        users = torch.cat([query.users for query in queries])
+        found = catalogue.rank(vectors, seen, (convention,), users)[convention]
+        sizes = [len(query) for query in queries]
+        parts = zip(found.items.to("cpu").split(sizes), found.scores.to("cpu").split(sizes), strict=True)  # type: ignore[no-untyped-call]
+        return [Lists(items, scores.double()) for items, scores in parts]
+
+    def _encode(self, query: Query, device: torch.device) -> Tensor:
+        """[B, D] or [B, n_items], in groups as :func:`recgraph.evaluate.ranking.rank` makes them."""
+        encode = self.model.encode_users if self.model.has_vectors else self.model.score
+        if len(query) == 1:
+            return encode(query.to(device))
+        order = query.history.lengths.argsort(stable=True)
+        parts = [encode(query.take(rows).to(device)) for rows in torch.split(order, GROUP)]
+        return torch.cat(parts)[order.argsort().to(device)]
+
+    def similar(
+        self,
+        in_common: CoOccurrence,
+        by: SimilarBy,
+        index: Tensor,
+        k: int,
+        candidates: Tensor | None,
+        batch_size: int = 1024,
+    ) -> Lists:
+        """The items most like each of some, whoever else is in the batch.
+
+        Args:
+            index: [B] int64 items; -1 for one that is not known, whose list is empty.
+            k: at most the number of items.
+            candidates: [C] items that lists may have; None for all.
+        """
+        items, scores = torch.full((len(index), k), -1), torch.zeros(len(index), k, dtype=torch.float64)
+        closed = torch.empty(0, dtype=torch.int64)
+        if candidates is not None and self.n_items - len(candidates) <= _FEW:
+            open_mask = torch.zeros(self.n_items, dtype=torch.bool)
+            open_mask[candidates] = True
+            closed, candidates = (~open_mask).nonzero().flatten(), None
+        places = (index >= 0).nonzero().flatten()
+        if by == "vectors":
+            unit = self.by_vectors().unit
+            places = places[unit[index[places]].any(1)]
+            if not len(places) or (candidates is not None and not bool(unit[candidates].any())):
+                return Lists(items, scores)  # no vector that may be in a list
+            catalogue = self._cached("directions", self._of_directions, k, candidates)
+        else:
+            catalogue = self._cached("scores", Catalogue, k, candidates)
+            batch_size = max(min(batch_size, _CELLS // self.n_items), 1)
+        for start in range(0, len(places), batch_size):
+            here = places[start : start + batch_size]
+            rows = index[here]
+            queries = unit[rows] if by == "vectors" else in_common.rows(rows)
+            barred = torch.cat([rows[:, None], closed.expand(len(rows), -1)], 1)  # no item is in its own list
+            lengths = torch.full((len(rows),), barred.shape[1])
+            found = catalogue.rank(queries, Ragged.from_lengths(barred.flatten(), lengths), ("exclude",))["exclude"]
+            items[here], scores[here] = found.items, found.scores
+        if by == "co_occurrence":
+            items = items.masked_fill(scores <= 0, -1)
+        return Lists(items, scores)
+
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
-        """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is kept."""
-        return self._made("model", partial(catalogue_for, self.model), k, candidates)
-
-    def catalogue_of_scores(self, k: int, candidates: Tensor | None = None) -> Catalogue:
-        """The same, to rank scores of all items that are no model's."""
-        return self._made("scores", Catalogue, k, candidates)
-
-    def catalogue_of_directions(self, k: int, candidates: Tensor | None = None) -> Catalogue:
-        """The same, to rank items by the directions of their vectors; those without a vector are left out."""
-        return self._made("directions", self._of_directions, k, candidates)
+        """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is cached."""
+        return self._cached("model", partial(catalogue_for, self.model), k, candidates)
 
     def _of_directions(self, n_items: int, k: int, candidates: Tensor | None = None) -> Catalogue:
+        """The items that have a vector, to be ranked by its direction."""
         unit = self.by_vectors().unit
         has_vector_mask = unit.any(1) if candidates is None else unit[candidates].any(1)
         if not bool(has_vector_mask.all()):
             candidates = (torch.arange(n_items) if candidates is None else candidates)[has_vector_mask]
         return Catalogue(n_items, k, item_vectors=unit, candidates=candidates, wide=True)
 
-    def _made(self, name: str, make: Callable[..., Catalogue], k: int, candidates: Tensor | None) -> Catalogue:
+    def _cached(self, name: str, make: Callable[..., Catalogue], k: int, candidates: Tensor | None) -> Catalogue:
         if candidates is not None:
             return make(self.n_items, k, candidates=candidates)
-        kept = self._catalogues.get(name)  # read once: another thread may replace it
-        catalogue = None if kept is None else kept.for_length(k)
+        cached = self._catalogues.get(name)  # read once: another thread may replace it
+        catalogue = None if cached is None else cached.for_length(k)
         if catalogue is None:
             catalogue = self._catalogues[name] = make(self.n_items, k)
         return catalogue
 
     def by_vectors(self) -> Cosine:
-        """The similarity of items by the model's vectors; it is kept.
-
-        Raises:
-            ValueError: the model ranks by scores alone, or a vector is not finite.
-        """
+        """The similarity of items by the model's vectors; it is cached."""
         found = self._by_vectors
         if found is None:
             found = self._by_vectors = Cosine(encode_items(self.model))
         return found
-
-
-def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str], own: tuple[str, str]) -> None:
-    """Check that the item features have the columns, and that no other column of the answer has their names.
-
-    Args:
-        own: the names of the two columns of ids of the answer.
-
-    Raises:
-        ValueError: names the column.
-    """
-    taken = ("score", "rank", *own)
-    there = [] if item_features is None else [name for name in item_features.columns if name not in taken]
-    for place, name in enumerate(names):
-        if name not in there or name in names[:place]:
-            raise ValueError(f"item_columns = {name!r} must be one of {', '.join(there) or 'none, as there are none'}")
-
-
-def as_frame(
-    labels: pl.Series,
-    lists: Lists,
-    items: IdMap,
-    names: tuple[str, str],
-    kind: FrameKind,
-    item_features: pl.DataFrame | None,
-    key: str,
-    item_columns: Sequence[str],
-) -> Any:
-    """One row an item of a list: who or what the list is for [B], the item, score, rank (from 1), the wanted columns.
-
-    ``names`` are of the first two columns, ``key`` is the column of ids in the item features.
-    """
-    rows, places = (lists.items >= 0).nonzero(as_tuple=True)
-    found = lists.items[rows, places]
-    series = [
-        take(labels, rows).alias(names[0]),
-        items.ids(found).alias(names[1]),
-        pl.Series("score", lists.scores[rows, places].numpy()),
-        pl.Series("rank", (places + 1).numpy()),
-    ]
-    if item_columns and item_features is not None:
-        row_of = feature_rows(items, item_features[key])[found]
-        series += [item_features[name].gather(pl.Series(row_of.numpy()).replace(-1, None)) for name in item_columns]
-    return to_native(pl.DataFrame(series), kind)

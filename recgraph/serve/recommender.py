@@ -7,52 +7,44 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import polars as pl
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph import parallel
 from recgraph.config import checked
+from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.dataframe import FrameKind, from_native, without_categories
+from recgraph.data.dataframe import FrameKind, from_native, to_native, without_categories
 from recgraph.data.ids import IdMap
-from recgraph.data.item_features import ItemColumns
-from recgraph.data.log import InteractionLog
-from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.rerank import CoOccurrence, SimilarBy
+from recgraph.data.item_features import ItemColumns, feature_rows
+from recgraph.data.split import Interactions, SealedSplit, Split
+from recgraph.evaluate.rerank import CoOccurrence, SimilarBy, bind
+from recgraph.evaluate.topk import Lists
 from recgraph.models.base import Model
-from recgraph.pages import block
+from recgraph.pages import block as as_html
 from recgraph.parallel import Engine, Piece
 from recgraph.rng import Generators
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.export import export
-from recgraph.serve.lists import Fallback, Lister, Wanted, as_frame, check_item_columns
-from recgraph.serve.request import (
-    NoHistoryError,
-    Request,
-    as_labels,
-    given_ids,
-    is_all,
-    of_all,
-    of_histories,
-    of_users,
-    take,
-)
-from recgraph.serve.rules import Rules
-from recgraph.serve.ruling import resolve, with_arguments
-from recgraph.serve.similar import candidates_left, chosen, lists_like
+from recgraph.serve.lists import Fallback, Lister, ListOptions
+from recgraph.serve.request import NoHistoryError, Request, given_ids, is_all, of_histories, of_users, take
+from recgraph.serve.rules import ResolvedRules, Rules, candidates_of, resolve
 from recgraph.serve.vectors import check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Counts", "NoHistoryError", "Recommender", "load", "recall_of_lists"]
 
 _log = logging.getLogger(__name__)
+Count = Annotated[int, Field(ge=1)]
 _FEATURES = "item_features.parquet"
 # one for all: counts with a lock could not be pickled
 _counting = threading.Lock()
@@ -130,7 +122,7 @@ class Recommender:
         self.counters = Counts()
         self.ann: AnnIndex | None = None
         self.item_columns = ItemColumns(items, self.item_features, self.columns.item)
-        self._lister = Lister(self.model, len(items))
+        self.lister = Lister(self.model, len(items))
 
     @classmethod
     def for_split(cls, model: Model, split: Split | SealedSplit, record: Mapping[str, Any] | None = None) -> Self:
@@ -138,7 +130,7 @@ class Recommender:
         return cls.for_log(model, split.sealed().interactions, record)
 
     @classmethod
-    def for_log(cls, model: Model, log: InteractionLog, record: Mapping[str, Any] | None = None) -> Self:
+    def for_log(cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None) -> Self:
         """A recommender for the users of a log; seen is all that they did in it."""
         return cls(
             model,
@@ -154,7 +146,7 @@ class Recommender:
             time_format=log.time_format,
         )
 
-    @property
+    @cached_property
     def popularity(self) -> Tensor:
         """[n_items] int64: how often each item was seen."""
         return torch.bincount(self.seen.values, minlength=len(self.items))
@@ -164,7 +156,7 @@ class Recommender:
         self,
         users: Any = None,
         histories: Any = None,
-        k: int = 10,
+        k: Count = 10,
         *,
         exclude_seen: bool = True,
         allow: Any = None,
@@ -200,17 +192,17 @@ class Recommender:
             ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
         """
         request = self._request(users, histories)
-        wanted = self._wanted(k, exclude_seen, allow, block, rules, fallback, item_columns)
-        return self._answer(request, wanted, named=not is_all(users))
+        options = self._options(k, exclude_seen, allow, block, rules, fallback, item_columns)
+        return self._answer(request, options, named=not is_all(users))
 
     @checked
     def stream(
         self,
         users: Any = "all",
         histories: Any = None,
-        k: int = 10,
+        k: Count = 10,
         *,
-        batch_size: int = 16384,
+        batch_size: Count = 16384,
         engine: Engine | None = None,
         **options: Any,
     ) -> Iterator[Any]:
@@ -226,18 +218,16 @@ class Recommender:
             Frames; one under the other they have the items of :meth:`recommend`, and its scores up to rounding.
         """
         request = self._request(None if histories is not None and is_all(users) else users, histories)
-        _check_positive(batch_size=batch_size)
-        wanted = self._wanted(k, **options)
-        n, named = len(request.labels), histories is not None or not is_all(users)
+        n, shared = len(request.labels), (self, self._options(k, **options), histories is not None or not is_all(users))
         parts = (
             Piece(f"users from {start:,} on, of {n:,}", request.rows(start, min(start + batch_size, n)))
             for start in range(0, n, batch_size)
         )
-        for frame, counts in parallel.map(_answer_part, parts, (self, wanted, named), engine):
+        for frame, counts in parallel.map(_answer_part, parts, shared, engine):
             self.counters.add(**counts)
             yield frame
 
-    def _wanted(
+    def _options(
         self,
         k: int,
         exclude_seen: bool = True,
@@ -246,13 +236,34 @@ class Recommender:
         rules: Rules | Mapping[str, Any] | None = None,
         fallback: Fallback | None = None,
         item_columns: Sequence[str] = (),
-    ) -> Wanted:
-        """Check the arguments of a request that are not users."""
-        _check_positive(k=k)
-        check_item_columns(self.item_features, item_columns, (self.columns.user, self.columns.item))
-        ruling = resolve(with_arguments(rules, allow, block, self.columns), self, self._lister.by_vectors)
-        self.counters.add(unknown_items=ruling.n_unknown)
-        return Wanted(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns))
+    ) -> ListOptions:
+        self.check_item_columns(item_columns, self.columns.user, self.columns.item)
+        resolved = self.resolve(Rules.with_arguments(rules, allow, block, self.columns))
+        self.counters.add(unknown_items=resolved.n_unknown)
+        return ListOptions(min(k, len(self.items)), exclude_seen, resolved, fallback, tuple(item_columns))
+
+    def resolve(self, rules: Rules) -> ResolvedRules:
+        """Rules in the model's indices."""
+        reranking = None
+        if (reranker := rules.reranker) is not None:
+            reranking = bind(
+                reranker,
+                "rerank",
+                self.model,
+                by_vectors=self.lister.by_vectors if self.model.has_vectors else None,
+                in_common=self.in_common,
+                columns=self.item_columns,
+                separator=rules.separator,
+            )
+        return resolve(rules, self.items, self.item_columns, reranking)
+
+    def check_item_columns(self, names: Sequence[str], *taken: str) -> None:
+        """Check that the item features have the columns, and that no other column of the answer has their names."""
+        features = [] if self.item_features is None else self.item_features.columns
+        there = [name for name in features if name not in ("score", "rank", *taken)]
+        for name in names:
+            if name not in there or names.count(name) > 1:
+                raise ValueError(f"item_columns = {name!r} must be one of {', '.join(there) or 'none: there are none'}")
 
     def _request(self, users: Any, histories: Any) -> Request:
         if (users is None) == (histories is None):
@@ -261,36 +272,36 @@ class Recommender:
             unit = self.time_unit if self.model.reads_times else None
             return of_histories(histories, self.items, self.columns, self.kind, unit, self.time_format)
         if is_all(users):
-            return of_all(self.users, self.seen, self.kind, self.times)
+            every = torch.arange(len(self.users))
+            return Request(self.users.ids(every), Query(every, self.seen, self.times), self.kind)
         return of_users(users, self.users, self.seen, self.kind, self.times)
 
-    def _answer(self, request: Request, wanted: Wanted, named: bool) -> Any:
+    def _answer(self, request: Request, options: ListOptions, named: bool) -> Any:
         """The frame of a request; users who were not named are left out where nothing is known of them."""
-        lister = self._lister  # read once: another thread may replace it
-        empty = lister.unknown(request)
-        if not named and wanted.fallback is None:
-            request, empty = request.without(empty), empty[:0]
+        lister = self.lister  # read once: another thread may replace it
+        unknown = lister.unknown(request.query)
+        if not named and options.fallback is None:
+            request, unknown = request.without(unknown), unknown[:0]
         self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
-        if len(empty) and wanted.fallback is None:
-            raise NoHistoryError.of(request, empty)
-        self.counters.add(fallbacks=len(empty))
-        popularity = self.popularity if len(empty) else None
-        lists = lister.lists(request, wanted, empty, popularity, self.ann)
-        names = self.columns.user, self.columns.item
-        features, key = self.item_features, self.columns.item
-        return as_frame(request.labels, lists, self.items, names, request.kind, features, key, wanted.item_columns)
+        if len(unknown) and options.fallback is None:
+            raise NoHistoryError.of(request, unknown)
+        self.counters.add(fallbacks=len(unknown))
+        lists = lister.lists(request, options, unknown, self.popularity if len(unknown) else None, self.ann)
+        return self._frame(
+            request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns
+        )
 
     @checked
     def similar(
         self,
         items: Any = "all",
-        k: int = 10,
+        k: Count = 10,
         *,
         by: SimilarBy | None = None,
         allow: Any = None,
         block: Any = None,
         item_columns: Sequence[str] = (),
-        batch_size: int = 1024,
+        batch_size: Count = 1024,
     ) -> Any:
         """The ``k`` items most like each item, for "more like this" and "bought together".
 
@@ -311,10 +322,8 @@ class Recommender:
         Raises:
             ValueError: an item is not known, the model has no vectors, or an argument does not fit.
         """
-        _check_positive(k=k, batch_size=batch_size)
         names = self.columns.item, "similar"
-        check_item_columns(self.item_features, item_columns, names)
-        by, k = chosen(self.model, by), min(k, len(self.items))
+        self.check_item_columns(item_columns, *names)
         if is_all(items):
             index, kind = torch.arange(len(self.items)), self.kind
             labels = self.items.ids(index)
@@ -323,11 +332,49 @@ class Recommender:
             index = torch.from_numpy(self.items.index(labels, "items"))
             if len(unknown := (index < 0).nonzero().flatten()):
                 raise ValueError(f"items: {take(labels, unknown[:1])[0]!r} is not known to the model")
-            labels = as_labels(labels, self.items.as_uuid)
-        candidates, n_unknown = candidates_left(allow, block, self.items)
-        lists = lists_like(self._lister, self.in_common, by, index, k, candidates, batch_size)
+        candidates, n_unknown = self.candidates(allow, block)
         self.counters.add(unknown_items=n_unknown)
-        return as_frame(labels, lists, self.items, names, kind, self.item_features, self.columns.item, item_columns)
+        by = self.similar_by(by)
+        lists = self.lister.similar(self.in_common, by, index, min(k, len(self.items)), candidates, batch_size)
+        return self._frame(labels, lists, names, kind, item_columns)
+
+    def similar_by(self, by: SimilarBy | None) -> SimilarBy:
+        """What items are compared by; None: by vectors where the model has them."""
+        by = by or ("vectors" if self.model.has_vectors else "co_occurrence")
+        if by == "vectors":
+            check_vectors(self.model)
+        return by
+
+    def candidates(self, allow: Any, block: Any) -> tuple[Tensor | None, int]:
+        """[C] the allowed items that are not blocked, None for all; and how many ids are not known."""
+        return candidates_of(Rules.of({"allow": allow, "block": () if block is None else block}), self.items)
+
+    def _frame(
+        self, labels: pl.Series, lists: Lists, names: tuple[str, str], kind: FrameKind, item_columns: Sequence[str]
+    ) -> Any:
+        """A row an item of a list: whose list it is [B], the item, score, rank (from 1), ``item_columns``."""
+        rows, places = (lists.items >= 0).nonzero(as_tuple=True)
+        found = lists.items[rows, places]
+        series = [
+            take(labels, rows).alias(names[0]),
+            self.items.ids(found).alias(names[1]),
+            pl.Series("score", lists.scores[rows, places].numpy()),
+            pl.Series("rank", (places + 1).numpy()),
+            *self.features_of(found, item_columns),
+        ]
+        return to_native(pl.DataFrame(series), kind)
+
+    def features_of(self, index: Tensor, names: Sequence[str]) -> list[pl.Series]:
+        """Columns of the item features, a row for each of ``index`` [N]; null where an item has none."""
+        if not names or self.item_features is None:
+            return []
+        places = pl.Series(self._feature_rows[index].numpy()).replace(-1, None)
+        return [self.item_features[name].gather(places) for name in names]
+
+    @cached_property
+    def _feature_rows(self) -> Tensor:
+        assert self.item_features is not None
+        return feature_rows(self.items, self.item_features[self.columns.item])
 
     def item_vectors(self) -> Any:
         """The vectors of all items.
@@ -359,10 +406,10 @@ class Recommender:
         check_vectors(self.model)
         users = "all" if users is None and histories is None else users
         request = self._request(users, histories)
-        empty = self._lister.unknown(request)
-        if len(empty) and not is_all(users):
-            raise NoHistoryError.of(request, empty)
-        request = request.without(empty)
+        unknown = self.lister.unknown(request.query)
+        if len(unknown) and not is_all(users):
+            raise NoHistoryError.of(request, unknown)
+        request = request.without(unknown)
         self.counters.add(unknown_items=request.n_unknown_items, unknown_users=request.n_unknown_users)
         return vector_frame(self.columns.user, request.labels, encode_users(self.model, request.query), request.kind)
 
@@ -378,7 +425,7 @@ class Recommender:
 
     def refresh(self) -> Self:
         """Discard what was computed from the model's parameters; call it after they changed."""
-        self._lister = Lister(self.model, len(self.items))
+        self.lister = Lister(self.model, len(self.items))
         self.ann = None
         return self
 
@@ -456,20 +503,14 @@ class Recommender:
     def _repr_html_(self) -> str:
         facts = {"model": type(self.model).__name__, "users": len(self.users), "items": len(self.items)}
         fitted = {"fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
-        return block("Recommender", {**facts, **fitted})
+        return as_html("Recommender", {**facts, **fitted})
 
 
-def _answer_part(shared: tuple[Recommender, Wanted, bool], part: Request) -> tuple[Any, Counts]:
+def _answer_part(shared: tuple[Recommender, ListOptions, bool], part: Request) -> tuple[Any, Counts]:
     """An answer, and what was counted in it alone."""
-    recommender, wanted, named = copy(shared[0]), shared[1], shared[2]
+    recommender, options, named = copy(shared[0]), shared[1], shared[2]
     recommender.counters = Counts()
-    return recommender._answer(part, wanted, named), recommender.counters
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} = {value} must be at least 1")
+    return recommender._answer(part, options, named), recommender.counters
 
 
 @checked
@@ -483,7 +524,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
     Raises:
         BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
     """
-    if bundle.holds(bundle.bundle_of(folder)) == "embedder":
+    if bundle.read_config(bundle.bundle_of(folder))["holds"] == "embedder":
         return Embedder.load(folder, device)
     return Recommender.load(folder, device)
 

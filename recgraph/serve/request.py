@@ -1,8 +1,9 @@
-"""Requests for recommendations, by users of the training data or by histories of new users."""
+"""Requests for recommendations: users of the training data, or histories of new users, in the model's indices."""
 
 from __future__ import annotations
 
-import uuid
+import datetime as dt
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -18,8 +19,7 @@ from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit, in_unit
 from recgraph.data.dataframe import FrameKind, from_native, names_of
 from recgraph.data.ids import IdMap, as_series
-from recgraph.data.interactions import Interactions
-from recgraph.data.log import InteractionLog
+from recgraph.data.split import Interactions
 from recgraph.sparse.ragged import Ragged
 
 
@@ -32,7 +32,7 @@ class Request:
         query: users (-1 for those not in the training data) and what is known of them.
         kind: the kind of frame to return.
         n_unknown_items: items of the given histories that the model does not know; they are skipped.
-        n_unknown_users: ids that are no users of the training data, where such are asked for.
+        n_unknown_users: ids that are no users of the training data.
     """
 
     labels: pl.Series
@@ -42,7 +42,6 @@ class Request:
     n_unknown_users: int = 0
 
     def take(self, rows: Tensor) -> Request:
-        """Some of the rows."""
         return Request(take(self.labels, rows), self.query.take(rows), self.kind)
 
     def rows(self, start: int, end: int) -> Request:
@@ -56,8 +55,8 @@ class Request:
             return self
         keep_mask = torch.ones(len(self.labels), dtype=torch.bool)
         keep_mask[rows] = False
-        kept = self.take(keep_mask.nonzero().flatten())
-        return replace(kept, n_unknown_items=self.n_unknown_items, n_unknown_users=self.n_unknown_users)
+        rest = self.take(keep_mask.nonzero().flatten())
+        return replace(rest, n_unknown_items=self.n_unknown_items, n_unknown_users=self.n_unknown_users)
 
 
 class NoHistoryError(ValueError):
@@ -72,50 +71,41 @@ class NoHistoryError(ValueError):
 
 
 def is_all(users: Any) -> bool:
-    """Whether all users are asked for; a list with the id "all" names that user."""
+    """Whether all users, or items, are meant; a list with the id "all" names that one."""
     return isinstance(users, str) and users == "all"
 
 
 def take(values: pl.Series, rows: Tensor) -> pl.Series:
-    """``values[rows]``, also where the values are Python objects such as UUIDs."""
-    index = rows.numpy()
-    if values.dtype == pl.Object:
-        objects = values.to_list()
-        return pl.Series(values.name, [objects[row] for row in index], dtype=pl.Object)
-    return values.gather(pl.Series(index, dtype=pl.Int64))
+    """``values[rows]``."""
+    return values.gather(pl.Series(rows.numpy(), dtype=pl.Int64))
 
 
-def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
-    """The request for users of the training data, by a list, array or series of ids, or one id.
+def query_of_users(index: Tensor, seen: Ragged, times: Ragged | None) -> Query:
+    """Users [B] int64, -1 for one that is not known, with what they have seen."""
+    rows = index.clamp(min=0)
+    lengths = torch.where(index >= 0, seen.lengths[rows], 0)
+    return Query(index, seen.take(rows).first(lengths), None if times is None else times.take(rows).first(lengths))
 
-    Raises:
-        ValueError: there are no ids, or they are of another type than those of the training data.
-    """
+
+def query_of_histories(items: Tensor, lengths: Tensor, times: Tensor | None = None) -> Query:
+    """New users with histories of ``lengths`` [B], one after the other [T]; items -1 are not known and left out."""
+    every = Ragged.from_lengths(items, lengths)
+    when = None if times is None else every.with_values(times).filter(items >= 0)
+    return Query(torch.full((len(lengths),), -1), every.filter(items >= 0), when)
+
+
+def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None) -> Request:
+    """The request for users of the training data, by a list, array or series of ids, or one id."""
     values, kind = given_ids(given, kind, "users")
     if not len(values):
         raise ValueError("users is empty: name at least one")
     index = torch.from_numpy(users.index(values, "users"))
-    known = index >= 0
-    lengths = torch.where(known, seen.lengths[index.clamp(min=0)], 0)
-    history, when = (None if rows is None else rows.take(index.clamp(min=0)).first(lengths) for rows in (seen, times))
-    assert history is not None
-    n_unknown = int((~known).sum())
-    return Request(as_labels(values, users.as_uuid), Query(index, history, when), kind, n_unknown_users=n_unknown)
-
-
-def of_all(users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
-    """The request for all users of the training data, in the order of their indices."""
-    every = torch.arange(len(users))
-    return Request(users.ids(every), Query(every, seen, times), kind)
+    query = query_of_users(index, seen, times)
+    return Request(values, query, kind, n_unknown_users=int((index < 0).sum()))
 
 
 def of_histories(
-    given: Any,
-    items: IdMap,
-    columns: Columns,
-    kind: FrameKind,
-    time_unit: TimeUnit | None = None,
-    time_format: str | None = None,
+    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None, time_format: str | None
 ) -> Request:
     """The request for new users with the given histories.
 
@@ -125,63 +115,45 @@ def of_histories(
         time_unit: that of the training data, for a model that reads times; None: it reads none. Histories without times
             are read as if no gap were known.
         time_format: by which the times of the training data were read, where they were texts.
-
-    Raises:
-        ValueError: a column is missing, or ids or times are of another type than those of the training data.
     """
+    times = None
     if isinstance(given, Mapping):
         for user, row in given.items():
             if not is_list(row) or isinstance(row, set | frozenset):
                 raise ValueError(f"histories[{user!r}] must be a list of items, oldest first")
         # an array of arrow gives values of its own
         rows = [row.to_pylist() if hasattr(row, "to_pylist") else list(row) for row in given.values()]
-        labels, _ = given_ids(list(given), kind, "users")
-        labels = as_labels(labels, any(isinstance(user, uuid.UUID) for user in given))
+        labels = given_ids(list(given), kind, "users")[0]
         index = items.index([item for row in rows for item in row], "items of histories")
-        return _of_index(labels, index, torch.tensor([len(row) for row in rows]), kind)
-    log = given if isinstance(given, InteractionLog) else _read(given, columns, time_format)
-    times = None if time_unit is None else log.ordered.times
-    if times is not None and time_unit is not None and (times := in_unit(times, log.time_unit, time_unit)) is None:
-        raise ValueError(f"histories have times in unit {log.time_unit!r}, the training data's have {time_unit!r}")
-    ordered = log.ordered.items
-    wanted = items.index(log.items.values, "items of histories")[ordered.values.numpy()]
-    return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind, times)
-
-
-def _of_index(
-    labels: pl.Series, index: np.ndarray, lengths: Tensor, kind: FrameKind, times: Tensor | None = None
-) -> Request:
-    every = Ragged.from_lengths(torch.from_numpy(index), lengths)
-    known = every.filter(every.values >= 0)
-    when = None if times is None else every.with_values(times).filter(every.values >= 0)
-    return Request(labels, Query(torch.full((len(lengths),), -1), known, when), kind, int((index < 0).sum()))
+        lengths = torch.tensor([len(row) for row in rows])
+    else:
+        log = given if isinstance(given, Interactions) else _read(given, columns, time_format)
+        if time_unit is not None and log.ordered.times is not None:
+            times = in_unit(log.ordered.times, log.time_unit, time_unit)
+            if times is None:
+                raise ValueError(f"histories have times in {log.time_unit!r}, the training data's are in {time_unit!r}")
+        index = items.index(log.items.values, "items of histories")[log.ordered.items.values.numpy()]
+        labels, lengths, kind = log.users.ids(np.arange(len(log.users))), log.ordered.items.lengths, log.kind
+    query = query_of_histories(torch.from_numpy(index), lengths, times)
+    return Request(labels, query, kind, n_unknown_items=int((index < 0).sum()))
 
 
 def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
     there = names_of(frame)
     times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
-    user, item = (_name(own, plain, there) for own, plain in ((columns.user, "user"), (columns.item, "item")))
-    named = Columns(user=user, item=item, timestamp=times[0] if times else None)
-    return with_times_like(frame, named, time_format)
+    user, item = _name(columns.user, "user", there), _name(columns.item, "item", there)
+    return with_times_like(frame, Columns(user=user, item=item, timestamp=times[0] if times else None), time_format)
 
 
 def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
-    """A log in a frame whose times are written like those of the training data, or are dates.
-
-    Raises:
-        DataError: what is wrong with the log.
-    """
+    """A log in a frame whose times are written like those of the training data, or are dates."""
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
     return Interactions.from_frame(frame, **columns.model_dump(), time_format=time_format if is_written else None)
 
 
-def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:
-    """The items of each user of a frame with the columns of the log, or ``user`` and ``item``.
-
-    Raises:
-        ValueError: it is no frame, or a column or an id is missing.
-    """
+def lists_of_users(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:
+    """The items of each user of a frame with the columns of the log, or ``user`` and ``item``."""
     table = from_native(frame, argument)
     user, item = _name(columns.user, "user", table.columns), _name(columns.item, "item", table.columns)
     rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item"))
@@ -214,14 +186,26 @@ def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, Fr
     return as_series(given, argument), kind
 
 
-def as_labels(values: pl.Series, as_uuid: bool) -> pl.Series:
-    """Ids as users are named in answers: those that are held as texts of UUIDs as UUIDs."""
-    return pl.Series(values.name, [_label(text) for text in values], dtype=pl.Object) if as_uuid else values
+def plain(values: pl.Series) -> list[Any]:
+    """The values of a column as JSON can hold them; what it has no form for becomes a text, NaN becomes null."""
+    dtype = values.dtype
+    if dtype.is_integer() or dtype in (pl.String, pl.Boolean):
+        return values.to_list()
+    return [_plain(value) for value in values.to_list()]
 
 
-def _label(text: str | None) -> uuid.UUID | str | None:
-    """The UUID of a text; a text that is no UUID, which is the id of no user, stays as it is."""
-    try:
-        return uuid.UUID(text)
-    except (TypeError, ValueError):
-        return text
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case dt.date() | dt.time():
+            return value.isoformat()
+        case bytes():
+            return value.decode("utf-8", "backslashreplace")
+        case dict():
+            return {str(name): _plain(entry) for name, entry in value.items()}
+        case list() | tuple() | pl.Series():
+            return [_plain(entry) for entry in value]
+    return str(value)

@@ -1,23 +1,42 @@
 """Business rules: which items may be recommended, what raises a score, how many of a kind a list holds.
 
-A value that recommenders, the command line (``--rules FILE``) and the service read alike; it can be written as JSON or
-TOML.
+``Rules`` is a value that recommenders, the command line (``--rules FILE``) and the service read; it can be written as
+JSON or TOML. ``resolve`` looks its ids and item features up; a ``ResolvedRules`` ranks.
+
+Rules hold over the whole ranking: all scores of some users are computed (in the tiles of the ranking without rules, so
+that they are the same to the last bit), changed and sorted, and a ranking that rules cut too short is read on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import polars as pl
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from recgraph.config import Config, ConfigError, checked, is_list
-from recgraph.data.ids import is_missing
-from recgraph.evaluate.rerank import Reranker, reranker_of
-from recgraph.files import read_json, read_toml
+from recgraph.data.batches import Query
+from recgraph.data.columns import Columns
+from recgraph.data.ids import IdMap, as_series, family, is_missing
+from recgraph.data.item_features import ItemColumns
+from recgraph.evaluate.ranking import GROUP, evaluating
+from recgraph.evaluate.rerank import Limit, Reranker, Reranking, pick, reranker_of
+from recgraph.evaluate.topk import BLOCK, NO_SCORE, Catalogue, Lists, best_columns
+from recgraph.files import read_object, read_toml
+from recgraph.models.base import Model
+from recgraph.serve.request import lists_of_users, take
+from recgraph.sparse.ragged import Ragged
 
 Ids = tuple[Any, ...]
+#: bytes of the scores that are changed and sorted at a time
+_BYTES = 1 << 27
+#: a ranking of which items may be passed over is read to so many times k first
+_FURTHER = 4
 
 
 class Boost(Config):
@@ -87,9 +106,7 @@ class Rules(Config):
     @field_validator("allow_for", "block_for", mode="before")
     @classmethod
     def _read_lists(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            raise ValueError("give a mapping user id -> list of item ids")
-        return {user: _ids(items) for user, items in given.items()}
+        return {user: _ids(items) for user, items in given.items()} if isinstance(given, Mapping) else given
 
     @field_validator("boost", mode="before")
     @classmethod
@@ -115,7 +132,7 @@ class Rules(Config):
         """
         path = Path(path)
         try:
-            return cls.of(read_json(path) if path.suffix.lower() == ".json" else read_toml(path))
+            return cls.of(read_object(path) if path.suffix.lower() == ".json" else read_toml(path))
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -132,13 +149,245 @@ class Rules(Config):
         compared = () if (reranker := self.reranker) is None else reranker.config.columns
         return tuple(dict.fromkeys([*(boost.column for boost in self.boost), *self.max_per, *compared]))
 
+    @classmethod
+    def with_arguments(cls, rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any, columns: Columns) -> Rules:
+        """Rules, and what was given as the arguments ``allow`` and ``block`` beside them.
+
+        Args:
+            allow, block: a list of item ids, for everyone; or lists of single users: a mapping user -> list of items or
+                a frame with the columns of the log (or ``user`` and ``item``); or None.
+        """
+        made = rules if isinstance(rules, Rules) else cls.of(rules)
+        more: dict[str, Any] = {}
+        for name, given in (("allow", allow), ("block", block)):
+            if given is None:
+                continue
+            if not isinstance(given, Mapping) and hasattr(given, "columns"):
+                given = lists_of_users(given, columns, name)
+            setting = f"{name}_for" if isinstance(given, Mapping) else name
+            if getattr(made, setting):
+                raise ValueError(f"{name} is given twice: as an argument and as {setting} of rules; give one of them")
+            more[setting] = given
+        return cls.of({**made.model_dump(exclude_unset=True), **more}) if more else made
+
 
 def _ids(given: Any) -> Ids:
     """Ids of any list, array or series; a lone id or a missing one is a mistake."""
-    if not is_list(given):
-        raise ValueError("give a list of item ids")
     read = next((read for read in ("to_list", "tolist", "to_pylist") if hasattr(given, read)), None)
-    ids = tuple(given if read is None else getattr(given, read)())
+    ids = tuple(given if read is None else getattr(given, read)()) if is_list(given) else (None,)
     if any(map(is_missing, ids)):
-        raise ValueError("give a list of item ids; one is missing")
+        raise ValueError("give a list of item ids, none of them missing")
     return ids
+
+
+@dataclass(frozen=True)
+class UserLists:
+    """Lists of items that belong to some users.
+
+    Attributes:
+        places: user, by the text of the id -> row.
+        rows: the lists of item indices; the last is empty.
+    """
+
+    places: Mapping[str, int]
+    rows: Ragged
+
+    def of(self, labels: pl.Series) -> tuple[Ragged, Tensor]:
+        """The lists of B users (empty where one has none), and [B] bool: who has one."""
+        index = torch.tensor([self.places.get(_text(label), -1) for label in labels.to_list()])
+        return self.rows.take(torch.where(index >= 0, index, self.rows.n_rows - 1)), index >= 0
+
+
+def _text(user: Any) -> str:
+    """A user's id as text, as the keys of JSON and TOML are; a whole float, as pandas makes of an integer, is one."""
+    return str(int(user)) if isinstance(user, float) and user.is_integer() else str(user)
+
+
+@dataclass(frozen=True)
+class ResolvedRules:
+    """Rules in the model's indices.
+
+    Attributes:
+        candidates: [C] int64, ascending: the items that everyone may be recommended; None for all.
+        allow_for, block_for: lists of single users, or None.
+        changes: boosts with [n_items] float64 each: what is added, or times what the score is taken.
+        limits: of values in a list.
+        reranking: how lists are picked from the ranking, or None.
+        n_unknown: ids in the rules that the model does not know; they are skipped.
+    """
+
+    candidates: Tensor | None = None
+    allow_for: UserLists | None = None
+    block_for: UserLists | None = None
+    changes: tuple[tuple[Boost, Tensor], ...] = ()
+    limits: tuple[Limit, ...] = ()
+    reranking: Reranking | None = None
+    n_unknown: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that it does is to name the candidates."""
+        return not (self.allow_for or self.block_for or self.changes or self.limits or self.reranking)
+
+    def rank(
+        self, model: Model, catalogue: Catalogue, query: Query, labels: pl.Series, seen: Ragged | None
+    ) -> Iterator[tuple[Tensor, Lists]]:
+        """Rank for all users of a query, without the items of ``seen`` -> rows [G] of the query and their lists."""
+        for rows in torch.split(query.history.lengths.argsort(stable=True), GROUP):
+            part = query.take(rows).to(catalogue.device)
+            with evaluating(model):
+                queries = model.encode_users(part) if model.has_vectors else model.score(part)
+            own_seen = None if seen is None else seen.take(rows)
+            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
+
+    def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
+        """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors; ``seen``: B rows of items to
+        leave out."""
+        queries = catalogue.prepared(queries)
+        barred = [] if seen is None else [seen]
+        if self.block_for is not None:
+            barred.append(self.block_for.of(labels)[0])
+        allowed = None if self.allow_for is None else self.allow_for.of(labels)
+        size = max(_BYTES // (8 * max(catalogue.order.numel(), 1)), 1)
+        lists = []
+        for rows in torch.arange(len(queries)).split(min(size, catalogue.rows)):  # type: ignore[no-untyped-call]
+            scores = self._scores(catalogue, queries[rows.to(queries.device)])
+            own = None if allowed is None else (allowed[0].take(rows), allowed[1][rows])
+            closed = _closed(len(rows), [bar.take(rows) for bar in barred], own, catalogue)
+            lists.append(self._lists(catalogue, scores, closed))
+        return Lists.cat(lists)
+
+    def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
+        """[R, W]: the changed scores, columns in the catalogue's order; then -inf, one or more, to a multiple of 64."""
+        count = catalogue.order.numel()
+        dtype = torch.float64 if self.changes else queries.dtype
+        scores = queries.new_empty(len(queries), (count // BLOCK + 1) * BLOCK, dtype=dtype)
+        for start, block, filled in catalogue.blocks(queries):
+            scores[:, start : start + filled] = block[:, :filled]
+        scores[:, count:] = NO_SCORE
+        for boost, values in self.changes:
+            of_columns, own = values.to(scores.device)[catalogue.order], scores[:, :count]
+            if boost.how == "add":
+                own += of_columns
+            else:
+                own.copy_(torch.where(own > 0, own * of_columns, own / of_columns))
+        return scores
+
+    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
+        """The best of the columns that are not closed, under limits and re-ranked."""
+        k, width = catalogue.k, catalogue.order.numel()
+        length = max(_FURTHER * k, BLOCK) if self.limits else k
+        if self.reranking is not None:
+            length = max(length, self.reranking.pool)
+        scores.view(-1)[closed.rows * scores.shape[1] + closed.values] = NO_SCORE
+        # choosing one item after the other is many small steps: work of the host
+        host = torch.device("cpu")
+        items = torch.full((len(scores), k), -1)
+        values = torch.full((len(scores), k), NO_SCORE, dtype=torch.float64)
+        left = torch.arange(len(scores))
+        while left.numel():
+            length = min(length, max(width, 1))
+            of_left = closed.take(left.to(closed.device))
+            at = of_left.rows * scores.shape[1] + of_left.values
+            own = scores if len(left) == len(scores) else scores[left.to(scores.device)]
+            best, columns = best_columns(own, length, width, at)
+            if bool(best[:, 0].isnan().any()):
+                raise ValueError("the model scores an item with NaN; train or check the model")
+            ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
+            best = best.to(host).double()
+            if not self.limits and self.reranking is None:
+                items[left, :length], values[left, :length] = ranked, best
+                break
+            places, short_mask = pick(ranked, best, k, self.limits, self.reranking)
+            known = places.clamp(min=0)
+            items[left] = torch.where(places < 0, places, ranked.gather(1, known))
+            values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))
+            if length >= width:
+                break
+            left, length = left[short_mask], length * _FURTHER
+        return Lists(items, values)
+
+
+def _closed(n_rows: int, barred: list[Ragged], allowed: tuple[Ragged, Tensor] | None, catalogue: Catalogue) -> Ragged:
+    """The columns that each of R rows may not have, each once.
+
+    ``barred``: R rows of items each, which are closed; ``allowed``: R rows of items to which those of [R] bool are
+    restricted.
+    """
+    width, device = max(catalogue.order.numel(), 1), catalogue.device
+    keys = [torch.empty(0, dtype=torch.int64, device=device)]
+    keys += [_keys(rows.to(device), catalogue, width) for rows in barred]
+    if allowed is not None:
+        open_mask = torch.ones(n_rows, catalogue.order.numel(), dtype=torch.bool, device=device)
+        open_mask[allowed[1].to(device)] = False
+        open_mask.view(-1)[_keys(allowed[0].to(device), catalogue, width)] = True
+        keys.append((~open_mask).flatten().nonzero().flatten())
+    every = torch.unique(torch.cat(keys))
+    return Ragged.from_lengths(every % width, torch.bincount(every // width, minlength=n_rows))
+
+
+def _keys(rows: Ragged, catalogue: Catalogue, width: int) -> Tensor:
+    """``row * width + column`` of the items that the catalogue has."""
+    columns = catalogue.position[rows.values]
+    return (rows.rows * width + columns)[columns >= 0]
+
+
+def resolve(rules: Rules, items: IdMap, columns: ItemColumns, reranking: Reranking | None = None) -> ResolvedRules:
+    """Look ids and item features up; ``reranking`` is the rules' re-ranker with the similarity that it compares by."""
+    candidates, n_unknown = candidates_of(rules, items)
+    own: dict[str, UserLists] = {}
+    for name in ("allow_for", "block_for"):
+        if lists := getattr(rules, name):
+            index = _index([item for row in lists.values() for item in row], items, name)
+            rows = Ragged.from_lengths(index, torch.tensor([*(len(row) for row in lists.values()), 0]))
+            own[name] = UserLists({_text(user): row for row, user in enumerate(lists)}, rows.filter(index >= 0))
+            n_unknown += int((index < 0).sum())
+    return ResolvedRules(
+        candidates,
+        changes=tuple((boost, _change(boost, columns, rules.separator)) for boost in rules.boost),
+        limits=tuple(Limit(columns.codes(name, "max_per", rules.separator), n) for name, n in rules.max_per.items()),
+        reranking=reranking,
+        n_unknown=n_unknown,
+        **own,
+    )
+
+
+def candidates_of(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
+    """[C] the allowed items that are not blocked, None for all; and how many ids are not known."""
+    if rules.allow is None and not rules.block:
+        return None, 0
+    n_unknown = 0
+    mask = torch.full((len(items),), rules.allow is None)
+    for name, ids, value in (("allow", rules.allow, True), ("block", rules.block, False)):
+        index = _index(ids or (), items, name)
+        n_unknown += int((index < 0).sum())
+        mask[index[index >= 0]] = value
+    if not bool(mask.any()):
+        raise ValueError("allow and block leave no item to recommend")
+    return mask.nonzero().flatten(), n_unknown
+
+
+def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
+    """[N] int64, -1 for an unknown id; texts are read as ids of the log's type."""
+    given = as_series(list(ids), setting)
+    if given.dtype == pl.String and family(items.values.dtype) != "texts":
+        parsed = items.parse(given.to_list())
+        if parsed.null_count():
+            text = given[int(parsed.is_null().arg_max() or 0)]
+            raise ValueError(f"{setting}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}")
+        given = parsed
+    return torch.from_numpy(items.index(given, setting))
+
+
+def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor:
+    """[n_items] float64: what a boost adds to scores, or times what they are taken."""
+    neutral = 0.0 if boost.how == "add" else 1.0
+    if boost.value is not None:
+        has_value = columns.holds(boost.column, boost.value, "boost", separator)
+        change = torch.where(has_value, torch.tensor(boost.weight, dtype=torch.float64), neutral)
+    else:
+        numbers = columns.numbers(boost.column, "boost")
+        change = torch.where(numbers.isnan(), neutral, numbers * boost.weight)
+    if boost.how == "multiply" and not bool((change > 0).all()):
+        raise ValueError(f"boost: column {boost.column!r} times weight must be above 0 to multiply; take how='add'")
+    return change

@@ -15,11 +15,7 @@ from recgraph.models.base import Model
 
 
 def check_vectors(model: Model) -> None:
-    """Raise unless the model has vectors.
-
-    Raises:
-        ValueError: it ranks by scores alone.
-    """
+    """Refuse a model that ranks by scores alone."""
     if not model.has_vectors:
         raise ValueError(f"{type(model).__name__} ranks by scores alone and has no vectors of users or items")
 
@@ -34,16 +30,13 @@ def encode_items(model: Model) -> Tensor:
 def encode_users(model: Model, query: Query) -> Tensor:
     """[B, D] float32, on the host: the vectors that a ranking of the same users reads, in the query's order."""
     check_vectors(model)
-    parts: list[Tensor] = []
     by_length = query.history.lengths.argsort(stable=True)
     with evaluating(model):
-        for rows in torch.split(by_length, GROUP):
-            part = query.take(rows).to(device_of(model))
-            parts.append(model.encode_users(part).detach().float().to("cpu"))
-    found = torch.cat(parts)
-    vectors = torch.empty_like(found)
-    vectors[by_length] = found
-    return vectors
+        parts = [
+            model.encode_users(query.take(rows).to(device_of(model))).detach().float().to("cpu")
+            for rows in torch.split(by_length, GROUP)
+        ]
+    return torch.cat(parts)[by_length.argsort()]
 
 
 def vector_frame(name: str, labels: pl.Series, vectors: Tensor, kind: FrameKind) -> Any:

@@ -36,7 +36,7 @@ class Csr:
     weights: Tensor | None
     shape: tuple[int, int]
     _places: dict[str, Any] = field(default_factory=dict, repr=False)
-    _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _own: dict[str, Csr] = field(default_factory=dict, init=False, repr=False)
 
     def checked(self) -> Csr:
         """This matrix, where its entries lie in its rows and columns; kernels read by them unchecked.
@@ -122,11 +122,6 @@ class Csr:
         return sum(part.nbytes for part in (self.indptr, self.indices, self.weights) if part is not None)
 
     @property
-    def density(self) -> float:
-        """Entries per place."""
-        return self.nnz / max(self.shape[0] * self.shape[1], 1)
-
-    @property
     def degrees(self) -> Tensor:
         """[R] int64: the entries of each row."""
         return self.indptr[1:] - self.indptr[:-1]
@@ -153,15 +148,6 @@ class Csr:
         found: T = self._places[key]
         return found
 
-    def cached(self, key: str, make: Callable[[], T]) -> T:
-        """What depends on the weights too; made anew each time where they carry a gradient."""
-        if self.weights is not None and self.weights.requires_grad:
-            return make()
-        if key not in self._own:
-            self._own[key] = make()
-        found: T = self._own[key]
-        return found
-
     def with_weights(self, weights: Tensor | None) -> Csr:
         """The same places with other weights ([E], aligned with :attr:`indices`)."""
         return Csr(self.indptr, self.indices, weights, self.shape, self._places)
@@ -184,9 +170,13 @@ class Csr:
     def t(self) -> Csr:
         """The transpose; weights that carry a gradient pass it on."""
         places, order, back = self.shared("transposed", self._transpose)
-        if (weights := self.weights) is None:
+        if self.weights is None:
             return places
-        return self.cached("transposed", lambda: places.with_weights(_permuted(weights, order, back)))
+        if self.weights.requires_grad:
+            return places.with_weights(_permuted(self.weights, order, back))
+        if "transposed" not in self._own:
+            self._own["transposed"] = places.with_weights(_permuted(self.weights, order, back))
+        return self._own["transposed"]
 
     def _transpose(self) -> tuple[Csr, Tensor, bool]:
         """The transpose without weights, an order, and whether entry e goes to ``order[e]``, or comes from there."""
@@ -256,8 +246,7 @@ class Csr:
             return self
         group = torch.cumsum(first, 0) - 1
         kept = self.with_weights(None).select(first)
-        if self.weights is None:  # of float32 ones a sum would stand still at 2^24
-            # integers; bincount would read how many there are
+        if self.weights is None:  # integers: of float32 ones a sum would stand still at 2^24
             counts = group.new_zeros(kept.nnz).index_add(0, group, torch.ones_like(group))
             return kept.with_weights(counts.to(torch.get_default_dtype()))
         wide = _wide(self.weights)
@@ -334,3 +323,12 @@ def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         # the entries were checked when they were made; checking again would wait for the device
         return torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False)
+
+
+def random_matrix(n_rows: int, n_cols: int, n_entries: int, generator: torch.Generator, weighted: bool = False) -> Csr:
+    """Entries at uniform places, with weights uniform on [0, 1) or without."""
+    where = generator.device
+    rows = torch.randint(n_rows, (n_entries,), generator=generator, device=where)
+    cols = torch.randint(n_cols, (n_entries,), generator=generator, device=where)
+    weights = torch.rand(n_entries, generator=generator, device=where) if weighted else None
+    return Csr.from_coo(rows, cols, weights, shape=(n_rows, n_cols))

@@ -6,104 +6,18 @@ term; :func:`compress_rows` holds a matrix with many equal rows as a chain with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.products import compose
 
 Normalisation = Literal["row", "column", "symmetric", "meow"]
-
-
-class _HasRowSums(Protocol):
-    def row_sums(self) -> Tensor: ...
-
-
-def power(sums: Tensor, exponent: float) -> Tensor:
-    """``sums ** exponent``, 0 where a sum is not above 0 (a row or column without entries, or of negative weight)."""
-    return torch.where(sums > 0, sums, 1).pow(exponent).masked_fill(sums <= 0, 0)
-
-
-def normalise(adj: Csr, kind: Normalisation, dtype: torch.dtype | None = None) -> Csr:
-    """Scale a matrix by its sums; rows and columns without weight stay empty or 0. No self-loop is added.
-
-    - ``"row"``: ``D^-1 A``, D the row sums; every row is a mean.
-    - ``"column"``: ``A D^-1``, D the column sums.
-    - ``"symmetric"``: ``D_r^-1/2 A D_c^-1/2`` with the row and the column sums (Kipf and Welling 2017; LightGCN, He et
-      al. 2020, where A is the user-item matrix).
-    - ``"meow"``: ``D^-1/2 A^T D^-1/2`` with D the *row* sums of a square A. What MEOW and HeCo publish: it differs
-      from "symmetric" where A is not symmetric, as after a top-k per row.
-
-    Args:
-        adj: [R, C], weights not negative.
-        dtype: of the result's weights; default: that of ``adj``'s, or the default type. Computed in float64.
-
-    Raises:
-        ValueError: ``"meow"`` is asked of a matrix that is not square.
-    """
-    dtype = dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype)
-    exact = adj if adj.weights is None else adj.with_weights(adj.weights.to(torch.float64))
-    left, right, transposed = scales(adj.shape, kind, lambda: sums_of(exact), lambda: sums_of(exact.t()))
-    return (exact.t() if transposed else exact).scale(left, right).to(dtype=dtype)
-
-
-def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
-    """[N, F]: features divided by their row sums; rows without features stay 0.
-
-    Args:
-        features: none of them negative: embeddings of texts sum to about 0, so that rows would be blown up, and lost
-            where the sum is negative.
-        what, fix: what an error calls them, and what it says to do.
-
-    Raises:
-        ValueError: a feature is negative.
-    """
-    values = features.values() if isinstance(features, Csr) else features
-    if bool((values < 0).any()):
-        raise ValueError(f"{what} hold negative values and cannot be divided by their row sums; {fix}")
-    if isinstance(features, Csr):
-        return normalise(features, "row")
-    wide = features.to(work_type(features))  # a sum may leave the range of half precision
-    return (wide * power(wide.sum(1), -1)[:, None]).to(features.dtype)
-
-
-def scales(
-    shape: tuple[int, int], kind: Normalisation, row_sums: Callable[[], Tensor], column_sums: Callable[[], Tensor]
-) -> tuple[Tensor | None, Tensor | None, bool]:
-    """What a normalisation multiplies rows and columns with, and whether it does so with the transpose."""
-    if kind == "row":
-        return power(row_sums(), -1), None, False
-    if kind == "column":
-        return None, power(column_sums(), -1), False
-    if kind == "symmetric":
-        return power(row_sums(), -0.5), power(column_sums(), -0.5), False
-    if shape[0] != shape[1]:
-        raise ValueError(f"kind = 'meow' needs a square matrix, not {shape}; use 'symmetric'")
-    root = power(row_sums(), -0.5)
-    return root, root, True
-
-
-def sums_of(matrix: _HasRowSums) -> Tensor:
-    """[R] float64: row sums, exact where weights are whole numbers."""
-    if isinstance(matrix, Csr):
-        if matrix.weights is None:
-            return matrix.degrees.to(torch.float64)
-        matrix = matrix.with_weights(matrix.weights.to(torch.float64))
-    return matrix.row_sums()
-
-
-def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:
-    """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths' adjacencies)."""
-    rows = torch.cat([matrix.rows for matrix in matrices])
-    cols = torch.cat([matrix.indices for matrix in matrices])
-    weights = torch.cat([matrix.values() for matrix in matrices]) / len(matrices)
-    return Csr.from_coo(rows, cols, weights, shape=matrices[0].shape, duplicates="sum")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +36,6 @@ class Chain:
     left: Tensor | None = None
     right: Tensor | None = None
 
-    @classmethod
-    def of(cls, factors: Sequence[Csr]) -> Chain:
-        """The plain product."""
-        return cls(tuple(factors))
-
     @property
     def shape(self) -> tuple[int, int]:
         return self.factors[0].shape[0], self.factors[-1].shape[1]
@@ -139,11 +48,6 @@ class Chain:
     def nnz(self) -> int:
         """The entries of all factors: the cost of one product."""
         return sum(factor.nnz for factor in self.factors)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of distinct factors (a factor's transpose shares nothing with it)."""
-        return sum(factor.nbytes for factor in {id(factor): factor for factor in self.factors}.values())
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Chain:
         """On a device, with weights and scales of a type."""
@@ -165,35 +69,17 @@ class Chain:
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Chain:
         """``diag(left) (this) diag(right)``."""
-        return Chain(self.factors, _times(left, self.left), _times(self.right, right))
-
-    def normalise(self, kind: Normalisation) -> Chain:
-        """As :func:`recgraph.sparse.operators.normalise` does it with the composed matrix (full counts)."""
-        left, right, transposed = scales(self.shape, kind, self.row_sums, lambda: self.t().row_sums())
-        return (self.t() if transposed else self).scale(left, right)
-
-    def to_csr(self) -> Csr:
-        """The product, made."""
-        product = self.factors[0]
-        for factor in self.factors[1:]:
-            product = compose(product, factor)
-        return product.scale(self.left, self.right)
-
-    def to_dense(self) -> Tensor:
-        """[R, C]."""
-        return self.to_csr().to_dense()
-
-
-def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a * b
+        left = left if self.left is None else self.left if left is None else left * self.left
+        right = right if self.right is None else self.right if right is None else self.right * right
+        return Chain(self.factors, left, right)
 
 
 @dataclass(frozen=True, eq=False)
 class Sum:
     """``c_1 T_1 + ... + c_n T_n``; apply it with :func:`recgraph.sparse.spmm.spmm`.
 
-    Two uses: the mean over paths where one of them is a chain (:func:`as_mean`), and a matrix with many equal rows of
-    which some entries differ: the equal rows once (:func:`recgraph.sparse.operators.compress_rows`) minus what differs.
+    So a matrix is held with many equal rows of which some entries differ: the equal rows once
+    (:func:`compress_rows`) minus what differs.
 
     Attributes:
         terms: of one shape, at least one.
@@ -216,10 +102,6 @@ class Sum:
         """The entries of all terms: the cost of one product."""
         return sum(term.nnz for term in self.terms)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(term.nbytes for term in self.terms)
-
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sum:
         """On a device, with weights of a type."""
         return Sum(tuple(term.to(device, dtype) for term in self.terms), self.coefficients)
@@ -230,30 +112,95 @@ class Sum:
 
     def row_sums(self) -> Tensor:
         """[R] float64."""
-        parts = [c * sums_of(term) for c, term in zip(self.coefficients, self.terms, strict=True)]
+        parts = [c * _row_sums(_exact(term)) for c, term in zip(self.coefficients, self.terms, strict=True)]
         return torch.stack(parts).sum(0)
 
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Sum:
         """``diag(left) (this) diag(right)``."""
         return Sum(tuple(term.scale(left, right) for term in self.terms), self.coefficients)
 
-    def normalise(self, kind: Normalisation) -> Sum:
-        """As :func:`recgraph.sparse.operators.normalise` does it with the made sum."""
-        left, right, transposed = scales(self.shape, kind, self.row_sums, partial(_column_sums, self))
-        return (self.t() if transposed else self).scale(left, right)
 
-    def to_dense(self) -> Tensor:
-        """[R, C]."""
-        return torch.stack([c * term.to_dense() for c, term in zip(self.coefficients, self.terms, strict=True)]).sum(0)
+M = TypeVar("M", bound=Csr | Chain | Sum)
 
 
-def _column_sums(of: Sum) -> Tensor:
-    return of.t().row_sums()
+def power(sums: Tensor, exponent: float) -> Tensor:
+    """``sums ** exponent``, 0 where a sum is not above 0 (a row or column without entries, or of negative weight)."""
+    return torch.where(sums > 0, sums, 1).pow(exponent).masked_fill(sums <= 0, 0)
 
 
-def as_mean(terms: Sequence[Csr | Chain]) -> Sum:
-    """The mean of matrices and chains."""
-    return Sum(tuple(terms), (1 / len(terms),) * len(terms))
+def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> M:
+    """Scale a matrix by its sums; rows and columns without weight stay empty or 0. No self-loop is added.
+
+    - ``"row"``: ``D^-1 A``, D the row sums; every row is a mean.
+    - ``"column"``: ``A D^-1``, D the column sums.
+    - ``"symmetric"``: ``D_r^-1/2 A D_c^-1/2`` with the row and the column sums (Kipf and Welling 2017; LightGCN, He et
+      al. 2020, where A is the user-item matrix).
+    - ``"meow"``: ``D^-1/2 A^T D^-1/2`` with D the *row* sums of a square A. What MEOW and HeCo publish: it differs
+      from "symmetric" where A is not symmetric, as after a top-k per row.
+
+    Args:
+        adj: [R, C], weights not negative. Chains and sums are normalised as the made matrix, by scales in float64.
+        dtype: of a matrix's weights; default: that of ``adj``'s, or the default type. Computed in float64.
+
+    Raises:
+        ValueError: ``"meow"`` of a matrix that is not square.
+    """
+    exact: Csr | Chain | Sum = _exact(adj)
+    made: Csr | Chain | Sum
+    if kind == "row":
+        made = exact.scale(power(_row_sums(exact), -1))
+    elif kind == "column":
+        made = exact.scale(None, power(_row_sums(exact.t()), -1))
+    elif kind == "symmetric":
+        made = exact.scale(power(_row_sums(exact), -0.5), power(_row_sums(exact.t()), -0.5))
+    elif adj.shape[0] != adj.shape[1]:
+        raise ValueError(f"kind = 'meow' needs a square matrix, not {adj.shape}; use 'symmetric'")
+    else:
+        root = power(_row_sums(exact), -0.5)
+        made = exact.t().scale(root, root)
+    if isinstance(adj, Csr):
+        made = made.to(dtype=dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype))
+    return cast(M, made)
+
+
+def _exact(matrix: Csr | Chain | Sum) -> Csr | Chain | Sum:
+    """With weights in float64, where they are held."""
+    if isinstance(matrix, Csr) and matrix.weights is not None:
+        return matrix.with_weights(matrix.weights.to(torch.float64))
+    return matrix
+
+
+def _row_sums(matrix: Csr | Chain | Sum) -> Tensor:
+    """[R] float64."""
+    return matrix.degrees.to(torch.float64) if isinstance(matrix, Csr) and matrix.weights is None else matrix.row_sums()
+
+
+def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
+    """[N, F]: features divided by their row sums; rows without features stay 0.
+
+    Args:
+        features: none of them negative: embeddings of texts sum to about 0, so that rows would be blown up, and lost
+            where the sum is negative.
+        what, fix: what an error calls them, and what it says to do.
+
+    Raises:
+        ValueError: a feature is negative.
+    """
+    values = features.values() if isinstance(features, Csr) else features
+    if bool((values < 0).any()):
+        raise ValueError(f"{what} hold negative values and cannot be divided by their row sums; {fix}")
+    if isinstance(features, Csr):
+        return normalise(features, "row")
+    wide = features.to(work_type(features))  # a sum may leave the range of half precision
+    return (wide * power(wide.sum(1), -1)[:, None]).to(features.dtype)
+
+
+def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:
+    """The mean of matrices of one shape (MEOW's coarse view: the mean over the paths' adjacencies)."""
+    rows = torch.cat([matrix.rows for matrix in matrices])
+    cols = torch.cat([matrix.indices for matrix in matrices])
+    weights = torch.cat([matrix.values() for matrix in matrices]) / len(matrices)
+    return Csr.from_coo(rows, cols, weights, shape=matrices[0].shape, duplicates="sum")
 
 
 # A chain pays where it has fewer entries than this share of the matrix.
@@ -289,25 +236,68 @@ def group_rows(adj: Csr) -> tuple[Csr, Tensor | None]:
 
 def _grouped(adj: Csr) -> tuple[Csr, Tensor]:
     """Rows [G, C] one of which each row of the matrix, by its fingerprint, seems to be, and [R] which one."""
-    _, group = torch.unique(torch.stack([_fingerprints(adj), adj.degrees]), dim=1, return_inverse=True)
-    every = torch.arange(adj.shape[0], device=adj.device)
-    # the first row of each group stands for it
-    first = torch.zeros(int(group.max()) + 1, dtype=torch.int64, device=adj.device).scatter_reduce(
-        0, group, every, "amin", include_self=False
-    )
-    return adj.take_rows(first), group
-
-
-def _fingerprints(adj: Csr) -> Tensor:
-    """[R] int64: equal for equal rows."""
     bits = adj.indices * _MIX[0]
     if adj.weights is not None:
         bits = bits + adj.weights.detach().to(torch.float64).view(torch.int64) * _MIX[1]
     bits = (bits ^ (bits >> 29)) * _MIX[1]
-    return torch.zeros(adj.shape[0], dtype=torch.int64, device=adj.device).index_add_(0, adj.rows, bits)
+    every = torch.arange(adj.shape[0], device=adj.device)
+    fingerprints = torch.zeros_like(every).index_add_(0, adj.rows, bits)
+    _, group = torch.unique(torch.stack([fingerprints, adj.degrees]), dim=1, return_inverse=True)
+    # the first row of each group stands for it
+    first = every.new_zeros(int(group.max()) + 1).scatter_reduce(0, group, every, "amin", include_self=False)
+    return adj.take_rows(first), group
 
 
 def _equal(a: Csr, b: Csr) -> bool:
     if not (torch.equal(a.indptr, b.indptr) and torch.equal(a.indices, b.indices)):
         return False
     return a.weights is None or b.weights is None or torch.equal(a.weights, b.weights)
+
+
+class Placing:
+    """Moves tensors, matrices, chains and sums, each of their tensors once.
+
+    What is the same object here is the same object there, and matrices with the same places (one is the other with
+    other weights) share those places, with all that is computed from them. Moving them one by one would hold the
+    indices of a matrix once for each matrix that is made from it.
+
+    Args:
+        device: where to.
+        dtype: of weights, scales and features; None leaves each its own.
+    """
+
+    def __init__(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
+        self.device, self.dtype = device, dtype
+        # with the originals, or the id of what is freed could come again
+        self._moved: dict[tuple[int, torch.dtype | None], tuple[Any, Any]] = {}
+        self._places: dict[tuple[int, int], Csr] = {}
+
+    def keeping_types(self) -> Placing:
+        """The same, with the same memory of what is there, where weights keep their types."""
+        other = copy.copy(self)
+        other.dtype = None
+        return other
+
+    def __call__(self, x: T) -> T:
+        """``x``, a tensor, a matrix, an operator or None, there; itself where it is there already."""
+        key = id(x), None if isinstance(x, Tensor) and not x.is_floating_point() else self.dtype
+        if key not in self._moved:
+            self._moved[key] = x, self._move(x, key[1])
+        return cast(T, self._moved[key][1])
+
+    def _move(self, x: Any, dtype: torch.dtype | None) -> Any:
+        if isinstance(x, Tensor):
+            return x.to(device=self.device, dtype=dtype)
+        if isinstance(x, Sum):
+            return Sum(tuple(map(self, x.terms)), x.coefficients)
+        if isinstance(x, Chain):
+            return Chain(tuple(map(self, x.factors)), self(x.left), self(x.right))
+        if x is None:
+            return x
+        weights, indices = self(x.weights), self(x.indices)
+        if indices is x.indices:
+            return x if weights is x.weights else x.with_weights(weights)
+        key = id(x.indptr), id(indices)
+        if key not in self._places:
+            self._places[key] = Csr(self(x.indptr), indices, None, x.shape)
+        return self._places[key].with_weights(weights)

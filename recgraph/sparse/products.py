@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -20,19 +21,22 @@ _MAX_CELLS = 1 << 19
 _SPARSE = 1 / 16
 # A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
 _MAX_SORTED = 1 << 16
+# The most pairs, and the most cells, of a dense block (some 100 MB).
+_MAX_COUNT_PAIRS = 1 << 21
+_MAX_COUNT_CELLS = 1 << 21
 # In rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals.
 _PARTIAL = 64
 
 
 def n_pairs(a: Csr, b: Csr) -> Tensor:
     """[R] int64: the multiplications that each row of the product costs; no row has more entries than that."""
-    return _n_pairs(a, b.degrees)
-
-
-def _n_pairs(a: Csr, degrees: Tensor) -> Tensor:
-    per_entry = degrees[a.indices]
-    before = torch.cat([per_entry.new_zeros(1), torch.cumsum(per_entry, 0)])
+    before = _cumulated(b.degrees[a.indices])
     return before[a.indptr[1:]] - before[a.indptr[:-1]]
+
+
+def _cumulated(counts: Tensor) -> Tensor:
+    """[n + 1]: the sum of all counts before each, and that of all."""
+    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
 
 
 def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
@@ -49,12 +53,7 @@ def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None =
 
 
 def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
-    """Blocks of rows one under the other.
-
-    Args:
-        blocks: each [b, n_columns], all with weights or all without; may be none.
-        like: a matrix on the device.
-    """
+    """Blocks of rows [b, n_columns], one under the other; of none an empty matrix on the device of ``like``."""
     if not blocks:
         return Csr(like.indptr[:1], like.indices[:0], None, (0, n_columns))
     shape = Ragged.from_lengths(blocks[0].indices, torch.cat([block.degrees for block in blocks]))
@@ -66,10 +65,7 @@ def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
 def count_dtype(*factors: Csr) -> torch.dtype:
     """The type of a product's weights: the widest of the factors', the default type where none has any."""
     dtypes = [factor.weights.dtype for factor in factors if factor.weights is not None]
-    result = dtypes[0] if dtypes else torch.get_default_dtype()
-    for dtype in dtypes[1:]:
-        result = torch.promote_types(result, dtype)
-    return result
+    return reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
 
 
 def compose_blocks(
@@ -88,36 +84,31 @@ def compose_blocks(
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
-    degrees = b.degrees
-    before = _before(_n_pairs(a, degrees))
+    before, degrees = _cumulated(n_pairs(a, b)).tolist(), b.degrees
     for rows in _blocks(before, b.shape[1]):
-        block = _product(a.row_block(rows), b, degrees, before[rows.stop] - before[rows.start])
-        values = None if counts == "binary" or block.weights is None else block.weights.to(dtype)
-        yield rows, block.with_weights(values)
-
-
-def _before(pairs: Tensor) -> list[int]:
-    """For each row the pairs of all rows before it, and last those of all rows."""
-    return torch.cat([pairs.new_zeros(1), torch.cumsum(pairs, 0)]).tolist()
+        part, n = a.row_block(rows), before[rows.stop] - before[rows.start]
+        cells, weights = _pairs(part, b, degrees, n)
+        shape = (part.shape[0], b.shape[1])
+        block = (_by_sorting if _is_sorted(n, *shape) else _by_counting)(cells, weights, shape)
+        yield rows, block.with_weights(None if counts == "binary" else block.values(dtype))
 
 
 def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
-    """Ranges of rows within the limits; a row that alone exceeds them is a range of its own."""
+    """Ranges of rows within the limits; a row that alone exceeds them is a range of its own.
+
+    Args:
+        before: for each row the pairs of all rows before it, and last those of all rows.
+    """
     first, widest = 0, max(_MAX_CELLS // max(n_columns, 1), 1)
     last = len(before) - 1
+
+    def is_too_wide(row: int) -> bool:
+        n, n_more = before[row] - before[first], before[row + 1] - before[first]
+        is_sorted = _is_sorted(n, row - first, n_columns) and _is_sorted(n_more, row + 1 - first, n_columns)
+        return row - first >= widest and not (is_sorted and n_more <= _MAX_SORTED)
+
     for row in range(1, last + 1):
-        if (
-            row == last
-            or before[row + 1] - before[first] > _MAX_PAIRS
-            or (
-                row - first >= widest
-                and not (
-                    _is_sorted(before[row] - before[first], row - first, n_columns)
-                    and _is_sorted(before[row + 1] - before[first], row + 1 - first, n_columns)
-                    and before[row + 1] - before[first] <= _MAX_SORTED
-                )
-            )
-        ):
+        if row == last or before[row + 1] - before[first] > _MAX_PAIRS or is_too_wide(row):
             yield slice(first, row)
             first = row
 
@@ -127,21 +118,17 @@ def _is_sorted(n: int, n_rows: int, n_columns: int) -> bool:
     return n < _SPARSE * n_rows * n_columns
 
 
-def _product(a: Csr, b: Csr, degrees: Tensor, n: int) -> Csr:
-    """The product of few rows with B, whose degrees are given, from n pairs; weights float64."""
+def _pairs(a: Csr, b: Csr, degrees: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    """The n pairs of a product of few rows with B, whose degrees are given: their cells and their float64 weights."""
     lengths = degrees[a.indices]
     # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
     partners = consecutive(b.indptr[a.indices], lengths, n).values
     cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(b.indices[partners])
-    weights = None
-    if b.weights is not None:
-        weights = b.weights[partners].to(torch.float64)
+    weights = None if b.weights is None else b.weights[partners].to(torch.float64)
     if a.weights is not None:
         other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
         weights = other if weights is None else weights.mul_(other)
-    shape = (a.shape[0], b.shape[1])
-    make = _by_sorting if _is_sorted(n, *shape) else _by_counting
-    return make(cells, weights, shape)
+    return cells, weights
 
 
 def _by_counting(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
@@ -168,20 +155,24 @@ def _by_sorting(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -
     return Csr(rows.offsets, rows.values, values, shape)
 
 
-# The most pairs, and the most cells of a block, that are held at a time (some 100 MB).
-_MAX_COUNT_PAIRS = 1 << 21
-_MAX_COUNT_CELLS = 1 << 21
-
-
 def distinct(rows: Ragged, n_columns: int) -> Ragged:
-    """Each row with every value once, ascending.
-
-    Args:
-        rows: R rows of integers in ``0 ... n_columns - 1``.
-    """
+    """Each row of integers in ``0 ... n_columns - 1`` with every value once, ascending."""
     keys = torch.unique(rows.rows * n_columns + rows.values)
     counts = torch.bincount(torch.div(keys, n_columns, rounding_mode="floor"), minlength=rows.n_rows)
     return Ragged.from_lengths(keys % n_columns, counts)
+
+
+def holders_of(rows: Ragged, n_columns: int) -> Ragged:
+    """The rows that hold each column, ascending."""
+    order = torch.argsort(rows.values, stable=True)
+    return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
+
+
+def _factors(rows: Ragged, n_columns: int, row_weights: Tensor | None, holders: Ragged) -> tuple[Csr, Csr]:
+    """The two matrices whose product counts co-occurrence."""
+    weights = None if row_weights is None else row_weights[holders.values]
+    left = Csr(holders.offsets, holders.values, weights, (holders.n_rows, rows.n_rows))
+    return left, Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
 
 
 def co_occurrence(
@@ -199,50 +190,15 @@ def co_occurrence(
     Yields:
         (first, block): ``block`` [b, n_columns] float64 holds the rows ``first ... first + b - 1`` of ``C``.
     """
-    holders = holders_of(rows, n_columns) if holders is None else holders
-    pairs = torch.cumsum(rows.lengths[holders.values], 0)
-    before = torch.cat([pairs.new_zeros(1), pairs])[holders.offsets]
-    for first, last in _count_blocks(before.tolist(), n_columns):
-        start, end = int(holders.offsets[first]), int(holders.offsets[last])
-        # parts of a sum of weights would be rounded in another way
-        pieces = _pieces(pairs, start, end) if row_weights is None else [slice(start, end)]
-        total = torch.zeros((last - first) * n_columns, dtype=torch.float64, device=rows.device)
-        for entries in pieces:
-            partners = rows.take(holders.values[entries])
-            cells = (holders.rows[entries] - first)[partners.rows] * n_columns + partners.values
-            weights = None if row_weights is None else row_weights[holders.values[entries]][partners.rows]
-            total += torch.bincount(cells, weights, minlength=len(total))
-        yield first, total.view(last - first, n_columns)
-
-
-def holders_of(rows: Ragged, n_columns: int) -> Ragged:
-    """The rows that hold each column, ascending."""
-    order = torch.argsort(rows.values, stable=True)
-    return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
-
-
-def _pieces(pairs: Tensor, start: int, end: int) -> Iterator[slice]:
-    """The holders from ``start`` to ``end`` in pieces within the limit of pairs, or of one that alone exceeds it.
-
-    Args:
-        pairs: [H] int64, how many there are up to each holder.
-    """
-    while start < end:
-        done = int(pairs[start - 1]) if start else 0
-        stop = int(torch.searchsorted(pairs, done + _MAX_COUNT_PAIRS, right=True))
-        stop = min(max(stop, start + 1), end)
-        yield slice(start, stop)
-        start = stop
-
-
-def _count_blocks(pairs_before: list[int], n_columns: int) -> Iterator[tuple[int, int]]:
-    """Ranges of wanted columns within the limits; a column that alone exceeds them is a range of its own."""
-    first, widest, n_wanted = 0, max(_MAX_COUNT_CELLS // n_columns, 1), len(pairs_before) - 1
-    for column in range(1, n_wanted + 1):
-        full = column - first == widest
-        if column == n_wanted or full or pairs_before[column + 1] - pairs_before[first] > _MAX_COUNT_PAIRS:
-            yield first, column
-            first = column
+    left, right = _factors(rows, n_columns, row_weights, holders_of(rows, n_columns) if holders is None else holders)
+    before, degrees = _cumulated(n_pairs(left, right)).tolist(), right.degrees
+    first, widest, last = 0, max(_MAX_COUNT_CELLS // n_columns, 1), left.shape[0]
+    for row in range(1, last + 1):
+        if row == last or row - first == widest or before[row + 1] - before[first] > _MAX_COUNT_PAIRS:
+            cells, weights = _pairs(left.row_block(slice(first, row)), right, degrees, before[row] - before[first])
+            total = torch.bincount(cells, weights, minlength=(row - first) * n_columns)
+            yield first, total.to(torch.float64).view(row - first, n_columns)
+            first = row
 
 
 def neighbours(
@@ -291,14 +247,11 @@ def neighbours(
             index[here, :width] = where * (top > 0)
             similarity[here, :width] = top.to(torch.float32)
         return index, similarity
-    holders = holders_of(rows, n_columns)
-    weights = None if row_weights is None else row_weights[holders.values]
-    left = Csr(holders.offsets, holders.values, weights, (n_columns, rows.n_rows))
-    right = Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
-    for here, counts in compose_blocks(left, right, dtype=torch.float64):
+    for here, counts in compose_blocks(
+        *_factors(rows, n_columns, row_weights, holders_of(rows, n_columns)), dtype=torch.float64
+    ):
         own = counts.rows + here.start
-        divisor = (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
-        scores = counts.values(torch.float64) / divisor
+        scores = counts.values() / (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
         if not with_itself:
             scores.masked_fill_(own == counts.indices, 0)
         for of_block, top, where in _top_of_sparse(counts.with_weights(scores), width):

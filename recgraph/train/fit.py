@@ -3,58 +3,61 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import torch
+from torch import Tensor
+
 from recgraph import registry
-from recgraph.config import Config, ConfigError, checked, unknown_key
+from recgraph.config import Config, ConfigError, checked
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
-from recgraph.data.item_features import ItemFeatures
-from recgraph.data.log import InteractionLog
-from recgraph.data.part import Part
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.data.strategies import EVERYTHING
+from recgraph.data.errors import DataError
+from recgraph.data.ids import IdMap
+from recgraph.data.item_features import FeatureWish, ItemFeatures
+from recgraph.data.part import Cases, Part
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, without_test_data
+from recgraph.data.strategies import EVERYTHING, GROUPS, Label, Ratio, Shares, Strategy
 from recgraph.evaluate.evaluator import check_selects, validation
 from recgraph.files import contents
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
-from recgraph.models.two_stage import Member, TwoStage
-from recgraph.ranks import of_all, together
-from recgraph.serve.embedder import Embedder
-from recgraph.train.callbacks import Observer
+from recgraph.models.two_stage import Member, Plan, TwoStage, last_held_out
+from recgraph.ranks import of_all, refuse_launched, together
+from recgraph.rng import derive
+from recgraph.serve.bundle import Embedder
 from recgraph.train.config import (
     FALLING,
     GraphTrainConfig,
     TrainConfig,
     own_defaults,
     pick_device,
-    refuse_training,
     share_out,
     training_config,
 )
-from recgraph.train.fitting import FitOptions, build, new_record, run_folder, train_model
-from recgraph.train.inner_split import give_plan
-from recgraph.train.pretrained import InitItemsConfig, Scale, initial_items
+from recgraph.train.fitting import FitOptions, Scale, build, new_record, run_folder, train_model
+from recgraph.train.observers import Observer
+from recgraph.train.pretrained import InitItemsConfig, initial_items
 from recgraph.train.record import SELECTION
 from recgraph.train.run import NodeRun, Run
-from recgraph.train.settings import DataConfig, ProbeSettings, check_task, models_for, prepare_once, source_of
+from recgraph.train.settings import DataConfig, ProbeSettings, check_task, prepare_once, source_of
 
-#: entries of the selection's record that the record of a refit keeps
-_KEPT = ("training", "best_epoch", "best", "history", "cost")
+#: entries of the selection's record that the record of a refit has, too
+_OF_SELECTION = ("training", "best_epoch", "best", "history", "cost")
 _log = logging.getLogger(__name__)
 
 
 @checked
 def fit(
     model: Model | str,
-    data: InteractionLog | Split | SealedSplit,
+    data: Interactions | Split | SealedSplit,
     *,
     seed: int,
     out: str | Path | None = None,
@@ -101,30 +104,36 @@ def fit(
         training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
 
     Raises:
-        ConfigError: a setting that does not exist, is out of range, or needs a validation that there is not.
+        ConfigError: a setting that does not exist or is out of range.
         ValueError: the model is built already, or embeds a graph (:func:`fit_graph`); ``out`` holds another run, or one
-            and ``resume`` is False; another process trains into it; ``init_items`` does not fit; a log that is not
-            split has no part to fit on or to choose on.
+            and ``resume`` is False; another process trains into it; ``init_items`` does not fit; the metric needs a
+            validation that there is not.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
     if made.space is not None:
         raise ValueError(f"model {type(made).__name__} is built already; give a new one, e.g. {type(made).__name__}()")
     if isinstance(made, GraphModel):
         raise ValueError(f"model {type(made).__name__} embeds a typed graph; use rg.fit_graph(model, graph)")
-    if training and not isinstance(made, TrainableModel):
-        refuse_training(type(made), training)
-        raise ConfigError(f"{type(made).__name__}: {unknown_key(next(iter(training)), made.Config.model_fields)}")
-    folder = None if out is None else Path(out)
-    options = FitOptions(TrainConfig(), seed, folder, device, resume, progress, observers)
+    split, part = _split_and_part(data, fit_on, refit)
     with together():
-        split, part = _split_and_part(data, fit_on, refit)
-        more = (init_items, init_items_scale, source_of(split, source))
-        return _fit_log(made, split, part, training, options, refit, *more)
+        options = FitOptions(
+            _training_of(training, type(made), selects=refit or part == "train"),
+            seed,
+            None if out is None else Path(out),
+            device,
+            resume,
+            progress,
+            observers,
+            source_of(split, source),
+            init_items,
+            init_items_scale,
+        )
+        return (_refit if refit else _fit_split)(made, split, options, part)
 
 
 @checked
 def fit_graph(
-    model: Model,
+    model: GraphModel,
     graph: HeteroGraph,
     *,
     seed: int,
@@ -145,17 +154,13 @@ def fit_graph(
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model embeds no graph, the graph has not its meta-paths, ``out`` holds another run, or another
-            process trains into it.
+        ValueError: the graph has not the model's meta-paths, ``out`` holds another run, or another process trains into
+            it.
     """
-    if not isinstance(model, GraphModel):
-        raise ValueError(
-            f"model {type(model).__name__} embeds no graph; those that do: {', '.join(models_for(of_nodes=True))}"
-        )
     folder = None if out is None else Path(out)
     options = FitOptions(GraphTrainConfig.of(training), seed, folder, device, resume, progress, observers)
     with together():
-        return _fit_nodes(model, graph, options, source={}, evaluation={})
+        return _fit_nodes(model, graph, options, evaluation={})
 
 
 def train(
@@ -184,7 +189,7 @@ def train(
         device, resume, progress, fit_on, refit: see :func:`fit`.
 
     Raises:
-        ConfigError: a setting that does not exist, is out of range, or needs a validation that there is not.
+        ConfigError: a setting that does not exist or is out of range.
         ValueError: the model is not for the data set's task, ``out`` holds another run, or another process trains into
             it.
     """
@@ -196,16 +201,17 @@ def train(
         prepare_once(dataset)
         if issubclass(cls, GraphModel):
             assert isinstance(card, GraphCard)
-            if fit_on is not None or refit:
-                raise ValueError(f"fit_on, refit: {cls.__name__} reads its whole graph; leave them out")
-            options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
+            graph_config, source = GraphTrainConfig.of(parts["training"]), {"dataset": dataset}
+            options = FitOptions(graph_config, seed, folder, device, resume, progress, source=source)
             return _train_nodes(cls, parts, dataset, card, options)
         made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
         items = InitItemsConfig.of(parts.get("items"))
-        options = FitOptions(TrainConfig(), seed, folder, device, resume, progress)
         split, part = _split_and_part(data.split_of(dataset), fit_on, refit)
-        more = (items.init_items, items.init_items_scale, data.source_of(dataset))
-        return _fit_log(made, split, part, parts.get("training", {}), options, refit, *more)
+        config = _training_of(parts.get("training", {}), cls, selects=refit or part == "train")
+        source = data.source_of(dataset)
+        given = items.init_items, items.init_items_scale
+        options = FitOptions(config, seed, folder, device, resume, progress, (), source, *given)
+        return (_refit if refit else _fit_split)(made, split, options, part)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
@@ -221,76 +227,34 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
 
 
 def _split_and_part(
-    data: InteractionLog | Split | SealedSplit, fit_on: FitPart | None, refit: bool
+    data: Interactions | Split | SealedSplit, fit_on: FitPart | None, refit: bool
 ) -> tuple[Split | SealedSplit, FitPart]:
-    """The split, and the part of it that a model is fitted on: all of a log, or of a split what is asked for; of a
-    refit, which has chosen on the training part, by default all."""
-    if refit and fit_on == "train":
-        raise ValueError("fit_on = 'train' is what refit=True selects on; leave it out (all), or give 'train+valid'")
-    if isinstance(data, InteractionLog):
-        if fit_on not in (None, "all"):
-            raise ValueError(f"fit_on = {fit_on!r} is a part of a split; give data.split('leave-one-out')")
+    """The split, and the part of it that a model is fitted on: of a log all; of a refit by default all, too."""
+    if isinstance(data, Interactions):
         return Split.of(data, EVERYTHING), "all"
     if data.name == EVERYTHING or (refit and fit_on is None):
         return data, "all"
     return data, fit_on or "train"
 
 
-def _training_of(given: Mapping[str, Any], fit_on: FitPart, model: type[TrainableModel]) -> TrainConfig:
-    """The settings of a training, with the model's own defaults; where nothing is held out, every epoch is trained and
-    the last one kept."""
-    held_out, given = fit_on == "train", {**own_defaults(model), **given}
-    metric = given.get("metric", TrainConfig.model_fields["metric"].default if held_out else "last")
-    if metric == "last":
-        if given.get("patience") is not None:
-            raise ConfigError("patience waits for a better metric, and none is measured: give max_epochs instead")
-        if "max_epochs" not in given:
-            _log.warning("nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs")
-        return TrainConfig.of(given, metric="last", patience=None)
-    if not held_out and metric != "loss":
-        raise ConfigError(
-            f"metric = {metric!r} needs a validation part, and fit_on = {fit_on!r} leaves none: leave metric out, or "
-            "choose the epoch first with refit=True (--refit)"
-        )
-    return TrainConfig.of(given)
+def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) -> TrainConfig:
+    """The settings of a training, with the model's own defaults; where nothing is held out to select an epoch on, all
+    are trained and the last one is kept."""
+    if not issubclass(model, TrainableModel):
+        if given:
+            raise ConfigError(f"{model.__name__} is fitted in one step: leave out {', '.join(sorted(given))}")
+        return TrainConfig()
+    given = {**own_defaults(model), **given}
+    if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
+        return TrainConfig.of(given)
+    if "max_epochs" not in given:
+        _log.warning("nothing selects the epoch: all of max_epochs, by its default, are trained; give max_epochs")
+    return TrainConfig.of({**given, "metric": "last", "patience": None})
 
 
-def _warn_of_few_epochs(model: Model, config: TrainConfig) -> None:
-    if isinstance(model, TrainableModel) and config.max_epochs <= (changing := model.changing_epochs):
-        _log.warning("max_epochs leaves a part of %s untrained: give at least %d", type(model).__name__, changing + 1)
-
-
-def _fit_log(
-    model: Model,
-    split: Split | SealedSplit,
-    part: FitPart,
-    training: Mapping[str, Any],
-    options: FitOptions,
-    refit: bool,
-    init_items: Any,
-    init_items_scale: Scale,
-    source: Mapping[str, Any],
-) -> Run:
-    """Fit to a part of a split, once or (``refit``) twice, with ``training`` in the place of ``options``'."""
-    more = (init_items, init_items_scale, source)
-    if not isinstance(model, TrainableModel):  # it has no epoch to choose
-        return _fit_split(model, split, options, part, *more)
-    options = replace(options, config=_training_of(training, "train" if refit else part, type(model)))
-    _warn_of_few_epochs(model, options.config)
-    return (_refit_split if refit else _fit_split)(model, split, options, part, *more)
-
-
-def _fit_split(
-    model: Model,
-    split: Split | SealedSplit,
-    options: FitOptions,
-    fit_on: FitPart,
-    init_items: Any,
-    init_items_scale: Scale,
-    source: Mapping[str, Any],
-) -> Run:
+def _fit_split(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
     """Fit a model that is not built to a part of a split, in the folder of ``options``."""
-    sealed = split.sealed()
+    config, sealed = options.config, split.sealed()
     part, log = sealed.train, sealed.interactions
     read: Split | SealedSplit = sealed
     if fit_on != "train" and split.name != EVERYTHING:
@@ -298,7 +262,6 @@ def _fit_split(
         part = whole.fit_part(fit_on)
         log = whole.interactions if fit_on == "all" else log
     data = {
-        **source,
         "split": split.name,
         "split_params": split.params,
         "split_hash": split.hash,
@@ -307,20 +270,15 @@ def _fit_split(
     }
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
-    initialise = None
-    if init_items is not None:
-        items = initial_items(init_items, sealed, init_items_scale, fit_on)
+    initialise = validate = None
+    if options.init_items is not None:
+        items = initial_items(options.init_items, sealed, options.init_items_scale, fit_on)
         record.init_items, initialise = items.record, items.write
-    config = options.config
-
-    def validate() -> dict[str, float]:
-        return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
-
-    validates = isinstance(model, TrainableModel) and config.metric not in ("loss", "last") and fit_on == "train"
-    if validates:
+    if isinstance(model, TrainableModel) and config.metric not in ("loss", "last"):
         check_selects(config.metric)
-        if not len(sealed.valid):
-            raise ValueError(f"metric = {config.metric!r}: the valid part is empty; use metric='loss'")
+        if fit_on == "train" and len(sealed.valid):
+            seen = config.select_seen
+            validate = partial(validation, model, sealed.valid, config.metric, seen=seen, fit_part=part)
     with run_folder(model, options, record) as is_complete:
         if is_complete:
             assert options.folder is not None
@@ -330,29 +288,11 @@ def _fit_split(
             return done
         build(model, _space(model, sealed, part), options, record, initialise)
         if isinstance(model, TwoStage):
-            fit_member = _fit_member(model, sealed, options)
-            give_plan(model, read, fit_on, options.seed, partial(_space, model, sealed), fit_member)
-        train_model(model, part, options, record, validate if validates else None)
+            _plan(model, sealed, read, fit_on, options)
+        train_model(model, part, options, record, validate)
         run = Run(model, sealed, record, options.folder, log)
         run.keep()
         return run
-
-
-def _fit_member(models: TwoStage, split: SealedSplit, options: FitOptions) -> Callable[[Model, Part, Member], None]:
-    """What fits a built model, one of several, to a part of a split on which nothing selects an epoch."""
-
-    def fit_one(model: Model, part: Part, member: Member) -> None:
-        config = options.config
-        if issubclass(member.cls, TrainableModel):
-            config = _training_of(member.training, "all", member.cls)
-        own = replace(options, config=config, folder=None, resume=False, observers=())
-        data = {"split": split.name, "n_users": split.n_users, "n_items": split.n_items}
-        train_model(model, part, own, new_record(model, own, "its part", data))
-
-    for member in models.members:  # a wrong setting is an error before anything is fitted
-        if issubclass(member.cls, TrainableModel):
-            _warn_of_few_epochs(member.make(), _training_of(member.training, "all", member.cls))
-    return fit_one
 
 
 def _space(model: Model, split: SealedSplit, part: Part) -> Space:
@@ -370,32 +310,27 @@ def _space(model: Model, split: SealedSplit, part: Part) -> Space:
     return GraphSpace(**sizes, graph=HeteroGraph.from_interactions(split.interactions, part))
 
 
-def _refit_split(
-    model: Model,
-    split: Split | SealedSplit,
-    options: FitOptions,
-    fit_on: FitPart,
-    init_items: Any,
-    init_items_scale: Scale,
-    source: Mapping[str, Any],
-) -> Run:
+def _refit(model: Model, split: Split | SealedSplit, options: FitOptions, fit_on: FitPart) -> Run:
     """Select on a split, in the folder ``selection`` of the run's, and fit to ``fit_on`` for as many epochs.
 
     The number of epochs is what is carried over, so that every interaction is read as often as in the selection; with
     more interactions an epoch has more steps. A linear or cosine schedule keeps the selection's length in epochs and
     ends where the best epoch was; a step schedule drops after the same epochs; a warm-up keeps its number of steps.
-    Observers of ``options`` see the selection.
+    Observers of ``options`` see the selection. A model in closed form has no epoch to choose.
     """
     config, folder = options.config, options.folder
-    if split.name == EVERYTHING or config.metric in ("loss", "last"):
-        raise ConfigError(
-            "refit=True chooses the number of epochs on a validation part: give data.split('leave-one-out') and a "
-            "validation metric such as 'ndcg@10'"
-        )
-    of_all(lambda: _check_refit_folder(folder, options.resume))  # all look before one writes
+    if not isinstance(model, TrainableModel):
+        return _fit_split(model, split, options, fit_on)
+
+    def check_folder() -> None:
+        if folder is None or (folder / SELECTION / "config.json").exists():
+            return
+        if contents(folder) - {SELECTION}:
+            raise ValueError(f"out: {folder} exists and was not made with refit=True; give an empty or new folder")
+
+    of_all(check_folder)  # all look before one writes
     inside = None if folder is None else folder / SELECTION
-    more = (init_items, init_items_scale, source)
-    first = _fit_split(type(model)(model.config), split, replace(options, folder=inside), "train", *more)
+    first = _fit_split(type(model)(model.config), split, replace(options, folder=inside), "train")
     epochs, found = first.record.best_epoch or 0, first.record
     _log.info(
         "epoch %d of %d is the best on the validation part; now a new fit to %s", epochs, len(found.history), fit_on
@@ -404,45 +339,110 @@ def _refit_split(
     if config.schedule in FALLING and length is None:
         length = max(1, config.max_epochs)
     fixed = {"metric": "last", "patience": None, "max_epochs": epochs, "schedule_epochs": length}
-    kept = found.only(*_KEPT)
-    then = replace(options, config=TrainConfig.of({**config.model_dump(), **fixed}), observers=(), selection=kept)
-    run = _fit_split(model, split, then, fit_on, *more)
+    selection = found.only(*_OF_SELECTION)
+    then = TrainConfig.of({**config.model_dump(), **fixed})
+    run = _fit_split(model, split, replace(options, config=then, observers=(), selection=selection), fit_on)
     run.selection = first
-    if run.record.selection != kept:  # the selection has gone on with more epochs
-        run.record.selection = kept
+    if run.record.selection != selection:  # the selection has gone on with more epochs
+        run.record.selection = selection
         run.write_record()
     return run
 
 
-def _check_refit_folder(folder: Path | None, resume: bool) -> None:
-    """Refuse a folder that holds something else, before the selection is trained into it."""
-    if folder is None or not folder.exists():
-        return
-    is_run, is_refit = ((each / "config.json").exists() for each in (folder, folder / SELECTION))
-    if not is_run and contents(folder) - {SELECTION}:
-        raise ValueError(f"out: {folder} exists and is not a run; give an empty or new folder")
-    if (is_run or is_refit) and not resume:
-        raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
-    if is_run and not is_refit:
-        raise ValueError(f"refit: {folder} holds a run that was not made with refit=True; give another folder")
+# -- two stages: the split within the training part by which the second learns to rank
+
+#: what becomes of the labels of a split: what it tests is the truth, what it validates on is known
+_INNER = {
+    Label.TRAIN: Label.TRAIN,
+    Label.VALID: Label.TRAIN,
+    Label.TEST: Label.VALID,
+    Label.VALID_HISTORY: Label.TRAIN,
+    Label.TEST_HISTORY: Label.VALID_HISTORY,
+    Label.VALID_LEFT: Label.TRAIN,
+    Label.TEST_LEFT: Label.VALID_LEFT,
+}
+
+
+def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
+    """A training part, split once more: what models are fitted to, and what followed.
+
+    The rule is that of the data set, with the share that it tests, a tenth where it says none; of parts that were
+    given, a tenth of each user's interactions, drawn as they say; of leave-one-out, and of a log that is not split, the
+    last one of each user.
+    """
+    found = strategy.model_dump()
+    names = ("new_users", "order", "fold_in", "targets", "unknown_items")
+    given, share = {name: found[name] for name in names if name in found}, found.get("test") or 0.1
+    if isinstance(strategy, Shares):
+        rule: Strategy = type(strategy)(**given, valid=0.0, test=share)
+    elif "order" in given:  # of parts that are given
+        rule = Ratio(order=given["order"], valid=0.0, test=share)
+    else:
+        return last_held_out(log.ordered.part)
+    labels = rule.labels(log, seed)
+    becomes = torch.tensor([_INNER[label] for label in Label], dtype=labels.dtype)
+    split = Split(log, becomes[labels.long()], rule, "inner", seed)
+    return split.train, split.valid
+
+
+def _plan(
+    model: TwoStage, sealed: SealedSplit, read: Split | SealedSplit, fit_on: FitPart, options: FitOptions
+) -> None:
+    """Tell a model of several how it is fitted to a part of a split.
+
+    Args:
+        read: the split with the rows of the part; whole where that is more than train.
+    """
+    refuse_launched(type(model).__name__, "give the same command without torchrun")
+
+    def fit_member(one: Model, part: Part, member: Member) -> None:
+        config = _training_of(member.training, member.cls, selects=False)
+        own = replace(options, config=config, folder=None, resume=False, observers=(), source={})
+        data = {"split": sealed.name, "n_users": sealed.n_users, "n_items": sealed.n_items}
+        train_model(one, part, own, new_record(one, own, "its part", data))
+
+    wanted = {"train": GROUPS["train"], "train+valid": (*GROUPS["train"], *GROUPS["valid"]), "all": tuple(Label)}
+    there = torch.isin(read.labels, torch.tensor([int(label) for label in wanted[fit_on]], dtype=read.labels.dtype))
+    log = read.interactions.masked(there.numpy())
+    inner, cases = inner_split(log, read.strategy, derive(options.seed, "inner split"))
+    rows, config = log.ordered.items, model.config
+    known_items, known_users = torch.bincount(rows.values, minlength=log.n_items) > 0, rows.lengths > 0
+    model.plan = Plan(
+        inner,
+        cases,
+        partial(_space, model, sealed),
+        fit_member,
+        _side("item", log.item_features, log.columns.item, log.items, known_items, config.item_features),
+        _side("user", log.user_features, log.columns.user, log.users, known_users, config.user_features),
+    )
+
+
+def _side(
+    what: str, features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wish: FeatureWish
+) -> Tensor | None:
+    """[n, F] side information as dense columns, learnt from the ids of the part; None where none is wanted."""
+    if not wish:
+        return None
+    if features is None:
+        name = f"{what}_features"
+        raise DataError(f"{name} = {wish!r}: the log has no {what} features; give them with with_features({name}=...)")
+    found = ItemFeatures.learn(features, key, ids, known, wish)
+    rows = torch.cat([found.dense, torch.zeros(len(ids), found.schema.n_entries)], 1)
+    entries = found.entries
+    of = torch.arange(len(ids)).repeat_interleave(torch.diff(entries.indptr))
+    rows[of, found.schema.width + entries.indices] = entries.values()
+    return rows
 
 
 # -- graphs
 
 
-def _fit_nodes(
-    model: GraphModel,
-    graph: HeteroGraph,
-    options: FitOptions,
-    source: Mapping[str, Any],
-    evaluation: dict[str, Any],
-) -> NodeRun:
-    _warn_of_few_epochs(model, options.config)
-    target = _target(model, graph)
-    if not graph.count(target):
-        raise ValueError(f"the graph has no node of type {target!r}, whose nodes {type(model).__name__} embeds")
+def _fit_nodes(model: GraphModel, graph: HeteroGraph, options: FitOptions, evaluation: dict[str, Any]) -> NodeRun:
+    if not model.config.metapaths:
+        raise ValueError("metapaths = () must name at least one path, e.g. metapaths=('paper-author-paper',)")
+    # the node type that the meta-paths begin with; the model itself checks the rest when it is built
+    target = MetaPath(model.config.metapaths[0]).route(graph)[0].start
     data = {
-        **source,
         "target": target,
         "graph_hash": graph.hash,
         "nodes": {name: graph.count(name) for name in graph.node_types},
@@ -464,13 +464,6 @@ def _fit_nodes(
         return run
 
 
-def _target(model: GraphModel, graph: HeteroGraph) -> str:
-    """The node type that the meta-paths begin with; the model itself checks the rest when it is built."""
-    if not model.config.metapaths:
-        raise ValueError("metapaths = () must name at least one path, e.g. metapaths=('paper-author-paper',)")
-    return MetaPath(model.config.metapaths[0]).route(graph)[0].start
-
-
 def _train_nodes(
     cls: type[GraphModel],
     parts: Mapping[str, Mapping[str, Any]],
@@ -482,16 +475,8 @@ def _train_nodes(
 
     Meta-paths that are not given are those of the card, and features that the card does not normalise stay as they are.
     """
-    assert card.labels is not None
     as_published = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
     given = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
     model = cls(**{"metapaths": card.paths, "raw_features": as_published, **given})
     evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
-    graph = load_graph(dataset)
-    target = _target(model, graph)
-    if target != card.labels.target:
-        raise ValueError(
-            f"metapaths embed {target!r} nodes, and {dataset!r} has classes of {card.labels.target!r} nodes; its own "
-            f"paths are {', '.join(card.paths)}"
-        )
-    return _fit_nodes(model, graph, options, {"dataset": dataset}, evaluation)
+    return _fit_nodes(model, load_graph(dataset), options, evaluation)

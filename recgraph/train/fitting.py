@@ -1,30 +1,30 @@
-"""The steps that every fit makes: hold the run's folder, build the model, train it, complete the record."""
+"""The steps that every fit makes: lock the run's folder, build the model, train it, complete the record."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recgraph.data.part import Part
 from recgraph.files import LOCK, check_weights, contents, hold, read_object, sweep, write_json
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
-from recgraph.ranks import Ranks, all_values, is_first, of_all
+from recgraph.ranks import all_values, is_first, of_all
 from recgraph.rng import Generators
-from recgraph.train.callbacks import EpochLog, EpochText, JsonLines, Observer, Tracked, duration, progress_observer
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
+from recgraph.train.observers import EpochLines, JsonLines, Observer, ProgressBar, Tracked, duration, shows_bar
 from recgraph.train.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, identity, provenance
 from recgraph.train.settings import check_features
 from recgraph.train.trainer import Trainer
 
-_log = logging.getLogger(__name__)
 #: settings of training of which a run may be given more, after it was stopped and after it was finished
 _MORE = ("max_epochs", "patience")
-
-Validate = Callable[[], Mapping[str, float]]
+#: ``"initial"``: item vectors from elsewhere get the random vectors' standard deviation; ``"given"``: as they are
+Scale = Literal["initial", "given"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class FitOptions:
     Attributes:
         config: of the training.
         seed: of everything random in the run.
-        folder: of the run; None keeps all in memory.
+        folder: of the run; None: all stays in memory.
         device: where to compute, as :func:`recgraph.train.config.pick_device` reads it.
         resume: continue from the newest checkpoint in the folder.
-        progress: see :func:`recgraph.train.callbacks.progress_observer`.
+        progress: False: nothing is shown; None: a bar on a terminal and in a notebook; True: elsewhere lines.
         observers: called during the training.
-        selection: what the record keeps of the training that chose the number of epochs, which lies in the folder.
+        source: where the data is from, for the record.
+        init_items, init_items_scale: see :func:`recgraph.train.pretrained.initial_items`.
+        selection: what the record has of the training that chose the number of epochs, which lies in the folder.
     """
 
     config: TrainConfig
@@ -49,6 +51,9 @@ class FitOptions:
     resume: bool = False
     progress: bool | None = None
     observers: tuple[Observer, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
+    init_items: Any = None
+    init_items_scale: Scale = "initial"
     selection: Mapping[str, Any] | None = None
 
 
@@ -60,7 +65,7 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
         training=options.config.model_dump(mode="json"),
         seed=options.seed,
         fitted_on=fitted_on,
-        data=DataRecord(**{"dataset": None, "settings": {}, **data}),
+        data=DataRecord(**{"dataset": None, "settings": {}, **options.source, **data}),
         init_items=None,
         history=[],
         results={},
@@ -77,46 +82,41 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     """The block in which one process makes a run in its folder; gives whether the run is complete already.
 
     A folder with a complete run is neither locked nor written. A finished run that goes on with more epochs stays what
-    it was until it is finished again; the record keeps why its test data was read. Of the processes of one training the
-    first holds the folder, and where it is refused all raise that error.
+    it was until it is finished again; the record says why its test data was read before. Of the processes of one
+    training the first locks the folder, and where it is refused all raise that error.
 
     Raises:
-        FolderInUse: another process makes a run in the folder.
+        InUse: another process makes a run in the folder.
         ValueError: the folder holds another run, or the same one and ``resume`` is False.
     """
     folder = options.folder
     if folder is None:
         yield False
         return
-    with ExitStack() as held:
-        # the first process alone looks, and all are told what it found, or why it refuses
-        first = of_all(lambda: _take(folder, model, options, record, held) if is_first() else None)[0]
-        assert first is not None
-        complete, unsealed = first
+    with ExitStack() as lock:
+
+        def take() -> tuple[bool, list[str]]:
+            if not is_first():
+                return False, []
+            if not (options.resume and _is_complete(folder, record)):
+                lock.enter_context(hold(folder))
+            _check_folder(folder, model, record, options)
+            complete = _is_complete(folder, record)
+            goes_on = not complete and (folder / "record.json").is_file()
+            return complete, RunRecord.read(folder).unsealed if goes_on else []
+
+        complete, unsealed = of_all(take)[0]
         record.unsealed = [*unsealed, *(reason for reason in record.unsealed if reason not in unsealed)]
         yield complete
 
 
-def _take(
-    folder: Path, model: Model, options: FitOptions, record: RunRecord, held: ExitStack
-) -> tuple[bool, list[str]]:
-    """Hold a folder, unless the run in it is complete -> whether it is, and why the run's test data was read before."""
-    if not _is_complete(folder, record) or not options.resume:
-        held.enter_context(hold(folder))
-    _check_folder(folder, model, record, options)
-    complete = _is_complete(folder, record)
-    goes_on = not complete and (folder / "record.json").is_file()
-    return complete, RunRecord.read(folder).unsealed if goes_on else []
-
-
-def has_finished_run(folder: Path) -> bool:
-    """Whether a folder has a finished run, of whatever settings."""
+def _has_finished_run(folder: Path) -> bool:
     return (folder / "record.json").is_file() and (folder / "bundle").is_dir()
 
 
 def _is_complete(folder: Path, record: RunRecord) -> bool:
     """Whether a folder has the finished run of a record; one of fewer epochs is not it."""
-    if not has_finished_run(folder):
+    if not _has_finished_run(folder):
         return False
     here, there = (identity(each.to_json())["training"] for each in (record, RunRecord.read(folder)))
     return bool(here == there)
@@ -137,12 +137,14 @@ def _check_folder(folder: Path, model: Model, record: RunRecord, options: FitOpt
     there, here = identity(was), identity(record.to_json())
     others = [f"{name} (another one)" for name in here if name != "training" and there.get(name) != here[name]]
     before, now = there.get("training") or {}, here["training"]
-    names = [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name) and name not in _MORE]
-    others += [f"{name} = {before.get(name)}, now {now.get(name)}" for name in names]
+    for name in dict.fromkeys([*now, *before]):
+        fewer = name == "max_epochs" and now.get(name, 0) < before.get(name, 0)
+        if before.get(name) != now.get(name) and (name not in _MORE or fewer):
+            others.append(f"{name} = {before.get(name)}, now {now.get(name)}")
     if others:
-        raise ValueError(f"resume: {folder} holds another run: {', '.join(others)}; only {', '.join(_MORE)} may change")
-    if now.get("max_epochs", 0) < before.get("max_epochs", 0):
-        raise ValueError(f"max_epochs = {now['max_epochs']}: the run in {folder} has {before['max_epochs']} already")
+        raise ValueError(
+            f"resume: {folder} holds another run: {', '.join(others)}; it can go on with more {' and '.join(_MORE)}"
+        )
     check_features(model, (was.get("data") or {}).get("features"), record.data.features)
 
 
@@ -187,7 +189,7 @@ def train_model(
     part: Part | None,
     options: FitOptions,
     record: RunRecord,
-    validate: Validate | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None,
     prepare: Callable[[Trainer], None] | None = None,
 ) -> None:
     """Fit a built model, leave it in evaluation mode, and complete the record.
@@ -217,20 +219,26 @@ def train_model(
             record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
             if options.config.metric == "last":
                 record.best_epoch = trainer.progress.epoch
-    record.cost = Cost(**measured.to_dict())
+    cost = record.cost = Cost(**measured.to_dict())
     if isinstance(model, TrainableModel):  # the time of all processes of a training that was resumed
-        record.cost.seconds, record.cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
+        cost.seconds, cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
         n_ranks = trainer.progress.n_ranks
-    _add_ranks(record, record.cost, n_ranks)
+    costs = all_values(cost)
+    if len(costs) > 1:
+        cost.cpu_seconds = sum(each.cpu_seconds for each in costs)
+        cost.peak_memory_mb = max(each.peak_memory_mb or 0.0 for each in costs)
+    if (n_ranks := max(n_ranks, len(costs))) > 1:
+        record.n_ranks = n_ranks
     record.provenance = provenance()
-    _log.info("%s is fitted after %s", record.model, duration(record.cost.seconds))
+    _log.info("%s is fitted after %s", record.model, duration(cost.seconds))
     model.eval()
 
 
 def _fit_closed_form(model: ClosedFormModel, part: Part, options: FitOptions, record: RunRecord) -> None:
     if is_first():
         _write_config(options.folder, record)
-        _begin(options.observers, options, record)
+        for observer in options.observers:
+            observer.begin(record.only(*IDENTIFYING), options.folder)
     try:
         model.to(pick_device(options.device)).fit(part)
         check_weights(model.state_dict(), f"the fitted {record.model}")
@@ -239,43 +247,14 @@ def _fit_closed_form(model: ClosedFormModel, part: Part, options: FitOptions, re
             observer.close()
 
 
-def _add_ranks(record: RunRecord, cost: Cost, before: int) -> None:
-    """Add what several processes cost together: the CPU time of all, the largest peak memory, and their number.
-
-    Args:
-        before: the most that have trained together before this training was resumed; the larger number counts.
-    """
-    costs = all_values(cost)
-    if (n_ranks := max(before, len(costs))) > 1:
-        record.n_ranks = n_ranks
-    if len(costs) > 1:
-        cost.cpu_seconds = sum(each.cpu_seconds for each in costs)
-        cost.peak_memory_mb = max(each.peak_memory_mb or 0.0 for each in costs)
-
-
-def _begin(observers: Sequence[Observer], options: FitOptions, record: RunRecord) -> None:
-    for observer in observers:
-        observer.begin(record.only(*IDENTIFYING), options.folder)
-
-
-def _sizes(part: Part | None, options: FitOptions, record: RunRecord) -> str:
-    """What is about to be fitted to what, in a line."""
-    data = record.data
-    counts = {"users": data.n_users, "items": data.n_items, "interactions": part.n_interactions if part else None}
-    sizes = [f"{count:,} {name}" for name, count in counts.items() if count is not None]
-    sizes += [f"{count:,} {name} nodes" for name, count in (data.nodes or {}).items()]
-    source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
-    where = "in memory" if options.folder is None else f"in {options.folder}"
-    return (
-        f"fit {record.model}, seed {record.seed}, to {record.fitted_on} of {source}: {', '.join(sizes)}; "
-        f"{record.n_parameters:,} parameters, on {pick_device(options.device)}, {where}"
-    )
-
-
 def _trainer(
-    model: TrainableModel, part: Any, options: FitOptions, record: RunRecord, validate: Validate | None
+    model: TrainableModel,
+    part: Any,
+    options: FitOptions,
+    record: RunRecord,
+    validate: Callable[[], Mapping[str, float]] | None,
 ) -> Trainer:
-    """The trainer of a run, resumed where that is asked for, with all that looks on."""
+    """The trainer of a run, resumed where that is wanted, with all that looks on."""
     config, folder = options.config, options.folder
     accelerator = make_accelerator(options.device, config.precision)
     generators = Generators(options.seed, accelerator.device)
@@ -283,25 +262,35 @@ def _trainer(
     observers = [*options.observers]
     trainer = Trainer(model, batches, config, generators, validate, folder, observers, accelerator)
     resumed = options.resume and trainer.resume()
-    goes_on = options.resume and folder is not None and has_finished_run(folder)
-    if goes_on and resumed and trainer.stopping.stop:
-        _log.warning("the training had stopped early: more epochs alone change nothing; give more patience")
-    elif goes_on and not resumed:
-        _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
-    if Ranks.here().is_first:
-        past = trainer.progress.history if resumed else []
-        texts = [EpochText(config.metric, config.max_epochs, config.patience is not None, past) for _ in range(2)]
-        if config.track is not None:
-            observers.append(Tracked(config.track))
-        if config.tensorboard:
-            observers.append(Tracked("tensorboard"))
+    if options.resume and folder is not None and _has_finished_run(folder):
+        if not resumed:
+            _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
+        elif trainer.stopping.stop:
+            _log.warning("the training had stopped early: more epochs alone change nothing; give more patience")
+    if is_first():
+        past, bar = trainer.progress.history if resumed else [], shows_bar()
+        observers += [Tracked(name) for name in (config.track, "tensorboard" if config.tensorboard else None) if name]
         _write_config(folder, record)
         if folder is not None:
             observers.append(JsonLines(folder / "log.jsonl", past))
-        observers.append(EpochLog(texts[0]))
-        shown = progress_observer(options.progress, config.metric, config.max_epochs, texts[1])
-        if shown is not None:
-            observers.append(shown)
-        _begin(observers, options, record)
+        observers.append(EpochLines(config, past, shows=options.progress is True and not bar))
+        if bar and options.progress is not False:
+            observers.append(ProgressBar(config))
+        for observer in observers:
+            observer.begin(record.only(*IDENTIFYING), folder)
     trainer.observers = observers
     return trainer
+
+
+def _sizes(part: Part | None, options: FitOptions, record: RunRecord) -> str:
+    """What is about to be fitted to what, in a line."""
+    data = record.data
+    counts = {"users": data.n_users, "items": data.n_items, "interactions": part.n_interactions if part else None}
+    counts |= {f"{name} nodes": count for name, count in (data.nodes or {}).items()}
+    sizes = [f"{count:,} {name}" for name, count in counts.items() if count is not None]
+    source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
+    where = "in memory" if options.folder is None else f"in {options.folder}"
+    return (
+        f"fit {record.model}, seed {record.seed}, to {record.fitted_on} of {source}: {', '.join(sizes)}; "
+        f"{record.n_parameters:,} parameters, on {pick_device(options.device)}, {where}"
+    )

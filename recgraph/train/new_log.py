@@ -16,13 +16,11 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, in_unit
 from recgraph.data.dataframe import names_of
-from recgraph.data.errors import AmbiguousColumnError, DataError, MissingColumnError
+from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions, with_features_of
-from recgraph.data.log import InteractionLog
-from recgraph.data.log_file import LogFile
 from recgraph.data.part import Cases, OrderedLog, Part
-from recgraph.data.reading import Reading, with_lists
+from recgraph.data.read import LogFile, Reading, with_lists
+from recgraph.data.split import Interactions
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
@@ -58,7 +56,7 @@ class Joined:
     new_times: Ragged | None = None
 
     @classmethod
-    def of(cls, recommender: Recommender, log: InteractionLog, share: float) -> Joined:
+    def of(cls, recommender: Recommender, log: Interactions, share: float) -> Joined:
         """Match a new log with what a recommender knows.
 
         Args:
@@ -146,12 +144,12 @@ def after(old: Ragged, new: Ragged) -> Ragged:
     return Ragged.from_lengths(torch.cat([old.values, new.values])[order], old.lengths + new.lengths)
 
 
-def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> InteractionLog:
+def read_new_log(given: Any, recommender: Recommender, item_features: Any = None) -> Interactions:
     """New interactions as a log.
 
     Args:
         given: a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or a
-            file, a folder or a pattern of files, see :class:`recgraph.data.log_file.LogFile` (``.txt``: lines of
+            file, a folder or a pattern of files, see :class:`recgraph.data.read.LogFile` (``.txt``: lines of
             ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
             order.
         recommender: of the run.
@@ -162,7 +160,7 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     if isinstance(item_features, str | Path):
         written = reading_of(recommender.record)
         texts: dict[str, Any] = {name: written[name] for name in ("encoding", "quotes") if name in written}
-        read = with_features_of(log, Reading.of(texts, item_features=str(item_features))).item_features
+        read = log.with_feature_files(LogFile("", Reading.of(texts, item_features=str(item_features)))).item_features
         assert read is not None
         lists = _given_reading(recommender.record).get("lists", {})
         of_texts = {name: each for name, each in lists.items() if read.schema.get(name) == pl.String}
@@ -170,9 +168,9 @@ def read_new_log(given: Any, recommender: Recommender, item_features: Any = None
     return log.with_features(item_features=item_features)
 
 
-def _read(given: Any, recommender: Recommender) -> InteractionLog:
+def _read(given: Any, recommender: Recommender) -> Interactions:
     """See :func:`read_new_log`."""
-    if isinstance(given, InteractionLog):
+    if isinstance(given, Interactions):
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
@@ -190,14 +188,14 @@ def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _given_reading(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a run's record that are not the defaults of :class:`recgraph.data.reading.Reading`."""
+    """The settings of a run's record that are not the defaults of :class:`recgraph.data.read.Reading`."""
     data = record.get("data")
     settings = data.get("settings") if isinstance(data, Mapping) else None
     given = settings.get("reading") if isinstance(settings, Mapping) else None
     return given if isinstance(given, Mapping) else {}
 
 
-def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
+def _read_file(path: Path, recommender: Recommender) -> Interactions:
     """By the run's column names where the file has them; else they are guessed. A file that cannot be read so is read
     as that of the run was written."""
     columns = recommender.columns
@@ -212,23 +210,23 @@ def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
             except DataError as error:
                 errors.append(error)
     first = errors[0]
-    if isinstance(first, MissingColumnError | AmbiguousColumnError):  # no option names the columns of a new log
+    if isinstance(first, MissingColumnError):  # no option names the columns of a new log
         raise type(first)(
             f"its columns of users and items are not known; call them {columns.user!r} and {columns.item!r}", path=path
         )
     raise first
 
 
-def _as_the_runs(log: InteractionLog, recommender: Recommender) -> InteractionLog:
+def _as_the_runs(log: Interactions, recommender: Recommender) -> Interactions:
     """The log of a file with texts for ids where the run has texts: a text file has no types of its own."""
     pairs = ((log.users, recommender.users), (log.items, recommender.items))
     users, items = (
         IdMap(new.values.cast(pl.String)) if known.values.dtype == pl.String else new for new, known in pairs
     )
-    return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+    return Interactions(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
 
 
-def _times_of(log: InteractionLog, recommender: Recommender) -> Tensor:
+def _times_of(log: Interactions, recommender: Recommender) -> Tensor:
     """The ordered times of a new log, in the unit of the run's."""
     times = log.ordered.times
     if times is None or (times := in_unit(times, log.time_unit, recommender.time_unit)) is None:

@@ -1,34 +1,24 @@
-"""Parameter groups, their optimisers, and the steps that phases make."""
+"""What a phase's step consists of: parameter groups and their optimisers, the loss, the gradient of all ranks, the
+learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
-from recgraph.sparse.rows import set_sparse
+from recgraph.ranks import Ranks, all_values, gathered
+from recgraph.sparse.rows import is_sparse, set_sparse
 from recgraph.train.config import TrainConfig
 
 #: suffix of the name of an optimiser of a group's tables
 TABLES = " tables"
-
-
-def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
-    """Refuse phases that name unknown groups, that cannot accumulate, or that have nothing to train."""
-    groups = model.parameter_groups()
-    names = [name for phase in model.phases for name in phase.groups]
-    if unknown := sorted({*names} - {*groups}):
-        raise ValueError(f"phases of {type(model).__name__} train groups {unknown}; the model has {sorted(groups)}")
-    if not any(parameter.requires_grad for name in names for parameter in groups[name]):
-        raise ValueError(f"nothing to train: every parameter of {type(model).__name__}'s phases is frozen")
-    shared = sorted({name for name in names if names.count(name) > 1})
-    if accumulate > 1 and shared:  # one phase's step would take, and clear, what the other has summed
-        raise ConfigError(f"accumulate = {accumulate}: several phases train {', '.join(shared)}; use accumulate = 1")
 
 
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
@@ -38,43 +28,33 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
     the name ``g tables``. Frozen parameters are among them, so that they can be thawed in the course of a training.
 
     Raises:
-        ValueError: a parameter is in no group or in two, or the model has no table for ``sparse_tables``.
+        ValueError: a parameter is in no group or in two.
+        ConfigError: ``accumulate``, and several phases train one group: each would clear what the other has summed.
     """
     groups = model.parameter_groups()
     grouped = [id(parameter) for parameters in groups.values() for parameter in parameters]
     wrong = [name for name, parameter in model.named_parameters() if grouped.count(id(parameter)) != 1]
     if wrong:
         raise ValueError(f"parameter_groups: each parameter must be in one group, and {', '.join(wrong)} are not")
-    tables = _sparse_tables(model, config)
+    stepped = [name for phase in model.phases for name in phase.groups]
+    if config.accumulate > 1 and len({*stepped}) < len(stepped):
+        raise ConfigError(f"accumulate = {config.accumulate}: several phases train one group; use accumulate = 1")
+    tables = {id(model.get_parameter(name)) for name in model.row_sparse_tables if config.sparse_tables}
     rate, betas = config.learning_rate, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
-        dense = [parameter for parameter in parameters if id(parameter) not in tables]
-        of_tables = [parameter for parameter in parameters if id(parameter) in tables]
-        if dense:
+        for parameter in parameters:
+            set_sparse(parameter, id(parameter) in tables)
+        if dense := [parameter for parameter in parameters if not is_sparse(parameter)]:
             decay = config.weight_decay
             optimisers[name] = torch.optim.Adam(dense, lr=rate, betas=betas, weight_decay=decay, fused=True)
-        if of_tables:
-            optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(of_tables, lr=rate, betas=betas)
+        if sparse := [parameter for parameter in parameters if is_sparse(parameter)]:
+            optimisers[f"{name}{TABLES}"] = torch.optim.SparseAdam(sparse, lr=rate, betas=betas)
     return optimisers
 
 
-def _sparse_tables(model: TrainableModel, config: TrainConfig) -> set[int]:
-    """The ids of the tables that have sparse gradients; they and no others are marked."""
-    named = dict(model.named_parameters())
-    tables = [named[name] for name in model.row_sparse_tables]
-    if config.sparse_tables and not tables:
-        raise ConfigError(
-            f"sparse_tables = True: every step of this {type(model).__name__} reads all rows of its tables; leave it "
-            "out, or use a loss that draws negatives"
-        )
-    for table in tables:
-        set_sparse(table, config.sparse_tables)
-    return {id(table) for table in tables} if config.sparse_tables else set()
-
-
 @contextmanager
-def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+def freeze_all_but(groups: Mapping[str, list[nn.Parameter]], trainable: Sequence[str]) -> Iterator[list[nn.Parameter]]:
     """Freeze all other groups within the block; yields the parameters of the named ones that the user did not freeze.
 
     Afterwards, also after an exception, every ``requires_grad`` is as it was: what the user froze stays frozen.
@@ -95,6 +75,12 @@ def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Sequence[st
             parameter.requires_grad_(True)
 
 
+def total_loss(terms: Mapping[str, Tensor], phase: Phase) -> Tensor:
+    """The weighted sum of a phase's terms."""
+    weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
+    return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
+
+
 def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
     """One optimiser step at a learning rate for all parameters that are not frozen; clears the gradients."""
     for group in optimiser.param_groups:
@@ -104,12 +90,6 @@ def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
                 parameter.grad = None
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-
-
-def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:
-    """The weighted sum of a phase's terms."""
-    weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
-    return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 
 
 def rate_factor(step: int, n_batches: int, config: TrainConfig) -> float:
@@ -127,3 +107,71 @@ def rate_factor(step: int, n_batches: int, config: TrainConfig) -> float:
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return 1.0
+
+
+class Averaging:
+    """The gradient of a step on several ranks: the mean of theirs, in place, between ``backward()`` and the step.
+
+    Gradients are the same on all ranks afterwards, bit for bit. A parameter without a gradient counts as zeros where
+    another rank has one, and stays without one where none has. With the gradients travels whether a rank is to stop,
+    so that all stop after the same step. DistributedDataParallel cannot do it: its hooks want every parameter in every
+    backward, and phases step groups in turn.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._stops: Tensor | None = None
+
+    @torch.no_grad()
+    def align(self, model: nn.Module) -> None:
+        """Give all ranks the parameters and buffers of rank 0."""
+        for value in model.state_dict().values():
+            same = value.detach().contiguous()
+            dist.broadcast(same, src=0)
+            value.copy_(same)
+
+    @torch.no_grad()
+    def average(self, parameters: Iterable[nn.Parameter], stops: bool = False) -> None:
+        """Replace each gradient by the mean over ranks.
+
+        Args:
+            parameters: the same on all ranks, in the same order.
+            stops: whether this rank is to stop.
+        """
+        given = list(parameters)
+        dense = [one for one in given if not is_sparse(one)]
+        has = [float(one.grad is not None) for one in dense]
+        flags = torch.tensor([*has, float(stops)], device=given[0].device)
+        parts = [flags, *(torch.zeros_like(one) if one.grad is None else one.grad for one in dense)]
+        of_type: dict[torch.dtype, list[Tensor]] = {}
+        for part in parts:
+            of_type.setdefault(part.dtype, []).append(part)
+        for together in of_type.values():
+            flat = torch.cat([part.reshape(-1) for part in together])
+            dist.all_reduce(flat)
+            for part, summed in zip(together, torch.split(flat, [part.numel() for part in together]), strict=True):
+                part.copy_(summed.view_as(part))
+        if dense:
+            torch._foreach_div_(parts[1:], self.ranks.count)
+        self._stops = flags[-1]
+        # what other ranks have is read, which waits for the device, only where this one lacks a gradient
+        others = has if all(has) else flags[:-1].tolist()
+        for parameter, gradient, n_ranks in zip(dense, parts[1:], others, strict=True):
+            parameter.grad = gradient if n_ranks else None
+        for parameter in given:
+            if is_sparse(parameter):
+                parameter.grad = self._mean_rows(parameter)
+
+    def stops(self, may_wait: bool) -> bool:
+        """Whether any rank was to stop at the last step; on an accelerator False unless it ``may_wait`` for it."""
+        return self._stops is not None and (may_wait or self._stops.is_cpu) and bool(self._stops > 0)
+
+    def _mean_rows(self, table: nn.Parameter) -> Tensor:
+        """The mean of sparse gradients, which costs the rows that all ranks touch."""
+        index, values = torch.zeros(0, dtype=torch.int64, device=table.device), table[:0]
+        if table.grad is not None:
+            gradient = table.grad.coalesce()
+            index, values = gradient.indices()[0], gradient.values()
+        sizes = tuple(all_values(len(index)))
+        index, values = gathered(index, sizes), gathered(values, sizes) / self.ranks.count
+        return torch.sparse_coo_tensor(index[None], values, table.shape, check_invariants=False)

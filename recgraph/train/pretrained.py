@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import polars as pl
 import torch
@@ -20,12 +20,11 @@ from recgraph.data.dataframe import frame_kind, from_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import SealedSplit
 from recgraph.models.base import Model
-from recgraph.serve.bundle import BundleError, bundle_of, digest
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import BundleError, Embedder, bundle_of, digest
 from recgraph.serve.recommender import Recommender, load
+from recgraph.train.fitting import Scale
 from recgraph.train.run import NodeRun, Run
 
-Scale = Literal["initial", "given"]
 #: the fields of the source's record that the record of the new run keeps
 _KEPT = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")
 _log = logging.getLogger(__name__)

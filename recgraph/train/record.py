@@ -21,7 +21,7 @@ from recgraph.data.strategies import EVERYTHING
 from recgraph.files import read_object, write_json
 from recgraph.pages import block, table
 from recgraph.registry import imported
-from recgraph.train.callbacks import duration
+from recgraph.train.observers import duration
 
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
 #: the fields that identify a run; ``config.json`` in its folder holds them
@@ -49,7 +49,7 @@ class DataRecord(_Entries):
 
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.train.settings.DataConfig` that made the split.
-        file: which file of one's own it was, see :meth:`recgraph.data.log_file.LogFile.fingerprint`.
+        file: which file of one's own it was, see :meth:`recgraph.data.read.LogFile.fingerprint`.
         features: likewise the files of features, by their names in the settings, or the frames and the graph of data in
             memory; absent where there are none.
         split, split_params, split_hash, n_users, n_items: of a split.

@@ -13,9 +13,7 @@ from pydantic import Field
 from recgraph.config import checked
 from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.item_features import ItemColumns
-from recgraph.data.log import InteractionLog
-from recgraph.data.sealing import check_open
-from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.split import FitPart, Interactions, SealedSplit, Split, check_open
 from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.nodes import NodeResults, ProbeConfig, evaluate_nodes
@@ -26,9 +24,9 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.parallel import Engine
 from recgraph.ranks import first_does, is_first, together
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.plots import Plot, PlotKind, plot
 from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
 from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, split_again
@@ -180,7 +178,7 @@ class Run(BaseRun):
         split: SealedSplit | None,
         record: RunRecord,
         folder: Path | None = None,
-        log: InteractionLog | None = None,
+        log: Interactions | None = None,
     ) -> None:
         super().__init__(record, folder)
         self.model, self.split = model, split
@@ -418,7 +416,7 @@ class Run(BaseRun):
     def open(
         cls,
         folder: str | Path,
-        data: InteractionLog | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
+        data: Interactions | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
     ) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`NodeRun`.
 
@@ -443,7 +441,7 @@ class Run(BaseRun):
         if data is None or isinstance(data, str | Path | Mapping):
             split, features = split_again(record.data, data)
         else:
-            split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
+            split = Split.of(data, EVERYTHING) if isinstance(data, Interactions) else data
             check_split(split, record.data)
             features = features_of(split)
         model = Recommender.load(folder / "bundle").model

@@ -16,17 +16,15 @@ from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
-from recgraph.data.log import InteractionLog
-from recgraph.data.log_file import LogFile, is_data_path
-from recgraph.data.reading import FEATURES, PARTS, Reading
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
+from recgraph.data.split import Interactions, SealedSplit, Split
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.ranks import Ranks, local_rank, of_all
 from recgraph.train.record import DataRecord
 
-#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.log_file.LogFile.fingerprint`; or of a frame
+#: name of a file of features -> its fingerprint, see :meth:`recgraph.data.read.LogFile.fingerprint`; or of a frame
 #: or a graph in memory, whose ``path`` is None
 Fingerprints = Mapping[str, Mapping[str, Any]]
 #: the name of a graph of relations among the features
@@ -199,7 +197,7 @@ def features_of(split: Split | SealedSplit) -> Fingerprints | None:
         return None
 
 
-def _in_memory(log: InteractionLog) -> dict[str, dict[str, Any]]:
+def _in_memory(log: Interactions) -> dict[str, dict[str, Any]]:
     """The fingerprints of the frames of features and of the graph of a log; ``path`` is None."""
     users, items = (log.user_features, log.columns.user), (log.item_features, log.columns.item)
     found: dict[str, dict[str, Any]] = {

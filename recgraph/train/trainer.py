@@ -7,9 +7,11 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +20,112 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from recgraph.data.batches import Batches
-from recgraph.files import sweep, write_tensors
+from recgraph.files import NonFinite, not_finite, sweep, write_tensors
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.rows import is_sparse
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.ahead import on_device, prepared_ahead
-from recgraph.train.averaging import Averaging
-from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.observers import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.phases import (
     TABLES,
-    check_phases,
+    Averaging,
     freeze_all_but,
     make_optimisers,
     rate_factor,
     step_at,
     total_loss,
 )
-from recgraph.train.progress import Clock, EarlyStopping, Progress, Terms, check_finite
 
-_log = logging.getLogger(__name__)
+# batches between two reads of the terms: a read waits for the device
+_READ_EVERY = 20
+# batches that are prepared on the host while an accelerator computes
+_AHEAD = 3
+_WAY_OUT = "try a smaller learning_rate, or clip_norm"
 #: parameters of glibc's mallopt
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(NonFinite):
+    """A loss term became NaN or infinite."""
+
+
+@dataclass
+class Progress:
+    """The position of a training and what was measured so far; saved with every checkpoint.
+
+    Attributes:
+        sums: of the epoch: name of a term -> the sum of its values, ``name/n`` -> how many values.
+        n_ranks: the most processes that have trained together so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    targets: int = 0
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    n_ranks: int = 1
+
+    def mean_terms(self) -> dict[str, float]:
+        """Name of a term -> the mean of its values in the epoch so far."""
+        return {name: value / self.sums[f"{name}/n"] for name, value in self.sums.items() if not name.endswith("/n")}
+
+
+@dataclass
+class EarlyStopping:
+    """Early stopping: the best value, and ``stop`` when ``patience`` values in a row were no better (None: never)."""
+
+    patience: int | None
+    maximise: bool = True
+    best: float | None = None
+    best_epoch: int | None = None
+    waited: int = 0
+
+    def update(self, value: float, epoch: int) -> bool:
+        """Add a value; True where it is the best so far (an equal value is not better)."""
+        if math.isnan(value):
+            raise NonFinite(f"the metric that selects the best epoch is NaN at epoch {epoch}; take another metric")
+        better = self.best is None or (value > self.best if self.maximise else value < self.best)
+        if better:
+            self.best, self.best_epoch, self.waited = value, epoch, 0
+        else:
+            self.waited += 1
+        return better
+
+    @property
+    def stop(self) -> bool:
+        return self.patience is not None and self.waited >= self.patience
+
+
+class _Clock:
+    """Adds the time since it was made or last updated to a training's progress; made at the start of an epoch.
+
+    In a resumed training an epoch began in another process: its time there is what the progress has beyond the last
+    row of the history.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._before = progress.seconds - (progress.history[-1]["seconds"] if progress.history else 0.0)
+        self._began = self._wall = time.perf_counter()
+        self._cpu = time.process_time()
+
+    def epoch_seconds(self) -> float:
+        """Of all processes that worked on the epoch, as :attr:`Progress.targets` counts them."""
+        return self._before + time.perf_counter() - self._began
+
+    def update(self) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        self._progress.seconds += wall - self._wall
+        self._progress.cpu_seconds += cpu - self._cpu
+        self._wall, self._cpu = wall, cpu
 
 
 class Trainer:
@@ -54,7 +137,7 @@ class Trainer:
 
     Several processes (:mod:`recgraph.ranks`) train as one. Each computes its share of every batch, or all of it where
     batches know of no shares; gradients and terms are means over ranks. What is decided (the schedule, stopping, when
-    to save) is decided from numbers that all ranks have alike, and rank 0 writes.
+    to save) is decided from numbers that are the same on all ranks, and rank 0 writes.
 
     Parameters that are frozen (``requires_grad`` is False) keep their values and stay frozen; a phase that trains no
     others measures its terms and makes no step.
@@ -64,10 +147,10 @@ class Trainer:
         batches: of the training part.
         config: how to train.
         generators: the run's random streams, the same that ``batches`` were made with.
-        validate: called after an epoch; metric name -> value. It must contain ``config.metric`` unless that is
-            ``"loss"``; without it only ``"loss"`` and ``"last"`` can be used.
+        validate: called after an epoch; metric name -> value. Without it only the metrics ``"loss"`` and ``"last"``
+            can select an epoch.
         folder: where checkpoints go; None keeps nothing.
-        observers: called at the events of :class:`recgraph.train.callbacks.Observer`.
+        observers: called at the events of :class:`recgraph.train.observers.Observer`.
         accelerator: devices and precision; made from ``config`` by default.
     """
 
@@ -83,34 +166,35 @@ class Trainer:
         accelerator: Accelerator | None = None,
     ) -> None:
         if validate is None and config.metric not in ("loss", "last"):
-            raise ValueError(f"metric = {config.metric!r} needs a validation; use metric = 'loss' or 'last'")
-        check_phases(model, config.accumulate)
+            raise ValueError(
+                f"metric = {config.metric!r} needs a validation part; leave it out, or use 'loss' or 'last'"
+            )
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
         self.accelerator = accelerator or make_accelerator(precision=config.precision)
         self.ranks = Ranks.here()
-        self.averaging = Averaging(self.ranks)
         self.phases = model.phases
         # without a wrapper of its own for several processes: phases freeze parameters, and gradients are averaged here
         self.module = self.accelerator.prepare_model(model, evaluation_mode=True)
-        self.averaging.align(model)
+        self.averaging = Averaging(self.ranks)
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
         if config.compile and is_accelerated(self.accelerator.device):
             model.compile_parts()
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
-        self._compared_from = model.changing_epochs if config.metric == "loss" else 0
         self.progress = Progress(n_ranks=self.ranks.count)
         self.best: dict[str, Tensor] | None = None
-        self._best_is_kept = True
+        self._best_is_written = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._terms = Terms(len(self.phases))
+        self._unread: list[tuple[int, dict[str, Tensor]]] = []  # terms of steps that are still on the device
         self._interrupt = Interrupt()
-        of_ranks = all_values(self._fingerprint())
-        for rank, other in enumerate(of_ranks):
-            if differing := checkpoints.differing(of_ranks[0], other):
-                raise ValueError(f"rank {rank} trains with another {', '.join(differing)} than rank 0")
+        if self.ranks.count > 1:
+            self.averaging.align(model)
+            first, *others = all_values(self._fingerprint())
+            for rank, other in enumerate(others, start=1):
+                if differing := checkpoints.differing(first, other):
+                    raise ValueError(f"rank {rank} trains with another {', '.join(differing)} than rank 0")
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
@@ -125,64 +209,61 @@ class Trainer:
             NonFinite: a term, a weight or an optimiser's state became NaN or infinite; names it and the step.
             TrainingInterrupted: SIGINT came; the step, or the epoch's validation, was finished and the state saved.
         """
-        check_phases(self.model, self.config.accumulate)
-        with Interrupt() as self._interrupt, _freed_memory_kept():
+        progress, stopping, config = self.progress, self.stopping, self.config
+        with Interrupt() as self._interrupt, _freed_memory_stays():
             try:
-                while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
-                    clock = Clock(self.progress)
+                while progress.epoch < config.max_epochs and not stopping.stop:
+                    clock = _Clock(progress)
                     self._train_epoch(clock)
                     saved = self._end_epoch(clock)
-                    if any(all_values(self._interrupt.asked)):  # SIGINT since the last step, perhaps the last of all
-                        epoch, n_batches = self.progress.epoch - 1, len(self.batches)
-                        raise TrainingInterrupted(epoch, n_batches, saved or self.save())
+                    if any(all_values(self._interrupt.requested)):  # since the last step, perhaps the last of all
+                        raise TrainingInterrupted(progress.epoch - 1, len(self.batches), saved or self.save())
             finally:
                 self._call("close")
+        why = f"all {config.max_epochs} epochs are made"
+        if stopping.stop:
+            why = (
+                f"stopped after epoch {progress.epoch}: {config.metric} was no better {stopping.waited} times in a row"
+            )
         if self.best is not None:
             self.model.load_state_dict(self.best)
-        _log.info("%s", self._why_ended())
-        return self.progress.history
+            why += f"; the weights are those of epoch {stopping.best_epoch}, with {config.metric} {stopping.best:.4f}"
+        _log.info("%s", why)
+        return progress.history
 
-    def _why_ended(self) -> str:
-        stopping, metric = self.stopping, self.config.metric
-        why = f"all {self.config.max_epochs} epochs are made"
-        if stopping.stop:
-            why = f"stopped after epoch {self.progress.epoch}: {metric} was no better {stopping.waited} times in a row"
-        if stopping.best is None:
-            return why
-        return f"{why}; the weights are those of epoch {stopping.best_epoch}, with {metric} {stopping.best:.4f}"
-
-    def _train_epoch(self, clock: Clock) -> None:
-        """The steps of one epoch, from the batch where a resumed training stopped."""
-        progress = self.progress
-        self._terms.forget()
-        self._call("start_epoch", progress.epoch, len(self.batches), progress.batch)
+    def _train_epoch(self, clock: _Clock) -> None:
+        """The steps of one epoch, from the batch where a resumed training stopped, and what is due between them."""
+        progress, device, n_batches = self.progress, self.accelerator.device, len(self.batches)
+        self._unread = []
+        self._call("start_epoch", progress.epoch, n_batches, progress.batch)
         self.module.train()
-        every, device = self.batches.epoch(progress.epoch, progress.batch), self.accelerator.device
-        with prepared_ahead(every, on_device(self.model, device), self.generators, device) as batches:
-            self._train_on(batches, progress, clock)
-        self._terms.read(progress)
+        every = self.batches.epoch(progress.epoch, progress.batch)
+        with prepared_ahead(every, self.prepare, self.generators, device) as batches:
+            for batch in batches:
+                if self.model.diagnostics and progress.batch == 0:
+                    self._diagnose(batch)
+                self.step(batch)
+                progress.batch += 1
+                progress.targets += batch.n_targets
+                self._call("advance")
+                reads = len(self._unread) >= _READ_EVERY * len(self.phases)
+                if reads:
+                    self._read_terms()
+                    self._call("step", progress.mean_terms(), progress.targets / clock.epoch_seconds())
+                if progress.batch % self.config.accumulate and progress.batch < n_batches:
+                    continue
+                stops = self._interrupt.requested if self.ranks.count == 1 else self.averaging.stops(may_wait=reads)
+                if stops or self._checkpoint_is_due():
+                    clock.update()
+                    saved = self.save()
+                    if stops:
+                        raise TrainingInterrupted(progress.epoch, progress.batch, saved)
+        self._read_terms()
 
-    def _train_on(self, batches: Iterator[Any], progress: Progress, clock: Clock) -> None:
-        """The steps on batches, and what is due between them."""
-        for batch in batches:
-            if self.model.diagnostics and progress.batch == 0:
-                self._diagnose(batch)
-            self.step(batch)
-            progress.batch += 1
-            progress.targets += batch.n_targets
-            self._call("advance")
-            reads = self._terms.are_due
-            if reads:
-                self._terms.read(progress)
-                self._call("step", progress.mean_terms(), progress.targets / clock.epoch_seconds())
-            if not self._is_between_steps():
-                continue
-            is_asked = self.averaging.is_asked(self._interrupt.asked, may_wait=reads)
-            if is_asked or self._checkpoint_is_due():
-                clock.update()
-                saved = self.save()
-                if is_asked:
-                    raise TrainingInterrupted(progress.epoch, progress.batch, saved)
+    def prepare(self, batch: Any) -> Any:
+        """The batch on the device, with what its model draws for it on the host."""
+        self.model.prepare(batch)
+        return batch.to(self.accelerator.device)
 
     def step(self, batch: Any) -> None:
         """Make every phase's step on one batch."""
@@ -194,17 +275,19 @@ class Trainer:
     def _phase_step(self, phase: Phase, batch: Any) -> None:
         """Forward, backward and, with the last of the accumulated batches, the optimisers of the phase's groups."""
         config = self.config
-        done, size = self._accumulated()
+        n_steps, done = divmod(self.progress.batch, config.accumulate)
+        size = min(config.accumulate, len(self.batches) - n_steps * config.accumulate)  # fewer at an epoch's end
         with freeze_all_but(self.groups, phase.groups) as parameters:
             with self.accelerator.autocast(), torch.set_grad_enabled(bool(parameters)):
                 terms = self.module(batch, tuple(phase.terms))
                 loss = total_loss(terms, phase)
             if parameters:
                 self.accelerator.backward(loss / size if size > 1 else loss)
-        self._terms.add(self.progress.step, {name: terms[name] for name in phase.terms})
+        self._unread.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
         if done + 1 < size or not parameters:
             return
-        self.averaging.average(parameters, self._interrupt.asked)
+        if self.ranks.count > 1:
+            self.averaging.average(parameters, self._interrupt.requested)
         if config.clip_norm is not None:
             dense = [parameter for parameter in parameters if not is_sparse(parameter)]
             self.accelerator.clip_grad_norm_(dense, config.clip_norm)
@@ -213,7 +296,26 @@ class Trainer:
             if name.removesuffix(TABLES) in phase.groups:
                 step_at(rate, optimiser)
 
-    def _end_epoch(self, clock: Clock) -> Path | None:
+    def _read_terms(self) -> None:
+        """Read the terms of all ranks from the device, and add their means to the progress.
+
+        Raises:
+            NonFiniteLoss: one is NaN or infinite; names the term and the step.
+        """
+        if not self._unread:
+            return
+        names = [(step, name) for step, terms in self._unread for name in terms]
+        values = stacked(torch.stack([value.float() for _, terms in self._unread for value in terms.values()]))
+        sums = self.progress.sums
+        for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
+            if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
+                where = f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}" if len(of_ranks) > 1 else ""
+                raise NonFiniteLoss(f"term {name!r} became {of_ranks[wrong[0]]} at step {step}{where}; {_WAY_OUT}")
+            sums[name] = sums.get(name, 0.0) + sum(of_ranks) / len(of_ranks)
+            sums[f"{name}/n"] = sums.get(f"{name}/n", 0.0) + 1
+        self._unread = []
+
+    def _end_epoch(self, clock: _Clock) -> Path | None:
         """Validate, write the epoch's row, save where that is due -> the checkpoint, where one was made."""
         progress, config = self.progress, self.config
         self._check_finite({})
@@ -238,45 +340,42 @@ class Trainer:
         return saved
 
     def _validate(self, row: dict[str, Any]) -> None:
-        """Add the metrics to the epoch's row, and keep the weights where they are the best so far."""
+        """Add the metrics to the epoch's row, and copy the weights where they are the best so far."""
         self.module.eval()
+        metric = self.config.metric
         # one rank's numbers decide, whatever the arithmetic of the others' machines
-        metrics = first_value(dict(self.validate()) if self.validate is not None else {})
-        row.update(metrics)
-        if self.config.metric not in row:
-            raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")
-        if self.progress.epoch < self._compared_from:
+        row.update(first_value(dict(self.validate()) if self.validate is not None else {}))
+        if metric == "loss" and self.progress.epoch < self.model.changing_epochs:
             return
-        if self.stopping.update(row[self.config.metric], self.progress.epoch + 1):
+        if self.stopping.update(row[metric], self.progress.epoch + 1):
             self.best = None  # released before its successor is made
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self._best_is_kept = False
+            self._best_is_written = False
         row["best"] = self.stopping.best
 
     def _diagnose(self, batch: Any) -> None:
         """Measure the model's diagnostics on a batch. They draw from streams of their own: training is not changed."""
-        epoch = self.progress.epoch
-        seed, ranks = derive(self.generators.seed, "diagnostics", epoch), self.generators.ranks
-        own = Generators(seed, self.accelerator.device, ranks)
-        batch = replace(batch.to(self.accelerator.device), generators=own, drawn={})
+        device, seed = self.accelerator.device, derive(self.generators.seed, "diagnostics", self.progress.epoch)
+        batch = replace(batch.to(device), generators=Generators(seed, device, self.generators.ranks), drawn={})
         with torch.no_grad(), self.accelerator.autocast():
             measured = self.module(batch, self.model.diagnostics)
         values = stacked(torch.stack([value.double() for value in measured.values()])).mean(0)
         self.progress.diagnostics = dict(zip(measured, values.tolist(), strict=True))
 
     def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
-        """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on one."""
-        named = {f"optimiser {name}": value for name, value in optimisers.items()}
-        of_all(lambda: check_finite({**self.model.state_dict(), **named}, self.progress))
+        """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on one.
 
-    def _accumulated(self) -> tuple[int, int]:
-        """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
-        accumulate = self.config.accumulate
-        n_steps, done = divmod(self.progress.batch, accumulate)
-        return done, min(accumulate, len(self.batches) - n_steps * accumulate)
+        A finite term may have a gradient that is not, and after a step that is too large the next term shows it only
+        where there is a next step.
+        """
 
-    def _is_between_steps(self) -> bool:
-        return self._accumulated()[0] == 0 or self.progress.batch >= len(self.batches)
+        def check() -> None:
+            named = {f"optimiser {name}": value for name, value in optimisers.items()}
+            if wrong := not_finite({**self.model.state_dict(), **named}):
+                names, step = ", ".join(wrong[:5]), self.progress.step
+                raise NonFinite(f"{names} became NaN or infinite by step {step}; {_WAY_OUT}")
+
+        of_all(check)
 
     def _checkpoint_is_due(self) -> bool:
         """Whether this is the first step that ends at or after a multiple of ``checkpoint_every`` batches."""
@@ -288,7 +387,7 @@ class Trainer:
 
         All ranks call it, and rank 0 writes.
         """
-        self._terms.read(self.progress)
+        self._read_terms()
         optimisers = checkpoints.optimiser_tensors(self.optimisers)
         self._check_finite(optimisers)
         self._saved_at = time.monotonic()
@@ -305,23 +404,16 @@ class Trainer:
         if self.folder is None:
             return None
         best = None if self.best is None else self.folder / "best.safetensors"
-        if self.best is not None and best is not None and not self._best_is_kept:
+        if self.best is not None and best is not None and not self._best_is_written:
             write_tensors(self.best, best)
-            self._best_is_kept = True
-        state = {
-            **vars(self.progress),
-            "stopping": self.stopping.state_dict(),
-            "fingerprint": self._fingerprint(),
-            "ranks": self.ranks.count,
-        }
-        whole = checkpoints.Checkpoint(
-            self.model.state_dict(),
-            optimisers,
-            checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams),
-            state,
+            self._best_is_written = True
+        stopping = {name: getattr(self.stopping, name) for name in ("best", "best_epoch", "waited")}
+        own = {"stopping": stopping, "fingerprint": self._fingerprint(), "ranks": self.ranks.count}
+        generators = checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams)
+        whole = checkpoints.Checkpoint(self.model.state_dict(), optimisers, generators, {**vars(self.progress), **own})
+        self._checkpoint = checkpoints.save(
+            self.folder / "checkpoints", whole, self.progress.step, self._checkpoint, best
         )
-        before, steps = self._checkpoint, self.progress.step
-        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best)
         _log.debug("checkpoint %s", self._checkpoint)
         return self._checkpoint
 
@@ -346,20 +438,21 @@ class Trainer:
             raise checkpoints.CheckpointError(
                 f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
             )
-        self.stopping.load_state_dict(state.pop("stopping"))
+        for name, value in state.pop("stopping").items():
+            setattr(self.stopping, name, value)
         n_ranks = state.pop("ranks")
         self.progress = Progress(**state)
         self.progress.n_ranks = max(self.progress.n_ranks, self.ranks.count)
-        if not self.ranks.is_first:  # rank 0 has the time of all
-            self.progress.cpu_seconds = 0.0
         if saved.best is not None:
-            self.best, self._best_is_kept = dict(saved.best), False
+            self.best, self._best_is_written = dict(saved.best), False
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self.model.load_state_dict(saved.model)
         checkpoints.load_streams(self.generators, saved.generators, n_ranks, self.ranks, self.progress.step)
         self._checkpoint = newest
         if self.ranks.is_first:
             sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
+        else:
+            self.progress.cpu_seconds = 0.0  # rank 0 has the time of all
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True
@@ -373,8 +466,55 @@ class Trainer:
 
 
 @contextmanager
-def _freed_memory_kept() -> Iterator[None]:
-    """Within it glibc keeps what a step frees for the next one, and gives it back afterwards.
+def prepared_ahead(
+    batches: Iterable[Any], prepare: Callable[[Any], Any], generators: Generators, device: torch.device
+) -> Iterator[Iterator[Any]]:
+    """Yields an iterator over ``prepare(batch)``, in the order of the batches.
+
+    On an accelerator a thread of the host makes them while the device computes. It draws what would be drawn without
+    it: :meth:`Generators.state_dict` gives the streams as they stood after the batch that was taken last, and leaving
+    the block puts them there, so that a training can stop after any batch. An error in the thread is raised where its
+    batch would have come.
+
+    Args:
+        batches: of an epoch; read by the thread alone.
+        prepare: draws from no stream but :meth:`Generators.on_host`.
+        generators: the run's.
+        device: that computes.
+    """
+    if not is_accelerated(device):
+        yield map(prepare, batches)
+        return
+    every = iter(batches)
+
+    def make() -> tuple[Any, dict[str, Tensor]] | None:
+        batch = next(every, None)
+        return None if batch is None else (prepare(batch), generators.host_state())
+
+    generators.hold(generators.host_state())
+    try:
+        with ThreadPoolExecutor(1, "prepared-ahead") as thread:
+            waiting = deque(thread.submit(make) for _ in range(_AHEAD))
+
+            def take() -> Iterator[Any]:
+                while (made := waiting.popleft().result()) is not None:
+                    waiting.append(thread.submit(make))
+                    batch, streams = made
+                    generators.hold(streams)
+                    yield batch
+
+            try:
+                yield take()
+            finally:
+                for each in waiting:
+                    each.cancel()
+    finally:
+        generators.release()
+
+
+@contextmanager
+def _freed_memory_stays() -> Iterator[None]:
+    """Within it glibc has what a step frees ready for the next one, and gives it back afterwards.
 
     By itself it hands the end of its heap back and maps large arrays anew in each step: page faults that are a tenth of
     a step of SASRec, and a third of one of LightGCN over 500,000 nodes. Other C libraries stay as they are.

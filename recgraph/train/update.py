@@ -31,10 +31,10 @@ from recgraph.serve.recommender import Recommender
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.callbacks import Observer
 from recgraph.train.config import TrainConfig, pick_device, training_config
 from recgraph.train.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.train.new_log import Before, Joined, read_new_log, reading_of
+from recgraph.train.observers import Observer
 from recgraph.train.phases import make_optimisers
 from recgraph.train.record import IDENTIFYING, RunRecord
 from recgraph.train.trainer import Trainer

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recgraph import parallel
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError, distribute
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.files import NonFinite, read_object, remove_folder, replacing_folder, write_json
 from recgraph.train import fit as experiment
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.run import Run
 from recgraph.tuning.objectives import blocks_of_users, measure
 from recgraph.tuning.plan import Plan
@@ -92,7 +91,7 @@ def fit(
     """Fit one configuration, or resume it from a folder that holds an unfinished training of it.
 
     Raises:
-        FolderInUse: another process trains into the folder.
+        InUse: another process trains into the folder.
     """
     shared = distribute(settings, plan.space.parts)
     training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}

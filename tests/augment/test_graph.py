@@ -7,8 +7,7 @@ import torch
 
 from recgraph.augment.graph import EdgeDrop, FeatureMask, NodeDrop
 from recgraph.rng import Generators
-from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import random_matrix
+from recgraph.sparse.csr import Csr, random_matrix
 
 
 def _adjacency(device: torch.device, n_cols: int = 30) -> Csr:

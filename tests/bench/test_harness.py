@@ -51,7 +51,8 @@ def test_every_workload_of_the_suite_exists_and_names_differ() -> None:
     assert len({bench.name for bench in benches}) == len(benches)
     for bench in benches:
         for each in (bench.ours, bench.peer):
-            assert (Path(command.__file__).parent / each.workload).is_file()
+            file, _, name = each.workload.partition(":")
+            assert f"def {name or 'prepare'}(" in (Path(command.__file__).parent / file).read_text()
             assert each.environment is None or each.environment in environments.PEERS
 
 

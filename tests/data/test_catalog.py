@@ -27,7 +27,7 @@ from recgraph.data.catalog.logs import (
     unpack,
 )
 from recgraph.data.errors import MissingColumnError
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.files import sha256
 
 TEXTS = """

@@ -16,7 +16,7 @@ from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
 from recgraph.data.catalog.logs import CountError, HashMismatchError, SourceError, UnavailableError
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.sparse.csr import Csr

@@ -17,8 +17,7 @@ from refusing import refused
 from recgraph import Interactions, Split
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
-from recgraph.data.sealing import without_test_data
-from recgraph.data.split import SealedSplit, SealedTestError
+from recgraph.data.split import SealedSplit, SealedTestError, without_test_data
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 

@@ -10,7 +10,7 @@ import pytest
 
 from recgraph.data.catalog import synthetic
 from recgraph.data.catalog.synthetic import Synthetic, generate, jump_probabilities
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 
 CONFIG = Synthetic()
 

@@ -132,5 +132,3 @@ def test_groups() -> None:
     drawn = np.random.default_rng(0).random(20_000)
     many = Result(Protocol(), np.arange(20_000), {"mrr@5": drawn})
     assert by_group(many, ["a", "b"] * 10_000)["mrr@5"].to_list() == [drawn[::2].mean(), drawn[1::2].mean()]
-    with refused("labels"):
-        by_group(values, ["a"])

@@ -115,8 +115,6 @@ def test_matrix_forms() -> None:
             matrix(scores, bad)
     with refused("scores"):
         matrix(scores[0], relevant)
-    with refused("seen_items"):
-        matrix(scores, relevant, seen=["exclude"])
 
 
 @pytest.mark.parametrize("kind", ["polars", "pandas"])
@@ -170,10 +168,8 @@ def test_a_metric_of_ones_own_has_a_number_for_each_user() -> None:
         (RECS, TRUTH, {"user": "who"}, ["recommendations", "who"]),
         (RECS, TRUTH, {"grade": "grade"}, ["truth", "grade"]),
         (pl.concat([RECS, RECS[:1]]), TRUTH, {}, ["item 1", "user 'a'"]),
-        (RECS, TRUTH.with_columns(item_id=pl.lit("x")), {}, ["item_id"]),
         (RECS, TRUTH.with_columns(item_id=pl.lit(None, dtype=pl.Int64)), {}, ["truth", "item_id", "row 0"]),
         (RECS.with_columns(score=pl.Series([0.5, 0.1, math.nan, 0.2, 0.3])), TRUTH, {"score": "score"}, ["row 2"]),
-        (RECS.with_columns(rank=pl.lit("9")), TRUTH, {"rank": "rank"}, ["recommendations", "rank"]),
         (RECS, TRUTH[:0], {}, ["truth"]),
         (RECS, TRUTH, {"n_items": 3}, ["n_items"]),
         (RECS, TRUTH, {"metrics": ["auc"]}, ["auc"]),

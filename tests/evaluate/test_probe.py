@@ -52,7 +52,7 @@ def test_probes_together_equal_probes_one_by_one() -> None:
     x, y, split = nodes()
     settings = {"repeats": 2, "steps": 25, "learning_rate": 0.05, "weight_decay": 0.01}
     scores = linear_probe(x, y, split, seed=3, **settings)
-    first = probe._Probes(5, 3, 2, torch.device("cpu"), 3).weight.detach()
+    first = probe._first_weights(5, 3, 2, torch.device("cpu"), 3)[0].detach()
     for r in range(2):
         want = one_by_one(x, y, split, first[:, r], 25, 0.05, 0.01)
         got = [float(getattr(scores, name)[r]) for name in probe.SCORES]

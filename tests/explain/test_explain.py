@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 import recgraph as rg
 from recgraph.cli.app import app
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.explain.explanation import Evidence, Explanation, Node
 from recgraph.explain.nodes import nearest
 from recgraph.explain.page import history_rows, recommendation_rows, why_lines, why_rows

@@ -16,7 +16,7 @@ from refusing import refused
 
 from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.graph.schema import Edges, EdgeType, GraphError, Nodes
@@ -119,7 +119,7 @@ def test_dgl_and_back(dgl: Any) -> None:
 
 @pytest.mark.usefixtures("dgl")
 def test_dgl_whose_edges_have_another_order() -> None:
-    from recgraph.sparse.backends.dgl import load
+    from recgraph.sparse.dgl import load
 
     there = load().heterograph({("a", "to", "b"): (torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]))})
     there.edges["to"].data["weight"] = torch.tensor([1.0, 2.0, 3.0])

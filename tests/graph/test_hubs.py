@@ -14,8 +14,8 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import path_counts
 from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.hubs import split_hubs
 from recgraph.sparse.products import compose, n_pairs
+from recgraph.sparse.select import split_hubs
 from recgraph.sparse.spmm import spmm
 
 

@@ -16,12 +16,12 @@ from markupsafe import escape
 from refusing import refused
 
 import recgraph as rg
+from recgraph.config import setting_text
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.numbers import metric_name
 from recgraph.leaderboard.page import cost_figures, count, curve_figures, duration, page
 from recgraph.leaderboard.rendering import COLUMNS
 from recgraph.leaderboard.sheet import update_comparisons
-from recgraph.config import setting_text
 
 
 def rendered(board: Board, suffix: str) -> str:

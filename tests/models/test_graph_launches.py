@@ -21,7 +21,6 @@ from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 from recgraph.sparse.device import accelerator_path
-from recgraph.train.ahead import on_device
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
 
@@ -87,8 +86,7 @@ def trainer_of(name: str, settings: dict[str, Any], device: str = "cpu") -> tupl
     trainer = Trainer(model, batches, config, generators, accelerator=make_accelerator(device))
     trainer.module.train()
     first, second, *_ = [*batches.epoch(0), *batches.epoch(1)]
-    ready = on_device(model, torch.device(device))
-    return trainer, [ready(first), ready(second)]
+    return trainer, [trainer.prepare(first), trainer.prepare(second)]
 
 
 def on_host(name: str, settings: dict[str, Any]) -> Count:

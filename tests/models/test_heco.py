@@ -10,7 +10,7 @@ from torch import Tensor
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _positives, sample_neighbours
-from recgraph.sparse import pair_products
+from recgraph.sparse import spmm
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
@@ -27,7 +27,7 @@ def adjacency(n: int, m: int, share: float, seed: int = 0) -> Csr:
 @pytest.mark.parametrize("block_rows", [None, 3])
 @pytest.mark.parametrize("few", [0, 1000])  # products in blocks, and gathered
 def test_several_positives(scale: float, block_rows: int | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_products, "_FEW", few)
+    monkeypatch.setattr(spmm, "_FEW", few)
     a, b = (scale * draw(12, 5)).requires_grad_(), draw(12, 5, seed=1).requires_grad_()
     positives = adjacency(12, 12, 1.0).with_diagonal(1.0)
     term = ContrastiveTerm(temperature=0.5, objective={"name": "info_nce", "block_rows": block_rows}, similarity="dot")

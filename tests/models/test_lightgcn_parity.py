@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))

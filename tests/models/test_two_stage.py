@@ -31,7 +31,7 @@ from recgraph.models.two_stage import (
     union,
 )
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.inner_split import inner_split
+from recgraph.train.fit import inner_split
 
 
 def labelled(n: int = 3000, width: int = 5) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ import polars as pl
 
 import recgraph as rg
 from recgraph import pages
-from recgraph.data.sealing import without_test_data
+from recgraph.data.split import without_test_data
 from recgraph.graph.hetero import HeteroGraph
 
 HOSTILE = "<script>alert(1)</script>"

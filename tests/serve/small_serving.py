@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.batches import Query
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.recommender import Recommender

@@ -13,14 +13,13 @@ from refusing import refused
 
 import recgraph
 from recgraph import registry
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ClosedFormModel, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.serve import bundle
-from recgraph.serve.bundle import BundleError
-from recgraph.serve.embedder import Embedder
+from recgraph.serve.bundle import BundleError, Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.csr import Csr
 
@@ -93,7 +92,7 @@ def test_no_file_is_pickle(folder: Path) -> None:
 
 def test_tied_and_partial_tensors_are_written_apart() -> None:
     whole = torch.arange(12.0).view(3, 4)
-    apart = bundle.apart({"one": whole, "same": whole, "part": whole[:2], "turned": whole.T})
+    apart = bundle.unshared({"one": whole, "same": whole, "part": whole[:2], "turned": whole.T})
     assert apart["one"].data_ptr() == whole.data_ptr()  # a matrix of items by items is not copied
     assert len({value.untyped_storage().data_ptr() for value in apart.values()}) == 4
     for value, wanted in zip(apart.values(), (whole, whole, whole[:2], whole.T), strict=True):

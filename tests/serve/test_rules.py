@@ -17,11 +17,11 @@ from small_serving import ServedTowers, log, serve
 
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.evaluate.ranking import evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.models.closed_form.linear import EASE
-from recgraph.serve import ruling
+from recgraph.serve import rules as rules_file
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Boost, Rules
 
@@ -225,7 +225,7 @@ def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(mo
     assert made.recommend(users=users, k=8, rules={"diversity": 0}).equals(plain)
     # in steps of one user at a time, too
     whole = made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}})
-    monkeypatch.setattr(ruling, "_BYTES", 1)
+    monkeypatch.setattr(rules_file, "_BYTES", 1)
     assert made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}}).equals(whole)
 
 

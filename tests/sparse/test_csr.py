@@ -196,5 +196,3 @@ def test_mean_of_matrices(device: torch.device) -> None:
     torch.testing.assert_close(mean_of(parts).to_dense(), sum(p.to_dense() for p in parts) / 3)
     with pytest.raises(ValueError):
         mean_of([random_csr(1), random_csr(1, (5, 9))])
-    with pytest.raises(ValueError):
-        normalise(parts[0], "rows")  # type: ignore[arg-type]

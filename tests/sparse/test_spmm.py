@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import BACKENDS, Backend, random_matrix, spmm
+from recgraph.sparse.csr import Csr, random_matrix
+from recgraph.sparse.spmm import BACKENDS, Backend, spmm
 
 # (shape, entries): rectangular, empty rows and columns, several entries at one place, none at all
 SHAPES = {"wide": ((30, 60), 90), "tall": ((60, 20), 200), "dense": ((7, 5), 300), "empty": ((4, 3), 0)}
@@ -123,7 +123,7 @@ def test_dgl_is_imported_without_traces() -> None:
     code = (
         "import os, sys, pathlib, tempfile\n"
         "os.environ['HOME'] = home = tempfile.mkdtemp()\n"
-        "from recgraph.sparse.backends.dgl import load\n"
+        "from recgraph.sparse.dgl import load\n"
         "dgl = load()\n"
         "assert load() is dgl\n"
         "g = dgl.heterograph({('a', 'r', 'b'): ([0, 1], [1, 0])})\n"

@@ -23,11 +23,10 @@ from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup, set_sparse
-from recgraph.train.averaging import Averaging
-from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.progress import NonFiniteLoss
-from recgraph.train.trainer import Trainer
+from recgraph.train.observers import Observer, TrainingInterrupted
+from recgraph.train.phases import Averaging
+from recgraph.train.trainer import NonFiniteLoss, Trainer
 
 N_USERS, N_ITEMS = 23, 30
 SMALL = {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "n_layers": 1, "n_heads": 2, "inner_dim": 16}
@@ -224,8 +223,8 @@ def averaged() -> list[Tensor | None]:
     averaging.align(model)
     assert torch.equal(model.unread, torch.zeros(2))
     model(None, ("sum",))["sum"].backward()
-    averaging.average(model.parameters(), asked=Ranks.here().index == 1)
-    assert averaging.is_asked(False)
+    averaging.average(model.parameters(), stops=Ranks.here().index == 1)
+    assert averaging.stops(may_wait=True)
     averaging.average(model.parameters())
-    assert not averaging.is_asked(False)
+    assert not averaging.stops(may_wait=True)
     return [parameter.grad for parameter in model.parameters()]

@@ -17,9 +17,8 @@ from recgraph.models.sequence.mclrec import MCLRec
 from recgraph.rng import Generators
 from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.ahead import prepared_ahead
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.trainer import Trainer
+from recgraph.train.trainer import Trainer, prepared_ahead
 
 CPU = torch.device("cpu")
 
@@ -28,7 +27,7 @@ CPU = torch.device("cpu")
 def _forced() -> Iterator[None]:
     with accelerator_path():
         yield
-    assert "prepared-ahead" not in {thread.name for thread in threading.enumerate()}
+    assert not any(thread.name.startswith("prepared-ahead") for thread in threading.enumerate())
 
 
 def drawing(generators: Generators) -> Callable[[int], tuple[int, int]]:

@@ -15,9 +15,8 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.interactions import Interactions
-from recgraph.data.split import Split
-from recgraph.files import FolderInUse, hold
+from recgraph.data.split import Interactions, Split
+from recgraph.files import InUse, hold
 from recgraph.train.config import TrainConfig
 from recgraph.train.fit import parts_of
 from recgraph.train.record import RunRecord
@@ -74,7 +73,7 @@ def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_pat
 
 
 def test_another_process_in_the_folder_is_refused(split: Split, tmp_path: Path) -> None:
-    with hold(tmp_path / "run"), refused("run", by=FolderInUse):
+    with hold(tmp_path / "run"), refused("run", by=InUse):
         fitted(split, tmp_path / "run")
     fitted(split, tmp_path / "run")
 

@@ -13,10 +13,9 @@ import torch
 from refusing import refused
 
 import recgraph as rg
-from recgraph.data.interactions import Interactions
-from recgraph.data.split import Split
+from recgraph.data.split import Interactions, Split
 from recgraph.serve.recommender import Recommender
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.record import RunRecord
 from recgraph.train.run import Run
 

@@ -16,15 +16,15 @@ from refusing import refused
 import recgraph
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task
-from recgraph.data.sealing import SealedTestError
+from recgraph.data.split import SealedTestError
 from recgraph.evaluate.nodes import ProbeConfig
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.serve.embedder import Embedder
-from recgraph.train.callbacks import Observer, TrainingInterrupted
+from recgraph.serve.bundle import Embedder
 from recgraph.train.fit import fit_graph
+from recgraph.train.observers import Observer, TrainingInterrupted
 from recgraph.train.record import RunRecord
 from recgraph.train.run import NodeRun, Run
 
@@ -111,7 +111,7 @@ def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -
 
 
 def test_what_is_refused(data: tuple[HeteroGraph, NodeTask]) -> None:
-    with refused("SASRec", "meow"):
+    with refused("model", "GraphModel"):
         fit_graph(SASRec(), data[0], seed=0)  # type: ignore[arg-type]
     with refused("metapaths"):
         fit_graph(MEOW(), data[0], seed=0)

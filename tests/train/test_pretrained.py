@@ -19,7 +19,7 @@ from recgraph.data.split import Split
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
 from recgraph.train import fit as experiment
-from recgraph.train.callbacks import Observer
+from recgraph.train.observers import Observer
 from recgraph.train.pretrained import initial_items
 
 TABLES = generate(Synthetic(n_users=60, n_items=40, n_groups=2, max_length=5, min_length=5))

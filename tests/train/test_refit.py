@@ -13,9 +13,8 @@ import torch
 from refusing import refused
 
 import recgraph as rg
-from recgraph.data.interactions import Interactions
-from recgraph.data.split import Split
-from recgraph.train.callbacks import Observer
+from recgraph.data.split import Interactions, Split
+from recgraph.train.observers import Observer
 from recgraph.train.record import RunRecord
 from recgraph.train.run import Run
 
@@ -90,23 +89,15 @@ def test_a_model_that_is_fitted_in_one_step_is_fitted_to_all_at_once(split: Spli
     assert same(run, rg.fit("ease", split.interactions, seed=0))
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [({"metric": "loss"}, "metric"), ({"fit_on": "train"}, "fit_on"), ({"metric": "ndgc@10"}, "ndgc")],
-)
-def test_mistakes_leave_no_folder(settings: dict[str, Any], named: str, split: Split, tmp_path: Path) -> None:
-    with refused(named):
-        fitted(split, tmp_path / "run", refit=True, **settings)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_folder_that_holds_something_else_is_refused_before_the_selection(split: Split, tmp_path: Path) -> None:
     fitted(split, tmp_path / "plain", max_epochs=1)
-    with refused("resume=True"):
-        fitted(split, tmp_path / "plain", refit=True)
-    with refused("refit"):
-        fitted(split, tmp_path / "plain", refit=True, resume=True)
+    for resume in (False, True):
+        with refused("refit"):
+            fitted(split, tmp_path / "plain", refit=True, resume=resume)
     assert not (tmp_path / "plain" / "selection").exists()
+    with refused("ndgc"):
+        fitted(split, tmp_path / "run", refit=True, metric="ndgc@10")
+    assert not (tmp_path / "run").exists()
 
 
 class Killed(Exception):

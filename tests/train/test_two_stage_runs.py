@@ -12,9 +12,9 @@ from refusing import refused
 from torch import Tensor
 
 import recgraph as rg
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.models.two_stage import TwoStage
-from recgraph.train.inner_split import inner_split
+from recgraph.train.fit import inner_split
 from recgraph.train.run import Run
 
 N_USERS, N_ITEMS = 40, 30

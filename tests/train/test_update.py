@@ -14,8 +14,8 @@ from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
+from recgraph.data.split import Interactions
 from recgraph.models.base import ClosedFormModel
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.new_log import Joined, newest

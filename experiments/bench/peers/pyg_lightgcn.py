@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +10,11 @@ from torch import Tensor
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.nn.models import LightGCN
 
-sys.path.append(str(Path(__file__).parents[1] / "ours"))
-import movielens
+from experiments.bench.ours.training import movielens
 
 
 def prepare(options: dict[str, Any]) -> Any:
-    train = movielens.split(options["data"]).train
+    train = movielens(options["data"]).train
     n_users, n_nodes = train.n_users, train.n_users + train.n_items
     users, items = train.items.rows, train.items.values + n_users
     edges = torch.cat([torch.stack([users, items]), torch.stack([items, users])], 1)

@@ -7,7 +7,7 @@ from typing import Any
 import beauty
 import pandas as pd
 import pytorch_lightning
-from lightning_count import counting_trainer
+from beauty import counting_trainer
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel

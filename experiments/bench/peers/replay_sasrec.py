@@ -11,7 +11,7 @@ from typing import Any
 import beauty
 import lightning
 import torch
-from lightning_count import counting_trainer
+from beauty import counting_trainer
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
 from replay.nn.lightning import LightningModule

@@ -21,8 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from recgraph.config import Added, Config, ConfigError, did_you_mean, load_toml, nearest_names
-from recgraph.data.log_file import LogFile, is_data_path
-from recgraph.data.reading import PATHS, Reading
+from recgraph.data.read import PATHS, LogFile, Reading, is_data_path
 from recgraph.files import check_plain
 
 # Raise it when the code prepares the data of a card in another way: it is part of every cache key.

@@ -17,7 +17,7 @@ from recgraph.data.catalog.cards import EdgeFile, GraphCard, GraphInteractions, 
 from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError, check_hash
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions
+from recgraph.data.split import Interactions
 from recgraph.files import reading
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask

@@ -37,10 +37,9 @@ from recgraph.data.catalog.cards import (
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.errors import DataError, MissingColumnError
-from recgraph.data.interactions import Interactions
 from recgraph.data.log import PART, with_parts
-from recgraph.data.log_file import LogFile, read_delimited, read_sequences
-from recgraph.data.reading import PATHS, Reading
+from recgraph.data.read import PATHS, LogFile, Reading, read_delimited, read_sequences
+from recgraph.data.split import Interactions
 from recgraph.files import read_frame, reading, sha256, within, write_text
 
 Tables = Mapping[str, pl.DataFrame]

@@ -29,11 +29,10 @@ from recgraph.rng import Generators, dropout
 from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import full_precision
-from recgraph.sparse.operators import mean_of, normalise
-from recgraph.sparse.placing import Placing
+from recgraph.sparse.operators import Placing, mean_of, normalise
 from recgraph.sparse.ragged import Ragged, row_softmax
+from recgraph.sparse.select import top_k
 from recgraph.sparse.spmm import Operator, spmm
-from recgraph.sparse.top_k import top_k
 
 # settings that are none: with features of the target, and without, as published for Freebase, whose films have none
 _DEFAULTS = {"dropout": (0.2, 0.1), "attention_dropout": (0.5, 0.3)}

@@ -26,8 +26,7 @@ from recgraph.graph.sampler import Layered
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, normalise
-from recgraph.sparse.placing import Placing
+from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, normalise
 from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import Operator
 
@@ -281,8 +280,8 @@ def _walked(
 def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True) -> Operator:
     """A normalised adjacency; compressed, equal rows are held once where that pays."""
     if isinstance(plain, Csr):
-        plain = compress_rows(plain) if compressed else Chain.of((plain,))
-    return plain.normalise(kind) if isinstance(plain, Chain) else normalise(plain, kind)
+        plain = compress_rows(plain) if compressed else Chain((plain,))
+    return normalise(plain, kind)
 
 
 @dataclass(frozen=True)
@@ -332,7 +331,7 @@ class Masks:
         else:
             chain = path.plain
             assert isinstance(chain, Chain)
-            masked = Chain(kept, chain.left, chain.right).normalise(self.normalisation)
+            masked = normalise(Chain(kept, chain.left, chain.right), self.normalisation)
         redrawn = any(augmentation.config.redraw for augmentation in augmentations)
         return replace(path, plain=path.plain if redrawn else path.adjacency, masked=masked, loops=loops)
 
@@ -368,7 +367,7 @@ def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
         if isinstance(rows, Chain) and 2 * (rows.nnz + plain.nnz - kept.nnz) < plain.nnz:
             gone = difference(plain, kept)
             if 2 * (rows.nnz + gone.nnz) < plain.nnz:
-                return Sum((rows, gone), (1.0, -1.0)).normalise(kind)
+                return normalise(Sum((rows, gone), (1.0, -1.0)), kind)
     return normalise(kept, kind, plain.values().dtype)
 
 
@@ -406,10 +405,10 @@ def _aligned(
         marks = torch.zeros(factor.nnz, dtype=values.dtype, device=factor.device)
         marks[keep_mask] = values
         marked.append(factor.with_weights(marks))
-    twin = Chain(tuple(marked)).normalise(kind)
+    twin = normalise(Chain(tuple(marked)), kind)
     if not loops:
         return twin
-    scales = Chain(tuple(kept)).normalise(kind)
+    scales = normalise(Chain(tuple(kept)), kind)
     return Chain(twin.factors, scales.left, scales.right)
 
 

@@ -19,7 +19,7 @@ from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.sample import sample_rows
+from recgraph.sparse.select import sample_rows
 
 FanOut = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 

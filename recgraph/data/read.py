@@ -1,0 +1,603 @@
+"""A log in files of one's own: which files, format and columns they are, read as one table.
+
+Columns that are not named are guessed by usual names, and logged.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import io
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import polars as pl
+from pydantic import Field
+
+from recgraph.config import Added, Config
+from recgraph.data.columns import Columns
+from recgraph.data.errors import (
+    CorruptFileError,
+    DataError,
+    EmptyLogError,
+    MissingColumnError,
+    MissingIdError,
+    MixedIdError,
+    listed,
+)
+from recgraph.data.ids import family, integers_of, plain_series
+from recgraph.files import reading, sha256
+
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
+MissingIds = Literal["error", "drop"]
+#: the fields of :class:`Reading` that are paths: of files of features, and of given parts
+FEATURES = ("user_features", "item_features")
+PARTS = ("valid", "test")
+PATHS = (*FEATURES, *PARTS)
+ROLES = ("user", "item", "timestamp", "rating", "weight")
+#: in place of a column's name: the log has no such column, and none is guessed
+NO_COLUMN = "none"
+SUFFIXES: dict[str, FileFormat] = {
+    **{".csv": "csv", ".dat": "csv", ".data": "csv", ".tsv": "tsv", ".tab": "tsv"},
+    **{".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet"},
+    **{".inter": "recbole", ".user": "recbole", ".item": "recbole"},
+}
+#: of packed text files, which polars unpacks
+_PACKED = (".gz", ".zst")
+_PATTERN = "*?["
+#: ``"::"`` first, as it separates no text of another form
+_SEPARATORS = ("::", ",", "\t", ";", "|")
+#: columns by which a row without any value is a blank line
+_LOOKED_AT = 64
+#: what other programs write in the place of a missing value
+_FOR_MISSING = ("", "nan", "NaN", "NULL", "null", "None", "NA", "N/A", "<NA>", "\\N")
+_log = logging.getLogger(__name__)
+E = TypeVar("E", bound=DataError)
+
+# Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "user": (
+        *("userid", "user", "uid", "usr", "visitorid", "visitor", "customerid", "customer", "custid", "clientid"),
+        *("client", "memberid", "member", "accountid", "account", "buyerid", "buyer", "shopperid", "shopper"),
+        *("reviewerid", "reviewer", "personid", "profileid", "playerid", "listenerid", "readerid"),
+    ),
+    "item": (
+        *("itemid", "item", "iid", "movieid", "movie", "filmid", "film", "productid", "product", "prodid", "asin"),
+        *("parentasin", "sku", "skuid", "stockcode", "articleid", "article", "trackid", "track", "songid", "song"),
+        *("bookid", "book", "isbn", "businessid", "business", "venueid", "venue", "poiid", "locationid", "videoid"),
+        *("video", "contentid", "content", "newsid", "gameid", "game", "appid", "showid", "artistid", "artist"),
+        *("recipeid", "restaurantid", "listingid", "offerid", "goodsid", "goods", "anime", "animeid", "adid"),
+    ),
+    "timestamp": (
+        *("timestamp", "time", "ts", "datetime", "date", "eventtime", "eventdate", "eventtimestamp", "createdat"),
+        *("created", "unixtime", "unixreviewtime", "reviewtime", "unixtimestamp", "orderdate", "ordertime"),
+        *("purchasedate", "purchasetime", "invoicedate", "tdat", "at", "when", "day", "interactiontime", "visittime"),
+    ),
+    "rating": (
+        *("rating", "ratings", "stars", "star", "score", "overall", "userrating", "reviewscore", "ratingvalue"),
+        *("starrating",),
+    ),
+    "weight": (),
+}
+
+
+class Reading(Config):
+    """How files of a log are read. What is not given is found out and logged."""
+
+    user: str | None = Field(None, description="the column of users; none: guessed from usual names")
+    item: str | None = Field(None, description="the column of items; none: guessed")
+    timestamp: str | None = Field(None, description='the column of times; none: guessed; "none": the log has none')
+    rating: str | None = Field(None, description='the column of ratings; none: guessed; "none": the log has none')
+    weight: str | None = Field(None, description="the column of weights; never guessed")
+    format: FileFormat | None = Field(None, description="none: by the names of the files")
+    separator: str | None = Field(None, description="between fields of a csv file; none: by its first line")
+    names: tuple[str, ...] = Field((), description="of the columns, where a csv file has no header line")
+    encoding: str = Field("utf-8", description="of text files, e.g. latin-1")
+    time_format: str | None = Field(
+        None, description="of times that are texts, e.g. %d/%m/%Y %H:%M; none: numbers, or ISO 8601 and the like"
+    )
+    missing_ids: MissingIds = Field("error", description='rows without a user or an item; "drop" leaves them out')
+    user_features: str | None = Field(None, description="a file of features, one row a user")
+    item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
+
+    valid: Annotated[
+        str | None,
+        Added(),
+        Field(description="a file of the validation part, read alike; the log itself is the training part then"),
+    ] = None
+    test: Annotated[str | None, Added(), Field(description="a file of the test part; likewise")] = None
+    lists: Annotated[dict[str, str], Added()] = Field(
+        {}, description='column of texts in files of features -> the separator of the list that each is; "": one value'
+    )
+    quotes: Annotated[bool, Added()] = Field(
+        True, description='of csv and tsv: whether " begins and ends a quoted field'
+    )
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether train, valid or test are files of their own."""
+        return any(getattr(self, name) is not None for name in PARTS)
+
+    def columns_of(self, names: Sequence[str], label: str, path: Path | None = None) -> Columns:
+        """The columns of a log: those that are given, and others by their names; guesses are logged."""
+        chosen: dict[str, str | None] = {}
+        for role in ROLES:
+            name = getattr(self, role)
+            if name is None:
+                continue
+            if name not in names and (name != NO_COLUMN or role in ("user", "item")):
+                raise MissingColumnError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
+            chosen[role] = name if name in names else None
+        free = [name for name in names if name not in chosen.values()]
+        guessed = {role: _guess(role, free, path) for role in ROLES if role not in chosen}
+        columns = Columns(**chosen, **guessed)
+        if any(guessed.values()):
+            found = ", ".join(f"{role} = {name!r}" for role, name in columns.model_dump().items() if name)
+            without = [role for role in ("timestamp", "rating") if getattr(columns, role) is None]
+            _log.info("%s: %s%s", label, found, f"; no {' and no '.join(without)}" if without else "")
+        return columns
+
+    def from_folder(self, folder: Path) -> Self:
+        """The reading with the paths of its other files from a folder on."""
+        paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
+        return self.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
+
+
+def _guess(role: str, free: Sequence[str], path: Path | None) -> str | None:
+    candidates = candidates_of(role, free)
+    option = "time" if role == "timestamp" else role
+    if len(candidates) > 1:
+        message = f"{listed(candidates)} may each be the {role}; say which: {role}={candidates[0]!r} (--{option} NAME)"
+        raise MissingColumnError(message, path=path)
+    if not candidates and role in ("user", "item"):
+        raise MissingColumnError(
+            f"no column looks like the {role}; say which is: {role}=... (--{option} NAME), or give separator= or, "
+            f"where there is no header line, names=. The columns are {listed(free)}",
+            path=path,
+        )
+    return candidates[0] if candidates else None
+
+
+def candidates_of(role: str, names: Iterable[str]) -> list[str]:
+    """The names that are usual for a role; the library's own alone, where it is among them."""
+    usual = _NAMES[role]
+    found = {name: plain for name in names if (plain := re.sub(r"[^a-z0-9]", "", name.lower())) in usual}
+    # "product_id" stands beside "product", which is then the name of it
+    found = {name: plain for name, plain in found.items() if f"{plain}id" not in found.values()}
+    return [name for name, plain in found.items() if plain == (usual or ("",))[0]] or list(found)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a log are from, for errors.
+
+    Attributes:
+        path: the file, or of several their folder or pattern; None for a frame in memory.
+        parts: each file with its number of rows, where there are several.
+    """
+
+    path: Path | None = None
+    parts: tuple[tuple[Path, int], ...] = ()
+
+    def error(self, kind: type[E], message: str, *, row: int | None = None) -> E:
+        """An error that names the file and the row in it."""
+        for path, count in self.parts if row is not None else ():
+            if row is not None and row < count:
+                return kind(message, path=path, row=row)
+            row = (row or 0) - count
+        return kind(message, path=self.path, row=row)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A log before encoding.
+
+    Attributes:
+        frame: its named columns, in the order of the rows.
+        columns: their names.
+        source: where it is from.
+        as_text: the ids came as texts (text files); those that are all plain integers then become integers.
+        ends: where the parts train, valid and test were given apart: the rows of each and those before it.
+    """
+
+    frame: pl.DataFrame
+    columns: Columns
+    source: Source
+    as_text: bool = False
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A log in files.
+
+    Attributes:
+        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv.gz"``.
+        reading: how they are read.
+    """
+
+    path: str
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in the order of their names."""
+        path = Path(self.path)
+        if path.is_dir():
+            return _in_folder(path, self.reading.format)
+        if path.is_file():
+            return [path]
+        found = _fitting(self.path) if set(_PATTERN) & set(self.path) else []
+        if not found:
+            raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
+        return found
+
+    @property
+    def format(self) -> FileFormat:
+        """The format that is given, or that the files' names say."""
+        return self.reading.format or format_of(self.files[0])
+
+    def read(self) -> Table:
+        """The log, with all columns known."""
+        if not self.reading.has_parts:
+            return self._read_rows()
+        train = self._of_train._read_rows()
+        likewise = self._of_train.found(train.columns).reading
+        paths = [getattr(self.reading, name) for name in PARTS]
+        return given_apart([train, *(None if path is None else LogFile(path, likewise)._read_rows() for path in paths)])
+
+    def _read_rows(self) -> Table:
+        form, files = self.format, self.files
+        columns = self._columns(form, files[0])
+        frames = [_read(file, form, columns, self.reading) for file in files]
+        return _together(frames, columns, files, Path(self.path), form not in ("jsonl", "parquet"))
+
+    def found(self, columns: Columns) -> LogFile:
+        """The files by their absolute path, with the columns that were found."""
+        names = columns.model_dump()
+        roles = {role: names[role] or NO_COLUMN for role in ROLES if role != "weight"}
+        return LogFile(str(Path(self.path).absolute()), self.reading.model_copy(update=roles).from_folder(Path()))
+
+    def completed(self) -> Reading:
+        """The reading with the columns that are guessed, and ``"none"`` for those that the log does not have."""
+        return self.found(self._columns(self.format, self.files[0])).reading
+
+    @property
+    def _of_train(self) -> LogFile:
+        """The files of the log itself, without those of other parts that are given."""
+        return LogFile(self.path, self.reading.model_copy(update=dict.fromkeys(PARTS)))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells whether the files are the same: their number, size, latest change and the hash of their content.
+
+        The hash of one file is its sha256; that of several, with those of given parts, is of the list of theirs.
+        """
+        parts = [path for name in PARTS if (path := getattr(self.reading, name)) is not None]
+        files = [*self.files, *itertools.chain(*(LogFile(path, self._of_train.reading).files for path in parts))]
+        states, hashes = [file.stat() for file in files], [sha256(file) for file in files]
+        return {
+            "path": str(Path(self.path).absolute()),
+            "files": len(files),
+            "size": sum(state.st_size for state in states),
+            "mtime_ns": max(state.st_mtime_ns for state in states),
+            "sha256": hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        }
+
+    def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
+        """The fingerprint of each file of features, by its name in the settings."""
+        try:
+            files = self.feature_files()
+        except FileNotFoundError:  # the log itself lies elsewhere
+            files = self._given_features()
+        return {name: LogFile(str(path)).fingerprint() for name, path in files.items()}
+
+    def feature_files(self) -> dict[str, Path]:
+        """The files of features: those that are given, and those beside a file of RecBole's."""
+        found = {}
+        if self.path and self.format == "recbole":
+            found = {f"{side}_features": file for side, file in _side_files(self.files[0]).items()}
+        return found | self._given_features()
+
+    def _given_features(self) -> dict[str, Path]:
+        given = {name: getattr(self.reading, name) for name in FEATURES}
+        return {name: Path(path) for name, path in given.items() if path is not None}
+
+    def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
+        """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists are split."""
+        found = {}
+        for name, path in self.feature_files().items():
+            role = name.removesuffix("_features")
+            found[name] = _read_features(path, getattr(columns, role), role, self.reading)
+        there = {column for frame in found.values() for column in frame.columns}
+        if found and (unknown := [name for name in self.reading.lists if name not in there]):
+            raise MissingColumnError(f"lists: the features have no column {unknown[0]!r}; they have {listed(there)}")
+        return {name: with_lists(frame, self.reading.lists) for name, frame in found.items()}
+
+    def _columns(self, form: FileFormat, first: Path) -> Columns:
+        """All columns, by the first file."""
+        given = self.reading
+        if form == "sequences":
+            return Columns(user=given.user or "user_id", item=given.item or "item_id")
+        with _explained(first):
+            names = _scan(first, form, given, names_only=True).collect_schema().names()
+        return given.columns_of(names, self.path, first)
+
+
+def with_lists(frame: pl.DataFrame, lists: Mapping[str, str]) -> pl.DataFrame:
+    """Features with columns of texts as lists: ``lists`` is column -> separator, ``""`` where a text is one value."""
+    made = []
+    for column, separator in lists.items():
+        if column in frame.columns:
+            texts = pl.col(column).cast(pl.String)
+            values = texts.str.split(separator) if separator else pl.concat_list(texts)
+            values = values.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls())
+            made.append(pl.when(texts.is_not_null()).then(values).alias(column))
+    return frame.with_columns(made)
+
+
+# -- names of files
+
+
+def is_data_path(name: str) -> bool:
+    """Whether a name is the path of a log rather than the name of a data card."""
+    is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(name)
+    return bool(name) and not name.endswith(".toml") and (is_path or _suffix(Path(name)) in SUFFIXES)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that says the format, without that of a packed file."""
+    return Path(path.stem if path.suffix.lower() in _PACKED else path.name).suffix.lower()
+
+
+def format_of(path: Path) -> FileFormat:
+    """The format that the name of a file says."""
+    if (form := SUFFIXES.get(_suffix(path))) is not None:
+        return form
+    raise ValueError(
+        f"the format of {str(path)!r} cannot be told by its name; give format= (--data-format) one of "
+        f"{', '.join(get_args(FileFormat))}"
+    )
+
+
+def _fitting(pattern: str) -> list[Path]:
+    """The files that fit a pattern; its folders that are there are no part of it, whatever their names."""
+    place, *parts = Path("."), *Path(pattern).parts
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    names = glob.glob(os.path.join(*parts), root_dir=place, recursive=True) if parts else []
+    return sorted(path for name in names if (path := place / name).is_file())
+
+
+def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
+    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
+    every = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part[0] in "._" for part in path.relative_to(folder).parts)
+    )
+    logs = [path for path in every if _suffix(path) == ".inter"]
+    kinds = {path: SUFFIXES.get(_suffix(path)) for path in every}
+    if form == "recbole" or (form is None and logs):
+        found = logs
+    elif form == "sequences":
+        found = every
+    else:
+        found = [path for path, kind in kinds.items() if kind is not None and form in (None, kind)]
+    if not found:
+        raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})")
+    if (form != "sequences" and len({kinds[path] for path in found}) > 1) or (found == logs and len(logs) > 1):
+        names = listed(path.name for path in found)
+        raise ValueError(f"{str(folder)!r} holds several logs: {names}; name one, or format=")
+    return found
+
+
+def _side_files(inter: Path) -> dict[str, Path]:
+    """RecBole's files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of ``ml.train`` ``ml.item``."""
+    name = inter.name.partition(".inter")[0]
+    stems = dict.fromkeys((name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test")))
+    places = {
+        side: [inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)]
+        for side in ("user", "item")
+    }
+    return {side: there[0] for side, each in places.items() if (there := [path for path in each if path.is_file()])}
+
+
+# -- reading one file
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What a library says of a file inside the block is an error that names the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not a file")
+    if not path.stat().st_size:
+        raise EmptyLogError("the file is empty", path=path)
+    try:
+        with reading(path):
+            yield
+    except CorruptFileError as error:
+        if "utf-8" in str(error).lower() or "utf8" in str(error).lower():
+            raise CorruptFileError(f"{error.__cause__}; give its encoding=, as 'latin-1'", path=path) from None
+        raise
+
+
+def _plain(path: Path, encoding: str) -> Path | io.BytesIO:
+    """What polars reads: the file itself, or its text in memory where it is in another encoding than UTF-8."""
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        return path
+    content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    return io.BytesIO(content.decode(encoding).removeprefix("\ufeff").encode())
+
+
+def _lines(path: Path, encoding: str) -> pl.LazyFrame:
+    """The column ``line``: the lines of a text file, without a byte order mark."""
+    return pl.scan_lines(_plain(path, encoding), glob=False).with_columns(pl.col("line").str.strip_prefix("\ufeff"))
+
+
+def _separator(path: Path, form: FileFormat, given: Reading) -> str:
+    if form in ("tsv", "recbole"):
+        return "\t"
+    if given.separator is not None:
+        return given.separator
+    lines = _lines(path, given.encoding).filter(pl.col("line").str.strip_chars() != "")
+    line = "".join(lines.head(1).collect(engine="streaming")["line"])
+    held = [mark for mark in _SEPARATORS if mark in line]
+    fits = [mark for mark in held if line.count(mark) + 1 == len(given.names)]
+    return next(iter([*fits, *held]), ",")
+
+
+def _scan(path: Path, form: FileFormat, given: Reading, names_only: bool = False) -> pl.LazyFrame:
+    """The rows of a file; fields of text files are texts, and blank lines are no rows."""
+    if form == "parquet":
+        return pl.scan_parquet(path, glob=False)
+    if form == "jsonl":
+        plain = _plain(path, given.encoding)  # polars takes a path for a pattern
+        source = glob.escape(str(plain)) if isinstance(plain, Path) else plain
+        return pl.scan_ndjson(source, infer_schema_length=1000 if names_only else None)
+    separator = _separator(path, form, given)
+    if len(separator) > 1:
+        return _split_lines(path, separator, given)
+    lazy = pl.scan_csv(
+        _plain(path, given.encoding),
+        separator=separator,
+        quote_char='"' if given.quotes else None,
+        has_header=not given.names,
+        infer_schema=False,
+        glob=False,
+    )
+    there = lazy.collect_schema().names()
+    if given.names and len(there) != len(given.names):
+        raise DataError(f"{len(there)} fields separated by {separator!r}, and {len(given.names)} names", path=path)
+    names = given.names or there
+    if form == "recbole":
+        names = [name.rpartition(":")[0] or name for name in names]
+    lazy = lazy.rename(dict(zip(there, names, strict=True)))
+    return lazy.filter(~pl.all_horizontal(pl.col(name).is_null() for name in names[:_LOOKED_AT]))
+
+
+def _split_lines(path: Path, separator: str, given: Reading) -> pl.LazyFrame:
+    """The fields of lines that are separated by several characters; nothing is quoted."""
+    lines = _lines(path, given.encoding).filter(pl.col("line").str.strip_chars() != "").collect()
+    names = list(given.names)
+    if not names:
+        names, lines = [name.strip() for name in lines["line"][0].split(separator)], lines.slice(1)
+    fields = lines["line"].str.count_matches(separator, literal=True) + 1
+    if (fields != len(names)).any():
+        row = int((fields != len(names)).arg_max() or 0)
+        raise DataError(f"{fields[row]} fields separated by {separator!r}, and {len(names)} names", path=path, row=row)
+    parts = pl.col("line").str.split_exact(separator, len(names) - 1).struct.rename_fields(names)
+    return lines.lazy().select(parts).unnest("line").with_columns(pl.all().replace("", None))
+
+
+def _read(path: Path, form: FileFormat, columns: Columns, given: Reading) -> pl.DataFrame:
+    """The named columns of one file: of a text file as texts."""
+    with _explained(path):
+        if form == "sequences":
+            return read_sequences(path, columns.user, columns.item, given.encoding, given.missing_ids)
+        return _scan(path, form, given).select(columns.named()).collect(engine="streaming")
+
+
+def read_sequences(
+    path: Path, user: str = "user_id", item: str = "item_id", encoding: str = "utf-8", missing_ids: str = "error"
+) -> pl.DataFrame:
+    """A file of one user a line, ``user item item ...`` between white space, as pairs; blank lines are skipped."""
+    fields = _lines(path, encoding).select(pl.col("line").str.extract_all(r"\S+").alias("fields")).collect()
+    fields = fields.with_row_index("row").filter(pl.col("fields").list.len() > 0)
+    short = fields.filter(pl.col("fields").list.len() == 1)
+    if len(short) and missing_ids == "error":
+        message = f"the line {short['fields'][0][0][:60]!r} has no item (column {item!r}); it is not `user item ...`"
+        raise MissingIdError(message, path=path, row=int(short["row"][0]))
+    pairs = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item))
+    return pairs.filter(pl.col(item).list.len() > 0).explode(item)
+
+
+def read_delimited(path: Path, given: Reading) -> pl.DataFrame:
+    """All columns of a csv file, as texts."""
+    with _explained(path):
+        return _scan(path, "csv", given).collect(engine="streaming")
+
+
+def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFrame:
+    """A frame of features with the key column of the log: one row an id."""
+    form = format_of(path)
+    how = given if form == "recbole" else Reading(encoding=given.encoding, quotes=given.quotes)
+    with _explained(path):
+        frame = _scan(path, form, how).collect()
+        if form == "recbole":
+            header = _lines(path, given.encoding).head(1).collect()["line"][0].split("\t")
+            floats = [name.removesuffix(":float") for name in header if name.endswith(":float")]
+            texts = pl.col(name for name in floats if name != key).str.strip_chars()
+            frame = frame.with_columns(texts.replace(_FOR_MISSING, None).cast(pl.Float64))
+    own = [key] if key in frame.columns else candidates_of(role, frame.columns)
+    if len(own) != 1:
+        message = f"the {role} features need the column {key!r} of the log's ids; there are {listed(frame.columns)}"
+        raise MissingColumnError(message, path=path)
+    if form in ("csv", "tsv"):
+        frame = frame.with_columns(_typed(frame[name]) for name in frame.columns if name != own[0])
+    return frame.rename({own[0]: key})
+
+
+def _typed(texts: pl.Series) -> pl.Series:
+    """A column of texts as numbers where nothing of the texts is lost: ``007`` is a code, no number."""
+    there = texts.drop_nulls()
+    if not len(there):
+        return texts
+    if (integers := integers_of(texts)) is not None:
+        return integers
+    floats = texts.cast(pl.Float64, strict=False)
+    if floats.null_count() == texts.null_count() and not there.str.contains(r"^(\+|-?0\d)|^-?\d{16,}$").any():
+        return floats
+    return texts == "true" if there.is_in(["true", "false"]).all() else texts
+
+
+# -- several files
+
+
+def _together(
+    frames: Sequence[pl.DataFrame], columns: Columns, files: Sequence[Path | None], path: Path | None, as_text: bool
+) -> Table:
+    """The rows of several files or frames, one after another."""
+    if len(frames) == 1:
+        return Table(frames[0], columns, Source(files[0]), as_text)
+    frames = [_plain_columns(frame, columns) for frame in frames]
+    for name in (columns.user, columns.item, columns.timestamp):
+        kinds = {family(frame.schema[name]) for frame in frames if name is not None}
+        if len(kinds) > 1 and kinds != {"integers", "floats"}:
+            raise MixedIdError(f"column {name!r} holds {' and '.join(sorted(kinds))}; write one type", path=path)
+    with reading(path or Path("frame")):
+        whole = pl.concat(frames, how="vertical_relaxed")
+    source = Source(path, tuple((file, len(each)) for file, each in zip(files, frames, strict=True) if file))
+    return Table(whole, columns, source, as_text)
+
+
+def _plain_columns(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """Categories, which are of a frame's own, as texts, and times of different zones in UTC, without a zone."""
+    kinds = frame.schema.items()
+    frame = frame.cast({name: pl.String for name, dtype in kinds if isinstance(dtype, pl.Categorical | pl.Enum)})
+    frame = frame.with_columns(plain_series(frame[name]) for name in (columns.user, columns.item))
+    time = columns.timestamp
+    if time is None or getattr(frame.schema[time], "time_zone", None) is None:
+        return frame
+    return frame.with_columns(pl.col(time).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+
+
+def given_apart(parts: Sequence[Table | None]) -> Table:
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows."""
+    there = [part for part in parts if part is not None]
+    if empty := [part for part in there if not len(part.frame)]:
+        raise empty[0].source.error(EmptyLogError, "a part (train, valid or test) holds no interaction; leave it out")
+    first = there[0]
+    paths = [part.source.path for part in there]
+    whole = _together([part.frame for part in there], first.columns, paths, first.source.path, first.as_text)
+    files = itertools.chain(*(part.source.parts or ((part.source.path, len(part.frame)),) for part in there))
+    source = Source(first.source.path, tuple((path, count) for path, count in files if path is not None))
+    ends = tuple(itertools.accumulate(0 if part is None else len(part.frame) for part in parts))
+    return Table(whole.frame, first.columns, source, first.as_text, ends)

@@ -1,0 +1,513 @@
+"""The service over HTTP (the extra ``api``): batches of requests, reloads, metrics, and the process on uvicorn.
+
+FastAPI reads requests and describes them at ``/openapi.json``. ``recgraph serve`` starts it.
+"""
+
+# no postponed annotations: FastAPI reads those of the functions below, whose types are made for the limits of a service
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from recgraph import __version__
+from recgraph.serve.bundle import bundle_of
+from recgraph.serve.service import (
+    Id,
+    Job,
+    Limits,
+    Predictor,
+    RecommendRequest,
+    Refused,
+    Result,
+    SimilarRequest,
+    limited,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Response
+
+_log = logging.getLogger(__name__)
+#: users, and items, of several requests that are ranked together, at most: the rows of a tile of scores
+BATCH_USERS = 128
+#: seconds that requests in flight have when the service is asked to stop
+_GRACE_S = 30
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.25, 0.5, 1, 2.5)
+_USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_JSON = "application/json"
+_HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    job: Job
+    result: asyncio.Future[Result]
+
+
+class Metrics:
+    """What the service counts, in the form that Prometheus reads; in a registry of its own."""
+
+    def __init__(self, n_waiting: Callable[[], int]) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        except ImportError:
+            raise ImportError("prometheus-client is not installed; pip install 'recgraph[api]'") from None
+        self.registry = own = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Any:
+            return Counter(f"recgraph_{name}", text, labels, registry=own)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
+            return Histogram(f"recgraph_{name}", text, labels, buckets=buckets, registry=own)
+
+        self.requests = counter("requests", "Requests answered.", "path", "status")
+        self.request_seconds = histogram("request_seconds", "From a request's head to its answer.", _SECONDS, "path")
+        self.batch_users = histogram("batch_users", "Users, and items, ranked together.", _USERS)
+        self.batch_seconds = histogram("batch_seconds", "From a batch's start to its lists.", _SECONDS)
+        self.reloads = counter("reloads", "Attempts to load a bundle.", "outcome")
+        for outcome in ("loaded", "unchanged", "refused"):
+            self.reloads.labels(outcome)
+        self.unknown_items = counter("unknown_items", "Unknown items of histories, and unknown items asked for.")
+        self.unknown_users = counter("unknown_users", "Unknown users who got a list.")
+        self.fallbacks = counter("fallbacks", "Users who got a fallback.")
+        text = "When the bundle was loaded (unix)."
+        self.bundle: Any = Gauge("recgraph_bundle_loaded_seconds", text, ("bundle", "model"), registry=own)
+        Gauge("recgraph_waiting", "Requests waiting to be ranked.", registry=own).set_function(n_waiting)
+
+    def text(self) -> tuple[bytes, str]:
+        """The metrics as Prometheus reads them, and the type of that text."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class Service:
+    """Answers requests from the bundle in a folder, and replaces it when the folder holds another.
+
+    Requests that wait at the same moment are answered together, in threads beside the event loop. There is no pause to
+    wait for more: under load batches grow by themselves, and a lone request is ranked at once. Requests that are being
+    answered keep the bundle they began with. A new bundle that cannot be read is refused, and the old one goes on.
+
+    Args:
+        path: of a bundle or a run; each time it is looked at, symbolic links are followed anew.
+        limits: of requests.
+        threads: batches ranked at the same time.
+        device: where models compute.
+        poll_s: seconds between two looks at the folder.
+        admin: answer ``POST /reload``.
+
+    Raises:
+        BundleError: there is no bundle of a recommender, or it is damaged.
+        ImportError: the extra ``api`` is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits | None = None,
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+        poll_s: float = 0.5,
+        admin: bool = False,
+    ) -> None:
+        self.path, self.limits, self.threads, self.device = path, limits or Limits(), threads, device
+        self.poll_s, self.admin = poll_s, admin
+        self.n_reloads = 0
+        self.reload_error: str | None = None
+        self.queue: list[_Waiting] = []
+        self._arrived, self._loading = asyncio.Condition(), asyncio.Lock()
+        self._started = time.monotonic()
+        self._tried = _signature(path)
+        self.metrics = Metrics(lambda: len(self.queue))
+        self._use(Predictor.load(path, self.limits, device))
+
+    def _use(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.metrics.bundle.clear()
+        model = type(predictor.recommender.model).__name__
+        self.metrics.bundle.labels(predictor.identity, model).set(predictor.loaded)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Within the block batches are ranked and the folder is watched."""
+        # each batch computes with one thread, a setting of each thread's own
+        pool = ThreadPoolExecutor(self.threads, "recgraph-rank", initializer=torch.set_num_threads, initargs=(1,))
+        tasks = [asyncio.create_task(self._rank_batches(pool)) for _ in range(self.threads)]
+        tasks.append(asyncio.create_task(self._watch()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for waiting in self.queue:
+                waiting.result.cancel()
+            pool.shutdown()
+
+    async def respond(self, request: RecommendRequest | SimilarRequest) -> bytes:
+        """The body of the response to a request.
+
+        Raises:
+            Refused: the request does not fit the bundle, or too many wait.
+        """
+        if len(self.queue) >= self.limits.waiting:
+            raise Refused(503, f"{len(self.queue)} requests are waiting; send this one again in a second")
+        waiting = _Waiting(self.predictor.prepare(request), asyncio.get_running_loop().create_future())
+        self.queue.append(waiting)
+        async with self._arrived:
+            self._arrived.notify()
+        result = await waiting.result
+        self.metrics.unknown_items.inc(result.n_unknown_items)
+        self.metrics.unknown_users.inc(result.n_unknown_users)
+        self.metrics.fallbacks.inc(result.n_fallbacks)
+        return result.body
+
+    async def _rank_batches(self, pool: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            async with self._arrived:
+                await self._arrived.wait_for(lambda: self.queue)
+            if not (batch := self._next_batch()):
+                continue
+            start, jobs = loop.time(), [waiting.job for waiting in batch]
+            results = await loop.run_in_executor(pool, jobs[0].predictor.respond, jobs)
+            self.metrics.batch_users.observe(sum(map(len, jobs)))
+            self.metrics.batch_seconds.observe(loop.time() - start)
+            for waiting, result in zip(batch, results, strict=True):
+                if waiting.result.done():  # cancelled
+                    continue
+                if isinstance(result, Exception):
+                    waiting.result.set_exception(result)
+                else:
+                    waiting.result.set_result(result)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The request that has waited longest, and others that may be computed together with it."""
+        waiting, self.queue = [each for each in self.queue if not each.result.done()], []
+        batch: list[_Waiting] = []
+        n_users = 0
+        for each in waiting:
+            key, size = each.job.key, len(each.job)
+            if not batch or (key is not None and key == batch[0].job.key and n_users + size <= BATCH_USERS):
+                batch.append(each)
+                n_users += size
+            else:
+                self.queue.append(each)
+        return batch
+
+    def health(self) -> dict[str, Any]:
+        """The bundle that is served, since when, and how the last reload ended."""
+        return {
+            "status": "ok",
+            "bundle": self.predictor.describe(),
+            "loaded": datetime.fromtimestamp(self.predictor.loaded, UTC).isoformat(timespec="seconds"),
+            "reloads": self.n_reloads,
+            "reload_error": self.reload_error,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "waiting": len(self.queue),
+            "limits": self.limits.model_dump(mode="json"),
+        }
+
+    async def _watch(self) -> None:
+        """Look at the folder again and again, and reload when it has changed and stayed the same for two looks."""
+        before = self._tried
+        while True:
+            await asyncio.sleep(self.poll_s)
+            now = await asyncio.to_thread(_signature, self.path)
+            if now is not None and now == before and now != self._tried:
+                await self.reload()
+            before = now
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the bundle again, in a thread -> ``outcome``, the ``bundle`` that is served now and, where the new one
+        was refused, ``error``."""
+        async with self._loading:
+            self._tried = await asyncio.to_thread(_signature, self.path)
+            outcome, self.reload_error = "unchanged", None
+            try:
+                new = await asyncio.to_thread(Predictor.load, self.path, self.limits, self.device)
+            except (Exception, pl.exceptions.PanicException) as error:  # a damaged bundle may fail in any way
+                outcome, self.reload_error = "refused", f"{type(error).__name__}: {error}"
+                _log.error("%s: %s goes on: %s", self.path, self.predictor.identity, self.reload_error)
+            else:
+                if new.identity != self.predictor.identity:
+                    outcome, self.n_reloads = "loaded", self.n_reloads + 1
+                    _log.info("%s: bundle %s takes over from %s", self.path, new.identity, self.predictor.identity)
+                    self._use(new)
+            self.metrics.reloads.labels(outcome).inc()
+            found = {"outcome": outcome, "bundle": self.predictor.identity}
+            return found if self.reload_error is None else {**found, "error": self.reload_error}
+
+
+def _signature(path: Path) -> tuple[Any, ...] | None:
+    """What changes when a file of the bundle does; None where there is no bundle, as while a folder is replaced."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
+        folder = bundle_of(path).resolve(strict=True)
+        files = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
+        return (folder, *((file, at.st_ino, at.st_size, at.st_mtime_ns) for file, at in files if file.is_file()))
+    return None
+
+
+class Error(BaseModel):
+    """What is wrong with a request."""
+
+    error: str
+    field: Annotated[str | None, Field(description="of the request, which is wrong")] = None
+
+
+class Entry(BaseModel):
+    """An item of a list, with the item columns of the request."""
+
+    model_config = ConfigDict(extra="allow")
+    item: Id
+    score: float | None
+    rank: int
+
+
+class ListOfUser(BaseModel):
+    """The list of a user or of a history."""
+
+    user: Id | None
+    items: list[Entry]
+    fallback: bool
+
+
+class ListOfItem(BaseModel):
+    """The items most like an item."""
+
+    item: Id
+    items: list[Entry]
+    known: bool
+
+
+class RecommendResponse(BaseModel):
+    """The response to ``POST /recommend``."""
+
+    bundle: Annotated[str, Field(description="names the bundle that answered")]
+    results: Annotated[list[ListOfUser], Field(description="in the order of the request")]
+
+
+class SimilarResponse(BaseModel):
+    """The response to ``POST /similar``."""
+
+    bundle: Annotated[str, Field(description="names the bundle that answered")]
+    results: Annotated[list[ListOfItem], Field(description="in the order of the request")]
+
+
+def make_app(service: Service) -> "FastAPI":
+    """The application of a service: ``POST /recommend``, ``POST /similar``, ``GET`` (or ``HEAD``) ``/health``,
+    ``GET /metrics`` and, of a service with ``admin``, ``POST /reload``.
+
+    Raises:
+        ImportError: FastAPI is not installed.
+    """
+    try:
+        from fastapi import FastAPI, Request, Response
+        from fastapi.exceptions import RequestValidationError
+        from fastapi.responses import JSONResponse, PlainTextResponse
+        from starlette.exceptions import HTTPException
+    except ImportError:
+        raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
+
+    app = FastAPI(
+        title="recgraph",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # behind a proxy the address would be another's
+        lifespan=lambda _: service.running(),
+    )
+    of_users, of_items = limited(service.limits)
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": Error} for status in (404, 408, 413, 422, 503)}
+
+    @app.post("/recommend", summary="Recommend items", response_model=RecommendResponse, responses=errors)
+    async def recommend(body: of_users) -> Response:  # type: ignore[valid-type]
+        return Response(await service.respond(body), media_type=_JSON)
+
+    @app.post("/similar", summary="Similar items", response_model=SimilarResponse, responses=errors)
+    async def similar(body: of_items) -> Response:  # type: ignore[valid-type]
+        return Response(await service.respond(body), media_type=_JSON)
+
+    @app.head("/health", include_in_schema=False)  # load balancers ask so
+    @app.get("/health", summary="The bundle that is served")
+    async def health() -> dict[str, Any]:
+        return service.health()
+
+    @app.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        text, kind = service.metrics.text()
+        return Response(text, 200, None, kind)
+
+    if service.admin:
+
+        @app.post("/reload", summary="Load the bundle again", responses={409: {"description": "it is refused"}})
+        async def reload() -> Response:
+            found = await service.reload()
+            return JSONResponse(found, 409 if found["outcome"] == "refused" else 200)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return _refusal(error.status, str(error), error.field)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        places = [each["loc"][1:2] if each["type"] != "json_invalid" else () for each in found]
+        field = str(places[0][0]) if places[0] else None
+        # of a value that may be of several types pydantic says of each what is wrong
+        why = dict.fromkeys(each["msg"] for each, place in zip(found, places, strict=True) if place == places[0])
+        return _refusal(422, f"{field or 'the body'}: {'; '.join(why)}"[:2000], field)
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        return _refusal(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}", None)
+
+    app.add_middleware(_Bounds, service=service, paths={route.path for route in app.routes if hasattr(route, "path")})
+    return app
+
+
+def _refusal(status: int, text: str, field: str | None = None) -> "Response":
+    """The response that says what is wrong."""
+    from fastapi.responses import JSONResponse
+
+    return JSONResponse(Error(error=text, field=field).model_dump(exclude_none=True), status, _HEADERS.get(status))
+
+
+class _Bounds:
+    """Reads bodies within the limits of size and time, counts requests, and answers 500 to what nobody has foreseen."""
+
+    def __init__(self, app: Any, service: Service, paths: set[str]) -> None:
+        self._app, self._service, self._paths = app, service, paths
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 499
+
+        async def counted(message: _Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if (body := await self._read(scope, receive)) is None:  # the client has gone
+                return
+
+            async def read() -> _Message:
+                return {"type": "http.request", "body": body} if status == 499 else await receive()
+
+            # every body is read as JSON
+            heads = [head for head in scope["headers"] if head[0] != b"content-type"]
+            await self._app({**scope, "headers": [*heads, (b"content-type", _JSON.encode())]}, read, counted)
+        except Refused as refused:
+            await _refusal(refused.status, str(refused))(scope, receive, counted)
+        except Exception:
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            if status == 499:
+                await _refusal(500, "the service failed; its log says why")(scope, receive, counted)
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._service.metrics.requests.labels(path, str(status)).inc()
+            self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
+
+    async def _read(self, scope: _Message, receive: _Receive) -> bytes | None:
+        """The body of a request; it is refused where it is longer than it may be, or not there in time."""
+        limits = self._service.limits
+        too_long = Refused(413, f"the body is longer than {limits.body_kib} KiB")
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > limits.body_kib * 1024:
+            raise too_long
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(limits.read_s):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > limits.body_kib * 1024:
+                        raise too_long
+        except TimeoutError:
+            raise Refused(408, f"the body was not there after {limits.read_s:g} s") from None
+        return bytes(body)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before a bundle is read; port 0 takes a free one."""
+    listening: socket.socket | None = None
+    try:
+        kind, _, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # with the protocol: asyncio sends what is small at once by sockets that are of TCP by name
+        listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except (OSError, UnicodeError) as error:
+        if listening is not None:
+            listening.close()
+        raise ValueError(f"--host {host} --port {port}: {error}") from None
+    return listening
+
+
+def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests in flight are answered first. SIGHUP reads the bundle again.
+
+    Args:
+        service: answers the requests.
+        listening: from :func:`listen`; closed at the end.
+        ready: called once requests are answered.
+
+    Raises:
+        ImportError: the extra ``api`` is not installed.
+    """
+    try:
+        import uvicorn
+    except ImportError:
+        raise ImportError("uvicorn is not installed; pip install 'recgraph[api]'") from None
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # uvicorn's own raises the signal again at the end, so that the process would not end with exit code 0
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(loop.create_task(service.reload())))
+            yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready()
+
+    tasks: set[asyncio.Task[Any]] = set()
+    config = uvicorn.Config(
+        make_app(service),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    with listening:
+        asyncio.run(Server(config).serve([listening]))

@@ -1,1 +1,0 @@
-"""The service: recommendations over HTTP (the extra ``api``); ``recgraph serve`` starts it."""

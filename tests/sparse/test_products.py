@@ -1,0 +1,226 @@
+"""Products, co-occurrence and ridge regressions against dense ones, whole and in small blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from recgraph.sparse import products as _products
+from recgraph.sparse import ridge as _ridge
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import co_occurrence, compose, compose_blocks, distinct, n_pairs, neighbours
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ridge import ridge_rows, ridge_rows_cg
+
+
+def _matrix(seed: int, shape: tuple[int, int], density: float, weighted: bool = True) -> Csr:
+    made = sp.random_array(shape, density=density, rng=np.random.default_rng(seed))
+    made.data = np.ceil(made.data * 9)
+    adj = Csr.from_scipy(made)
+    return adj if weighted else adj.with_weights(None)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.3])
+@pytest.mark.parametrize("weighted", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("small_blocks", [False, True])
+def test_counts_equal_scipy(
+    density: float, weighted: tuple[bool, bool], small_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small_blocks:
+        monkeypatch.setattr(_products, "_MAX_CELLS", 200)
+        monkeypatch.setattr(_products, "_MAX_PAIRS", 300)
+    a, b = _matrix(0, (60, 50), density, weighted[0]), _matrix(1, (50, 70), density, weighted[1])
+    expected = (a.to_scipy().astype(float) @ b.to_scipy().astype(float)).tocsr()
+    expected.sort_indices()
+    product = compose(a, b)
+    assert np.array_equal(product.indptr, expected.indptr)
+    assert np.array_equal(product.indices, expected.indices)
+    assert np.array_equal(product.values(), expected.data)
+    binary = compose(a, b, "binary")
+    assert binary.weights is None
+    assert torch.equal(binary.indices, product.indices)
+    assert (n_pairs(a, b) >= product.degrees).all()
+
+
+def test_several_entries_at_one_place_count_each(device: torch.device) -> None:
+    a = Csr.from_coo(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0]), shape=(2, 2)).to(device)
+    b = Csr.from_coo(torch.tensor([1, 1, 0]), torch.tensor([2, 2, 0]), shape=(2, 3)).to(device)
+    assert compose(a, b).to_dense().tolist() == [[0, 0, 4], [1, 0, 0]]
+
+
+def test_fractions_to_rounding_and_the_type_of_the_widest(device: torch.device) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a = Csr.from_dense(torch.rand(20, 30, generator=draw, dtype=torch.float64)).to(device)
+    b = Csr.from_dense(torch.rand(30, 10, generator=draw)).to(device)
+    product = compose(a, b)
+    assert product.values().dtype == torch.float64
+    torch.testing.assert_close(product.to_dense(), a.to_dense() @ b.to_dense().double(), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_long_blocks_give_the_bits_of_short_ones(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = _matrix(0, (300, 200), 0.03), _matrix(1, (200, 40_000), 0.0005)
+    # fractions, whose sums depend on the order
+    a, b = (m.with_weights(torch.rand(m.nnz, generator=draw, dtype=torch.float64)) for m in (a, b))
+    if not weighted:
+        a, b = a.with_weights(None), b.with_weights(None)
+    long, n_long = compose(a, b), len(list(compose_blocks(a, b)))
+    monkeypatch.setattr(_products, "_MAX_SORTED", 0)
+    short, n_short = compose(a, b), len(list(compose_blocks(a, b)))
+    assert n_short == 300 // 13 + 1
+    assert n_long < n_short
+    assert torch.equal(long.indptr, short.indptr)
+    assert torch.equal(long.indices, short.indices)
+    assert torch.equal(long.values(), short.values())
+
+
+def test_work_grows_with_the_pairs_and_not_with_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_degrees: list[int] = []
+    own = Csr.degrees.fget
+    assert own is not None
+    monkeypatch.setattr(Csr, "degrees", property(lambda m: (n_degrees.append(m.shape[0]), own(m))[1]))
+    for n in (10_000, 40_000):
+        draw = torch.Generator().manual_seed(n)
+        rows = torch.arange(n).repeat_interleave(3)
+        a, b = (Csr.from_coo(rows, torch.randint(n, (3 * n,), generator=draw), shape=(n, n)) for _ in range(2))
+        n_degrees.clear()
+        n_blocks = sum(1 for _ in compose_blocks(a, b))
+        assert n_blocks <= 2 * 9 * n / _products._MAX_SORTED + 1
+        assert sum(n_degrees) <= 3 * n
+
+
+N_COLUMNS = 13
+
+
+def _histories(device: torch.device | str = "cpu") -> tuple[Ragged, np.ndarray]:
+    draw = np.random.default_rng(5)
+    lists = [draw.integers(0, N_COLUMNS - 1, draw.integers(0, 9)).tolist() for _ in range(30)]
+    dense = np.zeros((len(lists), N_COLUMNS))
+    for row, values in enumerate(lists):
+        dense[row, values] = 1
+    return Ragged.from_lists(lists, torch.device(device)), dense
+
+
+def _whole(rows: Ragged, weights: torch.Tensor | None = None) -> np.ndarray:
+    blocks = list(co_occurrence(rows, N_COLUMNS, weights))
+    assert [first for first, _ in blocks] == np.cumsum([0, *(len(b) for _, b in blocks)])[:-1].tolist()
+    return torch.cat([block for _, block in blocks]).cpu().numpy()
+
+
+def test_distinct(device: torch.device) -> None:
+    rows, dense = _histories(device)
+    assert distinct(rows, N_COLUMNS).to_lists() == [np.flatnonzero(row).tolist() for row in dense]
+
+
+@pytest.mark.parametrize(("pairs", "cells"), [(1 << 21, 1 << 21), (1, 1 << 21), (1 << 21, 3 * N_COLUMNS), (60, 65)])
+def test_equals_the_dense_product(
+    pairs: int, cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_products, "_MAX_COUNT_PAIRS", pairs)
+    monkeypatch.setattr(_products, "_MAX_COUNT_CELLS", cells)
+    rows, dense = _histories(device)
+    rows = distinct(rows, N_COLUMNS)
+    np.testing.assert_array_equal(_whole(rows), dense.T @ dense)
+    weights = np.random.default_rng(1).random(len(dense))
+    made = _whole(rows, torch.from_numpy(weights).to(device))
+    np.testing.assert_allclose(made, (dense.T * weights) @ dense, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 4, 20])
+@pytest.mark.parametrize("shrink", [0.0, 2.5])
+def test_neighbours(k: int, shrink: float, device: torch.device) -> None:
+    rows, dense = _histories(device)
+    index, similarity = (x.cpu().numpy() for x in neighbours(distinct(rows, N_COLUMNS), N_COLUMNS, k, shrink))
+    assert index.shape == similarity.shape == (N_COLUMNS, k)
+    norms = np.linalg.norm(dense, axis=0)
+    expected = dense.T @ dense / np.maximum(np.outer(norms, norms) + shrink, 1e-12)
+    np.fill_diagonal(expected, 0)
+    for i in range(N_COLUMNS):
+        best = np.sort(expected[i])[::-1][:k]
+        np.testing.assert_allclose(similarity[i], np.pad(best, (0, k - len(best))), rtol=1e-6)
+        used = similarity[i] > 0
+        np.testing.assert_allclose(expected[i, index[i, used]], similarity[i, used], rtol=1e-6)
+        assert not index[i, ~used].any()
+
+
+def _interactions(n_rows: int, n_columns: int, seed: int = 0, hubs: int = 0) -> Ragged:
+    """Rows of about five columns, some of which are in the first few, which nearly all rows hold."""
+    draw = np.random.default_rng(seed)
+    lists = [[*draw.integers(0, n_columns, 4), *draw.integers(0, hubs or n_columns, 1)] for _ in range(n_rows)]
+    return distinct(Ragged.from_lists([[int(x) for x in one] for one in lists]), n_columns)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cells", [1 << 21, 3000])
+def test_sparse_neighbours_are_those_of_dense_rows_bit_for_bit(
+    k: int, weighted: bool, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = _interactions(1500, 700, seed=k, hubs=5)
+    weights = torch.rand(1500, generator=torch.Generator().manual_seed(k), dtype=torch.float64) if weighted else None
+    assert _products._PARTIAL * k < 700
+    monkeypatch.setattr(_products, "_MAX_COUNT_CELLS", cells)
+    made = neighbours(rows, 700, k, 1.5, weights)
+    block = torch.cat([block for _, block in co_occurrence(rows, 700, weights)])
+    norms = torch.bincount(rows.values, minlength=700).double().sqrt()
+    top, where = block.fill_diagonal_(0).div_(norms[:, None] * norms + 1.5).topk(k)
+    # many are equal: which of them are kept, and their order, is part of the numbers
+    assert weighted or bool((top[:, 1:] == top[:, :-1]).any()) or k == 1
+    assert torch.equal(made[0], where * (top > 0))
+    assert torch.equal(made[1], top.float())
+
+
+def test_work_of_neighbours_grows_with_the_columns_and_not_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells: list[int] = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, k: (cells.append(x.numel()), topk(x, k))[1])
+    for n in (1_000, 4_000):
+        cells.clear()
+        neighbours(_interactions(n, n), n, 2)
+        assert sum(cells) <= 1.2 * _products._PARTIAL * 2 * n
+
+
+def _case(device: torch.device) -> tuple[Ragged, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    lists = [torch.randperm(11, generator=draw)[: n % 12].tolist() for n in range(25)]
+    table = torch.randn(11, 4, generator=draw, dtype=torch.float64)
+    ridge = torch.rand(25, generator=draw, dtype=torch.float64) + 0.1
+    return Ragged.from_lists(lists, device), table.to(device), ridge.to(device)
+
+
+@pytest.mark.parametrize("cells", [1 << 22, 100, 1])
+def test_rows_are_solved(cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ridge, "_MAX_CELLS", cells)
+    rows, table, ridge = _case(device)
+    start = torch.randn(25, 4, dtype=torch.float64, device=device)
+    expected = torch.zeros(25, 4, dtype=torch.float64, device=device)
+    for row, items in enumerate(rows.to_lists()):
+        named = torch.zeros(11, dtype=torch.float64, device=device)
+        named[items] = 1
+        normal = table.T @ ((1 + 2.5 * named)[:, None] * table) + ridge[row] * torch.eye(4).to(table)
+        expected[row] = torch.linalg.solve(normal, table.T @ (3.5 * named))
+    torch.testing.assert_close(ridge_rows(rows, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, start, 8), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
+    """More columns than vectors, and a ridge that float32 loses beside them."""
+    draw = torch.Generator().manual_seed(3)
+    table = 30 * torch.randn(6, 40, generator=draw).to(device)
+    rows = Ragged.from_lists([[0, 1, 2, 3], [], [4], [5, 0]], device)
+    ridge = torch.full((4,), 1e-4, device=device)
+    narrow = ridge_rows(rows, table, 1000.0, ridge)
+    assert narrow.dtype == torch.float32
+    wide = ridge_rows(rows, table.double(), 1000.0, ridge.double())
+    torch.testing.assert_close(narrow, wide.float(), rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError):
+        ridge_rows(rows, table, 1000.0, torch.full((4,), 1e-30, device=device))
+
+
+def test_steps_from_the_solution_stay_there(device: torch.device) -> None:
+    rows, table, ridge = _case(device)
+    solved = ridge_rows(rows, table, 2.5, ridge)
+    torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, solved, 3), solved, rtol=1e-9, atol=1e-12)

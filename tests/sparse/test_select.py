@@ -1,0 +1,124 @@
+"""Entries that are taken: the k best by the rule of ties, and random ones, uniform and the same for one generator."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph.sparse import blocks
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.select import TIE_RULE, RowSample, sample_rows, top_k, top_k_mask
+
+
+def _oracle(adj: Csr, k: int, scores: list[float]) -> list[bool]:
+    keep = [False] * adj.nnz
+    for row in range(adj.shape[0]):
+        entries = range(int(adj.indptr[row]), int(adj.indptr[row + 1]))
+        best = sorted(entries, key=lambda e: (scores[e], int(adj.indices[e])), reverse=True)
+        for entry in best[:k]:
+            keep[entry] = True
+    return keep
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 50])
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+@pytest.mark.parametrize("budget", [4 * 2**20, 64])
+def test_against_sorted_rows(
+    k: int, levels: int, budget: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BYTES_HOST", budget)
+    monkeypatch.setattr(blocks, "FEWEST_ROWS", 2)
+    draw = torch.Generator().manual_seed(k * levels)
+    present = torch.rand(40, 30, generator=draw) < torch.rand(40, 1, generator=draw)
+    adj = Csr.from_dense(present.to(torch.float64)).to(device)
+    scores = torch.randint(levels, (adj.nnz,), generator=draw).to(device=device, dtype=torch.float64)
+    assert TIE_RULE == "highest column index first"
+    assert top_k_mask(adj, k, scores).tolist() == _oracle(adj, k, scores.tolist())
+    kept = top_k(adj, k, scores)
+    assert torch.equal(kept.degrees, adj.degrees.clamp(max=k))
+    assert (kept.values() == 1).all()
+
+
+def test_by_weights_with_ties_at_the_cut() -> None:
+    adj = Csr.from_dense(torch.tensor([[1.0, 2.0, 2.0, 2.0], [0.0, 5.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    assert top_k(adj, 2).to_dense().tolist() == [[0, 0, 2, 2], [0, 5, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_further_scores_among_equals(k: int, device: torch.device) -> None:
+    draw = torch.Generator().manual_seed(k)
+    adj = Csr.from_dense((torch.rand(40, 30, generator=draw) < 0.5).to(torch.float64)).to(device)
+    first, second, third = (torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4, 3))
+    assert top_k_mask(adj, k, first, second).tolist() == _oracle(adj, k, (10 * first + second).tolist())
+    kept = top_k_mask(adj, k, first, second, third)
+    assert kept.tolist() == _oracle(adj, k, (100 * first + 10 * second + third).tolist())
+    assert torch.equal(top_k(adj, k, first, second, third).indices, adj.indices[kept])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def matrix() -> Csr:
+    """Rows of 0, 1, 5, 40 and 3 entries, with repeats."""
+    lengths = torch.tensor([0, 1, 5, 40, 3])
+    rows = torch.repeat_interleave(torch.arange(5), lengths)
+    cols = torch.randint(30, (int(lengths.sum()),), generator=generator(1))
+    return Csr.from_coo(rows, cols, torch.rand(len(rows), generator=generator(2)), shape=(5, 30))
+
+
+def sums(adj: Csr, sample: RowSample) -> Tensor:
+    """[K]: the estimates of the rows' sums of weights."""
+    drawn = adj.values()[sample.entries.values]
+    return torch.zeros(len(sample.scale)).index_add(0, sample.entries.rows, drawn) * sample.scale.float()
+
+
+@pytest.mark.parametrize("fan_out", [None, 40, 100])
+def test_covers_the_whole_neighbourhood(fan_out: int | None, device: torch.device) -> None:
+    adj, rows = matrix().to(device), torch.tensor([3, 0, 2, 3, 1], device=device)
+    sample = sample_rows(adj, rows, fan_out, generator())
+    whole = adj.take_rows(rows)
+    assert torch.equal(sample.entries.offsets, whole.indptr)
+    assert torch.equal(adj.indices[sample.entries.values], whole.indices)
+    assert torch.equal(sample.scale, torch.ones_like(sample.scale))
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_draws_of_each_row_its_own_entries(replace: bool) -> None:
+    adj, rows = matrix(), torch.tensor([3, 0, 2, 1, 3, 4])
+    sample = sample_rows(adj, rows, 4, generator(), replace)
+    lists = sample.entries.to_lists()
+    assert [len(entries) for entries in lists] == ([4, 0, 4, 4, 4, 4] if replace else [4, 0, 4, 1, 4, 3])
+    for row, entries in zip(rows.tolist(), lists, strict=True):
+        assert entries == sorted(entries)
+        assert replace or len(set(entries)) == len(entries)
+        assert all(adj.indptr[row] <= entry < adj.indptr[row + 1] for entry in entries)
+    again = sample_rows(adj, rows, 4, generator(), replace)
+    assert torch.equal(again.entries.values, sample.entries.values)
+    assert not torch.equal(sample_rows(adj, rows, 4, generator(9), replace).entries.values, sample.entries.values)
+
+
+def test_every_subset_is_equally_likely() -> None:
+    n, degree, k = 60_000, 6, 3
+    adj = Csr(torch.tensor([0, degree]), torch.arange(degree), None, (1, degree))
+    sample = sample_rows(adj, torch.zeros(n, dtype=torch.int64), k, generator())
+    found = Counter(map(tuple, sample.entries.values.view(n, k).tolist()))
+    subsets = list(itertools.combinations(range(degree), k))
+    assert set(found) == set(subsets)
+    expected = n / len(subsets)
+    chi_square = sum((count - expected) ** 2 / expected for count in found.values())
+    # 19 degrees of freedom: above 43.8 with probability 0.001
+    assert chi_square < 43.8
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_scaled_sums_are_unbiased(replace: bool) -> None:
+    adj, n = matrix(), 20_000
+    for row in (2, 3, 4):
+        estimates = sums(adj, sample_rows(adj, torch.full((n,), row), 3, generator(row), replace))
+        error = estimates.std() / n**0.5
+        assert abs(estimates.mean() - adj.row_sums()[row]) <= 4 * error + 1e-4

@@ -1,0 +1,104 @@
+"""What looks on while a model is trained: lines, a bar, log records, and trackers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recgraph as rg
+from recgraph.train.config import TrainConfig
+from recgraph.train.observers import EpochLines, ProgressBar, duration
+
+
+def row(epoch: int, value: float, best: float, seconds: float) -> dict[str, Any]:
+    return {"epoch": epoch, "loss": 1.5, "ndcg@10": value, "best": best, "seconds": seconds}
+
+
+CONFIG = TrainConfig(max_epochs=10)
+
+
+def test_the_line_of_an_epoch() -> None:
+    lines = EpochLines(CONFIG, history=[row(1, 0.3, 0.3, 1.0)])
+    line = lines.line(row(2, 0.1, 0.3, 4.0))
+    assert line == "epoch 2/10: loss 1.5000, ndcg@10 0.1000, best 0.3000 (epoch 1), 4.0 s, at most 16 s left"
+    assert [duration(value) for value in (0.24, 12.3, 360, 9000)] == ["0.2 s", "12 s", "6 min", "2.5 h"]
+
+
+@pytest.mark.parametrize(("shows", "expected"), [(True, [1, 4, 7, 8]), (False, [])])
+def test_each_epoch_is_logged_and_shown_lines_are_some_seconds_apart(
+    shows: bool, expected: list[int], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    lines = EpochLines(CONFIG, shows=shows, every=5.0, clock=lambda: now[0])
+    with caplog.at_level(logging.INFO, "recgraph"):
+        for epoch in range(1, 9):
+            now[0] += 2
+            lines.end_epoch(row(epoch, 0.1, 0.1, 2.0 * epoch))
+        lines.close()
+    shown = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert shown == [f"epoch {epoch}/10" for epoch in expected]
+    assert [record.__dict__["row"]["epoch"] for record in caplog.records] == [*range(1, 9)]
+
+
+@pytest.mark.parametrize("progress", [None, True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_and_lines_elsewhere(
+    terminal: bool,
+    progress: bool | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("recgraph.train.fitting.shows_bar", lambda: terminal)
+    bars = []
+    monkeypatch.setattr(ProgressBar, "close", lambda bar: bars.append(bar._bar.stop()))
+    fitted(tmp_path, progress=progress)
+    assert len(bars) == (terminal and progress is not False)
+    assert ("epoch 2/2" in capsys.readouterr().err) == (not terminal and progress is True)
+
+
+def fitted(tmp_path: Path, **settings: Any) -> None:
+    rows = {"user": [u for u in range(8) for _ in range(4)], "item": [(u + i) % 6 for u in range(8) for i in range(4)]}
+    import polars as pl
+
+    log = rg.Interactions.from_frame(pl.DataFrame(rows), user="user", item="item")
+    model = rg.models.BPRMF(hidden_dim=4)
+    rg.fit(model, log, seed=0, out=tmp_path / "run", max_epochs=2, device="cpu", **{"progress": False, **settings})
+
+
+def test_tensorboard_has_the_rows_of_the_epochs(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fitted(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("rec")] == [1, 2]
+
+
+def test_mlflow_has_settings_and_the_rows_of_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    try:
+        fitted(tmp_path, track="mlflow")
+        (run,) = mlflow.search_runs(experiment_names=["recgraph"], output_format="list")
+        assert run.info.status == "FINISHED"
+        assert run.data.params["config.hidden_dim"] == "4"
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "rec")
+        assert [metric.step for metric in history] == [1, 2]
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_wandb_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fitted(tmp_path, track="wandb")
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
