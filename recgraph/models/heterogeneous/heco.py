@@ -34,11 +34,8 @@ from recgraph.sparse.ragged import Ragged, row_softmax
 from recgraph.sparse.select import top_k
 from recgraph.sparse.spmm import Operator, spmm
 
-# settings that are none: with features of the target, and without, as published for Freebase, whose films have none
-_DEFAULTS = {"dropout": (0.2, 0.1), "attention_dropout": (0.5, 0.3)}
-_TEMPERATURES = (0.8, 0.5)
-# positives with features; without at most so many (Freebase, of 3,492 films), of fewer nodes this share
-_N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
+# positives where the target has no features, as Freebase's 3,492 films: of fewer nodes a share
+_FEWEST, _MOST, _SHARE = 5, 80, 1 / 40
 
 
 class HeCoContrast(Contrast):
@@ -88,14 +85,15 @@ class HeCoConfig(GraphConfig):
     max_memory_mib: MaxMemoryMiB = 4096
 
     def of_target(self, has_features: bool, n_nodes: int) -> tuple[HeCoConfig, dict[str, Any]]:
-        """The settings for a target of so many nodes, in which none is none, and those that were, by dotted name."""
-        wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
-        found = {name: pair[0 if has_features else 1] for name, pair in _DEFAULTS.items()} | {"n_positives": wide}
+        """The settings for a target of so many nodes, in which none is none, and those that were, by dotted name;
+        without features as published for Freebase."""
+        few = min(max(int(_SHARE * n_nodes), _FEWEST), _MOST)
+        dropout, attention, wide, tau = (0.2, 0.5, _FEWEST, 0.8) if has_features else (0.1, 0.3, few, 0.5)
+        found: dict[str, Any] = {"dropout": dropout, "attention_dropout": attention, "n_positives": wide}
         found = {name: value for name, value in found.items() if getattr(self, name) is None}
-        tau, contrast = _TEMPERATURES[0 if has_features else 1], self.contrast
-        if contrast.temperature is not None:
+        if self.contrast.temperature is not None:
             return self.model_copy(update=found), found
-        contrast = contrast.model_copy(update={"temperature": tau})
+        contrast = self.contrast.model_copy(update={"temperature": tau})
         return self.model_copy(update={**found, "contrast": contrast}), {**found, "contrast.temperature": tau}
 
 

@@ -7,7 +7,6 @@ from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -225,8 +224,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         own = self.embedding.weight * known_mask[:, None]
         for name, layer in self.feature_layers.items():
             assert self.space is not None
-            start = 0 if name == "user" else self.space.n_users
-            vectors = _transform(layer, self._placed(self._features[name]))
+            assert isinstance(layer, nn.Linear)
+            x, start = self._placed(self._features[name]), 0 if name == "user" else self.space.n_users
+            vectors = spmm(x, layer.weight.t()) + layer.bias if isinstance(x, Csr) else layer(x)
             own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
         return own
 
@@ -332,13 +332,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
         """The terms that are wanted of those that contrast the views of both sides; ``info`` is one of them."""
         raise TypeError(f"{type(self).__name__} must define contrasts_of(batch, sides, wanted)")
-
-
-def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
-    assert isinstance(layer, nn.Linear)
-    if isinstance(x, Csr):
-        return spmm(x, layer.weight.t()) + layer.bias
-    return F.linear(x, layer.weight, layer.bias)
 
 
 class MEOWRecConfig(MetaPathRecommenderConfig):

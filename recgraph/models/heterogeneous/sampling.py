@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +14,7 @@ from recgraph.config import Config
 from recgraph.graph.contexts import Walked
 from recgraph.graph.sampler import Layered
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
-from recgraph.ranks import Share
+from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
@@ -73,14 +73,7 @@ class Sampling(Config):
         reached = self._contexts(source.paths, rows, generator)
         local = local_nodes(source, rows, reached.values())
         layers.append([walk.operators(local[source.target]) for walk in walks])
-        columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
-        paths = []
-        for number, path in enumerate(source.paths):
-            adjacency, masked = (Layered(tuple(layer[number][k] for layer in reversed(layers))) for k in (0, 1))
-            contexts = tuple((node_type, columns[id(walked)]) for node_type, walked in path.contexts)
-            paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
-        features = {name: take_features(x, local[name]) for name, x in source.features.items()}
-        return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
+        return _joined(source, rows, local, layers, reached)
 
     def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, Reached]:
         """The nodes that each context reaches, by the identity of the context: paths that begin alike share it."""
@@ -230,14 +223,26 @@ def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
             local = local_nodes(inputs, rows, contexts.values())
             columns = local[inputs.target]
         layers.append([tuple(_on_columns(chain, columns) for chain in pair) for pair in parts])
-    made = {key: reached.relabelled(rows, local, inputs.target) for key, reached in contexts.items()}
+    return _joined(inputs, rows, local, layers, contexts, share)
+
+
+def _joined(
+    source: MetaPathInputs,
+    rows: Tensor,
+    local: Mapping[str, Tensor],
+    layers: Sequence[Sequence[tuple[Chain, ...]]],
+    reached: Mapping[int, Reached],
+    share: Share = WHOLE,
+) -> MetaPathInputs:
+    """The inputs of some nodes, of the layers of each path and its twin, the one nearest to the batch first."""
+    columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
     paths = []
-    for place, path in enumerate(inputs.paths):
+    for place, path in enumerate(source.paths):
         adjacency, masked = (Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1))
-        own = tuple((name, made[id(reached)]) for name, reached in path.contexts)
-        paths.append(replace(path, plain=adjacency, adjacency=adjacency, masked=masked, contexts=own))
-    features = {name: take_features(x, local[name]) for name, x in inputs.features.items()}
-    return MetaPathInputs(inputs.target, features, take_features(inputs.masked, local[inputs.target]), tuple(paths))
+        contexts = tuple((name, columns[id(context)]) for name, context in path.contexts)
+        paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
+    features = {name: take_features(x, local[name]) for name, x in source.features.items()}
+    return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
 
 
 def _of_context(node_type: str, context: Csr, rows: Tensor) -> Reached:
