@@ -15,7 +15,8 @@ import recgraph as rg
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s|%(message)s")
 data = rg.load_dataset("synthetic")
 split = data.split("leave-one-out")
-run = rg.fit(rg.models.SASRec(hidden_dim=8, n_heads=1), split, seed=0, max_epochs=2, batch_size=256, out="fitted")
+model = rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1})
+run = rg.fit(model, split, seed=0, max_epochs=2, batch_size=256, out="fitted")
 results = run.evaluate("valid")
 for value in (data, split, split.sealed(), run, results, rg.Recommender.load("fitted/bundle")):
     assert " object at 0x" not in repr(value), repr(value)
@@ -45,7 +46,7 @@ def call(folder: Path, program: str, *arguments: str) -> tuple[str, str]:
 @pytest.mark.slow
 def test_the_session(folder: Path) -> None:
     train = ["recgraph.cli", "train", "sasrec", "--dataset", "synthetic"]
-    small = [word for pair in ("hidden_dim=8", "n_heads=1", "max_epochs=2") for word in ("--set", pair)]
+    small = [word for pair in ("hidden_dim=8", "encoder.n_heads=1", "max_epochs=2") for word in ("--set", pair)]
     # 1. a piped training says how far it is
     out, told = call(folder, *train, *small, "--out", "runs/a")
     assert out == ""

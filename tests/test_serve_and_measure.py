@@ -12,7 +12,7 @@ import recgraph as rg
 
 pd = pytest.importorskip("pandas")
 N_USERS, N_FILMS, LENGTH = 40, 30, 8
-SMALL = {"hidden_dim": 16, "n_layers": 1, "n_heads": 2}
+SMALL = {"hidden_dim": 16, "encoder": {"n_layers": 1, "n_heads": 2}}
 
 
 @pytest.fixture(scope="module")

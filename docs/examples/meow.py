@@ -82,7 +82,7 @@ def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
         ContrastiveTerm(objective="info_nce"),
     )
     info = ContrastiveTerm(
-        temperature=TAU, weight="cluster", objective="info_nce", objective_settings={"count_positive": False}
+        temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False}
     )
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3), []
     for epoch in range(epochs):

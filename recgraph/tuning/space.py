@@ -20,6 +20,7 @@ from recgraph.config import (
     ConfigError,
     PartConfig,
     Search,
+    assignments,
     distribute,
     load_toml,
     put,
@@ -190,7 +191,7 @@ class SearchSpace:
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")
         named = dict(_flattened(table))
         settled = dict(fixed)
-        is_set = {name for name, _ in _flattened(fixed, ranges=False)}
+        is_set = {name for name, _ in assignments(fixed)}
         if twice := sorted(name for name in named if name in is_set):
             raise ConfigError(f"setting {twice[0]!r} is both set and in the space; leave one out")
         for name, value in named.items():
@@ -255,12 +256,12 @@ def _is_range(value: Any) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, Mapping) and set(value) <= set(_RANGE))
 
 
-def _flattened(table: Mapping[str, Any], within: str = "", ranges: bool = True) -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of all settings of a tree of tables; a table with a name is the value of a part."""
+def _flattened(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value, or range, of what a space holds; a table with a name is the value of a part."""
     for name, value in table.items():
         is_table = isinstance(value, Mapping) and "name" not in value and value
-        if is_table and not (ranges and _is_range(value)):
-            yield from _flattened(value, f"{within}{name}.", ranges)
+        if is_table and not _is_range(value):
+            yield from _flattened(value, f"{within}{name}.")
         else:
             yield f"{within}{name}", value
 

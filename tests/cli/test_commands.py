@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from recgraph import __version__, registry
 from recgraph.evaluate.results import load_users
 
-SMALL = "--set hidden_dim=16 --set max_epochs=1 --set batch_size=128 --set n_heads=1"
+SMALL = "--set hidden_dim=16 --set max_epochs=1 --set batch_size=128 --set encoder.n_heads=1"
 
 
 def rows(line: str, *more: str) -> list[dict[str, Any]]:
@@ -84,15 +84,13 @@ def test_train_resolves_its_settings_and_goes_on(run: Path, tmp_path: Path) -> N
     assert "--resume" in refused(again)
     works(f"{again} --resume")
     file = tmp_path / "settings.toml"
-    file.write_text(
-        "hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n[loss_options]\nshared = false\n"
-    )
-    options = f"-d synthetic -o {tmp_path / 'run'} --config {file} --set hidden_dim=4 --set loss_options.n_negatives=3"
+    file.write_text("hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n[loss]\nshared = false\n")
+    options = f"-d synthetic -o {tmp_path / 'run'} --config {file} --set hidden_dim=4 --set loss.n_negatives=3"
     works(f"train bprmf {options}")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["config"]["hidden_dim"], config["training"]["batch_size"]) == (4, 256)
     assert config["training"]["patience"] is None
-    assert config["config"]["loss_options"] == {"shared": False, "n_negatives": 3}
+    assert config["config"]["loss"]["n_negatives"] == 3
 
 
 def test_fit_on_all_and_refit(tmp_path: Path) -> None:

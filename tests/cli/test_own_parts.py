@@ -82,7 +82,7 @@ class Squared(NextItemLoss):
 '''
 PARTS = (
     *("--set", 'augmentations=["backwards", "crop"]'),
-    *("--set", "weight=alike"),
+    *("--set", "contrast.weight=alike"),
     *("--set", "loss=squared"),
     *("--set", "hidden_dim=8"),
     *("--set", "batch_size=512"),

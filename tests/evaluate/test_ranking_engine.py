@@ -261,7 +261,7 @@ class Watched(SASRec):
 
 
 def watched() -> Watched:
-    model = Watched(hidden_dim=16, inner_dim=32)
+    model = Watched(hidden_dim=16, encoder={"inner_dim": 32})
     model.build(Space(n_users=0, n_items=N_ITEMS), 0)
     object.__setattr__(model, "calls", [])
     return model

@@ -27,7 +27,7 @@ def views(n: int = B) -> tuple[Tensor, Tensor]:
 
 
 def term(objective: str, temperature: float = 0.5, similarity: str = "cosine", **settings: Any) -> ContrastiveTerm:
-    given = {"objective": objective, "objective_settings": settings, "temperature": temperature}
+    given = {"objective": {"name": objective, **settings}, "temperature": temperature}
     with seeded_init(0):
         return ContrastiveTerm(**given, similarity=similarity, dim=D).double()
 

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
@@ -20,7 +21,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
 GRAPHS = registry.written("item_graph")
-SMALL = {"hidden_dim": 8, "max_len": 8}
+SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 8}
 N_USERS, N_ITEMS = 20, 12
 
 
@@ -43,9 +44,11 @@ TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
 SPACE = GraphSpace(n_users=LOG.n_users, n_items=LOG.n_items, graph=HeteroGraph.from_interactions(LOG, TRAIN))
 
 
-def built(name: str, item_graph: str | None, device: torch.device | str = "cpu", **settings: Any) -> SequenceModel:
+def built(name: str, item_graph: str | None, device: torch.device | str = "cpu", **items: Any) -> SequenceModel:
     cls = registry.load("model", name)
-    made: SequenceModel = cls(**SMALL, items={"graph": item_graph, **settings}).build(SPACE, 0).to(device)
+    made: SequenceModel = (
+        cls(**with_small(cls, SMALL, {"items": {"graph": item_graph, **items}})).build(SPACE, 0).to(device)
+    )
     return made
 
 

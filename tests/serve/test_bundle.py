@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from refusing import refused
+from small_settings import with_small
 
 import recgraph
 from recgraph import registry
@@ -23,7 +24,7 @@ from recgraph.serve.bundle import BundleError, Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.csr import Csr
 
-SMALL = {"hidden_dim": 8, "n_heads": 2, "n_layers": 2, "max_len": 5, "inner_dim": 16}
+SMALL = {"hidden_dim": 8, "encoder.inner_dim": 16, "max_len": 5}
 CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
 RECOMMENDERS = [
     name for name, cls in CLASSES.items() if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
@@ -37,7 +38,7 @@ def served(seed: int = 1, name: str = "sasrec") -> Recommender:
     films = pl.DataFrame({"movie_id": list(range(20)), "title": [f"film {n}" for n in range(20)]})
     data = Interactions.from_frame(frame, user="user_id", item="movie_id", item_features=films)
     cls, split = CLASSES.get(name) or registry.load("model", name), data.split("leave-one-out")
-    model = cls(**{setting: value for setting, value in SMALL.items() if setting in cls.Config.model_fields})
+    model = cls(**with_small(cls, SMALL, {}))
     space, items = Space(n_users=data.n_users, n_items=data.n_items), torch.arange(data.n_items)
     if cls.reads_graph:
         rows = data.ordered.items

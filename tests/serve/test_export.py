@@ -30,7 +30,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip insta
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 N_USERS, N_ITEMS, MAX_LEN = 30, 40, 8
-SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "inner_dim": 32, "n_negatives": 24}
+SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "encoder.inner_dim": 32, "loss.n_negatives": 24}
 QUICK = {"sasrec", "ease", "bprmf"}
 #: rank by two sparse products and a low-rank one, or by two stages, which no graph of a runtime has
 NO_EXPORT = {"gfcf", "twostage"}
@@ -149,7 +149,7 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     for served in (serve(log(), ScoresOnly()), recommender("gfcf")):
         with refused(type(served.model).__name__, by=ExportError):
             served.export(tmp_path / "out")
-    with_bias = serve(log(), SASRec(hidden_dim=16, encoder="hstu", encoder_options={"time_bias": True}))
+    with_bias = serve(log(), SASRec(hidden_dim=16, encoder={"name": "hstu", "time_bias": True}))
     with refused("SASRec", by=ExportError):
         with_bias.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ def split() -> Split:
 
 
 def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1)
+    model = rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1})
     return rg.fit(model, split, **{"seed": 0, "out": out, "device": "cpu", "max_epochs": 1, **more})
 
 

@@ -36,7 +36,9 @@ def fitted(name: str, data: Any, **more: Any) -> Run:
     if name == "ease":
         return rg.fit("ease", data, **{"seed": 0, **more})
     model = (
-        rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1) if name == "sasrec" else rg.models.MEOWRec(hidden_dim=8)
+        rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1})
+        if name == "sasrec"
+        else rg.models.MEOWRec(hidden_dim=8)
     )
     return rg.fit(model, data, **{"seed": 0, "device": "cpu", **EPOCHS, **more})
 

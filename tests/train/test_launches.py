@@ -30,7 +30,7 @@ LAUNCHES = {
 }
 #: what may launch at most so much, whatever its settings
 SETTINGS: list[tuple[str, dict[str, Any], int]] = [
-    *(("sasrec", {"loss": name, "n_negatives": 8}, 300) for name in ("sampled_softmax", "bce", "bpr")),
+    *(("sasrec", {"loss": {"name": name, "n_negatives": 8}}, 300) for name in ("sampled_softmax", "bce", "bpr")),
     ("sasrec", {"time_gaps": True}, 300),
     ("mclrec", {"augmenter": "attention"}, 1500),
     ("mclrec", {"schedule_of_phases": "paper"}, 1500),

@@ -32,7 +32,7 @@ def split() -> Split:
 def fitted(split: Split, out: Path | None = None, *, model: str = "sasrec", **more: Any) -> Run:
     kind = {"sasrec": rg.models.SASRec, "mclrec": rg.models.MCLRec}[model]
     settings = {"seed": 0, "out": out, "device": "cpu", "batch_size": 16, "patience": None, **more}
-    return rg.fit(kind(hidden_dim=8, n_heads=1, n_layers=1), split, **settings)
+    return rg.fit(kind(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1}), split, **settings)
 
 
 def assert_same(one: Run, other: Run) -> None:

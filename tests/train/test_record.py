@@ -17,7 +17,7 @@ from recgraph.models.sequence.sasrec import SASRec
 from recgraph.train.record import RunRecord
 from recgraph.train.settings import features_of
 
-SMALL = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1}
+SMALL = {"hidden_dim": 8, "encoder": {"n_heads": 1, "n_layers": 1}}
 TRAINING: dict[str, Any] = {"seed": 0, "device": "cpu", "batch_size": 16, "patience": None}
 N_ITEMS = 9
 
@@ -47,7 +47,7 @@ def in_memory(log: Path, step: int = 1) -> Split:
 
 
 def reader() -> SASRec:
-    return SASRec(**SMALL, item_features=("kind",))
+    return SASRec(**SMALL, items={"features": ("kind",)})
 
 
 @pytest.mark.parametrize("is_trained", [False, True])

@@ -29,7 +29,7 @@ def split() -> Split:
 
 
 def fitted(split: Any, out: Path | None = None, **more: Any) -> Run:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1)
+    model = rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1})
     # with this rate the best of five epochs is neither the first nor the last one
     settings = {"batch_size": 16, "learning_rate": 0.003, "max_epochs": 5}
     return rg.fit(model, split, **{"seed": 1, "out": out, "device": "cpu", **settings, **more})

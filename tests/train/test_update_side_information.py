@@ -15,6 +15,8 @@ from recgraph.data.batches import Query
 NAMES = {"user": "who", "item": "what", "timestamp": "when"}
 ITEMS = pl.DataFrame({"what": range(100, 114), "kind": [f"k{item % 3}" for item in range(14)]})
 
+SMALL = {"n_heads": 1, "n_layers": 1, "inner_dim": 8}
+
 
 def frame(users: range, steps: range, n_items: int = 12, shift: int = 0) -> pl.DataFrame:
     rows = [(f"u{user}", 100 + (user + step + shift) % n_items, 1000 * step + user) for user in users for step in steps]
@@ -30,7 +32,11 @@ OLD, NEW = frame(range(10), range(7)), frame(range(8, 12), range(7, 12), n_items
 
 def test_times_and_features_go_on(tmp_path: Path) -> None:
     model = rg.models.SASRec(
-        hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, item_features=["kind"], time_gaps=True
+        hidden_dim=8,
+        encoder=SMALL,
+        max_len=8,
+        items={"features": ["kind"]},
+        time_gaps=True,
     )
     run = rg.fit(model, log_of(OLD, ITEMS.head(12)), seed=0, max_epochs=2, batch_size=8, out=tmp_path / "a")
     before = run.recommender
@@ -54,7 +60,7 @@ def test_times_and_features_go_on(tmp_path: Path) -> None:
 
 
 def test_times_of_another_form_are_refused() -> None:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
+    model = rg.models.SASRec(hidden_dim=8, encoder=SMALL, max_len=8, time_gaps=True)
     run = rg.fit(model, log_of(OLD), seed=0, max_epochs=1)
     dates = log_of(NEW.with_columns(pl.from_epoch("when")))
     with refused("new_log", "times"):
@@ -65,7 +71,7 @@ def test_times_of_another_form_are_refused() -> None:
 
 
 def test_whole_seconds_of_a_new_log_are_those_of_a_run_with_fractions() -> None:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
+    model = rg.models.SASRec(hidden_dim=8, encoder=SMALL, max_len=8, time_gaps=True)
     run = rg.fit(model, log_of(OLD.with_columns(pl.col("when") + 0.5)), seed=0, max_epochs=1)
     updated = run.update(log_of(NEW), valid=0, force=True, epochs=1).recommender
     assert updated.times is not None

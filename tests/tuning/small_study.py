@@ -12,7 +12,13 @@ import recgraph as rg
 from recgraph.data.split import Split
 
 SPACE = {"*": "fixed", "learning_rate": {}, "dropout": {}}
-SETTINGS = {"max_epochs": 2, "hidden_dim": 8, "n_layers": 1, "n_heads": 1, "patience": None, "batch_size": 256}
+SETTINGS = {
+    "max_epochs": 2,
+    "hidden_dim": 8,
+    "encoder": {"n_layers": 1, "n_heads": 1},
+    "patience": None,
+    "batch_size": 256,
+}
 
 
 def synthetic() -> Split:

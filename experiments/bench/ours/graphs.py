@@ -124,7 +124,7 @@ def contrast(options: dict[str, Any]) -> Any:
     weight = Cluster()
     weight.prepare(lambda: torch.stack([torch.randint(k, (n,), generator=draw) for k in (100, 300)]).to(device))
     term = ContrastiveTerm(
-        temperature=0.4, objective="info_nce", objective_settings={"count_positive": False}, weight=weight
+        temperature=0.4, objective={"name": "info_nce", "count_positive": False}, weight=weight
     )
 
     def run(steps: int) -> dict[str, float]:
