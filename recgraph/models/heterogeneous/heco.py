@@ -320,6 +320,10 @@ def _smallest(adj: Csr, keys: Tensor, n: int, of_rows: Tensor) -> Tensor:
     n of them is sorted whole.
     """
     rows, degrees = adj.rows, adj.degrees
+    if 2 * int(degrees.clamp(max=_SLOPE * n + _MORE).sum()) > adj.nnz:  # most of them would be sorted
+        order = torch.argsort(rows + keys.to(torch.float64), stable=True)
+        place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][rows]
+        return order[(place < n) & of_rows[rows]]
     small = (keys < ((_SLOPE * n + _MORE) / degrees.clamp(min=1))[rows]) & of_rows[rows]
     counts = torch.bincount(rows[small], minlength=adj.shape[0])
     if bool((lacking := of_rows & (counts < n)).any()):

@@ -128,9 +128,11 @@ class _Walk:
 
     def operators(self, columns: Tensor) -> tuple[Chain, ...]:
         """[R, C] of the path and of its twin; ``columns`` [C], ascending, holds every node seen."""
-        last = tuple(_relabelled(matrix, columns) for matrix in self.factors[-1])
+        own, masked = self.factors[-1]
+        own = _relabelled(own, columns)
+        last = own, own.with_weights(masked.weights)  # what both share is made once
         if self.path.loops:
-            last = _with_loops(last[0], last[1], torch.searchsorted(columns, self.rows))
+            last = _with_loops(*last, torch.searchsorted(columns, self.rows))
         chains = []
         for k, whole in enumerate((self.path.adjacency, self.path.masked)):
             assert isinstance(whole, Chain)
@@ -168,7 +170,8 @@ def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Gene
             scale if one.weights is None else scale * one.weights[drawn.values].to(scales.dtype)
             for one in (factor, twin)
         )
-        own, masked = (Csr(drawn.offsets, columns, each, (drawn.n_rows, width)) for each in weights)
+        places = Csr(drawn.offsets, columns, None, (drawn.n_rows, width))
+        own, masked = (places.with_weights(each) for each in weights)
         factors.append((own, masked))
     return _Walk(path, rows, factors)
 
@@ -179,16 +182,11 @@ def _with_loops(matrix: Csr, masked: Csr, own: Tensor) -> tuple[Csr, Csr]:
     columns = torch.cat([matrix.indices, own])
     order = sort_entries(rows, columns, matrix.shape[1])
     offsets = matrix.indptr + torch.arange(len(matrix.indptr), device=own.device)
-    made = [
-        Csr(
-            offsets,
-            columns[order],
-            torch.cat([each.values(), each.values().new_full((len(own),), one)])[order],
-            each.shape,
-        )
-        for each, one in ((matrix, 0.0), (masked, 1.0))
-    ]
-    return made[0], made[1]
+    places = Csr(offsets, columns[order], None, matrix.shape)
+    zeros = matrix.values().new_zeros(len(own))
+    weights = (torch.cat(pair)[order] for pair in ((matrix.values(), zeros), (masked.values(), zeros + 1)))
+    first, second = (places.with_weights(each) for each in weights)
+    return first, second
 
 
 def _at(fan_out: FanOut, step: int) -> int | None:
