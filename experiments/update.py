@@ -43,7 +43,7 @@ from recgraph.train.run import Run
 SHARE = 0.1
 CUTOFF = 10
 SHARED = Path(os.environ.get("RECGRAPH_SHARED", "../shared"))
-_SMALL = {"dropout": 0.2, "attention_dropout": 0.2}
+_SMALL = {"dropout": 0.2, "encoder": {"attention_dropout": 0.2}}
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("ml-100k", "sasrec"): {"model": _SMALL, "training": {"learning_rate": 2e-3}},
     ("ml-100k", "mclrec"): {

@@ -47,6 +47,9 @@ def shared_item(n: int) -> HeteroGraph:
     return HeteroGraph.from_edge_lists({"user": n, "item": n}, {("user", "has", "item"): (users, items)})
 
 
+_DRAWN = {"objective": {"n_candidates": 512}}
+
+
 @dataclass
 class Trained:
     """A model and its batches."""
@@ -88,12 +91,13 @@ def adameow(n: int) -> Trained:
 
 
 def drawn(n: int) -> Trained:
-    settings = {"form": "factorised", "objective_options": {"n_candidates": 512}, "n_clusters": (20,)}
-    return Trained.of(MEOW(metapaths=_TOGETHER, prototypes={"restarts": 1, "iterations": 5}, **settings, **_SMALL), n)
+    prototypes = {"n_clusters": (20,), "restarts": 1, "iterations": 5}
+    settings = {"paths": {"form": "factorised"}, "contrast": _DRAWN, "prototypes": prototypes}
+    return Trained.of(MEOW(metapaths=_TOGETHER, **settings, **_SMALL), n)
 
 
 def heco(n: int) -> Trained:
-    return Trained.of(HeCo(metapaths=_TOGETHER, contrast={"objective": {"n_candidates": 512}}, **_SMALL), n)
+    return Trained.of(HeCo(metapaths=_TOGETHER, contrast=_DRAWN, **_SMALL), n)
 
 
 def pathsim(graph: HeteroGraph) -> None:

@@ -75,7 +75,8 @@ class ContrastiveTerm(nn.Module):
         made = weight if isinstance(weight, Weight) else None
         if config is None:
             config = Contrast.of({**settings, **({} if made is not None else {"weight": weight})})
-        given = {"if_none": if_none} if dim is None else {"dim": dim, "if_none": if_none}
+        given: dict[str, Any] = {} if dim is None else {"dim": dim}
+        given |= {} if if_none == "error" else {"if_none": if_none}
         self.config = config
         self.objective: Objective = config.objective.build(**given)
         self.weight: Weight | None = made or (None if config.weight is None else config.weight.build(**given))

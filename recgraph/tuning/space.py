@@ -205,11 +205,9 @@ class SearchSpace:
         for name, (field, _) in tree.items():
             if name in named and _is_range(named[name]):
                 dimensions[name] = _dimension(name, field, named[name])
-            elif (
-                rest == "searched"
-                and search_of(field)
-                and not (name in named or _is_within(name, {*is_set, *dimensions}))
-            ):
+            elif rest == "fixed" or search_of(field) is None or name in named or name in is_set:
+                continue
+            elif not _is_within(name, {*dimensions}):
                 dimensions[name] = _dimension(name, field, {})
         if not dimensions:
             raise ConfigError("the space is empty: give ranges in the space (--space FILE)")

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.encoders.transformer import FilteredTransformer, low_pass
+from recgraph.encoders.transformer import BSA, low_pass
 from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 
 LIKE = torch.zeros((), dtype=torch.float64)
 
 
-def encoder(causal: bool, device: torch.device | str = "cpu", **settings: object) -> FilteredTransformer:
+def encoder(causal: bool, device: torch.device | str = "cpu", **settings: object) -> BSA:
     torch.manual_seed(0)
-    made = FilteredTransformer(8, 12, 0.0, 2, 2, 12, 0.0, causal=causal, **settings)
+    made = BSA(8, 12, 0.0, causal, 2, 2, 12, 0.0, **settings)
     return made.to(device).double().eval()
 
 
