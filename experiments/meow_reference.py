@@ -19,8 +19,7 @@ from recgraph.contrast.clustering import Clustering, assign, concentration
 from recgraph.contrast.prototypes import prototypes_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.views import BothViews
 from recgraph.rng import Generators

@@ -19,8 +19,7 @@ import torch
 from recgraph.encoders.transformer import Transformer
 from recgraph.models.base import TrainableModel
 from recgraph.models.collaborative.lightgcn import LightGCN
-from recgraph.models.heterogeneous.meow import MEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, MetaPathModel
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.models.sequence.contrastive import ContrastiveSequenceModel
 from recgraph.sparse.ragged import Ragged

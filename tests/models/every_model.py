@@ -24,7 +24,7 @@ SMALL_ON_GRAPHS = {
     "metapaths": ("paper-author-paper", "paper-subject-paper"),
     "hidden_dim": 8,
     "prototypes.n_clusters": (3, 6),
-    "top_k": (4, 9),
+    "paths.top_k": (4, 9),
 }
 N_PAPERS = 30
 

@@ -65,36 +65,27 @@ class GraphBatch:
         return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))
 
 
-class FullGraph:
-    """Batches of full-graph training: one step an epoch."""
-
-    def __init__(self, n_targets: int, generators: Generators) -> None:
-        self.n_targets, self.generators = n_targets, generators
-
-    def __len__(self) -> int:
-        return 1
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
-        if start == 0:
-            yield GraphBatch(self.n_targets, number, self.generators)
-
-
 class NodeBatches:
     """Batches of target nodes, each node once an epoch, in an order that depends on the seed and the epoch alone.
 
     Args:
         n_targets: N.
-        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less.
+        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less. None: one
+            step an epoch on the whole graph.
         generators: the run's random streams; of several ranks, each computes a share of every batch.
     """
 
-    def __init__(self, n_targets: int, batch_size: int, generators: Generators) -> None:
+    def __init__(self, n_targets: int, batch_size: int | None, generators: Generators) -> None:
         self.n_targets, self.batch_size, self.generators = n_targets, batch_size, generators
 
     def __len__(self) -> int:
-        return -(-self.n_targets // self.batch_size)
+        return 1 if self.batch_size is None else -(-self.n_targets // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
+        if self.batch_size is None:
+            if start == 0:
+                yield GraphBatch(self.n_targets, number, self.generators)
+            return
         order = torch.randperm(self.n_targets, generator=self.generators.fresh("nodes", number))
         for place, nodes in enumerate(order.tensor_split(len(self))):
             if place >= start:
@@ -111,15 +102,6 @@ def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> nn.ModuleDi
     for table in tables.values():
         nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
     return tables
-
-
-def times(x: Tensor | Csr | None, matrix: Tensor) -> Tensor:
-    """[N, D]: features [N, F] times a matrix [F, D]; None is the identity, [n] int64 are rows of it."""
-    if x is None:
-        return matrix
-    if isinstance(x, Csr):
-        return spmm(x, matrix)
-    return matrix[x] if x.dtype == torch.int64 else x @ matrix
 
 
 class TypeLayer(nn.Module):
@@ -143,7 +125,12 @@ class TypeLayer(nn.Module):
         weight = self.linear.weight.t()
         if self.before or self.after:
             weight = F.pad(weight, (0, 0, self.before, self.after))
-        product = times(x, weight)
+        if isinstance(x, Csr):
+            product = spmm(x, weight)
+        elif x is None or x.dtype == torch.int64:
+            product = weight if x is None else weight[x]
+        else:
+            product = x @ weight
         return F.elu(dropout(product + self.linear.bias, self.dropout, generator if self.training else None))
 
     @torch.no_grad()
@@ -341,14 +328,10 @@ class GraphModel(HoldsGraph, TrainableModel):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"info": 1.0}),)
 
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        """One step an epoch on the whole graph, whatever the batch size.
-
-        Args:
-            train: not read: training is on the graph.
-        """
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
+        """One step an epoch on the whole graph, whatever the batch size; no part is read."""
         assert self.space is not None
-        return FullGraph(self.space.n_items, generators)
+        return NodeBatches(self.space.n_items, None, generators)
 
     @abstractmethod
     def embed(self) -> Tensor:

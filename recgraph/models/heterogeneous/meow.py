@@ -26,7 +26,6 @@ from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space
 from recgraph.models.heterogeneous.base import (
-    FullGraph,
     GraphBatch,
     GraphConfig,
     GraphModel,
@@ -35,9 +34,9 @@ from recgraph.models.heterogeneous.base import (
     PathLayers,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, Paths, Twins, read_graph, walkable
+from recgraph.models.heterogeneous.paths import Features, Masks, MetaPathInputs, Paths, Twins, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import Sampling, share_of
-from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
+from recgraph.models.heterogeneous.views import BothViews, Draw, MetaPathViews
 from recgraph.registry import part
 from recgraph.rng import Generators, derive
 
@@ -107,21 +106,14 @@ class MetaPathModel(GraphModel):
             width = graph.count(target) if x is None else x.shape[1]
             self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
-        self._masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
+        self._masks: Masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
         drawn = Generators(self._seed)
         cap, ties = config.sampling.context_cap, drawn.fresh("ties")
         inputs = read_graph(graph, target, paths, features, config.mini_batch, cap, generator=ties)
         self._inputs = self._masks.draw(inputs, drawn) if config.twins.kind == "masked" else inputs
         self._redrawn: tuple[int, MetaPathInputs] | None = None
-        self.views = MetaPathViews(
-            inputs,
-            config.hidden_dim,
-            self.embedding_dim,
-            config.dropout,
-            config.twins,
-            config.encoder,
-            config.projection_dim,
-        )
+        kind = (config.twins, config.encoder, config.projection_dim)
+        self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind)
         # batches have a queue of their own, of projections
         term = config.contrast.model_copy(update={"queue_size": 0})
         self.contrast = ContrastiveTerm(term, dim=self.projection_dim, if_none="zero")
@@ -137,15 +129,11 @@ class MetaPathModel(GraphModel):
         """The width of the projections."""
         return int(self.config.projection_dim or self.embedding_dim)
 
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
-
-        Args:
-            train: not read: training is on the graph.
-        """
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
+        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes."""
         assert self.space is not None
         if not self.config.mini_batch:
-            return FullGraph(self.space.n_items, generators)
+            return super().batches(train, batch_size, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
 
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
@@ -164,10 +152,9 @@ class MetaPathModel(GraphModel):
 
     def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
         """The inputs, with ``twins.redraw`` with new masks: at every step, for batches of nodes once an epoch."""
-        twins = self.config.twins
+        twins, like = self.config.twins, next(self.parameters())
         if not (self.training and twins.redraw and twins.kind == "masked"):
             return inputs
-        like = next(self.parameters())
         if batch.nodes is None:
             drawn: MetaPathInputs = self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
             return drawn
@@ -178,33 +165,17 @@ class MetaPathModel(GraphModel):
             self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
         return self._redrawn[1]
 
-    def both_views(
-        self,
-        inputs: MetaPathInputs,
-        generator: torch.Generator | None = None,
-        together: torch.Generator | None = None,
-    ) -> BothViews:
-        """The coarse and the fine view, before the head.
+    def both_views(self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None) -> BothViews:
+        """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.fine`."""
+        hidden, masked = self._hidden(inputs, generator)
+        fine = self.views.fine(inputs, hidden, masked, generator, together)
+        return BothViews(self.views.coarse(inputs, hidden, generator), fine)
 
-        Args:
-            inputs: read from the graph.
-            generator: draws dropout; required in training mode where dropout is above 0.
-            together: draws the dropout that all ranks share; default: ``generator``.
-        """
-        views: BothViews = self.views(inputs, *self._hidden(inputs, generator), generator, together)
-        return views
-
-    def _hidden(
-        self, inputs: MetaPathInputs, generator: torch.Generator | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's masked features.
-
-        With ``features_per_path`` the target has [P, N, hidden_dim].
-        """
-        hidden = {
-            name: layer(inputs.features[name], generator)
-            for name, layer in zip(self.types, self.type_layers, strict=True)
-        }
+    def _hidden(self, inputs: MetaPathInputs, generator: Draw) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim] (of the target [P, N, hidden_dim] with ``features_per_path``), the
+        transformed features; and those of the target's masked features."""
+        layers = zip(self.types, self.type_layers, strict=True)
+        hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
         if self.config.twins.kind != "masked":
             return hidden, None
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
@@ -216,28 +187,19 @@ class MetaPathModel(GraphModel):
         views, head = self.both_views(self._step_inputs(batch), own, together), self.views.head
         return BothViews(head(views.coarse), head(views.fine))
 
-    def info(self, batch: GraphBatch, views: BothViews, fine_first: bool) -> Tensor:
-        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
-
-        A node of the batch is not also taken from the queue.
-
-        Args:
-            views: projected.
-            fine_first: the fine views are the anchors; False: the coarse ones.
-        """
-        anchors, candidates = (views.fine, views.coarse) if fine_first else (views.coarse, views.fine)
-        generator = batch.fresh("candidates")
-        if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates, generator=generator)
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates, none of them a node of
+        the batch, and takes the batch in."""
+        generator, nodes = batch.fresh("candidates"), batch.nodes
+        loss: Tensor
+        if nodes is None or not self.config.contrast.queue_size:
+            loss = self.contrast(anchors, candidates, nodes, nodes, generator=generator)
             return loss
-        if not self.config.contrast.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, generator=generator)
-            return loss
-        rows, ids = self.queue.join(candidates, batch.nodes)
+        rows, ids = self.queue.join(candidates, nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, generator=generator)
+        loss = self.contrast(anchors, rows, nodes, ids, positives, generator=generator)
         if self.training and torch.is_grad_enabled():
-            self.queue.push(candidates, batch.nodes)
+            self.queue.push(candidates, nodes)
         return loss
 
     @torch.no_grad()
@@ -332,8 +294,10 @@ class MEOW(MEOWLoss, MetaPathModel):
         views = self._projected(batch)
 
         @cache
-        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them
-            return self.cluster(views.fine) if batch.nodes is None else self._of_epoch(batch.epoch)
+        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them; of batches once an epoch
+            if batch.nodes is None:
+                return self.cluster(views.fine)
+            return self.memory.of_epoch(batch.epoch, lambda: self.cluster(self.project_all()))
 
         return self.losses_of(batch, views, prototypes, wanted)
 
@@ -348,14 +312,10 @@ class MEOW(MEOWLoss, MetaPathModel):
         found = {}
         if "info" in wanted:
             offer(self.contrast, prototypes)  # step 2
-            found["info"] = self.info(batch, views, fine_first=False)  # step 3
+            found["info"] = self.info(batch, views.coarse, views.fine)  # step 3
         if "proto" in wanted:
             found["proto"] = proto_nce(self.proto_contrast, views.coarse, prototypes(), batch.nodes)  # step 4
         return found
-
-    def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
-        """The prototypes of all nodes, made in the first step of an epoch."""
-        return self.memory.of_epoch(epoch, lambda: self.cluster(self.project_all()))
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
@@ -376,4 +336,5 @@ class AdaMEOW(MetaPathModel):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        return {"info": self.info(batch, self._projected(batch), fine_first=True)}
+        views = self._projected(batch)
+        return {"info": self.info(batch, views.fine, views.coarse)}

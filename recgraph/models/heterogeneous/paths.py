@@ -20,12 +20,13 @@ from recgraph.augment.graph import EdgeDrop, GraphAugmentation
 from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MaxMemoryMiB, MetaPath, Route, Ties, propose
+from recgraph.graph.metapath import MetaPath, MetaPathConfig, Route, propose
+from recgraph.graph.route import Route
+from recgraph.graph.sampler import Layered
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, normalise
-from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import Operator
 
 _log = logging.getLogger(__name__)
@@ -39,42 +40,23 @@ V = TypeVar("V", bound=Tensor | Csr)
 SIDES = ("user", "item")
 
 
-class Paths(Config):
-    """How the matrices of meta-paths are made."""
+class Paths(MetaPathConfig):
+    """How the matrices of meta-paths are made; which paths there are is a setting of the model."""
 
+    path: Annotated[str, Field(exclude=True, description="given by the model")] = ""
+    weights: Annotated[bool, Field(exclude=True, description="of edges, where counts are full")] = True
     top_k: Annotated[
         int | tuple[int | None, ...] | None,
         Field(description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"),
-    ] = None
-    ties: Annotated[
-        Ties,
-        Field(
-            description="of top_k, of equally similar nodes: keep those of the highest index, which says what the "
-            "order of the file says; of the greatest cosine of features, then by index; or the last ones of an order "
-            "that the seed draws for each path"
-        ),
-    ] = "index"
-    hub_cap: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="of top_k: a node in the middle of a path that leads to more nodes than this is divided into "
-            "random groups of so many, whose nodes alone are compared through it; none: all, at the cost of the square",
-        ),
-    ] = 4096
-    counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
-    form: Annotated[
-        Literal["composed", "factorised"],
-        Field(description="'factorised' never makes a path's matrix; without top_k, with full counts"),
-    ] = "composed"
-    normalisation: Annotated[Normalisation, Field(description="of adjacencies; see recgraph.sparse.operators")] = "meow"
-    max_memory_mib: MaxMemoryMiB = 4096
+    ] = None  # type: ignore[assignment]
 
     def made(self, metapaths: Sequence[str], **changes: Any) -> tuple[MetaPath, ...]:
         """The paths, each with its top-k."""
-        shared = {name: getattr(self, name) for name in Paths.model_fields if name != "top_k"} | changes
         each = one_each("top_k", self.top_k, len(metapaths))
-        return tuple(MetaPath(path, **{"top_k": k, **shared}) for path, k in zip(metapaths, each, strict=True))
+        return tuple(
+            MetaPath(self.model_copy(update={"path": path, "top_k": k, **changes}))
+            for path, k in zip(metapaths, each, strict=True)
+        )
 
 
 class Twins(Config):
@@ -99,33 +81,26 @@ class Twins(Config):
     augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = augment.MLP()
 
     def masks(self, paths: Sequence[MetaPath], sampled: bool = False, redraw: bool = False) -> Masks:
-        """The augmentations that make masked twins.
-
-        Args:
-            sampled: the twins are for batches of nodes.
-            redraw: draw anew at each call.
-        """
-        features = [each for each in self.augmentations if each.member.reads == "features"]
+        """The augmentations that make masked twins, for batches of nodes where ``sampled``, drawn anew at each call
+        where ``redraw``."""
+        features = tuple(each.build(redraw=redraw) for each in self.augmentations if each.member.reads == "features")
         edges: list[list[GraphAugmentation]] = [[] for _ in paths]
         for each in self.augmentations:
-            if each.member.reads != "adjacency":
-                continue
-            ratios = one_each("ratio", getattr(each, "ratio", None), len(paths))
-            for made, path, ratio in zip(edges, paths, ratios, strict=True):
-                # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
-                composed = path.config.form != "factorised"
-                made.append(each.build(ratio=ratio, redraw=redraw, binary=composed, self_loops=composed))
-        normalisation = paths[0].config.normalisation
-        of_features = tuple(each.build(redraw=redraw) for each in features)
-        return Masks(of_features, tuple(map(tuple, edges)), normalisation, sampled)
+            if each.member.reads == "adjacency":
+                ratios = one_each("ratio", getattr(each, "ratio", None), len(paths))
+                for made, path, ratio in zip(edges, paths, ratios, strict=True):
+                    # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
+                    composed = path.config.form != "factorised"
+                    made.append(each.build(ratio=ratio, redraw=redraw, binary=composed, self_loops=composed))
+        return Masks(features, tuple(map(tuple, edges)), paths[0].config.normalisation, sampled)
 
 
-def one_each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
-    """One value a path."""
+def one_each(name: str, value: Any, n: int) -> tuple[Any, ...]:
+    """One value for each of n paths or types."""
     if not isinstance(value, tuple):
-        return (value,) * n_paths
-    if len(value) != n_paths:
-        raise ValueError(f"{name} = {value} has {len(value)} values for {n_paths} meta-paths; give one, or one a path")
+        return (value,) * n
+    if len(value) != n:
+        raise ValueError(f"{name} = {value} has {len(value)} values; give one, or {n}, one each")
     return value
 
 
@@ -151,20 +126,8 @@ class PathInputs:
     contexts: tuple[tuple[str, Csr | Walked], ...]
     loops: bool = False
 
-    def whole(self) -> PathInputs:
-        """The path with the diagonal of ``loops`` in its twin."""
-        if not self.loops:
-            return self
-        assert isinstance(self.masked, Chain)
-        diagonal = Chain((Csr.eye(self.masked.shape[0], self.masked.device),), self.masked.left, self.masked.right)
-        return replace(self, masked=Sum((self.masked, diagonal), (1.0, 1.0)), loops=False)
-
     def placed(self, place: Placing, walked: dict[int, Csr | Walked]) -> PathInputs:
-        """The path there.
-
-        Args:
-            walked: the contexts that are there already, by the identity of the original: paths share them.
-        """
+        """The path there; ``walked`` holds the contexts that are, by the identity of the original: paths share them."""
         for _, reached in self.contexts:
             if id(reached) not in walked:
                 walked[id(reached)] = place(reached) if isinstance(reached, Csr) else reached.placed(place)
@@ -204,8 +167,15 @@ class MetaPathInputs:
     paths: tuple[PathInputs, ...]
 
     def whole(self) -> MetaPathInputs:
-        """The inputs of all nodes with all neighbours, for embeddings."""
-        return replace(self, paths=tuple(path.whole() for path in self.paths))
+        """The inputs of all nodes with all neighbours, for embeddings: with the diagonal of ``loops`` in twins."""
+        paths = []
+        for path in self.paths:
+            if path.loops:
+                twin: Any = path.masked
+                diagonal = Chain((Csr.eye(twin.shape[0], twin.device),), twin.left, twin.right)
+                path = replace(path, masked=Sum((twin, diagonal), (1.0, 1.0)), loops=False)
+            paths.append(path)
+        return replace(self, paths=tuple(paths))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
         """The inputs there; what paths, adjacencies, twins and features share is moved once and shared there, too."""
@@ -230,7 +200,7 @@ def read_graph(
     Args:
         sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
         context_cap: of these contexts, see :class:`recgraph.graph.contexts.Walked`.
-        generator: draws the orders by which paths break ties at random.
+        generator: draws the orders of ties.
     """
     known: dict[Route, Csr] = {}
     walked: dict[Route, Walked] = {}
@@ -300,11 +270,7 @@ class Masks:
     sampled: bool = False
 
     def draw(self, inputs: MetaPathInputs, generators: Generators) -> MetaPathInputs:
-        """The inputs with new twins.
-
-        Raises:
-            ValueError: for batches, an augmentation adds entries beside the diagonal.
-        """
+        """The inputs with new twins."""
         features = inputs.features[inputs.target]
         masked = None
         if features is not None:

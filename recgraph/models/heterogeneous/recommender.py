@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import augment
 from recgraph.config import PartConfig, Search
-from recgraph.contrast.prototypes import PrototypesConfig, PrototypeSet, offer, proto_nce
+from recgraph.contrast.prototypes import PrototypesConfig, offer, proto_nce
 from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
@@ -99,22 +97,14 @@ class MetaPathRecommenderConfig(LightGCNConfig):
     ] = 0.02
 
 
-@dataclass(frozen=True)
-class Side:
-    """The contrasted nodes of one side: n users or items of a batch.
+class Side(NamedTuple):
+    """The contrasted nodes of one side, n users or items of a batch: the ``term`` that contrasts them, their indices
+    ``ids`` [n] int64, and their two projected views ``own`` and ``fine`` [n, D]."""
 
-    Attributes:
-        number: 0 of users, 1 of items.
-        ids: [n] int64, their indices.
-        own, fine: [n, D], the two projected views.
-        batch: that they are of.
-    """
-
-    number: int
+    term: ContrastiveTerm
     ids: Tensor
     own: Tensor
     fine: Tensor
-    batch: PairBatch
 
 
 class MetaPathRecommender(HoldsGraph, LightGCN):
@@ -234,8 +224,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         own = self.embedding.weight * known_mask[:, None]
         for name, layer in self.feature_layers.items():
             assert self.space is not None
-            start = 0 if name == "user" else self.space.n_users
-            vectors = _transform(layer, self._placed(self._features[name]))
+            assert isinstance(layer, nn.Linear)
+            x, start = self._placed(self._features[name]), 0 if name == "user" else self.space.n_users
+            vectors = spmm(x, layer.weight.t()) + layer.bias if isinstance(x, Csr) else layer(x)
             own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
         return own
 
@@ -308,13 +299,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
         """[n, D]: the own vectors of a side, a share of them 0 in training."""
-        share = self.config.twins.node_mask
+        share: float = self.config.twins.node_mask
         if generators is None or not self.training or not share:
             return h
-        keep_mask: Tensor = (
-            torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share
-        )
-        return h * keep_mask
+        return h * (torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         vectors, contrasts, fine = self.own_vectors(), wanted - {"l2", "rec"}, None
@@ -323,7 +311,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         if contrasts or self._reads_fine:
             fine = self.encoder(self.fine_vectors(vectors, batch.generators))
         if contrasts and fine is not None:
-            found |= self.contrasts_of(self._sides(batch, own, fine), contrasts)
+            found |= self.contrasts_of(batch, self._sides(batch, own, fine), contrasts)
         if "l2" in wanted:
             found["l2"] = self._l2(batch)
         if "rec" in wanted:
@@ -333,44 +321,17 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
-        sizes = [self.space.n_users, self.space.n_items]
-        found = []
-        for number, (ids, a, b) in enumerate(
-            zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
-        ):
-            views = self.views[number]
-            assert isinstance(views, MetaPathViews)
-            first, second = (views.head(x.index_select(0, ids)) for x in (a, b))
-            found.append(Side(number, ids, first, second, batch))
+        sizes, found = [self.space.n_users, self.space.n_items], []
+        split = zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+        for number, (ids, *both) in enumerate(split):
+            views: Any = self.views[number]
+            term: Any = self.contrasts[number]
+            found.append(Side(term, ids, *(views.head(x.index_select(0, ids)) for x in both)))
         return found
 
-    def contrast_of(self, side: Side) -> ContrastiveTerm:
-        """The term that contrasts the views of a side."""
-        term = self.contrasts[side.number]
-        assert isinstance(term, ContrastiveTerm)
-        return term
-
-    def contrast(self, side: Side, fine_first: bool) -> Tensor:
-        """The weighted InfoNCE of a side; 0 where no node has a candidate, as in a last batch of one.
-
-        Args:
-            fine_first: the fine views are the anchors; False: the own vectors.
-        """
-        term, batch = self.contrast_of(side), side.batch
-        anchors, candidates = (side.fine, side.own) if fine_first else (side.own, side.fine)
-        loss: Tensor = term(anchors, candidates, side.ids, generator=term.stream(batch.generators))
-        return loss
-
-    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
         """The terms that are wanted of those that contrast the views of both sides; ``info`` is one of them."""
-        raise TypeError(f"{type(self).__name__} must define contrasts_of(sides, wanted)")
-
-
-def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
-    assert isinstance(layer, nn.Linear)
-    if isinstance(x, Csr):
-        return spmm(x, layer.weight.t()) + layer.bias
-    return F.linear(x, layer.weight, layer.bias)
+        raise TypeError(f"{type(self).__name__} must define contrasts_of(batch, sides, wanted)")
 
 
 class MEOWRecConfig(MetaPathRecommenderConfig):
@@ -409,23 +370,16 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
         proto = self.config.contrast_weight * self.config.proto_weight
         return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
 
-    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
-        found = {}
-
-        @cache
-        def prototypes(number: int) -> list[PrototypeSet]:  # step 1, where a part reads them
-            return self.cluster(sides[number].fine)
-
-        if "info" in wanted:
-            losses = []
-            for side in sides:
-                offer(self.contrast_of(side), partial(prototypes, side.number), side.ids)  # step 2
-                losses.append(self.contrast(side, fine_first=False))  # step 3
-            found["info"] = torch.stack(losses).sum()
-        if "proto" in wanted:  # step 4
-            losses = [proto_nce(self.proto_contrast, side.own, prototypes(side.number)) for side in sides]
-            found["proto"] = torch.stack(losses).sum()
-        return found
+    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        for term, ids, own, fine in sides:
+            prototypes = cache(partial(self.cluster, fine))  # step 1, where a part reads them
+            if "info" in wanted:
+                offer(term, prototypes, ids)  # step 2
+                found["info"].append(term(own, fine, ids, generator=term.stream(batch.generators)))  # step 3
+            if "proto" in wanted:
+                found["proto"].append(proto_nce(self.proto_contrast, own, prototypes()))  # step 4
+        return {name: torch.stack(losses).sum() for name, losses in found.items() if losses}
 
 
 class AdaMEOWRecConfig(MetaPathRecommenderConfig):
@@ -445,6 +399,6 @@ class AdaMEOWRec(MetaPathRecommender):
 
     Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
 
-    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
-        losses = [self.contrast(side, fine_first=True) for side in sides]
-        return {"info": torch.stack(losses).sum()} if "info" in wanted else {}
+    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        losses = [term(fine, own, ids, generator=term.stream(batch.generators)) for term, ids, own, fine in sides]
+        return {"info": torch.stack(losses).sum()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +30,12 @@ from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Operator, spmm
 
+#: what draws dropout
+Draw = torch.Generator | None
 
-@dataclass(frozen=True)
-class BothViews:
-    """Attributes: ``coarse``, ``fine``, also the embedding; [N, D] each."""
+
+class BothViews(NamedTuple):
+    """[N, D] each: ``coarse``, and ``fine``, also the embedding."""
 
     coarse: Tensor
     fine: Tensor
@@ -93,15 +94,15 @@ class MetaPathViews(nn.Module):
         latent = inputs.paths if twins.kind == "latent" else ()
         self.augmenters = nn.ModuleList(twins.augmenter.build(hidden_dim=dim) for _ in latent)
 
-    def forward(
+    def fine(
         self,
         inputs: MetaPathInputs,
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
-        generator: torch.Generator | None = None,
-        together: torch.Generator | None = None,
-    ) -> BothViews:
-        """Both views, before the head.
+        generator: Draw = None,
+        together: Draw = None,
+    ) -> Tensor:
+        """[N, D]: the fine view, before the head.
 
         Args:
             inputs: P paths.
@@ -111,31 +112,20 @@ class MetaPathViews(nn.Module):
             generator: draws dropout; required in training mode where dropout is above 0.
             together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
         """
-        fine = self.fine(inputs, hidden, masked, generator, together)
-        adjacencies = tuple(path.adjacency for path in inputs.paths)
-        coarse: Tensor = self.encoder(adjacencies, _shared(hidden[inputs.target]), generator)
-        return BothViews(coarse, fine)
-
-    def fine(
-        self,
-        inputs: MetaPathInputs,
-        hidden: Mapping[str, Tensor],
-        masked: Tensor | None,
-        generator: torch.Generator | None = None,
-        together: torch.Generator | None = None,
-    ) -> Tensor:
-        """[N, D]: the fine view alone; the arguments are those of :meth:`forward`."""
         views = self._views(inputs, hidden, masked, generator)
         fine: Tensor = self.attention(views, generator if together is None else together)
         return fine
 
+    def coarse(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: Draw = None) -> Tensor:
+        """[N, D]: the coarse view, before the head; the arguments are those of :meth:`fine`."""
+        adjacencies = tuple(path.adjacency for path in inputs.paths)
+        coarse: Tensor = self.encoder(adjacencies, _shared(hidden[inputs.target]), generator)
+        return coarse
+
     def addends(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
     ) -> dict[PathKey, tuple[float, Tensor]]:
-        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included.
-
-        For evaluation mode; the arguments are those of :meth:`forward`.
-        """
+        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included; in evaluation mode."""
         views = self._views(inputs, hidden, masked, None)
         self.attention(views)
         betas = self.attention.last
@@ -153,7 +143,7 @@ class MetaPathViews(nn.Module):
         inputs: MetaPathInputs,
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
-        generator: torch.Generator | None,
+        generator: Draw,
     ) -> list[Tensor]:
         """[N, D] each: the view of each path, followed by its twin where there is one."""
         h, views = hidden[inputs.target], []
@@ -170,11 +160,11 @@ class MetaPathViews(nn.Module):
                 views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [unit_length(z) for z in views]
 
-    def _dropped(self, context: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _dropped(self, context: Tensor, generator: Draw) -> Tensor:
         """A context after dropout; a path that has none draws nothing."""
         return dropout(context, self.dropout, generator if self.training and context.dim() else None)
 
-    def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _path(self, adjacency: Operator | Layered, x: Tensor, generator: Draw) -> Tensor:
         z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
         return z
 
@@ -250,12 +240,12 @@ class MetaPaths(HoldsGraph, ItemGraph):
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {"item"}
         self.others = tables_of(graph, reached, hidden_dim)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Draw = None) -> Tensor:
         inputs: MetaPathInputs = self._placed(self._inputs)
         hidden = {name: table.weight for name, table in self.others.items()}
         return self.views.fine(inputs, {"item": x, **hidden}, None, generator)  # type: ignore[dict-item]
 
     def path_weights(self) -> dict[PathKey, float]:
         """beta of each path."""
-        weights = torch.softmax(cast(Tensor, self.views.attention.logits), 0).tolist()
+        weights = torch.softmax(self.views.attention.logits, 0).tolist()  # type: ignore[arg-type]
         return {PathKey("item", path.name): weight for path, weight in zip(self._inputs.paths, weights, strict=True)}
