@@ -21,8 +21,6 @@ from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, MetaPathConfig, Route, propose
-from recgraph.graph.route import Route
-from recgraph.graph.sampler import Layered
 from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
