@@ -91,7 +91,7 @@ def main() -> None:
     small = parser.parse_args().small
 
     prepared = catalog.get(DATASET)
-    print(f"{prepared.acknowledgement.strip()}\n")
+    print(f"{prepared.card.acknowledgement.strip()}\n")
     data = rg.load_dataset(DATASET)
     print(f"{data} from {prepared.source}\n")
     split = data.split("leave-one-out")

@@ -19,10 +19,9 @@ from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
-from pydantic import GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BeforeValidator, GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
 
 from recgraph.config import ConfigError, PartConfig, checked, did_you_mean, nearest_names
 from recgraph.files import sha256
@@ -319,9 +318,9 @@ class part:
 
     kind: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        inner = handler(cast(Any, SerializeAsAny)[source])
-        return core_schema.no_info_before_validator_function(partial(read_part, self.kind), inner)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        any_part = cast(Any, SerializeAsAny)[source]
+        return handler(cast(Any, Annotated)[any_part, BeforeValidator(partial(read_part, self.kind))])
 
 
 def make(kind: str, spec: Any, /, **given: Any) -> Any:

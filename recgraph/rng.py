@@ -35,15 +35,11 @@ _ON_HOST = "@host"
 
 
 class Generators:
-    """Torch generators by name, all derived from one seed; created when first asked for.
+    """Torch generators by name, all derived from the recorded seed of a run; created at the first access.
 
     Processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that what they draw for a
-    whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank.
-
-    Args:
-        seed: the recorded seed of the run.
-        device: where tensors are drawn.
-        ranks: which of the processes this one is, as batches and streams see it; None: as it is connected.
+    whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank. ``ranks`` says which
+    of the processes this one is; None: as it is connected.
 
     A stream's position is part of the training state (:meth:`state_dict`), so that a resumed run draws what an
     uninterrupted one would have drawn.
@@ -55,7 +51,8 @@ class Generators:
         self.ranks = Ranks.here() if ranks is None else ranks
         self._streams: dict[str, torch.Generator] = {}
         self._of_rank: dict[str, torch.Generator] = {}
-        self._begun_at: int | None = None
+        #: what tells this rank's own streams from those of others, and from those before it went on without their state
+        self._own: tuple[str | int, ...] = (self.ranks.index,)
         self._on_host: set[str] = set()
         self._held: dict[str, Tensor] | None = None
 
@@ -70,12 +67,8 @@ class Generators:
         if self.ranks.count == 1:
             return self[name]
         if name not in self._of_rank:
-            self._of_rank[name] = self._stream(*self._names_of_rank(name))
+            self._of_rank[name] = self._stream(name, *self._own)
         return self._of_rank[name]
-
-    def _names_of_rank(self, name: str) -> tuple[str | int, ...]:
-        begun = () if self._begun_at is None else ("resumed", self._begun_at)
-        return (name, self.ranks.index, *begun)
 
     def on_host(self, name: str) -> torch.Generator:
         """A stream that draws on the host whatever the device, the same on all ranks, for batches prepared ahead."""
@@ -111,11 +104,9 @@ class Generators:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the streams that all ranks share."""
-        drawn = dict(self._streams)
-        if self._held is None:
-            return {name: stream.get_state() for name, stream in drawn.items()}
-        own = {name: stream.get_state() for name, stream in drawn.items() if name not in self._on_host}
-        return own | self._held
+        held = set() if self._held is None else self._on_host
+        own = {name: stream.get_state() for name, stream in dict(self._streams).items() if name not in held}
+        return own | (self._held or {})
 
     def load_state_dict(self, state: Mapping[str, Tensor], step: int = 0) -> list[str]:
         """Go on with the streams that all ranks share -> the names of those that are seeded anew, from ``step``, as
@@ -135,9 +126,9 @@ class Generators:
 
     def load_rank_state(self, state: Mapping[str, Tensor] | None, step: int) -> None:
         """Go on with this rank's own streams; None begins new ones for the steps from ``step`` on."""
-        self._begun_at = step if state is None else None
+        self._own = (self.ranks.index, *(("resumed", step) if state is None else ()))
         for name, stream in self._of_rank.items():
-            stream.manual_seed(derive(self.seed, *self._names_of_rank(name)))
+            stream.manual_seed(derive(self.seed, name, *self._own))
         for name, value in (state or {}).items():
             if not _set_state(self.of_rank(name), value):
                 self.of_rank(name).manual_seed(derive(self.seed, name, self.ranks.index, "resumed", step))

@@ -21,14 +21,9 @@ if TYPE_CHECKING:
     from recgraph.config import Config
 
 
-data = typer.Typer(
-    no_args_is_help=True,
-    help="Data sets: list, get, info; init writes a card of your own file.",
-)
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info; init writes a card of your own file.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
-
-
 _CARD = "The card, which ends in .toml; by default called like the file, in the current folder."
 
 
@@ -61,8 +56,8 @@ def get(
     from recgraph.data import catalog
 
     prepared = catalog.get(name, from_path, source)
-    if prepared.acknowledgement:
-        note(f"{prepared.acknowledgement.strip()}\n")
+    if prepared.card.acknowledgement:
+        note(f"{prepared.card.acknowledgement.strip()}\n")
     row = {
         "name": prepared.card.name,
         **prepared.counts,
@@ -94,17 +89,12 @@ data.command("init", no_args_is_help=True)(takes_file(init))
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
     """A card as rows of key and value; nested keys are joined by dots, the layout of files is left out."""
     for key, value in card.items():
-        if key in ("layout", "files"):
-            continue
-        entries = {str(place): entry for place, entry in enumerate(value, 1)} if _is_list(value) else value
-        if isinstance(entries, dict):
-            yield from _facts(entries, f"{prefix}{key}.")
-        else:
+        if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+            value = {str(place): entry for place, entry in enumerate(value, 1)}
+        if isinstance(value, dict) and key not in ("layout", "files"):
+            yield from _facts(value, f"{prefix}{key}.")
+        elif key not in ("layout", "files"):
             yield {"key": prefix + key, "value": value.strip() if isinstance(value, str) else value}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def models(
@@ -171,29 +161,23 @@ def parts(
         show(_settings(kind, registry.part_class(kind, name)), form)
         return
     kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
-    show([_part(each, key, cls) for each in kinds for key, cls in registry.classes(each)], form)
-
-
-def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
-    from recgraph import registry
-
-    part = registry.part_class(kind, key)
-    fields = [setting.name for setting in part.describe()]
-    return {"kind": kind, "part": part.part_name, "what": _first_line(cls), "settings": fields}
+    found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
+    columns = (
+        {"kind": part.part_kind, "part": part.part_name, "what": _first_line(part), "settings": [*part.model_fields]}
+        for part in found
+    )
+    show(columns, form)
 
 
 def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
-_REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
-#: optional distribution -> the extra that has it
-_OPTIONAL = {
-    **dict.fromkeys(("onnx", "onnxscript"), "export"),
-    **dict.fromkeys(("tensorboard", "mlflow-skinny", "wandb"), "track"),
-    **dict.fromkeys(("fastapi", "uvicorn", "prometheus-client"), "api"),
-    **{"dgl": "dgl", "faiss-cpu": "serve", "psycopg": "postgres", "ray": "ray"},
-}
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-geometric", "accelerate", "optuna", "polars", "pydantic")
+_OPTIONAL = (
+    *("dgl", "faiss-cpu", "fastapi", "mlflow-skinny", "onnx", "onnxscript", "prometheus-client", "psycopg", "ray"),
+    *("tensorboard", "uvicorn", "wandb"),
+)
 
 
 def doctor(form: FormatOption = None) -> None:
@@ -203,29 +187,18 @@ def doctor(form: FormatOption = None) -> None:
     from recgraph.data.catalog import home
     from recgraph.train.record import machine
 
+    installed = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
+    existing = next(path for path in (home(), *home().parents) if path.exists())
+    writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
     rows = [
         ("version", "recgraph", __version__),
         ("version", "python", f"{platform.python_version()} ({sys.executable})"),
+        *(("version", name, installed.get(name, "MISSING: install recgraph again")) for name in _PACKAGES),
+        *(("optional", name, installed.get(name, "not installed")) for name in _OPTIONAL),
+        ("machine", "platform", platform.platform()),
+        ("machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"),
+        ("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"),
+        *(("device", f"cuda:{n}", torch.cuda.get_device_name(n)) for n in range(torch.cuda.device_count())),
+        ("cache", "prepared data", f"{home()} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"),
     ]
-    rows += [("version", name, _version(name) or "MISSING: install recgraph again") for name in _REQUIRED]
-    for name, extra in _OPTIONAL.items():
-        rows.append(("optional", name, _version(name) or f"not installed: pip install 'recgraph[{extra}]'"))
-    threads = f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
-    rows += [("machine", "platform", platform.platform()), ("machine", "threads", threads)]
-    rows += [("device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}")]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        rows.append(("device", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
-    existing = next(path for path in (home(), *home().parents) if path.exists())
-    writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set RECGRAPH_HOME to a folder of yours"
-    rows.append(
-        ("cache", "prepared data", f"{home()} ({writable}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}")
-    )
     show(({"part": part, "name": name, "value": value} for part, name, value in rows), form)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -63,13 +63,12 @@ def evaluate(
         if len(opened) > 1:
             raise ValueError(f"{', '.join(map(str, nodes))}: a run that embeds nodes is evaluated alone")
         return _nodes(next(iter(nodes.values())), settings or [], form)
-    names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-    on = given_engine(engine, engine_set)
+    on, lengths = given_engine(engine, engine_set), tuple(cutoffs or (5, 10, 20))
     picks = None if rerank is None else reranker_of(parse_settings([f"rerank={rerank}"])["rerank"]).specification
     found: dict[Path, Results] = {}
     for folder, run in opened.items():
         assert isinstance(run, Run)
-        results = found[folder] = run.evaluate(split, seen, lengths, metrics=names, engine=on, rerank=picks)
+        results = found[folder] = run.evaluate(split, seen, lengths, metrics=metrics, engine=on, rerank=picks)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save_users is not None:
@@ -77,26 +76,11 @@ def evaluate(
                 named = f"{folder.resolve().name}-{split}-{result.protocol.seen}{picked}"
                 write_users(result, save_users / f"{named}.parquet")
     if len(opened) == 1:
-        rows = next(iter(found.values())).to_polars().iter_rows(named=True)
-        show((row for row in rows if not columns or row["metric"] in columns), form)
+        show(next(iter(found.values())).to_polars().iter_rows(named=True), form)
         return None
-    shown = 10 if 10 in lengths else max(lengths)
-    records = {folder: run.record.to_json() for folder, run in opened.items()}
-    return _compared(records, found, columns or [f"{name}@{shown}" for name in _COLUMNS], form)
-
-
-def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tuple[int, ...], list[str]]:
-    """What is computed, the default metrics first, at which cut-offs, and the columns that are shown; none: all."""
-    from recgraph.evaluate.metrics import DEFAULT_METRICS, MetricList
-
-    wanted = MetricList.of(asked)
-    columns = [
-        metric.name if k is None else f"{metric.name}@{k}"
-        for metric in wanted.metrics
-        for k in wanted.columns(metric, sorted({*cutoffs}))
-    ]
-    names = dict.fromkeys((*DEFAULT_METRICS, *(metric.name for metric in wanted.metrics)))
-    return list(names), wanted.cutoffs(cutoffs, ()), columns
+    k = 10 if 10 in lengths else max(lengths)
+    columns = [*next(iter(found.values()))[0].metrics] if metrics else [f"{name}@{k}" for name in _COLUMNS]
+    return _compared({folder: run.record.to_json() for folder, run in opened.items()}, found, columns, form)
 
 
 def _compared(

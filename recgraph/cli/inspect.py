@@ -58,20 +58,13 @@ def inspect(
 
 def _print(found: Explanation | NodeExplanation, form: Format) -> None:
     from recgraph.explain import Explanation
-    from recgraph.explain.page import (
-        neighbour_lines,
-        neighbour_rows,
-        path_weight_rows,
-        recommendation_rows,
-        why_lines,
-        why_rows,
-    )
+    from recgraph.explain.page import evidence_rows, neighbour_lines, path_weight_rows, recommendation_rows, why_lines
 
     if form == "json":
         say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
         return
     if form != "table":
-        show(why_rows(found) if isinstance(found, Explanation) else neighbour_rows(found), form)
+        show(evidence_rows(found), form)
         return
     what = f"User {found.user}" if isinstance(found, Explanation) else f"{found.node.type} {found.node.title}"
     related = [f"{node_type}: {', '.join(titles)}" for node_type, titles in found.related.items()]

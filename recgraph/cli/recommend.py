@@ -23,7 +23,7 @@ _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
 _ANN = "Find items through an approximate index (extra: serve) and rank these exactly: faster for large catalogues."
 _ALL = "All users of the training data; written to --out part by part."
-_RULES = "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, rerank, ..."
+_RULES = "Business rules, a TOML or JSON file of: allow, block, boost, max_per, rerank, ..."
 _RULE = (
     "A rule that is added to the file's or stands in its place, e.g. max_per.genre=2, boost.margin=0.5, diversity=0.3 "
     "or rerank.name=dpp; may be given many times."

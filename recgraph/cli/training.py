@@ -21,10 +21,7 @@ from recgraph.cli.options import (
 from recgraph.cli.output import Failure, FormatOption, is_quiet, note, notes_of, progress_wanted, show
 
 if TYPE_CHECKING:
-    from optuna import Study
-
     from recgraph.config import Config
-    from recgraph.train.run import Run
     from recgraph.train.settings import DataConfig
 
 
@@ -129,7 +126,7 @@ def tune(
     """
     from recgraph.data.catalog.cards import data_name
     from recgraph.parallel import TaskFailed
-    from recgraph.tuning.report import described, test_rows
+    from recgraph.tuning.report import best_trial, described, test_rows
     from recgraph.tuning.storage import StorageFailed
     from recgraph.tuning.study import tune as run
 
@@ -139,10 +136,7 @@ def tune(
         split = of_data.split_of(source.dataset)
     name = study or f"{model}-{data_name(source.dataset)}-{'-'.join(metrics)}"
     folder = out or Path("runs") / name
-    origin = {
-        **of_data.source_of(source.dataset),
-        "settings": of_data.model_dump(mode="json", exclude_defaults=True),
-    }
+    settings_of_data = of_data.model_dump(mode="json", exclude_defaults=True)
     try:
         found = run(
             model,
@@ -162,7 +156,7 @@ def tune(
             device=device,
             test_seeds=test_seeds,
             progress=not is_quiet(),
-            source=origin,
+            source={**of_data.source_of(source.dataset), "settings": settings_of_data},
         )
     except (StorageFailed, TaskFailed) as error:
         raise Failure(str(error)) from error
@@ -171,7 +165,12 @@ def tune(
     for line in described(found):
         note(line)
     note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
-    _refuse_without_best(found)
+    if best_trial(found) is None:
+        pruned = [trial for trial in found.trials if trial.state.name == "PRUNED"]
+        reasons = Counter(trial.user_attrs.get("reason") or "no reason" for trial in pruned)
+        for reason, count in reasons.most_common(5):
+            note(f"pruned, {count} of {reasons.total()}: {reason}")
+        raise Failure("no trial is complete: all were pruned; go on with more --trials, or with other settings")
     show(test_rows(found), form)
 
 
@@ -192,23 +191,6 @@ def _settings(model: str, pairs: list[str], source: Source) -> tuple[dict[str, A
     parts = share_out(cls, settings, known)
     of_data = DataConfig.of(parts["data"]).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
-
-
-def _refuse_without_best(study: Study) -> None:
-    """End the command with an error where all trials were pruned, after the most frequent reasons.
-
-    Raises:
-        Failure: no trial is complete.
-    """
-    from recgraph.tuning.report import best_trial
-
-    if best_trial(study) is not None:
-        return
-    pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
-    reasons = Counter(trial.user_attrs.get("reason") or "no reason" for trial in pruned)
-    for reason, count in reasons.most_common(5):
-        note(f"pruned, {count} of {reasons.total()}: {reason}")
-    raise Failure("no trial is complete: all were pruned; go on with more --trials, or with other settings")
 
 
 _PLACE = (
@@ -262,9 +244,17 @@ def update(
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
     from recgraph.files import NonFinite
+    from recgraph.serve.bundle import bundle_of
+    from recgraph.serve.recommender import Recommender
+    from recgraph.train.record import RunRecord
+    from recgraph.train.run import Run
     from recgraph.train.update import UpdateRefused
 
-    opened = _open(run)
+    bundle = bundle_of(run)
+    if bundle == run:
+        opened = Run.of_bundle(run)
+    else:  # without its data
+        opened = Run.serving(Recommender.load(bundle), RunRecord.read(run), run)
     try:
         made = opened.update(
             data,
@@ -282,37 +272,12 @@ def update(
         )
     except (UpdateRefused, NonFinite) as error:
         raise Failure(str(error).replace("force=True keeps it", "--force keeps it")) from error
-    _report(made.record.update or {}, out)
-
-
-def _open(folder: Path) -> Run:
-    """The run of a folder, without its data, or that of a bundle."""
-    from recgraph.serve.bundle import BundleError, bundle_of, read_config
-    from recgraph.serve.recommender import Recommender
-    from recgraph.train.record import RunRecord
-    from recgraph.train.run import Run
-    from recgraph.train.update import check_updatable
-
-    at = bundle_of(folder)
-    if read_config(at)["holds"] == "embedder":
-        raise BundleError(f"{folder} embeds the nodes of a graph and cannot be updated; fit it again")
-    if at == folder:
-        made = Run.of_bundle(folder)
-    else:
-        made = Run.serving(Recommender.load(at), RunRecord.read(folder), folder)
-    check_updatable(made.model)
-    return made
-
-
-def _report(update: dict[str, Any], out: Path) -> None:
-    new = (f"{update[f'new_{what}']:,} {what}" for what in ("interactions", "users", "items"))
+    done: dict[str, Any] = made.record.update or {}
+    new = [f"{done[f'new_{what}']:,} {what}" for what in ("interactions", "users", "items")]
     note(f"new: {', '.join(new)}")
-    if update["by"] == "training":
-        note(f"trained for {update['epochs']} epochs on {update['samples']:,} samples; optimiser {update['optimiser']}")
-    else:
-        note("fitted again on everything, exactly: the model is in closed form")
-    valid = update["valid"]
-    if valid["after"] is not None:
-        numbers = f"{valid['before']:.4f} before, {valid['after']:.4f} after"
-        note(f"{valid['metric']} on the newest slice ({valid['users']:,} users): {numbers}")
+    if done["by"] == "training":
+        note(f"trained for {done['epochs']} epochs on {done['samples']:,} samples; optimiser {done['optimiser']}")
+    if (after := done["valid"]["after"]) is not None:
+        users, before = f"({done['valid']['users']:,} users)", done["valid"]["before"]
+        note(f"{done['valid']['metric']} on the newest slice {users}: {before:.4f} before, {after:.4f} after")
     note(f"saved in {out}; try next: recgraph recommend {shlex.quote(str(out))} --user ID")

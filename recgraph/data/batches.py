@@ -1,8 +1,4 @@
-"""The training batches of pairs and of sequences, and the queries of a ranking.
-
-Samples of user-item models are interactions with negatives for their users. Samples of sequence models are prefixes or
-whole sequences, packed, or whole sequences with masked items. Time gaps are inputs beside the items.
-"""
+"""The training batches of pairs and of sequences (prefixes or whole ones, packed), and the queries of a ranking."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ class Query:
         return Query(self.users.to(device), self.history.to(device), times)
 
     def take(self, rows: Tensor) -> Query:
-        """Some of the rows ([K] int64)."""
+        """Some of the rows, by their numbers [K]."""
         times = None if self.times is None else self.times.take(rows)
         return Query(self.users[rows], self.history.take(rows), times)
 
@@ -113,7 +109,7 @@ class SequenceBatch:
 
     @property
     def n_targets(self) -> int:
-        """How many recommendation targets the batch holds on all ranks (the unit of training speed)."""
+        """The recommendation targets of the batch on all ranks (the unit of training speed)."""
         return self.targets.numel() if self.whole is None else self.whole.n_targets
 
     @property
@@ -123,9 +119,7 @@ class SequenceBatch:
     @property
     def weight(self) -> float:
         """What a mean over this rank's targets is multiplied by, so that the mean over ranks is that of the batch."""
-        if self.whole is None:
-            return 1.0
-        return len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
+        return 1.0 if self.whole is None else len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
 
     def target_places(self) -> Tensor | slice:
         """Which of the batch's targets, as one process has them, this rank's are."""
@@ -250,10 +244,8 @@ class Batches(Protocol):
     """The training batches of a run, epoch by epoch.
 
     ``epoch(n, start)`` yields the batches of epoch ``n`` from batch ``start`` on. Their order depends on the seed and
-    on ``n`` alone, so that a resumed run sees what an uninterrupted one would have seen.
-
-    Where several ranks train together (:attr:`recgraph.rng.Generators.ranks`), each rank yields the same number of
-    batches, and of every batch either its share or all of it.
+    on ``n`` alone, so that a resumed run sees what an uninterrupted one would have seen. Each of several ranks yields
+    the same number of batches, and of every batch either its share or all of it.
     """
 
     def __len__(self) -> int:
@@ -355,9 +347,8 @@ class SequenceBatches:
         drop_last: leave out the last batch of an epoch where it is not full.
         gaps: rows of inputs also hold the bucket of the time gap before each item.
         times: and the time of each item.
-        views: views are drawn of the rows of ``contrast``. A rank then has these rows of the whole batch beside its
-            share: what is drawn for a row depends on the rows before it. (For 4,096 rows of 50 items, building and
-            drawing all of them takes a two-hundredth of the CPU time of a step on half of them.)
+        views: views are drawn of the rows of ``contrast``, so that a rank has these rows of the whole batch, too: what
+            is drawn for a row depends on the rows before it.
     """
 
     def __init__(
@@ -479,19 +470,10 @@ class _SameTarget:
 
 
 def draw_masks(lengths: Tensor, ratio: float, last_share: float, drawn: torch.Generator) -> Ragged:
-    """Which items of sequences are masked.
+    """B rows of bool: which items of sequences of [B] ``lengths`` (at least 2, on the host) are masked.
 
     Of a sequence of n items ``round(ratio * n)`` are, at least one and at most all but one, every choice of these
-    equally likely; of a share of the sequences the last item alone.
-
-    Args:
-        lengths: [B] int64, at least 2, on the host.
-        ratio: see above.
-        last_share: the probability with which the last item alone is masked.
-        drawn: draws on the host.
-
-    Returns:
-        B rows of bool.
+    equally likely; with the probability ``last_share`` the last item alone.
     """
     rows = Ragged.from_lengths(torch.empty(int(lengths.sum())), lengths)
     # a random order within each row
@@ -511,7 +493,6 @@ class ClozeBatches(SequenceBatches):
     What is read beside the recommendation loss (``contrast``) is each sequence without its last item.
 
     Args:
-        train: users with fewer than two interactions give no sample.
         mask_ratio, last_share: of :func:`draw_masks`.
         window_step: items between the samples of a longer history, which then cover it; None: its last items alone.
         options: of :class:`SequenceBatches`: gaps and times are 0 where an item is masked; samples have at most
@@ -572,16 +553,10 @@ N_GAPS = 65
 
 
 def gap_buckets(times: Ragged) -> Ragged:
-    """The bucket of the gap before each interaction.
+    """The bucket of the gap before each interaction, 0 to ``N_GAPS - 1``, of rows of ascending int64 times.
 
     0: unknown, of the first interaction of a row; 1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that
     length in the unit of the times. Another unit moves all buckets, and no scale has to be learnt.
-
-    Args:
-        times: R rows of int64, ascending.
-
-    Returns:
-        R rows of int64 in ``0 ... N_GAPS - 1``.
     """
     values = times.values
     gaps = torch.diff(values, prepend=values[:1]).clamp(min=0)

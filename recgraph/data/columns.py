@@ -43,10 +43,6 @@ _OF_CLOCK = re.compile("%[-_0.:#\\d]*[HIklMSTRrXcfpPs+]")
 #: in microseconds; "%Y" reads the 24 of 05/01/24 as the year 24
 _YEAR_1000 = (dt.datetime(1000, 1, 1) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
 
-#: a duration, and the seconds of each of its units, in small letters
-_DURATION = re.compile(r"(\d{1,9}) ?([A-Za-z]+)")
-_SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "min": 60, "s": 1}
-
 
 def times_of(given: pl.Series, time_format: str | None = None) -> tuple[pl.Series, TimeUnit]:
     """Timestamps as integers, null where one cannot be read, and their unit; ``time_format`` as of ``strftime``."""
@@ -123,7 +119,10 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     A number is in the unit in which the log's times came in; a date, datetime or ISO 8601 text (without a zone: UTC)
     is of a log whose times are dates or seconds with fractions.
     """
-    _check_form(name, value, unit)
+    is_number = isinstance(value, int | float)
+    if unit == ("us" if is_number else "own"):
+        came, give = ("dates", "a date or text") if is_number else ("plain numbers", "a number")
+        raise ValueError(f"{name} = {value!r}: the log's timestamps came in as {came}: give {give}")
     if isinstance(value, int | float):
         return math.ceil(value) if unit == "own" else round(value * 1e6)  # rounded as the times are
     if isinstance(value, str):
@@ -133,30 +132,3 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     if value.tzinfo is None:
         value = value.replace(tzinfo=dt.UTC)
     return (value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
-
-
-def duration(name: str, value: float | str, unit: TimeUnit) -> int:
-    """A length of time in the unit of a log's integer times, at least 1.
-
-    A text such as ``"14D"`` is of a log whose times are dates or seconds with fractions; a number is in the unit in
-    which the times came in.
-    """
-    _check_form(name, value, unit)
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value.strip())
-        if found is None or found[2].lower() not in _SECONDS:
-            raise ValueError(f"{name} = {value!r}: give a whole number and one of W, D, h, min, s, e.g. '14D'")
-        length = int(found[1]) * _SECONDS[found[2].lower()] * 1_000_000
-    else:
-        length = math.ceil(value * (1 if unit == "own" else 1_000_000))
-    if length < 1:
-        raise ValueError(f"{name} = {value!r} must be above 0")
-    return length
-
-
-def _check_form(name: str, value: object, unit: TimeUnit) -> None:
-    """Numbers are of logs with times as numbers, dates and texts of logs with dates; seconds take both."""
-    is_number = isinstance(value, int | float)
-    if unit == ("us" if is_number else "own"):
-        came, give = ("dates", "a date or text") if is_number else ("plain numbers", "a number")
-        raise ValueError(f"{name} = {value!r}: the log's timestamps came in as {came}: give {give}")

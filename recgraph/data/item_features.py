@@ -2,9 +2,7 @@
 
 A column is one of four kinds. **category**: one or several values of each item; **words**: a text, as the set of its
 words; **number**: numbers or times; **vector**: a list of numbers of one length, such as the embedding of a text.
-Vocabularies, quantiles, means and scales are learnt from items of the training part alone and kept in a
-:class:`FeatureSchema`, by which items of a later day are encoded in the same way. :class:`ItemColumns` holds the plain
-columns, as rules of a list read them.
+Vocabularies, quantiles, means and scales are learnt from items of the training part alone.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -100,12 +99,10 @@ class FeatureSchema(Config):
 
     @classmethod
     def learn(cls, table: pl.DataFrame, wish: FeatureWish) -> Self:
-        """Learn the columns from the items of the training part.
+        """Learn the columns from the items of the training part, a row each, without a column of ids.
 
-        Args:
-            table: a row a training item, its features in their own types; no column of ids.
-            wish: the columns. ``"all"`` leaves out what cannot be used as it is, and a single text that is another one
-                for most items (a title); what it takes and leaves out is logged.
+        ``"all"`` leaves out what cannot be used as it is, and a single text that is another one for most items (a
+        title); what it takes and leaves out is logged.
         """
         if wish == "all":
             return cls(columns=tuple(_usable(table)))
@@ -134,13 +131,9 @@ class ItemFeatures:
 
     @classmethod
     def learn(cls, features: pl.DataFrame | None, key: str, items: IdMap, known: Tensor, wish: FeatureWish) -> Self:
-        """Learn the columns from the items that occur in training, and encode all items of the catalogue.
+        """Learn the columns from the ``known`` items [n_items], those in training, and encode the whole catalogue.
 
-        Args:
-            features: a row an item, by its id in the column ``key``; items without a row have no feature.
-            items: the catalogue.
-            known: [n_items] bool, the items that occur in the training part.
-            wish: the columns.
+        ``features`` has a row an item, by its id in the column ``key``; items without a row have no feature.
         """
         if features is None:
             raise DataError(f"item_features = {wish!r}: the log has none; give with_features(item_features=frame)")
@@ -345,18 +338,15 @@ class ItemColumns:
         # threads that read the same column at once make it twice and keep either
         self._values: dict[tuple[str, str | None], tuple[Tensor, pl.Series]] = {}
         self._numbers: dict[str, Tensor] = {}
-        self._rows: Tensor | None = None
 
     def numbers(self, column: str, setting: str) -> Tensor:
         """[n_items] float64, NaN where an item has none; ``setting`` is named in errors."""
-        found = self._numbers.get(column)
-        if found is None:
+        if column not in self._numbers:
             series = self._column(column, setting)
             if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
                 raise ValueError(f"{setting}: column {column!r} holds {series.dtype}, no numbers; give value=...")
-            values = series.cast(pl.Float64).fill_null(float("nan"))
-            found = self._numbers[column] = torch.from_numpy(values.to_numpy().copy())
-        return found
+            self._numbers[column] = torch.from_numpy(_as_floats(series).copy())
+        return self._numbers[column]
 
     def codes(self, column: str, setting: str, separator: str | None = None) -> Tensor:
         """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1."""
@@ -376,13 +366,10 @@ class ItemColumns:
         return (codes == int(same.arg_max() or 0)).any(1)
 
     def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
-        found = self._values.get((column, separator))
-        if found is None:
-            found = self._values[column, separator] = self._code(self._column(column, setting), separator)
-        return found
-
-    def _code(self, series: pl.Series, separator: str | None) -> tuple[Tensor, pl.Series]:
         """Codes [n_items, m] and the value of each code."""
+        if (column, separator) in self._values:
+            return self._values[column, separator]
+        series = self._column(column, setting)
         if series.dtype == pl.String and separator is not None:
             series = series.str.split(separator).list.eval(pl.element().str.strip_chars())
         table = _exploded(series).unique(maintain_order=True)
@@ -390,7 +377,8 @@ class ItemColumns:
         codes = table["value"].rank("dense").cast(pl.Int64) - 1
         lengths = torch.bincount(torch.from_numpy(table["row"].to_numpy().copy()), minlength=len(series))
         rows = Ragged.from_lengths(torch.from_numpy(codes.to_numpy().copy()), lengths)
-        return rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)), values
+        self._values[column, separator] = rows.to_padded(fill=-1, width=max(int(lengths.max()), 1)), values
+        return self._values[column, separator]
 
     def _column(self, column: str, setting: str) -> pl.Series:
         """[n_items], null where an item has no row."""
@@ -398,9 +386,12 @@ class ItemColumns:
         if self._features is None or column not in there:
             near = nearest_names(column, there) or there or ["none: fit with item_features"]
             raise ValueError(f"{setting}: {column!r} is no column of the item features; there are {', '.join(near)}")
-        if self._rows is None:
-            self._rows = feature_rows(self._items, self._features[self._key])
-        return self._features[column].gather(pl.Series(self._rows.numpy()).replace(-1, None))
+        return self._features[column].gather(self._places)
+
+    @cached_property
+    def _places(self) -> pl.Series:
+        assert self._features is not None
+        return pl.Series(feature_rows(self._items, self._features[self._key]).numpy()).replace(-1, None)
 
 
 def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:

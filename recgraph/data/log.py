@@ -18,14 +18,7 @@ from recgraph import registry
 from recgraph.config import checked
 from recgraph.data.columns import Columns, TimeUnit, times_of
 from recgraph.data.dataframe import FrameKind, attach, columns_of, frame_kind, names_of, to_native
-from recgraph.data.errors import (
-    DataError,
-    EmptyLogError,
-    MissingIdError,
-    MixedIdError,
-    RatingError,
-    TimestampError,
-)
+from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.ids import IdMap, integers_of, numbered, plain_series, renumbered
 from recgraph.data.part import OrderedLog
 from recgraph.data.read import FEATURES, LogFile, MissingIds, Reading, Source, Table, given_apart
@@ -131,14 +124,9 @@ class Log:
             path: CSV, TSV, JSON lines, Parquet, RecBole's atomic files (``.user`` and ``.item`` beside the ``.inter``
                 file become features), lines of ``user item item ...`` (``format="sequences"``); text files also packed
                 by gzip or Zstandard.
-            options: of :class:`recgraph.data.read.Reading`: the columns ``user``, ``item``, ``timestamp``,
-                ``rating`` and ``weight``, how the files are written (``format``, ``separator``, ``names``,
-                ``encoding``, ``quotes``, ``time_format``), ``missing_ids``, and the files ``user_features`` and
-                ``item_features`` with their ``lists``.
+            options: of :class:`recgraph.data.read.Reading`: the columns, how the files are written, files of features.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the format cannot be told, or an option has a value that is not allowed.
             DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
         """
         given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
@@ -241,14 +229,11 @@ class Log:
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
-        """Add users and items without interactions; their indices follow those of the log.
+        """Add users and items without interactions, by their ids; their indices follow those of the log.
 
         Models that embed nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
         recommend to such users; sequence models with ``item_features`` can recommend such items. Filters that leave
         an interaction out drop them, so filter first.
-
-        Args:
-            users, items: their ids (list, array or series); ids that the log already has are skipped.
         """
         return replace(
             self,
@@ -268,12 +253,7 @@ class Log:
     def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
         """Keep interactions with a rating of at least ``threshold``.
 
-        Args:
-            threshold: in the unit of the ratings.
-            negative: ratings below 0 often stand for "not rated", so they are an error unless this is ``"drop"``.
-
-        Raises:
-            DataError: the log has no rating, or one is negative.
+        Ratings below 0 often stand for "not rated", so they are an error unless ``negative`` is ``"drop"``.
         """
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
@@ -341,11 +321,7 @@ class Log:
         return to_native(pl.DataFrame(columns), self.kind)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet files and a JSON description as a folder; an earlier log there is replaced.
-
-        Raises:
-            FileExistsError: the folder holds a file that is not of what was saved there, or a saved split.
-        """
+        """Write Parquet files and a JSON description as a folder; an earlier log there is replaced, nothing else."""
         folder = Path(folder)
         if (folder / HEAD_OF_SPLIT).exists():
             raise FileExistsError(f"{folder} holds a saved split, which needs its own ids; choose another folder")
@@ -460,33 +436,38 @@ def encode(
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
     frame = table.frame.with_row_index("__row")
-    ids = [_plain_ids(frame[name], table) for name in (columns.user, columns.item)]
+    ids = [_plain_ids(frame[name], source) for name in (columns.user, columns.item)]
     missing = [_missing(each, table.as_text) for each in ids]
-    keep = ~(missing[0] | missing[1])
-    if missing_ids == "drop" and not keep.all():
-        _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{(~keep).sum():,}")
+    if missing_ids == "drop":
+        keep = ~(missing[0] | missing[1])
         frame, ids = frame.filter(keep), [each.filter(keep) for each in ids]
-    elif not keep.all():
-        each, mask = next((each, mask) for each, mask in zip(ids, missing, strict=True) if mask.any())
-        raise source.error(
-            MissingIdError,
-            f"column {each.name!r} has no id, as have {int(mask.sum()):,} rows; fill them in, or leave such rows out "
-            "with missing_ids='drop' (--drop-missing-ids)",
-            row=int(mask.arg_max() or 0),
-        )
+        if n_missing := int((~keep).sum()):
+            _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{n_missing:,}")
+    else:
+        for each, mask in zip(ids, missing, strict=True):
+            fix = "fill it in, or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
+            _refuse(mask, each, source, MissingIdError, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
     if not len(frame):
         raise source.error(EmptyLogError, "there is no interaction")
     rows = frame["__row"].cast(pl.UInt32)
-    (user, users), (item, items) = (_numbered(each, table, rows) for each in ids)
+    (user, users), (item, items) = (numbered(_integers(each, table, rows)) for each in ids)
     log = pl.DataFrame([rows.alias("row"), pl.Series("user", user), pl.Series("item", item)])
     for role, name in (("rating", columns.rating), ("weight", columns.weight)):
         if name is not None:
-            log = log.with_columns(_floats(frame[name], role, table, rows).alias(role))
+            texts = plain_series(frame[name]) if not frame[name].dtype.is_decimal() else frame[name]
+            texts = texts.str.strip_chars() if texts.dtype == pl.String else texts
+            values = texts.cast(pl.Float64, strict=False)
+            wrong = ~values.is_finite().fill_null(False) | (values < (0 if role == "weight" else -np.inf))
+            _refuse(wrong.fill_null(True), frame[name], source, RatingError, f"which is no {role}", rows)
+            log = log.with_columns(values.alias(role))
     unit: TimeUnit = "none"
     if columns.timestamp is not None:
-        times, unit = _times(frame[columns.timestamp], time_format, table, rows)
+        given = frame[columns.timestamp]
+        times, unit = times_of(given if given.dtype.is_decimal() else plain_series(given), time_format)
+        how = f"by time_format={time_format!r}" if time_format else "as a number, date or ISO 8601; see time_format="
+        _refuse(times.is_null(), given, source, TimestampError, f"a timestamp that cannot be read {how}", rows)
         log = log.with_columns(times.alias("time"))
-    return (with_parts(log, table.ends) if table.ends else log), users, items, unit
+    return (with_parts(log, table.ends) if table.ends else log), IdMap(users), IdMap(items), unit
 
 
 def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataFrame:
@@ -495,13 +476,21 @@ def with_parts(log: pl.DataFrame, ends: tuple[int, ...] | list[int]) -> pl.DataF
     return log.with_columns(pl.Series(PART, parts.astype(np.uint8)))
 
 
-def _plain_ids(ids: pl.Series, table: Table) -> pl.Series:
+def _refuse(
+    mask: pl.Series, given: pl.Series, source: Source, kind: type[DataError], why: str, rows: pl.Series | None = None
+) -> None:
+    """An error that names the first value of a mask [T] with its column, row and file, where there is one."""
+    if mask.any():
+        place = int(mask.arg_max() or 0)
+        row = place if rows is None else int(rows[place])
+        raise source.error(kind, f"column {given.name!r} holds {given[place]!r}, {why}", row=row)
+
+
+def _plain_ids(ids: pl.Series, source: Source) -> pl.Series:
     plain = plain_series(ids)
     if plain.dtype.is_nested() or plain.dtype in (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown):
-        raise table.source.error(MixedIdError, f"the ids in column {ids.name!r} are of type {ids.dtype}")
-    if plain.null_count() > ids.null_count():
-        row = int((plain.is_null() & ids.is_not_null()).arg_max() or 0)
-        raise table.source.error(MixedIdError, f"column {ids.name!r} holds {ids[row]!r}, no integer id", row=row)
+        raise source.error(MixedIdError, f"the ids in column {ids.name!r} are of type {ids.dtype}")
+    _refuse(plain.is_null() & ids.is_not_null(), ids, source, MixedIdError, "no integer id")
     return plain
 
 
@@ -512,43 +501,16 @@ def _missing(ids: pl.Series, as_text: bool) -> pl.Series:
     return ids.is_null() | ids.is_nan().fill_null(False) if ids.dtype.is_float() else ids.is_null()
 
 
-def _numbered(ids: pl.Series, table: Table, rows: pl.Series) -> tuple[npt.NDArray[np.int32], IdMap]:
-    """The number of each row's id, and the ids; whole floats, and plain integers of a text file, become integers."""
-    if ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text):
-        integers = integers_of(ids)
-        if integers is None and ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
-            row = int(ids.abs().arg_max() or 0)
-            message = f"column {ids.name!r} holds {ids[row]!r}, a float that may stand for several integers"
-            raise table.source.error(MixedIdError, f"{message}; read it as integers or texts", row=int(rows[row]))
-        ids = ids if integers is None else integers
-    codes, unique = numbered(ids)
-    return codes, IdMap(unique)
-
-
-def _floats(given: pl.Series, role: str, table: Table, rows: pl.Series) -> pl.Series:
-    """Ratings, or weights of at least 0."""
-    texts = given.cast(pl.String) if isinstance(given.dtype, pl.Categorical | pl.Enum) else given
-    values = (texts.str.strip_chars() if texts.dtype == pl.String else texts).cast(pl.Float64, strict=False)
-    wrong = ~values.is_finite().fill_null(False)
-    if role == "weight":
-        wrong |= (values < 0).fill_null(False)
-    if wrong.any():
-        row = int(wrong.arg_max() or 0)
-        wanted = "a number" if role == "rating" else "a number of at least 0"
-        message = f"the {role} {given[row]!r} (column {given.name!r}) is not {wanted}"
-        raise table.source.error(RatingError, message, row=int(rows[row]))
-    return values
-
-
-def _times(given: pl.Series, time_format: str | None, table: Table, rows: pl.Series) -> tuple[pl.Series, TimeUnit]:
-    texts = given.cast(pl.String) if isinstance(given.dtype, pl.Categorical | pl.Enum) else given
-    times, unit = times_of(texts, time_format)
-    if times.null_count():
-        row = int(times.is_null().arg_max() or 0)
-        how = f"by time_format={time_format!r}" if time_format else "as a number, date or ISO 8601; see time_format="
-        message = f"the timestamp {given[row]!r} (column {given.name!r}) cannot be read {how}"
-        raise table.source.error(TimestampError, message, row=int(rows[row]))
-    return times, unit
+def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
+    """Whole floats, and plain integers of a text file, as integers; other ids as they are."""
+    if not (ids.dtype.is_float() or (ids.dtype == pl.String and table.as_text)):
+        return ids
+    if (integers := integers_of(ids)) is not None:
+        return integers
+    if ids.dtype.is_float() and bool(((ids.round() == ids) & ids.is_finite()).all()):
+        why = "a float that may stand for several integers; read it as integers or texts"
+        _refuse(ids.abs() == ids.abs().max(), ids, table.source, MixedIdError, why, rows)
+    return ids
 
 
 # -- a typed graph beside a log

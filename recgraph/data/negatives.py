@@ -41,17 +41,7 @@ class NegativeSampler:
         self._own = _OwnItems(train, masses, self._total) if exclude_own else None
 
     def draw(self, users: Tensor, count: int, generator: torch.Generator, own: slice = slice(None)) -> Tensor:
-        """Negatives for each user.
-
-        Args:
-            users: [B] int64.
-            count: K, how many for each.
-            generator: on the host.
-            own: the users whose negatives are returned; draws are made for all users.
-
-        Returns:
-            [B, K] int64, 0-based, B being the number of users in ``own``.
-        """
+        """[B, K] int64, 0-based: ``count`` negatives for each of the users in ``own``; draws are made for all users."""
         part = torch.rand(users.numel(), count, generator=generator, dtype=torch.float64)[own]
         users = users[own]
         if self._own is None:
@@ -65,12 +55,8 @@ class NegativeSampler:
     ) -> tuple[Tensor, Tensor]:
         """Negatives that all samples of a group share, and which of them do not count for which sample.
 
-        Args:
-            users: [B] int64.
-            items: [B] int64: those that the users chose.
-            count: K.
-            generator: on the host.
-            bounds: of the groups (:func:`recgraph.sparse.blocks.even_bounds`); None: all samples are one.
+        ``users`` and the ``items`` that they chose are [B]; ``bounds`` are those of the groups
+        (:func:`recgraph.sparse.blocks.even_bounds`), None: all samples are one.
 
         Returns:
             [G, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's

@@ -63,29 +63,19 @@ _log = logging.getLogger(__name__)
 E = TypeVar("E", bound=DataError)
 
 # Role -> usual names without case, spaces and underscores. The first is the library's own and wins over all others.
-_NAMES: dict[str, tuple[str, ...]] = {
-    "user": (
-        *("userid", "user", "uid", "usr", "visitorid", "visitor", "customerid", "customer", "custid", "clientid"),
-        *("client", "memberid", "member", "accountid", "account", "buyerid", "buyer", "shopperid", "shopper"),
-        *("reviewerid", "reviewer", "personid", "profileid", "playerid", "listenerid", "readerid"),
-    ),
-    "item": (
-        *("itemid", "item", "iid", "movieid", "movie", "filmid", "film", "productid", "product", "prodid", "asin"),
-        *("parentasin", "sku", "skuid", "stockcode", "articleid", "article", "trackid", "track", "songid", "song"),
-        *("bookid", "book", "isbn", "businessid", "business", "venueid", "venue", "poiid", "locationid", "videoid"),
-        *("video", "contentid", "content", "newsid", "gameid", "game", "appid", "showid", "artistid", "artist"),
-        *("recipeid", "restaurantid", "listingid", "offerid", "goodsid", "goods", "anime", "animeid", "adid"),
-    ),
-    "timestamp": (
-        *("timestamp", "time", "ts", "datetime", "date", "eventtime", "eventdate", "eventtimestamp", "createdat"),
-        *("created", "unixtime", "unixreviewtime", "reviewtime", "unixtimestamp", "orderdate", "ordertime"),
-        *("purchasedate", "purchasetime", "invoicedate", "tdat", "at", "when", "day", "interactiontime", "visittime"),
-    ),
-    "rating": (
-        *("rating", "ratings", "stars", "star", "score", "overall", "userrating", "reviewscore", "ratingvalue"),
-        *("starrating",),
-    ),
-    "weight": (),
+_NAMES: dict[str, str] = {
+    "user": "userid user uid usr visitorid visitor customerid customer custid clientid client memberid member "
+    "accountid account buyerid buyer shopperid shopper reviewerid reviewer personid profileid playerid listenerid "
+    "readerid",
+    "item": "itemid item iid movieid movie filmid film productid product prodid asin parentasin sku skuid stockcode "
+    "articleid article trackid track songid song bookid book isbn businessid business venueid venue poiid locationid "
+    "videoid video contentid content newsid gameid game appid showid artistid artist recipeid restaurantid listingid "
+    "offerid goodsid goods anime animeid adid",
+    "timestamp": "timestamp time ts datetime date eventtime eventdate eventtimestamp createdat created unixtime "
+    "unixreviewtime reviewtime unixtimestamp orderdate ordertime purchasedate purchasetime invoicedate tdat at when "
+    "day interactiontime visittime",
+    "rating": "rating ratings stars star score overall userrating reviewscore ratingvalue starrating",
+    "weight": "",
 }
 
 
@@ -153,26 +143,21 @@ class Reading(Config):
 
 def _guess(role: str, free: Sequence[str], path: Path | None) -> str | None:
     candidates = candidates_of(role, free)
-    option = "time" if role == "timestamp" else role
-    if len(candidates) > 1:
-        message = f"{listed(candidates)} may each be the {role}; say which: {role}={candidates[0]!r} (--{option} NAME)"
-        raise MissingColumnError(message, path=path)
-    if not candidates and role in ("user", "item"):
-        raise MissingColumnError(
-            f"no column looks like the {role}; say which is: {role}=... (--{option} NAME), or give separator= or, "
-            f"where there is no header line, names=. The columns are {listed(free)}",
-            path=path,
-        )
+    if len(candidates) > 1 or (not candidates and role in ("user", "item")):
+        option = "time" if role == "timestamp" else role
+        found = f"{listed(candidates)} may each be" if candidates else f"none of {listed(free)} looks like"
+        fix = f"say which is: {role}=... (--{option} NAME), or give separator=, or names= where there is no header line"
+        raise MissingColumnError(f"{found} the {role}; {fix}", path=path)
     return candidates[0] if candidates else None
 
 
 def candidates_of(role: str, names: Iterable[str]) -> list[str]:
     """The names that are usual for a role; the library's own alone, where it is among them."""
-    usual = _NAMES[role]
+    usual = _NAMES[role].split()
     found = {name: plain for name in names if (plain := re.sub(r"[^a-z0-9]", "", name.lower())) in usual}
     # "product_id" stands beside "product", which is then the name of it
     found = {name: plain for name, plain in found.items() if f"{plain}id" not in found.values()}
-    return [name for name, plain in found.items() if plain == (usual or ("",))[0]] or list(found)
+    return [name for name, plain in found.items() if plain == usual[0]] or list(found)
 
 
 @dataclass(frozen=True)
@@ -252,7 +237,7 @@ class LogFile:
         train = self._of_train._read_rows()
         likewise = self._of_train.found(train.columns).reading
         paths = [getattr(self.reading, name) for name in PARTS]
-        return given_apart([train, *(None if path is None else LogFile(path, likewise)._read_rows() for path in paths)])
+        return given_apart([train, *(path and LogFile(path, likewise)._read_rows() for path in paths)])
 
     def _read_rows(self) -> Table:
         form, files = self.format, self.files
@@ -301,14 +286,11 @@ class LogFile:
 
     def feature_files(self) -> dict[str, Path]:
         """The files of features: those that are given, and those beside a file of RecBole's."""
-        found = {}
-        if self.path and self.format == "recbole":
-            found = {f"{side}_features": file for side, file in _side_files(self.files[0]).items()}
-        return found | self._given_features()
+        beside = _side_files(self.files[0]) if self.path and self.format == "recbole" else {}
+        return beside | self._given_features()
 
     def _given_features(self) -> dict[str, Path]:
-        given = {name: getattr(self.reading, name) for name in FEATURES}
-        return {name: Path(path) for name, path in given.items() if path is not None}
+        return {name: Path(path) for name in FEATURES if (path := getattr(self.reading, name)) is not None}
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists are split."""
@@ -378,22 +360,18 @@ def _fitting(pattern: str) -> list[Path]:
 
 def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
     """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
-    every = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part[0] in "._" for part in path.relative_to(folder).parts)
-    )
+    every = sorted(path for path in folder.rglob("*") if path.is_file())
+    every = [path for path in every if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
     logs = [path for path in every if _suffix(path) == ".inter"]
-    kinds = {path: SUFFIXES.get(_suffix(path)) for path in every}
+    kinds = {path: SUFFIXES[_suffix(path)] for path in every if _suffix(path) in SUFFIXES}
+    found = [path for path, kind in kinds.items() if form in (None, kind)]
+    if form == "sequences":
+        return every
     if form == "recbole" or (form is None and logs):
         found = logs
-    elif form == "sequences":
-        found = every
-    else:
-        found = [path for path, kind in kinds.items() if kind is not None and form in (None, kind)]
     if not found:
         raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log ({', '.join(SUFFIXES)})")
-    if (form != "sequences" and len({kinds[path] for path in found}) > 1) or (found == logs and len(logs) > 1):
+    if len({kinds[path] for path in found}) > 1 or (found == logs and len(logs) > 1):
         names = listed(path.name for path in found)
         raise ValueError(f"{str(folder)!r} holds several logs: {names}; name one, or format=")
     return found
@@ -402,12 +380,13 @@ def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
 def _side_files(inter: Path) -> dict[str, Path]:
     """RecBole's files ``user`` and ``item`` beside an ``.inter`` file, plain or packed; of ``ml.train`` ``ml.item``."""
     name = inter.name.partition(".inter")[0]
-    stems = dict.fromkeys((name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test")))
-    places = {
-        side: [inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)]
-        for side in ("user", "item")
-    }
-    return {side: there[0] for side, each in places.items() if (there := [path for path in each if path.is_file()])}
+    stems = (name, name.removesuffix(".train").removesuffix(".valid").removesuffix(".test"))
+    found = {}
+    for side in ("user", "item"):
+        places = [inter.with_name(f"{stem}.{side}{end}") for stem in stems for end in ("", *_PACKED)]
+        if there := [path for path in places if path.is_file()]:
+            found[f"{side}_features"] = there[0]
+    return found
 
 
 # -- reading one file
@@ -538,8 +517,9 @@ def _read_features(path: Path, key: str, role: str, given: Reading) -> pl.DataFr
             frame = frame.with_columns(texts.replace(_FOR_MISSING, None).cast(pl.Float64))
     own = [key] if key in frame.columns else candidates_of(role, frame.columns)
     if len(own) != 1:
-        message = f"the {role} features need the column {key!r} of the log's ids; there are {listed(frame.columns)}"
-        raise MissingColumnError(message, path=path)
+        raise MissingColumnError(
+            f"{role} features need the column {key!r}; there are {listed(frame.columns)}", path=path
+        )
     if form in ("csv", "tsv"):
         frame = frame.with_columns(_typed(frame[name]) for name in frame.columns if name != own[0])
     return frame.rename({own[0]: key})

@@ -90,16 +90,14 @@ def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> N
             cells = _as_texts(part, lambda dtype: dtype.is_nested() or dtype in (pl.Binary, pl.Duration))
             cells.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")
         return
-    parts = (_as_texts(part, _holds_bytes) for part in parts)  # polars writes no bytes into JSON
-    if form == "jsonl":
-        for part in parts:
-            part.write_ndjson(file)
-    else:
-        before = b"[\n"
-        for part in parts:
-            if part.height:
-                file.write(before + part.write_ndjson().encode().rstrip(b"\n").replace(b"\n", b",\n"))
-                before = b",\n"
+    before = b"[\n"
+    for part in parts:
+        lines = _as_texts(part, lambda dtype: dtype == pl.Binary).write_ndjson().encode()
+        if form == "json" and lines:
+            lines = before + lines.rstrip(b"\n").replace(b"\n", b",\n")
+            before = b",\n"
+        file.write(lines)
+    if form == "json":
         file.write(b"\n]\n" if before == b",\n" else b"[]\n")
 
 
@@ -110,9 +108,3 @@ def _as_texts(frame: pl.DataFrame, wanted: Any) -> pl.DataFrame:
         for name, dtype in frame.schema.items()
         if wanted(dtype)
     )
-
-
-def _holds_bytes(dtype: Any) -> bool:
-    if isinstance(dtype, pl.Struct):
-        return any(_holds_bytes(field.dtype) for field in dtype.fields)
-    return _holds_bytes(dtype.inner) if isinstance(dtype, pl.List | pl.Array) else bool(dtype == pl.Binary)

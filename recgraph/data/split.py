@@ -8,7 +8,6 @@ of test, ``split.json`` the strategy and the hash; ids and features lie beside t
 - ``unseal(reason)`` opens it, once all choices are made. The reason is logged and remembered.
 - Inside :func:`without_test_data` (a fit, a trial of a study) every split and node task of the thread refuses its test
   part, whichever handle the code holds.
-- On disk the test rows are a file of their own. The folder that a tuner's workers get has no such file.
 
 The seal guards against mistakes and against code that goes through this interface, not against a program that searches
 the disk or the memory.
@@ -25,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import polars as pl
@@ -115,8 +114,6 @@ def load_data(path: Any, *, user_features: Any = None, item_features: Any = None
         given: further options of these.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an option has a value that is not allowed.
         DataError: one of its subclasses for what is wrong.
     """
     features = {"user_features": user_features, "item_features": item_features}
@@ -157,8 +154,7 @@ class _Labelled:
     Attributes:
         interactions: the log (of a sealed split: without the test part).
         labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
-        strategy: the strategy with its settings.
-        name: of the strategy.
+        strategy, name: the strategy with its settings, and its name.
         seed: of its draws; None where it draws nothing.
         hash: of the whole split.
         log_hash: of a fold: a hash of the log alone, which all folds share; else empty.
@@ -170,11 +166,8 @@ class _Labelled:
     def __init__(
         self, interactions: Interactions, labels: Tensor, strategy: Strategy, name: str, seed: int | None
     ) -> None:
-        self.interactions = interactions
-        self.labels = labels
-        self.strategy = strategy
-        self.name = name
-        self.seed = seed
+        self.interactions, self.labels = interactions, labels
+        self.strategy, self.name, self.seed = strategy, name, seed
 
     @property
     def params(self) -> dict[str, Any]:
@@ -183,7 +176,7 @@ class _Labelled:
 
     @property
     def facts(self) -> str:
-        """What protocols say of the parts beside the hash, as JSON; empty where there is nothing."""
+        """What protocols say of the parts beside the hash: see :attr:`recgraph.data.strategies.Strategy.facts`."""
         return self.strategy.facts
 
     @property
@@ -340,11 +333,12 @@ class Split(_Labelled):
             which: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the fit that serves,
                 of which no part can be evaluated, and which a block without test data refuses (SealedTestError).
         """
-        _check_which(which)
-        if which != "all":
-            return self.train if which == "train" else self._part((Label.TRAIN, *GROUPS["valid"]))
-        check_open()
-        return self._part(Label)
+        if which == "all":
+            check_open()
+        labels = {"train": (Label.TRAIN,), "train+valid": (Label.TRAIN, *GROUPS["valid"]), "all": tuple(Label)}
+        if which not in labels:
+            raise ValueError(f"which = {which!r} must be one of {', '.join(map(repr, labels))}")
+        return self.train if which == "train" else self._part(labels[which])
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
@@ -379,11 +373,6 @@ class Split(_Labelled):
         return SealedSplit.load(folder).unseal(reason)
 
 
-def _check_which(which: str) -> None:
-    if which not in get_args(FitPart):
-        raise ValueError(f"which = {which!r} must be one of {', '.join(map(repr, get_args(FitPart)))}")
-
-
 class SealedSplit(_Labelled):
     """A split whose test part cannot be read by mistake; :mod:`recgraph.data.split` says who may see it.
 
@@ -415,7 +404,6 @@ class SealedSplit(_Labelled):
 
     def fit_part(self, which: FitPart) -> Part:
         """``"train"`` alone: a fit on more is the last one, made for the test or for serving."""
-        _check_which(which)
         if which != "train":
             raise SealedTestError(f"fitting on {which} leaves nothing to stop or tune on; unseal(reason) first")
         return self.train
@@ -425,10 +413,9 @@ class SealedSplit(_Labelled):
         return self
 
     def unseal(self, reason: str) -> Split:
-        """The whole split. The reason is logged and remembered.
+        """The whole split. The reason, which may not be empty, is logged and remembered.
 
         Raises:
-            ValueError: the reason is empty.
             SealedTestError: this copy cannot be unsealed, or the code runs in a block without test data.
             CorruptFileError: the saved test part is damaged or was changed.
         """
@@ -451,12 +438,7 @@ class SealedSplit(_Labelled):
 
     @staticmethod
     def load(folder: str | Path) -> SealedSplit:
-        """Read a saved split; ``unseal`` alone opens its test file.
-
-        Raises:
-            FileNotFoundError: the folder holds no split.
-            CorruptFileError: a file is damaged.
-        """
+        """Read a saved split; ``unseal`` alone opens its test file. A CorruptFileError where a file is damaged."""
         folder = Path(folder)
         if not (folder / HEAD_OF_SPLIT).is_file():
             raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({HEAD_OF_SPLIT})")

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from recgraph.config import Added, Config, ConfigError
-from recgraph.data.columns import duration, instant
+from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
 from recgraph.data.ids import plain_value
 from recgraph.data.log import PART, Log
@@ -80,7 +80,11 @@ class Strategy(Config):
     @property
     def facts(self) -> str:
         """What a protocol says of the parts beside the hash of the split, as JSON; empty where there is nothing."""
-        return ""
+        return json.dumps(found, sort_keys=True) if (found := self._facts()) else ""
+
+    def _facts(self) -> dict[str, Any]:
+        """:attr:`facts` as JSON values."""
+        return {}
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -120,13 +124,8 @@ class Folded(Strategy):
             raise ValueError(f"n_folds = {self.n_folds} and fold = {self.fold}: give fold = 0 to n_folds - 1, or none")
         return self
 
-    @property
-    def facts(self) -> str:
-        return json.dumps(found, sort_keys=True) if (found := self._facts()) else ""
-
-    def _facts(self) -> dict[str, int | str]:
-        """:attr:`facts` as JSON values."""
-        return {} if self.n_folds is None or self.fold is None else {"fold": self.fold, "n_folds": self.n_folds}
+    def _facts(self) -> dict[str, Any]:
+        return {} if self.n_folds is None else {"fold": self.fold, "n_folds": self.n_folds}
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -184,15 +183,11 @@ class LeaveOneOut(Folded):
         if self.short_users is None:
             made = self.model_copy(update={"short_users": "train" if n_short else "error"})
             if n_short:
-                _log.warning(
-                    "leave-one-out: %s of %s users have fewer than %d interactions; they are not evaluated",
-                    *(f"{n_short:,}", f"{len(lengths):,}", self._least),
-                )
+                told = f"{n_short:,} of {len(lengths):,} users have fewer than {self._least} interactions"
+                _log.warning("leave-one-out: %s; they are not evaluated", told)
         elif self.short_users == "error" and n_short:
-            raise ShortUserError(
-                f"leave-one-out needs {self._least} interactions of each user, and {n_short:,} have fewer: filter with "
-                f".k_core(users={self._least}, items=0), or leave short_users out"
-            )
+            fix = f"filter with .k_core(users={self._least}, items=0), or leave short_users out"
+            raise ShortUserError(f"{n_short:,} users have fewer than {self._least} interactions: {fix}")
         return super(LeaveOneOut, made).applied(log, seed)
 
     def labels(self, log: Log, seed: int) -> Tensor:
@@ -267,12 +262,10 @@ class HeldOutUsers(SharedOut):
 
     Held-out users have empty train rows; users of a single interaction are never held out. With ``n_folds``, ``test``
     is 1 / ``n_folds`` by default: each other user is tested in one fold.
-    ``fit_part("train+valid")`` holds all interactions of the valid users.
 
     Args:
         valid, test: shares of the users who have at least two interactions.
-        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most all but
-            one.
+        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most all but one.
         order: ``"time"``: the oldest are known; ``"random"`` (seeded).
     """
 
@@ -320,17 +313,14 @@ class TimeCut(Shares):
     """One cut of time for all users: train before valid before test.
 
     The test parts of folds are windows that follow one another up to the end of the log, fold 0 the newest. Each has
-    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end, or the
-    length ``window``; its valid part lies before it, and what comes after it is in no part.
+    the share ``test`` of all interactions, or with ``test_from`` the length of the time from there to the end; its
+    valid part lies before it, and what comes after it is in no part.
 
     Args:
         valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
             instant of a cut belong to the later part, so that a share may come out larger.
         valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
             dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
-        window: a length of time instead of either, of the test part and of the valid part before it: ``"14D"``
-            (``W``, ``D``, ``h``, ``min``, ``s``) where the log has dates (or seconds with fractions), a number in their
-            unit where its times came in as numbers. The newest window ends with the log's last interaction.
         targets: what is held out of a user who did something after the cut: ``"all"`` of it as one set, with what was
             known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
             what the user had done by then: what came before it after the cut is history, and what came after it is
@@ -343,15 +333,13 @@ class TimeCut(Shares):
 
     valid_from: Moment | None = None
     test_from: Moment | None = None
-    window: Annotated[int | float | str | None, BeforeValidator(plain_value), Added()] = None
     targets: Annotated[Targets, Added()] = "all"
     unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        instants = [each is not None for each in (self.valid_from, self.test_from)]
-        if any(instants) and (not all(instants) or self.window is not None):
-            raise ValueError("give valid_from and test_from, both, or window, or shares")
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("give valid_from and test_from, both, or shares")
         return self
 
     @property
@@ -360,9 +348,9 @@ class TimeCut(Shares):
 
     @property
     def needed(self) -> tuple[str, ...]:
-        return ("train", "test") if self.valid_from is not None or self.window is not None else super().needed
+        return super().needed if self.valid_from is None else ("train", "test")
 
-    def _facts(self) -> dict[str, int | str]:
+    def _facts(self) -> dict[str, Any]:
         if self.targets == "all" and self.unknown_items == "keep":
             return super()._facts()
         return {**super()._facts(), "targets": self.targets, "unknown_items": self.unknown_items}
@@ -384,10 +372,6 @@ class TimeCut(Shares):
         if self.valid_from is not None and self.test_from is not None:
             cuts = instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
             return cuts if self.n_folds is None else tuple(cut - fold * (end - cuts[1]) for cut in (*cuts, end))
-        if self.window is not None:
-            length = duration("window", self.window, unit)
-            end -= fold * length
-            return (end - 2 * length, end - length, *((end,) if fold else ()))
         ordered, count = times.sort().values, times.numel()
         n_test = _whole(self.test * count)
         last = count - n_test * fold
@@ -399,9 +383,8 @@ class TimeCut(Shares):
 class Given(Strategy):
     """The parts as they are given, in files or frames of their own.
 
-    Every interaction of the test part whose item occurs in neither of the other two, and of the validation part whose
-    item does not occur in train, is of an item that no model of interactions can find; so is left out of the truth
-    (``unknown_items="drop"``) and counted. It stays in the catalogue, and what valid holds of it is history in test.
+    An interaction of valid or test whose item no earlier part has is of an item that no model of interactions can find;
+    so is left out of the truth and counted. It stays in the catalogue, and what valid holds of it is history in test.
 
     Args:
         valid: where no validation part is given, the share of each user's train interactions that becomes one, drawn as
@@ -421,17 +404,13 @@ class Given(Strategy):
     def draws(self) -> bool:
         return bool(self.valid) and self.order == "random"
 
-    @property
-    def facts(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         drawn = {} if self.valid is None else {"valid_from_train": self.valid, "order": self.order}
-        return json.dumps({**drawn, "unknown_items": self.unknown_items, **self.found}, sort_keys=True)
+        return {**drawn, "unknown_items": self.unknown_items, **self.found}
 
     def applied(self, log: Log, seed: int) -> tuple[Self, Tensor]:
         if not log.has_parts:
-            raise ValueError(
-                "split 'given' takes parts that were given apart: rg.Split.from_parts(train=..., valid=..., test=...) "
-                "(--train, --valid, --test)"
-            )
+            raise ValueError("split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)")
         has_valid = bool((log.log[PART] == int(Label.VALID)).any())
         if has_valid and self.valid is not None:
             raise ValueError(f"valid = {self.valid:g} draws a validation part from train, and one is given")

@@ -29,8 +29,7 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.reading import AttentionForm, Baseline, Reading
 from recgraph.rng import derive
 
-#: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items, which does
-#: not change where all scores rise alike
+#: what an attribution divides among the events: the model's score, or ``score - logsumexp`` over all items
 Quantity = Literal["score", "log_probability"]
 #: numbers of variants that are in memory at a time: scores, or what a model makes them of
 _MOST_CELLS = 1 << 22
@@ -133,9 +132,8 @@ class Attribution:
 class LeaveOneOut(Attribution):
     """``a_i = f(S) - f(S without i)``: by how much the value falls without the event, all else as it is.
 
-    The model's reading says what is computed anew without the event: :class:`recgraph.models.reading.SequenceReading`,
-    :class:`recgraph.models.reading.EdgeReading`. Two events that say the same cover for each other: each alone may be
-    left out at no loss, and both get a value near 0.
+    The model's reading (:mod:`recgraph.models.reading`) says what is computed anew without the event. Two events that
+    say the same cover for each other: each alone may be left out at no loss, and both get a value near 0.
 
     Source: the erasure of Li, Monroe and Jurafsky, Understanding Neural Networks through Representation Erasure (2016),
     one item at a time. All items share the variants, where captum's ``FeatureAblation`` computes them for each.
@@ -159,8 +157,7 @@ class IntegratedGradients(Attribution):
     x are the vectors by which the events enter the model, b the baseline in the place of each; all events move at once.
     Over the whole path the values sum to ``f(x) - f(b)`` (completeness); the midpoints ``alpha_s = (s - 1/2) / steps``
     leave a difference that falls with the square of the number of steps. What does not enter by the events' vectors
-    (positions, how many events there are, for graph models the user's own vector) is on both ends of the path and gets
-    nothing.
+    (positions, the user's own vector) is on both ends of the path and gets nothing.
 
     Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017), by captum (the extra
     ``explain``). Departure: midpoints instead of right ends.
@@ -199,10 +196,9 @@ class Attention(Attribution):
     (:meth:`recgraph.models.reading.SequenceReading.attention`).
 
     Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
-    divided among the items of the history by the evidence that leads through them to the recommended item
-    (:func:`evidence_of_items <recgraph.explain.paths.evidence_of_items>`), with beta_P the attention within a side
-    and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that reach the item through
-    nothing of the history keep their share, so that the values sum to less than 1. This combination is ours.
+    divided among the items of the history by the evidence that leads through them to the recommended item, with beta_P
+    the attention within a side and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths
+    that lead through nothing of the history keep their share, so that the sum is below 1. This combination is ours.
 
     Attention is how the model mixes, not what decides: Jain and Wallace, Attention is not Explanation (NAACL 2019).
     """

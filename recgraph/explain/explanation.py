@@ -38,10 +38,8 @@ class Near:
 
 @dataclass(frozen=True)
 class PathWeight:
-    """The semantic attention that a model gives to a meta-path, that of its twin included.
-
-    ``side`` is the node type at both ends of the meta-path; the weights of a side sum to 1.
-    """
+    """The semantic attention that a model gives to a meta-path, its twin included; those of a side, the node type at
+    both ends, sum to 1."""
 
     side: str
     path: str
@@ -52,9 +50,8 @@ class PathWeight:
 class ScorePart:
     """The part of a score that comes from one meta-path, or, with empty ``side`` and ``path``, from own vectors.
 
-    ``value`` is the Shapley value of the meta-path in the inner product of user and item: half of the product of the
-    user's addend with the whole item, plus half of the reverse. Where the model scores by that inner product, the parts
-    sum to the score.
+    It is the Shapley value of the meta-path in the inner product of user and item: half of the product of the user's
+    addend with the whole item, plus half of the reverse. Where the model scores by that product, the parts sum to it.
     """
 
     side: str
@@ -67,10 +64,9 @@ class Connection:
     """The paths from a user to an item through one node, or from one node to another.
 
     Attributes:
-        via: the history item where the meta-path begins, or the similar user where it ends; in a
-            :class:`NodeExplanation` the other node.
-        similarity: of ``via`` to the item, user or node along the meta-path: PathSim, or ``count / sqrt(paths out *
-            paths in)`` for a path that is no round trip. In [0, 1].
+        via: the history item where the meta-path begins, the similar user where it ends, or the other node.
+        similarity: of ``via`` to the item, user or node along the meta-path, in [0, 1]: PathSim, or ``count /
+            sqrt(paths out * paths in)`` for a path that is no round trip.
         count: number of paths through ``via``; repeated edges count once.
         paths: some of these paths, those of the highest random-walk probability first.
     """
@@ -87,14 +83,12 @@ class Evidence:
 
     Attributes:
         side: ``"item"``: the meta-path leads from a history item to the item. ``"user"``: it leads from the user to
-            another user, who had the item. In a :class:`NodeExplanation` the embedded node type.
+            another user, who had the item. Between nodes their type.
         path, weight: the meta-path and its path weight; None where the model does not use the meta-path.
         count: number of paths.
-        score: side ``item``: the mean similarity of the history items to the item; side ``user``: among the users that
-            the meta-path reaches, the fraction, weighted by similarity, that had the item; between nodes their
-            similarity. In [0, 1].
-        rank: rank of the item by this score alone, from 1, among the items outside the history.
-        n_ranked: how many of those items the meta-path reaches.
+        score: in [0, 1]. Side ``item``: the mean similarity of the history items to the item; side ``user``: among the
+            users that the meta-path reaches, the fraction, weighted by similarity, that had the item.
+        rank, n_ranked: of the item by this score alone, from 1, among the items outside the history that it reaches.
         connections: the strongest, by similarity.
     """
 

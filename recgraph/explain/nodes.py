@@ -77,9 +77,6 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         node: the id of a node of the embedded type; its index where the graph has no ids.
         k: number of nearest nodes.
         n_paths: the most paths shown between two nodes along one meta-path.
-
-    Raises:
-        ValueError: the node is unknown, or there is no bundle of embeddings.
     """
     embedder = embedder_of(run)
     model, target = embedder.model, embedder.target
@@ -127,11 +124,8 @@ def embedder_of(run: Any) -> Embedder:
 
 
 def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:
-    """The k nearest others of some rows by cosine, best first; ties go by index.
-
-    A vector of zeros (an item that was never trained) has no neighbours and is no neighbour. ``among``: the rows that
-    may be neighbours, ascending. -> for each row pairs of index and cosine.
-    """
+    """The k nearest others of some rows by cosine, best first, of those ``among`` (ascending) -> pairs of index and
+    cosine; ties go by index. A vector of zeros (an item that was never trained) has no neighbours and is none."""
     units = unit_length(vectors.to(torch.float64))
     candidates = torch.arange(len(vectors)) if among is None else among
     candidates = candidates[units[candidates].any(1)]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from recgraph.config import checked
 from recgraph.explain.explanation import (
-    Attributed,
     Evidence,
     Explanation,
-    Item,
     Node,
     NodeExplanation,
     PathWeight,
@@ -27,7 +25,7 @@ from recgraph.pages.charts import number
 
 Row = dict[str, Any]
 #: columns of tables, which a feature of the same name does not replace
-_OWN = ("rank", "item", "title", "score", "fitted to")
+_OWN = ("rank", "item", "title", "score")
 #: events of an attribution in a line
 _MOST_EVENTS = 5
 
@@ -41,31 +39,16 @@ def _text(node: Node) -> str:
     return f"user {node.title}" if node.type == "user" else node.title
 
 
-def _item_rows(items: Sequence[Item]) -> list[Row]:
-    """Ids, titles where items have titles, and features."""
+def recommendation_rows(explanation: Explanation) -> list[Row]:
+    """One row for each recommendation: the id, the title where items have titles, features, the score."""
+    items = [each.item for each in explanation.recommendations]
     titled = any(item.title != f"{item.id}" for item in items)
     rows = []
-    for item in items:
-        fields = {name: value for name, value in item.fields.items() if name not in _OWN}
-        rows.append({"item": item.id} | ({"title": item.title} if titled else {}) | fields)
+    for each in explanation.recommendations:
+        title = {"title": each.item.title} if titled else {}
+        fields = {name: value for name, value in each.item.fields.items() if name not in _OWN}
+        rows.append({"rank": each.rank, "item": each.item.id} | title | fields | {"score": each.score})
     return rows
-
-
-def history_rows(explanation: Explanation, most: int) -> list[Row]:
-    """The last items of the history, the newest first."""
-    shown = explanation.history[-most:][::-1]
-    rows = _item_rows([each.item for each in shown])
-    return [
-        row | {"fitted to": "unknown" if each.fitted is None else each.fitted}
-        for row, each in zip(rows, shown, strict=True)
-    ]
-
-
-def recommendation_rows(explanation: Explanation) -> list[Row]:
-    """One row for each recommendation."""
-    shown = explanation.recommendations
-    rows = _item_rows([each.item for each in shown])
-    return [{"rank": each.rank} | row | {"score": each.score} for row, each in zip(rows, shown, strict=True)]
 
 
 def path_weight_rows(weights: Sequence[PathWeight]) -> list[Row]:
@@ -73,32 +56,29 @@ def path_weight_rows(weights: Sequence[PathWeight]) -> list[Row]:
     return [{"node type": each.side, "meta-path": each.path, "path weight": each.weight} for each in weights]
 
 
-def why_rows(explanation: Explanation) -> Iterator[Row]:
-    """One row for each recommendation and meta-path; an empty one where no meta-path leads to the item."""
-    for each in explanation.recommendations:
-        head = {"rank": each.rank, "item": each.item.id, "title": each.item.title, "score": each.score}
-        parts = _parts(each)
-        for found in each.evidence or (None,):
-            adds = {} if not parts else {"adds": None if found is None else parts.get((found.side, found.path))}
-            yield head | _evidence_row(found, adds)
+def evidence_rows(explanation: Explanation | NodeExplanation) -> Iterator[Row]:
+    """One row for each recommendation or near node and meta-path; an empty one where no meta-path leads there."""
+    names = ("view of", "meta-path", "paths", "similarity", "place", "of", "through", "for instance")
+    if isinstance(explanation, Explanation):
+        for each in explanation.recommendations:
+            head = {"rank": each.rank, "item": each.item.id, "title": each.item.title, "score": each.score}
+            parts = _parts(each)
+            for found in each.evidence or (None,):
+                adds = {"adds": None if found is None else parts.get((found.side, found.path))} if parts else {}
+                yield head | adds | dict(zip(names, _evidence_cells(found), strict=True))
+        return
+    for near in explanation.neighbours:
+        head = {"rank": near.rank, explanation.node.type: near.near.node.id, "cosine": near.near.similarity}
+        for found in near.evidence or (None,):
+            yield head | dict(zip(names, _evidence_cells(found), strict=True))
 
 
-def neighbour_rows(explanation: NodeExplanation) -> Iterator[Row]:
-    """One row for each near node and meta-path; an empty one where no meta-path connects the two nodes."""
-    for each in explanation.neighbours:
-        head = {"rank": each.rank, explanation.node.type: each.near.node.id, "cosine": each.near.similarity}
-        for found in each.evidence or (None,):
-            yield head | _evidence_row(found, {})
-
-
-def _evidence_row(found: Evidence | None, adds: Mapping[str, float | None]) -> Row:
-    names = ("view of", "meta-path", "paths", "similarity", "place", "of", *adds, "through", "for instance")
+def _evidence_cells(found: Evidence | None) -> tuple[Any, ...]:
     if found is None:
-        return dict.fromkeys(names)
+        return (None,) * 8
     through = "; ".join(_text(each.via) for each in found.connections)
     instance = next((_walk(path) for each in found.connections for path in each.paths), "")
-    of_path = (found.side, found.path, found.count, found.score, found.rank, found.n_ranked)
-    return dict(zip(names, (*of_path, *adds.values(), through, instance), strict=True))
+    return found.side, found.path, found.count, found.score, found.rank, found.n_ranked, through, instance
 
 
 def _parts(recommendation: Recommendation) -> dict[tuple[str, str], float]:
@@ -118,13 +98,10 @@ def why_lines(explanation: Explanation) -> Iterator[str]:
             if near:
                 yield f"   nearest {name}: {'; '.join(f'{one.node.title} {one.similarity:.2f}' for one in near[:3])}"
         if each.attributed is not None:
-            yield from _attribution_lines(each.attributed)
-
-
-def _attribution_lines(found: Attributed) -> Iterator[str]:
-    for one in found.methods:
-        first = (f"{found.events[place].title} {one.values[place]:+.3f}" for place in one.order[:_MOST_EVENTS])
-        yield f"   {one.method}: {'; '.join(first)}"
+            titles = [node.title for node in each.attributed.events]
+            for one in each.attributed.methods:
+                first = (f"{titles[place]} {one.values[place]:+.3f}" for place in one.order[:_MOST_EVENTS])
+                yield f"   {one.method}: {'; '.join(first)}"
 
 
 def neighbour_lines(explanation: NodeExplanation) -> Iterator[str]:

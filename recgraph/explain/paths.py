@@ -28,12 +28,7 @@ class Walks:
     a, b with c(a, b) paths is PathSim, ``2 c(a, b) / (c(a, a) + c(b, b))``, where the path is a round trip (Sun et al.,
     VLDB 2011), and else ``c(a, b) / sqrt(c(a, all) c(all, b))``: a path such as user-friend-user has no c(a, a).
 
-    Args:
-        path: in the notation of :class:`MetaPath`.
-        graph: has the node and edge types of the path.
-
-    Raises:
-        PathError, UnknownTypeError: the graph does not have the path, or its ends are of different types.
+    PathError or UnknownTypeError: the graph does not have the path, or its ends are of different types.
     """
 
     def __init__(self, path: str, graph: HeteroGraph) -> None:
@@ -49,8 +44,7 @@ class Walks:
         """The ends that starts [S] int64 reach, a block of starts at a time, one entry [E] a pair.
 
         Yields:
-            the place of the start among those given, the end, which is never the start itself, the similarity of the
-            two in [0, 1], and the number of paths between them.
+            the place of the start, the end, never the start itself, the similarity of the two, the number of paths.
         """
         for block, rows in _row_blocks(self.steps, starts):
             places = rows.rows + block.start

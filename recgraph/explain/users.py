@@ -68,7 +68,7 @@ def explain(
         seed: of what these methods draw.
 
     Raises:
-        ValueError: the user is unknown, there is no bundle, or a method does not apply to the model.
+        ValueError: the user is unknown, or a method does not apply to the model.
         NoHistoryError: the model cannot rank for a user without history.
     """
     recommender = recommender_of(run)
@@ -111,8 +111,8 @@ def attribute(
 ) -> tuple[Attributed, ...]:
     """What of a user's history recommendations come from, by one or more methods -> one for each item.
 
-    Each method divides a value of the item for the user among the events that the model reads. Beside the values stand
-    whether methods agree, and whether their orders are faithful to the model.
+    Each method divides a value of the item for the user among the events that the model reads. Beside the values stands
+    whether methods agree and are faithful to the model.
 
     Args:
         run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.
@@ -125,10 +125,8 @@ def attribute(
         seed: of what methods draw, and of random orders.
 
     Raises:
-        ImportError: the extra ``explain`` is not installed, for integrated gradients.
-        ValueError: the user or an item is unknown, the scores do not depend on the history, or a method does not apply
-            to the model.
-        NoHistoryError: the model cannot rank for a user without history.
+        ValueError: the user or an item is unknown, or a method does not apply to the model.
+        NoHistoryError: the user has no history.
     """
     recommender = recommender_of(run)
     found = _User(recommender, index_of(recommender.users, user, "user"))

@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Added, Config, Search, configure
-from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -94,23 +93,20 @@ class Step:
 Route = tuple[Step, ...]
 
 
-def parse(path: str | Sequence[EdgeType], graph: HeteroGraph) -> Route:
+def parse(path: str, graph: HeteroGraph) -> Route:
     """The route that a meta-path means in a graph.
 
     Args:
         path: ``"paper-author-paper"``, where each pair of types is joined by one edge type, forwards if there is one
             in that direction and else backwards; or ``"user>rates>item<rates<user"``, which names relations and
-            directions; or a list of edge types that follow each other, each walked in the direction that fits.
+            directions.
 
     Raises:
         PathError: it is not of one of these forms, or two types are joined by no or by several edge types.
         UnknownTypeError: a type that the graph does not have.
     """
-    if not isinstance(path, str):
-        return _from_edge_types([(source, relation, target) for source, relation, target in path], graph)
-    if "<" in path or ">" in path:
-        parts = [part.strip() for part in re.split(r"([<>])", path)]
-        names, arrows = parts[::2], parts[1::2]
+    names = [part.strip() for part in re.split("[<>]" if "<" in path or ">" in path else "-", path)]
+    if arrows := re.findall("[<>]", path):
         if len(names) < 3 or len(names) % 2 == 0 or arrows[::2] != arrows[1::2]:
             raise PathError(f"path = {path!r} must be of the form 'user>rates>item<rates<user'")
         triples = zip(names[::2], names[1::2], names[2::2], arrows[::2], strict=False)
@@ -118,39 +114,20 @@ def parse(path: str | Sequence[EdgeType], graph: HeteroGraph) -> Route:
         for step in steps:
             graph.adjacency(step.edge_type)
         return tuple(steps)
-    names = [name.strip() for name in path.split("-")]
     if len(names) < 2:
         raise PathError(f"path = {path!r} must join at least two node types, as 'paper-author-paper' does")
     for name in names:
         graph.count(name)
-    return tuple(_join(a, b, path, graph) for a, b in pairwise(names))
-
-
-def _join(start: str, end: str, path: str, graph: HeteroGraph) -> Step:
-    forwards = [Step(edge_type) for edge_type in graph.edges if (edge_type[0], edge_type[2]) == (start, end)]
-    backwards = [Step(edge_type, True) for edge_type in graph.edges if (edge_type[2], edge_type[0]) == (start, end)]
-    found = forwards or backwards
-    if len(found) != 1:
-        choices = " or ".join(f"'{step}'" for step in found)
-        fix = f"several edge types join {start!r} and {end!r}; write {choices}"
-        raise PathError(f"path = {path!r}: {fix if found else f'no edge type joins {start!r} and {end!r}'}")
-    return found[0]
-
-
-def _from_edge_types(edge_types: Sequence[EdgeType], graph: HeteroGraph) -> Route:
-    for edge_type in edge_types:
-        graph.adjacency(edge_type)
-    # the first may be walked in either direction: the one from which all others can follow
-    for first in (Step(edge_types[0]), Step(edge_types[0], True)):
-        route = [first]
-        for edge_type in edge_types[1:]:
-            # an edge type that comes twice is walked back
-            ways = [Step(edge_type), Step(edge_type, True)]
-            ways = [route[-1].reversed, *ways] if edge_type == route[-1].edge_type else ways
-            route += [step for step in ways if step.start == route[-1].end][:1]
-        if len(route) == len(edge_types):
-            return tuple(route)
-    raise PathError(f"path = {list(edge_types)}: each edge type must begin or end where the one before it ends")
+    steps = []
+    for start, end in pairwise(names):
+        forwards = [Step(edge_type) for edge_type in graph.edges if edge_type[::2] == (start, end)]
+        found = forwards or [Step(edge_type, True) for edge_type in graph.edges if edge_type[::2] == (end, start)]
+        if len(found) != 1:
+            choices = " or ".join(f"'{step}'" for step in found)
+            fix = f"several edge types join {start!r} and {end!r}; write {choices}"
+            raise PathError(f"path = {path!r}: {fix if found else f'no edge type joins {start!r} and {end!r}'}")
+        steps += found
+    return tuple(steps)
 
 
 def types_of(route: Route) -> list[str]:
@@ -366,11 +343,25 @@ class _Cosine:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The distinct nodes of one intermediate type that the target nodes reach along a path.
+
+    Attributes:
+        path: the path.
+        node_type: the type reached.
+        hop: after how many steps, from 1.
+        reached: [N_target, N_type], one entry a node reached, without weights.
+    """
+
+    path: str
+    node_type: str
+    hop: int
+    reached: Csr
+
+
 class MetaPathConfig(Config):
-    path: Annotated[
-        str | tuple[EdgeType, ...],
-        Field(description="'paper-author-paper', 'user>rates>item<rates<user' or a list of edge types"),
-    ]
+    path: Annotated[str, Field(description="'paper-author-paper' or 'user>rates>item<rates<user'")]
     counts: Annotated[
         Counts, Field(description="'full': the number of paths, or the sum of their products of weights; 'binary': 1")
     ] = "full"
@@ -431,19 +422,16 @@ class MetaPath:
     target: ClassVar[str] = "graph"
     Config: ClassVar[type[MetaPathConfig]] = MetaPathConfig
 
-    def __init__(
-        self, path: str | tuple[EdgeType, ...] | list[EdgeType] | MetaPathConfig | None = None, /, **settings: Any
-    ) -> None:
+    def __init__(self, path: str | MetaPathConfig | None = None, /, **settings: Any) -> None:
         config = path if isinstance(path, MetaPathConfig) else None
-        if path is not None and config is None:
+        if isinstance(path, str):
             settings["path"] = path
         self.config: MetaPathConfig = configure(self, MetaPathConfig, config, settings)
 
     @property
     def name(self) -> str:
         """The path as a text."""
-        path = self.config.path
-        return path if isinstance(path, str) else ",".join("|".join(edge_type) for edge_type in path)
+        return self.config.path
 
     def __repr__(self) -> str:
         return f"MetaPath({self.name!r}, counts={self.config.counts!r}, top_k={self.config.top_k})"

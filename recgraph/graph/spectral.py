@@ -36,18 +36,13 @@ def joint_adjacency(graph: HeteroGraph) -> tuple[Csr, dict[str, slice]]:
     rows, cols, weights = [no_ends], [no_ends], [torch.zeros(0, device=graph.device)]
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end)).pattern()
-        scaled = adj.scale(_scale(adj.degrees), _scale(adj.t().degrees))
+        wide = [degrees.to(torch.float64) for degrees in (adj.degrees, adj.t().degrees)]
+        scaled = adj.scale(*[power(degrees + (degrees.mean() if len(degrees) else 0), -0.5) for degrees in wide])
         ends = scaled.rows + places[source].start, scaled.indices + places[end].start
         rows += ends
         cols += reversed(ends)
         weights += [scaled.values(torch.float32)] * 2
     return Csr.from_coo(torch.cat(rows), torch.cat(cols), torch.cat(weights), shape=(n, n)), places
-
-
-def _scale(degrees: Tensor) -> Tensor:
-    """``(d + mean d)^-1/2`` of degrees, 0 where there is no edge at all."""
-    wide = degrees.to(torch.float64)
-    return power(wide + (wide.mean() if len(wide) else 0), -0.5)
 
 
 def coordinates(graph: HeteroGraph, dim: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -75,15 +70,16 @@ def coordinates(graph: HeteroGraph, dim: int, generator: torch.Generator) -> dic
     x = torch.linalg.qr(drawn).Q
     bound = _bound(adj)
     for _ in range(_ROUNDS if bound > 0 else 0):
-        values, x = _ritz(adj, x)
-        x = torch.linalg.qr(_filtered(adj, x, max(values[0], 0.0), bound)).Q
+        # the eigenvalues that the block holds, ascending, and their vectors
+        values, vectors = torch.linalg.eigh((x.t() @ spmm(adj, x)).to(torch.float64))
+        filtered = _filtered(adj, x @ vectors.to(x.dtype), max(float(values[0]), 0.0), bound)
+        x = torch.linalg.qr(filtered).Q
     x = x @ torch.linalg.qr(axes).Q.t()
-    return {name: _of_unit_square(x[place]) for name, place in places.items()}
-
-
-def _of_unit_square(x: Tensor) -> Tensor:
-    square = x.square().mean() if x.numel() else x.new_ones(())
-    return x / square.sqrt().clamp(min=torch.finfo(x.dtype).tiny)
+    found = {}
+    for name, place in places.items():
+        square = x[place].square().mean() if x[place].numel() else x.new_ones(())
+        found[name] = x[place] / square.sqrt().clamp(min=torch.finfo(x.dtype).tiny)
+    return found
 
 
 def _bound(adj: Csr) -> float:
@@ -99,12 +95,6 @@ def _bound(adj: Csr) -> float:
         ratio = (y / x).max()
         x = (x + y) / (x + y).max()
     return float(ratio)
-
-
-def _ritz(adj: Csr, x: Tensor) -> tuple[list[float], Tensor]:
-    """Of an orthonormal block [N, K] the approximate eigenvalues that it holds, ascending, and their vectors."""
-    values, vectors = torch.linalg.eigh((x.t() @ spmm(adj, x)).to(torch.float64))
-    return values.tolist(), x @ vectors.to(x.dtype)
 
 
 def _filtered(adj: Csr, x: Tensor, cut: float, bound: float) -> Tensor:

@@ -14,7 +14,7 @@ from recgraph import registry
 from recgraph.config import Config, ConfigError, checked, load_toml, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
-from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, metric_class, split_metric
+from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, split_metric
 from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.registry import ImportFailed, import_all, is_path
@@ -23,25 +23,21 @@ from recgraph.train.settings import DataConfig
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
 
 Seeds = tuple[Annotated[int, Field(ge=0, strict=True)], ...]
-Settings = Annotated[dict[str, Any], Field(default_factory=dict), AfterValidator(with_none)]
+Settings = Annotated[dict[str, Any], AfterValidator(with_none)]
 
 
 class ProtocolSpec(DataConfig):
     """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
 
-    cutoffs: Annotated[
-        tuple[int, ...], Field(min_length=1, description="list lengths"), AfterValidator(check_cutoffs)
-    ] = (5, 10, 20)
-    fit_on: Annotated[
-        Literal["train", "train+valid"],
-        Field(
-            description="what is learned from before the test; train+valid: of trained models after the number of "
-            "epochs was chosen on the validation part, or at once with metric = 'last'"
-        ),
-    ] = "train"
-    probe: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="of a node task: settings of the linear probe")
-    ]
+    cutoffs: Annotated[tuple[int, ...], AfterValidator(check_cutoffs)] = Field(
+        (5, 10, 20), min_length=1, description="list lengths"
+    )
+    fit_on: Literal["train", "train+valid"] = Field(
+        "train",
+        description="what is learned from before the test; train+valid: of trained models after the number of epochs "
+        "was chosen on the validation part, or at once with metric = 'last'",
+    )
+    probe: dict[str, Any] = Field({}, description="of a node task: settings of the linear probe")
 
     @property
     def data(self) -> DataConfig:
@@ -52,13 +48,11 @@ class ProtocolSpec(DataConfig):
 class EntrySpec(Config):
     """One row of a board: a model with its settings."""
 
-    model: Annotated[str, Field(description="of the registry")]
-    name: Annotated[str, Field(pattern=r"\S", description="shown; by default the model's")]
-    settings: Annotated[Settings, Field(description="of the model and its training; they win")]
-    seeds: Annotated[
-        Seeds | None, Field(min_length=1, description="where not those of the board: one without chance")
-    ] = None
-    note: Annotated[str, Field(description="shown on its card")] = ""
+    model: str = Field(description="of the registry")
+    name: str = Field(pattern=r"\S", description="shown; by default the model's")
+    settings: Settings = Field({}, description="of the model and its training; they win")
+    seeds: Seeds | None = Field(None, min_length=1, description="where not those of the board: one without chance")
+    note: str = Field("", description="shown on its card")
 
     @model_validator(mode="before")
     @classmethod
@@ -71,35 +65,26 @@ class EntrySpec(Config):
 class SheetSpec(Config):
     """The part of a board for one data set."""
 
-    title: Annotated[str, Field(description="shown; by default the data set's name")] = ""
-    note: Annotated[str, Field(description="shown above the table")] = ""
-    dataset: Annotated[
-        str,
-        Field(
-            description="a card, by default called like the file, or the path of one, from the board's file on; in its "
-            "place, data: a file of one's own"
-        ),
-    ] = ""
-    seeds: Annotated[Seeds, Field(min_length=1)] = (2020, 2021, 2022)
-    metrics: Annotated[
-        tuple[str, ...], Field(min_length=1, description="shown and compared; the first one orders the table")
-    ] = ("ndcg@10", "recall@10", "mrr@10")
-    budget_hours: Annotated[float | None, Field(gt=0, description="the most that one seed of a model may take")] = None
-    protocol: Annotated[ProtocolSpec, Field(default_factory=lambda: ProtocolSpec.of())]
-    training: Annotated[Settings, Field(description="settings of training that all models begin with")]
-    models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
-    imports: Annotated[
-        tuple[str, ...],
-        Field(alias="import", description="Python files, from the board's file on, or modules that register parts"),
-    ] = ()
-    file: Annotated[Path, Field(description="the board's file, set when it is read: paths count from it on")] = Path()
-
-    @model_validator(mode="after")
-    def _different_names(self) -> Self:
-        names = [entry.name for entry in self.models]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"models: two are called {min(twice)!r}; give each a name of its own")
-        return self
+    title: str = Field("", description="shown; by default the data set's name")
+    note: str = Field("", description="shown above the table")
+    dataset: str = Field(
+        "",
+        description="a card, by default called like the file, or the path of one, from the board's file on; in its "
+        "place, data: a file of one's own",
+    )
+    seeds: Seeds = Field((2020, 2021, 2022), min_length=1)
+    metrics: tuple[str, ...] = Field(
+        ("ndcg@10", "recall@10", "mrr@10"),
+        min_length=1,
+        description="shown and compared; the first one orders the table",
+    )
+    protocol: ProtocolSpec = Field(default_factory=lambda: ProtocolSpec.of())
+    training: Settings = Field({}, description="settings of training that all models begin with")
+    models: tuple[EntrySpec, ...] = Field(min_length=1)
+    imports: tuple[str, ...] = Field(
+        (), alias="import", description="Python files, from the board's file on, or modules that register parts"
+    )
+    file: Path = Field(Path(), description="the board's file, set when it is read: paths count from it on")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -112,8 +97,11 @@ class SheetSpec(Config):
             values["imports"] = [own] if isinstance(own, str) else own
             import_all(values["imports"], path.parent)
             sheet = cls.of(values)
+            names = [entry.name for entry in sheet.models]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ConfigError(f"models: two are called {min(twice)!r}; give each a name of its own")
             return sheet.model_copy(update={"metrics": sheet._full_metrics()})
-        except (ConfigError, ImportFailed, UnknownDatasetError) as error:
+        except (ValueError, ImportFailed, UnknownDatasetError) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property
@@ -149,25 +137,13 @@ class SheetSpec(Config):
         return found
 
     def _full_metrics(self) -> tuple[str, ...]:
-        """The full names of the metrics, each once, checked against the task and the protocol."""
+        """The full names of the metrics, each once."""
         of_nodes, cutoffs = is_of_nodes(self.dataset), self.protocol.cutoffs
         if "metrics" in self.model_fields_set:
-            return tuple(dict.fromkeys(_of_nodes(each) if of_nodes else self._of_users(each) for each in self.metrics))
+            return tuple(dict.fromkeys(map(_of_nodes if of_nodes else full_name, self.metrics)))
         if of_nodes or 10 in cutoffs:  # all metrics of a node task are shown
             return self.metrics
         return tuple(f"{metric.partition('@')[0]}@{max(cutoffs)}" for metric in self.metrics)
-
-    def _of_users(self, metric: str) -> str:
-        try:
-            name, k = split_metric(metric)
-        except ValueError as error:
-            raise ConfigError(f"metrics: {error}") from None
-        if "features" in metric_class(name)().needs or k not in (None, *self.protocol.cutoffs):
-            raise ConfigError(
-                f"metrics: {metric!r} needs features of items, which a board does not have, or is at none of the "
-                f"cutoffs {self.protocol.cutoffs}"
-            )
-        return full_name(metric) if metric_class(name).cut else name
 
 
 def is_of_nodes(dataset: str) -> bool:
@@ -176,11 +152,10 @@ def is_of_nodes(dataset: str) -> bool:
 
 
 def _of_nodes(metric: str) -> str:
-    names = (*SCORES, "nmi", "ari")
-    for name in names:
-        if registry.key(name) == registry.key(metric):
-            return name
-    raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(names)}")
+    names = {registry.key(name): name for name in (*SCORES, "nmi", "ari")}
+    if registry.key(metric) not in names:
+        raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(names.values())}")
+    return names[registry.key(metric)]
 
 
 def _path(board: Path, written: str) -> str:

@@ -17,7 +17,7 @@ from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import TooFewPairs, holm, over_users, welch
 from recgraph.files import write_json
-from recgraph.leaderboard.plan import TITLES, Record, Records, Store, digest, read_json
+from recgraph.leaderboard.plan import TITLES, Record, Records, digest, load_values, read_json
 
 #: an adjusted p-value below it counts as a difference
 ALPHA = 0.05
@@ -75,7 +75,7 @@ class Column:
 Comparisons = dict[str, dict[str, Column]]
 
 
-def compare(records: Records, metrics: Metrics, store: Store, before: Comparisons) -> tuple[Comparisons, bool]:
+def compare(records: Records, metrics: Metrics, folder: Path, before: Comparisons) -> tuple[Comparisons, bool]:
     """Compare the entries; and whether none is left untested because values of users are not at hand.
 
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
@@ -84,7 +84,7 @@ def compare(records: Records, metrics: Metrics, store: Store, before: Comparison
     """
     found, is_whole = {}, True
     for title, names in metrics.items():
-        users = _users(records, title, store) if title in TITLES.values() else None
+        users = _users(records, title, folder) if title in TITLES.values() else None
         columns = found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
         if users is None or users.keys() == {*_scored(records, title)}:
             _adjust(columns)
@@ -139,12 +139,12 @@ def _scored(records: Records, title: str) -> list[str]:
     return [address for address, own in records.items() if any(title in record["scores"] for record in own.values())]
 
 
-def _users(records: Records, title: str, store: Store) -> dict[str, list[Result]]:
+def _users(records: Records, title: str, folder: Path) -> dict[str, list[Result]]:
     """Address of an entry -> its values of users; without those of which a file is missing, or is not its record's."""
     found = {}
     for address in _scored(records, title):
         own = [
-            store.values(f"{record['model']}-{address}-seed{seed}", title, record)
+            load_values(folder, f"{record['model']}-{address}-seed{seed}", title, record)
             for seed, record in records[address].items()
         ]
         if None not in own:

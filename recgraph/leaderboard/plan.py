@@ -1,12 +1,11 @@
-"""The jobs of a board, from its file: their settings, their addresses, and the store of their records."""
+"""The jobs of a board, from its file: their settings, their addresses, and their records."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +14,17 @@ from typing import Any, Literal, NamedTuple
 from polars.exceptions import PolarsError
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, assignments, merged, setting_text
+from recgraph.config import Config, ConfigError, assignments, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.nodes import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, load_users
-from recgraph.files import locked, read_object, remove_folder, write_json
-from recgraph.leaderboard.board import EntrySpec, SheetSpec, is_of_nodes
+from recgraph.files import read_object, remove_folder, write_json
+from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
 from recgraph.train.config import GraphTrainConfig, share_out, training_config
-from recgraph.train.pretrained import InitItemsConfig, input_digests
+from recgraph.train.pretrained import InitItemsConfig
 from recgraph.train.settings import DataConfig, ProbeSettings
 
 #: convention of seen items -> title of its table
@@ -84,7 +83,10 @@ def _protocol_hashes(sheet: SheetSpec, of_nodes: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class Job:
-    """One model with one seed on one data set.
+    """One entry of a board with one seed, and its files in the folder of records.
+
+    ``<folder>/<model>-<address>-seed<n>.json`` is its record, ``.failed.json`` the record of a failure. Values of users
+    are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
 
     Attributes:
         settings: those that are not defaults, as a tree, as for ``recgraph train``.
@@ -92,6 +94,7 @@ class Job:
         metrics: those beyond the default ones; a record without them is made again, under the same address.
         imports: what the board's file imports; files by their absolute paths.
         fit_on: the parts that the tested model learns from, see :class:`recgraph.leaderboard.board.ProtocolSpec`.
+        folder: of the records.
     """
 
     dataset: str
@@ -100,19 +103,15 @@ class Job:
     seed: int
     cutoffs: tuple[int, ...]
     identity: dict[str, Any]
-    metrics: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
-    fit_on: Literal["train", "train+valid"] = "train"
+    metrics: tuple[str, ...]
+    imports: tuple[str, ...]
+    fit_on: Literal["train", "train+valid"]
+    folder: Path
 
     @cached_property
-    def entry(self) -> str:
-        """The address of the configuration, equal for all seeds."""
+    def address(self) -> str:
+        """Of the configuration, equal for all seeds."""
         return digest(self.identity)
-
-    @cached_property
-    def inputs(self) -> dict[str, str]:
-        """The digests of the runs and bundles that its training reads."""
-        return input_digests(self.settings)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -124,16 +123,11 @@ class Job:
         chooses = self.fit_on != "train" and self.settings.get("metric") != "last"
         return chooses and issubclass(registry.load("model", self.model), TrainableModel)
 
-    @property
-    def stem(self) -> str:
-        """The name of its files without suffix."""
-        return f"{self.model}-{self.entry}-seed{self.seed}"
-
     def command(self, seed: int | str, threads: int = 1, device: str = "cpu") -> str:
         """The two commands that reproduce its numbers with a seed, which may be a shell's variable."""
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
         model, data = shlex.quote(self.model), shlex.quote(self.dataset)
-        folder = f"runs/{model}-{self.entry}-seed{seed}"
+        folder = f"runs/{model}-{self.address}-seed{seed}"
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
         part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
         first = f"recgraph train {model} --dataset {data} --seed {seed} --device {device}{part}{own}"
@@ -143,49 +137,102 @@ class Job:
         evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
         return f"export OMP_NUM_THREADS={threads}\n{train}\n{evaluate}"
 
+    @property
+    def stem(self) -> str:
+        """The name of its files without suffix."""
+        return f"{self.model}-{self.address}-seed{self.seed}"
 
-def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
-    """The jobs of an entry, one a seed."""
-    cls: type[Model] = registry.load("model", entry.model)
-    protocol = sheet.protocol
+    @property
+    def work(self) -> Path:
+        return self.folder / ".work" / self.stem
+
+    @property
+    def record(self) -> Record | None:
+        return read_json(self.folder / f"{self.stem}.json")
+
+    @property
+    def failure(self) -> Record | None:
+        return read_json(self.folder / f"{self.stem}.failed.json")
+
+    def is_done(self, data_hash: str, values: bool = False) -> bool:
+        """Whether it has a record of this data with all its metrics, and with values of users."""
+        record = self.record
+        if record is None or record["data_hash"] != data_hash:
+            return False
+        if any(metric not in scores for scores in record["scores"].values() for metric in self.metrics):
+            return False
+        titles = [title for title in TITLES.values() if values and title in record["scores"]]
+        return all(load_values(self.folder, self.stem, title, record) is not None for title in titles)
+
+    def save(self, record: Record) -> None:
+        """Write a record in one step, and remove an earlier failure and the training's files."""
+        write_json(record, self.folder / f"{self.stem}.json")
+        (self.folder / f"{self.stem}.failed.json").unlink(missing_ok=True)
+        remove_folder(self.work)
+
+    def save_failure(self, record: Record, restart: bool = True) -> None:
+        """Write the record of a failure; with ``restart`` the next try starts from the beginning, else it resumes."""
+        write_json(record, self.folder / f"{self.stem}.failed.json")
+        if restart:
+            remove_folder(self.work)
+
+
+def users_file(folder: Path, stem: str, seen: str) -> Path:
+    """The file of the values of users of a job under a convention of seen items."""
+    return folder / f"{stem}-{seen}.parquet"
+
+
+def load_values(folder: Path, stem: str, title: str, record: Record) -> Result | None:
+    """The values of users of one table of a record; None where the file is missing or does not fit the record."""
+    (seen,) = (seen for seen, name in TITLES.items() if name == title)
     try:
-        _check_no_test_settings(sheet, entry)
-        training = sheet.training if issubclass(cls, TrainableModel) else {}
-        settings = merged(training, entry.settings)
-        if is_of_nodes(sheet.dataset):
-            settings |= {"probe": protocol.probe} if protocol.probe else {}
-        else:
-            split = protocol.data.model_dump(mode="json", exclude_defaults=True)
-            settings |= {name: value for name, value in split.items() if value}
-        identity = identity_of(sheet, cls, settings)
-    except ConfigError as error:
-        raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
-    found, more = sheet.located(settings), (sheet.more_metrics, sheet.imported, protocol.fit_on)
+        result = load_users(users_file(folder, stem, seen))
+    except (PolarsError, ValueError, OSError):  # it is not there, or an incomplete copy
+        return None
+    protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
+    return result if result.hash == protocol and result.metrics == scores else None
+
+
+def plan_of(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> list[tuple[EntrySpec, list[Job]]]:
+    """The jobs of the entries of a sheet, one a seed.
+
+    Raises:
+        ConfigError: a setting is wrong, or two entries have one configuration, which is the address of their records.
+    """
+    folder, planned, names = board.folder_of(sheet, results), [], dict[str, str]()
+    for entry in sheet.models:
+        try:
+            jobs = _jobs_of(sheet, entry, folder)
+            if (other := names.setdefault(jobs[0].address, entry.name)) != entry.name:
+                raise ConfigError(f"it has the configuration of {other!r} (seeds of one entry are a list)")
+        except ConfigError as error:
+            raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
+        planned.append((entry, jobs))
+    return planned
+
+
+def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
+    cls: type[Model] = registry.load("model", entry.model)
+    protocol, of_nodes = sheet.protocol, is_of_nodes(sheet.dataset)
+    settings = merged(sheet.training if issubclass(cls, TrainableModel) else {}, entry.settings)
+    own = (ProbeSettings if of_nodes else DataConfig).model_fields
+    if wrong := sorted(own.keys() & {**sheet.training, **entry.settings}.keys()):
+        raise ConfigError(f"{wrong[0]} is of the test, which all models share: give it in [protocol]")
+    if of_nodes:
+        settings |= {"probe": protocol.probe} if protocol.probe else {}
+    else:
+        split = protocol.data.model_dump(mode="json", exclude_defaults=True)
+        settings |= {name: value for name, value in split.items() if value}
+    identity = identity_of(sheet, cls, settings)
+    more = (sheet.more_metrics, sheet.imported, protocol.fit_on, folder)
+    found = sheet.located(settings)
     return [
         Job(sheet.dataset, cls.key(), found, seed, protocol.cutoffs, identity, *more)
         for seed in dict.fromkeys(entry.seeds or sheet.seeds)
     ]
 
 
-def _check_no_test_settings(sheet: SheetSpec, entry: EntrySpec) -> None:
-    """Neither an entry nor ``[training]`` sets the split or the probe: all entries share them."""
-    own = (ProbeSettings if is_of_nodes(sheet.dataset) else DataConfig).model_fields
-    if wrong := sorted(own.keys() & {**sheet.training, **entry.settings}.keys()):
-        raise ConfigError(f"{wrong[0]} is of the test, which all models share: give it in [protocol]")
-
-
-def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, list[Job]]]) -> None:
-    """Refuse two entries with one configuration, since it is the address of their records."""
-    names: dict[str, str] = {}
-    for entry, jobs in planned:
-        if (other := names.setdefault(jobs[0].entry, entry.name)) != entry.name:
-            raise ConfigError(
-                f"board on {sheet.dataset!r}: entries {other!r} and {entry.name!r} have the same configuration; leave "
-                "one out, or change a setting (seeds of one entry are a list)"
-            )
-
-
-# -- data and records
+# -- data
 
 
 class DataHashes(NamedTuple):
@@ -207,72 +254,6 @@ def load_data_hashes(sheet: SheetSpec) -> DataHashes:
     # models may read the files of features of one's own
     hashes = {name: file["sha256"] for name, file in features.items()}
     return DataHashes(digest([split, hashes] if hashes else split), split)
-
-
-def lacking(job: Job, record: Record) -> list[str]:
-    """The metrics that a job asks for and that its record, made before they were asked for, lacks."""
-    return [metric for metric in job.metrics if any(metric not in scores for scores in record["scores"].values())]
-
-
-@dataclass(frozen=True)
-class Store:
-    """The records of one data set of a board.
-
-    ``<folder>/<model>-<address>-seed<n>.json`` is a record, ``.failed.json`` the record of a failure. Values of users
-    are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
-    """
-
-    folder: Path
-
-    def record(self, job: Job) -> Record | None:
-        return read_json(self.folder / f"{job.stem}.json")
-
-    def failure(self, job: Job) -> Record | None:
-        return read_json(self._failed(job))
-
-    def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
-        """Whether a job has a record of this data and its inputs with all its metrics, and with values of users."""
-        record = self.record(job)
-        if record is None or record["data_hash"] != data_hash or record.get("inputs", {}) != job.inputs:
-            return False
-        needed = [title for title in TITLES.values() if values and title in record["scores"]]
-        return not lacking(job, record) and all(self.values(job.stem, title, record) is not None for title in needed)
-
-    def save(self, job: Job, record: Record) -> None:
-        """Write a record in one step, and remove an earlier failure and the training's files."""
-        write_json(record, self.folder / f"{job.stem}.json")
-        self._failed(job).unlink(missing_ok=True)
-        remove_folder(self.work(job))
-
-    def save_failure(self, job: Job, record: Record, restart: bool = True) -> None:
-        """Write the record of a failure; with ``restart`` the next try starts from the beginning, else it resumes."""
-        write_json(record, self._failed(job))
-        if restart:
-            remove_folder(self.work(job))
-
-    def users(self, stem: str, seen: str) -> Path:
-        """The file of the values of users of a job under a convention of seen items."""
-        return self.folder / f"{stem}-{seen}.parquet"
-
-    def values(self, stem: str, title: str, record: Record) -> Result | None:
-        """The values of users of one table of a record; None where the file is missing or does not fit the record."""
-        (seen,) = (seen for seen, name in TITLES.items() if name == title)
-        try:
-            result = load_users(self.users(stem, seen))
-        except (PolarsError, ValueError, OSError):  # it is not there, or an incomplete copy
-            return None
-        protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
-        return result if result.hash == protocol and result.metrics == scores else None
-
-    def work(self, job: Job) -> Path:
-        return self.folder / ".work" / job.stem
-
-    def lock(self, job: Job) -> AbstractContextManager[None]:
-        """Hold the lock of a job; BlockingIOError where another process has it."""
-        return locked(self.folder / ".work" / f"{job.stem}.lock", wait=False)
-
-    def _failed(self, job: Job) -> Path:
-        return self.folder / f"{job.stem}.failed.json"
 
 
 def read_json(path: Path) -> Record | None:

@@ -7,8 +7,6 @@ import logging
 import math
 import os
 import re
-import signal
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,19 +21,9 @@ from recgraph.config import checked
 from recgraph.data.catalog.cards import data_name
 from recgraph.evaluate.nodes import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.files import remove_folder
+from recgraph.files import locked, remove_folder
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
-from recgraph.leaderboard.plan import (
-    TITLES,
-    DataHashes,
-    Job,
-    Record,
-    Store,
-    check_entries,
-    digest,
-    jobs_of,
-    load_data_hashes,
-)
+from recgraph.leaderboard.plan import TITLES, DataHashes, Job, Record, load_data_hashes, plan_of, users_file
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.ranks import refuse_launched
 from recgraph.registry import import_all
@@ -122,37 +110,41 @@ def run(
         if not any(_matches(entry, (name,)) for entry in entries):
             names = ", ".join(dict.fromkeys(entry.name for entry in entries))
             raise ValueError(f"only = {name} names no model of board {found.name!r}; there are {names}")
-    place = engine or parallel.Engine()
+    place_of_work = engine or parallel.Engine()
     if workers is not None:
-        place = parallel.Engine.of(place.model_dump() | {"workers": workers})
+        place_of_work = parallel.Engine.of(place_of_work.model_dump() | {"workers": workers})
     if device is not None and engine is None:  # a job that fails begins anew: none may fail for a word that is wrong
         pick_device(device)
-    folder = found.results if results is None else Path(results)
     summary = Summary()
-    planned: dict[Path, Pending] = {}
+    todo: dict[Path, tuple[str, Job, DataHashes]] = {}
     for sheet in found.sheets:
-        for each in _pending(found, sheet, folder, only, values, summary):
-            # a job that two sheets ask for is done once, with the metrics of both
-            first = planned.setdefault(each.store.work(each.job), each)
-            metrics = tuple(dict.fromkeys((*first.job.metrics, *each.job.metrics)))
-            planned[each.store.work(each.job)] = replace(first, job=replace(first.job, metrics=metrics))
-    todo = [each for each in planned.values() if not each.is_done]
-    names_todo = {each.name for each in todo}
-    summary.kept = [each.name for each in planned.values() if each.name not in names_todo]
-    text = "board %s: %d to do, %d done before; records in %s"
-    _log.info(text, found.name, len(todo), len(summary.kept), folder / found.name)
+        planned = [(entry, jobs) for entry, jobs in plan_of(found, sheet, results) if not only or _matches(entry, only)]
+        try:
+            hashes = load_data_hashes(sheet) if planned else DataHashes("", "")
+        except OSError as error:
+            summary.missing.append(f"{_shown(found, sheet)}: {error}")
+            continue
+        # the first seed of every model before the second of any, so that an interrupted board still compares all models
+        for place in range(max((len(jobs) for _, jobs in planned), default=0)):
+            for entry, job in ((entry, jobs[place]) for entry, jobs in planned if place < len(jobs)):
+                name = f"{_shown(found, sheet)} / {entry.name} / seed {job.seed}"
+                # a job that two sheets ask for is done once, with the metrics of both
+                first, same, own = todo.setdefault(job.work, (name, job, hashes))
+                todo[job.work] = first, replace(same, metrics=tuple(dict.fromkeys((*same.metrics, *job.metrics)))), own
+    summary.kept = [name for name, job, hashes in todo.values() if job.is_done(hashes.data, values)]
+    pieces = [parallel.Piece(each[0], each) for each in todo.values() if each[0] not in summary.kept]
+    _log.info("board %s: %d to do, %d done before", found.name, len(pieces), len(summary.kept))
     places = {"done": summary.made, "kept": summary.kept, "busy": summary.busy}
     with _one_thread():
-        pieces = [parallel.Piece(each.name, each) for each in todo]
-        ended = parallel.map(run_job, pieces, device, place, ordered=False)
+        ended = parallel.map(run_job, pieces, (device, values), place_of_work, ordered=False)
         for n_ended, (name, status, why) in enumerate(ended, 1):
             if status == "failed":
                 summary.failed[name] = why
             else:
                 places[status].append(name)
-            _log.info("[%d/%d] %s: %s%s", n_ended, len(todo), status, name, f": {why}" if why else "")
+            _log.info("[%d/%d] %s: %s%s", n_ended, len(pieces), status, name, f": {why}" if why else "")
     for sheet in found.sheets:
-        if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
+        if not update_comparisons(open_sheet(found, sheet, results)).is_compared:
             text = "%s: not compared, as values of users of some records are not here; --values makes them"
             _log.info(text, _shown(found, sheet))
     return summary
@@ -180,112 +172,41 @@ def _shown(board: Board, sheet: SheetSpec) -> str:
     return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.name})"
 
 
-@dataclass(frozen=True)
-class Pending:
-    """A job of a board, to be run unless it has a record of the current data.
-
-    ``hours``: the most that it may take; ``values``: its values of users are required, too.
-    """
-
-    name: str
-    job: Job
-    store: Store
-    hashes: DataHashes
-    hours: float | None = None
-    values: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.store.is_done(self.job, self.hashes.data, self.values)
-
-
-def _pending(
-    board: Board, sheet: SheetSpec, folder: Path, only: Sequence[str], values: bool, summary: Summary
-) -> list[Pending]:
-    planned = [(entry, jobs_of(sheet, entry)) for entry in sheet.models if not only or _matches(entry, only)]
-    if not planned:
-        return []
-    check_entries(sheet, planned)
-    try:
-        hashes = load_data_hashes(sheet)
-    except OSError as error:
-        summary.missing.append(f"{_shown(board, sheet)}: {error}")
-        return []
-    store = Store(board.folder_of(sheet, folder).resolve())
-    # the first seed of every model before the second of any, so that an interrupted board still compares all models
-    by_seed = sorted(
-        ((place, entry, job) for entry, jobs in planned for place, job in enumerate(jobs)), key=lambda each: each[0]
-    )
-    return [
-        Pending(
-            f"{_shown(board, sheet)} / {entry.name} / seed {job.seed}", job, store, hashes, sheet.budget_hours, values
-        )
-        for _, entry, job in by_seed
-    ]
-
-
-class OutOfTime(Exception):
-    """A job took longer than its board allows."""
-
-
-def run_job(device: str | None, pending: Pending) -> tuple[str, Status, str]:
+def run_job(shared: tuple[str | None, bool], piece: tuple[str, Job, DataHashes]) -> tuple[str, Status, str]:
     """Run a job, under the lock of its record, unless it is done by now: its name, how it ended, and why it failed."""
-    job, store = pending.job, pending.store
+    (device, values), (name, job, hashes) = shared, piece
     try:
-        with store.lock(job):
-            if pending.is_done:
-                return pending.name, "kept", ""
-            why = _run_locked(pending, device)
-            return pending.name, "failed" if why else "done", why
+        with locked(job.folder / ".work" / f"{job.stem}.lock", wait=False):
+            if job.is_done(hashes.data, values):
+                return name, "kept", ""
+            why = _run_locked(job, hashes, device)
+            return name, "failed" if why else "done", why
     except BlockingIOError:
-        return pending.name, "busy", ""
+        return name, "busy", ""
 
 
-def _run_locked(pending: Pending, device: str | None) -> str:
+def _run_locked(job: Job, hashes: DataHashes, device: str | None) -> str:
     """Run a job and save its record, or that of its failure: why it failed, or nothing."""
-    job, store = pending.job, pending.store
     is_trained = False
     with suppress(OSError):  # of Linux: the peak of memory is counted from here on
         Path("/proc/self/clear_refs").write_text("5")
     try:
-        with _limited(pending.hours):
-            import_all(job.imports)
-            run = _train(pending, device)
-            is_trained = True
-            record = _test(run, pending, device)
-        store.save(job, record)
+        import_all(job.imports)
+        run = _train(job, hashes, device)
+        is_trained = True
+        job.save(_test(run, job, hashes, device))
     except Exception as error:
         # what is trained is kept, and where the disk or the memory gave out the training goes on from its checkpoint
-        restart = isinstance(error, OutOfTime) or not (is_trained or isinstance(error, OSError | MemoryError))
-        store.save_failure(job, failure_record(job, error), restart)
+        restart = not (is_trained or isinstance(error, OSError | MemoryError))
+        job.save_failure(failure_record(job, error), restart)
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-@contextmanager
-def _limited(hours: float | None) -> Iterator[None]:
-    """End the block with OutOfTime after some time."""
-    if hours is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise OutOfTime(f"not done after {hours:.3g} hours, the board's budget_hours of one training")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 3600 * hours)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _train(pending: Pending, device: str | None) -> Run | NodeRun:
-    """Train, or resume; a training of other data or other item vectors begins anew."""
-    job = pending.job
-    folder = pending.store.work(job) / digest([pending.hashes.data, job.inputs])
-    for other in folder.parent.glob("*"):
+def _train(job: Job, hashes: DataHashes, device: str | None) -> Run | NodeRun:
+    """Train, or resume; a training of other data begins anew."""
+    folder = job.work / hashes.data
+    for other in job.work.glob("*"):
         if other != folder:
             remove_folder(other)
     if (folder / "record.json").is_file():
@@ -304,9 +225,9 @@ def _train(pending: Pending, device: str | None) -> Run | NodeRun:
     )
 
 
-def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
-    job, data = pending.job, run.record["data"]
-    if data["graph_hash" if isinstance(run, NodeRun) else "split_hash"] != pending.hashes.split:
+def _test(run: Run | NodeRun, job: Job, hashes: DataHashes, device: str | None) -> Record:
+    data = run.record["data"]
+    if data["graph_hash" if isinstance(run, NodeRun) else "split_hash"] != hashes.split:
         raise ValueError(f"dataset {job.dataset!r} has changed since the board began: run the board again")
     made = run.record.to_json()
     # of a model that was fitted twice all but the cost is of the training that chose
@@ -318,7 +239,7 @@ def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
     peaks = [cost.to_dict()["peak_memory_mb"], *(float(each.get("peak_memory_mb") or 0.0) for each in costs)]
     record = {
         **_described(job),
-        "data_hash": pending.hashes.data,
+        "data_hash": hashes.data,
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
         "training": {
             "seconds": sum(each["seconds"] for each in costs),
@@ -337,7 +258,6 @@ def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
         "provenance": made["provenance"],
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "data": data,
-        **({"inputs": job.inputs} if job.inputs else {}),
     }
     if isinstance(run, Run) and isinstance(found, Results):
         assert run.split is not None
@@ -350,7 +270,7 @@ def _test(run: Run | NodeRun, pending: Pending, device: str | None) -> Record:
         }
         record["data"] = {name: data[name] for name in ("split", "split_hash", "n_users", "n_items")}
         for result in found:
-            save_users(result, pending.store.users(job.stem, result.protocol.seen))
+            save_users(result, users_file(job.folder, job.stem, result.protocol.seen))
     return record
 
 

@@ -31,7 +31,7 @@ from recgraph.leaderboard.compare import (
     save_comparisons,
     tested,
 )
-from recgraph.leaderboard.plan import TITLES, Job, Record, Store, check_entries, jobs_of
+from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
 from recgraph.models.base import Model
 
 #: entry, table (title of a protocol), kind of groups of users, group, metric or cost; what does not apply is empty
@@ -161,7 +161,7 @@ class Entry:
     @property
     def address(self) -> str:
         """Of the configuration, as in the names of its records."""
-        return self.jobs[0].entry
+        return self.jobs[0].address
 
     @property
     def cls(self) -> type[Model]:
@@ -442,15 +442,13 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         ProtocolMismatch: records of one table have different protocols.
     """
     folder = board.folder_of(sheet, results)
-    store = Store(folder)
-    planned = [(spec, jobs_of(sheet, spec)) for spec in sheet.models]
-    check_entries(sheet, planned)
-    read = [[(job.seed, record) for job in jobs if (record := store.record(job))] for _, jobs in planned]
+    planned = plan_of(board, sheet, results)
+    read = [[(job.seed, record) for job in jobs if (record := job.record)] for _, jobs in planned]
     newest = max((record for own in read for _, record in own), key=lambda record: str(record["at"]), default=None)
     entries = []
     for (spec, jobs), own in zip(planned, read, strict=True):
         records = {seed: record for seed, record in own if newest and record["data_hash"] == newest["data_hash"]}
-        failures = {job.seed: store.failure(job) for job in jobs if job.seed not in records}
+        failures = {job.seed: job.failure for job in jobs if job.seed not in records}
         failed = {seed: record for seed, record in failures.items() if record is not None}
         entries.append(Entry(spec, jobs, records, failed, len(own) - len(records)))
     tables = _score_tables(sheet, [record for entry in entries for record in entry.records.values()])
@@ -473,7 +471,7 @@ def update_comparisons(sheet: Sheet) -> Sheet:
         return sheet
     records = {one.address: one.records for one in sheet.entries}
     metrics = {table.title: table.metrics for table in sheet.tables}
-    found, is_whole = compare(records, metrics, Store(sheet.folder), sheet.comparisons)
+    found, is_whole = compare(records, metrics, sheet.folder, sheet.comparisons)
     if not is_whole and tested(found) == tested(sheet.comparisons):
         return sheet
     save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons, is_whole=is_whole)

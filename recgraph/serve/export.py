@@ -100,10 +100,7 @@ def export(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
-    try:
-        form = model.padded_form()
-    except ValueError as error:
-        raise ExportError(f"{type(model).__name__} cannot be exported: {error}") from None
+    form = model.padded_form()
     if form is None and not model.has_vectors:
         raise ExportError(f"{type(model).__name__} cannot be exported: it has scores alone and no padded_form()")
     vectors = encode_items(model) if model.has_vectors else None

@@ -397,10 +397,6 @@ class _Bounds:
     async def _read(self, scope: _Message, receive: _Receive) -> bytes | None:
         """The body of a request; it is refused where it is longer than it may be, or not there in time."""
         limits = self._service.limits
-        too_long = Refused(413, f"the body is longer than {limits.body_kib} KiB")
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > limits.body_kib * 1024:
-            raise too_long
         body, more = bytearray(), True
         try:
             async with asyncio.timeout(limits.read_s):
@@ -411,7 +407,7 @@ class _Bounds:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > limits.body_kib * 1024:
-                        raise too_long
+                        raise Refused(413, f"the body is longer than {limits.body_kib} KiB")
         except TimeoutError:
             raise Refused(408, f"the body was not there after {limits.read_s:g} s") from None
         return bytes(body)

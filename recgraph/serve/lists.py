@@ -16,7 +16,6 @@ from recgraph.evaluate.rerank import CoOccurrence, Cosine, SimilarBy
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.request import Request, take
 from recgraph.serve.rules import ResolvedRules
 from recgraph.serve.vectors import encode_items
 from recgraph.sparse.ragged import Ragged
@@ -55,33 +54,33 @@ class Lister:
             return (~self.model.can_rank(query.to(device_of(self.model)))).nonzero().flatten().to("cpu")
 
     def lists(
-        self, request: Request, options: ListOptions, unknown: Tensor, popularity: Tensor | None, ann: AnnIndex | None
+        self, query: Query, options: ListOptions, unknown: Tensor, popularity: Tensor | None, ann: AnnIndex | None
     ) -> Lists:
-        """A list for each row of a request.
+        """A list for each row of a query.
 
         Args:
             unknown: the rows that :meth:`unknown` names, whose scores are the ``popularity`` [n_items].
             ann: an approximate index, used where no rules apply.
         """
-        n_users, k = len(request.labels), options.k
+        n_users, k = len(query), options.k
         items, scores = torch.full((n_users, k), -1), torch.zeros(n_users, k, dtype=torch.float64)
         if len(unknown) and popularity is not None:
             popular = Catalogue(self.n_items, k, candidates=options.rules.candidates)
             counts = popularity.double().expand(len(unknown), -1)
             # what such a user has done is no known item
-            top = options.rules.rank_queries(popular, counts, take(request.labels, unknown), None)
+            top = options.rules.rank_queries(popular, counts, None)
             items[unknown], scores[unknown] = top.items, top.scores
         known_mask = torch.ones(n_users, dtype=torch.bool)
         known_mask[unknown] = False
         known = known_mask.nonzero().flatten()
         if len(known):
-            for rows, lists in self._known(request.take(known), options, ann):
+            for rows, lists in self._known(query.take(known), options, ann):
                 items[known[rows]], scores[known[rows]] = lists.items, lists.scores.double()
         return Lists(items, scores)
 
-    def _known(self, request: Request, options: ListOptions, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
-        """Rows of a request of users of whom enough is known, and their lists; a later list of a row replaces one."""
-        query, k, rules = request.query, options.k, options.rules
+    def _known(self, query: Query, options: ListOptions, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
+        """Rows of a query of users of whom enough is known, and their lists; a later list of a row replaces one."""
+        k, rules = options.k, options.rules
         seen = query.history if options.exclude_seen else None
         rows = torch.arange(len(query))
         if ann is not None and rules.is_plain and rules.candidates is None:
@@ -94,7 +93,7 @@ class Lister:
             query, seen = query.take(rows), None if seen is None else seen.take(rows)
         catalogue = self.catalogue_for(k, rules.candidates)
         if not rules.is_plain:
-            yield from rules.rank(self.model, catalogue, query, request.labels, seen)
+            yield from rules.rank(self.model, catalogue, query, seen)
             return
         convention = "exclude" if options.exclude_seen else "keep"
         for batch in rank(self.model, catalogue, query, seen, (convention,)):

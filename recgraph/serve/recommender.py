@@ -118,8 +118,6 @@ class Recommender:
         if item_features is not None:
             frame = item_features if isinstance(item_features, pl.DataFrame) else from_native(item_features)
             self.item_features = without_categories(frame)
-            if self.columns.item not in frame.columns:
-                raise ValueError(f"item_features has no column {self.columns.item!r} of item ids")
         self.record = dict(record or {})
         self.counters = Counts()
         self.ann: AnnIndex | None = None
@@ -177,8 +175,7 @@ class Recommender:
                 the model does not know are skipped and counted in :attr:`counters`.
             k: the length of the lists; shorter where fewer items may be recommended.
             exclude_seen: leave out what the user has done.
-            allow, block: items to which the recommendations are restricted, and items that are never recommended: a
-                list of ids for everyone; or lists of single users, a mapping user -> ids or a frame of users and items.
+            allow, block: ids of items to which the lists are restricted, and of items that are in none.
             rules: business rules, :class:`recgraph.serve.rules.Rules` or a mapping of its settings.
             fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
                 no relation either) the items seen most often; None raises.
@@ -240,7 +237,7 @@ class Recommender:
         item_columns: Sequence[str] = (),
     ) -> ListOptions:
         self.check_item_columns(item_columns, self.columns.user, self.columns.item)
-        resolved = self.resolve(Rules.with_arguments(rules, allow, block, self.columns))
+        resolved = self.resolve(Rules.with_arguments(rules, allow, block))
         self.counters.add(unknown_items=resolved.n_unknown)
         return ListOptions(min(k, len(self.items)), exclude_seen, resolved, fallback, tuple(item_columns))
 
@@ -288,7 +285,7 @@ class Recommender:
         if len(unknown) and options.fallback is None:
             raise NoHistoryError.of(request, unknown)
         self.counters.add(fallbacks=len(unknown))
-        lists = lister.lists(request, options, unknown, self.popularity if len(unknown) else None, self.ann)
+        lists = lister.lists(request.query, options, unknown, self.popularity if len(unknown) else None, self.ann)
         return self._frame(
             request.labels, lists, (self.columns.user, self.columns.item), request.kind, options.item_columns
         )
@@ -446,13 +443,13 @@ class Recommender:
     @checked
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
         """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read."""
-        place, at = bundle.bundle_of(folder), bundle.device_here(device)
+        place = bundle.bundle_of(folder)
 
         def make(config: dict[str, Any]) -> Recommender:
             seen = load_file(place / "seen.safetensors")
             features = place / _FEATURES
             return cls(
-                bundle.load_model(place, config, at),
+                bundle.load_model(place, config),
                 IdMap.read(place / "users.parquet"),
                 IdMap.read(place / "items.parquet"),
                 Ragged(seen["values"].to(torch.int64), seen["offsets"].clone()),
@@ -462,7 +459,9 @@ class Recommender:
                 **{name: config[name] for name in _WRITTEN},
             )
 
-        return bundle.read(place, "recommender", make)
+        made = bundle.read(place, "recommender", make)
+        made.model.to(device)
+        return made
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"

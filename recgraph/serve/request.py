@@ -17,7 +17,7 @@ from torch import Tensor
 from recgraph.config import is_list
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit, in_unit
-from recgraph.data.dataframe import FrameKind, from_native, names_of
+from recgraph.data.dataframe import FrameKind, names_of
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.split import Interactions
 from recgraph.sparse.ragged import Ragged
@@ -96,8 +96,6 @@ def query_of_histories(items: Tensor, lengths: Tensor, times: Tensor | None = No
 def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None) -> Request:
     """The request for users of the training data, by a list, array or series of ids, or one id."""
     values, kind = given_ids(given, kind, "users")
-    if not len(values):
-        raise ValueError("users is empty: name at least one")
     index = torch.from_numpy(users.index(values, "users"))
     query = query_of_users(index, seen, times)
     return Request(values, query, kind, n_unknown_users=int((index < 0).sum()))
@@ -148,19 +146,6 @@ def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> In
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
     return Interactions.from_frame(frame, **columns.model_dump(), time_format=time_format if is_written else None)
-
-
-def lists_of_users(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:
-    """The items of each user of a frame with the columns of the log, or ``user`` and ``item``."""
-    table = from_native(frame, argument)
-    user, item = _name(columns.user, "user", table.columns), _name(columns.item, "item", table.columns)
-    rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item"))
-    for name, column in (("user", user), ("item", item)):
-        ids = rows[name].fill_nan(None) if rows[name].dtype.is_float() else rows[name]
-        if ids.null_count():  # without its row a user would be one without a list
-            raise ValueError(f"{argument}: column {column!r} has no id in row {ids.is_null().arg_max()}")
-    grouped = rows.group_by("user", maintain_order=True).agg("item")
-    return dict(zip(grouped["user"].to_list(), grouped["item"].to_list(), strict=True))
 
 
 def _name(own: str, plain: str, there: list[str]) -> str:

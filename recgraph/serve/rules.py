@@ -20,7 +20,6 @@ from torch import Tensor
 
 from recgraph.config import Config, ConfigError, checked, is_list
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap, as_series, family, is_missing
 from recgraph.data.item_features import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
@@ -28,7 +27,6 @@ from recgraph.evaluate.rerank import Limit, Reranker, Reranking, pick, reranker_
 from recgraph.evaluate.topk import BLOCK, NO_SCORE, Catalogue, Lists, best_columns
 from recgraph.files import read_object, read_toml
 from recgraph.models.base import Model
-from recgraph.serve.request import lists_of_users, take
 from recgraph.sparse.ragged import Ragged
 
 Ids = tuple[Any, ...]
@@ -65,13 +63,11 @@ class Rules(Config):
        more often than ``max_per`` says is passed over. An item without a value is never passed over.
 
     ``Rules.of({...})`` reads a mapping (from JSON), with errors that name the setting; ``Rules.read(path)`` a file. Ids
-    of items and users may be given as texts where the log's are of another type.
+    may be given as texts where the log's are of another type.
     """
 
-    allow: Annotated[Ids | None, Field(description="items to which everyone's lists are restricted")] = None
+    allow: Annotated[Ids | None, Field(description="items to which lists are restricted")] = None
     block: Annotated[Ids, Field(description="items that are in no list")] = ()
-    allow_for: dict[Any, Ids] = Field({}, description="user -> items to which that user's list is restricted")
-    block_for: dict[Any, Ids] = Field({}, description="user -> items that are not in that user's list")
     boost: Annotated[tuple[Boost, ...], Field(description="what item features do to scores")] = ()
     max_per: dict[str, Most] = Field({}, description="column -> how many items of a list may share a value")
     diversity: Annotated[float | None, Field(ge=0, le=1, description="strength of the re-ranker mmr")] = None
@@ -82,11 +78,6 @@ class Rules(Config):
     @classmethod
     def _read_ids(cls, given: Any) -> Any:
         return given if given is None else _ids(given)
-
-    @field_validator("allow_for", "block_for", mode="before")
-    @classmethod
-    def _read_lists(cls, given: Any) -> Any:
-        return {user: _ids(items) for user, items in given.items()} if isinstance(given, Mapping) else given
 
     @field_validator("boost", mode="before")
     @classmethod
@@ -126,20 +117,10 @@ class Rules(Config):
         return tuple(dict.fromkeys([*(boost.column for boost in self.boost), *self.max_per, *compared]))
 
     @classmethod
-    def with_arguments(cls, rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any, columns: Columns) -> Rules:
-        """Rules, and the arguments ``allow`` and ``block`` beside them: a list of item ids, for everyone; or lists of
-        single users, a mapping user -> items or a frame with the columns of the log (or ``user`` and ``item``)."""
+    def with_arguments(cls, rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any) -> Rules:
+        """Rules, and the arguments ``allow`` and ``block``, which win over them."""
         made = rules if isinstance(rules, Rules) else cls.of(rules)
-        more: dict[str, Any] = {}
-        for name, given in (("allow", allow), ("block", block)):
-            if given is None:
-                continue
-            if not isinstance(given, Mapping) and hasattr(given, "columns"):
-                given = lists_of_users(given, columns, name)
-            setting = f"{name}_for" if isinstance(given, Mapping) else name
-            if getattr(made, setting):
-                raise ValueError(f"{name} is given twice: as an argument and as {setting} of rules; give one of them")
-            more[setting] = given
+        more = {name: given for name, given in (("allow", allow), ("block", block)) if given is not None}
         return cls.of({**made.model_dump(exclude_unset=True), **more}) if more else made
 
 
@@ -153,30 +134,11 @@ def _ids(given: Any) -> Ids:
 
 
 @dataclass(frozen=True)
-class UserLists:
-    """Lists of items of single users: user, by the text of the id -> row; rows of item indices, the last is empty."""
-
-    places: Mapping[str, int]
-    rows: Ragged
-
-    def of(self, labels: pl.Series) -> tuple[Ragged, Tensor]:
-        """The lists of B users (empty where one has none), and [B] bool: who has one."""
-        index = torch.tensor([self.places.get(_text(label), -1) for label in labels.to_list()])
-        return self.rows.take(torch.where(index >= 0, index, self.rows.n_rows - 1)), index >= 0
-
-
-def _text(user: Any) -> str:
-    """A user's id as text, as the keys of JSON and TOML are; a whole float, as pandas makes of an integer, is one."""
-    return str(int(user)) if isinstance(user, float) and user.is_integer() else str(user)
-
-
-@dataclass(frozen=True)
 class ResolvedRules:
     """Rules in the model's indices.
 
     Attributes:
         candidates: [C] int64, ascending: the items that everyone may be recommended; None for all.
-        allow_for, block_for: lists of single users, or None.
         changes: boosts with [n_items] float64 each: what is added, or times what the score is taken.
         limits: of values in a list.
         reranking: how lists are picked from the ranking, or None.
@@ -184,8 +146,6 @@ class ResolvedRules:
     """
 
     candidates: Tensor | None = None
-    allow_for: UserLists | None = None
-    block_for: UserLists | None = None
     changes: tuple[tuple[Boost, Tensor], ...] = ()
     limits: tuple[Limit, ...] = ()
     reranking: Reranking | None = None
@@ -194,33 +154,28 @@ class ResolvedRules:
     @property
     def is_plain(self) -> bool:
         """Whether all that it does is to name the candidates."""
-        return not (self.allow_for or self.block_for or self.changes or self.limits or self.reranking)
+        return not (self.changes or self.limits or self.reranking)
 
     def rank(
-        self, model: Model, catalogue: Catalogue, query: Query, labels: pl.Series, seen: Ragged | None
+        self, model: Model, catalogue: Catalogue, query: Query, seen: Ragged | None
     ) -> Iterator[tuple[Tensor, Lists]]:
         """Rank for all users of a query, without the items of ``seen`` -> rows [G] of the query and their lists."""
         for rows in torch.split(query.history.lengths.argsort(stable=True), GROUP):
             part = query.take(rows).to(catalogue.device)
             with evaluating(model):
                 queries = model.encode_users(part) if model.has_vectors else model.score(part)
-            own_seen = None if seen is None else seen.take(rows)
-            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
+            yield rows, self.rank_queries(catalogue, queries, None if seen is None else seen.take(rows))
 
-    def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
+    def rank_queries(self, catalogue: Catalogue, queries: Tensor, seen: Ragged | None) -> Lists:
         """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors, but for items ``seen``."""
         queries = catalogue.prepared(queries)
-        barred = [] if seen is None else [seen]
-        if self.block_for is not None:
-            barred.append(self.block_for.of(labels)[0])
-        allowed = None if self.allow_for is None else self.allow_for.of(labels)
-        size = max(_BYTES // (8 * max(catalogue.order.numel(), 1)), 1)
+        seen = Ragged.from_lists([[]] * len(queries)) if seen is None else seen
+        n_columns = max(catalogue.order.numel(), 1)
+        closed = catalogue.seen_columns(seen.to(catalogue.device))
         lists = []
-        for rows in torch.arange(len(queries)).split(min(size, catalogue.rows)):  # type: ignore[no-untyped-call]
-            scores = self._scores(catalogue, queries[rows.to(queries.device)])
-            own = None if allowed is None else (allowed[0].take(rows), allowed[1][rows])
-            closed = _closed(len(rows), [bar.take(rows) for bar in barred], own, catalogue)
-            lists.append(self._lists(catalogue, scores, closed))
+        for rows in torch.arange(len(queries)).split(min(max(_BYTES // (8 * n_columns), 1), catalogue.rows)):  # type: ignore[no-untyped-call]
+            here = rows.to(catalogue.device)
+            lists.append(self._lists(catalogue, self._scores(catalogue, queries[here]), closed.take(here)))
         return Lists.cat(lists)
 
     def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
@@ -257,8 +212,6 @@ class ResolvedRules:
             at = of_left.rows * scores.shape[1] + of_left.values
             own = scores if len(left) == len(scores) else scores[left.to(scores.device)]
             best, columns = best_columns(own, length, width, at)
-            if bool(best[:, 0].isnan().any()):
-                raise ValueError("the model scores an item with NaN; train or check the model")
             ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
             best = best.to(host).double()
             if not self.limits and self.reranking is None:
@@ -274,44 +227,15 @@ class ResolvedRules:
         return Lists(items, values)
 
 
-def _closed(n_rows: int, barred: list[Ragged], allowed: tuple[Ragged, Tensor] | None, catalogue: Catalogue) -> Ragged:
-    """The columns that each of R rows may not have, each once: those of items that are ``barred``, and all but the
-    ``allowed`` items for those of [R] bool."""
-    width, device = max(catalogue.order.numel(), 1), catalogue.device
-    keys = [torch.empty(0, dtype=torch.int64, device=device)]
-    keys += [_keys(rows.to(device), catalogue, width) for rows in barred]
-    if allowed is not None:
-        open_mask = torch.ones(n_rows, catalogue.order.numel(), dtype=torch.bool, device=device)
-        open_mask[allowed[1].to(device)] = False
-        open_mask.view(-1)[_keys(allowed[0].to(device), catalogue, width)] = True
-        keys.append((~open_mask).flatten().nonzero().flatten())
-    every = torch.unique(torch.cat(keys))
-    return Ragged.from_lengths(every % width, torch.bincount(every // width, minlength=n_rows))
-
-
-def _keys(rows: Ragged, catalogue: Catalogue, width: int) -> Tensor:
-    """``row * width + column`` of the items that the catalogue has."""
-    columns = catalogue.position[rows.values]
-    return (rows.rows * width + columns)[columns >= 0]
-
-
 def resolve(rules: Rules, items: IdMap, columns: ItemColumns, reranking: Reranking | None = None) -> ResolvedRules:
     """Look ids and item features up; ``reranking`` is the rules' re-ranker with the similarity that it compares by."""
     candidates, n_unknown = candidates_of(rules, items)
-    own: dict[str, UserLists] = {}
-    for name in ("allow_for", "block_for"):
-        if lists := getattr(rules, name):
-            index = _index([item for row in lists.values() for item in row], items, name)
-            rows = Ragged.from_lengths(index, torch.tensor([*(len(row) for row in lists.values()), 0]))
-            own[name] = UserLists({_text(user): row for row, user in enumerate(lists)}, rows.filter(index >= 0))
-            n_unknown += int((index < 0).sum())
     return ResolvedRules(
         candidates,
         changes=tuple((boost, _change(boost, columns, rules.separator)) for boost in rules.boost),
         limits=tuple(Limit(columns.codes(name, "max_per", rules.separator), n) for name, n in rules.max_per.items()),
         reranking=reranking,
         n_unknown=n_unknown,
-        **own,
     )
 
 

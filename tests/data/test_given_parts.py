@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,7 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph.data import catalog
-from recgraph.data.errors import DataError
 from recgraph.data.split import SealedSplit, SealedTestError
-from recgraph.evaluate import evaluate
-from recgraph.models import Popularity
 from recgraph.train.settings import DataConfig
 
 Rows = list[tuple[int, int]]
@@ -111,13 +107,6 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     assert other.hash != split.hash
 
 
-def test_a_part_that_is_given_holds_something() -> None:
-    for part in ("valid", "test"):
-        given = {"train": _frame(TRAIN), "valid": _frame(VALID), "test": _frame(TEST)}
-        with refused(part, by=DataError):
-            rg.Split.from_parts(**{**given, part: given[part].clear()})
-
-
 DAYS = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]
 SEVEN = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (1, 4)]
 
@@ -165,19 +154,6 @@ def test_the_test_part_is_sealed_and_a_saved_split_is_the_same(tmp_path: Path) -
     split.sealed().save(tmp_path / "open")
     with refused("test part", by=SealedTestError):
         SealedSplit.load(tmp_path / "open").unseal("try")
-
-
-def test_every_number_says_what_was_found() -> None:
-    split = rg.Split.from_parts(_frame(TRAIN), _frame(VALID), _frame(TEST))
-    run = rg.fit(Popularity(), split, seed=0)
-    (result,) = run.evaluate(seen="exclude", cutoffs=(3,))
-    facts = json.loads(result.protocol.split_facts)
-    assert facts == {"unknown_items": "drop", **split.params["found"]}
-    assert result.protocol.split_hash == split.hash
-    assert run.record.data.split_params == split.params
-    whole = rg.Interactions.from_frame(_frame(TRAIN), user="user_id", item="item_id").split("ratio")
-    (other,) = evaluate(run.model, split.test, seen=("exclude",), cutoffs=(3,), split=whole)
-    assert "split_facts" not in other.protocol.to_dict()
 
 
 def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

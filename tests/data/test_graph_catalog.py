@@ -121,21 +121,6 @@ def test_a_card_that_permutes_the_nodes_of_another(tmp_path: Path) -> None:
     assert [order[node] for node in of_made.splits["20"].test.tolist()] == task.splits["20"].test.tolist()
 
 
-def test_features_that_shares_would_destroy(tmp_path: Path) -> None:
-    card, folder = _toy_nodes(tmp_path)
-    before = _hashes(folder)
-    sp.save_npz(folder / "f.npz", sp.csr_matrix(np.array([[1, -3], [0, 0], [2, 0]])))
-    text = card.read_text().replace(before, _hashes(folder))
-    card.write_text(text)
-    with refused("normalise"):
-        catalog.get(str(card), folder)
-    card.write_text(text.replace('features = "f.npz"', 'features = "f.npz"\nnormalise = false'))
-    catalog.get(str(card), folder)
-    features = load_graph(str(card)).features("a")
-    assert isinstance(features, Csr)
-    assert features.to_dense().tolist() == [[1, -3], [0, 0], [2, 0]]
-
-
 def test_a_graph_for_recommendation(tmp_path: Path) -> None:
     card, _ = _toy_log(tmp_path)
     got = catalog.get(str(card), tmp_path)  # the folder in which it lies
@@ -181,27 +166,6 @@ def test_own_cards(name: str, shared: Path) -> None:
         assert graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
     for path in card.paths:
         assert MetaPath(path).cost(graph).nnz > 0
-
-
-def _written_anew(card: Path, folder: Path, **arrays: np.ndarray) -> Path:
-    """The card of the toy with other files."""
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values)
-    text = card.read_text()
-    begin, end = text.index("[files]"), text.index("[[sources]]")
-    card.write_text(text[:begin] + _hashes(folder) + text[end:])
-    return card
-
-
-@pytest.mark.parametrize("unknown", [-1.0, np.nan])
-def test_masks_and_unknown_classes_of_a_card(tmp_path: Path, unknown: float) -> None:
-    masks = {"train": np.array([True, True, False]), "val": np.array([False, True, False])}
-    card = _written_anew(*_toy_nodes(tmp_path), labels=np.array([4.0, 3.0, unknown]), **masks)
-    catalog.get(str(card), tmp_path)
-    task = load_node_task(str(card))
-    assert task.labels.tolist() == [1, 0, -1]
-    split = task.splits["20"]
-    assert [part.tolist() for part in (split.train, split.valid, split.test)] == [[0, 1], [1], [0, 1]]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
-import tracemalloc
 
 import numpy as np
 import polars as pl
@@ -16,13 +15,11 @@ from refusing import refused
 from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import (
-    FeatureColumn,
     FeatureSchema,
     FeatureSpec,
     FeatureWish,
     ItemColumns,
     ItemFeatures,
-    _raw,
 )
 
 ITEMS = IdMap(pl.Series(["a", "b", "c", "d", "cold"]))
@@ -91,20 +88,6 @@ def test_a_vector_is_centred_and_scaled() -> None:
     assert features.entries.to_dense().flatten().tolist() == [0, 1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("dtype", [pl.List(pl.Float32), pl.Array(pl.Float32, 64)])
-def test_vectors_are_read_in_the_memory_of_their_numbers(dtype: pl.DataType) -> None:
-    vectors = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
-    series = pl.Series("vector", [None, *vectors[1:].tolist()], dtype=dtype)
-    tracemalloc.start()
-    values, missing_mask = _raw(series, FeatureColumn(name="vector", kind="vector"))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 3 * values.nbytes  # as Python numbers they took five times that
-    assert missing_mask.tolist() == [True] + [False] * 499
-    assert (values[0] == 0).all()
-    assert np.array_equal(values[1:], vectors[1:])
-
-
 def test_several_features_lie_side_by_side() -> None:
     features = learn(("year", "genres", "vector"))
     assert features.schema.missing == [0, 1, 4]
@@ -154,13 +137,6 @@ def test_items_of_a_later_day_are_encoded_by_what_was_learnt() -> None:
     assert after.entries.to_dense()[5].tolist() == [0, 1, 0, 0, 0]
 
 
-def test_tensors_go_out_and_come_back() -> None:
-    features = learn(("genres", "year"))
-    again = ItemFeatures.from_tensors(features.schema, features.tensors())
-    assert torch.equal(again.entries.to_dense(), features.entries.to_dense())
-    assert torch.equal(again.dense, features.dense)
-
-
 def test_what_does_not_fit_is_named() -> None:
     wishes: list[tuple[FeatureWish, str]] = [
         (("no",), "'no'"),
@@ -186,13 +162,6 @@ def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> Non
         ItemFeatures.learn(None, "id", ITEMS, KNOWN, ("genres",))
     with refused("'year'", by=MissingColumnError):
         ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)
-
-
-def test_one_number_for_all_however_large_teaches_nothing() -> None:
-    table = pl.DataFrame({"id": ["a", "b", "c", "cold"], "number": [10**17, 10**17, 10**17, 5]})
-    assert learn(("number",), table).dense.flatten().tolist() == [0.0] * 5
-    small = table.with_columns(number=pl.Series([7.0, 7.0, 7.0, 7.5]))
-    assert learn(("number",), small).dense.flatten().tolist() == [0.0, 0.0, 0.0, 0.0, 0.5]
 
 
 def columns(values: list[object]) -> ItemColumns:

@@ -56,9 +56,3 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, form: Form) -> None:
         replace_parts(parts([2, 2, 2], fail_at=2), path, form)
     assert path.read_text() == "earlier"
     assert [each.name for each in tmp_path.iterdir()] == ["rows"]
-
-
-def test_parquet_has_row_groups(tmp_path: Path) -> None:
-    replace_parts(parts([10, 10, 10]), tmp_path / "rows", "parquet", rows=10)
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    assert parquet.ParquetFile(tmp_path / "rows").num_row_groups == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from refusing import refused
 
 from recgraph import Interactions, Split
 from recgraph.data.errors import CorruptFileError, ShortUserError
-from recgraph.data.part import Cases, Part
+from recgraph.data.part import Cases
 from recgraph.data.split import SealedSplit, SealedTestError, without_test_data
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
@@ -66,20 +65,6 @@ def test_leave_one_out_against_a_slow_version() -> None:
     assert split.fit_part("train+valid").items.to_lists() == [_items(rows[user][:-1]) for user in rows]
 
 
-def test_parts_carry_times_and_weights_in_order() -> None:
-    data = _log()
-    part = data.split("leave-one-out").train
-    assert isinstance(part, Part)
-    ordered = data.log.sort("user", "time", "row")
-    kept = ordered.with_columns(n=pl.len().over("user"), place=pl.int_range(pl.len()).over("user"))
-    kept = kept.filter(pl.col("place") < pl.col("n") - 2)
-    assert part.times is not None
-    assert part.weights is not None
-    assert part.times.tolist() == kept["time"].to_list()
-    assert part.weights.tolist() == kept["weight"].to_list()
-    assert (part.n_users, part.n_items) == (data.n_users, data.n_items)
-
-
 def test_short_users_under_leave_one_out(caplog: pytest.LogCaptureFixture) -> None:
     frame = pl.DataFrame({"u": ["a", "b", "a", "a", "c", "c"], "i": [1, 2, 3, 4, 5, 6]})
     data = Interactions.from_frame(frame, user="u", item="i")
@@ -93,16 +78,6 @@ def test_short_users_under_leave_one_out(caplog: pytest.LogCaptureFixture) -> No
     assert (split.hash, split.params) == (asked.hash, asked.params)
     assert split.train.items.lengths.tolist() == [1, 1, 2]
     assert (split.valid.users.tolist(), split.test.users.tolist()) == ([0], [0])
-
-
-def test_a_log_without_short_users_is_split_as_ever(caplog: pytest.LogCaptureFixture) -> None:
-    split = _log().split("leave-one-out")
-    # what a split was hashed and recorded with when short users were an error by default
-    assert split.params["short_users"] == "error"
-    assert split.hash == _log().split("leave-one-out", short_users="error").hash
-    assert "fewer" not in caplog.text
-    with_others = _log().with_ids(users=["nobody"])  # a user without interactions is not a short one
-    assert with_others.split("leave-one-out").params["short_users"] == "error"
 
 
 def test_time_cut_by_shares_and_by_instants() -> None:
@@ -131,14 +106,6 @@ def test_users_without_history_at_the_cut() -> None:
     assert _as_lists(split.test) == {0: ([0, 1], [3]), 1: ([2], [4])}
     kept = data.split("time", valid_from=3, test_from=4, new_users="keep")
     assert _as_lists(kept.valid) == {1: ([], [2])}
-
-
-def test_time_cut_by_dates() -> None:
-    frame = pl.DataFrame({"u": [1, 1, 1], "i": [1, 2, 3], "t": ["2024-01-01", "2024-02-01", "2024-03-01"]})
-    data = Interactions.from_frame(frame, user="u", item="i", timestamp="t")
-    for cut in ("2024-02-01", dt.date(2024, 2, 1), dt.datetime(2024, 2, 1, tzinfo=dt.UTC)):
-        split = data.split("time", valid_from=cut, test_from="2024-02-10T00:00:00+01:00")
-        assert split.labels.tolist() == [0, 1, 2]
 
 
 def _times(times: list[Any]) -> Interactions:
@@ -320,17 +287,6 @@ def test_a_saved_sealed_split_leaves_no_test_file_of_an_earlier_one(tmp_path: Pa
     assert SealedSplit.load(tmp_path).without_test().hash == _log(seed=1).split().hash
 
 
-def test_the_log_of_a_saved_split_is_split_again(tmp_path: Path) -> None:
-    split = _log().split()
-    split.save(tmp_path)
-    log = Split.load(tmp_path, "another split").interactions
-    assert Split.of(log, "ratio", seed=3).hash == split.interactions.split("ratio", seed=3).hash  # type: ignore[attr-defined]
-    sealed = SealedSplit.load(tmp_path)
-    assert len(sealed.interactions) == len(log) - split.test.truth.values.numel()
-    with refused("test part", by=SealedTestError):
-        sealed.without_test().unseal("too late")
-
-
 def test_changed_test_file_is_refused(tmp_path: Path) -> None:
     _log().split().save(tmp_path)
     path = tmp_path / "test" / "test.parquet"
@@ -357,7 +313,6 @@ def test_changed_test_file_is_refused(tmp_path: Path) -> None:
         ("time", {"valid_from": 40, "test_from": 10**12}, "test_from"),
         ("time", {"valid_from": float("nan"), "test_from": 10}, "valid_from"),
         ("time", {"valid_from": "2024-05-01", "test_from": "2024-06-01"}, "valid_from"),
-        ("time", {"window": -1}, "window"),
         ("leave-one-out", {"grades": "stars"}, "grades"),
     ],
 )

@@ -1,43 +1,51 @@
-"""``evaluate`` against dense oracles and PyG, at chance, and under both conventions at once."""
+"""``evaluate`` against slow oracles: conventions, ties, candidates, names of metrics; on several processes."""
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fake_rankers import Scores
+from fake_rankers import Scores, Vectors, random_cases
+from launched import on_ranks
 from parallel_tasks import FirstHit
 from refusing import refused
 from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate
-from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate, topk
+from recgraph.evaluate.evaluator import sample_candidates, validation
 from recgraph.evaluate.frames import ScoreMatrix
-from recgraph.evaluate.metrics import DEFAULT_METRICS, F1, NDCG, Metric, full_name, metric_of, split_metric, value_of
+from recgraph.evaluate.metrics import (
+    DEFAULT_METRICS,
+    F1,
+    NDCG,
+    Metric,
+    RankedHits,
+    full_name,
+    metric_of,
+    split_metric,
+    value_of,
+)
+from recgraph.evaluate.ranking import GROUP
 from recgraph.evaluate.topk import tie_order
+from recgraph.parallel import Engine
+from recgraph.ranks import Ranks
 from recgraph.sparse.ragged import Ragged
 from recgraph.tuning.objectives import canonical, direction
+
+TIE_METRICS = [name for name in registry.names("metric") if registry.load("metric", name)().expects]
 
 
 class Labelled:
     name, hash = "leave-one-out", "abc"
-
-
-def random_cases(n_users: int, n_items: int, truths: int = 6, graded: bool = False, seed: int = 0) -> Cases:
-    rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(n_items)[: rng.integers(2, 30)].tolist() for _ in range(n_users)]
-    cut = [int(rng.integers(1, min(truths, len(row) - 1) + 1)) for row in drawn]
-    history = [row[n:] for row, n in zip(drawn, cut, strict=True)]
-    history[0] = history[0] * 2
-    history[1] = [drawn[1][0], *history[1]]  # an unreachable item
-    truth = Ragged.from_lists([row[:n] for row, n in zip(drawn, cut, strict=True)])
-    grades = torch.from_numpy(rng.integers(1, 6, truth.values.numel()).astype(float)) if graded else None
-    return Cases(torch.arange(n_users), Ragged.from_lists(history), truth, n_items, grades)
 
 
 def oracle(scores: Tensor, cases: Cases, k: int, exclude: bool) -> dict[str, list[float]]:
@@ -105,13 +113,9 @@ def test_the_protocol_is_recorded_and_guards_comparison() -> None:
         model, cases, split=Labelled(), part="test", fitted_on="train", history="train+valid", tie_seed=3
     )
     protocol = results["exclude"].protocol
-    assert (protocol.split, protocol.split_hash, protocol.part, protocol.seen) == (
-        "leave-one-out",
-        "abc",
-        "test",
-        "exclude",
-    )
-    assert (protocol.tie_seed, protocol.cutoffs, protocol.fitted_on) == (3, (5, 10, 20), "train")
+    assert (protocol.split, protocol.split_hash, protocol.part) == ("leave-one-out", "abc", "test")
+    assert (protocol.seen, protocol.tie_seed, protocol.cutoffs) == ("exclude", 3, (5, 10, 20))
+    assert (protocol.fitted_on, protocol.history) == ("train", "train+valid")
     with refused("seen", by=ProtocolMismatch):
         compare(results["keep"], results["exclude"])
     same = evaluate(Scores(torch.zeros(50, 60)), cases, protocols=[protocol])[0]
@@ -166,11 +170,6 @@ def test_a_metric_of_ones_own_in_every_place(monkeypatch: pytest.MonkeyPatch) ->
     assert (canonical("FirstHit@3"), canonical("auc"), direction("first_hit@3")) == ("first_hit@3", "auc", "maximize")
 
 
-def test_the_settings_that_are_not_given() -> None:
-    results = evaluate(Scores(torch.randn(20, 40)), random_cases(20, 40), metrics=["ndcg"])
-    assert [result.protocol for result in results] == [Protocol(seen="keep"), Protocol(seen="exclude")]
-
-
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
@@ -201,9 +200,6 @@ def test_cases_whose_parts_do_not_fit(changed: dict[str, Any], name: str) -> Non
         evaluate(ScoreMatrix(torch.arange(12.0).reshape(2, 6)), replace(cases, **changed), metrics=["recall@6"])
     with refused("cases"):
         evaluate(ScoreMatrix(torch.zeros(2, 6)), cases.take(torch.arange(0)))
-
-
-# --- metrics that name their cut-off
 
 
 CASES = random_cases(50, 60)
@@ -270,3 +266,292 @@ def test_cut_offs_beyond_the_items_have_the_values_of_the_end_of_the_list(ties: 
         np.testing.assert_allclose(far.per_user[f"{name}@1000000"], whole.per_user[f"{name}@60"], rtol=1e-12)
     np.testing.assert_allclose(far.per_user["precision@1000000"], whole.per_user["precision@60"] * 60 / 10**6)
     assert far["ndcg@5"] == whole["ndcg@5"]
+
+
+# --- ranks of the relevant items, ties and candidates
+
+
+def auc(scores: Tensor, relevant: set[int], candidates: list[int]) -> float:
+    others = [float(scores[item]) for item in candidates if item not in relevant]
+    won = 0.0
+    for item in relevant & set(candidates):
+        own = float(scores[item])
+        won += sum((own > other) + 0.5 * (own == other) for other in others)
+    return won / (len(relevant) * len(others))
+
+
+@pytest.mark.parametrize("block_items", [1 << 17, 64])
+def test_auc_and_r_precision_of_all_items(block_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "CHUNK", 64)
+    monkeypatch.setattr(topk, "BLOCK_ITEMS", block_items)
+    cases = random_cases(300, 250)
+    scores = (2 * torch.randn(300, 250, generator=torch.Generator().manual_seed(1))).round()
+    results = evaluate(Scores(scores), cases, metrics=("auc", "r_precision"), cutoffs=(1,))
+    place = np.empty(250)
+    place[tie_order(250, 0).numpy()] = np.arange(250)
+    for seen in ("keep", "exclude"):
+        for row in range(300):
+            truth, known = set(cases.truth.row(row).tolist()), set(cases.history.row(row).tolist())
+            candidates = [item for item in range(250) if not (seen == "exclude" and item in known)]
+            assert results[seen].per_user["auc"][row] == pytest.approx(auc(scores[row], truth, candidates), abs=1e-12)
+            best = sorted(candidates, key=lambda item, row=row: (-float(scores[row, item]), place[item]))[: len(truth)]
+            found = len(truth & set(best)) / len(truth)
+            assert results[seen].per_user["r_precision"][row] == pytest.approx(found)
+
+
+@pytest.mark.parametrize("name", TIE_METRICS)
+def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
+    # groups of 1, 3, 2 and 1 tied items: 12 orders
+    scores = torch.tensor([[4.0, 3, 3, 3, 2, 2, 1]])
+    groups = ([0], [1, 2, 3], [4, 5], [6])
+    metric = registry.load("metric", name)()
+    for relevant in ([1], [1, 2], [0, 3, 4], [2, 5, 6], [0, 1, 2, 3, 4, 5]):
+        cases = Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([relevant]), 7)
+        result = evaluate(
+            Scores(scores), cases, seen=("keep",), cutoffs=(1, 2, 4, 7), metrics=[name], ties="expectation"
+        )
+        orders = [
+            [*groups[0], *middle, *next_, 6] for middle in permutations(groups[1]) for next_ in permutations(groups[2])
+        ]
+        hits = torch.tensor([[item in relevant for item in order] for order in orders])
+        every = RankedHits(hits, torch.full((12,), len(relevant)))
+        if name == "auc":
+            expected = auc(scores[0], set(relevant), list(range(7)))
+            assert result[0]["auc"] == pytest.approx(expected)
+            continue
+        for k in (1, 2, 4, 7) if metric.cut else (None,):
+            label = f"{metric.name}@{k}" if metric.cut else metric.name
+            assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
+
+
+def lists_of(cases: Cases, n: int) -> Ragged:
+    rng = np.random.default_rng(5)
+    return Ragged.from_lists(
+        [list({*row, *rng.integers(0, cases.n_items, n).tolist()}) for row in cases.truth.to_lists()]
+    )
+
+
+@pytest.mark.parametrize("seen", ["keep", "exclude"])
+@pytest.mark.parametrize("ties", ["seeded permutation", "expectation"])
+def test_own_candidates_are_what_barring_the_others_gives(seen: str, ties: str) -> None:
+    cases = random_cases(300, 200)
+    scores = torch.randn(300, 200, generator=torch.Generator().manual_seed(6)).round()
+    lists = lists_of(cases, 30)
+    metrics = ("ndcg", "mrr", "auc", "r_precision")
+    protocol = Protocol(seen=seen, ties=ties, candidates="lists")
+    own = evaluate(Scores(scores), cases, protocols=[protocol], candidate_lists=lists, metrics=metrics)[0]
+    barred = torch.ones(300, 200, dtype=torch.bool)
+    barred[lists.rows, lists.values] = False
+    if seen == "exclude":
+        barred[cases.history.rows, cases.history.values] = True
+    gone = Ragged.from_lists([row.nonzero().flatten().tolist() for row in barred])
+    other = Cases(cases.users, gone, cases.truth, 200)
+    wanted = evaluate(Scores(scores), other, protocols=[Protocol(seen="exclude", ties=ties)], metrics=metrics)[0]
+    for name, values in own.per_user.items():
+        np.testing.assert_allclose(values, wanted.per_user[name], rtol=1e-12, err_msg=name)
+    assert own.protocol.candidate_hash
+    assert own.n_unreachable_users == wanted.n_unreachable_users
+
+
+def test_sampled_candidates() -> None:
+    cases = random_cases(200, 300)
+    drawn = sample_candidates(cases, 20, seed=1)
+    for row in range(200):
+        items, truth = drawn.row(row).tolist(), set(cases.truth.row(row).tolist())
+        assert len(items) == len(set(items)) == 20 + len(truth)
+        assert truth <= set(items)
+        assert not (set(items) - truth) & set(cases.history.row(row).tolist())
+    some = Cases(cases.users[5:9], cases.history.take(cases.users[5:9]), cases.truth.take(cases.users[5:9]), 300)
+    assert sample_candidates(some, 20, seed=1).to_lists() == drawn.to_lists()[5:9]
+    assert sample_candidates(cases, 20, seed=2).to_lists() != drawn.to_lists()
+    few = sample_candidates(cases, 1000, seed=1)
+    known = [len(set(cases.truth.row(row).tolist()) | set(cases.history.row(row).tolist())) for row in range(200)]
+    assert (few.lengths - cases.truth.lengths).tolist() == [300 - n for n in known]
+    every = torch.bincount(drawn.values, minlength=300).double()
+    assert every.min() > 0
+
+
+def test_protocols_of_all_kinds_share_a_pass() -> None:
+    cases = random_cases(100, 150)
+    model = Scores(torch.randn(100, 150, generator=torch.Generator().manual_seed(7)))
+    protocols = [
+        Protocol(),
+        Protocol(seen="exclude"),
+        Protocol(candidates="sampled", n_candidates=20),
+        Protocol(candidates="sampled", n_candidates=20, candidate_seed=0),
+        Protocol(candidates="sampled", n_candidates=20, candidate_seed=1),
+        Protocol(ties="expectation", cutoffs=(3,)),
+    ]
+    results = evaluate(model, cases, protocols=protocols)
+    assert len({result.hash for result in results}) == 5
+    assert results[2].hash == results[3].hash
+    assert results[2]["ndcg@10"] > results[0]["ndcg@10"]
+    assert evaluate(model, cases, protocols=[protocols[4]])[0].metrics == results[4].metrics
+
+
+def test_metrics_of_lists_need_what_they_read() -> None:
+    cases = random_cases(30, 60)
+    model = Scores(torch.randn(30, 60, generator=torch.Generator().manual_seed(8)))
+    part = Part(cases.history, 60)
+    names = ["catalogue_coverage", "gini", "average_popularity", "novelty", "new_items", "intra_list_diversity"]
+    results = evaluate(
+        model, cases, metrics=names, cutoffs=(5,), fit_part=part, features=torch.nn.Embedding(60, 4).weight
+    )
+    assert results["exclude"]["new_items@5"] == 1
+    assert results["keep"]["new_items@5"] < 1
+    assert "gini@5" in str(results)
+    assert "gini@5" not in results["keep"].per_user
+    asked = model.n_scored
+    for name in ("novelty", "new_items"):
+        with refused(name, "fit_part"):
+            evaluate(model, cases, metrics=[name])
+    with refused("intra_list_diversity", "features"):
+        evaluate(model, cases, metrics=["intra_list_diversity"], fit_part=part)
+    assert model.n_scored == asked, "nothing is ranked before"
+    with refused("gini"):
+        evaluate(model, cases, metrics=["gini"], ties="expectation")
+    for wrong in (torch.rand(4, 4), torch.full((60, 4), torch.nan)):
+        with refused("features"):
+            evaluate(model, cases, features=wrong)
+
+
+def test_candidates_that_do_not_fit() -> None:
+    with refused("n_candidates"):
+        Protocol.of(candidates="sampled")
+    cases, model = random_cases(3, 60), Scores(torch.randn(3, 60))
+    for lists in (None, [[1]], [[1], [60], [2]], [[1], [2, 2], [2]]):
+        rows = None if lists is None else Ragged.from_lists(lists)
+        with refused("candidate_lists"):
+            evaluate(model, cases, protocols=[Protocol(candidates="lists")], candidate_lists=rows)
+    other = [Protocol(candidates="lists", candidate_hash="abc")]
+    with refused("candidate_lists"):
+        evaluate(model, cases, protocols=other, candidate_lists=Ragged.from_lists([[1], [2], [3]]))
+
+
+# --- several processes, or an engine: each ranks for its share of the users, and all find what one finds
+
+N_ITEMS = 300
+#: three groups, the last of which is short
+N_USERS = 2 * GROUP + 70
+
+
+def scores(n_users: int) -> torch.Tensor:
+    """Few different values, so that ties decide."""
+    drawn = torch.randint(0, 40, (n_users, N_ITEMS), generator=torch.Generator().manual_seed(1))
+    return drawn.float() / 7
+
+
+def measured(n_users: int, graded: bool, engine: Engine | None = None) -> dict[str, Any]:
+    """All that evaluations of several kinds find: values of users, over all users, protocols; who was ranked for."""
+    cases = random_cases(n_users, N_ITEMS, graded=graded)
+    lists = Ragged.from_lists([list(range(row % 7, N_ITEMS, 3)) for row in range(n_users)])
+    part = Part(cases.history, N_ITEMS)
+    protocols = [
+        Protocol(seen="keep"),
+        Protocol(seen="exclude"),
+        Protocol(candidates="sampled", n_candidates=50, candidate_seed=3),
+        Protocol(candidates="lists"),
+    ]
+    metrics = ("ndcg", "recall", "mrr", "auc", "coverage", "gini", "novelty")
+    asked: dict[str, Any] = {"metrics": metrics, "fit_part": part, "engine": engine}
+    generator = torch.Generator().manual_seed(2)
+    vectors = Vectors(torch.randn(n_users, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator))
+    model = Scores(scores(n_users))
+    found = evaluate(model, cases, protocols=protocols, candidate_lists=lists, **asked)
+    of_ties = evaluate(model, cases, ties="expectation", metrics=("ndcg", "recall", "mrr"), engine=engine)
+    of_vectors = evaluate(vectors, cases, seen=("exclude",), **asked)
+    return {
+        "results": [
+            (each.to_dict(), each.users.tolist(), {name: values.tobytes() for name, values in each.per_user.items()})
+            for each in (*found, *of_ties, *of_vectors)
+        ],
+        "validation": validation(vectors, cases, "coverage@20", seen="exclude", fit_part=part),
+        "scored": model.n_scored,
+    }
+
+
+SHARED = ((N_USERS, False), (40, True))
+
+
+def on_a_rank() -> tuple[list[dict[str, Any]], tuple[str, list[str]]]:
+    return [measured(*case) for case in SHARED], failing()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[Any]:
+    """What each of two processes finds."""
+    return on_ranks(2, on_a_rank)
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_two_processes_find_bit_for_bit_what_one_finds(case: int, ranks: list[Any]) -> None:
+    n_users, graded = SHARED[case]
+    alone = measured(n_users, graded)
+    of_ranks = [of_cases[case] for of_cases, _ in ranks]
+    for found in of_ranks:
+        assert found["validation"] == alone["validation"]
+        assert found["results"] == alone["results"]
+    # three groups of 256 on two processes; a single group is one process's. Two evaluations ask the model
+    shares = [GROUP + 70, GROUP] if n_users > GROUP else [n_users, 0]
+    assert [found["scored"] for found in of_ranks] == [2 * share for share in shares]
+    assert alone["scored"] == 2 * n_users
+
+
+def test_an_engine_finds_bit_for_bit_what_one_process_finds(engine: Engine) -> None:
+    found, alone = measured(*SHARED[0], engine), measured(*SHARED[0])
+    assert found["results"] == alone["results"]
+
+
+def test_an_error_on_an_engine_names_the_user() -> None:
+    values = scores(N_USERS)
+    values[300] = torch.nan
+    with refused("user index 300"):
+        evaluate(Scores(values), random_cases(N_USERS, N_ITEMS), engine=Engine(workers=2))
+
+
+class Dies(Scores):
+    """Ends the first worker that asks it, in the middle of its share."""
+
+    def __init__(self, values: torch.Tensor, mark: Path) -> None:
+        super().__init__(values)
+        self.mark, self.owner = mark, os.getpid()
+
+    def score(self, query: Any) -> torch.Tensor:
+        found = super().score(query)
+        if os.getpid() != self.owner and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+
+def test_a_worker_that_is_killed_is_redone_and_no_user_counts_twice(ray_cluster: None, tmp_path: Path) -> None:
+    cases, values = random_cases(N_USERS, N_ITEMS), scores(N_USERS)
+    model = Dies(values, tmp_path / "killed")
+    found, alone = evaluate(model, cases, engine=Engine(name="ray")), evaluate(Scores(values), cases)
+    assert model.mark.exists()
+    for here, there in zip(found, alone, strict=True):
+        assert here.to_dict() == there.to_dict()
+        assert all(here.per_user[name].tobytes() == there.per_user[name].tobytes() for name in there.per_user)
+
+
+class Broken(Scores):
+    """Cannot score the users of the second process."""
+
+    def score(self, query: Any) -> torch.Tensor:
+        values = super().score(query)
+        return values if Ranks.here().is_first else values * torch.nan
+
+
+def failing() -> tuple[str, list[str]]:
+    try:
+        evaluate(Broken(scores(N_USERS)), random_cases(N_USERS, N_ITEMS))
+    except ValueError as error:
+        return str(error), error.__notes__
+    raise AssertionError
+
+
+def test_an_error_on_one_process_is_that_of_all(ranks: list[Any]) -> None:
+    (first, other) = (failed for _, failed in ranks)
+    assert first == other
+    assert "the model scores user index" in first[0]
+    assert first[1] == ["on rank 1"]

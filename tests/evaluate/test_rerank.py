@@ -19,12 +19,6 @@ from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 60
 NAMES = registry.written("reranker")
-SPECIFICATIONS: list[dict[str, Any]] = [
-    {"name": "mmr"},
-    {"name": "mmr", "relevance": "probability"},
-    {"name": "dpp"},
-    {"name": "dpp", "relevance": "probability"},
-]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -96,11 +90,7 @@ def gain(full: np.ndarray, chosen: list[int], item: int) -> float:
 
 
 def picked(
-    specification: dict[str, Any],
-    items: Tensor,
-    scores: Tensor,
-    k: int,
-    similarity: Similarity | None = None,
+    specification: dict[str, Any], items: Tensor, scores: Tensor, k: int, similarity: Similarity | None = None
 ) -> list[list[int]]:
     reranking = Reranking(reranker_of(specification), similarity or Cosine(vectors()))
     places, short_mask = pick(items, scores, k, reranking=reranking)
@@ -122,30 +112,24 @@ def codes() -> list[Tensor]:
     return [drawn.masked_fill(torch.arange(3) >= lengths[:, None], -1), (torch.arange(N_ITEMS) % 5)[:, None]]
 
 
-@pytest.mark.parametrize("specification", SPECIFICATIONS, ids=lambda given: "-".join(map(str, given.values())))
-@pytest.mark.parametrize("strength", [0.05, 0.6])
-@pytest.mark.parametrize(("k", "pool"), [(6, 25), (12, 8)])
-def test_lists_are_those_of_the_oracle(specification: dict[str, Any], strength: float, k: int, pool: int) -> None:
-    # as many dimensions as items that are picked: volumes stay above the least
-    reranker = reranker_of({**specification, "strength": strength, "pool": pool})
-    similarity = Cosine(vectors(16))
-    items, scores = rankings(14, 30)
-    found = picked(reranker.specification, items, scores, k, similarity)
-    full = similarities(similarity)
-    for row, own in enumerate(found):
-        wanted = oracle(reranker, full, items[row].tolist(), scores[row].tolist(), k)
-        assert own == wanted
+#: as many dimensions as items that are picked: volumes stay above the least
+SIMILARITIES = {"vectors": Cosine(vectors(16)), "users": CoOccurrence(users(), N_ITEMS), "features": Jaccard(codes())}
 
 
 @pytest.mark.parametrize("name", ["mmr", "dpp"])
-@pytest.mark.parametrize("similarity", [CoOccurrence(users(), N_ITEMS), Jaccard(codes())], ids=["users", "features"])
-def test_other_similarities_give_the_lists_of_the_oracle(name: str, similarity: Similarity) -> None:
-    reranker = reranker_of({"name": name, "strength": 0.4, "pool": 20})
-    items, scores = rankings(9, 30)
-    found = picked(reranker.specification, items, scores, 6, similarity)
-    full = similarities(similarity)
+@pytest.mark.parametrize(("relevance", "similarity", "strength", "k", "pool"), [
+    ("min_max", "vectors", 0.05, 6, 25), ("min_max", "vectors", 0.6, 12, 8), ("probability", "vectors", 0.6, 6, 25),
+    ("probability", "vectors", 0.05, 12, 8), ("min_max", "users", 0.4, 6, 20), ("min_max", "features", 0.4, 6, 20),
+])  # fmt: skip
+def test_lists_are_those_of_the_oracle(
+    name: str, relevance: str, similarity: str, strength: float, k: int, pool: int
+) -> None:
+    reranker = reranker_of({"name": name, "relevance": relevance, "strength": strength, "pool": pool})
+    items, scores = rankings(14, 30)
+    found = picked(reranker.specification, items, scores, k, SIMILARITIES[similarity])
+    full = similarities(SIMILARITIES[similarity])
     for row, own in enumerate(found):
-        assert own == oracle(reranker, full, items[row].tolist(), scores[row].tolist(), 6)
+        assert own == oracle(reranker, full, items[row].tolist(), scores[row].tolist(), k)
 
 
 def test_similarities_are_their_definitions() -> None:
@@ -191,17 +175,14 @@ def test_strength_0_leaves_the_ranking(name: str, relevance: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["vectors", "users", "features"])
-def test_blocks_are_equal_to_the_whole(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    similarity: Similarity = Cosine(vectors())
-    if kind != "vectors":
-        similarity = CoOccurrence(users(), N_ITEMS) if kind == "users" else Jaccard(codes())
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_blocks_are_equal_to_the_whole(name: str, similarity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     items, scores = rankings(9, 30)
-    specification: dict[str, Any] = {"name": name, "strength": 0.6}
-    whole = picked(specification, items, scores, 8, similarity)
+    given: Any = ({"name": name, "strength": 0.6}, items, scores, 8, SIMILARITIES[similarity])
+    whole = picked(*given)
     for size in (1, 60):
         monkeypatch.setattr(rerank, "_CANDIDATES", size)
-        assert picked(specification, items, scores, 8, similarity) == whole
+        assert picked(*given) == whole
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -98,16 +98,6 @@ def test_models_that_a_method_does_not_apply_to() -> None:
             rg.explain.attribute(served, **asked)
 
 
-def test_leave_one_out_is_the_ablation_of_captum() -> None:
-    captum = pytest.importorskip("captum.attr")
-    for name in ("gru4rec", "meowrec"):
-        subject = subject_of(model_of(name, ROWS, **MODELS[name]), ROWS, USER, TARGETS)
-        found = LeaveOneOut().attribute(subject, NONE)
-        for target in range(2):
-            method = captum.FeatureAblation(lambda mask, of=subject, k=target: of.values(mask > 0.5)[:, k])
-            assert torch.allclose(method.attribute(subject.full_mask().double())[0], found[target], atol=1e-9)
-
-
 def log_probabilities(model: Model, history: list[int]) -> Tensor:
     """[n_items] of a history, by the model's own ranking."""
     model.eval()

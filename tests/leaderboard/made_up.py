@@ -11,7 +11,7 @@ import numpy as np
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result, save_users
 from recgraph.leaderboard.board import Board, SheetSpec
-from recgraph.leaderboard.plan import TITLES, Job, Record, Store, jobs_of
+from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of, users_file
 from recgraph.leaderboard.runner import failure_record
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 
@@ -64,8 +64,8 @@ def write_board(folder: Path, text: str = BOARD, name: str = "synthetic") -> Boa
     return Board("shop", path.parent, (SheetSpec.load(path),))
 
 
-def store_of(board: Board) -> Store:
-    return Store(board.folder_of(board.sheets[0]))
+def records_of(board: Board) -> Path:
+    return board.folder_of(board.sheets[0])
 
 
 def opened(board: Board) -> Sheet:
@@ -74,7 +74,7 @@ def opened(board: Board) -> Sheet:
 
 def jobs(board: Board) -> dict[str, list[Job]]:
     (sheet,) = board.sheets
-    return {entry.name: jobs_of(sheet, entry) for entry in sheet.models}
+    return {entry.name: jobs for entry, jobs in plan_of(board, sheet)}
 
 
 def result(seen: str, values: Sequence[float], split_hash: str = "5" * 64) -> Result:
@@ -136,7 +136,6 @@ def record(job: Job, scores: Mapping[str, Mapping[str, float]], protocols: Mappi
 
 def fill(board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash: str = "5" * 64) -> None:
     """Records of users, with their Parquet files, for the seeds of the entries that are given."""
-    store = store_of(board)
     for name, own in means.items():
         for job, mean in zip(jobs(board)[name], own, strict=False):
             found = [result(seen, users(job, mean, seen), split_hash) for seen in TITLES]
@@ -145,8 +144,8 @@ def fill(board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash:
             made = record(job, scores, protocols)
             made["groups"] = {"history": {title: groups_of(own) for title, own in scores.items()}}
             for each in found:
-                save_users(each, store.users(job.stem, each.protocol.seen))
-            store.save(job, made)
+                save_users(each, users_file(job.folder, job.stem, each.protocol.seen))
+            job.save(made)
 
 
 def groups_of(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -156,4 +155,4 @@ def groups_of(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def fail(board: Board, name: str, seed: int) -> None:
     (job,) = [job for job in jobs(board)[name] if job.seed == seed]
     record = failure_record(job, ValueError("a | bad\nnumber"))
-    store_of(board).save_failure(job, {**record, "at": "2026-01-04T00:00:00+00:00"})
+    job.save_failure({**record, "at": "2026-01-04T00:00:00+00:00"})

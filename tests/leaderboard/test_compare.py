@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import BOARD, MEANS, fill, jobs, opened, store_of, users, write_board
+from made_up import BOARD, MEANS, fill, jobs, opened, records_of, users, write_board
 from refusing import refused
 from scipy import stats
 
@@ -91,7 +91,7 @@ def test_holm_goes_over_the_whole_table(board: Board) -> None:
 
 def test_git_alone_gives_the_same_marks(board: Board) -> None:
     before = update_comparisons(opened(board))
-    for path in store_of(board).folder.glob("*.parquet"):
+    for path in records_of(board).glob("*.parquet"):
         path.unlink()
     assert opened(board) == before
     assert update_comparisons(opened(board)) == before
@@ -100,26 +100,26 @@ def test_git_alone_gives_the_same_marks(board: Board) -> None:
 def test_marks_of_other_records_are_not_shown(board: Board) -> None:
     update_comparisons(opened(board))
     (job, *_) = jobs(board)["LightGCN"]
-    made = store_of(board).record(job)
+    made = job.record
     assert made is not None
     made["scores"]["seen excluded"]["ndcg@10"] += 0.1
-    store_of(board).save(job, made)
+    job.save(made)
     # the best entry has other scores, and the values of its users are no longer those of the record
     sheet = update_comparisons(opened(board))
     assert marks(sheet).keys() == {"LightGCN", "LightGCN, three layers", "Popularity"}
     assert set(marks(sheet).values()) == {"untested"}
     # whoever asks for values gets them made again
-    assert store_of(board).is_done(job, made["data_hash"])
-    assert not store_of(board).is_done(job, made["data_hash"], values=True)
+    assert job.is_done(made["data_hash"])
+    assert not job.is_done(made["data_hash"], values=True)
     other = jobs(board)["LightGCN"][1]
-    assert store_of(board).is_done(other, made["data_hash"], values=True)
+    assert other.is_done(made["data_hash"], values=True)
 
 
 def _without_values(board: Board, further: dict[str, list[float]]) -> Sheet:
     """The sheet once its values of users are gone and an entry came that has none either."""
     update_comparisons(opened(board))
     fill(board, further)
-    for path in store_of(board).folder.glob("*.parquet"):
+    for path in records_of(board).glob("*.parquet"):
         path.unlink()
     return update_comparisons(opened(board))
 
@@ -172,12 +172,12 @@ def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "nd
     fill(made, {name: [0.1] * len(own) for name, own in values.items()})
     for name, own in values.items():
         for job, value in zip(jobs(made)[name], own, strict=False):
-            one = store_of(made).record(job)
+            one = job.record
             assert one is not None
             protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
             table = "20 labels a class"
             one |= {"scores": {table: {metric: value}}, "protocols": {table: protocol}, "groups": {}}
-            store_of(made).save(job, one)
+            job.save(one)
     return opened(made)
 
 
@@ -201,7 +201,7 @@ def test_the_lowest_is_best_of_a_metric_that_is_better_so(tmp_path: Path) -> Non
 
 def test_a_file_that_is_not_whole_is_named(board: Board) -> None:
     update_comparisons(opened(board))
-    path = store_of(board).folder / "comparisons.json"
+    path = records_of(board) / "comparisons.json"
     path.write_text("<<<<<<< HEAD\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     with refused(str(path)):
         opened(board)

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_up import jobs, opened, store_of
+from made_up import jobs, opened, records_of
 from markdown_it import MarkdownIt
 from markupsafe import escape
 from refusing import refused
@@ -33,7 +33,7 @@ def test_csv_holds_every_number_of_the_records(board: Board) -> None:
     found = {(row["entry"], row["table"], row["name"]): row["values"] for row in rows if row["kind"] == "score"}
     for name, own in jobs(board).items():
         for job in own:
-            record = store_of(board).record(job)
+            record = job.record
             for title, scores in (record or {"scores": {}})["scores"].items():
                 for metric, value in scores.items():
                     assert f"{job.seed}:{value!r}" in found[name, title, metric].split(" ")
@@ -114,7 +114,7 @@ NASTY = "<img src=x onerror=alert(1)> [a](http://x.y) `c` $x$ &lt; \x1b[31m \u20
 
 @pytest.mark.parametrize("suffix", ["md", "csv", "html"])
 def test_texts_of_records_do_nothing(board: Board, suffix: str) -> None:
-    for path in store_of(board).folder.rglob("*-seed*.json"):
+    for path in records_of(board).rglob("*-seed*.json"):
         record = json.loads(path.read_text())
         for part in (record, record["provenance"]):
             part |= {name: f"={part[name]} {NASTY}" for name in ("message", "machine", "commit") if name in part}

@@ -22,9 +22,10 @@ import recgraph as rg
 from recgraph import parallel, registry
 from recgraph.cli.app import app
 from recgraph.evaluate.results import popularity_groups
+from recgraph.files import locked
 from recgraph.leaderboard import runner as jobs
 from recgraph.leaderboard.board import load_board
-from recgraph.leaderboard.plan import Job, Store, jobs_of
+from recgraph.leaderboard.plan import Job, plan_of
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.models.closed_form.neighbours import Popularity
@@ -74,10 +75,9 @@ def opened(board: Path) -> Sheet:
     return open_sheet(found, found.sheets[0])
 
 
-def job_of(board: Path, place: int) -> tuple[Job, Store]:
+def job_of(board: Path, place: int) -> Job:
     found = load_board(board)
-    (sheet,) = found.sheets
-    return jobs_of(sheet, sheet.models[place])[0], Store(found.folder_of(sheet))
+    return plan_of(found, found.sheets[0])[place][1][0]
 
 
 def records(board: Path) -> dict[str, dict[str, Any]]:
@@ -247,18 +247,9 @@ def test_a_board_that_is_killed_goes_on(ran: tuple[Path, Summary], tmp_path: Pat
     popularity = next(name for name in done if name.startswith("popularity"))
     assert times(board)[popularity] == done[popularity]
     assert records(board) == records(ran[0])
-    job, store = job_of(board, 2)
-    record = store.record(job)
+    record = job_of(board, 2).record
     assert record is not None
     assert record["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
-
-
-def test_a_training_that_takes_too_long_fails(tmp_path: Path) -> None:
-    board = write(
-        tmp_path, HEAD.replace("seeds", "budget_hours = 0.0005\nseeds").replace("= 40\n", "= 100000\n") + BPRMF
-    )
-    assert [*run(board).failed] == ["synthetic / BPRMF / seed 3"]
-    assert [failure["error"] for _, _, failure in opened(board).failures] == ["OutOfTime"]
 
 
 @pytest.mark.parametrize(("error", "goes_on"), [(OSError(28, "full"), True), (ValueError("a setting"), False)])
@@ -267,8 +258,8 @@ def test_a_training_goes_on_where_the_machine_gave_out(
 ) -> None:
     """It may have taken days; what the training itself cannot do it begins anew."""
     board = write(tmp_path, HEAD + BPRMF)
-    job, store = job_of(board, 0)
-    checkpoint = store.work(job) / "data" / "checkpoint"
+    job = job_of(board, 0)
+    checkpoint = job.work / "data" / "checkpoint"
 
     def fail(*_: object) -> None:
         checkpoint.mkdir(parents=True)
@@ -276,7 +267,7 @@ def test_a_training_goes_on_where_the_machine_gave_out(
 
     monkeypatch.setattr(jobs, "_train", fail)
     assert len(run(board).failed) == 1
-    assert (store.failure(job) or {})["error"] == type(error).__name__
+    assert (job.failure or {})["error"] == type(error).__name__
     assert checkpoint.exists() == goes_on
 
 
@@ -301,28 +292,10 @@ def test_a_training_of_other_data_begins_anew(tmp_path: Path, monkeypatch: pytes
     assert [len(run(board).made) for _ in range(2)] == [1, 0]
 
 
-def test_initial_vectors_that_were_trained_anew_are_read_again(tmp_path: Path) -> None:
-    log = "user,item\n" + "".join(f"{u},{(3 * u + i) % 9}\n" for u in range(12) for i in range(5))
-    (tmp_path / "log.csv").write_text(log)
-    text = "data = '../log.csv'\n" + HEAD.replace("= 40\n", "= 1\n")
-    settings = 'settings = { hidden_dim = 8, n_heads = 1, init_items = "../given" }\n'
-    board = write(tmp_path, f'{text}[[models]]\nmodel = "sasrec"\n{settings}')
-    for seed in (0, 1):
-        run_of = rg.fit(
-            registry.load("model", "bprmf")(hidden_dim=8),
-            rg.load_data(tmp_path / "log.csv").split(),
-            seed=seed,
-            max_epochs=1,
-        )
-        shutil.rmtree(tmp_path / "given", ignore_errors=True)
-        run_of.save(tmp_path / "given")
-        assert [len(run(board).made) for _ in range(2)] == [1, 0]
-
-
 def test_a_job_that_another_runner_works_on_is_left_to_it(tmp_path: Path) -> None:
     board = write(tmp_path, HEAD.replace("[3]", "[3, 4]").replace("= 40\n", "= 1\n") + BPRMF)
-    job, store = job_of(board, 0)
-    with store.lock(job):
+    job = job_of(board, 0)
+    with locked(job.folder / ".work" / f"{job.stem}.lock"):
         summary = run(board)
     assert (summary.made, summary.busy) == (["synthetic / BPRMF / seed 4"], ["synthetic / BPRMF / seed 3"])
     assert run(board).made == summary.busy

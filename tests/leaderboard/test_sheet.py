@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from made_up import BOARD, MEANS, USERS, fail, fill, jobs, opened, record, result, store_of, write_board
+from made_up import BOARD, MEANS, USERS, fail, fill, jobs, opened, record, result, write_board
 from refusing import refused
 
 from recgraph import registry
@@ -28,7 +28,7 @@ def test_every_number_of_a_table_is_that_of_the_records(board: Board) -> None:
     sheet = opened(board)
     assert [table.title for table in sheet.tables] == ["seen excluded", "seen kept"]
     for name, own in MEANS.items():
-        records = [store_of(board).record(job) for job in jobs(board)[name]]
+        records = [job.record for job in jobs(board)[name]]
         for table in sheet.tables:
             for metric in ("ndcg@10", "recall@10"):
                 values = [each["scores"][table.title][metric] for each in records if each is not None]
@@ -89,11 +89,10 @@ def test_what_has_no_record_is_said(board: Board) -> None:
 
 
 def test_records_of_other_data_are_not_shown(board: Board) -> None:
-    store = store_of(board)
     for job in jobs(board)["LightGCN"]:
-        made = store.record(job)
+        made = job.record
         assert made is not None
-        store.save(job, {**made, "data_hash": "e" * 16, "at": "2025-01-01T00:00:00+00:00"})
+        job.save({**made, "data_hash": "e" * 16, "at": "2025-01-01T00:00:00+00:00"})
     sheet = opened(board)
     assert (entry(sheet, "LightGCN").records, entry(sheet, "LightGCN").n_stale) == ({}, 3)
     reasons = {each.name: reason for each, _, reason in sheet.missing}
@@ -111,7 +110,7 @@ def test_tables_of_nodes(tmp_path: Path) -> None:
     (job,) = jobs(made)["MEOW"]
     scores = {"20 labels a class": {"macro_f1": 0.9, "auc": 0.8}, "k-means": {"nmi": 0.5, "ari": 0.4}}
     protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
-    store_of(made).save(job, record(job, scores, dict.fromkeys(scores, protocol)))
+    job.save(record(job, scores, dict.fromkeys(scores, protocol)))
     labels, clusters = opened(made).tables
     assert (labels.metrics, clusters.metrics) == (("macro_f1",), ("nmi", "ari"))
     assert labels.n_users is None
@@ -123,7 +122,7 @@ def test_a_metric_that_is_nan_is_shown_and_never_the_best(tmp_path: Path) -> Non
         for job in jobs(made)[name]:
             found = result("exclude", [0.1]).to_dict()
             protocols = {"seen excluded": {**found, "metrics": None}}
-            store_of(made).save(job, record(job, {"seen excluded": {"gini@10": value}}, protocols))
+            job.save(record(job, {"seen excluded": {"gini@10": value}}, protocols))
     sheet = opened(made)
     assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "Popularity", "LightGCN"]
     column = score_groups(sheet)[0].columns[0]

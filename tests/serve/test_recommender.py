@@ -206,7 +206,7 @@ def test_for_split_has_seen_train_and_valid_but_not_test() -> None:
 # -- part by part
 
 
-@pytest.mark.parametrize("options", [{}, {"rules": {"block_for": {"7": [1, 2]}}, "exclude_seen": False}])
+@pytest.mark.parametrize("options", [{}, {"rules": {"block": [1, 2]}, "exclude_seen": False}])
 @pytest.mark.parametrize("engine", [None, Engine(workers=2)], ids=["here", "workers"])
 def test_parts_are_the_whole(options: dict[str, Any], engine: Engine | None) -> None:
     served = serve(log())

@@ -14,16 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusing import refused
 from small_serving import ServedTowers, log, serve
+from torch import Tensor
 
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query
+from recgraph.data.item_features import ItemColumns
+from recgraph.data.part import Cases, Part
 from recgraph.data.split import Interactions
+from recgraph.evaluate import Protocol, evaluate
+from recgraph.evaluate.hits import RankedHits
+from recgraph.evaluate.metrics import Metric
 from recgraph.evaluate.ranking import evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.models.closed_form.linear import EASE
 from recgraph.serve import rules as rules_file
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Boost, Rules
+from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 40
 
@@ -90,12 +97,10 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
                 score[item] += change
             elif change is not None:
                 score[item] = score[item] * change if score[item] > 0 else score[item] / change
-    barred = seen | set(rules.block) | set(rules.block_for.get(user, ()))
+    barred = seen | set(rules.block)
     items = [ids[place] for place in order if ids[place] not in barred]
     if rules.allow is not None:
         items = [item for item in items if item in rules.allow]
-    if user in rules.allow_for:
-        items = [item for item in items if item in rules.allow_for[user]]
     items.sort(key=lambda item: -score[item])  # stable: ties stay in their order
 
     def fits(item: Any, chosen: list[Any]) -> bool:
@@ -157,8 +162,6 @@ def check(made: Recommender, rules: Rules, k: int, exclude_seen: bool = True) ->
             assert part["rank"].to_list() == [*range(1, len(wanted) + 1)]
 
 
-item_sets = st.lists(st.integers(0, N_ITEMS - 1), max_size=25)
-users = st.sampled_from([str(u) for u in range(5)])
 boosts = st.lists(
     st.sampled_from(
         [
@@ -175,8 +178,6 @@ some_rules = st.builds(
     Rules,
     allow=st.none() | st.lists(st.integers(0, N_ITEMS - 1), min_size=15).map(lambda some: [*some, 39]),
     block=st.lists(st.integers(0, N_ITEMS - 2), max_size=12),
-    allow_for=st.dictionaries(users, item_sets, max_size=2),
-    block_for=st.dictionaries(users, item_sets, max_size=2),
     boost=boosts,
     max_per=st.dictionaries(st.sampled_from(["genre", "brand", "tags"]), st.integers(1, 3), max_size=2),
     separator=st.sampled_from([None, "|"]),
@@ -221,7 +222,6 @@ def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(mo
     made = served(n_users=30)
     users = made.users.values
     plain = made.recommend(users=users, k=8)
-    assert made.recommend(users=users, k=8, rules={"block_for": {"nobody": [1]}}).equals(plain)
     assert made.recommend(users=users, k=8, rules={"diversity": 0}).equals(plain)
     # in steps of one user at a time, too
     whole = made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}})
@@ -229,26 +229,9 @@ def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit(mo
     assert made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}}).equals(whole)
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
-def test_lists_of_single_users_come_as_frames_and_mappings(kind: str) -> None:
-    made = served()
-    frame = pl.DataFrame({"user": ["3", "3", "4"], "item": [5, 8, 9]})
-    native: Any = {"pandas": frame.to_pandas, "polars": lambda: frame, "pyarrow": frame.to_arrow}[kind]()
-    found = made.recommend(users=["3", "4", "5"], k=40, block=native)
-    assert found.equals(made.recommend(users=["3", "4", "5"], k=40, block={"3": [5, 8], "4": [9]}))
-    assert not {5, 8} & set(found.filter(who="3")["what"])
-    assert found.filter(who="5").equals(made.recommend(users="5", k=40))
-    only = made.recommend(users=["3", "4", "5"], k=3, allow=native, exclude_seen=False)
-    assert set(only.filter(who="3")["what"]) == {5, 8}
-    assert only.filter(who="5").height == 3
-    # as a left join gives them: without the row its user would have no list, and with allow be recommended all
-    with refused("block", "item"):
-        made.recommend(users=["3"], block=pl.DataFrame({"user": ["3", "4"], "item": [5, None]}))
-
-
 def test_rules_hold_for_histories_and_for_popular_items() -> None:
     made = served()
-    rules = {"block_for": {"x": [0]}, "allow": [*range(20)], "max_per": {"brand": 1}}
+    rules = {"allow": [*range(20)], "max_per": {"brand": 1}}
     found = made.recommend(histories={"x": [1, 2], "y": [999]}, k=10, rules=rules, fallback="popularity")
     for user in ("x", "y"):
         items = found.filter(who=user)["what"].to_list()
@@ -264,13 +247,9 @@ def test_rules_hold_for_histories_and_for_popular_items() -> None:
 def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
     frame = pl.DataFrame({"user": [1, 1, 2], "item": [10, 11, 12]})
     made = serve(Interactions.from_frame(frame, user="user", item="item"))
-    for rules in ('{"block": ["11"], "block_for": {"1": ["12"]}}', '{"block": [11.0], "block_for": {"1": [12]}}'):
-        found = made.recommend(users=[1, 2], k=3, rules=Rules.of(json.loads(rules)), exclude_seen=False)
-        assert set(found.filter(user=1)["item"]) == {10}
-        assert set(found.filter(user=2)["item"]) == {10, 12}
-    floats = pl.DataFrame({"user": [1.0, 2.0], "item": [10, 11]}).to_pandas()
-    found = made.recommend(users=[1, 2], k=3, block=floats, exclude_seen=False)
-    assert set(found.filter(user=1)["item"]) == {11, 12}
+    for block in (["11"], [11.0], pl.Series([11])):
+        found = made.recommend(users=[1, 2], k=3, block=block, exclude_seen=False)
+        assert set(found["item"]) == {10, 12}
     assert made.recommend(users=[1], k=3, block=[999, 10], exclude_seen=False).height == 2
     assert made.counters["unknown_items"] == 1
 
@@ -301,7 +280,6 @@ def test_models_without_vectors_and_with_other_rerankers() -> None:
         ({"alow": [1]}, "alow"),
         ({"block": "abc"}, "block"),
         ({"block": ["x"]}, "x"),
-        ({"block_for": {"3": 5}}, "block_for"),
         ({"allow": []}, "allow"),
     ],
 )
@@ -315,8 +293,6 @@ def test_arguments_and_rules_say_a_thing_once() -> None:
     both = made.recommend(users="3", k=40, block=[1], rules={"allow": [*range(10)], "max_per": {"brand": 2}})
     rules = {"allow": [*range(10)], "block": [1], "max_per": {"brand": 2}}
     assert both.equals(made.recommend(users="3", k=40, rules=rules))
-    with refused("block"):
-        made.recommend(users="3", block=[1], rules={"block": [2]})
 
 
 def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
@@ -342,3 +318,71 @@ def test_scores_of_a_history_are_the_models(device: torch.device) -> None:
         scores = made.model.score(Query(row, made.seen.take(row)).to(device))[0].cpu()
     index = made.items.index(found["what"])
     assert found["score"].to_list() == pytest.approx(scores[torch.from_numpy(index)].tolist(), rel=1e-5)
+
+
+# -- re-ranked lists: what is measured is what is served
+
+RERANKERS: list[Any] = [
+    "mmr",
+    {"name": "mmr", "strength": 0.6, "pool": 12, "similarity": "co_occurrence"},
+    {"name": "mmr", "strength": 0.2, "relevance": "probability"},
+    {"name": "dpp", "strength": 0.5},
+    {"name": "dpp", "strength": 0.3, "columns": ["genre"]},
+]
+
+
+class Listed(Metric):
+    """Keeps the lists that it is asked to measure."""
+
+    name = "listed"
+    needs_truth = False
+    needs = frozenset({"items"})
+    lists: list[list[int]]
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        Listed.lists = ranked.listed().tolist()
+        return torch.zeros(len(ranked), dtype=torch.float64)
+
+
+def measured(made: Recommender, rerank: Any, k: int, **more: Any) -> Any:
+    """A result of the first k of everyone's lists, without what was seen."""
+    truth = Ragged.from_lists([[row] for row in range(len(made.users))])
+    cases = Cases(torch.arange(len(made.users)), made.seen, truth, len(made.items))
+    columns = ItemColumns(made.items, made.item_features, "what")
+    (result,) = evaluate(
+        made.model,  # type: ignore[arg-type]
+        cases,
+        seen=("exclude",),
+        metrics=[Listed(), "ndcg"],
+        cutoffs=(k,),
+        rerank=rerank,
+        fit_part=Part(made.seen, len(made.items)),
+        item_columns=columns,
+        **more,
+    )
+    return result
+
+
+@pytest.mark.parametrize("rerank", RERANKERS, ids=str)
+def test_what_is_measured_is_what_is_served(rerank: Any) -> None:
+    made = served()
+    found = made.recommend(users=made.users.values, k=7, rules={"rerank": rerank})
+    result = measured(made, rerank, 7)
+    for row, user in enumerate(made.users.values.to_list()):
+        assert made.items.ids(Listed.lists[row]).to_list() == found.filter(who=user)["what"].to_list()
+    plain = measured(made, None, 7)
+    assert json.loads(result.protocol.rerank)["name"] == (rerank if isinstance(rerank, str) else rerank["name"])
+    assert plain.protocol.rerank == ""
+    assert result.hash != plain.hash
+    assert Protocol.of(result.protocol.model_dump(mode="json")).hash == result.hash
+    # the scores beside the lists are the model's
+    whole = made.recommend(users=made.users.values, k=len(made.items))
+    keys = ["who", "what", "score"]
+    assert found.select(keys).join(whole.select(keys), on=keys).height == found.height
+
+
+def test_the_shorthand_is_mmr() -> None:
+    made = served()
+    short = made.recommend(users="all", k=8, rules={"diversity": 0.4})
+    assert made.recommend(users="all", k=8, rules={"rerank": {"name": "mmr", "strength": 0.4}}).equals(short)
+    assert not made.recommend(users="all", k=8).equals(short)

@@ -164,7 +164,6 @@ RULES: list[dict[str, Any]] = [
     {"block": [1, 2, 3], "max_per": {"tags": 2}, "boost": [{"column": "price", "weight": -3.0}]},
     {"diversity": 0.4, "allow": list(range(40))},
     {"rerank": {"name": "dpp", "strength": 0.3, "similarity": "co_occurrence", "pool": 20}},
-    {"block_for": {"5": list(range(0, 30))}, "allow_for": {"6": [1, 50, 51, 52]}},
 ]
 
 

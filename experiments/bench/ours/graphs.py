@@ -33,7 +33,7 @@ def read(folder: str) -> tuple[HeteroGraph, tuple[str, ...]]:
     """The graph of HeCo's folder ``acm``, ``dblp``, ..., and its meta-paths."""
     path = Path(folder)
     card = find_card(path.name)
-    return prepare_graph(card, path, card.name).graph, tuple(card.paths)
+    return prepare_graph(card, path, card.name)[0], tuple(card.paths)
 
 
 def published(model: str, dataset: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ a changed card is prepared anew. A log in files of the user's own is read from t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,6 @@ class Prepared:
     counts: dict[str, int]
     source: str
     cached: bool
-
-    @property
-    def acknowledgement(self) -> str:
-        """What the licence asks a user to state; show it."""
-        return self.card.acknowledgement
 
 
 def home() -> Path:
@@ -123,9 +118,15 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         if isinstance(card, GraphCard):
             from recgraph.data.catalog.graphs import prepare_graph
 
-            graph = prepare_graph(card, given, name)
-            graph.save(new)
-            counts, label = graph.counts, str(given)
+            graph, task, data = prepare_graph(card, given, name)
+            counts, label = {each: graph.count(each) for each in graph.node_types}, str(given)
+            counts["edges"] = sum(edges.adj.nnz for edges in graph.edges.values())
+            if task is not None:
+                task.save(new)
+                graph.save(new / "graph")
+            if data is not None:
+                counts["interactions"] = len(data)
+                replace(data, graph=graph).save(new)
         else:
             log, label = prepare_log(card, given, source)
             log.save(new)
@@ -157,11 +158,8 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
 
 
 def load_graph(name: str) -> HeteroGraph:
-    """The typed graph of a data set; for recommendation the relations beside the interactions.
-
-    ``HeteroGraph.from_interactions(split.interactions, split.train)`` is the whole of the latter, with the interactions
-    that may be known.
-    """
+    """The typed graph of a data set; for recommendation the relations beside the interactions, which
+    ``HeteroGraph.from_interactions(split.interactions, split.train)`` adds."""
     from recgraph.graph.hetero import HeteroGraph
 
     _graph_card(name)

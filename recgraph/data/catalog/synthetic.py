@@ -26,11 +26,8 @@ _HOUR = 3_600
 
 
 class Synthetic(Config):
-    """The parameters of the generator.
-
-    A sequence never comes back to an item (``(max_length - 1) * reach`` is less than a group), so keeping and
-    excluding seen items have the same best possible ranking.
-    """
+    """The parameters of the generator. A sequence never comes back to an item, so keeping and excluding seen items have
+    the same best possible ranking."""
 
     n_users: int = Field(600, ge=1)
     n_items: int = Field(300, ge=2)
@@ -44,16 +41,9 @@ class Synthetic(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.n_items % self.n_groups:
-            raise ValueError(f"n_groups = {self.n_groups} must divide n_items = {self.n_items}")
-        if self.max_length < self.min_length:
-            raise ValueError(f"max_length = {self.max_length} must be at least min_length = {self.min_length}")
         longest = (self.max_length - 1) * self.reach
-        if longest >= self.group_size:
-            raise ValueError(
-                f"(max_length - 1) * reach = {longest} must be less than n_items / n_groups = "
-                f"{self.group_size}, or a user could come back to an item; take fewer groups or more items"
-            )
+        if self.n_items % self.n_groups or self.max_length < self.min_length or longest >= self.group_size:
+            raise ValueError("n_groups must divide n_items; (max_length - 1) * reach be less than n_items / n_groups")
         return self
 
     @property

@@ -1,15 +1,17 @@
-"""Batches of pairs: order, resuming, and the law of the negatives."""
+"""Batches of pairs and sequences: order, resuming, shares of ranks, time gaps, and the law of the negatives."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusing import refused
 
-from recgraph.data.batches import PairBatches
+from recgraph.data.batches import N_GAPS, PairBatches, SequenceBatches, gap_buckets
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.ranks import Ranks
@@ -123,15 +125,6 @@ def test_ranks_share_the_negatives_of_groups() -> None:
     assert whole.of_samples(whole.negatives).shape == (10, 5)
 
 
-def test_batches_of_shared_negatives() -> None:
-    batches = PairBatches(part(), 4, Generators(3), n_negatives=5, shared=True)
-    first, *_, last = batches.epoch(0)
-    assert first.negatives.shape == last.negatives.shape == (1, 5)
-    assert not torch.equal(first.negatives, last.negatives)
-    assert first.negative_mask().shape == (4, 5)
-    torch.testing.assert_close(first.to("cpu").excluded, first.excluded)
-
-
 def test_every_interaction_once_an_epoch() -> None:
     batches = PairBatches(part(), 4, Generators(3), n_negatives=2)
     seen = list(batches.epoch(0))
@@ -153,7 +146,119 @@ def test_an_epoch_goes_on_where_it_was_left() -> None:
     assert not (torch.equal(whole[0].items, other.items) and torch.equal(whole[0].negatives, other.negatives))
 
 
-def test_without_negatives() -> None:
-    batch = next(PairBatches(part(), 4, Generators(3), n_negatives=0).epoch(0))
-    assert batch.negatives.shape == (4, 0)
-    assert batch.to("cpu").epoch == 0
+def random_train(n_users: int = 23) -> Part:
+    drawn = torch.Generator().manual_seed(5)
+    lengths = torch.randint(2, 12, (n_users,), generator=drawn)
+    return Part(Ragged.from_lengths(torch.randint(30, (int(lengths.sum()),), generator=drawn), lengths), 30)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("batch_size", [5, 11])
+def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(count: int, regime: str, batch_size: int) -> None:
+    def batches(ranks: Ranks) -> list:
+        generators = Generators(1, ranks=ranks)
+        settings = {"batch_size": batch_size, "max_len": 6, "partners": True, "views": True}
+        return list(SequenceBatches(random_train(), regime, generators=generators, **settings).epoch(2))
+
+    of_ranks = [batches(Ranks(rank, count)) for rank in range(count)]
+    whole = batches(Ranks())
+    assert {len(each) for each in of_ranks} == {len(whole)}
+    for number, batch in enumerate(whole):
+        for rank in range(count):
+            share = of_ranks[rank][number]
+            own = slice(None) if len(batch.users) < count else slice(rank, None, count)
+            assert torch.equal(share.users, batch.users[own])
+            for name in ("sequences", "contrast", "partners"):
+                assert getattr(share, name).to_lists() == getattr(batch, name).to_lists()[own]
+            assert torch.equal(share.targets, batch.targets[share.target_places()])
+            assert torch.equal(share.contrast_targets, batch.contrast_targets)
+            assert share.n_targets == batch.n_targets
+            if share.whole is not None:
+                assert share.whole.contrast is not None
+                assert share.whole.contrast.to_lists() == batch.contrast.to_lists()
+        weights = [each[number].weight for each in of_ranks]
+        assert sum(weights) == pytest.approx(count)
+
+
+def test_ranks_have_as_much_to_do() -> None:
+    def tokens(rank: int) -> list[int]:
+        generators = Generators(1, ranks=Ranks(rank, 4))
+        batches = SequenceBatches(random_train(900), "causal", batch_size=64, max_len=9, generators=generators)
+        return [len(batch.sequences.values) for batch in batches.epoch(0)]
+
+    for of_ranks in list(zip(*(tokens(rank) for rank in range(4)), strict=True))[:-1]:
+        # dealt from rows that are sorted: at most a row of the longest apart
+        assert max(of_ranks) - min(of_ranks) <= 9
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_of_pairs_are_the_batch_of_one_process(count: int) -> None:
+    def batches(ranks: Ranks) -> list:
+        return list(PairBatches(random_train(), 10, Generators(1, ranks=ranks), n_negatives=3).epoch(2))
+
+    of_ranks = [batches(Ranks(rank, count)) for rank in range(count)]
+    for number, batch in enumerate(batches(Ranks())):
+        shares = [each[number] for each in of_ranks]
+        if len(batch.users) < count:  # all compute it
+            shares = shares[:1]
+        for name in ("users", "items", "negatives"):
+            assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(batch, name))
+        for share in shares:
+            assert torch.equal(share.all_users, batch.users)
+            assert torch.equal(share.all_items, batch.items)
+            assert share.n_targets == batch.n_targets
+
+
+TIMES = [[0, 0, 1, 3, 7, 11, 1_000_011], [5], [], [10, 10, 2**50, 2**52]]
+
+
+def slowly(times: list[int]) -> list[int]:
+    return [0, *(1 + (after - before).bit_length() for before, after in pairwise(times))][: len(times)]
+
+
+def test_a_bucket_is_the_number_of_binary_digits() -> None:
+    found = gap_buckets(Ragged.from_lists(TIMES))
+    assert found.to_lists() == [slowly(row) for row in TIMES]
+    assert found.to_lists()[0] == [0, 1, 2, 3, 4, 4, 21]
+    assert int(found.values.max()) < N_GAPS
+    longest = gap_buckets(Ragged.from_lists([[0, 2**63 - 1]]))
+    assert int(longest.values.max()) < N_GAPS
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(0, 12, (20,), generator=draw)
+    n = int(lengths.sum())
+    items = Ragged.from_lengths(torch.arange(n) % 9, lengths)
+    times = torch.randint(0, 2**40, (n,), generator=draw)
+    times = torch.cat([row.sort().values for row in times.split(lengths.tolist())])
+    part = Part(items, 9, times=times)
+    settings = {"batch_size": 5, "max_len": 4, "partners": True}
+    plain = SequenceBatches(part, regime, **settings, generators=Generators(0))
+    timed = SequenceBatches(part, regime, **settings, generators=Generators(0), gaps=True)
+    tokens = items.to_lists()
+    buckets = [slowly(row) for row in items.with_values(times).to_lists()]
+    known = {
+        (user, end): list(zip([item + 1 for item in tokens[user]], buckets[user], strict=True))[max(0, end - 4) : end]
+        for user in range(20)
+        for end in range(1, len(tokens[user]) + 1)
+    }
+    for one, other in zip(plain.epoch(0), timed.epoch(0), strict=True):
+        assert torch.equal(one.targets, other.targets)
+        assert torch.equal(one.contrast_targets, other.contrast_targets)
+        for name in ("sequences", "contrast", "partners"):
+            rows, pairs = getattr(one, name), getattr(other, name)
+            assert torch.equal(rows.values, pairs.values[:, 0])
+            assert torch.equal(rows.offsets, pairs.offsets)
+            found = [[tuple(pair) for pair in row] for row in pairs.to_lists()]
+            assert all(any(row == wanted[: len(row)] for wanted in known.values()) for row in found)
+        moved = other.to("cpu")
+        assert moved.sequences.values.shape[1] == 2
+
+
+def test_gaps_of_a_log_without_times_are_refused() -> None:
+    part = Part(Ragged.from_lists([[1, 2, 3]]), 4)
+    with refused("time_gaps"):
+        SequenceBatches(part, "causal", batch_size=2, max_len=3, generators=Generators(0), gaps=True)

@@ -1,16 +1,15 @@
-"""Folds of cross-validation: each against a few lines of pandas, what they share, and what is refused."""
+"""Folds, and targets after a cut of time: against slow versions; nothing later than the cut or the target is known."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
-from command_line import refused, works
 from refusing import refused as naming
 
 import recgraph as rg
@@ -111,46 +110,6 @@ def test_windows_from_an_instant_are_of_one_length() -> None:
         assert tuple(found.loc["TRAIN"]) == (0, 69 - 20 * fold)
 
 
-def _days(n: int = 100, gap: range = range(0)) -> pd.DataFrame:
-    """Four interactions a day."""
-    days = np.array([day for day in range(n) if day not in gap]).repeat(4)
-    users, items = (np.random.default_rng(5).integers(20, size=(2, len(days)))).tolist()
-    dates = pd.Timestamp("2024-01-01") + pd.to_timedelta(days, "D")
-    return pd.DataFrame({"user_id": users, "item_id": items, "timestamp": dates, "day": days})
-
-
-@pytest.mark.parametrize(
-    ("column", "window"),
-    [("dates", "20D"), ("dates", "480 h"), ("numbers", 20), ("numbers", 20.0), ("fractions", "20s"), ("fractions", 20)],
-)
-def test_windows_of_a_length_follow_one_another_to_the_end_of_the_log(column: str, window: float | str) -> None:
-    frame = _days()
-    times = {"dates": frame["timestamp"], "numbers": frame["day"], "fractions": frame["day"] + 0.25}[column]
-    data = rg.load_data(frame[["user_id", "item_id"]].assign(timestamp=times))
-    whole = data.split("time", window=window)
-    for fold, split in enumerate(rg.folds(data, 3, "time", window=window)):
-        rows = _rows(split)
-        found = pd.Series(frame["day"].to_numpy()[rows["row"]]).groupby(rows["part"].to_numpy()).agg(["min", "max"])
-        assert tuple(found.loc["TEST"]) == (80 - 20 * fold, 99 - 20 * fold)
-        assert tuple(found.loc["VALID"]) == (60 - 20 * fold, 79 - 20 * fold)
-        assert tuple(found.loc["TRAIN"]) == (0, 59 - 20 * fold)
-        assert ("TEST_LEFT" in found.index) == (fold > 0)
-        assert (fold > 0) or torch.equal(split.labels, whole.labels)
-        assert split.params["window"] == window
-
-
-@pytest.mark.parametrize("targets", ["last", "first", "random"])
-def test_targets_lie_in_the_window(targets: str) -> None:
-    data = rg.load_data(_frame())
-    for plain, split in zip(
-        rg.folds(data, 2, "time", test=0.3), rg.folds(data, 2, "time", test=0.3, targets=targets), strict=True
-    ):
-        found = _rows(plain).assign(target=_rows(split)["part"])
-        assert set(found.loc[found["target"] == "TEST", "part"]) == {"TEST"}
-        assert set(found.loc[found["part"] == "TEST_LEFT", "target"]) <= {"TEST_LEFT"}
-        assert json.loads(split.facts)["targets"] == targets
-
-
 @pytest.mark.parametrize("n_folds", [2, 3, 7])
 def test_ratio_tests_each_interaction_once(n_folds: int) -> None:
     frame = pd.concat([_frame(), pd.DataFrame({"user_id": [99], "item_id": [1], "timestamp": [0], "rating": [1]})])
@@ -188,17 +147,6 @@ def test_users_are_tested_once() -> None:
         assert len(split.valid) == data.n_users // 10
 
 
-def test_a_fold_is_kept_on_disk_and_named_in_the_protocol(tmp_path: Path) -> None:
-    split = rg.folds(rg.load_data(_frame()), 3, "time")[1]
-    split.save(tmp_path)
-    read = SealedSplit.load(tmp_path)
-    assert read.params == split.params
-    assert read.unseal("compare").hash == split.hash
-    assert json.loads(read.facts) == {"fold": 1, "n_folds": 3}
-    again = rg.load_data(_frame()).split("time", **split.params)
-    assert again.hash == split.hash
-
-
 @pytest.mark.parametrize("strategy", ["time", "leave-one-out", "ratio", "users"])
 def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> None:
     data = rg.load_data(_frame())
@@ -212,19 +160,6 @@ def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> 
     assert data.split(strategy).log_hash == ""
 
 
-def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:
-    file = tmp_path / "log.csv"
-    _frame().to_csv(file, index=False)
-    settings = ("--set", "split=time", "--set", "split_options={n_folds=3, fold=1}")
-    works(f"train ease --data {file} --out {tmp_path / 'run'}", *settings)
-    works(f"evaluate {tmp_path / 'run'}")
-    record = rg.Run.open(tmp_path / "run").record
-    expected = rg.load_data(file).split("time", n_folds=3, fold=1)
-    assert record.data.split_hash == expected.hash
-    told = refused(f"train ease --data {file} --out {tmp_path / 'other'}", *settings[:3], "split_options={n_folds=3}")
-    assert "n_folds" in told
-
-
 @pytest.mark.parametrize(
     ("strategy", "params", "named"),
     [
@@ -235,10 +170,97 @@ def test_the_command_line_takes_a_fold(tmp_path: Path) -> None:
         ("time", {"n_folds": 2, "fold": 0, "test": 0.001}, "n_folds"),
         ("ratio", {"n_folds": 3, "fold": 0, "test": 0.5}, "test"),
         ("all", {"n_folds": 3, "fold": 0}, "n_folds"),
-        ("time", {"window": "1M"}, "window"),
-        ("time", {"window": 10**9}, "window"),
     ],
 )
 def test_what_makes_no_folds_is_refused(strategy: str, params: dict[str, Any], named: str) -> None:
     with naming(named):
         rg.load_data(_frame()).split(strategy, **params)
+
+
+ONE = ("last", "first", "random")
+
+
+def _log(seed: int = 0, n: int = 300, n_items: int = 40) -> rg.Interactions:
+    rng = np.random.default_rng(seed)
+    frame = pl.DataFrame(
+        {"u": rng.integers(0, 25, n), "i": rng.integers(0, n_items, n), "t": rng.integers(0, 90, n)}  # many ties
+    )
+    return rg.Interactions.from_frame(frame, user="u", item="i", timestamp="t")
+
+
+def _slow(data: rg.Interactions, cut: int, end: int, choose: Any, known: set[int] | None) -> dict[int, Any]:
+    """User -> (history, truth) of the targets at the times ``cut <= t < end``."""
+    found = {}
+    for user in range(data.n_users):
+        own = sorted((r["time"], r["row"], r["item"]) for r in data.log.iter_rows(named=True) if r["user"] == user)
+        before = [item for time, _, item in own if time < cut]
+        after = [item for time, _, item in own if cut <= time < end and (known is None or item in known)]
+        if not after:
+            continue
+        place = choose(user, len(after))
+        history, truth = before + after[:place], [after[place]]
+        if history:
+            found[user] = (history, truth)
+    return found
+
+
+def _cases(cases: Any) -> dict[int, Any]:
+    lists = zip(cases.history.to_lists(), cases.truth.to_lists(), strict=True)
+    return dict(zip(cases.users.tolist(), lists, strict=True))
+
+
+@pytest.mark.parametrize("unknown_items", ["keep", "drop"])
+@pytest.mark.parametrize("targets", ["last", "first"])
+def test_one_target_of_a_user_against_a_slow_version(targets: str, unknown_items: str) -> None:
+    data = _log()
+    cuts = {"valid_from": 60, "test_from": 75}
+    split = data.split("time", targets=targets, unknown_items=unknown_items, **cuts)
+    place = {"last": lambda user, n: n - 1, "first": lambda user, n: 0}[targets]
+    drop = unknown_items == "drop"
+    rows = list(data.log.iter_rows(named=True))
+    for part, cut, end in (("valid", 60, 75), ("test", 75, 10**9)):
+        known = {row["item"] for row in rows if row["time"] < cut} if drop else None
+        expected = _slow(data, cut, end, place, known)
+        assert _cases(getattr(split, part)) == expected
+    assert split.train.n_interactions == sum(row["time"] < 60 for row in rows)
+    assert split.fit_part("train+valid").n_interactions == sum(row["time"] < 75 for row in rows)
+    assert split.fit_part("all").n_interactions == len(rows)
+
+
+@pytest.mark.parametrize("targets", ["all", *ONE])
+def test_nothing_at_or_after_a_cut_is_trained_on_and_no_history_is_later_than_its_target(targets: str) -> None:
+    data = _log(1)
+    split = data.split("time", valid=0.1, test=0.1, targets=targets, seed=4)
+    moments = data.log["time"].sort()
+    cuts = {"valid": moments[len(data) - 60], "test": moments[len(data) - 30]}
+    assert split.train.times is not None
+    assert int(split.train.times.max()) < cuts["valid"]
+    both = split.fit_part("train+valid").times
+    assert both is not None
+    assert int(both.max()) < cuts["test"]
+    assert split.sealed().interactions.log.filter(pl.col("time") >= cuts["test"]).is_empty()
+    for part, cases in (("valid", split.valid), ("test", split.test)):
+        assert len(cases)
+        assert cases.times is not None
+        for row, user in enumerate(cases.users.tolist()):
+            target = data.log.filter(pl.col("user") == user, pl.col("time") >= cuts[part])["time"]
+            known = cases.times.to_lists()[row]
+            latest = {"first": target.min(), "all": cuts[part]}.get(targets, target.max())
+            assert not known or max(known) <= latest
+
+
+def test_a_random_target_is_drawn_by_the_recorded_seed() -> None:
+    data = _log(2)
+    cuts = {"valid_from": 50, "test_from": 70, "targets": "random"}
+    splits = [data.split("time", seed=seed, **cuts) for seed in (0, 0, 1)]
+    assert splits[0].hash == splits[1].hash != splits[2].hash
+    assert [split.seed for split in splits] == [0, 0, 1]
+    last = _cases(data.split("time", **{**cuts, "targets": "last"}).test)
+    for split in splits:
+        found = _cases(split.test)
+        assert all(len(truth) == 1 for _, truth in found.values())
+        for user, (history, truth) in found.items():
+            whole = [*last[user][0], *last[user][1]]
+            assert whole[: len(history) + 1] == [*history, *truth]
+    counts = np.mean([len(history) for history, _ in _cases(splits[0].test).values()])
+    assert counts < np.mean([len(history) for history, _ in last.values()])
