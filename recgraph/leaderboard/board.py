@@ -82,7 +82,7 @@ class SheetSpec(Config):
     training: Settings = Field({}, description="settings of training that all models begin with")
     models: tuple[EntrySpec, ...] = Field(min_length=1)
     imports: tuple[str, ...] = Field(
-        (), alias="import", description="Python files, from the board's file on, or modules that register parts"
+        (), description="written 'import': Python files, from the board's file on, or modules that register parts"
     )
     file: Path = Field(Path(), description="the board's file, set when it is read: paths count from it on")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from polars.exceptions import PolarsError
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, assignments, setting_text
+from recgraph.config import Config, ConfigError, assignments, merged, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.nodes import NodeProtocol, ProbeConfig
