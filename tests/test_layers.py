@@ -49,6 +49,7 @@ DISTRIBUTIONS = {
     "IPython": "ipykernel",
     "requests": "pooch",
     "starlette": "fastapi",
+    "pydantic_core": "pydantic",
     "prometheus_client": "prometheus-client",
     "mlflow": "mlflow-skinny",
 }

@@ -106,14 +106,9 @@ def _compared(
 
 def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's record does not follow from its seed."""
-    kept = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on")}
-    if (selection := record.get("selection")) is not None:  # the number of epochs follows from it
-        kept |= {"training": selection["training"], "refit": True}
-    items = record.get("init_items")
-    if items is not None and "source_record" in items:  # likewise the vectors of another run
-        of_source = {name: value for name, value in items.items() if name not in ("source", "digest")}
-        items = {**of_source, "source_record": _beside_seed(items["source_record"])}
-    return {**kept, "init_items": items}
+    kept = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on", "init_items")}
+    selection = record.get("selection")  # the number of epochs follows from it
+    return kept if selection is None else {**kept, "training": selection["training"], "refit": True}
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:

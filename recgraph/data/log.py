@@ -445,7 +445,7 @@ def encode(
             _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{n_missing:,}")
     else:
         for each, mask in zip(ids, missing, strict=True):
-            fix = "fill it in, or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
+            fix = "fill it in, or leave such rows out with missing_ids='drop' (--reading missing_ids=drop)"
             _refuse(mask, each, source, MissingIdError, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
     if not len(frame):
         raise source.error(EmptyLogError, "there is no interaction")

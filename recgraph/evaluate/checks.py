@@ -158,10 +158,9 @@ def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0
     seen: Seen
     for seen in ("keep", "exclude"):
         expected = _recall_at_chance(cases, cutoff, seen == "exclude")
-        constant, random = _Constant(cases.n_items), _Random(cases.n_items, seed)
-        (exact,) = evaluate(constant, cases, seen=(seen,), ties="expectation", metrics=(metric,))
+        (exact,) = evaluate(_Chance(cases.n_items), cases, seen=(seen,), ties="expectation", metrics=(metric,))
         rows.append(_at(f"constant scorer, expectation, seen {seen}", exact.per_user[metric], expected, 1e-9))
-        (found,) = evaluate(random, cases, seen=(seen,), metrics=(metric,))
+        (found,) = evaluate(_Chance(cases.n_items, seed), cases, seen=(seen,), metrics=(metric,))
         # a rare hit may not be among few users: then the deviation is that of a single one of them
         deviation = max(float((found.per_user[metric] - expected).std()), 1 / np.sqrt(len(cases)))
         error = _SIGMAS * deviation / np.sqrt(len(cases))
@@ -169,25 +168,18 @@ def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0
     return rows
 
 
-class _Constant(Scorer):
-    def __init__(self, n_items: int) -> None:
-        self.n_items = n_items
+@dataclass(frozen=True)
+class _Chance(Scorer):
+    """Random scores, the same for a user whoever else is ranked; without a seed all are 0."""
+
+    n_items: int
+    seed: int | None = None
 
     def score(self, query: Query) -> Tensor:
-        return torch.zeros(len(query), self.n_items)
-
-
-class _Random(_Constant):
-    def __init__(self, n_items: int, seed: int) -> None:
-        super().__init__(n_items)
-        self.seed = seed
-
-    def score(self, query: Query) -> Tensor:
-        rows = [
-            numpy_generator(self.seed, "random scorer", user).random(self.n_items, dtype=np.float32)
-            for user in query.users.tolist()
-        ]
-        return torch.from_numpy(np.stack(rows))
+        if self.seed is None:
+            return torch.zeros(len(query), self.n_items)
+        generators = (numpy_generator(self.seed, "random scorer", user) for user in query.users.tolist())
+        return torch.from_numpy(np.stack([each.random(self.n_items, dtype=np.float32) for each in generators]))
 
 
 def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:

@@ -20,10 +20,9 @@ __all__ = ["Aggregate", "Metric", "RankedHits", "RelevantRanks", "Ties", "ranks"
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`; one with options is a frozen dataclass,
-    too."""
+    """Base of all metrics. A subclass fills :meth:`compute`; one with options is a frozen dataclass, too."""
 
-    #: as it is written before ``@``, e.g. ``hit_rate``
+    #: as it is written before ``@``; by default the class's name, e.g. ``hit_rate`` of ``HitRate``
     name: ClassVar[str]
     #: what it reads besides the hits: attributes of :class:`RankedHits`
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -37,6 +36,10 @@ class Metric(ABC):
     cut: ClassVar[bool] = True
     #: whether it is right where hits are probabilities over the orders of equal scores
     expects: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in cls.__dict__:
+            cls.name = re.sub("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
 
     @property
     def label(self) -> str:
@@ -72,6 +75,12 @@ class Metric(ABC):
         plain = values.numpy(force=True)
         plain = plain[plain == plain]
         return float(plain.mean()) if plain.size else float("nan")
+
+
+class RelevanceMetric(Metric):
+    """A metric of where the relevant items stand, which is right where hits are probabilities, too."""
+
+    expects = True
 
 
 class Aggregate(Metric):
@@ -134,38 +143,29 @@ def times_listed(ranked: RankedHits) -> Tensor:
     return torch.bincount(items[items >= 0], minlength=ranked.n_items)
 
 
-class HitRate(Metric):
+class HitRate(RelevanceMetric):
     """1 if a relevant item is among the first k, else 0."""
-
-    name = "hit_rate"
-    expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         return ranked.hits.any(1).double() if ranked.ties is None else first_hit(ranked.ties).sum(1)
 
 
-class Precision(Metric):
+class Precision(RelevanceMetric):
     """hits in the first k / k. Short lists are divided by k, too."""
-
-    name = "precision"
-    expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         return ranked.hits.sum(1).double() / k
 
 
-class Recall(Metric):
+class Recall(RelevanceMetric):
     """hits in the first k / relevant items. With more than k relevant items the best possible value is below 1."""
-
-    name = "recall"
-    expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         return ranked.hits.sum(1).double() / ranked.n_relevant
 
 
 @dataclass(frozen=True)
-class F1(Metric):
+class F1(RelevanceMetric):
     """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k).
 
     Attributes:
@@ -174,19 +174,14 @@ class F1(Metric):
 
     beta: float = 1.0
 
-    name = "f1"
-    expects = True
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         square = self.beta**2
         return (1 + square) * ranked.hits.sum(1).double() / (square * ranked.n_relevant + k)
 
 
-class RPrecision(Metric):
+class RPrecision(RelevanceMetric):
     """hits in the first r / r, r the number of relevant items. It has no cut-off."""
 
-    name = "r_precision"
-    expects = True
     cut = False
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -208,7 +203,7 @@ def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DCG(Metric):
+class DCG(RelevanceMetric):
     """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades.
 
     Attributes:
@@ -217,9 +212,6 @@ class DCG(Metric):
     """
 
     gain: Literal["linear", "exponential"] = "linear"
-
-    name = "dcg"
-    expects = True
 
     def gains(self, grades: Tensor) -> Tensor:
         return grades.exp2() - 1 if self.gain == "exponential" else grades
@@ -239,8 +231,6 @@ def _discounts(ranked: RankedHits) -> Tensor:
 class NDCG(DCG):
     """:class:`DCG` over the DCG of the best possible list: of its first min(relevant items, k) ranks all are hits."""
 
-    name = "ndcg"
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         weights = _discounts(ranked)
         if ranked.gains is None or ranked.ideal_gains is None:
@@ -253,11 +243,8 @@ def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
     return weights.cumsum(0)[(n_hits.clamp(max=len(weights)) - 1).clamp(min=0)]
 
 
-class MAP(Metric):
+class MAP(RelevanceMetric):
     """The sum over the ranks j <= k of hits of (hits in the first j) / j, over min(relevant items, k)."""
-
-    name = "map"
-    expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         hits, ties = ranked.hits.double(), ranked.ties
@@ -272,11 +259,8 @@ class MAP(Metric):
         return (upto / ranks(ranked.hits)).sum(1) / ranked.n_relevant.clamp(max=k)
 
 
-class MRR(Metric):
+class MRR(RelevanceMetric):
     """1 / the rank of the first relevant item, 0 where none is among the first k."""
-
-    name = "mrr"
-    expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if ranked.ties is not None:
@@ -285,7 +269,7 @@ class MRR(Metric):
 
 
 @dataclass(frozen=True)
-class RBP(Metric):
+class RBP(RelevanceMetric):
     """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible list.
 
     Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that with few relevant
@@ -297,24 +281,19 @@ class RBP(Metric):
 
     patience: float = 0.85
 
-    name = "rbp"
-    expects = True
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         weights = self.patience ** (ranks(ranked.hits) - 1)
         return (ranked.hits * weights).sum(1) / _best(weights, ranked.n_relevant)
 
 
-class AUC(Metric):
+class AUC(RelevanceMetric):
     """The share of pairs of a relevant and another candidate in which the relevant one stands higher; ties count half.
 
     All candidates are ranked and there is no cut-off. A relevant item that is no candidate loses every pair; a user
     without other candidates has no value.
     """
 
-    name = "auc"
     cut = False
-    expects = True
     needs = frozenset({"relevant_ranks"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -330,7 +309,6 @@ class AUC(Metric):
 class AveragePopularity(ListedMean):
     """The mean over the first k of the item's interactions in the training data."""
 
-    name = "average_popularity"
     higher_is_better = False
     needs = frozenset({"items", "counts"})
 
@@ -341,16 +319,12 @@ class AveragePopularity(ListedMean):
 class CatalogueCoverage(Aggregate):
     """Items among the first k of any list / items in the catalogue."""
 
-    name = "catalogue_coverage"
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         return (times_listed(ranked) > 0).sum().double() / ranked.n_items
 
 
 class Entropy(Aggregate):
     """The entropy of the items among the first k of all lists, over its greatest value, log(items in the catalogue)."""
-
-    name = "entropy"
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts = times_listed(ranked)
@@ -364,7 +338,6 @@ class Gini(Aggregate):
     With x ascending it is the sum of (2i - N - 1) x_i / (N sum x).
     """
 
-    name = "gini"
     higher_is_better = False
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -379,8 +352,6 @@ class Personalization(Aggregate):
     An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at. The length is at most the
     items of the catalogue, and lists must have it. NaN for one user.
     """
-
-    name = "personalization"
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = times_listed(ranked), len(ranked)
@@ -403,7 +374,6 @@ class TailShare(ListedMean):
 
     ratio: float = 0.2
 
-    name = "tail_share"
     needs = frozenset({"items", "counts"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
@@ -421,7 +391,6 @@ class IntraListDiversity(Metric):
     A list of one item is 0, an empty one has no value.
     """
 
-    name = "intra_list_diversity"
     needs_truth = False
     needs = frozenset({"items", "features"})
 
@@ -445,7 +414,6 @@ class IntraListDiversity(Metric):
 class NewItems(ListedMean):
     """The share of the first k that the user has no interaction with in the training data."""
 
-    name = "new_items"
     needs = frozenset({"items", "known"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
@@ -459,7 +427,6 @@ class Novelty(ListedMean):
     An item without interactions counts like one with a single one.
     """
 
-    name = "novelty"
     needs = frozenset({"items", "counts", "n_users"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
@@ -476,7 +443,6 @@ class Serendipity(ListedMean):
     relevant items counts as 0.
     """
 
-    name = "serendipity"
     needs = frozenset({"items", "counts"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:
@@ -490,7 +456,6 @@ class Serendipity(ListedMean):
 class Unexpectedness(ListedMean):
     """The share of the first k that is not among the k most popular items."""
 
-    name = "unexpectedness"
     needs = frozenset({"items", "counts"})
 
     def values(self, ranked: RankedHits, k: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,18 +11,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.data.split import Interactions
-from recgraph.graph import exchange, schema
+from recgraph.files import (
+    check_manifest,
+    read_frame,
+    read_object,
+    read_tensors,
+    replacing_folder,
+    write_frame,
+    write_json,
+    write_tensors,
+)
+from recgraph.graph import exchange
 from recgraph.graph.node_task import NodeTask
-from recgraph.graph.schema import Edges, EdgeType, Nodes, check_parts, check_type
+from recgraph.graph.schema import (
+    Edges,
+    EdgeType,
+    GraphError,
+    Nodes,
+    array_of,
+    as_features,
+    check_parts,
+    check_type,
+    make_edges,
+    numbers,
+    tensor_bytes,
+)
 from recgraph.pages import block, table
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import to_host
+
+#: the description of a saved graph, the file that is written last
+_HEAD = "graph.json"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +86,46 @@ class HeteroGraph:
         times: Mapping[EdgeType, Any] | None = None,
         ids: Mapping[str, IdMap] | None = None,
     ) -> HeteroGraph:
-        """From pairs of indices; see :func:`recgraph.graph.schema.from_edge_lists`."""
-        return cls(*schema.from_edge_lists(counts, edges, features or {}, weights or {}, times or {}, ids or {}))
+        """From pairs of indices.
+
+        Args:
+            counts: node type -> number of nodes.
+            edges: (source, relation, target) -> ``(sources, targets)``, or an [E, 2] array as files of pairs have it.
+            features: node type -> [N, F] array, tensor, scipy matrix or Csr.
+            weights, times: edge type -> [E].
+            ids: node type -> its ids.
+
+        Raises:
+            GraphError: an edge out of range names edge type, row and value.
+            UnknownTypeError: a type that is not there.
+        """
+        features, weights, times, ids = features or {}, weights or {}, times or {}, ids or {}
+        for name in (*features, *ids):
+            check_type("node type", name, counts)
+        for edge_type in (*weights, *times):
+            check_type("edge type", edge_type, edges)
+        nodes = {name: Nodes(n, ids.get(name)) for name, n in counts.items()}
+        made = {}
+        for edge_type, pairs in edges.items():
+            both = pairs if isinstance(pairs, tuple) else numbers(pairs)
+            ends = both.reshape(-1, both.shape[-1] or 2).T if isinstance(both, Tensor) else list(map(numbers, both))
+            if len(ends) != 2 or any(end.numel() and end.is_floating_point() for end in ends):
+                raise GraphError(f"edges {edge_type}: give (sources, targets) or [E, 2], integers")
+            source, target = (end.to(torch.int64) for end in ends)
+            w, t = (None if of.get(edge_type) is None else numbers(of[edge_type]) for of in (weights, times))
+            made[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
+        return cls(nodes, made).with_features(features)
 
     @classmethod
     def from_scipy(cls, matrices: Mapping[EdgeType, Any], features: Mapping[str, Any] | None = None) -> HeteroGraph:
-        """From scipy matrices; see :func:`recgraph.graph.schema.from_scipy`."""
-        return cls(*schema.from_scipy(matrices, features or {}))
+        """From scipy sparse matrices of sources and targets; values other than 1 become weights."""
+        counts: dict[str, int] = {}
+        edges: dict[EdgeType, Edges] = {}
+        for edge_type, matrix in matrices.items():
+            adj = Csr.from_scipy(matrix)
+            counts = dict(zip(edge_type[::2], adj.shape, strict=True)) | counts
+            edges[edge_type] = Edges(adj.with_weights(None) if bool((adj.values() == 1).all()) else adj)
+        return cls({name: Nodes(n) for name, n in counts.items()}, edges).with_features(features or {})
 
     @classmethod
     def from_frames(
@@ -103,8 +166,27 @@ class HeteroGraph:
 
     @cached_property
     def hash(self) -> str:
-        """64 hex digits of all that it holds; the same on every machine."""
-        return schema.digest(self.nodes, self.edges)
+        """64 hex digits of types (in their order), counts, ids, features, edges, weights and times.
+
+        The same on every machine; values of another floating type are other values.
+        """
+        head = {"version": 1, "nodes": {name: own.count for name, own in self.nodes.items()}}
+        state = hashlib.sha256(json.dumps(head).encode())
+        for name, own in self.nodes.items():
+            state.update(json.dumps(["features", name]).encode())
+            if own.ids is not None:
+                state.update(own.ids.digest())
+            x = own.features
+            parts: tuple[Tensor | None, ...] = (x.indptr, x.indices, x.weights) if isinstance(x, Csr) else (x,)
+            state.update(b"".join(map(tensor_bytes, parts)))
+            # the width counts where the last column is empty, so that the entries do not tell it
+            if isinstance(x, Csr) and x.shape[1] != (int(x.indices.max()) + 1 if x.nnz else 0):
+                state.update(json.dumps(["width", x.shape[1]]).encode())
+        for edge_type, held in self.edges.items():
+            state.update(json.dumps(["edges", *edge_type]).encode())
+            parts = (held.adj.indptr, held.adj.indices, held.adj.weights, held.times)
+            state.update(b"".join(map(tensor_bytes, parts)))
+        return state.hexdigest()
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{nodes.count:,} {name}" for name, nodes in self.nodes.items())
@@ -150,7 +232,7 @@ class HeteroGraph:
         nodes = dict(self.nodes)
         for node_type, values in features.items():
             check_type("node type", node_type, nodes)
-            made = None if values is None else schema.as_features(values)
+            made = None if values is None else as_features(values)
             nodes[node_type] = replace(nodes[node_type], features=made)
         return HeteroGraph(nodes, self.edges)
 
@@ -184,7 +266,7 @@ class HeteroGraph:
             rows, columns = held.adj.rows, held.adj.indices
             rows = places[source][rows] if source in places else rows
             columns = places[end][columns] if end in places else columns
-            edges[edge_type] = schema.make_edges(edge_type, rows, columns, nodes, held.adj.weights, held.times)
+            edges[edge_type] = make_edges(edge_type, rows, columns, nodes, held.adj.weights, held.times)
         return HeteroGraph(nodes, edges)
 
     def to(self, device: torch.device | str) -> HeteroGraph:
@@ -245,18 +327,79 @@ class HeteroGraph:
         return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet (edges, ids), safetensors (features) and a JSON description, all together."""
-        schema.save(self.nodes, self.edges, Path(folder))
+        """Write all together; an earlier graph there is replaced.
+
+        Edges, ids and sparse features are Parquet, dense features safetensors, what is short is JSON. Files are
+        numbered, because names of types may hold what a file name cannot.
+        """
+        tensors: dict[str, Tensor] = {}
+        with replacing_folder(Path(folder)) as new:
+            for number, held in enumerate(self.edges.values()):
+                adj = held.adj
+                columns = {"source": adj.rows, "target": adj.indices, "weight": adj.weights, "time": held.times}
+                _write_columns(columns, new / f"edges_{number}.parquet")
+            for number, own in enumerate(self.nodes.values()):
+                if own.ids is not None:
+                    own.ids.write(new / f"ids_{number}.parquet")
+                if isinstance(x := own.features, Csr):
+                    columns = {"column": x.indices.to(torch.int32), "weight": x.weights}
+                    _write_columns(columns, new / f"features_{number}.parquet")
+                    tensors[f"{number}.indptr"] = x.indptr
+                elif x is not None:
+                    tensors[f"{number}.dense"] = x
+            on_host = {name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()}
+            write_tensors(on_host, new / "features.safetensors")
+            of_nodes = [
+                {
+                    "type": name,
+                    "count": own.count,
+                    "has_ids": own.ids is not None,
+                    "width": None if own.features is None else int(own.features.shape[1]),
+                }
+                for name, own in self.nodes.items()
+            ]
+            head = {"format": _FORMAT, "nodes": of_nodes, "edges": [list(edge_type) for edge_type in self.edges]}
+            write_json(head, new / _HEAD)
 
     @classmethod
     def load(cls, folder: str | Path) -> HeteroGraph:
         """Read what :meth:`save` wrote.
 
         Raises:
-            CorruptFileError: a file is damaged.
+            CorruptFileError: a file is damaged, or of another version of the format.
             FileNotFoundError: the folder holds none.
         """
-        return cls(*schema.load(Path(folder)))
+        folder = Path(folder)
+        if not (folder / _HEAD).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved graph ({_HEAD})")
+        check_manifest(folder)
+        head = read_object(folder / _HEAD)
+        if head.get("format") != _FORMAT:
+            raise CorruptFileError(f"format {head.get('format')!r} is not {_FORMAT}", path=folder / _HEAD)
+        tensors = read_tensors(folder / "features.safetensors")
+        nodes, edges = {}, {}
+        for number, of in enumerate(head["nodes"]):
+            features: Tensor | Csr | None = tensors.get(f"{number}.dense")
+            if f"{number}.indptr" in tensors:
+                entries = _read_columns(folder / f"features_{number}.parquet")
+                indices, shape = entries["column"].to(torch.int64), (of["count"], of["width"])
+                features = Csr(tensors[f"{number}.indptr"], indices, entries.get("weight"), shape).checked()
+            ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
+            nodes[of["type"]] = Nodes(of["count"], ids, features)
+        for number, (source, relation, target) in enumerate(head["edges"]):
+            held, edge_type = _read_columns(folder / f"edges_{number}.parquet"), (source, relation, target)
+            ends, more = (held["source"], held["target"]), (held.get("weight"), held.get("time"))
+            edges[edge_type] = make_edges(edge_type, *ends, nodes, *more)
+        return cls(nodes, edges)
+
+
+def _write_columns(columns: Mapping[str, Tensor | None], path: Path) -> None:
+    write_frame(pl.DataFrame({name: array_of(x) for name, x in columns.items() if x is not None}), path)
+
+
+def _read_columns(path: Path) -> dict[str, Tensor]:
+    frame = read_frame(path)
+    return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
 
 
 def rows_of(features: Tensor | Csr | None, rows: Tensor) -> Tensor | Csr | None:

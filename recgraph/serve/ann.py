@@ -37,8 +37,6 @@ _ROWS_OF_CELL = 64
 _OVERSAMPLE, _OVERSAMPLE_OF_CODES = 4, 10
 #: of the vectors of candidates that are gathered at a time
 _NUMBERS = 1 << 22
-#: faiss's default, 16, finds 93 % of the ten best items among 41,000 trained vectors; 64 finds 98 %
-_SEARCH_OF_HNSW = "efSearch=64"
 
 
 class AnnIndex:
@@ -71,12 +69,7 @@ class AnnIndex:
             oversample: see the class; None: 10 for codes (``PQ``), else 4.
             search: faiss's search parameters, e.g. ``"efSearch=128"`` or ``"nprobe=16"``. Larger values raise the
                 recall (:func:`recgraph.serve.recommender.recall_of_lists` measures it) and the time of a search. None:
-                64 cells of the default index, ``efSearch=64`` for HNSW, faiss's defaults for other indexes. ``"Flat"``
-                takes none.
-
-        Raises:
-            ImportError: faiss is not installed.
-            ValueError: the model ranks by scores alone, or faiss refuses the description or the parameters.
+                64 cells of the default index, faiss's defaults for others.
         """
         try:
             import faiss
@@ -95,8 +88,6 @@ class AnnIndex:
             sample = rows[numpy_generator(0, "cells").permutation(n_items)[: _ROWS_OF_CELL * n_cells]]
         try:
             index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-            if search is None and isinstance(index, faiss.IndexHNSW):
-                search = _SEARCH_OF_HNSW
             if search is not None:
                 parameters: Any = faiss.ParameterSpace()
                 parameters.set_index_parameters(index, search)
@@ -111,11 +102,7 @@ class AnnIndex:
         return cls(index, vectors, oversample)
 
     def check(self, model: Model) -> Self:
-        """The index, where it is of the model's items as they are now.
-
-        Raises:
-            ValueError: it is of another model's, or the model has been trained since, or has no vectors.
-        """
+        """The index; ValueError where it is not of the model's items as they are now."""
         own = encode_items(model)
         if own.shape != self.vectors.shape or not torch.allclose(own, self.vectors, rtol=1e-4, atol=1e-6):
             raise ValueError("index: its vectors are not the model's; AnnIndex.build(model) makes one of these")

@@ -17,9 +17,8 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 
 and of an :class:`Embedder` ``embeddings.parquet``.
 
-A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
-``model.imported`` names the files that registered a user's own parts; they are not imported, and an error names them
-where a part is missing.
+A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name,
+and where a user's own part is missing an error names the files of ``model.imported``, which registered such parts.
 """
 
 from __future__ import annotations
@@ -157,9 +156,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read(folder: Path, what: Holds, make: Callable[[dict[str, Any]], T]) -> T:
     """What ``make`` reads of a bundle's files, given its ``config.json``, once these are those of the manifest.
 
-    Raises:
-        BundleError: no bundle, another kind or format, a file is missing or damaged, the model is not here, or another
-            bundle has taken the folder's place meanwhile.
+    BundleError where that fails, or another bundle has taken the folder's place meanwhile.
     """
     before = digest(folder)
     try:
@@ -186,8 +183,7 @@ def check_same(folder: Path, before: str) -> None:
 class Embedder:
     """The embeddings of the nodes of one type, by their ids, and the model that made them.
 
-    A bundle holds the vectors, ``embeddings.parquet``, beside the model and its graph; the model is built again only
-    when :attr:`model` is read.
+    Of a bundle the model is built again only when :attr:`model` is read.
 
     Args:
         target: the node type.
@@ -238,12 +234,9 @@ class Embedder:
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Embedder:
-        """Read a bundle that :meth:`save` wrote, or that of a run's folder.
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder; BundleError where it cannot be read.
 
-        Raises:
-            BundleError: no bundle of embeddings, a file is missing or damaged, or this version cannot read it. Where
-                the model alone cannot be built again, or another bundle lies in the folder by then, reading
-                :attr:`model` raises it.
+        Reading :attr:`model` raises it where the model cannot be built again, or another bundle lies there by then.
         """
         place = bundle_of(folder)
         before = digest(place)

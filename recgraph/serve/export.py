@@ -88,13 +88,7 @@ def export(
     record: Mapping[str, Any],
     time_unit: TimeUnit = "none",
 ) -> dict[str, Any]:
-    """Write the folder, in the place of an earlier export -> the manifest. The arguments are a recommender's.
-
-    Raises:
-        ExportError: the model has no form that can be exported.
-        ImportError: onnx or onnxscript is not installed.
-        FileExistsError: the folder holds something that is no export.
-    """
+    """Write the folder, in the place of an earlier export -> the manifest. The arguments are a recommender's."""
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -218,8 +212,7 @@ def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Te
     # JSON has no infinite number
     if not (ids.dtype.is_integer() or ids.dtype == pl.Boolean or (ids.dtype.is_float() and ids.is_finite().all())):
         own = [str(value) for value in own]
-    stored = pl.Series(own, dtype=pl.String) if ids.dtype == pl.Object else ids
-    frame = stored.alias(column).to_frame() if vectors is None else vector_frame(column, stored, vectors, "polars")
+    frame = ids.alias(column).to_frame() if vectors is None else vector_frame(column, ids, vectors, "polars")
     frame.write_parquet(folder / f"{role}s.parquet")
     (folder / f"{role}_ids.json").write_text(json.dumps(own), encoding="utf-8")
     described = {"column": column, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}

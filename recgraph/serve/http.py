@@ -103,8 +103,6 @@ class Service:
         poll_s: seconds between two looks at the folder.
         admin: answer ``POST /reload``.
 
-    Raises:
-        BundleError: there is no bundle of a recommender, or it is damaged.
     """
 
     def __init__(
@@ -119,11 +117,9 @@ class Service:
     ) -> None:
         self.path, self.limits, self.threads, self.device = path, limits or Limits(), threads, device
         self.poll_s, self.admin = poll_s, admin
-        self.n_reloads = 0
         self.reload_error: str | None = None
         self.queue: list[tuple[Job, asyncio.Future[Result]]] = []
         self._arrived, self._loading = asyncio.Condition(), asyncio.Lock()
-        self._started = time.monotonic()
         self._tried = _signature(path)
         self.metrics = Metrics(lambda: len(self.queue))
         self._use(Predictor.load(path, self.limits, device))
@@ -204,9 +200,7 @@ class Service:
             "status": "ok",
             "bundle": self.predictor.describe(),
             "loaded": datetime.fromtimestamp(self.predictor.loaded, UTC).isoformat(timespec="seconds"),
-            "reloads": self.n_reloads,
             "reload_error": self.reload_error,
-            "uptime_s": round(time.monotonic() - self._started, 1),
             "waiting": len(self.queue),
             "limits": self.limits.model_dump(mode="json"),
         }
@@ -234,7 +228,7 @@ class Service:
                 _log.error("%s: %s goes on: %s", self.path, self.predictor.identity, self.reload_error)
             else:
                 if new.identity != self.predictor.identity:
-                    outcome, self.n_reloads = "loaded", self.n_reloads + 1
+                    outcome = "loaded"
                     _log.info("%s: bundle %s takes over from %s", self.path, new.identity, self.predictor.identity)
                     self._use(new)
             self.metrics.reloads.labels(outcome).inc()

@@ -23,7 +23,7 @@ from recgraph.sparse.ragged import Ragged
 Fallback = Literal["popularity"]
 #: users of a tile of scores, where few are ranked
 TILES = (16, 32, 64)
-#: so few items that similar lists may not have are left out row by row, more by a catalogue without them
+#: so few items that similar lists may not have are left out row by row, more by a catalogue of their own
 _FEW = 1024
 #: similarities by users in common that are in memory at a time
 _CELLS = 1 << 22

@@ -73,20 +73,16 @@ class Recommender:
         users, items: index <-> id, in the model's order.
         seen: a row for each user: what the user did, oldest first. It is what the model reads, and what
             ``exclude_seen`` leaves out.
-        columns: the names of the columns of answers (default ``user`` and ``item``).
-        kind: the kind of frame to return where no frame is given.
+        columns, kind: the names of the columns of answers (default ``user`` and ``item``), and the kind of their frame
+            where no frame is given.
         item_features: a frame with a row an item, keyed by the item's id in the column ``columns.item``.
         record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
-        times: when the users did it, for a model that reads times: [T] int64, aligned with ``seen.values``.
-        time_unit: of ``times``.
+        times, time_unit: when the users did it, for a model that reads times: [T] int64, aligned with ``seen.values``.
         time_format: by which the times of histories are read where they are texts, as those of the training data were.
 
     Attributes:
         counters: the numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks`` so far.
         ann: an approximate index over the items, see :meth:`use_ann`; None ranks all items exactly.
-
-    Raises:
-        ValueError: the sizes of the model and of the maps differ, or an argument does not fit.
     """
 
     @checked
@@ -188,7 +184,6 @@ class Recommender:
 
         Raises:
             NoHistoryError: nothing is known of a user, and there is no fallback.
-            ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
         """
         request = self._request(users, histories)
         options = self._options(k, exclude_seen, allow, block, rules, fallback, item_columns)
@@ -317,9 +312,6 @@ class Recommender:
             A frame with the log's item column, ``similar``, score (the cosine), rank (from 1), of the kind that
             :meth:`recommend` returns. An item that nobody has, or without a vector, has no rows and is in no list; by
             ``"co_occurrence"`` a list ends where no user has both.
-
-        Raises:
-            ValueError: an item is not known, the model has no vectors, or an argument does not fit.
         """
         names = self.columns.item, "similar"
         self.check_item_columns(item_columns, *names)
@@ -481,11 +473,7 @@ def _answer_part(shared: tuple[Recommender, ListOptions, bool], part: Request) -
 
 @checked
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
-    """Read what a run saved: a recommender, or the embeddings of a graph's nodes.
-
-    Args:
-        folder: of a bundle, or of a run that has one.
-        device: where the model computes.
+    """Read what a run saved, from its folder or a bundle's: a recommender, or the embeddings of a graph's nodes.
 
     Raises:
         BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.

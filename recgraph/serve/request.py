@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -12,6 +10,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from recgraph.config import is_list
@@ -171,24 +170,7 @@ def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, Fr
 
 def plain(values: pl.Series) -> list[Any]:
     """The values of a column as JSON can hold them; what it has no form for becomes a text, NaN becomes null."""
-    dtype = values.dtype
-    if dtype.is_integer() or dtype in (pl.String, pl.Boolean):
+    if values.dtype.is_integer() or values.dtype in (pl.String, pl.Boolean):
         return values.to_list()
-    return [_plain(value) for value in values.to_list()]
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case dt.date() | dt.time():
-            return value.isoformat()
-        case bytes():
-            return value.decode("utf-8", "backslashreplace")
-        case dict():
-            return {str(name): _plain(entry) for name, entry in value.items()}
-        case list() | tuple() | pl.Series():
-            return [_plain(entry) for entry in value]
-    return str(value)
+    found: list[Any] = to_jsonable_python(values.to_list(), inf_nan_mode="null", fallback=str)
+    return found

@@ -40,10 +40,9 @@ _FURTHER = 4
 class Boost(Config):
     """What an item feature does to scores.
 
-    With ``value`` the items whose column holds it are raised by ``weight``, all others stay as they are. Without it the
-    column holds numbers, and an item's number times ``weight`` counts; an item without a number stays as it is. ``add``
-    adds that to the score. ``multiply`` multiplies scores above 0 by it and divides those below 0: a factor above 1
-    raises every item, whatever the sign of its score; it must be above 0.
+    With ``value`` the items whose column holds it are raised by ``weight``. Without it the column holds numbers, and an
+    item's number times ``weight`` counts. Other items stay as they are. ``add`` adds that to the score. ``multiply``
+    multiplies scores above 0 by it, which must be above 0, and divides those below: above 1 it raises every item.
     """
 
     column: Annotated[str, Field(description="of the item features")]

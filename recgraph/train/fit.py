@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, checked
+from recgraph.config import Config, checked
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import GraphCard, find_card
-from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Cases, Part
@@ -39,6 +38,7 @@ from recgraph.train.config import (
     TrainConfig,
     own_defaults,
     pick_device,
+    refuse_training,
     share_out,
     training_config,
 )
@@ -241,9 +241,8 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
     """The settings of a training, with the model's own defaults; where nothing is held out to select an epoch on, all
     are trained and the last one is kept."""
     if not issubclass(model, TrainableModel):
-        if given:
-            raise ConfigError(f"{model.__name__} is fitted in one step: leave out {', '.join(sorted(given))}")
-        return TrainConfig()
+        refuse_training(model, given)
+        return TrainConfig.of(given)
     given = {**own_defaults(model), **given}
     if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
         return TrainConfig.of(given)
@@ -412,20 +411,15 @@ def _plan(
         cases,
         partial(_space, model, sealed),
         fit_member,
-        _side("item", log.item_features, log.columns.item, log.items, known_items, config.item_features),
-        _side("user", log.user_features, log.columns.user, log.users, known_users, config.user_features),
+        _side(log.item_features, log.columns.item, log.items, known_items, config.item_features),
+        _side(log.user_features, log.columns.user, log.users, known_users, config.user_features),
     )
 
 
-def _side(
-    what: str, features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wish: FeatureWish
-) -> Tensor | None:
+def _side(features: pl.DataFrame | None, key: str, ids: IdMap, known: Tensor, wish: FeatureWish) -> Tensor | None:
     """[n, F] side information as dense columns, learnt from the ids of the part; None where none is wanted."""
     if not wish:
         return None
-    if features is None:
-        name = f"{what}_features"
-        raise DataError(f"{name} = {wish!r}: the log has no {what} features; give them with with_features({name}=...)")
     found = ItemFeatures.learn(features, key, ids, known, wish)
     rows = torch.cat([found.dense, torch.zeros(len(ids), found.schema.n_entries)], 1)
     entries = found.entries

@@ -226,30 +226,25 @@ class ProgressBar(Observer):
 
     def __init__(self, config: TrainConfig) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         title, note = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}", markup=False)
         columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
         self._bar = Progress(*columns, transient=True, console=Console(stderr=True))
         self._metric, self._max_epochs = config.metric, config.max_epochs
-        self._task: TaskID | None = None
-        self._result = ""
+        self._task, self._result = self._bar.add_task("", total=None, note=""), ""
         self._bar.start()
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
         title = f"epoch {epoch + 1}/{self._max_epochs}"
-        self._task = self._bar.add_task(title, total=n_batches, completed=done, note=self._result)
+        self._bar.reset(self._task, total=n_batches, completed=done, description=title, note=self._result)
 
     def step(self, terms: Mapping[str, float], speed: float) -> None:
-        if self._task is not None:
-            text = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
-            self._bar.update(self._task, note=f"{text}  {self._result}  {speed:,.0f}/s")
+        text = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        self._bar.update(self._task, note=f"{text}  {self._result}  {speed:,.0f}/s")
 
     def advance(self) -> None:
-        if self._task is not None:
-            self._bar.advance(self._task)
+        self._bar.advance(self._task)
 
     def end_epoch(self, row: Row) -> None:
         value, best = row.get(self._metric), row.get("best")

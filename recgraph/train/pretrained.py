@@ -151,18 +151,12 @@ def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tup
 
 
 def _of_frame(frame: pl.DataFrame) -> tuple[pl.Series, Tensor, dict[str, Any]]:
-    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
-    if frame.width != 2 or len(nested) != 1:
-        raise ValueError(f"init_items has columns {frame.columns}; give two: ids, and vectors as lists or arrays")
-    (ids,) = (name for name in frame.columns if name not in nested)
-    return as_series(frame[ids], "init_items"), _stack(frame[nested[0]].to_list()), {"source": None, "kind": "frame"}
+    ids, vectors = sorted(frame.columns, key=lambda name: frame.schema[name].is_nested())
+    return as_series(frame[ids], "init_items"), _stack(frame[vectors].to_list()), {"source": None, "kind": "frame"}
 
 
 def _stack(vectors: list[Any]) -> Tensor:
-    try:
-        return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"init_items holds what are no vectors of one width: {error}") from None
+    return torch.stack([torch.as_tensor(one, dtype=torch.float32).detach().cpu().flatten() for one in vectors])
 
 
 def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -> None:

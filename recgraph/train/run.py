@@ -27,8 +27,7 @@ from recgraph.ranks import first_does, is_first, together
 from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
-from recgraph.train.plots import Plot, curves
-from recgraph.train.record import SELECTION, RunRecord, run_html, run_text
+from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
 from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, split_again
 from recgraph.train.update import UpdateOptions, update
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -225,17 +225,6 @@ def _check_folder(folder: Path, study: str) -> None:
 # -- the end: the best and the default configuration are trained with several seeds and tested once
 
 
-@dataclass(frozen=True)
-class _Training:
-    """A training of one configuration, ``"tuned"`` or ``"default"``, with one seed."""
-
-    of: str
-    number: int
-    settings: Mapping[str, Any]
-    seed: int
-    folder: Path | None
-
-
 def _test_the_best(
     plan: Plan,
     study: Study,
@@ -275,13 +264,11 @@ def _train_and_test(
     runs: dict[str, list[Run]] = {}
     untrained = {}
     for name, settings in configurations.items():
-        place = f"trial-{best.number:04d}" if name == "tuned" else name
-        trainings = []
-        for number in range(n_seeds):
-            folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
-            trainings.append(_Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
+        place = (
+            plan.folder / "final" / (f"trial-{best.number:04d}" if name == "tuned" else name) if plan.folder else None
+        )
         try:
-            runs[name] = _train(plan, trainings, split, engine, progress)
+            runs[name] = _train(plan, name, settings, place, n_seeds, split, engine, progress)
         except Exception as error:
             # the search may never have tried the default configuration
             cause = error.__cause__ if isinstance(error, parallel.TaskFailed) and error.__cause__ else error
@@ -304,23 +291,34 @@ def _train_and_test(
 
 
 def _train(
-    plan: Plan, trainings: Sequence[_Training], split: Split | SealedSplit, engine: parallel.Engine, progress: bool
+    plan: Plan,
+    name: str,
+    settings: Mapping[str, Any],
+    place: Path | None,
+    n_seeds: int,
+    split: Split | SealedSplit,
+    engine: parallel.Engine,
+    progress: bool,
 ) -> list[Run]:
-    """The runs of some trainings, those that are done opened; workers of other processes hold no test data."""
-    missing = [each for each in trainings if each.folder is None or not (each.folder / "record.json").exists()]
+    """The runs of a configuration, those that are done opened; workers of other processes hold no test data."""
+    trainings = [
+        (settings, derive(plan.seed, "final", number) % 2**31, place and place / f"seed-{number}")
+        for number in range(n_seeds)
+    ]
+    missing = [each for each in trainings if each[2] is None or not (each[2] / "record.json").exists()]
     if progress and missing:
-        print_note(f"last trainings: {missing[0].of}, {len(missing)} seeds")
+        print_note(f"last trainings: {name}, {len(missing)} seeds")
     if plan.folder is not None and missing and (engine.name != "local" or engine.size > 1):
-        pieces = [parallel.Piece(f"{each.of}, seed {each.number}", each) for each in missing]
+        pieces = [parallel.Piece(f"{name}, seed {each[1]}", each) for each in missing]
         for _ in parallel.map(_train_one, pieces, (plan, save_split(plan, split)), engine):
             pass
-    return [fit(plan, each.settings, split, each.seed, each.folder) for each in trainings]
+    return [fit(plan, settings, split, seed, folder) for settings, seed, folder in trainings]
 
 
-def _train_one(shared: tuple[Plan, Path], training: _Training) -> None:
-    plan, split = shared
+def _train_one(shared: tuple[Plan, Path], training: tuple[Mapping[str, Any], int, Path | None]) -> None:
+    (plan, split), (settings, seed, folder) = shared, training
     with without_test_data("the best configuration of a study is trained"):
-        fit(plan, training.settings, SealedSplit.load(split).without_test(), training.seed, training.folder)
+        fit(plan, settings, SealedSplit.load(split).without_test(), seed, folder)
 
 
 def _test(plan: Plan, runs: list[Run]) -> list[Results]:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from command_line import call, refused, works
+from node_data import make_card
 from safetensors.torch import load_file
 
 from recgraph import __version__, registry
@@ -318,3 +319,51 @@ def test_leaderboard(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_ray_job_gives_the_numbers_of_one_process(run: Path) -> None:
     assert rows(f"evaluate {run} --engine ray --engine-set workers=2") == rows(f"evaluate {run}")
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run on a graph with classes of nodes."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("RECGRAPH_CARDS", str(folder))
+    make_card(folder)
+    works(f"data get tiny --from {folder / 'tiny'}")
+    probe = "--set probe.learning_rate=0.1 --set probe.repeats=4"
+    told = works(
+        f"train MEOW -d tiny -o {tmp_path / 'meow'} --set hidden_dim=8 --set max_epochs=4 {probe} --device cpu",
+        *("--set", "prototypes.n_clusters=[3, 5]"),
+    )
+    assert f"try next: recgraph evaluate {tmp_path / 'meow'}" in told.stderr
+    return tmp_path / "meow"
+
+
+def test_the_node_task(nodes: Path) -> None:
+    config = json.loads((nodes / "config.json").read_text())
+    assert (config["config"]["metapaths"], config["config"]["raw_features"]) == (["paper-author-paper"], ["paper"])
+    assert (config["task"], config["fitted_on"], config["training"]["metric"]) == ("nodes", "graph", "loss")
+    assert config["evaluation"]["probe"]["learning_rate"] == 0.1
+    found = rows(f"evaluate {nodes}")
+    assert [(row["probe"], row["labels"]) for row in found] == [
+        ("linear", "10"),
+        ("logistic", "10"),
+        ("k-means", "none"),
+    ]
+    assert found[1]["macro_f1"] > 0.6
+    record = json.loads((nodes / "record.json").read_text())
+    assert record["results"]["nodes"]["protocol"]["probe"]["repeats"] == 4
+    assert record["unsealed"]
+    told = works(f"evaluate {nodes} --set probe.learning_rate=0.05").stderr
+    assert "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol " in told
+    assert "recommender" in refused(f"recommend {nodes} -u 1")
+    assert json.loads(works(f"inspect {nodes} --node 1 -k 3 --format json").stdout)["neighbours"]
+
+
+@pytest.mark.slow
+def test_acm(shared: Path, tmp_path: Path) -> None:
+    works(f"data get acm --from {shared / 'data' / 'hin'}")
+    config = Path(__file__).resolve().parents[2] / "experiments" / "configs" / "meow-acm.toml"
+    few = "--set max_epochs=2 --set probe.repeats=2 --set probe.steps=20 --device cpu"
+    works(f"train MEOW -d acm -o {tmp_path / 'run'} --config {config} {few}")
+    found = rows(f"evaluate {tmp_path / 'run'}")
+    assert [row["labels"] for row in found] == ["20", "40", "60", "20", "40", "60", "none"]
+    assert min(row["micro_f1"] for row in found[3:6]) > 0.5

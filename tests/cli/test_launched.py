@@ -18,7 +18,26 @@ from safetensors.torch import load_file
 
 from recgraph.train.checkpoint import candidates
 
-OWN = str(Path(__file__).with_name("faulty.py"))
+#: a model that fails on one of several processes, where the variable FAULT says so (KIND:RANK:STEP)
+OWN = """
+import os
+import signal
+
+import recgraph as rg
+from recgraph.models.sequence.sasrec import SASRec
+
+
+@rg.register("model", "faulty")
+class Faulty(SASRec):
+    n_steps = 0
+
+    def forward(self, batch, terms):
+        kind, rank, step = os.environ.get("FAULT", "none:0:0").split(":")
+        Faulty.n_steps += self.training
+        if self.training and Faulty.n_steps == int(step) and os.environ.get("RANK") == rank and kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(batch, terms)
+"""
 #: five batches an epoch, of two processes each; a checkpoint after every second
 SETTINGS = ("batch_size=120", "checkpoint_every=2", "hidden_dim=16", "encoder.n_layers=1", "max_epochs=2")
 WITHOUT_DROPOUT = ("dropout=0", "encoder.attention_dropout=0")
@@ -41,7 +60,8 @@ def launched(*arguments: str, **variables: str) -> tuple[int | None, str]:
 
 def command(out: Path, *settings: str) -> list[str]:
     given = [f"--set={one}" for one in (*SETTINGS, *settings)]
-    return ["--import", OWN, "train", "faulty", "--dataset", "synthetic", "--out", str(out), *given]
+    own = str(out.parent / "faulty.py")
+    return ["--import", own, "train", "faulty", "--dataset", "synthetic", "--out", str(out), *given]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -62,6 +82,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
     works("data get synthetic")
+    (tmp_path / "faulty.py").write_text(OWN)
 
 
 def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a user's own from one file, as they would type it: train, evaluate, recommend, tune, a board, a bundle."""
+"""Parts of a user's own from one file, as they would type it: train, evaluate, recommend, tune, a bundle."""
 
 from __future__ import annotations
 
@@ -148,26 +148,3 @@ def test_workers_of_a_study_import_it(work: Path) -> None:
     assert [each["file"] for each in result["imports"]] == ["mine.py"]
     trial = json.loads(next((work / "study" / "trials").rglob("record.json")).read_text())
     assert [each["file"] for each in trial["provenance"]["imports"]] == ["mine.py"]
-
-
-def test_a_board_imports_it(work: Path) -> None:
-    board = work / "boards" / "own" / "synthetic.toml"
-    board.parent.mkdir(parents=True)
-    board.write_text(
-        'import = ["../../parts/mine.py"]\nseeds = [1]\nmetrics = ["ndcg@10", "first_of_all@10"]\n'
-        '[[models]]\nmodel = "counted"\n',
-        encoding="utf-8",
-    )
-    assert "1 made" in recgraph(work, "leaderboard", "run", str(board), "--device", "cpu").stderr
-    done(work, "leaderboard", "render", str(board), "--out", "own.html")
-    page = (work / "own.html").read_text(encoding="utf-8")
-    assert "first_of_all" in page
-    assert f"--import {work / 'parts' / 'mine.py'}" in page
-    (record,) = (work / "boards" / "results").rglob("counted-*.json")
-    assert json.loads(record.read_text())["provenance"]["imports"][0]["file"] == "mine.py"
-    # a board that does not name the file says how
-    board.write_text('[[models]]\nmodel = "counted"\n', encoding="utf-8")
-    made = recgraph(work, "leaderboard", "run", str(board))
-    assert made.returncode == 2
-    assert "model 'counted' does not exist" in made.stderr
-    assert "--import FILE" in made.stderr

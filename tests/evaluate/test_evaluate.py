@@ -502,13 +502,6 @@ def test_an_engine_finds_bit_for_bit_what_one_process_finds(engine: Engine) -> N
     assert found["results"] == alone["results"]
 
 
-def test_an_error_on_an_engine_names_the_user() -> None:
-    values = scores(N_USERS)
-    values[300] = torch.nan
-    with refused("user index 300"):
-        evaluate(Scores(values), random_cases(N_USERS, N_ITEMS), engine=Engine(workers=2))
-
-
 class Dies(Scores):
     """Ends the first worker that asks it, in the middle of its share."""
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from refusing import refused
 
 from recgraph import registry
-from recgraph.evaluate.hits import expected_hits
 from recgraph.evaluate.metrics import AUC, DCG, F1, NDCG, Metric, RankedHits, RelevantRanks, RPrecision
 from recgraph.sparse.ragged import Ragged
 
@@ -82,27 +81,6 @@ def test_a_longer_list_has_the_value_of_its_beginning(metric: Metric) -> None:
     if metric.cut:
         whole = complete(k=30)
         torch.testing.assert_close(metric(whole, 4), metric(whole.first(4), 4), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_lists_that_end_with_the_last_item_are_filled_with_misses(metric: Metric, tied: bool) -> None:
-    """A cut-off of 45 of a catalogue of 30 items."""
-    whole = complete(k=30)
-    inside = torch.arange(30) < torch.tensor([30, 30, 17, 0, 1, 29])[:, None]
-    whole = replace(whole, hits=whole.hits & inside, items=torch.where(inside, whole.items, -1))
-    if tied:
-        hits, _, ties = expected_hits(whole.relevant_ranks, 30)
-        whole = replace(whole, hits=hits, ties=ties)
-    if not metric.cut or (tied and not metric.expects):
-        return
-    pad = torch.nn.functional.pad
-    ties = whole.ties and type(whole.ties)(pad(whole.ties.offset, (0, 15)), pad(whole.ties.size, (0, 15), value=1),
-                                           pad(whole.ties.n_hits, (0, 15)))  # fmt: skip
-    filled = replace(
-        whole, hits=pad(whole.hits, (0, 15)), items=pad(whole.items, (0, 15), value=-1), ties=ties,
-        known=pad(whole.known, (0, 15)),
-    )  # fmt: skip
-    torch.testing.assert_close(metric(whole, 45), metric(filled, 45), rtol=1e-12, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])

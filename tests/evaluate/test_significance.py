@@ -58,14 +58,6 @@ def test_the_interval_is_scipys_bootstrap() -> None:
     assert compare_values(A, B, seed=1).interval != interval
 
 
-@pytest.mark.parametrize("test", [paired_t, lambda values: randomisation(values, n_draws=199)])
-def test_p_values_are_uniform_where_there_is_no_difference(test) -> None:
-    rng = np.random.default_rng(4)
-    values = np.array([test(rng.normal(0, 1, 30)) for _ in range(400)])
-    assert abs((values < 0.05).mean() - 0.05) < 0.035
-    assert abs(values.mean() - 0.5) < 0.06
-
-
 def test_holm_by_hand() -> None:
     # times 4, 3, 2, 1 in ascending order, never descending
     assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -79,13 +71,6 @@ def test_effect_sizes_by_hand() -> None:
     assert cohen_d([1, 1]) == np.inf
 
 
-def test_the_order_of_seeds_makes_no_difference() -> None:
-    seeds = [result(A), result(A / 3), result(A / 7)]
-    found, turned = (over_users(order, result(B), "ndcg@10") for order in (seeds, seeds[::-1]))
-    assert found.difference == turned.difference
-    assert found.p_values == turned.p_values
-
-
 def test_over_users() -> None:
     found = over_users(result(A), result(B), "ndcg@10")
     assert found.n == 80
@@ -93,8 +78,9 @@ def test_over_users() -> None:
     assert found.interval.low < found.difference < found.interval.high
     assert found.p_values["t"] == paired_t(B - A)
     assert found == compare_values(A, B)
-    several = over_users([result(A), result(A + 0.2)], result(B), "ndcg@10")
-    assert several.difference == pytest.approx((B - A - 0.1).mean())
+    several = over_users([result(A), result(A + 0.2), result(A / 7)], result(B), "ndcg@10")
+    assert several.difference == pytest.approx((B - (A + A + 0.2 + A / 7) / 3).mean())
+    assert several == over_users([result(A / 7), result(A), result(A + 0.2)], result(B), "ndcg@10")
     assert compare_values(np.zeros(4), [0.1, 0.2, 0.3, 0.4]).p_values["randomisation"] == 2 / 16
     missing = A.copy()
     missing[:5] = np.nan

@@ -243,26 +243,17 @@ def is_refused_or_harmless(read: Callable[[], Any], whole: Any, damaged: Path) -
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(60))
-def test_a_bit_flipped_in_a_bundle_is_refused_or_harmless(cases: Cases, tmp_path: Path, seed: int) -> None:
-    bundle = shutil.copytree(cases.begin("train") / "run" / "bundle", tmp_path / "bundle")
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("what", ["bundle", "checkpoint"])
+def test_a_flipped_bit_is_refused_or_harmless(cases: Cases, tmp_path: Path, what: str, seed: int) -> None:
+    run_folder = cases.begin("train") / "run"
+    newest, *_ = checkpoints.candidates(run_folder / "checkpoints")
+    folder = shutil.copytree(run_folder / "bundle" if what == "bundle" else newest, tmp_path / newest.name)
 
-    def lists() -> Any:
-        return rg.load(bundle).recommend(users=["u3", "u7"], k=5).rows()  # type: ignore[union-attr]
+    def read() -> Any:
+        if what == "bundle":
+            return rg.load(folder).recommend(users=["u3", "u7"], k=5).rows()  # type: ignore[union-attr]
+        return {name: value.tolist() for name, value in checkpoints.read(folder).model.items()}
 
-    whole = lists()
-    is_refused_or_harmless(lists, whole, flipped(bundle, random.Random(seed)))
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("seed", range(40))
-def test_a_bit_flipped_in_a_checkpoint_is_refused_or_harmless(cases: Cases, tmp_path: Path, seed: int) -> None:
-    newest = checkpoints.candidates(cases.begin("train") / "run" / "checkpoints")[0]
-    folder = shutil.copytree(newest, tmp_path / newest.name)
-
-    def tensors() -> Any:
-        found = checkpoints.read(folder)
-        return {name: value.tolist() for name, value in found.model.items()}
-
-    whole = tensors()
-    is_refused_or_harmless(tensors, whole, flipped(folder, random.Random(seed)))
+    whole = read()
+    is_refused_or_harmless(read, whole, flipped(folder, random.Random(seed)))

@@ -92,37 +92,6 @@ def test_types_that_edges_alone_name() -> None:
     assert HeteroGraph.from_pyg(Data(edge_index=torch.tensor([[0, 5], [2, 1]]))).count("node") == 6
 
 
-def test_which_type_has_the_labels() -> None:
-    data = HeteroGraph.from_edge_lists({"a": 4, "b": 3}, {("a", "to", "b"): ([0, 1], [0, 2])}).to_pyg()
-    with pytest.raises(GraphError):
-        HeteroGraph.from_pyg_with_task(data)
-    data["a"].y = torch.tensor([0, 1, 0, 1])
-    assert HeteroGraph.from_pyg_with_task(data)[1].target == "a"
-    with pytest.raises(GraphError):
-        HeteroGraph.from_pyg_with_task(data, target="b")
-    data["b"].y = torch.tensor([[0], [1], [-1]])
-    with pytest.raises(GraphError):
-        HeteroGraph.from_pyg_with_task(data)
-    assert HeteroGraph.from_pyg_with_task(data, target="b")[1].labels.tolist() == [0, 1, -1]
-    with pytest.raises(GraphError):
-        HeteroGraph.from_pyg_with_task(data, target="b")[0].to_pyg(homogeneous=True)
-
-
-def test_masks_of_several_splits() -> None:
-    data = homogeneous()
-    other = masks(12, 1)
-    data.train_mask = torch.stack([data.train_mask, other["train_mask"]], 1)
-    data.val_mask = torch.stack([data.val_mask, other["val_mask"]], 1)
-    graph, task = HeteroGraph.from_pyg_with_task(data)  # one test mask for both, as in WikiCS
-    assert list(task.splits) == ["masks 0", "masks 1"]
-    assert torch.equal(task.splits["masks 1"].train, other["train_mask"].nonzero().flatten())
-    assert torch.equal(task.splits["masks 1"].test, task.splits["masks 0"].test)
-    assert same_task(HeteroGraph.from_pyg_with_task(graph.to_pyg(task))[1], task)
-
-
-# --- labels of every kind
-
-
 @pytest.mark.parametrize("kind", ["list", "numpy", "floats", "int32", "tensor"])
 def test_labels_are_read_from_lists_arrays_and_tensors(kind: str) -> None:
     plain = [0, 1, 2, 1]
@@ -139,9 +108,6 @@ def test_labels_are_read_from_lists_arrays_and_tensors(kind: str) -> None:
     assert [getattr(task.splits["1"], part).tolist() for part in MASKS] == [[0], [1], [2, 3]]
     expected = NodeSplit(torch.tensor([0]), torch.tensor([1]), torch.tensor([2, 3]))
     assert same_task(task, NodeTask("paper", torch.tensor(plain), {"1": expected}, ("paper-author-paper",)))
-
-
-# --- round trips
 
 
 @st.composite
@@ -222,3 +188,24 @@ def test_homogeneous_dgl(dgl: Any) -> None:
     graph, task = HeteroGraph.from_dgl_with_task(there, node_type="paper", relation="cites")
     assert graph.edge_types == [("paper", "cites", "paper")]
     assert (task.target, task.labels.tolist()) == ("paper", [0, 1, 1])
+
+
+def test_labels_of_one_type_and_masks_of_several_splits() -> None:
+    data = HeteroGraph.from_edge_lists({"a": 4, "b": 3}, {("a", "to", "b"): ([0, 1], [0, 2])}).to_pyg()
+    data["b"].y = torch.tensor([[0], [1], [-1]])
+    assert HeteroGraph.from_pyg_with_task(data)[1].labels.tolist() == [0, 1, -1]
+    data["a"].y = torch.tensor([0, 1, 0, 1])
+    for target in (None, "c"):
+        with pytest.raises(GraphError):
+            HeteroGraph.from_pyg_with_task(data, target=target)
+    graph, task = HeteroGraph.from_pyg_with_task(data, target="a")
+    assert (task.target, task.labels.tolist()) == ("a", [0, 1, 0, 1])
+    with pytest.raises(GraphError):
+        graph.to_pyg(homogeneous=True)
+    one, other = homogeneous(), masks(12, 1)
+    for name in ("train_mask", "val_mask"):  # one test mask for both, as in WikiCS
+        one[name] = torch.stack([one[name], other[name]], 1)
+    task = HeteroGraph.from_pyg_with_task(one)[1]
+    assert list(task.splits) == ["masks 0", "masks 1"]
+    assert torch.equal(task.splits["masks 1"].train, other["train_mask"].nonzero().flatten())
+    assert torch.equal(task.splits["masks 1"].test, task.splits["masks 0"].test)

@@ -84,16 +84,6 @@ def test_edges_are_sorted_and_keep_weights_times_and_repetitions() -> None:
     assert "5 author-writes-paper" in repr(made)
 
 
-def test_pyg_and_back() -> None:
-    made = graph()
-    data = made.to_pyg()
-    assert data["author"].x.shape == (3, 2)
-    assert data["venue"].num_nodes == 2
-    assert data[WRITES].edge_index.shape == (2, 5)
-    assert data.validate()
-    assert_same(HeteroGraph.from_pyg(data), made)
-
-
 def test_pyg_in_another_order_and_with_attributes() -> None:
     from torch_geometric.data import HeteroData
 
@@ -107,26 +97,6 @@ def test_pyg_in_another_order_and_with_attributes() -> None:
     data["a", "to", "b"].edge_attr = torch.ones(3, 2)
     with pytest.raises(GraphError):
         HeteroGraph.from_pyg(data)
-
-
-def test_dgl_and_back(dgl: Any) -> None:
-    made = graph()
-    there = made.to_dgl()
-    assert isinstance(there, dgl.DGLGraph)
-    assert there.num_edges(WRITES) == 5
-    assert there.num_nodes("venue") == 2
-    assert_same(HeteroGraph.from_dgl(there), made)
-
-
-@pytest.mark.usefixtures("dgl")
-def test_dgl_whose_edges_have_another_order() -> None:
-    from recgraph.sparse.dgl import load
-
-    there = load().heterograph({("a", "to", "b"): (torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]))})
-    there.edges["to"].data["weight"] = torch.tensor([1.0, 2.0, 3.0])
-    adj = HeteroGraph.from_dgl(there).adjacency(("a", "to", "b"))
-    assert adj.values().tolist() == [2, 1, 3]
-    assert adj.indices.tolist() == [1, 0, 0]
 
 
 def test_disk_and_back(tmp_path: Path) -> None:
@@ -208,26 +178,6 @@ def test_frames(kind: str) -> None:
         HeteroGraph.from_frames({WRITES: edges}, {"author": people}, {"author": ["name"]})
 
 
-def test_frames_whose_ids_have_other_types() -> None:
-    wide = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
-    narrow = pl.DataFrame({"a": pl.Series([2, 3], dtype=pl.Int32), "b": [5, 6]})
-    cites = ("author", "cites", "book")
-    made = HeteroGraph.from_frames({WRITES: wide, cites: narrow})
-    assert made.nodes["author"].ids.values.to_list() == [1, 2, 3]  # type: ignore[union-attr]
-    assert made.adjacency(cites).rows.tolist() == [1, 2]
-    for kind in (pl.Null, pl.Float64):
-        none = pl.DataFrame({"a": [], "b": []}, schema={"a": kind, "b": kind})
-        assert HeteroGraph.from_frames({cites: none, WRITES: wide}).count("author") == 2
-        names = {"author": wide.select("a"), "book": wide.select("b")}
-        assert HeteroGraph.from_frames({cites: none}, names).edges[cites].adj.nnz == 0
-    category = wide.with_columns(pl.col("b").cast(pl.Categorical))
-    assert HeteroGraph.from_frames({WRITES: category}).nodes["paper"].ids.values.to_list() == ["x", "y"]  # type: ignore[union-attr]
-    assert HeteroGraph.from_frames({WRITES: category}, {"paper": wide.select("b")}).count("paper") == 2
-    texts = pl.DataFrame({"who": ["1"], "b": [5]})
-    with pytest.raises(GraphError):
-        HeteroGraph.from_frames({WRITES: wide, cites: texts})
-
-
 @pytest.mark.parametrize("layout", ["Csr", "coo", "csr", "csc", "scipy", "dense"])
 def test_features_of_integers_become_floating(layout: str) -> None:
     dense = torch.tensor([[0, 2], [3, 0], [0, 0]])
@@ -246,16 +196,6 @@ def test_features_of_integers_become_floating(layout: str) -> None:
         weights = found.values() if isinstance(found, Csr) else found
         assert weights.dtype == torch.get_default_dtype()
         assert (found.to_dense() if isinstance(found, Csr) else found).tolist() == dense.tolist()
-
-
-@pytest.mark.parametrize("paths", [(), ("paper-author-paper",), ("a-b", "a-c")])
-@pytest.mark.parametrize("names", [[], ["20"], ["20", "40"]])
-def test_node_task_on_disk_and_back(paths: tuple[str, ...], names: list[str], tmp_path: Path) -> None:
-    splits = {name: NodeSplit(*torch.arange(6).chunk(3)) for name in names}
-    task = NodeTask("paper", torch.tensor([0, 1, 0, 1, 1, 0]), splits, paths)
-    task.save(tmp_path)
-    again = NodeTask.load(tmp_path)
-    assert (again.target, again.paths, list(again.splits), again.hash) == ("paper", paths, names, task.hash)
 
 
 def _log() -> Interactions:
@@ -337,54 +277,6 @@ def test_wrong_edges(edges: Any, names: tuple[str, ...]) -> None:
         HeteroGraph.from_edge_lists({"author": 3, "paper": 4}, edges)
 
 
-def test_nodes_in_other_orders() -> None:
-    """Node by node: features, ids, edges with their weights and times, classes and splits of what they were."""
-    draw = torch.Generator().manual_seed(0)
-    cites, by = ("paper", "cites", "paper"), ("paper", "by", "author")
-    graph = HeteroGraph.from_edge_lists(
-        {"paper": 4, "author": 3},
-        {cites: ([0, 1, 3, 3], [1, 2, 0, 0]), by: ([0, 1, 2, 3], [2, 0, 1, 1])},
-        features={"paper": torch.rand(4, 2, generator=draw), "author": Csr.from_dense(torch.eye(3))},
-        weights={cites: [1.0, 2.0, 3.0, 4.0]},
-        times={cites: [5, 6, 7, 8]},
-        ids={"paper": IdMap(pl.Series(["a", "b", "c", "d"]))},
-    )
-    order, of_authors = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])
-    made = graph.permuted({"paper": order, "author": of_authors})
-    before, after = graph.adjacency(cites).to_dense(), made.adjacency(cites).to_dense()
-    assert torch.equal(after, before[order][:, order])
-    assert torch.equal(made.adjacency(by).to_dense(), graph.adjacency(by).to_dense()[order][:, of_authors])
-    assert torch.equal(made.features("paper"), graph.features("paper")[order])  # type: ignore[index, arg-type]
-    assert torch.equal(made.features("author").to_dense(), torch.eye(3)[of_authors])  # type: ignore[union-attr]
-    assert made.nodes["paper"].ids.ids([0, 1, 2, 3]).to_list() == ["c", "a", "d", "b"]  # type: ignore[union-attr]
-    edges = made.edges[cites]
-    assert edges.times is not None
-    assert sorted(zip(edges.adj.values().tolist(), edges.times.tolist(), strict=True)) == [
-        (1, 5), (2, 6), (3, 7), (4, 8)
-    ]  # fmt: skip
-    assert made.permuted({"paper": torch.argsort(order), "author": torch.argsort(of_authors)}).hash == graph.hash
-    assert torch.equal(graph.permuted({"author": of_authors}).features("paper"), graph.features("paper"))  # type: ignore[arg-type]
-    parts = (torch.tensor([0, 1]), torch.tensor([2]), torch.tensor([3]))
-    task = NodeTask("paper", torch.tensor([0, 1, 2, 1]), {"1": NodeSplit(*parts)}, ("paper-author-paper",))
-    moved = task.permuted(order)
-    for part in ("train", "valid", "test"):
-        was, now = getattr(task.splits["1"], part), getattr(moved.splits["1"], part)
-        assert torch.equal(order[now], was)
-        assert torch.equal(moved.labels[now], task.labels[was])
-    assert graph.permuted({"author": [1, 2, 0]}).hash == graph.permuted({"author": of_authors}).hash  # type: ignore[dict-item]
-    with pytest.raises(ValueError):
-        graph.permuted({"author": torch.tensor([0, 0, 1])})
-
-
-def test_other_features_edges_and_devices(device: torch.device) -> None:
-    made = graph().to(device)
-    assert made.device.type == device.type
-    assert_same(made.to("cpu"), graph())
-    more = made.with_edges({("venue", "prints", "paper"): Csr.eye(4, device).take_rows(torch.arange(2, device=device))})
-    assert len(more.edges) == 3
-    assert more.with_features({"venue": torch.ones(2, 1)}).features("venue") is not None
-
-
 def test_the_library_imports_neither_pyg_nor_dgl() -> None:
     code = "import sys, recgraph.graph.hetero; assert not {'dgl', 'torch_geometric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -430,27 +322,73 @@ def test_a_full_fan_out_is_the_whole_neighbourhood() -> None:
         assert {*zip(rows.tolist(), cols.tolist(), strict=True)} == expected
 
 
-def test_edges_keep_their_weights_and_times() -> None:
-    whole = sampled_graph()
-    part = NeighbourSampler(whole, {BY: (2, 2), CITES: (2, 2)})({"paper": torch.tensor([3, 0])}, generator())
-    torch.testing.assert_close(part.graph.features("paper"), whole.features("paper")[part.node_idx["paper"]])
-    by, cites = part.graph.edges[BY], part.graph.edges[CITES]
-    dense = whole.adjacency(BY).to_dense()
-    once = by.adj.degrees.sum() > 0
-    assert once
-    for row, col, weight in zip(by.adj.rows.tolist(), by.adj.indices.tolist(), by.adj.weights.tolist(), strict=True):
-        of_whole = dense[part.node_idx["paper"][row], part.node_idx["author"][col]]
-        assert weight <= of_whole + 1e-6  # an edge may have a twin at its place that was not drawn
-    known = dict.fromkeys(())
-    adj = whole.adjacency(CITES)
-    for place, time in enumerate(whole.edges[CITES].times.tolist()):
-        known[time] = (int(adj.rows[place]), int(adj.indices[place]))
-    for row, col, time in zip(cites.adj.rows.tolist(), cites.adj.indices.tolist(), cites.times.tolist(), strict=True):
-        assert known[time] == (int(part.node_idx["paper"][row]), int(part.node_idx["paper"][col]))
-
-
 def test_the_fan_out_is_kept_and_the_draw_follows_from_the_generator() -> None:
     sampler = NeighbourSampler(sampled_graph(), {BY: (2,)})
     first, again, other = (sampler({"paper": torch.arange(30)}, generator(seed)) for seed in (4, 4, 5))
     assert int(first.graph.adjacency(BY).degrees.max()) == 2
     assert first.graph.hash == again.graph.hash != other.graph.hash
+
+
+def test_edges_of_a_sample_keep_their_weights_and_times() -> None:
+    whole = sampled_graph()
+    part = NeighbourSampler(whole, {BY: (2, 2), CITES: (2, 2)})({"paper": torch.tensor([3, 0])}, generator())
+    papers = part.node_idx["paper"]
+    torch.testing.assert_close(part.graph.features("paper"), whole.features("paper")[papers])
+    for name, values in ((BY, lambda held: held.adj.weights), (CITES, lambda held: held.times)):
+        known, found = (
+            {*zip(*(x.tolist() for x in (rows, columns, values(held))), strict=True)}
+            for held, rows, columns in (
+                (whole.edges[name], whole.adjacency(name).rows, whole.adjacency(name).indices),
+                (
+                    part.graph.edges[name],
+                    papers[part.graph.adjacency(name).rows],
+                    part.node_idx[name[2]][part.graph.adjacency(name).indices],
+                ),
+            )
+        )
+        assert found
+        assert found <= known
+
+
+def test_frames_whose_ids_have_other_types() -> None:
+    wide = pl.DataFrame({"a": [1, 2], "b": pl.Series(["x", "y"], dtype=pl.Categorical)})
+    narrow = pl.DataFrame({"a": pl.Series([2, 3], dtype=pl.Int32), "b": [5, 6]})
+    cites = ("author", "cites", "book")
+    made = HeteroGraph.from_frames({WRITES: wide, cites: narrow})
+    assert made.nodes["author"].ids.values.to_list() == [1, 2, 3]  # type: ignore[union-attr]
+    assert made.nodes["paper"].ids.values.to_list() == ["x", "y"]  # type: ignore[union-attr]
+    assert made.adjacency(cites).rows.tolist() == [1, 2]
+    none = pl.DataFrame({"a": [], "b": []}, schema={"a": pl.Null, "b": pl.Float64})
+    assert HeteroGraph.from_frames({cites: none, WRITES: wide}).count("author") == 2
+    with pytest.raises(GraphError):
+        HeteroGraph.from_frames({WRITES: wide, cites: pl.DataFrame({"who": ["1"], "b": [5]})})
+
+
+def test_nodes_in_other_orders(tmp_path: Path) -> None:
+    """Node by node: features, ids, edges with their weights and times, classes and splits of what they were."""
+    made = graph()
+    order, of_authors = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])
+    moved = made.permuted({"paper": order, "author": of_authors})
+    for name, rows, columns in ((WRITES, of_authors, order), (CITES, order, order)):
+        before, after = made.adjacency(name).to_dense(), moved.adjacency(name).to_dense()
+        assert torch.equal(after, before[rows][:, columns])
+    assert torch.equal(moved.features("author"), made.features("author")[of_authors])  # type: ignore[index, arg-type]
+    assert torch.equal(moved.features("paper").to_dense(), made.features("paper").to_dense()[order])  # type: ignore[union-attr]
+    assert moved.nodes["author"].ids.ids([0, 1, 2]).to_list() == ["bob", "eve", "ann"]  # type: ignore[union-attr]
+    assert moved.permuted({"paper": order.argsort(), "author": of_authors.argsort()}).hash == made.hash
+    with pytest.raises(ValueError):
+        made.permuted({"author": torch.tensor([0, 0, 1])})
+    split = NodeSplit(torch.tensor([0, 1]), torch.tensor([2]), torch.tensor([3]))
+    task = NodeTask("paper", torch.tensor([0, 1, 2, 1]), {"1": split}, ("paper-author-paper",))
+    other = task.permuted(order)
+    assert torch.equal(order[other.splits["1"].train], split.train)
+    assert torch.equal(other.labels[other.splits["1"].train], task.labels[split.train])
+    other.save(tmp_path)
+    again = NodeTask.load(tmp_path)
+    assert (again.target, again.paths, again.hash) == (other.target, other.paths, other.hash)
+
+
+def test_devices(device: torch.device) -> None:
+    made = graph().to(device)
+    assert made.device.type == device.type
+    assert_same(made.to("cpu"), graph())

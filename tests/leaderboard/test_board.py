@@ -10,6 +10,18 @@ import pytest
 from made_up import BOARD, fill, jobs, opened, record, write_board
 from refusing import refused
 
+from experiments.published_rows import (
+    PAGE,
+    ROWS,
+    UNFINISHED,
+    Row,
+    ending,
+    is_close,
+    page,
+    ratios,
+    scores_of,
+    sheet_of,
+)
 from recgraph.config import ConfigError
 from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.plan import Job, digest, load_data_hashes, plan_of
@@ -172,3 +184,25 @@ def test_a_changed_file_of_features_is_other_data(tmp_path: Path) -> None:
     assert hashes[0] == hashes[2]
     assert hashes[0].data != hashes[1].data
     assert hashes[0].split == hashes[1].split
+
+
+def test_the_page_has_what_the_records_have() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m experiments.published_rows"
+
+
+def test_ours_learn_from_what_theirs_did() -> None:
+    for board, fitted_on in (("published", "train+valid"), ("collaborative", "train")):
+        for table in sheet_of(board).tables:
+            assert (table.protocol["fitted_on"], table.protocol["history"]) == (fitted_on, "train+valid")
+            assert table.n_users == 29858
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.title)
+def test_a_gap_has_a_cause_and_nothing_else_has_one(row: Row) -> None:
+    found = ratios(row, scores_of(sheet_of("published"), row.entry))
+    is_gap = row.theirs is not None and (found is None or not is_close(found))
+    assert bool(row.gap) == is_gap, "say why ours are not run or more than a hundredth below, and then alone"
+    assert row.gap.startswith("not run") == (is_gap and found is None)
+    how = ending(sheet_of("published"), row.entry)
+    is_cut = how is not None and how.is_cut
+    assert row.gap.startswith(UNFINISHED) == (is_gap and is_cut), "a training whose best epoch is its last was cut"

@@ -16,11 +16,9 @@ from typing import Any
 import forked
 import pytest
 from refusing import refused
-from typer.testing import CliRunner
 
 import recgraph as rg
 from recgraph import parallel, registry
-from recgraph.cli.app import app
 from recgraph.evaluate.results import popularity_groups
 from recgraph.files import locked
 from recgraph.leaderboard import runner as jobs
@@ -82,7 +80,7 @@ def job_of(board: Path, place: int) -> Job:
 
 def records(board: Path) -> dict[str, dict[str, Any]]:
     """File -> record, without what differs from run to run."""
-    costs = ("at", "inference", "peak_memory_mb", "provenance", "traceback", "imprint")
+    costs = ("at", "inference", "peak_memory_mb", "provenance", "traceback")
     found = {}
     for path in sorted(board.parent.glob("results/tiny/synthetic/*-seed*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -313,19 +311,6 @@ def test_what_is_asked_for_wrongly_costs_nothing(tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*.json")]
     write(tmp_path).joinpath("synthetic.toml").rename(board / "yelp-hin.toml")
     assert run(board).missing[0].startswith("yelp-hin")
-
-
-def test_the_commands(ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def call(*arguments: object) -> Any:
-        return CliRunner().invoke(app, ["leaderboard", *map(str, arguments)])
-
-    board, _ = ran
-    done = call("run", board, "--device", "cpu", "--only", "popularity", "--workers", 2)
-    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "1 kept")
-    monkeypatch.chdir(tmp_path)
-    assert call("render", board).exit_code == 0
-    assert (tmp_path / "tiny.html").is_file()
-    assert call("run", "nothing").exit_code == 2
 
 
 @pytest.mark.slow

@@ -80,27 +80,12 @@ def test_what_is_not_used_any_more_is_freed_at_once() -> None:
         gc.enable()
 
 
-def test_the_transpose_passes_gradients_to_weights() -> None:
-    adj = random_csr(2)
-    weights = adj.values().clone().requires_grad_()
-    transposed = adj.with_weights(weights).t()
-    (transposed.values() * torch.arange(adj.nnz)).sum().backward()
-    order = adj.transposition()[1]
-    assert torch.equal(weights.grad[order], torch.arange(adj.nnz, dtype=torch.float64))  # type: ignore[index]
-
-
 def test_scipy_round_trip() -> None:
     matrix = sp.random_array((30, 20), density=0.2, rng=np.random.default_rng(0), format="csc")
     back = Csr.from_scipy(matrix).to_scipy()
     assert abs(back - matrix).max() == 0
     counts = Csr.from_scipy(sp.csr_array(np.array([[2, 0], [0, 1]])))
     assert counts.values().dtype == torch.get_default_dtype()
-
-
-def test_dense_round_trip_and_identity(device: torch.device) -> None:
-    dense = torch.tensor([[0.0, 2.0], [0.0, 0.0], [1.0, 3.0]], device=device)
-    torch.testing.assert_close(Csr.from_dense(dense).to_dense(), dense)
-    torch.testing.assert_close(Csr.eye(3, device).to_dense(), torch.eye(3, device=device))
 
 
 def test_sums_and_scaling(device: torch.device) -> None:
@@ -150,16 +135,6 @@ def test_diagonals(device: torch.device) -> None:
 def test_pattern_leaves_out_zeros() -> None:
     adj = Csr.from_coo(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]), torch.tensor([1.0, -1.0, 2.0]), shape=(2, 2))
     assert adj.pattern().to_dense().tolist() == [[0, 0], [0, 1]]
-
-
-def test_moving_and_memory() -> None:
-    adj = random_csr(6)
-    assert adj.to(adj.device) is adj
-    single = adj.to(dtype=torch.float32)
-    assert single.values().dtype == torch.float32
-    assert single.indices is adj.indices
-    assert adj.nbytes == 8 * (10 + 45 + 45)
-    assert single.nbytes == 8 * (10 + 45) + 4 * 45
 
 
 def _oracle(dense: torch.Tensor, kind: str) -> torch.Tensor:

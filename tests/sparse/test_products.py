@@ -50,15 +50,6 @@ def test_several_entries_at_one_place_count_each(device: torch.device) -> None:
     assert compose(a, b).to_dense().tolist() == [[0, 0, 4], [1, 0, 0]]
 
 
-def test_fractions_to_rounding_and_the_type_of_the_widest(device: torch.device) -> None:
-    draw = torch.Generator().manual_seed(0)
-    a = Csr.from_dense(torch.rand(20, 30, generator=draw, dtype=torch.float64)).to(device)
-    b = Csr.from_dense(torch.rand(30, 10, generator=draw)).to(device)
-    product = compose(a, b)
-    assert product.values().dtype == torch.float64
-    torch.testing.assert_close(product.to_dense(), a.to_dense() @ b.to_dense().double(), rtol=1e-13, atol=0)
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 def test_long_blocks_give_the_bits_of_short_ones(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)

@@ -33,20 +33,11 @@ def test_lists_round_trip(rows: Rows) -> None:
 
 
 @given(ROWS, st.integers(0, 7))
-def test_last(rows: Rows, n: int) -> None:
-    assert make(rows).last(n).to_lists() == [row[-n:] if n else [] for row in rows]
-
-
-@given(ROWS, st.data())
-def test_first(rows: Rows, data: st.DataObject) -> None:
-    counts = [data.draw(st.integers(0, len(row))) for row in rows]
-    assert make(rows).first(ints(counts)).to_lists() == [row[:count] for row, count in zip(rows, counts, strict=True)]
-
-
-@given(ROWS.filter(bool), st.data())
-def test_take_with_repeats(rows: Rows, data: st.DataObject) -> None:
-    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
-    assert make(rows).take(ints(chosen)).to_lists() == [rows[index] for index in chosen]
+def test_ends_and_repeats_of_rows(rows: Rows, n: int) -> None:
+    made, every = make(rows), [*range(len(rows)), *range(len(rows))]
+    assert made.last(n).to_lists() == [row[-n:] if n else [] for row in rows]
+    assert made.first(made.lengths.clamp(max=n)).to_lists() == [row[:n] for row in rows]
+    assert made.take(ints(every)).to_lists() == rows * 2
 
 
 @given(ROWS.filter(bool), st.data())
@@ -103,12 +94,6 @@ def test_values_with_features_keep_their_shape_and_gradient() -> None:
     assert values.grad is not None
     assert torch.equal(values.grad, torch.ones(5, 2))
     assert torch.equal(ragged.last(1).values, values[[1, 4]])
-
-
-def test_device(device: torch.device) -> None:
-    ragged = make([[1, 2], [3]]).to(device)
-    assert ragged.device.type == device.type
-    assert ragged.last(1).to_lists() == [[2], [3]]
 
 
 def test_mirrored_rows_are_laid_out_without_a_read_of_the_device() -> None:

@@ -43,11 +43,6 @@ def test_against_sorted_rows(
     assert (kept.values() == 1).all()
 
 
-def test_by_weights_with_ties_at_the_cut() -> None:
-    adj = Csr.from_dense(torch.tensor([[1.0, 2.0, 2.0, 2.0], [0.0, 5.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
-    assert top_k(adj, 2).to_dense().tolist() == [[0, 0, 2, 2], [0, 5, 0, 0], [0, 0, 0, 0]]
-
-
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_further_scores_among_equals(k: int, device: torch.device) -> None:
     draw = torch.Generator().manual_seed(k)

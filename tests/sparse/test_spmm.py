@@ -110,14 +110,6 @@ def test_weights_in_the_type_of_x(device: torch.device) -> None:
     torch.testing.assert_close(half.float(), result, rtol=3e-2, atol=3e-2)
 
 
-def test_weights_learn_without_a_gradient_to_x(device: torch.device) -> None:
-    adj = random_matrix(6, 5, 12, torch.Generator().manual_seed(2)).to(device)
-    weights = torch.ones(12, device=device, requires_grad=True)
-    x = torch.rand(5, 3, device=device)
-    spmm(adj.with_weights(weights), x).sum().backward()
-    torch.testing.assert_close(weights.grad, x.sum(1)[adj.indices])
-
-
 @pytest.mark.usefixtures("dgl")
 def test_dgl_is_imported_without_traces() -> None:
     code = (

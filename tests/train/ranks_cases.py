@@ -11,21 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import Model, ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.base import Model, Space
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.rows import lookup, set_sparse
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.observers import Observer, TrainingInterrupted
-from recgraph.train.phases import Averaging
 from recgraph.train.trainer import NonFiniteLoss, Trainer
 
 N_USERS, N_ITEMS = 23, 30
@@ -124,7 +122,6 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
         "cases": each_trained(cases),
         "broken": broken(folder / "broken"),
         "alike": alike(),
-        "averaged": averaged(),
         **trained_with_stops(folder),
     }
 
@@ -199,41 +196,3 @@ def alike() -> str:
     with pytest.raises(ValueError) as raised:
         made(Case("sasrec", SMALL, {"batch_size": 8 + Ranks.here().index}))
     return str(raised.value)
-
-
-class Sided(TrainableModel):
-    """A parameter for each rank that its loss alone reads, one that none reads, one that all do, a table for one."""
-
-    Config = ModelConfig
-
-    def _build(self, space: Space) -> None:
-        self.sides = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in range(2))
-        self.unread, self.shared = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(70_000))
-        self.table = nn.Parameter(torch.ones(5, 2))
-        set_sparse(self.table)
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("all", ("model",), {"sum": 1.0}),)
-
-    def losses(self, batch: Any, wanted: frozenset[str]) -> dict[str, Tensor]:
-        rank = Ranks.here().index
-        # row 4 twice, on rank 1 alone
-        rows = lookup(self.table, torch.tensor([4, 2, 4])).sum() if rank else 0
-        return {"sum": (self.sides[rank] * 3).sum() + self.shared.sum() * (rank + 1) + rows}
-
-
-def averaged() -> list[Tensor | None]:
-    """The gradients of :class:`Sided` after one step's averaging."""
-    model = Sided().build(Space(n_users=1, n_items=1))
-    with torch.no_grad():
-        model.unread.fill_(Ranks.here().index)
-    averaging = Averaging(Ranks.here())
-    averaging.align(model)
-    assert torch.equal(model.unread, torch.zeros(2))
-    model(None, ("sum",))["sum"].backward()
-    averaging.average(model.parameters(), stops=Ranks.here().index == 1)
-    assert averaging.stops(may_wait=True)
-    averaging.average(model.parameters())
-    assert not averaging.stops(may_wait=True)
-    return [parameter.grad for parameter in model.parameters()]

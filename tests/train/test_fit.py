@@ -1,22 +1,21 @@
-"""``rg.fit``: what is refused before a run has a folder, what becomes of a finished one, and what it tells."""
+"""``rg.fit`` and the record: what is refused before a run has a folder, what a finished run is, and what it tells."""
 
 from __future__ import annotations
 
+import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import torch
 from refusing import refused
 
 import recgraph as rg
 from recgraph import registry
 from recgraph.data.split import Interactions, Split
 from recgraph.files import InUse, hold
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.train.config import TrainConfig
 from recgraph.train.fit import parts_of
 from recgraph.train.record import RunRecord
@@ -84,18 +83,6 @@ def test_a_folder_of_something_else_is_refused(split: Split, tmp_path: Path) -> 
         fitted(split, tmp_path)
 
 
-def test_the_valid_part_of_a_run_that_was_fitted_on_it_is_refused(split: Split, tmp_path: Path) -> None:
-    run = rg.fit("ease", split, seed=0, out=tmp_path / "run", fit_on="train+valid")
-    for one in (run, rg.Run.open(tmp_path / "run", split)):
-        with refused("'valid'", "allow_fitted"):
-            one.evaluate("valid")
-    assert run.record.results == {}
-    run.evaluate("test")
-    found = run.evaluate("valid", seen="keep", metrics=("ndcg",), allow_fitted=True)
-    assert (found[0].protocol.part, found[0].protocol.fitted_on) == ("valid", "train+valid")
-    assert run.record.unsealed == ["fit EASE on train+valid", "evaluate EASE on test", "evaluate EASE on valid"]
-
-
 def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path: Path) -> None:
     fitted(split, tmp_path / "run")
     fitted(split, tmp_path / "run", resume=True, source={"dataset": "mine", "settings": {"split": None}})
@@ -103,15 +90,6 @@ def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path:
         fitted(Split.of(split.interactions, "ratio"), tmp_path / "run", resume=True)
     with refused("data"):
         rg.Run.open(tmp_path / "run", Split.of(split.interactions, "ratio"))
-
-
-def test_a_finished_run_without_its_bundle_is_made_again(split: Split, tmp_path: Path) -> None:
-    run = fitted(split, tmp_path / "run")
-    (tmp_path / "run" / "bundle").rename(tmp_path / "away")
-    again = fitted(split, tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / "bundle").is_dir()
-    for name, value in run.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[name], value)
 
 
 def test_settings_of_training_for_a_model_that_is_fitted_in_one_step(split: Split) -> None:
@@ -143,11 +121,93 @@ def test_a_fit_tells_its_story(split: Split, tmp_path: Path, caplog: pytest.LogC
     assert told[-1] == f"run saved in {tmp_path / 'run'}"
 
 
-def test_nothing_is_printed_where_the_application_does_not_ask() -> None:
-    script = (
-        "import recgraph as rg\n"
-        "split = rg.load_dataset('synthetic').split('leave-one-out')\n"
-        "rg.fit(rg.models.Popularity(), split, seed=0).evaluate()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+SMALL = {"hidden_dim": 8, "encoder": {"n_heads": 1, "n_layers": 1}}
+
+
+TRAINING: dict[str, Any] = {"seed": 0, "device": "cpu", "batch_size": 16, "patience": None}
+
+
+N_KINDS = 9
+
+
+def write_features(path: Path, step: int = 1) -> Path:
+    rows = [{"item": item, "kind": f"k{item // step % 2}"} for item in range(N_KINDS)]
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    rows = [(user, (user + step * step) % N_KINDS, step) for user in range(12) for step in range(6)]
+    path = tmp_path / "log.csv"
+    pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row").write_csv(path)
+    write_features(tmp_path / "items.csv")
+    return path
+
+
+def split_of(csv: Path) -> Split:
+    return rg.load_data(csv, item_features=csv.with_name("items.csv")).split("leave-one-out")
+
+
+def in_memory(csv: Path, step: int = 1) -> Split:
+    rows = [{"item": item, "kind": f"k{item // step % 2}"} for item in range(N_KINDS)]
+    return rg.load_data(csv, item_features=pl.DataFrame(rows)).split("leave-one-out")
+
+
+def reader() -> SASRec:
+    return SASRec(**SMALL, items={"features": ("kind",)})
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_the_entries_of_a_record(is_trained: bool, csv: Path, tmp_path: Path) -> None:
+    model: Any = SASRec(**SMALL) if is_trained else rg.models.EASE()
+    run = rg.fit(model, split_of(csv), seed=0, out=tmp_path / "run", **({"max_epochs": 1} if is_trained else {}))
+    names = ["model", "config", "training", "seed", "fitted_on", "data", "init_items", "history", "results", "unsealed"]
+    names += ["preparation", *(["best_epoch", "best"] if is_trained else []), "cost", "n_parameters", "provenance"]
+    written = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert list(written) == names
+    assert run.record == RunRecord.read(tmp_path / "run")
+    assert run.record["seed"] == 0
+    assert run.record.get("update") is None
+    assert "on" in repr(run)
+    assert "<table" in run._repr_html_() or "recgraph" in run._repr_html_()
+    assert len(written["data"]["features"]["item_features"]["sha256"]) == 64
+
+
+def test_a_folder_without_a_record_is_no_run(csv: Path, tmp_path: Path) -> None:
+    run = rg.fit("ease", split_of(csv), seed=0, out=tmp_path / "run")
+    for folder in (tmp_path / "run" / "bundle", tmp_path / "nope"):
+        with refused(str(folder)):
+            rg.Run.open(folder)
+    (tmp_path / "run" / "record.json").write_text(json.dumps({**run.record.to_json(), "seed": "x"}))
+    with refused("record.json", "seed"):
+        rg.Run.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize("made", [split_of, in_memory])
+def test_a_run_is_not_opened_or_gone_on_with_with_other_features_where_its_model_reads_them(
+    made: Any, csv: Path, tmp_path: Path
+) -> None:
+    folder, items = tmp_path / "run", tmp_path / "items.csv"
+    rg.fit(reader(), made(csv), out=folder, max_epochs=1, **TRAINING)
+    before = rg.Run.open(folder, made(csv)).evaluate("valid").to_dict()
+    items.rename(tmp_path / "kept.csv")
+    write_features(items, 2)
+    other = split_of(csv) if made is split_of else in_memory(csv, 2)
+    with refused("item_features", "SASRec"):
+        rg.Run.open(folder, other)
+    with refused("item_features", "SASRec"):
+        rg.fit(reader(), other, out=folder, max_epochs=2, resume=True, **TRAINING)
+    if made is split_of:  # the way out
+        moved = rg.Run.open(folder, {"item_features": tmp_path / "kept.csv"})
+        assert moved.evaluate("valid").to_dict() == before
+
+
+def test_a_model_that_reads_no_features_goes_on_and_says_so(
+    csv: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rg.fit(SASRec(**SMALL), split_of(csv), out=tmp_path / "run", max_epochs=1, **TRAINING)
+    write_features(tmp_path / "items.csv", 2)
+    with caplog.at_level(logging.WARNING):
+        rg.Run.open(tmp_path / "run")
+    assert "item_features is not what the run was made with; SASRec does not read it" in caplog.text

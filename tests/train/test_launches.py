@@ -1,26 +1,30 @@
-"""A training step on an accelerator: how many kernels it launches, and that it reads nothing."""
+"""A training step on an accelerator: how many kernels it launches, that it reads nothing, and compiled steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from launches import Count, count, counting, on_meta
+from launches import Count, count, on_meta
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
-from recgraph.sparse.device import accelerator_path, to_device
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import total_loss
 from recgraph.train.trainer import Trainer
 
 N_USERS, N_ITEMS, BATCH = 60, 50, 24
+
+
 #: launches of a step with the settings that a model has by default; less is better, and then stands here
 LAUNCHES = {
     ("sasrec", "causal"): 125,
@@ -28,6 +32,8 @@ LAUNCHES = {
     ("mclrec", "causal"): 1299,
     ("mclrec", "prefix"): 1079,
 }
+
+
 #: what may launch at most so much, whatever its settings
 SETTINGS: list[tuple[str, dict[str, Any], int]] = [
     *(("sasrec", {"loss": {"name": name, "n_negatives": 8}}, 300) for name in ("sampled_softmax", "bce", "bpr")),
@@ -84,41 +90,6 @@ def test_other_settings_and_models_stay_below_a_ceiling_and_read_nothing(
     assert not found.reads
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda x: x.sum().item(),
-        lambda x: bool((x > 0).all()),
-        lambda x: x[x > 0],
-        lambda x: x.to("cpu"),
-    ],
-)
-def test_a_read_is_an_error_where_there_are_no_values(read: Any) -> None:
-    with counting(), pytest.raises((RuntimeError, NotImplementedError)):
-        read(torch.ones(3, device="meta"))
-
-
-def test_what_is_counted() -> None:
-    host = torch.arange(6.0)
-
-    def work() -> None:
-        x = to_device(host, "meta").view(2, 3).t()
-        torch.empty_like(x).copy_(x + 1)
-        host.add(1)  # of the host alone
-
-    assert count(work).kernels == {"upload": 1, "add": 1, "copy_": 1}
-    assert not count(work).reads
-    x = torch.ones(6, device="meta")
-    for wait, name in [
-        (lambda: host.to("meta"), "blocking upload"),
-        (lambda: x[torch.tensor([0, 2])], "index with a tensor of the host"),
-        (lambda: x.clone().index_put_((x > 0,), x[:1]), "index_put_ by a mask"),
-    ]:
-        assert list(count(wait).reads) == [name]
-    on_host = count(lambda: (host.tolist(), bool(host.sum() > 0)), "cpu")
-    assert dict(on_host.reads) == {"tolist": 1, "_local_scalar_dense": 1}
-
-
 def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype) -> list[Tensor]:
     off = dict.fromkeys({"dropout", "attention_dropout"} & registry.load("model", name).Config.model_fields.keys(), 0.0)
     model: SequenceModel = registry.load("model", name)(hidden_dim=16, **off, **settings)
@@ -166,3 +137,77 @@ def test_a_card_waits_for_nothing_in_a_step(name: str, settings: dict[str, Any])
         trainer.step(second)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def compiling() -> Iterator[None]:
+    torch._dynamo.reset()
+    with accelerator_path():
+        yield
+    torch._dynamo.reset()
+
+
+def built(name: str, **settings: Any) -> SequenceModel:
+    model: SequenceModel = registry.load("model", name)(hidden_dim=16, **settings)
+    return model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).train()
+
+
+def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
+    """The losses and gradients of the batches of an epoch, with dropout."""
+    found = []
+    phase = model.phases[0]
+    for batch in model.batches(log(), batch_size, Generators(0)).epoch(0):
+        model.zero_grad(set_to_none=True)
+        loss = total_loss(model(batch, tuple(phase.terms)), phase)
+        loss.backward()
+        found += [loss.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+    return found
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.parametrize(
+    ("name", "regime"),
+    [
+        pytest.param("sasrec", "causal", marks=pytest.mark.slow),
+        pytest.param("mclrec", "prefix", marks=pytest.mark.slow),
+        pytest.param("hstu", "prefix", marks=pytest.mark.slow),
+        pytest.param("bert4rec", "cloze", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_steps_are_those_that_are_not(name: str, regime: str) -> None:
+    """``fullgraph=True``: a break in a graph would be an error."""
+    plain = steps(built(name, regime=regime))
+    model = built(name, regime=regime)
+    model.compile_parts("aot_eager")
+    for one, other in zip(plain, steps(model), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
+def test_a_compiled_contrast_is_the_one_that_is_not(name: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(12, 8, generator=draw) for _ in range(2))
+    found = []
+    for backend in (None, "aot_eager"):
+        term = ContrastiveTerm(objective=name, similarity="cosine", temperature=0.5)
+        if backend is not None:
+            term.compile_parts(backend)
+        inputs = [each.clone().requires_grad_() for each in (a, b)]
+        value = term(*inputs)
+        assert term.outcome is not None
+        assert int(term.outcome.left_out) == 0
+        found.append([value, *torch.autograd.grad(value, inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.slow
+def test_the_default_backend_gives_the_same_losses() -> None:
+    off = {"dropout": 0.0, "encoder": {"attention_dropout": 0.0}}  # it draws by an order of its own
+    plain = steps(built("sasrec", **off))
+    model = built("sasrec", **off)
+    model.compile_parts()
+    for one, other in zip(plain, steps(model), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)

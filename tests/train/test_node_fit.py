@@ -79,14 +79,6 @@ def test_a_run_is_evaluated_and_opened_again(data: tuple[HeteroGraph, NodeTask],
     assert kept.embeddings().equals(run.embeddings())
 
 
-def test_the_best_weights_are_kept(data: tuple[HeteroGraph, NodeTask]) -> None:
-    run = fitted(data[0], learning_rate=10.0, patience=None)
-    assert run.record.best_epoch is not None
-    assert run.record.best_epoch < 5
-    short = fitted(data[0], learning_rate=10.0, patience=None, max_epochs=run.record.best_epoch)
-    assert torch.equal(run.embedder.vectors, short.embedder.vectors)
-
-
 def test_an_interrupted_run_goes_on_to_the_same_end(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
     whole, out = fitted(data[0], tmp_path / "whole"), tmp_path / "run"
     stop = At(2, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -1,14 +1,19 @@
-"""What looks on while a model is trained: lines, a bar, log records, and trackers."""
+"""What looks on while a model is trained: lines, a bar, log records, trackers; and the charts of a run."""
 
 from __future__ import annotations
 
 import logging
+import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from refusing import refused
 
 import recgraph as rg
+from recgraph.data.split import Split
 from recgraph.train.config import TrainConfig
 from recgraph.train.observers import EpochLines, ProgressBar, duration
 
@@ -102,3 +107,53 @@ def test_wandb_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_SILENT", "true")
     fitted(tmp_path, track="wandb")
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.mktemp("home")))
+        return rg.load_dataset("synthetic").split("leave-one-out")
+
+
+@pytest.fixture(scope="module")
+def run(split: Split) -> rg.Run:
+    model = rg.models.MCLRec(hidden_dim=8, encoder={"n_heads": 1})
+    return rg.fit(model, split, seed=0, max_epochs=4, batch_size=256, learning_rate=0.01)
+
+
+def test_a_file_stands_alone(run: rg.Run, tmp_path: Path) -> None:
+    other = rg.Run(run.model, run.split, run.record.model_copy(deep=True))
+    other.record.data.dataset = "<script>alert(1)</script>"
+    drawn = other.plot()
+    svg = drawn.save(tmp_path / "new" / "a.svg").read_text()
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    for text in (svg, drawn.save(tmp_path / "a.html").read_text(), drawn._repr_html_()):
+        assert "<svg" in text
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+        assert "<script" not in text
+    with refused(".svg"):
+        drawn.save(tmp_path / "a.png")
+
+
+def test_curves_show_the_history_and_the_best_epoch(run: rg.Run) -> None:
+    drawn = run.plot()
+    loss, metric = drawn.figures
+    assert (loss.title, metric.title) == ("Loss", "ndcg@10 on valid")
+    assert [name for _, name in loss.key] == ["loss", "rec", "cl1", "cl2", "reg"]
+    # heights on the chart are linear in the values
+    values = [row["ndcg@10"] for row in run.history]
+    found = re.search(r'<polyline class="s1" points="([^"]*)"', metric.svg)
+    assert found is not None
+    points = [tuple(map(float, point.split(","))) for point in found[1].split()]
+    slope, offset = np.polyfit(values, [y for _, y in points], 1)
+    assert np.allclose(np.array(values) * slope + offset, [y for _, y in points], atol=0.11)
+    best = re.search(r'<circle class="best" cx="([\d.]+)" cy="([\d.]+)"', metric.svg)
+    assert best is not None
+    assert (float(best[1]), float(best[2])) == points[run.record.best_epoch - 1]  # type: ignore[operator]
+    assert [row["ndcg@10"] for row in drawn.rows] == values
+
+
+def test_a_model_that_is_fitted_in_one_step_has_no_curve(split: Split) -> None:
+    with refused("learning curve"):
+        rg.fit(rg.models.Popularity(), split, seed=0).plot()

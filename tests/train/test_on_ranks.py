@@ -127,14 +127,3 @@ def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(ranks: list[d
 def test_ranks_that_train_otherwise_are_refused_on_all(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["alike"] == ranks[1]["alike"]
     assert "rank 1 trains with another batch_size" in ranks[0]["alike"]
-
-
-def test_gradients_are_means_and_none_where_no_rank_has_one(ranks: list[dict[str, Any]]) -> None:
-    for of_rank in ranks:
-        unread, shared, table, first, second = of_rank["averaged"]
-        assert torch.equal(first, torch.full((2,), 1.5))
-        assert torch.equal(second, torch.full((2,), 1.5))
-        assert unread is None
-        assert table.is_sparse
-        assert table.to_dense().tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0, 0], [1, 1]]
-        assert torch.equal(shared, torch.full((70_000,), 1.5))

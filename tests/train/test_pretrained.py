@@ -14,9 +14,7 @@ from refusing import refused
 
 import recgraph as rg
 from recgraph.data.catalog.synthetic import Synthetic, generate
-from recgraph.data.ids import IdMap
 from recgraph.data.split import Split
-from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
 from recgraph.train import fit as experiment
 from recgraph.train.observers import Observer
@@ -106,28 +104,12 @@ def test_frames_and_mappings_by_id_as_they_are(split: Split) -> None:
         assert torch.equal(model.item_table(), torch.from_numpy(vectors)), name
 
 
-def test_embeddings_of_nodes(split: Split, tmp_path: Path) -> None:
-    ids = split.items.values.sort(descending=True)
-    graph = HeteroGraph.from_edge_lists(
-        {"item": len(ids), "genre": 2},
-        {("item", "has", "genre"): (list(range(len(ids))), [i % 2 for i in range(len(ids))])},
-        ids={"item": IdMap(ids)},
-    )
-    model = rg.models.AdaMEOW(metapaths=("item-genre-item",), hidden_dim=8, embedding_dim=8)
-    nodes = rg.fit_graph(model, graph, seed=0, max_epochs=1, out=tmp_path / "nodes")
-    _, table = begun(split, tmp_path / "nodes", init_items_scale="given")
-    wanted = dict(nodes.embeddings().iter_rows())
-    assert [list(row) for row in table.tolist()] == [list(wanted[item]) for item in split.items.values]
-
-
 def test_what_does_not_fit_is_refused(split: Split, tmp_path: Path) -> None:
     ids = list(split.items.values)
     good = {item: [float(n), 1.0, 0.5] for n, item in enumerate(ids)}
     wrong: list[Any] = [
         {-item: v for item, v in good.items()},
-        {**good, ids[0]: [1.0]},
         {**good, ids[0]: [1.0, float("nan"), 0.0]},
-        pl.DataFrame({"i": ids}),
         7,
         rg.fit("popularity", split, seed=0),
     ]

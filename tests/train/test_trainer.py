@@ -205,15 +205,6 @@ def test_phases_that_cannot_be_stepped_are_refused() -> None:
         trainer_of(model, [1.0], accumulate=2)
 
 
-def test_clipping_bounds_the_norm_of_the_trainable_group() -> None:
-    model = toy()
-    model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
-    trainer = trainer_of(model, [5.0], clip_norm=1e-3)
-    trainer.fit()
-    first_moment = trainer.optimisers["a"].state[model.a]["exp_avg"].item()
-    assert abs(first_moment) == pytest.approx(0.1 * 1e-3, rel=1e-5)
-
-
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -224,17 +215,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "cuda:0"])
 def test_a_run_computes_on_the_device_that_it_names(name: str) -> None:
     assert str(make_accelerator(name).device) == name
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
     with refused("device", "cuda:2", "cuda:1"):
         make_accelerator("cuda:2")
-
-
-def test_a_metric_without_validation_is_refused() -> None:
-    with refused("metric", "ndcg@10"):
-        trainer_of(toy(), [1.0], metric="ndcg@10")
 
 
 def scored(model: Toy, scores: Iterator[float], folder: Path | None = None, **settings: object) -> Trainer:
@@ -330,21 +312,6 @@ def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes
     resumed.fit()
     assert torch.equal(model.a, whole.a)
     assert len(resumed.progress.history) == 3
-
-
-def test_a_run_goes_on_on_another_kind_of_device_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    stopped = trainer_of(toy(), [2.0, 1.0], tmp_path, max_epochs=3)
-    stopped.observers = [StopAt(3)]
-    draws = stopped.generators.state_dict
-    stopped.generators.state_dict = lambda: {**draws(), "dropout": torch.zeros(16, dtype=torch.uint8)}  # type: ignore[method-assign]
-    with pytest.raises(TrainingInterrupted):
-        stopped.fit()
-    resumed = trainer_of(toy(), [2.0, 1.0], tmp_path, max_epochs=3)
-    assert resumed.resume()
-    assert "another kind of device: dropout draw anew" in caplog.text
-    assert [row["epoch"] for row in resumed.fit()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("seconds", "steps"), [(0.0, [2, 4, 6, 8]), (1000.0, [2, 2, 2, 8])])

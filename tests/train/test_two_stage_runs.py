@@ -14,7 +14,6 @@ from torch import Tensor
 import recgraph as rg
 from recgraph.data.split import Interactions
 from recgraph.models.two_stage import TwoStage
-from recgraph.train.fit import inner_split
 from recgraph.train.run import Run
 
 N_USERS, N_ITEMS = 40, 30
@@ -106,52 +105,6 @@ def test_graphs_of_the_inner_part_do_not_know_what_is_asked_for(monkeypatch: pyt
     assert seen == [whole, whole - N_USERS]
 
 
-# --- the inner split --------------------------------------------------------------------------------
-
-INNER: list[tuple[str, dict[str, Any]]] = [
-    ("leave-one-out", {}),
-    ("leave-one-out", {"n_folds": 2, "fold": 1}),
-    ("time", {"test": 0.2}),
-    ("time", {"valid_from": 160, "test_from": 180}),
-    ("ratio", {}),
-    ("ratio", {"order": "time"}),
-    ("users", {"test": 0.3}),
-    ("all", {}),
-]
-
-
-@pytest.mark.parametrize(("strategy", "params"), INNER)
-def test_the_training_part_is_split_as_the_data_set_is(strategy: str, params: dict[str, Any]) -> None:
-    split = log_of(rows()).split(strategy, **params)
-    log = split.interactions.masked((split.labels == 0).numpy())
-    train, cases = inner_split(log, split.strategy, seed=1)
-    assert len(cases)
-    asked = cases.truth.values.numel()
-    assert train.n_items == N_ITEMS
-    assert train.n_users == N_USERS
-    of_log = log.ordered
-    if strategy in ("leave-one-out", "all"):
-        assert cases.truth.lengths.tolist() == [1] * N_USERS
-        last = of_log.items.values[of_log.items.offsets[1:] - 1]
-        assert torch.equal(cases.truth.values, last)
-    if strategy == "time":
-        assert train.times is not None
-        assert cases.times is not None
-        assert of_log.times is not None
-        later = of_log.times > train.times.max()
-        assert int(later.sum()) >= asked
-        assert asked >= 0.1 * of_log.n_interactions - N_USERS
-    if params.get("order") == "time":
-        for row, user in enumerate(cases.users.tolist()):
-            assert of_log.items.row(user).tolist() == cases.history.row(row).tolist() + cases.truth.row(row).tolist()
-    if strategy == "users":
-        assert train.items.lengths[cases.users].tolist() == [0] * len(cases)
-        assert len(cases) < len(split.train.items.lengths)
-    else:
-        assert train.n_interactions + asked <= of_log.n_interactions
-    assert bool((cases.history.lengths > 0).all())
-
-
 # --- the rest of the library ------------------------------------------------------------------------
 
 
@@ -170,6 +123,3 @@ def test_a_run_of_all_kinds_is_opened_again(tmp_path: Path) -> None:
         run.update(log_of([(1, 2, 500)]))
     with refused("TwoStage"):
         run.recommender.export(tmp_path / "exported")
-
-
-# --- another model that is made of others: runs, boards and bundles know it by what it says of itself -----

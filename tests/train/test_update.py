@@ -14,6 +14,7 @@ from small_settings import with_small
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.data.split import Interactions
 from recgraph.models.base import ClosedFormModel
@@ -25,6 +26,8 @@ SMALL: dict[str, Any] = {
     "hidden_dim": 8, "max_len": 8, "encoder.inner_dim": 8, "encoder.n_heads": 1, "encoder.n_layers": 1, "n_layers": 1,
     "loss.n_negatives": 4, "max_iter": 100,
 }  # fmt: skip
+
+
 UPDATABLE = [name for name in registry.names("model") if registry.load("model", name).updated_by]
 
 
@@ -39,6 +42,8 @@ def log_of(rows: pl.DataFrame) -> Interactions:
 
 
 OLD = frame(range(10), range(7))
+
+
 # two new users, two new items; times go on
 NEW = pl.concat([frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(range(3), range(7, 10))])
 
@@ -261,40 +266,60 @@ def test_an_update_that_was_killed_while_it_wrote_is_written_again(tmp_path: Pat
         run.update(NEW, out=tmp_path / "new", **options)
 
 
-def test_the_rate_of_updates_stays_from_day_to_day() -> None:
-    runs = [fitted("bpr-mf", learning_rate=0.01)]
-    for day in range(3):
-        news = frame(range(12), range(12 + day, 14 + day), shift=-3, n_items=14)
-        runs.append(runs[-1].update(log_of(news), force=True, valid=0.3, device="cpu"))
-    assert [run.record.training["learning_rate"] for run in runs] == [0.01, 0.0025, 0.0025, 0.0025]
-    given = runs[-1].update(log_of(frame(range(12), range(20, 22))), force=True, valid=0.3, learning_rate=0.1)
-    assert given.record.training["learning_rate"] == 0.1
+ITEMS = pl.DataFrame({"what": range(100, 114), "kind": [f"k{item % 3}" for item in range(14)]})
 
 
-def test_a_user_of_an_earlier_slice_alone_is_not_taken_for_trained() -> None:
-    """Two groups of users with items of their own; some users begin in the slice of the second day and stay away."""
-    drawn = np.random.default_rng(0)
+def timed_frame(users: range, steps: range, n_items: int = 12, shift: int = 0) -> pl.DataFrame:
+    rows = [(f"u{user}", 100 + (user + step + shift) % n_items, 1000 * step + user) for user in users for step in steps]
+    return pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
 
-    def rows(users: range, times: range, n: int = 1) -> list[tuple[int, int, int]]:
-        return [(u, int(drawn.integers(20)) + 20 * (u % 2), time) for u in users for time in times for _ in range(n)]
 
-    def log(found: list[tuple[int, int, int]]) -> Interactions:
-        return log_of(pl.DataFrame(found, schema=["who", "what", "when"], orient="row"))
+def side_log(rows: pl.DataFrame, items: pl.DataFrame = ITEMS) -> rg.Interactions:
+    return rg.Interactions.from_frame(rows, user="who", item="what", timestamp="when", item_features=items)
 
-    run = rg.fit(
-        registry.load("model", "bprmf")(hidden_dim=8), log(rows(range(60), range(8))),
-        seed=0, device="cpu", max_epochs=40, batch_size=64, learning_rate=0.02,
-    )  # fmt: skip
-    late = range(60, 70)
-    two = run.update(log(rows(range(30), range(10, 14)) + rows(late, range(13, 14), 4)), valid=0.4, force=True)
-    returning = range(60, 61)
-    news = rows(range(30, 60), range(20, 23)) + rows(returning, range(20, 21), 3)
-    three = two.update(log(news), valid=0.1, force=True, replay=0.5)
-    index = three.recommender.users.index(list(late))
-    for one, n_trained in ((two, 0), (three, 1)):
-        assert int(one.model.known_users[index].sum()) == n_trained
-        lists = one.recommend(users=[user for user in late if user not in returning], k=5)
-        assert all((item >= 20) == (user % 2 == 1) for user, item in lists.select("who", "what").iter_rows())
-    four = two.update(log(rows(returning, range(20, 21), 4)), valid=0.2, force=True, replay=0.0)
-    assert four.record.update is not None
-    assert four.record.update["samples"] == 4 + 3, "what was known of the user, and what is new without the slice"
+
+TIMED_OLD, TIMED_NEW = timed_frame(range(10), range(7)), timed_frame(range(8, 12), range(7, 12), n_items=14, shift=-4)
+
+
+def test_times_and_features_go_on(tmp_path: Path) -> None:
+    model = rg.models.SASRec(
+        hidden_dim=8,
+        encoder={"n_heads": 1, "n_layers": 1, "inner_dim": 8},
+        max_len=8,
+        items={"features": ["kind"]},
+        time_gaps=True,
+    )
+    run = rg.fit(model, side_log(TIMED_OLD, ITEMS.head(12)), seed=0, max_epochs=2, batch_size=8, out=tmp_path / "a")
+    before = run.recommender
+    assert before.items.index([112, 113]).max() < 0
+    made = run.update(side_log(TIMED_NEW), out=tmp_path / "b", force=True, valid=0.3, epochs=2)
+    after = rg.load(tmp_path / "b" / "bundle")
+    times = dict(pl.concat([TIMED_OLD, TIMED_NEW]).sort("when").group_by("who").agg("when").iter_rows())
+    assert after.times is not None
+    for name, when in zip(after.users.values, after.times.to_lists(), strict=True):
+        assert when == times[name]
+    tower = after.model.item_tower
+    assert tower.known_items.shape == (14,)
+    assert bool(tower.known_items[after.items.index([112, 113])].any())
+    users = torch.arange(len(after.users))
+    with torch.no_grad():
+        timed = after.model.score(Query(users, after.seen, after.times))
+        blind = after.model.score(Query(users, after.seen))
+    assert not torch.allclose(timed, blind)
+    answer = made.recommend(users=["u0", "u11"], k=3)
+    assert answer.equals(after.recommend(users=["u0", "u11"], k=3))
+
+
+def test_features_may_be_a_file_or_a_frame_beside_the_log(tmp_path: Path) -> None:
+    run = rg.fit("ease", side_log(TIMED_OLD, ITEMS.head(12)), seed=0)
+    fresh = ITEMS.tail(3).with_columns(kind=pl.lit("fresh"))
+    fresh.write_csv(tmp_path / "items.csv")
+    TIMED_NEW.write_parquet(tmp_path / "news.parquet")
+    expected = [f"k{item % 3}" for item in range(11)] + ["fresh"] * 3
+    for given in (fresh, tmp_path / "items.csv", str(tmp_path / "items.csv")):
+        for news in (TIMED_NEW, tmp_path / "news.parquet"):
+            made = run.update(news, item_features=given, force=True).recommender.item_features
+            assert made is not None
+            assert made.sort("what")["kind"].to_list() == expected
+    with refused("none.csv", by=FileNotFoundError):
+        run.update(TIMED_NEW, item_features=tmp_path / "none.csv", force=True)

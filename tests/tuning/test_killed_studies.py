@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_study import SETTINGS, SPACE, states, synthetic, tune
+from test_tune import SETTINGS, SPACE, states, synthetic, tune
 
 from recgraph.tuning.storage import find_study
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import polars as pl
 import pytest
 from refusing import refused
-from small_study import SETTINGS, states, synthetic, tune
 
 import recgraph as rg
 from recgraph import parallel, registry
@@ -19,10 +18,36 @@ from recgraph.config import distribute
 from recgraph.data.split import SealedSplit, SealedTestError, Split
 from recgraph.train.config import TrainConfig
 from recgraph.train.run import Run
+from recgraph.tuning import objectives
+from recgraph.tuning.objectives import Sampler, make_sampler
+from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import command, described, importances, outcomes
+from recgraph.tuning.space import SearchSpace
 from recgraph.tuning.storage import find_study
 
+SPACE = {"*": "fixed", "learning_rate": {}, "dropout": {}}
+
+
+SETTINGS = {"max_epochs": 2, "hidden_dim": 8, "patience": None, "batch_size": 256}
+SETTINGS |= {"encoder": {"n_layers": 1, "n_heads": 1}}
+
+
+def synthetic() -> Split:
+    return rg.load_dataset("synthetic").split("leave-one-out")
+
+
+def tune(split: Split, out: Path | None = None, n_trials: int = 3, **options: Any) -> optuna.Study:
+    given = {"model": "sasrec", "space": SPACE, "settings": SETTINGS, "test_seeds": 0, "study": "s", **options}
+    return rg.tune(split=split, n_trials=n_trials, out=out, **given)
+
+
+def states(study: optuna.Study) -> Counter[str]:
+    return Counter(trial.state.name for trial in study.trials)
+
+
 SASRec = registry.load("model", "sasrec")
+
+
 EASE: dict[str, Any] = {"model": "ease", "space": {"*": "fixed", "l2": [1.0, 10.0, 900.0]}, "settings": {}}
 
 
@@ -95,29 +120,6 @@ def test_another_study_is_told_apart(split: Split, made: tuple[Path, optuna.Stud
     with refused("thesis.tex"):
         tune(split, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_the_revision_of_a_model_is_part_of_a_study(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tune(split, tmp_path / "s", n_trials=1, **EASE)
-    monkeypatch.setattr(registry.load("model", "ease"), "revision", 99)
-    with refused("revision"):
-        tune(split, tmp_path / "s", n_trials=1, **EASE)
-
-
-def test_what_is_tuned_for_is_tested(split: Split, tmp_path: Path) -> None:
-    """At its own cut-off, and where it is no default metric too."""
-    study = tune(split, tmp_path / "s", 2, metric=("ndcg@7", "novelty@3"), **{**EASE, "test_seeds": 1})
-    (tested,) = study.user_attrs["unsealed"]
-    assert tested["comparison"]["exclude"]["metric"] == "ndcg@7"
-    (folder,) = (tmp_path / "s" / "final").glob("trial-*/seed-0")
-    run = rg.Run.open(folder, split)
-    (own,) = rg.evaluate.evaluate(
-        run.model, split.test, seen=("exclude",), cutoffs=(3, 7), metrics=("ndcg", "novelty"), fit_part=split.train
-    )
-    for name in ("ndcg@7", "novelty@3"):
-        assert tested["results"]["tuned"]["exclude"][name] == {"mean": pytest.approx(own[name]), "std": None}
 
 
 def test_trials_are_pruned_by_their_epochs(split: Split, tmp_path: Path) -> None:
@@ -224,21 +226,8 @@ def test_workers_are_given_no_test_row(split: Split, made: tuple[Path, optuna.St
         tune(split, tmp_path / "s", workers=2, objective=_reads_test, **EASE)
 
 
-def test_last_trainings_are_the_same_in_other_processes(
-    split: Split, made: tuple[Path, optuna.Study], tmp_path: Path
-) -> None:
-    shutil.copytree(made[0], tmp_path / "s")
-    (tested,) = made[1].user_attrs["unsealed"]
-    shutil.rmtree(tmp_path / "s" / "final")
-    with find_study(str(tmp_path / "s" / "study.journal")) as (study, _):
-        study.set_user_attr("unsealed", [])
-    source = {"dataset": "synthetic"}
-    (again,) = tune(split, tmp_path / "s", 4, workers=2, test_seeds=2, source=source).user_attrs["unsealed"]
-    assert (again["results"], again["comparison"]) == (tested["results"], tested["comparison"])
-
-
 def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(split: Split, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "n_heads": 3, "max_epochs": 1}
+    settings = {**SETTINGS, "encoder": {"n_heads": 3}, "max_epochs": 1}
     del settings["hidden_dim"]  # its default, 64, is no multiple of 3 heads
     space = {"*": "fixed", "hidden_dim": [6, 9]}
     study = tune(split, tmp_path / "s", 2, test_seeds=1, space=space, settings=settings)
@@ -248,20 +237,52 @@ def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(sp
     assert outcomes(study) == [f"the default configuration cannot be trained: {tested['default_not_trained']}"]
 
 
-def test_trials_know_the_relations_of_items(tmp_path: Path) -> None:
-    """They are part of the study: with others it does not go on."""
-    rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(5)]
-    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    names = {"user": "user_id", "item": "item_id", "timestamp": "timestamp"}
-    settings = {"hidden_dim": 8, "n_clusters": [2, 3], "max_epochs": 1, "item_metapaths": ["item-group-item"]}
+SMALL = {"*": "fixed", "dropout": {}, "n_heads": [1, 2]}
 
-    def study(groups: list[str]) -> optuna.Study:
-        features = pl.DataFrame({"item_id": range(9), "group": groups * 3})
-        split = rg.Interactions.from_frame(log, **names, item_features=features).split("leave-one-out")
-        return tune(
-            split, tmp_path / "s", 1, model="meowrec", space={"*": "fixed", "learning_rate": {}}, settings=settings
-        )
 
-    assert states(study(["a", "b", "c"])) == {"COMPLETE": 1}
-    with refused("features"):
-        study(["a", "b", "b"])
+GRID = {"*": "fixed", "dropout": [0.1, 0.2, 0.3], "n_heads": [1, 2, 4, 8]}
+
+
+def test_objectives_by_name() -> None:
+    assert objectives.canonical("coverage@20") == "catalogue_coverage@20"
+    names = ("train_seconds", "average_popularity@5", "ndcg@10", "profit")
+    assert [*map(objectives.direction, names)] == ["minimize", "minimize", "maximize", "maximize"]
+    assert objectives.selecting(("train_seconds", "novelty@10", "mrr@5")) == "mrr@5"
+    assert objectives.selecting(("coverage@20",)) == "ndcg@10"
+    assert objectives.can_prune(("mrr@5",))
+    assert not objectives.can_prune(("catalogue_coverage@20",))
+
+
+def test_a_pruner_reads_the_most_epochs_wherever_they_are_given() -> None:
+    def most(**given: Any) -> int:
+        return Plan("s", SASRec, ("ndcg@10",), 1, **given).max_epochs
+
+    assert most(fixed={"max_epochs": 8}) == most(given={"max_epochs": 8}) == 8
+    assert most(given={"max_epochs": [4, 30]}) == 30
+
+
+def drawn(sampler: str, seed: int, n: int = 12) -> list[dict[str, Any]]:
+    """Parameters that a study draws, a sampler for each trial as workers make them."""
+    found = SearchSpace.of({"model": SASRec.Config}, {}, GRID if sampler == "grid" else SMALL)
+    study = optuna.create_study(direction="maximize")
+
+    def objective(trial: optuna.Trial) -> float:
+        for dimension in found.dimensions.values():
+            dimension.suggest(trial)
+        return -abs(float(trial.params["dropout"]) - 0.3)
+
+    for number in range(n):
+        study.sampler = make_sampler(sampler, seed, found, number)
+        study.optimize(objective, n_trials=1)
+    return [trial.params for trial in study.trials]
+
+
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+def test_samplers_draw_by_their_seed(sampler: str) -> None:
+    first = drawn(sampler, 1)
+    assert drawn(sampler, 1) == first
+    if sampler == "grid":
+        assert len({tuple(params.values()) for params in first}) == len(first)
+    else:
+        assert drawn(sampler, 2) != first
+        assert len({params["dropout"] for params in first}) > 6
