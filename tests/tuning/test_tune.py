@@ -163,8 +163,8 @@ def test_configurations_that_cannot_be_trained_are_pruned_with_the_reason(split:
     diverging = tune(split, None, 1, space={"*": "fixed", "learning_rate": [1e30]})
     assert states(diverging) == {"PRUNED": 1}
     assert "became" in diverging.trials[0].user_attrs["reason"]
-    fixed = {name: value for name, value in SETTINGS.items() if name not in ("hidden_dim", "n_heads")}
-    space = {"*": "fixed", "hidden_dim": [6, 8], "n_heads": [4]}
+    fixed = {name: value for name, value in SETTINGS.items() if name not in ("hidden_dim", "encoder")}
+    space = {"*": "fixed", "hidden_dim": [6, 8], "encoder.n_heads": [4]}
     apart = tune(split, None, 2, space=space, settings=fixed, sampler="grid")
     assert states(apart) == {"PRUNED": 1, "COMPLETE": 1}
     infinite = tune(split, None, 1, objective=lambda _: float("inf"), **EASE)
@@ -237,10 +237,10 @@ def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(sp
     assert outcomes(study) == [f"the default configuration cannot be trained: {tested['default_not_trained']}"]
 
 
-SMALL = {"*": "fixed", "dropout": {}, "n_heads": [1, 2]}
+SMALL = {"*": "fixed", "dropout": {}, "encoder.n_heads": [1, 2]}
 
 
-GRID = {"*": "fixed", "dropout": [0.1, 0.2, 0.3], "n_heads": [1, 2, 4, 8]}
+GRID = {"*": "fixed", "dropout": [0.1, 0.2, 0.3], "encoder.n_heads": [1, 2, 4, 8]}
 
 
 def test_objectives_by_name() -> None:
