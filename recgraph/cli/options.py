@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")]
 DeviceOption = Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")]
 _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
-_ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=2000; may be given many times."
+_ENGINE_SET = "A setting of the engine, e.g. workers=4 or threads=2; may be given many times."
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 

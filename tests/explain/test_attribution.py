@@ -254,30 +254,6 @@ def test_attention_of_meta_paths() -> None:
     assert torch.allclose(found, slow)
 
 
-@torch.no_grad()
-def test_time_gaps_are_counted_from_what_is_left() -> None:
-    model = model_of("sasrec", ROWS, **SEQUENCES["sasrec"], time_gaps=True)
-    model.gap_embedding.weight[1:] = torch.randn(64, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, index]
-    history, times = [9, 8, 7, 6, 5, 4, 3, 2], [0, 1, 3, 10, 30, 31, 90, 400]
-    query = Query(torch.tensor([0]), Ragged.from_lists([history]), Ragged.from_lists([times]))
-    model.eval()
-    reading = model.reading(query)
-    full_mask = torch.ones(1, 6, dtype=torch.bool)
-    whole = model.encode_users(query)
-    assert torch.allclose(reading.represent(full_mask), whole)
-    assert torch.allclose(reading.of_inputs(reading.inputs()[None]), whole)
-    full_mask[0, 2] = False  # the item of time 30; 31 then follows 10
-    kept = [0, 1, 2, 3, 5, 6, 7]
-    short = Query(
-        torch.tensor([0]),
-        Ragged.from_lists([[history[n] for n in kept]]),
-        Ragged.from_lists([[times[n] for n in kept]]),
-    )
-    tokens = model.tokens_of(short.history, short.times).last(5)
-    assert torch.allclose(reading.represent(full_mask), model.encode_tokens(tokens))
-    assert query_of(ROWS, USER).times is None
-
-
 @pytest.mark.parametrize("name", ["sasrec", "meowrec"])
 def test_agreement_and_faithfulness_by_loops(name: str) -> None:
     recommender = recommender_of(model_of(name, ROWS, double=False, **MODELS[name]).eval(), ROWS)
