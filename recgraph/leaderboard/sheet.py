@@ -29,7 +29,6 @@ from recgraph.leaderboard.compare import (
     describe_tests,
     load_comparisons,
     save_comparisons,
-    tested,
 )
 from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
 from recgraph.models.base import Model
@@ -472,7 +471,7 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     records = {one.address: one.records for one in sheet.entries}
     metrics = {table.title: table.metrics for table in sheet.tables}
     found, is_whole = compare(records, metrics, sheet.folder, sheet.comparisons)
-    if not is_whole and tested(found) == tested(sheet.comparisons):
+    if found == sheet.comparisons and not is_whole:
         return sheet
     save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons, is_whole=is_whole)
     return replace(sheet, comparisons=found, is_compared=is_whole)

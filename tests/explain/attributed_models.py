@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -45,7 +44,6 @@ def model_of(
     name: str,
     rows: Sequence[Sequence[int]],
     double: bool = True,
-    edge_weights: Sequence[Sequence[float]] | None = None,
     **settings: Any,
 ) -> Model:
     """A built model with weights that are large enough for its scores to differ, in training mode.
@@ -63,7 +61,6 @@ def model_of(
                 INTERACTS: tuple(map(list, zip(*edges, strict=True))),
                 ("user", "friend", "user"): tuple(map(list, zip(*friends, strict=True))),
             },
-            weights={} if edge_weights is None else {INTERACTS: torch.tensor([*chain(*edge_weights)]).double()},
         )
         model.build(GraphSpace(**sizes, graph=graph), seed=1)
     else:
