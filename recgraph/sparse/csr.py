@@ -65,12 +65,9 @@ class Csr:
         shape: tuple[int, int],
         duplicates: Literal["keep", "sum"] = "keep",
     ) -> Csr:
-        """From entries in any order.
+        """From entries [E] in any order; integer weights become the default floating type.
 
         Args:
-            rows, cols: [E] integers.
-            weights: [E], or None for 1 each; integers become the default floating type.
-            shape: (R, C).
             duplicates: several entries at one place stay (in the given order) or become one with their sum.
 
         Raises:

@@ -49,11 +49,6 @@ class Chain:
         """The entries of all factors: the cost of one product."""
         return sum(factor.nnz for factor in self.factors)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Chain:
-        """On a device, with weights and scales of a type."""
-        scales = [None if s is None else s.to(device=device, dtype=dtype) for s in (self.left, self.right)]
-        return Chain(tuple(factor.to(device, dtype) for factor in self.factors), *scales)
-
     def t(self) -> Chain:
         """The transpose."""
         return Chain(tuple(factor.t() for factor in reversed(self.factors)), self.right, self.left)
@@ -92,19 +87,6 @@ class Sum:
     @property
     def shape(self) -> tuple[int, int]:
         return self.terms[0].shape
-
-    @property
-    def device(self) -> torch.device:
-        return self.terms[0].device
-
-    @property
-    def nnz(self) -> int:
-        """The entries of all terms: the cost of one product."""
-        return sum(term.nnz for term in self.terms)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Sum:
-        """On a device, with weights of a type."""
-        return Sum(tuple(term.to(device, dtype) for term in self.terms), self.coefficients)
 
     def t(self) -> Sum:
         """The transpose."""
@@ -158,7 +140,7 @@ def normalise(adj: M, kind: Normalisation, dtype: torch.dtype | None = None) -> 
     else:
         root = power(_row_sums(exact), -0.5)
         made = exact.t().scale(root, root)
-    if isinstance(adj, Csr):
+    if isinstance(adj, Csr) and isinstance(made, Csr):
         made = made.to(dtype=dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype))
     return cast(M, made)
 
@@ -179,12 +161,10 @@ def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
     """[N, F]: features divided by their row sums; rows without features stay 0.
 
     Args:
-        features: none of them negative: embeddings of texts sum to about 0, so that rows would be blown up, and lost
-            where the sum is negative.
         what, fix: what an error calls them, and what it says to do.
 
     Raises:
-        ValueError: a feature is negative.
+        ValueError: a feature is negative: rows of embeddings of texts, which sum to about 0, would be blown up.
     """
     values = features.values() if isinstance(features, Csr) else features
     if bool((values < 0).any()):

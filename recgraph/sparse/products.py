@@ -40,11 +40,9 @@ def _cumulated(counts: Tensor) -> Tensor:
 
 
 def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
-    """``A B`` with one entry a place.
+    """``A B`` [R, C] of ``a`` [R, K] and ``b`` [K, C], with one entry a place.
 
     Args:
-        a: [R, K].
-        b: [K, C].
         counts: ``"full"`` sums the products of weights (numbers of paths, where there are no weights);
             ``"binary"`` has an entry without weight where such a path exists (weights are not looked at).
         dtype: of the weights; default: the widest of both. Sums are made in float64.
@@ -219,17 +217,13 @@ def neighbours(
     64 k cells a column.
 
     Args:
-        rows: R rows of distinct columns.
-        k: how many; fewer where fewer are above 0.
-        shrink: lowers the similarity of columns that few rows hold.
-        row_weights: [R] float64, or None for 1 each.
-        norm_power: 0.5 for the geometric mean of the numbers of rows.
-        norms: [n_columns] float64, in the place of these powers of numbers of rows.
+        rows, row_weights: see :func:`co_occurrence`.
+        norms: [n_columns] float64, in the place of the powers of numbers of rows.
         with_itself: whether a column is among its own neighbours.
 
     Returns:
-        index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; unused places
-        hold 0 and 0.
+        index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; fewer where fewer are
+        above 0: unused places hold 0 and 0.
     """
     if norms is None:
         norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)

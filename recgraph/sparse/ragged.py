@@ -113,11 +113,7 @@ class Ragged:
         return Ragged(self.values[:, which], self.offsets, host, self.host_offsets)
 
     def window(self, rows: Tensor, starts: Tensor, lengths: Tensor) -> Ragged:
-        """For each entry of ``rows`` the values ``starts[i] : starts[i] + lengths[i]`` of that row.
-
-        Args:
-            rows, starts, lengths: [K] int64; the windows must lie inside their rows.
-        """
+        """For each of ``rows`` [K] its values ``starts[i] : starts[i] + lengths[i]``, which must lie inside it."""
         index = consecutive(self.offsets[:-1][rows] + starts, lengths)
         return Ragged(self.values[index.values], index.offsets)
 
@@ -186,11 +182,9 @@ class Ragged:
 
 
 def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ragged:
-    """Rows of consecutive numbers: row i is ``starts[i], starts[i] + 1, ...``, of ``lengths[i]`` numbers.
+    """K rows of consecutive numbers: row i is ``starts[i], starts[i] + 1, ...``, of ``lengths[i]`` numbers.
 
-    Args:
-        starts, lengths: [K] int64.
-        total: the sum of the lengths; where it is not given, the device is waited for.
+    Without ``total``, the sum of the lengths, the device is waited for.
     """
     offsets = Ragged.from_lengths(lengths, lengths).offsets
     total = int(offsets[-1]) if total is None else total

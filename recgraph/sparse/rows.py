@@ -34,15 +34,7 @@ def lookup(table: Tensor, index: Tensor, padding_idx: int | None = None) -> Tens
 
 
 def distinct_rows(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """The distinct rows of an index, ascending, and the place of each of its entries among them.
-
-    Args:
-        index: int64 in ``0..n_rows - 1``, of any shape.
-        n_rows: N of the table.
-
-    Returns:
-        [U] and a tensor of the index's shape, with ``rows[places] == index``.
-    """
+    """The distinct rows [U] of an index of any shape, ascending, and the place of each of its entries among them."""
     if index.numel() * _ROWS_AN_ENTRY < n_rows:
         rows, places = torch.unique(index, return_inverse=True)
         return rows, places
@@ -66,17 +58,11 @@ def touched(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_once(table: Tensor, *indices: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """A table of the rows of several indices, and these as indices into it: one lookup, and so one gradient.
+    """A table [U, D] of the distinct rows of several indices, and these as indices into it: one lookup, one gradient.
 
-    With a lookup for each index, each would make a gradient as large as the table, and autograd would add them.
-
-    Args:
-        table: [N, D].
-        indices: int64 of any shapes.
-
-    Returns:
-        [U, D], the distinct rows, and a tensor of each index's shape. On an accelerator, which would have to wait for
-        the number of distinct rows, the table itself unless its gradients are sparse.
+    With a lookup for each index, each would make a gradient as large as the table, and autograd would add them. On an
+    accelerator, which would have to wait for the number of distinct rows, the table itself unless its gradients are
+    sparse.
     """
     index = torch.cat([each.flatten() for each in indices])
     if is_accelerated(table):

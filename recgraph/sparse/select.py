@@ -19,8 +19,6 @@ def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor)
     """Each row's k best entries, with the weights they had; shorter rows stay whole.
 
     Args:
-        adj: [R, C].
-        k: at least 1.
         scores: [E], by which entries are compared (default: the weights).
         among_equals: [E] each, by which entries of equal score at the cut are compared, one after the other; what is
             equal then: :data:`TIE_RULE`.
@@ -29,11 +27,8 @@ def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor)
 
 
 def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
-    """[E] bool: True for the entries that :func:`top_k` keeps.
-
-    The k-th largest score of each row is found by a selection on blocks of rows; what is above it stays, and of what
-    equals it the entries that come last.
-    """
+    """[E] bool: True for the entries that :func:`top_k` keeps: those above the k-th largest score of their row, and of
+    those that equal it the last."""
     long = torch.nonzero(adj.degrees > k).squeeze(1)
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
@@ -96,11 +91,9 @@ def sample_rows(
     ``fan_out`` independent ones.
 
     Args:
-        adj: [R, C].
         rows: [K] int64, repeats allowed: each draws by itself.
         fan_out: at least 1; None takes all entries and draws nothing.
         generator: on any device.
-        replace: draw with replacement.
     """
     starts = adj.indptr[rows]
     degrees = adj.indptr[rows + 1] - starts
@@ -150,9 +143,7 @@ def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> t
     - the product costs at most ``cap`` pairs for each entry of L.
 
     Args:
-        left: [N, K], one entry a place.
-        right: [K, N], one entry a place.
-        cap: at least 1.
+        left, right: [N, K] and [K, N], one entry a place.
         generator: on any device.
 
     Returns:

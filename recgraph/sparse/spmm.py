@@ -37,11 +37,8 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
 
     Args:
         adj: [R, C]; its weights are taken in the type of ``x``.
-        x: [C, D] floating point, on the device of ``adj``.
-        backend: ``"auto"``, ``"torch"``, ``"pyg"`` or ``"dgl"``; all agree to rounding.
-
-    Returns:
-        [R, D] of the type of ``x``.
+        x: [C, D] floating point, on the device of ``adj``; the result [R, D] has its type.
+        backend: all agree to rounding.
 
     Raises:
         ValueError: shapes do not fit.
@@ -137,13 +134,9 @@ def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = 
     pairs of a column would make the host wait, the rows are looked up.
 
     Args:
-        x: [N, D] floating point.
-        y: [M, D].
+        x, y: [N, D] and [M, D] floating point; the result has the wider type, at least float32.
         pairs: N lists, P rows of y in all, in any order.
         block_rows: rows of x in memory at once; None picks by the size of the cache.
-
-    Returns:
-        In the wider type of the two, at least float32.
     """
     x, y = (one.to(work_type(x, y)) for one in (x, y))
     if is_accelerated(x):

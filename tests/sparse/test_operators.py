@@ -50,7 +50,6 @@ def test_a_sum_equals_what_it_makes(kind: Normalisation, device: torch.device) -
         torch.testing.assert_close(spmm(ours, x), spmm(theirs, x), rtol=1e-12, atol=1e-14)
         grads = [torch.autograd.grad((spmm(op, x) ** 2).sum(), x)[0] for op in (ours, theirs)]
         torch.testing.assert_close(grads[0], grads[1], rtol=1e-12, atol=1e-12)
-    assert both.nnz < first.nnz + second.nnz
 
 
 @pytest.mark.parametrize("kind", [None, "row", "column", "symmetric", "meow"])
@@ -70,7 +69,6 @@ def test_a_chain_equals_its_product(kind: Normalisation | None, device: torch.de
     torch.testing.assert_close(spmm(chain, x), spmm(product, x), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(by_factors, by_product, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(spmm(chain.t(), x), spmm(product.t(), x), rtol=1e-12, atol=1e-14)
-    assert chain.to(dtype=torch.float32).factors[0].values().dtype == torch.float32
 
 
 META = torch.device("meta")
