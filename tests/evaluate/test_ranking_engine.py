@@ -197,7 +197,7 @@ class Watched(SASRec):
 
 @pytest.mark.usefixtures("two_threads")
 def test_the_lists_are_those_of_one_thread() -> None:
-    model = Watched(hidden_dim=16, inner_dim=32)
+    model = Watched(hidden_dim=16, encoder={"inner_dim": 32})
     model.build(Space(n_users=0, n_items=N_ITEMS), 0)
     object.__setattr__(model, "calls", [])
     draw = torch.Generator().manual_seed(0)
