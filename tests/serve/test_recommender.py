@@ -181,7 +181,7 @@ def test_item_columns_are_joined() -> None:
         ("recommend", {"users": [1]}, "users"),
         ("recommend", {"users": ["1"], "k": 0}, "k = 0"),
         ("recommend", {"histories": {"x": 5}}, "histories"),
-        ("recommend", {"histories": pl.DataFrame({"who": ["a"]})}, "what"),
+        ("recommend", {"histories": pl.DataFrame({"who": ["a"]})}, "item"),
         ("similar", {"items": [4711]}, "4711"),
         ("similar", {"block": [1, None]}, "block"),
     ],
