@@ -26,8 +26,8 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     """The engine of a command; None where it is this process."""
     if not (name or settings):
         return None
+    from recgraph.config import parse_settings
     from recgraph.parallel import Engine
-    from recgraph.setting_texts import parse_settings
 
     engine = Engine.of({"name": name or "local", **parse_settings(settings or [], option="--engine-set")})
     return None if engine == Engine() else engine
@@ -136,7 +136,7 @@ def _reading(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`recgraph.data.read.Reading` that are given."""
     given = {name: value for name, value in options.items() if value is not None}
     if pairs := given.pop("reading", None):
-        from recgraph.setting_texts import parse_settings
+        from recgraph.config import parse_settings
 
         given |= parse_settings(pairs, option="--reading")
     return given | {

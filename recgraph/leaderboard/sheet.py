@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recgraph import pages, registry
-from recgraph.config import checked
+from recgraph.config import checked, setting_text
 from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
@@ -32,7 +32,6 @@ from recgraph.leaderboard.compare import (
 )
 from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
 from recgraph.models.base import Model
-from recgraph.setting_texts import setting_text
 
 #: entry, table (title of a protocol), kind of groups of users, group, metric or cost; what does not apply is empty
 Key = tuple[str, str, str, str, str]

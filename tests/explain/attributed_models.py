@@ -23,11 +23,11 @@ from recgraph.sparse.ragged import Ragged
 N_USERS, N_ITEMS = 12, 30
 #: a model of every kind that reads a history, small
 SEQUENCES: dict[str, dict[str, Any]] = {
-    "sasrec": {"hidden_dim": 8, "max_len": 6, "n_layers": 2, "inner_dim": 16},
-    "mclrec": {"hidden_dim": 8, "max_len": 6, "n_layers": 1, "inner_dim": 16},
-    "esasrec": {"hidden_dim": 8, "max_len": 6, "n_layers": 1, "inner_dim": 16},
-    "bert4rec": {"hidden_dim": 8, "max_len": 6, "n_layers": 2, "inner_dim": 16},
-    "gru4rec": {"hidden_dim": 8, "max_len": 6, "inner_dim": 16},
+    "sasrec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 2, "inner_dim": 16}},
+    "mclrec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 1, "inner_dim": 16}},
+    "esasrec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 1, "inner_dim": 16}},
+    "bert4rec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 2, "inner_dim": 16}},
+    "gru4rec": {"hidden_dim": 8, "max_len": 6, "encoder": {"inner_dim": 16}},
 }
 PATHS = {"hidden_dim": 8, "user_metapaths": ("user-item-user", "user-user"), "item_metapaths": ("item-user-item",)}
 GRAPHS: dict[str, dict[str, Any]] = {"lightgcn": {"hidden_dim": 8}, "meowrec": PATHS, "adameowrec": PATHS}

@@ -18,6 +18,7 @@ from markupsafe import escape
 from refusing import refused
 
 import recgraph as rg
+from recgraph.config import setting_text
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.page import cost_figures, curve_figures, page
 from recgraph.leaderboard.sheet import update_comparisons
@@ -30,7 +31,6 @@ from recgraph.leaderboard.tables import (
     metric_name,
 )
 from recgraph.pages import for_terminal
-from recgraph.setting_texts import setting_text
 
 
 def rendered(board: Board, suffix: str) -> str:

@@ -109,7 +109,7 @@ RECOMMENDERS = [
     for name, cls in sorted((name, registry.load("model", name)) for name in registry.names("model"))
     if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
 ]
-SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 24}
+SMALL = {"hidden_dim": 16, "max_len": 8, "encoder.inner_dim": 32, "loss.n_negatives": 24}
 
 
 def of_model(name: str, seed: int = 1, **settings: Any) -> Recommender:

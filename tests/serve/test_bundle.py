@@ -156,7 +156,7 @@ def graph() -> HeteroGraph:
 
 def embedder(seed: int = 3) -> Embedder:
     # masks are drawn when the model is built: only the right seed gives them again
-    made = MEOW(metapaths=("paper-author-paper",), hidden_dim=4, n_clusters=(2, 3), feature_mask=0.5, edge_mask=0.5)
+    made = MEOW(metapaths=("paper-author-paper",), hidden_dim=4, prototypes={"n_clusters": (2, 3)})
     return Embedder.of(made.build(graph(), seed=seed), "paper", {"seed": seed})
 
 

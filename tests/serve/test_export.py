@@ -128,7 +128,7 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     for served in (serve(log(), ScoresOnly()), of_model("gfcf")):
         with refused(type(served.model).__name__, by=ExportError):
             served.export(tmp_path / "out")
-    with_bias = serve(log(), SASRec(hidden_dim=16, encoder="hstu", encoder_options={"time_bias": True}))
+    with_bias = serve(log(), SASRec(hidden_dim=16, encoder={"name": "hstu", "time_bias": True}))
     with refused("time_bias"):
         with_bias.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ from typing import Any
 
 import polars as pl
 
+from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
     SEQUENCES,
@@ -41,7 +42,6 @@ from recgraph.data.log import with_parts
 from recgraph.data.read import PATHS, LogFile, Reading, read_delimited, read_sequences
 from recgraph.data.split import Interactions
 from recgraph.files import read_frame, reading, sha256, within, write_text
-from recgraph.setting_texts import toml_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
