@@ -4,7 +4,7 @@
     python experiments/cold_items.py warm OUT.json [--model sasrec] [--seeds 0 1 2] [--variants none dropout=0.5]
 
 Each run is appended to OUT.json when it is done; what is there already is not made again. Variants: ``none`` (no
-features), ``id`` (own vectors and features), ``dropout=P`` (the same with ``item_id_dropout=P``), ``features`` (no
+features), ``id`` (own vectors and features), ``dropout=P`` (the same with ``items.id_dropout=P``), ``features`` (no
 vectors of their own); ``+year`` behind one of them adds the year to the genres.
 
 **cold.** For each seed two tenths of the films are drawn, one to choose settings by (valid) and one to report (test).
@@ -57,14 +57,14 @@ def settings_of(variant: str) -> dict[str, Any]:
     name, plus, _ = variant.partition("+")
     if name == "none":
         return {}
-    found: dict[str, Any] = {"item_features": ["genres", "year"] if plus else ["genres"], "item_id_dropout": 0.0}
+    found: dict[str, Any] = {"features": ["genres", "year"] if plus else ["genres"]}
     if name == "features":
-        found["item_id_embedding"] = False
+        found["id_embedding"] = False
     elif name.startswith("dropout="):
-        found["item_id_dropout"] = float(name.removeprefix("dropout="))
+        found["id_dropout"] = float(name.removeprefix("dropout="))
     elif name != "id":
         raise ValueError(f"variant {variant!r} must be none, id, dropout=P or features, with +year or without")
-    return found
+    return {"items": found}
 
 
 class Cold:

@@ -43,6 +43,7 @@ import recgraph as rg
 from experiments.bench.ours.growth_stage import forget_peak, peak_mb
 from experiments.published_rows import METRICS, settings_of, sheet_of
 from recgraph import registry
+from recgraph.config import parse_settings
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import evaluate
@@ -50,7 +51,6 @@ from recgraph.files import write_text
 from recgraph.models.base import Space, TrainableModel
 from recgraph.models.closed_form.graph_filters import TurboCF
 from recgraph.models.closed_form.neighbours import ItemKNN, fit_rows
-from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.update import after
 

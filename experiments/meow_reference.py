@@ -19,8 +19,7 @@ from recgraph.contrast.clustering import Clustering, assign, concentration
 from recgraph.contrast.prototypes import prototypes_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.views import BothViews
 from recgraph.rng import Generators
@@ -69,7 +68,7 @@ def meow_step(golden: Golden) -> Golden:
     for t in (0, 1):
         centroids = golden[f"centroid_raw_{t}"]
         clusterings.append(Clustering(assign(fine.detach(), centroids), centroids, 0.0))
-    prototypes = prototypes_of(clusterings, fine, model.config.temperature)
+    prototypes = prototypes_of(clusterings, fine, model.config.contrast.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
     losses = model.losses_of(batch, BothViews(coarse, fine), lambda: prototypes, frozenset({"info", "proto"}))
     total = losses["info"] + losses["proto"]
@@ -137,12 +136,12 @@ def _model(cls: type[M], golden: Golden) -> tuple[M, MetaPathInputs]:
     hidden, dim = golden["model.Encoder.gc1.weight"].shape
     model = cls(
         metapaths=("paper-author-paper", "paper-subject-paper"),
-        top_k=tuple(golden["topk"].tolist()),
+        paths={"top_k": tuple(golden["topk"].tolist())},
         hidden_dim=hidden,
         embedding_dim=dim,
-        temperature=float(golden["tau"]),
+        contrast={"temperature": float(golden["tau"])},
         raw_features=("paper", "author", "subject"),
-        redraw_masks=True,  # or else what masks are drawn from is let go
+        twins={"redraw": True},  # or else what masks are drawn from is let go
     )
     model.build(_graph(golden)).double().eval()
     _load(model, golden)

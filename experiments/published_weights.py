@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from recgraph.config import merged
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 
@@ -39,11 +40,9 @@ def load_published(cls: type[M], state: Mapping[str, Tensor], n_heads: int, n_us
     shape = {
         "hidden_dim": table.shape[1],
         "max_len": places.shape[0],
-        "n_layers": len(layers),
-        "n_heads": n_heads,
-        "inner_dim": inner,
+        "encoder": {"n_layers": len(layers), "n_heads": n_heads, "inner_dim": inner},
     }
-    model = cls(**{**settings, **shape}).build(Space(n_users=n_users, n_items=table.shape[0] - 2)).to(table.dtype)
+    model = cls(**merged(settings, shape)).build(Space(n_users=n_users, n_items=table.shape[0] - 2)).to(table.dtype)
     model.item_embedding.weight.data.copy_(table[:-1])
     model.encoder.load_state_dict(encoder_weights(state))
     for index, augmenter in enumerate(getattr(model, "augmenters", ())):

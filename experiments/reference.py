@@ -101,9 +101,9 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
         int(golden["n_heads"]),
         view_weight=view_weight,
         latent_weight=beta,
-        temperature=tau,
+        contrast={"temperature": tau},
         dropout=0.0,
-        attention_dropout=0.0,
+        encoder={"attention_dropout": 0.0},
         regime="prefix",
     )
     views = [Ragged.from_padded(golden[f"aug_seq{i}"], golden[f"aug_len{i}"]) for i in (1, 2)]

@@ -27,6 +27,7 @@ import torch
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.config import parse_settings
 from recgraph.data.part import Cases
 from recgraph.data.split import Interactions, Split
 from recgraph.data.strategies import Label, LeaveOneOut
@@ -34,7 +35,6 @@ from recgraph.evaluate import evaluate
 from recgraph.files import write_text
 from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
-from recgraph.setting_texts import parse_settings
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.record import RunRecord, provenance
 from recgraph.train.run import Run
@@ -43,7 +43,7 @@ from recgraph.train.update import newest
 SHARE = 0.1
 CUTOFF = 10
 SHARED = Path(os.environ.get("RECGRAPH_SHARED", "../shared"))
-_SMALL = {"dropout": 0.2, "attention_dropout": 0.2}
+_SMALL = {"dropout": 0.2, "encoder": {"attention_dropout": 0.2}}
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("ml-100k", "sasrec"): {"model": _SMALL, "training": {"learning_rate": 2e-3}},
     ("ml-100k", "mclrec"): {

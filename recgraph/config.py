@@ -1,31 +1,25 @@
-"""Configuration: frozen values, checked by type and range, with the search range written on the field."""
+"""Settings are a tree: frozen values, checked by type and range, with the search range written on the field.
+
+A field holds a plain value, another :class:`Config`, or a :class:`PartConfig`: the settings of a member of the
+registry. A part is given as a value, as its name, or as a table of its name and settings; a table without a name
+changes the part that is the default. A field with ``exclude=True`` is not a setting: the caller of a part decides it.
+"""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import json
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    Self,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError, create_model, model_validator
-from pydantic.errors import PydanticUserError
+from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from recgraph.files import CorruptFileError, read_toml
@@ -66,16 +60,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Added:
-    """Marks a field that came after the first records were made; put it on the field with ``Annotated``.
-
-    At its default such a field is no part of :meth:`Config.identity`, so that records, bundles and studies from before
-    it keep their addresses.
-    """
+    """SHIM: goes when the data package has moved."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration field as it is shown to people and to tuners."""
+    """One field as it is shown to people and to tuners; the name is dotted within a part."""
 
     name: str
     type: str
@@ -90,29 +80,6 @@ class Config(BaseModel):
     and NaN, but for a field with ``allow_inf_nan=True``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-    #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
-    renamed: ClassVar[dict[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_earlier_names(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or not set(values) & set(cls.renamed):
-            return values
-        read = {cls.renamed.get(name, name): value for name, value in values.items()}
-        if len(read) < len(values):
-            twice = [f"{old} and {new}" for old, new in cls.renamed.items() if old in values and new in values]
-            raise ValueError(f"{', '.join(twice)} are one setting; give the latter")
-        return read
-
-    def identity(self) -> dict[str, Any]:
-        """The values that identify a configuration, as plain JSON values: what addresses and checks are made from."""
-        earlier = {new: old for old, new in self.renamed.items()}
-        fields = type(self).model_fields
-        return {
-            earlier.get(name, name): value
-            for name, value in self.model_dump(mode="json").items()
-            if not (Added() in fields[name].metadata and getattr(self, name) == _default(fields[name]))
-        }
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -122,6 +89,27 @@ class Config(BaseModel):
 
     # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _change_defaults(cls, values: Any) -> Any:
+        """A table for a field whose default is a configuration changes that."""
+        if not isinstance(values, Mapping):
+            return values
+        read = dict(values)
+        for name, value in values.items():
+            if name in cls.model_fields and isinstance(default := default_of(cls.model_fields[name]), Config):
+                read[name] = _changed(default, value)
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        """SHIM."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if not (Added() in fields[name].metadata and getattr(self, name) == default_of(fields[name]))
+        }
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
@@ -134,12 +122,146 @@ class Config(BaseModel):
         return cls(**merged)
 
     @classmethod
-    def describe(cls) -> list[Setting]:
-        """Every field with its type, default, allowed range, description and search range."""
-        return [_setting(name, field) for name, field in cls.model_fields.items()]
+    def describe(cls, whole: bool = False) -> list[Setting]:
+        """Every field with its type, default, allowed range, description and search range.
+
+        Args:
+            whole: with the fields of the default parts, under dotted names.
+        """
+        found = []
+        for name, field in cls.model_fields.items():
+            if field.exclude:
+                continue
+            found.append(_setting(name, field))
+            if whole and isinstance(default := default_of(field), Config):
+                found += [_setting(f"{name}.{place}", inner) for place, inner, _ in walk(default)]
+        return found
 
 
-def _allowed(field: FieldInfo) -> str:
+class PartConfig(Config):
+    """The settings of a member of the registry, ``rg.encoders.BSA(alpha=0.7)``; see :func:`recgraph.registry.part`."""
+
+    part_kind: ClassVar[str]
+    part_name: ClassVar[str]
+    member: ClassVar[type[Any]]
+    #: the names of what a constructor takes beside its settings
+    arguments: ClassVar[frozenset[str] | None] = None
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, inner: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        return {"name": self.part_name, **inner(self)}
+
+    def build(self, **given: Any) -> Any:
+        """The member with these settings.
+
+        Args:
+            given: what the caller decides; the member gets what it has an argument or a field for.
+        """
+        fields = type(self).model_fields
+        if self.arguments is None:
+            own = {name: value for name, value in given.items() if name in fields}
+            return self.member(self.model_copy(update=own) if own else self)
+        own = {name: value for name, value in given.items() if name in self.arguments or name in fields}
+        return self.member(**{**{name: getattr(self, name) for name in fields}, **own})
+
+
+def _changed(held: Config, value: Any) -> Any:
+    """A configuration with the changes of a table; a value, a name, or a table of another part as it is."""
+    if not isinstance(value, Mapping) or (isinstance(held, PartConfig) and "name" in value):
+        return value
+    read = {name: getattr(held, name) for name in held.model_fields_set} | dict(value)
+    for name, inner in value.items():
+        if isinstance(before := getattr(held, name, None), Config):
+            read[name] = _changed(before, inner)
+    return {"name": held.part_name, **read} if isinstance(held, PartConfig) else read
+
+
+def default_of(field: FieldInfo) -> Any:
+    """The default of a field; pydantic's PydanticUndefined where it is required."""
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def walk(config: Config, within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Dotted name, field and value of all settings of a tree; of several parts in one field by their names, as
+    ``augmentations.crop.ratio``."""
+    for name, field in type(config).model_fields.items():
+        if field.exclude:
+            continue
+        value, place = getattr(config, name), f"{within}{name}"
+        yield place, field, value
+        if isinstance(value, Config):
+            yield from walk(value, f"{place}.")
+        elif isinstance(value, tuple):
+            for each in value:
+                if isinstance(each, PartConfig):
+                    yield from walk(each, f"{place}.{each.part_name}.")
+
+
+def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set one setting of a tree of tables; on its way, a name becomes a table with it, and a table is copied. A name
+    for a table without one is put into it.
+
+    Raises:
+        ValueError: on the way is neither a table nor a name.
+    """
+    name, *rest = path
+    held = tree.get(name)
+    if not rest:
+        joins = isinstance(value, str) and isinstance(held, Mapping) and "name" not in held
+        tree[name] = {"name": value, **held} if joins else value  # type: ignore[dict-item]
+        return
+    if isinstance(held, list | tuple):
+        tree[name] = several = [_as_table(each) for each in held]
+        one = next((each for each in several if each.get("name") == rest[0]), None)
+        if one is None or len(rest) == 1:
+            raise ValueError(f"{'.'.join(path)}: {rest[0]!r} is not among {name}")
+        put(one, rest[1:], value)
+        return
+    tree[name] = inner = _as_table(held)
+    put(inner, rest, value)
+
+
+def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of all settings of a tree of tables, as :func:`put` sets them one after another."""
+    for name, value in settings.items():
+        place = f"{within}{name}"
+        if not isinstance(value, Mapping) or not value:
+            yield place, value
+            continue
+        if "name" in value:
+            yield place, value["name"]
+        yield from assignments({key: each for key, each in value.items() if key != "name"}, f"{place}.")
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings with changes; a table with a name takes the place of what there is."""
+    found = dict(settings)
+    for name, value in changes.items():
+        held = found.get(name)
+        both = isinstance(held, Mapping) and isinstance(value, Mapping) and "name" not in value
+        found[name] = merged(held, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
+def _as_table(value: Any) -> dict[str, Any]:
+    if isinstance(value, Config):
+        return value.model_dump(mode="json")
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping | None):
+        raise ValueError(f"{shown(value)} has no settings")
+    return dict(value or {})
+
+
+# -- what is shown, and messages
+
+
+def allowed_by(field: FieldInfo) -> str:
+    """The range of a field in words."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
     parts = [
         f"{sign} {getattr(meta, key)}"
@@ -150,8 +272,9 @@ def _allowed(field: FieldInfo) -> str:
     return " and ".join(parts)
 
 
-def _default(field: FieldInfo) -> Any:
-    return field.get_default(call_default_factory=True, validated_data={})
+def search_of(field: FieldInfo) -> Search | None:
+    """The search range of a field."""
+    return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
 
 
 def _type_name(annotation: Any) -> str:
@@ -161,9 +284,11 @@ def _type_name(annotation: Any) -> str:
 
 
 def _setting(name: str, field: FieldInfo) -> Setting:
-    search = next((meta for meta in field.metadata if isinstance(meta, Search)), None)
-    default = "required" if field.is_required() else _default(field)
-    return Setting(name, _type_name(field.annotation), default, _allowed(field), field.description or "", search)
+    default = "required" if field.is_required() else default_of(field)
+    kind = _type_name(field.annotation)
+    if isinstance(default, PartConfig):
+        kind, default = default.part_kind, default.part_name
+    return Setting(name, kind, default, allowed_by(field), field.description or "", search_of(field))
 
 
 def nearest_names(
@@ -189,51 +314,32 @@ def did_you_mean(close: Sequence[str]) -> str:
 def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
     """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
     names = sorted(known)
-    if (options := f"{key.partition('.')[0]}_options") in names:
-        close = [options]  # a dotted name, or that of the options without a setting that chooses what they are of
-    else:
-        close = [_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names)
-    meant = did_you_mean(close) or f"known settings: {', '.join(names) or 'none'}"
+    inner = [name for name in names if name.rpartition(".")[2] == key]
+    close = inner or ([_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names))
+    meant = did_you_mean(close) or f"known settings: {', '.join(name for name in names if '.' not in name) or 'none'}"
     return f"unknown setting {within + key!r}; {meant}"
+
+
+def known_settings(cls: type[Config]) -> list[str]:
+    """The names of all settings of a configuration, and those of its default parts, dotted."""
+    return [setting.name for setting in cls.describe(whole=True)]
 
 
 def _explain(cls: type[Config], error: ValidationError) -> str:
     lines = []
-    found = error.errors()
-    for item in found:
-        inside = (other["loc"] for other in found if len(other["loc"]) > len(item["loc"]))
-        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inside):
-            continue  # pydantic does not count entries that are wrong
+    for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
-        head = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "extra_forbidden":
             *outer, name = item["loc"]
-            within = "".join(f"{part}." for part in outer)
-            lines.append(unknown_key(str(name), _class_at(cls, outer).model_fields, within))
+            known = known_settings(_class_at(cls, outer))
+            lines.append(unknown_key(str(name), known, "".join(f"{part}." for part in outer)))
             continue
-        field = cls.model_fields.get(head)
-        allowed = _allowed(field) if field else ""
-        message = item["msg"].removeprefix("Value error, ")
-        message += _hint(cls, where, item["type"], item["input"])
+        head = cls.model_fields.get(str(item["loc"][0])) if len(item["loc"]) == 1 else None
+        allowed = allowed_by(head) if head else ""
         value = "" if item["type"] == "missing" else f" = {shown(item['input'])}"
+        message = item["msg"].removeprefix("Value error, ")
         lines.append(f"{where or cls.__name__}{value}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
     return "\n".join(lines)
-
-
-def _hint(cls: type[Config], where: str, kind: str, value: object) -> str:
-    """How a value of another type is written; ``kind`` is that of pydantic's error."""
-    if kind == "dict_type":
-        return ', as {"name": value}'
-    if kind == "tuple_type" and isinstance(value, str | int | float):
-        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
-        return f", as {json.dumps(parts)}"
-    if kind == "tuple_type" and isinstance(value, Mapping):
-        return ', as [{"name": value}]'
-    options = f"{where.partition('.')[0]}_options"
-    if isinstance(value, Mapping) and options in cls.model_fields:
-        given = [f"{options}.{name}={json.dumps(each, default=str)}" for name, each in value.items() if name != "name"]
-        return f"; its options are in {options}" + (f": {cut(' '.join(given))}" if given else "")
-    return ""
 
 
 def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
@@ -241,7 +347,8 @@ def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
     for part in place:
         field = cls.model_fields.get(part) if isinstance(part, str) else None
         if field is not None:
-            cls = next(_classes_in(field.annotation), cls)
+            default = default_of(field)
+            cls = type(default) if isinstance(default, Config) else next(_classes_in(field.annotation), cls)
     return cls
 
 
@@ -262,8 +369,42 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+C = TypeVar("C", bound=Config)
+
+
+def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[str, Any]) -> C:
+    """The configuration of something that is made by ``Owner(config)`` or by ``Owner(key=value, ...)``."""
+    if config is None:
+        return cls.of(settings)
+    if settings or not isinstance(config, cls):
+        raise ConfigError(f"{type(owner).__name__}: give a {cls.__name__} or settings by name, not {shown(config)}")
+    return config
+
+
+def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
+    """Divide one mapping of settings among several configurations, by the names of their fields.
+
+    Raises:
+        ConfigError: no configuration has the field, or two have one of the same name.
+    """
+    owner = {field: part for part, cls in parts.items() for field in cls.model_fields}
+    if len(owner) < sum(len(cls.model_fields) for cls in parts.values()):
+        twice = {field for one in parts.values() for field in one.model_fields}
+        twice = {name for name in twice if sum(name in cls.model_fields for cls in parts.values()) > 1}
+        raise ConfigError(f"setting {min(twice)!r} is of several of {', '.join(parts)}; rename one")
+    shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for key, value in values.items():
+        if key not in owner:
+            raise ConfigError(unknown_key(key, [name for cls in parts.values() for name in known_settings(cls)]))
+        shared[owner[key]][key] = value
+    return shared
+
+
+# -- settings as texts
+
+
 def load_toml(path: str | Path) -> dict[str, Any]:
-    """Read a flat TOML file of settings.
+    """Read a TOML file of settings.
 
     Raises:
         ConfigError: the file is missing or is not TOML; names the file and, where known, the line.
@@ -276,98 +417,88 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {error}") from None
 
 
-def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
-    """Share one flat namespace of settings out among several configurations.
+def parse_settings(
+    pairs: Iterable[str], base: Mapping[str, Any] | None = None, option: str = "--set"
+) -> dict[str, Any]:
+    """Read ``key=value`` texts as a command line gives them; a value is JSON, TOML, Python, or else a plain string.
+
+    ``encoder.alpha=0.7`` sets one setting of a part, and keeps the others that ``base`` or a text before has.
 
     Args:
-        values: the flat settings.
-        parts: name -> configuration class; no two may have a field of the same name.
-
-    Returns:
-        name -> the settings that belong to it.
-
-    Raises:
-        ConfigError: two parts have a field of the same name, or no part has the key.
+        base: settings that these add to or replace, as those of a file.
+        option: what gives the texts, for messages.
     """
-    owner: dict[str, str] = {}
-    for part, cls in parts.items():
-        for field in cls.model_fields:
-            if field in owner:
-                raise ConfigError(f"setting {field!r} belongs to both {owner[field]} and {part}; rename one")
-            owner[field] = part
-    for part, cls in parts.items():
-        owner |= {old: part for old in cls.renamed if old not in owner}
-    shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for key, value in values.items():
-        if key not in owner:
-            raise ConfigError(unknown_key(key, owner))
-        shared[owner[key]][key] = value
-    return shared
-
-
-C = TypeVar("C", bound=Config)
-
-
-def prefixed(cls: type[Config], prefix: str) -> type[Config]:
-    """A configuration with the same fields under longer names, for a flat namespace where the short ones are taken."""
-    fields: dict[str, Any] = {f"{prefix}{name}": (field.annotation, field) for name, field in cls.model_fields.items()}
-    made: type[Config] = create_model(f"Prefixed{cls.__name__}", __base__=Config, **fields)
-    return made
-
-
-def unprefixed(cls: type[C], config: Config, prefix: str) -> C:
-    """The configuration that one of :func:`prefixed` stands for."""
-    return cls.of({name.removeprefix(prefix): value for name, value in config.model_dump().items()})
-
-
-def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[str, Any]) -> C:
-    """The configuration of something that is made by ``Owner(config)`` or by ``Owner(key=value, ...)``.
-
-    Raises:
-        ValueError: both are given.
-        ConfigError: a setting that does not exist, or its value is not allowed; or ``config`` is something else.
-    """
-    if config is None:
-        return cls.of(settings)
-    name = type(owner).__name__
-    if not isinstance(config, cls):
-        first = next(iter(cls.model_fields), None)
-        example = f"give settings by name, as {name}({first}=...)" if first else "it has no settings"
-        raise ConfigError(f"{name}({config!r}): not a {cls.__name__}; {example}")
-    if settings:
-        raise ValueError(f"give {name} a config or settings, not both (got {sorted(settings)})")
-    return config
-
-
-def arguments_of(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are arguments of a constructor, converted by their annotations like fields of a :class:`Config`.
-
-    A class with a ``Config`` converts its own. A value stays as it is where its annotation is known to type checkers
-    alone, or is of a type that pydantic does not know.
-
-    Raises:
-        ConfigError: a value is of another type.
-    """
-    read = dict(values)
-    if getattr(cls, "Config", None) is not None:
-        return read
-    try:
-        annotations = get_type_hints(cls.__init__)
-    except Exception:  # of a stranger's class
-        return read
-    for name in values.keys() & annotations.keys():
+    values = dict(base or {})
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        path = key.strip().split(".")
+        if not sign or not all(path):
+            raise ConfigError(f"{option} {shown(pair)} is not of the form key=value")
         try:
-            read[name] = TypeAdapter(annotations[name]).validate_python(values[name])
-        except PydanticUserError:
+            put(values, path, _read(text.strip()))
+        except ValueError as error:
+            raise ConfigError(f"{option} {shown(pair)}: {error}") from None
+    return values
+
+
+def with_none(value: Any) -> Any:
+    """What a TOML file holds, which has no word for it, with None where the text none stands, as in ``--set``."""
+    if isinstance(value, Mapping):
+        return {name: with_none(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_none(each) for each in value]
+    return None if _is_none(value) else value
+
+
+def _is_none(value: Any) -> bool:
+    return isinstance(value, str) and value.lower() in ("none", "null")
+
+
+def _read(text: str) -> Any:
+    if _is_none(text):
+        return None
+    for read in (_from_json, _from_toml, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        except ValidationError as error:
-            raise ConfigError(f"{name} = {values[name]!r}: {error.errors()[0]['msg']}") from None
-    return read
+    if text.startswith(("{", "[")):
+        raise ValueError("the value is neither JSON nor TOML, as {name = 1} or [1, 2]")
+    return text
 
 
-def to_json(config: Config) -> str:
-    """A configuration as stable JSON text (sorted keys)."""
-    return json.dumps(config.model_dump(mode="json"), sort_keys=True, indent=2)
+def _from_json(text: str) -> Any:
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _from_toml(text: str) -> Any:
+    return tomllib.loads(f"x = {text}")["x"]
+
+
+def setting_text(name: str, value: Any) -> str:
+    """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
+    text = value if isinstance(value, str) else toml_text(value)
+    try:
+        is_read = _read(text) == value
+    except ValueError:  # a text that begins like a list or dictionary, or one of these with a None in it
+        is_read = False
+    return f"{name}={text if is_read else json.dumps(value, ensure_ascii=False)}"
+
+
+def toml_text(value: Any) -> str:
+    """A value as TOML; None, which TOML has not, as ``none``."""
+    if value is None or isinstance(value, bool):
+        return f"{value}".lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {toml_text(held)}" for name, held in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_text, value)) + "]"
+    return f"{value}"
 
 
 # -- arguments of the public functions

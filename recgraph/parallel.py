@@ -62,7 +62,6 @@ class Engine(Config):
         None, ge=1, description="pieces at a time; none: this process, or as many as the cluster has cores"
     )
     threads: int = Field(1, ge=1, description="cores of a worker")
-    memory_mib: int | None = Field(None, ge=1, description="memory that a piece reserves on the cluster")
     retries: int = Field(3, ge=0, description="how often a piece is done again whose worker died")
 
     @property
@@ -166,8 +165,7 @@ def _processes(engine: Engine, common: bytes) -> Iterator[Submit]:
 def _cluster(engine: Engine, common: bytes) -> Iterator[Submit]:
     """Tasks of Ray; they are cancelled where this ends early."""
     ray = connected(engine)
-    memory = {} if engine.memory_mib is None else {"memory": engine.memory_mib * 2**20}
-    task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries, **memory)
+    task = ray.remote(_run).options(num_cpus=engine.threads, max_retries=engine.retries)
     token, there = uuid.uuid4().hex, ray.put(common)
     references: dict[Future[bytes], Any] = {}
 

@@ -15,13 +15,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
-from recgraph.config import ConfigError, arguments_of, checked, did_you_mean, nearest_names, unknown_key
+from pydantic import BeforeValidator, GetCoreSchemaHandler, SerializeAsAny, ValidationError, create_model
+
+from recgraph.config import ConfigError, PartConfig, checked, did_you_mean, nearest_names
 from recgraph.files import sha256
 
 # kind -> module -> the classes in it that can be asked for by name
@@ -43,15 +45,13 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": (
-            *("BidirectionalTransformer", "FilteredTransformer", "GatedTransformer", "Transformer"),
-        ),
+        "recgraph.encoders.transformer": (*("BidirectionalTransformer", "BSA", "GatedTransformer", "Transformer"),),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
     "item_graph": {
         "recgraph.encoders.item_graphs": ("Interactions", "Transitions"),
-        "recgraph.models.heterogeneous.item_graph": ("MetaPaths",),
+        "recgraph.models.heterogeneous.views": ("MetaPaths",),
     },
     "loss": {
         "recgraph.losses.pairwise": ("BCE", "BPR", "CCL"),
@@ -75,7 +75,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.simplex": ("SimpleX",),
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
-        "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
+        "recgraph.models.heterogeneous.meow": ("AdaMEOW", "MEOW"),
+        "recgraph.models.heterogeneous.recommender": ("AdaMEOWRec", "MEOWRec"),
         "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),
@@ -259,50 +260,92 @@ def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
     )
 
 
-def settings_of(cls: type[Any]) -> list[str]:
-    """The names of a member's settings: the fields of its ``Config``, else the parameters of its constructor."""
-    if (config := getattr(cls, "Config", None)) is not None:
-        return list(config.model_fields)
-    return [name for name, each in inspect.signature(cls).parameters.items() if "VAR" not in each.kind.name]
+# -- parts: the settings of members, as values
+
+_parts: dict[tuple[str, type[Any]], type[PartConfig]] = {}
+_create: Callable[..., Any] = create_model
 
 
-def make(kind: str, spec: str | Mapping[str, Any], defaults: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
-    """A member of a kind from its specification in a configuration.
-
-    Args:
-        kind: of the registry.
-        spec: a name, or a mapping with ``name`` and the member's settings, as ``{name = "crop", ratio = 0.3}``.
-        defaults: of settings that the specification leaves out.
-        given: what the caller decides. Of both the member gets those that it has a setting or a parameter for.
+def part_class(kind: str, name: str) -> type[PartConfig]:
+    """The settings of a member, as a configuration: the fields of its ``Config``, or those parameters of its
+    constructor that have a default.
 
     Raises:
-        ValueError: no such member, or the specification has no name.
-        ConfigError: a setting that the member does not have or that the caller decides, or a value is not allowed.
+        ValueError: there is no such member.
     """
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in settings:
-        raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {written(kind)[0]!r}}}")
-    known = settings_of(cls := load(kind, settings.pop("name")))
-    own = [name for name in known if name not in given]
-    if unknown := sorted({*settings} - {*own}):
-        raise ConfigError(unknown_key(unknown[0], own, f"{kind} {cls.__name__}: "))
-    filled = {name: value for name, value in {**(defaults or {}), **given}.items() if name in known}
-    return cls(**{**filled, **arguments_of(cls, settings)})
+    cls = load(kind, name)
+    if (kind, cls) not in _parts:
+        config = getattr(cls, "Config", None)
+        bases = (PartConfig, config) if config is not None else (PartConfig,)
+        fields = {} if config is not None else _arguments(cls)
+        found: type[PartConfig] = _create(cls.__name__, __base__=bases, __doc__=cls.__doc__, **fields)
+        found.part_kind, found.part_name, found.member = kind, written(kind, key_of(kind, cls))[0], cls
+        found.arguments = None if config is not None else frozenset(inspect.signature(cls).parameters)
+        _parts[kind, cls] = found
+    return _parts[kind, cls]
 
 
-def specification(kind: str, value: Any) -> Any:
-    """What :func:`make` makes ``value`` from: a name or a mapping as it is, a member as a mapping.
+def _arguments(cls: type[Any]) -> dict[str, Any]:
+    """The parameters of a constructor that have a default, as fields."""
+    parameters = inspect.signature(cls).parameters
+    try:
+        hints = get_type_hints(cls.__init__, include_extras=True)
+    except Exception:  # annotations that type checkers alone know
+        hints = {}
+    return {
+        name: (hints.get(name, Any), each.default)
+        for name, each in parameters.items()
+        if each.default is not inspect.Parameter.empty
+    }
 
-    Raises:
-        ValueError: the class of ``value`` is not registered, or has no ``Config`` that tells its settings.
-    """
-    if isinstance(value, str | Mapping):
+
+def read_part(kind: str, value: Any) -> Any:
+    """The part that a value, a name, or a table of a name and settings stands for; None stays."""
+    if value is None or isinstance(value, PartConfig):
         return value
-    cls, config = type(value), getattr(value, "config", None)
-    name = key_of(kind, cls)
-    if config is None or name not in names(kind):
-        raise ValueError(f"{kind} {cls.__name__} is not registered, or has no config that tells its settings")
-    return {"name": name, **config.model_dump(mode="json", exclude_unset=True)}
+    if isinstance(value, str):
+        return part_class(kind, value)()
+    if not isinstance(value, Mapping) or "name" not in value:
+        example = written(kind)[0]
+        raise ValueError(f"must be a name of kind {kind!r} or a table that has one, as {{name = {example!r}}}")
+    settings = {name: each for name, each in value.items() if name != "name"}
+    return part_class(kind, value["name"]).__pydantic_validator__.validate_python(settings)
+
+
+@dataclass(frozen=True)
+class part:
+    """Marks a field that holds a part: ``encoder: Annotated[PartConfig, part("encoder")]``."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        any_part = cast(Any, SerializeAsAny)[source]
+        return handler(cast(Any, Annotated)[any_part, BeforeValidator(partial(read_part, self.kind))])
+
+
+def make(kind: str, spec: Any, /, **given: Any) -> Any:
+    """A member of a kind from its name, its table, or its :class:`recgraph.config.PartConfig`.
+
+    Raises:
+        ValueError: no such member, or a setting that it has not, or a value is not allowed.
+    """
+    try:
+        return read_part(kind, spec).build(**given)
+    except ValidationError as error:
+        raise ConfigError(f"{kind} {spec!r}: {error}") from None
+
+
+def find_part(name: str, *kinds: str) -> type[PartConfig]:
+    """The settings of the member of a kind whose class is called so, as ``rg.encoders.BSA``.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    if not name.startswith("_"):
+        for kind in kinds:
+            if key(name) in names(kind) and load(kind, name).__name__ == name:
+                return part_class(kind, name)
+    raise AttributeError(f"no {' or '.join(kinds)} is called {name!r}")
 
 
 # -- parts of a user's own, from a file: no bundle and no record imports one, people do

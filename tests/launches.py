@@ -1,14 +1,9 @@
 """What a computation asks of an accelerator, counted without one: kernels that it launches, reads that it waits for.
 
-Tensors on torch's device ``meta`` have shapes and no values. A computation there takes the accelerator's path, is over
-in no time, and cannot read a value: ``.item()``, ``.tolist()``, ``bool(tensor)``, ``nonzero``, ``unique``,
-``repeat_interleave`` without ``output_size``, rows by a boolean mask and copies to the host are errors.
-:data:`READS`, tensors of the host among those of the device and copies that block are counted as well, so that they
-are found on other devices, too.
-
-The rest is counted operator by operator: an operator of torch is one launch, unless it is a view or an allocation
-(:data:`FREE`); so is a copy to the device. It is a measure of the work of launching, not the number of kernels that a
-profiler of a card would show: a sort, or the gradient of an embedding, is several of them.
+Tensors on torch's device ``meta`` have shapes and no values: a computation there takes the accelerator's path, is over
+in no time, and cannot read a value. :data:`READS`, tensors of the host among those of the device and copies that block
+are counted as well. An operator of torch is one launch, unless it is a view or an allocation (:data:`FREE`); so is a
+copy to the device: a measure of the work of launching, not the number of kernels that a profiler would show.
 """
 
 from __future__ import annotations
@@ -63,12 +58,7 @@ READS = {
 
 @dataclass
 class Count:
-    """What was counted.
-
-    Attributes:
-        kernels: operator -> launches, copies to the device (``upload``) among them.
-        reads: operator -> times that the host would wait.
-    """
+    """Operator -> launches (copies to the device are ``upload``), and times that the host would wait."""
 
     kernels: Counter[str] = field(default_factory=Counter)
     reads: Counter[str] = field(default_factory=Counter)

@@ -10,12 +10,8 @@ import numpy as np
 N_PAPERS, N_AUTHORS = 60, 30
 
 
-def make_card(folder: Path, more_splits: str = "") -> Path:
-    """Write the files into ``folder/tiny`` and the card beside it: papers of two classes that share authors.
-
-    Args:
-        more_splits: lines of the card, of the same files.
-    """
+def make_card(folder: Path) -> Path:
+    """Write the files into ``folder/tiny`` and the card beside it: papers of two classes that share authors."""
     files = folder / "tiny"
     files.mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -42,7 +38,7 @@ def make_card(folder: Path, more_splits: str = "") -> Path:
         '[labels]\ntarget = "paper"\nfile = "labels.npy"\nclasses = 2\n'
         'paths = ["paper-author-paper"]\n'
         '[labels.splits]\n10 = ["train.npy", "valid.npy", "test.npy"]\n'
-        f"{more_splits}[files]\n{hashes}"
+        f"[files]\n{hashes}"
         '[[sources]]\nkind = "local"\nfolder = "tiny"\n'
     )
     return card

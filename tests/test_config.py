@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,23 @@ import pytest
 from pydantic import Field
 from refusing import refused
 
-from recgraph.config import Added, Config, ConfigError, Search, configure, distribute, load_toml, to_json
+from recgraph import encoders, registry
+from recgraph.config import (
+    Config,
+    ConfigError,
+    PartConfig,
+    Search,
+    assignments,
+    configure,
+    distribute,
+    known_settings,
+    load_toml,
+    merged,
+    parse_settings,
+    setting_text,
+    walk,
+)
+from recgraph.registry import part
 
 
 class Encoder(Config):
@@ -83,7 +100,7 @@ def test_toml(tmp_path: Path) -> None:
         load_toml(tmp_path / "none.toml")
 
 
-def test_distribute_shares_out_one_namespace() -> None:
+def test_distribute_divides_settings_by_their_fields() -> None:
     parts: dict[str, type[Config]] = {"model": Encoder, "training": Training}
     shared = distribute({"max_epochs": 3, "dropout": 0.1}, parts)
     assert shared == {"model": {"dropout": 0.1}, "training": {"max_epochs": 3}}
@@ -91,26 +108,137 @@ def test_distribute_shares_out_one_namespace() -> None:
         distribute({"max_epoch": 3}, parts)
 
 
-def test_json_is_stable_and_reads_back() -> None:
-    text = to_json(Encoder())
-    assert list(json.loads(text)) == ["dropout", "hidden_dim", "loss", "views"]
-    assert Encoder.of(json.loads(text)) == Encoder()
-
-
 def test_configure_takes_a_value_or_settings() -> None:
     assert configure(None, Training, None, {"max_epochs": 2}) == Training(max_epochs=2)
     assert configure(None, Training, Training(max_epochs=3), {}) == Training(max_epochs=3)
-    with refused("max_epochs"):
-        configure(3, Training, Training(), {"max_epochs": 2})
-    wrong: Any = "3"
-    with refused("'3'", by=ConfigError):
-        configure(3, Training, wrong, {})
+    for config, settings in ((Training(), {"max_epochs": 2}), ("3", {})):
+        with refused("Training", by=ConfigError):
+            configure(3, Training, config, settings)  # type: ignore[type-var]
 
 
-def test_a_field_that_was_added_keeps_addresses_at_its_default() -> None:
-    class Grown(Config):
-        old: int = 1
-        new: Annotated[int, Added()] = 2
+# -- a tree of settings
 
-    assert Grown().identity() == {"old": 1}
-    assert Grown(new=3).identity() == {"old": 1, "new": 3}
+
+class Model(Config):
+    hidden_dim: Annotated[int, Field(ge=1)] = 4
+    encoder: Annotated[PartConfig, part("encoder")] = encoders.GRU(n_layers=3)
+    weight: Annotated[PartConfig | None, part("weight")] = None
+    augmentations: tuple[Annotated[PartConfig, part("augmentation")], ...] = ()
+    training: Training = Training(max_epochs=5)
+
+
+def test_a_part_is_given_as_a_value_a_name_or_a_table() -> None:
+    made = Model(
+        encoder=encoders.BSA(alpha=0.5), weight="hardness", augmentations=["crop", {"name": "mask", "ratio": 0.2}]
+    )
+    again = Model.of(json.loads(json.dumps(made.model_dump(mode="json"))))
+    assert again == made
+    assert (again.encoder.alpha, again.augmentations[1].ratio) == (0.5, 0.2)
+    assert type(again.encoder.build(hidden_dim=8, max_len=5, dropout=0.1, causal=True, n_tokens=9)).__name__ == "BSA"
+    # without a name a table changes the default, of a plain configuration too
+    changed = Model.of({"encoder": {"inner_dim": 7}, "training": {"patience": 2}})
+    assert (changed.encoder.n_layers, changed.encoder.inner_dim) == (3, 7)
+    assert (changed.training.max_epochs, changed.training.patience) == (5, 2)
+    assert Model(encoder="gru").encoder.n_layers == 1, "a name has the part's own defaults"
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"encoder": "grue"}, ["encoder", "gru"]),
+        ({"encoder": {"n_layer": 2}}, ["encoder.n_layer", "n_layers"]),
+        ({"n_layers": 2}, ["encoder.n_layers"]),  # where it is
+        ({"weight": {"name": "hardness", "beta": -1}}, ["weight.beta = -1"]),
+        ({"augmentations": ["crop", {"name": "mask", "ratio": 3}]}, ["augmentations.1.ratio = 3"]),
+    ],
+)
+def test_refusals_within_parts_name_the_place(settings: dict[str, Any], names: list[str]) -> None:
+    with refused(*names, by=ConfigError):
+        Model.of(settings)
+
+
+def test_settings_of_a_tree_have_dotted_names() -> None:
+    made = Model.of({"weight": "hardness", "augmentations": ["crop"]})
+    names = [name for name, _, _ in walk(made)]
+    assert {"encoder.n_layers", "weight.beta", "augmentations.crop.ratio", "training.patience"} <= {*names}
+    assert "encoder.n_layers" in known_settings(Model)
+    tree = made.model_dump(mode="json")
+    texts = [setting_text(*each) for each in assignments(tree)]
+    assert parse_settings(texts) == {**tree, "weight": tree["weight"]}
+    assert merged(tree, {"encoder": {"n_layers": 9}})["encoder"] == {**tree["encoder"], "n_layers": 9}
+    assert merged(tree, {"encoder": {"name": "bsa"}})["encoder"] == {"name": "bsa"}
+    for pairs in (["encoder=bsa", "encoder.alpha=.5"], ["encoder.alpha=.5", "encoder=bsa"]):  # in any order
+        assert parse_settings(pairs) == {"encoder": {"name": "bsa", "alpha": 0.5}}
+
+
+def test_a_part_of_ones_own_is_a_member_by_being_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+
+    @registry.register("encoder")
+    class Mine:
+        def __init__(self, hidden_dim: int, width: Annotated[int, Field(ge=2)] = 3) -> None:
+            self.size = hidden_dim * width
+
+    made = Model(encoder={"name": "mine", "width": 5})
+    assert made.model_dump()["encoder"] == {"name": "mine", "width": 5}
+    assert made.encoder.build(hidden_dim=2, max_len=9).size == 10
+    with refused("encoder.width", by=ConfigError):
+        Model(encoder={"name": "mine", "width": 1})
+
+
+# -- settings as texts
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("64", 64),
+        ("1e-3", 1e-3),
+        (".5", 0.5),
+        ("+3", 3),
+        ("1_000", 1000),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("null", None),
+        ("full", "full"),
+        ('"64"', "64"),
+        ("007", "007"),
+        ("NaN", "NaN"),
+        ("a,b", "a,b"),
+        ("[1, 2]", [1, 2]),
+        ('["crop", {"name": "mask", "ratio": 0.3}]', ["crop", {"name": "mask", "ratio": 0.3}]),
+        ('{name = "mask", ratio = 0.3}', {"name": "mask", "ratio": 0.3}),
+        ("{'shared': True, 'of': [.5, None]}", {"shared": True, "of": [0.5, None]}),
+    ],
+)
+def test_values_on_the_command_line(text: str, value: object) -> None:
+    (parsed,) = parse_settings([f"key = {text}"]).values()
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("pairs", [["lr"], ["=1"], ["a.=1"], ["a=3", "a.b=1"], ["a={b"]])
+def test_what_is_no_setting_is_refused(pairs: list[str]) -> None:
+    with refused(pairs[-1], by=ConfigError):
+        parse_settings(pairs)
+
+
+def test_an_entry_of_a_dictionary() -> None:
+    assert parse_settings(["a.b.c=x", "a.b.d=y"]) == {"a": {"b": {"c": "x", "d": "y"}}}
+    assert parse_settings(["a={b=1, c=2}", "a.b=3"]) == {"a": {"b": 3, "c": 2}}
+    base: dict[str, Any] = {"a": {"b": {"c": 1}, "d": 2}, "e": {"f": 3}, "g": 4}
+    assert parse_settings(["a.b.x=5", "e={h=6}"], base) == {"a": {"b": {"c": 1, "x": 5}, "d": 2}, "e": {"h": 6}, "g": 4}
+    assert base == {"a": {"b": {"c": 1}, "d": 2}, "e": {"f": 3}, "g": 4}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, "true", "64", "full", ".5", "[a]", "{", 'a"b', 1e-3, math.inf),
+        *([".5", "None", {"a": "1."}], {"a b": {"c": [1, 2.5, "x", False]}}, {"a": None, "b": [None]}),
+    ],
+)
+def test_a_text_of_a_setting_is_read_as_its_value(value: object) -> None:
+    assert parse_settings([setting_text("key", value)]) == {"key": value}
+    assert setting_text("loss", "full") == "loss=full"

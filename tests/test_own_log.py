@@ -17,7 +17,7 @@ from command_line import refused, works
 import recgraph as rg
 from recgraph import registry
 
-SMALL = ("--set", "hidden_dim=8", "--set", "n_layers=1", "--set", "n_heads=1")
+SMALL = ("--set", "hidden_dim=8", "--set", "encoder.n_layers=1", "--set", "encoder.n_heads=1")
 TINY = (*SMALL, "--set", "max_epochs=2")
 USERS, ITEMS = 60, 40
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import recgraph as rg
-from recgraph.augment import TwoViews
 from recgraph.augment.latent import MLP
+from recgraph.augment.sequence import TwoViews
 from recgraph.contrast.regularisers import Margin
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches

@@ -53,7 +53,11 @@ class MEOW(nn.Module):
         self.twins = [normalise(adjacency, "meow") for adjacency in kept]
         self.contexts = [[(c.node_type, c.reached) for c in path.contexts(graph)] for path in paths]
         self.layers = nn.ModuleDict({name: nn.Linear(x.shape[1], DIM) for name, x in self.x.items()})
-        self.gcn, self.attention, self.project = GCN(DIM, DIM, DIM), SemanticAttention(DIM), nn.Linear(DIM, DIM)
+        self.gcn, self.attention, self.project = (
+            GCN(DIM, DIM, DIM, dropout=0.2),
+            SemanticAttention(DIM),
+            nn.Linear(DIM, DIM),
+        )
 
     def views(self, dropout: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The coarse and the fine view of all papers, [N, DIM] each; the latter is the embedding."""
@@ -81,9 +85,7 @@ def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
         Prototypes(n_clusters=(6, 12)),
         ContrastiveTerm(objective="info_nce"),
     )
-    info = ContrastiveTerm(
-        temperature=TAU, weight="cluster", objective="info_nce", objective_settings={"count_positive": False}
-    )
+    info = ContrastiveTerm(temperature=TAU, weight="cluster", objective={"name": "info_nce", "count_positive": False})
     optimiser, curve = torch.optim.Adam(model.parameters(), lr=5e-3), []
     for epoch in range(epochs):
         coarse, fine = map(model.head, model.views(generators["dropout"]))

@@ -47,6 +47,9 @@ def shared_item(n: int) -> HeteroGraph:
     return HeteroGraph.from_edge_lists({"user": n, "item": n}, {("user", "has", "item"): (users, items)})
 
 
+_DRAWN = {"objective": {"n_candidates": 512}}
+
+
 @dataclass
 class Trained:
     """A model and its batches."""
@@ -71,7 +74,9 @@ class Trained:
 
 
 def by_batches(n: int) -> Trained:
-    return Trained.of(MEOW(metapaths=_OVER_VENUES, mini_batch=True, n_clusters=(20,), kmeans_restarts=1, **_SMALL), n)
+    return Trained.of(
+        MEOW(metapaths=_OVER_VENUES, mini_batch=True, prototypes={"n_clusters": (20,), "restarts": 1}, **_SMALL), n
+    )
 
 
 def first_batch(of: Trained) -> None:
@@ -86,12 +91,13 @@ def adameow(n: int) -> Trained:
 
 
 def drawn(n: int) -> Trained:
-    settings = {"form": "factorised", "objective_options": {"n_candidates": 512}, "n_clusters": (20,)}
-    return Trained.of(MEOW(metapaths=_TOGETHER, kmeans_restarts=1, kmeans_iterations=5, **settings, **_SMALL), n)
+    prototypes = {"n_clusters": (20,), "restarts": 1, "iterations": 5}
+    settings = {"paths": {"form": "factorised"}, "contrast": _DRAWN, "prototypes": prototypes}
+    return Trained.of(MEOW(metapaths=_TOGETHER, **settings, **_SMALL), n)
 
 
 def heco(n: int) -> Trained:
-    return Trained.of(HeCo(metapaths=_TOGETHER, objective_options={"n_candidates": 512}, **_SMALL), n)
+    return Trained.of(HeCo(metapaths=_TOGETHER, contrast=_DRAWN, **_SMALL), n)
 
 
 def pathsim(graph: HeteroGraph) -> None:

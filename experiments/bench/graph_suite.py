@@ -100,7 +100,7 @@ def _contrast_parts(device: str) -> Bench:
 
     kinds = ("objective", "weight", "transform")
     parts = [side(f"{kind} {name}", {kind: name}) for kind in kinds for name in written(kind) if name != "info_nce"]
-    parts += [side(f"regulariser {name}", {"regularisers": {name: 1.0}}) for name in written("regulariser")]
+    parts += [side(f"regulariser {name}", {"regularisers": [name]}) for name in written("regulariser")]
     parts.append(side("queue of 4,096 rows", {"queue_size": 4096}))
     return Bench(
         "contrast-parts",

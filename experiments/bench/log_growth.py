@@ -28,12 +28,10 @@ INDEXED = (30_000, 100_000, 500_000)
 WIDTH, SASREC_BATCH, LIGHTGCN_STEPS = 32, 1024, 100
 SASREC: dict[str, Any] = {
     "hidden_dim": WIDTH,
-    "inner_dim": 2 * WIDTH,
     "max_len": 20,
     "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "loss": "sampled_softmax",
-    "n_negatives": 512,
+    "encoder": {"inner_dim": 2 * WIDTH, "attention_dropout": 0.1},
+    "loss": {"name": "sampled_softmax", "n_negatives": 512},
 }
 LIGHTGCN: dict[str, Any] = {"hidden_dim": WIDTH, "n_layers": 2}
 _STEPS, _LIGHTGCN_MEASURED, _RANKED, _RECOMMENDED = 30, 5, 1024, 4096

@@ -54,19 +54,19 @@ def steps(prepared: Any) -> None:
 
 
 def prepare_negatives(loss: str, n_negatives: int) -> Any:
-    return prepare_step("sasrec", {"loss": loss, "n_negatives": n_negatives}, False, BATCH_SIZE, ITEMS[0])
+    return prepare_step("sasrec", {"loss": {"name": loss, "n_negatives": n_negatives}}, False, BATCH_SIZE, ITEMS[0])
 
 
 def prepare_cosines(shared: bool, n_negatives: int) -> Any:
-    settings = {"loss": "ccl", "n_negatives": n_negatives, "loss_options": {"shared": shared}}
+    settings = {"loss": {"name": "ccl", "n_negatives": n_negatives, "shared": shared}}
     return prepare_step("bprmf", settings, False, 1_792, ITEMS[0])
 
 
 def stages() -> list[Stage]:
-    sampled = {"loss": "sampled_softmax", "n_negatives": 512}
+    sampled = {"loss": {"name": "sampled_softmax", "n_negatives": 512}}
     of_items = [
         ("sasrec", sampled, BATCH_SIZE),
-        ("bprmf", {"loss": "bpr", "n_negatives": 1}, 1_792),
+        ("bprmf", {"loss": {"name": "bpr", "n_negatives": 1}}, 1_792),
     ]
     found = []
     for model, settings, batch_size in of_items:

@@ -10,7 +10,7 @@ from typing import Any
 from experiments.bench.harness import Side
 from experiments.bench.report import Goal, Reference
 
-SIZES = {"hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_len": 50, "dropout": 0.5}
+SIZES = {"hidden_dim": 64, "max_len": 50, "dropout": 0.5}
 #: random vectors of Beauty's size
 VECTORS = {"n_items": 12101, "n_users": 22363, "width": 64, "k": 20}
 #: a large catalogue; a repetition ranks for the first ``sample`` users
@@ -57,7 +57,7 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
 
     def train(model: str, regime: str, batch_size: int, steps: int, **settings: Any) -> Side:
         options = {"model": model, "batch_size": batch_size, "settings": {**SIZES, "regime": regime, **settings}}
-        loss = settings.get("loss", "full_softmax")
+        loss = settings.get("loss", {"name": "full_softmax"})["name"]
         return Side(
             f"recgraph {model}, {regime}, {loss}",
             "ours/training.py:train",
@@ -89,7 +89,7 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
     lightgcn = Side("recgraph LightGCN", "ours/training.py:train", {**ours_graph, "steps": 300})
 
     full = train("SASRec", "causal", 128, 30)
-    sampled = train("SASRec", "causal", 128, 90, loss="sampled_softmax", n_negatives=512)
+    sampled = train("SASRec", "causal", 128, 90, loss={"name": "sampled_softmax", "n_negatives": 512})
     yield Bench(
         "sasrec-prefix",
         "targets",

@@ -19,8 +19,7 @@ import torch
 from recgraph.encoders.transformer import Transformer
 from recgraph.models.base import TrainableModel
 from recgraph.models.collaborative.lightgcn import LightGCN
-from recgraph.models.heterogeneous.meow import MEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, MetaPathModel
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.models.sequence.contrastive import ContrastiveSequenceModel
 from recgraph.sparse.ragged import Ragged
@@ -77,8 +76,8 @@ def encoding(config: Any, rows: Ragged, last_only: bool) -> Work:
     kept_mask = rows.values != 0 if last_only else torch.ones_like(rows.values, dtype=torch.bool)
     lengths = torch.zeros(rows.n_rows, dtype=torch.int64).index_add_(0, rows.rows, kept_mask.long()).double()
     tokens, pairs = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
-    d, inner, n_rows = config.hidden_dim, config.inner_dim, float((lengths > 0).sum())
-    n_whole = config.n_layers - 1 if last_only else config.n_layers
+    d, inner, n_rows = config.hidden_dim, config.encoder.inner_dim, float((lengths > 0).sum())
+    n_whole = config.encoder.n_layers - last_only
     flops = n_whole * (tokens * (8 * d * d + 4 * d * inner) + pairs * 4 * d)
     if last_only:
         flops += tokens * (4 * d * d + 4 * d) + n_rows * (4 * d * d + 4 * d * inner)
@@ -115,7 +114,7 @@ def _sequences(model: SequenceModel, batch: Any) -> Work:
     groups, total = model.parameter_groups(), Work()
     views = model.draw_views(batch) if isinstance(model, ContrastiveSequenceModel) else []
     of_views = sum((encoding(config, view, last_only=True) for view in views), Work())
-    n_candidates = config.n_negatives if config.loss == "sampled_softmax" else model.space.n_items
+    n_candidates = config.loss.n_negatives if config.loss.part_name == "sampled_softmax" else model.space.n_items
     rec = encoding(config, batch.sequences, last_only=not batch.causal)
     rec += scores(batch.targets.numel(), n_candidates, config.hidden_dim)
     # both views stacked, each row with each
@@ -143,5 +142,5 @@ def _node_contrast(model: MetaPathModel) -> Work:
     n, width = model.space.n_items, model.projection_dim
     flops = scores(n, n, width)
     if isinstance(model, MEOW):
-        flops += sum((scores(n, k, width) for k in model.config.n_clusters), Work())
+        flops += sum((scores(n, k, width) for k in model.config.prototypes.n_clusters), Work())
     return flops.times(_TRAINED)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 import recgraph as rg
 from recgraph.augment.latent import Augmenter
+from recgraph.config import PartConfig
 from recgraph.models.base import Phase, Space
 from recgraph.models.sequence.mclrec import MCLRec, MCLRecConfig
+from recgraph.registry import part, part_class
 from recgraph.sparse.blocks import unit_length, work_type
 from recgraph.sparse.ragged import Ragged
 
@@ -100,7 +102,9 @@ class _OwnLoss(nn.Module):
 
 
 class AutoTCLRecConfig(MCLRecConfig):
-    augmenter: Annotated[str, Field(description="one with a loss of its own")] = "autotcl"
+    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="one with a loss of its own")] = part_class(
+        "augmenter", "autotcl"
+    )()
 
 
 @rg.register("model", "autotcl_rec")

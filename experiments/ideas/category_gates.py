@@ -1,6 +1,6 @@
 """After Hydra: the dimensions in which rows of two categories are compared.
 
-``recgraph train gated_cl4srec --import experiments/ideas/category_gates.py --set 'item_features=["genres"]'``
+``recgraph train gated_cl4srec --import experiments/ideas/category_gates.py --set 'items.features=["genres"]'``
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import recgraph as rg
 from recgraph.config import Search
 from recgraph.contrast.objectives import Views
+from recgraph.contrast.term import Contrast
 from recgraph.contrast.transforms import Transform, TransformConfig
 from recgraph.data.item_features import ItemFeatures
 from recgraph.models.base import FeatureSpace, Space
@@ -72,18 +73,18 @@ class CategoryGate(Transform):
 
 
 class GatedCL4SRecConfig(CL4SRecConfig):
-    transform: Annotated[str, Field(description="one that reads categories of ids")] = "category_gate"
+    contrast: Contrast = Contrast(transform="category_gate")
 
 
 @rg.register("model", "gated_cl4srec")
 class GatedCL4SRec(CL4SRec):
-    """CL4SRec with gates by the category of the item that follows a row: the first column of ``item_features``."""
+    """CL4SRec with gates by the category of the item that follows a row: the first column of ``items.features``."""
 
     Config = GatedCL4SRecConfig
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        assert isinstance(space, FeatureSpace), "item_features must name a column of categories"
+        assert isinstance(space, FeatureSpace), "items.features must name a column of categories"
         assert self.contrast.transform is not None
         self.contrast.transform.categories = F.pad(first_categories(space.features), (1, 0), value=-1)
 
@@ -99,4 +100,4 @@ def first_categories(features: ItemFeatures) -> Tensor:
             found = none.scatter_reduce(0, features.entries.rows[held_mask], values[held_mask], "amin")
             return torch.where(found == len(column.values), -1, found)
         first += column.n_entries
-    raise ValueError("item_features: no column holds categories")
+    raise ValueError("items.features: no column holds categories")

@@ -16,6 +16,7 @@ from torch import Tensor
 import recgraph as rg
 from recgraph.config import Search
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
+from recgraph.contrast.term import Contrast
 from recgraph.contrast.weights import Weight
 from recgraph.data.part import Part
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
@@ -104,7 +105,7 @@ def _mean(values: Tensor, among: Tensor) -> Tensor:
 
 
 class CommonSalientCL4SRecConfig(CL4SRecConfig):
-    objective: Annotated[str, Field(description="one that reads groups of ids")] = "common_salient"
+    contrast: Contrast = Contrast(objective="common_salient")
 
 
 @rg.register("model", "common_salient_cl4srec")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,19 @@ from pydantic import Field
 from torch import Tensor
 
 import recgraph as rg
-from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.base import weighted
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
+from recgraph.registry import part, part_class
 
 
 class DistilledConfig(LightGCNConfig):
-    teacher: Annotated[str, Field(description="a model in closed form, fitted to the same training part")] = "ease"
-    teacher_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its settings")]
+    teacher: Annotated[
+        PartConfig, part("model"), Field(description="a model in closed form, fitted to the same training part")
+    ] = part_class("model", "ease")()
     distil_weight: Annotated[float, Field(ge=0, description="of the teacher's term"), Search(1e-2, 10.0, log=True)] = (
         1.0
     )
@@ -51,8 +52,7 @@ class Distilled(LightGCN):
 
     def setup(self, train: Part) -> None:
         super().setup(train)
-        spec = {"name": self.config.teacher, **self.config.teacher_options}
-        teacher = registry.make("model", spec).build(Space(n_users=train.n_users, n_items=train.n_items), self.seed)
+        teacher = self.config.teacher.build().build(Space(n_users=train.n_users, n_items=train.n_items), self.seed)
         self._taught = teacher.fit(train), train.items  # a tuple, so that it is no submodule
 
     @property

@@ -1,6 +1,6 @@
 """A transformer whose feed-forward parts are mixtures of experts: each place is given to one of them.
 
-``recgraph train expert_sasrec --import experiments/ideas/experts.py``; ``routing=category`` needs ``item_features``.
+``recgraph train expert_sasrec --import experiments/ideas/experts.py``; ``routing=category`` needs ``items.features``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import recgraph as rg
+from recgraph.config import PartConfig
 from recgraph.data.batches import SequenceBatch
 from recgraph.encoders.attention import Layout
 from recgraph.encoders.transformer import Layer, Transformer, draw_weights
 from recgraph.models.base import FeatureSpace, Space
-from recgraph.models.sequence.config import TransformerConfig
+from recgraph.models.sequence.base import SequenceConfig
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.registry import part, part_class
 from recgraph.rng import dropout
 
 
@@ -76,8 +78,10 @@ class ExpertTransformer(Transformer):
     layer_class = ExpertLayer
 
 
-class ExpertSASRecConfig(TransformerConfig):
-    encoder: Annotated[str, Field(description="one whose layers have experts")] = "expert_transformer"
+class ExpertSASRecConfig(SequenceConfig):
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="one whose layers have experts")] = part_class(
+        "encoder", "expert_transformer"
+    )()
     n_experts: Annotated[int, Field(ge=1, description="E")] = 4
     routing: Annotated[Literal["learned", "category"], Field(description="by a router, or by the item's category")] = (
         "learned"
@@ -105,7 +109,7 @@ class ExpertSASRec(SASRec):
         super()._build(space)
         expert_of = None
         if self.config.routing == "category":
-            assert isinstance(space, FeatureSpace), "item_features must name a column"
+            assert isinstance(space, FeatureSpace), "items.features must name a column"
             entries = space.features.entries
             first = entries.indices.new_full((space.n_items + 1,), entries.shape[1])
             expert_of = first.scatter_reduce(0, entries.rows + 1, entries.indices, "amin") % self.config.n_experts

@@ -1,6 +1,6 @@
 """The gap between two sides that are encoded apart, and tolerance: what a contrast does to embeddings, measured.
 
-``--set 'regularisers={mean_gap=0.1}'``
+``--set 'contrast.regularisers=[{name="mean_gap", coefficient=0.1}]'``
 """
 
 from __future__ import annotations

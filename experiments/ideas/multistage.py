@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import recgraph as rg
+from recgraph import contrast
 from recgraph.config import Search
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.parts import Pairs
@@ -21,6 +22,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space, UpdatedBy
 from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.collaborative.contrastive import SimGCL, SimGCLConfig
+from recgraph.registry import part_class
 from recgraph.rng import Generators, derive
 from recgraph.sparse.blocks import unit_length
 
@@ -69,9 +71,11 @@ class MultistageSimGCL(CollaborativeModel):
     def _build(self, space: Space) -> None:
         assert self.seed is not None
         own = {name: value for name, value in self.config if name in SimGCLConfig.model_fields}
-        weights = {"weight": "earlier_clusters", "weight_options": {}, "objective_options": {"if_none": "zero"}}
+        # a batch may hold no two nodes of a cluster
+        within = {"objective": contrast.InfoNCE(if_none="zero"), "weight": part_class("weight", "earlier_clusters")()}
+        weighted = {"contrast": own["contrast"].model_copy(update=within)}
         self.models = nn.ModuleList(
-            SimGCL(**own | (weights if number else {})).build(space, derive(self.seed, "stage", number))
+            SimGCL(**own | (weighted if number else {})).build(space, derive(self.seed, "stage", number))
             for number in range(self.config.stages)
         )
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))

@@ -14,7 +14,7 @@ from torch import Tensor
 import recgraph as rg
 from recgraph.config import Search
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.contrast.weights import Weight
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
@@ -87,7 +87,7 @@ class NearFarLabels(Objective):
 
 
 class NearFarCL4SRecConfig(CL4SRecConfig):
-    objective: Annotated[str, Field(description="one that reads labels of rows")] = "near_far_labels"
+    contrast: Contrast = Contrast(objective="near_far_labels")
 
 
 @rg.register("model", "near_far_cl4srec")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph.config import Search
+from recgraph.contrast.term import Contrast
 from recgraph.contrast.weights import Pairs, Weight, WeightConfig
 from recgraph.data.part import Part
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig
@@ -95,7 +96,7 @@ class FalseNegative(Weight):
 
 
 class PropensityCL4SRecConfig(CL4SRecConfig):
-    weight: Annotated[str, Field(description="one that reads counts of ids")] = "propensity"
+    contrast: Contrast = Contrast(weight="propensity")
 
 
 @rg.register("model", "propensity_cl4srec")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import recgraph as rg
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.contrast.weights import Weight
 from recgraph.data.batches import SequenceBatch
 from recgraph.models.base import Space
@@ -63,7 +63,7 @@ class SimSiam(Objective):
 
 
 class BYOLConfig(CL4SRecConfig):
-    objective: Annotated[str, Field(description="simsiam, whose targets are those of the slow copy")] = "simsiam"
+    contrast: Contrast = Contrast(objective="simsiam")  # its targets are those of the slow copy
     target_momentum: Annotated[float, Field(ge=0, lt=1, description="m of the slow copy")] = 0.99
 
 

@@ -13,7 +13,7 @@ from recgraph.config import Search
 from recgraph.contrast.blockwise import Candidates, mean_loss
 from recgraph.contrast.objectives import InfoNCE, ObjectiveConfig, Views
 from recgraph.contrast.parts import Pairs
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.contrast.weights import Weight
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
@@ -97,7 +97,7 @@ def _mixed(share: Tensor, one: Tensor, other: Tensor, length: Tensor) -> Tensor:
 
 
 class SupReMixCL4SRecConfig(CL4SRecConfig):
-    objective: Annotated[str, Field(description="one that reads labels of rows")] = "supremix"
+    contrast: Contrast = Contrast(objective="supremix")
 
 
 @rg.register("model", "supremix_cl4srec")

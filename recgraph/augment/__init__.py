@@ -1,7 +1,11 @@
-"""Augmentations: random changes of sequences and graphs, and learned ones of encoded sequences (``latent``)."""
+"""Augmentations of sequences, graphs and encoded rows; a name of a member, as ``augment.Crop``, is its settings."""
 
 from __future__ import annotations
 
-from recgraph.augment.sequence import AugmentationConfig, SequenceAugmentation, TwoViews
+from typing import Any
 
-__all__ = ["AugmentationConfig", "SequenceAugmentation", "TwoViews"]
+from recgraph.registry import find_part
+
+
+def __getattr__(name: str) -> Any:
+    return find_part(name, "augmentation", "augmenter")

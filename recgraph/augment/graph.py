@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, overload
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.config import Config, Search, configure
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -18,7 +16,7 @@ from recgraph.sparse.csr import Csr
 class GraphAugmentationConfig(Config):
     redraw: Annotated[
         bool,
-        Field(description="draw anew at each call; False (as published) draws the same at every call"),
+        Field(exclude=True, description="draw anew at each call; False (as published) draws the same at every call"),
     ] = False
 
 
@@ -52,14 +50,6 @@ class GraphAugmentation:
         return generators[purpose] if self.config.redraw else generators.fresh(purpose)
 
 
-def make_augmentation(spec: str | Mapping[str, Any], **defaults: Any) -> GraphAugmentation:
-    """An augmentation of graphs from its specification in a configuration; see :func:`recgraph.registry.make`."""
-    made = registry.make("augmentation", spec, defaults)
-    if not isinstance(made, GraphAugmentation):
-        raise ValueError(f"augmentations: {spec!r} is not an augmentation of graphs")
-    return made
-
-
 def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:
     """[n] bool: False for ``floor(ratio * n)`` places, uniform without replacement.
 
@@ -72,16 +62,24 @@ def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.de
     return keep_mask.to(device)
 
 
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
 class EdgeDropConfig(GraphAugmentationConfig):
     ratio: Annotated[
-        float, Field(ge=0, lt=1, description="the share of the entries that is left out"), Search(low=0.0, high=0.8)
+        Ratio | tuple[Ratio, ...],
+        Field(description="the share of the entries that is left out; of several graphs, as of meta-paths, one each"),
+        Search(low=0.0, high=0.8),
     ] = 0.3
-    binary: Annotated[bool, Field(description="what is kept becomes 1; False leaves it its weight")] = True
+    binary: Annotated[bool, Field(exclude=True, description="what is kept becomes 1; False leaves it its weight")] = (
+        True
+    )
     self_loops: Annotated[
         bool,
         Field(
+            exclude=True,
             description="of square matrices: rows and columns are the same nodes, the diagonal is never drawn, and is "
-            "1 throughout; False treats it as the rest"
+            "1 throughout; False treats it as the rest",
         ),
     ] = True
 
@@ -127,8 +125,8 @@ class EdgeDrop(GraphAugmentation):
 
 class NodeDropConfig(EdgeDropConfig):
     ratio: Annotated[
-        float,
-        Field(ge=0, lt=1, description="the share of the nodes whose entries are left out"),
+        Ratio | tuple[Ratio, ...],
+        Field(description="the share of the nodes whose entries are left out; of several graphs one each"),
         Search(low=0.0, high=0.8),
     ] = 0.3
 

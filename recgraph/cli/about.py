@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import platform
 import shlex
@@ -100,9 +99,10 @@ def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
 
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")] = None,
+    whole: Annotated[bool, typer.Option("--all", help="With MODEL, also the settings of its parts.")] = False,
     form: FormatOption = None,
 ) -> None:
-    """List the models; with MODEL, all settings that a run of it takes."""
+    """List the models; with MODEL, the settings of it and of its training."""
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
@@ -112,7 +112,7 @@ def models(
     model = registry.load("model", name)
     note(_first_line(model))
     parts = {"model": model.Config, **parts_of(model)}
-    show([row for part, config in parts.items() for row in _settings(part, config)], form)
+    show([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
 
 
 #: how `recgraph update` takes in a new log
@@ -129,7 +129,7 @@ def _summary(key: str) -> dict[str, Any]:
     return {"model": name, "what": _first_line(model), "update": update, "settings": fields}
 
 
-def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
+def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
     return [
         {
             "of": part,
@@ -140,7 +140,7 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
             "searched": "" if setting.search is None else str(setting.search),
             "meaning": setting.description,
         }
-        for setting in config.describe()
+        for setting in config.describe(whole)
     ]
 
 
@@ -157,23 +157,16 @@ def parts(
     from recgraph import registry
 
     if kind is not None and name is not None:
-        part = registry.load(kind, name)
-        note(_first_line(part))
-        config, parameters = getattr(part, "Config", None), inspect.signature(part).parameters
-        found = [parameters[name] for name in registry.settings_of(part)] if config is None else []
-        rows = [{"of": kind, "setting": one.name, "default": str(one.default), "type": one.annotation} for one in found]
-        show(rows if config is None else _settings(kind, config), form)
+        note(_first_line(registry.load(kind, name)))
+        show(_settings(kind, registry.part_class(kind, name)), form)
         return
     kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
-    show(
-        (
-            {"kind": each, "part": own, "what": _first_line(cls), "settings": registry.settings_of(cls)}
-            for each in kinds
-            for key, cls in registry.classes(each)
-            for own in registry.written(each, key)
-        ),
-        form,
+    found = [registry.part_class(each, key) for each in kinds for key in registry.names(each)]
+    columns = (
+        {"kind": part.part_kind, "part": part.part_name, "what": _first_line(part), "settings": [*part.model_fields]}
+        for part in found
     )
+    show(columns, form)
 
 
 def _first_line(model: type[Any]) -> str:

@@ -50,9 +50,9 @@ def evaluate(
     All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
     say how well the embeddings tell the classes of nodes apart.
     """
+    from recgraph.config import parse_settings
     from recgraph.evaluate.rerank import reranker_of
     from recgraph.evaluate.results import save_users as write_users
-    from recgraph.setting_texts import parse_settings
     from recgraph.train.run import NodeRun, Run
 
     others = dict(text.partition("=")[::2] for text in moved or ())
@@ -106,22 +106,17 @@ def _compared(
 
 def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's record does not follow from its seed."""
-    kept = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on")}
-    if (selection := record.get("selection")) is not None:  # the number of epochs follows from it
-        kept |= {"training": selection["training"], "refit": True}
-    items = record.get("init_items")
-    if items is not None and "source_record" in items:  # likewise the vectors of another run
-        of_source = {name: value for name, value in items.items() if name not in ("source", "digest")}
-        items = {**of_source, "source_record": _beside_seed(items["source_record"])}
-    return {**kept, "init_items": items}
+    kept = {name: record.get(name) for name in ("model", "config", "training", "data", "fitted_on", "init_items")}
+    selection = record.get("selection")  # the number of epochs follows from it
+    return kept if selection is None else {**kept, "training": selection["training"], "refit": True}
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
-    from recgraph.setting_texts import parse_settings
-    from recgraph.train.settings import ProbeSettings, probe_of
+    from recgraph.config import parse_settings
+    from recgraph.train.settings import ProbeSettings
 
-    chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
-    results = run.evaluate(probe=probe_of(chosen))
+    chosen = ProbeSettings.of(parse_settings(settings, run.record["evaluation"]))
+    results = run.evaluate(probe=chosen.probe)
     settings_used = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
     note(f"linear probe: {settings_used}; protocol {results.hash}")
     show(results.rows(), form)
@@ -146,8 +141,8 @@ def check(
     and random scorers at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
     they seem to, and is no failure.
     """
+    from recgraph.config import parse_settings
     from recgraph.evaluate.checks import check_split
-    from recgraph.setting_texts import parse_settings
     from recgraph.train.settings import DataConfig
 
     options = parse_settings(settings or [])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")]
 DeviceOption = Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")]
 _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
-_ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=2000; may be given many times."
+_ENGINE_SET = "A setting of the engine, e.g. workers=4 or threads=2; may be given many times."
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 
@@ -26,8 +26,8 @@ def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
     """The engine of a command; None where it is this process."""
     if not (name or settings):
         return None
+    from recgraph.config import parse_settings
     from recgraph.parallel import Engine
-    from recgraph.setting_texts import parse_settings
 
     engine = Engine.of({"name": name or "local", **parse_settings(settings or [], option="--engine-set")})
     return None if engine == Engine() else engine
@@ -40,8 +40,7 @@ _NAME = "A data set that `recgraph data list` shows."
 
 
 def _option(name: str, metavar: str, text: str, kind: Any = str | None) -> Any:
-    flag = None if kind is bool else metavar
-    return Annotated[kind, typer.Option(name, metavar=flag, help=text, rich_help_panel="A file of your own")]
+    return Annotated[kind, typer.Option(name, metavar=metavar, help=text, rich_help_panel="A file of your own")]
 
 
 #: the log, or the parts of a split as files of their own
@@ -51,24 +50,16 @@ _DATA = {
     "valid": _option("--valid", "PATH", "The validation part; without it one is drawn from train."),
     "test": _option("--test", "PATH", "The test part, of which training and tuning read nothing."),
 }
-_LIST = "A column of features that is a list, and between what: 'genres=|'; 'city=': each text is one value."
-#: by the fields of :class:`recgraph.data.read.Reading`
+_KEYS = "How it is read otherwise, e.g. encoding=latin-1, weight=NAME, missing_ids=drop; may be given many times."
+#: fields of :class:`recgraph.data.read.Reading`, and ``reading`` for others
 _READING = {
     "user": _option("--user", "NAME", "Its column of users; guessed."),
     "item": _option("--item", "NAME", "Its column of items; guessed."),
     "timestamp": _option("--time", "NAME", "Its column of times; guessed. none: without."),
     "rating": _option("--rating", "NAME", "Its column of ratings; guessed. none: without."),
-    "weight": _option("--weight", "NAME", "Its column of weights."),
-    "time_format": _option("--time-format", "FORMAT", "How times are written, e.g. %d/%m/%Y."),
-    "format": _option("--data-format", "FORMAT", "csv, tsv, jsonl, parquet, recbole or sequences."),
-    "separator": _option("--separator", "TEXT", "Of csv, e.g. ';' or '::'."),
-    "names": _option("--names", "NAMES", "All columns of a csv without header: a,b,c."),
-    "encoding": _option("--encoding", "NAME", "Of text, e.g. latin-1; else UTF-8."),
     "item_features": _option("--item-features", "FILE", "A file of features (titles, genres), one row an item."),
     "user_features": _option("--user-features", "FILE", "A file of user features, one row a user."),
-    "lists": _option("--list", "COLUMN=SEPARATOR", _LIST, list[str] | None),
-    "quotes": _option("--no-quotes", "", 'No field is quoted: " is a part of its field.', bool),
-    "missing_ids": _option("--drop-missing-ids", "", "Leave out rows without a user or an item.", bool),
+    "reading": _option("--reading", "KEY=VALUE", _KEYS, list[str] | None),
 }
 
 
@@ -106,11 +97,11 @@ def takes_file(command: Callable[..., None]) -> Callable[..., None]:
 def _with_options(
     command: Callable[..., None], options: dict[str, Any], source_of: Callable[..., Source]
 ) -> Callable[..., None]:
-    own = inspect.signature(command, eval_str=True).parameters
-    defaults = {str: inspect.Parameter.empty, bool: False}
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    own, keyword = inspect.signature(command, eval_str=True).parameters, inspect.Parameter.KEYWORD_ONLY
     more = [
-        inspect.Parameter(name, keyword, default=defaults.get(hint.__origin__), annotation=hint)
+        inspect.Parameter(
+            name, keyword, default=inspect.Parameter.empty if hint.__origin__ is str else None, annotation=hint
+        )
         for name, hint in options.items()
     ]
 
@@ -143,11 +134,11 @@ def _source(
 
 def _reading(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of :class:`recgraph.data.read.Reading` that are given."""
-    given = {name: value for name, value in options.items() if value not in (None, False, [])}
-    given |= {name: value for name, value in (("missing_ids", "drop"), ("quotes", False)) if name in given}
-    if "lists" in given:
-        given["lists"] = dict(text.partition("=")[::2] for text in given["lists"])
-    if "names" in given:
-        given["names"] = [name.strip() for name in given["names"].split(",")]
-    given |= {name: str(Path(given[name]).absolute()) for name in ("user_features", "item_features") if name in given}
-    return given | ({"separator": "\t"} if given.get("separator") == "\\t" else {})
+    given = {name: value for name, value in options.items() if value is not None}
+    if pairs := given.pop("reading", None):
+        from recgraph.config import parse_settings
+
+        given |= parse_settings(pairs, option="--reading")
+    return given | {
+        name: str(Path(given[name]).absolute()) for name in ("user_features", "item_features") if name in given
+    }

@@ -89,8 +89,8 @@ def recommend(
 
 def _rules(file: Path | None, pairs: list[str], allow: list[str] | None, block: list[str] | None) -> Rules:
     """The rules of a file with those of the options; an item that either blocks is blocked."""
+    from recgraph.config import parse_settings
     from recgraph.serve.rules import Rules
-    from recgraph.setting_texts import parse_settings
 
     base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
     values = parse_settings(pairs, base, option="--rule")

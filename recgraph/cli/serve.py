@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +19,6 @@ _POLL = "Seconds between two looks at the folder for a new bundle."
 
 
 def serve(
-    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help=_BUNDLE)],
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help=_PORT)] = 8000,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
@@ -40,7 +36,6 @@ def serve(
     A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
     requests in flight and stops.
     """
-    early = context.with_resource(_early_signals())
     import torch
 
     from recgraph.serve.http import Service, listen, run
@@ -53,21 +48,4 @@ def serve(
     with listen(host, port) as listening:
         service = Service(bundle, limits, threads=threads, device=device, poll_s=poll, admin=admin)
         at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-
-        def ready() -> None:
-            note(f"{service.predictor.recommender!r} on {at}; Ctrl-C stops")
-            if early:
-                signal.raise_signal(signal.SIGHUP)
-
-        run(service, listening, ready)
-
-
-@contextmanager
-def _early_signals() -> Iterator[list[int]]:
-    """Within the block SIGHUP, which would end the process, is recorded, until another handler is set."""
-    early: list[int] = []
-    before = signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    try:
-        yield early
-    finally:
-        signal.signal(signal.SIGHUP, before)
+        run(service, listening, lambda: note(f"{service.predictor.recommender!r} on {at}; Ctrl-C stops"))

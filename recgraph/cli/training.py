@@ -51,9 +51,8 @@ def train(
 
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
-    from recgraph.config import load_toml
+    from recgraph.config import load_toml, parse_settings, with_none
     from recgraph.files import NonFinite
-    from recgraph.setting_texts import parse_settings, with_none
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 
@@ -178,8 +177,8 @@ def tune(
 def _settings(model: str, pairs: list[str], source: Source) -> tuple[dict[str, Any], DataConfig]:
     """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
+    from recgraph.config import parse_settings
     from recgraph.models.base import TrainableModel
-    from recgraph.setting_texts import parse_settings
     from recgraph.train.config import share_out, training_config
     from recgraph.train.pretrained import InitItemsConfig
     from recgraph.train.settings import DataConfig

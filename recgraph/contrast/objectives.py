@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recgraph.config import Config, Search
 from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn, log_sums, mean_loss, of_positives
-from recgraph.contrast.parts import Outcome, Pairs, Part, Similarity, Views
+from recgraph.contrast.parts import Component, Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.blocks import work_type
 from recgraph.sparse.device import compiled, full_precision, is_accelerated
@@ -43,14 +43,17 @@ class ObjectiveConfig(ObjectiveBaseConfig):
     ] = None
     if_none: Annotated[
         Literal["error", "zero"],
-        Field(description="where no anchor has a candidate: an error, or the loss 0 of a step without a contrast"),
+        Field(
+            exclude=True,
+            description="where no anchor has a candidate: an error, or the loss 0 of a step without a contrast",
+        ),
     ] = "error"
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
     ] = None
 
 
-class Objective(Part):
+class Objective(Component):
     """Base of all objectives. A subclass fills :meth:`forward`, which calls :meth:`softmax` for each direction."""
 
     Config: ClassVar[type[ObjectiveBaseConfig]] = ObjectiveConfig

@@ -16,7 +16,7 @@ from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
 
 
-class Part(nn.Module):
+class Component(nn.Module):
     """Base of weights, transforms, objectives and regularisers. A subclass sets ``Config``.
 
     Args:

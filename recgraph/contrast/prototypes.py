@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Config, configure
+from recgraph.config import Config, Search, configure
 from recgraph.contrast.clustering import Clustering, Method, concentration, kmeans
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.ranks import stacked
@@ -19,7 +19,9 @@ from recgraph.sparse.blocks import unit_length
 
 class PrototypesConfig(Config):
     n_clusters: Annotated[
-        tuple[int, ...], Field(min_length=1, description="clusters of each granularity (at most one a row)")
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="clusters of each granularity, at most one a row"),
+        Search(choices=([5, 15], [10, 30], [20, 60], [50, 150], [100], [100, 300], [200, 700], [500, 1200])),
     ] = (100, 300)
     iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
     restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 5
@@ -36,12 +38,12 @@ class Prototypes(nn.Module):
     training goes on from them.
 
     Args:
-        dim: D, the width of the embeddings; needed with ``warm_start`` alone.
         config: the settings as a value, or
+        dim: D, the width of the embeddings; needed with ``warm_start`` alone.
         settings: the settings by name.
     """
 
-    def __init__(self, dim: int | None = None, config: PrototypesConfig | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: PrototypesConfig | None = None, /, dim: int | None = None, **settings: Any) -> None:
         super().__init__()
         self.config = configure(self, PrototypesConfig, config, settings)
         if self.config.warm_start:
@@ -56,11 +58,7 @@ class Prototypes(nn.Module):
             k = min(wanted, len(x))
             last = getattr(self, f"last_{t}") if config.warm_start else None
             start = last if last is not None and k == wanted and bool(last.any()) else None
-            how: dict[str, Any] = {
-                "iterations": config.iterations,
-                "restarts": config.restarts,
-                "method": config.method,
-            }
+            how: dict[str, Any] = {name: getattr(config, name) for name in ("iterations", "restarts", "method")}
             clustering = kmeans(x, k, seed=t, start=start, **how)
             if last is not None and k == wanted:
                 last.copy_(clustering.centroids)

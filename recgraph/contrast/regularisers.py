@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recgraph.config import Config, Search
 from recgraph.contrast.blockwise import log_sums
-from recgraph.contrast.parts import Part
+from recgraph.contrast.parts import Component
 from recgraph.sparse.blocks import refuse_second_derivative, row_blocks, total_of, unit_length, work_type
 from recgraph.sparse.device import full_precision, is_accelerated
 
@@ -27,7 +27,7 @@ class RegulariserConfig(Config):
     ] = 1.0
 
 
-class Regulariser(Part):
+class Regulariser(Component):
     """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`.
 
     The value is without the coefficient, 1 by default but for :class:`Margin`'s, which is that of MCLRec.

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
+from recgraph.config import PartConfig, Search
 from recgraph.contrast.objectives import Objective
 from recgraph.contrast.parts import Outcome, Similarity, Views
 from recgraph.contrast.queue import Queue
+from recgraph.contrast.regularisers import Regulariser
 from recgraph.contrast.transforms import Transform
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
+from recgraph.registry import part, part_class
+from recgraph.rng import Generators
 from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
 
 
-class TermConfig(Similarity):
-    """Which parts a term is made of, by their names in the registry."""
+class Contrast(Similarity):
+    """Which parts a contrastive term is made of."""
 
-    objective: Annotated[str, Field(description="how anchors and candidates are chosen")] = "nt_xent"
-    objective_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the objective")]
-    weight: Annotated[str | None, Field(description="how candidates are weighted; None: all alike")] = None
-    weight_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
-    transform: Annotated[str | None, Field(description="of both sides before similarity; None: as they are")] = None
-    transform_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the transform")]
+    temperature: Annotated[
+        float, Field(gt=0, description="what similarities are divided by"), Search(0.05, 2.0, log=True)
+    ] = 1.0
+    objective: Annotated[PartConfig, part("objective"), Field(description="how anchors and candidates are chosen")] = (
+        part_class("objective", "nt_xent")()
+    )
+    weight: Annotated[
+        PartConfig | None, part("weight"), Field(description="of the candidates; none: all count alike")
+    ] = None
+    transform: Annotated[
+        PartConfig | None, part("transform"), Field(description="of both sides before similarity; none: as they are")
+    ] = None
     regularisers: Annotated[
-        dict[str, float | dict[str, Any]],
-        Field(default_factory=dict, description="of rows in pairs: name -> coefficient, or its settings"),
-    ]
+        tuple[Annotated[PartConfig, part("regulariser")], ...],
+        Field(description="of rows in pairs, added with their coefficients"),
+    ] = ()
     queue_size: Annotated[
         int, Field(ge=0, description="rows of earlier calls that are candidates beside those of this one")
     ] = 0
@@ -43,10 +52,10 @@ class ContrastiveTerm(nn.Module):
     """``ContrastiveTerm(temperature=0.5, objective="nt_xent")(a, b)`` gives a scalar.
 
     Args:
-        config: the settings as a value, or
-        weight: the name of a weight, or a weight that is made already (and may be shared).
+        config: the parts, or
+        settings: those of :class:`Contrast` by name; ``weight`` may be one that is made already (and shared).
         dim: width of the embeddings, for parts that must know it.
-        settings: the settings of :class:`TermConfig` by name.
+        if_none: where no anchor has a candidate: an error, or the loss 0 of a step without a contrast.
 
     Attributes:
         outcome: of the last call, detached: the loss, the number of anchors and how many had no candidate.
@@ -54,45 +63,46 @@ class ContrastiveTerm(nn.Module):
 
     def __init__(
         self,
-        config: TermConfig | None = None,
+        config: Contrast | None = None,
         /,
         *,
-        weight: Weight | str | None = None,
+        weight: Weight | PartConfig | str | Mapping[str, Any] | None = None,
         dim: int | None = None,
+        if_none: Literal["error", "zero"] = "error",
         **settings: Any,
     ) -> None:
         super().__init__()
-        named = {**settings, "weight": weight} if isinstance(weight, str) else settings
-        self.config = config if config is not None else TermConfig.of(named)
-        self.objective: Objective = self._part("objective", dim)
-        self.weight: Weight | None = weight if isinstance(weight, Weight) else self._part("weight", dim)
-        self.transform: Transform | None = self._part("transform", dim)
-        self.regularisers = nn.ModuleDict()
-        self.coefficients: dict[str, float] = {}
-        for name, given in self.config.regularisers.items():
-            own = given if isinstance(given, dict) else {"coefficient": given}
-            part = registry.make("regulariser", {"name": name, **own}, dim=dim)
-            self.regularisers[name], self.coefficients[name] = part, part.config.coefficient
+        made = weight if isinstance(weight, Weight) else None
+        if config is None:
+            config = Contrast.of({**settings, **({} if made is not None else {"weight": weight})})
+        given: dict[str, Any] = {} if dim is None else {"dim": dim}
+        given |= {} if if_none == "error" else {"if_none": if_none}
+        self.config = config
+        self.objective: Objective = config.objective.build(**given)
+        self.weight: Weight | None = made or (None if config.weight is None else config.weight.build(**given))
+        self.transform: Transform | None = None if config.transform is None else config.transform.build(**given)
+        self.regularisers = nn.ModuleList(each.build(**given) for each in config.regularisers)
         self.queue: Queue | None = None
-        if self.config.queue_size:
-            if dim is None:
-                raise ValueError(f"queue_size = {self.config.queue_size} needs dim, the width of the embeddings")
-            self.queue = Queue(self.config.queue_size, dim)
+        if config.queue_size:
+            assert dim is not None, "queue_size needs dim"
+            self.queue = Queue(config.queue_size, dim)
         self.outcome: Outcome | None = None
-
-    def _part(self, kind: str, dim: int | None) -> Any:
-        """The part of a kind that the configuration names; None: it names none."""
-        name = getattr(self.config, kind)
-        if name is None:
-            return None
-        given = {} if dim is None else {"dim": dim}
-        return registry.make(kind, {"name": name, **getattr(self.config, f"{kind}_settings")}, **given)
 
     @property
     def draws(self) -> bool:
         """Whether it needs a generator."""
         draws_candidates = getattr(self.objective.config, "n_candidates", None) is not None
         return self.transform is not None or self.objective.draws or draws_candidates
+
+    def stream(self, generators: Generators, of_rank: bool = False) -> torch.Generator | None:
+        """What it draws with, where one of its parts draws.
+
+        Args:
+            of_rank: the rows that are contrasted are this rank's own; of others all ranks draw the same.
+        """
+        if not self.draws:
+            return None
+        return generators.of_rank("contrast") if of_rank else generators["contrast"]
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """See :meth:`Objective.compile_parts`."""
@@ -163,9 +173,8 @@ class ContrastiveTerm(nn.Module):
         it is the row of the same number."""
         positives = None if isinstance(views.positives, Ragged) else views.positives
         b = views.b if positives is None else views.b.index_select(0, positives)
-        return torch.stack(
-            [part(views.a, b) * self.coefficients[name] for name, part in self.regularisers.items()]
-        ).sum()
+        parts = cast("list[Regulariser]", list(self.regularisers))
+        return torch.stack([each(views.a, b) * each.config.coefficient for each in parts]).sum()
 
     def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
         """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""

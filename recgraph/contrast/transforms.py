@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config, ConfigError, Search
-from recgraph.contrast.parts import Part, Views
+from recgraph.contrast.parts import Component, Views
 from recgraph.sparse.blocks import refuse_second_derivative, work_type
 from recgraph.sparse.device import full_precision
 
@@ -18,7 +18,7 @@ class TransformConfig(Config):
     """Settings of a transform."""
 
 
-class Transform(Part):
+class Transform(Component):
     """Base of all transforms. A subclass sets ``Config`` and fills :meth:`forward`."""
 
     Config: ClassVar[type[TransformConfig]] = TransformConfig

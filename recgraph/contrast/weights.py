@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recgraph.config import Config, Search
 from recgraph.contrast.clustering import assign, kmeans
 from recgraph.contrast.hidden_units import tanh_sums
-from recgraph.contrast.parts import Pairs, Part
+from recgraph.contrast.parts import Component, Pairs
 from recgraph.sparse.blocks import FEWEST_ROWS, unit_length
 from recgraph.sparse.device import is_accelerated
 
@@ -26,7 +26,7 @@ class WeightConfig(Config):
     """Settings of a weight."""
 
 
-class Weight(Part):
+class Weight(Component):
     """Base of all weights. A subclass sets ``Config`` and fills :meth:`log_w`.
 
     A weight speaks about candidates in general; whether the positive is one of them, and whether it is weighted, is
@@ -195,7 +195,7 @@ _MOST_LOGIT = 10.0
 
 
 class LearnedConfig(WeightConfig):
-    dim: Annotated[int, Field(ge=1, description="width of the embeddings; models set it")] = 64
+    dim: Annotated[int, Field(ge=1, exclude=True, description="width of the embeddings")] = 64
     inner_dim: Annotated[int, Field(ge=1, description="hidden units of the network")] = 16
     normalise: Annotated[
         bool, Field(description="mean weight 1 for each anchor, so that weights cannot shrink everywhere")

@@ -67,24 +67,14 @@ def integers_of(ids: pl.Series) -> pl.Series | None:
 
 def numbered(values: pl.Series) -> tuple[npt.NDArray[np.int32], pl.Series]:
     """[T] the number of each value, from 0 in the order of first appearance, and the unique values in that order."""
-    codes, size = _codes(values)
-    made, rows = renumbered(codes, size)
-    return made, values.gather(rows)
-
-
-def _codes(values: pl.Series) -> tuple[npt.NDArray[np.integer], int]:
-    """[T] numbers of values, below a size."""
-    if values.dtype.is_integer():
-        low, high = int(values.min() or 0), int(values.max() or 0)  # type: ignore[arg-type]
-        if high - low < 2 * len(values) and low >= -(2**63) and high < 2**63:
-            return values.to_numpy().astype(np.int64) - low, high - low + 1
-    if values.dtype == pl.String:
+    if values.dtype == pl.String:  # twice as fast as the join
         codes = values.cast(pl.Categorical(pl.Categories.random())).to_physical().to_numpy()
-        return codes, int(codes.max(initial=0)) + 1
-    unique = values.unique()
+        made, rows = renumbered(codes, int(codes.max(initial=0)) + 1)
+        return made, values.gather(rows)
+    unique = values.unique(maintain_order=True)
     table = pl.DataFrame({"value": unique, "code": np.arange(len(unique), dtype=np.int32)})
     found = values.alias("value").to_frame().join(table, on="value", how="left", maintain_order="left")
-    return found["code"].to_numpy(), len(unique)
+    return found["code"].to_numpy(), unique
 
 
 def renumbered(codes: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

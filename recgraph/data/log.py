@@ -105,9 +105,7 @@ class Log:
             missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
 
         Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
-
-        Raises:
-            DataError: one of its subclasses for what is wrong, with the row.
+        A DataError says what is wrong, with the row.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
         data = cls._encoded(_table_of(frame, columns), frame_kind(frame), time_format, missing_ids)
@@ -126,8 +124,7 @@ class Log:
                 by gzip or Zstandard.
             options: of :class:`recgraph.data.read.Reading`: the columns, how the files are written, files of features.
 
-        Raises:
-            DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
+        A DataError says what is wrong, with file and row.
         """
         given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
         return cls.from_files(LogFile(str(path), Reading.of(given)))
@@ -251,10 +248,7 @@ class Log:
 
     @checked
     def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
-        """Keep interactions with a rating of at least ``threshold``.
-
-        Ratings below 0 often stand for "not rated", so they are an error unless ``negative`` is ``"drop"``.
-        """
+        """Keep interactions rated at least so; a rating below 0, often "not rated", is an error, or is dropped."""
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
         below = self.log.filter(pl.col("rating") < 0)
@@ -445,7 +439,7 @@ def encode(
             _log.warning("%s: %s rows without a user or an item are left out", source.path or "frame", f"{n_missing:,}")
     else:
         for each, mask in zip(ids, missing, strict=True):
-            fix = "fill it in, or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
+            fix = "fill it in, or leave such rows out with missing_ids='drop' (--reading missing_ids=drop)"
             _refuse(mask, each, source, MissingIdError, f"which is no id (of {int(mask.sum()):,} such rows): {fix}")
     if not len(frame):
         raise source.error(EmptyLogError, "there is no interaction")
@@ -517,12 +511,8 @@ def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
 
 
 def check_graph(graph: Any, log: Log) -> None:
-    """Refuse a graph that does not speak of a log's users and items, or that tells of its test part.
-
-    Users and items are matched by their ids. A relation of users and items that holds interactions of the log is
-    refused, as a split could not hide its test part; ``("user", "interacts", "item")`` is the log itself, of which a
-    model gets the training part instead.
-    """
+    """Refuse a graph that does not speak of a log's users and items, by their ids, or holds interactions of the log,
+    which may be of its test part; of ``("user", "interacts", "item")`` a model gets the training part instead."""
     ids = {name: known for name, known in (("user", log.users), ("item", log.items)) if name in graph.node_types}
     if not ids:
         raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")

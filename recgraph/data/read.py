@@ -344,7 +344,7 @@ def format_of(path: Path) -> FileFormat:
     if (form := SUFFIXES.get(_suffix(path))) is not None:
         return form
     raise ValueError(
-        f"the format of {str(path)!r} cannot be told by its name; give format= (--data-format) one of "
+        f"the format of {str(path)!r} cannot be told by its name; give format= (--reading format=) one of "
         f"{', '.join(get_args(FileFormat))}"
     )
 

@@ -34,15 +34,14 @@ _log = logging.getLogger(__name__)
 
 
 class Label(IntEnum):
-    """The part that an interaction belongs to."""
+    """The part that an interaction belongs to. Beside targets of valid and test these hold the known history of users
+    held out, and what is left: neither a target nor known to the user's case."""
 
     TRAIN = 0
     VALID = 1
     TEST = 2
-    #: the known history of a user held out for valid or test
     VALID_HISTORY = 3
     TEST_HISTORY = 4
-    #: what of valid or test is neither a target nor known to the user's case
     VALID_LEFT = 5
     TEST_LEFT = 6
 
@@ -151,10 +150,8 @@ class SharedOut(Shares):
     @model_validator(mode="before")
     @classmethod
     def _test_everything(cls, values: Any) -> Any:
-        try:
-            return {"test": 1 / int(values["n_folds"]), **values}
-        except (KeyError, TypeError, ValueError, ArithmeticError):  # no folds, or a wrong number, which is an error
-            return values
+        n_folds = values.get("n_folds")
+        return {"test": 1 / n_folds, **values} if isinstance(n_folds, int) and n_folds > 0 else values
 
     @model_validator(mode="after")
     def _not_twice(self) -> Self:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError
+from recgraph.config import ConfigError, Search
 from recgraph.encoders.attention import Asked, Layout, Padded, lay_out
 from recgraph.rng import dropout, lent
 from recgraph.sparse.device import compiled
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup
+
+# settings that encoders share, as parameters of their constructors
+Layers = Annotated[int, Field(ge=1, description="layers"), Search(1, 4)]
+Heads = Annotated[int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))]
+Width = Annotated[int, Field(ge=1, description="width of the feed-forward part")]
+AttentionDropout = Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")]
+TimeBias = Annotated[
+    bool, Field(description="whether scores have a learned bias of the time between the items of both places")
+]
 
 
 def dropout_generator(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError
+from recgraph.config import Search
 from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.kept import SizedByState
 from recgraph.graph.contexts import Layered
@@ -45,8 +46,8 @@ class GCN(GraphEncoder):
         in_dim: width of the input.
         hidden_dim: width of inner layers.
         out_dim: width of the output.
-        n_layers: at least 1.
         dropout: its probability.
+        n_layers: at least 1.
         norm: ``"joint"`` or ``"none"``.
         backend: of the sparse products.
     """
@@ -54,16 +55,14 @@ class GCN(GraphEncoder):
     def __init__(
         self,
         in_dim: int,
-        hidden_dim: int = 64,
-        out_dim: int = 64,
-        n_layers: int = 2,
-        dropout: float = 0.2,
+        hidden_dim: int,
+        out_dim: int,
+        dropout: float,
+        n_layers: Annotated[int, Field(ge=1, description="layers"), Search(1, 3)] = 2,
         norm: Norm = "joint",
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout = {dropout} must be from 0 to below 1")
         self.dropout, self.norm, self.backend = dropout, norm, backend
         widths = [in_dim, *[hidden_dim] * (n_layers - 1), out_dim]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from recgraph.config import Search
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.rng import dropout
 from recgraph.sparse.device import to_device
@@ -30,11 +34,11 @@ class GRU(SequenceEncoder):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.3,
-        n_layers: int = 1,
-        inner_dim: int = 128,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        n_layers: Annotated[int, Field(ge=1, description="GRU layers"), Search(1, 2)] = 1,
+        inner_dim: Annotated[int, Field(ge=1, description="width of the GRU's state")] = 128,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout)
         self.gru = nn.GRU(hidden_dim, inner_dim, n_layers, bias=False)

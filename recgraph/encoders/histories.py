@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.encoders.base import dropout_generator
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged, row_softmax
 from recgraph.sparse.spmm import pair_products
+
+Rate = Annotated[float, Field(ge=0, lt=1, description="of the weights, in training")]
+Init = Literal["uniform", "xavier"]
 
 
 class HistoryAggregator(nn.Module):
@@ -28,12 +34,8 @@ class HistoryAggregator(nn.Module):
             biases of 0, as in the published code.
     """
 
-    def __init__(self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform") -> None:
+    def __init__(self, hidden_dim: int, dropout: Rate = 0.0, init: Init = "uniform") -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout = {dropout} must be from 0 to below 1")
-        if init not in ("uniform", "xavier"):
-            raise ValueError(f"init = {init!r} must be 'uniform' or 'xavier'")
         self.dropout = dropout
         self.init = init
         self.out = self._linear(hidden_dim, bias=False)
@@ -86,7 +88,7 @@ class _Attention(HistoryAggregator):
     """
 
     def __init__(
-        self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform", n_places: int | None = None
+        self, hidden_dim: int, dropout: Rate = 0.0, init: Init = "uniform", n_places: int | None = None
     ) -> None:
         super().__init__(hidden_dim, dropout, init)
         self.n_places = n_places
@@ -117,7 +119,7 @@ class SelfAttention(_Attention):
     """``a_ui = softmax_i(h . tanh(K q_i + b))``: a learned vector h asks, the same of all users."""
 
     def __init__(
-        self, hidden_dim: int, dropout: float = 0.0, init: str = "uniform", n_places: int | None = None
+        self, hidden_dim: int, dropout: Rate = 0.0, init: Init = "uniform", n_places: int | None = None
     ) -> None:
         super().__init__(hidden_dim, dropout, init, n_places)
         self.query = nn.Parameter(torch.empty(hidden_dim, 1))

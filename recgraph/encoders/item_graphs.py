@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError
 from recgraph.encoders.graph import mean
 from recgraph.encoders.kept import SizedByState
 from recgraph.sparse.csr import Csr
@@ -15,6 +15,9 @@ from recgraph.sparse.operators import normalise
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
+
+Steps = Annotated[int, Field(ge=1, le=100, description="layers of propagation")]
+Window = Annotated[int, Field(ge=1, le=100, description="places between two items at most")]
 
 
 class ItemGraph(nn.Module):
@@ -53,10 +56,8 @@ class LinkedItems(SizedByState, ItemGraph):
     indices: Tensor
     weights: Tensor
 
-    def __init__(self, n_items: int, n_layers: int = 2) -> None:
+    def __init__(self, n_items: int, n_layers: Steps = 2) -> None:
         super().__init__()
-        if not 1 <= n_layers <= 100:
-            raise ConfigError(f"n_layers = {n_layers} must be from 1 to 100")
         self.n_items, self.n_layers = n_items, n_layers
         # half the bytes of int64, in every checkpoint
         self.register_buffer("indptr", torch.zeros(1, dtype=torch.int64))
@@ -121,10 +122,8 @@ class Transitions(LinkedItems):
         window: of places.
     """
 
-    def __init__(self, n_items: int, n_layers: int = 2, window: int = 1) -> None:
+    def __init__(self, n_items: int, n_layers: Steps = 2, window: Window = 1) -> None:
         super().__init__(n_items, n_layers)
-        if not 1 <= window <= 100:
-            raise ConfigError(f"window = {window} must be from 1 to 100")
         self.window = window
         self.indptr = torch.zeros(n_items + 1, dtype=torch.int64)
 

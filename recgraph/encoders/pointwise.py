@@ -6,13 +6,15 @@ Their weights are differentiable any number of times: what is computed here are 
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.config import Search
 from recgraph.encoders.attention import N_SPANS, Layout, Padded
-from recgraph.encoders.base import EncoderLayer, LayeredEncoder
+from recgraph.encoders.base import EncoderLayer, Heads, LayeredEncoder, Layers, TimeBias, Width
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -253,12 +255,12 @@ class HSTU(PointwiseEncoder):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.2,
-        n_layers: int = 2,
-        n_heads: int = 1,
-        time_bias: bool = False,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        n_layers: Layers = 2,
+        n_heads: Heads = 1,
+        time_bias: TimeBias = False,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads, time_bias)
         self.layers = nn.ModuleList(
@@ -278,13 +280,13 @@ class FuXi(PointwiseEncoder):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.2,
-        n_layers: int = 2,
-        n_heads: int = 1,
-        inner_dim: int = 64,
-        time_bias: bool = False,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        n_layers: Layers = 2,
+        n_heads: Heads = 1,
+        inner_dim: Annotated[Width, Search(choices=(64, 128, 256))] = 64,
+        time_bias: TimeBias = False,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads, time_bias)
         self.layers = nn.ModuleList(

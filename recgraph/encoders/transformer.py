@@ -6,15 +6,16 @@ SASRec's as RecBole and MCLRec write it, BSARec's with a filter, eSASRec's with 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import ConfigError
+from recgraph.config import Search
 from recgraph.encoders.attention import Asked, Layout, attend
-from recgraph.encoders.base import EncoderLayer, LayeredEncoder
+from recgraph.encoders.base import AttentionDropout, EncoderLayer, Heads, LayeredEncoder, Layers, Width
 from recgraph.rng import dropout
 from recgraph.sparse.device import is_accelerated
 
@@ -122,17 +123,15 @@ class Transformer(LayeredEncoder):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.5,
-        n_layers: int = 2,
-        n_heads: int = 2,
-        inner_dim: int = 256,
-        attention_dropout: float = 0.5,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        n_layers: Layers = 2,
+        n_heads: Heads = 2,
+        inner_dim: Width = 256,
+        attention_dropout: AttentionDropout = 0.5,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads)
-        if not 0 <= attention_dropout < 1:
-            raise ConfigError(f"attention_dropout = {attention_dropout} must be from 0 to below 1")
         self.most_dropped = max(dropout, attention_dropout)
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         if self.positions_first:
@@ -185,7 +184,7 @@ class FilteredLayer(Layer):
         self._kept_matrix: Tensor | None = None
 
     def set_filter(self, max_len: int, alpha: float, c: int, causal: bool) -> None:
-        """Before the first use; see :class:`FilteredTransformer`."""
+        """Before the first use; see :class:`BSA`."""
         self.max_len, self.alpha, self.c, self.causal = max_len, alpha, c, causal
         # a constant of exports, whose formats have no Fourier transform
         matrix = low_pass(max_len, c, causal, self.sqrt_beta.detach())
@@ -225,7 +224,7 @@ class FilteredLayer(Layer):
         return self._feed_forward(mixed, generator)
 
 
-class FilteredTransformer(Transformer):
+class BSA(Transformer):
     """Transformer of :class:`~recgraph.models.sequence.sasrec.BSARec` (Shin et al., AAAI 2024); see there.
 
     As :class:`Transformer`, but masked items inside a sequence take part in the filter, as their place's embedding.
@@ -244,22 +243,26 @@ class FilteredTransformer(Transformer):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.5,
-        n_layers: int = 2,
-        n_heads: int = 2,
-        inner_dim: int = 256,
-        attention_dropout: float = 0.5,
-        alpha: float = 0.7,
-        c: int = 5,
-        causal: bool = False,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        causal: bool,
+        n_layers: Layers = 2,
+        n_heads: Heads = 2,
+        inner_dim: Width = 256,
+        attention_dropout: AttentionDropout = 0.5,
+        alpha: Annotated[
+            float,
+            Field(ge=0, le=1, description="share of the filter; 0: SASRec"),
+            Search(choices=(0.1, 0.3, 0.5, 0.7, 0.9)),
+        ] = 0.7,
+        c: Annotated[
+            int,
+            Field(ge=0, description="cut-off: the c // 2 + 1 lowest of max_len's frequencies count as low"),
+            Search(choices=(1, 3, 5, 7, 9)),
+        ] = 5,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
-        if not 0 <= alpha <= 1:
-            raise ConfigError(f"alpha = {alpha} must be from 0 to 1")
-        if c < 0:
-            raise ConfigError(f"c = {c} must be at least 0")
         for layer in cast("list[FilteredLayer]", list(self.layers)):
             layer.set_filter(max_len, alpha, c, causal)
 
@@ -320,14 +323,14 @@ class GatedTransformer(Transformer):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.5,
-        n_layers: int = 2,
-        n_heads: int = 2,
-        inner_dim: int = 256,
-        attention_dropout: float = 0.5,
-        drops_embeddings: bool = True,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        n_layers: Layers = 2,
+        n_heads: Heads = 2,
+        inner_dim: Width = 256,
+        attention_dropout: AttentionDropout = 0.5,
+        drops_embeddings: Annotated[bool, Field(description="whether embeddings have dropout, too")] = True,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
         if not drops_embeddings:
@@ -370,13 +373,13 @@ class BidirectionalTransformer(Transformer):
 
     def __init__(
         self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.5,
-        n_layers: int = 2,
-        n_heads: int = 2,
-        inner_dim: int = 256,
-        attention_dropout: float = 0.5,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        n_layers: Layers = 2,
+        n_heads: Heads = 2,
+        inner_dim: Width = 256,
+        attention_dropout: AttentionDropout = 0.5,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
         self.head = nn.Linear(hidden_dim, hidden_dim)

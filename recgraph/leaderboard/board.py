@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, checked, load_toml
+from recgraph.config import Config, ConfigError, checked, load_toml, with_none
 from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.read import PATHS, is_data_path
 from recgraph.evaluate.metrics import DEFAULT_METRICS, full_name, split_metric
 from recgraph.evaluate.nodes import SCORES
 from recgraph.evaluate.protocol import check_cutoffs
 from recgraph.registry import ImportFailed, import_all, is_path
-from recgraph.setting_texts import with_none
 from recgraph.train.settings import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]

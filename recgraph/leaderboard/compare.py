@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
@@ -73,6 +75,7 @@ class Column:
 
 #: title of a protocol -> metric -> its column
 Comparisons = dict[str, dict[str, Column]]
+_FILE = TypeAdapter(Comparisons)
 
 
 def compare(records: Records, metrics: Metrics, folder: Path, before: Comparisons) -> tuple[Comparisons, bool]:
@@ -96,16 +99,6 @@ def compare(records: Records, metrics: Metrics, folder: Path, before: Comparison
                 column.versus.update(one for one in earlier.versus.items() if one[0] not in column.versus)
         _adjust(columns, _n_untested(records, title, names, columns))
     return found, is_whole
-
-
-def tested(comparisons: Comparisons) -> set[tuple[str, str, str]]:
-    """Title, metric and address of each entry that is compared with the best one."""
-    return {
-        (title, metric, address)
-        for title, columns in comparisons.items()
-        for metric, column in columns.items()
-        for address in column.versus
-    }
 
 
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
@@ -154,8 +147,8 @@ def _users(records: Records, title: str, folder: Path) -> dict[str, list[Result]
 
 def _compare_metric(records: Records, title: str, metric: str, users: Mapping[str, list[Result]] | None) -> Column:
     """The best entry of a metric against each other one; p-values are not adjusted yet."""
-    scores = {address: [*own.values()] for address, own in values_over_seeds(records, title, metric).items()}
-    best = _best_of(scores, metric)
+    found = values_over_seeds(records, title, metric)
+    best, scores = _best_of(found, metric), {address: [*own.values()] for address, own in found.items()}
     column = Column(best)
     for address, values in scores.items():
         if address == best or not all(map(math.isfinite, (*values, *scores[best]))):
@@ -169,8 +162,8 @@ def _compare_metric(records: Records, title: str, metric: str, users: Mapping[st
     return column
 
 
-def _best_of(scores: Mapping[str, Sequence[float]], metric: str) -> str:
-    return best_first({address: fmean(values) for address, values in scores.items()}, metric)[0]
+def _best_of(scores: Mapping[str, Mapping[int, float]], metric: str) -> str:
+    return best_first({address: fmean(values.values()) for address, values in scores.items()}, metric)[0]
 
 
 def _tests(
@@ -255,20 +248,14 @@ def load_comparisons(path: Path, records: Records, metrics: Metrics) -> tuple[Co
         return {}, False
     is_whole = file["inputs"] == inputs_of(records, metrics)
     same = {address for address, own in _digests(records).items() if file["entries"].get(address) == own}
-    found: Comparisons = {}
+    before, found = _FILE.validate_python(file["columns"]), Comparisons()
     for title, names in metrics.items():
         columns = {}
-        for metric in names:
-            scores, values = values_over_seeds(records, title, metric), file["columns"].get(title, {}).get(metric)
-            if values is None or not scores or values["best"] not in same:
-                continue
-            if _best_of({address: [*own.values()] for address, own in scores.items()}, metric) == values["best"]:
-                versus = {
-                    address: tuple(Comparison(**test) for test in tests)
-                    for address, tests in values["versus"].items()
-                    if address in same
-                }
-                columns[metric] = Column(values["best"], versus)
+        for metric, column in before.get(title, {}).items():
+            scores = values_over_seeds(records, title, metric)
+            if metric in names and column.best in same and _best_of(scores, metric) == column.best:
+                versus = {address: tests for address, tests in column.versus.items() if address in same}
+                columns[metric] = Column(column.best, versus)
         _adjust(columns, 0 if is_whole else _n_untested(records, title, names, columns))
         if columns:
             found[title] = columns
@@ -279,9 +266,6 @@ def save_comparisons(
     comparisons: Comparisons, records: Records, metrics: Metrics, path: Path, *, is_whole: bool = True
 ) -> None:
     """Write the comparisons of some records; ``is_whole``: none is left to make."""
-    columns = {
-        title: {metric: asdict(column) for metric, column in of_title.items()}
-        for title, of_title in comparisons.items()
-    }
+    columns = _FILE.dump_python(comparisons, mode="json")
     inputs = inputs_of(records, metrics) if is_whole else ""
     write_json({"inputs": inputs, "entries": _digests(records), "columns": columns}, path, allow_nan=False)

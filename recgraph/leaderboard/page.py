@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from recgraph.evaluate.metrics import higher_is_better
 from recgraph.files import write_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS
-from recgraph.leaderboard.sheet import COSTS, Entry, Number, ScoreTable, Sheet, open_sheet, update_comparisons
-from recgraph.leaderboard.tables import GROUPS, cheapest_text, markdown, metric_name, short_hash, to_csv
+from recgraph.leaderboard.sheet import COSTS, Number, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import GROUPS, cheapest_text, cost_text, markdown, metric_name, short_hash, to_csv
 from recgraph.pages import charts, environment
 from recgraph.pages.charts import Chart, Figure, Line, Scale
 
@@ -69,7 +70,8 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     templates.filters |= {
         "metric_name": metric_name,
         "spread": spread,
-        "pretty": lambda value: json.dumps(value, indent=1),
+        "cost": cost_text,
+        "pretty": partial(json.dumps, indent=1),
     }
     return templates.get_template("page.html.j2").render(
         board=board,
@@ -86,7 +88,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         spoken=_SPOKEN,
         cheapest_text=cheapest_text,
         cost_figures=cost_figures,
-        costs=_costs,
+        costs=COSTS,
         curve_figures=curve_figures,
         group_tables=group_tables,
         is_best=is_best,
@@ -96,53 +98,11 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     )
 
 
-# -- numbers as texts
-
-
 def spread(number: Number) -> str:
     """The standard deviation as ``±.0012``; empty of one seed."""
     if number.sd is None:
         return ""
     return f"±{number.sd:.4f}".replace("±0.", "±.") if number.sd else "±0"
-
-
-def duration(seconds: float) -> str:
-    """Seconds to three digits in ms, s, min or h."""
-    if seconds < 1:
-        return f"{_three_digits(1000 * seconds)} ms"
-    for limit, unit, size in ((120, "s", 1), (7200, "min", 60)):
-        if seconds < limit:
-            return f"{_three_digits(seconds / size)} {unit}"
-    return f"{_three_digits(seconds / 3600)} h"
-
-
-def count(number: float) -> str:
-    """``1.87 M`` of 1,871,496."""
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
-            return f"{_three_digits(number / size)}{unit}"
-    return f"{number:.0f}"
-
-
-def _three_digits(number: float) -> str:
-    """Three digits, or all before the point where there are more: ``:.3g`` writes 999.9 as ``1e+03``."""
-    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"
-
-
-def memory(mib: float) -> str:
-    """``624 MiB``, ``1.2 GiB``."""
-    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.3g} GiB"
-
-
-def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
-    forms = {"training_wh": "{:.3g} Wh".format, "n_parameters": "{:,.0f}".format, "epochs": "{:.0f}".format}
-    found = {}
-    for name in COSTS:
-        if (number := sheet.cost(entry.name, name)) is not None:
-            form = forms.get(name, memory if name == "peak_memory_mb" else duration)
-            spent = f"{form(number.mean)} ± {form(number.sd)}" if number.sd else form(number.mean)
-            found[name.removeprefix("n_").removesuffix("_mb").replace("_", " ")] = spent
-    return found
 
 
 # -- tables
@@ -153,7 +113,7 @@ class PageColumn(NamedTuple):
 
     label: str
     numbers: Mapping[str, Number]
-    form: Callable[[float], str] = "{:.4f}".format
+    form: Callable[[Number], str] = lambda number: f"{number.mean:.4f}"
     order: str = "descending"
 
 
@@ -194,15 +154,20 @@ def score_groups(sheet: Sheet) -> list[ColumnGroup]:
             for each in metrics
         ]
         groups.append(ColumnGroup(title, "" if n_users is None else f"{n_users:,} users", columns, place < _VISIBLE))
-    costs = (
-        ("Training", "training_seconds", duration),
-        ("Inference", "inference_seconds", duration),
-        ("Parameters", "n_parameters", count),
-        ("Memory", "peak_memory_mb", memory),
-    )
+    costs = {
+        "Training, s": "training_seconds",
+        "Inference, s": "inference_seconds",
+        "Parameters": "n_parameters",
+        "Memory, MiB": "peak_memory_mb",
+    }
     spent = [
-        PageColumn(label, {name: own for name in names if (own := sheet.cost(name, cost))}, form, "ascending")
-        for label, cost, form in costs
+        PageColumn(
+            label,
+            {name: own for name in names if (own := sheet.cost(name, cost))},
+            partial(cost_text, name=cost),
+            "ascending",
+        )
+        for label, cost in costs.items()
     ]
     return [*groups, ColumnGroup("cost of a seed", "mean", spent, is_of_scores=False)]
 
@@ -248,7 +213,7 @@ def cost_marks(sheet: Sheet, cost: str) -> list[charts.Mark]:
         y = sign * score.mean
         is_dominated = any(a <= x and b >= y and (a, b) != (x, y) for a, b in places)
         sd = score.sd or 0.0
-        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {duration(x)}"
+        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {x:,.1f} s"
         kind = "complete" if is_dominated else "front"
         marks.append(charts.Mark(x, score.mean, kind, text, name=name, spread=sd))
     return sorted(marks, key=lambda mark: (mark.kind != "front", -mark.y))

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from polars.exceptions import PolarsError
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config, ConfigError, assignments, merged, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.nodes import NodeProtocol, ProbeConfig
@@ -23,7 +23,6 @@ from recgraph.evaluate.results import Result, load_users
 from recgraph.files import read_object, remove_folder, write_json
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
-from recgraph.setting_texts import setting_text
 from recgraph.train.config import GraphTrainConfig, share_out, training_config
 from recgraph.train.pretrained import InitItemsConfig
 from recgraph.train.settings import DataConfig, ProbeSettings
@@ -46,17 +45,14 @@ def digest(values: Any) -> str:
 def identity_of(sheet: SheetSpec, cls: type[Model], settings: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the numbers of a job beside its seed: an entry's address is its digest.
 
-    The resolved configuration, the model's revision, the card and the protocol; the hash of the data is compared
-    separately.
+    The resolved configuration, the card and the protocol; the hash of the data is compared separately.
     """
     of_nodes = is_of_nodes(sheet.dataset)
-    parts = _parts(cls, of_nodes, settings)
     return {
         "model": cls.key(),
         "dataset": data_name(sheet.dataset),
         "card": find_card(sheet.dataset).hash,
-        **parts,
-        "revision": cls.revision_of(parts["config"]),
+        **_parts(cls, of_nodes, settings),
         "protocols": _protocol_hashes(sheet, of_nodes),
     }
 
@@ -71,7 +67,7 @@ def _parts(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dic
     made = {name: part.of(shared[name]) for name, part in parts.items()}
     if made.get("items") == InitItemsConfig():  # entries that read none keep their address
         del made["items"]
-    return {name: part.identity() for name, part in made.items()}
+    return {name: part.model_dump(mode="json") for name, part in made.items()}
 
 
 def _protocol_hashes(sheet: SheetSpec, of_nodes: bool) -> list[str]:
@@ -93,7 +89,7 @@ class Job:
     are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
 
     Attributes:
-        settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
+        settings: those that are not defaults, as a tree, as for ``recgraph train``.
         identity: see :func:`identity_of`.
         metrics: those beyond the default ones; a record without them is made again, under the same address.
         imports: what the board's file imports; files by their absolute paths.
@@ -129,7 +125,7 @@ class Job:
 
     def command(self, seed: int | str, threads: int = 1, device: str = "cpu") -> str:
         """The two commands that reproduce its numbers with a seed, which may be a shell's variable."""
-        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
+        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in assignments(self.settings)]
         model, data = shlex.quote(self.model), shlex.quote(self.dataset)
         folder = f"runs/{model}-{self.address}-seed{seed}"
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
@@ -218,12 +214,12 @@ def plan_of(board: Board, sheet: SheetSpec, results: str | Path | None = None) -
 def _jobs_of(sheet: SheetSpec, entry: EntrySpec, folder: Path) -> list[Job]:
     cls: type[Model] = registry.load("model", entry.model)
     protocol, of_nodes = sheet.protocol, is_of_nodes(sheet.dataset)
-    settings = {**(sheet.training if issubclass(cls, TrainableModel) else {}), **entry.settings}
+    settings = merged(sheet.training if issubclass(cls, TrainableModel) else {}, entry.settings)
     own = (ProbeSettings if of_nodes else DataConfig).model_fields
     if wrong := sorted(own.keys() & {**sheet.training, **entry.settings}.keys()):
         raise ConfigError(f"{wrong[0]} is of the test, which all models share: give it in [protocol]")
     if of_nodes:
-        settings |= {f"probe_{name}": value for name, value in protocol.probe.items()}
+        settings |= {"probe": protocol.probe} if protocol.probe else {}
     else:
         split = protocol.data.model_dump(mode="json", exclude_defaults=True)
         settings |= {name: value for name, value in split.items() if value}

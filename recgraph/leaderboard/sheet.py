@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recgraph import pages, registry
-from recgraph.config import checked
+from recgraph.config import checked, setting_text
 from recgraph.evaluate.metrics import best_first, higher_is_better
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
@@ -29,11 +29,9 @@ from recgraph.leaderboard.compare import (
     describe_tests,
     load_comparisons,
     save_comparisons,
-    tested,
 )
 from recgraph.leaderboard.plan import TITLES, Job, Record, plan_of
 from recgraph.models.base import Model
-from recgraph.setting_texts import setting_text
 
 #: entry, table (title of a protocol), kind of groups of users, group, metric or cost; what does not apply is empty
 Key = tuple[str, str, str, str, str]
@@ -473,7 +471,7 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     records = {one.address: one.records for one in sheet.entries}
     metrics = {table.title: table.metrics for table in sheet.tables}
     found, is_whole = compare(records, metrics, sheet.folder, sheet.comparisons)
-    if not is_whole and tested(found) == tested(sheet.comparisons):
+    if found == sheet.comparisons and not is_whole:
         return sheet
     save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons, is_whole=is_whole)
     return replace(sheet, comparisons=found, is_compared=is_whole)

@@ -93,7 +93,7 @@ def _cells(number: Number) -> dict[str, Any]:
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
     """The board as Markdown that ends with a line break; ``level``: of the first heading."""
     templates = environment("leaderboard").overlay(autoescape=False)
-    templates.filters |= {"text": for_markdown, "code": markdown_code, "cell": _cell, "cost": _cost}
+    templates.filters |= {"text": for_markdown, "code": markdown_code, "cell": _cell, "cost": cost_text}
     text = templates.get_template("board.md.j2").render(
         board=board,
         sheets=sheets,
@@ -165,7 +165,7 @@ def _places(sheet: Sheet) -> list[str]:
     return list(dict.fromkeys(text for made in found for text in (*made["machine"], *made["versions"])))
 
 
-def _cost(number: Number | None, name: str) -> str:
+def cost_text(number: Number | None, name: str) -> str:
     """A cost as text; watt hours and parameters without their deviation."""
     if number is None:
         return "–"

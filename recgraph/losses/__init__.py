@@ -1,0 +1,11 @@
+"""Next-item losses; a name of a member, as ``losses.BPR``, is its settings as a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recgraph.registry import find_part
+
+
+def __getattr__(name: str) -> Any:
+    return find_part(name, "loss")

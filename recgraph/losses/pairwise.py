@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Added, Search
+from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.losses.scores import own_scores, unit_rows
@@ -46,7 +46,6 @@ class OwnNegativesConfig(LossConfig):
     n_groups: Annotated[
         int,
         Field(ge=1, description="groups of a step's targets with shared negatives, each group with K of its own"),
-        Added(),
     ] = 1
 
 
@@ -254,7 +253,6 @@ class BCEConfig(OwnNegativesConfig):
             "as the target, and the sum is divided by 1 + n_negatives",
         ),
         Search(low=1.0, high=1000.0, log=True),
-        Added(),
     ] = None
 
 
@@ -333,7 +331,6 @@ class CCLConfig(OwnNegativesConfig):
     dropout: Annotated[
         float,
         Field(ge=0, lt=1, description="of the hidden states or user vectors, brought to length 1 before, in training"),
-        Added(),
     ] = 0.0
 
 

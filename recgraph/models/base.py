@@ -98,8 +98,6 @@ class Model(nn.Module):
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
-    #: raised by hand when a change may alter the model's numbers
-    revision: ClassVar[int] = 1
     #: whether it is built with a typed graph of the training part, a
     #: :class:`recgraph.models.heterogeneous.base.GraphSpace`
     reads_graph: ClassVar[bool] = False
@@ -126,11 +124,6 @@ class Model(nn.Module):
     def key(cls) -> str:
         """The name under which the registry finds the model."""
         return registry.key_of("model", cls)
-
-    @classmethod
-    def revision_of(cls, settings: Mapping[str, Any]) -> int:
-        """:attr:`revision`, with those of the models that it is made of by these settings."""
-        return cls.revision
 
     @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:

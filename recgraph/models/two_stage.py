@@ -15,13 +15,14 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, Search, unknown_key
+from recgraph.config import Config, ConfigError, PartConfig, Search, configure, known_settings, unknown_key
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
 from recgraph.encoders.kept import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.heterogeneous.base import evaluating
+from recgraph.registry import part, part_class
 from recgraph.rng import derive
 from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.ragged import Ragged
@@ -54,10 +55,10 @@ class Member:
         if name is None or not isinstance(wanted, int) or wanted < 1:
             raise ConfigError(f"models: {spec!r}: give a name, and as candidates a number of at least 1")
         model: type[Model] = registry.load("model", name)
-        own = {key: value for key, value in given.items() if key in {*model.Config.model_fields, *model.Config.renamed}}
+        own = {key: value for key, value in given.items() if key in model.Config.model_fields}
         rest = {key: value for key, value in given.items() if key not in own}
         if rest and not issubclass(model, TrainableModel):
-            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), model.Config.model_fields)}")
+            raise ConfigError(f"models: {name}: {unknown_key(next(iter(rest)), known_settings(model.Config))}")
         try:
             model.Config.of(own)
         except ConfigError as error:
@@ -275,6 +276,10 @@ def _rows_of(table: Tensor, index: Tensor, n: int) -> Tensor:
 # --- second stages ----------------------------------------------------------------------------------
 
 
+#: within a class, ``Config`` is its own
+BaseConfig = Config
+
+
 class Ranker(SizedByState):
     """Base of second stages: a subclass defines ``fit`` and ``score``.
 
@@ -287,9 +292,9 @@ class Ranker(SizedByState):
 
     Config: ClassVar[type[Config]] = Config
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
-        self.config: Any = self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
 
     def fit(self, features: Tensor, labels: Tensor, groups: Tensor) -> object:
         """Learn from labelled candidates.
@@ -319,7 +324,9 @@ class BoostedTreesConfig(Config):
         int, Field(ge=1, description="candidates that a leaf holds, at least"), Search(5, 200, log=True)
     ] = 50
     l2: Annotated[float, Field(ge=0, description="penalty of the leaves' squares"), Search(1e-3, 100.0, log=True)] = 1.0
-    seed: Annotated[int, Field(description="of the rows that the bounds of the histograms are read from")] = 0
+    seed: Annotated[
+        int, Field(exclude=True, description="of the rows that the bounds of the histograms are read from")
+    ] = 0
 
 
 class BoostedTrees(Ranker):
@@ -347,8 +354,8 @@ class BoostedTrees(Ranker):
     value: Tensor
     start: Tensor
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
         shape = self.config.max_iter, 2 * self.config.max_leaf_nodes - 1
         itself = torch.arange(shape[1]).expand(shape)
         self.register_buffer("column", torch.zeros(shape, dtype=torch.int64))
@@ -437,8 +444,8 @@ class Logistic(Ranker):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, config: BaseConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
         for name in self.sized_by_state:
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
         self.register_buffer("bias", torch.zeros((), dtype=torch.float64))
@@ -475,7 +482,10 @@ def _specified(models: Any) -> Any:
     """Models that are given as objects, by their specifications."""
     if not isinstance(models, list | tuple):
         raise ValueError("give a list of models, by name or as {name = ..., and settings}")
-    return [registry.specification("model", each) if isinstance(each, Model) else each for each in models]
+    return [
+        {"name": each.key(), **each.config.model_dump(mode="json")} if isinstance(each, Model) else each
+        for each in models
+    ]
 
 
 class TwoStageConfig(ModelConfig):
@@ -492,11 +502,11 @@ class TwoStageConfig(ModelConfig):
         int, Field(ge=1, description="items that each model gives for a user"), Search(20, 500, log=True)
     ] = 100
     ranker: Annotated[
-        str,
-        Field(description="the second stage: boosted_trees, logistic, or one of your own"),
+        PartConfig,
+        part("ranker"),
+        Field(description="the second stage"),
         Search(choices=("boosted_trees", "logistic")),
-    ] = "boosted_trees"
-    ranker_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its settings")]
+    ] = part_class("ranker", "boosted_trees")()
     negatives: Annotated[
         int | None,
         Field(ge=1, description="candidates of a user that teach as wrong ones, drawn by the seed; none: all"),
@@ -552,28 +562,20 @@ class TwoStage(ClosedFormModel):
         super().__init__(config, **settings)
         self.members = [Member.of(spec, self.config.candidates) for spec in self.config.models]
         made = [member.make() for member in self.members]
-        self.revision = self.revision_of({"models": self.config.models})  # type: ignore[misc]
         self.reads_graph = any(each.reads_graph for each in made)  # type: ignore[misc]
         self.ranks_in_threads = all(each.ranks_in_threads for each in made)  # type: ignore[misc]
         self._wish: FeatureWish = next((each.wanted_features for each in made if each.wanted_features), ())
 
     @classmethod
-    def revision_of(cls, settings: Mapping[str, Any]) -> int:
-        given = {name: settings[name] for name in ("models",) if name in settings}
-        members = [Member.of(spec, 1).cls for spec in cls.Config.of(given).models]
-        return cls.revision + sum(each.revision - 1 for each in members)
-
-    @classmethod
     def said_of(cls, settings: Mapping[str, Any]) -> str:
         names = [each if isinstance(each, str) else each["name"] for each in settings["models"]]
-        return f"An ensemble: {settings['ranker']} over the candidates of {', '.join(names)}."
+        return f"An ensemble: {settings['ranker']['name']} over the candidates of {', '.join(names)}."
 
     def _build(self, space: Space) -> None:
         assert self.seed is not None
         self.stages = nn.ModuleList(self._fresh(member, space) for member in self.members)
         self.features = Features(space.n_users, space.n_items, self.config.repeats)
-        given = {"name": self.config.ranker, **self.config.ranker_options}
-        self.ranker = registry.make("ranker", given, seed=derive(self.seed, "ranker"))
+        self.ranker = self.config.ranker.build(seed=derive(self.seed, "ranker"))
         self.register_buffer("is_taught", torch.zeros((), dtype=torch.bool))
 
     def _fresh(self, member: Member, space: Space) -> Model:

@@ -128,19 +128,9 @@ class Recommender:
     @classmethod
     def for_log(cls, model: Model, log: Interactions, record: Mapping[str, Any] | None = None) -> Self:
         """A recommender for the users of a log; seen is all that they did in it."""
-        return cls(
-            model,
-            log.users,
-            log.items,
-            log.ordered.items,
-            columns=log.columns,
-            kind=log.kind,
-            item_features=log.item_features,
-            record=record,
-            times=log.ordered.times,
-            time_unit=log.time_unit,
-            time_format=log.time_format,
-        )
+        same: dict[str, Any] = {name: getattr(log, name) for name in ("columns", "kind", "item_features")}
+        times: dict[str, Any] = {"times": log.ordered.times, "time_unit": log.time_unit, "time_format": log.time_format}
+        return cls(model, log.users, log.items, log.ordered.items, record=record, **same, **times)
 
     @cached_property
     def popularity(self) -> Tensor:
@@ -200,11 +190,10 @@ class Recommender:
         engine: Engine | None = None,
         **options: Any,
     ) -> Iterator[Any]:
-        """:meth:`recommend` part by part, in memory that does not grow with the number of answers.
+        """:meth:`recommend` in parts of ``batch_size`` users, in memory that does not grow with their number.
 
         Args:
             users, histories: one of them, as there; all users by default.
-            batch_size: users of a part.
             engine: answers the parts (:mod:`recgraph.parallel`); None: this process.
             options: ``exclude_seen``, ``allow``, ``block``, ``rules``, ``fallback``, ``item_columns``, as there.
 

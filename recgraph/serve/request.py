@@ -136,7 +136,8 @@ def of_histories(
 def _read(frame: Any, columns: Columns, time_format: str | None) -> Interactions:
     there = names_of(frame)
     times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
-    user, item = _name(columns.user, "user", there), _name(columns.item, "item", there)
+    user = columns.user if columns.user in there else "user"
+    item = columns.item if columns.item in there else "item"
     return with_times_like(frame, Columns(user=user, item=item, timestamp=times[0] if times else None), time_format)
 
 
@@ -145,13 +146,6 @@ def with_times_like(frame: Any, columns: Columns, time_format: str | None) -> In
     dtype = None if columns.timestamp is None else nw.from_native(frame).collect_schema()[columns.timestamp]
     is_written = dtype is not None and (dtype.is_numeric() or dtype in (nw.String, nw.Categorical, nw.Enum))
     return Interactions.from_frame(frame, **columns.model_dump(), time_format=time_format if is_written else None)
-
-
-def _name(own: str, plain: str, there: list[str]) -> str:
-    for name in (own, plain):
-        if name in there:
-            return name
-    raise ValueError(f"there is no column {own!r} or {plain!r}; the columns are {', '.join(there)}")
 
 
 def given_ids(given: Any, kind: FrameKind, argument: str) -> tuple[pl.Series, FrameKind]:

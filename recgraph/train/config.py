@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from pydantic import Field, create_model
 
-from recgraph.config import Added, Config, ConfigError, Search, distribute
+from recgraph.config import Config, ConfigError, Search, distribute
 from recgraph.models.base import Model, TrainableModel
 from recgraph.ranks import connect
 
@@ -29,14 +29,13 @@ class TrainConfig(Config):
     ] = 128
     learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
-    adam_beta2: Annotated[float, Field(ge=0, lt=1, description="decay of Adam's second moments"), Added()] = 0.999
+    adam_beta2: Annotated[float, Field(ge=0, lt=1, description="decay of Adam's second moments")] = 0.999
     sparse_tables: Annotated[
         bool,
         Field(
             description="whether tables of which a step touches few rows have sparse gradients, and SparseAdam steps "
             "these rows alone; weight_decay and clip_norm do not reach them"
         ),
-        Added(),
     ] = False
     max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 100
     patience: Annotated[
@@ -67,10 +66,9 @@ class TrainConfig(Config):
             validate_default=True,
             description="the epochs after each of which the step schedule multiplies the learning rate by drop_factor",
         ),
-        Added(),
     ] = ()
     drop_factor: Annotated[
-        float, Field(gt=0, lt=1, description="what the step schedule multiplies the learning rate by"), Added()
+        float, Field(gt=0, lt=1, description="what the step schedule multiplies the learning rate by")
     ] = 0.1
     schedule_epochs: Annotated[
         int | None,
@@ -79,7 +77,6 @@ class TrainConfig(Config):
             description="epochs over which a linear or cosine schedule goes down to 0, where more epochs may follow "
             "max_epochs; none: max_epochs",
         ),
-        Added(),
     ] = None
     warmup_steps: Annotated[int, Field(ge=0, description="batches over which the learning rate rises from 0")] = 0
     accumulate: Annotated[int, Field(ge=1, description="batches whose mean gradient makes a step")] = 1
@@ -93,13 +90,12 @@ class TrainConfig(Config):
         Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
     ] = 0.0
     compile: Annotated[
-        bool, Field(description="on an accelerator: compile encoder, loss and contrasts of a sequence model"), Added()
+        bool, Field(description="on an accelerator: compile encoder, loss and contrasts of a sequence model")
     ] = False
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
     track: Annotated[
         Literal["mlflow", "wandb"] | None,
         Field(description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"),
-        Added(),
     ] = None
 
 
@@ -117,11 +113,6 @@ def share_out(
     """Share one flat namespace of settings of a model's run out, as :func:`recgraph.config.distribute` does."""
     refuse_training(model, settings)
     return distribute(settings, parts)
-
-
-def own_defaults(model: type[TrainableModel]) -> dict[str, Any]:
-    """The defaults of training that are a model's own, by setting."""
-    return {name: default for name, (default, _) in model.training_defaults.items()}
 
 
 def training_config(model: type[TrainableModel]) -> type[TrainConfig]:

@@ -28,7 +28,7 @@ from recgraph.serve.bundle import Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.train.observers import Observer
 from recgraph.train.record import SELECTION, Plot, RunRecord, curves, run_html, run_text
-from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, probe_of, split_again
+from recgraph.train.settings import ProbeSettings, check_features, check_split, features_of, split_again
 from recgraph.train.update import UpdateOptions, update
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class NodeRun(BaseRun):
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
         if probe is None:
-            probe = probe_of(ProbeSettings.of(self.record.evaluation))
+            probe = ProbeSettings.of(self.record.evaluation).probe
         results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
         self._add_results("nodes", results)
         return results

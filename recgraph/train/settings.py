@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import Field
 
 from recgraph import registry
-from recgraph.config import Added, Config, ConfigError, prefixed, unprefixed
+from recgraph.config import Config, ConfigError
 from recgraph.data.catalog import default_strategy, get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.read import FEATURES, PARTS, LogFile, Reading, is_data_path
@@ -24,9 +24,6 @@ from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.ranks import Ranks, local_rank, of_all
 from recgraph.train.record import DataRecord
 
-_PREFIX = "probe_"
-#: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
-ProbeSettings = prefixed(ProbeConfig, _PREFIX)
 #: name of a file of features -> its fingerprint, see :meth:`recgraph.data.read.LogFile.fingerprint`; or of a frame
 #: or a graph in memory, whose ``path`` is None
 Fingerprints = Mapping[str, Mapping[str, Any]]
@@ -37,9 +34,10 @@ _ROWS = 1 << 12
 _log = logging.getLogger(__name__)
 
 
-def probe_of(settings: Config) -> ProbeConfig:
-    """The settings of the linear probe from those of a run."""
-    return unprefixed(ProbeConfig, settings, _PREFIX)
+class ProbeSettings(Config):
+    """The settings of the linear probe beside those of a model and its training."""
+
+    probe: Annotated[ProbeConfig, Field(description="the linear probe of a node task")] = ProbeConfig()
 
 
 def check_task(cls: type[Model], dataset: str, of_nodes: bool) -> None:
@@ -82,7 +80,6 @@ class DataConfig(Config):
     split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
     reading: Annotated[
         Reading | None,
-        Added(),
         Field(description="of a file of one's own: its columns (user, item, timestamp, rating, weight), encoding, ..."),
     ] = None
 

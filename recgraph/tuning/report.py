@@ -6,8 +6,8 @@ import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from recgraph.setting_texts import setting_text
-from recgraph.tuning.space import Dimension, merge
+from recgraph.config import assignments, merged, put, setting_text
+from recgraph.tuning.space import Dimension
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -32,11 +32,10 @@ def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """All settings with which a trial's configuration is trained on its own, as the study did."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
     searched = identity["space"]["searched"]
-    params = {}
+    settings = merged(source.get("settings", {}), identity["space"]["fixed"])
     for name, value in trial.params.items():  # choices that are no plain values are kept as JSON
         choices = searched.get(name, {}).get("choices")
-        params[name] = Dimension(name, choices=tuple(choices)).decode(value) if choices else value
-    settings = merge({**source.get("settings", {}), **identity["space"]["fixed"], **params})
+        put(settings, name.split("."), Dimension(name, choices=tuple(choices)).decode(value) if choices else value)
     selecting = study.user_attrs.get("selecting")
     return settings if selecting is None else {**settings, "metric": selecting}
 
@@ -48,7 +47,7 @@ def command(study: Study, trial: FrozenTrial) -> str:
     imports = [each["file"] or each["module"] for each in study.user_attrs.get("imports", ())]
     words = ["recgraph", "train", model, "--dataset", dataset, "--seed", f"{identity['seed']}"]
     words += [word for name in imports for word in ("--import", name)]
-    words += [word for each in settings_of(study, trial).items() for word in ("--set", setting_text(*each))]
+    words += [word for each in assignments(settings_of(study, trial)) for word in ("--set", setting_text(*each))]
     return shlex.join([*words, "--out", "runs/best"])
 
 

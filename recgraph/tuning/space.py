@@ -1,53 +1,55 @@
-"""Search spaces: from the annotations on configuration fields, narrowed, extended and fixed by a space file.
+"""Search spaces: from the annotations on the fields of a tree of settings, narrowed, extended and fixed by a file.
 
-``SETTING.OPTION`` is an option of the one part that a setting chooses (``loss.popularity_power``); it goes into
-``SETTING_options``. ``SETTING.PART.OPTION`` is an option of one of several parts; it goes into the part's
-specification, ``{name = "crop", ratio = ...}`` of ``augmentations.crop.ratio``, or ``alignment = {coefficient = ...}``
-of ``regularisers.alignment.coefficient``.
+A name is dotted within a part (``encoder.alpha``), and has the part's name where a field holds several
+(``augmentations.crop.ratio``).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from recgraph import registry
-from recgraph.config import Config, ConfigError, Search, distribute, load_toml, shown, unknown_key
-from recgraph.parts import is_list, kind_of, options_of
-from recgraph.setting_texts import choices_with_none
+from recgraph.config import (
+    Config,
+    ConfigError,
+    PartConfig,
+    Search,
+    assignments,
+    distribute,
+    load_toml,
+    put,
+    search_of,
+    shown,
+    unknown_key,
+    walk,
+    with_none,
+)
 
 if TYPE_CHECKING:
     from optuna import Trial
     from optuna.distributions import BaseDistribution
 
 Parts = Mapping[str, type[Config]]
-Fields = Mapping[str, FieldInfo]
 #: the key that says whether fields that the space does not name are searched
 REST = "*"
 _RANGE = ("low", "high", "log", "step", "choices")
 #: types of choices that a storage takes as they are; others (lists, tables) are stored as JSON
 _PLAIN = (bool, int, float, str, type(None))
-#: combinations of searched values that are tried beside what is fixed
-_MOST_POINTS = 256
 _MOST_WHOLE_NUMBERS = 20
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A range or a list of choices for one field, or for one option of a part.
+    """A range or a list of choices for one setting.
 
     Attributes:
-        name: of the field, or dotted, of the option.
+        name: of the setting, dotted within a part.
         low, high: both ends, included; None where there are ``choices``.
         log: whether the logarithm is searched.
         step: between two neighbours, or None.
@@ -153,19 +155,19 @@ def _same(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched and what is fixed, in one flat namespace of several configurations.
+    """What is searched and what is fixed of several configurations.
 
     Attributes:
         parts: name -> configuration class.
-        dimensions: parameter of a trial, which is called as its field or option -> its dimension.
-        fixed: field -> its value; all others have their defaults.
-        fields: dimension's name -> its field.
+        dimensions: dotted name of a setting -> its dimension.
+        fixed: the settings that are not searched, as a tree; all others have their defaults.
+        defaults: dotted name -> its value where it is not searched.
     """
 
     parts: Parts
     dimensions: Mapping[str, Dimension]
     fixed: Mapping[str, Any]
-    fields: Fields
+    defaults: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -175,68 +177,58 @@ class SearchSpace:
 
         Args:
             parts: name -> configuration class; no two have a field of the same name.
-            fixed: settings that are not searched.
+            fixed: settings that are not searched, as a tree.
             given: a mapping or a TOML file. ``field = value`` fixes a field, ``field = [..]`` gives its choices,
                 ``field = {low, high, log, step, choices}`` replaces these entries of the annotation, or makes a
                 range for a field that has none; ``"*" = "fixed"`` keeps all that it does not name at its default.
-                A dotted name is an option of a part, and is searched only where it is named.
 
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
         """
-        given = choices_with_none(load_toml(given)) if isinstance(given, str | Path) else dict(given or {})
-        rest = given.pop(REST, "searched")
+        table = with_none(load_toml(given) if isinstance(given, str | Path) else given or {})
+        rest = table.pop(REST, "searched")
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")
-        fields = {name: field for part in parts.values() for name, field in part.model_fields.items()}
-        given = _flatten(given, fields)
-        own = {name: value for name, value in given.items() if "." not in name}
-        distribute({**fixed, **own}, parts)
-        if twice := sorted(fixed.keys() & own.keys()):
+        named = dict(_flattened(table))
+        settled = dict(fixed)
+        is_set = {name for name, _ in assignments(fixed)}
+        if twice := sorted(name for name in named if name in is_set):
             raise ConfigError(f"setting {twice[0]!r} is both set and in the space; leave one out")
-        settled, dimensions = dict(fixed), {}
-        for name, field in [*fields.items()]:
-            if name in own:
-                found = _dimension(name, field, own[name])
-            elif name not in fixed and rest == "searched" and _search(field) is not None:
-                found = _dimension(name, field, {})
-            else:
+        for name, value in named.items():
+            if not _is_range(value):
+                put(settled, name.split("."), value)
+        made = {part: parts[part].of(values) for part, values in distribute(settled, parts).items()}
+        tree = {name: (field, value) for config in made.values() for name, field, value in walk(config)}
+        if unknown := [name for name in named if name not in tree]:
+            raise ConfigError(f"space of {unknown[0]!r}: {unknown_key(unknown[0], tree)}")
+        dimensions: dict[str, Dimension] = {}
+        for name, (field, _) in tree.items():
+            if name in named and _is_range(named[name]):
+                dimensions[name] = _dimension(name, field, named[name])
+            elif rest == "fixed" or search_of(field) is None or name in named or name in is_set:
                 continue
-            if found is None:
-                settled[name] = own[name]
-            else:
-                dimensions[name] = found
-        for name, value in given.items():
-            if "." not in name:
-                continue
-            fields[name] = _option_field(name, fields, settled)
-            found = _dimension(name, fields[name], value)
-            if found is None:
-                _check(Dimension(name, choices=(value,)), fields[name])
-                settled = merge({**settled, name: value})
-            else:
-                dimensions[name] = found
-        for name, dimension in dimensions.items():
-            _check(dimension, fields[name])
+            elif not _is_within(name, {*dimensions}):
+                dimensions[name] = _dimension(name, field, {})
         if not dimensions:
             raise ConfigError("the space is empty: give ranges in the space (--space FILE)")
-        for name, value in settled.items():
-            _check_names(name, (value,))
-        _check_together(parts, settled, [each for each in dimensions.values() if "." not in each.name])
-        return cls(parts, dimensions, settled, fields)
+        for name in dimensions:
+            _write_lists(settled, name, tree)
+        space = cls(parts, dimensions, settled, {name: value for name, (_, value) in tree.items()})
+        for name, dimension in dimensions.items():
+            space._check(name, dimension)
+        return space
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings for sampled parameters (``trial.params``)."""
-        sampled = {name: dimension.decode(params[name]) for name, dimension in self.dimensions.items()}
-        return merge({**self.fixed, **sampled})
+        """The settings, as a tree, for sampled parameters (``trial.params``)."""
+        found = dict(self.fixed)
+        for name, dimension in self.dimensions.items():
+            put(found, name.split("."), dimension.decode(params[name]))
+        return found
 
     def default(self) -> dict[str, Any] | None:
         """The parameters of the default configuration; None where a default is outside of the space."""
         try:
-            return {
-                name: each.encode(_default_of(name, self.fields[name], self.fixed))
-                for name, each in self.dimensions.items()
-            }
+            return {name: each.encode(_plain(self.defaults[name])) for name, each in self.dimensions.items()}
         except ValueError:
             return None
 
@@ -245,20 +237,53 @@ class SearchSpace:
         searched = {name: dimension.to_dict() for name, dimension in sorted(self.dimensions.items())}
         return {"searched": searched, "fixed": dict(self.fixed)}
 
+    def _check(self, name: str, dimension: Dimension) -> None:
+        """There must be such a range, and every end or choice must be a value that the field allows."""
+        dimension.distribution  # noqa: B018 (it checks)
+        for value in dimension.choices or (dimension.low, dimension.high):
+            tree = dict(self.fixed)
+            put(tree, name.split("."), int(value) if dimension.whole else value)
+            try:
+                for part, values in distribute(tree, self.parts).items():
+                    self.parts[part].of(values)
+            except ConfigError as error:
+                raise ConfigError(f"space of {name!r}: {error}") from None
 
-def _search(field: FieldInfo) -> Search | None:
-    return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, Mapping) and set(value) <= set(_RANGE))
 
 
-def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
-    """The dimension of a field; None where ``given`` is a value that fixes it."""
+def _flattened(table: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value, or range, of what a space holds; a table with a name is the value of a part."""
+    for name, value in table.items():
+        is_table = isinstance(value, Mapping) and "name" not in value and value
+        if is_table and not _is_range(value):
+            yield from _flattened(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
+def _is_within(name: str, names: set[str]) -> bool:
+    """Whether a setting is one of these, or lies within one of them."""
+    path = name.split(".")
+    return any(".".join(path[:n]) in names for n in range(1, len(path) + 1))
+
+
+def _write_lists(settings: dict[str, Any], name: str, tree: Mapping[str, tuple[FieldInfo, Any]]) -> None:
+    """Write the parts of a field that holds several into the settings, for one of theirs to be set."""
+    path = name.split(".")
+    for n in range(1, len(path)):
+        place = ".".join(path[:n])
+        if place in tree and isinstance(tree[place][1], tuple):
+            put(settings, path[:n], [each.model_dump(mode="json") for each in tree[place][1]])
+
+
+def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension:
+    """The dimension of a field by what the space says of it."""
     if isinstance(given, list | tuple):
         return Dimension(name, choices=tuple(given))
-    if not isinstance(given, Mapping) or (given and not set(given) & set(_RANGE)):
-        return None
-    if unknown := [key for key in given if key not in _RANGE]:
-        raise ConfigError(f"space of {name!r}: {unknown_key(unknown[0], _RANGE)}")
-    written = asdict(_search(field) or Search())
+    written = asdict(search_of(field) or Search())
     if given:  # a range replaces choices, a log scale replaces steps
         written["choices"] = None
         written["step"] = None if given.get("log") else written["step"]
@@ -270,162 +295,24 @@ def _dimension(name: str, field: FieldInfo, given: Any) -> Dimension | None:
     return Dimension(name, **merged, whole=int in types and float not in types)
 
 
-def _check_together(parts: Parts, settled: Mapping[str, Any], searched: list[Dimension]) -> None:
-    """Refuse fixed settings that are allowed neither beside the defaults of what is searched nor beside any of the
-    combinations of its ends and choices that are tried."""
-    for part, values in distribute(settled, parts).items():
-        try:
-            parts[part].of(values)
-        except ConfigError:
-            own = [each for each in searched if each.name in parts[part].model_fields]
-            points = itertools.product(*(each.choices or (each.low, each.high) for each in own))
-            for point in itertools.islice(points, _MOST_POINTS):
-                with suppress(ConfigError):
-                    parts[part].of({**values, **{each.name: value for each, value in zip(own, point, strict=True)}})
-                    break
-            else:
-                raise
-
-
-def _check_names(name: str, values: Iterable[Any]) -> None:
-    """Names of parts must be known: an unknown one would end the study when it is drawn."""
-    if name not in registry.kinds() or name == "metric":  # the setting names a cutoff, too
-        return
-    for each in values:
-        if isinstance(each, str):
-            try:
-                registry.load(name, each)
-            except ValueError as error:
-                raise ConfigError(f"space of {name!r}: {error}") from None
-
-
-def _check(dimension: Dimension, field: FieldInfo) -> None:
-    """There must be such a range, and every end or choice must be a value that the field allows."""
-    _check_names(dimension.name, dimension.choices or ())
-    dimension.distribution  # noqa: B018 (it checks)
-    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
-    for value in dimension.choices or (dimension.low, dimension.high):
-        try:
-            adapter.validate_python(int(value) if dimension.whole else value)
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"]
-            raise ConfigError(f"space of {dimension.name!r}: {value!r} is not allowed: {problem}") from None
-
-
-# -- options of parts
-
-
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings or a space as JSON keeps them: numbers of numpy as numbers, models and parts by their specifications."""
-    kept = dict(settings)
-    for name, value in settings.items():
-        try:
-            json.dumps(value)
-        except TypeError:
-            kept[name] = json.loads(json.dumps(value, default=partial(_plain, name)))
-    return kept
+    """Settings or a space as JSON keeps them: numbers of numpy as numbers, parts as tables."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, np.generic | np.ndarray):
+            return value.tolist()
+        if isinstance(value, Config):
+            return value.model_dump(mode="json")
+        if hasattr(value, "key") and isinstance(getattr(value, "config", None), Config):  # a model among others
+            return {"name": value.key(), **value.config.model_dump(mode="json")}
+        raise ConfigError(f"settings: a study keeps numbers, texts, lists and tables, not {shown(value)}")
+
+    found: dict[str, Any] = json.loads(json.dumps(dict(settings), default=read))
+    return found
 
 
-def _plain(setting: str, value: Any) -> Any:
-    kind = kind_of(setting.partition(".")[0])
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if kind is not None and hasattr(value, "config"):
-        return registry.specification(kind, value)
-    raise ConfigError(f"setting {setting!r}: a study keeps numbers, texts, lists and dictionaries, not {shown(value)}")
-
-
-def _flatten(given: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """Dotted names for the tables that TOML makes of unquoted ones: ``{weight: {a: 1}}`` -> ``{"weight.a": 1}``."""
-    flat: dict[str, Any] = {}
-    for name, value in given.items():
-        setting = name.partition(".")[0]
-        n_names = 1 if setting not in fields or kind_of(setting) is None else 3 if is_list(setting) else 2
-        is_table = isinstance(value, Mapping) and value and not set(value) & {*_RANGE, "name"}
-        if is_table and name.count(".") + 1 < n_names:
-            flat |= _flatten({f"{name}.{key}": each for key, each in value.items()}, fields)
-        else:
-            flat[name] = value
-    return flat
-
-
-def _option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldInfo:
-    """The field of a dotted name; the value of a setting with several parts is written into ``settings``."""
-    setting, *rest = name.split(".")
-    if setting not in fields:
-        raise ConfigError(f"space of {name!r}: {unknown_key(setting, fields)}")
-    kind, several = kind_of(setting), is_list(setting)
-    if kind is None or not (several or f"{setting}_options" in fields):
-        raise ConfigError(f"space of {name!r}: {setting} chooses no part that has options")
-    if len(rest) != (2 if several else 1):
-        raise ConfigError(f"space of {name!r}: must be of the form {setting}.{'PART.' if several else ''}OPTION")
-    chosen = settings.get(setting, _default(fields[setting]))
-    if several:
-        settings[setting] = dict(chosen) if isinstance(chosen, Mapping) else list(chosen)
-        parts = (
-            [*map(registry.key, chosen)] if isinstance(chosen, Mapping) else [registry.key(_name(s)) for s in chosen]
-        )
-        if parts.count(registry.key(rest[0])) != 1:
-            raise ConfigError(
-                f"space of {name!r}: {rest[0]!r} is not once among {setting}: {', '.join(parts) or 'none'}"
-            )
-        chosen = rest[0]
-    elif chosen is None:
-        raise ConfigError(f"space of {name!r}: {setting} is none; fix it ({setting} = ..., or --set {setting}=...)")
-    cls = registry.load(kind, chosen)
-    if rest[-1] not in (known := options_of(cls)):
-        raise ConfigError(f"space of {name!r}: {kind} {cls.__name__}: {unknown_key(rest[-1], known)}")
-    return known[rest[-1]]
-
-
-def _default_of(name: str, field: FieldInfo, settings: Mapping[str, Any]) -> Any:
-    """The value of a field or an option where it is not searched: the one in the settings, else its default."""
-    setting, *rest = name.split(".")
-    given: Mapping[str, Any] = {}
-    if len(rest) == 1:
-        given = settings.get(f"{setting}_options", {})
-    elif rest:
-        given = next(spec for part, spec in _specs(settings[setting]).items() if _is_called(part, rest[0]))
-    if rest and rest[-1] in given:
-        return given[rest[-1]]
-    if field.is_required():
-        raise ValueError(f"{name} has no default")
-    return _default(field)
-
-
-def merge(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the values of dotted names in ``SETTING_options`` and in the specifications of parts."""
-    merged = {name: value for name, value in settings.items() if "." not in name}
-    for name, value in settings.items():
-        setting, *rest = name.split(".")
-        if len(rest) == 1:
-            merged[f"{setting}_options"] = {**merged.get(f"{setting}_options", {}), rest[0]: value}
-        elif len(rest) == 2:
-            given = merged[setting]
-            specs = {part: spec for part, spec in _specs(given).items() if _is_called(part, rest[0])}
-            changed = {part: {**spec, rest[1]: value} for part, spec in specs.items()}
-            if isinstance(given, Mapping):
-                merged[setting] = {**given, **changed}
-            else:
-                merged[setting] = [changed.get(_name(spec), spec) for spec in given]
-    return merged
-
-
-def _specs(given: Any) -> dict[str, Mapping[str, Any]]:
-    """Part -> its specification, of a list of names and specifications, or of a mapping by part: of regularisers,
-    whose number is the coefficient."""
-    if isinstance(given, Mapping):
-        return {part: of if isinstance(of, Mapping) else {"coefficient": of} for part, of in given.items()}
-    return {_name(spec): {"name": spec} if isinstance(spec, str) else spec for spec in given}
-
-
-def _is_called(part: str, name: str) -> bool:
-    return registry.key(part) == registry.key(name)
-
-
-def _name(spec: str | Mapping[str, Any]) -> str:
-    return spec if isinstance(spec, str) else str(spec.get("name"))
-
-
-def _default(field: FieldInfo) -> Any:
-    return field.get_default(call_default_factory=True, validated_data={})
+def _plain(value: Any) -> Any:
+    """A default as choices are written: a part that differs from its own defaults by nothing as its name."""
+    if isinstance(value, PartConfig):
+        return value.part_name if value == type(value)() else value.model_dump(mode="json")
+    return list(value) if isinstance(value, tuple) else value

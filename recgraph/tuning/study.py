@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from recgraph import parallel, registry
-from recgraph.config import checked, load_toml
+from recgraph.config import checked, load_toml, with_none
 from recgraph.data.split import SealedSplit, Split, without_test_data
 from recgraph.evaluate.metrics import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
@@ -24,7 +24,6 @@ from recgraph.models.base import Model
 from recgraph.pages import print_note
 from recgraph.ranks import refuse_launched
 from recgraph.rng import derive
-from recgraph.setting_texts import choices_with_none
 from recgraph.train.config import pick_device
 from recgraph.train.pretrained import input_digests
 from recgraph.train.run import Run
@@ -130,7 +129,7 @@ def tune(
         metrics,
         n_trials,
         plain(fixed),
-        choices_with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
+        with_none(load_toml(space)) if isinstance(space, str | Path) else plain(space or {}),
         sampler or ("nsga2" if len(metrics) > 1 else "tpe"),
         pruner or "none",
         seed,
@@ -167,7 +166,6 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     objective: Any = plan.objective if hasattr(plan.objective, "__qualname__") else type(plan.objective)
     identity = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
-        "revision": plan.model.revision_of(plan.space.fixed),
         "metrics": list(plan.metrics),
         "objective": plan.objective and f"{objective.__module__}:{objective.__qualname__}",
         "space": plan.space.to_dict(),

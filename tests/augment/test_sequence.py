@@ -14,8 +14,7 @@ from refusing import refused
 from scipy.stats import chi2
 
 from recgraph import registry
-from recgraph.augment import SequenceAugmentation, TwoViews
-from recgraph.augment.sequence import Crop, Mask, Reorder
+from recgraph.augment.sequence import Crop, Mask, Reorder, SequenceAugmentation, TwoViews
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 

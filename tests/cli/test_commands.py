@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from recgraph import __version__, registry
 from recgraph.evaluate.results import load_users
 
-SMALL = "--set hidden_dim=16 --set max_epochs=1 --set batch_size=128 --set n_heads=1"
+SMALL = "--set hidden_dim=16 --set max_epochs=1 --set batch_size=128 --set encoder.n_heads=1"
 
 
 def rows(line: str, *more: str) -> list[dict[str, Any]]:
@@ -85,15 +85,13 @@ def test_train_resolves_its_settings_and_goes_on(run: Path, tmp_path: Path) -> N
     assert "--resume" in refused(again)
     works(f"{again} --resume")
     file = tmp_path / "settings.toml"
-    file.write_text(
-        "hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n[loss_options]\nshared = false\n"
-    )
-    options = f"-d synthetic -o {tmp_path / 'run'} --config {file} --set hidden_dim=4 --set loss_options.n_negatives=3"
+    file.write_text("hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\npatience = 'none'\n[loss]\nshared = false\n")
+    options = f"-d synthetic -o {tmp_path / 'run'} --config {file} --set hidden_dim=4 --set loss.n_negatives=3"
     works(f"train bprmf {options}")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["config"]["hidden_dim"], config["training"]["batch_size"]) == (4, 256)
     assert config["training"]["patience"] is None
-    assert config["config"]["loss_options"] == {"shared": False, "n_negatives": 3}
+    assert config["config"]["loss"]["n_negatives"] == 3
 
 
 def test_fit_on_all_and_refit(tmp_path: Path) -> None:
@@ -330,10 +328,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RECGRAPH_CARDS", str(folder))
     make_card(folder)
     works(f"data get tiny --from {folder / 'tiny'}")
-    probe = "--set probe_learning_rate=0.1 --set probe_repeats=4"
+    probe = "--set probe.learning_rate=0.1 --set probe.repeats=4"
     told = works(
         f"train MEOW -d tiny -o {tmp_path / 'meow'} --set hidden_dim=8 --set max_epochs=4 {probe} --device cpu",
-        *("--set", "n_clusters=[3, 5]"),
+        *("--set", "prototypes.n_clusters=[3, 5]"),
     )
     assert f"try next: recgraph evaluate {tmp_path / 'meow'}" in told.stderr
     return tmp_path / "meow"
@@ -343,7 +341,7 @@ def test_the_node_task(nodes: Path) -> None:
     config = json.loads((nodes / "config.json").read_text())
     assert (config["config"]["metapaths"], config["config"]["raw_features"]) == (["paper-author-paper"], ["paper"])
     assert (config["task"], config["fitted_on"], config["training"]["metric"]) == ("nodes", "graph", "loss")
-    assert config["evaluation"]["probe_learning_rate"] == 0.1
+    assert config["evaluation"]["probe"]["learning_rate"] == 0.1
     found = rows(f"evaluate {nodes}")
     assert [(row["probe"], row["labels"]) for row in found] == [
         ("linear", "10"),
@@ -354,7 +352,7 @@ def test_the_node_task(nodes: Path) -> None:
     record = json.loads((nodes / "record.json").read_text())
     assert record["results"]["nodes"]["protocol"]["probe"]["repeats"] == 4
     assert record["unsealed"]
-    told = works(f"evaluate {nodes} --set probe_learning_rate=0.05").stderr
+    told = works(f"evaluate {nodes} --set probe.learning_rate=0.05").stderr
     assert "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol " in told
     assert "recommender" in refused(f"recommend {nodes} -u 1")
     assert json.loads(works(f"inspect {nodes} --node 1 -k 3 --format json").stdout)["neighbours"]
@@ -364,7 +362,7 @@ def test_the_node_task(nodes: Path) -> None:
 def test_acm(shared: Path, tmp_path: Path) -> None:
     works(f"data get acm --from {shared / 'data' / 'hin'}")
     config = Path(__file__).resolve().parents[2] / "experiments" / "configs" / "meow-acm.toml"
-    few = "--set max_epochs=2 --set probe_repeats=2 --set probe_steps=20 --device cpu"
+    few = "--set max_epochs=2 --set probe.repeats=2 --set probe.steps=20 --device cpu"
     works(f"train MEOW -d acm -o {tmp_path / 'run'} --config {config} {few}")
     found = rows(f"evaluate {tmp_path / 'run'}")
     assert [row["labels"] for row in found] == ["20", "40", "60", "20", "40", "60", "none"]

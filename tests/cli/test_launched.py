@@ -39,8 +39,8 @@ class Faulty(SASRec):
         return super().forward(batch, terms)
 """
 #: five batches an epoch, of two processes each; a checkpoint after every second
-SETTINGS = ("batch_size=120", "checkpoint_every=2", "hidden_dim=16", "n_layers=1", "max_epochs=2")
-WITHOUT_DROPOUT = ("dropout=0", "attention_dropout=0")
+SETTINGS = ("batch_size=120", "checkpoint_every=2", "hidden_dim=16", "encoder.n_layers=1", "max_epochs=2")
+WITHOUT_DROPOUT = ("dropout=0", "encoder.attention_dropout=0")
 GRACE = 120.0
 
 

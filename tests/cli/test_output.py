@@ -120,7 +120,7 @@ def test_errors(error: BaseException, code: int, name: str) -> None:
     assert (found, name in message) == (code, True)
 
 
-SMALL = ("-s", "hidden_dim=8", "-s", "n_heads=1", "-s", "batch_size=256", "-s", "patience=none")
+SMALL = ("-s", "hidden_dim=8", "-s", "encoder.n_heads=1", "-s", "batch_size=256", "-s", "patience=none")
 TRAIN = ("train", "sasrec", "--dataset", "synthetic", *SMALL)
 EPOCH = r"epoch \d+/\d+: loss \d\.\d{4}, ndcg@10 0\.\d{4}, best 0\.\d{4} \(epoch \d+\), [\d.]+ (s|min)"
 

@@ -95,11 +95,12 @@ def test_a_file_that_has_changed_or_is_gone() -> None:
 def test_new_logs_are_read_like_that_of_the_run() -> None:
     frame = log().assign(event_time=lambda given: pd.to_datetime(given["event_time"], unit="s"))
     frame = frame.assign(sku="é" + frame["sku"].astype(str)).sort_values("event_time")
-    names, form = "--names customer_id,sku,stars,event_time", "%d.%m.%Y %H:%M:%S"
+    form = "%d.%m.%Y %H:%M:%S"
     as_text: dict[str, Any] = {"index": False, "header": False, "date_format": form, "encoding": "latin-1"}
     frame[:300].to_csv("old.txt", **as_text)
-    options = f"--data old.txt --data-format csv {names} --encoding latin-1 --out run"
-    works(f"train itemknn {options}", "--time-format", form)
+    options = '--reading format=csv --reading names=["customer_id","sku","stars","event_time"]'
+    line = f"train itemknn --data old.txt --out run {options} --reading encoding=latin-1"
+    works(line, "--reading", f"time_format={form}")
     frame[300:390].to_csv("new.txt", **as_text)
     assert "new: 90 interactions" in works("update run --data new.txt --out second --force").stderr
     frame[390:].to_csv("third.csv", **as_text)

@@ -16,7 +16,7 @@ OWN = '''
 import torch
 
 import recgraph as rg
-from recgraph.augment import SequenceAugmentation
+from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.contrast.weights import Weight
 from recgraph.evaluate.metrics import Metric
 from recgraph.losses.base import NextItemLoss
@@ -82,7 +82,7 @@ class Squared(NextItemLoss):
 '''
 PARTS = (
     *("--set", 'augmentations=["backwards", "crop"]'),
-    *("--set", "weight=alike"),
+    *("--set", "contrast.weight=alike"),
     *("--set", "loss=squared"),
     *("--set", "hidden_dim=8"),
     *("--set", "batch_size=512"),

@@ -75,7 +75,7 @@ class TestWeight:
 class TestObjective:
     def make(self, name: str, **settings: object) -> Objective:
         with seeded_init(0):
-            objective: Objective = ContrastiveTerm(objective=name, objective_settings=settings, dim=D).objective
+            objective: Objective = ContrastiveTerm(objective={"name": name, **settings}, dim=D).objective
         return objective
 
     def value(self, objective: Objective, a: Tensor, b: Tensor, weight: Weight | None = None) -> Tensor:

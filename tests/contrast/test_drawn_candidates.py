@@ -101,7 +101,7 @@ def test_a_term_draws_what_its_setting_says(objective: str) -> None:
     a, b = views()
 
     def loss(n_candidates: int | None, seed: int = 0) -> Tensor:
-        term = ContrastiveTerm(objective=objective, objective_settings={"n_candidates": n_candidates})
+        term = ContrastiveTerm(objective={"name": objective, "n_candidates": n_candidates})
         found: Tensor = term(a, b, generator=torch.Generator().manual_seed(seed))
         return found
 

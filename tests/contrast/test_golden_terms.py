@@ -53,8 +53,7 @@ class TestMEOW:
         golden = load(f"meow_step_{step}")
         term = ContrastiveTerm(
             temperature=float(golden["tau"]),
-            objective="info_nce",
-            objective_settings={"count_positive": False, "block_rows": block_rows},
+            objective={"name": "info_nce", "count_positive": False, "block_rows": block_rows},
             weight=dense.Dense(golden["weight_hard"].log()),
         )
         close(term(golden["z_coarse"], golden["z_fine_projected"]), golden["loss_info"])

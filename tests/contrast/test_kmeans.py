@@ -52,7 +52,7 @@ class TestKMeans:
 
     def test_warm_start(self) -> None:
         x, _ = self.blobs()
-        cold, warm = Prototypes(n_clusters=(4, 6)), Prototypes(8, n_clusters=(4, 6), warm_start=True).double()
+        cold, warm = Prototypes(n_clusters=(4, 6)), Prototypes(dim=8, n_clusters=(4, 6), warm_start=True).double()
         first = warm(x)
         for ours, theirs in zip(first, cold(x), strict=True):
             assert torch.equal(ours.assignments, theirs.assignments)

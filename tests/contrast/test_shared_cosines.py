@@ -16,7 +16,7 @@ N, D = 12, 5
 #: whether the weight sees what the similarity sees, and the settings of the term
 TERMS: dict[str, tuple[bool, dict[str, Any]]] = {
     "info_nce": (True, {"objective": "info_nce"}),
-    "drawn": (True, {"objective": "nt_xent", "objective_settings": {"n_candidates": 7, "weigh_positive": True}}),
+    "drawn": (True, {"objective": {"name": "nt_xent", "n_candidates": 7, "weigh_positive": True}}),
     "debiased": (True, {"objective": "debiased_nt_xent"}),
     "queue": (True, {"objective": "info_nce", "queue_size": 10}),
     "inner products": (False, {"objective": "info_nce", "similarity": "dot"}),
@@ -28,7 +28,9 @@ TERMS: dict[str, tuple[bool, dict[str, Any]]] = {
 def test_the_same_as_by_two_products(name: str, hardest: float, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, given = TERMS[name]
     settings = {"similarity": "cosine", "temperature": 0.3, **given}
-    settings["objective_settings"] = {**settings.get("objective_settings", {}), "block_rows": 5}
+    objective = settings.get("objective", "nt_xent")
+    table = {"name": objective} if isinstance(objective, str) else objective
+    settings["objective"] = {**table, "block_rows": 5}
     a, b = (torch.randn(N, D, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (1, 2))
     a, b = a.requires_grad_(), b.requires_grad_()
     was_shared: list[bool] = []

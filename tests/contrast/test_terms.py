@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from refusing import refused
 from torch import Tensor
 
+from recgraph import contrast
 from recgraph.contrast.blockwise import NoCandidateError
 from recgraph.contrast.regularisers import Alignment, CrossUniformity, Margin, Uniformity
-from recgraph.contrast.term import ContrastiveTerm, TermConfig
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.contrast.weights import Hardness, Pairs
 from recgraph.ranks import Ranks, Share
 from recgraph.sparse import blocks
@@ -62,8 +63,7 @@ def test_info_nce_is_dense(similarity: str, weighted: bool, flags: tuple[bool, b
     term = ContrastiveTerm(
         similarity=similarity,
         temperature=0.3,
-        objective="info_nce",
-        objective_settings=settings(flags, block_rows),
+        objective={"name": "info_nce", **settings(flags, block_rows)},
         weight=None if log_w is None else dense.Dense(log_w),
     )
     x, y = (F.normalize(a, dim=1), F.normalize(b, dim=1)) if similarity == "cosine" else (a, b)
@@ -83,7 +83,7 @@ def test_nt_xent_is_dense(weighted: bool, flags: tuple[bool, bool]) -> None:
     log_w = log_weights(2 * N, 2 * N) if weighted else None
     term = ContrastiveTerm(
         temperature=0.5,
-        objective_settings=settings(flags, block_rows),
+        objective=settings(flags, block_rows),
         weight=None if log_w is None else dense.Dense(log_w),
     )
     root = math.sqrt(0.5)
@@ -105,7 +105,7 @@ def test_several_positives(weighted: bool) -> None:
     a, b = views()
     rows = [[i, (i + 2) % N] for i in range(N)]
     log_w = log_weights(N, N) if weighted else torch.zeros(N, N, dtype=torch.float64)
-    given = {"objective": "info_nce", "objective_settings": {"weigh_positive": True}, "temperature": 0.5}
+    given = {"objective": {"name": "info_nce", "weigh_positive": True}, "temperature": 0.5}
     term = ContrastiveTerm(**given, weight=dense.Dense(log_w) if weighted else None)
     s, losses = a @ b.T / 0.5, []
     for i, own in enumerate(rows):
@@ -130,14 +130,13 @@ def test_frozen_parts_get_no_gradient() -> None:
 def test_no_candidate_at_all() -> None:
     a, b = views()
     ids = torch.zeros(N, dtype=torch.int64)
-    given = {"weight": "self_mask", "objective_settings": {"count_positive": False}}
+    given = {"weight": "self_mask", "objective": {"count_positive": False}}
     with refused("weight", by=NoCandidateError):
         ContrastiveTerm(**given)(a, b, ids)
-    given["objective_settings"]["if_none"] = "zero"  # type: ignore[index]
-    assert ContrastiveTerm(**given)(a, b, ids) == 0
+    assert ContrastiveTerm(**given, if_none="zero")(a, b, ids) == 0
     # one sample, as the last batch of an epoch may have, has no other row to be contrasted with
     for objective in ("info_nce", "nt_xent"):
-        loss = ContrastiveTerm(objective=objective, objective_settings={"count_positive": False})(a[:1], b[:1])
+        loss = ContrastiveTerm(objective={"name": objective, "count_positive": False})(a[:1], b[:1])
         loss.backward()
         assert loss == 0
 
@@ -151,17 +150,17 @@ def test_no_more_than_a_block_is_resident() -> None:
             return pairs.anchors @ pairs.candidates.T
 
     a, b = views()
-    ContrastiveTerm(weight=Spy(), objective="info_nce", objective_settings={"block_rows": 3})(a, b).backward()
+    ContrastiveTerm(weight=Spy(), objective={"name": "info_nce", "block_rows": 3})(a, b).backward()
     # nothing is computed again in backward
     assert sizes == [(3, N), (3, N), (2, N)]
 
 
 def test_a_term_from_a_configuration_and_its_refusals() -> None:
-    given = {"similarity": "cosine", "temperature": 0.2, "objective_settings": {"count_positive": False}}
+    given = {"similarity": "cosine", "temperature": 0.2}
     a, b = views()
-    assert ContrastiveTerm(TermConfig.of({**given, "objective": "InfoNCE"}))(a, b) == ContrastiveTerm(
-        **given, objective="info_nce"
-    )(a, b)
+    made = [contrast.InfoNCE(count_positive=False), {"name": "InfoNCE", "count_positive": False}]
+    first, second = (ContrastiveTerm(Contrast.of(given, objective=each))(a, b) for each in made)
+    assert first == second == ContrastiveTerm(**given, objective=made[0])(a, b)
     for name, value in (("weight", "nope"), ("objective", "nope"), ("temperature", 0)):
         with refused(name):
             ContrastiveTerm(**{name: value})
@@ -193,7 +192,7 @@ def slow_debiased(a: Tensor, b: Tensor, tau: float, tau_plus: float, beta: float
 @pytest.mark.parametrize("tau_plus", [0.0, 0.1, 0.6])  # the last one leaves less than the least for some anchors
 def test_debiased_nt_xent_as_published(tau_plus: float, beta: float | None) -> None:
     a, b = views(6)
-    given: dict[str, Any] = {"objective": "debiased_nt_xent", "objective_settings": {"tau_plus": tau_plus}}
+    given: dict[str, Any] = {"objective": {"name": "debiased_nt_xent", "tau_plus": tau_plus}}
     weight = None if beta is None else Hardness(beta=beta / 0.5)
     term = ContrastiveTerm(similarity="cosine", temperature=0.5, weight=weight, **given)
     agree(term(a, b), slow_debiased(a, b, 0.5, tau_plus, beta), a, b)
@@ -202,8 +201,8 @@ def test_debiased_nt_xent_as_published(tau_plus: float, beta: float | None) -> N
 @pytest.mark.parametrize("flags", FLAGS)
 def test_debiased_info_nce_is_info_nce_without_bias(flags: tuple[bool, bool]) -> None:
     (a, b), own, weight = views(), settings(flags, None), dense.Dense(log_weights(N, N))
-    plain = ContrastiveTerm(objective="info_nce", objective_settings=own, weight=weight)
-    other = ContrastiveTerm(objective="debiased_info_nce", objective_settings={**own, "tau_plus": 0.0}, weight=weight)
+    plain = ContrastiveTerm(objective={"name": "info_nce", **own}, weight=weight)
+    other = ContrastiveTerm(objective={"name": "debiased_info_nce", **own, "tau_plus": 0.0}, weight=weight)
     agree(other(a, b), plain(a, b), a, b)
 
 
@@ -221,7 +220,7 @@ def test_barlow_twins_is_a_loop_over_correlations() -> None:
                 / math.sqrt(math.prod(variances))
             )
             expected += (1 - c) ** 2 if d == e else 0.03 * c**2
-    term = ContrastiveTerm(objective="barlow_twins", objective_settings={"redundancy": 0.03})
+    term = ContrastiveTerm(objective={"name": "barlow_twins", "redundancy": 0.03})
     assert float(term(a, b).detach()) == pytest.approx(expected, rel=1e-12)
 
 
@@ -240,7 +239,7 @@ def test_ranks_divide_the_anchors(objective: str, own: dict[str, Any], weight: s
     """The mean of the losses and gradients of ranks is that of one process."""
     count = 3
     torch.manual_seed(0)
-    term = ContrastiveTerm(objective=objective, objective_settings=own, weight=weight, dim=D, temperature=0.7).double()
+    term = ContrastiveTerm(objective={"name": objective, **own}, weight=weight, dim=D, temperature=0.7).double()
     ids = torch.arange(N) % 4
 
     def outcome(share: Share | None) -> list[Tensor]:
@@ -295,11 +294,10 @@ def test_alignment_is_dense(alpha: float) -> None:
 
 def test_regularisers_are_added() -> None:
     a, b = views()
-    given = {"alignment": 0.5, "uniformity": {"coefficient": 2.0, "t": 3.0}, "margin": {}}
+    given = [{"name": "alignment", "coefficient": 0.5}, {"name": "uniformity", "coefficient": 2.0, "t": 3.0}, "margin"]
     term, plain = ContrastiveTerm(regularisers=given), ContrastiveTerm()
-    assert term.coefficients == {"alignment": 0.5, "uniformity": 2.0, "margin": 0.1}
     wanted = plain(a, b) + 0.5 * Alignment()(a, b) + 2 * Uniformity(t=3.0)(a, b) + 0.1 * Margin()(a, b)
     close(term(a, b), wanted)
     chosen = torch.arange(N).flip(0)
-    of_positives = ContrastiveTerm(objective="info_nce", regularisers={"alignment": 1.0})(a, b, positives=chosen)
+    of_positives = ContrastiveTerm(objective="info_nce", regularisers=["alignment"])(a, b, positives=chosen)
     close(of_positives, ContrastiveTerm(objective="info_nce")(a, b, positives=chosen) + Alignment()(a, b[chosen]))

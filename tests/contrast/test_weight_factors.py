@@ -29,7 +29,7 @@ def test_factor(cls: type[Weight], positive: tuple[bool, bool], scale: float, mo
     ids, leaves = torch.arange(30), (a, b, *weight.parameters())
 
     def run() -> list[Tensor]:
-        term = ContrastiveTerm(temperature=0.7, objective="nt_xent", objective_settings=settings, weight=weight)
+        term = ContrastiveTerm(temperature=0.7, objective={"name": "nt_xent", **settings}, weight=weight)
         loss = term(a, b, ids, ids)
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -57,7 +57,7 @@ def test_a_weight_of_0_passes_no_gradient() -> None:
     weight, ids = Gate(), torch.arange(9)
     settings = {"weigh_positive": True, "block_rows": 4}
     term = ContrastiveTerm(
-        similarity="cosine", temperature=0.5, objective="info_nce", objective_settings=settings, weight=weight
+        similarity="cosine", temperature=0.5, objective={"name": "info_nce", **settings}, weight=weight
     )
     x, y = (torch.nn.functional.normalize(side, dim=1) for side in (a, b))
     s = x @ y.t() / 0.5

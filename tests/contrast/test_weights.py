@@ -36,7 +36,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def info(weight: Cluster | Learned, block_rows: int | None = None, **flags: bool) -> ContrastiveTerm:
     settings = {"block_rows": block_rows, **flags}
-    return ContrastiveTerm(temperature=0.5, objective="info_nce", objective_settings=settings, weight=weight)
+    return ContrastiveTerm(temperature=0.5, objective={"name": "info_nce", **settings}, weight=weight)
 
 
 class TestCluster:
@@ -111,7 +111,7 @@ class TestLearned:
         close(weight.log_w(Pairs(ids, ids, anchors, candidates)).exp(), golden["ada_weight_soft"])
         settings = {"weigh_positive": True, "block_rows": 7}
         tau = float(golden["tau"])
-        term = ContrastiveTerm(temperature=tau, objective="info_nce", objective_settings=settings, weight=weight)
+        term = ContrastiveTerm(temperature=tau, objective={"name": "info_nce", **settings}, weight=weight)
         loss = term(anchors, candidates)
         close(loss, golden["ada_loss"])
         loss.backward()
@@ -143,7 +143,7 @@ def test_published_prototypes(step: str) -> None:
 
 def info_of(weight: Cluster, tau: float) -> ContrastiveTerm:
     settings = {"count_positive": False}
-    return ContrastiveTerm(temperature=tau, objective="info_nce", objective_settings=settings, weight=weight)
+    return ContrastiveTerm(temperature=tau, objective={"name": "info_nce", **settings}, weight=weight)
 
 
 def test_candidates_are_clustered_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from recgraph.config import ConfigError
 from recgraph.data import catalog
 from recgraph.data.catalog import load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
-from recgraph.data.catalog.logs import CountError, HashMismatchError, SourceError, UnavailableError
+from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError
 from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -178,7 +178,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         catalog.get(str(card), folder)
     card.write_text(text)
     (folder / "ab.txt").write_text("0 1\n2 0\n1 0\n")
-    with refused("ab.txt", by=HashMismatchError):
+    with refused("ab.txt", by=SourceError):
         catalog.get(str(card), folder)
     (folder / "ab.txt").unlink()
     with refused("ab.txt", by=SourceError):

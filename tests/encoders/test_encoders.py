@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from refusing import refused
 from torch import Tensor
 
 from experiments.published_weights import encoder_weights
-from recgraph import registry
+from recgraph import encoders, registry
 from recgraph.encoders.attention import attend, pack
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.pointwise import HSTU, FuXi
 from recgraph.encoders.transformer import (
+    BSA,
     BidirectionalTransformer,
     FilteredLayer,
-    FilteredTransformer,
     GatedTransformer,
     Layer,
     Transformer,
@@ -44,7 +45,7 @@ def padded_transformer(encoder: Transformer, padded: Tensor, lengths: Tensor, ta
     bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[:, None]
     for layer in encoder.layers:
         mixed = padded_attention(layer, x, bias)
-        if isinstance(encoder, FilteredTransformer):
+        if isinstance(encoder, BSA):
             filtered = padded_filter(layer, x * (places < lengths[:, None])[:, :, None], encoder.max_len)
             mixed = layer.alpha * filtered + (1 - layer.alpha) * mixed
         x = layer.norm(mixed + layer.down(F.gelu(layer.up(mixed))))
@@ -106,7 +107,7 @@ def padded_bidirectional(encoder: Transformer, padded: Tensor, lengths: Tensor, 
 CASES = {
     "bidirectionaltransformer": (BidirectionalTransformer, padded_bidirectional),
     "transformer": (Transformer, padded_transformer),
-    "filteredtransformer": (FilteredTransformer, padded_transformer),
+    "bsa": (BSA, padded_transformer),
     "fuxi": (FuXi, of_batch),
     "gatedtransformer": (GatedTransformer, padded_gated),
     "gru": (GRU, padded_gru),
@@ -116,7 +117,9 @@ CASES = {
 
 def narrow(cls: type[Any], **settings: Any) -> SequenceEncoder:
     """An encoder with those of the settings that it has."""
-    made: SequenceEncoder = cls(**{key: settings[key] for key in registry.settings_of(cls) if key in settings})
+    given = {"hidden_dim": 16, "max_len": 20, "dropout": 0.5, "causal": False, **settings}
+    known = inspect.signature(cls).parameters
+    made: SequenceEncoder = cls(**{key: value for key, value in given.items() if key in known})
     return made
 
 
@@ -204,7 +207,7 @@ def test_the_padded_form_for_exports_equals_the_packed_one(name: str, longest: i
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torch.device) -> None:
-    encoder: SequenceEncoder = CASES[name][0](hidden_dim=16, max_len=20, dropout=0.5).to(device).train()
+    encoder: SequenceEncoder = narrow(CASES[name][0]).to(device).train()
     table, rows = torch.randn(30, 16, device=device), random_rows(device, masked=False)
     with refused("generator"):
         encoder(rows, table)
@@ -214,12 +217,11 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torc
 
 
 def test_settings_out_of_their_range_are_refused() -> None:
-    for settings in ({"n_heads": 3}, {"attention_dropout": 1.0}):
+    with refused("n_heads"):
+        narrow(Transformer, n_heads=3)
+    for settings in ({"attention_dropout": 1.0}, {"alpha": 1.5}, {"c": -3}):
         with refused(*settings):
-            Transformer(hidden_dim=16, **settings)
-    for settings in ({"alpha": 1.5}, {"c": -3}):
-        with refused(*settings):
-            FilteredTransformer(hidden_dim=16, **settings)
+            encoders.BSA(**settings)
 
 
 def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
@@ -227,7 +229,7 @@ def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
     found = []
     for drops in (True, False):
         torch.manual_seed(0)
-        encoder = GatedTransformer(hidden_dim=16, max_len=20, attention_dropout=0.0, drops_embeddings=drops)
+        encoder = narrow(GatedTransformer, attention_dropout=0.0, drops_embeddings=drops)
         for layer in encoder.layers:
             layer.dropout = 0.0
         found.append(encoder.train()(rows, table, torch.Generator().manual_seed(0)))

@@ -38,7 +38,7 @@ def graph(device: torch.device | str = "cpu", n: int = 20) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("norm", ["joint", "none"])
 def test_gcn_equals_the_dense_one(n_layers: int, norm: str, device: torch.device) -> None:
     adj, x = graph(device)
-    encoder = GCN(6, 5, 4, n_layers=n_layers, norm=norm).to(device).double().eval()
+    encoder = GCN(6, 5, 4, 0.0, n_layers=n_layers, norm=norm).to(device).double().eval()
     expected = x
     for layer, weight in enumerate(encoder.weights):
         expected = adj @ (expected @ weight)
@@ -69,7 +69,7 @@ def test_semantic_attention_equals_its_definition(device: torch.device) -> None:
 def test_published(step: str) -> None:
     golden = load(step)
     w1, w2 = (golden[f"model.Encoder.gc{k}.weight"] for k in (1, 2))
-    gcn = GCN(w1.shape[0], w1.shape[1], w2.shape[1]).double().eval()
+    gcn = GCN(w1.shape[0], w1.shape[1], w2.shape[1], 0.0).double().eval()
     slope = golden["model.Encoder.gc1.act.weight"]
     gcn.load_state_dict({"weights.0": w1, "weights.1": w2, "activations.0.weight": slope})
     attention = SemanticAttention(w2.shape[1]).double()
@@ -85,7 +85,10 @@ def test_published(step: str) -> None:
 @pytest.mark.parametrize("encoder", ["gcn", "attention"])
 def test_dropout_needs_a_generator_and_is_repeated_by_it(encoder: str, device: torch.device) -> None:
     adj, x = graph(device)
-    gcn, attention = GCN(6, dropout=0.5).to(device).double(), SemanticAttention(6, dropout=0.5).to(device).double()
+    gcn, attention = (
+        GCN(6, 5, 4, dropout=0.5).to(device).double(),
+        SemanticAttention(6, dropout=0.5).to(device).double(),
+    )
 
     def run(generator: torch.Generator | None = None) -> Tensor:
         if encoder == "gcn":
@@ -106,15 +109,10 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(encoder: str, device: t
 def test_of_several_operators_the_mean_is_used(layered: bool) -> None:
     adj, x = graph()
     several, mean = [adj, adj.T, adj.relu() ** 2], (adj + adj.T + adj.relu() ** 2) / 3
-    encoder = GCN(6, 5, 4, norm="none").double().eval()
+    encoder = GCN(6, 5, 4, 0.0, norm="none").double().eval()
     given: list[Csr | Layered] = [Csr.from_dense(each) for each in several]
     torch.testing.assert_close(Propagation()(given, x), mean @ x)
     if layered:
         given = [Layered((each, each)) for each in given]
     expected = mean @ (encoder.activations[0](mean @ x @ encoder.weights[0])) @ encoder.weights[1]
     torch.testing.assert_close(encoder(given, x), expected)
-
-
-def test_settings_out_of_their_range_are_refused() -> None:
-    with refused("dropout"):
-        GCN(3, dropout=1.0)

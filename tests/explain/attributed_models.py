@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -24,11 +23,11 @@ from recgraph.sparse.ragged import Ragged
 N_USERS, N_ITEMS = 12, 30
 #: a model of every kind that reads a history, small
 SEQUENCES: dict[str, dict[str, Any]] = {
-    "sasrec": {"hidden_dim": 8, "max_len": 6, "n_layers": 2, "inner_dim": 16},
-    "mclrec": {"hidden_dim": 8, "max_len": 6, "n_layers": 1, "inner_dim": 16},
-    "esasrec": {"hidden_dim": 8, "max_len": 6, "n_layers": 1, "inner_dim": 16},
-    "bert4rec": {"hidden_dim": 8, "max_len": 6, "n_layers": 2, "inner_dim": 16},
-    "gru4rec": {"hidden_dim": 8, "max_len": 6, "inner_dim": 16},
+    "sasrec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 2, "inner_dim": 16}},
+    "mclrec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 1, "inner_dim": 16}},
+    "esasrec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 1, "inner_dim": 16}},
+    "bert4rec": {"hidden_dim": 8, "max_len": 6, "encoder": {"n_layers": 2, "inner_dim": 16}},
+    "gru4rec": {"hidden_dim": 8, "max_len": 6, "encoder": {"inner_dim": 16}},
 }
 PATHS = {"hidden_dim": 8, "user_metapaths": ("user-item-user", "user-user"), "item_metapaths": ("item-user-item",)}
 GRAPHS: dict[str, dict[str, Any]] = {"lightgcn": {"hidden_dim": 8}, "meowrec": PATHS, "adameowrec": PATHS}
@@ -45,7 +44,6 @@ def model_of(
     name: str,
     rows: Sequence[Sequence[int]],
     double: bool = True,
-    edge_weights: Sequence[Sequence[float]] | None = None,
     **settings: Any,
 ) -> Model:
     """A built model with weights that are large enough for its scores to differ, in training mode.
@@ -63,7 +61,6 @@ def model_of(
                 INTERACTS: tuple(map(list, zip(*edges, strict=True))),
                 ("user", "friend", "user"): tuple(map(list, zip(*friends, strict=True))),
             },
-            weights={} if edge_weights is None else {INTERACTS: torch.tensor([*chain(*edge_weights)]).double()},
         )
         model.build(GraphSpace(**sizes, graph=graph), seed=1)
     else:

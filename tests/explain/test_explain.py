@@ -251,7 +251,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> NodeRun:
         ("paper", "on", "subject"): ([0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1]),
     }
     graph = HeteroGraph.from_edge_lists({"paper": 6, "author": 4, "subject": 2}, edges)
-    model = rg.models.MEOW(metapaths=("paper-author-paper", "paper-subject-paper"), hidden_dim=8, n_clusters=(2,))
+    model = rg.models.MEOW(
+        metapaths=("paper-author-paper", "paper-subject-paper"), hidden_dim=8, prototypes={"n_clusters": (2,)}
+    )
     return rg.fit_graph(model, graph, seed=0, max_epochs=2, out=tmp_path_factory.mktemp("runs") / "papers")
 
 

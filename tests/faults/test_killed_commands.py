@@ -28,7 +28,7 @@ from recgraph.train import checkpoint as checkpoints
 #: what `make test` has of each test
 _QUICK = [("train", 0.6), ("board", 0.6), ("update", 0.6), ("journal", 2)]
 
-_SMALL = "--device cpu --seed 3 --set hidden_dim=8 --set inner_dim=8 --set batch_size=64 --set max_epochs=2"
+_SMALL = "--device cpu --seed 3 --set hidden_dim=8 --set encoder.inner_dim=8 --set batch_size=64 --set max_epochs=2"
 _TRAIN = f"train sasrec --data log.csv --out run {_SMALL} --set checkpoint_every=2"
 _TUNE = f"tune sasrec --data log.csv --out study {_SMALL} --study s --space space.toml --test-seeds 1 --workers 2"
 _TUNE += " --pruner none --sampler random --trials 4"

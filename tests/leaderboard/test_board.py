@@ -80,7 +80,7 @@ def test_a_board_that_is_wrong(tmp_path: Path, old: str, new: str, named: str) -
     [
         (BOARD.replace("n_layers = 2", "n_layer = 2"), "synthetic", "n_layer"),
         (BOARD.replace("n_layers = 2", "split_seed = 7"), "synthetic", "split_seed"),
-        ("[[models]]\nmodel = 'meow'\nsettings = { probe_steps = 3 }\n", "acm", "probe_steps"),
+        ("[[models]]\nmodel = 'meow'\nsettings = { probe = { steps = 3 } }\n", "acm", "probe"),
     ],
 )
 def test_settings_that_are_wrong_name_the_entry(tmp_path: Path, text: str, name: str, named: str) -> None:

@@ -18,8 +18,9 @@ from markupsafe import escape
 from refusing import refused
 
 import recgraph as rg
+from recgraph.config import setting_text
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.page import cost_figures, count, curve_figures, duration, page
+from recgraph.leaderboard.page import cost_figures, curve_figures, page
 from recgraph.leaderboard.sheet import update_comparisons
 from recgraph.leaderboard.tables import (
     COLUMNS,
@@ -30,7 +31,6 @@ from recgraph.leaderboard.tables import (
     metric_name,
 )
 from recgraph.pages import for_terminal
-from recgraph.setting_texts import setting_text
 
 
 def rendered(board: Board, suffix: str) -> str:
@@ -145,8 +145,6 @@ def test_texts_of_records_do_nothing(board: Board, suffix: str) -> None:
 def test_words() -> None:
     names = ("ndcg@10", "macro_f1", "hit_rate@5", "auc")
     assert [metric_name(name) for name in names] == ["NDCG@10", "Macro F1", "Hit rate@5", "AUC"]
-    assert [duration(s) for s in (0.0123, 0.9997, 119, 120, 7200)] == ["12.3 ms", "1000 ms", "119 s", "2 min", "2 h"]
-    assert [count(n) for n in (12, 1234, 1871496, 2e9)] == ["12", "1.23 k", "1.87 M", "2 G"]
 
 
 HOSTILE = [

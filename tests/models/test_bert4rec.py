@@ -22,7 +22,8 @@ from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 20
-SMALL: dict[str, Any] = {"hidden_dim": 8, "max_len": 6, "inner_dim": 12, "dropout": 0.0, "attention_dropout": 0.0}
+NARROW = {"encoder.inner_dim": 12, "encoder.attention_dropout": 0.0}
+SMALL: dict[str, Any] = {"hidden_dim": 8, "max_len": 6, "dropout": 0.0, **NARROW}
 
 
 def random_train(n: int = 30, longest: int = 12) -> Part:
@@ -89,7 +90,8 @@ def oracle_loss(model: Any, batch: Any) -> Tensor:
 
 @pytest.mark.parametrize("path", ["host", "accelerator"])
 @pytest.mark.parametrize(
-    "settings", [{}, {"mask_ratio": 0.6, "last_share": 0.5, "window_step": None}, {"n_heads": 4, "n_layers": 3}]
+    "settings",
+    [{}, {"mask_ratio": 0.6, "last_share": 0.5, "window_step": None}, {"encoder": {"n_heads": 4, "n_layers": 3}}],
 )
 def test_the_loss_and_its_gradient_are_those_of_dense_attention(settings: dict[str, Any], path: str) -> None:
     model = built(**settings)

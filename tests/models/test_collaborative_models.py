@@ -28,9 +28,9 @@ def test_learns_a_planted_structure(name: str) -> None:
     train, cases = planted()
     # where the few users of a group are negatives of each other, a strong contrast outweighs what they have in common;
     # so do many negatives of great weight, which the group's other items are among
-    few = {"n_negatives": 4}
-    own = {"simplex": few | {"loss_options": {"negative_weight": 2.0, "margin": 0.3}}}
-    own["ultragcn"] = few | {"negative_weight": 2.0, "neighbour_weight": 1.0}
+    few = {"n_negatives": 4, "negative_weight": 2.0}
+    own = {"simplex": {"loss": few | {"margin": 0.3}}}
+    own["ultragcn"] = {"loss": few, "neighbour_weight": 1.0}
     model = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else own.get(name, {})))
     generators = Generators(0)
     config = TrainConfig(batch_size=32, learning_rate=0.05, max_epochs=10, metric="loss", patience=None)
@@ -48,7 +48,7 @@ def test_learns_a_planted_structure(name: str) -> None:
 @pytest.mark.parametrize("name", ["bprmf", "lightgcn"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_bpr_and_l2_equal_lookups_under_autograd(name: str, k: int) -> None:
-    model = made(name, n_negatives=k, popularity_power=0.5).double()
+    model = made(name, loss={"n_negatives": k, "popularity_power": 0.5}).double()
     batch = first_batch(model)
     table = model.embedding.weight
     users, items = torch.split(model.nodes(), [SPACE.n_users, SPACE.n_items])

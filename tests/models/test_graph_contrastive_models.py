@@ -26,11 +26,11 @@ def _views(model: GraphContrastiveModel, batch: PairBatch) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("candidates", ["batch", "all"])
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_the_contrastive_term_is_infonce_of_users_and_items(name: str, candidates: str) -> None:
-    model = made(name, candidates=candidates, temperature=0.3).double()
+    model = made(name, candidates=candidates, contrast={"temperature": 0.3}).double()
     assert isinstance(model, GraphContrastiveModel)
     batch = first_batch(model)
     value = model(batch, ["cl"])["cl"]
-    twin = made(name, candidates=candidates, temperature=0.3).double()
+    twin = made(name, candidates=candidates, contrast={"temperature": 0.3}).double()
     assert isinstance(twin, GraphContrastiveModel)
     again = first_batch(twin)
     if isinstance(twin, XSimGCL):
@@ -57,7 +57,8 @@ def edge_set(encoder: Encoder, adjacency: Any) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("view", ["edge_drop", "node_drop", "random_walk"])
 def test_views_of_sgl_are_subgraphs(view: str) -> None:
-    model = made("sgl", graph_view=view, drop_rate=0.3)
+    drop = "node_drop" if view == "node_drop" else "edge_drop"
+    model = made("sgl", each_layer=view == "random_walk", augmentations=[{"name": drop, "ratio": 0.3}])
     assert isinstance(model, SGL)
     batch = first_batch(model)
     encoder, views = model.encoder, model._subgraphs(batch)

@@ -27,9 +27,9 @@ from recgraph.train.trainer import Trainer
 PATHS = ("paper-author-paper", "paper-subject-paper")
 BATCH = 24
 NODES = {"metapaths": PATHS}
-CLUSTERED = {**NODES, "n_clusters": (4, 9)}
+CLUSTERED = {**NODES, "prototypes": {"n_clusters": (4, 9)}}
 BATCHES = {"mini_batch": True}
-SHARED: dict[str, Any] = {"n_negatives": 40, "loss_options": {"shared": True}}
+SHARED: dict[str, Any] = {"loss": {"n_negatives": 40, "shared": True}}
 #: launches of a step with the settings that a model has by default, and a few; less is better, and then stands here
 LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("bprmf", {}, 56),
@@ -38,17 +38,17 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("lightgcn", {"loss": "full_softmax"}, 77),
     ("lightgcn", {"loss": "bce"}, 73),
     ("sgl", {}, 227),
-    ("sgl", {"graph_view": "random_walk"}, 227),
+    ("sgl", {"each_layer": True}, 227),
     ("simgcl", {}, 275),
     ("xsimgcl", {}, 227),
     ("ncl", {}, 203),
-    ("ncl", {"n_clusters": (3,), "warm_up_epochs": 0}, 294),
+    ("ncl", {"prototypes": {"n_clusters": (3,)}, "warm_up_epochs": 0}, 294),
     ("ultragcn", {}, 98),
     ("bprmf", {"loss": "ccl", **SHARED}, 118),
     ("ultragcn", SHARED, 118),
     ("meow", CLUSTERED, 1491),
     ("adameow", NODES, 1055),
-    ("meowrec", {"n_clusters": (3, 5)}, 1600),
+    ("meowrec", {"prototypes": {"n_clusters": (3, 5)}}, 1600),
     ("adameowrec", {}, 1000),
 ]
 #: models that draw neighbours on the device in each step, or take the histories of a batch's users there: launches, and

@@ -30,9 +30,7 @@ def test_several_positives(scale: float, block_rows: int | None, few: int, monke
     monkeypatch.setattr(spmm, "_FEW", few)
     a, b = (scale * draw(12, 5)).requires_grad_(), draw(12, 5, seed=1).requires_grad_()
     positives = adjacency(12, 12, 1.0).with_diagonal(1.0)
-    term = ContrastiveTerm(
-        temperature=0.5, objective="info_nce", objective_settings={"block_rows": block_rows}, similarity="dot"
-    )
+    term = ContrastiveTerm(temperature=0.5, objective={"name": "info_nce", "block_rows": block_rows}, similarity="dot")
     loss = term(a, b, positives=Ragged(positives.indices, positives.indptr))
     s = a @ b.T / 0.5
     mask = positives.to_dense() == 0
@@ -107,7 +105,9 @@ def test_settings_follow_what_is_published_for_targets_without_features(has_feat
     assert model.type_layers[0].dropout == (0.2 if has_features else 0.1)
     assert model.neighbour_attention[0].dropout == (0.5 if has_features else 0.3)
     assert model._inputs.positives.degrees.unique().tolist() == [5 if has_features else 10]
-    given = HeCo(**settings, temperature=0.7, dropout=0.0, attention_dropout=0.2, n_positives=3).build(graph)
+    given = HeCo(**settings, contrast={"temperature": 0.7}, dropout=0.0, attention_dropout=0.2, n_positives=3).build(
+        graph
+    )
     assert given.contrast.config.temperature == 0.7
     assert given.type_layers[0].dropout == 0
     assert given._inputs.positives.degrees.unique().tolist() == [3]

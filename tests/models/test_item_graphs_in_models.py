@@ -21,7 +21,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
 GRAPHS = registry.written("item_graph")
-SMALL = {"hidden_dim": 8, "n_layers": 1, "inner_dim": 12, "max_len": 8, "n_negatives": 6}
+SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 8}
 N_USERS, N_ITEMS = 20, 12
 
 
@@ -44,10 +44,10 @@ TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
 SPACE = GraphSpace(n_users=LOG.n_users, n_items=LOG.n_items, graph=HeteroGraph.from_interactions(LOG, TRAIN))
 
 
-def built(name: str, item_graph: str | None, device: torch.device | str = "cpu", **settings: Any) -> SequenceModel:
+def built(name: str, item_graph: str | None, device: torch.device | str = "cpu", **items: Any) -> SequenceModel:
     cls = registry.load("model", name)
     made: SequenceModel = (
-        cls(**with_small(cls, SMALL, {"item_graph": item_graph, **settings})).build(SPACE, 0).to(device)
+        cls(**with_small(cls, SMALL, {"items": {"graph": item_graph, **items}})).build(SPACE, 0).to(device)
     )
     return made
 
@@ -82,7 +82,7 @@ def test_inputs_and_scores_are_the_sum_of_both_views(item_graph: str, device: to
 
 
 def test_the_contrast_is_that_of_the_distinct_items_that_follow() -> None:
-    model = built("sasrec", "transitions", item_contrast=0.1, item_contrast_options={"temperature": 0.5})
+    model = built("sasrec", "transitions", graph_weight=0.1, contrast={"temperature": 0.5})
     batch = next(iter(model.batches(TRAIN, 16, Generators(0, "cpu")).epoch(0)))
     model.train()
     loss = model(batch, ("items",))["items"]
@@ -93,7 +93,7 @@ def test_the_contrast_is_that_of_the_distinct_items_that_follow() -> None:
     logits = torch.tensor([[float(cosine(own[i + 1], related[j], dim=0)) / 0.5 for j in ids] for i in ids])
     wanted = torch.nn.functional.cross_entropy(logits.double(), torch.arange(len(ids)))
     assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
-    of_all = built("sasrec", "transitions", item_contrast=0.1, item_contrast_options={"candidates": "all"})
+    of_all = built("sasrec", "transitions", graph_weight=0.1, candidates="all")
     of_all.setup(TRAIN)
     logits = torch.nn.functional.normalize(own[1:], dim=1)[ids] @ torch.nn.functional.normalize(related, dim=1).T / 0.2
     wanted = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids))
@@ -106,7 +106,7 @@ def test_the_contrast_is_that_of_the_distinct_items_that_follow() -> None:
 
 @pytest.mark.parametrize("name", ["cl4srec", "mclrec"])
 def test_a_learned_view_of_the_graph_is_trained(name: str) -> None:
-    model = built(name, "interactions", item_contrast=0.1, item_contrast_options={"augmenter": "mlp"})
+    model = built(name, "interactions", graph_weight=0.1, augmenter="mlp")
     a_step(model)
     assert model.item_graph is not None
     learned = list(model.item_graph.augmenter.parameters())

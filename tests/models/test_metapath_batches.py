@@ -14,8 +14,7 @@ from recgraph.contrast.queue import Queue
 from recgraph.graph.contexts import Layered
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.sampling import _walk, share_of
 from recgraph.ranks import WHOLE, Share
@@ -28,15 +27,20 @@ N = 40
 APART = ("paper-author-paper", "paper-subject-paper")
 #: contexts of the target's own type, and two that begin alike
 LONG = ("paper-author-paper-author-paper", "paper-author-paper")
-SETTINGS: dict[str, Any] = {"hidden_dim": 8, "dropout": 0.0, "feature_mask": 0.3, "edge_mask": 0.3}
-EVERYTHING = {"fan_out": ((None,), (None,)), "context_fan_out": (None,), "queue_size": 0}
+SETTINGS: dict[str, Any] = {"hidden_dim": 8, "dropout": 0.0}
+EVERYTHING: dict[str, Any] = {
+    "sampling": {"fan_out": ((None,), (None,)), "context_fan_out": (None,)},
+    "contrast": {"queue_size": 0},
+    "mini_batch": True,
+}
+FACTORISED = {"form": "factorised"}
 CASES: dict[str, dict[str, Any]] = {
-    "factorised": {"metapaths": APART, "form": "factorised"},
-    "composed": {"metapaths": APART, "top_k": (4, 6)},
-    "long": {"metapaths": LONG, "form": "factorised"},
-    "latent": {"metapaths": APART, "form": "factorised", "twin": "latent"},
-    "features": {"metapaths": LONG, "form": "factorised", "features_per_path": True},
-    "row": {"metapaths": APART, "normalisation": "row", "top_k": 5},
+    "factorised": {"metapaths": APART, "paths": FACTORISED},
+    "composed": {"metapaths": APART, "paths": {"top_k": (4, 6)}},
+    "long": {"metapaths": LONG, "paths": FACTORISED},
+    "latent": {"metapaths": APART, "paths": FACTORISED, "twins": {"kind": "latent"}},
+    "features": {"metapaths": LONG, "paths": FACTORISED, "features_per_path": True},
+    "row": {"metapaths": APART, "paths": {"normalisation": "row", "top_k": 5}},
 }
 
 
@@ -67,7 +71,7 @@ def communities(n: int = 120) -> HeteroGraph:
 
 
 def made(cls: type[MetaPathModel], on: HeteroGraph | None = None, **settings: Any) -> MetaPathModel:
-    clusters = {"n_clusters": (4, 8)} if cls is MEOW else {}
+    clusters = {"prototypes": {"n_clusters": (4, 8)}} if cls is MEOW else {}
     return cls(**{**SETTINGS, **clusters, **settings}).build(on or graph(), seed=2)
 
 
@@ -83,7 +87,7 @@ def step(model: MetaPathModel, batch_size: int = N) -> tuple[dict[str, Tensor], 
 @pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
 def test_a_batch_of_everything_equals_the_full_graph(cls: type[MetaPathModel], case: str) -> None:
     whole, whole_grads = step(made(cls, **CASES[case]))
-    batched, grads = step(made(cls, **CASES[case], **EVERYTHING, mini_batch=True))
+    batched, grads = step(made(cls, **CASES[case], **EVERYTHING))
     for name, value in whole.items():
         torch.testing.assert_close(batched[name], value, rtol=1e-10, atol=1e-12)
     assert grads.keys() == whole_grads.keys()
@@ -100,7 +104,8 @@ def test_embeddings_are_those_of_the_full_graph(case: str) -> None:
 @pytest.mark.parametrize("weight", [None, "cluster", "learned", "self_mask"])
 @pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
 def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: torch.device) -> None:
-    settings = {**CASES["factorised"], "mini_batch": True, "weight": weight, "redraw_masks": True, "queue_size": 60}
+    settings = {**CASES["factorised"], "mini_batch": True, "twins": {"redraw": True}}
+    settings["contrast"] = {"weight": weight, "queue_size": 60}
     model = made(cls, communities(), **settings).to(device)
     generators = Generators(1, device)
     batches = model.batches(None, 40, generators)
@@ -126,10 +131,8 @@ def test_the_sampled_product_is_unbiased() -> None:
 
 def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     config = TrainConfig(metric="loss", max_epochs=3, patience=None, checkpoint_every=2)
-    finished, halved = (
-        made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, mini_batch=True, queue_size=24, redraw_masks=True)
-        for _ in range(2)
-    )
+    kept = {"mini_batch": True, "contrast": {"queue_size": 24}, "twins": {"redraw": True}}
+    finished, halved = (made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, **kept) for _ in range(2))
 
     def trainer(model: MetaPathModel, name: str) -> Trainer:
         generators = Generators(5)
@@ -150,7 +153,7 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     first.step = until  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         first.fit()
-    resumed = made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, mini_batch=True, queue_size=24, redraw_masks=True)
+    resumed = made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, **kept)
     second = trainer(resumed, "b")
     assert second.resume()
     assert second.progress.batch == 2
@@ -188,7 +191,7 @@ def test_the_queue_holds_the_last_and_nobody_twice() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_share_gives_its_rows_of_the_batch(case: str, share: Share) -> None:
     """Layers and contexts of the part that a rank has equal the rows of the whole."""
-    model = made(MEOW, **CASES[case], mini_batch=True, queue_size=0).double()
+    model = made(MEOW, **CASES[case], mini_batch=True, contrast={"queue_size": 0}).double()
     batch = replace(next(iter(model.batches(None, 7, Generators(7)).epoch(0))), nodes=torch.arange(7) * 5)
     whole = model.train()._step_inputs(batch)
     part = share_of(whole, share)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
-from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 
@@ -24,7 +24,7 @@ from experiments.reference import GOLDEN, read  # noqa: E402
 
 @pytest.mark.parametrize("drawn", ["shared", "separate"])
 def test_the_dropout_of_contexts(drawn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MEOW(**SETTINGS, dropout=0.5, context_dropout=drawn).build(small(), seed=0).train()
+    model = MEOW(**SETTINGS, dropout=0.5, twins={"context_dropout": drawn}).build(small(), seed=0).train()
     inputs, widths = model._step_inputs(None), {"paper": 40, "author": 30, "subject": 5}
     hidden = {name: torch.full((n, 8), float(name != "paper")) for name, n in widths.items()}
     whole = [model.views._context(number, path, hidden, {}) for number, path in enumerate(inputs.paths)]
@@ -59,7 +59,7 @@ def small(**features: Tensor | None) -> HeteroGraph:
 
 
 PATHS = ("paper-author-paper", "paper-subject-paper")
-SETTINGS = {"metapaths": PATHS, "hidden_dim": 8, "top_k": (4, 6)}
+SETTINGS: dict[str, Any] = {"metapaths": PATHS, "hidden_dim": 8, "paths": {"top_k": (4, 6)}}
 
 
 def train(model: MetaPathModel, steps: int = 12, rate: float = 5e-3) -> list[float]:
@@ -80,32 +80,34 @@ def train(model: MetaPathModel, steps: int = 12, rate: float = 5e-3) -> list[flo
 def test_masks_are_drawn_once_or_anew() -> None:
     batch = next(iter(MEOW(**SETTINGS).build(small()).batches(None, 1, Generators(0)).epoch(0)))
     for redraw in (False, True):
-        model = MEOW(**SETTINGS, redraw_masks=redraw).build(small(), seed=1).train()
+        model = MEOW(**SETTINGS, twins={"redraw": redraw}).build(small(), seed=1).train()
         drawn = [model._step_inputs(batch) for _ in range(2)]
         same = torch.equal(*(inputs.paths[0].masked.to_dense() for inputs in drawn))
         assert same is not redraw
         assert torch.equal(*(inputs.masked for inputs in drawn)) is not redraw
         model.eval()
-        again = MEOW(**SETTINGS, redraw_masks=redraw).build(small(), seed=1).eval()
+        again = MEOW(**SETTINGS, twins={"redraw": redraw}).build(small(), seed=1).eval()
         assert torch.equal(model.embed(), again.embed())
 
 
 def test_the_factorised_form_equals_the_composed_one() -> None:
-    settings = {**SETTINGS, "top_k": None, "twin": "latent"}
-    one, two = (MEOW(**settings, form=form).build(small()).double().eval() for form in ("composed", "factorised"))
+    settings, latent = {"metapaths": PATHS, "hidden_dim": 8}, {"kind": "latent"}
+    one, two = (
+        MEOW(**settings, twins=latent, paths={"form": form}).build(small()).double().eval()
+        for form in ("composed", "factorised")
+    )
     # adjacencies are normalised in float32
     torch.testing.assert_close(one.embed(), two.embed(), rtol=1e-5, atol=1e-7)
-    masked = MEOW(**{**settings, "twin": "masked", "feature_mask": 0.0, "edge_mask": 0.5}, form="factorised").build(
-        small()
-    )
-    train(masked, 2)
+    drop = {"augmentations": [{"name": "edge_drop", "ratio": 0.5}]}
+    train(MEOW(**settings, twins=drop, paths={"form": "factorised"}).build(small()), 2)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
 def test_features_of_each_path(cls: type[MetaPathModel], sparse: bool) -> None:
     """Each path reads its own columns, the coarse view the mean; with equal matrices and weights that is one layer."""
-    settings = {**SETTINGS, "raw_features": ("paper",), "dropout": 0.0, "feature_mask": 0.0}
+    settings = {**SETTINGS, "raw_features": ("paper",), "dropout": 0.0}
+    settings["twins"] = {"augmentations": ["edge_drop"]}
     x = small().features("paper")
     assert isinstance(x, Tensor)
 

@@ -24,10 +24,10 @@ def test_models_of_pairs_leave_out_a_users_own_items(
 ) -> None:
     """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
     with ``exclude_own`` the others count as all."""
-    options = {"loss": loss, "n_negatives": 12, "exclude_own": exclude_own}
+    options = {"name": loss, "n_negatives": 12}
     if model == "simplex":
         options["dropout"] = 0.0
-    ours = made(model, loss_options={"shared": True, "n_groups": n_groups}, **options).double()
+    ours = made(model, loss={**options, "shared": True, "n_groups": n_groups}, exclude_own=exclude_own).double()
     batch = first_batch(ours)
     assert batch.negatives.shape == (n_groups, 12)
     of_samples = batch.of_samples(batch.negatives).expand(len(batch.items), -1)

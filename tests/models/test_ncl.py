@@ -18,7 +18,8 @@ from recgraph.models.collaborative.ncl import NCL
 from recgraph.rng import Generators
 
 N_USERS, N_ITEMS = SPACE.n_users, SPACE.n_items
-CLUSTERED: dict[str, Any] = {"n_clusters": (3, 5), "warm_up_epochs": 0, "kmeans_iterations": 100}
+CLUSTERED: dict[str, Any] = {"prototypes": {"n_clusters": (3, 5), "iterations": 100}, "warm_up_epochs": 0}
+WARM: dict[str, Any] = {"contrast": {"temperature": 0.3}, "proto_contrast": {"temperature": 0.3}}
 
 
 def ncl(**settings: Any) -> NCL:
@@ -67,7 +68,7 @@ def assert_same(found: Tensor, expected: Tensor, table: Tensor) -> None:
 
 @pytest.mark.parametrize(("k", "n_layers"), [(2, 3), (2, 1), (4, 2)])
 def test_the_structural_contrast_is_that_of_the_paper(k: int, n_layers: int) -> None:
-    model = ncl(contrast_layer=k, n_layers=n_layers, temperature=0.3, item_weight=0.4)
+    model = ncl(contrast_layer=k, n_layers=n_layers, **WARM, item_weight=0.4)
     batch, table = first_batch(model), model.embedding.weight
     every, parts = layers(table, k), []
     for kind, of_batch in enumerate((batch.users, batch.items)):
@@ -86,7 +87,7 @@ def test_the_structural_contrast_is_that_of_the_paper(k: int, n_layers: int) -> 
 
 @pytest.mark.parametrize("n_clusters", [(4,), (3, 5)])
 def test_the_semantic_contrast_is_that_of_the_paper(n_clusters: tuple[int, ...]) -> None:
-    model = ncl(**{**CLUSTERED, "n_clusters": n_clusters}, temperature=0.3, item_weight=0.4)
+    model = ncl(**{**CLUSTERED, "prototypes": {"n_clusters": n_clusters, "iterations": 100}}, **WARM, item_weight=0.4)
     batch, table = first_batch(model), model.embedding.weight
     found = value(model, "proto", batch)
     parts = []
@@ -146,13 +147,13 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
 
 
 def test_the_temperature_of_prototypes_follows_the_density() -> None:
-    dense = ncl(**CLUSTERED, concentration=True, temperature=0.3)
+    dense = ncl(**CLUSTERED, concentration=True, **WARM)
     batch = first_batch(dense)
     users, _ = batch.distinct()
     table = dense.embedding.weight[:N_USERS]
     x = F.normalize(table.detach(), dim=1)
     prototypes = prototypes_of(Prototypes(n_clusters=(3, 5), iterations=100, restarts=1)(x), x, 0.3)
     term = ContrastiveTerm(objective="info_nce", similarity="cosine")
-    only_users = ncl(**CLUSTERED, concentration=True, temperature=0.3, item_weight=0.0)
+    only_users = ncl(**CLUSTERED, concentration=True, **WARM, item_weight=0.0)
     torch.testing.assert_close(value(only_users, "proto", batch), proto_nce(term, table[users], prototypes, users))
-    assert not torch.allclose(value(dense, "proto", batch), value(ncl(**CLUSTERED, temperature=0.3), "proto", batch))
+    assert not torch.allclose(value(dense, "proto", batch), value(ncl(**CLUSTERED, **WARM), "proto", batch))

@@ -17,9 +17,9 @@ from recgraph.train.trainer import Trainer
 
 #: further settings in which models compute with other types
 MIXED: list[tuple[str, dict[str, object]]] = [
-    ("meow", {"kmeans": "scikit-learn"}),
+    ("meow", {"prototypes": {"method": "scikit-learn"}}),
     ("meow", {"mini_batch": True}),
-    ("meow", {"warm_start": True}),
+    ("meow", {"prototypes": {"warm_start": True}}),
 ]
 
 

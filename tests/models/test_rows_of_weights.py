@@ -16,7 +16,7 @@ from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 
 SMALL: dict[str, dict[str, Any]] = {
-    "meow": {"n_clusters": (2,)},
+    "meow": {"prototypes": {"n_clusters": (2,)}},
     "adameow": {},
     "heco": {},
 }
@@ -60,16 +60,15 @@ def test_what_the_user_sets_wins() -> None:
     assert torch.equal(author.linear.weight, expected["author"].t())
 
 
-def test_what_the_graph_decided_is_recorded_and_no_part_of_the_identity(tmp_path: Path) -> None:
+def test_what_the_graph_decided_is_recorded(tmp_path: Path) -> None:
     model = registry.load("model", "heco")(metapaths=("paper-author-paper",), hidden_dim=8, dropout=0.3)
     run = rg.fit_graph(model, graph(), seed=0, max_epochs=1, out=tmp_path / "run")
     resolved = rg.Run.open(tmp_path / "run").record.resolved
     assert resolved is not None
     assert resolved["rows"] == "spectral"
-    assert {"temperature", "n_positives", "attention_dropout"} <= set(resolved)
+    assert {"contrast.temperature", "n_positives", "attention_dropout"} <= set(resolved)
     assert "dropout" not in resolved  # it was given
     assert run.record.config["rows"] == "auto"
-    assert "rows" not in model.config.identity()
     # the bundle has the rows as they are after training
     again = rg.load(tmp_path / "run").model
     for key, value in model.state_dict().items():

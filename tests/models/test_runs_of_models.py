@@ -34,7 +34,7 @@ def log(others: bool = False) -> rg.Interactions:
 
 def model_of(name: str) -> Model:
     cls = registry.load("model", name)
-    few = {"n_clusters": (3,), "ranker_options": {"max_iter": 5, "min_samples_leaf": 2}}
+    few = {"prototypes.n_clusters": (3,), "ranker.max_iter": 5, "ranker.min_samples_leaf": 2}
     made: Model = cls(**with_small(cls, SMALL | few, {}))
     return made
 

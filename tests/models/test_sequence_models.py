@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from refusing import refused
+from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
@@ -27,8 +28,8 @@ from recgraph.train.phases import freeze_all_but, total_loss
 from recgraph.train.trainer import Trainer
 
 N_ITEMS = 25
-SMALL = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "inner_dim": 12, "max_len": 10}
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+SMALL = {"hidden_dim": 8, "encoder.inner_dim": 12, "max_len": 10}
+NO_DROPOUT = {"dropout": 0.0, "encoder.attention_dropout": 0.0}
 
 
 def random_train(longest: int = 11, n_users: int = 30) -> Part:
@@ -39,7 +40,7 @@ def random_train(longest: int = 11, n_users: int = 30) -> Part:
 
 
 def built(cls: type[SequenceModel], device: torch.device | str = "cpu", **settings: object) -> SequenceModel:
-    model = cls(**{**SMALL, **settings}).build(Space(n_users=30, n_items=N_ITEMS), seed=3)
+    model = cls(**with_small(cls, SMALL, settings)).build(Space(n_users=30, n_items=N_ITEMS), seed=3)
     return model.to(device).double()
 
 
@@ -120,7 +121,9 @@ def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_li
 @pytest.mark.parametrize("unsupervised_weight", [0.0, 0.3])
 def test_duorec_as_published(regime: str, unsupervised_weight: float) -> None:
     """``us_x``: the twin of dropout against its partner, all rows but itself as candidates, written out."""
-    model = DuoRec(**{**SMALL, **NO_DROPOUT}, regime=regime, unsupervised_weight=unsupervised_weight)
+    model = DuoRec(
+        **with_small(DuoRec, {**SMALL, **NO_DROPOUT}, {"regime": regime, "unsupervised_weight": unsupervised_weight})
+    )
     model.build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
     batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
     terms = model(batch, [*model.phases[0].terms])
@@ -174,7 +177,7 @@ def test_every_loss_learns_a_planted_order(loss: str, name: str) -> None:
     few: dict[str, int] = {} if loss == "fullsoftmax" else {"n_negatives": 8}
     rows = [[(start + step) % N_ITEMS for step in range(8)] for start in range(N_ITEMS)]
     train = Part(Ragged.from_lists(rows), N_ITEMS)
-    model = registry.load("model", name)(hidden_dim=32, loss=loss, dropout=0.0, max_len=8, **few)
+    model = registry.load("model", name)(hidden_dim=32, loss={"name": loss, **few}, dropout=0.0, max_len=8)
     model.build(Space(n_users=N_ITEMS, n_items=N_ITEMS), seed=0)
     generators = Generators(0)
     # losses of single items begin slowly
@@ -216,7 +219,7 @@ def test_published_beauty_weights_give_the_published_rows(
 
 
 def test_an_augmenter_of_one_batch_size_trains_on_full_batches_alone() -> None:
-    model = built(MCLRec, augmenter="conv", augmenter_variant="published")
+    model = built(MCLRec, augmenter={"name": "conv", "variant": "published"})
     batches = model.batches(random_train(), SMALL["hidden_dim"], Generators(0))
     every = list(batches.epoch(0))
     assert len(every) == len(batches) > 1

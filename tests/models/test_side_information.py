@@ -21,7 +21,7 @@ from recgraph.rng import Generators
 from recgraph.train.phases import freeze_all_but, total_loss
 
 NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), SequenceModel)]
-SMALL = {"hidden_dim": 8, "n_layers": 1, "inner_dim": 12, "max_len": 8, "n_negatives": 6}
+SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 8}
 N_USERS, N_WARM, N_ITEMS = 20, 14, 16
 GROUPS = [item % 3 for item in range(N_ITEMS)]
 
@@ -89,7 +89,7 @@ def test_features_get_gradients_and_cold_items_are_not_scored_in_training(name: 
 
 def test_the_loss_of_a_step_is_that_of_the_warm_items_alone() -> None:
     """A slow oracle: cross-entropy over the mask token and the items of the training part."""
-    settings = {"dropout": 0.0, "attention_dropout": 0.0, "item_id_dropout": 0.0}
+    settings = {"dropout": 0.0, "encoder": {"attention_dropout": 0.0}, "item_id_dropout": 0.0}
     model = built("sasrec", **settings).double()
     batch = next(iter(model.batches(TRAIN, 100, Generators(0)).epoch(0)))
     loss = model.train()(batch, ("rec",))["rec"]

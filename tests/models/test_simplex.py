@@ -46,8 +46,8 @@ def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
 
 @pytest.mark.parametrize("more", [{}, {"history_table": True}, {"history_table": True, "exclude_target": True}])
 def test_the_loss_is_that_of_the_paper(more: dict[str, bool]) -> None:
-    settings = {"aggregator": "user_attention", "own_weight": 0.7, "dropout": 0.0, "n_negatives": 6}
-    model = made("simplex", loss_options=OPTIONS, **settings, **more).double()
+    settings = {"aggregator": "user_attention", "own_weight": 0.7, "dropout": 0.0}
+    model = made("simplex", loss={"n_negatives": 6, **OPTIONS}, **settings, **more).double()
     batch = first_batch(model)
     value, expected = model(batch, ["rec"])["rec"], oracle(model, batch, 0.7)
     torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
@@ -78,7 +78,7 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_tabl
 
 
 @pytest.mark.parametrize(
-    "given", [{"loss": "ccl", "n_negatives": 4}, {"loss": "full_softmax"}, {"loss": "bpr", "n_negatives": 2}]
+    "given", [{"loss": {"n_negatives": 4}}, {"loss": "full_softmax"}, {"loss": {"name": "bpr", "n_negatives": 2}}]
 )
 def test_without_the_history_it_is_matrix_factorisation(given: dict[str, object]) -> None:
     model, plain = (made(name, **given) for name in ("simplex", "bprmf"))

@@ -13,8 +13,13 @@ from recgraph.data.part import Part
 from recgraph.rng import Generators
 from recgraph.sparse.device import accelerator_path
 
-WITH_TIMES: dict[str, Any] = {"encoder_options": {"time_bias": True}}
-CASES = [("hstu", {}), ("fuxialpha", {}), ("mclrec", {"encoder": "hstu"}), ("duorec", {"encoder": "fuxi"})]
+WITH_TIMES: dict[str, Any] = {"encoder": {"time_bias": True}}
+CASES = [
+    ("hstu", {}),
+    ("fuxialpha", {}),
+    ("mclrec", {"encoder": {"name": "hstu"}}),
+    ("duorec", {"encoder": {"name": "fuxi"}}),
+]
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)

@@ -22,7 +22,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
 NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), SequenceModel)]
-SMALL = {"hidden_dim": 8, "n_layers": 1, "inner_dim": 12, "max_len": 4, "n_negatives": 6}
+SMALL = {"hidden_dim": 8, "encoder.n_layers": 1, "encoder.inner_dim": 12, "max_len": 4}
 N_USERS, N_ITEMS = 20, 12
 
 

@@ -54,7 +54,7 @@ def test_neighbours_of_items(with_itself: bool) -> None:
 
 def test_terms_are_those_of_the_paper() -> None:
     positive, negative = (0.01, 1.5), (0.3, 0.7)
-    settings = {"n_negatives": 5, "negative_weight": 30.0, "n_neighbours": 3, "neighbour_weight": 0.2}
+    settings = {"loss": {"n_negatives": 5}, "n_neighbours": 3, "neighbour_weight": 0.2}
     model = made("ultragcn", positive_weights=positive, negative_weights=negative, **settings).double()
     batch = first_batch(model)
     model.setup(planted()[0])  # in float64
@@ -92,9 +92,9 @@ def test_terms_are_those_of_the_paper() -> None:
 
 
 def test_a_part_of_its_weights_is_plain_cross_entropy() -> None:
-    even = {"positive_weights": (1.0, 0.0), "negative_weights": (1.0, 0.0), "neighbour_weight": 0.0, "n_negatives": 4}
-    model = made("ultragcn", negative_weight=4.0, **even)
-    plain = made("bprmf", loss="bce", n_negatives=4)
+    even = {"positive_weights": (1.0, 0.0), "negative_weights": (1.0, 0.0), "neighbour_weight": 0.0}
+    model = made("ultragcn", loss={"n_negatives": 4, "negative_weight": 4.0}, **even)
+    plain = made("bprmf", loss={"name": "bce", "n_negatives": 4})
     batch = first_batch(plain)
     first_batch(model)
     torch.testing.assert_close(model(batch, ["rec"])["rec"], 5 * plain(batch, ["rec"])["rec"])

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import torch
 from pydantic import Field
+from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.split import Interactions
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
+from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.recommender import Recommender
 
@@ -97,3 +101,34 @@ def recommender(
     made = Recommender.for_split(model, split)
     columns = made.columns
     return Recommender(model, made.users, made.items, made.seen, columns=columns, kind="polars", item_features=features)
+
+
+#: the library's recommenders; other tests register models of their own
+RECOMMENDERS = [
+    name
+    for name, cls in sorted((name, registry.load("model", name)) for name in registry.names("model"))
+    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
+]
+SMALL = {"hidden_dim": 16, "max_len": 8, "encoder.inner_dim": 32, "loss.n_negatives": 24}
+
+
+def of_model(name: str, seed: int = 1, **settings: Any) -> Recommender:
+    """A small model by its name, for a log with titles."""
+    cls, data = registry.load("model", name), log(item=np.int16)
+    space, rows, items = (
+        Space(n_users=data.n_users, n_items=data.n_items),
+        data.ordered.items,
+        torch.arange(data.n_items),
+    )
+    if cls.reads_graph:
+        edges = {("user", "interacts", "item"): (rows.rows, rows.values), ("item", "has", "genre"): (items, items % 3)}
+        counts = {"user": data.n_users, "item": data.n_items, "genre": 3}
+        space = GraphSpace(**space.model_dump(), graph=HeteroGraph.from_edge_lists(counts, edges))
+    model = cls(**with_small(cls, SMALL, settings)).build(space, seed)
+    if isinstance(model, ClosedFormModel):
+        model.fit(data.split("leave-one-out").train)
+    elif isinstance(model, TrainableModel):
+        model.setup(data.split("leave-one-out").train)
+    titles = pl.DataFrame([data.items.values.alias("what"), pl.Series("title", [f"film {n}" for n in items.tolist()])])
+    record = {"metrics": {"ndcg@10": 0.5}}
+    return Recommender(model, data.users, data.items, rows, columns=data.columns, item_features=titles, record=record)

@@ -10,65 +10,36 @@ import polars as pl
 import pytest
 import torch
 from refusing import refused
+from small_serving import RECOMMENDERS, of_model
 
 import recgraph
 from recgraph import registry
-from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import ClosedFormModel, Space, TrainableModel
-from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, Embedder
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.csr import Csr
 
-SMALL = {"hidden_dim": 8, "n_heads": 2, "n_layers": 2, "max_len": 5, "inner_dim": 16}
-CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
-RECOMMENDERS = [
-    name for name, cls in CLASSES.items() if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
-]
-
-
-def served(seed: int = 1, name: str = "sasrec") -> Recommender:
-    generator = torch.Generator().manual_seed(0)
-    log = [(f"u{u}", i) for u in range(12) for i in torch.randperm(20, generator=generator)[:6].tolist()]
-    frame = pl.DataFrame(log, schema={"user_id": pl.String, "movie_id": pl.Int16}, orient="row")
-    films = pl.DataFrame({"movie_id": list(range(20)), "title": [f"film {n}" for n in range(20)]})
-    data = Interactions.from_frame(frame, user="user_id", item="movie_id", item_features=films)
-    cls, split = CLASSES.get(name) or registry.load("model", name), data.split("leave-one-out")
-    model = cls(**{setting: value for setting, value in SMALL.items() if setting in cls.Config.model_fields})
-    space, items = Space(n_users=data.n_users, n_items=data.n_items), torch.arange(data.n_items)
-    if cls.reads_graph:
-        rows = data.ordered.items
-        edges = {("user", "interacts", "item"): (rows.rows, rows.values), ("item", "has", "genre"): (items, items % 3)}
-        counts = {"user": data.n_users, "item": data.n_items, "genre": 3}
-        space = GraphSpace(**space.model_dump(), graph=HeteroGraph.from_edge_lists(counts, edges))
-    model.build(space, seed)
-    if isinstance(model, ClosedFormModel):
-        model.fit(split.train)
-    elif isinstance(model, TrainableModel):
-        model.setup(split.train)
-    return Recommender.for_split(model, split, {"metrics": {"ndcg@10": 0.5}})
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    served().save(tmp_path / "bundle")
+    of_model("sasrec").save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
 @pytest.mark.parametrize("name", RECOMMENDERS)
 def test_every_recommender_recommends_the_same_from_its_bundle(name: str, tmp_path: Path) -> None:
-    one = served(name=name)
+    one = of_model(name)
     one.save(tmp_path / "bundle")
     other = recgraph.load(tmp_path / "bundle")
     assert isinstance(other, Recommender)
     users, histories = one.users.values, {"someone": [3, 7, 11], "another": [5]}
-    first = one.recommend(users=users, item_columns=["title"])
-    assert first.equals(other.recommend(users=users, item_columns=["title"]))
-    assert first.schema["movie_id"] == pl.Int16
-    options: Any = {"fallback": "popularity"}
+    options: Any = {"fallback": "popularity", "item_columns": ["title"]}
+    first = one.recommend(users=users, **options)
+    assert first.equals(other.recommend(users=users, **options))
+    assert first.schema["what"] == pl.Int16
     assert one.recommend(histories=histories, **options).equals(other.recommend(histories=histories, **options))
     assert other.record == {"metrics": {"ndcg@10": 0.5}}
     for key, value in one.model.state_dict().items():
@@ -129,7 +100,7 @@ def test_a_model_of_ones_own_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
     before = registry.load("model", "popularity")
     monkeypatch.setattr(registry, "_registered", {})
     registry.register("model", "my-popularity")(type("Popularity", (before,), {"__module__": "mine"}))
-    one = served(name="my-popularity")
+    one = of_model("my-popularity")
     one.save(tmp_path / "bundle")
     assert type(recgraph.load(tmp_path / "bundle").model) is type(one.model)
     monkeypatch.setattr(registry, "_registered", {})
@@ -138,17 +109,17 @@ def test_a_model_of_ones_own_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_saving_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path) -> None:
-    served(seed=2).save(folder)
+    of_model("sasrec", 2).save(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError):
-        served().save(folder)
+        of_model("sasrec").save(folder)
     assert (folder / "thesis.txt").exists()
 
 
 def test_a_failed_save_leaves_the_old_bundle(folder: Path) -> None:
     before = (folder / "config.json").read_bytes()
-    new = served(seed=2)
+    new = of_model("sasrec", 2)
     new.record = {"not": {1, 2}}  # a set is not JSON
     with pytest.raises(TypeError):
         new.save(folder)
@@ -167,7 +138,7 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_no_mixture_of_two(
     load = bundle.load_file
 
     def late(path: Path) -> Any:
-        served(seed=2).save(folder)
+        of_model("sasrec", 2).save(folder)
         return load(path)
 
     monkeypatch.setattr(bundle, "load_file", late)
@@ -185,7 +156,7 @@ def graph() -> HeteroGraph:
 
 def embedder(seed: int = 3) -> Embedder:
     # masks are drawn when the model is built: only the right seed gives them again
-    made = MEOW(metapaths=("paper-author-paper",), hidden_dim=4, n_clusters=(2, 3), feature_mask=0.5, edge_mask=0.5)
+    made = MEOW(metapaths=("paper-author-paper",), hidden_dim=4, prototypes={"n_clusters": (2, 3)})
     return Embedder.of(made.build(graph(), seed=seed), "paper", {"seed": seed})
 
 

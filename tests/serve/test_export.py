@@ -11,52 +11,22 @@ import polars as pl
 import pytest
 import torch
 from refusing import refused
-from small_serving import ServedTowers, log, serve
-from small_settings import with_small
+from small_serving import RECOMMENDERS, SMALL, ServedTowers, log, of_model, serve
 
-from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import evaluating
-from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import ClosedFormModel, Model, Space
-from recgraph.models.collaborative.base import CollaborativeModel
-from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.models.base import Model
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.export import ExportError
-from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'")
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-N_USERS, N_ITEMS, MAX_LEN = 30, 40, 8
-SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "inner_dim": 32, "n_negatives": 24}
+N_ITEMS, MAX_LEN = 40, SMALL["max_len"]
 QUICK = {"sasrec", "ease", "bprmf"}
 #: rank by two sparse products and a low-rank one, or by two stages, which no graph of a runtime has
 NO_EXPORT = {"gfcf", "twostage"}
-# those of the library: other tests register models of their own
-CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
-RECOMMENDERS = [
-    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-    for name, cls in sorted(CLASSES.items())
-    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel) and name not in NO_EXPORT
-]
-
-
-def recommender(name: str, **settings: Any) -> Recommender:
-    data, cls = log(n_users=N_USERS, n_items=N_ITEMS), CLASSES[name]
-    model = cls(**with_small(cls, SMALL, settings))
-    sizes: dict[str, Any] = {"n_users": data.n_users, "n_items": data.n_items}
-    items, rows = torch.arange(data.n_items), data.ordered.items
-    edges = {("user", "interacts", "item"): (rows.rows, rows.values), ("item", "has", "genre"): (items, items % 3)}
-    graph = HeteroGraph.from_edge_lists({"user": data.n_users, "item": data.n_items, "genre": 3}, edges)
-    model.build(GraphSpace(**sizes, graph=graph) if cls.reads_graph else Space(**sizes), seed=1)
-    part = data.split("leave-one-out").train
-    if isinstance(model, ClosedFormModel):
-        model.fit(part)
-    elif isinstance(model, CollaborativeModel):
-        model.setup(part)
-    return Recommender(model, data.users, data.items, data.ordered.items, columns=data.columns)
 
 
 def histories(n: int = 40) -> list[list[int]]:
@@ -76,9 +46,16 @@ def own(model: Model, rows: list[list[int]], gives: str) -> np.ndarray:
         return np.asarray(model.encode_users(query) if gives == "vectors" else model.score(query))
 
 
-@pytest.mark.parametrize("name", RECOMMENDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in RECOMMENDERS
+        if name not in NO_EXPORT
+    ],
+)
 def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
-    served, folder = recommender(name), tmp_path / "out"
+    served, folder = of_model(name), tmp_path / "out"
     graph = served.export(folder)["graph"]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     program = torch.export.load(folder / "model.pt2").module()
@@ -91,11 +68,13 @@ def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
     if graph["kind"] == "vectors to scores":
+        users = json.loads((folder / "user_ids.json").read_text())
+        assert users == served.user_vectors()["who"].to_list()
+        index = torch.from_numpy(served.users.index(users))
         with evaluating(served.model):
-            scores = served.model.score(Query(torch.arange(N_USERS), served.seen))
+            scores = served.model.score(Query(index, served.seen.take(index)))
         vectors = np.load(folder / "user_vectors.npy")
-        assert json.loads((folder / "user_ids.json").read_text()) == served.users.values.to_list()
-        for size in (1, 2, N_USERS):
+        for size in (1, 2, len(users)):
             check(vectors[:size], np.asarray(scores[:size]))
         return
     least, greatest = given["length"]["least"], given["length"]["greatest"]
@@ -106,7 +85,7 @@ def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
 
 
 def test_time_gaps_are_an_input(tmp_path: Path) -> None:
-    served = recommender("sasrec", time_gaps=True)
+    served = of_model("sasrec", time_gaps=True)
     with torch.no_grad():
         served.model.gap_embedding.weight[1:].normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, index, operator]
     graph = served.export(tmp_path / "out")["graph"]
@@ -124,9 +103,9 @@ def test_time_gaps_are_an_input(tmp_path: Path) -> None:
 
 
 def test_what_is_in_the_folder(tmp_path: Path) -> None:
-    served, folder = recommender("sasrec"), tmp_path / "out"
+    served, folder = of_model("sasrec"), tmp_path / "out"
     before = served.recommend(users="all", k=5)
-    recommender("popularity").export(folder)
+    of_model("popularity").export(folder)
     manifest = served.export(folder)  # in the place of the earlier one
     assert json.loads((folder / "manifest.json").read_text()) == manifest
     items = pl.read_parquet(folder / "items.parquet")
@@ -146,10 +125,10 @@ class ScoresOnly(ServedTowers):
 
 
 def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
-    for served in (serve(log(), ScoresOnly()), recommender("gfcf")):
+    for served in (serve(log(), ScoresOnly()), of_model("gfcf")):
         with refused(type(served.model).__name__, by=ExportError):
             served.export(tmp_path / "out")
-    with_bias = serve(log(), SASRec(hidden_dim=16, encoder="hstu", encoder_options={"time_bias": True}))
+    with_bias = serve(log(), SASRec(hidden_dim=16, encoder={"name": "hstu", "time_bias": True}))
     with refused("time_bias"):
         with_bias.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()

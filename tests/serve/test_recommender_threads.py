@@ -10,12 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import torch
 from small_serving import recommender
-from torch import Tensor
 
-from recgraph.data.batches import Query
-from recgraph.models.base import Model, Space
+from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.models.sequence.sasrec import SASRec
@@ -69,36 +66,6 @@ def test_threads_replace_the_catalogue_meanwhile() -> None:
         return bool(served.recommend(users=[user], k=k).equals(alone[user, k]))
 
     assert all(in_threads(160, call))
-
-
-class Refreshing(Model):
-    """Gets other weights, and :meth:`Recommender.refresh`, while a catalogue is made of the old ones."""
-
-    meanwhile: Callable[[], Any] | None = None
-
-    def _build(self, space: Space) -> None:
-        self.table = torch.nn.Embedding(space.n_items, 8)
-
-    def encode_users(self, query: Query) -> Tensor:
-        return self.table(query.history.values[query.history.offsets[1:] - 1])
-
-    def encode_items(self) -> Tensor:
-        vectors = self.table.weight.detach().clone()
-        if self.meanwhile is not None:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            with torch.no_grad():
-                self.table.weight.copy_(self.table.weight.flip(1).cumsum(0) % 1)
-            meanwhile()
-        return vectors
-
-
-def test_what_was_made_of_old_weights_is_not_kept_after_a_refresh() -> None:
-    model = Refreshing()
-    served = recommender(lambda: model)
-    model.meanwhile = served.refresh
-    served.recommend(users=[3], k=5)
-    after = served.recommend(users=[3], k=5)
-    assert after.equals(served.refresh().recommend(users=[3], k=5))
 
 
 def test_no_count_is_lost() -> None:

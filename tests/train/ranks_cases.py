@@ -27,8 +27,13 @@ from recgraph.train.observers import Observer, TrainingInterrupted
 from recgraph.train.trainer import NonFiniteLoss, Trainer
 
 N_USERS, N_ITEMS = 23, 30
-SMALL = {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "n_layers": 1, "n_heads": 2, "inner_dim": 16}
-SMALL |= {"attention_dropout": 0.0}
+SMALL: dict[str, Any] = {
+    "hidden_dim": 8,
+    "dropout": 0.0,
+    "max_len": 6,
+    "encoder": {"n_layers": 1, "n_heads": 2, "inner_dim": 16},
+}
+SMALL["encoder"] |= {"attention_dropout": 0.0}
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,11 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
     }
 
 
-DROPOUT = Case("mclrec", {**SMALL, "dropout": 0.3, "attention_dropout": 0.3}, {"max_epochs": 3, "batch_size": 5})
+DROPOUT = Case(
+    "mclrec",
+    {**SMALL, "dropout": 0.3, "encoder": {**SMALL["encoder"], "attention_dropout": 0.3}},
+    {"max_epochs": 3, "batch_size": 5},
+)
 
 
 WITHOUT_DROPOUT = Case("mclrec", SMALL, {"max_epochs": 3, "batch_size": 5})

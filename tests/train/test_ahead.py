@@ -100,7 +100,7 @@ def trained(folder: Path | None = None, stop_after: int | None = None, **setting
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(2, 12, (40,), generator=generator)
     train = Part(Ragged.from_lengths(torch.randint(0, 25, (int(lengths.sum()),), generator=generator), lengths), 25)
-    model = MCLRec(hidden_dim=8, inner_dim=12, max_len=10).build(Space(n_users=40, n_items=25), seed=0)
+    model = MCLRec(hidden_dim=8, encoder={"inner_dim": 12}, max_len=10).build(Space(n_users=40, n_items=25), seed=0)
     generators = Generators(0)
     config = TrainConfig.of(metric="loss", max_epochs=3, patience=None, **settings)
     batches = model.batches(train, 8, generators)

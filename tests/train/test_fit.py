@@ -29,7 +29,7 @@ def split() -> Split:
 
 
 def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1)
+    model = rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1})
     return rg.fit(model, split, **{"seed": 0, "out": out, "device": "cpu", "max_epochs": 1, **more})
 
 
@@ -121,7 +121,7 @@ def test_a_fit_tells_its_story(split: Split, tmp_path: Path, caplog: pytest.LogC
     assert told[-1] == f"run saved in {tmp_path / 'run'}"
 
 
-SMALL = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1}
+SMALL = {"hidden_dim": 8, "encoder": {"n_heads": 1, "n_layers": 1}}
 
 
 TRAINING: dict[str, Any] = {"seed": 0, "device": "cpu", "batch_size": 16, "patience": None}
@@ -155,7 +155,7 @@ def in_memory(csv: Path, step: int = 1) -> Split:
 
 
 def reader() -> SASRec:
-    return SASRec(**SMALL, item_features=("kind",))
+    return SASRec(**SMALL, items={"features": ("kind",)})
 
 
 @pytest.mark.parametrize("is_trained", [False, True])

@@ -30,7 +30,7 @@ def split() -> Split:
 
 
 def fitted(split: Any, out: Path | None = None, **more: Any) -> Run:
-    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1)
+    model = rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1})
     # with this rate the best of five epochs is neither the first nor the last one
     settings = {"batch_size": 16, "learning_rate": 0.003, "max_epochs": 5}
     return rg.fit(model, split, **{"seed": 1, "out": out, "device": "cpu", **settings, **more})
@@ -137,7 +137,9 @@ def fitted_on(name: str, data: Any, **more: Any) -> Run:
     if name == "ease":
         return rg.fit("ease", data, **{"seed": 0, **more})
     model = (
-        rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1) if name == "sasrec" else rg.models.MEOWRec(hidden_dim=8)
+        rg.models.SASRec(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1})
+        if name == "sasrec"
+        else rg.models.MEOWRec(hidden_dim=8)
     )
     return rg.fit(model, data, **{"seed": 0, "device": "cpu", **EPOCHS, **more})
 
@@ -217,7 +219,7 @@ def short() -> Split:
 def trained(short: Split, out: Path | None = None, *, model: str = "sasrec", **more: Any) -> Run:
     kind = {"sasrec": rg.models.SASRec, "mclrec": rg.models.MCLRec}[model]
     settings = {"seed": 0, "out": out, "device": "cpu", "batch_size": 16, "patience": None, **more}
-    return rg.fit(kind(hidden_dim=8, n_heads=1, n_layers=1), short, **settings)
+    return rg.fit(kind(hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1}), short, **settings)
 
 
 def assert_same(one: Run, other: Run) -> None:

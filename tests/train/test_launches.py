@@ -36,7 +36,7 @@ LAUNCHES = {
 
 #: what may launch at most so much, whatever its settings
 SETTINGS: list[tuple[str, dict[str, Any], int]] = [
-    *(("sasrec", {"loss": name, "n_negatives": 8}, 300) for name in ("sampled_softmax", "bce", "bpr")),
+    *(("sasrec", {"loss": {"name": name, "n_negatives": 8}}, 300) for name in ("sampled_softmax", "bce", "bpr")),
     ("sasrec", {"time_gaps": True}, 300),
     ("mclrec", {"augmenter": "attention"}, 1500),
     ("mclrec", {"schedule_of_phases": "paper"}, 1500),
@@ -205,7 +205,7 @@ def test_a_compiled_contrast_is_the_one_that_is_not(name: str) -> None:
 @pytest.mark.usefixtures("compiling")
 @pytest.mark.slow
 def test_the_default_backend_gives_the_same_losses() -> None:
-    off = {"dropout": 0.0, "attention_dropout": 0.0}  # it draws by an order of its own
+    off = {"dropout": 0.0, "encoder": {"attention_dropout": 0.0}}  # it draws by an order of its own
     plain = steps(built("sasrec", **off))
     model = built("sasrec", **off)
     model.compile_parts()

@@ -41,7 +41,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[HeteroGraph, 
 
 
 def fitted(graph: HeteroGraph, out: Path | None = None, **more: Any) -> NodeRun:
-    model = MEOW(metapaths=("paper-author-paper",), hidden_dim=8, n_clusters=(3,))
+    model = MEOW(metapaths=("paper-author-paper",), hidden_dim=8, prototypes={"n_clusters": (3,)})
     return fit_graph(model, graph, **{"seed": 2, "out": out, "device": "cpu", "max_epochs": 5, **more})
 
 

@@ -118,7 +118,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 @pytest.fixture(scope="module")
 def run(split: Split) -> rg.Run:
-    model = rg.models.MCLRec(hidden_dim=8, n_heads=1)
+    model = rg.models.MCLRec(hidden_dim=8, encoder={"n_heads": 1})
     return rg.fit(model, split, seed=0, max_epochs=4, batch_size=256, learning_rate=0.01)
 
 

@@ -23,6 +23,7 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
 _NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
 _BATCHES = {**_NODES, "dropout": 0.0, "mini_batch": True}
 _ITEMS = ("item-genre-item", "item-user-item")
+_FEW = {"n_clusters": (2, 3)}
 _GROUPS = {"shared": True, "n_groups": 3}
 
 CASES = {
@@ -30,23 +31,25 @@ CASES = {
     "mclrec": _sequence("mclrec"),
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
     # without shares, but the same draws on all ranks: dropout makes no difference
-    "meow": Case("meow", {**_NODES, "n_clusters": (3, 5)}),
-    "sparse tables": _sequence("sasrec", {"sparse_tables": True}, loss="sampled_softmax", n_negatives=5),
+    "meow": Case("meow", {**_NODES, "prototypes": {"n_clusters": (3, 5)}}),
+    "sparse tables": _sequence("sasrec", {"sparse_tables": True}, loss={"name": "sampled_softmax", "n_negatives": 5}),
 }
 SLOW = {
-    "bce, in groups": _sequence("sasrec", loss="bce", n_negatives=3, loss_options=_GROUPS),
+    "bce, in groups": _sequence("sasrec", loss={"name": "bce", "n_negatives": 3, **_GROUPS}),
     "masked items": _sequence("bert4rec", mask_ratio=0.4, last_share=0.3, window_step=0.5),
     "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
     "cl4srec": _sequence("cl4srec", {"accumulate": 2}),
     "duorec": _sequence("duorec"),
     "bprmf": Case("bprmf", {"hidden_dim": 8}),
-    "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
+    "ultragcn": Case("ultragcn", {"hidden_dim": 8, "loss": {"n_negatives": 5}}),
     "simgcl": Case("simgcl", {"hidden_dim": 8}),
     "heco": Case("heco", _NODES),
-    "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, "n_clusters": (2, 3), "item_metapaths": _ITEMS}),
-    "ncl": Case("ncl", {"hidden_dim": 8, "n_clusters": (2, 3), "warm_up_epochs": 1}),
+    "meowrec": Case(
+        "meowrec", {"hidden_dim": 8, "dropout": 0.2, "prototypes": {"n_clusters": (2, 3)}, "item_metapaths": _ITEMS}
+    ),
+    "ncl": Case("ncl", {"hidden_dim": 8, "prototypes": {"n_clusters": (2, 3)}, "warm_up_epochs": 1}),
     # each convolves its share of the batch's nodes
-    "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),
+    "meow by batches": Case("meow", {**_BATCHES, "prototypes": {"n_clusters": (3, 5)}, "twins": {"redraw": True}}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
     "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
     # 23 rows: the last batch has one, which both ranks compute

@@ -21,7 +21,7 @@ from recgraph.train.observers import Observer
 from recgraph.train.pretrained import initial_items
 
 TABLES = generate(Synthetic(n_users=60, n_items=40, n_groups=2, max_length=5, min_length=5))
-SMALL = {"hidden_dim": 8, "n_layers": 1, "n_heads": 1, "inner_dim": 8, "max_len": 8}
+SMALL = {"hidden_dim": 8, "encoder": {"n_layers": 1, "n_heads": 1, "inner_dim": 8}, "max_len": 8}
 ONCE: dict[str, Any] = {"max_epochs": 1, "seed": 0, "progress": False}
 #: items that the second log has and the first has not
 NEW = (901, 902)

@@ -18,7 +18,7 @@ from recgraph.train.run import Run
 
 N_USERS, N_ITEMS = 40, 30
 SMALL: dict[str, Any] = {"hidden_dim": 8, "max_epochs": 2, "batch_size": 32}
-SASREC = {"name": "sasrec", **SMALL, "max_len": 6, "n_layers": 1, "inner_dim": 16}
+SASREC = {"name": "sasrec", **SMALL, "max_len": 6, "encoder": {"n_layers": 1, "inner_dim": 16}}
 ALL_KINDS: tuple[Any, ...] = ("itemknn", SASREC, {"name": "bprmf", **SMALL})
 
 
@@ -79,7 +79,7 @@ def test_valid_and_test_are_not_read() -> None:
         "candidates": 8,
         "item_features": "all",
         "user_features": ["age"],
-        "ranker_options": {"max_iter": 10, "min_samples_leaf": 5},
+        "ranker": {"max_iter": 10, "min_samples_leaf": 5},
     }
     one, two = (rg.fit(TwoStage(**settings), each, seed=3, device="cpu") for each in (split, other))
     assert bool(state(one)["is_taught"])

@@ -23,7 +23,8 @@ from recgraph.train.run import Run
 from recgraph.train.update import Joined, UpdateRefused, newest
 
 SMALL: dict[str, Any] = {
-    "hidden_dim": 8, "max_len": 8, "inner_dim": 8, "n_heads": 1, "n_layers": 1, "n_negatives": 4, "max_iter": 100,
+    "hidden_dim": 8, "max_len": 8, "encoder.inner_dim": 8, "encoder.n_heads": 1, "encoder.n_layers": 1, "n_layers": 1,
+    "loss.n_negatives": 4, "max_iter": 100,
 }  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def test_the_run_that_is_updated_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     # users go on in circles, which the run has learned, and the update is at a rate that breaks it
     run = rg.fit(
-        registry.load("model", "sasrec")(hidden_dim=16, n_heads=1, n_layers=1, max_len=8, dropout=0.0),
+        registry.load("model", "sasrec")(hidden_dim=16, encoder={"n_heads": 1, "n_layers": 1}, max_len=8, dropout=0.0),
         log_of(OLD).split(), seed=0, device="cpu", max_epochs=60, batch_size=4, learning_rate=0.01,
     )  # fmt: skip
     news = frame(range(10), range(7, 11))
@@ -202,11 +203,11 @@ def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
     assert after[1].optimisers["model/0/exp_avg"].shape == (12 + 14, 8)
 
 
-@pytest.mark.parametrize("item_id_embedding", [True, False])
-def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(item_id_embedding: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("id_embedding", [True, False])
+def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(id_embedding: bool, tmp_path: Path) -> None:
     kinds = pl.DataFrame({"what": range(100, 112), "kind": ["even", "odd"] * 6})
     model = registry.load("model", "sasrec")(
-        hidden_dim=8, n_heads=1, n_layers=1, item_features=["kind"], item_id_embedding=item_id_embedding
+        hidden_dim=8, encoder={"n_heads": 1, "n_layers": 1}, items={"features": ["kind"], "id_embedding": id_embedding}
     )
     log = log_of(OLD).with_features(item_features=kinds)
     run = rg.fit(model, log.split(), seed=0, device="cpu", max_epochs=1)
@@ -282,7 +283,11 @@ TIMED_OLD, TIMED_NEW = timed_frame(range(10), range(7)), timed_frame(range(8, 12
 
 def test_times_and_features_go_on(tmp_path: Path) -> None:
     model = rg.models.SASRec(
-        hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, item_features=["kind"], time_gaps=True
+        hidden_dim=8,
+        encoder={"n_heads": 1, "n_layers": 1, "inner_dim": 8},
+        max_len=8,
+        items={"features": ["kind"]},
+        time_gaps=True,
     )
     run = rg.fit(model, side_log(TIMED_OLD, ITEMS.head(12)), seed=0, max_epochs=2, batch_size=8, out=tmp_path / "a")
     before = run.recommender

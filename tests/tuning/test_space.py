@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import optuna
 import pytest
-from pydantic import Field
 from refusing import refused
 
 from recgraph import registry
-from recgraph.config import Config, ConfigError, Search
+from recgraph.config import ConfigError
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
@@ -28,18 +27,16 @@ def space(given: Any = None, **fixed: Any) -> SearchSpace:
 def test_annotations_make_the_space() -> None:
     """Field by field, as a slow reading of the annotations has it."""
     expected = {}
-    for part in (SASRec.Config, TrainConfig):
-        for name, field in part.model_fields.items():
-            for search in (each for each in field.metadata if isinstance(each, Search)):
-                if search.choices is not None:
-                    expected[name] = {"choices": list(search.choices)}
-                else:
-                    given = {"low": search.low, "high": search.high, "step": search.step, "log": search.log}
-                    expected[name] = {key: value for key, value in given.items() if value}
+    for setting in (*SASRec.Config.describe(whole=True), *TrainConfig.describe()):
+        if (search := setting.search) is not None and search.choices is not None:
+            expected[setting.name] = {"choices": list(search.choices)}
+        elif search is not None:
+            given = {"low": search.low, "high": search.high, "step": search.step, "log": search.log}
+            expected[setting.name] = {key: value for key, value in given.items() if value}
     found = space()
     assert {name: {k: v for k, v in d.to_dict().items() if v} for name, d in found.dimensions.items()} == expected
     assert {"learning_rate", "batch_size", "hidden_dim", "dropout"} <= expected.keys()
-    assert found.dimensions["n_layers"].whole
+    assert found.dimensions["encoder.n_layers"].whole
     assert not found.dimensions["learning_rate"].whole
 
 
@@ -59,12 +56,14 @@ def test_every_model_has_a_space_with_its_default_in_it() -> None:
 
 def test_lists_may_be_the_choices_of_an_annotation() -> None:
     config = registry.load("model", "meowrec").Config
-    found = SearchSpace.of({"model": config}, {})
+    found = SearchSpace.of({"model": config}, {}, {"prototypes.n_clusters": [[20, 60], [10, 30]]})
     default = found.default()
     assert default is not None
     assert config.of(found.settings(default)) == config()
-    last = list((found.dimensions["n_clusters"].choices or ())[-1])
-    assert config.of(found.settings({**default, "n_clusters": json.dumps(last)})).n_clusters == tuple(last)
+    last = list((found.dimensions["prototypes.n_clusters"].choices or ())[-1])
+    assert config.of(
+        found.settings({**default, "prototypes.n_clusters": json.dumps(last)})
+    ).prototypes.n_clusters == tuple(last)
 
 
 def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
@@ -80,15 +79,16 @@ def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
     assert found.dimensions["batch_size"] == Dimension("batch_size", 32, 64, whole=True)
     assert found.fixed == {"dropout": 0.2, "max_epochs": 3}
     assert found.default() is None  # 64 is not among the widths
-    rest = space({"*": "fixed", "dropout": {}, "n_layers": [1, 2]})
-    assert rest.default() == {"dropout": 0.5, "n_layers": 2}
+    rest = space({"*": "fixed", "dropout": {}, "encoder.n_layers": [1, 2]})
+    assert rest.default() == {"dropout": 0.5, "encoder.n_layers": 2}
     for step, is_inside in ((0.1, True), (0.2, False)):
         found = space({"*": "fixed", "dropout": {"low": 0.0, "high": 0.8, "step": step}})
         assert found.default() == ({"dropout": 0.5} if is_inside else None)
 
 
 def test_choices_of_any_kind_come_back_as_they_were() -> None:
-    found = space({"*": "fixed", "loss_options": {"choices": [{}, {"a": [1, 2]}]}, "clip_norm": [None, 1.0]})
+    losses = ["bpr", {"name": "bpr", "n_negatives": 2}]
+    found = space({"*": "fixed", "loss": losses, "clip_norm": [None, 1.0]})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = []
     for _ in range(8):
@@ -98,7 +98,7 @@ def test_choices_of_any_kind_come_back_as_they_were() -> None:
         seen.append(found.settings(trial.params))
         study.tell(trial, 0.0)
     assert {type(values["clip_norm"]) for values in seen} == {type(None), float}
-    assert all(values["loss_options"] in ({}, {"a": [1, 2]}) for values in seen)
+    assert all(values["loss"] in losses for values in seen)
 
 
 @pytest.mark.parametrize(
@@ -118,62 +118,54 @@ def test_mistakes_name_the_field(given: dict[str, Any], fixed: dict[str, Any], n
         space(given, **fixed)
 
 
-class Parts(Config):
-    """Settings that choose parts."""
-
-    weight: str | None = "cluster"
-    weight_options: Annotated[dict[str, Any], Field(default_factory=dict)]
-    encoder: str = "transformer"
-    encoder_options: Annotated[dict[str, Any], Field(default_factory=dict)]
-    augmentations: tuple[str | dict[str, Any], ...] = ("crop", "mask")
-    size: Annotated[int, Search(1, 4)] = 2
+CL4SRec = registry.load("model", "cl4srec")
 
 
 def parts(given: Any, **fixed: Any) -> SearchSpace:
-    return SearchSpace.of({"model": Parts}, fixed, {"*": "fixed", **given})
+    return SearchSpace.of({"model": CL4SRec.Config}, fixed, {"*": "fixed", **given})
 
 
-def test_options_of_a_part_are_searched_where_they_are_named() -> None:
-    given = {"weight.n_clusters": {"choices": [[5], [5, 10]]}, "weight.iterations": 7}
-    found = parts({**given, "encoder.alpha": {"low": 0.1, "high": 0.9}}, encoder="filtered_transformer")
-    assert set(found.dimensions) == {"weight.n_clusters", "encoder.alpha"}
-    settings = found.settings({"weight.n_clusters": "[5, 10]", "encoder.alpha": 0.5})
-    assert settings["weight_options"] == {"n_clusters": [5, 10], "iterations": 7}
-    assert settings["encoder_options"] == {"alpha": 0.5}
-    # the tables that TOML makes of names without quotes
-    assert parts({"weight": {"n_clusters": [[5]]}}).dimensions["weight.n_clusters"].choices == ([5],)
+def test_settings_of_a_part() -> None:
+    given = {"contrast.weight.n_clusters": {"choices": [[5], [5, 10]]}, "contrast.weight.iterations": 7}
+    fixed = {"contrast": {"weight": "cluster"}, "encoder": "bsa"}
+    found = parts({**given, "encoder": {"alpha": {"low": 0.1, "high": 0.9}}}, **fixed)  # as TOML makes of encoder.alpha
+    assert set(found.dimensions) == {"contrast.weight.n_clusters", "encoder.alpha"}
+    settings = found.settings({"contrast.weight.n_clusters": "[5, 10]", "encoder.alpha": 0.5})
+    assert settings["contrast"]["weight"] == {"name": "cluster", "n_clusters": [5, 10], "iterations": 7}
+    assert settings["encoder"] == {"name": "bsa", "alpha": 0.5}
+    assert CL4SRec.Config.of(settings).encoder.alpha == 0.5
+    assert {name for name in parts({"*": "searched"}, **fixed).dimensions if "." in name} >= {"encoder.alpha"}
 
 
-def test_options_of_one_of_several_parts() -> None:
+def test_a_part_that_is_searched_has_its_own_defaults() -> None:
+    found = SearchSpace.of({"model": CL4SRec.Config}, {}, {"encoder": ["transformer", "gru"]})
+    assert not [name for name in found.dimensions if name.startswith("encoder.")]
+    default = found.default()
+    assert default is not None
+    assert default["encoder"] == "transformer"
+    assert found.settings({**default, "encoder": "gru"})["encoder"] == "gru"
+
+
+def test_settings_of_one_of_several_parts() -> None:
     found = parts({"augmentations.crop.ratio": {}})
     assert found.dimensions["augmentations.crop.ratio"] == Dimension("augmentations.crop.ratio", 0.1, 0.9)
     settings = found.settings({"augmentations.crop.ratio": 0.25})
-    assert settings["augmentations"] == [{"name": "crop", "ratio": 0.25}, "mask"]
+    assert settings["augmentations"][0] == {"name": "crop", "ratio": 0.25}
     assert found.default() == {"augmentations.crop.ratio": 0.5}
     given = [{"name": "crop", "ratio": 0.7}, "mask"]
     assert parts({"augmentations.crop.ratio": {}}, augmentations=given).default() == {"augmentations.crop.ratio": 0.7}
-
-
-@pytest.mark.parametrize("given", [{}, 0.1])
-def test_options_of_regularisers(given: Any) -> None:
-    config, regularisers = {"model": registry.load("model", "CL4SRec").Config}, {"margin": {}, "alignment": given}
-    options = {"regularisers.alignment.coefficient": {"low": 0.5, "high": 4.0}}
-    found = SearchSpace.of(config, {"regularisers": regularisers}, {**options, "*": "fixed"})
-    assert found.default() == ({"regularisers.alignment.coefficient": 1.0} if given == {} else None)
-    merged = found.settings({"regularisers.alignment.coefficient": 2.0})["regularisers"]
-    assert merged == {"margin": {}, "alignment": {"coefficient": 2.0}}
+    weighed = {"contrast": {"regularisers": ["margin", "alignment"]}}
+    found = parts({"contrast.regularisers.alignment.coefficient": {"low": 0.5, "high": 4.0}}, **weighed)
+    name = "contrast.regularisers.alignment.coefficient"
+    assert CL4SRec.Config.of(found.settings({name: 2.0})).contrast.regularisers[1].coefficient == 2
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"wieght.n_clusters": {}}, "wieght"),
-        ({"size": {}, "weight.iterations": 0}, "weight.iterations"),
-        ({"augmentations.ratio": {}}, "augmentations.PART.OPTION"),
-    ],
+    "given",
+    [{"contrast.wieght": "learned"}, {"contrast.weight.iterations": 0}, {"encoder.alpha": {"low": 0, "high": 1}}],
 )
-def test_mistakes_in_options_name_them(given: dict[str, Any], named: str) -> None:
-    with refused(named, by=ConfigError):
+def test_mistakes_in_parts_name_them(given: dict[str, Any]) -> None:
+    with refused(next(iter(given)).rpartition(".")[2], by=ConfigError):
         parts(given)
 
 

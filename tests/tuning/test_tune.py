@@ -28,7 +28,8 @@ from recgraph.tuning.storage import find_study
 SPACE = {"*": "fixed", "learning_rate": {}, "dropout": {}}
 
 
-SETTINGS = {"max_epochs": 2, "hidden_dim": 8, "n_layers": 1, "n_heads": 1, "patience": None, "batch_size": 256}
+SETTINGS = {"max_epochs": 2, "hidden_dim": 8, "patience": None, "batch_size": 256}
+SETTINGS |= {"encoder": {"n_layers": 1, "n_heads": 1}}
 
 
 def synthetic() -> Split:
@@ -162,8 +163,8 @@ def test_configurations_that_cannot_be_trained_are_pruned_with_the_reason(split:
     diverging = tune(split, None, 1, space={"*": "fixed", "learning_rate": [1e30]})
     assert states(diverging) == {"PRUNED": 1}
     assert "became" in diverging.trials[0].user_attrs["reason"]
-    fixed = {name: value for name, value in SETTINGS.items() if name not in ("hidden_dim", "n_heads")}
-    space = {"*": "fixed", "hidden_dim": [6, 8], "n_heads": [4]}
+    fixed = {name: value for name, value in SETTINGS.items() if name not in ("hidden_dim", "encoder")}
+    space = {"*": "fixed", "hidden_dim": [6, 8], "encoder.n_heads": [4]}
     apart = tune(split, None, 2, space=space, settings=fixed, sampler="grid")
     assert states(apart) == {"PRUNED": 1, "COMPLETE": 1}
     infinite = tune(split, None, 1, objective=lambda _: float("inf"), **EASE)
@@ -226,7 +227,7 @@ def test_workers_are_given_no_test_row(split: Split, made: tuple[Path, optuna.St
 
 
 def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(split: Split, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "n_heads": 3, "max_epochs": 1}
+    settings = {**SETTINGS, "encoder": {"n_heads": 3}, "max_epochs": 1}
     del settings["hidden_dim"]  # its default, 64, is no multiple of 3 heads
     space = {"*": "fixed", "hidden_dim": [6, 9]}
     study = tune(split, tmp_path / "s", 2, test_seeds=1, space=space, settings=settings)
@@ -236,10 +237,10 @@ def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(sp
     assert outcomes(study) == [f"the default configuration cannot be trained: {tested['default_not_trained']}"]
 
 
-SMALL = {"*": "fixed", "dropout": {}, "n_heads": [1, 2]}
+SMALL = {"*": "fixed", "dropout": {}, "encoder.n_heads": [1, 2]}
 
 
-GRID = {"*": "fixed", "dropout": [0.1, 0.2, 0.3], "n_heads": [1, 2, 4, 8]}
+GRID = {"*": "fixed", "dropout": [0.1, 0.2, 0.3], "encoder.n_heads": [1, 2, 4, 8]}
 
 
 def test_objectives_by_name() -> None:

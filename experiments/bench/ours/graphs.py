@@ -123,9 +123,7 @@ def contrast(options: dict[str, Any]) -> Any:
     a, b, draw = _rows(options)
     weight = Cluster()
     weight.prepare(lambda: torch.stack([torch.randint(k, (n,), generator=draw) for k in (100, 300)]).to(device))
-    term = ContrastiveTerm(
-        temperature=0.4, objective="info_nce", objective_settings={"count_positive": False}, weight=weight
-    )
+    term = ContrastiveTerm(temperature=0.4, objective={"name": "info_nce", "count_positive": False}, weight=weight)
 
     def run(steps: int) -> dict[str, float]:
         for _ in range(steps):

@@ -20,6 +20,7 @@ from typing import Any
 
 import polars as pl
 
+from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
     SEQUENCES,
@@ -41,7 +42,6 @@ from recgraph.data.log import with_parts
 from recgraph.data.read import PATHS, LogFile, Reading, read_delimited, read_sequences
 from recgraph.data.split import Interactions
 from recgraph.files import read_frame, reading, sha256, within, write_text
-from recgraph.setting_texts import toml_text
 
 Tables = Mapping[str, pl.DataFrame]
 _PIP_TIMEOUT = 600
@@ -49,11 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 class SourceError(ValueError):
-    """A source does not give what the card says."""
-
-
-class HashMismatchError(SourceError):
-    """A file is not the one that the card names."""
+    """A source does not give what the card says: a file is missing, or is not the published one."""
 
 
 class UnavailableError(OSError):
@@ -67,7 +63,7 @@ class CountError(ValueError):
 def check_hash(path: Path, expected: str | None, what: str) -> None:
     """Raise unless the file has the hash (None: nothing is known of it)."""
     if expected is not None and (got := sha256(path)) != expected:
-        raise HashMismatchError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
+        raise SourceError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
 
 
 def counts_of(log: Interactions) -> dict[str, int]:
@@ -100,7 +96,7 @@ def _source_of(card: LogCard, sources: list[Source], given: Path) -> Url | Wheel
     if fits:
         return fits[0]
     known = "; ".join(f"{source.sha256} ({label_of(source)})" for source in candidates) or "none: it is generated"
-    raise HashMismatchError(f"{given} is no file of dataset {card.name!r}: expected sha256 {known}; got {got}")
+    raise SourceError(f"{given} is no file of dataset {card.name!r}: expected sha256 {known}; got {got}")
 
 
 def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
@@ -228,20 +224,12 @@ def write_card(path: str, out: Path | None = None, how: Reading | None = None) -
     file = replace(file, reading=file.completed())
     data = Interactions.from_files(file)
     values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
-    folder = card.absolute().parent.resolve()
-    for name in ("file", *PATHS):
-        if name in values:
-            place = Path(values[name])
-            values[name] = os.path.relpath(place.parent.resolve() / place.name, folder)
-    text = _CARD.format(
-        out=card,
-        name=toml_text(card.stem),
-        title=toml_text(Path(path).name),
-        data="\n".join(f"{name} = {toml_text(value)}" for name, value in values.items()),
-        today=dt.date.today(),
-        **counts_of(data),
-    )
-    write_text(text, card)
+    values |= {
+        name: os.path.relpath(values[name], card.absolute().parent) for name in ("file", *PATHS) if name in values
+    }
+    lines = "\n".join(f"{name} = {toml_text(value)}" for name, value in values.items())
+    texts = {"name": toml_text(card.stem), "title": toml_text(Path(path).name), "data": lines}
+    write_text(_CARD.format(out=card, today=dt.date.today(), **texts, **counts_of(data)), card)
     return card, data
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Added, ConfigError, Search
+from recgraph.config import ConfigError, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
@@ -37,7 +37,6 @@ class EASEConfig(ModelConfig):
             description="type of the solution: float64 takes 12 bytes a pair of items during the fit, float32 takes 4; "
             f"auto: float64 up to {_FLOAT64_ITEMS:,} items"
         ),
-        Added(),
     ] = "auto"
 
 

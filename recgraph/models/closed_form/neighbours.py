@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, Search
+from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
@@ -120,7 +120,6 @@ class ItemKNNConfig(NeighbourConfig):
         bool,
         Field(description="divide the similarities of each scored item's neighbours by their sum"),
         Search(choices=(False, True)),
-        Added(),
     ] = False
 
 

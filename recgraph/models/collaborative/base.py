@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
-from recgraph.config import Added, Search
+from recgraph import losses
+from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
@@ -21,6 +21,7 @@ from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import own_scores, pair_scores, unit_rows
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel, UpdatedBy
 from recgraph.models.reading import Reading
+from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.blocks import row_blocks
 from recgraph.sparse.device import full_precision, is_accelerated
@@ -31,13 +32,7 @@ class CollaborativeConfig(ModelConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
     ] = 64
-    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "bpr"
-    n_negatives: Annotated[
-        int | None, Field(ge=1, description="negatives of losses that draw them; none: the loss's own default")
-    ] = None
-    popularity_power: Annotated[
-        float, Field(ge=0, le=2, description="negatives ~ popularity ** power; 0 is uniform")
-    ] = 0.0
+    loss: Annotated[PartConfig, part("loss"), Field(description="of the recommendations")] = losses.BPR()
     exclude_own: Annotated[
         bool, Field(description="never draw a user's own items as that user's negatives (pairwise losses)")
     ] = True
@@ -46,13 +41,10 @@ class CollaborativeConfig(ModelConfig):
         Field(ge=0, description="weight of the squared norms of each sample's vectors"),
         Search(1e-6, 1e-2, log=True),
     ] = 1e-4
-    loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
-
     init_std: Annotated[
         float | None,
         Field(gt=0, description="standard deviation of the first user and item vectors; none: uniform by Xavier"),
         Search(choices=(None, 1e-4, 1e-3, 1e-2, 1e-1)),
-        Added(),
     ] = None
 
 
@@ -99,8 +91,8 @@ class CollaborativeModel(TrainableModel):
     def _build(self, space: Space) -> None:
         self.embedding = self._new_table(space.n_users, space.n_items)
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
-        spec = {"name": self.config.loss, **self.config.loss_options}
-        self.loss: NextItemLoss = registry.make("loss", spec, self._loss_settings())
+        # no item of a user-item model is padding
+        self.loss: NextItemLoss = self.config.loss.build(pad_candidate=False)
         self._ranking: _Ranking | None = None
 
     def _new_table(self, *sizes: int) -> nn.Embedding:
@@ -118,14 +110,6 @@ class CollaborativeModel(TrainableModel):
     def item_table(self) -> Tensor:
         assert self.space is not None
         return self.embedding.weight[self.space.n_users :]
-
-    def _loss_settings(self) -> dict[str, Any]:
-        """Settings that the loss is given beside ``loss_options``, where it has them."""
-        # no item of a user-item model is padding
-        given = {"pad_candidate": False, "popularity_power": self.config.popularity_power}
-        if self.config.n_negatives is not None:
-            given["n_negatives"] = self.config.n_negatives
-        return given
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -8,39 +8,33 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.augment.graph import make_augmentation
-from recgraph.config import Added, Search
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph import augment
+from recgraph.config import PartConfig, Search
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
+from recgraph.registry import part
 from recgraph.sparse.blocks import row_blocks, unit_length
 from recgraph.sparse.csr import Csr
 
 
-class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
+class GraphContrastiveConfig(LightGCNConfig):
     # the published ones, .1 (SGL), .5 (SimGCL) and .2 (XSimGCL), keep a model from learning on small dense logs
     contrast_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
     ] = 0.02
-    objective: Annotated[
-        str,
-        Field(description="how anchors and candidates are chosen, a name of the registry's kind 'objective'"),
-        Added(),
-    ] = "info_nce"
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
-    ] = 0.2
-    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive term")] = "cosine"
+    contrast: Annotated[Contrast, Field(description="of the two views of a node")] = Contrast(
+        objective="info_nce", similarity="cosine", temperature=0.2
+    )
     candidates: Annotated[
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "batch"
     item_weight: Annotated[
-        float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users"), Added()
+        float, Field(ge=0, description="alpha, what the contrasts of items count beside those of users")
     ] = 1.0
 
 
@@ -59,7 +53,7 @@ class GraphContrastiveModel(LightGCN):
         super()._build(space)
         # a weight may learn: users and items have one each
         self.contrast_users, self.contrast_items = (
-            contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
+            ContrastiveTerm(self.config.contrast, dim=self.config.hidden_dim) for _ in range(2)
         )
 
     @property
@@ -100,7 +94,7 @@ class GraphContrastiveModel(LightGCN):
     def _how(self, term: ContrastiveTerm, n: int, batch: PairBatch) -> dict[str, Any]:
         """What a contrast of n nodes of the batch, the same on all ranks, is told of the step."""
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(n)
-        return {"share": share, "generator": stream(term, batch.generators)}
+        return {"share": share, "generator": term.stream(batch.generators)}
 
     def _split(self, nodes: Tensor) -> tuple[Tensor, ...]:
         """The users and the items of vectors of all nodes."""
@@ -115,21 +109,11 @@ class GraphContrastiveModel(LightGCN):
 
 
 class SGLConfig(GraphContrastiveConfig):
-    graph_view: Annotated[
-        Literal["edge_drop", "node_drop", "random_walk"],
-        Field(description="what a view drops: edges, nodes with their edges, or edges anew in each layer"),
-    ] = "edge_drop"
-    drop_rate: Annotated[
-        float, Field(ge=0, lt=1, description="share of edges or nodes that a view drops"), Search(0.05, 0.5)
-    ] = 0.1
     augmentations: Annotated[
-        tuple[AugmentationSpec, ...] | None,
-        Field(
-            description="of the matrix of users and items, one after the other: names of the registry, or mappings "
-            "with name and settings; none: by graph_view and drop_rate"
-        ),
-        Added(),
-    ] = None
+        tuple[Annotated[PartConfig, part("augmentation")], ...],
+        Field(description="that make a view of the matrix of users and items, one after the other"),
+    ] = (augment.EdgeDrop(ratio=0.1),)
+    each_layer: Annotated[bool, Field(description="draw the views anew in each layer (SGL-RW)")] = False
     candidates: Annotated[
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
@@ -139,26 +123,18 @@ class SGLConfig(GraphContrastiveConfig):
 class SGL(GraphContrastiveModel):
     """LightGCN with the contrast of two subgraphs, drawn once an epoch.
 
-    Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge drop), SGL-ND (node
-    drop) and SGL-RW (edge drop in each layer anew). A subgraph is normalised by its own degrees; every node of a kind
-    is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms are means over
-    samples and anchors where the authors have sums; a node is one anchor however often the batch holds it.
-
-    With ``augmentations`` a subgraph is what these make of the matrix of users and items [n_users, n_items]; they drop
-    ``drop_rate`` where they have a ``ratio`` that is not given. With ``graph_view="random_walk"`` they are drawn in
-    each layer anew.
+    Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge drop), SGL-ND
+    (``augmentations=["node_drop"]``) and SGL-RW (``each_layer=True``). A subgraph is normalised by its own degrees;
+    every node of a kind is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms
+    are means over samples and anchors where the authors have sums; a node is one anchor however often it is there.
     """
 
     Config = SGLConfig
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        config = self.config
-        by_view = ("node_drop",) if config.graph_view == "node_drop" else ("edge_drop",)
-        specs = by_view if config.augmentations is None else config.augmentations
         # users and items are different nodes, even where there are as many of the one as of the other
-        made = [make_augmentation(spec, ratio=config.drop_rate, self_loops=False) for spec in specs]
-        self._augmentations = made
+        self._augmentations = [each.build(self_loops=False) for each in self.config.augmentations]
         self._drawn: tuple[Any, list[list[Csr]]] | None = None
 
     def setup(self, train: Part) -> None:
@@ -180,7 +156,7 @@ class SGL(GraphContrastiveModel):
 
     def _layers(self, generator: torch.Generator, dtype: torch.dtype) -> list[Csr]:
         n_layers = self.encoder.n_layers
-        if self.config.graph_view == "random_walk":
+        if self.config.each_layer:
             return [self._subgraph(generator, dtype) for _ in range(n_layers)]
         return [self._subgraph(generator, dtype)] * n_layers
 
@@ -243,9 +219,9 @@ class XSimGCLConfig(SimGCLConfig):
         Field(ge=0, description="epsilon, the length of the noise added in each layer"),
         Search(0.01, 0.5, log=True),
     ] = 0.2
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
-    ] = 0.15
+    contrast: Annotated[Contrast, Field(description="of the two views of a node")] = Contrast(
+        objective="info_nce", similarity="cosine", temperature=0.15
+    )
 
 
 class XSimGCL(SimGCL):

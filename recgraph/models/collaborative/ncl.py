@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
-from recgraph.contrast.clustering import Method
-from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
-from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import ClusterCounts
+from recgraph.contrast.prototypes import (
+    PrototypeMemory,
+    Prototypes,
+    PrototypesConfig,
+    PrototypeSet,
+    offer,
+    proto_nce,
+    prototypes_of,
+)
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
@@ -38,9 +44,9 @@ class NCLConfig(GraphContrastiveConfig):
             "user's is made of users' vectors",
         ),
     ] = 2
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
-    ] = 0.1
+    contrast: Annotated[Contrast, Field(description="of a node's vectors of two layers")] = Contrast(
+        objective="info_nce", similarity="cosine", temperature=0.1
+    )
     candidates: Annotated[
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
@@ -55,30 +61,22 @@ class NCLConfig(GraphContrastiveConfig):
         Field(ge=0, description="lambda_2, weight of the contrast with prototypes, ProtoNCE"),
         Search(1e-4, 1.0, log=True),
     ] = 1e-3
-    proto_contrast: Annotated[
-        dict[str, Any],
+    proto_contrast: Annotated[Contrast, Field(description="of a node with the prototypes")] = Contrast(
+        objective="info_nce", similarity="cosine", temperature=0.1
+    )
+    prototypes: Annotated[
+        PrototypesConfig,
         Field(
-            default_factory=dict,
-            description="settings of ContrastiveTerm (objective, weight, similarity, temperature, ...) of the contrast "
-            "with prototypes; by default info_nce, and the similarity and temperature of the other contrast",
+            description="clusterings of all nodes' vectors; method 'published': MEOW's, by inner products, of "
+            "directions; 'scikit-learn': by distances, of the vectors themselves, as in the code of NCL's authors"
         ),
-    ]
-    n_clusters: Annotated[ClusterCounts, Search(choices=([10], [30], [100], [300], [1000]))] = (100,)
+    ] = PrototypesConfig(n_clusters=(100,), restarts=1)
     warm_up_epochs: Annotated[
         int, Field(ge=0, description="epochs at the start without the contrast with prototypes")
     ] = 5
     concentration: Annotated[
         bool, Field(description="whether each prototype has its own temperature, by how dense its cluster is (PCL)")
     ] = False
-    kmeans: Annotated[
-        Method,
-        Field(
-            description="'published': MEOW's, by inner products, of directions; 'scikit-learn': by distances, of the "
-            "vectors themselves, as in the code of NCL's authors"
-        ),
-    ] = "published"
-    kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
-    kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 1
 
 
 class NCL(GraphContrastiveModel):
@@ -96,13 +94,13 @@ class NCL(GraphContrastiveModel):
     lambda_1 ``contrast_weight`` and lambda_2 ``proto_weight``. Vectors are the mean of the input and ``n_layers``
     layers; where k is more, the further layers are of the contrast alone.
 
-    The clusters are also those of ``weight="cluster"`` in ``cl``. Several ``n_clusters`` are several clusterings, of
-    which ``proto`` is the mean.
+    The clusters are also those of ``contrast.weight = "cluster"`` in ``cl``. Several ``n_clusters`` are several
+    clusterings, of which ``proto`` is the mean.
 
     Source: Lin et al., Improving Graph Collaborative Filtering with Neighborhood-enriched Contrastive Learning (WWW
     2022). Departures: the terms are means over the distinct nodes of a batch where the authors have sums over its
     samples; prototypes are compared by cosine, as in the authors' code, and k-means is of directions by inner products
-    (theirs, by distances of the vectors themselves, is ``kmeans="scikit-learn"``); alpha weighs both terms, as in the
+    (theirs, by distances of the vectors, is ``prototypes.method = "scikit-learn"``); alpha weighs both terms, as in the
     paper, where their code has it in the first alone.
     """
 
@@ -116,19 +114,11 @@ class NCL(GraphContrastiveModel):
     def _build(self, space: Space) -> None:
         super()._build(space)
         config = self.config
-        self.prototypes = Prototypes(
-            n_clusters=config.n_clusters,
-            iterations=config.kmeans_iterations,
-            restarts=config.kmeans_restarts,
-            method=config.kmeans,
-        )
+        self.prototypes = Prototypes(config.prototypes)
         self.memories = nn.ModuleList(
-            PrototypeMemory(n, config.hidden_dim, config.n_clusters) for n in (space.n_users, space.n_items)
+            PrototypeMemory(n, config.hidden_dim, config.prototypes.n_clusters) for n in (space.n_users, space.n_items)
         )
-        similarity = {"similarity": config.similarity, "temperature": config.temperature}
-        self.contrast_prototypes = ContrastiveTerm(
-            dim=config.hidden_dim, **{"objective": "info_nce", **similarity, **config.proto_contrast}
-        )
+        self.contrast_prototypes = ContrastiveTerm(config.proto_contrast, dim=config.hidden_dim)
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -177,7 +167,7 @@ class NCL(GraphContrastiveModel):
 
         def make() -> list[PrototypeSet]:
             members = self._split(self.embedding.weight.detach())[kind]
-            if self.config.kmeans == "published":  # by inner products, long vectors would draw all others
+            if self.config.prototypes.method == "published":  # by inner products, long vectors would draw all others
                 members = unit_length(members)
             temperature = self.contrast_prototypes.config.temperature
             return prototypes_of(self.prototypes(members), members, temperature)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
-from recgraph.config import Added, Search
+from recgraph import encoders, losses
+from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Part
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
 from recgraph.models.reading import Reading
+from recgraph.registry import part
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup
@@ -25,33 +26,28 @@ _USERS = "users of this rank"
 
 
 class SimpleXConfig(CollaborativeConfig):
-    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "ccl"
-    n_negatives: Annotated[
-        int | None,
-        Field(ge=1, description="negatives of losses that draw them; none: the loss's own default"),
-        Search(50, 2000, log=True),
-    ] = 200
+    loss: Annotated[PartConfig, part("loss"), Field(description="of the recommendations")] = losses.CCL(n_negatives=200)
     l2: Annotated[
         float,
         Field(ge=0, description="weight of the squared norms of each sample's vectors"),
         Search(1e-9, 1e-4, log=True),
     ] = 1e-7
     aggregator: Annotated[
-        str,
-        Field(description="of a user's history, a name of the registry's kind 'aggregator'"),
+        PartConfig,
+        part("aggregator"),
+        Field(description="of a user's history"),
         Search(choices=("mean", "user_attention", "self_attention")),
-    ] = "mean"
-    aggregator_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the aggregator")]
+    ] = encoders.Mean()
     own_weight: Annotated[
         float,
         Field(ge=0, le=1, description="g, what the user's own vector counts; the history counts 1 - g"),
         Search(0.0, 1.0),
     ] = 0.5
     history_table: Annotated[
-        bool, Field(description="whether histories read a table of items of their own, beside that of scores"), Added()
+        bool, Field(description="whether histories read a table of items of their own, beside that of scores")
     ] = False
     exclude_target: Annotated[
-        bool, Field(description="whether a sample's history leaves out the item that it predicts, in training"), Added()
+        bool, Field(description="whether a sample's history leaves out the item that it predicts, in training")
     ] = False
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
@@ -62,7 +58,7 @@ class SimpleX(CollaborativeModel):
     """Cosine of an item's vector and ``g p_u + (1 - g) W sum_i a_ui q_i``: the user's own vector and the history's.
 
     The weights a of the history's items are those of ``aggregator``. It is trained by the cosine contrastive loss, with
-    many negatives (``loss_options`` has its margin and the weight of the negatives): on Gowalla the publication has
+    many negatives (``loss`` has its margin and the weight of the negatives): on Gowalla the publication has
     2,000, user attention, g .8, margin .9 and weight 250. In training a history holds the item that is predicted,
     unless ``exclude_target`` leaves it out: a large ``own_weight`` or many negatives keep the model from copying it.
 
@@ -74,8 +70,8 @@ class SimpleX(CollaborativeModel):
     histories are not cut; ``l2`` is of the vectors of a batch's samples. The published code differs from the defaults
     here: a history lacks the item that is predicted (``exclude_target=True``), its q are of a table of their own
     (``history_table=True``), the padding takes a share of the attention, and matrices start from N(0, 1 / D)
-    (``aggregator_options={"n_places": 810, "init": "xavier"}`` on Gowalla); dropout is after vectors are brought to
-    length 1 (``dropout=0, loss_options={"dropout": 0.1}``); tables start from N(0, 1e-4) (``init_std``); gradients are
+    (``aggregator={"n_places": 810, "init": "xavier"}`` on Gowalla); dropout is after vectors are brought to
+    length 1 (``dropout=0, loss={"dropout": 0.1}``); tables start from N(0, 1e-4) (``init_std``); gradients are
     clipped (``clip_norm=10``, without which such a start is slow); samples may draw items of their own user
     (``exclude_own=False``).
     """
@@ -89,8 +85,7 @@ class SimpleX(CollaborativeModel):
     def _build(self, space: Space) -> None:
         super()._build(space)
         self.history_embedding = self._new_table(space.n_items) if self.config.history_table else None
-        spec = {"name": self.config.aggregator, **self.config.aggregator_options}
-        self.aggregator = registry.make("aggregator", spec, hidden_dim=self.config.hidden_dim)
+        self.aggregator = self.config.aggregator.build(hidden_dim=self.config.hidden_dim)
 
     def setup(self, train: Part) -> None:
         super().setup(train)

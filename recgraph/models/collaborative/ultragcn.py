@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Search
+from recgraph import losses
+from recgraph.config import PartConfig, Search
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.losses.pairwise import PairWeights
@@ -17,25 +18,16 @@ from recgraph.losses.scores import pair_scores
 from recgraph.models.base import ModelConfig, Phase
 from recgraph.models.collaborative.base import CollaborativeConfig, weighted
 from recgraph.models.collaborative.lightgcn import BPRMF
+from recgraph.registry import part
 from recgraph.sparse.products import distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import touched
 
 
 class UltraGCNConfig(CollaborativeConfig):
-    loss: Annotated[
-        str, Field(description="recommendation loss, a name of the registry's kind 'loss' that weighs pairs: bce, ccl")
-    ] = "bce"
-    n_negatives: Annotated[
-        int | None,
-        Field(ge=1, description="negatives of losses that draw them; none: the loss's own default"),
-        Search(20, 2000, log=True),
-    ] = 50
-    negative_weight: Annotated[
-        float,
-        Field(gt=0, description="what the mean over a sample's negatives counts beside its item"),
-        Search(3.0, 1000.0, log=True),
-    ] = 30.0
+    loss: Annotated[PartConfig, part("loss"), Field(description="of weighted pairs: bce or ccl")] = losses.BCE(
+        n_negatives=50, negative_weight=30.0
+    )
     positive_weights: Annotated[
         tuple[float, float], Field(description="(w1, w2): a chosen item i of user u counts w1 + w2 b_ui")
     ] = (1e-6, 1.0)
@@ -72,9 +64,6 @@ class UltraGCN(BPRMF):
     """
 
     Config: ClassVar[type[ModelConfig]] = UltraGCNConfig
-
-    def _loss_settings(self) -> dict[str, Any]:
-        return super()._loss_settings() | {"negative_weight": self.config.negative_weight}
 
     @property
     def phases(self) -> tuple[Phase, ...]:

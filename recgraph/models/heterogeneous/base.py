@@ -9,28 +9,21 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, Search
+from recgraph.config import Search
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.spectral import coordinates
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
-from recgraph.models.heterogeneous.type_layers import TypeLayer
 from recgraph.ranks import WHOLE, Share
-from recgraph.rng import Generators, derive
+from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
-
-
-def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> nn.ModuleDict:
-    """Type -> a table with a vector of width ``dim`` for each of its nodes."""
-    tables = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in sorted(types)})
-    for table in tables.values():
-        nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
-    return tables
+from recgraph.sparse.spmm import spmm
 
 
 class GraphSpace(Space):
@@ -72,41 +65,110 @@ class GraphBatch:
         return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))
 
 
-class FullGraph:
-    """Batches of full-graph training: one step an epoch."""
-
-    def __init__(self, n_targets: int, generators: Generators) -> None:
-        self.n_targets, self.generators = n_targets, generators
-
-    def __len__(self) -> int:
-        return 1
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
-        if start == 0:
-            yield GraphBatch(self.n_targets, number, self.generators)
-
-
 class NodeBatches:
     """Batches of target nodes, each node once an epoch, in an order that depends on the seed and the epoch alone.
 
     Args:
         n_targets: N.
-        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less.
+        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less. None: one
+            step an epoch on the whole graph.
         generators: the run's random streams; of several ranks, each computes a share of every batch.
     """
 
-    def __init__(self, n_targets: int, batch_size: int, generators: Generators) -> None:
+    def __init__(self, n_targets: int, batch_size: int | None, generators: Generators) -> None:
         self.n_targets, self.batch_size, self.generators = n_targets, batch_size, generators
 
     def __len__(self) -> int:
-        return -(-self.n_targets // self.batch_size)
+        return 1 if self.batch_size is None else -(-self.n_targets // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
+        if self.batch_size is None:
+            if start == 0:
+                yield GraphBatch(self.n_targets, number, self.generators)
+            return
         order = torch.randperm(self.n_targets, generator=self.generators.fresh("nodes", number))
         for place, nodes in enumerate(order.tensor_split(len(self))):
             if place >= start:
                 share = self.generators.ranks.share_of_batch(len(nodes))
                 yield GraphBatch(len(nodes), number, self.generators, nodes=nodes, number=place, share=share)
+
+
+# -- layers of node types
+
+
+def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> nn.ModuleDict:
+    """Type -> a table with a vector of width ``dim`` for each of its nodes."""
+    tables = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in sorted(types)})
+    for table in tables.values():
+        nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
+    return tables
+
+
+class TypeLayer(nn.Module):
+    """``ELU(dropout(W x + b))`` of the features of one node type; without features x is one-hot.
+
+    Source: HeCo (KDD 2021), MEOW (SDM 2023).
+
+    Args:
+        block: of several blocks of columns of equal width, the one that the layer reads, and their number.
+    """
+
+    def __init__(self, n_features: int, hidden_dim: int, dropout: float, block: tuple[int, int] = (0, 1)) -> None:
+        super().__init__()
+        width = n_features // block[1]
+        self.linear = nn.Linear(width, hidden_dim)
+        self.dropout = dropout
+        self.before, self.after = block[0] * width, (block[1] - 1 - block[0]) * width
+
+    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
+        """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
+        weight = self.linear.weight.t()
+        if self.before or self.after:
+            weight = F.pad(weight, (0, 0, self.before, self.after))
+        if isinstance(x, Csr):
+            product = spmm(x, weight)
+        elif x is None or x.dtype == torch.int64:
+            product = weight if x is None else weight[x]
+        else:
+            product = x @ weight
+        return F.elu(dropout(product + self.linear.bias, self.dropout, generator if self.training else None))
+
+    @torch.no_grad()
+    def begin_at(self, rows: Tensor) -> None:
+        """Begin with these vectors [N, D] of nodes without features, and without bias."""
+        self.linear.weight.copy_(rows.t())
+        self.linear.bias.zero_()
+
+
+class PathLayers(nn.Module):
+    """A layer for each of P meta-paths over the features of the target.
+
+    Features [N, F] are P matrices side by side, of equal widths, and each layer reads its own. Without features each
+    path has a row of its own for each node.
+
+    Source: the code of MEOW and AdaMEOW, for AMiner, whose papers have an embedding of random walks for each path.
+
+    Args:
+        n_features: F, a multiple of P; without features the number of nodes.
+        n_paths: P.
+        split: whether the target has features.
+        hidden_dim: D.
+        dropout: of the layers.
+    """
+
+    def __init__(self, n_features: int, n_paths: int, split: bool, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        if split and n_features % n_paths:
+            raise ValueError(f"features_per_path: {n_features} features of the target are not {n_paths} equal matrices")
+        blocks = [(number, n_paths) if split else (0, 1) for number in range(n_paths)]
+        self.layers = nn.ModuleList(TypeLayer(n_features, hidden_dim, dropout, block) for block in blocks)
+
+    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
+        """[P, N, D]; the arguments are those of :class:`TypeLayer`."""
+        return torch.stack([layer(x, generator) for layer in self.layers])
+
+
+# -- models
 
 
 class GraphConfig(ModelConfig):
@@ -117,7 +179,6 @@ class GraphConfig(ModelConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of transformed features"), Search(choices=(32, 64, 128, 256))
     ] = 64
-    embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
     dropout: Annotated[float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)] = 0.2
     features: Annotated[
         dict[str, Literal["one-hot"]],
@@ -125,7 +186,6 @@ class GraphConfig(ModelConfig):
             default_factory=dict,
             description="node type -> 'one-hot': a row of weights for each node, whatever features the type has",
         ),
-        Added(),
     ]
     raw_features: Annotated[
         tuple[str, ...], Field(description="node types whose features are not divided by their row sums")
@@ -136,7 +196,6 @@ class GraphConfig(ModelConfig):
             description="how the rows of weights of types without features begin: drawn, or at the nodes' spectral "
             "coordinates; auto: spectral where the target has no features"
         ),
-        Added(),
     ] = "auto"
 
 
@@ -237,11 +296,6 @@ class GraphModel(HoldsGraph, TrainableModel):
         width = graph.count(node_type) if features is None else features.shape[1]
         return TypeLayer(width, self.config.hidden_dim, self.config.dropout if dropout is None else dropout)
 
-    def has_spectral_rows(self, graph: HeteroGraph, target: str) -> bool:
-        """Whether rows of weights of types without features begin at spectral coordinates."""
-        rows = self.config.rows
-        return rows == "spectral" or (rows == "auto" and self.features_of(graph, target) is None)
-
     def _begin_rows(self, graph: HeteroGraph, target: str, layers: Mapping[str, nn.Module]) -> None:
         """Begin the rows of weights of types without features at spectral coordinates, where the settings say so.
 
@@ -251,10 +305,13 @@ class GraphModel(HoldsGraph, TrainableModel):
             layers: node type -> its layer; one of several paths has these rows in each of its layers.
         """
         bare = [name for name in layers if self.features_of(graph, name) is None]
-        spectral = bool(bare) and self.has_spectral_rows(graph, target)
-        if bare:
-            self.resolved["rows"] = "spectral" if spectral else "random"
-        if not spectral:
+        if not bare:
+            return
+        rows = self.config.rows
+        if rows == "auto":
+            rows = "spectral" if target in bare else "random"
+        self.resolved["rows"] = rows
+        if rows == "random":
             return
         found = coordinates(graph, self.config.hidden_dim, Generators(self._seed).fresh("rows"))
         for name in bare:
@@ -265,20 +322,16 @@ class GraphModel(HoldsGraph, TrainableModel):
     @property
     def embedding_dim(self) -> int:
         """D, the width of the embeddings."""
-        return int(self.config.embedding_dim or self.config.hidden_dim)
+        return int(self.config.hidden_dim)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"info": 1.0}),)
 
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        """One step an epoch on the whole graph, whatever the batch size.
-
-        Args:
-            train: not read: training is on the graph.
-        """
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
+        """One step an epoch on the whole graph, whatever the batch size; no part is read."""
         assert self.space is not None
-        return FullGraph(self.space.n_items, generators)
+        return NodeBatches(self.space.n_items, None, generators)
 
     @abstractmethod
     def embed(self) -> Tensor:

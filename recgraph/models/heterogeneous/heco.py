@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, Search
+from recgraph.config import Search
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MaxMemoryMiB, MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space
-from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.base import (
     GraphBatch,
     GraphConfig,
@@ -24,53 +24,42 @@ from recgraph.models.heterogeneous.base import (
     GraphSpace,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features
+from recgraph.models.heterogeneous.paths import Features, one_each
 from recgraph.rng import Generators, dropout
 from recgraph.sparse.blocks import work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.device import full_precision
 from recgraph.sparse.operators import Placing, mean_of, normalise
-from recgraph.sparse.products import Counts
 from recgraph.sparse.ragged import Ragged, row_softmax
 from recgraph.sparse.select import top_k
 from recgraph.sparse.spmm import Operator, spmm
 
-# settings that are none: with features of the target, and without, as published for Freebase, whose films have none
-_DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropout": (0.5, 0.3)}
-# positives with features; without at most so many (Freebase, of 3,492 films), of fewer nodes this share
-_N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
+# positives where the target has no features, as Freebase's 3,492 films: of fewer nodes a share
+_FEWEST, _MOST, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ContrastConfig, GraphConfig):
-    # none is replaced before the bases read it, see of_target
+class HeCoContrast(Contrast):
+    temperature: Annotated[
+        float | None,
+        Field(gt=0, description="what similarities are divided by; none: .8, or .5 where the target has no features"),
+        Search(0.1, 2.0, log=True),
+    ] = None  # type: ignore[assignment]
+
+
+class HeCoConfig(GraphConfig):
+    # none is replaced before the model reads it, see of_target
     dropout: Annotated[
         float | None,
         Field(ge=0, lt=1, description="of features and layers; none: .2, or .1 where the target has no features"),
         Search(0.0, 0.6, step=0.1),
     ] = None  # type: ignore[assignment]
-    objective: Annotated[
-        str,
-        Field(
-            description="how anchors and candidates are chosen, a name of the registry's kind 'objective'; NT-Xent "
-            "needs n_positives = 1"
-        ),
-        Added(),
-    ] = "info_nce"
-    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive term"), Added()] = "cosine"
-    weight: Annotated[
-        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'"), Added()
-    ] = None
-    weight_options: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="settings of the weight"), Added()
-    ]
-    temperature: Annotated[
+    attention_dropout: Annotated[
         float | None,
-        Field(
-            gt=0,
-            description="tau, of the contrastive similarities; none: .8, or .5 where the target has no features",
-        ),
-        Search(0.1, 2.0, log=True),
-    ] = None  # type: ignore[assignment]
+        Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
+    ] = None
+    contrast: Annotated[HeCoContrast, Field(description="of the two views; nt_xent needs n_positives = 1")] = (
+        HeCoContrast(objective="info_nce", similarity="cosine")
+    )
     schema_weight: Annotated[
         float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
     ] = 0.5
@@ -92,23 +81,20 @@ class HeCoConfig(ContrastConfig, GraphConfig):
             description="positives to which paths lead equally often: those of the highest index, which says what the "
             "order of the file says, or the last ones of an order that the seed draws"
         ),
-        Added(),
     ] = "random"
-    attention_dropout: Annotated[
-        float | None,
-        Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
-    ] = None
-    counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
-    max_memory_mib: Annotated[MaxMemoryMiB, Added()] = 4096
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
-    ] = None
+    max_memory_mib: MaxMemoryMiB = 4096
 
-    def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
-        """The settings for a target of so many nodes, in which none is none."""
-        wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
-        found = {name: pair[0 if has_features else 1] for name, pair in _DEFAULTS.items()} | {"n_positives": wide}
-        return self.model_copy(update={name: value for name, value in found.items() if getattr(self, name) is None})
+    def of_target(self, has_features: bool, n_nodes: int) -> tuple[HeCoConfig, dict[str, Any]]:
+        """The settings for a target of so many nodes, in which none is none, and those that were, by dotted name;
+        without features as published for Freebase."""
+        few = min(max(int(_SHARE * n_nodes), _FEWEST), _MOST)
+        dropout, attention, wide, tau = (0.2, 0.5, _FEWEST, 0.8) if has_features else (0.1, 0.3, few, 0.5)
+        found: dict[str, Any] = {"dropout": dropout, "attention_dropout": attention, "n_positives": wide}
+        found = {name: value for name, value in found.items() if getattr(self, name) is None}
+        if self.contrast.temperature is not None:
+            return self.model_copy(update=found), found
+        contrast = self.contrast.model_copy(update={"temperature": tau})
+        return self.model_copy(update={**found, "contrast": contrast}), {**found, "contrast.temperature": tau}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,47 +125,40 @@ class HeCo(GraphModel):
       path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each, or L of both
-    views where an objective has the rows of both for anchors (NT-Xent).
-    Objective and weights of candidates are
-    settings; the published ones are the defaults. Departures: a node's own place is always among its positives, ties
-    among candidates are broken by ``ties`` (published: by the order of the file, in which classes may lie together),
-    and neighbours are sampled anew at every step from the run's generators.
+    views where an objective has the rows of both for anchors (NT-Xent). Departures: a node's own place is always among
+    its positives, ties among candidates are broken by ``ties`` (published: by the order of the file, in which classes
+    may lie together), and neighbours are sampled anew at every step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
-    revision: ClassVar[int] = 4  # 3 began with neighbour attention 1.4 times as wide, and broke ties by the index
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         graph = space.graph
         self.target = self._target(graph)
         has_features = self.features_of(graph, self.target) is not None
-        config: HeCoConfig = self.config.of_target(has_features, graph.count(self.target))
-        self.resolved = {
-            name: value for name, value in config.model_dump().items() if value != getattr(self.config, name)
-        }
-        assert config.dropout is not None
-        assert config.attention_dropout is not None
-        assert config.n_positives is not None
-        dropout = config.dropout
+        config, self.resolved = self.config.of_target(has_features, graph.count(self.target))
         neighbours = _neighbours(graph, self.target)
         self.schema_types = list(neighbours)
-        self.n_neighbours = _of_each(config.n_neighbours, self.schema_types)
+        self.n_neighbours = one_each("n_neighbours", config.n_neighbours, len(self.schema_types))
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
-        self.type_layers = nn.ModuleList(self._type_layer(graph, name, dropout) for name in self.types)
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name, config.dropout) for name in self.types)
         for layer in self.type_layers:
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         features = {name: self._features(graph, name) for name in self.types}
-        shared: dict[str, Any] = {"counts": config.counts, "max_memory_mib": config.max_memory_mib}
-        made = [MetaPath(path, normalisation="symmetric", **shared) for path in config.metapaths]
-        counts = [path.counts(graph) for path in made]
+        memory = config.max_memory_mib
+        counts = [MetaPath(path, counts="binary", max_memory_mib=memory).counts(graph) for path in config.metapaths]
         looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
+        order = None
+        if config.ties == "random":
+            draw = Generators(self._seed).fresh("ties")
+            order = torch.randperm(looped[0].shape[0], generator=draw, device=draw.device).to(looped[0].device)
         self._inputs = _Inputs(
             features,
             tuple(normalise(matrix, "symmetric") for matrix in looped),
             tuple(neighbours.values()),
-            _positives(counts, config.n_positives, self._order(counts[0]) if config.ties == "random" else None),
+            _positives(counts, config.n_positives, order),
         )
         dim, p = config.hidden_dim, config.attention_dropout
         self.neighbour_attention = nn.ModuleList(NeighbourAttention(dim, p) for _ in self.schema_types)
@@ -196,16 +175,7 @@ class HeCo(GraphModel):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
-        self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
-
-    def _order(self, of: Csr) -> Tensor:
-        """[N]: a place for each node, by which ties are broken."""
-        generator = Generators(self._seed).fresh("ties")
-        return torch.randperm(of.shape[0], generator=generator, device=generator.device).to(of.device)
-
-    @property
-    def embedding_dim(self) -> int:
-        return int(self.config.hidden_dim)
+        self.contrast = ContrastiveTerm(config.contrast, dim=dim)
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
@@ -213,12 +183,8 @@ class HeCo(GraphModel):
 
     def path_view(self, inputs: _Inputs, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """[N, D]: the meta-path view."""
-        views = [
-            activation(encoder(adj, h, generator) + bias)
-            for encoder, adj, activation, bias in zip(
-                self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True
-            )
-        ]
+        paths = zip(self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True)
+        views = [activation(encoder(adj, h, generator) + bias) for encoder, adj, activation, bias in paths]
         view: Tensor = self.path_attention(views, generator)
         return view
 
@@ -234,28 +200,18 @@ class HeCo(GraphModel):
         return view
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        return {"info": self._info(batch, *self._projected(batch))}
-
-    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """[N, D] each: the schema view and the meta-path view of a step, behind the head."""
         inputs: _Inputs = self._placed(self._inputs)
         h = self._hidden(inputs, self.target, batch.generators["dropout"])
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
-        return self.project(self.schema_view(inputs, h, batch.generators)), path
-
-    def _info(self, batch: GraphBatch, schema: Tensor, path: Tensor) -> Tensor:
-        share = self.config.schema_weight
-        positives = None
+        schema = self.project(self.schema_view(inputs, h, batch.generators))
+        how: dict[str, Any] = {"generator": batch.fresh("candidates")}
         if self.config.n_positives != 1:  # a single positive is the node itself
-            inputs: _Inputs = self._placed(self._inputs)
-            positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "positives": positives}
-        there: Tensor = self.contrast(schema, path, **how)
+            how["positives"] = Ragged(inputs.positives.indices, inputs.positives.indptr)
+        there = self.contrast(schema, path, **how)
         if self.contrast.objective.of_both_sides:
-            return there
-        back: Tensor = self.contrast(path, schema, **how)
-        loss: Tensor = share * there + (1 - share) * back
-        return loss
+            return {"info": there}
+        share, back = self.config.schema_weight, self.contrast(path, schema, **how)
+        return {"info": share * there + (1 - share) * back}
 
     @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:
@@ -280,17 +236,6 @@ def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
             if own == target:
                 found.setdefault(other, []).append(matrix)
     return {other: mean_of(matrices).pattern() for other, matrices in found.items()}
-
-
-def _of_each(wanted: int | tuple[int, ...], types: list[str]) -> tuple[int, ...]:
-    """The number of neighbours of each type of the schema."""
-    if isinstance(wanted, int):
-        return (wanted,) * len(types)
-    if len(wanted) != len(types):
-        raise ValueError(
-            f"n_neighbours = {wanted} has {len(wanted)} values; give one, or one for each of {', '.join(types)}"
-        )
-    return wanted
 
 
 def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:

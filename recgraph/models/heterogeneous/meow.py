@@ -1,29 +1,225 @@
-"""MEOW and AdaMEOW, which embed nodes, and MEOWRec and AdaMEOWRec, which recommend: their losses."""
+"""MEOW and AdaMEOW for nodes: a coarse and a fine view of the nodes of one type, and their contrasts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
-from recgraph.contrast.clustering import Method
-from recgraph.contrast.prototypes import PrototypeMemory, Prototypes, PrototypeSet, offer, proto_nce, prototypes_of
-from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import ClusterCounts
-from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.heterogeneous.base import GraphBatch
-from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
-from recgraph.models.heterogeneous.recommender import MetaPathRecommender, MetaPathRecommenderConfig, Side
-from recgraph.models.heterogeneous.views import BothViews
+from recgraph import encoders
+from recgraph.config import PartConfig, Search
+from recgraph.contrast.prototypes import (
+    PrototypeMemory,
+    Prototypes,
+    PrototypesConfig,
+    PrototypeSet,
+    offer,
+    proto_nce,
+    prototypes_of,
+)
+from recgraph.contrast.queue import Queue
+from recgraph.contrast.term import Contrast, ContrastiveTerm
+from recgraph.data.part import Part
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space
+from recgraph.models.heterogeneous.base import (
+    GraphBatch,
+    GraphConfig,
+    GraphModel,
+    GraphSpace,
+    NodeBatches,
+    PathLayers,
+    evaluating,
+)
+from recgraph.models.heterogeneous.paths import Features, Masks, MetaPathInputs, Paths, Twins, read_graph, walkable
+from recgraph.models.heterogeneous.sampling import Sampling, share_of
+from recgraph.models.heterogeneous.views import BothViews, Draw, MetaPathViews
+from recgraph.registry import part
+from recgraph.rng import Generators, derive
 
-WeightName = Annotated[
-    str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
-]
+
+class NodeTwins(Twins):
+    redraw: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
+
+
+class MetaPathModelConfig(GraphConfig):
+    embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
+    features_per_path: Annotated[
+        bool,
+        Field(
+            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
+            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
+        ),
+    ] = False
+    paths: Annotated[Paths, Field(description="how the matrices of meta-paths are made")] = Paths(ties="random")
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of the views, over graphs")] = encoders.GCN()
+    twins: Annotated[NodeTwins, Field(description="the second view of each meta-path")] = NodeTwins()
+    projection_dim: Annotated[
+        int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
+    ] = None
+    mini_batch: Annotated[
+        bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
+    ] = False
+    sampling: Annotated[Sampling, Field(description="of batches: which neighbours")] = Sampling()
+
+
+class MetaPathModel(GraphModel):
+    """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
+
+    A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
+    of the target nodes. The twin of a path's view has masked target features and masked edges.
+
+    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), as published for AMiner,
+    whose embeddings of random walks are no part of its card here. Types without features have one table of weights,
+    shared by all paths.
+
+    Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
+    weights; latent twins, where a learned augmenter (MCLRec's) changes each path's embedding.
+
+    With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`Sampling`);
+    the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
+    :class:`Queue` of ``contrast.queue_size`` earlier projections. Of several ranks each convolves its share of the
+    batch, and all contrast the whole. ``twins.redraw`` then draws once an epoch. :meth:`embed` samples nothing; there
+    contexts over hubs are means over ways (``sampling.context_cap``).
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
+    #: both views hold a node's own row, so that a contrast that trains rows can ignore the graph: wide rows hardly move
+    rows_std: ClassVar[float] = 1.0
+
+    def _build(self, space: Space) -> None:
+        assert isinstance(space, GraphSpace)
+        config, graph = self.config, space.graph
+        target = self._target(graph)
+        paths = config.paths.made(config.metapaths)
+        if config.mini_batch:
+            paths = tuple(walkable(path, graph) for path in paths)
+        between = [step.end for path in paths for step in path.route(graph)[:-1]]
+        self.types = list(dict.fromkeys([target, *between]))
+        features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        if config.features_per_path:
+            x = self.features_of(graph, target)
+            width = graph.count(target) if x is None else x.shape[1]
+            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
+        self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
+        self._masks: Masks = config.twins.masks(paths, config.mini_batch, config.twins.redraw)
+        drawn = Generators(self._seed)
+        cap, ties = config.sampling.context_cap, drawn.fresh("ties")
+        inputs = read_graph(graph, target, paths, features, config.mini_batch, cap, generator=ties)
+        self._inputs = self._masks.draw(inputs, drawn) if config.twins.kind == "masked" else inputs
+        self._redrawn: tuple[int, MetaPathInputs] | None = None
+        kind = (config.twins, config.encoder, config.projection_dim)
+        self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, *kind)
+        # batches have a queue of their own, of projections
+        term = config.contrast.model_copy(update={"queue_size": 0})
+        self.contrast = ContrastiveTerm(term, dim=self.projection_dim, if_none="zero")
+        if config.mini_batch:
+            self.queue = Queue(config.contrast.queue_size, self.projection_dim)
+
+    @property
+    def embedding_dim(self) -> int:
+        return int(self.config.embedding_dim or self.config.hidden_dim)
+
+    @property
+    def projection_dim(self) -> int:
+        """The width of the projections."""
+        return int(self.config.projection_dim or self.embedding_dim)
+
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> NodeBatches:
+        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes."""
+        assert self.space is not None
+        if not self.config.mini_batch:
+            return super().batches(train, batch_size, generators)
+        return NodeBatches(self.space.n_items, batch_size, generators)
+
+    def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
+        """The inputs of a step, the same in all its phases; without a batch, those of :meth:`embed`."""
+        inputs: MetaPathInputs = self._placed(self._inputs)
+        if batch is None:
+            return inputs.whole()
+        if batch.nodes is None:
+            return self._redraw(inputs, batch)
+        if "inputs" not in batch.drawn:
+            source, draw = self._redraw(inputs, batch), batch.fresh("neighbours")
+            drawn = self.config.sampling.draw(source, batch.nodes, draw)
+            batch.drawn["inputs"] = share_of(drawn, batch.share)
+        sampled: MetaPathInputs = batch.drawn["inputs"]
+        return sampled
+
+    def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
+        """The inputs, with ``twins.redraw`` with new masks: at every step, for batches of nodes once an epoch."""
+        twins, like = self.config.twins, next(self.parameters())
+        if not (self.training and twins.redraw and twins.kind == "masked"):
+            return inputs
+        if batch.nodes is None:
+            drawn: MetaPathInputs = self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
+            return drawn
+        if self._redrawn is None or self._redrawn[0] != batch.epoch:
+            self._redrawn = None  # before the next ones are made
+            # they depend on the seed and the epoch alone
+            own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
+            self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
+        return self._redrawn[1]
+
+    def both_views(self, inputs: MetaPathInputs, generator: Draw = None, together: Draw = None) -> BothViews:
+        """The coarse and the fine view, before the head; for the arguments see :meth:`MetaPathViews.fine`."""
+        hidden, masked = self._hidden(inputs, generator)
+        fine = self.views.fine(inputs, hidden, masked, generator, together)
+        return BothViews(self.views.coarse(inputs, hidden, generator), fine)
+
+    def _hidden(self, inputs: MetaPathInputs, generator: Draw) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim] (of the target [P, N, hidden_dim] with ``features_per_path``), the
+        transformed features; and those of the target's masked features."""
+        layers = zip(self.types, self.type_layers, strict=True)
+        hidden = {name: layer(inputs.features[name], generator) for name, layer in layers}
+        if self.config.twins.kind != "masked":
+            return hidden, None
+        return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
+
+    def _projected(self, batch: GraphBatch) -> BothViews:
+        """The projected coarse and fine view of a step, of all ranks' nodes."""
+        together = batch.generators["dropout"]
+        own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
+        views, head = self.both_views(self._step_inputs(batch), own, together), self.views.head
+        return BothViews(head(views.coarse), head(views.fine))
+
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates, none of them a node of
+        the batch, and takes the batch in."""
+        generator, nodes = batch.fresh("candidates"), batch.nodes
+        loss: Tensor
+        if nodes is None or not self.config.contrast.queue_size:
+            loss = self.contrast(anchors, candidates, nodes, nodes, generator=generator)
+            return loss
+        rows, ids = self.queue.join(candidates, nodes)
+        positives = torch.arange(len(anchors), device=anchors.device)
+        loss = self.contrast(anchors, rows, nodes, ids, positives, generator=generator)
+        if self.training and torch.is_grad_enabled():
+            self.queue.push(candidates, nodes)
+        return loss
+
+    @torch.no_grad()
+    def project_all(self) -> Tensor:
+        """[N, D]: the projected fine view of all nodes, in evaluation mode and without sampling."""
+        with evaluating(self):
+            projected: Tensor = self.views.head(self.embed())
+        return projected
+
+    @torch.no_grad()
+    def path_weights(self) -> dict[PathKey, float]:
+        """The semantic attention of the fine view, in evaluation mode."""
+        with evaluating(self):
+            inputs = self._step_inputs(None)
+            found = self.views.addends(inputs, *self._hidden(inputs, None))
+        return {key: weight for key, (weight, _) in found.items()}
+
+    def embed(self) -> Tensor:
+        inputs = self._step_inputs(None)
+        return self.views.fine(inputs, *self._hidden(inputs, None))
 
 
 class MEOWLoss(nn.Module):
@@ -44,26 +240,26 @@ class MEOWLoss(nn.Module):
     config: Any
     prototypes: Prototypes
     proto_contrast: ContrastiveTerm
-    info_nce: ClassVar[dict[str, Any]] = {"count_positive": False}
+
+    def _make_prototypes(self, dim: int) -> None:
+        """What the loss is made of beside the contrast of the views, of projections of width ``dim``."""
+        block_rows = getattr(self.config.contrast.objective, "block_rows", None)
+        self.prototypes = Prototypes(self.config.prototypes, dim=dim)
+        self.proto_contrast = ContrastiveTerm(objective={"name": "info_nce", "block_rows": block_rows})
 
     def cluster(self, fine: Tensor) -> list[PrototypeSet]:
         """Step 1: the prototypes of f [n, D] at each granularity."""
-        return prototypes_of(self.prototypes(fine), fine, self.config.temperature)
+        return prototypes_of(self.prototypes(fine), fine, self.config.contrast.temperature)
 
 
 class MEOWConfig(MetaPathModelConfig):
-    weight: WeightName = "cluster"
-    # those of the authors on ACM, DBLP, IMDB and AMiner
-    n_clusters: Annotated[ClusterCounts, Search(choices=([100, 300], [200, 700], [500, 700], [500, 1200]))] = (100, 300)
+    contrast: Annotated[Contrast, Field(description="of the views, and what both terms share")] = Contrast(
+        objective={"name": "info_nce", "count_positive": False}, weight="cluster", temperature=0.5, queue_size=2048
+    )
+    prototypes: Annotated[PrototypesConfig, Field(description="clusters of the fine view")] = PrototypesConfig()
     proto_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of ProtoNCE"), Search(0.01, 2.0, log=True)
     ] = 1.0
-    kmeans: Annotated[Method, Field(description="inner-product k-means as published, or scikit-learn's")] = "published"
-    kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
-    kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 5
-    warm_start: Annotated[bool, Field(description="k-means begins at the last step's centroids, without restarts")] = (
-        False
-    )
 
 
 class MEOW(MEOWLoss, MetaPathModel):
@@ -85,20 +281,9 @@ class MEOW(MEOWLoss, MetaPathModel):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        config = self.config
-        self.prototypes = Prototypes(
-            self.projection_dim,
-            n_clusters=config.n_clusters,
-            iterations=config.kmeans_iterations,
-            restarts=config.kmeans_restarts,
-            method=config.kmeans,
-            warm_start=config.warm_start,
-        )
-        self.proto_contrast = ContrastiveTerm(
-            objective="info_nce", objective_settings={"block_rows": config.block_rows}
-        )
-        if config.mini_batch:
-            self.memory = PrototypeMemory(space.n_items, self.projection_dim, config.n_clusters)
+        self._make_prototypes(self.projection_dim)
+        if self.config.mini_batch:
+            self.memory = PrototypeMemory(space.n_items, self.projection_dim, self.config.prototypes.n_clusters)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -109,8 +294,10 @@ class MEOW(MEOWLoss, MetaPathModel):
         views = self._projected(batch)
 
         @cache
-        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them
-            return self.cluster(views.fine) if batch.nodes is None else self._of_epoch(batch.epoch)
+        def prototypes() -> list[PrototypeSet]:  # step 1, where a part reads them; of batches once an epoch
+            if batch.nodes is None:
+                return self.cluster(views.fine)
+            return self.memory.of_epoch(batch.epoch, lambda: self.cluster(self.project_all()))
 
         return self.losses_of(batch, views, prototypes, wanted)
 
@@ -125,75 +312,16 @@ class MEOW(MEOWLoss, MetaPathModel):
         found = {}
         if "info" in wanted:
             offer(self.contrast, prototypes)  # step 2
-            found["info"] = self.info(batch, views, fine_first=False)  # step 3
+            found["info"] = self.info(batch, views.coarse, views.fine)  # step 3
         if "proto" in wanted:
             found["proto"] = proto_nce(self.proto_contrast, views.coarse, prototypes(), batch.nodes)  # step 4
         return found
 
-    def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
-        """The prototypes of all nodes, made in the first step of an epoch."""
-        return self.memory.of_epoch(epoch, lambda: self.cluster(self.project_all()))
-
-
-class MEOWRecConfig(MetaPathRecommenderConfig):
-    weight: WeightName = "cluster"
-    # of a batch's nodes of a side, of which the authors' hundreds would be clusters of a few nodes each
-    n_clusters: Annotated[ClusterCounts, Search(choices=([5, 15], [10, 30], [20, 60], [50, 150], [100, 300]))] = (
-        20,
-        60,
-    )
-    proto_weight: Annotated[
-        float,
-        Field(ge=0, description="of ProtoNCE, relative to the contrast of the views"),
-        Search(0.01, 2.0, log=True),
-    ] = 0.1
-    kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 10
-
-
-class MEOWRec(MEOWLoss, MetaPathRecommender):
-    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in MEOW.
-
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023),
-    for nodes with classes (:class:`MEOW`); for recommendation see :class:`MetaPathRecommender`. The terms ``info`` and
-    ``proto`` are those of :class:`MEOWLoss`, summed over users and items, with the own vectors in the place of the
-    coarse view. The batch's nodes of a side are clustered anew in each step.
-    """
-
-    Config: ClassVar[type[ModelConfig]] = MEOWRecConfig
-
-    def _build(self, space: Space) -> None:
-        super()._build(space)
-        config = self.config
-        self.prototypes = Prototypes(n_clusters=config.n_clusters, iterations=config.kmeans_iterations, restarts=1)
-        self.proto_contrast = ContrastiveTerm(objective="info_nce")
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        (phase,) = super().phases
-        proto = self.config.contrast_weight * self.config.proto_weight
-        return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
-
-    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
-        found = {}
-
-        @cache
-        def prototypes(number: int) -> list[PrototypeSet]:  # step 1, where a part reads them
-            return self.cluster(sides[number].fine)
-
-        if "info" in wanted:
-            losses = []
-            for side in sides:
-                offer(self.contrast_of(side), partial(prototypes, side.number), side.ids)  # step 2
-                losses.append(self.contrast(side, fine_first=False))  # step 3
-            found["info"] = torch.stack(losses).sum()
-        if "proto" in wanted:  # step 4
-            losses = [proto_nce(self.proto_contrast, side.own, prototypes(side.number)) for side in sides]
-            found["proto"] = torch.stack(losses).sum()
-        return found
-
 
 class AdaMEOWConfig(MetaPathModelConfig):
-    weight: WeightName = "learned"
+    contrast: Annotated[Contrast, Field(description="of the views")] = Contrast(
+        objective={"name": "info_nce", "weigh_positive": True}, weight="learned", temperature=0.5, queue_size=2048
+    )
 
 
 class AdaMEOW(MetaPathModel):
@@ -201,33 +329,12 @@ class AdaMEOW(MetaPathModel):
 
     Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
     (TKDE 2024, arXiv 2212.13847). See :class:`MetaPathModel` for the views, :class:`Learned` for the weights
-    (``weight_options={"normalise": True}`` keeps them from shrinking everywhere). Term, the fine view as anchor:
+    (``contrast.weight.normalise`` keeps them from shrinking everywhere). Term, the fine view as anchor:
     ``info = mean_i -log(e^{f_i . c_i / tau} / sum_j w_ij e^{f_i . c_j / tau})``, the positive weighted like the others.
     """
 
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
-    info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
 
     def losses(self, batch: GraphBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        return {"info": self.info(batch, self._projected(batch), fine_first=True)}
-
-
-class AdaMEOWRecConfig(MetaPathRecommenderConfig):
-    weight: WeightName = "learned"
-
-
-class AdaMEOWRec(MetaPathRecommender):
-    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in AdaMEOW.
-
-    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
-    (TKDE 2024, arXiv 2212.13847), for nodes with classes (:class:`AdaMEOW`); for recommendation see
-    :class:`MetaPathRecommender`. The fine views are the anchors; all candidates, the positive too, are weighted by a
-    network of each side.
-    """
-
-    Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
-    info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
-
-    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
-        losses = [self.contrast(side, fine_first=True) for side in sides]
-        return {"info": torch.stack(losses).sum()} if "info" in wanted else {}
+        views = self._projected(batch)
+        return {"info": self.info(batch, views.fine, views.coarse)}

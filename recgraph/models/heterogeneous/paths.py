@@ -1,4 +1,4 @@
-"""The inputs of models of meta-paths: adjacencies and their masked twins, contexts, features.
+"""Meta-paths and their twins, a second view of each: their settings, and the inputs that models read from a graph.
 
 For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts are not composed, and a twin has the same
 pattern as its path, so that one sample of edges serves both.
@@ -9,15 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from recgraph import augment
 from recgraph.augment.graph import EdgeDrop, GraphAugmentation
+from recgraph.config import Config, PartConfig
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath, Route, Step
+from recgraph.graph.metapath import MetaPath, MetaPathConfig, Route, propose
+from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Placing, Sum, compress_rows, normalise
@@ -30,6 +34,72 @@ _MAX_COMPOSED = 1 << 24
 
 Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
+#: the node types of recommenders
+SIDES = ("user", "item")
+
+
+class Paths(MetaPathConfig):
+    """How the matrices of meta-paths are made; which paths there are is a setting of the model."""
+
+    path: Annotated[str, Field(exclude=True, description="given by the model")] = ""
+    weights: Annotated[bool, Field(exclude=True, description="of edges, where counts are full")] = True
+    top_k: Annotated[
+        int | tuple[int | None, ...] | None,
+        Field(description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"),
+    ] = None  # type: ignore[assignment]
+
+    def made(self, metapaths: Sequence[str], **changes: Any) -> tuple[MetaPath, ...]:
+        """The paths, each with its top-k."""
+        each = one_each("top_k", self.top_k, len(metapaths))
+        return tuple(
+            MetaPath(self.model_copy(update={"path": path, "top_k": k, **changes}))
+            for path, k in zip(metapaths, each, strict=True)
+        )
+
+
+class Twins(Config):
+    """The second view of each meta-path."""
+
+    kind: Annotated[
+        Literal["masked", "latent", "none"],
+        Field(description="from masked features and edges, from a latent augmenter, or none"),
+    ] = "masked"
+    augmentations: Annotated[
+        tuple[Annotated[PartConfig, part("augmentation")], ...],
+        Field(
+            description="of masked twins, one after the other; the ratio of edge_drop may be one a path (of "
+            "recommenders: the users' paths, then the items'); of a factorised path share r of the edges of each of "
+            "its n steps, so that (1 - r)^n of its ways are left"
+        ),
+    ] = (augment.FeatureMask(), augment.EdgeDrop())
+    context_dropout: Annotated[
+        Literal["shared", "separate"],
+        Field(description="of masked twins: drawn for a path and its twin together, or for each, as published"),
+    ] = "shared"
+    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of latent twins")] = augment.MLP()
+
+    def masks(self, paths: Sequence[MetaPath], sampled: bool = False, redraw: bool = False) -> Masks:
+        """The augmentations that make masked twins, for batches of nodes where ``sampled``, drawn anew at each call
+        where ``redraw``."""
+        features = tuple(each.build(redraw=redraw) for each in self.augmentations if each.member.reads == "features")
+        edges: list[list[GraphAugmentation]] = [[] for _ in paths]
+        for each in self.augmentations:
+            if each.member.reads == "adjacency":
+                ratios = one_each("ratio", getattr(each, "ratio", None), len(paths))
+                for made, path, ratio in zip(edges, paths, ratios, strict=True):
+                    # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
+                    composed = path.config.form != "factorised"
+                    made.append(each.build(ratio=ratio, redraw=redraw, binary=composed, self_loops=composed))
+        return Masks(features, tuple(map(tuple, edges)), paths[0].config.normalisation, sampled)
+
+
+def one_each(name: str, value: Any, n: int) -> tuple[Any, ...]:
+    """One value for each of n paths or types."""
+    if not isinstance(value, tuple):
+        return (value,) * n
+    if len(value) != n:
+        raise ValueError(f"{name} = {value} has {len(value)} values; give one, or {n}, one each")
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +124,8 @@ class PathInputs:
     contexts: tuple[tuple[str, Csr | Walked], ...]
     loops: bool = False
 
-    def whole(self) -> PathInputs:
-        """The path with the diagonal of ``loops`` in its twin."""
-        if not self.loops:
-            return self
-        assert isinstance(self.masked, Chain)
-        diagonal = Chain((Csr.eye(self.masked.shape[0], self.masked.device),), self.masked.left, self.masked.right)
-        return replace(self, masked=Sum((self.masked, diagonal), (1.0, 1.0)), loops=False)
-
     def placed(self, place: Placing, walked: dict[int, Csr | Walked]) -> PathInputs:
-        """The path there.
-
-        Args:
-            walked: the contexts that are there already, by the identity of the original: paths share them.
-        """
+        """The path there; ``walked`` holds the contexts that are, by the identity of the original: paths share them."""
         for _, reached in self.contexts:
             if id(reached) not in walked:
                 walked[id(reached)] = place(reached) if isinstance(reached, Csr) else reached.placed(place)
@@ -107,8 +165,15 @@ class MetaPathInputs:
     paths: tuple[PathInputs, ...]
 
     def whole(self) -> MetaPathInputs:
-        """The inputs of all nodes with all neighbours, for embeddings."""
-        return replace(self, paths=tuple(path.whole() for path in self.paths))
+        """The inputs of all nodes with all neighbours, for embeddings: with the diagonal of ``loops`` in twins."""
+        paths = []
+        for path in self.paths:
+            if path.loops:
+                twin: Any = path.masked
+                diagonal = Chain((Csr.eye(twin.shape[0], twin.device),), twin.left, twin.right)
+                path = replace(path, masked=Sum((twin, diagonal), (1.0, 1.0)), loops=False)
+            paths.append(path)
+        return replace(self, paths=tuple(paths))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
         """The inputs there; what paths, adjacencies, twins and features share is moved once and shared there, too."""
@@ -133,7 +198,7 @@ def read_graph(
     Args:
         sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
         context_cap: of these contexts, see :class:`recgraph.graph.contexts.Walked`.
-        generator: draws the orders by which paths break ties at random.
+        generator: draws the orders of ties.
     """
     known: dict[Route, Csr] = {}
     walked: dict[Route, Walked] = {}
@@ -151,16 +216,12 @@ def read_graph(
     return MetaPathInputs(target, features, features[target], tuple(made))
 
 
-def walkable(paths: Sequence[MetaPath], graph: HeteroGraph) -> tuple[MetaPath, ...]:
-    """The paths as batches of nodes follow them: a composed one that would be large becomes a factorised one.
+def walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
+    """The path as batches of nodes follow it: a composed one that would be large becomes a factorised one.
 
     Over a hub the composed matrix has the square of the hub's entries, of which batches draw a few; without a top-k and
     with full counts both forms are the same operator. Which entries are drawn is not the same.
     """
-    return tuple(_walkable(path, graph) for path in paths)
-
-
-def _walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
     config = path.config
     if config.form != "composed" or config.top_k is not None or config.counts != "full":
         return path
@@ -175,14 +236,11 @@ def _walked(
 ) -> tuple[tuple[str, Walked], ...]:
     """The contexts of a path, one object for paths that begin alike."""
     route = path.route(graph)
+    steps = tuple(step.followed(graph, path.config.weights).with_weights(None) for step in route[:-1])
     for hop in range(1, len(route)):
         if route[:hop] not in known:
-            known[route[:hop]] = Walked(tuple(_followed(step, graph, path) for step in route[:hop]), cap)
+            known[route[:hop]] = Walked(steps[:hop], cap)
     return tuple((step.end, known[route[:hop]]) for hop, step in enumerate(route[:-1], 1))
-
-
-def _followed(step: Step, graph: HeteroGraph, path: MetaPath) -> Csr:
-    return step.followed(graph, path.config.weights).with_weights(None)
 
 
 def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True) -> Operator:
@@ -210,11 +268,7 @@ class Masks:
     sampled: bool = False
 
     def draw(self, inputs: MetaPathInputs, generators: Generators) -> MetaPathInputs:
-        """The inputs with new twins.
-
-        Raises:
-            ValueError: for batches, an augmentation adds entries beside the diagonal.
-        """
+        """The inputs with new twins."""
         features = inputs.features[inputs.target]
         masked = None
         if features is not None:
@@ -318,3 +372,51 @@ def _aligned(
         return twin
     scales = normalise(Chain(tuple(kept)), kind)
     return Chain(twin.factors, scales.left, scales.right)
+
+
+# -- the two sides of a recommender
+
+
+def read_sides(
+    graph: HeteroGraph, given: Sequence[Sequence[str] | None], paths: Paths, twins: Twins, generators: Generators
+) -> tuple[MetaPathInputs, ...]:
+    """The inputs of the views of users and of items.
+
+    Args:
+        given: the meta-paths of users and of items; None: see :func:`side_paths`.
+        generators: draw the orders of ties, and the masks of twins.
+    """
+    chosen = [side_paths(graph, side, named, paths) for side, named in zip(SIDES, given, strict=True)]
+    ties = generators.fresh("ties")
+    read = [read_graph(graph, side, own, {side: None}, generator=ties) for side, own in zip(SIDES, chosen, strict=True)]
+    if twins.kind != "masked":
+        return tuple(read)
+    masks, n_users = twins.masks([*chosen[0], *chosen[1]]), len(chosen[0])
+    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
+    return tuple(replace(masks, edges=edges).draw(one, generators) for one, edges in zip(read, of_sides, strict=True))
+
+
+def side_paths(graph: HeteroGraph, side: str, given: Sequence[str] | None, paths: Paths) -> tuple[MetaPath, ...]:
+    """The meta-paths of a side, by default relations within it and round trips to another type; those through other
+    types alone are factorised.
+
+    Raises:
+        ValueError: there are none, or one leads elsewhere.
+    """
+    if given is None:
+        routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+        given = [path for path, route in routes.items() if len(route) == 1 or route[0].end != side]
+    if not given:
+        raise ValueError(f"{side}_metapaths: name at least one path, such as '{side}-x-{side}'")
+    made: list[MetaPath] = []
+    for name in given:
+        route = MetaPath(name).route(graph)
+        if (route[0].start, route[-1].end) != (side, side):
+            raise ValueError(f"{side}_metapaths: {name!r} does not lead from {side}s to {side}s")
+        through = {step.end for step in route[:-1]}
+        if through & set(SIDES):
+            made += paths.made([name])
+        else:
+            kind = {} if not through else {"form": "factorised", "counts": "full"}
+            made += paths.made([name], top_k=None, **kind)
+    return tuple(made)

@@ -3,31 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache, partial
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph import augment
+from recgraph.config import PartConfig, Search
+from recgraph.contrast.prototypes import PrototypesConfig, offer, proto_nce
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
+from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
-from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.settings import SIDES, ViewsConfig, make_contrast, read_sides
+from recgraph.models.heterogeneous.meow import MEOWLoss
+from recgraph.models.heterogeneous.paths import SIDES, MetaPathInputs, Paths, Twins, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.reading import EdgeReading, Reading
-from recgraph.rng import Generators
+from recgraph.registry import part
+from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.products import Counts
+from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.spmm import spmm
 
 
-class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
+class SidePaths(Paths):
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="keep the k nodes most similar to each by PathSim, of round trips to the other side; paths "
+            "through other types are factorised, with full counts, and keep all",
+        ),
+        Search(low=5, high=100, log=True),
+    ] = 20
+    normalisation: Annotated[Normalisation, Field(description="of the paths' adjacencies")] = "symmetric"
+
+
+class SideTwins(Twins):
+    augmentations: Annotated[
+        tuple[Annotated[PartConfig, part("augmentation")], ...],
+        Field(
+            description="of the edges of masked twins, drawn once; the ratio of edge_drop may be one a path, of the "
+            "users' paths, then the items'"
+        ),
+    ] = (augment.EdgeDrop(),)
+    node_mask: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="of masked twins: the share of nodes whose own vectors are masked, anew at each step, so that "
+            "they are embedded through their relations alone",
+        ),
+        Search(0.0, 0.6),
+    ] = 0.3
+
+
+class MetaPathRecommenderConfig(LightGCNConfig):
     user_metapaths: Annotated[
         tuple[str, ...] | None,
         Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
@@ -36,31 +73,16 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         tuple[str, ...] | None,
         Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
     ] = None
-    top_k: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="keep the k nodes most similar to each by PathSim, of round trips to the other side; paths "
-            "through other types are factorised and keep all",
-        ),
-        Search(low=5, high=100, log=True),
-    ] = 20
-    counts: Annotated[
-        Counts,
-        Field(
-            description="numbers of paths, or only whether there is one; paths through other types always have numbers"
-        ),
-    ] = "full"
-    normalisation: Annotated[
-        Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
-    ] = "symmetric"
+    paths: Annotated[SidePaths, Field(description="how the matrices of meta-paths are made")] = SidePaths()
     view_encoder: Annotated[
-        str,
-        Field(
-            description="of the views: 'light', products with adjacencies alone (as LightGCN), or a name of the "
-            "registry's graph encoders: 'gcn' is MEOW's"
-        ),
-    ] = "light"
+        PartConfig | None,
+        part("encoder"),
+        Field(description="of the views, over graphs, as MEOW's gcn; none: products with adjacencies, as LightGCN"),
+    ] = None
+    twins: Annotated[SideTwins, Field(description="the second view of each meta-path")] = SideTwins()
+    projection_dim: Annotated[
+        int | None, Field(ge=1, description="width of the projection of a view encoder; none: hidden_dim")
+    ] = None
     recommend_by: Annotated[
         Literal["interactions", "fine", "both"],
         Field(
@@ -73,27 +95,16 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
     contrast_weight: Annotated[
         float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
     ] = 0.02
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
-    ] = 0.2
 
 
-@dataclass(frozen=True)
-class Side:
-    """The contrasted nodes of one side: n users or items of a batch.
+class Side(NamedTuple):
+    """The contrasted nodes of one side, n users or items of a batch: the ``term`` that contrasts them, their indices
+    ``ids`` [n] int64, and their two projected views ``own`` and ``fine`` [n, D]."""
 
-    Attributes:
-        number: 0 of users, 1 of items.
-        ids: [n] int64, their indices.
-        own, fine: [n, D], the two projected views.
-        batch: that they are of.
-    """
-
-    number: int
+    term: ContrastiveTerm
     ids: Tensor
     own: Tensor
     fine: Tensor
-    batch: PairBatch
 
 
 class MetaPathRecommender(HoldsGraph, LightGCN):
@@ -104,8 +115,8 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     types:
 
     - :class:`MetaPathViews` makes the fine view of a side from E. Its twin masks the own vectors of a share of
-      the nodes (``feature_mask``; drawn at each step) and a share of the edges (``edge_mask``; drawn once), so that
-      nodes are also embedded through their neighbours;
+      the nodes (``twins.node_mask``; drawn at each step) and a share of the edges (drawn once), so that nodes are also
+      embedded through their neighbours;
     - LightGCN propagates both E and the fine views over the graph of interactions;
     - terms: ``rec`` and ``l2`` of LightGCN, on the vectors of ``recommend_by``; ``info``, the weighted InfoNCE of the
       two, summed over the users and the items of the batch.
@@ -122,9 +133,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     reads_graph: ClassVar[bool] = True
     reads_distinct: ClassVar[bool] = True
     updated_by: ClassVar[UpdatedBy | None] = None  # a new log has no relations of its users and items
-    revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
-    #: the settings that InfoNCE has in the publication
-    info_nce: ClassVar[dict[str, Any]] = {}
 
     def _build(self, space: Space) -> None:
         if not isinstance(space, GraphSpace):
@@ -132,34 +140,39 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         super()._build(space)
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
         assert self.seed is not None
-        self._inputs = read_sides(graph, config, self.seed)
-        made = (MetaPathViews(inputs, dim, dim, config.dropout, config, config.view_encoder) for inputs in self._inputs)
-        self.views = nn.ModuleList(made)
+        self._inputs = self._read(graph, self.seed)
+        self.views = nn.ModuleList(
+            MetaPathViews(inputs, dim, dim, config.dropout, config.twins, config.view_encoder, config.projection_dim)
+            for inputs in self._inputs
+        )
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
         self.others = tables_of(graph, reached - set(SIDES), dim)
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
         self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
-        self.contrasts = nn.ModuleList(
-            make_contrast(config, config.projection_dim or dim, self.info_nce) for _ in SIDES
-        )
+        width = config.projection_dim or dim
+        self.contrasts = nn.ModuleList(ContrastiveTerm(config.contrast, dim=width, if_none="zero") for _ in SIDES)
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
 
     known_items: Tensor
     mask_seed: Tensor
 
+    def _read(self, graph: HeteroGraph, seed: int) -> tuple[MetaPathInputs, ...]:
+        """The inputs of the views of both sides; the seed draws the masks of their twins."""
+        config, drawn = self.config, Generators(derive(seed, "graph views"))
+        return read_sides(graph, (config.user_metapaths, config.item_metapaths), config.paths, config.twins, drawn)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         drawn_with = int(self.mask_seed)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.config.twin == "masked" and (seed := int(self.mask_seed)) != drawn_with:
+        if self.config.twins.kind == "masked" and (seed := int(self.mask_seed)) != drawn_with:
             assert isinstance(self.space, GraphSpace)
-            self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), ()
+            self._inputs, self._moved = self._read(self.space.graph, seed), ()
 
-    def setup(self, train: Any) -> None:
+    def setup(self, train: Part) -> None:
         super().setup(train)
-        counts = train.item_counts()
-        self.known_items.copy_(counts > 0)
+        self.known_items.copy_(train.item_counts() > 0)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -211,8 +224,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         own = self.embedding.weight * known_mask[:, None]
         for name, layer in self.feature_layers.items():
             assert self.space is not None
-            start = 0 if name == "user" else self.space.n_users
-            vectors = _transform(layer, self._placed(self._features[name]))
+            assert isinstance(layer, nn.Linear)
+            x, start = self._placed(self._features[name]), 0 if name == "user" else self.space.n_users
+            vectors = spmm(x, layer.weight.t()) + layer.bias if isinstance(x, Csr) else layer(x)
             own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
         return own
 
@@ -235,7 +249,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         for read, views in zip(self._inputs, self.views, strict=True):
             assert isinstance(views, MetaPathViews)
             inputs: MetaPathInputs = self._placed(read)
-            masked = self._masked(hidden[inputs.target], generators) if self.config.twin == "masked" else None
+            masked = self._masked(hidden[inputs.target], generators) if self.config.twins.kind == "masked" else None
             yield views, inputs, hidden, masked
 
     @torch.no_grad()
@@ -285,11 +299,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
         """[n, D]: the own vectors of a side, a share of them 0 in training."""
-        if generators is None or not self.training or not self.config.feature_mask:
+        share: float = self.config.twins.node_mask
+        if generators is None or not self.training or not share:
             return h
-        draw = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
-        keep_mask: Tensor = draw >= self.config.feature_mask
-        return h * keep_mask
+        return h * (torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype) >= share)
 
     def losses(self, batch: PairBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         vectors, contrasts, fine = self.own_vectors(), wanted - {"l2", "rec"}, None
@@ -298,7 +311,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         if contrasts or self._reads_fine:
             fine = self.encoder(self.fine_vectors(vectors, batch.generators))
         if contrasts and fine is not None:
-            found |= self.contrasts_of(self._sides(batch, own, fine), contrasts)
+            found |= self.contrasts_of(batch, self._sides(batch, own, fine), contrasts)
         if "l2" in wanted:
             found["l2"] = self._l2(batch)
         if "rec" in wanted:
@@ -308,41 +321,84 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
-        sizes = [self.space.n_users, self.space.n_items]
-        found = []
-        for number, (ids, a, b) in enumerate(
-            zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
-        ):
-            views = self.views[number]
-            assert isinstance(views, MetaPathViews)
-            first, second = (views.head(x.index_select(0, ids)) for x in (a, b))
-            found.append(Side(number, ids, first, second, batch))
+        sizes, found = [self.space.n_users, self.space.n_items], []
+        split = zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+        for number, (ids, *both) in enumerate(split):
+            views: Any = self.views[number]
+            term: Any = self.contrasts[number]
+            found.append(Side(term, ids, *(views.head(x.index_select(0, ids)) for x in both)))
         return found
 
-    def contrast_of(self, side: Side) -> ContrastiveTerm:
-        """The term that contrasts the views of a side."""
-        term = self.contrasts[side.number]
-        assert isinstance(term, ContrastiveTerm)
-        return term
-
-    def contrast(self, side: Side, fine_first: bool) -> Tensor:
-        """The weighted InfoNCE of a side; 0 where no node has a candidate, as in a last batch of one.
-
-        Args:
-            fine_first: the fine views are the anchors; False: the own vectors.
-        """
-        term, batch = self.contrast_of(side), side.batch
-        anchors, candidates = (side.fine, side.own) if fine_first else (side.own, side.fine)
-        loss: Tensor = term(anchors, candidates, side.ids, generator=stream(term, batch.generators))
-        return loss
-
-    def contrasts_of(self, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
         """The terms that are wanted of those that contrast the views of both sides; ``info`` is one of them."""
-        raise TypeError(f"{type(self).__name__} must define contrasts_of(sides, wanted)")
+        raise TypeError(f"{type(self).__name__} must define contrasts_of(batch, sides, wanted)")
 
 
-def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
-    assert isinstance(layer, nn.Linear)
-    if isinstance(x, Csr):
-        return spmm(x, layer.weight.t()) + layer.bias
-    return torch.nn.functional.linear(x, layer.weight, layer.bias)
+class MEOWRecConfig(MetaPathRecommenderConfig):
+    contrast: Annotated[Contrast, Field(description="of a node's two views, and what both terms share")] = Contrast(
+        objective={"name": "info_nce", "count_positive": False}, weight="cluster", temperature=0.2
+    )
+    # of a batch's nodes of a side, of which the authors' hundreds would be clusters of a few nodes each
+    prototypes: Annotated[PrototypesConfig, Field(description="clusters of a side's fine views")] = PrototypesConfig(
+        n_clusters=(20, 60), iterations=10, restarts=1
+    )
+    proto_weight: Annotated[
+        float,
+        Field(ge=0, description="of ProtoNCE, relative to the contrast of the views"),
+        Search(0.01, 2.0, log=True),
+    ] = 0.1
+
+
+class MEOWRec(MEOWLoss, MetaPathRecommender):
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in MEOW.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023),
+    for nodes with classes (:class:`MEOW`); for recommendation see :class:`MetaPathRecommender`. The terms ``info`` and
+    ``proto`` are those of :class:`MEOWLoss`, summed over users and items, with the own vectors in the place of the
+    coarse view. The batch's nodes of a side are clustered anew in each step.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MEOWRecConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        self._make_prototypes(self.config.projection_dim or self.config.hidden_dim)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        (phase,) = super().phases
+        proto = self.config.contrast_weight * self.config.proto_weight
+        return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
+
+    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        for term, ids, own, fine in sides:
+            prototypes = cache(partial(self.cluster, fine))  # step 1, where a part reads them
+            if "info" in wanted:
+                offer(term, prototypes, ids)  # step 2
+                found["info"].append(term(own, fine, ids, generator=term.stream(batch.generators)))  # step 3
+            if "proto" in wanted:
+                found["proto"].append(proto_nce(self.proto_contrast, own, prototypes()))  # step 4
+        return {name: torch.stack(losses).sum() for name, losses in found.items() if losses}
+
+
+class AdaMEOWRecConfig(MetaPathRecommenderConfig):
+    contrast: Annotated[Contrast, Field(description="of a node's two views")] = Contrast(
+        objective={"name": "info_nce", "weigh_positive": True}, weight="learned", temperature=0.2
+    )
+
+
+class AdaMEOWRec(MetaPathRecommender):
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in AdaMEOW.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
+    (TKDE 2024, arXiv 2212.13847), for nodes with classes (:class:`AdaMEOW`); for recommendation see
+    :class:`MetaPathRecommender`. The fine views are the anchors; all candidates, the positive too, are weighted by a
+    network of each side.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
+
+    def contrasts_of(self, batch: PairBatch, sides: list[Side], wanted: frozenset[str]) -> dict[str, Tensor]:
+        losses = [term(fine, own, ids, generator=term.stream(batch.generators)) for term, ids, own, fine in sides]
+        return {"info": torch.stack(losses).sum()}

@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from recgraph.config import Config
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
-from recgraph.ranks import Share
+from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.select import sample_rows
 
-#: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
-FanOut = Sequence[int | None]
+FanOut = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class PathSampler:
+class Sampling(Config):
     """Walks meta-paths from a batch of target nodes, sampling the edges of each node reached.
 
     A path's normalised adjacency ``diag(l) F_1 ... F_n diag(r)`` is estimated by ``diag(l) S_1 ... S_n diag(r)``: S_k
     has the drawn entries of F_k, each divided by the share that was drawn, and ``l``, ``r`` are those of the whole
     graph. The estimate of a product is unbiased, and exact where the fan-out covers all edges; its cost is the number
     of edges drawn, whatever the degrees. Contexts are means over the distinct nodes reached.
-
-    Attributes:
-        fan_out: of each convolution layer, the one nearest to the batch first.
-        context_fan_out: of contexts.
-        replace: draw with replacement.
     """
 
-    fan_out: tuple[FanOut, ...]
-    context_fan_out: FanOut
-    replace: bool = False
+    fan_out: Annotated[
+        tuple[FanOut, ...],
+        Field(
+            min_length=1,
+            description="edges followed from each node, step by step along a path (the last number serves later steps, "
+            "none: all), one for each layer of the encoder, the one nearest to the batch first",
+        ),
+    ] = ((5, 1), (2, 1))
+    context_fan_out: Annotated[
+        FanOut, Field(description="edges followed from each node to its contexts, step by step")
+    ] = (5,)
+    replace: Annotated[bool, Field(description="an edge may be drawn twice")] = False
+    context_cap: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="of embeddings: a node that follows more ways than this at a step of a context has the mean "
+            "over ways from there on, not over distinct nodes; none: always over distinct nodes",
+        ),
+    ] = 1 << 14
 
-    def __call__(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
+    def draw(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
         """The inputs of a batch; adjacencies have a row for each node of the batch.
 
         Args:
@@ -59,14 +72,7 @@ class PathSampler:
         reached = self._contexts(source.paths, rows, generator)
         local = local_nodes(source, rows, reached.values())
         layers.append([walk.operators(local[source.target]) for walk in walks])
-        columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
-        paths = []
-        for number, path in enumerate(source.paths):
-            adjacency, masked = (Layered(tuple(layer[number][k] for layer in reversed(layers))) for k in (0, 1))
-            contexts = tuple((node_type, columns[id(walked)]) for node_type, walked in path.contexts)
-            paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
-        features = {name: take_features(x, local[name]) for name, x in source.features.items()}
-        return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
+        return _joined(source, rows, local, layers, reached)
 
     def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, Reached]:
         """The nodes that each context reaches, by the identity of the context: paths that begin alike share it."""
@@ -106,49 +112,33 @@ class Reached:
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
-    """Drawn entries: [R] rows of columns, with their weights in the path and in its twin."""
-
-    columns: Ragged
-    weights: Tensor
-    masked: Tensor
-
-    def matrices(self, n_columns: int) -> tuple[Csr, Csr]:
-        places = Csr(self.columns.offsets, self.columns.values, None, (self.columns.n_rows, n_columns))
-        return places.with_weights(self.weights), places.with_weights(self.masked)
-
-
-@dataclass(frozen=True, eq=False)
 class _Walk:
-    """A sampled path from some rows; the columns of the last step are indices in the whole graph."""
+    """A sampled path from some rows: its factors, each with the weights of the path and with those of its twin; the
+    columns of the last one are indices in the whole graph."""
 
     path: PathInputs
     rows: Tensor
     factors: list[tuple[Csr, Csr]]
-    last: _Step
 
     @property
     def seen(self) -> list[Tensor]:
         """The target nodes that the rows depend on."""
-        return [self.last.columns.values, *([self.rows] if self.path.loops else [])]
+        return [self.factors[-1][0].indices, *([self.rows] if self.path.loops else [])]
 
-    def operators(self, columns: Tensor) -> tuple[Chain, Chain]:
+    def operators(self, columns: Tensor) -> tuple[Chain, ...]:
         """[R, C] of the path and of its twin; ``columns`` [C], ascending, holds every node seen."""
-        last = _Step(
-            self.last.columns.with_values(torch.searchsorted(columns, self.last.columns.values)),
-            self.last.weights,
-            self.last.masked,
-        )
+        own, masked = self.factors[-1]
+        own = _relabelled(own, columns)
+        last = own, own.with_weights(masked.weights)  # what both share is made once
         if self.path.loops:
-            last = _with_loops(last, torch.searchsorted(columns, self.rows), len(columns))
-        both = [*self.factors, last.matrices(len(columns))]
+            last = _with_loops(*last, torch.searchsorted(columns, self.rows))
         chains = []
         for k, whole in enumerate((self.path.adjacency, self.path.masked)):
             assert isinstance(whole, Chain)
             left = None if whole.left is None else whole.left[self.rows]
             right = None if whole.right is None else whole.right[columns]
-            chains.append(Chain(tuple(factor[k] for factor in both), left, right))
-        return chains[0], chains[1]
+            chains.append(Chain((*(factor[k] for factor in self.factors[:-1]), last[k]), left, right))
+        return tuple(chains)
 
 
 def local_nodes(inputs: MetaPathInputs, rows: Tensor, reached: Iterable[Reached]) -> dict[str, Tensor]:
@@ -163,35 +153,39 @@ def local_nodes(inputs: MetaPathInputs, rows: Tensor, reached: Iterable[Reached]
 def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool) -> _Walk:
     assert isinstance(path.adjacency, Chain)
     assert isinstance(path.masked, Chain)
-    twins = path.masked.factors
     scales = path.adjacency.left if path.adjacency.left is not None else path.adjacency.right
     assert scales is not None
     nodes, factors = rows, []
-    for number, (factor, twin) in enumerate(zip(path.adjacency.factors, twins, strict=True)):
+    pairs = [*zip(path.adjacency.factors, path.masked.factors, strict=True)]
+    for number, (factor, twin) in enumerate(pairs):
         sample = sample_rows(factor, nodes, _at(fan_out, number), generator, replace)
         drawn = sample.entries
         scale = torch.repeat_interleave(sample.scale.to(scales.dtype), drawn.lengths, output_size=len(drawn.values))
-        weights, masked = (
+        columns, width = factor.indices[drawn.values], factor.shape[1]
+        if number < len(pairs) - 1:  # a node that several rows reach is expanded once
+            nodes, columns = torch.unique(columns, return_inverse=True)
+            width = len(nodes)
+        weights = (
             scale if one.weights is None else scale * one.weights[drawn.values].to(scales.dtype)
             for one in (factor, twin)
         )
-        step = _Step(drawn.with_values(factor.indices[drawn.values]), weights, masked)
-        if number == len(twins) - 1:
-            break
-        # a node that several rows reach is expanded once
-        nodes, inverse = torch.unique(step.columns.values, return_inverse=True)
-        factors.append(_Step(drawn.with_values(inverse), weights, masked).matrices(len(nodes)))
-    return _Walk(path, rows, factors, step)
+        places = Csr(drawn.offsets, columns, None, (drawn.n_rows, width))
+        own, masked = (places.with_weights(each) for each in weights)
+        factors.append((own, masked))
+    return _Walk(path, rows, factors)
 
 
-def _with_loops(step: _Step, own: Tensor, n_columns: int) -> _Step:
+def _with_loops(matrix: Csr, masked: Csr, own: Tensor) -> tuple[Csr, Csr]:
     """With each row's own column [R], 1 in the twin and 0 beside it."""
-    count = torch.arange(len(own), device=own.device)
-    rows, columns = torch.cat([step.columns.rows, count]), torch.cat([step.columns.values, own])
-    order = sort_entries(rows, columns, n_columns)
-    zeros = step.weights.new_zeros(len(own))
-    weights, masked = (torch.cat(pair)[order] for pair in ((step.weights, zeros), (step.masked, zeros + 1)))
-    return _Step(Ragged.from_lengths(columns[order], step.columns.lengths + 1), weights, masked)
+    rows = torch.cat([matrix.rows, torch.arange(len(own), device=own.device)])
+    columns = torch.cat([matrix.indices, own])
+    order = sort_entries(rows, columns, matrix.shape[1])
+    offsets = matrix.indptr + torch.arange(len(matrix.indptr), device=own.device)
+    places = Csr(offsets, columns[order], None, matrix.shape)
+    zeros = matrix.values().new_zeros(len(own))
+    weights = (torch.cat(pair)[order] for pair in ((matrix.values(), zeros), (masked.values(), zeros + 1)))
+    first, second = (places.with_weights(each) for each in weights)
+    return first, second
 
 
 def _at(fan_out: FanOut, step: int) -> int | None:
@@ -206,48 +200,46 @@ def take_features(x: Features, rows: Tensor) -> Features:
 
 
 def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
-    """The inputs of this rank's nodes, taken from those that :class:`PathSampler` gives for the whole batch.
+    """The inputs of this rank's nodes, taken from those that :meth:`Sampling.draw` gives for the whole batch.
 
     An encoder gathers the rows of all ranks behind its last layer (:attr:`Layered.share`).
     """
     if share.is_whole:
         return inputs
-    whole = [_layers(path) for path in inputs.paths]
-    n_rows = whole[0][-1][0].shape[0]
-    rows = torch.arange(n_rows, device=whole[0][-1][0].device)[share.rows]
+    whole = [[*zip(path.adjacency.layers, path.masked.layers, strict=True)] for path in inputs.paths]  # type: ignore
+    first = whole[0][-1][0]
+    rows = torch.arange(first.shape[0], device=first.device)[share.rows]
     layers: list[list[tuple[Chain, ...]]] = []
     for number in reversed(range(len(whole[0]))):
         parts = [[_of_rows(chain, rows) for chain in layers_of_path[number]] for layers_of_path in whole]
         rows = torch.unique(torch.cat([chain.factors[-1].indices for pair in parts for chain in pair]))
         columns = rows
         if not number:
-            contexts = {id(reached): _of_context(name, reached, rows) for name, reached in _contexts(inputs)}
+            found: Any = [context for path in inputs.paths for context in path.contexts]
+            contexts = {id(reached): _of_context(name, reached, rows) for name, reached in found}
             local = local_nodes(inputs, rows, contexts.values())
             columns = local[inputs.target]
         layers.append([tuple(_on_columns(chain, columns) for chain in pair) for pair in parts])
-    made = {key: reached.relabelled(rows, local, inputs.target) for key, reached in contexts.items()}
+    return _joined(inputs, rows, local, layers, contexts, share)
+
+
+def _joined(
+    source: MetaPathInputs,
+    rows: Tensor,
+    local: Mapping[str, Tensor],
+    layers: Sequence[Sequence[tuple[Chain, ...]]],
+    reached: Mapping[int, Reached],
+    share: Share = WHOLE,
+) -> MetaPathInputs:
+    """The inputs of some nodes, of the layers of each path and its twin, the one nearest to the batch first."""
+    columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
     paths = []
-    for place, path in enumerate(inputs.paths):
+    for place, path in enumerate(source.paths):
         adjacency, masked = (Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1))
-        own = tuple((name, made[id(reached)]) for name, reached in path.contexts)
-        paths.append(replace(path, plain=adjacency, adjacency=adjacency, masked=masked, contexts=own))
-    features = {name: take_features(x, local[name]) for name, x in inputs.features.items()}
-    return MetaPathInputs(inputs.target, features, take_features(inputs.masked, local[inputs.target]), tuple(paths))
-
-
-def _layers(path: PathInputs) -> list[tuple[Chain, ...]]:
-    """The path and its twin in each layer."""
-    assert isinstance(path.adjacency, Layered)
-    assert isinstance(path.masked, Layered)
-    pairs = [*zip(path.adjacency.layers, path.masked.layers, strict=True)]
-    assert all(isinstance(chain, Chain) for pair in pairs for chain in pair)
-    return pairs  # type: ignore[return-value]  # asserted
-
-
-def _contexts(inputs: MetaPathInputs) -> list[tuple[str, Csr]]:
-    found = [(name, reached) for path in inputs.paths for name, reached in path.contexts]
-    assert all(isinstance(reached, Csr) for _, reached in found)
-    return found  # type: ignore[return-value]  # asserted
+        contexts = tuple((name, columns[id(context)]) for name, context in path.contexts)
+        paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
+    features = {name: take_features(x, local[name]) for name, x in source.features.items()}
+    return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
 
 
 def _of_context(node_type: str, context: Csr, rows: Tensor) -> Reached:

@@ -1,46 +1,41 @@
-"""The coarse and the fine view of nodes over meta-paths, shared by MEOW, AdaMEOW and their recommenders."""
+"""The coarse and the fine view of nodes over meta-paths; the fine view alone is a graph of items."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
-from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
+from recgraph.config import PartConfig
+from recgraph.encoders.graph import Propagation, SemanticAttention, ViewWeights
+from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.graph.contexts import Layered, Walked
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import PathKey
-from recgraph.models.heterogeneous.paths import MetaPathInputs, PathInputs
-from recgraph.models.heterogeneous.settings import ViewsConfig
+from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
+from recgraph.models.heterogeneous.paths import (
+    MetaPathInputs,
+    PathInputs,
+    Paths,
+    Twins,
+    read_graph,
+    side_paths,
+)
 from recgraph.rng import dropout
 from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Operator, spmm
 
-
-def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, dropout: float) -> GraphEncoder:
-    """An encoder of graphs from the registry, from width ``in_dim`` to ``dim``.
-
-    Raises:
-        ValueError: it is not one of graphs, it has no such option, an option is a width that the model has, or it
-            cannot change the width.
-    """
-    cls = registry.load("encoder", name)
-    if not issubclass(cls, GraphEncoder):
-        raise ValueError(f"encoder = {name!r} is not a convolution over graphs, such as 'gcn' or 'propagation'")
-    spec = {"name": name, **options}
-    given = {"in_dim": in_dim, "hidden_dim": dim, "out_dim": dim}
-    encoder: GraphEncoder = registry.make("encoder", spec, {"dropout": dropout}, **given)
-    return encoder
+#: what draws dropout
+Draw = torch.Generator | None
 
 
-@dataclass(frozen=True)
-class BothViews:
-    """Attributes: ``coarse``, ``fine``, also the embedding; [N, D] each."""
+class BothViews(NamedTuple):
+    """[N, D] each: ``coarse``, and ``fine``, also the embedding."""
 
     coarse: Tensor
     fine: Tensor
@@ -57,17 +52,18 @@ class MetaPathViews(nn.Module):
 
     Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
 
-    ``encoder="light"`` is for vectors that are themselves learned, as in LightGCN: ``x_P = h_target + sum_t mean_t h``
-    and one product with each adjacency, without activations; the head is L2 alone, and attention is the softmax of one
-    learned weight a view.
+    Without an encoder it is for vectors that are themselves learned, as in LightGCN: ``x_P = h_target + sum_t mean_t
+    h`` and one product with each adjacency, without activations; the head is L2 alone, and attention is the softmax of
+    one learned weight a view.
 
     Args:
         inputs: gives the number of paths and their contexts.
         hidden_dim: width of h.
-        dim: D; with ``"light"`` the width of h.
+        dim: D; without an encoder the width of h.
         dropout: of contexts, GCN and attention.
-        config: of the twins, the encoder's options and the head.
-        encoder: a name of the registry's graph encoders, or ``"light"``.
+        twins: the second view of each path.
+        encoder: of graphs, such as a GCN; None: products with adjacencies alone.
+        projection_dim: width of the head; None: D.
     """
 
     def __init__(
@@ -76,37 +72,37 @@ class MetaPathViews(nn.Module):
         hidden_dim: int,
         dim: int,
         dropout: float,
-        config: ViewsConfig,
-        encoder: str = "gcn",
+        twins: Twins,
+        encoder: PartConfig | None,
+        projection_dim: int | None = None,
     ) -> None:
         super().__init__()
-        linear = encoder == "light"
-        self.dropout, self.linear = dropout, linear
-        self.is_separate = config.context_dropout == "separate"
-        if not linear:
+        self.dropout, self.linear = dropout, encoder is None
+        self.is_separate = twins.context_dropout == "separate"
+        n_views = len(inputs.paths) * (1 if twins.kind == "none" else 2)
+        self.attention: ViewWeights | SemanticAttention
+        if encoder is None:
+            self.encoder, self.attention = Propagation(), ViewWeights(n_views)
+        else:
             self.context_layers = nn.ModuleList(
                 nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
                 for path in inputs.paths
             )
-        name = "propagation" if linear else encoder
-        self.encoder = make_encoder(name, config.encoder_options, hidden_dim, dim, dropout)
-        n_views = len(inputs.paths) * (1 if config.twin == "none" else 2)
-        self.attention = ViewWeights(n_views) if linear else SemanticAttention(dim, dropout=dropout)
-        if not linear:
-            self.project = nn.Linear(dim, config.projection_dim or dim)
-        spec = {"name": config.augmenter, **config.augmenter_options}
-        latent = inputs.paths if config.twin == "latent" else ()
-        self.augmenters = nn.ModuleList(registry.make("augmenter", spec, hidden_dim=dim) for _ in latent)
+            self.encoder = encoder.build(in_dim=hidden_dim, hidden_dim=dim, out_dim=dim, dropout=dropout)
+            self.attention = SemanticAttention(dim, dropout=dropout)
+            self.project = nn.Linear(dim, projection_dim or dim)
+        latent = inputs.paths if twins.kind == "latent" else ()
+        self.augmenters = nn.ModuleList(twins.augmenter.build(hidden_dim=dim) for _ in latent)
 
-    def forward(
+    def fine(
         self,
         inputs: MetaPathInputs,
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
-        generator: torch.Generator | None = None,
-        together: torch.Generator | None = None,
-    ) -> BothViews:
-        """Both views, before the head.
+        generator: Draw = None,
+        together: Draw = None,
+    ) -> Tensor:
+        """[N, D]: the fine view, before the head.
 
         Args:
             inputs: P paths.
@@ -116,31 +112,20 @@ class MetaPathViews(nn.Module):
             generator: draws dropout; required in training mode where dropout is above 0.
             together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
         """
-        fine = self.fine(inputs, hidden, masked, generator, together)
-        adjacencies = tuple(path.adjacency for path in inputs.paths)
-        coarse: Tensor = self.encoder(adjacencies, _shared(hidden[inputs.target]), generator)
-        return BothViews(coarse, fine)
-
-    def fine(
-        self,
-        inputs: MetaPathInputs,
-        hidden: Mapping[str, Tensor],
-        masked: Tensor | None,
-        generator: torch.Generator | None = None,
-        together: torch.Generator | None = None,
-    ) -> Tensor:
-        """[N, D]: the fine view alone; the arguments are those of :meth:`forward`."""
         views = self._views(inputs, hidden, masked, generator)
         fine: Tensor = self.attention(views, generator if together is None else together)
         return fine
 
+    def coarse(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: Draw = None) -> Tensor:
+        """[N, D]: the coarse view, before the head; the arguments are those of :meth:`fine`."""
+        adjacencies = tuple(path.adjacency for path in inputs.paths)
+        coarse: Tensor = self.encoder(adjacencies, _shared(hidden[inputs.target]), generator)
+        return coarse
+
     def addends(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
     ) -> dict[PathKey, tuple[float, Tensor]]:
-        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included.
-
-        For evaluation mode; the arguments are those of :meth:`forward`.
-        """
+        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included; in evaluation mode."""
         views = self._views(inputs, hidden, masked, None)
         self.attention(views)
         betas = self.attention.last
@@ -153,17 +138,12 @@ class MetaPathViews(nn.Module):
             found[PathKey(inputs.target, path.name)] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
         return found
 
-    def weights_of_views(self) -> Tensor:
-        """[P] or [2 P], each path followed by its twin: the attention that ``"light"`` has learned, for all nodes."""
-        assert isinstance(self.attention, ViewWeights)
-        return torch.softmax(self.attention.logits, 0)
-
     def _views(
         self,
         inputs: MetaPathInputs,
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
-        generator: torch.Generator | None,
+        generator: Draw,
     ) -> list[Tensor]:
         """[N, D] each: the view of each path, followed by its twin where there is one."""
         h, views = hidden[inputs.target], []
@@ -180,11 +160,11 @@ class MetaPathViews(nn.Module):
                 views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [unit_length(z) for z in views]
 
-    def _dropped(self, context: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _dropped(self, context: Tensor, generator: Draw) -> Tensor:
         """A context after dropout; a path that has none draws nothing."""
         return dropout(context, self.dropout, generator if self.training and context.dim() else None)
 
-    def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _path(self, adjacency: Operator | Layered, x: Tensor, generator: Draw) -> Tensor:
         z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
         return z
 
@@ -220,3 +200,52 @@ def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:
     if isinstance(reached, Walked):
         return reached.mean(h)
     return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
+
+
+class MetaPaths(HoldsGraph, ItemGraph):
+    """MEOW's fine view of items (SDM 2023, section 4), without activations as :class:`MEOWRec` has it.
+
+    ``g = sum_P beta_P A_P (x + sum_t mean_t e)`` over the meta-paths P of items (item-genre-item, item-user-item):
+    ``A_P`` is P's adjacency, ``mean_t`` is over the nodes of type t that P reaches, of learned vectors e, and beta is a
+    softmax of one learned weight a path.
+
+    Args:
+        n_items, hidden_dim: see :class:`recgraph.encoders.item_graphs.ItemGraph`; D is ``hidden_dim``.
+        graph: of the training part; it is saved with the model.
+        metapaths: from items to items.
+        top_k: of paths through users.
+        dropout: of the means.
+    """
+
+    reads_graph: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_items: int,
+        hidden_dim: int,
+        graph: HeteroGraph,
+        metapaths: Annotated[
+            tuple[str, ...] | None,
+            Field(description="from items to items; none: relations of items, all round trips to another type"),
+        ] = None,
+        top_k: Annotated[
+            int | None, Field(ge=1, description="of round trips to users, the k items most similar to each by PathSim")
+        ] = 20,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="of the means")] = 0.1,
+    ) -> None:
+        super().__init__()
+        paths = side_paths(graph, "item", metapaths, Paths(top_k=top_k, normalisation="symmetric"))
+        self._inputs = read_graph(graph, "item", paths, {"item": None})
+        self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, Twins(kind="none"), None)
+        reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {"item"}
+        self.others = tables_of(graph, reached, hidden_dim)
+
+    def forward(self, x: Tensor, generator: Draw = None) -> Tensor:
+        inputs: MetaPathInputs = self._placed(self._inputs)
+        hidden = {name: table.weight for name, table in self.others.items()}
+        return self.views.fine(inputs, {"item": x, **hidden}, None, generator)  # type: ignore[dict-item]
+
+    def path_weights(self) -> dict[PathKey, float]:
+        """beta of each path."""
+        weights = torch.softmax(self.views.attention.logits, 0).tolist()  # type: ignore[arg-type]
+        return {PathKey("item", path.name): weight for path, weight in zip(self._inputs.paths, weights, strict=True)}

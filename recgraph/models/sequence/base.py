@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
-from recgraph.config import ConfigError
+from recgraph import encoders, losses
+from recgraph.config import ConfigError, PartConfig, Search
 from recgraph.data.batches import N_GAPS, Query, SequenceBatch, SequenceBatches, with_gaps
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
@@ -31,12 +32,32 @@ from recgraph.models.base import (
     UpdatedBy,
 )
 from recgraph.models.reading import SequenceReading
-from recgraph.models.sequence.config import SequenceConfig
-from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
+from recgraph.models.sequence.items import ItemTable, ItemTables, RelatedItems
+from recgraph.registry import part
 from recgraph.rng import Generators
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import lookup
+
+
+class SequenceConfig(ModelConfig):
+    hidden_dim: Annotated[
+        int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
+    ] = 64
+    max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
+        0.5
+    )
+    regime: Annotated[
+        Literal["prefix", "causal"],
+        Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
+    ] = "causal"
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.Transformer()
+    loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = losses.FullSoftmax()
+    items: Annotated[ItemTable, Field(description="what the vectors of items are made of")] = ItemTable()
+    time_gaps: Annotated[
+        bool, Field(description="whether the time since the user's last interaction is an input, beside each item")
+    ] = False
 
 
 class Encoded(NamedTuple):
@@ -54,9 +75,9 @@ class Encoded(NamedTuple):
 class SequenceModel(TrainableModel):
     """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
 
-    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``item_features`` the table is
-    made by an :class:`recgraph.encoders.items.ItemTower`, anew in each step, and the loss scores the items that occur
-    in training.
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``items.features`` an
+    :class:`recgraph.encoders.items.ItemTower` makes the table anew in each step, and the loss scores the items that
+    occur in training.
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
@@ -69,41 +90,36 @@ class SequenceModel(TrainableModel):
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
-        if reads_typed_graph(self.config):
+        if self.config.items.reads_typed_graph:
             self.reads_graph = True  # type: ignore[misc]
             self.updated_by = None  # type: ignore[misc]  # a new log has no relations of its items
 
     def _build(self, space: Space) -> None:
         config = self.config
-        n_own = space.n_items if config.item_id_embedding else 0
+        n_own = space.n_items if config.items.id_embedding else 0
         self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
         draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
-        own = {"n_negatives": config.n_negatives}
-        self.loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, own)
+        self.loss: NextItemLoss = config.loss.build()
         self.item_tower = self._make_tower(space)
-        self.item_graph = None if config.item_graph is None else RelatedItems(config, space)
+        self.item_graph = None if config.items.graph is None else RelatedItems(config.items, config.hidden_dim, space)
         self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
             nn.init.zeros_(self.gap_embedding.weight)
 
     def _make_tower(self, space: Space) -> ItemTower | None:
-        config = self.config
-        if not config.item_features:
+        items = self.config.items
+        if not items.features:
             return None
         if not isinstance(space, FeatureSpace):
-            raise ValueError(
-                f"item_features = {config.item_features!r} needs the features: build(FeatureSpace(...)), as rg.fit does"
-            )
-        features = space.features
-        return ItemTower(
-            config.hidden_dim, features.entries, features.dense, features.schema.missing, config.item_id_dropout
-        )
+            raise ValueError(f"items.features = {items.features!r} needs the features: build(FeatureSpace(...))")
+        found = space.features
+        return ItemTower(self.config.hidden_dim, found.entries, found.dense, found.schema.missing, items.id_dropout)
 
     @property
     def wanted_features(self) -> FeatureWish:
-        wish: FeatureWish = self.config.item_features
+        wish: FeatureWish = self.config.items.features
         return wish
 
     @property
@@ -123,7 +139,7 @@ class SequenceModel(TrainableModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("model", ("model",), {"rec": 1.0, "items": self.config.item_contrast}),)
+        return (Phase("model", ("model",), {"rec": 1.0, "items": self.config.items.graph_weight}),)
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
@@ -303,19 +319,17 @@ class SequenceModel(TrainableModel):
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
-            raise ValueError(f"encoder = {self.config.encoder!r} has no padded form, as an export needs")
+            raise ValueError(f"encoder = {self.config.encoder.part_name!r} has no padded form, as an export needs")
         if self.encoder.reads_times:
-            raise ValueError(
-                f"encoder = {self.config.encoder!r} reads times, which an export has not; use time_bias=false"
-            )
+            raise ValueError("encoder: it reads times, which an export has not; set encoder.time_bias=false")
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
         module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
         return PaddedForm(module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None)
 
     def item_table(self) -> Tensor:
-        if not self.config.item_id_embedding:
-            raise ValueError("item_id_embedding = False: items have no vectors of their own that init_items could set")
+        if not self.config.items.id_embedding:
+            raise ValueError("items.id_embedding = False: items have no vectors of their own that init_items could set")
         return self.item_embedding.weight[1:]
 
     def encode_items(self) -> Tensor:
@@ -323,22 +337,19 @@ class SequenceModel(TrainableModel):
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
-    """The configured encoder: it gets the settings of the model that it has a parameter for, and ``encoder_options``.
-
-    Raises:
-        ValueError: it is not an encoder of sequences, or not for the regime, or an option is not a parameter that it
-            alone has.
-    """
-    cls = registry.load("encoder", config.encoder)
-    if not issubclass(cls, SequenceEncoder):
-        raise ConfigError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
-    shared = {name: getattr(config, name) for name in type(config).model_fields}
-    regime: str = config.regime
-    if (regime == "cloze") != cls.ends_masked and regime != "prefix":
-        raise ConfigError(f"regime = {regime!r} does not suit encoder = {config.encoder!r}, by what places see")
-    shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
-    shared["max_len"] += cls.ends_masked
-    encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)
+    """The configured encoder of sequences."""
+    part, regime = config.encoder, str(config.regime)
+    if not issubclass(part.member, SequenceEncoder):
+        raise ConfigError(f"encoder = {part.part_name!r} is not one of sequences, but of graphs")
+    if (regime == "cloze") != part.member.ends_masked and regime != "prefix":
+        raise ConfigError(f"regime = {regime!r} does not suit encoder = {part.part_name!r}, by what places see")
+    encoder: SequenceEncoder = part.build(
+        hidden_dim=config.hidden_dim,
+        max_len=config.max_len + part.member.ends_masked,
+        dropout=config.dropout,
+        causal=regime == "causal",
+        n_tokens=n_tokens,
+    )
     return encoder
 
 

@@ -6,20 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recgraph.config import Search
+from recgraph import encoders
+from recgraph.config import PartConfig, Search
 from recgraph.data.batches import ClozeBatches, SequenceBatches
 from recgraph.data.part import Part
-from recgraph.models.sequence.base import SequenceModel
-from recgraph.models.sequence.config import EncoderName, TransformerConfig
+from recgraph.models.sequence.base import SequenceConfig, SequenceModel
+from recgraph.registry import part
 from recgraph.rng import Generators
 
 
-class BERT4RecConfig(TransformerConfig):
-    encoder: EncoderName = "bidirectional_transformer"
+class BERT4RecConfig(SequenceConfig):
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = (
+        encoders.BidirectionalTransformer(attention_dropout=0.2)
+    )
     dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
         0.2
     )
-    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.2
     # a regime that no other model has
     regime: Annotated[
         Literal["cloze"], Field(description="training samples: every sequence, some of its items masked")

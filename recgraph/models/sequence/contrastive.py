@@ -9,31 +9,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.augment import TwoViews
-from recgraph.config import Added, Search
+from recgraph import augment
+from recgraph.augment.sequence import TwoViews
+from recgraph.config import PartConfig, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
-from recgraph.models.sequence.base import Encoded, SequenceModel
-from recgraph.models.sequence.config import TransformerConfig
+from recgraph.models.sequence.base import Encoded, SequenceConfig, SequenceModel
 from recgraph.ranks import Share, gathered
+from recgraph.registry import part
 from recgraph.sparse.device import is_accelerated
 from recgraph.sparse.ragged import Ragged
 
 
-class ContrastiveConfig(TransformerConfig, ContrastConfig):
-    renamed: ClassVar[dict[str, str]] = {"views": "augmentations"}
-
+class ContrastiveConfig(SequenceConfig):
     augmentations: Annotated[
-        tuple[AugmentationSpec, ...],
-        Field(
-            description="of sequences, two different ones for each sample: names of the registry's kind "
-            "'augmentation', or {name, settings}; (): the sequence itself twice"
-        ),
-    ] = ("crop", "mask", "reorder")
+        tuple[Annotated[PartConfig, part("augmentation")], ...],
+        Field(description="of sequences, two different ones for each sample; (): the sequence itself twice"),
+    ] = (augment.Crop(), augment.Mask(), augment.Reorder())
+    contrast: Annotated[Contrast, Field(description="of the views")] = Contrast()
     contrast_of: Annotated[
         Literal["prefix", "sequence"],
         Field(description="in the causal regime: views of a prefix of random length, or of the whole sequence"),
@@ -44,7 +40,6 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
             description="of several processes: contrasts are over the rows of all of them, as in one process; False: "
             "over each one's own rows"
         ),
-        Added(),
     ] = True
 
 
@@ -63,7 +58,7 @@ class ContrastiveSequenceModel(SequenceModel):
         config = self.config
         chosen = config.augmentations
         self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
-        self.contrast = contrastive_term(config, config.hidden_dim)
+        self.contrast = ContrastiveTerm(config.contrast, dim=config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
     @property
@@ -78,9 +73,9 @@ class ContrastiveSequenceModel(SequenceModel):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the contrasts besides."""
         super().compile_parts(backend)
-        for part in self.modules():
-            if isinstance(part, ContrastiveTerm):
-                part.compile_parts(backend)
+        for module in self.modules():
+            if isinstance(module, ContrastiveTerm):
+                module.compile_parts(backend)
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -154,7 +149,7 @@ class ContrastiveSequenceModel(SequenceModel):
 
         Where several ranks train, each has the anchors of its share.
         """
-        ids, draw = batch.contrast_targets, stream(term, batch.generators, of_rank=not self.config.gather_negatives)
+        ids, draw = batch.contrast_targets, term.stream(batch.generators, not self.config.gather_negatives)
         loss: Tensor = term(a, b, ids, ids, generator=draw, share=batch.share)
         return loss
 
@@ -203,14 +198,14 @@ class CL4SRec(ContrastiveSequenceModel):
     always differ, each changes half of it (the paper searches a ratio for each), and sequences of one item stay whole.
     A masked item is token 0, which attention leaves out, where the paper has a mask token of its own that is attended
     to. The encoder is RecBole's SASRec (see there), and candidates may have the anchor's target
-    (``weight="same_target"`` leaves those out).
+    (``contrast={"weight": "same_target"}`` leaves those out).
     """
 
     Config = CL4SRecConfig
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "cl1": self.config.contrast_weight, "items": self.config.item_contrast}
+        terms = {"rec": 1.0, "cl1": self.config.contrast_weight, "items": self.config.items.graph_weight}
         return (Phase("model", ("model",), terms),)
 
 
@@ -235,22 +230,20 @@ class DuoRec(ContrastiveSequenceModel):
     encodes it a second time and another sequence that the same item follows, each of which has all of the batch but
     itself as candidates; ``cl1`` between two such encodings of the sequence, which the code offers beside it
     (``us``: ``unsupervised_weight=0.1``). Where no other sequence has the target, the partner is the sequence itself.
-    ``augmentations`` are not used: no item is changed. ``weight="same_target"`` leaves rows of the same target out of
-    the candidates, as the paper says and the code does not do.
+    ``augmentations`` are not used: no item is changed. ``contrast={"weight": "same_target"}`` leaves rows of the same
+    target out of the candidates, as the paper says and the code does not do.
 
     Departure: in the causal regime the contrasted sequence is a prefix of random length.
     """
 
     Config = DuoRecConfig
-    # 1 drew the anchor itself among its partners, and contrasted twins and left out rows of the same target by default
-    revision: ClassVar[int] = 2
     needs_partners = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
-        terms["items"] = config.item_contrast
+        terms["items"] = config.items.graph_weight
         return (Phase("model", ("model",), terms),)
 
     @property

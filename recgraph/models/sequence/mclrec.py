@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph import registry
-from recgraph.config import Added, Search
+from recgraph import augment
+from recgraph.config import PartConfig, Search
 from recgraph.contrast.regularisers import Margin
+from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.models.base import Phase, Space
-from recgraph.models.contrast import contrastive_term
 from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
+from recgraph.registry import part
 
 
 class MCLRecConfig(ContrastiveConfig):
@@ -33,14 +34,7 @@ class MCLRecConfig(ContrastiveConfig):
         Field(ge=0, description="gamma, weight of the margin regulariser beside cl2"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
-    augmenter: Annotated[str, Field(description="latent augmenter, a name of the registry's kind 'augmenter'")] = "mlp"
-    augmenter_options: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="further settings of the augmenter"), Added()
-    ]
-    augmenter_variant: Annotated[
-        Literal["row", "published"],
-        Field(description="row-independent augmenters, or those of the published code"),
-    ] = "row"
+    augmenter: Annotated[PartConfig, part("augmenter"), Field(description="of encoded views")] = augment.MLP()
     shared_augmenter: Annotated[bool, Field(description="one augmenter for both views")] = False
     schedule_of_phases: Annotated[
         Literal["published", "paper", "joint"],
@@ -59,12 +53,12 @@ class MCLRec(ContrastiveSequenceModel):
     the encoded stochastic views, z1, z2 = augmenters(h1, h2), and L the configured contrast
     (by default NT-Xent):
 
-    - ``cl1 = L(h1, h2)`` at ``temperature``;
+    - ``cl1 = L(h1, h2)`` at ``contrast.temperature``;
     - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
     - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2), global margins).
 
-    With ``item_contrast`` and an augmenter of the items' graph, that one is of the augmenters, whose step has ``items``
-    in its loss, too.
+    With ``items.graph_weight`` and an augmenter of the items' graph, that one is of the augmenters, whose step has
+    ``items`` in its loss, too.
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
@@ -78,20 +72,15 @@ class MCLRec(ContrastiveSequenceModel):
     def _build(self, space: Space) -> None:
         super()._build(space)
         config = self.config
-        augmenter = {"name": config.augmenter, **config.augmenter_options}
+        n_augmenters = 1 if config.shared_augmenter else 2
         self.augmenters = nn.ModuleList(
-            registry.make("augmenter", augmenter, hidden_dim=config.hidden_dim, variant=config.augmenter_variant)
-            for _ in range(1 if config.shared_augmenter else 2)
+            config.augmenter.build(hidden_dim=config.hidden_dim) for _ in range(n_augmenters)
         )
-        self.latent_contrast = contrastive_term(
-            config,
-            config.hidden_dim,
-            temperature=1.0,
-            similarity="dot",
-            queue_size=0,  # of three pairs in each of two or three phases a queue would hold the same rows many times
-        )
+        # of three pairs in each of two or three phases a queue would hold the same rows many times
+        latent = config.contrast.model_copy(update={"temperature": 1.0, "similarity": "dot", "queue_size": 0})
+        self.latent_contrast = ContrastiveTerm(latent, dim=config.hidden_dim)
         scope = "row" if config.margin_form == "published" else "batch"
-        self.margin = Margin(temperature=config.temperature, scope=scope)
+        self.margin = Margin(temperature=config.contrast.temperature, scope=scope)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         learned = list(self.augmenters.parameters())
@@ -111,13 +100,13 @@ class MCLRec(ContrastiveSequenceModel):
         terms = {"rec": 1.0, "cl1": config.view_weight} | {
             name: config.latent_weight * weight for name, weight in latent.items()
         }
-        encoder = Phase("encoder", ("encoder",), terms | {"items": config.item_contrast})
+        encoder = Phase("encoder", ("encoder",), terms | {"items": config.items.graph_weight})
         if not config.latent_weight:
             return (encoder,)
         if config.schedule_of_phases == "joint":
             return (Phase("joint", ("encoder", "augmenters"), encoder.terms),)
         if self.item_graph is not None and self.item_graph.augmenter is not None:
-            latent |= {"items": config.item_contrast}
+            latent |= {"items": config.items.graph_weight}
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 

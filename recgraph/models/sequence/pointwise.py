@@ -6,20 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recgraph.config import Search
-from recgraph.models.sequence.base import SequenceModel
-from recgraph.models.sequence.config import EncoderName, SequenceConfig
+from recgraph import encoders
+from recgraph.config import PartConfig, Search
+from recgraph.models.sequence.base import SequenceConfig, SequenceModel
+from recgraph.registry import part
 
 
 class HSTUConfig(SequenceConfig):
-    encoder: EncoderName = "hstu"
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.HSTU()
     dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
         0.2
     )
-    n_layers: Annotated[int, Field(ge=1, description="layers"), Search(1, 4)] = 2
-    n_heads: Annotated[
-        int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
-    ] = 1
 
 
 class HSTU(SequenceModel):
@@ -33,7 +30,7 @@ class HSTU(SequenceModel):
     Recommendations (ICML 2024), section 3.2; layers, heads, dropout and initial values as in the published code for
     MovieLens. Departures: a LayerNorm of the states and plain products with item vectors
     (published: cosines, divided by .05); full softmax by default (published: 128 sampled negatives,
-    ``loss="sampled_softmax"``). With ``encoder_options={"time_bias": true}`` the scores have a learned bias of the time
+    ``loss="sampled_softmax"``). With ``encoder={"time_bias": true}`` the scores have a learned bias of the time
     between the items of both places too, by the published logarithmic buckets and one for unknown times; without, as by
     default, they have none. The published code counts from the time of the item that is to be predicted, which a query
     does not know.
@@ -43,12 +40,7 @@ class HSTU(SequenceModel):
 
 
 class FuXiAlphaConfig(HSTUConfig):
-    encoder: EncoderName = "fuxi"
-    inner_dim: Annotated[
-        int,
-        Field(ge=1, description="width of the second stage of the feed-forward part"),
-        Search(choices=(64, 128, 256)),
-    ] = 64
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.FuXi()
 
 
 class FuXiAlpha(SequenceModel):

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recgraph.config import Search
-from recgraph.models.sequence.base import SequenceModel
-from recgraph.models.sequence.config import EncoderName, SequenceConfig, TransformerConfig
+from recgraph import encoders, losses
+from recgraph.config import PartConfig, Search
+from recgraph.models.sequence.base import SequenceConfig, SequenceModel
+from recgraph.registry import part
 
 
 class SASRec(SequenceModel):
@@ -16,24 +17,14 @@ class SASRec(SequenceModel):
 
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018). Departures, as in RecBole and as
     recent comparisons advise: post-norm layers with GELU, and the full softmax by default (the paper: one negative
-    and binary cross-entropy, here ``loss="bce", n_negatives=1``).
+    and binary cross-entropy, here ``loss="bce"``).
     """
 
-    Config = TransformerConfig
+    Config = SequenceConfig
 
 
-class BSARecConfig(TransformerConfig):
-    encoder: EncoderName = "filtered_transformer"
-    alpha: Annotated[
-        float,
-        Field(ge=0, le=1, description="share of the filter; 0: SASRec"),
-        Search(choices=(0.1, 0.3, 0.5, 0.7, 0.9)),
-    ] = 0.7
-    c: Annotated[
-        int,
-        Field(ge=0, description="cut-off: the c // 2 + 1 lowest of max_len's frequencies count as low"),
-        Search(choices=(1, 3, 5, 7, 9)),
-    ] = 5
+class BSARecConfig(SequenceConfig):
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.BSA()
     regime: Annotated[
         Literal["prefix", "causal"],
         Field(description="every prefix with its next item (as published), or whole sequences with a causal filter"),
@@ -65,14 +56,11 @@ class BSARec(SequenceModel):
     Config = BSARecConfig
 
 
-class ESASRecConfig(TransformerConfig):
-    encoder: EncoderName = "gated_transformer"
-    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
-        "sampled_softmax"
+class ESASRecConfig(SequenceConfig):
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.GatedTransformer()
+    loss: Annotated[PartConfig, part("loss"), Field(description="of the next item")] = losses.SampledSoftmax(
+        n_negatives=256
     )
-    n_negatives: Annotated[
-        int, Field(ge=1, description="negatives of losses that draw them, a batch or (bce, bpr) a target")
-    ] = 256
 
 
 class ESASRec(SequenceModel):
@@ -83,8 +71,8 @@ class ESASRec(SequenceModel):
     Source: Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion (RecSys 2025);
     the layer is that of Borisyuk et al., From Features to Transformers: Redefining Ranking for Scalable Impact (2025),
     as the authors' RecTools writes it. Departures: the negatives are shared by the batch and their scores corrected for
-    how often they are drawn (``loss_options={"log_q": false}``: not); positions are counted from the oldest item read;
-    embeddings have dropout (published: layers alone, ``encoder_options={"drops_embeddings": false}``), and Adam's
+    how often they are drawn (``loss={"log_q": false}``: not); positions are counted from the oldest item read;
+    embeddings have dropout (published: layers alone, ``encoder={"drops_embeddings": false}``), and Adam's
     second moments decay by .999 (published: ``adam_beta2=0.98``).
     """
 
@@ -92,10 +80,8 @@ class ESASRec(SequenceModel):
 
 
 class GRU4RecConfig(SequenceConfig):
-    encoder: EncoderName = "gru"
+    encoder: Annotated[PartConfig, part("encoder"), Field(description="of sequences")] = encoders.GRU()
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the embeddings"), Search(0.0, 0.7, step=0.1)] = 0.3
-    n_layers: Annotated[int, Field(ge=1, description="GRU layers"), Search(1, 2)] = 1
-    inner_dim: Annotated[int, Field(ge=1, description="width of the GRU's state")] = 128
 
 
 class GRU4Rec(SequenceModel):
@@ -103,7 +89,7 @@ class GRU4Rec(SequenceModel):
 
     Source: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks (ICLR 2016), in the form of
     Tan et al. (2016) that RecBole implements. Departure: full softmax by default instead of BPR-max over in-batch
-    negatives (``loss="bpr", n_negatives=1`` is BPR with one drawn item a target).
+    negatives (``loss="bpr"`` is BPR with one drawn item a target).
     """
 
     Config = GRU4RecConfig
