@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.hits import RelevantRanks
+from recgraph.evaluate.metrics import RelevantRanks
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
@@ -47,12 +47,8 @@ _PENDING = 8
 
 @dataclass(frozen=True)
 class Lists:
-    """Ranked lists.
-
-    Attributes:
-        items: [B, k] int64 item indices, best first; -1 where fewer than ``k`` items may be recommended.
-        scores: [B, k], aligned; -inf at the padding.
-    """
+    """Ranked lists: item indices [B, k] int64, best first, -1 where fewer than ``k`` items may be recommended; and
+    their scores [B, k], -inf at the padding."""
 
     items: Tensor
     scores: Tensor
@@ -531,16 +527,8 @@ def rank_relevant(
 def rank_candidates(
     catalogue: Catalogue, queries: Tensor, candidates: Ragged, relevant: Ragged, users: Tensor | None = None
 ) -> tuple[Lists, RelevantRanks]:
-    """Rank each user's own candidates: lists of the catalogue's length, and the ranks of the relevant items.
-
-    Args:
-        candidates: B rows of item indices, each once.
-        relevant: B rows of item indices, each once; what is no candidate is not reachable.
-        users: [B] int64, only to name a user in an error.
-
-    Raises:
-        ValueError: a score is NaN.
-    """
+    """Rank each user's own candidates: lists of the catalogue's length, and the ranks of the relevant items, of which
+    those that are no candidate are not reachable. ``candidates`` and ``relevant`` are B rows of items, each once."""
     queries = catalogue.prepared(queries)
     columns = candidates.with_values(catalogue.position[candidates.values])
     tiles = []

@@ -36,7 +36,6 @@ from recgraph.train.config import (
     FALLING,
     GraphTrainConfig,
     TrainConfig,
-    own_defaults,
     pick_device,
     refuse_training,
     share_out,
@@ -243,7 +242,7 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
     if not issubclass(model, TrainableModel):
         refuse_training(model, given)
         return TrainConfig.of(given)
-    given = {**own_defaults(model), **given}
+    given = {**{name: default for name, (default, _) in model.training_defaults.items()}, **given}
     if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
         return TrainConfig.of(given)
     if "max_epochs" not in given:

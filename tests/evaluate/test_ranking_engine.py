@@ -139,7 +139,7 @@ def test_nan_scores_name_the_user(where: int, is_seen: bool, block_items: int | 
     scores[75, where] = torch.nan
     history = Ragged.from_lists([[where] if is_seen else [] for _ in range(80)])
     for conventions in (BOTH, ("exclude",), ("keep",)):
-        catalogue = catalogue_for(Scores(scores), 5000, 10, block_items=block_items)
+        catalogue = Catalogue(5000, 10, block_items=block_items)
         with refused("user index 75"):
             list(rank(Scores(scores), catalogue, Query(torch.arange(80), history), history, conventions))
 
