@@ -357,7 +357,7 @@ class Recommender:
         return feature_rows(self.items, self.item_features[self.columns.item])
 
     def item_vectors(self) -> Any:
-        """The vectors of all items, in a frame with the log's item column and ``vector`` (arrays of float32); a score is
+        """The vectors of all items, a frame with the log's item column and ``vector`` (arrays of float32); a score is
         the inner product of a user's vector and an item's. A model of scores alone has none (ValueError)."""
         vectors = encode_items(self.model)
         return vector_frame(self.columns.item, self.items.ids(range(len(self.items))), vectors, self.kind)
