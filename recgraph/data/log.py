@@ -347,8 +347,6 @@ class Log:
     def load(cls, folder: str | Path) -> Self:
         """Read what :meth:`save` wrote."""
         folder = Path(folder)
-        if not (folder / _LOG).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved log ({_LOG}); a split is read with SealedSplit.load")
         check_manifest(folder)
         return cls.load_with(read_frame(folder / _LOG), folder)
 
@@ -516,7 +514,9 @@ def check_graph(graph: Any, log: Log) -> None:
     ids = {name: known for name, known in (("user", log.users), ("item", log.items)) if name in graph.node_types}
     if not ids:
         raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
-    places = {name: _places(name, graph.nodes[name], known) for name, known in ids.items()}
+    places = {name: known.index(ids_of(graph.nodes[name]), f"graph: {name}s") for name, known in ids.items()}
+    for name in (name for name, own in places.items() if (own < 0).all()):
+        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, ids[name].values[0])
     n_items = len(log.items)
     pairs = np.unique(log.log["user"].to_numpy().astype(np.int64) * n_items + log.log["item"].to_numpy())
     for edge_type, held in graph.edges.items():
@@ -530,14 +530,6 @@ def check_graph(graph: Any, log: Log) -> None:
                 f"graph: relation {edge_type} holds {n_known:,} of the log's interactions, which may be test data; "
                 f"leave them out: paths follow the log as {INTERACTS}"
             )
-
-
-def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
-    """The indices in the log of a graph's nodes of one type; -1: not there."""
-    places = known.index(ids_of(nodes), f"graph: ids of its nodes {name!r}")
-    if len(places) and len(known) and not (places >= 0).any():
-        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, known.values[0])
-    return places
 
 
 def ids_of(nodes: Any) -> Any:

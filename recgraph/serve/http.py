@@ -77,8 +77,6 @@ class Metrics:
         self.batch_users = histogram("batch_users", "Users, and items, ranked together.", _USERS)
         self.batch_seconds = histogram("batch_seconds", "From a batch's start to its lists.", _SECONDS)
         self.reloads = counter("reloads", "Attempts to load a bundle.", "outcome")
-        for outcome in ("loaded", "unchanged", "refused"):
-            self.reloads.labels(outcome)
         self.unknown_items = counter("unknown_items", "Unknown items of histories, and unknown items asked for.")
         self.unknown_users = counter("unknown_users", "Unknown users who got a list.")
         self.fallbacks = counter("fallbacks", "Users who got a fallback.")
