@@ -52,11 +52,9 @@ def explain(
     """The recommendations for a user, and the reasons for each.
 
     For models with meta-paths (:class:`recgraph.models.MEOWRec`): the path weights, the part of each score that comes
-    from each meta-path, and the paths between user and item in the graph that the model was fitted to. For all others:
-    the history items that other users had together with the item. For models with item vectors: the nearest items.
-
-    Paths are counted in the whole graph, also where the model keeps only the ``top_k`` nearest along a meta-path; the
-    cost grows with the number of edges that the user and the history reach.
+    from each meta-path, and the paths between user and item in the graph that the model was fitted to, also where it
+    keeps only the ``top_k`` nearest along a meta-path. For all others: the history items that other users had together
+    with the item. For models with item vectors: the nearest items.
 
     Args:
         run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.

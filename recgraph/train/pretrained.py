@@ -47,10 +47,8 @@ class InitItems:
     """Initial vectors for some of the items of a model.
 
     With ``scale="initial"`` all vectors are multiplied by one number, so that their entries have the standard deviation
-    of the table that they replace. Directions and relative lengths, which hold what the source learned, stay. Three
-    things depend on the common length: the table is also the output layer, so that long vectors start with a confident
-    softmax; items that the source does not have keep the random scale, and their length alone would rank them above or
-    below all others; and the size of Adam's steps does not depend on the length.
+    of the table that they replace; directions and relative lengths stay. The table is also the output layer, and items
+    that the source does not have keep the random scale: longer vectors would rank by their length alone.
 
     Attributes:
         items: [K] int64, different item indices.

@@ -21,8 +21,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Interactions
 from recgraph.evaluate import Protocol, evaluate
-from recgraph.evaluate.hits import RankedHits
-from recgraph.evaluate.metrics import Metric
+from recgraph.evaluate.metrics import Metric, RankedHits
 from recgraph.evaluate.ranking import evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.models.closed_form.linear import EASE
