@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -206,11 +207,7 @@ class Log:
     @checked
     def with_features(self, user_features: Any = None, item_features: Any = None, graph: Any = None) -> Self:
         """Add side information (frames of any kind, a typed graph); None keeps what is there."""
-        new: dict[str, Any] = {}
-        if user_features is not None:
-            new["user_features"] = attach(user_features, self.columns.user, self.users, "user_features")
-        if item_features is not None:
-            new["item_features"] = attach(item_features, self.columns.item, self.items, "item_features")
+        new = self._attached({"user_features": user_features, "item_features": item_features}, {})
         if graph is not None:
             check_graph(graph, self)
             new["graph"] = graph
@@ -218,11 +215,13 @@ class Log:
 
     def with_feature_files(self, files: LogFile) -> Self:
         """With the features in the files that a reading names."""
-        paths = files.feature_files()
-        keys = {"user_features": (self.columns.user, self.users), "item_features": (self.columns.item, self.items)}
-        frames = files.features(self.columns)
-        new: dict[str, Any] = {name: attach(each, *keys[name], name, paths[name]) for name, each in frames.items()}
+        new = self._attached(files.features(self.columns), files.feature_files())
         return replace(self, **new, files=None) if new else self
+
+    def _attached(self, frames: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+        keys = {"user_features": (self.columns.user, self.users), "item_features": (self.columns.item, self.items)}
+        given = {name: frame for name, frame in frames.items() if frame is not None}
+        return {name: attach(frame, *keys[name], name, paths.get(name)) for name, frame in given.items()}
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
@@ -347,8 +346,6 @@ class Log:
     def load(cls, folder: str | Path) -> Self:
         """Read what :meth:`save` wrote."""
         folder = Path(folder)
-        if not (folder / _LOG).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved log ({_LOG}); a split is read with SealedSplit.load")
         check_manifest(folder)
         return cls.load_with(read_frame(folder / _LOG), folder)
 
@@ -516,7 +513,9 @@ def check_graph(graph: Any, log: Log) -> None:
     ids = {name: known for name, known in (("user", log.users), ("item", log.items)) if name in graph.node_types}
     if not ids:
         raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
-    places = {name: _places(name, graph.nodes[name], known) for name, known in ids.items()}
+    places = {name: known.index(ids_of(graph.nodes[name]), f"graph: {name}s") for name, known in ids.items()}
+    for name in (name for name, own in places.items() if (own < 0).all()):
+        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, ids[name].values[0])
     n_items = len(log.items)
     pairs = np.unique(log.log["user"].to_numpy().astype(np.int64) * n_items + log.log["item"].to_numpy())
     for edge_type, held in graph.edges.items():
@@ -530,14 +529,6 @@ def check_graph(graph: Any, log: Log) -> None:
                 f"graph: relation {edge_type} holds {n_known:,} of the log's interactions, which may be test data; "
                 f"leave them out: paths follow the log as {INTERACTS}"
             )
-
-
-def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
-    """The indices in the log of a graph's nodes of one type; -1: not there."""
-    places = known.index(ids_of(nodes), f"graph: ids of its nodes {name!r}")
-    if len(places) and len(known) and not (places >= 0).any():
-        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, known.values[0])
-    return places
 
 
 def ids_of(nodes: Any) -> Any:

@@ -130,8 +130,7 @@ def folds(
 ) -> list[Split]:
     """Split a log several times, each time with another test part; no interaction is in two of them.
 
-    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and ``--set 'split_options={n_folds=3,
-    fold=0}'`` of a command. Each has a hash of its own.
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and has a hash of its own.
 
     Args:
         data: the log.
@@ -428,8 +427,6 @@ class SealedSplit(_Labelled):
     def load(folder: str | Path) -> SealedSplit:
         """Read a saved split; ``unseal`` alone opens its test file. A CorruptFileError where a file is damaged."""
         folder = Path(folder)
-        if not (folder / HEAD_OF_SPLIT).is_file():
-            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({HEAD_OF_SPLIT})")
         check_manifest(folder, but=(_TEST,))
         head = read_object(folder / HEAD_OF_SPLIT)
         rows = read_frame(folder / _OPEN)

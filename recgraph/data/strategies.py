@@ -409,8 +409,6 @@ class Given(Strategy):
         if not log.has_parts:
             raise ValueError("split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)")
         has_valid = bool((log.log[PART] == int(Label.VALID)).any())
-        if has_valid and self.valid is not None:
-            raise ValueError(f"valid = {self.valid:g} draws a validation part from train, and one is given")
         share = None if has_valid else _DRAWN if self.valid is None else self.valid
         made, labels = super(Given, self.model_copy(update={"valid": share})).applied(log, seed)
         known = _without_unknown(log.ordered, labels)

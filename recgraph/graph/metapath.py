@@ -228,21 +228,15 @@ def path_counts(steps: Sequence[Csr]) -> Tensor:
     return counts
 
 
-def pathsim(counts: Csr) -> Tensor:
-    """[E] float64: ``2 A_ij / (A_ii + A_jj)`` of each entry of a square matrix of path counts.
+def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    """[E] float64: what a top-k compares, by the diagonals of rows and columns: PathSim,
+    ``2 A_ij / (A_ii + A_jj)``, and below it, of entries for which it is 0, ``-1 / (1 + A_ij)``.
 
     It is 0 where no path leads from either node back to itself, as along a relation in one direction: PathSim is made
     for paths of which the way back is the way there.
 
     Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks (2011).
     """
-    diagonal = counts.diagonal().to(torch.float64)
-    return ranking(counts, diagonal, diagonal).clamp_(min=0)
-
-
-def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
-    """[E] float64: what a top-k compares: PathSim by the diagonals of rows and columns; below it, of entries for which
-    it is 0, the counts, by ``-1 / (1 + A_ij)``."""
     both, counts = of_rows[block.rows].add_(of_columns[block.indices]), block.values(torch.float64)
     has_way_back = both > 0
     return torch.where(has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts))

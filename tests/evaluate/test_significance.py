@@ -156,16 +156,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_users(tmp_path / "other.parquet")
 
 
-def test_files_are_compared_like_results(tmp_path: Path) -> None:
-    save_users(shifted(0), tmp_path / "a.parquet")
-    save_users(shifted(0.03, seed=1), tmp_path / "b.parquet")
-    of_files = over_users(tmp_path / "a.parquet", str(tmp_path / "b.parquet"), "ndcg@10", n_draws=500)
-    assert of_files == over_users(shifted(0), shifted(0.03, seed=1), "ndcg@10", n_draws=500)
-    save_users(shifted(0, protocol=Protocol(seen="exclude")), tmp_path / "c.parquet")
-    with refused("seen", by=ProtocolMismatch):
-        over_users(tmp_path / "a.parquet", tmp_path / "c.parquet", "ndcg@10")
-
-
 def test_marks_and_corrected_p_values() -> None:
     models = {"plain": shifted(0, 1), "near": shifted(0.1, 2), "good": shifted(0.1005, 3)}
     made = table(models, ["ndcg@10", "mrr@10", "gini@10"], n_draws=999)

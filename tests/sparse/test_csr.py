@@ -132,11 +132,6 @@ def test_diagonals(device: torch.device) -> None:
     torch.testing.assert_close(pattern.with_diagonal(1).to_dense(), ((off != 0) + eye).to(torch.float32))
 
 
-def test_pattern_leaves_out_zeros() -> None:
-    adj = Csr.from_coo(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]), torch.tensor([1.0, -1.0, 2.0]), shape=(2, 2))
-    assert adj.pattern().to_dense().tolist() == [[0, 0], [0, 1]]
-
-
 def _oracle(dense: torch.Tensor, kind: str) -> torch.Tensor:
     def root(sums: torch.Tensor, power: float) -> torch.Tensor:
         return torch.tensor([s**power if s > 0 else 0.0 for s in sums.tolist()], dtype=dense.dtype)

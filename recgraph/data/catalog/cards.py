@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -181,8 +181,6 @@ class NodeLabels(Config):
 
     ``splits`` has for a number of labels a class the .npy files of train, valid and test.
     """
-
-    renamed: ClassVar[dict[str, str]] = {"labels": "file"}
 
     target: str
     file: PlainName
@@ -399,7 +397,10 @@ class GraphCard(Card):
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
         if self.permutation is None:  # cards had no such field once
             del content["permutation"]
-        return content | {"kind": "graph", "task": {"kind": self.task, **self._table.identity()}}
+        table = self._table.model_dump(mode="json")
+        if self.labels is not None:  # as the field was called once
+            table["labels"] = table.pop("file")
+        return content | {"kind": "graph", "task": {"kind": self.task, **table}}
 
 
 AnyCard = LogCard | GraphCard | FileCard
