@@ -301,14 +301,8 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
 
     Args:
         labels: whether the caller reads labels and masks, so that no warning names them.
-
-    Raises:
-        GraphError: edge attributes of several columns, or edges held otherwise than by ``edge_index``.
     """
     of_nodes, of_edges = stores
-    for edge_type, store in of_edges.items():
-        if store.get("edge_index") is None:
-            raise GraphError(f"edges {edge_type} have no edge_index; make it of adj_t first")
     ends = [
         (name, torch.as_tensor(index))
         for edge_type, store in of_edges.items()
@@ -325,20 +319,18 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
         sizes += [None if x is None else x.shape[0]]
         named = max((int(index.max()) + 1 for of, index in ends if of == name and index.numel()), default=0)
         nodes[name] = Nodes(next((size for size in sizes if size is not None), named), ids, x)
-    edges = {}
-    for edge_type, store in of_edges.items():
-        weights: Any = store.get("edge_weight", store.get("edge_attr"))
-        if weights is not None and "edge_weight" not in store:
-            if weights.dim() == 2 and weights.shape[1] != 1:
-                raise GraphError(
-                    f"edges {edge_type}: edge_attr has {weights.shape[1]} columns; give one edge_weight each"
-                )
-            weights = weights.reshape(-1)
-        source, target = (torch.as_tensor(index).long() for index in store["edge_index"])
-        w, t = (None if values is None else numbers(values) for values in (weights, store.get("time")))
-        edges[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
     left_out = [f"{name}.{key}" for name, store in of_nodes.items() for key in store.keys() - _OF_NODES]
     left_out += [f"{'-'.join(of)}.{key}" for of, store in of_edges.items() for key in store.keys() - _OF_EDGES]
+    edges = {}
+    for edge_type, store in of_edges.items():
+        source, target = (torch.as_tensor(index).long() for index in store["edge_index"])
+        weights, attributes = store.get("edge_weight"), store.get("edge_attr")
+        if attributes is not None and attributes.numel() != source.numel():
+            left_out.append(f"{'-'.join(edge_type)}.edge_attr")
+        elif attributes is not None and weights is None:
+            weights = attributes.reshape(-1)
+        w, t = (None if values is None else numbers(values) for values in (weights, store.get("time")))
+        edges[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
     if left_out:
         warnings.warn(f"a graph has no place for {', '.join(sorted(left_out))}", LeftOutWarning, stacklevel=3)
     labelled = [repr(name) for name, store in of_nodes.items() if store.get("y") is not None]

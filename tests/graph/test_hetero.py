@@ -19,7 +19,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
-from recgraph.graph.schema import Edges, EdgeType, GraphError, Nodes
+from recgraph.graph.schema import Edges, EdgeType, GraphError, LeftOutWarning, Nodes
 from recgraph.sparse.csr import Csr
 
 WRITES: EdgeType = ("author", "writes", "paper")
@@ -94,8 +94,8 @@ def test_pyg_in_another_order_and_with_attributes() -> None:
     adj = HeteroGraph.from_pyg(data).adjacency(("a", "to", "b"))
     assert adj.values().tolist() == [2, 1, 3]
     data["a", "to", "b"].edge_attr = torch.ones(3, 2)
-    with pytest.raises(GraphError):
-        HeteroGraph.from_pyg(data)
+    with pytest.warns(LeftOutWarning):
+        assert HeteroGraph.from_pyg(data).adjacency(("a", "to", "b")).weights is None
 
 
 def test_disk_and_back(tmp_path: Path) -> None:
