@@ -62,8 +62,7 @@ def explain(
         k: number of recommendations; history items are left out.
         n_near: number of nearest items of each item.
         n_connections, n_paths: the most connections of a meta-path, and paths of a connection.
-        attribution: methods that attribute each recommendation to the history, as :func:`attribute` takes them.
-        seed: of what these methods draw.
+        attribution, seed: methods that attribute each recommendation to the history, as :func:`attribute` takes them.
 
     Raises:
         ValueError: the user is unknown, or a method does not apply to the model.
@@ -118,7 +117,6 @@ def attribute(
         items: an id or ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
             ``"attention"``), mappings with name and settings, or attributions themselves.
-        k: number of recommendations.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
         seed: of what methods draw, and of random orders.
 

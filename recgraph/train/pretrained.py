@@ -84,8 +84,7 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
             these, a frame of two columns (ids; vectors as lists or arrays), or a mapping id -> vector.
         split: whose items are wanted.
         scale: see :class:`InitItems`.
-        fit_on: what the model will be fitted to. A source that was fitted to more, or on another split, may know what
-            the validation part asks for: that is logged as a warning, and the record has the source's data.
+        fit_on: what the model will be fitted to; a source that may know the held-out part is logged as a warning.
 
     Raises:
         ValueError: no source of vectors, vectors that are not all finite and of one width, an id twice, or none of the

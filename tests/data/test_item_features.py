@@ -97,16 +97,6 @@ def test_all_takes_what_can_be_used_and_leaves_out_titles(caplog: pytest.LogCapt
         assert any("left out" in message and repr(name) in message for message in caplog.messages)
 
 
-def test_integers_that_are_codes_are_categories_also_as_floats() -> None:
-    spec = FeatureSpec(name="code", kind="category")
-    whole = TABLE.with_columns(pl.Series("code", [3, 3, 4, 5, 4]))
-    learnt = learn((spec,), whole).schema
-    assert learnt.columns[0].values == ("3", "4")
-    floats = TABLE.with_columns(pl.Series("code", [3.0, 3.0, None, 5.0, 4.0]))
-    encoded = ItemFeatures.encode(learnt, floats, "id", ITEMS)
-    assert encoded.entries.to_dense().tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]]
-
-
 def test_items_of_a_later_day_are_encoded_by_what_was_learnt() -> None:
     before = learn(("genres", "year", "vector"))
     later = ITEMS.extended(["z"])
