@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import polars as pl
 from pydantic import Field
 
-from recgraph.config import Added, Config
+from recgraph.config import Config
 from recgraph.data.columns import Columns
 from recgraph.data.errors import (
     CorruptFileError,
@@ -98,18 +98,21 @@ class Reading(Config):
     user_features: str | None = Field(None, description="a file of features, one row a user")
     item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
 
-    valid: Annotated[
-        str | None,
-        Added(),
-        Field(description="a file of the validation part, read alike; the log itself is the training part then"),
-    ] = None
-    test: Annotated[str | None, Added(), Field(description="a file of the test part; likewise")] = None
-    lists: Annotated[dict[str, str], Added()] = Field(
-        {}, description='column of texts in files of features -> the separator of the list that each is; "": one value'
+    # what came after the first data sets were split is no part of their hashes where it is not used
+    valid: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="a file of the validation part, read alike; the log itself is the training part then",
     )
-    quotes: Annotated[bool, Added()] = Field(
-        True, description='of csv and tsv: whether " begins and ends a quoted field'
+    test: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="a file of the test part; likewise"
     )
+    lists: dict[str, str] = Field(
+        {},
+        exclude_if=lambda value: not value,
+        description='column of texts in files of features -> the separator of the list that each is; "": one value',
+    )
+    quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
     @property
     def has_parts(self) -> bool:

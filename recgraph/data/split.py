@@ -168,7 +168,7 @@ class _Labelled:
     @property
     def params(self) -> dict[str, Any]:
         """The settings of the strategy."""
-        return self.strategy.identity()
+        return self.strategy.model_dump(mode="json")
 
     @property
     def facts(self) -> str:

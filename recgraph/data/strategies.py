@@ -14,7 +14,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Added, Config, ConfigError
+from recgraph.config import Config, ConfigError
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
 from recgraph.data.ids import plain_value
@@ -114,8 +114,8 @@ class Folded(Strategy):
         fold: the one that is tested, from 0.
     """
 
-    n_folds: Annotated[int | None, Field(ge=2), Added()] = None
-    fold: Annotated[int | None, Field(ge=0), Added()] = None
+    n_folds: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
+    fold: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -330,8 +330,8 @@ class TimeCut(Shares):
 
     valid_from: Moment | None = None
     test_from: Moment | None = None
-    targets: Annotated[Targets, Added()] = "all"
-    unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
+    targets: Targets = Field("all", exclude_if=lambda value: value == "all")
+    unknown_items: Literal["keep", "drop"] = Field("keep", exclude_if=lambda value: value == "keep")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

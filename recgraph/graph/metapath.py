@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Added, Config, Search, configure
+from recgraph.config import Config, Search, configure
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -373,7 +373,6 @@ class MetaPathConfig(Config):
             description="PathSim divides a node in the middle of the path that leads to more nodes than this into "
             "random groups of so many, whose nodes alone are compared through it; none: all, at the cost of the square",
         ),
-        Added(),
     ] = 4096
     form: Annotated[
         Literal["composed", "compressed", "factorised"],
