@@ -59,11 +59,6 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Added:
-    """SHIM: goes when the data package has moved."""
-
-
-@dataclass(frozen=True)
 class Setting:
     """One field as it is shown to people and to tuners; the name is dotted within a part."""
 
@@ -101,15 +96,6 @@ class Config(BaseModel):
             if name in cls.model_fields and isinstance(default := default_of(cls.model_fields[name]), Config):
                 read[name] = _changed(default, value)
         return read
-
-    def identity(self) -> dict[str, Any]:
-        """SHIM."""
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if not (Added() in fields[name].metadata and getattr(self, name) == default_of(fields[name]))
-        }
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
