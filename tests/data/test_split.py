@@ -98,32 +98,6 @@ def test_time_cut_by_shares_and_by_instants() -> None:
     assert same.hash != split.hash  # other parameters
 
 
-def test_users_without_history_at_the_cut() -> None:
-    frame = pl.DataFrame({"u": ["a", "a", "b", "a", "b"], "i": [1, 2, 3, 4, 5], "t": [1, 2, 3, 4, 5]})
-    data = Interactions.from_frame(frame, user="u", item="i", timestamp="t")
-    split = data.split("time", valid_from=3, test_from=4)
-    assert _as_lists(split.valid) == {}
-    assert _as_lists(split.test) == {0: ([0, 1], [3]), 1: ([2], [4])}
-    kept = data.split("time", valid_from=3, test_from=4, new_users="keep")
-    assert _as_lists(kept.valid) == {1: ([], [2])}
-
-
-def _times(times: list[Any]) -> Interactions:
-    frame = pl.DataFrame({"u": [1] * len(times), "i": range(len(times)), "t": times})
-    return Interactions.from_frame(frame, user="u", item="i", timestamp="t")
-
-
-def test_time_cut_takes_numbers_of_numpy_and_shares_or_instants() -> None:
-    start = 1_714_521_600_000_000_001  # nanoseconds: no float holds it
-    data = _times([start, start + 1, start + 2])
-    plain = data.split("time", valid_from=start + 1, test_from=start + 2)
-    assert plain.labels.tolist() == [0, 1, 2]
-    numpy = data.split("time", valid_from=np.int64(start + 1), test_from=np.int64(start + 2))
-    assert numpy.params["valid_from"] == start + 1
-    assert numpy.hash == plain.hash
-    assert data.split("time", **plain.params).hash == plain.hash
-
-
 def _slow_counts(n: int, valid: float, test: float) -> tuple[int, int]:
     n_valid, n_test = int(n * valid + 1e-9), int(n * test + 1e-9)
     if n_test == 0 and test > 0 and n - n_valid - n_test >= 2:
@@ -183,18 +157,6 @@ def test_held_out_users(order: str) -> None:
             assert (len(held[0]), len(held[1])) == (known, len(of) - known)
             assert sorted(held[0] + held[1]) == sorted(_items(of))
             assert order == "random" or held == (_items(of[:known]), _items(of[known:]))
-
-
-def test_grades_are_given_when_asked_for() -> None:
-    data = _log()
-    assert data.split("leave-one-out").test.grades is None
-    test = data.split("leave-one-out", grades="rating").test
-    last = data.log.sort("user", "time", "row").group_by("user", maintain_order=True).last()
-    assert test.grades is not None
-    assert test.grades.tolist() == last["rating"].to_list()
-    bare = Interactions.from_frame(pl.DataFrame({"u": [1] * 3, "i": [1, 2, 3]}), user="u", item="i")
-    with refused("grades"):
-        bare.split("leave-one-out", grades="weight")
 
 
 def test_hash_is_stable_and_sees_everything() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attributed_models import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
+from explain_cases import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
 from refusing import refused
 from torch import Tensor
 

@@ -210,15 +210,6 @@ def test_every_endpoint(bundle: Path) -> None:
         assert metric(text, 'recgraph_reloads_total{outcome="unchanged"}') == 1
 
 
-def test_the_description_shows_the_models_with_their_limits(bundle: Path) -> None:
-    with client(bundle, Limits(k=20, users=3, history=7)) as (http, _):
-        page = http.get("/openapi.json").json()
-        fields = page["components"]["schemas"]["RecommendRequest"]["properties"]
-        assert (fields["k"]["maximum"], fields["k"]["default"]) == (20, 10)
-        assert (fields["users"]["anyOf"][0]["maxItems"], fields["history"]["anyOf"][0]["maxItems"]) == (3, 7)
-        assert set(page["paths"]) == {"/recommend", "/similar", "/health", "/metrics"}
-
-
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [
