@@ -83,7 +83,5 @@ def test_the_queue_takes_in_training_alone_and_is_part_of_the_state() -> None:
 
 
 def test_what_a_queue_needs() -> None:
-    with refused("dim"):
-        queued(dim=None)
     with refused("pairs"):
         queued(objective="nt_xent")(*views())
