@@ -594,9 +594,8 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.buckets, ctx.own, ctx.n_heads, ctx.scale = packed.buckets, own, n_heads, scale
         ctx.kv_shape = kv.shape
-        return _join_heads(
-            torch.empty(queries.shape, dtype=queries.dtype, device=queries.device), attended, own, n_heads
-        )
+        out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+        return _join_heads(out, attended, own, n_heads)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -612,11 +611,7 @@ class _Attention(torch.autograd.Function):
                 grad_used.mul_(keep)
             grad_scores = torch._softmax_backward_data(grad_used, probabilities, -1, grad.dtype).mul_(ctx.scale)
             of_queries.append([torch.bmm(grad_scores, keys)])
-            grad_keys, grad_values = (
-                torch.bmm(grad_scores.transpose(1, 2), query),
-                torch.bmm(used.transpose(1, 2), grad),
-            )
-            of_keys.append([grad_keys, grad_values])
+            of_keys.append([torch.bmm(grad_scores.transpose(1, 2), query), torch.bmm(used.transpose(1, 2), grad)])
         return (
             _join_heads(torch.empty_like(grad_out), of_queries, own, n_heads),
             _join_heads(grad_out.new_empty(ctx.kv_shape), of_keys, buckets, n_heads),

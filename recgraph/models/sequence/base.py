@@ -248,7 +248,7 @@ class SequenceModel(TrainableModel):
 
         Args:
             sequences: B rows of tokens, or of what :meth:`tokens_of` gives where times are read.
-            last_only: of each row as the encoder's ``closed`` gives it; else of the places that there are, or M of these.
+            last_only: of each row, closed by the encoder; else of the places that there are, or M of these.
         """
         tokens, table = self._inputs(
             self.encoder.closed(sequences) if last_only else sequences, self.token_table(batch)
