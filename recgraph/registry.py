@@ -50,7 +50,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
     "item_graph": {
-        "recgraph.encoders.item_graphs": ("Interactions", "Transitions"),
+        "recgraph.encoders.graph": ("Interactions", "Transitions"),
         "recgraph.models.heterogeneous.views": ("MetaPaths",),
     },
     "loss": {
@@ -80,8 +80,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),
-        "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),
-        "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
+        "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "FuXiAlpha", "GRU4Rec", "HSTU", "SASRec"),
         "recgraph.models.two_stage": ("TwoStage",),
     },
     "objective": {
@@ -93,7 +92,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "reranker": {"recgraph.evaluate.rerank": ("DPP", "MMR")},
     "transform": {
-        "recgraph.contrast.transforms": ("Centre", "ShuffledGroupWhitening"),
+        "recgraph.contrast.parts": ("Centre", "ShuffledGroupWhitening"),
     },
     "weight": {
         "recgraph.contrast.weights": ("Cluster", "Hardness", "Learned", "SameTarget", "SelfMask"),

@@ -246,7 +246,7 @@ class PointwiseEncoder(LayeredEncoder):
 
 
 class HSTU(PointwiseEncoder):
-    """Encoder of :class:`~recgraph.models.sequence.pointwise.HSTU` (Zhai et al., ICML 2024); see there.
+    """Encoder of :class:`~recgraph.models.sequence.sasrec.HSTU` (Zhai et al., ICML 2024); see there.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
@@ -270,7 +270,7 @@ class HSTU(PointwiseEncoder):
 
 
 class FuXi(PointwiseEncoder):
-    """Encoder of :class:`~recgraph.models.sequence.pointwise.FuXiAlpha` (Ye et al., WWW 2025); see there.
+    """Encoder of :class:`~recgraph.models.sequence.sasrec.FuXiAlpha` (Ye et al., WWW 2025); see there.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.

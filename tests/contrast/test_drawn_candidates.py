@@ -13,8 +13,7 @@ from refusing import refused
 from torch import Tensor
 
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast, contrast_drawn
-from recgraph.contrast.queue import Queue
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.term import ContrastiveTerm, Queue
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.ranks import Share
 from recgraph.registry import make

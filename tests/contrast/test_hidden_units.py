@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recgraph.contrast import hidden_units
-from recgraph.contrast.hidden_units import tanh_sums
+from recgraph.contrast.weights import tanh_sums
 
 N, M, H = 70, 900, 5
 

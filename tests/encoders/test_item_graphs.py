@@ -9,7 +9,7 @@ import torch
 from refusing import refused
 from torch import Tensor
 
-from recgraph.encoders.item_graphs import Interactions, LinkedItems, Transitions
+from recgraph.encoders.graph import Interactions, LinkedItems, Transitions
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS, DIM = 7, 3

@@ -83,7 +83,12 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_tabl
 
 
 @pytest.mark.parametrize(
-    "given", [{"loss": {"n_negatives": 4}}, {"loss": "full_softmax"}, {"loss": {"name": "bpr", "n_negatives": 2}}]
+    "given",
+    [
+        {"loss": {"name": "ccl", "n_negatives": 4}},
+        {"loss": "full_softmax"},
+        {"loss": {"name": "bpr", "n_negatives": 2}},
+    ],
 )
 def test_without_the_history_it_is_matrix_factorisation(given: dict[str, object]) -> None:
     model, plain = (made(name, **given) for name in ("simplex", "bprmf"))

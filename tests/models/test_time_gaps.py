@@ -124,17 +124,17 @@ def test_training_reads_what_serving_reads(tmp_path: Path) -> None:
 
 WITH_TIMES: dict[str, Any] = {"encoder": {"time_bias": True}}
 CASES = [
-    ("hstu", {}),
-    ("fuxialpha", {}),
-    ("mclrec", {"encoder": {"name": "hstu"}}),
-    ("duorec", {"encoder": {"name": "fuxi"}}),
+    ("hstu", WITH_TIMES),
+    ("fuxialpha", WITH_TIMES),
+    ("mclrec", {"encoder": {"name": "hstu", "time_bias": True}}),
+    ("duorec", {"encoder": {"name": "fuxi", "time_bias": True}}),
 ]
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 @pytest.mark.parametrize("time_gaps", [False, True])
 def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, Any], time_gaps: bool) -> None:
-    model = trained(built(name, **settings, **WITH_TIMES, time_gaps=time_gaps))
+    model = trained(built(name, **settings, time_gaps=time_gaps))
     assert model.reads_times
     asked = query()
     assert asked.times is not None
