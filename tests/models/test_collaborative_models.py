@@ -144,10 +144,9 @@ def test_models_of_pairs_leave_out_a_users_own_items(
 ) -> None:
     """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
     with ``exclude_own`` the others count as all."""
-    options = {"name": loss, "n_negatives": 12}
-    if model == "simplex":
-        options["dropout"] = 0.0
-    ours = made(model, loss={**options, "shared": True, "n_groups": n_groups}, exclude_own=exclude_own).double()
+    options, plain = {"name": loss, "n_negatives": 12}, {"dropout": 0.0} if model == "simplex" else {}
+    shared = {**options, "shared": True, "n_groups": n_groups}
+    ours = made(model, loss=shared, exclude_own=exclude_own, **plain).double()
     batch = first_batch(ours)
     assert batch.negatives.shape == (n_groups, 12)
     of_samples = batch.of_samples(batch.negatives).expand(len(batch.items), -1)
@@ -157,7 +156,7 @@ def test_models_of_pairs_leave_out_a_users_own_items(
     for row, user in enumerate(batch.users.tolist()):
         barred = histories[user] if exclude_own else {int(batch.items[row])}
         assert mask[row].tolist() == [item not in barred for item in of_samples[row].tolist()]
-    own = made(model, loss=options).double()
+    own = made(model, loss=options, **plain).double()
     own.load_state_dict(ours.state_dict())
     first_batch(own)
     # what is excluded is said as it is there: by the sample's own item
