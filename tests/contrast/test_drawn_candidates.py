@@ -127,23 +127,23 @@ def test_no_candidate_among_the_drawn() -> None:
 # A term's queue of earlier rows
 
 
-N, D = 6, 4
+FEW_N, FEW_D = 6, 4
 
 
 def queued_views(seed: int = 0) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(2, N, D, generator=draw, dtype=torch.float64)
+    a, b = torch.randn(2, FEW_N, FEW_D, generator=draw, dtype=torch.float64)
     return a, b
 
 
 def queued(**settings: Any) -> ContrastiveTerm:
-    given = {"similarity": "cosine", "temperature": 0.5, "objective": "info_nce", "queue_size": 8, "dim": D}
+    given = {"similarity": "cosine", "temperature": 0.5, "objective": "info_nce", "queue_size": 8, "dim": FEW_D}
     return ContrastiveTerm(**{**given, **settings}).double()
 
 
 def test_earlier_rows_are_candidates() -> None:
     """The loss of the second step, written out: the queue is aligned with the batch and has no ids of it."""
-    term, ids = queued(), torch.arange(N)
+    term, ids = queued(), torch.arange(FEW_N)
     first, second = queued_views(1), queued_views(2)
     term(*first, ids)
     found = term(*second, ids + 4)  # ids 4 and 5 are in both batches
@@ -151,7 +151,7 @@ def test_earlier_rows_are_candidates() -> None:
     old = old[:4]
     moved = F.normalize((old - old.mean(0)) * (new.std(0) / old.std(0)) + new.mean(0), dim=1)
     s = F.normalize(second[0], dim=1) @ torch.cat([new, moved]).T / 0.5
-    torch.testing.assert_close(found, F.cross_entropy(s, torch.arange(N)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, F.cross_entropy(s, torch.arange(FEW_N)), rtol=1e-6, atol=1e-6)
 
 
 def test_of_one_id_the_last_rows_stay_and_a_batch_that_comes_again_replaces_itself() -> None:
@@ -172,7 +172,7 @@ def test_ranks_divide_the_anchors_of_a_queue() -> None:
     ranks = [queued() for _ in shares]
     for seed in (1, 2):
         a, b = (view.requires_grad_() for view in queued_views(seed))
-        ids = torch.arange(N) + 5 * seed
+        ids = torch.arange(FEW_N) + 5 * seed
         expected = whole(a, b, ids)
         found = [term(a, b, ids, share=share) for term, share in zip(ranks, shares, strict=True)]
         torch.testing.assert_close(torch.stack(found).mean(), expected)

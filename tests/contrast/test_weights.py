@@ -291,7 +291,7 @@ def test_a_weight_of_0_passes_no_gradient() -> None:
 # Weights of cosines that are the similarities over a temperature: one product makes both
 
 
-N, D = 12, 5
+WIDE_N, WIDE_D = 12, 5
 #: whether the weight sees what the similarity sees, and the settings of the term
 TERMS: dict[str, tuple[bool, dict[str, Any]]] = {
     "info_nce": (True, {"objective": "info_nce"}),
@@ -310,7 +310,9 @@ def test_the_same_as_by_two_products(name: str, hardest: float, monkeypatch: pyt
     objective = settings.get("objective", "nt_xent")
     table = {"name": objective} if isinstance(objective, str) else objective
     settings["objective"] = {**table, "block_rows": 5}
-    a, b = (torch.randn(N, D, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (1, 2))
+    a, b = (
+        torch.randn(WIDE_N, WIDE_D, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (1, 2)
+    )
     a, b = a.requires_grad_(), b.requires_grad_()
     was_shared: list[bool] = []
     cosines = Pairs.cosines
@@ -323,9 +325,9 @@ def test_the_same_as_by_two_products(name: str, hardest: float, monkeypatch: pyt
 
     def run() -> list[Tensor]:
         weight = make("weight", {"name": "hardness", "beta": 1.5, "hardest": hardest})
-        term = ContrastiveTerm(weight=weight, dim=D, **settings).double()
-        ids = torch.arange(N) // 2 * 2  # some rows have one id
-        values = [term(a, b, ids + k * N, generator=torch.Generator().manual_seed(3)) for k in range(2)]
+        term = ContrastiveTerm(weight=weight, dim=WIDE_D, **settings).double()
+        ids = torch.arange(WIDE_N) // 2 * 2  # some rows have one id
+        values = [term(a, b, ids + k * WIDE_N, generator=torch.Generator().manual_seed(3)) for k in range(2)]
         return [values[1], *torch.autograd.grad(values[1], (a, b))]
 
     found = run()
