@@ -31,8 +31,7 @@ import recgraph as rg
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, evaluate
-from recgraph.evaluate.hits import RankedHits
-from recgraph.evaluate.metrics import Metric
+from recgraph.evaluate.metrics import Metric, RankedHits
 from recgraph.evaluate.rerank import Compare, CoOccurrence, Cosine, Jaccard, Similarity, reranker_of
 from recgraph.evaluate.results import Result
 from recgraph.files import write_text

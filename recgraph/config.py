@@ -59,11 +59,6 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Added:
-    """SHIM: goes when the data package has moved."""
-
-
-@dataclass(frozen=True)
 class Setting:
     """One field as it is shown to people and to tuners; the name is dotted within a part."""
 
@@ -102,15 +97,6 @@ class Config(BaseModel):
                 read[name] = _changed(default, value)
         return read
 
-    def identity(self) -> dict[str, Any]:
-        """SHIM."""
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if not (Added() in fields[name].metadata and getattr(self, name) == default_of(fields[name]))
-        }
-
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""
@@ -141,6 +127,8 @@ class Config(BaseModel):
 class PartConfig(Config):
     """The settings of a member of the registry, ``rg.encoders.BSA(alpha=0.7)``; see :func:`recgraph.registry.part`."""
 
+    # a constructor may take a tensor
+    model_config = ConfigDict(arbitrary_types_allowed=True)
     part_kind: ClassVar[str]
     part_name: ClassVar[str]
     member: ClassVar[type[Any]]

@@ -26,80 +26,67 @@ from pydantic import BeforeValidator, GetCoreSchemaHandler, SerializeAsAny, Vali
 from recgraph.config import ConfigError, PartConfig, checked, did_you_mean, nearest_names
 from recgraph.files import sha256
 
-# kind -> module -> the classes in it that can be asked for by name
-_MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "aggregator": {"recgraph.encoders.histories": ("Mean", "SelfAttention", "UserAttention")},
-    "attribution": {
-        "recgraph.explain.attribution": ("Attention", "IntegratedGradients", "LeaveOneOut"),
-    },
+#: kind -> module -> the classes in it that can be named
+_MEMBERS = {
+    "aggregator": {"recgraph.encoders.histories": "Mean SelfAttention UserAttention"},
+    "attribution": {"recgraph.explain.attribution": "Attention IntegratedGradients LeaveOneOut"},
     "augmentation": {
-        "recgraph.augment.graph": ("EdgeDrop", "FeatureMask", "NodeDrop"),
-        "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
-        "recgraph.augment.similar": ("Insert", "Substitute"),
-        "recgraph.graph.metapath": ("MetaPath",),
+        "recgraph.augment.graph": "EdgeDrop FeatureMask NodeDrop",
+        "recgraph.augment.sequence": "Crop Mask Reorder",
+        "recgraph.augment.similar": "Insert Substitute",
+        "recgraph.graph.metapath": "MetaPath",
     },
-    "augmenter": {
-        "recgraph.augment.latent": ("Attention", "Conv", "MLP"),
-    },
+    "augmenter": {"recgraph.augment.latent": "Attention Conv MLP"},
     "encoder": {
-        "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
-        "recgraph.encoders.gru": ("GRU",),
-        "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
-        "recgraph.encoders.transformer": (*("BidirectionalTransformer", "BSA", "GatedTransformer", "Transformer"),),
+        "recgraph.encoders.graph": "GCN LightGCN Propagation SemanticAttention",
+        "recgraph.encoders.gru": "GRU",
+        "recgraph.encoders.pointwise": "HSTU FuXi",
+        "recgraph.encoders.transformer": "BidirectionalTransformer BSA GatedTransformer Transformer",
     },
-    # what a log of interactions holds and recgraph.data.log saves and loads
-    "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
+    "graph": {"recgraph.graph.hetero": "HeteroGraph"},
     "item_graph": {
-        "recgraph.encoders.graph": ("Interactions", "Transitions"),
-        "recgraph.models.heterogeneous.views": ("MetaPaths",),
+        "recgraph.encoders.graph": "Interactions Transitions",
+        "recgraph.models.heterogeneous.views": "MetaPaths",
     },
     "loss": {
-        "recgraph.losses.pairwise": ("BCE", "BPR", "CCL"),
-        "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),
+        "recgraph.losses.pairwise": "BCE BPR CCL",
+        "recgraph.losses.softmax": "FullSoftmax SampledSoftmax",
     },
     "metric": {
         "recgraph.evaluate.metrics": (
-            *("AUC", "DCG", "F1", "HitRate", "MAP", "MRR", "NDCG", "Precision", "RBP", "RPrecision", "Recall"),
-            *("AveragePopularity", "CatalogueCoverage", "Entropy", "Gini", "IntraListDiversity", "NewItems"),
-            *("Novelty", "Personalization", "Serendipity", "TailShare", "Unexpectedness"),
+            "AUC DCG F1 HitRate MAP MRR NDCG Precision RBP RPrecision Recall AveragePopularity "
+            "CatalogueCoverage Entropy Gini IntraListDiversity NewItems Novelty Personalization Serendipity "
+            "TailShare Unexpectedness"
         ),
     },
     "model": {
-        "recgraph.models.closed_form.graph_filters": ("GFCF", "TurboCF"),
-        "recgraph.models.closed_form.ials": ("IALS",),
-        "recgraph.models.closed_form.linear": ("EASE", "SLIM"),
-        "recgraph.models.closed_form.neighbours": ("ItemKNN", "Popularity"),
-        "recgraph.models.collaborative.contrastive": ("SGL", "SimGCL", "XSimGCL"),
-        "recgraph.models.collaborative.lightgcn": ("BPRMF", "LightGCN"),
-        "recgraph.models.collaborative.ncl": ("NCL",),
-        "recgraph.models.collaborative.simplex": ("SimpleX",),
-        "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
-        "recgraph.models.heterogeneous.heco": ("HeCo",),
-        "recgraph.models.heterogeneous.meow": ("AdaMEOW", "MEOW"),
-        "recgraph.models.heterogeneous.recommender": ("AdaMEOWRec", "MEOWRec"),
-        "recgraph.models.sequence.bert4rec": ("BERT4Rec",),
-        "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
-        "recgraph.models.sequence.mclrec": ("MCLRec",),
-        "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "FuXiAlpha", "GRU4Rec", "HSTU", "SASRec"),
-        "recgraph.models.two_stage": ("TwoStage",),
+        "recgraph.models.closed_form.graph_filters": "GFCF TurboCF",
+        "recgraph.models.closed_form.ials": "IALS",
+        "recgraph.models.closed_form.linear": "EASE SLIM",
+        "recgraph.models.closed_form.neighbours": "ItemKNN Popularity",
+        "recgraph.models.collaborative.contrastive": "SGL SimGCL XSimGCL",
+        "recgraph.models.collaborative.lightgcn": "BPRMF LightGCN",
+        "recgraph.models.collaborative.ncl": "NCL",
+        "recgraph.models.collaborative.simplex": "SimpleX",
+        "recgraph.models.collaborative.ultragcn": "UltraGCN",
+        "recgraph.models.heterogeneous.heco": "HeCo",
+        "recgraph.models.heterogeneous.meow": "AdaMEOW MEOW",
+        "recgraph.models.heterogeneous.recommender": "AdaMEOWRec MEOWRec",
+        "recgraph.models.sequence.bert4rec": "BERT4Rec",
+        "recgraph.models.sequence.contrastive": "CL4SRec DuoRec",
+        "recgraph.models.sequence.mclrec": "MCLRec",
+        "recgraph.models.sequence.sasrec": "BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec",
+        "recgraph.models.two_stage": "TwoStage",
     },
-    "objective": {
-        "recgraph.contrast.objectives": ("BarlowTwins", "DebiasedInfoNCE", "DebiasedNTXent", "InfoNCE", "NTXent"),
-    },
-    "ranker": {"recgraph.models.two_stage": ("BoostedTrees", "Logistic")},
-    "regulariser": {
-        "recgraph.contrast.regularisers": ("Alignment", "CrossUniformity", "Margin", "Uniformity"),
-    },
-    "reranker": {"recgraph.evaluate.rerank": ("DPP", "MMR")},
-    "transform": {
-        "recgraph.contrast.parts": ("Centre", "ShuffledGroupWhitening"),
-    },
-    "weight": {
-        "recgraph.contrast.weights": ("Cluster", "Hardness", "Learned", "SameTarget", "SelfMask"),
-    },
+    "objective": {"recgraph.contrast.objectives": "BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent"},
+    "ranker": {"recgraph.models.two_stage": "BoostedTrees Logistic"},
+    "regulariser": {"recgraph.contrast.regularisers": "Alignment CrossUniformity Margin Uniformity"},
+    "reranker": {"recgraph.evaluate.rerank": "DPP MMR"},
+    "transform": {"recgraph.contrast.parts": "Centre ShuffledGroupWhitening"},
+    "weight": {"recgraph.contrast.weights": "Cluster Hardness Learned SameTarget SelfMask"},
 }
 _registered: dict[tuple[str, str], type[Any]] = {}
-#: names as they were given to ``register``, where they differ from their keys
+#: names as they were given to :func:`register`
 _given: dict[tuple[str, str], str] = {}
 
 T = TypeVar("T", bound=type[Any])
@@ -124,15 +111,11 @@ def key_of(kind: str, cls: type[Any]) -> str:
     return registered or next((name for name, point in _entry_points(kind).items() if point.load() is cls), own)
 
 
-def _known(kind: str) -> str:
-    if kind not in _MEMBERS:
-        raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
-    return kind
-
-
 def _built_in(kind: str) -> dict[str, tuple[str, str]]:
     """Key -> the module and the name of the class."""
-    return {key(name): (module, name) for module, members in _MEMBERS[_known(kind)].items() for name in members}
+    if kind not in _MEMBERS:
+        raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
+    return {key(name): (module, name) for module, members in _MEMBERS[kind].items() for name in members.split()}
 
 
 @lru_cache
@@ -161,27 +144,18 @@ def written(kind: str, name: str | None = None) -> list[str]:
 
 
 def _written(kind: str, wanted: str) -> str:
-    if (kind, wanted) in _given:
-        return _given[kind, wanted].lower().replace("-", "_")
-    if kind == "model":
+    if kind == "model" and (kind, wanted) not in _given:
         return wanted
-    if wanted in (built_in := _built_in(kind)):
-        return _snake(built_in[wanted][1])
-    if (kind, wanted) in _registered:
-        return _snake(_registered[kind, wanted].__name__)
-    point = _entry_points(kind).get(wanted)
-    return wanted if point is None else point.name.lower().replace("-", "_")
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    own = _built_in(kind).get(wanted, ("", ""))[1] or getattr(_registered.get((kind, wanted)), "__name__", wanted)
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", own).lower()
+    return _given.get((kind, wanted), snake).lower().replace("-", "_")
 
 
 def proposal(name: str, there: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """The nearest names, aliases among them, and all that there are, for the error of a name that does not exist."""
     there = [*there]
     meant = did_you_mean(nearest_names(name, [*there, *aliases], key=key))
-    return f"{f'{meant} There' if meant else 'there'} are {', '.join(there)}"
+    return f"{meant + ' There' if meant else 'there'} are {', '.join(there)}"
 
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
@@ -193,11 +167,11 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     Raises:
         ValueError: the kind is not known, or the name is taken.
     """
+    _built_in(kind)
 
     def add(cls: T) -> T:
         wanted = key(name or cls.__name__)
-        point = _entry_points(kind).get(wanted)
-        before = _registered.get((kind, wanted))
+        point, before = _entry_points(kind).get(wanted), _registered.get((kind, wanted))
         is_pointed_to = point is not None and point.value == f"{cls.__module__}:{cls.__qualname__}"
         is_again = before is not None and _origin(before) == _origin(cls)
         if wanted in names(kind) and not (is_pointed_to or is_again):
@@ -207,7 +181,6 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
             _given[kind, wanted] = name
         return cls
 
-    _known(kind)
     return add
 
 
@@ -217,30 +190,14 @@ def _origin(cls: type[Any]) -> tuple[str, str]:
     return (cls.__module__ if file is None else str(Path(file).resolve())), cls.__qualname__
 
 
-def registered() -> Iterator[tuple[str, str, type[Any]]]:
-    """Kind, key and class of all that was added with :func:`register`."""
-    for (kind, name), cls in [*_registered.items()]:
-        yield kind, name, cls
-
-
-def forget(module: str) -> None:
-    """Take out what a module has registered, so that it can be imported anew."""
-    for of in [of for of, cls in _registered.items() if cls.__module__ == module]:
-        del _registered[of]
-        _given.pop(of, None)
-
-
 def load(kind: str, name: str) -> Any:
     """The class of a kind by name; case, ``-`` and ``_`` do not matter.
 
     Raises:
-        ValueError: no such kind or name, or it is no text; the message gives the nearest names and lists those that
-            exist.
+        ValueError: no such kind or name, or it is no text; the message gives the nearest names and those that exist.
     """
     built_in = _built_in(kind)
-    if not isinstance(name, str):
-        raise ValueError(f"{kind} = {name!r} must be a name, e.g. {names(kind)[0]!r}")
-    wanted = key(name)
+    wanted = key(name) if isinstance(name, str) else ""
     if (kind, wanted) in _registered:
         return _registered[kind, wanted]
     if wanted in built_in:
@@ -254,8 +211,8 @@ def load(kind: str, name: str) -> Any:
 def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
     """The error for a name that no member has, with the nearest names, aliases among them."""
     return ValueError(
-        f"{kind} {name!r} does not exist; {proposal(name, written(kind), aliases)}. One of your own is known once its "
-        "file is imported (--import FILE, rg.import_file)"
+        f"{kind} {name!r} does not exist; {proposal(str(name), written(kind), aliases)}. One of your own is known once "
+        "its file is imported (--import FILE, rg.import_file)"
     )
 
 
@@ -388,7 +345,11 @@ def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
     """
     text = str(what)
     try:
-        module = _import_path(Path(folder, text).resolve()) if is_path(text) else _import_name(text, Path(folder))
+        if is_path(text):
+            module = _import_path(Path(folder, text).resolve(strict=True))
+        else:
+            _look_in(Path(folder).resolve())
+            module = importlib.import_module(text)
     except (Exception, SystemExit) as error:
         raise ImportFailed(f"cannot import {text!r}: {_where(error)}") from error
     file = getattr(module, "__file__", None)
@@ -419,57 +380,53 @@ def own_files() -> list[str]:
 
 
 def to_import() -> list[str]:
-    """What another process imports (:func:`import_all`) to know the same parts.
-
-    A class that the script itself registers is not among them: worker processes do not run the script.
-    """
+    """What another process imports (:func:`import_all`) to know the same parts; of the script itself it knows none."""
     files = [str(each.path) if each.path and "." not in each.module else each.module for each in imported()]
     known = {*_imported, "__main__"}
     modules = (cls.__module__ for cls in _registered.values())
     return [*files, *dict.fromkeys(each for each in modules if each not in known and not each.startswith("recgraph."))]
 
 
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()
+
+
+def _forget(module: str) -> None:
+    """Take out what a module has registered, so that it can be imported anew."""
+    for of in [of for of, cls in _registered.items() if cls.__module__ == module]:
+        del _registered[of]
+        _given.pop(of, None)
+
+
 def _import_path(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    name = path.stem if path.stem.isidentifier() else "own_" + "".join(c if c.isalnum() else "_" for c in path.stem)
+    name = re.sub(r"\W", "_", path.stem)
     there = sys.modules.get(name)
     if there is not None and Path(getattr(there, "__file__", None) or "").resolve() != path:
         name, there = f"own_{name}", sys.modules.get(f"own_{name}")
     before = _imported.get(name)
     if there is not None and (before is None or before.sha256 == sha256(path)):
         return there
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    forget(name)
-    importlib.invalidate_caches()
+    _look_in(path.parent)
+    _forget(name)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         # compiled anew: the cache takes a file of the same second and size for the same
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[name]
-        forget(name)
+        _forget(name)
         raise
     return module
 
 
-def _import_name(name: str, folder: Path) -> ModuleType:
-    place = str(folder.resolve())
-    if place not in sys.path:
-        sys.path.append(place)
-        importlib.invalidate_caches()
-    return importlib.import_module(name)
-
-
 def _where(error: BaseException) -> str:
     """The error with the line of the user's file that raised it: the last one before the library's own."""
-    kind = type(error).__name__
     if isinstance(error, SyntaxError) and error.filename is not None:
-        return f"{error.filename}, line {error.lineno}: {kind}: {error.msg}"
+        return f"{error.filename}, line {error.lineno}: SyntaxError: {error.msg}"
     own = Path(__file__).resolve().parent
     frames = [
         frame
@@ -477,4 +434,4 @@ def _where(error: BaseException) -> str:
         if not Path(frame.filename).resolve().is_relative_to(own) and not frame.filename.startswith("<")
     ]
     where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
-    return f"{where}{kind}: {error}"
+    return f"{where}{type(error).__name__}: {error}"

@@ -14,12 +14,14 @@ from typer.core import TyperGroup
 from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, serve, training
 from recgraph.cli.options import takes_data
-from recgraph.cli.output import Failure, Watch, current
+from recgraph.cli.output import Failure, Watch, write_error
 from recgraph.pages import for_terminal
 from recgraph.registry import import_all
 
 #: exit codes: the request is wrong; it failed; Ctrl-C
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+#: errors of the library that a right request may end with
+_FAILURES = {"NonFinite", "StorageFailed", "TaskFailed", "UpdateRefused"}
 #: commands that several processes, which a launcher starts, can run together
 _TOGETHER = ("train", "evaluate", "update")
 
@@ -35,6 +37,8 @@ def describe(error: BaseException) -> tuple[int, str]:
         text = f"{error.filename}: {error.strerror}"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, text or "interrupted; what was finished is kept, and the same command goes on"
+    if _FAILURES & {each.__name__ for each in type(error).__mro__}:
+        return FAILURE, text
     if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
         return USER_MISTAKE, text
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -93,8 +97,7 @@ class Commands(TyperGroup):
             ):
                 _say_how_settings_are_given(error)
                 raise
-            if (watch := current()) is not None:
-                watch.write_error(message, error)
+            write_error(message, error)
             place = "" if rank is None else f"rank {rank}: "
         typer.secho(for_terminal(f"recgraph: {place}{message}"), err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
@@ -175,7 +178,7 @@ def _root(
 
         together = f"start it without a launcher; those that run on several are {', '.join(_TOGETHER)}"
         refuse_launched(f"`recgraph {command}`", together)
-    context.call_on_close(Watch(verbose, quiet, log_file, is_mute=bool(rank)).close)
+    context.call_on_close(Watch(verbose * (not rank), quiet or bool(rank), None if rank else log_file).close)
     if threads is not None:
         # torch, its libraries and polars read them when they are imported, also in worker processes
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))

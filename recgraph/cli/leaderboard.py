@@ -38,16 +38,10 @@ def run(
     It may be killed at any time: the same command goes on. What failed is tried again.
     """
     from recgraph.leaderboard.runner import run as do
-    from recgraph.parallel import TaskFailed
 
     on = given_engine(engine, engine_set)
-    try:
-        with notes_of("recgraph.leaderboard.runner"):
-            summary = do(
-                board, results=results, workers=workers, only=only or (), values=values, device=device, engine=on
-            )
-    except TaskFailed as error:
-        raise Failure(f"{error}; what was finished is kept, and the same command goes on") from error
+    with notes_of("recgraph.leaderboard.runner"):
+        summary = do(board, results=results, workers=workers, only=only or (), values=values, device=device, engine=on)
     for name in summary.missing:
         note(f"not at hand: {name}")
     note(f"{summary}")

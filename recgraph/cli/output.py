@@ -60,41 +60,35 @@ class Watch(logging.Handler):
         verbose: 0: notes and warnings; 1: information, too; 2: details, too.
         quiet: errors alone.
         log_file: appended to.
-        is_mute: show nothing, whatever is asked for: another process of the same command does.
     """
 
-    def __init__(
-        self, verbose: int = 0, quiet: bool = False, log_file: Path | None = None, is_mute: bool = False
-    ) -> None:
+    def __init__(self, verbose: int = 0, quiet: bool = False, log_file: Path | None = None) -> None:
         super().__init__()
         if verbose and quiet:
             raise ValueError("-v shows more and -q shows errors alone: give one of them")
-        self.verbose, self.is_quiet = verbose, quiet or is_mute
+        self.verbose, self.is_quiet = verbose, quiet
         self._shown = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         #: loggers whose records are shown as notes
         self._notes = {NOTES.name}
         self._file: logging.Handler | None = None
         self._levels = _root.level, NOTES.level
-        if log_file is not None and not is_mute:
+        if log_file is not None:
             self._file = logging.FileHandler(log_file, encoding="utf-8")
             self._file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             _root.addHandler(self._file)
             # the password of a storage's address stays out of the file
             command = re.sub(r"(://[^:/@ ]*):[^@ ]*@", r"\1:***@", " ".join(["recgraph", *sys.argv[1:]]))
-            self._write(logging.INFO, f"recgraph {__version__}, Python {platform.python_version()}: {command}")
+            self.write(logging.INFO, f"recgraph {__version__}, Python {platform.python_version()}: {command}")
         _root.addHandler(self)
         _root.setLevel(logging.DEBUG if self._file else self._shown)
         NOTES.setLevel(logging.INFO)
         _current.append(self)
 
-    def _write(self, level: int, message: str, error: BaseException | None = None) -> None:
+    def write(self, level: int, message: str, error: BaseException | None = None) -> None:
+        """Write a record into the log file alone."""
         trace = None if error is None else (type(error), error, error.__traceback__)
         if self._file is not None:
             self._file.handle(_root.makeRecord("recgraph.cli", level, __file__, 0, message, (), trace))
-
-    def write_error(self, message: str, error: BaseException) -> None:
-        """Write the error that ended the command into the log file, with its traceback; the console has the message."""
-        self._write(logging.ERROR, message, error)
 
     @contextlib.contextmanager
     def showing(self, name: str) -> Iterator[None]:
@@ -135,11 +129,6 @@ class Watch(logging.Handler):
         print_note(message)
 
 
-def current() -> Watch | None:
-    """The watch of the command that runs."""
-    return _current[-1] if _current else None
-
-
 def notes_of(*names: str) -> contextlib.ExitStack:
     """A block within which is shown as notes what these loggers log."""
     stack = contextlib.ExitStack()
@@ -151,12 +140,18 @@ def notes_of(*names: str) -> contextlib.ExitStack:
 
 def is_quiet() -> bool:
     """Whether the command shows errors alone (``-q``)."""
-    return (watch := current()) is not None and watch.is_quiet
+    return any(watch.is_quiet for watch in _current)
 
 
 def progress_wanted() -> bool | None:
     """``progress`` of a command's training: False with ``-q``; None with ``-v``, whose records tell the same."""
-    return False if is_quiet() else None if (watch := current()) is not None and watch.verbose else True
+    return False if is_quiet() else None if any(watch.verbose for watch in _current) else True
+
+
+def write_error(message: str, error: BaseException) -> None:
+    """Write the error that ended the command into its log file, with the traceback; the console has the message."""
+    for watch in _current[-1:]:
+        watch.write(logging.ERROR, message, error)
 
 
 def note(message: str) -> None:

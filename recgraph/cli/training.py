@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: what of a split a model is fitted on
 FitOn = Literal["train", "train+valid", "all"]
 _TRAIN_SET = (
-    "A setting of the model or of training, e.g. hidden_dim=32, or an entry of one, e.g. loss_options.shared=true; may "
-    "be given many times."
+    "A setting of the model or of training, e.g. hidden_dim=32, or of one of its parts, e.g. encoder.alpha=0.5; may be "
+    "given many times."
 )
 _REFIT = "Choose the epoch on the validation part first, then fit anew to all for so many epochs."
 _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"
@@ -52,31 +52,23 @@ def train(
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
     from recgraph.config import load_toml, parse_settings, with_none
-    from recgraph.files import NonFinite
     from recgraph.train import fit
     from recgraph.train.record import SELECTION
 
     values = {**parse_settings(settings or [], with_none(load_toml(config)) if config else {}), **source.settings}
-    try:
-        with notes_of(*FOUND, "recgraph.train.fit"):
-            run = fit.train(
-                model,
-                source.dataset,
-                out,
-                settings=values,
-                seed=seed,
-                device=device,
-                resume=resume,
-                fit_on=fit_on,
-                refit=refit,
-                progress=progress_wanted(),
-            )
-    except NonFinite as error:
-        raise Failure(str(error)) from error
-    except KeyboardInterrupt as error:
-        if str(error) or not (out / "config.json").exists():
-            raise
-        raise KeyboardInterrupt(f"interrupted; what {out} has is kept, and --resume goes on with it") from None
+    with notes_of(*FOUND, "recgraph.train.fit"):
+        run = fit.train(
+            model,
+            source.dataset,
+            out,
+            settings=values,
+            seed=seed,
+            device=device,
+            resume=resume,
+            fit_on=fit_on,
+            refit=refit,
+            progress=progress_wanted(),
+        )
     if run.record.selection is not None:
         note(f"numbers of the fit that chose the epochs: recgraph evaluate {shlex.quote(str(out / SELECTION))}")
     serves = run.record.fitted_on == "all"
@@ -125,9 +117,7 @@ def tune(
     machines join through --storage.
     """
     from recgraph.data.catalog.cards import data_name
-    from recgraph.parallel import TaskFailed
     from recgraph.tuning.report import best_trial, described, test_rows
-    from recgraph.tuning.storage import StorageFailed
     from recgraph.tuning.study import tune as run
 
     metrics = tuple(metric or ["ndcg@10"])
@@ -137,31 +127,26 @@ def tune(
     name = study or f"{model}-{data_name(source.dataset)}-{'-'.join(metrics)}"
     folder = out or Path("runs") / name
     settings_of_data = of_data.model_dump(mode="json", exclude_defaults=True)
-    try:
-        found = run(
-            model,
-            split,
-            space,
-            trials,
-            metric=metrics,
-            settings=fixed,
-            seed=seed,
-            sampler=sampler,
-            pruner=pruner,
-            workers=workers,
-            engine=given_engine(engine, engine_set),
-            storage=storage,
-            study=name,
-            out=folder,
-            device=device,
-            test_seeds=test_seeds,
-            progress=not is_quiet(),
-            source={**of_data.source_of(source.dataset), "settings": settings_of_data},
-        )
-    except (StorageFailed, TaskFailed) as error:
-        raise Failure(str(error)) from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
+    found = run(
+        model,
+        split,
+        space,
+        trials,
+        metric=metrics,
+        settings=fixed,
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        workers=workers,
+        engine=given_engine(engine, engine_set),
+        storage=storage,
+        study=name,
+        out=folder,
+        device=device,
+        test_seeds=test_seeds,
+        progress=not is_quiet(),
+        source={**of_data.source_of(source.dataset), "settings": settings_of_data},
+    )
     for line in described(found):
         note(line)
     note(f"kept in {folder}; recgraph study {shlex.quote(str(folder))} shows more")
@@ -243,35 +228,30 @@ def update(
     A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
-    from recgraph.files import NonFinite
     from recgraph.serve.bundle import bundle_of
     from recgraph.serve.recommender import Recommender
     from recgraph.train.record import RunRecord
     from recgraph.train.run import Run
-    from recgraph.train.update import UpdateRefused
 
     bundle = bundle_of(run)
     if bundle == run:
         opened = Run.of_bundle(run)
     else:  # without its data
         opened = Run.serving(Recommender.load(bundle), RunRecord.read(run), run)
-    try:
-        made = opened.update(
-            data,
-            item_features=item_features,
-            out=out,
-            epochs=epochs,
-            replay=replay,
-            learning_rate=learning_rate,
-            valid=valid,
-            fold_in=fold_in,
-            force=force,
-            seed=seed,
-            device=device,
-            progress=progress_wanted(),
-        )
-    except (UpdateRefused, NonFinite) as error:
-        raise Failure(str(error).replace("force=True keeps it", "--force keeps it")) from error
+    made = opened.update(
+        data,
+        item_features=item_features,
+        out=out,
+        epochs=epochs,
+        replay=replay,
+        learning_rate=learning_rate,
+        valid=valid,
+        fold_in=fold_in,
+        force=force,
+        seed=seed,
+        device=device,
+        progress=progress_wanted(),
+    )
     done: dict[str, Any] = made.record.update or {}
     new = [f"{done[f'new_{what}']:,} {what}" for what in ("interactions", "users", "items")]
     note(f"new: {', '.join(new)}")

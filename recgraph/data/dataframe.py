@@ -124,11 +124,11 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str, path: Path | None = 
 
 def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:
     """A column as pairs ``(id, value)``; null, NaN and empty values give no pair."""
-    if features is None:
-        raise MissingColumnError(f"the log has no {role} features; give {role}_features when reading")
-    if column not in features.columns or column == key:
-        there = listed(name for name in features.columns if name != key)
-        raise MissingColumnError(f"the {role} features have no column {column!r}; they have {there}")
+    there = [] if features is None else [name for name in features.columns if name != key]
+    if features is None or column not in there:
+        raise MissingColumnError(
+            f"there is no column {column!r} of {role}_features; there are {listed(there) or 'none'}"
+        )
     return pairs_of(features, key, column, separator)
 
 

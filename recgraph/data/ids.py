@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recgraph.config import is_list, shown
-from recgraph.data.errors import CorruptFileError, DataError, MixedIdError
+from recgraph.data.errors import DataError, MixedIdError
 from recgraph.files import read_frame, write_frame
 
 #: the family of ids that are dates, or dates with times
@@ -158,10 +158,7 @@ class IdMap:
     @classmethod
     def read(cls, path: Path) -> IdMap:
         """Load what :meth:`write` saved."""
-        values = read_frame(path).to_series()
-        if values.dtype.is_nested() or values.null_count() or values.n_unique() < len(values):
-            raise CorruptFileError("these are no ids: plain values, each once", path=path)
-        return cls(values)
+        return cls(read_frame(path).to_series())
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -208,13 +205,11 @@ def series_of(values: Sequence[Any], name: str, are_ids: bool = True) -> pl.Seri
     if len(kinds) > 1 and all(isinstance(value, dt.date) for value in there):  # a date is the beginning of its day
         values = [_moment(value) for value in values]
         kinds = {"datetime"}
-    if are_ids:
-        row = next((row for row, each in enumerate(values) if not isinstance(each, (*_PLAIN, type(None)))), None)
-        if row is not None:  # at some others polars panics
-            raise MixedIdError(f"{name} = {shown(values[row])} cannot be an id; make ids integers or texts", row=row)
-        if len(kinds) > 1:
-            row = next(row for row, each in enumerate(values) if each is not None and type(each) is not type(there[0]))
-            raise MixedIdError(f"{name} holds {there[0]!r} and {values[row]!r}; bring all ids to one type", row=row)
+    if are_ids and (len(kinds) > 1 or not all(isinstance(value, _PLAIN) for value in there)):  # polars panics at some
+        first = type(there[0]) if isinstance(there[0], _PLAIN) else None
+        row = next(row for row, each in enumerate(values) if each is not None and type(each) is not first)
+        like = f"{shown(there[0])} and {shown(values[row])}"
+        raise MixedIdError(f"{name} holds {like}; make all ids integers, or all of them texts", row=row)
     try:
         return plain_series(pl.Series(name, values)) if are_ids else pl.Series(name, values)
     except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:

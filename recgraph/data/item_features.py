@@ -59,7 +59,7 @@ class FeatureColumn(Config):
     Attributes:
         values: of a category or of words: the vocabulary, in its order.
         edges: of a number: the bounds of the intervals.
-        means: of a number (a mean for each interval) or a vector: what is subtracted.
+        means: of a number (for each interval) or a vector: what is subtracted.
         scale: what the rest is divided by, so that the mean squared norm of the training items' rows is 1.
     """
 
@@ -142,11 +142,8 @@ class ItemFeatures:
 
     @classmethod
     def encode(cls, schema: FeatureSchema, features: pl.DataFrame, key: str, items: IdMap) -> Self:
-        """Encode a catalogue by what was learnt before, perhaps of another one.
-
-        Values that the vocabulary does not have are left out, as if the item had not got them; numbers beyond the
-        first and last bound count as these.
-        """
+        """Encode a catalogue by what was learnt before; values that the vocabulary does not have are left out, numbers
+        beyond the first and last bound count as these."""
         table = _aligned(features, key, items)
         rows, cols, weights, dense, first = [], [], [], [], 0
         for column in schema.columns:
@@ -356,10 +353,9 @@ class ItemColumns:
         """[n_items] bool: the items that have the value, alone or among others."""
         codes, values = self._coded(column, setting, separator)
         texts = values.cast(pl.String)
+        same = texts == (str(value).lower() if values.dtype == pl.Boolean else str(value))
         if values.dtype.is_numeric() and isinstance(value, int | float) and not isinstance(value, bool):
             same = values == value
-        else:
-            same = texts.str.to_lowercase() == str(value).lower() if values.dtype == pl.Boolean else texts == str(value)
         if not same.any():
             near = nearest_names(str(value), texts.to_list()) or texts.head(5).to_list()
             raise ValueError(f"{setting}: no item has {value!r} in column {column!r}; it has {', '.join(near)}, ...")

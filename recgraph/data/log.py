@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +106,7 @@ class Log:
             missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
 
         Ids that are whole floats, as pandas makes of integers beside a NaN, become integers; texts stay as written.
-
-        Raises:
-            DataError: one of its subclasses for what is wrong, with the row.
+        A DataError says what is wrong, with the row.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
         data = cls._encoded(_table_of(frame, columns), frame_kind(frame), time_format, missing_ids)
@@ -126,8 +125,7 @@ class Log:
                 by gzip or Zstandard.
             options: of :class:`recgraph.data.read.Reading`: the columns, how the files are written, files of features.
 
-        Raises:
-            DataError: one of its subclasses for what is wrong, with file and row; a column that cannot be told.
+        A DataError says what is wrong, with file and row.
         """
         given = {name: str(each) if isinstance(each, Path) else each for name, each in options.items()}
         return cls.from_files(LogFile(str(path), Reading.of(given)))
@@ -209,11 +207,7 @@ class Log:
     @checked
     def with_features(self, user_features: Any = None, item_features: Any = None, graph: Any = None) -> Self:
         """Add side information (frames of any kind, a typed graph); None keeps what is there."""
-        new: dict[str, Any] = {}
-        if user_features is not None:
-            new["user_features"] = attach(user_features, self.columns.user, self.users, "user_features")
-        if item_features is not None:
-            new["item_features"] = attach(item_features, self.columns.item, self.items, "item_features")
+        new = self._attached({"user_features": user_features, "item_features": item_features}, {})
         if graph is not None:
             check_graph(graph, self)
             new["graph"] = graph
@@ -221,11 +215,13 @@ class Log:
 
     def with_feature_files(self, files: LogFile) -> Self:
         """With the features in the files that a reading names."""
-        paths = files.feature_files()
-        keys = {"user_features": (self.columns.user, self.users), "item_features": (self.columns.item, self.items)}
-        frames = files.features(self.columns)
-        new: dict[str, Any] = {name: attach(each, *keys[name], name, paths[name]) for name, each in frames.items()}
+        new = self._attached(files.features(self.columns), files.feature_files())
         return replace(self, **new, files=None) if new else self
+
+    def _attached(self, frames: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+        keys = {"user_features": (self.columns.user, self.users), "item_features": (self.columns.item, self.items)}
+        given = {name: frame for name, frame in frames.items() if frame is not None}
+        return {name: attach(frame, *keys[name], name, paths.get(name)) for name, frame in given.items()}
 
     @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
@@ -251,10 +247,7 @@ class Log:
 
     @checked
     def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
-        """Keep interactions with a rating of at least ``threshold``.
-
-        Ratings below 0 often stand for "not rated", so they are an error unless ``negative`` is ``"drop"``.
-        """
+        """Keep interactions rated at least so; a rating below 0, often "not rated", is an error, or is dropped."""
         if "rating" not in self.log.columns:
             raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
         below = self.log.filter(pl.col("rating") < 0)
@@ -353,8 +346,6 @@ class Log:
     def load(cls, folder: str | Path) -> Self:
         """Read what :meth:`save` wrote."""
         folder = Path(folder)
-        if not (folder / _LOG).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved log ({_LOG}); a split is read with SealedSplit.load")
         check_manifest(folder)
         return cls.load_with(read_frame(folder / _LOG), folder)
 
@@ -517,16 +508,14 @@ def _integers(ids: pl.Series, table: Table, rows: pl.Series) -> pl.Series:
 
 
 def check_graph(graph: Any, log: Log) -> None:
-    """Refuse a graph that does not speak of a log's users and items, or that tells of its test part.
-
-    Users and items are matched by their ids. A relation of users and items that holds interactions of the log is
-    refused, as a split could not hide its test part; ``("user", "interacts", "item")`` is the log itself, of which a
-    model gets the training part instead.
-    """
+    """Refuse a graph that does not speak of a log's users and items, by their ids, or holds interactions of the log,
+    which may be of its test part; of ``("user", "interacts", "item")`` a model gets the training part instead."""
     ids = {name: known for name, known in (("user", log.users), ("item", log.items)) if name in graph.node_types}
     if not ids:
         raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
-    places = {name: _places(name, graph.nodes[name], known) for name, known in ids.items()}
+    places = {name: known.index(ids_of(graph.nodes[name]), f"graph: {name}s") for name, known in ids.items()}
+    for name in (name for name, own in places.items() if (own < 0).all()):
+        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, ids[name].values[0])
     n_items = len(log.items)
     pairs = np.unique(log.log["user"].to_numpy().astype(np.int64) * n_items + log.log["item"].to_numpy())
     for edge_type, held in graph.edges.items():
@@ -540,14 +529,6 @@ def check_graph(graph: Any, log: Log) -> None:
                 f"graph: relation {edge_type} holds {n_known:,} of the log's interactions, which may be test data; "
                 f"leave them out: paths follow the log as {INTERACTS}"
             )
-
-
-def _places(name: str, nodes: Any, known: IdMap) -> npt.NDArray[np.int64]:
-    """The indices in the log of a graph's nodes of one type; -1: not there."""
-    places = known.index(ids_of(nodes), f"graph: ids of its nodes {name!r}")
-    if len(places) and len(known) and not (places >= 0).any():
-        _log.warning("graph: none of its nodes %r is of the log, whose ids are such as %r", name, known.values[0])
-    return places
 
 
 def ids_of(nodes: Any) -> Any:

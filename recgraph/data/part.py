@@ -94,8 +94,8 @@ def order(log: pl.DataFrame) -> pl.DataFrame:
 def _stable_order(keys: list[npt.NDArray[np.integer]]) -> npt.NDArray[np.int64] | None:
     """The places of rows, sorted by the first key, then by the second and so on; None: they are in order already.
 
-    A key and the place of its row share a word of 64 bits, so that numpy sorts numbers, in the order of the memory,
-    instead of places by numbers: four times as fast. What does not fit beside a place is sorted digit by digit.
+    A key and the place of its row share a word of 64 bits, so that numpy sorts numbers instead of places by numbers:
+    four times as fast. What does not fit beside a place is sorted digit by digit.
     """
     places: npt.NDArray[np.int64] | None = None
     for key in reversed(keys):

@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import polars as pl
 from pydantic import Field
 
-from recgraph.config import Added, Config
+from recgraph.config import Config
 from recgraph.data.columns import Columns
 from recgraph.data.errors import (
     CorruptFileError,
@@ -98,18 +98,21 @@ class Reading(Config):
     user_features: str | None = Field(None, description="a file of features, one row a user")
     item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
 
-    valid: Annotated[
-        str | None,
-        Added(),
-        Field(description="a file of the validation part, read alike; the log itself is the training part then"),
-    ] = None
-    test: Annotated[str | None, Added(), Field(description="a file of the test part; likewise")] = None
-    lists: Annotated[dict[str, str], Added()] = Field(
-        {}, description='column of texts in files of features -> the separator of the list that each is; "": one value'
+    # what came after the first data sets were split is no part of their hashes where it is not used
+    valid: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="a file of the validation part, read alike; the log itself is the training part then",
     )
-    quotes: Annotated[bool, Added()] = Field(
-        True, description='of csv and tsv: whether " begins and ends a quoted field'
+    test: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="a file of the test part; likewise"
     )
+    lists: dict[str, str] = Field(
+        {},
+        exclude_if=lambda value: not value,
+        description='column of texts in files of features -> the separator of the list that each is; "": one value',
+    )
+    quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
     @property
     def has_parts(self) -> bool:
@@ -183,12 +186,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Table:
-    """A log before encoding.
+    """A log before encoding: its columns, in the order of the rows, their names, and where it is from.
 
     Attributes:
-        frame: its named columns, in the order of the rows.
-        columns: their names.
-        source: where it is from.
         as_text: the ids came as texts (text files); those that are all plain integers then become integers.
         ends: where the parts train, valid and test were given apart: the rows of each and those before it.
     """
@@ -202,12 +202,7 @@ class Table:
 
 @dataclass(frozen=True)
 class LogFile:
-    """A log in files.
-
-    Attributes:
-        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv.gz"``.
-        reading: how they are read.
-    """
+    """A log in files, and how they are read; ``path`` is a file, a folder of files, or ``"logs/2026-*.csv.gz"``."""
 
     path: str
     reading: Reading = field(default_factory=Reading)
@@ -220,7 +215,7 @@ class LogFile:
             return _in_folder(path, self.reading.format)
         if path.is_file():
             return [path]
-        found = _fitting(self.path) if set(_PATTERN) & set(self.path) else []
+        found = sorted(each for name in glob.glob(self.path, recursive=True) if (each := Path(name)).is_file())
         if not found:
             raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
         return found
@@ -299,8 +294,8 @@ class LogFile:
             role = name.removesuffix("_features")
             found[name] = _read_features(path, getattr(columns, role), role, self.reading)
         there = {column for frame in found.values() for column in frame.columns}
-        if found and (unknown := [name for name in self.reading.lists if name not in there]):
-            raise MissingColumnError(f"lists: the features have no column {unknown[0]!r}; they have {listed(there)}")
+        if found and (unknown := {*self.reading.lists} - there):
+            raise MissingColumnError(f"lists: the features have no column {listed(unknown)}; they have {listed(there)}")
         return {name: with_lists(frame, self.reading.lists) for name, frame in found.items()}
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
@@ -349,15 +344,6 @@ def format_of(path: Path) -> FileFormat:
     )
 
 
-def _fitting(pattern: str) -> list[Path]:
-    """The files that fit a pattern; its folders that are there are no part of it, whatever their names."""
-    place, *parts = Path("."), *Path(pattern).parts
-    while parts and (place / parts[0]).is_dir():
-        place /= parts.pop(0)
-    names = glob.glob(os.path.join(*parts), root_dir=place, recursive=True) if parts else []
-    return sorted(path for name in names if (path := place / name).is_file())
-
-
 def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
     """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
     every = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -395,8 +381,6 @@ def _side_files(inter: Path) -> dict[str, Path]:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """What a library says of a file inside the block is an error that names the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is not a file")
     if not path.stat().st_size:
         raise EmptyLogError("the file is empty", path=path)
     try:
@@ -453,8 +437,6 @@ def _scan(path: Path, form: FileFormat, given: Reading, names_only: bool = False
         glob=False,
     )
     there = lazy.collect_schema().names()
-    if given.names and len(there) != len(given.names):
-        raise DataError(f"{len(there)} fields separated by {separator!r}, and {len(given.names)} names", path=path)
     names = given.names or there
     if form == "recbole":
         names = [name.rpartition(":")[0] or name for name in names]

@@ -112,9 +112,6 @@ def load_data(path: Any, *, user_features: Any = None, item_features: Any = None
             :meth:`Interactions.from_frame` reads it, whose columns are guessed where they are not named.
         user_features, item_features: side information: files or frames.
         given: further options of these.
-
-    Raises:
-        DataError: one of its subclasses for what is wrong.
     """
     features = {"user_features": user_features, "item_features": item_features}
     files: dict[str, Any] = {name: str(each) for name, each in features.items() if isinstance(each, str | Path)}
@@ -133,8 +130,7 @@ def folds(
 ) -> list[Split]:
     """Split a log several times, each time with another test part; no interaction is in two of them.
 
-    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and ``--set 'split_options={n_folds=3,
-    fold=0}'`` of a command. Each has a hash of its own.
+    Split ``i`` is ``data.split(strategy, n_folds=n_folds, fold=i, ...)``, and has a hash of its own.
 
     Args:
         data: the log.
@@ -172,7 +168,7 @@ class _Labelled:
     @property
     def params(self) -> dict[str, Any]:
         """The settings of the strategy."""
-        return self.strategy.identity()
+        return self.strategy.model_dump(mode="json")
 
     @property
     def facts(self) -> str:
@@ -308,9 +304,6 @@ class Split(_Labelled):
             user_features, item_features: side information: files or frames, one row an id.
             split: settings of the strategy, e.g. ``{"valid": 0.2}``.
             reading: how they are read, as of :func:`recgraph.load_data`.
-
-        Raises:
-            ValueError: no train, nothing beside it, a setting that does not exist, or what is wrong with a part.
         """
         parts = {"train": train, "valid": valid, "test": test}
         log = Interactions.from_parts(parts, user_features, item_features, **reading)
@@ -327,12 +320,8 @@ class Split(_Labelled):
         return self._cases(Label.TEST, (Label.TRAIN, *GROUPS["valid"], Label.TEST_HISTORY))
 
     def fit_part(self, which: FitPart) -> Part:
-        """What a model is fitted on.
-
-        Args:
-            which: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the fit that serves,
-                of which no part can be evaluated, and which a block without test data refuses (SealedTestError).
-        """
+        """What a model is fitted on: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the
+        fit that serves, of which no part can be evaluated, and which a block without test data refuses."""
         if which == "all":
             check_open()
         labels = {"train": (Label.TRAIN,), "train+valid": (Label.TRAIN, *GROUPS["valid"]), "all": tuple(Label)}
@@ -415,9 +404,7 @@ class SealedSplit(_Labelled):
     def unseal(self, reason: str) -> Split:
         """The whole split. The reason, which may not be empty, is logged and remembered.
 
-        Raises:
-            SealedTestError: this copy cannot be unsealed, or the code runs in a block without test data.
-            CorruptFileError: the saved test part is damaged or was changed.
+        A SealedTestError where this copy cannot be unsealed, or in a block without test data.
         """
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"reason = {reason!r} must say why the test part is opened")
@@ -440,8 +427,6 @@ class SealedSplit(_Labelled):
     def load(folder: str | Path) -> SealedSplit:
         """Read a saved split; ``unseal`` alone opens its test file. A CorruptFileError where a file is damaged."""
         folder = Path(folder)
-        if not (folder / HEAD_OF_SPLIT).is_file():
-            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({HEAD_OF_SPLIT})")
         check_manifest(folder, but=(_TEST,))
         head = read_object(folder / HEAD_OF_SPLIT)
         rows = read_frame(folder / _OPEN)

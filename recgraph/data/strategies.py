@@ -14,7 +14,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Added, Config, ConfigError
+from recgraph.config import Config, ConfigError
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
 from recgraph.data.ids import plain_value
@@ -34,15 +34,14 @@ _log = logging.getLogger(__name__)
 
 
 class Label(IntEnum):
-    """The part that an interaction belongs to."""
+    """The part that an interaction belongs to. Beside targets of valid and test these hold the known history of users
+    held out, and what is left: neither a target nor known to the user's case."""
 
     TRAIN = 0
     VALID = 1
     TEST = 2
-    #: the known history of a user held out for valid or test
     VALID_HISTORY = 3
     TEST_HISTORY = 4
-    #: what of valid or test is neither a target nor known to the user's case
     VALID_LEFT = 5
     TEST_LEFT = 6
 
@@ -115,8 +114,8 @@ class Folded(Strategy):
         fold: the one that is tested, from 0.
     """
 
-    n_folds: Annotated[int | None, Field(ge=2), Added()] = None
-    fold: Annotated[int | None, Field(ge=0), Added()] = None
+    n_folds: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
+    fold: int | None = Field(None, ge=0, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -151,10 +150,8 @@ class SharedOut(Shares):
     @model_validator(mode="before")
     @classmethod
     def _test_everything(cls, values: Any) -> Any:
-        try:
-            return {"test": 1 / int(values["n_folds"]), **values}
-        except (KeyError, TypeError, ValueError, ArithmeticError):  # no folds, or a wrong number, which is an error
-            return values
+        n_folds = values.get("n_folds")
+        return {"test": 1 / n_folds, **values} if isinstance(n_folds, int) and n_folds > 0 else values
 
     @model_validator(mode="after")
     def _not_twice(self) -> Self:
@@ -333,8 +330,8 @@ class TimeCut(Shares):
 
     valid_from: Moment | None = None
     test_from: Moment | None = None
-    targets: Annotated[Targets, Added()] = "all"
-    unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
+    targets: Targets = Field("all", exclude_if=lambda value: value == "all")
+    unknown_items: Literal["keep", "drop"] = Field("keep", exclude_if=lambda value: value == "keep")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -412,8 +409,6 @@ class Given(Strategy):
         if not log.has_parts:
             raise ValueError("split 'given' needs parts: rg.Split.from_parts(train=..., valid=..., test=...) (--train)")
         has_valid = bool((log.log[PART] == int(Label.VALID)).any())
-        if has_valid and self.valid is not None:
-            raise ValueError(f"valid = {self.valid:g} draws a validation part from train, and one is given")
         share = None if has_valid else _DRAWN if self.valid is None else self.valid
         made, labels = super(Given, self.model_copy(update={"valid": share})).applied(log, seed)
         known = _without_unknown(log.ordered, labels)

@@ -21,12 +21,16 @@ from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.item_features import ItemColumns
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.hits import RankedHits, RelevantRanks, Truth, check_items, expected_hits
 from recgraph.evaluate.metrics import (
     DEFAULT_METRICS,
     Metric,
     MetricList,
+    RankedHits,
+    RelevantRanks,
+    Truth,
+    check_items,
     check_needs,
+    expected_hits,
     metric_class,
     split_metric,
     value_of,
@@ -136,23 +140,16 @@ def evaluate(
         named, candidates = candidates_for(protocol, cases, candidate_lists)
         reranking = None
         if named.rerank:
-            vectors = by_vectors if model.has_vectors else None
-            reranking = bind(
-                reranker_of(named.rerank),
-                "rerank",
-                model,
-                by_vectors=vectors,
-                in_common=co_occurrence,
-                columns=item_columns,
-            )
+            own, vectors = reranker_of(named.rerank), by_vectors if model.has_vectors else None
+            reranking = bind(own, "rerank", model, by_vectors=vectors, in_common=co_occurrence, columns=item_columns)
         measurements.append(Measurement(named, wanted.metrics, candidates, reranking))
     users = cases.users.cpu().numpy().astype(np.int64)
-    results, log_hash = [], getattr(split, "log_hash", "")
+    results = []
     ranked_lists = _rank_once(model, cases, measurements, fit_part, features, engine)
     for measurement, ranked in zip(measurements, ranked_lists, strict=True):
         per_user, overall = metric_values(wanted, ranked, measurement.protocol.cutoffs)
         unreachable = _n_unreachable(cases, measurement)
-        results.append(Result(measurement.protocol, users, per_user, overall, unreachable, log_hash=log_hash))
+        results.append(Result(measurement.protocol, users, per_user, overall, unreachable))
     return Results(results)
 
 
@@ -192,11 +189,7 @@ def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
 
 
 def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tuple[Protocol, Ragged | None]:
-    """The candidates of each user (None: all items), and the protocol with what identifies them.
-
-    Raises:
-        ValueError: lists are missing, hold an item twice or outside the catalogue, or are not those of the protocol.
-    """
+    """The protocol with what identifies its candidates, and the candidates of each user (None: all items)."""
     if protocol.candidates == "all":
         return protocol, None
     if protocol.candidates == "sampled":
@@ -225,20 +218,14 @@ def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tu
 
 @dataclass(frozen=True)
 class Measurement:
-    """One protocol and its metrics.
-
-    Attributes:
-        candidates: each user's own; None for all items.
-        reranking: picks the lists from the ranking; None: they are its best.
-
-    Raises:
-        ValueError: lists are re-ranked, and what is measured reads the whole ranking.
-    """
+    """One protocol and its metrics."""
 
     protocol: Protocol
     metrics: tuple[Metric, ...]
+    #: each user's own; None for all items
     candidates: Ragged | None
-    reranking: Reranking | None = None
+    #: picks the lists from the ranking; None: they are its best
+    reranking: Reranking | None
 
     def __post_init__(self) -> None:
         if self.reranking is not None and self.needs_ranks:

@@ -16,8 +16,7 @@ from recgraph.config import checked
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate, known_items, metric_values
-from recgraph.evaluate.hits import RankedHits, Truth, check_items
-from recgraph.evaluate.metrics import Metric, MetricList, check_needs
+from recgraph.evaluate.metrics import Metric, MetricList, RankedHits, Truth, check_items, check_needs
 from recgraph.evaluate.protocol import MOST_ITEMS, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results

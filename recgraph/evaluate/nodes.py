@@ -26,12 +26,8 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Test scores of R probes, in [0, 1].
-
-    Attributes:
-        macro_f1, micro_f1: [R] float64.
-        auc: [R] float64, the area under the ROC curve of each class against the rest, averaged over classes.
-    """
+    """Test scores of R probes, [R] float64 in [0, 1]; ``auc`` is the area under the ROC curve of each class against the
+    rest, averaged over classes."""
 
     macro_f1: Tensor
     micro_f1: Tensor

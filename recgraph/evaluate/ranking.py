@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recgraph.data.batches import Query
-from recgraph.evaluate.hits import RelevantRanks
+from recgraph.evaluate.metrics import RelevantRanks
 from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists, rank_candidates, rank_relevant
 from recgraph.ranks import Ranks
 from recgraph.sparse.ragged import Ragged
@@ -62,13 +62,8 @@ class Scorer(ABC):
 
 @dataclass(frozen=True)
 class RankedBatch:
-    """Lists of a batch of users, on the host.
-
-    Attributes:
-        index: [B] int64, the rows of the query that was ranked.
-        lists: convention (``"keep"``, ``"exclude"``), or name of the users' own candidates -> lists.
-        relevant_ranks: the same -> ranks of the relevant items, where they are wanted.
-    """
+    """Lists of the users at rows ``index`` [B] of a query, and ranks of their relevant items where they are wanted, on
+    the host: by convention (``"keep"``, ``"exclude"``), or by the name of the users' own candidates."""
 
     index: Tensor
     lists: dict[str, Lists]
@@ -131,7 +126,6 @@ def catalogue_for(
     *,
     tie_seed: int = 0,
     candidates: Tensor | None = None,
-    block_items: int | None = None,
 ) -> Catalogue:
     """A catalogue of the items as the model sees them now."""
     vectors = item_vectors_of(model)
@@ -141,7 +135,6 @@ def catalogue_for(
         tie_seed=tie_seed,
         item_vectors=vectors,
         candidates=candidates,
-        block_items=block_items,
         device=device_of(model) if vectors is None else None,
     )
 

@@ -72,11 +72,8 @@ class Cosine(Similarity):
 
 
 class Jaccard(Similarity):
-    """The common values of two items over all their values; 0 where neither has one.
-
-    Args:
-        columns: codes [n_items, m] int64 of each item feature, -1 behind the last value of an item.
-    """
+    """The common values of two items over all their values; 0 where neither has one. ``columns`` are codes
+    [n_items, m] int64 of each item feature, -1 behind the last value of an item."""
 
     def __init__(self, columns: Sequence[Tensor]) -> None:
         self._columns = tuple(columns)
@@ -366,12 +363,8 @@ def bind(
 
 @dataclass(frozen=True)
 class Limit:
-    """At most ``most`` items of a list share a value.
-
-    Attributes:
-        codes: [n_items, m] int64, the values of each item, -1 behind the last.
-        most: at least 1.
-    """
+    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] int64 are the values of each item, -1
+    behind the last."""
 
     codes: Tensor
     most: int

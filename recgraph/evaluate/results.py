@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +40,6 @@ class Result:
         n_unreachable_users: users with a relevant item that the protocol takes out of the candidates;
             counted as misses.
         user_ids: [U], where the users are known by their ids.
-        log_hash: of a fold of a split: the hash of the log that all folds share; empty where it is not known.
     """
 
     protocol: Protocol
@@ -49,7 +48,6 @@ class Result:
     overall: dict[str, float] = field(default_factory=dict)
     n_unreachable_users: int = 0
     user_ids: pl.Series | None = None
-    log_hash: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -169,23 +167,16 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 @checked
 def compare(a: Result, b: Result) -> dict[str, float]:
-    """The difference ``b - a`` of each metric that both results have.
-
-    Raises:
-        ProtocolMismatch: as :func:`comparable`.
-    """
+    """The difference ``b - a`` of each metric that both results have; raises as :func:`comparable`."""
     ours, others = a.metrics, b.metrics
     return {name: others[name] - ours[name] for name in comparable(a, b)}
 
 
-def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str]:
+def comparable(a: Result, b: Result) -> list[str]:
     """The metrics that both results have and that were made in the same way.
 
     Where the lists of cut-offs alone differ, a metric at a cut-off of both is the same number: NDCG@10 of cut-offs
     ``(10,)`` and of ``(5, 10, 20)``.
-
-    Args:
-        aside: fields of the protocol that may differ.
 
     Raises:
         ProtocolMismatch: the protocols differ in anything else, or there is no such metric; the message shows what
@@ -194,7 +185,7 @@ def comparable(a: Result, b: Result, *, aside: Collection[str] = ()) -> list[str
     shared = [name for name in a.metrics if name in b.metrics]
     if a.hash == b.hash:
         return shared
-    differing = {name: both for name, both in a.protocol.differences(b.protocol).items() if name not in aside}
+    differing = a.protocol.differences(b.protocol)
     cutoffs = differing.pop("cutoffs", None)
     if cutoffs is not None and not differing and not shared:
         differing["cutoffs"] = cutoffs
@@ -217,7 +208,6 @@ def save_users(result: Result, path: str | Path) -> None:
         "protocol_hash": result.hash,
         "overall": result.metrics,
         "n_unreachable_users": result.n_unreachable_users,
-        **({"log_hash": result.log_hash} if result.log_hash else {}),
     }
     with replacing(Path(path)) as new:
         result.users_frame().write_parquet(new, metadata={"recgraph": json.dumps(about)})
@@ -225,11 +215,7 @@ def save_users(result: Result, path: str | Path) -> None:
 
 @checked
 def load_users(path: str | Path) -> Result:
-    """Read what :func:`save_users` wrote.
-
-    Raises:
-        ValueError: it holds no protocol, or one that is not that of its hash.
-    """
+    """Read what :func:`save_users` wrote; refuses other files, and a protocol that is not that of its hash."""
     about = json.loads(pl.read_parquet_metadata(path).get("recgraph", "{}"))
     if "protocol" not in about:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
@@ -246,7 +232,6 @@ def load_users(path: str | Path) -> Result:
         about["overall"],
         about["n_unreachable_users"],
         frame[who] if known else None,
-        about.get("log_hash", ""),
     )
 
 

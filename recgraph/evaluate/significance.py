@@ -1,4 +1,4 @@
-"""Whether a difference between models is more than chance: over users, folds or seeds; two models, or a table of them.
+"""Whether a difference between models is more than chance: over users or seeds; two models, or a table of them.
 
 scipy computes what it has. It has no Holm correction and no effect sizes, and its randomisation test is slower than the
 one here, see :func:`randomisation`.
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
@@ -28,11 +27,8 @@ from recgraph.rng import numpy_generator
 _AT_ONCE = 1 << 23
 #: numbers whose difference is at most this share of them count as equal: rounding alone makes them differ
 _ROUNDING = 1e-12
-#: what the protocols of two folds differ in
-OF_FOLD = ("split_hash", "split_facts")
 FloatArray = NDArray[np.float64]
 Test = Literal["t", "randomisation"]
-Mark = Literal["best", "tied", ""]
 #: a result, or a file that ``save_users`` wrote
 Source = Result | str | Path
 
@@ -52,15 +48,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired comparison, ``b`` minus ``a``.
-
-    Attributes:
-        n: pairs.
-        difference: of the means.
-        interval: of the difference.
-        p_values: test -> two-sided p-value.
-        cohen_d: the mean difference over the deviation of the differences (Cohen's d for pairs).
-    """
+    """A comparison of ``n`` pairs, ``b`` minus ``a``: the difference of the means with its interval and two-sided
+    p-values, and the difference over the deviation of the differences (Cohen's d for pairs)."""
 
     n: int
     difference: float
@@ -136,11 +125,8 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True)
 class Welch:
-    """A comparison of two samples, ``b`` minus ``a``: of the means, with Welch's interval and two-sided p-value.
-
-    Attributes:
-        hedges_g: the difference over the pooled deviation, corrected for small samples (Hedges 1981).
-    """
+    """A comparison of two samples, ``b`` minus ``a``: of the means, with Welch's interval and two-sided p-value, and
+    the difference over the pooled deviation, corrected for small samples (Hedges 1981)."""
 
     difference: float
     interval: Interval
@@ -173,7 +159,7 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
 def compare_values(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0
 ) -> Comparison:
-    """Compare paired values, e.g. of the same users: both tests and the percentile bootstrap interval.
+    """Compare paired values, e.g. of the same users or folds: both tests and the percentile bootstrap interval.
 
     Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``. Seeds of
     two models are no pairs: see :func:`welch`.
@@ -227,48 +213,6 @@ def over_users(
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
-@checked
-def over_folds(
-    a: Sequence[Source | Sequence[Source]],
-    b: Sequence[Source | Sequence[Source]],
-    metric: str,
-    *,
-    confidence: float = 0.95,
-    n_draws: int = 9999,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two models over the users of a cross-validation (:func:`recgraph.data.split.folds`).
-
-    Each user counts once, with all its values: those of several folds are no independent ones. Folds count alike,
-    however many users have a value in them, so that the difference is that of the means over folds.
-
-    Args:
-        a, b: of each fold what :func:`over_users` takes, in the same order of folds.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways, or those at one place are of different folds.
-        ValueError: not as many folds of each, one fold twice, folds of different logs, or as of :func:`over_users`.
-    """
-    folds = [(_results_of(own), _results_of(other)) for own, other in zip(a, b, strict=True)]
-    first = [own[0] for own, _ in folds]
-    for result in first:
-        comparable(first[0], result, aside=OF_FOLD)
-    if len({result.protocol.split_hash for result in first}) < len(first):
-        raise ValueError("two of the folds have the same split; give each fold once, and seeds of a fold as a list")
-    if len({result.log_hash for result in first if result.log_hash}) > 1:
-        raise ValueError("the folds are of different logs; train and test all folds of one log")
-    # of each user what it adds to the mean over folds of the means over users, times the number of users
-    found = [(own[0].users, *_user_means(own, other, metric)) for own, other in folds]
-    has = [~np.isnan(own) & ~np.isnan(other) for _, own, other in found]
-    counts = [int(one.sum()) for one in has]
-    users, own, other = (np.concatenate([fold[k][one] for fold, one in zip(found, has, strict=True)]) for k in range(3))
-    distinct, place = np.unique(users, return_inverse=True)
-    shares = np.repeat([1 / max(1, n) for n in counts], counts)
-    scale = np.full(len(distinct), len(distinct) / max(1, sum(n > 0 for n in counts)))
-    means = scale * np.bincount(place, own * shares), scale * np.bincount(place, other * shares)
-    return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
-
-
 def _results_of(given: Source | Sequence[Source]) -> list[Result]:
     """The results of a model; files are read."""
     several = [given] if isinstance(given, Source) else given
@@ -290,19 +234,15 @@ def _user_means(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of the table.
-
-    Attributes:
-        value: the metric, the mean over the model's seeds.
-        p_value: against the best model of the column, corrected over the table; None for the best itself, for
-            metrics without values of users and where the value is NaN.
-        mark: ``best``: better than every other; ``tied``: not significantly different from the best, which is
-            itself tied then; empty for others and where nothing was tested.
-    """
+    """A number of the table: the mean over the model's seeds."""
 
     value: float
+    #: against the best model of the column, corrected over the table; None for the best itself, for metrics without
+    #: values of users and where the value is NaN
     p_value: float | None
-    mark: Mark
+    #: ``best``: better than every other; ``tied``: not significantly different from the best, which is itself tied
+    #: then; empty for others and where nothing was tested
+    mark: Literal["best", "tied", ""]
 
     def __str__(self) -> str:
         sign = {"best": "*", "tied": "=", "": ""}[self.mark]
@@ -324,13 +264,6 @@ class Table:
     def rows(self) -> list[dict[str, Any]]:
         """A row a model: ``model``, then a text a metric, the value with its mark."""
         return [{"model": name, **{metric: str(cell) for metric, cell in row.items()}} for name, row in self]
-
-    def to_polars(self) -> pl.DataFrame:
-        """One row a model and metric: ``model``, ``metric``, ``value``, ``p_value``, ``mark``."""
-        rows = [(name, metric, *vars(cell).values()) for name, row in self for metric, cell in row.items()]
-        text, number = pl.String, pl.Float64
-        schema = {"model": text, "metric": text, "value": number, "p_value": number, "mark": text}
-        return pl.DataFrame(rows, schema=schema, orient="row")
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Cell]]]:
         return iter(self.cells.items())

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.hits import RelevantRanks
+from recgraph.evaluate.metrics import RelevantRanks
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
@@ -47,12 +47,8 @@ _PENDING = 8
 
 @dataclass(frozen=True)
 class Lists:
-    """Ranked lists.
-
-    Attributes:
-        items: [B, k] int64 item indices, best first; -1 where fewer than ``k`` items may be recommended.
-        scores: [B, k], aligned; -inf at the padding.
-    """
+    """Ranked lists: item indices [B, k] int64, best first, -1 where fewer than ``k`` items may be recommended; and
+    their scores [B, k], -inf at the padding."""
 
     items: Tensor
     scores: Tensor
@@ -531,35 +527,22 @@ def rank_relevant(
 def rank_candidates(
     catalogue: Catalogue, queries: Tensor, candidates: Ragged, relevant: Ragged, users: Tensor | None = None
 ) -> tuple[Lists, RelevantRanks]:
-    """Rank each user's own candidates: lists of the catalogue's length, and the ranks of the relevant items.
-
-    Args:
-        candidates: B rows of item indices, each once.
-        relevant: B rows of item indices, each once; what is no candidate is not reachable.
-        users: [B] int64, only to name a user in an error.
-
-    Raises:
-        ValueError: a score is NaN.
-    """
+    """Rank each user's own candidates: lists of the catalogue's length, and the ranks of the relevant items, of which
+    those that are no candidate are not reachable. ``candidates`` and ``relevant`` are B rows of items, each once."""
     queries = catalogue.prepared(queries)
-    columns = candidates.with_values(catalogue.position[candidates.values])
+    columns, own = (rows.with_values(catalogue.position[rows.values]) for rows in (candidates, relevant))
     tiles = []
     for first in range(0, candidates.n_rows, catalogue.rows):
         end = min(first + catalogue.rows, candidates.n_rows)
-        tiles += _scores_of(catalogue.blocks(queries[first:end]), [columns.part(first, end)], queries)
-    scores = torch.cat(tiles)
+        parts = [columns.part(first, end), own.part(first, end)]
+        tiles.append(_scores_of(catalogue.blocks(queries[first:end]), parts, queries))
+    scores, own_scores = (torch.cat(each) for each in zip(*tiles, strict=True))
     refuse_nan(scores, candidates.rows, users)
-    table = columns.to_padded(fill=-1)
+    table, block = columns.to_padded(fill=-1), candidates.with_values(scores).to_padded(fill=NAN)
     values, found = merge(candidates.with_values(scores).to_padded(fill=NO_SCORE), table, catalogue.k)
     lists = Lists(torch.where(found < 0, found, catalogue.order[found.clamp(min=0)]), values)
-    own = relevant.with_values(catalogue.position[relevant.values])
-    keys, order = (columns.rows * catalogue.width + columns.values).sort()
-    wanted = own.rows * catalogue.width + own.values
-    at = torch.searchsorted(keys, wanted).clamp(max=max(keys.numel() - 1, 0))
-    reachable = keys[at] == wanted if keys.numel() else torch.zeros_like(wanted, dtype=torch.bool)
-    own_scores = scores.new_full((wanted.numel(),), NAN)
-    own_scores[reachable] = scores[order[at[reachable]]]
-    block = candidates.with_values(scores).to_padded(fill=NAN)
+    keys = columns.rows * catalogue.width + columns.values
+    reachable = torch.isin(own.rows * catalogue.width + own.values, keys)
     above, equal, before = _count(block, table, own, own_scores, reachable)
     return lists, RelevantRanks(relevant.with_values(above), equal, before, reachable, candidates.lengths)
 

@@ -101,10 +101,8 @@ class Subject:
 
     def value_of(self, represented: Tensor) -> Tensor:
         """[V, K] of the same: differentiable."""
-        if self.of == "score":
-            vectors = self.item_vectors
-            return represented[:, self.targets] if vectors is None else represented @ vectors[self.targets].T
-        return torch.log_softmax(self.scores_of(represented), 1)[:, self.targets]
+        scores = self.scores_of(represented)
+        return (scores if self.of == "score" else torch.log_softmax(scores, 1))[:, self.targets]
 
 
 class AttributionConfig(Config):

@@ -89,7 +89,7 @@ class Evidence:
         score: in [0, 1]. Side ``item``: the mean similarity of the history items to the item; side ``user``: among the
             users that the meta-path reaches, the fraction, weighted by similarity, that had the item.
         rank, n_ranked: of the item by this score alone, from 1, among the items outside the history that it reaches.
-        connections: the strongest, by similarity.
+        connections: the strongest.
     """
 
     side: str
@@ -153,7 +153,6 @@ class Attributed:
         of, value: what is attributed, ``"log_probability"`` or ``"score"``, and its value with the whole history.
         events: what the model reads of the history, oldest first.
         n_unread: events of the history that it does not read.
-        methods: in the order given.
         agreement: pairs of methods, with Spearman's rank correlation of their values; None where one is constant.
         by_chance: the faithfulness of random orders, the mean over several.
     """
@@ -235,7 +234,6 @@ class Explanation:
     Attributes:
         dataset: name of the data set; None where the run was made from the user's own frames.
         related: node type -> titles of the user's direct neighbours in the graph, at most ten; items are left out.
-        history, recommendations: oldest first, best first.
         path_weights: of the model's meta-paths; empty where it has none.
     """
 

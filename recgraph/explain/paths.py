@@ -139,7 +139,6 @@ def evidence_for_user(
     Args:
         interactions: [n_users, n_items], of the graph.
         unseen_mask: [n_items], the items outside the user's history.
-        n_connections, n_paths: the most connections, and paths of a connection, that are shown.
     """
     side, start, n_items = walks.types[0], torch.tensor([user]), len(unseen_mask)
     if side == "item":  # through the items of the history

@@ -52,11 +52,9 @@ def explain(
     """The recommendations for a user, and the reasons for each.
 
     For models with meta-paths (:class:`recgraph.models.MEOWRec`): the path weights, the part of each score that comes
-    from each meta-path, and the paths between user and item in the graph that the model was fitted to. For all others:
-    the history items that other users had together with the item. For models with item vectors: the nearest items.
-
-    Paths are counted in the whole graph, also where the model keeps only the ``top_k`` nearest along a meta-path; the
-    cost grows with the number of edges that the user and the history reach.
+    from each meta-path, and the paths between user and item in the graph that the model was fitted to, also where it
+    keeps only the ``top_k`` nearest along a meta-path. For all others: the history items that other users had together
+    with the item. For models with item vectors: the nearest items.
 
     Args:
         run: a :class:`recgraph.train.run.Run`, a recommender, or the folder of a run or of a bundle.
@@ -64,8 +62,7 @@ def explain(
         k: number of recommendations; history items are left out.
         n_near: number of nearest items of each item.
         n_connections, n_paths: the most connections of a meta-path, and paths of a connection.
-        attribution: methods that attribute each recommendation to the history, as :func:`attribute` takes them.
-        seed: of what these methods draw.
+        attribution, seed: methods that attribute each recommendation to the history, as :func:`attribute` takes them.
 
     Raises:
         ValueError: the user is unknown, or a method does not apply to the model.
@@ -120,7 +117,6 @@ def attribute(
         items: an id or ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
             ``"attention"``), mappings with name and settings, or attributions themselves.
-        k: number of recommendations.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
         seed: of what methods draw, and of random orders.
 

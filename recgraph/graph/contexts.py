@@ -1,21 +1,18 @@
-"""What nodes of large graphs reach: contexts of meta-paths that are walked, and sampled neighbourhoods."""
+"""What nodes of large graphs reach: contexts of meta-paths that are walked, and sampled operators, one a layer."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recgraph.graph.hetero import HeteroGraph, rows_of
-from recgraph.graph.schema import Edges, EdgeType, Nodes, check_type
 from recgraph.ranks import WHOLE, Share
-from recgraph.sparse.csr import Csr, sort_entries
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Placing, group_rows
 from recgraph.sparse.products import compose, compose_blocks, n_pairs
-from recgraph.sparse.select import sample_rows
 from recgraph.sparse.spmm import Operator, spmm
 
 # entries that are held at once: what a block of nodes reaches before the last step
@@ -129,90 +126,3 @@ class Layered:
     def shape(self) -> tuple[int, int]:
         """Rows that come out, rows that go in."""
         return self.layers[-1].shape[0], self.layers[0].shape[1]
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbourhood:
-    """A part of a typed graph.
-
-    Attributes:
-        graph: the nodes that were reached, with their features, and the edges that were drawn, each once.
-        node_idx: node type -> [n] int64, which nodes of the whole graph they are; first the seeds, in their order, then
-            the others, ascending.
-    """
-
-    graph: HeteroGraph
-    node_idx: Mapping[str, Tensor]
-
-
-class NeighbourSampler:
-    """Draws some edges of every node reached, hop by hop; the same for the same generator, without loops over nodes.
-
-    ``NeighbourSampler(graph, {("paper", "by", "author"): (10, 5)})({"paper": batch}, generator)``
-
-    Args:
-        graph: where neighbours are found.
-        fan_outs: edge type -> the edges drawn of each node at each hop, from both of its ends; None takes all. An edge
-            type that is left out is not followed; one with fewer hops than others rests in the later ones.
-    """
-
-    def __init__(self, graph: HeteroGraph, fan_outs: Mapping[EdgeType, Sequence[int | None]]) -> None:
-        for edge_type in fan_outs:
-            check_type("edge type", edge_type, graph.edges)
-        self.graph, self.fan_outs = graph, dict(fan_outs)
-
-    def __call__(self, seeds: Mapping[str, Tensor], generator: torch.Generator) -> Neighbourhood:
-        """The sampled neighbourhood of some nodes.
-
-        Args:
-            seeds: node type -> [B] int64, each node once.
-            generator: draws; may live on another device than the graph.
-        """
-        empty = torch.zeros(0, dtype=torch.int64, device=self.graph.device)
-        found = {name: seeds.get(name, empty) for name in self.graph.nodes}
-        frontier, drawn = dict(found), {edge_type: [empty] for edge_type in self.graph.edges}
-        for hop in range(max(map(len, self.fan_outs.values()), default=0)):
-            reached = {name: [empty] for name in found}
-            for edge_type, counts in self.fan_outs.items():
-                if hop >= len(counts):
-                    continue
-                adj, (source, _, target) = self.graph.adjacency(edge_type), edge_type
-                entries = sample_rows(adj, frontier[source], counts[hop], generator).entries.values
-                back, order = adj.transposition()
-                of_back = sample_rows(back, frontier[target], counts[hop], generator).entries.values
-                reached[target].append(adj.indices[entries])
-                reached[source].append(back.indices[of_back])
-                drawn[edge_type] += [entries, order[of_back]]
-            for name, parts in reached.items():
-                met = torch.unique(torch.cat(parts))
-                frontier[name] = met[~torch.isin(met, found[name])]
-                found[name] = torch.cat([found[name], frontier[name]])
-        n_seeds = {name: len(seeds.get(name, empty)) for name in found}
-        node_idx = {
-            name: torch.cat([x[: n_seeds[name]], x[n_seeds[name] :].sort().values]) for name, x in found.items()
-        }
-        nodes = {
-            name: Nodes(len(idx), None, rows_of(self.graph.nodes[name].features, idx)) for name, idx in node_idx.items()
-        }
-        edges = {
-            edge_type: _relabelled(
-                self.graph.edges[edge_type],
-                torch.unique(torch.cat(parts)),
-                *(node_idx[name] for name in edge_type[::2]),
-            )
-            for edge_type, parts in drawn.items()
-        }
-        return Neighbourhood(HeteroGraph(nodes, edges), node_idx)
-
-
-def _relabelled(whole: Edges, entries: Tensor, sources: Tensor, targets: Tensor) -> Edges:
-    """Some edges of a type among the nodes of a part."""
-    adj = whole.adj
-    rows, columns = (
-        order[torch.searchsorted(among[order], index)]
-        for index, among in ((adj.rows[entries], sources), (adj.indices[entries], targets))
-        for order in (torch.argsort(among),)
-    )
-    weights, times = (None if values is None else values[entries] for values in (adj.weights, whole.times))
-    made = Csr.from_coo(rows, columns, weights, shape=(len(sources), len(targets)))
-    return Edges(made, None if times is None else times[sort_entries(rows, columns, len(targets))])

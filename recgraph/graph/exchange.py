@@ -76,33 +76,42 @@ def from_frames(
 
     Raises:
         GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice
-            or is missing, or features that are missing or NaN.
+            or is missing.
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
     for name in features:
         check_type("node frame", name, tables)
-    named: dict[str, list[pl.Series]] = {}
-    for edge_type, table in lists.items():
-        for column, name in enumerate(edge_type[::2]):
-            named.setdefault(name, []).append(_ids_in(table, column, f"edges {edge_type}"))
+    named = [
+        (edge_type, name, _ids_in(table, column, f"edges {edge_type}"))
+        for edge_type, table in lists.items()
+        for column, name in enumerate(edge_type[::2])
+    ]
     made: dict[str, Nodes] = {}
     for name, table in tables.items():
         ids = _ids_in(table, 0, f"node type {name!r}")
         if ids.is_duplicated().any():
             raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
-        columns = features.get(name)
-        made[name] = Nodes(len(ids), IdMap(ids), None if columns is None else _features(name, table, columns))
-    for name, series in named.items():
-        if name not in made:
-            if len(kinds := {family(ids.dtype) for ids in series if ids.dtype != pl.Null}) > 1:
-                raise GraphError(f"ids of {name!r} are {' and '.join(sorted(kinds))}; bring them to one type")
-            wide = pl.concat([ids.alias("id").to_frame() for ids in series], how="vertical_relaxed")["id"]
-            made[name] = Nodes(len(unique := wide.unique(maintain_order=True)), IdMap(unique))
+        x = torch.from_numpy(table.select(features.get(name, [])).to_numpy().astype(np.float32, copy=True))
+        made[name] = Nodes(len(ids), IdMap(ids), x if name in features else None)
+    for name in dict.fromkeys(name for _, name, _ in named if name not in tables):
+        series = [ids.alias("id") for _, end, ids in named if end == name]
+        if len(kinds := {family(ids.dtype) for ids in series if ids.dtype != pl.Null}) > 1:
+            raise GraphError(f"ids of {name!r} are {' and '.join(sorted(kinds))}; bring them to one type")
+        unique = pl.concat([ids.to_frame() for ids in series], how="vertical_relaxed")["id"].unique(maintain_order=True)
+        made[name] = Nodes(len(unique), IdMap(unique))
+    index: dict[EdgeType, list[Tensor]] = {edge_type: [] for edge_type in lists}
+    for edge_type, name, ids in named:
+        known = made[name].ids
+        assert known is not None
+        found = known.index(ids)
+        if (found < 0).any():
+            row = int((found < 0).argmax())
+            raise GraphError(f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes")
+        index[edge_type].append(torch.from_numpy(found))
     held = {}
-    for edge_type, table in lists.items():
-        source, target = (_indices(edge_type, table, column, made[edge_type[2 * column]]) for column in (0, 1))
-        w, t = (_column(table, name) for name in (weight, time))
+    for edge_type, (source, target) in index.items():
+        w, t = (_column(lists[edge_type], name) for name in (weight, time))
         held[edge_type] = make_edges(edge_type, source, target, made, w, t)
     return made, held
 
@@ -114,24 +123,6 @@ def _ids_in(table: pl.DataFrame, column: int, what: str) -> pl.Series:
     if missing.any():
         raise GraphError(f"{what}, row {missing.arg_max()} (from 0): the id {ids.name} is missing; drop such rows")
     return ids if len(ids) else ids.clear().cast(pl.Null)
-
-
-def _indices(edge_type: EdgeType, table: pl.DataFrame, column: int, nodes: Nodes) -> Tensor:
-    ids = _ids_in(table, column, f"edges {edge_type}")
-    assert nodes.ids is not None
-    index = nodes.ids.index(ids)
-    if (index < 0).any():
-        row = int((index < 0).argmax())
-        raise GraphError(f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes")
-    return torch.from_numpy(index)
-
-
-def _features(name: str, table: pl.DataFrame, columns: Sequence[str]) -> Tensor:
-    for column in columns:
-        there = column in table.columns and (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean)
-        if not there or table[column].null_count():
-            raise GraphError(f"features of {name!r}: column {column!r} is not there, or not a number in each row")
-    return torch.from_numpy(table.select(columns).to_numpy().astype(np.float32, copy=True))
 
 
 def _column(table: pl.DataFrame, name: str) -> Tensor | None:
@@ -310,14 +301,8 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
 
     Args:
         labels: whether the caller reads labels and masks, so that no warning names them.
-
-    Raises:
-        GraphError: edge attributes of several columns, or edges held otherwise than by ``edge_index``.
     """
     of_nodes, of_edges = stores
-    for edge_type, store in of_edges.items():
-        if store.get("edge_index") is None:
-            raise GraphError(f"edges {edge_type} have no edge_index; make it of adj_t first")
     ends = [
         (name, torch.as_tensor(index))
         for edge_type, store in of_edges.items()
@@ -334,20 +319,18 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
         sizes += [None if x is None else x.shape[0]]
         named = max((int(index.max()) + 1 for of, index in ends if of == name and index.numel()), default=0)
         nodes[name] = Nodes(next((size for size in sizes if size is not None), named), ids, x)
-    edges = {}
-    for edge_type, store in of_edges.items():
-        weights: Any = store.get("edge_weight", store.get("edge_attr"))
-        if weights is not None and "edge_weight" not in store:
-            if weights.dim() == 2 and weights.shape[1] != 1:
-                raise GraphError(
-                    f"edges {edge_type}: edge_attr has {weights.shape[1]} columns; give one edge_weight each"
-                )
-            weights = weights.reshape(-1)
-        source, target = (torch.as_tensor(index).long() for index in store["edge_index"])
-        w, t = (None if values is None else numbers(values) for values in (weights, store.get("time")))
-        edges[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
     left_out = [f"{name}.{key}" for name, store in of_nodes.items() for key in store.keys() - _OF_NODES]
     left_out += [f"{'-'.join(of)}.{key}" for of, store in of_edges.items() for key in store.keys() - _OF_EDGES]
+    edges = {}
+    for edge_type, store in of_edges.items():
+        source, target = (torch.as_tensor(index).long() for index in store["edge_index"])
+        weights, attributes = store.get("edge_weight"), store.get("edge_attr")
+        if attributes is not None and attributes.numel() != source.numel():
+            left_out.append(f"{'-'.join(edge_type)}.edge_attr")
+        elif attributes is not None and weights is None:
+            weights = attributes.reshape(-1)
+        w, t = (None if values is None else numbers(values) for values in (weights, store.get("time")))
+        edges[edge_type] = make_edges(edge_type, source, target, nodes, w, t)
     if left_out:
         warnings.warn(f"a graph has no place for {', '.join(sorted(left_out))}", LeftOutWarning, stacklevel=3)
     labelled = [repr(name) for name, store in of_nodes.items() if store.get("y") is not None]

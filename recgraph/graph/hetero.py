@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -202,11 +201,7 @@ class HeteroGraph:
         return block("HeteroGraph", {}, [table(of_nodes), table(of_edges)])
 
     def count(self, node_type: str) -> int:
-        """The nodes of a type.
-
-        Raises:
-            UnknownTypeError: there is no such type.
-        """
+        """The nodes of a type, which must be there."""
         check_type("node type", node_type, self.nodes)
         return self.nodes[node_type].count
 
@@ -216,11 +211,7 @@ class HeteroGraph:
         return self.nodes[node_type].features
 
     def adjacency(self, edge_type: EdgeType) -> Csr:
-        """[N_source, N_target]: the edges of a type.
-
-        Raises:
-            UnknownTypeError: there is no such type.
-        """
+        """[N_source, N_target]: the edges of a type, which must be there."""
         check_type("edge type", edge_type, self.edges)
         return self.edges[edge_type].adj
 
@@ -256,9 +247,9 @@ class HeteroGraph:
             order = torch.as_tensor(order, device=self.device)
             if not torch.equal(torch.sort(order).values, torch.arange(n, device=order.device)):
                 raise ValueError(f"orders: that of {name!r} must have each of its {n} nodes once")
-            ids = nodes[name].ids
-            ids = None if ids is None else ids.take(np.asarray(to_host(order)))
-            nodes[name] = Nodes(n, ids, rows_of(nodes[name].features, order))
+            ids, x = nodes[name].ids, nodes[name].features
+            taken = x.take_rows(order) if isinstance(x, Csr) else None if x is None else x[order]
+            nodes[name] = Nodes(n, None if ids is None else ids.take(array_of(order)), taken)
             places[name] = torch.argsort(order)
         edges = {}
         for edge_type, held in self.edges.items():
@@ -400,8 +391,3 @@ def _write_columns(columns: Mapping[str, Tensor | None], path: Path) -> None:
 def _read_columns(path: Path) -> dict[str, Tensor]:
     frame = read_frame(path)
     return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
-
-
-def rows_of(features: Tensor | Csr | None, rows: Tensor) -> Tensor | Csr | None:
-    """The features of some nodes."""
-    return features.take_rows(rows) if isinstance(features, Csr) else None if features is None else features[rows]

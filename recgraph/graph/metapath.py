@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Added, Config, Search, configure
+from recgraph.config import Config, Search, configure
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.rng import derive
@@ -56,12 +56,17 @@ class Step:
     backwards: bool = False
 
     @property
+    def ends(self) -> tuple[str, str]:
+        source, _, target = self.edge_type
+        return (target, source) if self.backwards else (source, target)
+
+    @property
     def start(self) -> str:
-        return self.edge_type[2 if self.backwards else 0]
+        return self.ends[0]
 
     @property
     def end(self) -> str:
-        return self.edge_type[0 if self.backwards else 2]
+        return self.ends[1]
 
     @property
     def reversed(self) -> Step:
@@ -120,8 +125,9 @@ def parse(path: str, graph: HeteroGraph) -> Route:
         graph.count(name)
     steps = []
     for start, end in pairwise(names):
-        forwards = [Step(edge_type) for edge_type in graph.edges if edge_type[::2] == (start, end)]
-        found = forwards or [Step(edge_type, True) for edge_type in graph.edges if edge_type[::2] == (end, start)]
+        ways = [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]
+        joining = [step for step in ways if step.ends == (start, end)]
+        found = [step for step in joining if not step.backwards] or joining
         if len(found) != 1:
             choices = " or ".join(f"'{step}'" for step in found)
             fix = f"several edge types join {start!r} and {end!r}; write {choices}"
@@ -156,12 +162,9 @@ class Cost:
     """What a meta-path costs, known before it is made.
 
     Attributes:
-        path: as it was written.
-        shape: (rows, columns).
         nnz: entries of the composed matrix, estimated from a sample of rows; exact where that is all rows.
         kept_nnz: entries after the top-k per row, or ``nnz``.
-        nbytes: the kept matrix with its transpose.
-        factor_nbytes: the factorised form, transposes included.
+        nbytes, factor_nbytes: of the kept matrix and of the factorised form, transposes included.
     """
 
     path: str
@@ -225,22 +228,15 @@ def path_counts(steps: Sequence[Csr]) -> Tensor:
     return counts
 
 
-def pathsim(counts: Csr) -> Tensor:
-    """[E] float64: ``2 A_ij / (A_ii + A_jj)`` of each entry of a square matrix of path counts.
+def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    """[E] float64: what a top-k compares, by the diagonals of rows and columns: PathSim,
+    ``2 A_ij / (A_ii + A_jj)``, and below it, of entries for which it is 0, ``-1 / (1 + A_ij)``.
 
     It is 0 where no path leads from either node back to itself, as along a relation in one direction: PathSim is made
     for paths of which the way back is the way there.
 
-    Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks, VLDB
-    2011.
+    Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks (2011).
     """
-    diagonal = counts.diagonal().to(torch.float64)
-    return ranking(counts, diagonal, diagonal).clamp_(min=0)
-
-
-def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
-    """[E] float64: what a top-k compares: PathSim by the diagonals of rows and columns; below it, of entries for which
-    it is 0, the counts, by ``-1 / (1 + A_ij)``."""
     both, counts = of_rows[block.rows].add_(of_columns[block.indices]), block.values(torch.float64)
     has_way_back = both > 0
     return torch.where(has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts))
@@ -264,13 +260,8 @@ def pathsim_top_k(
 
     Args:
         parts: one or two matrices whose product, [N, N], holds the counts.
-        k: at least 1.
         features: [N, F]; ties are broken by their cosine first.
         order: [N], different numbers; then by these, the highest first.
-        hub_cap: at least 1; None divides no hub.
-
-    Returns:
-        [N, N]; weights are counts, or none where counts are binary.
 
     Warns:
         UserWarning: hubs are divided.
@@ -345,14 +336,8 @@ class _Cosine:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The distinct nodes of one intermediate type that the target nodes reach along a path.
-
-    Attributes:
-        path: the path.
-        node_type: the type reached.
-        hop: after how many steps, from 1.
-        reached: [N_target, N_type], one entry a node reached, without weights.
-    """
+    """The distinct nodes of an intermediate type that the target nodes reach along a path, after ``hop`` steps:
+    [N_target, N_type], one entry a node reached, without weights."""
 
     path: str
     node_type: str
@@ -388,7 +373,6 @@ class MetaPathConfig(Config):
             description="PathSim divides a node in the middle of the path that leads to more nodes than this into "
             "random groups of so many, whose nodes alone are compared through it; none: all, at the cost of the square",
         ),
-        Added(),
     ] = 4096
     form: Annotated[
         Literal["composed", "compressed", "factorised"],
@@ -516,12 +500,8 @@ class MetaPath:
     def __call__(
         self, graph: HeteroGraph, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
     ) -> Operator:
-        """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised.
-
-        Args:
-            dtype: of a composed form's weights; default: that of the graph's, or the default type.
-            generator: see :meth:`adjacency`.
-        """
+        """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised; the weights of
+        a composed form have a type of their own where ``dtype`` is given."""
         made: Operator = (
             self.factorised(graph) if self.config.form == "factorised" else self.adjacency(graph, generator)
         )
@@ -588,7 +568,7 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
 
     Args:
         target: the node type at both ends.
-        max_steps: the most steps of a path, at least 1.
+        max_steps: the most steps of a path.
     """
     graph.count(target)
     steps = _distinct_steps(graph)
@@ -614,14 +594,13 @@ def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
     is then the other forwards.
     """
     found: dict[Step, Step] = {}
-    kept: dict[tuple[str, str], list[tuple[Step, Csr]]] = {}
-    for backwards in (False, True):
-        for edge_type in graph.edges:
-            step = Step(edge_type, backwards)
-            adj, others = step.followed(graph, weights=True), kept.setdefault((step.start, step.end), [])
-            found[step] = next((other for other, known in others if _are_same(adj, known)), step)
-            if found[step] is step:
-                others.append((step, adj))
+    kept: dict[Step, Csr] = {}
+    for step in [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]:
+        adj = step.followed(graph, weights=True)
+        same = (other for other, known in kept.items() if other.ends == step.ends and _are_same(adj, known))
+        found[step] = next(same, step)
+        if found[step] is step:
+            kept[step] = adj
     return found
 
 

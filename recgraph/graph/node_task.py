@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from recgraph.data.split import check_open
 from recgraph.files import read_object, read_tensors, write_json, write_tensors
-from recgraph.graph.schema import GraphError, LeftOutWarning, tensor_bytes
+from recgraph.graph.schema import GraphError, tensor_bytes
 from recgraph.sparse.device import to_host
 
 #: part of a split -> its mask, as PyTorch Geometric and DGL call it
@@ -122,19 +121,15 @@ class NodeTask:
     def to_columns(self, label: str = "y") -> dict[str, Any]:
         """Labels, under a name, and masks for :meth:`from_columns`: [N] of one split, [N, S] of several.
 
-        A mask holds a node once and in the order of the nodes; a warning names a part of which that is not true.
+        A mask holds a node once and in the order of the nodes.
         """
         columns: dict[str, Any] = {label: self.labels}
         for part, name in MASKS.items():
             masks = []
-            for split, parts in self.splits.items():
-                index: Tensor = getattr(parts, part)
+            for split in self.splits.values():
                 mask = torch.zeros(len(self.labels), dtype=torch.bool)
-                mask[index] = True
+                mask[getattr(split, part)] = True
                 masks.append(mask)
-                if not torch.equal(mask.nonzero().flatten(), index):
-                    lost = f"the mask of split {split!r}, {part}, has no order, and each node once"
-                    warnings.warn(lost, LeftOutWarning, stacklevel=3)
             if masks:
                 columns[name] = masks[0] if len(masks) == 1 else torch.stack(masks, 1)
         more = {"split_names": list(self.splits), "metapaths": list(self.paths)}

@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, PlainTextResponse
     from starlette.exceptions import HTTPException
+    from starlette.types import Message, Receive, Send
 except ImportError as error:
     raise ImportError(f"{error.name} is not installed; pip install 'recgraph[api]'") from None
 
@@ -54,9 +55,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.25, 0.5, 
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _JSON = "application/json"
 _HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}
-_Message = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
 T = TypeVar("T")
 
 
@@ -77,8 +75,6 @@ class Metrics:
         self.batch_users = histogram("batch_users", "Users, and items, ranked together.", _USERS)
         self.batch_seconds = histogram("batch_seconds", "From a batch's start to its lists.", _SECONDS)
         self.reloads = counter("reloads", "Attempts to load a bundle.", "outcome")
-        for outcome in ("loaded", "unchanged", "refused"):
-            self.reloads.labels(outcome)
         self.unknown_items = counter("unknown_items", "Unknown items of histories, and unknown items asked for.")
         self.unknown_users = counter("unknown_users", "Unknown users who got a list.")
         self.fallbacks = counter("fallbacks", "Users who got a fallback.")
@@ -355,13 +351,13 @@ class _Bounds:
     def __init__(self, app: Any, service: Service, paths: set[str]) -> None:
         self._app, self._service, self._paths = app, service, paths
 
-    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 499
 
-        async def counted(message: _Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -371,7 +367,7 @@ class _Bounds:
             if (body := await self._read(scope, receive)) is None:  # the client has gone
                 return
 
-            async def read() -> _Message:
+            async def read() -> Message:
                 return {"type": "http.request", "body": body} if status == 499 else await receive()
 
             # every body is read as JSON
@@ -388,7 +384,7 @@ class _Bounds:
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
 
-    async def _read(self, scope: _Message, receive: _Receive) -> bytes | None:
+    async def _read(self, scope: Message, receive: Receive) -> bytes | None:
         """The body of a request; it is refused where it is longer than it may be, or not there in time."""
         limits = self._service.limits
         body, more = bytearray(), True
@@ -409,18 +405,12 @@ class _Bounds:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens, before a bundle is read; port 0 takes a free one."""
-    listening: socket.socket | None = None
-    try:
-        kind, _, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # with the protocol: asyncio sends what is small at once by sockets that are of TCP by name
-        listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(2048)
-    except (OSError, UnicodeError) as error:
-        if listening is not None:
-            listening.close()
-        raise ValueError(f"--host {host} --port {port}: {error}") from None
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # with the protocol: asyncio sends what is small at once by sockets that are of TCP by name
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+    listening.listen(2048)
     return listening
 
 

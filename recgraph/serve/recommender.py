@@ -357,10 +357,8 @@ class Recommender:
         return feature_rows(self.items, self.item_features[self.columns.item])
 
     def item_vectors(self) -> Any:
-        """The vectors of all items, in a frame with the log's item column and ``vector`` (arrays of float32).
-
-        A score is the inner product of a user's vector and an item's; a model of scores alone has none (ValueError).
-        """
+        """The vectors of all items, a frame with the log's item column and ``vector`` (arrays of float32); a score is
+        the inner product of a user's vector and an item's. A model of scores alone has none (ValueError)."""
         vectors = encode_items(self.model)
         return vector_frame(self.columns.item, self.items.ids(range(len(self.items))), vectors, self.kind)
 
@@ -369,10 +367,7 @@ class Recommender:
 
         Args:
             users: ids of users of the training data; with neither argument all of whom enough is known.
-            histories: interactions of new users, as :meth:`recommend` reads them.
-
-        Raises:
-            NoHistoryError: nothing is known of a user that was named.
+            histories: interactions of new users, as :meth:`recommend` reads them; NoHistoryError of unknown ones.
         """
         check_vectors(self.model)
         users = "all" if users is None and histories is None else users

@@ -13,17 +13,7 @@ from typing import Annotated, Any, Self
 
 import polars as pl
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, Strict, create_model, model_validator
 from torch import Tensor
 
 from recgraph.config import Config
@@ -39,7 +29,12 @@ from recgraph.serve.rules import Rules
 
 #: maps up to this size are also held as Python objects, some 100 bytes an id: a look at few ids is then much faster
 _IN_PYTHON = 2_000_000
-Id = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
+Id = (
+    Annotated[bool, Strict()]
+    | Annotated[int, Strict()]
+    | Annotated[float, Strict(), Field(allow_inf_nan=False)]
+    | Annotated[str, Strict()]
+)
 
 
 class Limits(Config):
@@ -70,7 +65,7 @@ class RecommendRequest(_Body):
     users: list[Id] | None = None
     history: list[Id] | None = None
     histories: dict[str, list[Id]] | None = None
-    exclude_seen: Annotated[StrictBool, Field(description="leave out what the user has done")] = True
+    exclude_seen: Annotated[bool, Strict(), Field(description="leave out what the user has done")] = True
     fallback: Annotated[Fallback | None, Field(description="for users of whom nothing is known; null: an error")] = None
     rules: Annotated[Rules | None, Field(description="business rules")] = None
 

@@ -157,13 +157,6 @@ class Csr:
             return self if weights is self.weights else self.with_weights(weights)
         return Csr(self.indptr.to(device), moved, weights, self.shape)
 
-    def transposition(self) -> tuple[Csr, Tensor]:
-        """The transpose without weights, and [E] int64: the entry of this matrix that each of its entries is."""
-        places, order, back = self.shared("transposed", self._transpose)
-        if back:
-            order = self.shared("order", lambda: _permuted(torch.arange(self.nnz, device=self.device), order, back))
-        return places, order
-
     def t(self) -> Csr:
         """The transpose; weights that carry a gradient pass it on."""
         places, order, back = self.shared("transposed", self._transpose)

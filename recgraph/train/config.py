@@ -115,11 +115,6 @@ def share_out(
     return distribute(settings, parts)
 
 
-def own_defaults(model: type[TrainableModel]) -> dict[str, Any]:
-    """The defaults of training that are a model's own, by setting."""
-    return {name: default for name, (default, _) in model.training_defaults.items()}
-
-
 def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
     """The settings of training on a log, with the defaults and search ranges that are a model's own."""
     if not model.training_defaults:

@@ -36,7 +36,6 @@ from recgraph.train.config import (
     FALLING,
     GraphTrainConfig,
     TrainConfig,
-    own_defaults,
     pick_device,
     refuse_training,
     share_out,
@@ -144,7 +143,7 @@ def fit_graph(
     observers: tuple[Observer, ...] = (),
     **training: Any,
 ) -> NodeRun:
-    """Fit a model of a typed graph, without classes of its nodes; the epoch with the lowest loss is kept.
+    """Fit a model of a typed graph, without classes of its nodes; the weights are those of the epoch of lowest loss.
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
@@ -243,7 +242,7 @@ def _training_of(given: Mapping[str, Any], model: type[Model], selects: bool) ->
     if not issubclass(model, TrainableModel):
         refuse_training(model, given)
         return TrainConfig.of(given)
-    given = {**own_defaults(model), **given}
+    given = {**{name: default for name, (default, _) in model.training_defaults.items()}, **given}
     if given.get("metric", TrainConfig.model_fields["metric"].default if selects else "last") != "last":
         return TrainConfig.of(given)
     if "max_epochs" not in given:
@@ -365,9 +364,8 @@ _INNER = {
 def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part, Cases]:
     """A training part, split once more: what models are fitted to, and what followed.
 
-    The rule is that of the data set, with the share that it tests, a tenth where it says none; of parts that were
-    given, a tenth of each user's interactions, drawn as they say; of leave-one-out, and of a log that is not split, the
-    last one of each user.
+    By the rule of the data set, with the share that it tests, else a tenth; of parts that were given, a tenth of each
+    user's interactions; of leave-one-out, and of a log that is not split, the last one of each user.
     """
     found = strategy.model_dump()
     names = ("new_users", "order", "fold_in", "targets", "unknown_items")
@@ -387,11 +385,7 @@ def inner_split(log: Interactions, strategy: Strategy, seed: int) -> tuple[Part,
 def _plan(
     model: TwoStage, sealed: SealedSplit, read: Split | SealedSplit, fit_on: FitPart, options: FitOptions
 ) -> None:
-    """Tell a model of several how it is fitted to a part of a split.
-
-    Args:
-        read: the split with the rows of the part; whole where that is more than train.
-    """
+    """Say how the models of a model of several are fitted to a part of a split; ``read`` has the rows of the part."""
     refuse_launched(type(model).__name__, "give the same command without torchrun")
 
     def fit_member(one: Model, part: Part, member: Member) -> None:

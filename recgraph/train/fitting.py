@@ -29,18 +29,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a model is fitted.
+    """How a model is fitted; the fields are the arguments of :func:`recgraph.train.fit.fit`.
 
     Attributes:
-        config: of the training.
-        seed: of everything random in the run.
-        folder: of the run; None: all stays in memory.
-        device: where to compute, as :func:`recgraph.train.config.pick_device` reads it.
-        resume: continue from the newest checkpoint in the folder.
-        progress: False: nothing is shown; None: a bar on a terminal and in a notebook; True: elsewhere lines.
-        observers: called during the training.
         source: where the data is from, for the record.
-        init_items, init_items_scale: see :func:`recgraph.train.pretrained.initial_items`.
         selection: what the record has of the training that chose the number of epochs, which lies in the folder.
     """
 
@@ -95,13 +87,17 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
         return
     with ExitStack() as lock:
 
+        def is_complete() -> bool:  # a run of fewer epochs is not it
+            found = _finished(folder)
+            return found is not None and identity(found)["training"] == identity(record)["training"]
+
         def take() -> tuple[bool, list[str]]:
             if not is_first():
                 return False, []
-            if not (options.resume and _is_complete(folder, record)):
+            if not (options.resume and is_complete()):
                 lock.enter_context(hold(folder))
             _check_folder(folder, model, record, options)
-            complete = _is_complete(folder, record)
+            complete = is_complete()
             goes_on = not complete and (folder / "record.json").is_file()
             return complete, RunRecord.read(folder).unsealed if goes_on else []
 
@@ -110,16 +106,10 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
         yield complete
 
 
-def _has_finished_run(folder: Path) -> bool:
-    return (folder / "record.json").is_file() and (folder / "bundle").is_dir()
-
-
-def _is_complete(folder: Path, record: RunRecord) -> bool:
-    """Whether a folder has the finished run of a record; one of fewer epochs is not it."""
-    if not _has_finished_run(folder):
-        return False
-    here, there = (identity(each.to_json())["training"] for each in (record, RunRecord.read(folder)))
-    return bool(here == there)
+def _finished(folder: Path) -> RunRecord | None:
+    """The record of the finished run in a folder, of whatever settings."""
+    is_there = (folder / "record.json").is_file() and (folder / "bundle").is_dir()
+    return RunRecord.read(folder) if is_there else None
 
 
 def _check_folder(folder: Path, model: Model, record: RunRecord, options: FitOptions) -> None:
@@ -134,7 +124,7 @@ def _check_folder(folder: Path, model: Model, record: RunRecord, options: FitOpt
         sweep(folder)  # temporaries of a process that was killed after all was written
         raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
     was = read_object(path)
-    there, here = identity(was), identity(record.to_json())
+    there, here = identity(was), identity(record)
     others = [f"{name} (another one)" for name in here if name != "training" and there.get(name) != here[name]]
     before, now = there.get("training") or {}, here["training"]
     for name in dict.fromkeys([*now, *before]):
@@ -262,7 +252,7 @@ def _trainer(
     observers = [*options.observers]
     trainer = Trainer(model, batches, config, generators, validate, folder, observers, accelerator)
     resumed = options.resume and trainer.resume()
-    if options.resume and folder is not None and _has_finished_run(folder):
+    if options.resume and folder is not None and _finished(folder):
         if not resumed:
             _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
         elif trainer.stopping.stop:
@@ -285,9 +275,11 @@ def _trainer(
 def _sizes(part: Part | None, options: FitOptions, record: RunRecord) -> str:
     """What is about to be fitted to what, in a line."""
     data = record.data
-    counts = {"users": data.n_users, "items": data.n_items, "interactions": part.n_interactions if part else None}
-    counts |= {f"{name} nodes": count for name, count in (data.nodes or {}).items()}
-    sizes = [f"{count:,} {name}" for name, count in counts.items() if count is not None]
+    if part is None:
+        counts = {f"{name} nodes": count for name, count in (data.nodes or {}).items()}
+    else:
+        counts = {"users": part.n_users, "items": part.n_items, "interactions": part.n_interactions}
+    sizes = [f"{count:,} {name}" for name, count in counts.items()]
     source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
     where = "in memory" if options.folder is None else f"in {options.folder}"
     return (

@@ -132,12 +132,8 @@ class Averaging:
 
     @torch.no_grad()
     def average(self, parameters: Iterable[nn.Parameter], stops: bool = False) -> None:
-        """Replace each gradient by the mean over ranks.
-
-        Args:
-            parameters: the same on all ranks, in the same order.
-            stops: whether this rank is to stop.
-        """
+        """Replace each gradient by the mean over ranks, of the same parameters in the same order on all; ``stops``:
+        whether this rank is to stop."""
         given = list(parameters)
         dense = [one for one in given if not is_sparse(one)]
         has = [float(one.grad is not None) for one in dense]

@@ -47,10 +47,8 @@ class InitItems:
     """Initial vectors for some of the items of a model.
 
     With ``scale="initial"`` all vectors are multiplied by one number, so that their entries have the standard deviation
-    of the table that they replace. Directions and relative lengths, which hold what the source learned, stay. Three
-    things depend on the common length: the table is also the output layer, so that long vectors start with a confident
-    softmax; items that the source does not have keep the random scale, and their length alone would rank them above or
-    below all others; and the size of Adam's steps does not depend on the length.
+    of the table that they replace; directions and relative lengths stay. The table is also the output layer, and items
+    that the source does not have keep the random scale: longer vectors would rank by their length alone.
 
     Attributes:
         items: [K] int64, different item indices.
@@ -86,8 +84,7 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
             these, a frame of two columns (ids; vectors as lists or arrays), or a mapping id -> vector.
         split: whose items are wanted.
         scale: see :class:`InitItems`.
-        fit_on: what the model will be fitted to. A source that was fitted to more, or on another split, may know what
-            the validation part asks for: that is logged as a warning, and the record has the source's data.
+        fit_on: what the model will be fitted to; a source that may know the held-out part is logged as a warning.
 
     Raises:
         ValueError: no source of vectors, vectors that are not all finite and of one width, an id twice, or none of the

@@ -164,15 +164,13 @@ class RunRecord(_Entries):
             raise CorruptFileError(f"the record's entries {names} are missing or do not fit", path=path) from None
 
 
-def identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that identify a run, as plain JSON values.
+def identity(values: Mapping[str, Any] | RunRecord) -> dict[str, Any]:
+    """The fields that identify a run, as plain JSON values, of its record or of what ``config.json`` holds.
 
     A split is identified by its hash, wherever it came from; which of its features may be others depends on the model.
-
-    Args:
-        values: of a record, or what ``config.json`` holds.
     """
-    found = {name: json.loads(json.dumps(values[name])) for name in IDENTIFYING if name in values}
+    given = values.to_json() if isinstance(values, RunRecord) else values
+    found = {name: json.loads(json.dumps(given[name])) for name in IDENTIFYING if name in given}
     data = found.get("data") or {}
     if "split_hash" in data:
         places = ("dataset", "settings", "file", "features")

@@ -57,11 +57,8 @@ class BaseRun:
         """Write a bundle, which :func:`recgraph.load` reads; of several processes the first does, and none waits."""
 
     def write(self) -> None:
-        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run.
-
-        Of the processes that a launcher has started for one training the first writes; the others wait until all is
-        written, and raise what it raises.
-        """
+        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run;
+        of several processes the first does, and the others wait."""
         if (folder := self.folder) is None:
             return
 

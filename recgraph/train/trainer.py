@@ -197,13 +197,10 @@ class Trainer:
                     raise ValueError(f"rank {rank} trains with another {', '.join(differing)} than rank 0")
 
     def fit(self) -> list[dict[str, Any]]:
-        """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
+        """Train until the last epoch or until the metric stops improving -> one row an epoch.
 
-        With ``metric="last"`` all epochs are trained, and the model holds the last weights. With ``metric="loss"`` only
-        epochs after the first :attr:`TrainableModel.changing_epochs` are compared.
-
-        Returns:
-            One row an epoch: terms, metrics, seconds, targets a second.
+        The model then holds the best weights, with ``metric="last"`` the last ones. With ``metric="loss"`` only epochs
+        after the first :attr:`TrainableModel.changing_epochs` are compared.
 
         Raises:
             NonFinite: a term, a weight or an optimiser's state became NaN or infinite; names it and the step.
@@ -467,18 +464,11 @@ class Trainer:
 def prepared_ahead(
     batches: Iterable[Any], prepare: Callable[[Any], Any], generators: Generators, device: torch.device
 ) -> Iterator[Iterator[Any]]:
-    """Yields an iterator over ``prepare(batch)``, in the order of the batches.
+    """Yields an iterator over ``prepare(batch)``, in the order of the batches; an accelerator has a thread make them.
 
-    On an accelerator a thread of the host makes them while the device computes. It draws what would be drawn without
-    it: :meth:`Generators.state_dict` gives the streams as they stood after the batch that was taken last, and leaving
-    the block puts them there, so that a training can stop after any batch. An error in the thread is raised where its
-    batch would have come.
-
-    Args:
-        batches: of an epoch; read by the thread alone.
-        prepare: draws from no stream but :meth:`Generators.on_host`.
-        generators: the run's.
-        device: that computes.
+    The thread draws, from :meth:`Generators.on_host` alone, what would be drawn without it. The streams stand as they
+    were after the batch that was taken last, also when the block is left, so that a training can stop after any batch.
+    An error in the thread is raised where its batch would have come.
     """
     if not is_accelerated(device):
         yield map(prepare, batches)
@@ -512,11 +502,8 @@ def prepared_ahead(
 
 @contextmanager
 def _freed_memory_stays() -> Iterator[None]:
-    """Within it glibc has what a step frees ready for the next one, and gives it back afterwards.
-
-    By itself it hands the end of its heap back and maps large arrays anew in each step: page faults that are a tenth of
-    a step of SASRec, and a third of one of LightGCN over 500,000 nodes. Other C libraries stay as they are.
-    """
+    """Within it glibc has what a step frees ready for the next one: the page faults of memory that is mapped anew in
+    each step are a tenth of a step of SASRec, and a third of one of LightGCN over 500,000 nodes."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "malloc_trim"):
         yield

@@ -334,12 +334,8 @@ class Joined:
 
     @classmethod
     def of(cls, recommender: Recommender, log: Interactions, share: float) -> Joined:
-        """Match a new log with what a recommender knows.
-
-        Args:
-            log: new interactions alone; each user's are taken to follow those that are known.
-            share: of the newest slice; 0: none.
-        """
+        """Match a new log, whose interactions follow those that are known, with what a recommender knows; ``share`` is
+        that of the newest slice."""
         users, items = recommender.users.extended(log.users.values), recommender.items.extended(log.items.values)
         of_user = torch.from_numpy(users.index(log.users.values))
         of_item = torch.from_numpy(items.index(log.items.values))
@@ -385,12 +381,8 @@ class Joined:
 def newest(log: OrderedLog, share: float) -> Tensor:
     """[T] bool: the newest interactions.
 
-    With times, the newest of the whole log (of equal times those that stand later in it). Without times only each
-    user's own order is known: each user's newest. At least one is chosen, of the log or of each user.
-
-    Args:
-        log: with at least one interaction.
-        share: of the interactions that are chosen, in (0, 1).
+    With times, the newest ``share`` of the whole log (of equal times those that stand later in it). Without times only
+    each user's own order is known: each user's newest. At least one is chosen, of the log or of each user.
     """
     if log.times is None:
         wanted = (log.items.lengths * share).round().long().clamp(min=1)

@@ -66,13 +66,7 @@ def _metric(name: str) -> type[Metric] | None:
 
 
 def measure(names: Sequence[str], run: Run, split: SealedSplit) -> list[float]:
-    """The objectives of a fitted run, in its best epoch, on the validation part.
-
-    Args:
-        names: full names.
-        run: holds the weights of its best epoch.
-        split: of the run.
-    """
+    """The objectives, by their full names, of a fitted run in its best epoch, on the validation part of its split."""
     best = run.record.get("best_epoch")
     measured = dict(run.history[best - 1]) if best is not None else {}
     measured[SECONDS] = run.record["cost"]["seconds"]
@@ -114,12 +108,7 @@ def make_sampler(name: str, seed: int, space: SearchSpace, number: int) -> BaseS
 
 
 def make_pruner(name: str, max_epochs: int) -> BasePruner:
-    """A pruner that reads each epoch's validation metric.
-
-    Args:
-        name: a :data:`Pruner`.
-        max_epochs: of a trial.
-    """
+    """A pruner that reads each epoch's validation metric, of trials of at most ``max_epochs``."""
     from optuna import pruners
 
     if name == "median":

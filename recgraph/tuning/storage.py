@@ -51,14 +51,10 @@ def retry(most: int | None) -> RetryHeartbeatStaleTrialCallback:
 
 @dataclass(frozen=True)
 class StudyStorage:
-    """An Optuna storage with locks.
+    """An Optuna storage, the URL that opens it again (empty for memory), and locks.
 
-    A worker asks for a trial under the lock, so that a study ends with its exact number of trials. The operating system
+    A worker takes a trial under the lock, so that a study ends with its exact number of trials. The operating system
     or the database frees the lock of a process that is killed.
-
-    Attributes:
-        optuna: the storage, for Optuna.
-        url: opens the storage again, with an absolute path; empty for memory.
     """
 
     optuna: BaseStorage

@@ -46,14 +46,8 @@ _POLL = 0.5
 
 
 class Reporter(Observer):
-    """Reports each validation to the study, and ends a training that is pruned.
-
-    It ends it at the start of the next epoch, when all other observers have seen the last one.
-
-    Args:
-        trial: that runs.
-        metric: that is reported.
-    """
+    """Reports each validation to the study, and ends a training that is pruned at the start of the next epoch, when all
+    other observers have seen the last one."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
         self._trial, self._metric = trial, metric
@@ -84,11 +78,7 @@ def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
 
 
 def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
-    """The folder of the study's split without its test part, which is written where it is not there yet.
-
-    Raises:
-        ValueError: it holds another split.
-    """
+    """The folder of the study's split without its test part, which is written where it is not there yet."""
     assert plan.folder is not None
     folder = plan.folder / "split"
     if not (folder / "split.json").exists():
@@ -257,12 +247,7 @@ def _worker(shared: tuple[Plan, str, Path, bool], number: int) -> None:
 
 
 def _work(plan: Plan, storage: StudyStorage, split: SealedSplit, lock: str, progress: bool) -> None:
-    """Run trials until the study has its number of finished ones.
-
-    Args:
-        split: without its test part.
-        lock: that this worker holds.
-    """
+    """Run trials, on a split without its test part, until the study has its number of finished ones."""
     from optuna.trial import TrialState
 
     study, me = load_study(plan, storage), f"{platform.node()}:{lock}"

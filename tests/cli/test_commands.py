@@ -356,14 +356,3 @@ def test_the_node_task(nodes: Path) -> None:
     assert "linear probe: learning_rate 0.05, weight_decay 0.0, repeats 4, steps 200; protocol " in told
     assert "recommender" in refused(f"recommend {nodes} -u 1")
     assert json.loads(works(f"inspect {nodes} --node 1 -k 3 --format json").stdout)["neighbours"]
-
-
-@pytest.mark.slow
-def test_acm(shared: Path, tmp_path: Path) -> None:
-    works(f"data get acm --from {shared / 'data' / 'hin'}")
-    config = Path(__file__).resolve().parents[2] / "experiments" / "configs" / "meow-acm.toml"
-    few = "--set max_epochs=2 --set probe.repeats=2 --set probe.steps=20 --device cpu"
-    works(f"train MEOW -d acm -o {tmp_path / 'run'} --config {config} {few}")
-    found = rows(f"evaluate {tmp_path / 'run'}")
-    assert [row["labels"] for row in found] == ["20", "40", "60", "20", "40", "60", "none"]
-    assert min(row["micro_f1"] for row in found[3:6]) > 0.5

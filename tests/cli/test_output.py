@@ -16,7 +16,6 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
-from recgraph.cli import output
 from recgraph.cli.app import FAILURE, INTERRUPTED, USER_MISTAKE, app, describe
 from recgraph.cli.output import Failure, show, show_frame
 from recgraph.config import ConfigError
@@ -71,15 +70,6 @@ def test_a_table_shows_every_value_as_it_is(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     for text in ("a title", "0.1235", "x, y", "[c]", "yes", "no"):
         assert text in printed
-
-
-def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr(output.sys, "stdout", Terminal())
-    assert output.default_format() == "table"
 
 
 FRAME = pl.DataFrame({"user_id": [1, 1], "item_id": ["a", "b"], "score": [0.5, 0.25]})

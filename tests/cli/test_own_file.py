@@ -103,14 +103,6 @@ def test_new_logs_are_read_like_that_of_the_run() -> None:
     works(line, "--reading", f"time_format={form}")
     frame[300:390].to_csv("new.txt", **as_text)
     assert "new: 90 interactions" in works("update run --data new.txt --out second --force").stderr
-    frame[390:].to_csv("third.csv", **as_text)
-    assert "new: 90 interactions" in works("update second --data third.csv --out third --force").stderr
-    # one that is written in a usual way is read as it is
-    frame[390:].to_parquet("third.parquet")
-    frame[390:].to_csv("iso.csv", index=False)
-    for file in ("third.parquet", "iso.csv"):
-        works(f"update second --data {file} --out with-{file} --force")
-        assert rows(f"recommend with-{file} --user 1003 -k 3") == rows("recommend third --user 1003 -k 3")
 
 
 def test_item_features_beside_the_log() -> None:

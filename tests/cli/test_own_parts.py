@@ -20,25 +20,7 @@ from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.contrast.weights import Weight
 from recgraph.evaluate.metrics import Metric
 from recgraph.losses.base import NextItemLoss
-from recgraph.models.base import ClosedFormModel, Phase
 from recgraph.models.sequence.contrastive import CL4SRec
-
-
-@rg.register("model", "counted")
-class Counted(ClosedFormModel):
-    """Counts the interactions of each item."""
-
-    counts: torch.Tensor
-
-    def _build(self, space):
-        self.register_buffer("counts", torch.zeros(space.n_items))
-
-    def fit(self, train):
-        self.counts.copy_(train.item_counts())
-        return self
-
-    def score(self, query):
-        return self.counts.expand(len(query), -1)
 
 
 @rg.register("model")

@@ -93,22 +93,6 @@ def test_shared_negatives_follow_the_law_of_all_items(power: float, exclude_own:
     assert torch.equal(sampler.draw_shared(users[:2], items[:2], n, stream())[0], drawn)
 
 
-def test_groups_of_samples_share_negatives() -> None:
-    """Each group is one as if it were alone, and the last may be empty."""
-    sampler, bounds = NegativeSampler(part(), 0.0, True), [0, 3, 4, 4]
-    users, items = torch.tensor([3, 0, 4, 0]), torch.tensor([2, 5, 6, 3])
-    drawn, excluded = sampler.draw_shared(users, items, 50, stream(), bounds)
-    assert drawn.shape == (3, 50)
-    generator, columns = stream(), torch.zeros(4, 50, dtype=torch.bool)
-    columns[tuple(excluded)] = True
-    for group, rows in enumerate((slice(0, 3), slice(3, 4))):
-        alone, barred = sampler.draw_shared(users[rows], items[rows], 50, generator)
-        assert torch.equal(alone[0], drawn[group])
-        expected = torch.zeros(rows.stop - rows.start, 50, dtype=torch.bool)
-        expected[tuple(barred)] = True
-        assert torch.equal(columns[rows], expected)
-
-
 def test_ranks_share_the_negatives_of_groups() -> None:
     """What the ranks have of a batch is what one process has, group by group."""
     settings: dict[str, Any] = {"n_negatives": 5, "shared": True, "n_groups": 3}
@@ -179,17 +163,6 @@ def test_shares_of_sequences_are_dealt_from_the_batch_of_one_process(count: int,
                 assert share.whole.contrast.to_lists() == batch.contrast.to_lists()
         weights = [each[number].weight for each in of_ranks]
         assert sum(weights) == pytest.approx(count)
-
-
-def test_ranks_have_as_much_to_do() -> None:
-    def tokens(rank: int) -> list[int]:
-        generators = Generators(1, ranks=Ranks(rank, 4))
-        batches = SequenceBatches(random_train(900), "causal", batch_size=64, max_len=9, generators=generators)
-        return [len(batch.sequences.values) for batch in batches.epoch(0)]
-
-    for of_ranks in list(zip(*(tokens(rank) for rank in range(4)), strict=True))[:-1]:
-        # dealt from rows that are sorted: at most a row of the longest apart
-        assert max(of_ranks) - min(of_ranks) <= 9
 
 
 @pytest.mark.parametrize("count", [2, 3])

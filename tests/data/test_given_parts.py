@@ -111,14 +111,6 @@ DAYS = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]
 SEVEN = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (1, 4)]
 
 
-def test_times_of_several_zones_are_moments() -> None:
-    zoned = pl.Series(DAYS).dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo")
-    wanted = rg.Split.from_parts(_frame(SEVEN, timestamp=DAYS), test=_frame(SEVEN, timestamp=DAYS)).hash
-    for train, test in ((DAYS, zoned), (zoned, DAYS), (zoned, zoned.dt.convert_time_zone("Europe/Berlin"))):
-        split = rg.Split.from_parts(_frame(SEVEN, timestamp=train), test=_frame(SEVEN, timestamp=test))
-        assert (split.hash, split.interactions.time_unit) == (wanted, "us")
-
-
 def test_a_validation_part_is_drawn_from_train_alone() -> None:
     parts = (_frame(TRAIN), None, _frame(TEST))
     splits = [rg.Split.from_parts(*parts, seed=seed, split={"valid": 0.3}) for seed in (0, 0, 1)]

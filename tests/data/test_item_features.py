@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 import math
 
@@ -88,15 +87,6 @@ def test_a_vector_is_centred_and_scaled() -> None:
     assert features.entries.to_dense().flatten().tolist() == [0, 1, 0, 1, 0]
 
 
-def test_several_features_lie_side_by_side() -> None:
-    features = learn(("year", "genres", "vector"))
-    assert features.schema.missing == [0, 1, 4]
-    assert features.entries.shape == (5, 5)
-    assert features.dense.shape == (5, 10)
-    assert torch.equal(features.dense[:, 8:], learn(("vector",)).dense)
-    assert torch.equal(features.entries.to_dense()[:, 1:4], learn(("genres",)).entries.to_dense())
-
-
 def test_all_takes_what_can_be_used_and_leaves_out_titles(caplog: pytest.LogCaptureFixture) -> None:
     table = TABLE.with_columns(pl.lit(None).alias("nothing"), pl.struct("year").alias("nested"), maker=pl.lit("M"))
     with caplog.at_level("INFO", logger="recgraph"):
@@ -105,23 +95,6 @@ def test_all_takes_what_can_be_used_and_leaves_out_titles(caplog: pytest.LogCapt
     assert kinds == {"genres": "category", "maker": "category", "year": "number", "vector": "vector"}
     for name in ("title", "nothing", "nested"):
         assert any("left out" in message and repr(name) in message for message in caplog.messages)
-
-
-def test_integers_that_are_codes_are_categories_also_as_floats() -> None:
-    spec = FeatureSpec(name="code", kind="category")
-    whole = TABLE.with_columns(pl.Series("code", [3, 3, 4, 5, 4]))
-    learnt = learn((spec,), whole).schema
-    assert learnt.columns[0].values == ("3", "4")
-    floats = TABLE.with_columns(pl.Series("code", [3.0, 3.0, None, 5.0, 4.0]))
-    encoded = ItemFeatures.encode(learnt, floats, "id", ITEMS)
-    assert encoded.entries.to_dense().tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]]
-
-
-def test_dates_are_numbers_in_any_unit() -> None:
-    days = [dt.date(2020, 1, day) for day in (9, 1, 3, 4, 5)]
-    dates = learn(("day",), TABLE.with_columns(pl.Series("day", days)))
-    times = TABLE.with_columns(pl.Series("day", days).cast(pl.Datetime("ns")))
-    assert torch.equal(ItemFeatures.encode(dates.schema, times, "id", ITEMS).dense, dates.dense)
 
 
 def test_items_of_a_later_day_are_encoded_by_what_was_learnt() -> None:

@@ -291,6 +291,8 @@ def test_a_saved_log_is_the_same_and_damage_is_named(tmp_path: Path) -> None:
     assert (read.columns, read.time_unit) == (data.columns, data.time_unit)
     assert read.item_features is not None
     assert json.loads((tmp_path / "log" / "interactions.json").read_text())["time_unit"] == "seconds"
+    with pytest.raises(FileNotFoundError):
+        SealedSplit.load(tmp_path / "log")
     path = tmp_path / "log" / "users.parquet"
     content = bytearray(path.read_bytes())
     content[20] ^= 1
@@ -299,8 +301,6 @@ def test_a_saved_log_is_the_same_and_damage_is_named(tmp_path: Path) -> None:
         rg.Interactions.load(tmp_path / "log")
     with pytest.raises(FileNotFoundError):
         rg.Interactions.load(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        SealedSplit.load(tmp_path / "log")
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60)

@@ -297,7 +297,7 @@ def test_changed_test_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 not")
     with refused("test.parquet", by=CorruptFileError):
         SealedSplit.load(tmp_path).unseal("check")
-    with refused("split.json", by=FileNotFoundError):
+    with refused("nowhere", by=FileNotFoundError):
         SealedSplit.load(tmp_path / "nowhere")
 
 

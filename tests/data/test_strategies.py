@@ -101,15 +101,6 @@ def test_windows_of_time_follow_one_another_to_the_end_of_the_log() -> None:
             assert "left out" in repr(split)
 
 
-def test_windows_from_an_instant_are_of_one_length() -> None:
-    data = rg.load_data(_frame().assign(timestamp=np.arange(400) // 4))  # 100 days of 4 interactions
-    for fold, split in enumerate(rg.folds(data, 3, "time", valid_from=70, test_from=80)):
-        found = _rows(split).groupby("part")["time"].agg(["min", "max"])
-        assert tuple(found.loc["TEST"]) == (80 - 20 * fold, 99 - 20 * fold)
-        assert tuple(found.loc["VALID"]) == (70 - 20 * fold, 79 - 20 * fold)
-        assert tuple(found.loc["TRAIN"]) == (0, 69 - 20 * fold)
-
-
 @pytest.mark.parametrize("n_folds", [2, 3, 7])
 def test_ratio_tests_each_interaction_once(n_folds: int) -> None:
     frame = pd.concat([_frame(), pd.DataFrame({"user_id": [99], "item_id": [1], "timestamp": [0], "rating": [1]})])

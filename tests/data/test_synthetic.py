@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recgraph.data.catalog import synthetic
 from recgraph.data.catalog.synthetic import Synthetic, generate, jump_probabilities
 from recgraph.data.split import Interactions
 
@@ -53,13 +52,6 @@ def test_the_same_seed_gives_the_same_data(tables: dict[str, pl.DataFrame]) -> N
     again, other = generate(CONFIG), generate(Synthetic(seed=8))
     assert all(tables[name].equals(again[name]) for name in tables)
     assert not tables["interactions"].equals(other["interactions"])
-
-
-def test_blocks_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "_BLOCK", 100)
-    tables = generate(Synthetic(n_users=250))
-    assert tables["interactions"]["user_id"].unique(maintain_order=True).to_list() == list(range(1, 251))
-    assert tables["users"]["user_id"].to_list() == list(range(1, 251))
 
 
 def test_the_structure_can_be_learned_from_the_train_part(tables: dict[str, pl.DataFrame]) -> None:

@@ -47,14 +47,6 @@ def test_order_of_rows_and_rank() -> None:
     assert frame(ranks, TRUTH, rank="rank", cutoffs=(2,), metrics=["mrr"]).users_frame()["mrr@2"].to_list() == [1, 1, 0]
 
 
-def test_users_without_truth() -> None:
-    truth = TRUTH.filter(pl.col("user_id") != "b")
-    values = frame(RECS, truth, score="score", cutoffs=(2,), metrics=["recall", "catalogue_coverage"])
-    assert values["recall@2"] == pytest.approx((1 / 2 + 0) / 2)
-    # b's list still shows items: 1, 3 and 9 of 1, 2, 3, 7, 9
-    assert values["catalogue_coverage@2"] == 3 / 5
-
-
 def test_grades_training_data_and_features() -> None:
     truth = TRUTH.with_columns(grade=pl.Series([1.0, 3, 2, 1]))
     train = pl.DataFrame({"user_id": ["a", "z", "z", "a"], "item_id": [1, 1, 2, 40]})

@@ -77,12 +77,6 @@ def test_what_is_not_known_is_asked_for(metric: Metric) -> None:
             metric(ranked([[1, 0, 1]], [2]), 3)
 
 
-def test_a_longer_list_has_the_value_of_its_beginning(metric: Metric) -> None:
-    if metric.cut:
-        whole = complete(k=30)
-        torch.testing.assert_close(metric(whole, 4), metric(whole.first(4), 4), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_perfect_is_one_and_nothing_is_zero(of_hits: Metric, k: int, device: torch.device) -> None:
     # as many relevant items as places, so that recall and precision can both be perfect

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 from recgraph.evaluate import metrics
-from recgraph.evaluate.hits import expected_hits
-from recgraph.evaluate.metrics import Metric, RankedHits
+from recgraph.evaluate.metrics import Metric, RankedHits, expected_hits
 from recgraph.evaluate.topk import Catalogue, rank_relevant
 from recgraph.sparse.ragged import Ragged
 

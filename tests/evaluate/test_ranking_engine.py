@@ -15,7 +15,7 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.evaluate import topk
 from recgraph.evaluate.ranking import GROUP, catalogue_for, rank
-from recgraph.evaluate.topk import Catalogue, Lists, RunningBest, tie_order
+from recgraph.evaluate.topk import Catalogue, Lists, tie_order
 from recgraph.models.base import Space
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.sparse.ragged import Ragged
@@ -101,26 +101,6 @@ def test_results_do_not_depend_on_blocks() -> None:
     torch.testing.assert_close(whole["keep"].scores, (users @ items.T).topk(20).values)
 
 
-@pytest.mark.parametrize("order", ["ascending", "descending", "few above", "ties"])
-def test_a_stream_of_blocks_equals_a_sort(order: str) -> None:
-    generator = torch.Generator().manual_seed(8)
-    scores = torch.randn(9, 64 * 40, generator=generator)
-    if order == "ties":
-        scores = scores.round()
-    elif order == "few above":
-        scores = scores.clamp(min=2.5)
-    else:
-        scores = scores.sort(1, descending=order == "descending").values
-    scores[3, 100:] = -torch.inf
-    best = RunningBest(7)
-    for start in range(0, scores.shape[1], 64):
-        best.add(scores[:, start : start + 64].contiguous(), start, 64, torch.empty(0, dtype=torch.int64))
-    values, columns = best.result()
-    expected = scores.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(values, expected.values[:, :7])
-    assert torch.equal(columns, expected.indices[:, :7])
-
-
 def test_candidates_restrict_and_lists_may_be_short() -> None:
     scores, seen = scores_of("ties", 10, 300), [*random_seen(9, 300, 100), list(range(300))]
     allowed = torch.tensor([3, 7, 200, 299, 8, 8])
@@ -139,7 +119,7 @@ def test_nan_scores_name_the_user(where: int, is_seen: bool, block_items: int | 
     scores[75, where] = torch.nan
     history = Ragged.from_lists([[where] if is_seen else [] for _ in range(80)])
     for conventions in (BOTH, ("exclude",), ("keep",)):
-        catalogue = catalogue_for(Scores(scores), 5000, 10, block_items=block_items)
+        catalogue = Catalogue(5000, 10, block_items=block_items)
         with refused("user index 75"):
             list(rank(Scores(scores), catalogue, Query(torch.arange(80), history), history, conventions))
 

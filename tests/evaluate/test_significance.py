@@ -15,7 +15,6 @@ from recgraph.evaluate.significance import (
     cohen_d,
     compare_values,
     holm,
-    over_folds,
     over_users,
     paired_t,
     randomisation,
@@ -98,27 +97,6 @@ def test_what_cannot_be_compared() -> None:
         compare_values([1.0], [2.0])
 
 
-def of_folds(shift: float, values: list[list[float]], log: str = "one") -> list[Result]:
-    """Results of folds, each with users of its own index."""
-    made = []
-    for fold, own in enumerate(values):
-        protocol = Protocol(split_hash=f"fold {fold}")
-        made.append(Result(protocol, np.arange(len(own)), {"ndcg@10": np.array(own) + shift}, log_hash=log))
-    return made
-
-
-def test_folds_count_alike_and_users_once() -> None:
-    values = [[0.1, 0.2, 0.3], [0.3, 0.5]]
-    a, b = of_folds(0, values), of_folds(0, [[0.2, 0.2, 0.5], [0.3, 0.7]])
-    found = over_folds(a, b, "ndcg@10", n_draws=99)
-    assert found.n == 3
-    assert found.difference == pytest.approx(((0.1 + 0 + 0.2) / 3 + (0 + 0.2) / 2) / 2)
-    with refused("same split"):
-        over_folds([a[0]] * 2, [b[0]] * 2, "ndcg@10")
-    with refused("logs"):
-        over_folds([a[0], of_folds(0, values, "two")[1]], b, "ndcg@10")
-
-
 def test_welch_is_scipys() -> None:
     a, b = A[:5], B[5:12]
     found = welch(a, b)
@@ -178,16 +156,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_users(tmp_path / "other.parquet")
 
 
-def test_files_are_compared_like_results(tmp_path: Path) -> None:
-    save_users(shifted(0), tmp_path / "a.parquet")
-    save_users(shifted(0.03, seed=1), tmp_path / "b.parquet")
-    of_files = over_users(tmp_path / "a.parquet", str(tmp_path / "b.parquet"), "ndcg@10", n_draws=500)
-    assert of_files == over_users(shifted(0), shifted(0.03, seed=1), "ndcg@10", n_draws=500)
-    save_users(shifted(0, protocol=Protocol(seen="exclude")), tmp_path / "c.parquet")
-    with refused("seen", by=ProtocolMismatch):
-        over_users(tmp_path / "a.parquet", tmp_path / "c.parquet", "ndcg@10")
-
-
 def test_marks_and_corrected_p_values() -> None:
     models = {"plain": shifted(0, 1), "near": shifted(0.1, 2), "good": shifted(0.1005, 3)}
     made = table(models, ["ndcg@10", "mrr@10", "gini@10"], n_draws=999)
@@ -207,7 +175,6 @@ def test_marks_and_corrected_p_values() -> None:
     assert text.splitlines()[0].split() == ["model", "ndcg@10", "mrr@10", "gini@10"]
     assert "over the 4 comparisons" in text
     assert f"{models['good']['ndcg@10']:.4f}=" in text
-    assert made.to_polars().height == 9
 
 
 def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> None:

@@ -171,10 +171,8 @@ def test_models_without_meta_paths_show_what_was_had_together(name: str) -> None
 
 
 def test_rows(found: Explanation) -> None:
-    rows = recommendation_rows(found)
-    assert [row["rank"] for row in rows] == [1, 2, 3]
-    assert all(list(row) == ["rank", "item", "title", "genres", "score"] for row in rows)
-    reasons = list(evidence_rows(found))
+    rows, reasons = recommendation_rows(found), list(evidence_rows(found))
+    assert [tuple(row) for row in rows] == [("rank", "item", "title", "genres", "score")] * 3
     assert len({tuple(row) for row in reasons}) == 1
     assert len(reasons) == sum(len(each.evidence) for each in found.recommendations)
 

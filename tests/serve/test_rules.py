@@ -21,8 +21,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Interactions
 from recgraph.evaluate import Protocol, evaluate
-from recgraph.evaluate.hits import RankedHits
-from recgraph.evaluate.metrics import Metric
+from recgraph.evaluate.metrics import Metric, RankedHits
 from recgraph.evaluate.ranking import evaluating
 from recgraph.evaluate.topk import tie_order
 from recgraph.models.closed_form.linear import EASE
@@ -267,13 +266,11 @@ def test_models_without_vectors_and_with_other_rerankers() -> None:
 @pytest.mark.parametrize(
     ("rules", "name"),
     [
-        ({"max_per": {"genres": 2}}, "genres"),
         ({"max_per": {"genre": 0}}, "max_per.genre"),
         ({"boost": {"brand": 1}}, "brand"),
         ({"boost": [{"column": "brand", "value": "brand 7"}]}, "brand 7"),
         ({"boost": [{"column": "margin", "weight": -1, "how": "multiply"}]}, "margin"),
         ({"rerank": {"name": "mmr", "columns": ["kind"]}}, "kind"),
-        ({"alow": [1]}, "alow"),
         ({"block": ["x"]}, "x"),
         ({"allow": []}, "allow"),
     ],
@@ -314,7 +311,6 @@ RERANKERS: list[Any] = [
     "mmr",
     {"name": "mmr", "strength": 0.6, "pool": 12, "similarity": "co_occurrence"},
     {"name": "mmr", "strength": 0.2, "relevance": "probability"},
-    {"name": "dpp", "strength": 0.5},
     {"name": "dpp", "strength": 0.3, "columns": ["genre"]},
 ]
 

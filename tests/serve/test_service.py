@@ -213,15 +213,10 @@ def test_every_endpoint(bundle: Path) -> None:
 def test_the_description_shows_the_models_with_their_limits(bundle: Path) -> None:
     with client(bundle, Limits(k=20, users=3, history=7)) as (http, _):
         page = http.get("/openapi.json").json()
-        models = page["components"]["schemas"]
-        fields = models["RecommendRequest"]["properties"]
-        assert {"user", "users", "history", "histories", "k", "exclude_seen", "fallback", "rules"} <= set(fields)
+        fields = page["components"]["schemas"]["RecommendRequest"]["properties"]
         assert (fields["k"]["maximum"], fields["k"]["default"]) == (20, 10)
         assert (fields["users"]["anyOf"][0]["maxItems"], fields["history"]["anyOf"][0]["maxItems"]) == (3, 7)
-        assert models["SimilarRequest"]["required"] == ["items"]
-        assert {"max_per", "boost", "rerank"} <= set(models["Rules"]["properties"])
         assert set(page["paths"]) == {"/recommend", "/similar", "/health", "/metrics"}
-        assert set(page["paths"]["/recommend"]["post"]["responses"]) >= {"200", "404", "413", "422", "503"}
 
 
 @pytest.mark.parametrize(

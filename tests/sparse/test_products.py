@@ -44,12 +44,6 @@ def test_counts_equal_scipy(
     assert (n_pairs(a, b) >= product.degrees).all()
 
 
-def test_several_entries_at_one_place_count_each(device: torch.device) -> None:
-    a = Csr.from_coo(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0]), shape=(2, 2)).to(device)
-    b = Csr.from_coo(torch.tensor([1, 1, 0]), torch.tensor([2, 2, 0]), shape=(2, 3)).to(device)
-    assert compose(a, b).to_dense().tolist() == [[0, 0, 4], [1, 0, 0]]
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 def test_long_blocks_give_the_bits_of_short_ones(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)

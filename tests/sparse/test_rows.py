@@ -46,10 +46,10 @@ def test_read_once_makes_one_gradient_of_several_readers(sparse: bool) -> None:
 
 N_USERS, N_ITEMS = 12, 300
 CASES: list[tuple[str, Mapping[str, Any]]] = [
-    *[("sasrec", {"loss": loss}) for loss in ("sampled_softmax", "bce")],
-    ("gru4rec", {"loss": "bpr"}),
-    ("mclrec", {"loss": "sampled_softmax"}),
-    ("bprmf", {"loss": "bpr"}),
+    *[("sasrec", {"loss": {"name": loss, "n_negatives": 3}}) for loss in ("sampled_softmax", "bce")],
+    ("gru4rec", {"loss": {"name": "bpr", "n_negatives": 3}}),
+    ("mclrec", {"loss": {"name": "sampled_softmax", "n_negatives": 3}}),
+    ("bprmf", {"loss": {"name": "bpr", "n_negatives": 3}}),
 ]
 
 
@@ -61,7 +61,7 @@ def _part() -> Part:
 
 
 def _model(name: str, settings: Mapping[str, Any]) -> TrainableModel:
-    model: TrainableModel = registry.load("model", name)(hidden_dim=8, n_negatives=3, **settings)
+    model: TrainableModel = registry.load("model", name)(hidden_dim=8, **settings)
     return model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=1)
 
 
@@ -89,7 +89,7 @@ def test_sparse_adam_steps_the_rows_that_a_step_touches() -> None:
     """Where every step touches all rows it is Adam; what it never touches stays as it was."""
     weights = {}
     for sparse in (False, True):
-        model = _model("sasrec", {"loss": "sampled_softmax"})
+        model = _model(*CASES[0])
         before = model.get_parameter("item_embedding.weight").detach().clone()
         generators = Generators(0)
         config = TrainConfig.of(metric="last", max_epochs=1, patience=None, batch_size=N_USERS, sparse_tables=sparse)

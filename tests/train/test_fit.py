@@ -201,13 +201,3 @@ def test_a_run_is_not_opened_or_gone_on_with_with_other_features_where_its_model
     if made is split_of:  # the way out
         moved = rg.Run.open(folder, {"item_features": tmp_path / "kept.csv"})
         assert moved.evaluate("valid").to_dict() == before
-
-
-def test_a_model_that_reads_no_features_goes_on_and_says_so(
-    csv: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rg.fit(SASRec(**SMALL), split_of(csv), out=tmp_path / "run", max_epochs=1, **TRAINING)
-    write_features(tmp_path / "items.csv", 2)
-    with caplog.at_level(logging.WARNING):
-        rg.Run.open(tmp_path / "run")
-    assert "item_features is not what the run was made with; SASRec does not read it" in caplog.text

@@ -152,8 +152,3 @@ def test_curves_show_the_history_and_the_best_epoch(run: rg.Run) -> None:
     assert best is not None
     assert (float(best[1]), float(best[2])) == points[run.record.best_epoch - 1]  # type: ignore[operator]
     assert [row["ndcg@10"] for row in drawn.rows] == values
-
-
-def test_a_model_that_is_fitted_in_one_step_has_no_curve(split: Split) -> None:
-    with refused("learning curve"):
-        rg.fit(rg.models.Popularity(), split, seed=0).plot()

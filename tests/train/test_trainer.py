@@ -180,15 +180,7 @@ def test_what_was_frozen_before_training_stays_as_it_was(cls: type[Toy], accumul
     assert {"near", "far"} <= set(history[-1]), "the terms of a phase that trains nothing are measured"
 
 
-def test_accumulated_batches_make_one_step_of_their_mean_gradient() -> None:
-    model = toy()
-    model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
-    trainer_of(model, [2.0, 3.0], accumulate=2).fit()
-    grad = sum(2 * (0.5 * x - 1) * x for x in (2.0, 3.0)) / 2
-    assert model.a.item() == pytest.approx(Adam(0.1).step(0.5, grad), abs=1e-12)
-
-
-def test_the_batches_that_an_epoch_has_left_make_a_step_of_their_own() -> None:
+def test_accumulated_batches_and_those_that_an_epoch_has_left_make_a_step_of_their_mean_gradient() -> None:
     model = toy()
     model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
     trainer_of(model, [2.0, 3.0, 5.0], accumulate=2, max_epochs=2).fit()

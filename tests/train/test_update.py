@@ -308,18 +308,3 @@ def test_times_and_features_go_on(tmp_path: Path) -> None:
     assert not torch.allclose(timed, blind)
     answer = made.recommend(users=["u0", "u11"], k=3)
     assert answer.equals(after.recommend(users=["u0", "u11"], k=3))
-
-
-def test_features_may_be_a_file_or_a_frame_beside_the_log(tmp_path: Path) -> None:
-    run = rg.fit("ease", side_log(TIMED_OLD, ITEMS.head(12)), seed=0)
-    fresh = ITEMS.tail(3).with_columns(kind=pl.lit("fresh"))
-    fresh.write_csv(tmp_path / "items.csv")
-    TIMED_NEW.write_parquet(tmp_path / "news.parquet")
-    expected = [f"k{item % 3}" for item in range(11)] + ["fresh"] * 3
-    for given in (fresh, tmp_path / "items.csv", str(tmp_path / "items.csv")):
-        for news in (TIMED_NEW, tmp_path / "news.parquet"):
-            made = run.update(news, item_features=given, force=True).recommender.item_features
-            assert made is not None
-            assert made.sort("what")["kind"].to_list() == expected
-    with refused("none.csv", by=FileNotFoundError):
-        run.update(TIMED_NEW, item_features=tmp_path / "none.csv", force=True)

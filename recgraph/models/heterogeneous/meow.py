@@ -41,6 +41,8 @@ from recgraph.rng import Generators, derive
 
 
 class NodeTwins(Twins):
+    """The second view of each meta-path of the target nodes."""
+
     redraw: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
 
 
