@@ -45,7 +45,7 @@ _MEMBERS = {
     },
     "graph": {"recgraph.graph.hetero": "HeteroGraph"},
     "item_graph": {
-        "recgraph.encoders.item_graphs": "Interactions Transitions",
+        "recgraph.encoders.graph": "Interactions Transitions",
         "recgraph.models.heterogeneous.views": "MetaPaths",
     },
     "loss": {
@@ -75,15 +75,14 @@ _MEMBERS = {
         "recgraph.models.sequence.bert4rec": "BERT4Rec",
         "recgraph.models.sequence.contrastive": "CL4SRec DuoRec",
         "recgraph.models.sequence.mclrec": "MCLRec",
-        "recgraph.models.sequence.pointwise": "HSTU FuXiAlpha",
-        "recgraph.models.sequence.sasrec": "BSARec ESASRec GRU4Rec SASRec",
+        "recgraph.models.sequence.sasrec": "BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec",
         "recgraph.models.two_stage": "TwoStage",
     },
     "objective": {"recgraph.contrast.objectives": "BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent"},
     "ranker": {"recgraph.models.two_stage": "BoostedTrees Logistic"},
     "regulariser": {"recgraph.contrast.regularisers": "Alignment CrossUniformity Margin Uniformity"},
     "reranker": {"recgraph.evaluate.rerank": "DPP MMR"},
-    "transform": {"recgraph.contrast.transforms": "Centre ShuffledGroupWhitening"},
+    "transform": {"recgraph.contrast.parts": "Centre ShuffledGroupWhitening"},
     "weight": {"recgraph.contrast.weights": "Cluster Hardness Learned SameTarget SelfMask"},
 }
 _registered: dict[tuple[str, str], type[Any]] = {}
