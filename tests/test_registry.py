@@ -16,8 +16,7 @@ import pytest
 from refusing import refused
 
 import recgraph as rg
-from recgraph import augment, registry
-from recgraph.config import ConfigError
+from recgraph import registry
 from recgraph.registry import ImportFailed
 
 
@@ -106,25 +105,6 @@ def test_no_member_is_missing_from_the_list(kind: str) -> None:
     members = {name for of in registry._MEMBERS[kind].values() for name in of.split()}
     unlisted = {cls for cls in found if cls.__name__ not in members and not cls.__name__.startswith("_")}
     assert {cls.__name__ for cls in unlisted if not any(issubclass(each, cls) for each in found - {cls})} == set()
-
-
-def test_make_takes_a_name_a_table_or_a_value() -> None:
-    crop = registry.make("augmentation", {"name": "crop", "ratio": 0.3})
-    assert crop.config.ratio == registry.make("augmentation", augment.Crop(ratio=0.3)).config.ratio == 0.3
-    weight = registry.make("weight", {"name": "learned", "inner_dim": 4}, dim=8, other=1)
-    assert (weight.config.inner_dim, weight.config.dim) == (4, 8)
-    for spec, named in (({"name": "learned", "inner": 4}, "inner"), ({"ratio": 0.3}, "augmentation"), ("nope", "nope")):
-        with refused(named):
-            registry.make("weight" if named == "inner" else "augmentation", spec)
-
-
-def test_parameters_of_a_constructor_with_a_default_are_settings() -> None:
-    part = registry.part_class("encoder", "hstu")
-    assert set(part.model_fields) == {"n_layers", "n_heads", "time_bias"}
-    made = part(time_bias="false", n_heads="2").build(hidden_dim=8, max_len=5, dropout=0.0, causal=True)
-    assert (made.time_bias, made.dropout) == (False, 0.0)
-    with refused("n_heads", by=ConfigError):
-        part(n_heads=1.5)
 
 
 METRIC = """

@@ -60,16 +60,6 @@ def test_own_items_are_never_drawn(rows: list[list[int]], power: float) -> None:
         assert set(negatives) <= (allowed - set(row) or allowed)
 
 
-@pytest.mark.parametrize("power", [0.0, 0.75])
-def test_a_large_log_draws_what_a_small_one_does(power: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.randint(30, (200, 12), generator=stream()).tolist()
-    sampler, users = NegativeSampler(part(rows, 30), power), torch.randint(200, (500,), generator=stream())
-    drawn = sampler.draw(users, 7, stream())
-    monkeypatch.setattr("recgraph.data.negatives._LARGE", 1)
-    assert torch.equal(sampler.draw(users, 7, stream()), drawn)
-    assert sampler.draw(users[:0], 7, stream()).shape == (0, 7)
-
-
 @pytest.mark.parametrize("exclude_own", [False, True])
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_shared_negatives_follow_the_law_of_all_items(power: float, exclude_own: bool) -> None:

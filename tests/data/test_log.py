@@ -24,7 +24,6 @@ from refusing import refused
 import recgraph as rg
 from recgraph import Interactions
 from recgraph.data import errors
-from recgraph.data.dataframe import relation
 from recgraph.data.ids import numbered
 from recgraph.data.log import k_core
 from recgraph.data.row_files import Form, replace_parts
@@ -182,19 +181,6 @@ def test_columns_are_guessed_or_named(tmp_path: Path) -> None:
         rg.load_data(frame, user="nobody")
     with refused("'movie_id'", "'sku'", by=errors.MissingColumnError):
         rg.load_data(frame.with_columns(movie_id=1))
-
-
-def test_features_keep_what_their_texts_say(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("user_id,item_id\n1,5\n1,6\n2,7\n")
-    (tmp_path / "items.csv").write_text("item_id,title,code,year,score,genres\n5,A,007,1999,1.5,x|y\n6,B,12,,2,\n")
-    data = rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "items.csv", lists={"genres": "|"})
-    assert data.item_features is not None
-    assert data.item_features.rows() == [(5, "A", "007", 1999, 1.5, ["x", "y"]), (6, "B", "12", None, 2.0, None)]
-    assert relation(data.item_features, "item_id", "genres", " ", "item").rows() == [(5, "x"), (5, "y")]
-    with refused("lists", "'kinds'", by=errors.MissingColumnError):
-        rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "items.csv", lists={"kinds": "|"})
-    with refused("item_id", "5", by=errors.DataError):
-        rg.load_data(tmp_path / "log.csv", item_features=pl.DataFrame({"item_id": [5, 5]}))
 
 
 def test_lines_of_sequences(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from refusing import refused
 
 from recgraph import Interactions, Split
-from recgraph.data.errors import CorruptFileError, ShortUserError
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.part import Cases
 from recgraph.data.split import SealedSplit, SealedTestError, without_test_data
 
@@ -63,21 +63,6 @@ def test_leave_one_out_against_a_slow_version() -> None:
     assert _as_lists(split.test) == {u: (_items(of[:-1]), _items(of[-1:])) for u, of in rows.items()}
     assert split.fit_part("train") is split.train
     assert split.fit_part("train+valid").items.to_lists() == [_items(rows[user][:-1]) for user in rows]
-
-
-def test_short_users_under_leave_one_out(caplog: pytest.LogCaptureFixture) -> None:
-    frame = pl.DataFrame({"u": ["a", "b", "a", "a", "c", "c"], "i": [1, 2, 3, 4, 5, 6]})
-    data = Interactions.from_frame(frame, user="u", item="i")
-    with refused("short_users", by=ShortUserError):
-        data.split("leave-one-out", short_users="error")
-    asked = data.split("leave-one-out", short_users="train")
-    assert not caplog.text
-    with caplog.at_level(logging.WARNING, logger="recgraph"):
-        split = data.split("leave-one-out")
-    assert caplog.text.count("2 of 3 users") == 1
-    assert (split.hash, split.params) == (asked.hash, asked.params)
-    assert split.train.items.lengths.tolist() == [1, 1, 2]
-    assert (split.valid.users.tolist(), split.test.users.tolist()) == ([0], [0])
 
 
 def test_time_cut_by_shares_and_by_instants() -> None:

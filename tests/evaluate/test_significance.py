@@ -180,20 +180,6 @@ def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> N
         table({"a": shifted(0), "b": shifted(0, protocol=Protocol(seen="exclude"))})
 
 
-def of_metrics(**values: float) -> Result:
-    """Forty users around a value of each metric."""
-    noise = np.random.default_rng(7).normal(0, 0.01, 40)
-    return Result(Protocol(), np.arange(40), {f"{name}@5": value + noise for name, value in values.items()})
-
-
-def test_the_lowest_is_best_of_a_metric_that_is_better_so() -> None:
-    models = {"biased": of_metrics(average_popularity=9, ndcg=0.2), "fair": of_metrics(average_popularity=3, ndcg=0.1)}
-    made = table(models, ["average_popularity@5", "ndcg@5"], n_draws=199)
-    assert [cell.mark for cell in made.cells["biased"].values()] == ["", "best"]
-    assert [cell.mark for cell in made.cells["fair"].values()] == ["best", ""]
-    assert made.cells["biased"]["average_popularity@5"].p_value == pytest.approx(2 / 200)
-
-
 def test_results_whose_lists_of_cut_offs_alone_differ_are_compared_where_both_have_a_number() -> None:
     def made(cutoffs: tuple[int, ...], **settings: object) -> Result:
         names = {f"ndcg@{k}": BASE / k for k in cutoffs}

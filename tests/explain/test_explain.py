@@ -319,17 +319,6 @@ def reached(walks: Walks, starts: list[int]) -> dict[tuple[int, int], tuple[floa
     return found
 
 
-def test_by_hand() -> None:
-    """Item 1 has the genres 0 and 1, as item 2; item 0 has the genre 0 alone."""
-    found = reached(Walks("item-genre-item", small_graph()), [0, 1])
-    assert found[1, 2] == (2, 2 * 2 / (2 + 2))
-    assert found[0, 2] == found[0, 1] == (1, pytest.approx(2 * 1 / (1 + 2)))
-    assert set(found) == {(0, 1), (0, 2), (1, 0), (1, 2), (1, 3), (1, 4)}
-    # a friendship that stands twice is one path; weights of edges are not read
-    assert reached(Walks("user-user", small_graph()), [0]) == {(0, 3): (1, 1.0)}
-    assert reached(Walks("item-user-item", small_graph()), [0])[0, 2] == (1, pytest.approx(2 / (2 + 2)))
-
-
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("seed", range(2))
 def test_counts_and_similarities_are_those_of_all_paths(path: str, seed: int) -> None:
@@ -366,9 +355,3 @@ def test_the_best_paths_are_the_likeliest_of_all(path: str) -> None:
             assert len(set(found)) == len(found) == min(3, len(every))
             assert set(found) <= set(every)
             assert [chance(graph, path, nodes) for nodes in found] == pytest.approx(chances[:3])
-
-
-@pytest.mark.parametrize("path", ["genre-user", "item-actor-item", "user-item"])
-def test_a_path_that_cannot_be_followed(path: str) -> None:
-    with refused(path.rpartition("-")[0].rpartition("-")[2] or "path"):
-        Walks(path, small_graph())

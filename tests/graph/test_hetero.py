@@ -159,26 +159,6 @@ def test_frames(kind: str) -> None:
         HeteroGraph.from_frames({WRITES: edges}, {"author": people}, {"author": ["name"]})
 
 
-@pytest.mark.parametrize("layout", ["Csr", "coo", "csr", "csc", "scipy", "dense"])
-def test_features_of_integers_become_floating(layout: str) -> None:
-    dense = torch.tensor([[0, 2], [3, 0], [0, 0]])
-    places = Csr.from_dense(dense)
-    values: Any = {
-        "Csr": places.with_weights(places.values().to(torch.int64)),
-        "coo": dense.to_sparse_coo(),
-        "csr": dense.to_sparse_csr(),
-        "csc": dense.to_sparse_csc(),
-        "scipy": sp.csr_array(dense.numpy()),
-        "dense": dense,
-    }[layout]
-    made = HeteroGraph.from_edge_lists({"a": 3}, {}, features={"a": values})
-    for found in (made.features("a"), HeteroGraph({"a": Nodes(3)}).with_features({"a": values}).features("a")):
-        assert isinstance(found, torch.Tensor if layout == "dense" else Csr)
-        weights = found.values() if isinstance(found, Csr) else found
-        assert weights.dtype == torch.get_default_dtype()
-        assert (found.to_dense() if isinstance(found, Csr) else found).tolist() == dense.tolist()
-
-
 def _log() -> Interactions:
     log = pl.DataFrame({"u": [1, 1, 2, 3], "i": ["x", "y", "x", "z"], "t": [1, 2, 3, 4]})
     films = pl.DataFrame(

@@ -295,22 +295,6 @@ def _two_subjects(words: torch.Tensor) -> HeteroGraph:
     )
 
 
-@pytest.mark.parametrize("path", ["user>rates>item<rates<user", "user-user"])
-def test_ties_by_a_random_order(path: str) -> None:
-    graph = _typed()
-    random = MetaPath(path, counts="binary", top_k=3, ties="random")
-    found = random.adjacency(graph, generator=torch.Generator().manual_seed(4)).to_dense() != 0
-    whole = MetaPath(path, counts="binary").counts(graph)
-    order = torch.randperm(whole.shape[0], generator=torch.Generator().manual_seed(4))
-    scores = torch.zeros(whole.shape, dtype=torch.float64)
-    scores[whole.rows, whole.indices] = similarities(whole)
-    for row, similarity in enumerate(scores):
-        nodes = whole.indices[whole.rows == row].tolist()
-        best = sorted(nodes, key=lambda node: (float(similarity[node]), int(order[node])))[-3:]
-        assert found[row].nonzero().flatten().tolist() == sorted(best)
-    assert not torch.equal(found, MetaPath(path, counts="binary", top_k=3).adjacency(graph).to_dense() != 0)
-
-
 def test_pathsim_of_ways_without_a_way_back() -> None:
     # 3 and 4 lead back to themselves; 0, 1 and 2 do not
     dense = torch.tensor([[0, 5, 7, 1, 0], [0] * 5, [0] * 5, [2, 0, 0, 4, 2], [0, 0, 0, 2, 4]], dtype=torch.float64)

@@ -25,7 +25,7 @@ from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.http import Service, make_app
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.service import Limits, Predictor, RecommendRequest, Refused, Result, SimilarRequest
+from recgraph.serve.service import Limits, Predictor, RecommendRequest, Result, SimilarRequest
 
 TestClient = pytest.importorskip("starlette.testclient").TestClient
 N_USERS = 40
@@ -158,23 +158,6 @@ def test_ids_of_every_type(make: Callable[[int], Any], written: Callable[[int], 
     again, less = bodies(served, [{"history": found}, {"user": written(4), "block": found[:1], "k": 3}])
     assert len(again["results"][0]["items"]) == 10
     assert [entry["item"] for entry in less["results"][0]["items"]][:2] == found[1:]
-
-
-@pytest.mark.parametrize("kind", [RuntimeError, pl.exceptions.PanicException])
-def test_an_error_of_one_request_is_its_own(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    of = Predictor(recommender(), Limits(), "cafe")
-    encode, model = of.recommender.model.encode_users, of.recommender.model
-
-    def breaks(query: Any) -> Any:
-        if 7 in query.users.tolist():
-            raise kind("broken")
-        return encode(query)
-
-    monkeypatch.setattr(model, "encode_users", breaks)
-    first, broken, unknown, last = bodies(of, [{"user": user} for user in (3, 7, 999, 4)])
-    assert isinstance(broken, RuntimeError)
-    assert isinstance(unknown, Refused)
-    assert len(first["results"][0]["items"]) == len(last["results"][0]["items"]) == 10
 
 
 # -- over HTTP

@@ -200,30 +200,9 @@ def test_a_chain_equals_its_product(kind: Normalisation | None, device: torch.de
     torch.testing.assert_close(spmm(chain.t(), x), spmm(product.t(), x), rtol=1e-12, atol=1e-14)
 
 
-META = torch.device("meta")
-
-
 def adjacency() -> Csr:
     dense = torch.tensor([[0.0, 2.0, 1.0], [2.0, 0.0, 0.0], [1.0, 0.0, 4.0]])
     return Csr.from_dense(dense)
-
-
-def test_chains_and_sums_share_their_factors() -> None:
-    plain = adjacency()
-    chain = normalise(Chain((plain, plain)), "row")
-    whole = Sum((chain, plain), (1.0, -1.0))
-    place = Placing(META, torch.float64)
-    moved, alone = place(whole), place(plain)
-    assert isinstance(moved, Sum)
-    term, other = moved.terms
-    assert isinstance(term, Chain)
-    assert term.factors[0] is term.factors[1] is other is alone
-    assert alone.weights is not None
-    assert alone.weights.dtype == torch.float64
-    kept = place.keeping_types()(plain)
-    assert kept.indices is alone.indices
-    assert kept.weights is not None
-    assert kept.weights.dtype == torch.float32
 
 
 def test_values_are_those_of_to() -> None:
