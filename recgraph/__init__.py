@@ -15,10 +15,15 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
+    from recgraph import augment as augment
+    from recgraph import contrast as contrast
+    from recgraph import encoders as encoders
     from recgraph import evaluate as evaluate
     from recgraph import explain as explain
     from recgraph import leaderboard as leaderboard
+    from recgraph import losses as losses
     from recgraph import models as models
+    from recgraph.contrast.term import Contrast as Contrast
     from recgraph.data.catalog import load_dataset as load_dataset
     from recgraph.data.catalog import load_split as load_split
     from recgraph.data.split import Interactions as Interactions
@@ -38,11 +43,16 @@ if TYPE_CHECKING:
 
 #: module -> its public names; none: the module itself
 _NAMES = {
+    "augment": "",
+    "contrast": "",
+    "contrast.term": "Contrast",
     "data.catalog": "load_dataset load_split",
     "data.split": "Interactions Split folds load_data",
+    "encoders": "",
     "evaluate": "",
     "explain": "",
     "leaderboard": "",
+    "losses": "",
     "models": "",
     "registry": "import_file register",
     "serve.bundle": "Embedder",
