@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
-    from recgraph import evaluate, explain, leaderboard, models
+    from recgraph import augment, contrast, encoders, evaluate, explain, leaderboard, losses, models
+    from recgraph.contrast.term import Contrast
     from recgraph.data.catalog import load_dataset, load_split
     from recgraph.data.split import Interactions, Split, folds, load_data
     from recgraph.registry import import_file, register
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from recgraph.tuning.study import tune
 
 _WHERE = {
+    "Contrast": "recgraph.contrast.term",
     "Embedder": "recgraph.serve.bundle",
     "Interactions": "recgraph.data.split",
     "Recommender": "recgraph.serve.recommender",
@@ -44,9 +46,10 @@ _WHERE = {
     "register": "recgraph.registry",
     "tune": "recgraph.tuning.study",
 }
-_MODULES = ("evaluate", "explain", "leaderboard", "models")
+_MODULES = ("augment", "contrast", "encoders", "evaluate", "explain", "leaderboard", "losses", "models")
 
 __all__ = [
+    "Contrast",
     "Embedder",
     "Interactions",
     "Recommender",
@@ -54,6 +57,9 @@ __all__ = [
     "Run",
     "Split",
     "__version__",
+    "augment",
+    "contrast",
+    "encoders",
     "evaluate",
     "explain",
     "fit",
@@ -65,6 +71,7 @@ __all__ = [
     "load_data",
     "load_dataset",
     "load_split",
+    "losses",
     "models",
     "register",
     "tune",

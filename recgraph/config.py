@@ -127,6 +127,8 @@ class Config(BaseModel):
 class PartConfig(Config):
     """The settings of a member of the registry, ``rg.encoders.BSA(alpha=0.7)``; see :func:`recgraph.registry.part`."""
 
+    # a constructor may take a tensor
+    model_config = ConfigDict(arbitrary_types_allowed=True)
     part_kind: ClassVar[str]
     part_name: ClassVar[str]
     member: ClassVar[type[Any]]

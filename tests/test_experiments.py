@@ -33,7 +33,8 @@ def members(kind: str) -> set[str]:
 @pytest.mark.parametrize(("kind", "default"), [("model", ""), ("loss", ""), ("weight", ""), ("augmenter", "mlp")])
 def test_every_member_has_a_case(kind: str, default: str) -> None:
     tried = {arguments[0] for arguments in CASES.values()} | {default}
-    tried |= {s.split("=", 1)[1] for arguments in CASES.values() for s in arguments if s.startswith(f"{kind}=")}
+    settings = (setting.partition("=") for arguments in CASES.values() for setting in arguments)
+    tried |= {value for name, _, value in settings if name.split(".")[-1] == kind}
     assert members(kind) <= {registry.key(value) for value in tried}
 
 

@@ -60,4 +60,4 @@ class SymileCL4SRec(CL4SRec):
 
     def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         ((original, _),) = self.encode_together([batch.contrast], batch)
-        return symile([a, b, original], self.config.temperature, batch.generators["contrast"])
+        return symile([a, b, original], self.config.contrast.temperature, batch.generators["contrast"])

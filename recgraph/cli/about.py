@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import shlex
@@ -99,10 +100,10 @@ def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
 
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")] = None,
-    whole: Annotated[bool, typer.Option("--all", help="With MODEL, also the settings of its parts.")] = False,
+    whole: Annotated[bool, typer.Option("--all", help="With MODEL, also those of its parts and of training.")] = False,
     form: FormatOption = None,
 ) -> None:
-    """List the models; with MODEL, the settings of it and of its training."""
+    """List the models; with MODEL, its settings, its own before those that it shares with others."""
     from recgraph import registry
     from recgraph.train.fit import parts_of
 
@@ -111,7 +112,7 @@ def models(
         return
     model = registry.load("model", name)
     note(_first_line(model))
-    parts = {"model": model.Config, **parts_of(model)}
+    parts = {"model": model.Config, **(parts_of(model) if whole else {})}
     show([row for part, config in parts.items() for row in _settings(part, config, whole)], form)
 
 
@@ -130,18 +131,31 @@ def _summary(key: str) -> dict[str, Any]:
 
 
 def _settings(part: str, config: type[Config], whole: bool = False) -> list[dict[str, Any]]:
+    """Rows of a configuration, first what the class itself says, then what it inherits."""
+    declared = [name for cls in config.__mro__ for name in inspect.get_annotations(cls)]
+    settings = sorted(config.describe(whole), key=lambda setting: declared.index(setting.name.partition(".")[0]))
     return [
         {
             "of": part,
             "setting": setting.name,
-            "default": "none" if setting.default is None else str(setting.default),
+            "default": _default(setting.default),
             "type": setting.type,
             "allowed": setting.allowed,
             "searched": "" if setting.search is None else str(setting.search),
             "meaning": setting.description,
         }
-        for setting in config.describe(whole)
+        for setting in settings
     ]
+
+
+def _default(value: Any) -> str:
+    from recgraph.config import Config, PartConfig
+
+    if isinstance(value, tuple) and value and isinstance(value[0], PartConfig):
+        return ", ".join(each.part_name for each in value)
+    if isinstance(value, Config):
+        return "see --all"
+    return "none" if value is None else str(value)
 
 
 #: kinds of the registry that are no parts of a model: they have commands or pages of their own

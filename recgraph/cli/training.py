@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: what of a split a model is fitted on
 FitOn = Literal["train", "train+valid", "all"]
 _TRAIN_SET = (
-    "A setting of the model or of training, e.g. hidden_dim=32, or an entry of one, e.g. loss_options.shared=true; may "
-    "be given many times."
+    "A setting of the model or of training, e.g. hidden_dim=32, or of one of its parts, e.g. encoder.alpha=0.5; may be "
+    "given many times."
 )
 _REFIT = "Choose the epoch on the validation part first, then fit anew to all for so many epochs."
 _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"

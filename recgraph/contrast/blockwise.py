@@ -55,7 +55,7 @@ class BlockwiseLoss(ABC):
 
     def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
         work = work_type(*inputs[:2])
-        self.x, self.y = (tensor.to(work) for tensor in inputs[:2])
+        self.x, self.y = inputs[0].to(work), inputs[1].to(work)
         self.limit = exponent_limit(work)
         self.gradients: list[Tensor | None] = [None] * len(inputs)
         if needs[0]:

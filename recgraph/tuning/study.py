@@ -106,7 +106,7 @@ def tune(
 
     Raises:
         ConfigError: a setting, a space or a combination of choices that is not possible, or a model that embeds nodes.
-        ValueError: the study exists with another model or revision of it, metric, space, split, features or seed; or a
+        ValueError: the study exists with another model, metric, space, split, features or seed; or a
             launcher has started several processes.
         TaskFailed: a worker ends with an error, or dies again and again.
         StorageFailed: the storage cannot be read or written.

@@ -55,9 +55,9 @@ def views(n: int = B) -> tuple[Tensor, Tensor]:
 
 
 def term(objective: str, temperature: float = 0.5, similarity: str = "cosine", **settings: Any) -> ContrastiveTerm:
-    given = {"objective": objective, "objective_settings": settings, "temperature": temperature}
+    chosen = {"name": objective, **settings}
     with seeded_init(0):
-        return ContrastiveTerm(**given, similarity=similarity, dim=D).double()
+        return ContrastiveTerm(objective=chosen, temperature=temperature, similarity=similarity, dim=D).double()
 
 
 def draw(seed: int = 5) -> torch.Generator:
@@ -398,7 +398,8 @@ def test_popularity_swap(idea: Idea) -> None:
 def test_experts(routed: bool, idea: Idea) -> None:
     module = idea("experts")
     torch.manual_seed(0)
-    encoder = module.ExpertTransformer(hidden_dim=8, max_len=5, n_layers=1, inner_dim=6, n_heads=2).double().eval()
+    sizes = {"hidden_dim": 8, "max_len": 5, "n_layers": 1, "inner_dim": 6, "n_heads": 2}
+    encoder = module.ExpertTransformer(dropout=0.0, **sizes).double().eval()
     expert_of = None if routed else torch.tensor([0, 1, 2, 1, 0, 2])
     (layer,) = encoder.layers
     layer.set_experts(3, expert_of)
@@ -417,26 +418,26 @@ def test_experts(routed: bool, idea: Idea) -> None:
 
 
 ITEMS = pl.DataFrame({"item": range(20), "genre": [["a", "b", "c"][i % 3] for i in range(20)]})
-_OF_CATEGORIES = {"item_features": ("genre",)}
+_OF_CATEGORIES = {"items": {"features": ("genre",)}}
 #: file -> the model that trains with it, and its settings
 TRAININGS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     **{
-        name: [("cl4srec", {"objective": name}), ("simgcl", {"objective": name})]
+        name: [("cl4srec", {"contrast": {"objective": name}}), ("simgcl", {"contrast": {"objective": name}})]
         for name in ("swav", "vicreg", "mochi", "feature_transformation", "multi_head")
     },
     "autotcl": [("autotcl_rec", {})],
     "category_gates": [("gated_cl4srec", _OF_CATEGORIES)],
     "common_salient": [("common_salient_cl4srec", {})],
     "experts": [("expert_sasrec", {}), ("expert_sasrec", {"routing": "category", **_OF_CATEGORIES})],
-    "gap": [("cl4srec", {"regularisers": {"mean_gap": 0.1}})],
+    "gap": [("cl4srec", {"contrast": {"regularisers": ({"name": "mean_gap", "coefficient": 0.1},)}})],
     "near_far_labels": [("near_far_cl4srec", {})],
     "popularity_swap": [("cl4srec", {"augmentations": ("crop", "popularity_swap")})],
-    "propensity": [("propensity_cl4srec", {}), ("simgcl", {"weight": "false_negative"})],
-    "same_cluster": [("cl4srec", {"weight": "same_cluster", "weight_options": {"n_clusters": (2,)}})],
-    "simsiam": [("cl4srec", {"objective": "simsiam"}), ("byol", {"target_momentum": 0.5})],
+    "propensity": [("propensity_cl4srec", {}), ("simgcl", {"contrast": {"weight": "false_negative"}})],
+    "same_cluster": [("cl4srec", {"contrast": {"weight": {"name": "same_cluster", "n_clusters": (2,)}}})],
+    "simsiam": [("cl4srec", {"contrast": {"objective": "simsiam"}}), ("byol", {"target_momentum": 0.5})],
     "supremix": [("supremix_cl4srec", {})],
     "symile": [("symile_cl4srec", {})],
-    "temperature_schedule": [("cl4srec", {"objective": "scheduled_nt_xent"})],
+    "temperature_schedule": [("cl4srec", {"contrast": {"objective": "scheduled_nt_xent"}})],
 }
 
 
@@ -447,7 +448,8 @@ def test_it_trains(name: str, idea: Idea) -> None:
     frame = pl.DataFrame(rows, schema=["user", "item", "time", "rating"], orient="row")
     log = rg.load_data(frame).with_features(item_features=ITEMS)
     for model, settings in TRAININGS[name]:
-        small = {"hidden_dim": 8, "max_len": 8, "n_layers": 1, "inner_dim": 8, "n_heads": 1}
+        layers = {"n_layers": 1, "inner_dim": 8, "n_heads": 1}
+        small = {"hidden_dim": 8, "max_len": 8, "n_layers": 1, "encoder": layers}
         cls = registry.load("model", model)
         own = {key: value for key, value in small.items() if key in cls.Config.model_fields}
         run = rg.fit(cls(**own, **settings), log.split("leave-one-out"), seed=0, max_epochs=2, device="cpu")
@@ -528,7 +530,8 @@ def test_pseudo_labels_are_drawn_and_count_by_their_confidence(idea: Idea, tmp_p
     ends = torch.arange(40) % 20, torch.randint(6, (40,), generator=draw)
     graph = HeteroGraph.from_edge_lists({"paper": 20, "author": 6}, {("paper", "by", "author"): ends})
     np.save(tmp_path / "labels.npy", np.where(np.arange(20) < 8, np.arange(20) % 2, -1))
-    settings = {"metapaths": ("paper-author-paper",), "n_clusters": (3,), "hidden_dim": 8, "n_classes": 2}
+    settings: dict[str, Any] = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "n_classes": 2}
+    settings["prototypes"] = {"n_clusters": (3,)}
     model = rg.registry.load("model", "pseudo_labelled_meow")(known=f"{tmp_path / 'labels.npy'}", **settings)
     run = rg.fit_graph(model, graph, seed=0, max_epochs=3, device="cpu")
     assert bool(model.begun)
@@ -573,7 +576,7 @@ N_ITEMS, HISTORY, TARGET = 30, [3, 17, 5, 22, 9, 11], 20
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    made = rg.models.SASRec(hidden_dim=8, max_len=6, n_layers=2, inner_dim=16)
+    made = rg.models.SASRec(hidden_dim=8, max_len=6, encoder={"n_layers": 2, "inner_dim": 16})
     made.build(Space(n_users=2, n_items=N_ITEMS), seed=1)
     with torch.no_grad():
         for parameter in made.parameters():

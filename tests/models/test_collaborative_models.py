@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, planted
+from torch import nn
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
+from recgraph.losses.pairwise import PairWeights
+from recgraph.models.collaborative.base import half_squared_norms
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.rows import set_sparse
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
 
@@ -119,3 +125,82 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     assert model.encode_items().requires_grad
     first_batch(model)
     model(first_batch(model), ["rec"])["rec"].backward()
+
+
+# Models of users and items whose samples share the negatives of a step
+
+
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+@pytest.mark.parametrize("exclude_own", [False, True])
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [("bprmf", "bpr"), ("bprmf", "ccl"), ("lightgcn", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")],
+)
+def test_models_of_pairs_leave_out_a_users_own_items(
+    model: str, loss: str, exclude_own: bool, n_groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
+    with ``exclude_own`` the others count as all."""
+    options, plain = {"name": loss, "n_negatives": 12}, {"dropout": 0.0} if model == "simplex" else {}
+    shared = {**options, "shared": True, "n_groups": n_groups}
+    ours = made(model, loss=shared, exclude_own=exclude_own, **plain).double()
+    batch = first_batch(ours)
+    assert batch.negatives.shape == (n_groups, 12)
+    of_samples = batch.of_samples(batch.negatives).expand(len(batch.items), -1)
+    assert batch.excluded is not None
+    histories = [set(row) for row in planted()[0].items.to_lists()]
+    mask = batch.negative_mask()
+    for row, user in enumerate(batch.users.tolist()):
+        barred = histories[user] if exclude_own else {int(batch.items[row])}
+        assert mask[row].tolist() == [item not in barred for item in of_samples[row].tolist()]
+    own = made(model, loss=options, **plain).double()
+    own.load_state_dict(ours.state_dict())
+    first_batch(own)
+    # what is excluded is said as it is there: by the sample's own item
+    negatives = torch.where(mask, of_samples, batch.items[:, None])
+    if exclude_own and own.loss.weighs_pairs:
+        scale, given = 12 / mask.sum(1).double(), own.pair_weights(batch)
+        of_pairs = (torch.ones(32), torch.ones(32, 12)) if given is None else given
+        weights = PairWeights(of_pairs[0].double(), of_pairs[1].double() * scale[:, None])
+        monkeypatch.setattr(own, "pair_weights", lambda _: weights)
+    expected = own(replace(batch, negatives=negatives, excluded=None, bounds=None), ["rec"])["rec"]
+    value = ours(batch, ["rec"])["rec"]
+    torch.testing.assert_close(value, expected, **EXACT)
+    parameters = [one for one in ours.parameters() if one.requires_grad]
+    theirs = [one for one in own.parameters() if one.requires_grad]
+    for got, want in zip(torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True):
+        torch.testing.assert_close(got, want, **EXACT)
+
+
+# The norms of a batch's vectors: their formula, and the same from row-sparse tables
+
+
+PLACES = (torch.tensor([0, 2, 2]), torch.tensor([[1, 2], [4, 1]]), torch.zeros(0, dtype=torch.int64))
+
+
+def test_half_the_mean_of_the_squares_at_each_place() -> None:
+    table = torch.randn(6, 3, dtype=torch.float64).requires_grad_()
+    found = half_squared_norms(table, PLACES)
+    want = sum(table[index].square().sum(-1).mean() / 2 for index in PLACES[:2])
+    torch.testing.assert_close(found, want)
+    (gradient,) = torch.autograd.grad(found, table)
+    torch.testing.assert_close(gradient, torch.autograd.grad(want, table)[0])
+    assert float(half_squared_norms(table, PLACES[2:])) == 0
+
+
+def test_a_table_of_row_sparse_gradients_has_the_same() -> None:
+    dense, sparse = (nn.Parameter(torch.ones(60, 3)) for _ in range(2))
+    nn.init.normal_(dense)
+    sparse.data.copy_(dense.data)
+    set_sparse(sparse)
+    ours, theirs = half_squared_norms(dense, PLACES), half_squared_norms(sparse, PLACES)
+    torch.testing.assert_close(ours, theirs)
+    ours.backward()
+    theirs.backward()
+    assert sparse.grad is not None
+    assert sparse.grad.is_sparse
+    assert dense.grad is not None
+    torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)

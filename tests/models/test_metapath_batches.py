@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast.queue import Queue
+from recgraph.contrast.term import Queue
 from recgraph.graph.contexts import Layered
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch

@@ -394,10 +394,7 @@ class GraphCard(Card):
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
         if self.permutation is None:  # cards had no such field once
             del content["permutation"]
-        table = self._table.model_dump(mode="json")
-        if self.labels is not None:  # as the field was called once
-            table["labels"] = table.pop("file")
-        return content | {"kind": "graph", "task": {"kind": self.task, **table}}
+        return content | {"kind": "graph", "task": {"kind": self.task, **self._table.model_dump(mode="json")}}
 
 
 AnyCard = LogCard | GraphCard | FileCard

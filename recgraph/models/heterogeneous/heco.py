@@ -39,6 +39,8 @@ _FEWEST, _MOST, _SHARE = 5, 80, 1 / 40
 
 
 class HeCoContrast(Contrast):
+    """A contrast whose temperature follows the features of the target."""
+
     temperature: Annotated[
         float | None,
         Field(gt=0, description="what similarities are divided by; none: .8, or .5 where the target has no features"),

@@ -21,8 +21,7 @@ from recgraph.contrast.prototypes import (
     proto_nce,
     prototypes_of,
 )
-from recgraph.contrast.queue import Queue
-from recgraph.contrast.term import Contrast, ContrastiveTerm
+from recgraph.contrast.term import Contrast, ContrastiveTerm, Queue
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space
 from recgraph.models.heterogeneous.base import (
@@ -42,6 +41,8 @@ from recgraph.rng import Generators, derive
 
 
 class NodeTwins(Twins):
+    """The second view of each meta-path of the target nodes."""
+
     redraw: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
 
 

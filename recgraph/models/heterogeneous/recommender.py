@@ -32,6 +32,8 @@ from recgraph.sparse.spmm import spmm
 
 
 class SidePaths(Paths):
+    """The meta-paths of users or of items."""
+
     top_k: Annotated[
         int | None,
         Field(
@@ -45,6 +47,8 @@ class SidePaths(Paths):
 
 
 class SideTwins(Twins):
+    """The second view of each meta-path of users or of items."""
+
     augmentations: Annotated[
         tuple[Annotated[PartConfig, part("augmentation")], ...],
         Field(
