@@ -72,9 +72,14 @@ def test_models_and_parts() -> None:
     found = {row["model"]: row for row in rows("models")}
     assert list(found) == registry.names("model")
     assert {row["model"]: row["update"] for row in found.values()}["ease"] == "fitted again"
-    settings = {row["setting"]: row for row in rows("models MCLRec")}
-    assert settings["max_epochs"]["of"] == "training"
-    assert settings["dropout"]["allowed"] == ">= 0 and < 1"
+    own = {row["setting"]: row for row in rows("models MCLRec")}
+    assert len(own) < 25
+    assert [*own][0] == "view_weight"
+    assert own["dropout"]["allowed"] == ">= 0 and < 1"
+    every = {row["setting"]: row for row in rows("models MCLRec --all")}
+    assert {"max_epochs", "encoder.n_layers"} < {*every} - {*own}
+    assert every["max_epochs"]["of"] == "training"
+    assert [row["part"] for row in rows("parts graph")] == ["hetero_graph"]
     assert {row["kind"] for row in rows("parts weight")} == {"weight"}
 
 
