@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from launches import Count, count, on_meta
+from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.config import known_settings
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import Space
@@ -91,8 +93,9 @@ def test_other_settings_and_models_stay_below_a_ceiling_and_read_nothing(
 
 
 def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype) -> list[Tensor]:
-    off = dict.fromkeys({"dropout", "attention_dropout"} & registry.load("model", name).Config.model_fields.keys(), 0.0)
-    model: SequenceModel = registry.load("model", name)(hidden_dim=16, **off, **settings)
+    cls = registry.load("model", name)
+    off = dict.fromkeys([each for each in known_settings(cls.Config) if each.endswith("dropout")], 0.0)
+    model: SequenceModel = cls(**with_small(cls, {"hidden_dim": 16, **off}, settings))
     model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).to(dtype).train()
     with torch.no_grad():
         for parameter in model.parameters():
