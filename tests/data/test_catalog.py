@@ -263,13 +263,13 @@ def test_a_wrong_card_is_refused(tmp_path: Path, old: str, new: str, message: st
 
 
 HASHES = {
-    "acm": "741b4c4845661471",
+    "acm": "efcb18f998c4dac4",
     "amazon-beauty": "ef04d7d5dee98260",
     "amazon-sports": "87c91ed5fcf4f5c3",
     "amazon-toys": "36c7e4e2f8e0c964",
-    "aminer": "c7897f6da02478dc",
-    "dblp": "89a5e311bafab90d",
-    "imdb": "005cc47f3ae8bc0d",
+    "aminer": "22a20afdadaec819",
+    "dblp": "fe237ce402cf7371",
+    "imdb": "1565c928a96d4414",
     "lastfm-hin": "c05a3dd6e2bd5516",
     "ml-100k": "c96492e7f0ef76ec",
     "ml-1m": "d4e7da649cb01b34",
