@@ -15,75 +15,63 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
-    from recgraph import augment, contrast, encoders, evaluate, explain, leaderboard, losses, models
-    from recgraph.contrast.term import Contrast
-    from recgraph.data.catalog import load_dataset, load_split
-    from recgraph.data.split import Interactions, Split, folds, load_data
-    from recgraph.registry import import_file, register
-    from recgraph.serve.bundle import Embedder
-    from recgraph.serve.recommender import Recommender, load
-    from recgraph.serve.rules import Rules
-    from recgraph.train.fit import fit, fit_graph
-    from recgraph.train.run import Run
-    from recgraph.tuning.study import tune
+    from recgraph import augment as augment
+    from recgraph import contrast as contrast
+    from recgraph import encoders as encoders
+    from recgraph import evaluate as evaluate
+    from recgraph import explain as explain
+    from recgraph import leaderboard as leaderboard
+    from recgraph import losses as losses
+    from recgraph import models as models
+    from recgraph.contrast.term import Contrast as Contrast
+    from recgraph.data.catalog import load_dataset as load_dataset
+    from recgraph.data.catalog import load_split as load_split
+    from recgraph.data.split import Interactions as Interactions
+    from recgraph.data.split import Split as Split
+    from recgraph.data.split import folds as folds
+    from recgraph.data.split import load_data as load_data
+    from recgraph.registry import import_file as import_file
+    from recgraph.registry import register as register
+    from recgraph.serve.bundle import Embedder as Embedder
+    from recgraph.serve.recommender import Recommender as Recommender
+    from recgraph.serve.recommender import load as load
+    from recgraph.serve.rules import Rules as Rules
+    from recgraph.train.fit import fit as fit
+    from recgraph.train.fit import fit_graph as fit_graph
+    from recgraph.train.run import Run as Run
+    from recgraph.tuning.study import tune as tune
 
-_WHERE = {
-    "Contrast": "recgraph.contrast.term",
-    "Embedder": "recgraph.serve.bundle",
-    "Interactions": "recgraph.data.split",
-    "Recommender": "recgraph.serve.recommender",
-    "Rules": "recgraph.serve.rules",
-    "Run": "recgraph.train.run",
-    "Split": "recgraph.data.split",
-    "fit": "recgraph.train.fit",
-    "fit_graph": "recgraph.train.fit",
-    "folds": "recgraph.data.split",
-    "import_file": "recgraph.registry",
-    "load": "recgraph.serve.recommender",
-    "load_data": "recgraph.data.split",
-    "load_dataset": "recgraph.data.catalog",
-    "load_split": "recgraph.data.catalog",
-    "register": "recgraph.registry",
-    "tune": "recgraph.tuning.study",
+#: module -> its public names; none: the module itself
+_NAMES = {
+    "augment": "",
+    "contrast": "",
+    "contrast.term": "Contrast",
+    "data.catalog": "load_dataset load_split",
+    "data.split": "Interactions Split folds load_data",
+    "encoders": "",
+    "evaluate": "",
+    "explain": "",
+    "leaderboard": "",
+    "losses": "",
+    "models": "",
+    "registry": "import_file register",
+    "serve.bundle": "Embedder",
+    "serve.recommender": "Recommender load",
+    "serve.rules": "Rules",
+    "train.fit": "fit fit_graph",
+    "train.run": "Run",
+    "tuning.study": "tune",
 }
-_MODULES = ("augment", "contrast", "encoders", "evaluate", "explain", "leaderboard", "losses", "models")
+_WHERE = {name: module for module, names in _NAMES.items() for name in names.split() or [module]}
 
-__all__ = [
-    "Contrast",
-    "Embedder",
-    "Interactions",
-    "Recommender",
-    "Rules",
-    "Run",
-    "Split",
-    "__version__",
-    "augment",
-    "contrast",
-    "encoders",
-    "evaluate",
-    "explain",
-    "fit",
-    "fit_graph",
-    "folds",
-    "import_file",
-    "leaderboard",
-    "load",
-    "load_data",
-    "load_dataset",
-    "load_split",
-    "losses",
-    "models",
-    "register",
-    "tune",
-]
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"recgraph.{name}")
-    raise AttributeError(f"module 'recgraph' has no attribute {name!r}; it has {', '.join(__all__)}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'recgraph' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module = importlib.import_module(f"recgraph.{_WHERE[name]}")
+    return module if name == _WHERE[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:

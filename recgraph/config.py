@@ -7,12 +7,12 @@ changes the part that is the default. A field with ``exclude=True`` is not a set
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
@@ -34,8 +34,6 @@ _ELSEWHERE = {
     "reg_weight": "l2",
     "stopping_step": "patience",
 }
-#: characters of a value that a message repeats, at most
-_LONGEST = 200
 
 
 class ConfigError(ValueError):
@@ -92,20 +90,20 @@ class Config(BaseModel):
         if not isinstance(values, Mapping):
             return values
         read = dict(values)
-        for name, value in values.items():
-            if name in cls.model_fields and isinstance(default := default_of(cls.model_fields[name]), Config):
-                read[name] = _changed(default, value)
+        for name in values.keys() & cls.model_fields.keys():
+            default, value = _default(cls.model_fields[name]), values[name]
+            is_another = isinstance(default, PartConfig) and isinstance(value, Mapping) and "name" in value
+            if isinstance(default, Config) and isinstance(value, Mapping) and not is_another:
+                read[name] = merged(default.model_dump(exclude_unset=True), value)
         return read
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""
-        if not isinstance(values, Mapping | None):
-            raise ConfigError(f"{cls.__name__}: settings are a mapping of names and values, not {values!r}")
-        merged = {**(values or {}), **settings}
-        if odd := [key for key in merged if not isinstance(key, str)]:
-            raise ConfigError(unknown_key(f"{odd[0]}", cls.model_fields))
-        return cls(**merged)
+        try:
+            return cls(**{**(values or {}), **settings})
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: settings are a table of names and values: {error}") from None
 
     @classmethod
     def describe(cls, whole: bool = False) -> list[Setting]:
@@ -115,12 +113,12 @@ class Config(BaseModel):
             whole: with the fields of the default parts, under dotted names.
         """
         found = []
-        for name, field in cls.model_fields.items():
-            if field.exclude:
-                continue
-            found.append(_setting(name, field))
-            if whole and isinstance(default := default_of(field), Config):
-                found += [_setting(f"{name}.{place}", inner) for place, inner, _ in walk(default)]
+        for name, field, value in walk(cls):
+            if whole or "." not in name:
+                is_part = isinstance(value, PartConfig)
+                kind = value.part_kind if is_part else _type_name(field.annotation)
+                default = "required" if field.is_required() else value.part_name if is_part else value
+                found.append(Setting(name, kind, default, _allowed(field), field.description or "", search_of(field)))
         return found
 
 
@@ -150,43 +148,34 @@ class PartConfig(Config):
             given: what the caller decides; the member gets what it has an argument or a field for.
         """
         fields = type(self).model_fields
+        own = {name: value for name, value in given.items() if name in fields or name in (self.arguments or ())}
         if self.arguments is None:
-            own = {name: value for name, value in given.items() if name in fields}
-            return self.member(self.model_copy(update=own) if own else self)
-        own = {name: value for name, value in given.items() if name in self.arguments or name in fields}
+            return self.member(self.model_copy(update=own))
         return self.member(**{**{name: getattr(self, name) for name in fields}, **own})
 
 
-def _changed(held: Config, value: Any) -> Any:
-    """A configuration with the changes of a table; a value, a name, or a table of another part as it is."""
-    if not isinstance(value, Mapping) or (isinstance(held, PartConfig) and "name" in value):
-        return value
-    read = {name: getattr(held, name) for name in held.model_fields_set} | dict(value)
-    for name, inner in value.items():
-        if isinstance(before := getattr(held, name, None), Config):
-            read[name] = _changed(before, inner)
-    return {"name": held.part_name, **read} if isinstance(held, PartConfig) else read
+# -- trees of settings
 
 
-def default_of(field: FieldInfo) -> Any:
-    """The default of a field; pydantic's PydanticUndefined where it is required."""
+def _default(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
-def walk(config: Config, within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
-    """Dotted name, field and value of all settings of a tree; of several parts in one field by their names, as
-    ``augmentations.crop.ratio``."""
-    for name, field in type(config).model_fields.items():
+def walk(config: Config | type[Config], within: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Dotted name, field and value of all settings of a tree, or of the defaults of a class; of several parts in one
+    field by their names, as ``augmentations.crop.ratio``."""
+    cls = config if isinstance(config, type) else type(config)
+    for name, field in cls.model_fields.items():
         if field.exclude:
             continue
-        value, place = getattr(config, name), f"{within}{name}"
+        value, place = _default(field) if config is cls else getattr(config, name), f"{within}{name}"
         yield place, field, value
         if isinstance(value, Config):
             yield from walk(value, f"{place}.")
         elif isinstance(value, tuple):
-            for each in value:
-                if isinstance(each, PartConfig):
-                    yield from walk(each, f"{place}.{each.part_name}.")
+            for part in value:
+                if isinstance(part, PartConfig):
+                    yield from walk(part, f"{place}.{part.part_name}.")
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -204,25 +193,32 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         return
     if isinstance(held, list | tuple):
         tree[name] = several = [_as_table(each) for each in held]
-        one = next((each for each in several if each.get("name") == rest[0]), None)
-        if one is None or len(rest) == 1:
+        inner = next((each for each in several if each.get("name") == rest[0]), None)
+        if inner is None or len(rest) == 1:
             raise ValueError(f"{'.'.join(path)}: {rest[0]!r} is not among {name}")
-        put(one, rest[1:], value)
-        return
-    tree[name] = inner = _as_table(held)
+        rest = rest[1:]
+    else:
+        tree[name] = inner = _as_table(held)
     put(inner, rest, value)
+
+
+def _as_table(value: Any) -> dict[str, Any]:
+    if isinstance(value, Config):
+        return value.model_dump(mode="json")
+    if not isinstance(value, Mapping | str | None):
+        raise ValueError(f"{shown(value)} has no settings")
+    return {"name": value} if isinstance(value, str) else dict(value or {})
 
 
 def assignments(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name and value of all settings of a tree of tables, as :func:`put` sets them one after another."""
     for name, value in settings.items():
-        place = f"{within}{name}"
         if not isinstance(value, Mapping) or not value:
-            yield place, value
+            yield f"{within}{name}", value
             continue
         if "name" in value:
-            yield place, value["name"]
-        yield from assignments({key: each for key, each in value.items() if key != "name"}, f"{place}.")
+            yield f"{within}{name}", value["name"]
+        yield from assignments({key: each for key, each in value.items() if key != "name"}, f"{within}{name}.")
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,128 +229,6 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         both = isinstance(held, Mapping) and isinstance(value, Mapping) and "name" not in value
         found[name] = merged(held, value) if both else value  # type: ignore[arg-type]
     return found
-
-
-def _as_table(value: Any) -> dict[str, Any]:
-    if isinstance(value, Config):
-        return value.model_dump(mode="json")
-    if isinstance(value, str):
-        return {"name": value}
-    if not isinstance(value, Mapping | None):
-        raise ValueError(f"{shown(value)} has no settings")
-    return dict(value or {})
-
-
-# -- what is shown, and messages
-
-
-def allowed_by(field: FieldInfo) -> str:
-    """The range of a field in words."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
-    parts = [
-        f"{sign} {getattr(meta, key)}"
-        for meta in field.metadata
-        for key, sign in signs.items()
-        if getattr(meta, key, None) is not None
-    ]
-    return " and ".join(parts)
-
-
-def search_of(field: FieldInfo) -> Search | None:
-    """The search range of a field."""
-    return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
-
-
-def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "None")
-
-
-def _setting(name: str, field: FieldInfo) -> Setting:
-    default = "required" if field.is_required() else default_of(field)
-    kind = _type_name(field.annotation)
-    if isinstance(default, PartConfig):
-        kind, default = default.part_kind, default.part_name
-    return Setting(name, kind, default, allowed_by(field), field.description or "", search_of(field))
-
-
-def nearest_names(
-    name: str, among: Iterable[str], n: int = 3, key: Callable[[str], str] = str, cutoff: float = 0.6
-) -> list[str]:
-    """The names that are nearly ``name``, the nearest first.
-
-    Args:
-        among: the names that there are.
-        n: how many at most.
-        key: the form in which names are compared.
-        cutoff: the least likeness, between 0 and 1, as :func:`difflib.get_close_matches` has it.
-    """
-    by_key = {key(each): each for each in among}
-    return [by_key[each] for each in difflib.get_close_matches(key(name), by_key, n=n, cutoff=cutoff)]
-
-
-def did_you_mean(close: Sequence[str]) -> str:
-    """The question of an error about a name that does not exist; nothing where no name is near."""
-    return f"did you mean {' or '.join(close)}?" if close else ""
-
-
-def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
-    """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
-    names = sorted(known)
-    inner = [name for name in names if name.rpartition(".")[2] == key]
-    close = inner or ([_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names))
-    meant = did_you_mean(close) or f"known settings: {', '.join(name for name in names if '.' not in name) or 'none'}"
-    return f"unknown setting {within + key!r}; {meant}"
-
-
-def known_settings(cls: type[Config]) -> list[str]:
-    """The names of all settings of a configuration, and those of its default parts, dotted."""
-    return [setting.name for setting in cls.describe(whole=True)]
-
-
-def _explain(cls: type[Config], error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            *outer, name = item["loc"]
-            known = known_settings(_class_at(cls, outer))
-            lines.append(unknown_key(str(name), known, "".join(f"{part}." for part in outer)))
-            continue
-        head = cls.model_fields.get(str(item["loc"][0])) if len(item["loc"]) == 1 else None
-        allowed = allowed_by(head) if head else ""
-        value = "" if item["type"] == "missing" else f" = {shown(item['input'])}"
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{where or cls.__name__}{value}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
-    return "\n".join(lines)
-
-
-def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
-    """The configuration, within another, that the location of an error is in; the outer one where that is not clear."""
-    for part in place:
-        field = cls.model_fields.get(part) if isinstance(part, str) else None
-        if field is not None:
-            default = default_of(field)
-            cls = type(default) if isinstance(default, Config) else next(_classes_in(field.annotation), cls)
-    return cls
-
-
-def _classes_in(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        yield annotation
-    for each in get_args(annotation):
-        yield from _classes_in(each)
-
-
-def shown(value: object) -> str:
-    """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
-    return cut(repr(value))
-
-
-def cut(text: str) -> str:
-    """A text in a message, without its end where it is long."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 C = TypeVar("C", bound=Config)
@@ -373,19 +247,100 @@ def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> 
     """Divide one mapping of settings among several configurations, by the names of their fields.
 
     Raises:
-        ConfigError: no configuration has the field, or two have one of the same name.
+        ConfigError: no configuration has the field, or several have it.
     """
-    owner = {field: part for part, cls in parts.items() for field in cls.model_fields}
-    if len(owner) < sum(len(cls.model_fields) for cls in parts.values()):
-        twice = {field for one in parts.values() for field in one.model_fields}
-        twice = {name for name in twice if sum(name in cls.model_fields for cls in parts.values()) > 1}
-        raise ConfigError(f"setting {min(twice)!r} is of several of {', '.join(parts)}; rename one")
     shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in values.items():
-        if key not in owner:
-            raise ConfigError(unknown_key(key, [name for cls in parts.values() for name in known_settings(cls)]))
-        shared[owner[key]][key] = value
+        owners = [part for part, cls in parts.items() if key in cls.model_fields]
+        if len(owners) != 1:
+            several = f"setting {key!r} is of several of {', '.join(owners)}; rename one"
+            known = (name for cls in parts.values() for name in known_settings(cls))
+            raise ConfigError(several if owners else unknown_key(key, known))
+        shared[owners[0]][key] = value
     return shared
+
+
+# -- what is shown, and messages
+
+
+def known_settings(cls: type[Config]) -> list[str]:
+    """The names of all settings of a configuration, and those of its default parts, dotted."""
+    return [name for name, _, _ in walk(cls)]
+
+
+def search_of(field: FieldInfo) -> Search | None:
+    """The search range of a field."""
+    return next((meta for meta in field.metadata if isinstance(meta, Search)), None)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The range of a field in words."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+    bounds = ((sign, getattr(meta, key, None)) for meta in field.metadata for key, sign in signs.items())
+    return " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+
+
+def nearest_names(name: str, among: Iterable[str], key: Callable[[str], str] = str) -> list[str]:
+    """The three names that are most nearly ``name``, the nearest first, compared by their ``key``."""
+    by_key = {key(each): each for each in among}
+    return [by_key[each] for each in difflib.get_close_matches(key(name), by_key)]
+
+
+def did_you_mean(close: Sequence[str]) -> str:
+    """The question of an error about a name that does not exist; nothing where no name is near."""
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
+    """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
+    names = sorted(known)
+    inner = [name for name in names if name.rpartition(".")[2] == key]
+    close = inner or ([_ELSEWHERE[key]] if _ELSEWHERE.get(key) in names else nearest_names(key, names))
+    meant = did_you_mean(close) or f"known settings: {', '.join(name for name in names if '.' not in name) or 'none'}"
+    return f"unknown setting {within + key!r}; {meant}"
+
+
+def _explain(cls: type[Config], error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        *outer, name = item["loc"] or (cls.__name__,)
+        within, inner = "".join(f"{part}." for part in outer), _class_at(cls, outer)
+        if item["type"] == "extra_forbidden":
+            lines.append(unknown_key(str(name), known_settings(inner), within))
+            continue
+        value = "" if item["type"] == "missing" else f" = {shown(item['input'])}"
+        allowed = _allowed(inner.model_fields[name]) if name in inner.model_fields else ""
+        message = item["msg"].removeprefix("Value error, ") + (f" (allowed: {allowed})" if allowed else "")
+        lines.append(f"{within}{name}{value}: {message}")
+    return "\n".join(lines)
+
+
+def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
+    """The configuration, within another, that the location of an error is in; the outer one where that is not clear."""
+    for name in place:
+        if name in cls.model_fields:
+            field = cls.model_fields[str(name)]
+            cls = next(_classes_in((type(_default(field)), field.annotation)), cls)
+    return cls
+
+
+def _classes_in(annotations: Iterable[Any]) -> Iterator[type[Config]]:
+    for each in annotations:
+        if isinstance(each, type) and issubclass(each, Config):
+            yield each
+        yield from _classes_in(get_args(each))
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 # -- settings as texts
@@ -399,16 +354,14 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     """
     try:
         return read_toml(Path(path))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
-    except CorruptFileError as error:
+    except (FileNotFoundError, CorruptFileError) as error:
         raise ConfigError(f"configuration file {error}") from None
 
 
 def parse_settings(
     pairs: Iterable[str], base: Mapping[str, Any] | None = None, option: str = "--set"
 ) -> dict[str, Any]:
-    """Read ``key=value`` texts as a command line gives them; a value is JSON, TOML, Python, or else a plain string.
+    """Read ``key=value`` texts as a command line gives them; a value is JSON, TOML, or else a plain string.
 
     ``encoder.alpha=0.7`` sets one setting of a part, and keeps the others that ``base`` or a text before has.
 
@@ -420,9 +373,9 @@ def parse_settings(
     for pair in pairs:
         key, sign, text = pair.partition("=")
         path = key.strip().split(".")
-        if not sign or not all(path):
-            raise ConfigError(f"{option} {shown(pair)} is not of the form key=value")
         try:
+            if not sign or not all(path):
+                raise ValueError("it is not of the form key=value")
             put(values, path, _read(text.strip()))
         except ValueError as error:
             raise ConfigError(f"{option} {shown(pair)}: {error}") from None
@@ -445,25 +398,13 @@ def _is_none(value: Any) -> bool:
 def _read(text: str) -> Any:
     if _is_none(text):
         return None
-    for read in (_from_json, _from_toml, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
+    with suppress(ValueError, RecursionError):
+        return json.loads(text, parse_constant=int)  # which refuses NaN and Infinity: they are no JSON
+    with suppress(ValueError, RecursionError):
+        return tomllib.loads(f"x = {text}")["x"]
     if text.startswith(("{", "[")):
         raise ValueError("the value is neither JSON nor TOML, as {name = 1} or [1, 2]")
     return text
-
-
-def _from_json(text: str) -> Any:
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def _from_toml(text: str) -> Any:
-    return tomllib.loads(f"x = {text}")["x"]
 
 
 def setting_text(name: str, value: Any) -> str:
@@ -492,8 +433,6 @@ def toml_text(value: Any) -> str:
 # -- arguments of the public functions
 
 F = TypeVar("F", bound=Callable[..., Any])
-_PLAIN = (bool, int, float, str, Path, NoneType)
-_LISTS = (Sequence, list, tuple)
 
 
 def checked(function: F) -> F:
@@ -508,10 +447,13 @@ def checked(function: F) -> F:
     signature = inspect.signature(function)
 
     @cache
-    def adapters() -> dict[str, TypeAdapter[Any]]:
-        scope = getattr(function, "__globals__", {})
-        read = {name: _evaluated(each.annotation, scope) for name, each in signature.parameters.items()}
-        return {name: TypeAdapter(_by_instance(each)) for name, each in read.items() if each is not Any}
+    def adapter(name: str) -> TypeAdapter[Any]:
+        annotation = signature.parameters[name].annotation
+        try:
+            read = eval(annotation, dict(function.__globals__)) if isinstance(annotation, str) else annotation
+        except NameError:
+            read = Any
+        return TypeAdapter(_by_instance(read))
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -519,8 +461,16 @@ def checked(function: F) -> F:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:  # it does not say of which function
             raise TypeError(f"{function.__qualname__}(): {error}") from None
-        for name in adapters().keys() & bound.arguments.keys():
-            bound.arguments[name] = _validated(name, bound.arguments[name], adapters()[name])
+        for name, value in bound.arguments.items():
+            try:
+                bound.arguments[name] = adapter(name).validate_python(value)
+            except ValidationError as error:
+                listed = getattr(value, "tolist", getattr(value, "to_list", None)) if is_list(value) else None
+                try:
+                    bound.arguments[name] = adapter(name).validate_python(listed() if listed else value)
+                except ValidationError:
+                    messages = "; ".join(dict.fromkeys(each["msg"] for each in error.errors()))
+                    raise ValueError(f"{name} = {shown(value)}: {messages}") from None
         return function(*bound.args, **bound.kwargs)
 
     return cast(F, call)
@@ -532,40 +482,15 @@ def is_list(value: object) -> bool:
     return hasattr(value, "__iter__") and one_dimension and not isinstance(value, str | bytes | Mapping)
 
 
-def _evaluated(annotation: Any, scope: Mapping[str, Any]) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return Any
-    if not isinstance(annotation, str):
-        return annotation
-    try:
-        return eval(annotation, dict(scope))
-    except NameError:
-        return Any
-
-
 def _by_instance(annotation: Any) -> Any:
     """An annotation in which every class but plain values and lists of them is checked by ``isinstance`` alone."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return Union[tuple(map(_by_instance, parts))]  # noqa: UP007 (made at run time)
-    if origin in _LISTS:
+    if origin in (Sequence, list, tuple):
         return origin[tuple(part if part is Ellipsis else _by_instance(part) for part in parts)]
-    if origin in (Literal, Annotated) or annotation in _PLAIN or annotation in (None, Any):
+    if origin in (Literal, Annotated) or annotation in (bool, int, float, str, Path, NoneType, None, Any):
         return annotation
     kind = origin or annotation
-    is_class = isinstance(kind, type) and kind not in (type, Any) and not getattr(kind, "_is_protocol", False)
-    return InstanceOf[kind] if is_class else Any  # type: ignore[valid-type,misc]
-
-
-def _validated(name: str, value: Any, adapter: TypeAdapter[Any]) -> Any:
-    if is_list(value) and not isinstance(value, Sequence):
-        listed = getattr(value, "tolist", getattr(value, "to_list", None))
-        candidates = [value, listed()] if callable(listed) else [value]
-    else:
-        candidates = [value]
-    for candidate in candidates:
-        try:
-            return adapter.validate_python(candidate)
-        except ValidationError as error:
-            messages = dict.fromkeys(each["msg"] for each in error.errors())
-    raise ValueError(f"{name} = {shown(value)}: {'; '.join(messages)}")
+    is_class = isinstance(kind, type) and kind not in (type, inspect.Parameter.empty)
+    return InstanceOf[kind] if is_class and not getattr(kind, "_is_protocol", False) else Any  # type: ignore[valid-type,misc]

@@ -33,6 +33,7 @@ LOCK = ".lock"
 #: of a text that is parsed
 _MOST_BYTES = 64 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+_PASSING = re.compile(rf"__pycache__|{_TEMPORARY.pattern}")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 #: seconds that a killed process may take to give up its lock
 _TO_END = 2.0
@@ -48,9 +49,9 @@ class DataError(ValueError):
 
     def __init__(self, message: str, *, path: Path | None = None, row: int | None = None) -> None:
         self.path, self.row = path, row
-        place = f"row {row} (from 0)" if row is not None else ""
-        where = ", ".join(part for part in (str(path) if path else "", place) if part)
-        super().__init__(f"{where}: {message}"[:2000] if where else message[:2000])
+        place = [str(path)] if path else []
+        place += [] if row is None else [f"row {row} (from 0)"]
+        super().__init__(": ".join([", ".join(place), message] if place else [message])[:2000])
 
 
 class CorruptFileError(DataError):
@@ -76,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield new
         _finish(new, temporary)
         os.replace(new, path)
-        _sync(path.parent)
+        _flush(path.parent)
 
 
 @contextmanager
@@ -93,24 +94,21 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         yield new
         sums = [f"{sha256(new / name)}  {name}\n" for name in _files(new)]
         (new / MANIFEST).write_text("".join(sums), encoding="utf-8")
-        for place, _, names in os.walk(new, topdown=False):
-            for name in names:
-                _finish(Path(place, name), temporary)
-            _sync(Path(place))
+        for path in (*new.rglob("*"), new):
+            _finish(path, temporary)
         _check_replaceable(folder)
         if not _exchange(new, folder):
             with suppress(FileNotFoundError):
                 os.replace(folder, temporary / "previous")
             os.replace(new, folder)
-        _sync(folder.parent)
+        _flush(folder.parent)
 
 
 def _check_replaceable(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, where a folder is to be; give another place")
     listed = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    if others := [path for path in _files(folder) if path not in listed]:
-        raise FileExistsError(f"{folder / others[0]} is no part of what was saved in {folder}; give another folder")
+    others = [folder / name for name in _files(folder) if name not in listed] or [folder]
+    if others != [folder] or (folder.exists() and not folder.is_dir()):
+        raise FileExistsError(f"{others[0]} is no part of what was saved in {folder}; give another folder")
 
 
 def _exchange(new: Path, folder: Path) -> bool:
@@ -171,13 +169,13 @@ def _lock(folder: Path) -> int | None:
 
 
 def _finish(path: Path, made: Path) -> None:
-    """Give a file the mode that the user's mask leaves, as a folder that was just made shows it, and flush it."""
-    path.chmod(made.stat().st_mode & 0o666)
-    _sync(path)
+    """Flush a file or a folder to the disk; a file gets the mode that the user's mask leaves, as ``made`` shows it."""
+    if path.is_file():
+        path.chmod(made.stat().st_mode & 0o666)
+    _flush(path)
 
 
-def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -222,8 +220,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # polars has errors of the system without a number
-        is_named = isinstance(error, DataError) and error.path is not None
-        if is_named or (isinstance(error, OSError) and error.errno is not None):
+        if getattr(error, "path", None) is not None or getattr(error, "errno", None) is not None:
             raise
         what = f"{type(error).__name__}: {error}"
         raise CorruptFileError(f"it is damaged, or does not hold what it should: {what}", path=path) from error
@@ -242,10 +239,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object of a JSON file; a CorruptFileError where it holds none, or has more than 64 MiB."""
     content = read_bytes(path)
     with reading(path):
-        value = json.loads(content)
-        if not isinstance(value, dict):
-            raise TypeError(f"no JSON object, but a {type(value).__name__}")
-        return value
+        return {**json.loads(content)}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -282,11 +276,10 @@ def sha256(path: Path) -> str:
 
 def check_plain(name: object) -> str:
     """A relative path that stays in its folder on every system; ValueError for any other, and for what is no text."""
-    if isinstance(name, str) and name and name[0] != "/" and not set(name) & {"\\", ":", "\0"}:
-        parts = PurePosixPath(name).parts
-        if parts and ".." not in parts:
-            return name
-    raise ValueError(f"{name!r} is no relative path inside the folder")
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
+    if not parts or {"..", "/", "//"} & {*parts} or {"\\", ":", "\0"} & {*str(name)}:
+        raise ValueError(f"{name!r} is no relative path inside the folder")
+    return str(name)
 
 
 def within(folder: Path, name: object) -> Path:
@@ -297,14 +290,9 @@ def within(folder: Path, name: object) -> Path:
 
 def _files(folder: Path) -> list[str]:
     """The files of a folder, without its own manifest, locks, temporaries and compiled Python."""
-    names = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return sorted(
-        name.as_posix()
-        for name in names
-        if name.as_posix() != MANIFEST
-        and name.name != LOCK
-        and not any(part == "__pycache__" or _TEMPORARY.fullmatch(part) for part in name.parts)
-    )
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() and path.name != LOCK)
+    names = {path.as_posix() for path in paths if not any(map(_PASSING.fullmatch, path.parts))}
+    return sorted(names - {MANIFEST})
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -325,10 +313,8 @@ def check_manifest(folder: Path, *, but: Collection[str] = ()) -> None:
 
 def check_file(path: Path, digest: str) -> None:
     """Compare a file with its SHA-256; a CorruptFileError where it is missing or was changed."""
-    if not path.is_file():
-        raise CorruptFileError("the file is missing; restore it", path=path)
-    if sha256(path) != digest:
-        raise CorruptFileError("the file is damaged: its checksum differs; restore it", path=path)
+    if not path.is_file() or sha256(path) != digest:
+        raise CorruptFileError("the file is missing or damaged: its checksum differs; restore it", path=path)
 
 
 # -- locks
@@ -384,8 +370,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors that hold NaN or infinite values; the least or the greatest value shows both."""
     import torch
 
-    real = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
-    return [name for name, tensor in real.items() if not bool(torch.stack(tensor.aminmax()).isfinite().all())]
+    real = ((name, each.detach()) for name, each in tensors.items() if each.is_floating_point() and each.numel())
+    return [name for name, each in real if not bool(torch.stack(each.aminmax()).isfinite().all())]
 
 
 def check_weights(state: Mapping[str, Tensor], what: str) -> None:

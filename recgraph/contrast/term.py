@@ -216,30 +216,27 @@ class ContrastiveTerm(nn.Module):
         if ids_b is None:
             paired = positives is None and len(a) == len(b)
             ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
-        share = self._split(share, positives)
-        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
-        joined = views if self.queue is None else self._with_queue(self.queue, views)
-        outcome = self._transformed(joined)
+        if share is not None and (share.is_whole or isinstance(positives, Ragged) or not self._splits()):
+            share = None
+        views = given = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
+        if self.queue is not None:
+            # queued rows are of length 1: weights and transforms see both sides so
+            anchors = a if self.weight is None and self.transform is None else unit_length(a)
+            rows, ids = self.queue.join(unit_length(b), ids_b)
+            own = torch.arange(len(a), device=rows.device)
+            views = replace(given, a=anchors, b=rows, ids_b=ids, positives=own)
+        if self.transform is None:
+            outcome: Outcome = self.objective(views, self.config, self.weight)
+        else:
+            sides = self.transform(views)
+            found = [self.objective(replace(views, a=x, b=y), self.config, self.weight) for x, y in sides]
+            left_out = torch.stack([one.left_out for one in found]).sum()
+            n_anchors = sum(one.n_anchors for one in found)
+            outcome = Outcome(torch.stack([one.loss for one in found]).mean(), n_anchors, left_out)
         if self.queue is not None and self.training and torch.is_grad_enabled():
             self.queue.push(unit_length(b), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
-        return outcome.loss if not self.regularisers else outcome.loss + self._regularised(views)
-
-    def _with_queue(self, queue: Queue, views: Views) -> Views:
-        """The rows of b with those of earlier calls below them, but for those of ids that b has."""
-        # queued rows are of length 1: weights and transforms see both sides so
-        a = views.a if self.weight is None and self.transform is None else unit_length(views.a)
-        rows, ids = queue.join(unit_length(views.b), views.ids_b)
-        return replace(views, a=a, b=rows, ids_b=ids, positives=torch.arange(len(a), device=rows.device))
-
-    def _transformed(self, views: Views) -> Outcome:
-        if self.transform is None:
-            outcome: Outcome = self.objective(views, self.config, self.weight)
-            return outcome
-        sides = self.transform(views)
-        found = [self.objective(replace(views, a=a, b=b), self.config, self.weight) for a, b in sides]
-        left_out = torch.stack([one.left_out for one in found]).sum()
-        return Outcome(torch.stack([one.loss for one in found]).mean(), sum(one.n_anchors for one in found), left_out)
+        return outcome.loss if not self.regularisers else outcome.loss + self._regularised(given)
 
     def _regularised(self, views: Views) -> Tensor:
         """The sum of the regularisers of each anchor and its positive, times their coefficients; of several positives
@@ -249,12 +246,11 @@ class ContrastiveTerm(nn.Module):
         parts = cast("list[Regulariser]", list(self.regularisers))
         return torch.stack([each(views.a, b) * each.config.coefficient for each in parts]).sum()
 
-    def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
-        """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""
-        if share is None or share.is_whole or not self.objective.splits or isinstance(positives, Ragged):
-            return None
+    def _splits(self) -> bool:
+        """Whether each rank can compute its own anchors: its mean is then over as many as its share says."""
         config = self.objective.config
+        if not self.objective.splits:
+            return False
         # else an anchor may be left out: its other candidates have weight 0, or are not drawn
         has_others = self.weight is None and config.n_candidates is None
-        counts_fully = config.count_positive and (self.weight is None or not config.weigh_positive)
-        return share if has_others or counts_fully else None
+        return has_others or (config.count_positive and (self.weight is None or not config.weigh_positive))

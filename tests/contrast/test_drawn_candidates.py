@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from refusing import refused
 from torch import Tensor
 
-from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast, contrast_drawn
+from recgraph.contrast.blockwise import Candidates, contrast, contrast_drawn
 from recgraph.contrast.term import ContrastiveTerm, Queue
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.ranks import Share
 from recgraph.registry import make
-from recgraph.sparse.device import accelerator_path
 
 N, D = 12, 5
 FLAGS = [(True, False), (True, True), (False, False)]
@@ -96,32 +95,6 @@ def test_drawn_candidates_are_dense(flags: tuple[bool, bool]) -> None:
         own = s.diagonal() + (log_w.diagonal() if flags[1] else 0)
         logits = torch.cat([logits, own[:, None]], 1)
     agree(found, (logits.logsumexp(1) - s.diagonal()).mean(), a, b)
-
-
-@pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
-def test_a_term_draws_what_its_setting_says(objective: str) -> None:
-    a, b = views()
-
-    def loss(n_candidates: int | None, seed: int = 0) -> Tensor:
-        term = ContrastiveTerm(objective={"name": objective, "n_candidates": n_candidates})
-        found: Tensor = term(a, b, generator=torch.Generator().manual_seed(seed))
-        return found
-
-    assert torch.equal(loss(2 * N), loss(None))
-    assert torch.equal(loss(4), loss(4))
-    assert not torch.equal(loss(4), loss(4, seed=1))
-
-
-def test_no_candidate_among_the_drawn() -> None:
-    a, b = views()
-    none, weight = torch.zeros(N, dtype=torch.int64), make("weight", "self_mask")
-    given = a, b, torch.arange(3), Candidates(torch.arange(N), None, False), weight, Pairs(none, none, a, b)
-    with refused("weight", by=NoCandidateError):
-        contrast_drawn(*given)
-    with accelerator_path():  # nobody waits to learn it
-        loss, left_out = contrast_drawn(*given)
-    assert loss.isnan()
-    assert int(left_out) == N
 
 
 # A term's queue of earlier rows

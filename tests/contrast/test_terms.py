@@ -116,19 +116,6 @@ def test_several_positives(weighted: bool) -> None:
     agree(term(a, b, positives=Ragged.from_lists(rows)), torch.stack(losses).mean(), a, b)
 
 
-def test_frozen_parts_get_no_gradient() -> None:
-    a, b = views()
-    weight = dense.Dense(log_weights(N, N).clamp(min=-5).requires_grad_())
-    term = ContrastiveTerm(objective="info_nce", weight=weight)
-    term(a.detach(), b).backward()
-    assert weight.table.grad is not None
-    expected, weight.table.grad = weight.table.grad, None
-    term(a, b.detach()).backward()
-    torch.testing.assert_close(weight.table.grad, expected)
-    weight.table.requires_grad_(False)
-    assert not term(a.detach(), b.detach()).requires_grad
-
-
 def test_no_candidate_at_all() -> None:
     a, b = views()
     ids = torch.zeros(N, dtype=torch.int64)

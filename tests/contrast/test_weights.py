@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import contrast_oracles as dense
 import numpy as np
@@ -15,11 +14,9 @@ from torch import Tensor
 
 from recgraph.contrast import weights
 from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
-from recgraph.contrast.parts import Similarity
 from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster, Hardness, Learned, Pairs, Weight
-from recgraph.registry import make
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -149,18 +146,6 @@ def info_of(weight: Cluster, tau: float) -> ContrastiveTerm:
     return ContrastiveTerm(temperature=tau, objective={"name": "info_nce", **settings}, weight=weight)
 
 
-def test_candidates_are_clustered_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    monkeypatch.setattr(weights, "kmeans", lambda x, k, **settings: (made.append(k), kmeans(x, k, **settings))[1])
-    a, b = draw(30, 5), draw(30, 5, seed=1)
-    losses = []
-    for block_rows in (None, 7):
-        losses.append(info(Cluster(n_clusters=(3, 6)), block_rows)(a, b.requires_grad_()))
-        assert made == [3, 6]
-        made.clear()
-    close(losses[1], losses[0])
-
-
 N, M, D = 6, 11, 4
 
 
@@ -286,52 +271,3 @@ def test_a_weight_of_0_passes_no_gradient() -> None:
     )
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
-
-
-# Weights of cosines that are the similarities over a temperature: one product makes both
-
-
-WIDE_N, WIDE_D = 12, 5
-#: whether the weight sees what the similarity sees, and the settings of the term
-TERMS: dict[str, tuple[bool, dict[str, Any]]] = {
-    "info_nce": (True, {"objective": "info_nce"}),
-    "drawn": (True, {"objective": {"name": "nt_xent", "n_candidates": 7, "weigh_positive": True}}),
-    "debiased": (True, {"objective": "debiased_nt_xent"}),
-    "queue": (True, {"objective": "info_nce", "queue_size": 10}),
-    "inner products": (False, {"objective": "info_nce", "similarity": "dot"}),
-}
-
-
-@pytest.mark.parametrize("hardest", [1.0, 0.4])
-@pytest.mark.parametrize("name", TERMS)
-def test_the_same_as_by_two_products(name: str, hardest: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, given = TERMS[name]
-    settings = {"similarity": "cosine", "temperature": 0.3, **given}
-    objective = settings.get("objective", "nt_xent")
-    table = {"name": objective} if isinstance(objective, str) else objective
-    settings["objective"] = {**table, "block_rows": 5}
-    a, b = (
-        torch.randn(WIDE_N, WIDE_D, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (1, 2)
-    )
-    a, b = a.requires_grad_(), b.requires_grad_()
-    was_shared: list[bool] = []
-    cosines = Pairs.cosines
-
-    def noted(self: Pairs) -> Tensor:
-        was_shared.append(self.temperature is not None and self.similarities is not None)
-        return cosines(self)
-
-    monkeypatch.setattr(Pairs, "cosines", noted)
-
-    def run() -> list[Tensor]:
-        weight = make("weight", {"name": "hardness", "beta": 1.5, "hardest": hardest})
-        term = ContrastiveTerm(weight=weight, dim=WIDE_D, **settings).double()
-        ids = torch.arange(WIDE_N) // 2 * 2  # some rows have one id
-        values = [term(a, b, ids + k * WIDE_N, generator=torch.Generator().manual_seed(3)) for k in range(2)]
-        return [values[1], *torch.autograd.grad(values[1], (a, b))]
-
-    found = run()
-    assert any(was_shared) == shared
-    monkeypatch.setattr(Similarity, "over_cosines", lambda *_: None)
-    for ours, theirs in zip(found, run(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

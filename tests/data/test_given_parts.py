@@ -173,9 +173,6 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert DataConfig.of().split_of(str(published)).hash == digest
     # another strategy takes the log as one
     assert DataConfig.of(split="ratio").split_of(str(published)).name == "ratio"
-    own.write_text(own.read_text() + "[prepare]\nk_core = 2\n")
-    with refused("k_core"):
-        DataConfig.of().split_of(str(own))
 
 
 def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

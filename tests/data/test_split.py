@@ -268,5 +268,3 @@ def test_what_is_no_split_is_refused(strategy: str, params: dict[str, Any], name
         _log().split(strategy, **params)
     with refused("timestamp"):
         Interactions.from_frame(pl.DataFrame({"u": [1, 1], "i": [1, 2]}), user="u", item="i").split("time")
-    with refused("which"):
-        _log().split().fit_part("valid")  # type: ignore[arg-type]

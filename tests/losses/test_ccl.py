@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from launches import Largest
 from torch import Tensor
 
 from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
@@ -156,14 +155,3 @@ def test_own_scores_are_those_of_all_vectors_at_once(
     torch.testing.assert_close(scores, expected, **exact)
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got.to_dense() if got.is_sparse else got, want, **exact)
-
-
-def test_own_scores_hold_no_vectors_of_all_negatives() -> None:
-    """The largest tensor that is made, in forward and backward, with 40 times as many negatives."""
-    hidden, table = torch.randn(64, 32, requires_grad=True), torch.nn.Parameter(torch.randn(50, 32))
-
-    for n_negatives in (50, 2000):
-        columns = torch.randint(50, (64, n_negatives))
-        with Largest(without=table) as largest:
-            own_scores(hidden, table, columns, block_rows=2).sum().backward()
-        assert largest.numel <= max(columns.numel(), 2 * n_negatives * 32)

@@ -302,17 +302,6 @@ def test_gfcf_is_the_sum_of_both_filters(
     np.testing.assert_allclose(_scores(model, asked, device), expected, rtol=2e-5, atol=2e-6)
 
 
-def test_a_dense_copy_is_made_of_small_matrices_alone(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-    """Singular vectors of many users and few items are those of the dense copy, without one."""
-    train = _lists(0, 40)
-    expected = _fitted(GFCF(n_factors=4), train, device)
-    monkeypatch.setattr(graph_filters, "_DENSE_CELLS", 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(np.linalg, "svd", None)
-        found = _fitted(GFCF(n_factors=4), train, device)
-    np.testing.assert_allclose(_scores(found, train, device), _scores(expected, train, device), rtol=2e-5, atol=2e-6)
-
-
 @pytest.mark.parametrize("order", ["linear", "second", "third"])
 @pytest.mark.parametrize(
     ("alpha", "s", "k"), [(0.5, 1.0, N_ITEMS), (0.6, 0.7, N_ITEMS), (0.4, 1.4, 5), (0.6, 0.7, None), (0.4, 1.4, None)]
@@ -325,13 +314,6 @@ def test_turbo_cf_is_a_polynomial_of_the_graph_of_items(
     model = _fitted(TurboCF(user_power=alpha, power=s, filter=order, k=k), train, device)
     expected = turbo_scores(_dense(train), _dense(asked), alpha, s, order, k or N_ITEMS)
     np.testing.assert_allclose(_scores(model, asked, device), expected, rtol=2e-5, atol=2e-6)
-
-
-def test_turbo_cf_without_powers_and_one_half_is_gfcf_without_factors(device: torch.device) -> None:
-    train, asked = _lists(4, 30), _lists(5, 9)
-    one = _fitted(TurboCF(k=N_ITEMS), train, device)
-    other = _fitted(GFCF(n_factors=0), train, device)
-    np.testing.assert_allclose(_scores(one, asked, device), _scores(other, asked, device), rtol=2e-5, atol=2e-6)
 
 
 def test_no_filter_takes_memory_of_items_by_items() -> None:

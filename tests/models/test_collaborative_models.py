@@ -8,16 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, planted
-from torch import nn
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.losses.pairwise import PairWeights
-from recgraph.models.collaborative.base import half_squared_norms
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.rows import set_sparse
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
 
@@ -176,31 +173,3 @@ def test_models_of_pairs_leave_out_a_users_own_items(
 
 
 # The norms of a batch's vectors: their formula, and the same from row-sparse tables
-
-
-PLACES = (torch.tensor([0, 2, 2]), torch.tensor([[1, 2], [4, 1]]), torch.zeros(0, dtype=torch.int64))
-
-
-def test_half_the_mean_of_the_squares_at_each_place() -> None:
-    table = torch.randn(6, 3, dtype=torch.float64).requires_grad_()
-    found = half_squared_norms(table, PLACES)
-    want = sum(table[index].square().sum(-1).mean() / 2 for index in PLACES[:2])
-    torch.testing.assert_close(found, want)
-    (gradient,) = torch.autograd.grad(found, table)
-    torch.testing.assert_close(gradient, torch.autograd.grad(want, table)[0])
-    assert float(half_squared_norms(table, PLACES[2:])) == 0
-
-
-def test_a_table_of_row_sparse_gradients_has_the_same() -> None:
-    dense, sparse = (nn.Parameter(torch.ones(60, 3)) for _ in range(2))
-    nn.init.normal_(dense)
-    sparse.data.copy_(dense.data)
-    set_sparse(sparse)
-    ours, theirs = half_squared_norms(dense, PLACES), half_squared_norms(sparse, PLACES)
-    torch.testing.assert_close(ours, theirs)
-    ours.backward()
-    theirs.backward()
-    assert sparse.grad is not None
-    assert sparse.grad.is_sparse
-    assert dense.grad is not None
-    torch.testing.assert_close(sparse.grad.to_dense(), dense.grad)

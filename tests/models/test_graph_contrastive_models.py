@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
 from torch import Tensor
 
-from recgraph.contrast.prototypes import Prototypes, proto_nce, prototypes_of
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.prototypes import Prototypes, prototypes_of
 from recgraph.data.batches import PairBatch
 from recgraph.encoders.graph import LightGCN as Encoder
 from recgraph.models.collaborative.contrastive import SGL, GraphContrastiveModel, SimGCL, XSimGCL
@@ -105,17 +104,6 @@ def test_noise_has_its_length_and_stays_in_the_orthant(name: str, n_layers: int)
     assert bool((moved * clean[connected] >= 0).all())
     model.eval()
     torch.testing.assert_close(model.encode_items(), torch.stack(every).mean(0)[SPACE.n_users :].detach())
-
-
-@pytest.mark.parametrize("name", ["ncl", "xsimgcl"])
-def test_one_propagation_is_made_for_all_terms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made(name)
-    batch = first_batch(model)
-    calls = []
-    layers = Encoder.layers
-    monkeypatch.setattr(Encoder, "layers", lambda *args, **more: calls.append(1) or layers(*args, **more))
-    model(batch, list(model.phases[0].terms))
-    assert len(calls) == 1
 
 
 # NCL: both of its contrasts beside slow ones from the paper's equations, the clusters of an epoch, and other parts
@@ -248,16 +236,3 @@ def test_clusters_are_of_the_vectors_in_the_first_step_of_each_epoch() -> None:
 
 
 # --- other parts ------------------------------------------------------------------------------------
-
-
-def test_the_temperature_of_prototypes_follows_the_density() -> None:
-    dense = ncl(**CLUSTERED, concentration=True, **WARM)
-    batch = first_batch(dense)
-    users, _ = batch.distinct()
-    table = dense.embedding.weight[:N_USERS]
-    x = F.normalize(table.detach(), dim=1)
-    prototypes = prototypes_of(Prototypes(n_clusters=(3, 5), iterations=100, restarts=1)(x), x, 0.3)
-    term = ContrastiveTerm(objective="info_nce", similarity="cosine")
-    only_users = ncl(**CLUSTERED, concentration=True, **WARM, item_weight=0.0)
-    torch.testing.assert_close(value(only_users, "proto", batch), proto_nce(term, table[users], prototypes, users))
-    assert not torch.allclose(value(dense, "proto", batch), value(ncl(**CLUSTERED, **WARM), "proto", batch))

@@ -82,28 +82,6 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds(history_tabl
     torch.testing.assert_close(lost, model.embedding.weight[: SPACE.n_users].mean(0).detach())
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"loss": {"name": "ccl", "n_negatives": 4}},
-        {"loss": "full_softmax"},
-        {"loss": {"name": "bpr", "n_negatives": 2}},
-    ],
-)
-def test_without_the_history_it_is_matrix_factorisation(given: dict[str, object]) -> None:
-    model, plain = (made(name, **given) for name in ("simplex", "bprmf"))
-    model = made("simplex", own_weight=1.0, dropout=0.0, **given)
-    model.load_state_dict(plain.state_dict(), strict=False)
-    batch = first_batch(plain)
-    first_batch(model)
-    batch.generators.fresh("negatives")
-    if given["loss"] != "full_softmax":
-        assert torch.equal(first_batch(model).negatives, batch.negatives)
-    torch.testing.assert_close(model(batch, ["rec"])["rec"], plain(batch, ["rec"])["rec"])
-    query = Query(torch.arange(SPACE.n_users), planted()[0].items)
-    torch.testing.assert_close(model.eval().score(query), plain.eval().score(query))
-
-
 def test_a_history_of_the_target_alone_is_an_empty_one() -> None:
     model = made("simplex", exclude_target=True, dropout=0.0, own_weight=0.5, aggregator="user_attention")
     part = Part(Ragged.from_lists([[2], [4, 5], [3, 4]]), 8)
@@ -195,12 +173,3 @@ def test_terms_are_those_of_the_paper() -> None:
             before = model(batch, [term])[term]
             model.embedding.weight.add_(step)
         assert float((after - before) / 2e-6) == pytest.approx(float(grad[3, 2]), rel=1e-4, abs=1e-10)
-
-
-def test_a_part_of_its_weights_is_plain_cross_entropy() -> None:
-    even = {"positive_weights": (1.0, 0.0), "negative_weights": (1.0, 0.0), "neighbour_weight": 0.0}
-    model = made("ultragcn", loss={"n_negatives": 4, "negative_weight": 4.0}, **even)
-    plain = made("bprmf", loss={"name": "bce", "n_negatives": 4})
-    batch = first_batch(plain)
-    first_batch(model)
-    torch.testing.assert_close(model(batch, ["rec"])["rec"], 5 * plain(batch, ["rec"])["rec"])

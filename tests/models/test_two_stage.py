@@ -263,7 +263,7 @@ def test_repeats_are_candidates_where_they_are_asked_for() -> None:
 
 def test_models_may_be_given_as_objects() -> None:
     model = TwoStage(models=[rg.models.EASE(l2=7.0), "popularity"])
-    assert model.config.models == ({"name": "ease", "l2": 7.0}, "popularity")
+    assert (model.config.models[0]["l2"], model.config.models[1]) == (7.0, "popularity")
     assert TwoStage.Config.of(model.config.model_dump(mode="json")) == model.config
 
 

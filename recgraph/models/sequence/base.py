@@ -101,21 +101,19 @@ class SequenceModel(TrainableModel):
         draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
         self.loss: NextItemLoss = config.loss.build()
-        self.item_tower = self._make_tower(space)
+        self.item_tower: ItemTower | None = None
+        if config.items.features:
+            if not isinstance(space, FeatureSpace):
+                raise ValueError(f"items.features = {config.items.features!r} needs the features of a FeatureSpace")
+            found = space.features
+            self.item_tower = ItemTower(
+                config.hidden_dim, found.entries, found.dense, found.schema.missing, config.items.id_dropout
+            )
         self.item_graph = None if config.items.graph is None else RelatedItems(config.items, config.hidden_dim, space)
         self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
             nn.init.zeros_(self.gap_embedding.weight)
-
-    def _make_tower(self, space: Space) -> ItemTower | None:
-        items = self.config.items
-        if not items.features:
-            return None
-        if not isinstance(space, FeatureSpace):
-            raise ValueError(f"items.features = {items.features!r} needs the features: build(FeatureSpace(...))")
-        found = space.features
-        return ItemTower(self.config.hidden_dim, found.entries, found.dense, found.schema.missing, items.id_dropout)
 
     @property
     def wanted_features(self) -> FeatureWish:
