@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from launches import Count, count, on_meta
+from small_settings import with_small
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.config import known_settings
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import Space
@@ -91,10 +93,9 @@ def test_other_settings_and_models_stay_below_a_ceiling_and_read_nothing(
 
 
 def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype) -> list[Tensor]:
-    made = registry.load("model", name)(hidden_dim=16, dropout=0.0, **settings)
-    encoder = made.config.encoder
-    off = {"attention_dropout": 0.0} if "attention_dropout" in type(encoder).model_fields else {}
-    model: SequenceModel = type(made)(made.config.model_copy(update={"encoder": encoder.model_copy(update=off)}))
+    cls = registry.load("model", name)
+    off = dict.fromkeys([each for each in known_settings(cls.Config) if each.endswith("dropout")], 0.0)
+    model: SequenceModel = cls(**with_small(cls, {"hidden_dim": 16, **off}, settings))
     model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).to(dtype).train()
     with torch.no_grad():
         for parameter in model.parameters():
