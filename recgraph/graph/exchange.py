@@ -45,7 +45,7 @@ from recgraph.graph.schema import (
 )
 from recgraph.sparse.csr import Csr, csr_tensor
 from recgraph.sparse.device import to_host
-from recgraph.sparse.dgl import load as load_dgl
+from recgraph.sparse.spmm import load_dgl
 
 #: the attributes of each type of nodes and of edges, by the names of PyTorch Geometric
 Stores = tuple[dict[str, dict[str, Any]], dict[EdgeType, dict[str, Any]]]

@@ -194,7 +194,9 @@ def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts,
     kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
     per_entry = _INDEX_BYTES + (0 if counts == "binary" else count_dtype(*steps).itemsize)
     distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
-    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * sum(matrix.nbytes for matrix in distinct))
+    parts = [part for matrix in distinct for part in (matrix.indptr, matrix.indices, matrix.weights)]
+    of_factors = sum(part.nbytes for part in parts if part is not None)
+    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * of_factors)
 
 
 def estimate_nnz(steps: Sequence[Csr]) -> int:
