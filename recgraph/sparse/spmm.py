@@ -64,7 +64,7 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
 
 class _Product(torch.autograd.Function):
     """The gradient to ``x`` is a product with the transpose, which is held with the matrix: torch's own transposes
-    every time, for six times the cost. The one to the weights is made at the entries alone: torch's own makes R x C cells.
+    every time, for six times the cost. The one to the weights is made at the entries alone: torch's makes R x C cells.
     """
 
     @staticmethod
