@@ -26,10 +26,9 @@ class Walked:
     It serves large graphs, for embeddings without gradients. Nodes that reach the same before the last step take that
     step once for all of them.
 
-    For a node that follows more than ``cap`` ways at a step (several to one node all count) the distinct nodes that it
-    reaches are not looked for: from that step on a node counts once for each way to it, and the mean is over ways. This
-    equals the mean over distinct nodes wherever no two ways meet (papers of one venue each), and costs one product with
-    each later step for all nodes together; exact means over a hub that many nodes share cost the square of its size.
+    For a node that follows more than ``cap`` ways at a step (several to one node all count) a node reached counts from
+    that step on once for each way to it. This equals the mean over distinct nodes wherever no two ways meet, and costs
+    one product with each later step for all nodes together; exact means over a hub cost the square of its size.
 
     Attributes:
         steps: the matrices of the path up to the type reached, without weights.

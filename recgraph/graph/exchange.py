@@ -247,14 +247,9 @@ def _placed(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:
 def to_pyg(
     nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], task: NodeTask | None = None, homogeneous: bool = False
 ) -> Any:
-    """A ``HeteroData`` that shares the tensors of a graph.
+    """A ``HeteroData`` that shares the tensors of a graph, with the labels and masks of a task at its target.
 
-    Args:
-        task: whose labels and masks are written to the nodes of its target.
-        homogeneous: a ``Data`` instead, of a graph with one type of nodes and one of edges.
-
-    Raises:
-        GraphError: the graph has several types.
+    With ``homogeneous`` a ``Data`` instead, of a graph with one type of nodes and one of edges (GraphError).
     """
     from torch_geometric.data import Data, HeteroData
 
@@ -297,10 +292,8 @@ def stores_of_pyg(data: Any, node_type: str, relation: str) -> Stores:
 def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
     """A graph of what :func:`to_pyg` writes; an ``edge_attr`` of one column stands for ``edge_weight``.
 
-    A type of nodes without features, ids, labels or ``num_nodes`` has as many nodes as its edges name.
-
-    Args:
-        labels: whether the caller reads labels and masks, so that no warning names them.
+    A type of nodes without features, ids, labels or ``num_nodes`` has as many nodes as its edges name. Where the caller
+    reads ``labels`` and masks, no warning names them.
     """
     of_nodes, of_edges = stores
     ends = [
@@ -341,14 +334,7 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
 
 
 def task_of(stores: Stores, target: str | None) -> NodeTask:
-    """Labels and masks as a task; see :meth:`NodeTask.from_columns`.
-
-    Args:
-        target: the type of nodes, where several have labels.
-
-    Raises:
-        GraphError: there are no labels, or several types have them.
-    """
+    """Labels and masks as a task; a GraphError where no type of nodes, or several have labels and none is chosen."""
     labelled = [name for name, store in stores[0].items() if store.get("y") is not None and target in (None, name)]
     if len(labelled) != 1:
         raise GraphError(f"target = {target!r}: labels are there of {', '.join(labelled) or 'no nodes'}")
@@ -358,14 +344,7 @@ def task_of(stores: Stores, target: str | None) -> NodeTask:
 def to_dgl(
     nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], device: torch.device, task: NodeTask | None = None
 ) -> Any:
-    """A heterograph that shares the tensors of a graph.
-
-    Args:
-        task: whose labels and masks are written to the nodes of its target.
-
-    Raises:
-        ImportError: DGL is not there or does not run here.
-    """
+    """A heterograph that shares the tensors of a graph, with the labels and masks of a task at its target."""
     pairs = {edge_type: (held.adj.rows, held.adj.indices) for edge_type, held in edges.items()}
     counts = {name: own.count for name, own in nodes.items()}
     made = load_dgl().heterograph(pairs, num_nodes_dict=counts, device=device)
@@ -383,11 +362,7 @@ def to_dgl(
 
 
 def stores_of_dgl(graph: Any, node_type: str, relation: str) -> Stores:
-    """The attributes of what :func:`to_dgl` writes, or of a heterograph whose data has these names.
-
-    Args:
-        node_type, relation: names of the one type of nodes and of edges of a homogeneous graph.
-    """
+    """The attributes of what :func:`to_dgl` writes, or of a DGL graph whose data has these names."""
     names = {name: node_type if name == "_N" else name for name in graph.ntypes}
     ids, tasks = getattr(graph, "node_ids", {}), getattr(graph, "node_tasks", {})
     of_nodes, of_edges = {}, {}

@@ -262,14 +262,11 @@ class HeteroGraph:
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """On a device."""
-        nodes = {
-            name: replace(own, features=None if own.features is None else own.features.to(device))
-            for name, own in self.nodes.items()
-        }
-        edges = {
-            name: Edges(held.adj.to(device), None if held.times is None else held.times.to(device))
-            for name, held in self.edges.items()
-        }
+        nodes, edges = {}, {}
+        for name, own in self.nodes.items():
+            nodes[name] = replace(own, features=None if own.features is None else own.features.to(device))
+        for edge_type, held in self.edges.items():
+            edges[edge_type] = Edges(held.adj.to(device), None if held.times is None else held.times.to(device))
         return HeteroGraph(nodes, edges)
 
     def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
@@ -340,15 +337,10 @@ class HeteroGraph:
                     tensors[f"{number}.dense"] = x
             on_host = {name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()}
             write_tensors(on_host, new / "features.safetensors")
-            of_nodes = [
-                {
-                    "type": name,
-                    "count": own.count,
-                    "has_ids": own.ids is not None,
-                    "width": None if own.features is None else int(own.features.shape[1]),
-                }
-                for name, own in self.nodes.items()
-            ]
+            of_nodes = []
+            for name, own in self.nodes.items():
+                width = None if own.features is None else int(own.features.shape[1])
+                of_nodes.append({"type": name, "count": own.count, "has_ids": own.ids is not None, "width": width})
             head = {"format": _FORMAT, "nodes": of_nodes, "edges": [list(edge_type) for edge_type in self.edges]}
             write_json(head, new / _HEAD)
 
@@ -361,8 +353,6 @@ class HeteroGraph:
             FileNotFoundError: the folder holds none.
         """
         folder = Path(folder)
-        if not (folder / _HEAD).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved graph ({_HEAD})")
         check_manifest(folder)
         head = read_object(folder / _HEAD)
         if head.get("format") != _FORMAT:
