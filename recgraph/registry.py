@@ -45,7 +45,7 @@ _MEMBERS = {
     },
     "graph": {"recgraph.graph.hetero": "HeteroGraph"},
     "item_graph": {
-        "recgraph.encoders.item_graphs": "Interactions Transitions",
+        "recgraph.encoders.graph": "Interactions Transitions",
         "recgraph.models.heterogeneous.views": "MetaPaths",
     },
     "loss": {
@@ -75,15 +75,14 @@ _MEMBERS = {
         "recgraph.models.sequence.bert4rec": "BERT4Rec",
         "recgraph.models.sequence.contrastive": "CL4SRec DuoRec",
         "recgraph.models.sequence.mclrec": "MCLRec",
-        "recgraph.models.sequence.pointwise": "HSTU FuXiAlpha",
-        "recgraph.models.sequence.sasrec": "BSARec ESASRec GRU4Rec SASRec",
+        "recgraph.models.sequence.sasrec": "BSARec ESASRec FuXiAlpha GRU4Rec HSTU SASRec",
         "recgraph.models.two_stage": "TwoStage",
     },
     "objective": {"recgraph.contrast.objectives": "BarlowTwins DebiasedInfoNCE DebiasedNTXent InfoNCE NTXent"},
     "ranker": {"recgraph.models.two_stage": "BoostedTrees Logistic"},
     "regulariser": {"recgraph.contrast.regularisers": "Alignment CrossUniformity Margin Uniformity"},
     "reranker": {"recgraph.evaluate.rerank": "DPP MMR"},
-    "transform": {"recgraph.contrast.transforms": "Centre ShuffledGroupWhitening"},
+    "transform": {"recgraph.contrast.parts": "Centre ShuffledGroupWhitening"},
     "weight": {"recgraph.contrast.weights": "Cluster Hardness Learned SameTarget SelfMask"},
 }
 _registered: dict[tuple[str, str], type[Any]] = {}
@@ -223,6 +222,18 @@ _parts: dict[tuple[str, type[Any]], type[PartConfig]] = {}
 _create: Callable[..., Any] = create_model
 
 
+class _Made(PartConfig):
+    """The base of the classes made here, which stand in no module: values are pickled by kind and name."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _without_state, (self.part_kind, self.part_name), self.__getstate__()
+
+
+def _without_state(kind: str, name: str) -> PartConfig:
+    cls = part_class(kind, name)
+    return cls.__new__(cls)
+
+
 def part_class(kind: str, name: str) -> type[PartConfig]:
     """The settings of a member, as a configuration: the fields of its ``Config``, or those parameters of its
     constructor that have a default.
@@ -233,7 +244,7 @@ def part_class(kind: str, name: str) -> type[PartConfig]:
     cls = load(kind, name)
     if (kind, cls) not in _parts:
         config = getattr(cls, "Config", None)
-        bases = (PartConfig, config) if config is not None else (PartConfig,)
+        bases = (_Made, config) if config is not None else (_Made,)
         fields = {} if config is not None else _arguments(cls)
         found: type[PartConfig] = _create(cls.__name__, __base__=bases, __doc__=cls.__doc__, **fields)
         found.part_kind, found.part_name, found.member = kind, written(kind, key_of(kind, cls))[0], cls

@@ -151,27 +151,19 @@ def seeded_init(seed: int, *names: str | int) -> Iterator[None]:
         yield
 
 
-def _random_bytes(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
-    # random_() without bounds leaves the sign bit out; the full range keeps all eight bytes uniform
-    words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.uint8)[:count]
-
-
-def _level(p: float) -> int:
-    return min(round(p * 256), 255)
-
-
 def dropout_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor | None:
     """The factors of inverted dropout for ``x``: 0 where dropped, else 1 / (1 - p); None where nothing is dropped.
 
     For functions with a backward of their own; see :func:`dropout`.
     """
-    level = _level(p)
+    level = min(round(p * 256), 255)
     if generator is None or level == 0:
         return None
+    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+    # random_() without bounds leaves the sign bit out; the full range keeps all eight bytes uniform
+    words.random_(-(2**63), None, generator=generator)
     # of x's own type: products with a boolean mask are five times slower on CPU
-    keep = (_random_bytes(x.numel(), x.device, generator).view(x.shape) >= level).to(x.dtype)
+    keep = (words.view(torch.uint8)[: x.numel()].view(x.shape) >= level).to(x.dtype)
     return keep.mul_(256 / (256 - level))
 
 
@@ -184,8 +176,8 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
             the scale uses the rounded value, so the expectation is exact.
         generator: the stream to draw from; None or ``p == 0`` returns ``x`` itself.
     """
-    level = _level(p)
     if is_accelerated(x):
+        level = min(round(p * 256), 255)
         with lent(generator, x.device) as draws:
             return torch.native_dropout(x, level / 256, True)[0] if draws and level else x
     keep = dropout_scale(x, p, generator)

@@ -16,8 +16,7 @@ import pytest
 from refusing import refused
 
 import recgraph as rg
-from recgraph import augment, registry
-from recgraph.config import ConfigError
+from recgraph import registry
 from recgraph.registry import ImportFailed
 
 
@@ -45,13 +44,6 @@ def test_every_member_loads_and_a_written_name_is_read_again(kind: str) -> None:
             registry.load(kind, f"{name}y")
 
 
-def test_case_and_underscores_do_not_matter() -> None:
-    found = {registry.load("metric", name) for name in ("hit_rate", "HitRate", "hit-rate", "HITRATE")}
-    assert len(found) == 1
-    assert {"catalogue_coverage", "r_precision", "ndcg"} <= set(registry.written("metric"))
-    assert {"lightgcn", "itemknn", "mclrec"} <= set(registry.written("model"))
-
-
 def test_register() -> None:
     @registry.register("metric")
     class MyMetric: ...
@@ -67,17 +59,6 @@ def test_register() -> None:
         registry.register("metric", "NDCG")(type("Mine", (), {}))
     with refused("colour"):
         registry.register("colour")
-
-
-def test_a_class_that_is_defined_again_takes_its_own_place() -> None:
-    def define(value: int) -> None:
-        @registry.register("metric")
-        class Mine:
-            held = value
-
-    define(1)
-    define(2)
-    assert registry.load("metric", "mine").held == 2
 
 
 def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,25 +107,6 @@ def test_no_member_is_missing_from_the_list(kind: str) -> None:
     assert {cls.__name__ for cls in unlisted if not any(issubclass(each, cls) for each in found - {cls})} == set()
 
 
-def test_make_takes_a_name_a_table_or_a_value() -> None:
-    crop = registry.make("augmentation", {"name": "crop", "ratio": 0.3})
-    assert crop.config.ratio == registry.make("augmentation", augment.Crop(ratio=0.3)).config.ratio == 0.3
-    weight = registry.make("weight", {"name": "learned", "inner_dim": 4}, dim=8, other=1)
-    assert (weight.config.inner_dim, weight.config.dim) == (4, 8)
-    for spec, named in (({"name": "learned", "inner": 4}, "inner"), ({"ratio": 0.3}, "augmentation"), ("nope", "nope")):
-        with refused(named):
-            registry.make("weight" if named == "inner" else "augmentation", spec)
-
-
-def test_parameters_of_a_constructor_with_a_default_are_settings() -> None:
-    part = registry.part_class("encoder", "hstu")
-    assert set(part.model_fields) == {"n_layers", "n_heads", "time_bias"}
-    made = part(time_bias="false", n_heads="2").build(hidden_dim=8, max_len=5, dropout=0.0, causal=True)
-    assert (made.time_bias, made.dropout) == (False, 0.0)
-    with refused("n_heads", by=ConfigError):
-        part(n_heads=1.5)
-
-
 METRIC = """
 import recgraph as rg
 from recgraph.evaluate.metrics import Metric
@@ -186,13 +148,6 @@ def test_a_file_that_has_changed_is_run_again(tmp_path: Path) -> None:
     write(path, METRIC.replace('"mine"', '"mine"\n    higher_is_better = False'))
     rg.import_file(path)
     assert not registry.load("metric", "mine").higher_is_better
-
-
-def test_a_file_may_be_called_like_a_module_and_import_its_neighbour(tmp_path: Path) -> None:
-    write(tmp_path / "neighbour_of_mine.py", "VALUE = 3\n")
-    module = rg.import_file(write(tmp_path / "json.py", "from neighbour_of_mine import VALUE\n"))
-    assert module.VALUE == 3
-    assert sys.modules["json"] is json
 
 
 @pytest.mark.parametrize(

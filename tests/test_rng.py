@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from recgraph.ranks import Ranks
-from recgraph.rng import Generators, derive, dropout, numpy_generator, seeded_init
+from recgraph.rng import Generators, derive, dropout, seeded_init
 
 
 def draw(generator: torch.Generator, n: int = 8) -> torch.Tensor:
@@ -95,12 +94,6 @@ def test_seeded_init_restores_the_global_generator() -> None:
         assert not torch.equal(torch.nn.Linear(3, 3).weight, first)
 
 
-def test_numpy_generator() -> None:
-    first, second = (numpy_generator(2, "split").random(4) for _ in range(2))
-    assert np.array_equal(first, second)
-    assert not np.array_equal(first, numpy_generator(2, "other").random(4))
-
-
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.9, 0.999])
 def test_dropout_distribution(device: torch.device, p: float) -> None:
     n = 400_000
@@ -120,10 +113,3 @@ def test_dropout_gradient_is_the_mask(device: torch.device) -> None:
     assert x.grad is not None
     torch.testing.assert_close(x.grad * x, y)
     assert x.grad.unique().tolist() == pytest.approx([0, 4 / 3])
-
-
-@pytest.mark.parametrize("shape", [(0,), (1,), (7, 3), (2, 3, 5)])
-def test_dropout_keeps_shape_and_type(shape: tuple[int, ...]) -> None:
-    x = torch.ones(shape, dtype=torch.bfloat16)
-    y = dropout(x, 0.5, Generators(0)["dropout"])
-    assert (y.shape, y.dtype) == (x.shape, x.dtype)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import recgraph
 from recgraph.contrast.blockwise import log_sums
+from recgraph.contrast.parts import _inverse_root
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.transforms import _inverse_root
 from recgraph.contrast.weights import Learned, Pairs
 from recgraph.encoders.attention import attend, pack
 from recgraph.encoders.graph import symmetric_product
@@ -109,8 +109,8 @@ REFUSE = {
     "contrast/blockwise.py:_LogSums": sum_over_candidates,
     "sparse/spmm.py:_PairsInBlocks": products_of_pairs,
     "contrast/regularisers.py:_Potential": uniformity,
-    "contrast/hidden_units.py:_TanhSums": learned_weight,
-    "contrast/transforms.py:_InverseRoot": whitening,
+    "contrast/weights.py:_TanhSums": learned_weight,
+    "contrast/parts.py:_InverseRoot": whitening,
     "encoders/attention.py:_Attention": attention_of_the_last,
     "losses/scores.py:_OwnScores": scores_of_own_negatives,
     "losses/scores.py:_PairScores": scores_of_pairs,

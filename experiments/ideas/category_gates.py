@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import recgraph as rg
 from recgraph.config import Search
 from recgraph.contrast.objectives import Views
+from recgraph.contrast.parts import Transform, TransformConfig
 from recgraph.contrast.term import Contrast
-from recgraph.contrast.transforms import Transform, TransformConfig
 from recgraph.data.item_features import ItemFeatures
 from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.sequence.contrastive import CL4SRec, CL4SRecConfig

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -55,17 +55,13 @@ class BlockwiseLoss(ABC):
 
     def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
         work = work_type(*inputs[:2])
-        self.x, self.y = (tensor.to(work) for tensor in inputs[:2])
+        self.x, self.y = inputs[0].to(work), inputs[1].to(work)
         self.limit = exponent_limit(work)
         self.gradients: list[Tensor | None] = [None] * len(inputs)
         if needs[0]:
             self.gradients[0] = torch.empty_like(self.x)
         if needs[1]:
             self.gradients[1] = torch.zeros_like(self.y)
-
-    def blocks(self, n_candidates: int, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
-        """The rows of each block, with the memory [n, n_candidates] in which its scores are computed."""
-        return score_blocks(len(self.x), n_candidates, self.x, block_rows)
 
     def add_gradients(self, rows: slice, p: Tensor) -> None:
         """Add those by x and y of a block, given the derivative of its losses by ``x @ y.T`` [n, M]."""
@@ -302,10 +298,10 @@ class _Contrast(BlockwiseLoss):
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         # no similarity can leave the range of exp, so that no maximum need be taken out first
-        bounded = not self._accelerated and self._bounded()
+        bounded = not self._accelerated and bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
         sums = []
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
-        for rows, buffer in self.blocks(len(self.y), block_rows):
+        for rows, buffer in score_blocks(len(self.x), len(self.y), self.x, block_rows):
             losses, keep_mask = self._block(rows, buffer, bounded)
             sums.append(losses.sum())
             counted += len(losses) if keep_mask is None else keep_mask.sum()
@@ -317,9 +313,6 @@ class _Contrast(BlockwiseLoss):
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients
         return (total_of(sums, self.x) / counted).to(self.x.dtype), counted
-
-    def _bounded(self) -> bool:
-        return bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
 
     def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor | None]:
         """The losses of the rows (0 where there is no candidate) and which of them count; None: all."""

@@ -1,4 +1,4 @@
-"""A contrastive term: transform + similarity + weight + objective, and regularisers of the same rows."""
+"""A contrastive term: transform + similarity + weight + objective, regularisers of the same rows, and the queue."""
 
 from __future__ import annotations
 
@@ -12,16 +12,89 @@ from torch import Tensor, nn
 
 from recgraph.config import PartConfig, Search
 from recgraph.contrast.objectives import Objective
-from recgraph.contrast.parts import Outcome, Similarity, Views
-from recgraph.contrast.queue import Queue
+from recgraph.contrast.parts import Outcome, Similarity, Transform, Views
 from recgraph.contrast.regularisers import Regulariser
-from recgraph.contrast.transforms import Transform
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
 from recgraph.registry import part, part_class
 from recgraph.rng import Generators
 from recgraph.sparse.blocks import unit_length
 from recgraph.sparse.ragged import Ragged
+
+# added to variances before they are divided
+_SMALLEST = 1e-12
+
+
+class Queue(nn.Module):
+    """A queue of the last ``size`` rows of unit length; those of one id are of the last call that had it.
+
+    Queued rows have no gradient and come from older parameters than the batch. :meth:`join` gives each of their
+    components the mean and the deviation of the batch, with gradients to these. Without this alignment embeddings can
+    lower the loss by drifting together away from the queue instead of apart from one another: MEOW and AdaMEOW did not
+    learn at all. The queue is part of the state, so that a resumed training goes on with it.
+
+    Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et
+    al., 2022).
+
+    Args:
+        size: Q rows at most; 0 keeps none.
+        dim: D, their width.
+    """
+
+    rows: Tensor
+    ids: Tensor
+    place: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(size, dim))
+        self.register_buffer("ids", torch.full((size,), -1, dtype=torch.int64))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    def join(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch and below it the queued rows of other ids.
+
+        Args:
+            rows: [B, D], of unit length.
+            ids: [B] int64, of the rows, not negative.
+
+        Returns:
+            [M, D] and [M], M between B and B + Q.
+        """
+        others = torch.nonzero((self.ids >= 0) & ~torch.isin(self.ids, ids)).squeeze(1)
+        queued = _aligned(self.rows[others].to(rows.dtype), rows)
+        return torch.cat([rows, queued]), torch.cat([ids, self.ids[others]])
+
+    @torch.no_grad()
+    def push(self, rows: Tensor, ids: Tensor) -> None:
+        """Replace the oldest rows, and earlier rows of the same ids. A batch that is pushed again replaces itself.
+
+        Args:
+            rows: [B, D]; where B > Q, the last Q are kept.
+            ids: [B] int64, not negative; one that stands there twice keeps both rows.
+        """
+        size = len(self.ids)
+        if not size:
+            return
+        rows, ids = rows[-size:], ids[-size:]
+        steps = torch.arange(len(ids), device=ids.device)
+        # phases of a step push one batch several times: in new places, it would leave as many old ones empty
+        is_again = (self.ids[(self.place - len(ids) + steps) % size] == ids).all()
+        first = self.place - len(ids) * is_again
+        self.ids.masked_fill_(torch.isin(self.ids, ids), -1)
+        places = (first + steps) % size
+        self.rows[places] = rows.detach().to(self.rows.dtype)
+        self.ids[places] = ids
+        self.place.copy_((first + len(ids)) % size)
+
+
+def _aligned(old: Tensor, new: Tensor) -> Tensor:
+    """``old`` [n, D] with the mean and the deviation of ``new`` in each component, of unit length."""
+    if len(old) < 2 or len(new) < 2:  # one row has no deviation
+        return old
+    (var, mean), (var_old, mean_old) = torch.var_mean(new, 0), torch.var_mean(old, 0)
+    scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
+    return unit_length((old - mean_old) * scale + mean)
 
 
 class Contrast(Similarity):
@@ -143,30 +216,27 @@ class ContrastiveTerm(nn.Module):
         if ids_b is None:
             paired = positives is None and len(a) == len(b)
             ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
-        share = self._split(share, positives)
-        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
-        joined = views if self.queue is None else self._with_queue(self.queue, views)
-        outcome = self._transformed(joined)
+        if share is not None and (share.is_whole or isinstance(positives, Ragged) or not self._splits()):
+            share = None
+        views = given = Views(a, b, ids_a, ids_b, positives, temperatures, generator, share)
+        if self.queue is not None:
+            # queued rows are of length 1: weights and transforms see both sides so
+            anchors = a if self.weight is None and self.transform is None else unit_length(a)
+            rows, ids = self.queue.join(unit_length(b), ids_b)
+            own = torch.arange(len(a), device=rows.device)
+            views = replace(given, a=anchors, b=rows, ids_b=ids, positives=own)
+        if self.transform is None:
+            outcome: Outcome = self.objective(views, self.config, self.weight)
+        else:
+            sides = self.transform(views)
+            found = [self.objective(replace(views, a=x, b=y), self.config, self.weight) for x, y in sides]
+            left_out = torch.stack([one.left_out for one in found]).sum()
+            n_anchors = sum(one.n_anchors for one in found)
+            outcome = Outcome(torch.stack([one.loss for one in found]).mean(), n_anchors, left_out)
         if self.queue is not None and self.training and torch.is_grad_enabled():
             self.queue.push(unit_length(b), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
-        return outcome.loss if not self.regularisers else outcome.loss + self._regularised(views)
-
-    def _with_queue(self, queue: Queue, views: Views) -> Views:
-        """The rows of b with those of earlier calls below them, but for those of ids that b has."""
-        # queued rows are of length 1: weights and transforms see both sides so
-        a = views.a if self.weight is None and self.transform is None else unit_length(views.a)
-        rows, ids = queue.join(unit_length(views.b), views.ids_b)
-        return replace(views, a=a, b=rows, ids_b=ids, positives=torch.arange(len(a), device=rows.device))
-
-    def _transformed(self, views: Views) -> Outcome:
-        if self.transform is None:
-            outcome: Outcome = self.objective(views, self.config, self.weight)
-            return outcome
-        sides = self.transform(views)
-        found = [self.objective(replace(views, a=a, b=b), self.config, self.weight) for a, b in sides]
-        left_out = torch.stack([one.left_out for one in found]).sum()
-        return Outcome(torch.stack([one.loss for one in found]).mean(), sum(one.n_anchors for one in found), left_out)
+        return outcome.loss if not self.regularisers else outcome.loss + self._regularised(given)
 
     def _regularised(self, views: Views) -> Tensor:
         """The sum of the regularisers of each anchor and its positive, times their coefficients; of several positives
@@ -176,12 +246,11 @@ class ContrastiveTerm(nn.Module):
         parts = cast("list[Regulariser]", list(self.regularisers))
         return torch.stack([each(views.a, b) * each.config.coefficient for each in parts]).sum()
 
-    def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
-        """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""
-        if share is None or share.is_whole or not self.objective.splits or isinstance(positives, Ragged):
-            return None
+    def _splits(self) -> bool:
+        """Whether each rank can compute its own anchors: its mean is then over as many as its share says."""
         config = self.objective.config
+        if not self.objective.splits:
+            return False
         # else an anchor may be left out: its other candidates have weight 0, or are not drawn
         has_others = self.weight is None and config.n_candidates is None
-        counts_fully = config.count_positive and (self.weight is None or not config.weigh_positive)
-        return share if has_others or counts_fully else None
+        return has_others or (config.count_positive and (self.weight is None or not config.weigh_positive))

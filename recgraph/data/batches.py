@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -255,7 +256,42 @@ class Batches(Protocol):
         """The batches of one epoch."""
 
 
-class PairBatches:
+class _Samples(ABC):
+    """Shuffled batches of samples, each of the item at a place of a user's row."""
+
+    drop_last = False
+
+    def __init__(self, batch_size: int, generators: Generators, rows: Tensor, ends: Tensor) -> None:
+        self.batch_size, self.generators = batch_size, generators
+        self.sample_rows, self.sample_ends = rows, ends
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
+        return self.sample_rows, self.sample_ends
+
+    def keep(self, keep_mask: Tensor) -> None:
+        """Leave all samples out but those of ``keep_mask`` [S]; what is drawn is still of the whole part."""
+        self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
+
+    @property
+    def n_samples(self) -> int:
+        return self.sample_rows.numel()
+
+    def __len__(self) -> int:
+        return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+        """The batches of an epoch, from batch ``start`` on."""
+        order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
+        for index in range(start, len(self)):
+            yield self._batch(order[index * self.batch_size : (index + 1) * self.batch_size], number, index)
+
+    @abstractmethod
+    def _batch(self, chosen: Tensor, epoch: int, index: int) -> Any:
+        """The chosen samples of this rank; draws are made for the whole batch, as one process makes them."""
+
+
+class PairBatches(_Samples):
     """Shuffled batches of (user, item, negatives); order and negatives depend on the seed and the epoch alone.
 
     Args:
@@ -283,54 +319,37 @@ class PairBatches:
     ) -> None:
         if not train.n_interactions:
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
-        self.users, self.items = train.items.rows, train.items.values
-        self.batch_size, self.generators, self.n_negatives = batch_size, generators, n_negatives
-        self._positions = train.items.positions
+        super().__init__(batch_size, generators, train.items.rows, train.items.positions)
+        self.items, self.n_negatives = train.items.values, n_negatives
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
         self._n_groups = n_groups if shared else None
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """-> [S] int64 the user of each sample, [S] int64 the place of its item among the user's."""
-        return self.users, self._positions
-
     def keep(self, keep_mask: Tensor) -> None:
-        """Leave all samples out but those of ``keep_mask`` [S]; negatives stay those of the whole part."""
-        self.users, self.items = self.users[keep_mask], self.items[keep_mask]
-        self._positions = self._positions[keep_mask]
+        super().keep(keep_mask)
+        self.items = self.items[keep_mask]
 
-    @property
-    def n_samples(self) -> int:
-        return self.items.numel()
-
-    def __len__(self) -> int:
-        return -(-self.n_samples // self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[PairBatch]:
-        """The batches of an epoch, from batch ``start`` on."""
-        order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
-        for index in range(start, len(self)):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            pairs = self.users[chosen], self.items[chosen]
-            share = self.generators.ranks.share_of_batch(len(chosen))
-            users, items = (of_all[share.rows] for of_all in pairs)
-            negatives, excluded, bounds = items.new_empty(items.numel(), 0), None, None
-            if self._sampler is not None:
-                drawn = self.generators.fresh("negatives", number, index)
-                if self._n_groups is not None:
-                    bounds = even_bounds(len(chosen), self._n_groups, share.rows)
-                    negatives, excluded = self._sampler.draw_shared(users, items, self.n_negatives, drawn, bounds)
-                else:
-                    negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
-            every = None if share.is_whole else pairs
-            own = PairBatch(users, items, negatives, self.generators, number, share, every)
-            yield replace(own, excluded=excluded, bounds=bounds)
+    def _batch(self, chosen: Tensor, epoch: int, index: int) -> PairBatch:
+        pairs = self.sample_rows[chosen], self.items[chosen]
+        share = self.generators.ranks.share_of_batch(len(chosen))
+        users, items = (of_all[share.rows] for of_all in pairs)
+        negatives, excluded, bounds = items.new_empty(items.numel(), 0), None, None
+        if self._sampler is not None:
+            drawn = self.generators.fresh("negatives", epoch, index)
+            if self._n_groups is not None:
+                bounds = even_bounds(len(chosen), self._n_groups, share.rows)
+                negatives, excluded = self._sampler.draw_shared(users, items, self.n_negatives, drawn, bounds)
+            else:
+                negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
+        every = None if share.is_whole else pairs
+        own = PairBatch(users, items, negatives, self.generators, epoch, share, every)
+        return replace(own, excluded=excluded, bounds=bounds)
 
 
 Regime = Literal["prefix", "causal", "cloze"]
 ContrastOf = Literal["prefix", "sequence"]
 
 
-class SequenceBatches:
+class SequenceBatches(_Samples):
     """Shuffled batches whose order depends on the seed and the epoch alone; rows of a batch are sorted by length.
 
     Args:
@@ -369,9 +388,9 @@ class SequenceBatches:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap, or triples with the time
         self.inputs = with_gaps(self.tokens, train.times, times) if gaps or times else self.tokens
-        self.regime, self.batch_size, self.max_len, self.generators = regime, batch_size, max_len, generators
+        self.regime, self.max_len = regime, max_len
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
-        self.sample_rows, self.sample_ends = self._samples()
+        super().__init__(batch_size, generators, *self._samples())
         if not len(self):
             what = f"{self.n_samples:,} samples make no batch (batch_size = {batch_size}, drop_last = {drop_last})"
             raise ConfigError(f"train: {what}; a sample needs a user with two interactions")
@@ -385,33 +404,8 @@ class SequenceBatches:
         rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
         return rows, self.tokens.lengths[rows] - 1
 
-    def places(self) -> tuple[Tensor, Tensor]:
-        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
-        return self.sample_rows, self.sample_ends
-
-    def keep(self, keep_mask: Tensor) -> None:
-        """Leave all samples out but those of ``keep_mask`` [S]; partners are still drawn from the whole part."""
-        self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
-
-    @property
-    def n_samples(self) -> int:
-        return self.sample_rows.numel()
-
-    def __len__(self) -> int:
-        return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[SequenceBatch]:
-        """The batches of an epoch, from batch ``start`` on."""
-        order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
-        for index in range(start, len(self)):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            lengths = self.sample_ends[chosen].clamp(max=self.max_len)
-            chosen = chosen[torch.argsort(lengths, stable=True)]
-            drawn = self.generators.fresh("samples", number, index)
-            yield self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn, number)
-
-    def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator, epoch: int) -> SequenceBatch:
-        """The samples of this rank. Draws are made for the whole batch, so that they are those of one process."""
+    def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
+        rows, ends, drawn = self._by_length(chosen, epoch, index)
         lengths, is_causal = ends.clamp(max=self.max_len), self.regime == "causal"
         starts = ends - lengths
         of_contrast = lengths
@@ -442,6 +436,12 @@ class SequenceBatches:
             whole=whole,
             epoch=epoch,
         )
+
+    def _by_length(self, chosen: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """Rows and ends of the chosen samples, in the order of their lengths, and what is drawn from."""
+        ends = self.sample_ends[chosen]
+        order = torch.argsort(ends.clamp(max=self.max_len), stable=True)
+        return self.sample_rows[chosen][order], ends[order], self.generators.fresh("samples", epoch, index)
 
 
 class _SameTarget:
@@ -517,7 +517,8 @@ class ClozeBatches(SequenceBatches):
         first = torch.minimum(ends, torch.full_like(ends, self.max_len))
         return rows[of_each], torch.maximum(ends[of_each] - step * windows.values, first[of_each])
 
-    def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator, epoch: int) -> SequenceBatch:
+    def _batch(self, chosen: Tensor, epoch: int, index: int) -> SequenceBatch:
+        rows, ends, drawn = self._by_length(chosen, epoch, index)
         lengths = (ends + 1).clamp(max=self.max_len + 1)
         masks = draw_masks(lengths, self.mask_ratio, self.last_share, drawn)
         places = self.tokens.offsets[rows] + ends

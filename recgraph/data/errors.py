@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from recgraph.files import CorruptFileError, DataError
-
-__all__ = [
-    "CorruptFileError",
-    "DataError",
-    "EmptyLogError",
-    "MissingColumnError",
-    "MissingIdError",
-    "MixedIdError",
-    "RatingError",
-    "ShortUserError",
-    "TimestampError",
-    "listed",
-]
+from recgraph.files import CorruptFileError as CorruptFileError
+from recgraph.files import DataError as DataError
 
 
 class MissingColumnError(DataError):

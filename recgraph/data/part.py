@@ -42,12 +42,15 @@ class Part:
 
     def filter(self, keep_mask: Tensor) -> Self:
         """Only the interactions where ``keep_mask`` [T] is True, for the same users."""
-        before = np.zeros(keep_mask.numel() + 1, dtype=np.int64)
-        np.cumsum(keep_mask.numpy(), out=before[1:])
-        items = Ragged(kept(self.items.values, keep_mask), torch.from_numpy(before[self.items.offsets.numpy()]))
-        names = [name for name in ("weights", "times", "ratings", "rows") if getattr(self, name, None) is not None]
-        aligned: dict[str, Any] = {name: kept(getattr(self, name), keep_mask) for name in names}
-        return replace(self, items=items, **aligned)
+        mask = keep_mask.numpy()
+        before = np.zeros(len(mask) + 1, dtype=np.int64)
+        np.cumsum(mask, out=before[1:])
+        offsets = torch.from_numpy(before[self.items.offsets.numpy()])
+        kept: dict[str, Any] = {}
+        for name in ("weights", "times", "ratings", "rows"):
+            if (values := getattr(self, name, None)) is not None:
+                kept[name] = torch.from_numpy(values.numpy()[mask])
+        return replace(self, items=Ragged(torch.from_numpy(self.items.values.numpy()[mask]), offsets), **kept)
 
     def item_counts(self) -> Tensor:
         """[n_items] int64: interactions of each item."""
@@ -130,11 +133,6 @@ def _packed_order(digits: npt.NDArray[np.uint64], place_bits: int) -> npt.NDArra
     return packed.view(np.int64)
 
 
-def kept(values: Tensor, keep_mask: Tensor) -> Tensor:
-    """The entries of ``values`` [T] where ``keep_mask`` [T] is True, in their order; both on the host."""
-    return torch.from_numpy(values.numpy()[keep_mask.numpy()])
-
-
 @dataclass(frozen=True, kw_only=True)
 class OrderedLog(Part):
     """A log grouped by user, each user's interactions by time and then by row: the order in which splits label them.
@@ -149,20 +147,18 @@ class OrderedLog(Part):
     def of(cls, log: pl.DataFrame, n_users: int, n_items: int) -> OrderedLog:
         """From an encoded log in any order."""
         log = order(log)
-        users = torch.from_numpy(log["user"].cast(pl.Int32).to_numpy(writable=True))
-        items = Ragged.from_lengths(_tensor(log, "item", pl.Int64), torch.bincount(users, minlength=n_users))
-        extra = {
-            name: _tensor(log, column, pl.Int64 if column == "time" else pl.Float64)
-            for name, column in (("times", "time"), ("weights", "weight"), ("ratings", "rating"))
-            if column in log.columns
+        types: dict[str, type[pl.DataType]] = {"user": pl.Int32, "item": pl.Int64, "row": pl.Int64}
+        types |= {"time": pl.Int64, "weight": pl.Float64, "rating": pl.Float64}
+        held = {
+            name: torch.from_numpy(log[name].cast(dtype).to_numpy(writable=True))
+            for name, dtype in types.items()
+            if name in log.columns
         }
-        return cls(items, n_items, rows=_tensor(log, "row", pl.Int64), **extra)
+        items = Ragged.from_lengths(held["item"], torch.bincount(held["user"], minlength=n_users))
+        extra = (held.get(name) for name in ("weight", "time", "rating"))
+        return cls(items, n_items, *extra, rows=held["row"])
 
     @property
     def part(self) -> Part:
         """All of it, without the source rows."""
         return Part(self.items, self.n_items, self.weights, self.times, self.ratings)
-
-
-def _tensor(log: pl.DataFrame, column: str, dtype: type[pl.DataType]) -> Tensor:
-    return torch.from_numpy(log[column].cast(dtype).to_numpy(writable=True))

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
@@ -114,11 +114,6 @@ class Reading(Config):
     )
     quotes: bool = Field(True, exclude_if=bool, description='of csv and tsv: whether " begins and ends a quoted field')
 
-    @property
-    def has_parts(self) -> bool:
-        """Whether train, valid or test are files of their own."""
-        return any(getattr(self, name) is not None for name in PARTS)
-
     def columns_of(self, names: Sequence[str], label: str, path: Path | None = None) -> Columns:
         """The columns of a log: those that are given, and others by their names; guesses are logged."""
         chosen: dict[str, str | None] = {}
@@ -130,7 +125,15 @@ class Reading(Config):
                 raise MissingColumnError(f"there is no column {name!r}; the columns are {listed(names)}", path=path)
             chosen[role] = name if name in names else None
         free = [name for name in names if name not in chosen.values()]
-        guessed = {role: _guess(role, free, path) for role in ROLES if role not in chosen}
+        guessed: dict[str, str | None] = {}
+        for role in (role for role in ROLES if role not in chosen):
+            candidates = candidates_of(role, free)
+            if len(candidates) > 1 or (not candidates and role in ("user", "item")):
+                option = "time" if role == "timestamp" else role
+                found = f"{listed(candidates)} may each be" if candidates else f"none of {listed(free)} looks like"
+                fix = f"say which: {role}=... (--{option} NAME), or give separator=, or names= without a header line"
+                raise MissingColumnError(f"{found} the {role}; {fix}", path=path)
+            guessed[role] = candidates[0] if candidates else None
         columns = Columns(**chosen, **guessed)
         if any(guessed.values()):
             found = ", ".join(f"{role} = {name!r}" for role, name in columns.model_dump().items() if name)
@@ -142,16 +145,6 @@ class Reading(Config):
         """The reading with the paths of its other files from a folder on."""
         paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
         return self.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
-
-
-def _guess(role: str, free: Sequence[str], path: Path | None) -> str | None:
-    candidates = candidates_of(role, free)
-    if len(candidates) > 1 or (not candidates and role in ("user", "item")):
-        option = "time" if role == "timestamp" else role
-        found = f"{listed(candidates)} may each be" if candidates else f"none of {listed(free)} looks like"
-        fix = f"say which is: {role}=... (--{option} NAME), or give separator=, or names= where there is no header line"
-        raise MissingColumnError(f"{found} the {role}; {fix}", path=path)
-    return candidates[0] if candidates else None
 
 
 def candidates_of(role: str, names: Iterable[str]) -> list[str]:
@@ -227,11 +220,10 @@ class LogFile:
 
     def read(self) -> Table:
         """The log, with all columns known."""
-        if not self.reading.has_parts:
-            return self._read_rows()
-        train = self._of_train._read_rows()
-        likewise = self._of_train.found(train.columns).reading
-        paths = [getattr(self.reading, name) for name in PARTS]
+        train, paths = self._read_rows(), [getattr(self.reading, name) for name in PARTS]
+        if not any(paths):
+            return train
+        likewise = self.found(train.columns).reading.model_copy(update=dict.fromkeys(PARTS))
         return given_apart([train, *(path and LogFile(path, likewise)._read_rows() for path in paths)])
 
     def _read_rows(self) -> Table:
@@ -250,18 +242,13 @@ class LogFile:
         """The reading with the columns that are guessed, and ``"none"`` for those that the log does not have."""
         return self.found(self._columns(self.format, self.files[0])).reading
 
-    @property
-    def _of_train(self) -> LogFile:
-        """The files of the log itself, without those of other parts that are given."""
-        return LogFile(self.path, self.reading.model_copy(update=dict.fromkeys(PARTS)))
-
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether the files are the same: their number, size, latest change and the hash of their content.
 
         The hash of one file is its sha256; that of several, with those of given parts, is of the list of theirs.
         """
         parts = [path for name in PARTS if (path := getattr(self.reading, name)) is not None]
-        files = [*self.files, *itertools.chain(*(LogFile(path, self._of_train.reading).files for path in parts))]
+        files = [*self.files, *itertools.chain(*(LogFile(path, self.reading).files for path in parts))]
         states, hashes = [file.stat() for file in files], [sha256(file) for file in files]
         return {
             "path": str(Path(self.path).absolute()),
@@ -273,19 +260,14 @@ class LogFile:
 
     def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
         """The fingerprint of each file of features, by its name in the settings."""
-        try:
-            files = self.feature_files()
-        except FileNotFoundError:  # the log itself lies elsewhere
-            files = self._given_features()
-        return {name: LogFile(str(path)).fingerprint() for name, path in files.items()}
+        return {name: LogFile(str(path)).fingerprint() for name, path in self.feature_files().items()}
 
     def feature_files(self) -> dict[str, Path]:
         """The files of features: those that are given, and those beside a file of RecBole's."""
-        beside = _side_files(self.files[0]) if self.path and self.format == "recbole" else {}
-        return beside | self._given_features()
-
-    def _given_features(self) -> dict[str, Path]:
-        return {name: Path(path) for name in FEATURES if (path := getattr(self.reading, name)) is not None}
+        found: dict[str, Path] = {}
+        with suppress(FileNotFoundError):  # the log itself lies elsewhere
+            found |= _side_files(self.files[0]) if self.path and self.format == "recbole" else {}
+        return found | {name: Path(path) for name in FEATURES if (path := getattr(self.reading, name)) is not None}
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The features in :meth:`feature_files`, keyed by the log's columns of ids; texts of lists are split."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -34,9 +34,8 @@ from torch import Tensor
 from recgraph.config import checked
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.ids import IdMap
 from recgraph.data.log import HEAD_OF_SPLIT, Log
-from recgraph.data.part import Cases, OrderedLog, Part, kept, order
+from recgraph.data.part import Cases, Part, order
 from recgraph.data.read import LogFile, Reading
 from recgraph.data.strategies import GIVEN, GROUPS, STRATEGIES, Label, Strategy, sizes_of, strategy_of
 from recgraph.files import (
@@ -145,102 +144,36 @@ def folds(
 
 
 class _Labelled:
-    """What both kinds of split share: labelled interactions, and the parts that training may see.
-
-    Attributes:
-        interactions: the log (of a sealed split: without the test part).
-        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
-        strategy, name: the strategy with its settings, and its name.
-        seed: of its draws; None where it draws nothing.
-        hash: of the whole split.
-        log_hash: of a fold: a hash of the log alone, which all folds share; else empty.
-    """
+    """What both kinds of split share; :class:`Split` names the attributes."""
 
     hash: str
-    log_hash: str
 
     def __init__(
         self, interactions: Interactions, labels: Tensor, strategy: Strategy, name: str, seed: int | None
     ) -> None:
         self.interactions, self.labels = interactions, labels
         self.strategy, self.name, self.seed = strategy, name, seed
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The settings of the strategy."""
-        return self.strategy.model_dump(mode="json")
-
-    @property
-    def facts(self) -> str:
-        """What protocols say of the parts beside the hash: see :attr:`recgraph.data.strategies.Strategy.facts`."""
-        return self.strategy.facts
-
-    @property
-    def n_users(self) -> int:
-        return self.interactions.n_users
-
-    @property
-    def n_items(self) -> int:
-        return self.interactions.n_items
-
-    @property
-    def users(self) -> IdMap:
-        return self.interactions.users
-
-    @property
-    def items(self) -> IdMap:
-        return self.interactions.items
+        self.users, self.items = interactions.users, interactions.items
+        self.n_users, self.n_items = len(self.users), len(self.items)
+        self.params: dict[str, Any] = strategy.model_dump(mode="json")
+        self.facts = json.dumps(facts, sort_keys=True) if (facts := strategy.facts) else ""
 
     @cached_property
     def train(self) -> Part:
         """The training part: a row for each user of the log, empty for those held out."""
-        return self._part((Label.TRAIN,))
+        return self._part(Label.TRAIN)
 
     @cached_property
     def valid(self) -> Cases:
         """The validation cases, for stopping and tuning; their history is train."""
-        return self._cases(Label.VALID, (Label.TRAIN, Label.VALID_HISTORY))
+        return self._cases(Label.VALID, Label.TRAIN, Label.VALID_HISTORY)
 
-    def _has(self, labels: Iterable[Label]) -> Tensor:
-        """[T] bool: whether a row has one of the labels."""
-        mask = torch.zeros_like(self.labels, dtype=torch.bool)
-        for label in labels:
-            mask |= self.labels == int(label)
-        return mask
+    def _part(self, *labels: Label) -> Part:
+        mask = torch.isin(self.labels, torch.tensor(labels, dtype=torch.uint8))
+        return self.interactions.ordered.part.filter(mask)
 
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        """The interactions in each part that there are rows of; counted once."""
-        sizes = sizes_of(self.labels)
-        return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{n:,} {name}" for name, n in self._sizes.items())
-        known = f", hash {self._known_hash}" if self._known_hash else ""
-        return f"{type(self).__name__}({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts}{known})"
-
-    def _repr_html_(self) -> str:
-        facts = {
-            "users": self.n_users,
-            "items": self.n_items,
-            **self._sizes,
-            "settings": self.params or None,
-            "seed": self.seed,
-            "hash": self._known_hash or None,
-        }
-        note = "" if isinstance(self, Split) else "The test part is sealed."
-        return block(f"{type(self).__name__} {self.name}", facts, note=note)
-
-    @property
-    def _known_hash(self) -> str:
-        """The beginning of the hash; empty where it was not computed yet, which takes a pass over the log."""
-        return f"{vars(self).get('hash', '')}"[:12]
-
-    def _part(self, labels: Iterable[Label]) -> Part:
-        return self.interactions.ordered.part.filter(self._has(labels))
-
-    def _cases(self, truth: Label, history: Iterable[Label]) -> Cases:
-        targets, past = self._part((truth,)), self._part(history)
+    def _cases(self, truth: Label, *history: Label) -> Cases:
+        targets, past = self._part(truth), self._part(*history)
         wanted = targets.items.lengths > 0
         if self.strategy.new_users == "drop":
             wanted &= past.items.lengths > 0
@@ -249,6 +182,27 @@ class _Labelled:
         grades = None if column is None else targets.items.with_values(column).take(users).values
         times = None if past.times is None else past.items.with_values(past.times).take(users)
         return Cases(users, past.items.take(users), targets.items.take(users), targets.n_items, grades, times)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        sizes = sizes_of(self.labels)
+        return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
+
+    @property
+    def _known_hash(self) -> str:
+        """The beginning of the hash; empty where it was not computed yet, which takes a pass over the log."""
+        return f"{vars(self).get('hash', '')}"[:12]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n:,} {name}" for name, n in self._sizes.items())
+        known = f", hash {self._known_hash}" if self._known_hash else ""
+        return f"{type(self).__name__}({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts}{known})"
+
+    def _repr_html_(self) -> str:
+        sizes = {"users": self.n_users, "items": self.n_items, **self._sizes}
+        facts = {**sizes, "settings": self.params or None, "seed": self.seed, "hash": self._known_hash or None}
+        note = "" if isinstance(self, Split) else "The test part is sealed."
+        return block(f"{type(self).__name__} {self.name}", facts, note=note)
 
     def _rows(self) -> pl.DataFrame:
         """The log by user and time, with the column ``label``."""
@@ -262,7 +216,7 @@ class _Labelled:
                 write_frame(test, new / _TEST)
             self.interactions.write_all_but_log(new)
             head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
-            write_json({**head, "log_hash": self.log_hash}, new / HEAD_OF_SPLIT)
+            write_json(head, new / HEAD_OF_SPLIT)
 
 
 class Split(_Labelled):
@@ -271,6 +225,14 @@ class Split(_Labelled):
     The history of a valid case is what its user did in train, that of a test case what its user did in train and valid.
     Users without history are not evaluated unless the strategy says so (``new_users="keep"``). Items that occur in no
     train row stay in the catalogue and in the truth.
+
+    Attributes:
+        interactions: the log (of a sealed split: without the test part).
+        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
+        strategy, name: the strategy with its settings, and its name.
+        seed: of its draws; None where it draws nothing.
+        params: the settings of the strategy.
+        facts: what protocols say of the parts beside the hash, as JSON.
     """
 
     @classmethod
@@ -317,33 +279,37 @@ class Split(_Labelled):
 
     @cached_property
     def _test(self) -> Cases:
-        return self._cases(Label.TEST, (Label.TRAIN, *GROUPS["valid"], Label.TEST_HISTORY))
+        return self._cases(Label.TEST, Label.TRAIN, *GROUPS["valid"], Label.TEST_HISTORY)
 
     def fit_part(self, which: FitPart) -> Part:
         """What a model is fitted on: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the
         fit that serves, of which no part can be evaluated, and which a block without test data refuses."""
         if which == "all":
             check_open()
-        labels = {"train": (Label.TRAIN,), "train+valid": (Label.TRAIN, *GROUPS["valid"]), "all": tuple(Label)}
-        if which not in labels:
-            raise ValueError(f"which = {which!r} must be one of {', '.join(map(repr, labels))}")
-        return self.train if which == "train" else self._part(labels[which])
+        further = {"train": (), "train+valid": GROUPS["valid"], "all": tuple(Label)[1:]}[which]
+        return self._part(Label.TRAIN, *further) if further else self.train
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
         """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
-        head = {"name": self.name, "params": self.params, "seed": self.seed}
-        return _hash(head, self.users, self.items, self.interactions.ordered, self.labels)
-
-    @cached_property
-    def log_hash(self) -> str:  # type: ignore[override]
-        return _hash({}, self.users, self.items, self.interactions.ordered) if "n_folds" in self.params else ""
+        head = {"name": self.name, "params": self.params, "seed": self.seed, "version": 1}
+        state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+        state.update(self.users.digest())
+        state.update(self.items.digest())
+        log = self.interactions.ordered
+        own = {"offsets": log.items.offsets, "items": log.items.values, "labels": self.labels}
+        for name, values in {**own, "times": log.times, "weights": log.weights, "ratings": log.ratings}.items():
+            if values is not None:
+                state.update(f"{name}:{values.numel()}:".encode())
+                state.update(np.ascontiguousarray(values.numpy(), dtype=_TYPES[name]).data)
+        return state.hexdigest()
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
-        keep_mask = ~self._has(GROUPS["test"])
-        log, labels = self.interactions.masked(keep_mask.numpy()), kept(self.labels, keep_mask)
-        return SealedSplit(log, labels, self.strategy, self.name, self.seed, self.hash, lambda: self, self.log_hash)
+        test = torch.tensor(GROUPS["test"], dtype=torch.uint8)
+        keep_mask = torch.isin(self.labels, test, invert=True).numpy()
+        log, labels = self.interactions.masked(keep_mask), torch.from_numpy(self.labels.numpy()[keep_mask])
+        return SealedSplit(log, labels, self.strategy, self.name, self.seed, self.hash, lambda: self)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
@@ -379,12 +345,10 @@ class SealedSplit(_Labelled):
         seed: int | None,
         digest: str,
         reveal: Callable[[], Split],
-        log_hash: str = "",
     ) -> None:
         super().__init__(interactions, labels, strategy, name, seed)
-        self.hash, self.log_hash = digest, log_hash
+        self.hash, self._reveal = digest, reveal
         self.unsealed_reasons: list[str] = []
-        self._reveal = reveal
 
     @property
     def test(self) -> Cases:
@@ -417,7 +381,7 @@ class SealedSplit(_Labelled):
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
         own = (self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash)
-        return SealedSplit(*own, _refuse_to_unseal, self.log_hash)
+        return SealedSplit(*own, _refuse_to_unseal)
 
     def save(self, folder: str | Path) -> None:
         """:meth:`Split.save` without test rows, an older split's, too: a copy loaded from there has none to unseal."""
@@ -432,7 +396,7 @@ class SealedSplit(_Labelled):
         rows = read_frame(folder / _OPEN)
         frame, labels = _log_and_labels(rows)
         log = Interactions.load_with(frame, folder)
-        strategy = STRATEGIES[head["name"]].of(head["params"])
+        own = (STRATEGIES[head["name"]].of(head["params"]), head["name"], head["seed"])
 
         def reveal() -> Split:
             path, digest = folder / _TEST, read_manifest(folder).get(_TEST)
@@ -440,13 +404,12 @@ class SealedSplit(_Labelled):
                 return _refuse_to_unseal()
             check_file(path, digest)
             frame, labels = _log_and_labels(pl.concat([rows, read_frame(path)]))
-            split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
+            split = Split(replace(log, log=frame), labels, *own)
             if split.hash != head["hash"]:
                 raise CorruptFileError("the rows do not give the hash of the split; it was changed", path=path)
             return split
 
-        own = (strategy, head["name"], head["seed"], head["hash"], reveal, head["log_hash"])
-        return SealedSplit(log, labels, *own)
+        return SealedSplit(log, labels, *own, head["hash"], reveal)
 
 
 def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
@@ -454,17 +417,3 @@ def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
     rows = order(rows)
     labels = torch.from_numpy(rows["label"].cast(pl.UInt8).to_numpy(writable=True))
     return rows.drop("label").sort("row"), labels
-
-
-def _hash(head: Mapping[str, Any], users: IdMap, items: IdMap, log: OrderedLog, labels: Tensor | None = None) -> str:
-    """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
-    state = hashlib.sha256(json.dumps({**head, "version": 1}, sort_keys=True).encode())
-    state.update(users.digest())
-    state.update(items.digest())
-    columns = {"offsets": log.items.offsets, "items": log.items.values, "labels": labels}
-    columns |= {"times": log.times, "weights": log.weights, "ratings": log.ratings}
-    for name, values in columns.items():
-        if values is not None:
-            state.update(f"{name}:{values.numel()}:".encode())
-            state.update(np.ascontiguousarray(values.numpy(), dtype=_TYPES[name]).data)
-    return state.hexdigest()

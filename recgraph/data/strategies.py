@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +14,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
 from recgraph.data.ids import plain_value
@@ -77,12 +77,8 @@ class Strategy(Config):
         return False
 
     @property
-    def facts(self) -> str:
-        """What a protocol says of the parts beside the hash of the split, as JSON; empty where there is nothing."""
-        return json.dumps(found, sort_keys=True) if (found := self._facts()) else ""
-
-    def _facts(self) -> dict[str, Any]:
-        """:attr:`facts` as JSON values."""
+    def facts(self) -> dict[str, Any]:
+        """What a protocol says of the parts beside the hash of the split, as JSON values."""
         return {}
 
     @property
@@ -101,9 +97,9 @@ class Strategy(Config):
             raise ValueError(f"the split leaves the {empty[0]} part empty ({settings}); are they in the log's units?")
         return self, labels
 
+    @abstractmethod
     def labels(self, log: Log, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``log.ordered``."""
-        raise NotImplementedError
 
 
 class Folded(Strategy):
@@ -123,7 +119,8 @@ class Folded(Strategy):
             raise ValueError(f"n_folds = {self.n_folds} and fold = {self.fold}: give fold = 0 to n_folds - 1, or none")
         return self
 
-    def _facts(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
         return {} if self.n_folds is None else {"fold": self.fold, "n_folds": self.n_folds}
 
     @property
@@ -347,10 +344,10 @@ class TimeCut(Shares):
     def needed(self) -> tuple[str, ...]:
         return super().needed if self.valid_from is None else ("train", "test")
 
-    def _facts(self) -> dict[str, Any]:
-        if self.targets == "all" and self.unknown_items == "keep":
-            return super()._facts()
-        return {**super()._facts(), "targets": self.targets, "unknown_items": self.unknown_items}
+    @property
+    def facts(self) -> dict[str, Any]:
+        is_plain = self.targets == "all" and self.unknown_items == "keep"
+        return super().facts | ({} if is_plain else {"targets": self.targets, "unknown_items": self.unknown_items})
 
     def labels(self, log: Log, seed: int) -> Tensor:
         times = log.ordered.times
@@ -401,7 +398,8 @@ class Given(Strategy):
     def draws(self) -> bool:
         return bool(self.valid) and self.order == "random"
 
-    def _facts(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
         drawn = {} if self.valid is None else {"valid_from_train": self.valid, "order": self.order}
         return {**drawn, "unknown_items": self.unknown_items, **self.found}
 
@@ -459,7 +457,7 @@ _HELD_OUT = (
 
 
 def _all_train(log: Log) -> Tensor:
-    return torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+    return torch.zeros(log.n_interactions, dtype=torch.uint8)
 
 
 def _without_unknown(log: OrderedLog, labels: Tensor) -> Tensor:
@@ -535,7 +533,4 @@ def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
     """A strategy by its name."""
     if name not in STRATEGIES:
         raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
-    try:
-        return STRATEGIES[name].of(params)
-    except ConfigError as error:
-        raise ConfigError(f"split {name!r}: {error}") from None
+    return STRATEGIES[name].of(params)

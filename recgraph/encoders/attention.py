@@ -11,6 +11,7 @@ lengths are rounded up, so that few shapes occur. Both give the same numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -38,7 +39,7 @@ class Bucket:
 
     Attributes:
         first_row, n_rows: the rows ``first_row : first_row + n_rows`` of the packed batch.
-        first_token, n_tokens: their tokens.
+        tokens: of the packed tokens theirs, ``n_tokens`` in number.
         length: of the longest row.
         slots: [n_tokens] int64, the place of each token in the padded [n_rows * length] layout; None where the rows
             are all of one length and the padded layout is a view.
@@ -48,55 +49,12 @@ class Bucket:
 
     first_row: int
     n_rows: int
-    first_token: int
+    tokens: slice
     n_tokens: int
     length: int
     slots: Tensor | None
     lengths: Tensor
     valid_mask: Tensor | None
-
-    @property
-    def tokens(self) -> slice:
-        """Of the packed tokens."""
-        return slice(self.first_token, self.first_token + self.n_tokens)
-
-    @cached_property
-    def causal_mask(self) -> Tensor:
-        """Which keys a query sees, [L, L] or, with masked items, [n_rows, 1, L, L].
-
-        The valid keys up to its own place; a query that would see none sees itself, so that no row of the softmax is
-        empty. (The published code adds -10000 to what is hidden, which differs for queries that are never read.)
-        """
-        places = torch.arange(self.length, device=self.lengths.device)
-        causal_mask = places[:, None] >= places
-        if self.valid_mask is None:
-            return causal_mask
-        visible_mask = causal_mask & self.valid_mask[:, None, :]
-        alone_mask = ~visible_mask.any(-1, keepdim=True) & torch.eye(self.length, device=places.device).bool()
-        return (visible_mask | alone_mask)[:, None]
-
-    @cached_property
-    def causal_bias(self) -> Tensor:
-        """Additive mask of the attention scores."""
-        return score_bias(self.causal_mask)
-
-    @cached_property
-    def last_mask(self) -> Tensor | None:
-        """Which keys the queries at the last places see, [n_rows, 1, 1, L]; None where every key is visible."""
-        if self.slots is None and self.valid_mask is None:
-            return None
-        places = torch.arange(self.length, device=self.lengths.device)
-        visible_mask = places < self.lengths[:, None]
-        if self.valid_mask is not None:
-            visible_mask = visible_mask & self.valid_mask
-            alone_mask = ~visible_mask.any(-1, keepdim=True) & (places == self.lengths[:, None] - 1)
-            visible_mask = visible_mask | alone_mask
-        return visible_mask[:, None, None]
-
-    @cached_property
-    def last_bias(self) -> Tensor | None:
-        """Additive mask of the attention scores."""
-        return None if self.last_mask is None else score_bias(self.last_mask)
 
     def pad(self, tokens: Tensor) -> Tensor:
         """[n_tokens, ...] -> [n_rows, length, ...]; a view where the rows are of one length."""
@@ -172,12 +130,57 @@ class Packed:
         ]
 
     @cached_property
+    def causal_masks(self) -> list[Tensor]:
+        """Of each bucket which keys a query sees, [L, L] or, with masked items, [n_rows, 1, L, L].
+
+        The valid keys up to its own place; a query that would see none sees itself, so that no row of the softmax is
+        empty. (The published code adds -10000 to what is hidden, which differs for queries that are never read.)
+        """
+        masks = []
+        for bucket in self.buckets:
+            places = torch.arange(bucket.length, device=self.tokens.device)
+            mask = places[:, None] >= places
+            if bucket.valid_mask is not None:
+                mask = mask & bucket.valid_mask[:, None, :]
+                alone_mask = ~mask.any(-1, keepdim=True) & torch.eye(bucket.length, device=places.device).bool()
+                mask = (mask | alone_mask)[:, None]
+            masks.append(mask)
+        return masks
+
+    @cached_property
+    def last_masks(self) -> list[Tensor | None]:
+        """The same of its last places, [n_rows, 1, 1, L]; None where they see every key."""
+        masks: list[Tensor | None] = []
+        for bucket in self.buckets:
+            if bucket.slots is None and bucket.valid_mask is None:
+                masks.append(None)
+                continue
+            places = torch.arange(bucket.length, device=self.tokens.device)
+            mask = places < bucket.lengths[:, None]
+            if bucket.valid_mask is not None:
+                mask = mask & bucket.valid_mask
+                mask = mask | (~mask.any(-1, keepdim=True) & (places == bucket.lengths[:, None] - 1))
+            masks.append(mask[:, None, None])
+        return masks
+
+    @cached_property
+    def causal_biases(self) -> list[Tensor | None]:
+        """:attr:`causal_masks` as what is added to scores."""
+        return score_biases(self.causal_masks)
+
+    @cached_property
+    def last_biases(self) -> list[Tensor | None]:
+        """:attr:`last_masks` as what is added to scores."""
+        return score_biases(self.last_masks)
+
+    @cached_property
     def last_buckets(self) -> tuple[Bucket, ...]:
         """The buckets with the last places in the place of all tokens."""
-        return tuple(
-            replace(each, first_token=each.first_row, n_tokens=each.n_rows, length=1, slots=None, valid_mask=None)
-            for each in self.buckets
-        )
+        last = []
+        for each in self.buckets:
+            rows = slice(each.first_row, each.first_row + each.n_rows)
+            last.append(replace(each, tokens=rows, n_tokens=each.n_rows, length=1, slots=None, valid_mask=None))
+        return tuple(last)
 
     def asked(self, places: Ragged) -> Asked:
         """Some places [M] among the values of the rows that were packed, row by row."""
@@ -187,12 +190,8 @@ class Packed:
         tokens = places.values[order.values]
         if self.token_order is not None:
             tokens = torch.argsort(self.token_order)[tokens]
-        lengths, bounds = order.lengths.tolist(), order.offsets.tolist()
-        buckets = [
-            _bucket(order, each.first_row, each.first_row + each.n_rows, lengths, bounds, masked=False)
-            for each in self.buckets
-        ]
-        return Asked(tokens, torch.argsort(order.values), tuple(buckets))
+        ends = [each.first_row + each.n_rows for each in self.buckets]
+        return Asked(tokens, torch.argsort(order.values), _buckets(order, ends, order.n_rows))
 
     @property
     def _times_of_buckets(self) -> list[Tensor | None]:
@@ -260,32 +259,37 @@ def pack(sequences: Ragged, last_only: bool, sees_all: bool = False) -> Packed:
         tokens = order.with_values(sequences.values[token_order])
         positions = positions[token_order]
         row_masked = row_masked[row_order] if row_masked is not None else None
-    buckets = _buckets(tokens, int(row_masked.sum()) if row_masked is not None else 0)
+    # of rows that are sorted by length, those with masked items last
+    n_plain = tokens.n_rows - (int(row_masked.sum()) if row_masked is not None else 0)
+    lengths, ends, first = tokens.lengths.tolist(), [], 0
+    for row in range(1, len(lengths)):
+        if row == n_plain or lengths[row] > lengths[first] * _SPREAD:
+            ends.append(row)
+            first = row
+    buckets = _buckets(tokens, [*ends, len(lengths)], n_plain)
     last = tokens.offsets[1:] - 1
     return Packed(tokens.values, positions, last, row_order, token_order, buckets, sees_all=sees_all)
 
 
-def _buckets(tokens: Ragged, n_masked: int) -> tuple[Bucket, ...]:
-    """Cut rows that are sorted by length, those with masked items last, into buckets."""
+def _buckets(tokens: Ragged, ends: list[int], n_plain: int) -> tuple[Bucket, ...]:
+    """Neighbouring rows, up to each of ``ends``; only rows from ``n_plain`` on have masked items."""
     lengths, bounds = tokens.lengths.tolist(), tokens.offsets.tolist()
-    n_plain = len(lengths) - n_masked
     buckets, first = [], 0
-    for row in range(1, len(lengths) + 1):
-        if row < len(lengths) and row != n_plain and lengths[row] <= max(lengths[first], lengths[first] * _SPREAD):
-            continue
-        buckets.append(_bucket(tokens, first, row, lengths, bounds, masked=first >= n_plain))
-        first = row
+    for end in ends:
+        own, of_bucket = lengths[first:end], slice(bounds[first], bounds[end])
+        n_rows, length = end - first, max(1, *own)
+        slots = valid_mask = None
+        if min(own) != length:
+            slots = (tokens.rows[of_bucket] - first) * length + tokens.positions[of_bucket]
+        if first >= n_plain:
+            values = tokens.values[of_bucket]
+            if slots is not None:
+                values = values.new_zeros(n_rows * length).index_copy_(0, slots, values)
+            valid_mask = values.view(n_rows, length) != 0
+        n_tokens = of_bucket.stop - of_bucket.start
+        buckets.append(Bucket(first, n_rows, of_bucket, n_tokens, length, slots, tokens.lengths[first:end], valid_mask))
+        first = end
     return tuple(buckets)
-
-
-def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: list[int], masked: bool) -> Bucket:
-    own, start, stop = lengths[first:end], bounds[first], bounds[end]
-    of_rows, length = tokens.lengths[first:end], max(1, *own)
-    slots = None
-    if min(own) != length:
-        slots = (tokens.rows[start:stop] - first) * length + tokens.positions[start:stop]
-    bucket = Bucket(first, end - first, start, stop - start, length, slots, of_rows, None)
-    return replace(bucket, valid_mask=bucket.pad(tokens.values[start:stop]) != 0) if masked else bucket
 
 
 def spans(queries: Tensor, keys: Tensor) -> Tensor:
@@ -301,10 +305,12 @@ def spans(queries: Tensor, keys: Tensor) -> Tensor:
     return buckets.masked_fill((queries == 0)[:, :, None] | (keys == 0)[:, None, :], 0)
 
 
-def score_bias(visible_mask: Tensor) -> Tensor:
-    """What is added to attention scores, of the mask's shape: 0 at the keys that a query sees, else ``-inf``."""
-    hidden = torch.zeros(visible_mask.shape, device=visible_mask.device)
-    return hidden.masked_fill_(~visible_mask, float("-inf"))
+def score_biases(visible_masks: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """What is added to attention scores, of each mask's shape: 0 at the keys that a query sees, else ``-inf``."""
+    return [
+        None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+        for mask in visible_masks
+    ]
 
 
 @dataclass(frozen=True)
@@ -374,7 +380,7 @@ class Padded:
     @cached_property
     def causal_bias(self) -> Tensor | None:
         """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
-        return None if self.alone is None else score_bias(self.causal_mask)
+        return None if self.alone is None else score_biases([self.causal_mask])[0]
 
     @property
     def every_bias(self) -> Tensor | None:
@@ -391,9 +397,9 @@ class Padded:
         return visible_mask[:, None, None]
 
     @cached_property
-    def last_bias(self) -> Tensor:
+    def last_bias(self) -> Tensor | None:
         """Additive mask of the attention scores."""
-        return score_bias(self.last_mask)
+        return score_biases([self.last_mask])[0]
 
     @cached_property
     def causal_spans(self) -> Tensor | None:
@@ -531,56 +537,26 @@ def attend(
     return attended
 
 
-def _heads(padded: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:
-    """[n, L, parts D] -> ``parts`` tensors of [n n_heads, L, D / n_heads]."""
-    n, length, width = padded.shape
-    split = padded.view(n, length, parts, n_heads, width // (parts * n_heads))
-    stacked = split.permute(2, 0, 3, 1, 4).reshape(parts, n * n_heads, length, -1)
-    return stacked.unbind(0)
+def _split_heads(x: Tensor, buckets: Sequence[Bucket], n_parts: int, n_heads: int) -> list[tuple[Tensor, ...]]:
+    """[N, n_parts D] -> of each bucket ``n_parts`` tensors [n n_heads, L, D / n_heads], padded."""
+    n_columns, found = x.shape[1], []
+    for bucket in buckets:
+        n, length, padded = bucket.n_rows, bucket.length, x[bucket.tokens]
+        if bucket.slots is not None:
+            padded = x.new_zeros(n * length, n_columns).index_copy_(0, bucket.slots, padded)
+        heads = padded.view(n, length, n_parts, n_heads, n_columns // (n_parts * n_heads)).permute(2, 0, 3, 1, 4)
+        found.append(heads.reshape(n_parts, n * n_heads, length, -1).unbind(0))
+    return found
 
 
-def _merge(parts: list[Tensor], n_heads: int) -> Tensor:
-    """The inverse of :func:`_heads`: -> [n, L, parts D]."""
-    stacked = torch.stack(parts)
-    count, rows, length, width = stacked.shape
-    split = stacked.view(count, rows // n_heads, n_heads, length, width)
-    return split.permute(1, 3, 0, 2, 4).reshape(rows // n_heads, length, count * n_heads * width)
-
-
-def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor | None, n_heads: int) -> Tensor:
-    scale = 1 / math.sqrt(queries.shape[-1])
-    if bias is None:
-        scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale)
-    else:
-        bias = bias.to(queries.dtype)
-        if bias.dim() == 4:
-            bias = bias.expand(-1, n_heads, -1, -1).reshape(-1, *bias.shape[2:])
-        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale)
-    # the autocast of GPUs makes a softmax float32; the backward pass, which has no autocast, needs one type
-    return torch.softmax(scores, -1).to(queries.dtype)
-
-
-def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, n_heads: int, p: float, generator: Any
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """-> (output, probabilities, scaled keep mask or None), all by [n n_heads, ...]."""
-    probabilities = _probabilities(queries, keys, bias, n_heads)
-    keep = dropout_scale(probabilities, p, generator)
-    used = probabilities if keep is None else probabilities * keep
-    return torch.bmm(used, values), probabilities, keep
-
-
-def _attend_backward(
-    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, probabilities: Tensor, keep: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    used = probabilities if keep is None else probabilities * keep
-    grad_values = torch.bmm(used.transpose(1, 2), grad)
-    grad_used = torch.bmm(grad, values.transpose(1, 2))
-    if keep is not None:
-        grad_used.mul_(keep)
-    grad_scores = torch._softmax_backward_data(grad_used, probabilities, -1, grad.dtype)
-    grad_scores = grad_scores.mul_(1 / math.sqrt(queries.shape[-1]))
-    return torch.bmm(grad_scores, keys), torch.bmm(grad_scores.transpose(1, 2), queries), grad_values
+def _join_heads(out: Tensor, parts: Sequence[Sequence[Tensor]], buckets: Sequence[Bucket], n_heads: int) -> Tensor:
+    """The inverse of :func:`_split_heads`, written to ``out`` [N, n_parts D]."""
+    for bucket, of_bucket in zip(buckets, parts, strict=True):
+        n, length = bucket.n_rows, bucket.length
+        heads = torch.stack([*of_bucket]).view(len(of_bucket), n, n_heads, length, -1)
+        padded = heads.permute(1, 3, 0, 2, 4).reshape(n * length, -1)
+        out[bucket.tokens] = padded if bucket.slots is None else padded.index_select(0, bucket.slots)
+    return out
 
 
 class _Attention(torch.autograd.Function):
@@ -597,30 +573,51 @@ class _Attention(torch.autograd.Function):
         p: float,
         generator: Any,
     ) -> Tensor:
-        out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+        scale = 1 / math.sqrt(queries.shape[1] // n_heads)
+        biases = packed.causal_biases if own is packed.buckets and not packed.sees_all else packed.last_biases
+        of_queries, of_keys = _split_heads(queries, own, 1, n_heads), _split_heads(kv, packed.buckets, 2, n_heads)
         saved: list[Tensor | None] = []
-        is_causal = own is packed.buckets and not packed.sees_all
-        for bucket, places in zip(packed.buckets, own, strict=True):
-            (query,) = _heads(places.pad(queries[places.tokens]), 1, n_heads)
-            keys, values = _heads(bucket.pad(kv[bucket.tokens]), 2, n_heads)
-            bias = bucket.causal_bias if is_causal else bucket.last_bias
-            result, *kept = _attend(query, keys, values, bias, n_heads, p, generator)
-            out[places.tokens] = places.unpad(_merge([result], n_heads))
-            saved += [query, keys, values, *kept]
+        attended = []
+        for (query,), (keys, values), bias in zip(of_queries, of_keys, biases, strict=True):
+            if bias is None:
+                scores = torch.bmm(query, keys.transpose(1, 2)).mul_(scale)
+            else:
+                bias = bias.to(query.dtype)
+                if bias.dim() == 4:
+                    bias = bias.expand(-1, n_heads, -1, -1).reshape(-1, *bias.shape[2:])
+                scores = torch.baddbmm(bias, query, keys.transpose(1, 2), alpha=scale)
+            # the autocast of GPUs makes a softmax float32; the backward pass, which has no autocast, needs one type
+            probabilities = torch.softmax(scores, -1).to(query.dtype)
+            keep = dropout_scale(probabilities, p, generator)
+            attended.append([torch.bmm(probabilities if keep is None else probabilities * keep, values)])
+            saved += [query, keys, values, probabilities, keep]
         ctx.save_for_backward(*saved)
-        ctx.packed, ctx.own, ctx.n_heads = packed, own, n_heads
-        return out
+        ctx.buckets, ctx.own, ctx.n_heads, ctx.scale = packed.buckets, own, n_heads, scale
+        ctx.kv_shape = kv.shape
+        out = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+        return _join_heads(out, attended, own, n_heads)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("attention")
-        grad = grads[0]
-        n_tokens = sum(bucket.n_tokens for bucket in ctx.packed.buckets)
-        grad_queries = torch.empty_like(grad)
-        grad_kv = grad.new_empty(n_tokens, 2 * grad.shape[1])
-        for index, (bucket, places) in enumerate(zip(ctx.packed.buckets, ctx.own, strict=True)):
-            (of_out,) = _heads(places.pad(grad[places.tokens]), 1, ctx.n_heads)
-            of_query, *of_kv = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
-            grad_queries[places.tokens] = places.unpad(_merge([of_query], ctx.n_heads))
-            grad_kv[bucket.tokens] = bucket.unpad(_merge(of_kv, ctx.n_heads))
-        return grad_queries, grad_kv, None, None, None, None, None
+        buckets, own, n_heads, saved = ctx.buckets, ctx.own, ctx.n_heads, ctx.saved_tensors
+        (grad_out,) = grads
+        of_queries, of_keys = [], []
+        for index, (grad,) in enumerate(_split_heads(grad_out, own, 1, n_heads)):
+            query, keys, values, probabilities, keep = saved[5 * index : 5 * index + 5]
+            used = probabilities if keep is None else probabilities * keep
+            grad_used = torch.bmm(grad, values.transpose(1, 2))
+            if keep is not None:
+                grad_used.mul_(keep)
+            grad_scores = torch._softmax_backward_data(grad_used, probabilities, -1, grad.dtype).mul_(ctx.scale)
+            of_queries.append([torch.bmm(grad_scores, keys)])
+            of_keys.append([torch.bmm(grad_scores.transpose(1, 2), query), torch.bmm(used.transpose(1, 2), grad)])
+        return (
+            _join_heads(torch.empty_like(grad_out), of_queries, own, n_heads),
+            _join_heads(grad_out.new_empty(ctx.kv_shape), of_keys, buckets, n_heads),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )

@@ -106,6 +106,10 @@ class SequenceEncoder(nn.Module):
         """Whether it reads when each item was, beside its embedding."""
         return False
 
+    def closed(self, sequences: Ragged) -> Ragged:
+        """Rows as it reads them: with a masked item behind each where it ``ends_masked``."""
+        return sequences.lengthened() if self.ends_masked else sequences
+
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
 

@@ -54,10 +54,11 @@ class PointwiseLayer(EncoderLayer):
         parts = []
         sizes = [bucket.n_tokens for bucket in layout.buckets]
         # a split, as the gradient of each slice would be a tensor of all tokens
-        split = zip(layout.buckets, torch.split(kv, sizes), torch.split(q, sizes), layout.causal_spans, strict=True)
-        for bucket, of_keys, of_queries, spans in split:
-            padded = bucket.pad(of_keys), bucket.pad(of_queries)
-            parts.append(bucket.unpad(self._weighed(*padded, bucket.causal_mask, None, spans)))
+        of_keys, of_queries = torch.split(kv, sizes), torch.split(q, sizes)
+        split = zip(layout.buckets, of_keys, of_queries, layout.causal_masks, layout.causal_spans, strict=True)
+        for bucket, keys, queries, mask, spans in split:
+            padded = bucket.pad(keys), bucket.pad(queries)
+            parts.append(bucket.unpad(self._weighed(*padded, mask, None, spans)))
         return self._finish(x, u, torch.cat(parts), generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
@@ -74,9 +75,9 @@ class PointwiseLayer(EncoderLayer):
         parts = []
         of_tokens = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
         of_rows = torch.split(q[:, None], [bucket.n_rows for bucket in layout.buckets])
-        split = zip(layout.buckets, of_tokens, of_rows, layout.last_spans, strict=True)
-        for bucket, of_keys, queries, spans in split:
-            parts.append(self._weighed(bucket.pad(of_keys), queries, bucket.last_mask, bucket.lengths, spans))
+        split = zip(layout.buckets, of_tokens, of_rows, layout.last_masks, layout.last_spans, strict=True)
+        for bucket, keys, queries, mask, spans in split:
+            parts.append(self._weighed(bucket.pad(keys), queries, mask, bucket.lengths, spans))
         return self._finish(of_last, u, torch.cat(parts)[:, 0], generator)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
@@ -245,7 +246,7 @@ class PointwiseEncoder(LayeredEncoder):
 
 
 class HSTU(PointwiseEncoder):
-    """Encoder of :class:`~recgraph.models.sequence.pointwise.HSTU` (Zhai et al., ICML 2024); see there.
+    """Encoder of :class:`~recgraph.models.sequence.sasrec.HSTU` (Zhai et al., ICML 2024); see there.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
@@ -269,7 +270,7 @@ class HSTU(PointwiseEncoder):
 
 
 class FuXi(PointwiseEncoder):
-    """Encoder of :class:`~recgraph.models.sequence.pointwise.FuXiAlpha` (Ye et al., WWW 2025); see there.
+    """Encoder of :class:`~recgraph.models.sequence.sasrec.FuXiAlpha` (Ye et al., WWW 2025); see there.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.

@@ -14,7 +14,7 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.sparse.blocks import work_type
+from recgraph.sparse.blocks import score_blocks, work_type
 from recgraph.sparse.device import compiled, full_precision, is_accelerated
 from recgraph.sparse.rows import touched
 
@@ -166,7 +166,7 @@ class _Softmax(BlockwiseLoss):
         losses = torch.empty_like(self.s_pos)
         # the derivative by the target's own score, without its part among the candidates
         pull = torch.full_like(self.s_pos, -self.scale)
-        for rows, buffer in self.blocks(len(self.rows), block_rows):
+        for rows, buffer in score_blocks(len(self.x), len(self.rows), self.x, block_rows):
             self._block(rows, buffer, bounded, losses[rows], pull[rows])
         grad_hidden = self.gradients[0]
         if grad_hidden is not None:

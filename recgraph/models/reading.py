@@ -191,7 +191,7 @@ class SequenceReading(HistoryReading):
         tokens = torch.arange(1, n_rows * length + 1)
         lengths = torch.full((n_rows,), length)
         table = torch.cat([self._masked(), inputs.reshape(-1, width)])
-        rows = self.model.closed(Ragged.from_lengths(tokens, lengths)).mirrored(inputs.device)
+        rows = self.model.encoder.closed(Ragged.from_lengths(tokens, lengths)).mirrored(inputs.device)
         # the derivative of a recurrent layer by cuDNN exists in training mode alone
         with torch.backends.cudnn.flags(enabled=False):
             states: Tensor = self.model.encoder(rows, table)

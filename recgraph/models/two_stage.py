@@ -19,7 +19,7 @@ from recgraph.config import Config, ConfigError, PartConfig, Search, configure, 
 from recgraph.data.batches import Query
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Cases, Part
-from recgraph.encoders.kept import SizedByState
+from recgraph.encoders.items import SizedByState
 from recgraph.models.base import ClosedFormModel, Model, ModelConfig, Space, TrainableModel
 from recgraph.models.heterogeneous.base import evaluating
 from recgraph.registry import part, part_class

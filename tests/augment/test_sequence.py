@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import combinations, permutations
 
+import numpy as np
 import pytest
 import torch
 from refusing import refused
@@ -15,6 +16,7 @@ from scipy.stats import chi2
 
 from recgraph import registry
 from recgraph.augment.sequence import Crop, Mask, Reorder, SequenceAugmentation, TwoViews
+from recgraph.augment.similar import Insert, SimilarityAugmentation, Substitute
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 
@@ -179,3 +181,139 @@ def test_two_views_refuses_what_it_cannot_do() -> None:
     for given, name in ((["crop"], "augmentations"), (["crop", "no_such"], "no_such"), (["crop", "edge_drop"], "edge")):
         with refused(name):
             TwoViews(given)
+
+
+# Insert and substitute: the table of similar items and the distribution of views, against slow oracles
+
+
+# item 5 is alone with its user, item 6 is in no history
+HISTORIES = [[0, 2], [1, 3], [0, 1, 4], [3, 2], [3, 4], [3, 4], [0, 4], [5], [2, 4, 2]]
+N_SIMILAR = 7
+
+
+def _ranked() -> dict[int, list[int]]:
+    """Token -> tokens of similar items, most similar first, by the published formula in plain loops."""
+    common, users = np.zeros((N_SIMILAR, N_SIMILAR)), np.zeros(N_SIMILAR)
+    for history in map(set, HISTORIES):
+        for i in history:
+            users[i] += 1
+            for j in history - {i}:
+                common[i, j] += 1 / math.log(1 + len(history))
+    ranked = {0: []}
+    for i in range(N_SIMILAR):
+        value = {j: common[i, j] / math.sqrt(users[i] * users[j]) for j in range(N_SIMILAR) if common[i, j]}
+        assert len(set(value.values())) == len(value), "no ties in this data"
+        ranked[i + 1] = [j + 1 for j in sorted(value, key=lambda j: -value[j])]
+    return ranked
+
+
+def _substituted(row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int]) -> tuple[int, ...]:
+    return tuple(of.get(token, token) if place in chosen else token for place, token in enumerate(row))
+
+
+def _inserted(row: tuple[int, ...], chosen: tuple[int, ...], of: dict[int, int]) -> tuple[int, ...]:
+    out: list[int] = []
+    for place, token in enumerate(row):
+        out += [of[token]] if place in chosen and token in of else []
+        out.append(token)
+    return tuple(out)
+
+
+@pytest.mark.parametrize("n_similar", [1, 2, 20])
+def test_similar_items_are_drawn_from_the_nearest(n_similar: int, device: torch.device) -> None:
+    view = Substitute(n_similar=n_similar)
+    view.setup(Part(Ragged.from_lists(HISTORIES, device), N_SIMILAR))
+    generator = torch.Generator(device).manual_seed(0)
+    tokens = torch.arange(N_SIMILAR + 1, device=device).repeat(400)
+    drawn = view.similar(tokens, generator).view(400, -1).T.tolist()
+    for token, expected in _ranked().items():
+        assert set(drawn[token]) == (set(expected[:n_similar]) or {0})
+
+
+@pytest.mark.parametrize(("row", "ratio"), [((1, 2), 0.1), ((3, 6, 1), 1.0), ((4, 0, 5, 3, 7), 0.4), ((6, 7), 0.4)])
+@pytest.mark.parametrize(("kind", "oracle"), [(Substitute, _substituted), (Insert, _inserted)])
+def test_every_similar_item_has_its_probability(
+    kind: type[SimilarityAugmentation], oracle: Callable[..., tuple[int, ...]], row: tuple[int, ...], ratio: float
+) -> None:
+    view = kind(ratio=ratio)
+    view.setup(Part(Ragged.from_lists(HISTORIES), N_SIMILAR))
+    nearest = {token: found[0] for token, found in _ranked().items() if found}
+    count = max(math.floor(ratio * len(row)), 1)
+    likely = Counter(oracle(row, chosen, nearest) for chosen in combinations(range(len(row)), count))
+
+    batch = Ragged.from_lists([row, (1, 2, 3, 4, 5, 1)] * 3_000)
+    drawn = [tuple(made) for made in view(batch, torch.Generator().manual_seed(len(row))).to_lists()[::2]]
+    seen = Counter(drawn)
+    assert seen.keys() <= likely.keys()
+    scale = len(drawn) / likely.total()
+    statistic = sum((seen[out] - n * scale) ** 2 / (n * scale) for out, n in likely.items())
+    assert statistic <= chi2.ppf(1 - 1e-4, max(len(likely) - 1, 1))
+
+
+# Augmentations of rows with time gaps: the tokens are those without, and gaps go where they can be followed
+
+
+TRAIN = Part(Ragged.from_lists([[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5, 6]]), 9)
+NAMES = [
+    name
+    for name in registry.names("augmentation")
+    if issubclass(registry.load("augmentation", name), SequenceAugmentation)
+]
+
+
+def rows() -> Ragged:
+    """Tokens are all different; the gap of token t is t + 20."""
+    tokens = Ragged.from_lists([[1, 2, 3, 4, 5, 6], [7], [8, 9]])
+    return tokens.with_values(torch.stack([tokens.values, tokens.values + 20], 1))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_those_without_gaps(name: str) -> None:
+    augmentation = registry.make("augmentation", name)
+    augmentation.setup(TRAIN)
+    pairs = rows()
+    for seed in range(5):
+        plain = augmentation(pairs.with_values(pairs.values[:, 0]), generator(seed))
+        timed = augmentation(pairs, generator(seed))
+        assert torch.equal(plain.offsets, timed.offsets)
+        assert torch.equal(plain.values, timed.values[:, 0])
+        assert bool((timed.values[timed.values[:, 0] == 0, 1] == 0).all()), "a masked token has no known gap"
+
+
+@pytest.mark.parametrize("name", ["crop", "mask", "reorder"])
+def test_gaps_go_with_their_tokens(name: str) -> None:
+    augmentation = registry.make("augmentation", name)
+    for seed in range(5):
+        tokens, gaps = augmentation(rows(), generator(seed)).values.unbind(1)
+        assert torch.equal(gaps, torch.where(tokens > 0, tokens + 20, 0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_times_go_where_gaps_go(name: str) -> None:
+    augmentation = registry.make("augmentation", name)
+    augmentation.setup(TRAIN)
+    pairs = rows()
+    triples = pairs.with_values(torch.cat([pairs.values, pairs.values[:, 1:] + 100], 1))
+    for seed in range(3):
+        of_pairs, of_triples = (augmentation(given, generator(seed)) for given in (pairs, triples))
+        assert torch.equal(of_triples.values[:, :2], of_pairs.values)
+        gaps, times = of_triples.values[:, 1:].unbind(1)
+        assert torch.equal(times, torch.where(gaps > 0, gaps + 100, 0))
+
+
+def test_substitutes_keep_the_gap_of_their_place_and_insertions_have_none() -> None:
+    substitute = registry.make("augmentation", {"name": "substitute", "ratio": 0.9})
+    substitute.setup(TRAIN)
+    given = rows()
+    view = substitute(given, generator())
+    assert not torch.equal(view.values[:, 0], given.values[:, 0])
+    assert torch.equal(view.values[:, 1], given.values[:, 1])
+    insert = registry.make("augmentation", {"name": "insert", "ratio": 0.9})
+    insert.setup(TRAIN)
+    longer = insert(given.take(torch.tensor([0])), generator())
+    assert len(longer.values) > 6
+    assert not longer.values[:, 1].any()

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 from command_line import call, refused, works
-from node_data import make_card
 from safetensors.torch import load_file
+from small_settings import make_card
 
 from recgraph import __version__, registry
 from recgraph.evaluate.results import load_users

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import refused, works
-from launched import ROOT, torchrun
+from forked import ROOT, torchrun
 from safetensors.torch import load_file
 
 from recgraph.train.checkpoint import candidates

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.contrast.objectives import Objective, Similarity, Views
+from recgraph.contrast.parts import Transform
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.transforms import Transform
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.rng import seeded_init
 

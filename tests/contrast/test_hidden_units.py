@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast import hidden_units
-from recgraph.contrast.hidden_units import tanh_sums
+from recgraph.contrast import weights
+from recgraph.contrast.weights import tanh_sums
 
 N, M, H = 70, 900, 5
 
@@ -35,14 +35,14 @@ def oracle(x: Tensor, y: Tensor, v: Tensor, direction: Tensor) -> list[Tensor]:
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
-    choose = hidden_units._way
+    choose = weights._way
 
     def told(*sides: Tensor) -> Any:
         way, parts = choose(*sides)
         taken.append(type(way(*parts)).__name__)
         return way, parts
 
-    monkeypatch.setattr(hidden_units, "_way", told)
+    monkeypatch.setattr(weights, "_way", told)
     return taken
 
 

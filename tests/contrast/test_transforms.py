@@ -9,7 +9,7 @@ from refusing import refused
 from torch import Tensor
 
 from recgraph.contrast.objectives import Views
-from recgraph.contrast.transforms import Centre, ShuffledGroupWhitening, _inverse_root, _whiten
+from recgraph.contrast.parts import Centre, ShuffledGroupWhitening, _inverse_root, _whiten
 
 N, D = 24, 8
 

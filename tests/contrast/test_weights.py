@@ -16,7 +16,7 @@ from recgraph.contrast import weights
 from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
 from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import Cluster, Hardness, Learned, Pairs
+from recgraph.contrast.weights import Cluster, Hardness, Learned, Pairs, Weight
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -146,18 +146,6 @@ def info_of(weight: Cluster, tau: float) -> ContrastiveTerm:
     return ContrastiveTerm(temperature=tau, objective={"name": "info_nce", **settings}, weight=weight)
 
 
-def test_candidates_are_clustered_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    monkeypatch.setattr(weights, "kmeans", lambda x, k, **settings: (made.append(k), kmeans(x, k, **settings))[1])
-    a, b = draw(30, 5), draw(30, 5, seed=1)
-    losses = []
-    for block_rows in (None, 7):
-        losses.append(info(Cluster(n_clusters=(3, 6)), block_rows)(a, b.requires_grad_()))
-        assert made == [3, 6]
-        made.clear()
-    close(losses[1], losses[0])
-
-
 N, M, D = 6, 11, 4
 
 
@@ -220,3 +208,66 @@ def test_the_hardest_are_those_of_a_sorted_row(
         assert not bool(weighed_mask[row[~same_mask[i]] < least - slack].any())
         own = torch.nn.functional.cosine_similarity(a[i], b[100 + i], dim=0)
         assert bool(beside[i] > -math.inf) == bool(own >= least - slack)
+
+
+# Weights given without logarithm: the same loss and gradients as by their logarithm
+
+
+def by_logarithm(self: Weight, pairs: Pairs) -> None:
+    """In the place of ``factor``: the weights are not at hand."""
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])  # within the range of exp, and beyond it
+@pytest.mark.parametrize("positive", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("cls", [Cluster, Learned])
+def test_factor(cls: type[Weight], positive: tuple[bool, bool], scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(30, 5, generator=draw, dtype=torch.float64).mul_(scale).requires_grad_() for _ in range(2))
+    torch.manual_seed(0)
+    weight = Cluster() if cls is Cluster else Learned(dim=5).double()
+    clusters = torch.stack([torch.randint(k, (30,), generator=draw) for k in (3, 6)])
+    clusters[:, :4] = 0  # rows without each other as candidates
+    weight.prepare(lambda: clusters)
+    settings = {"count_positive": positive[0], "weigh_positive": positive[1], "block_rows": 7}
+    ids, leaves = torch.arange(30), (a, b, *weight.parameters())
+
+    def run() -> list[Tensor]:
+        term = ContrastiveTerm(temperature=0.7, objective={"name": "nt_xent", **settings}, weight=weight)
+        loss = term(a, b, ids, ids)
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    found = run()
+    monkeypatch.setattr(cls, "factor", by_logarithm)
+    for ours, theirs in zip(found, run(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+class Gate(Weight):
+    """Weights of which some are 0 and the others learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def factor(self, pairs: Pairs) -> Tensor:
+        open_mask = (pairs.anchor_ids[:, None] + pairs.candidate_ids) % 3 > 0
+        return torch.sigmoid(self.slope * pairs.cosines()) * open_mask
+
+
+def test_a_weight_of_0_passes_no_gradient() -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(9, 5, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2))
+    weight, ids = Gate(), torch.arange(9)
+    settings = {"weigh_positive": True, "block_rows": 4}
+    term = ContrastiveTerm(
+        similarity="cosine", temperature=0.5, objective={"name": "info_nce", **settings}, weight=weight
+    )
+    x, y = (torch.nn.functional.normalize(side, dim=1) for side in (a, b))
+    s = x @ y.t() / 0.5
+    total = (weight.factor(Pairs(ids, ids, a, b)) * s.exp()).sum(1)
+    leaves = (a, b, weight.slope)
+    ours, theirs = (
+        torch.autograd.grad(loss, leaves) for loss in (term(a, b, ids, ids), (total.log() - s.diagonal()).mean())
+    )
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)

@@ -9,9 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from refusing import refused
 
-from recgraph.data.batches import N_GAPS, PairBatches, SequenceBatches, gap_buckets
+from recgraph.data.batches import PairBatches, SequenceBatches
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.ranks import Ranks
@@ -59,16 +58,6 @@ def test_own_items_are_never_drawn(rows: list[list[int]], power: float) -> None:
     allowed = set(range(9)) if power == 0 else {item for row in rows for item in row}
     for row, negatives in zip(rows, drawn.tolist(), strict=True):
         assert set(negatives) <= (allowed - set(row) or allowed)
-
-
-@pytest.mark.parametrize("power", [0.0, 0.75])
-def test_a_large_log_draws_what_a_small_one_does(power: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.randint(30, (200, 12), generator=stream()).tolist()
-    sampler, users = NegativeSampler(part(rows, 30), power), torch.randint(200, (500,), generator=stream())
-    drawn = sampler.draw(users, 7, stream())
-    monkeypatch.setattr("recgraph.data.negatives._LARGE", 1)
-    assert torch.equal(sampler.draw(users, 7, stream()), drawn)
-    assert sampler.draw(users[:0], 7, stream()).shape == (0, 7)
 
 
 @pytest.mark.parametrize("exclude_own", [False, True])
@@ -183,20 +172,8 @@ def test_shares_of_pairs_are_the_batch_of_one_process(count: int) -> None:
             assert share.n_targets == batch.n_targets
 
 
-TIMES = [[0, 0, 1, 3, 7, 11, 1_000_011], [5], [], [10, 10, 2**50, 2**52]]
-
-
 def slowly(times: list[int]) -> list[int]:
     return [0, *(1 + (after - before).bit_length() for before, after in pairwise(times))][: len(times)]
-
-
-def test_a_bucket_is_the_number_of_binary_digits() -> None:
-    found = gap_buckets(Ragged.from_lists(TIMES))
-    assert found.to_lists() == [slowly(row) for row in TIMES]
-    assert found.to_lists()[0] == [0, 1, 2, 3, 4, 4, 21]
-    assert int(found.values.max()) < N_GAPS
-    longest = gap_buckets(Ragged.from_lists([[0, 2**63 - 1]]))
-    assert int(longest.values.max()) < N_GAPS
 
 
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
@@ -229,9 +206,3 @@ def test_gaps_stay_with_their_items_in_batches(regime: str) -> None:
             assert all(any(row == wanted[: len(row)] for wanted in known.values()) for row in found)
         moved = other.to("cpu")
         assert moved.sequences.values.shape[1] == 2
-
-
-def test_gaps_of_a_log_without_times_are_refused() -> None:
-    part = Part(Ragged.from_lists([[1, 2, 3]]), 4)
-    with refused("time_gaps"):
-        SequenceBatches(part, "causal", batch_size=2, max_len=3, generators=Generators(0), gaps=True)

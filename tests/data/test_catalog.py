@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import os
-import shutil
+import math
 import ssl
-import subprocess
 import sys
 import threading
 import zipfile
@@ -15,14 +13,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from refusing import refused
 
 from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.catalog.cards import Card, UnknownDatasetError, card_files, find_card
+from recgraph.data.catalog.cards import Card, card_files, find_card
 from recgraph.data.catalog.logs import CountError, SourceError, unpack
+from recgraph.data.catalog.synthetic import Synthetic, generate, jump_probabilities
 from recgraph.data.split import Interactions
 from recgraph.files import sha256
 
@@ -172,44 +172,6 @@ def test_counts_are_checked(tmp_path: Path) -> None:
     assert not list((tmp_path / "home").rglob("*.parquet")), "nothing wrong is kept"
 
 
-def test_members_may_lie_beside_the_file(tmp_path: Path) -> None:
-    (tmp_path / "log.dat").write_text(LOG)
-    local = '\n[[sources]]\nkind = "local"\nfile = "log.dat"\n' + _files("")
-    card = _write(tmp_path, "toy", _expected(2, 2, 5) + LAYOUT + local.replace('member = "log.dat"\n', ""))
-    catalog.get(card, from_path=tmp_path / "log.dat")
-    assert catalog.load_dataset(card).item_features is None
-    (tmp_path / "items.dat").write_bytes(ITEMS.encode("latin-1"))
-    catalog.get(card, from_path=tmp_path / "log.dat")
-    features = catalog.load_dataset(card).item_features
-    assert features is not None, "a given file replaces what was prepared"
-    assert features["year"].to_list() == [1999, None]
-
-
-@pytest.mark.parametrize("format", ["csv", "parquet"])
-def test_other_formats(tmp_path: Path, format: str) -> None:
-    frame = pl.DataFrame({"item": [1, 2], "user": ["a", "b"], "timestamp": [1, 2], "rating": [1.5, 2.0]})
-    given = tmp_path / "log"
-    frame.write_csv(given) if format == "csv" else frame.write_parquet(given)
-    layout = LAYOUT.split("\n[layout.items]")[0]
-    local = '\n[[sources]]\nkind = "local"\nfile = "log"\n\n[sources.files.interactions]\n'
-    body = _expected(2, 2, 2) + layout + local + f'format = "{format}"\nseparator = ","\n'
-    card = _write(tmp_path, "toy", body)
-    catalog.get(card, from_path=given)
-    assert catalog.load_dataset(card).to_frame().rows() == [("a", 1, 1, 1.5), ("b", 2, 2, 2.0)]
-    short = frame.drop("rating")
-    short.write_csv(given) if format == "csv" else short.write_parquet(given)
-    with refused("rating"):
-        catalog.get(card, from_path=given)
-
-
-def test_a_broken_card_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken.toml").write_text("name = 1\n")
-    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
-    rows = {row["name"]: row for row in catalog.rows()}
-    assert rows["broken"]["title"].startswith("error: ")
-    assert rows["yelp"]["users"] == 30_431
-
-
 def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(self: Interactions, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -236,7 +198,6 @@ def test_movielens_100k_from_its_wheel(shared: Path) -> None:
     assert pairs.cast(pl.Float64).equals(theirs.cast(pl.Float64)), "the same rows in the same order"
 
 
-ROOT = Path(__file__).resolve().parents[2]
 OF_NODES = ["acm", "aminer", "dblp", "imdb"]
 GRAPHS = [*OF_NODES, *(f"{name}-permuted" for name in OF_NODES), "lastfm-hin", "yelp-hin"]
 NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "gowalla"]
@@ -332,62 +293,6 @@ def test_own_cards_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert find_card("mine").title == "Mine"
     _card(tmp_path, MINIMAL.replace('name = "mine"', 'name = "yelp"'), "yelp")
     assert find_card("yelp").title == "Mine", "a user's card comes first"
-    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path / "absent"))
-    with refused("absent", by=ConfigError):
-        card_files()
-
-
-_LIST = (
-    "from recgraph.data.catalog.cards import card_files; "
-    "print(*(f'{n}={p}' for n, p in card_files().items()), sep='\\n')"
-)
-
-
-def _found_in(where: Path, cwd: Path) -> dict[str, Path]:
-    """The cards that the library at a place finds."""
-    environment = {**os.environ, "PYTHONPATH": str(where)}
-    command = [sys.executable, "-c", _LIST]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
-    return {name: Path(path) for name, _, path in (line.partition("=") for line in done.stdout.splitlines())}
-
-
-def test_cards_are_found_in_a_checkout(tmp_path: Path) -> None:
-    found = _found_in(ROOT, tmp_path)
-    assert list(found) == sorted([*NAMES, *GRAPHS])
-    assert {path.parent.name for path in found.values()} == {"datasets"}
-
-
-@pytest.mark.slow
-def test_cards_are_found_in_a_wheel(tmp_path: Path) -> None:
-    source, site = tmp_path / "source", tmp_path / "site"
-    source.mkdir()
-    without_caches = shutil.ignore_patterns("__pycache__")
-    for name in ("recgraph", "datasets"):
-        shutil.copytree(ROOT / name, source / name, ignore=without_caches)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path]
-    subprocess.run([*command, source], check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        entries = wheel.namelist()
-        wheel.extractall(site)
-    assert "recgraph/py.typed" in entries
-    assert {entry.split("/")[0] for entry in entries if ".dist-info" not in entry} == {"recgraph"}
-    found = _found_in(site, tmp_path)
-    assert list(found) == sorted([*NAMES, *GRAPHS])
-    assert {path.parent for path in found.values()} == {site / "recgraph" / "catalog"}
-
-
-def test_a_given_file_needs_a_source_that_takes_it(tmp_path: Path) -> None:
-    with refused("absent", by=FileNotFoundError):
-        catalog.get("yelp", from_path=tmp_path / "absent")
-    (tmp_path / "x").touch()
-    with refused("generated"):
-        catalog.get("synthetic", from_path=tmp_path / "x")
-    with refused("source"):
-        catalog.get("ml-100k", source="ftp")
-    with refused("'ML100K'", "did you mean ml-100k", *NAMES, by=UnknownDatasetError):
-        find_card("ML100K")
 
 
 def test_archives_that_are_wrong(tmp_path: Path) -> None:
@@ -402,17 +307,6 @@ def test_archives_that_are_wrong(tmp_path: Path) -> None:
     assert path == out / "outside", "a member is never written elsewhere"
 
 
-def test_the_list_and_a_card_say_what_is_prepared() -> None:
-    assert {row["name"]: row["prepared"] for row in catalog.rows()}["synthetic"] is False
-    data = catalog.load_dataset("synthetic")
-    assert data.item_features is not None
-    row = next(row for row in catalog.rows() if row["name"] == "synthetic")
-    assert (row["prepared"], row["sources"], row["users"]) == (True, ["generated"], 600)
-    info = catalog.info("synthetic")
-    assert info["expected"] == {"users": 600, "items": 300, "interactions": 5028}
-    assert info["prepared"] == str(catalog.get("synthetic").path)
-
-
 @pytest.mark.parametrize(("name", "file"), [("amazon-beauty", "Amazon_Beauty.txt"), ("ml-1m-ordered", "ml-1m.txt")])
 def test_published_sequences(shared: Path, name: str, file: str) -> None:
     path = shared / "data" / "sequences" / file
@@ -420,3 +314,71 @@ def test_published_sequences(shared: Path, name: str, file: str) -> None:
     first = path.read_text().partition("\n")[0].split()
     rows = catalog.load_dataset(name).to_frame().filter(pl.col("user_id") == int(first[0]))
     assert rows["item_id"].to_list() == [int(item) for item in first[1:]]
+
+
+# -- generated data: its structure, its reproducibility, and that it can be learned
+
+CONFIG = Synthetic()
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    return generate(CONFIG)
+
+
+def _jumps(tables: dict[str, pl.DataFrame], config: Synthetic = CONFIG) -> pl.DataFrame:
+    """Each step: user, group before and after, and the distance along the cycle."""
+    log = tables["interactions"].join(tables["items"], on="item_id", maintain_order="left")
+    before = pl.col("place").shift(1).over("user_id")
+    return log.with_columns(
+        jump=(pl.col("place") - before) % config.group_size,
+        last=pl.col("timestamp") == pl.col("timestamp").max().over("user_id"),
+    ).filter(pl.col("jump").is_not_null())
+
+
+def test_sizes_ids_and_order(tables: dict[str, pl.DataFrame]) -> None:
+    log = tables["interactions"]
+    lengths = log.group_by("user_id").len()["len"]
+    assert log["user_id"].n_unique() == CONFIG.n_users == len(tables["users"])
+    assert (lengths.min(), lengths.max()) == (CONFIG.min_length, CONFIG.max_length)
+    assert set(log["item_id"]) == set(range(1, CONFIG.n_items + 1)) == set(tables["items"]["item_id"])
+    assert log.equals(log.sort("user_id", "timestamp"))
+    assert not log.select("user_id", "item_id").is_duplicated().any(), "nobody comes back to an item"
+
+
+def test_jumps_have_their_probabilities(tables: dict[str, pl.DataFrame]) -> None:
+    jumps = _jumps(tables)["jump"].to_numpy()
+    seen = np.bincount(jumps, minlength=CONFIG.reach + 1)[1:]
+    assert len(seen) == CONFIG.reach
+    expected = jump_probabilities(CONFIG) * len(jumps)
+    chi2 = float(((seen - expected) ** 2 / expected).sum())
+    assert chi2 < 16.3  # 0.999 quantile at 3 degrees of freedom
+
+
+def test_the_same_seed_gives_the_same_data(tables: dict[str, pl.DataFrame]) -> None:
+    again, other = generate(CONFIG), generate(Synthetic(seed=8))
+    assert all(tables[name].equals(again[name]) for name in tables)
+    assert not tables["interactions"].equals(other["interactions"])
+
+
+def test_the_structure_can_be_learned_from_the_train_part(tables: dict[str, pl.DataFrame]) -> None:
+    """Counting what follows what in train comes near the best possible ranking on test; popularity does not."""
+    data = Interactions.from_frame(tables["interactions"], user="user_id", item="item_id", timestamp="timestamp")
+    split = data.split("leave-one-out")
+    follows = np.zeros((data.n_items, data.n_items))
+    popular = split.train.item_counts().numpy() / 1e6
+    for row in range(split.train.n_users):
+        items = split.train.items.row(row).numpy()
+        np.add.at(follows, (items[:-1], items[1:]), 1.0)
+    last = np.array([int(split.test.history.row(row)[-1]) for row in range(len(split.test))])
+    truth = split.test.truth.values.numpy()
+
+    def ndcg(scores: np.ndarray) -> float:
+        place = 1 + (scores > scores[np.arange(len(truth)), truth][:, None]).sum(1)
+        return float(np.where(place <= 10, 1 / np.log2(1 + place), 0).mean())
+
+    p, gains = jump_probabilities(CONFIG), 1 / np.log2(np.arange(2, CONFIG.reach + 2))
+    best = float(p @ gains)
+    error = math.sqrt((float(p @ gains**2) - best**2) / CONFIG.n_users)
+    assert 0.8 * best < ndcg(follows[last] + popular) < best + 4 * error
+    assert ndcg(np.broadcast_to(popular, (len(truth), data.n_items))) < 0.2 * best

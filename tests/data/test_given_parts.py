@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import scipy.sparse as sp
 from refusing import refused
 
 import recgraph as rg
@@ -107,7 +106,6 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     assert other.hash != split.hash
 
 
-DAYS = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]
 SEVEN = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (1, 4)]
 
 
@@ -175,9 +173,6 @@ def test_cards_name_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert DataConfig.of().split_of(str(published)).hash == digest
     # another strategy takes the log as one
     assert DataConfig.of(split="ratio").split_of(str(published)).name == "ratio"
-    own.write_text(own.read_text() + "[prepare]\nk_core = 2\n")
-    with refused("k_core"):
-        DataConfig.of().split_of(str(own))
 
 
 def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,16 +195,3 @@ def test_what_is_no_set_of_parts_is_refused(tmp_path: Path, caplog: pytest.LogCa
             rg.Split.from_parts(_frame(SEVEN, timestamp=days), test=_frame(SEVEN, timestamp=times))
     rg.Split.from_parts(_frame([(1, 1), (1, 2), (2, 1)]), _frame([(2, 2)]), _frame([(1, 1), (9, 2), (2, 7)]))
     assert "test_repeats = 1, test_unknown_users = 1, test_unknown_items = 1" in caplog.text
-
-
-def test_matrices_are_parts(tmp_path: Path) -> None:
-    parts = [sp.csr_matrix((np.ones(len(rows)), tuple(zip(*rows, strict=True))), (12, 20)) for rows in (TRAIN, TEST)]
-    split = rg.Split.from_parts(parts[0], test=parts[1])
-    pairs = [sorted(set(rows)) for rows in (TRAIN, TEST)]
-    assert split.hash == rg.Split.from_parts(_frame(pairs[0]), test=_frame(pairs[1])).hash
-    for name, part in zip(("train", "test"), parts, strict=True):
-        sp.save_npz(tmp_path / f"{name}.npz", part)
-    assert rg.Split.from_parts(tmp_path / "train.npz", test=tmp_path / "test.npz").hash == split.hash
-    weighted = rg.Split.from_parts(parts[0] * 2, test=parts[1], weight="weight")
-    assert weighted.train.weights is not None
-    assert set(weighted.train.weights.tolist()) <= {2.0, 4.0, 6.0}

@@ -7,11 +7,10 @@ import math
 
 import numpy as np
 import polars as pl
-import pytest
 import torch
 from refusing import refused
 
-from recgraph.data.errors import DataError, MissingColumnError
+from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import (
     FeatureSchema,
@@ -87,16 +86,6 @@ def test_a_vector_is_centred_and_scaled() -> None:
     assert features.entries.to_dense().flatten().tolist() == [0, 1, 0, 1, 0]
 
 
-def test_all_takes_what_can_be_used_and_leaves_out_titles(caplog: pytest.LogCaptureFixture) -> None:
-    table = TABLE.with_columns(pl.lit(None).alias("nothing"), pl.struct("year").alias("nested"), maker=pl.lit("M"))
-    with caplog.at_level("INFO", logger="recgraph"):
-        features = learn("all", table)
-    kinds = {column.name: column.kind for column in features.schema.columns}
-    assert kinds == {"genres": "category", "maker": "category", "year": "number", "vector": "vector"}
-    for name in ("title", "nothing", "nested"):
-        assert any("left out" in message and repr(name) in message for message in caplog.messages)
-
-
 def test_items_of_a_later_day_are_encoded_by_what_was_learnt() -> None:
     before = learn(("genres", "year", "vector"))
     later = ITEMS.extended(["z"])
@@ -120,21 +109,6 @@ def test_what_does_not_fit_is_named() -> None:
     for wish, named in wishes:
         with refused(named, by=DataError):
             learn(wish)
-
-
-def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> None:
-    with refused("'none'", by=DataError):
-        learn(("none",), TABLE.with_columns(pl.lit(None).alias("none")))
-    uneven = TABLE.with_columns(pl.Series("vector", [[1.0], [1.0, 2.0], None, [1.0], [2.0]]))
-    with refused("'vector'", by=DataError):
-        learn(("vector",), uneven)
-    longer = TABLE.with_columns(pl.Series("vector", [[1.0, 1, 1]] * 5))
-    with refused("3", by=DataError):
-        ItemFeatures.encode(learn(("vector",)).schema, longer, "id", ITEMS)
-    with refused("item_features", by=DataError):
-        ItemFeatures.learn(None, "id", ITEMS, KNOWN, ("genres",))
-    with refused("'year'", by=MissingColumnError):
-        ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)
 
 
 def columns(values: list[object]) -> ItemColumns:

@@ -8,7 +8,7 @@ import json
 import uuid
 import zoneinfo
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from refusing import refused
 import recgraph as rg
 from recgraph import Interactions
 from recgraph.data import errors
-from recgraph.data.dataframe import relation
-from recgraph.data.errors import EmptyLogError
 from recgraph.data.ids import numbered
 from recgraph.data.log import k_core
+from recgraph.data.row_files import Form, replace_parts
 from recgraph.data.split import SealedSplit
 
 #: ids as a text file holds them -> as they come in, where they do not stay texts
@@ -87,21 +86,6 @@ def test_ids_come_in_as_they_are_written(ids: list[str], wanted: list[Any] | Non
     _check(rg.Interactions.read(tmp_path / "1.csv", encoding="latin-1"), wanted or ids)
     (tmp_path / "names.csv").write_text(_csv(ids, header=False))
     _check(rg.load_data(tmp_path / "names.csv", names=["user_id", "item_id", "timestamp"]), wanted or ids)
-
-
-@pytest.mark.parametrize("ids", [ids for ids, _ in IDS])
-def test_texts_of_typed_formats_stay_texts(ids: list[str], tmp_path: Path) -> None:
-    frame = pl.DataFrame({"user_id": ids, "item_id": [10, 20, 10], "timestamp": [3, 1, 2]})
-    frame.write_parquet(tmp_path / "a.parquet")
-    frame.write_ndjson(tmp_path / "a.jsonl")
-    for given in (tmp_path / "a.parquet", tmp_path / "a.jsonl", frame):
-        _check(rg.load_data(given), ids)
-    for kind in ("parquet", "jsonl"):  # a name that is a pattern, too
-        (tmp_path / f"a1.{kind}").write_bytes(b"another file")
-        (tmp_path / f"a.{kind}").rename(tmp_path / f"a[1].{kind}")
-        _check(rg.load_data(tmp_path / f"a[1].{kind}"), ids)
-    for lazy in (frame.lazy(), frame.to_arrow(), frame.to_pandas()):
-        assert rg.load_data(lazy).users.ids(range(3)).to_list() == ids
 
 
 def test_the_formats_of_a_data_set_are_one_log(shared: Path, tmp_path: Path) -> None:
@@ -197,19 +181,6 @@ def test_columns_are_guessed_or_named(tmp_path: Path) -> None:
         rg.load_data(frame, user="nobody")
     with refused("'movie_id'", "'sku'", by=errors.MissingColumnError):
         rg.load_data(frame.with_columns(movie_id=1))
-
-
-def test_features_keep_what_their_texts_say(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("user_id,item_id\n1,5\n1,6\n2,7\n")
-    (tmp_path / "items.csv").write_text("item_id,title,code,year,score,genres\n5,A,007,1999,1.5,x|y\n6,B,12,,2,\n")
-    data = rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "items.csv", lists={"genres": "|"})
-    assert data.item_features is not None
-    assert data.item_features.rows() == [(5, "A", "007", 1999, 1.5, ["x", "y"]), (6, "B", "12", None, 2.0, None)]
-    assert relation(data.item_features, "item_id", "genres", " ", "item").rows() == [(5, "x"), (5, "y")]
-    with refused("lists", "'kinds'", by=errors.MissingColumnError):
-        rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "items.csv", lists={"kinds": "|"})
-    with refused("item_id", "5", by=errors.DataError):
-        rg.load_data(tmp_path / "log.csv", item_features=pl.DataFrame({"item_id": [5, 5]}))
 
 
 def test_lines_of_sequences(tmp_path: Path) -> None:
@@ -324,18 +295,6 @@ def test_k_core_is_the_fixed_point(pairs: list[tuple[int, int]], users: int, ite
     assert np.flatnonzero(keep_mask).tolist() == _slow_core(pairs, users, items)
 
 
-def test_k_core_needs_more_than_one_round() -> None:
-    # user c goes, then item 3 has one left and goes, then user b
-    pairs = [("a", 1), ("a", 2), ("b", 1), ("b", 3), ("c", 3), ("d", 1), ("d", 2)]
-    data = _log(pairs).k_core(2, 2)
-    assert data.to_frame().rows() == [("a", 1), ("a", 2), ("d", 1), ("d", 2)]
-    assert data.log["row"].to_list() == [0, 1, 5, 6]  # the rows of the file, for errors
-    assert data.users.ids([0, 1]).to_list() == ["a", "d"]
-    assert data.k_core(2, 2) is data
-    with refused("k_core", by=EmptyLogError):
-        _log(pairs).k_core(3, 2)
-
-
 def _log(pairs: list[tuple[str, int]], times: list[int] | None = None) -> Interactions:
     frame = pl.DataFrame(pairs, schema=["u", "i"], orient="row")
     if times is None:
@@ -359,3 +318,51 @@ def test_order_is_by_time_then_by_row() -> None:
     assert data.ordered.rows.tolist() == [2, 4, 0, 3, 1]
     assert data.ordered.times is not None
     assert data.ordered.times.tolist() == [2, 2, 7, 7, 1]
+
+
+# -- files that are written part by part
+
+READERS: dict[Form, Any] = {
+    "csv": pl.read_csv,
+    "tsv": lambda path: pl.read_csv(path, separator="\t"),
+    "json": pl.read_json,
+    "jsonl": pl.read_ndjson,
+    "parquet": pl.read_parquet,
+}
+
+
+def parts(sizes: list[int], fail_at: int | None = None) -> Iterator[pl.DataFrame]:
+    start = 0
+    for number, size in enumerate(sizes):
+        if number == fail_at:
+            raise ValueError("the third part fails")
+        index = range(start, start + size)
+        yield pl.DataFrame(
+            {"user": [f'u, "{n}"\n' for n in index], "rank": index},
+            schema={"user": pl.String, "rank": pl.Int64},
+        )
+        start += size
+
+
+@pytest.mark.parametrize("form", list(READERS))
+@pytest.mark.parametrize("sizes", [[3, 1, 4], [0, 2, 0, 1], [0]])
+def test_parts_lie_one_under_the_other(tmp_path: Path, form: Form, sizes: list[int]) -> None:
+    path = tmp_path / "rows"
+    assert replace_parts(parts(sizes), path, form) == sum(sizes)
+    if form == "json" and not sum(sizes):
+        assert path.read_text() == "[]\n"
+    elif sum(sizes) or form in ("csv", "parquet"):
+        found = READERS[form](path)
+        assert found["rank"].to_list() == [*range(sum(sizes))]
+        assert found["user"].to_list() == pl.concat(parts(sizes))["user"].to_list()
+    assert [each.name for each in tmp_path.iterdir()] == ["rows"]
+
+
+@pytest.mark.parametrize("form", list(READERS))
+def test_an_error_leaves_what_was_there(tmp_path: Path, form: Form) -> None:
+    path = tmp_path / "rows"
+    path.write_text("earlier")
+    with refused("third"):
+        replace_parts(parts([2, 2, 2], fail_at=2), path, form)
+    assert path.read_text() == "earlier"
+    assert [each.name for each in tmp_path.iterdir()] == ["rows"]

@@ -14,7 +14,7 @@ import torch
 from refusing import refused
 
 from recgraph import Interactions, Split
-from recgraph.data.errors import CorruptFileError, ShortUserError
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.part import Cases
 from recgraph.data.split import SealedSplit, SealedTestError, without_test_data
 
@@ -65,21 +65,6 @@ def test_leave_one_out_against_a_slow_version() -> None:
     assert split.fit_part("train+valid").items.to_lists() == [_items(rows[user][:-1]) for user in rows]
 
 
-def test_short_users_under_leave_one_out(caplog: pytest.LogCaptureFixture) -> None:
-    frame = pl.DataFrame({"u": ["a", "b", "a", "a", "c", "c"], "i": [1, 2, 3, 4, 5, 6]})
-    data = Interactions.from_frame(frame, user="u", item="i")
-    with refused("short_users", by=ShortUserError):
-        data.split("leave-one-out", short_users="error")
-    asked = data.split("leave-one-out", short_users="train")
-    assert not caplog.text
-    with caplog.at_level(logging.WARNING, logger="recgraph"):
-        split = data.split("leave-one-out")
-    assert caplog.text.count("2 of 3 users") == 1
-    assert (split.hash, split.params) == (asked.hash, asked.params)
-    assert split.train.items.lengths.tolist() == [1, 1, 2]
-    assert (split.valid.users.tolist(), split.test.users.tolist()) == ([0], [0])
-
-
 def test_time_cut_by_shares_and_by_instants() -> None:
     data = _log()
     times = sorted(data.log["time"].to_list())
@@ -96,32 +81,6 @@ def test_time_cut_by_shares_and_by_instants() -> None:
     same = data.split("time", valid_from=valid_from, test_from=test_from)
     assert torch.equal(same.labels, split.labels)
     assert same.hash != split.hash  # other parameters
-
-
-def test_users_without_history_at_the_cut() -> None:
-    frame = pl.DataFrame({"u": ["a", "a", "b", "a", "b"], "i": [1, 2, 3, 4, 5], "t": [1, 2, 3, 4, 5]})
-    data = Interactions.from_frame(frame, user="u", item="i", timestamp="t")
-    split = data.split("time", valid_from=3, test_from=4)
-    assert _as_lists(split.valid) == {}
-    assert _as_lists(split.test) == {0: ([0, 1], [3]), 1: ([2], [4])}
-    kept = data.split("time", valid_from=3, test_from=4, new_users="keep")
-    assert _as_lists(kept.valid) == {1: ([], [2])}
-
-
-def _times(times: list[Any]) -> Interactions:
-    frame = pl.DataFrame({"u": [1] * len(times), "i": range(len(times)), "t": times})
-    return Interactions.from_frame(frame, user="u", item="i", timestamp="t")
-
-
-def test_time_cut_takes_numbers_of_numpy_and_shares_or_instants() -> None:
-    start = 1_714_521_600_000_000_001  # nanoseconds: no float holds it
-    data = _times([start, start + 1, start + 2])
-    plain = data.split("time", valid_from=start + 1, test_from=start + 2)
-    assert plain.labels.tolist() == [0, 1, 2]
-    numpy = data.split("time", valid_from=np.int64(start + 1), test_from=np.int64(start + 2))
-    assert numpy.params["valid_from"] == start + 1
-    assert numpy.hash == plain.hash
-    assert data.split("time", **plain.params).hash == plain.hash
 
 
 def _slow_counts(n: int, valid: float, test: float) -> tuple[int, int]:
@@ -183,18 +142,6 @@ def test_held_out_users(order: str) -> None:
             assert (len(held[0]), len(held[1])) == (known, len(of) - known)
             assert sorted(held[0] + held[1]) == sorted(_items(of))
             assert order == "random" or held == (_items(of[:known]), _items(of[known:]))
-
-
-def test_grades_are_given_when_asked_for() -> None:
-    data = _log()
-    assert data.split("leave-one-out").test.grades is None
-    test = data.split("leave-one-out", grades="rating").test
-    last = data.log.sort("user", "time", "row").group_by("user", maintain_order=True).last()
-    assert test.grades is not None
-    assert test.grades.tolist() == last["rating"].to_list()
-    bare = Interactions.from_frame(pl.DataFrame({"u": [1] * 3, "i": [1, 2, 3]}), user="u", item="i")
-    with refused("grades"):
-        bare.split("leave-one-out", grades="weight")
 
 
 def test_hash_is_stable_and_sees_everything() -> None:
@@ -321,5 +268,3 @@ def test_what_is_no_split_is_refused(strategy: str, params: dict[str, Any], name
         _log().split(strategy, **params)
     with refused("timestamp"):
         Interactions.from_frame(pl.DataFrame({"u": [1, 1], "i": [1, 2]}), user="u", item="i").split("time")
-    with refused("which"):
-        _log().split().fit_part("valid")  # type: ignore[arg-type]

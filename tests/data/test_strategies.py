@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from refusing import refused as naming
 
 import recgraph as rg
-from recgraph.data.split import SealedSplit
 from recgraph.data.strategies import Label
 
 #: what a log was split into before there were folds
@@ -136,19 +134,6 @@ def test_users_are_tested_once() -> None:
             ["VALID", "VALID_HISTORY"],
         ]
         assert len(split.valid) == data.n_users // 10
-
-
-@pytest.mark.parametrize("strategy", ["time", "leave-one-out", "ratio", "users"])
-def test_all_folds_have_the_hash_of_their_log(strategy: str, tmp_path: Path) -> None:
-    data = rg.load_data(_frame())
-    splits = rg.folds(data, 2, strategy)
-    (digest,) = {split.log_hash for split in splits}
-    assert len(digest) == 64
-    sealed = splits[1].sealed()
-    assert sealed.log_hash == sealed.without_test().log_hash == digest
-    splits[1].save(tmp_path)
-    assert SealedSplit.load(tmp_path).log_hash == digest
-    assert data.split(strategy).log_hash == ""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from refusing import refused
 from torch import Tensor
 
-from recgraph.encoders.item_graphs import Interactions, LinkedItems, Transitions
+from recgraph.encoders.graph import Interactions, LinkedItems, Transitions
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS, DIM = 7, 3
@@ -89,10 +89,6 @@ def test_gradients_and_state(graph: LinkedItems) -> None:
 
 
 def test_what_is_wrong_is_named() -> None:
-    with refused("n_layers"):
-        Interactions(N_ITEMS, 0)
-    with refused("window"):
-        Transitions(N_ITEMS, window=0)
     graph = connected(Interactions(N_ITEMS))
     graph.indices[0] = 99  # as a file of weights may have it
     with refused("none of a matrix"):

@@ -97,21 +97,6 @@ def test_a_table_is_kept_in_evaluation_until_something_changes() -> None:
         assert tower.float()(vectors.float()).dtype == torch.float32
 
 
-def test_a_table_is_made_anew_after_a_step_of_a_fused_optimiser() -> None:
-    tower, vectors = made(), own()
-    optimiser = torch.optim.Adam(tower.parameters(), lr=0.1, fused=True)
-    for _ in range(3):
-        tower.train()
-        optimiser.zero_grad()
-        tower(vectors).sum().backward()
-        optimiser.step()
-        tower.eval()
-        with torch.no_grad():
-            kept = tower(vectors)
-            assert tower(vectors) is kept
-            assert torch.equal(kept[1:], tower.features() + vectors[1:])
-
-
 def test_a_loss_scores_items_of_the_training_part_alone(device: torch.device) -> None:
     tower, vectors = made(device), own(device)
     table, targets = tower(vectors), torch.tensor([1, 3, 7], device=device)

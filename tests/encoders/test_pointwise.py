@@ -66,31 +66,3 @@ def test_spans_are_cut_as_published() -> None:
     assert spans(written, written)[0].tolist() == [[bucket(one, other) for other in times] for one in times]
     assert not spans(torch.zeros(1, 1, dtype=torch.int64), written).any()
     assert int(spans(written, written).max()) == N_SPANS - 1
-
-
-@ENCODERS
-@pytest.mark.parametrize("last_only", [True, False])
-def test_can_be_differentiated_twice(cls: type[PointwiseEncoder], last_only: bool) -> None:
-    made, rows = encoder(cls, hidden_dim=4), Ragged.from_lists([[1, 2, 3], [0, 2], [3]])
-    masked, given = torch.zeros(1, 4).double(), table()[1:4, :4].clone().requires_grad_()
-
-    def states(items: Tensor) -> Tensor:
-        return made(rows, torch.cat([masked, items]), last_only=last_only)
-
-    assert torch.autograd.gradcheck(states, given, fast_mode=True)
-    assert torch.autograd.gradgradcheck(lambda items: states(items).pow(2), given, fast_mode=True)
-
-
-@ENCODERS
-@pytest.mark.parametrize("path", ["host", "accelerator"])
-def test_half_precision_is_near(cls: type[PointwiseEncoder], path: str) -> None:
-    torch.manual_seed(0)
-    made, items = cls(hidden_dim=16, max_len=50, dropout=0.2).eval(), torch.randn(30, 16)
-    rows = Ragged.from_lists([list(range(1, 30)) + list(range(1, 22)), [3, 0, 4], [5]])
-    exact = made(rows, items)
-    with torch.autocast("cpu", torch.bfloat16), accelerator_path() if path == "accelerator" else nullcontext():
-        half = made(rows, items)
-    assert bool(half.isfinite().all())
-    torch.testing.assert_close(half.float(), exact, rtol=0.02, atol=0.05)
-    half.float().pow(2).sum().backward()
-    assert all(bool(p.grad.isfinite().all()) for p in made.parameters() if p.grad is not None)

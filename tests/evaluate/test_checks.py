@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from refusing import refused
 
 import recgraph as rg
 from recgraph.data.part import Cases
@@ -89,14 +88,6 @@ def test_all_rows_of_a_sound_split() -> None:
     assert rows["duplicates in test"].status == "ok"
     by_time = {row.name: row for row in check_split(random_log().split("time"), n_users=20)}
     assert by_time["time leakage"].status == "ok"
-
-
-def test_a_part_that_asks_nothing() -> None:
-    split = interactions([(1, 1, 0), (2, 2, 0), (3, 1, 0)]).split("leave-one-out")
-    assert {row.name: row.status for row in check_split(split)}["scorers at chance"] == "skipped"
-    run = rg.fit(rg.models.Popularity(), split, seed=0)
-    with refused("test", "leave-one-out"):
-        run.evaluate("test")
 
 
 def test_a_scorer_off_chance_fails(monkeypatch: pytest.MonkeyPatch) -> None:

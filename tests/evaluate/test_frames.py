@@ -90,36 +90,6 @@ def test_lists_of_a_matrix_in_a_frame_have_the_values_of_the_matrix() -> None:
         assert result.metrics == pytest.approx(results[seen].metrics)
 
 
-def test_matrix_forms() -> None:
-    rng = np.random.default_rng(1)
-    scores, relevant = rng.normal(size=(20, 30)), rng.random((20, 30)) < 0.1
-    relevant[0], relevant[1, 3] = False, True
-    lists = [row.nonzero()[0].tolist() for row in relevant]
-    same = [matrix(scores, form)[0].metrics for form in (relevant, scipy.sparse.coo_array(relevant), lists)]
-    assert same[0] == same[1] == same[2]
-    result = matrix(torch.from_numpy(scores), lists, metrics=["auc"], ties="expectation")
-    assert 0 not in result[0].users
-    assert len(result) == 1
-    grades = np.where(relevant, rng.integers(1, 5, relevant.shape), 0)
-    assert matrix(scores, grades)[0]["ndcg@10"] != same[0]["ndcg@10"]
-    for bad in (relevant[:3], [[30]] * 20, [[]] * 20):
-        with refused("truth"):
-            matrix(scores, bad)
-    with refused("scores"):
-        matrix(scores[0], relevant)
-
-
-@pytest.mark.parametrize("kind", ["polars", "pandas"])
-def test_ids_may_be_categories(kind: str) -> None:
-    recs, truth = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (RECS, TRUTH))
-    plain = frame(recs, truth, score="score", cutoffs=(2,))
-    as_category = pl.col("user_id", "item_id").cast(pl.Categorical)
-    for own in (truth, truth.with_columns(as_category)):
-        found = frame(convert(recs.with_columns(as_category), kind), convert(own, kind), score="score", cutoffs=(2,))
-        assert found.metrics == plain.metrics
-        assert found.users_frame()["user_id"].to_list() == ["a", "b", "c"]
-
-
 class TopScore(Metric):
     """The mean of the scores of the first k."""
 
@@ -141,17 +111,6 @@ def test_a_metric_of_ones_own_may_read_scores() -> None:
     assert found.per_user["top_score@2"].tolist() == [2, 1.125]
     with refused("top_score", "scores"):
         frame(recs, truth, **settings)
-
-
-def test_a_metric_of_ones_own_has_a_number_for_each_user() -> None:
-    class Found(Metric):
-        name = "found"
-
-        def compute(self, ranked: RankedHits, k: int) -> torch.Tensor:
-            return ranked.hits.float().mean()
-
-    with refused("found"):
-        matrix(np.eye(3), [[0], [1], [0, 2]], metrics=[Found()], cutoffs=(3,))
 
 
 @pytest.mark.parametrize(

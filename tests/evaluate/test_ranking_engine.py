@@ -141,23 +141,6 @@ def test_lists_of_another_length_from_the_same_vectors(with_vectors: bool) -> No
     assert catalogue.for_length(1400) is None  # its tiles would be wider
 
 
-@pytest.mark.parametrize("with_vectors", [True, False])
-@pytest.mark.parametrize("rows", [1, 32])
-def test_lists_in_smaller_tiles(rows: int, with_vectors: bool) -> None:
-    """The same to the last bit, or refused: single rows are multiplied by another routine on some processors."""
-    generator = torch.Generator().manual_seed(0)
-    items, users = torch.randn(3000, 64, generator=generator), torch.randn(70, 64, generator=generator)
-    catalogue = Catalogue(3000, 100, item_vectors=items if with_vectors else None)
-    queries = users if with_vectors else users @ items.T
-    smaller = catalogue.in_tiles_of(rows)
-    if smaller is None:
-        assert with_vectors
-        return
-    found, whole = (each.rank(queries, None, ("keep",))["keep"] for each in (smaller, catalogue))
-    assert torch.equal(found.items, whole.items)
-    assert torch.equal(found.scores, whole.scores)
-
-
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -13,7 +13,6 @@ from refusing import refused
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.evaluate import rerank
 from recgraph.evaluate.rerank import CoOccurrence, Cosine, Jaccard, Reranker, Reranking, Similarity, pick, reranker_of
 from recgraph.sparse.ragged import Ragged
 
@@ -172,36 +171,6 @@ def test_strength_0_leaves_the_ranking(name: str, relevance: str) -> None:
     scores[:, 3:] -= 2000  # probabilities of 0
     found = picked({"name": name, "strength": 0.0, "relevance": relevance}, items, scores, 20)
     assert found == [[item for item in row if item >= 0] for row in items.tolist()]
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_blocks_are_equal_to_the_whole(name: str, similarity: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    items, scores = rankings(9, 30)
-    given: Any = ({"name": name, "strength": 0.6}, items, scores, 8, SIMILARITIES[similarity])
-    whole = picked(*given)
-    for size in (1, 60):
-        monkeypatch.setattr(rerank, "_CANDIDATES", size)
-        assert picked(*given) == whole
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_copy_of_a_picked_item_comes_after_what_is_new(name: str) -> None:
-    table = torch.eye(6)
-    table[1] = table[0]
-    items, scores = torch.arange(6)[None], torch.tensor([[6.0, 5.9, 5.8, 5.7, 5.6, 5.5]]).double()
-    found = picked({"name": name, "strength": 0.9}, items, scores, 6, Cosine(table))
-    assert found == [[0, 2, 3, 4, 5, 1]]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_nan_is_refused(name: str) -> None:
-    items, scores = rankings(3, 10)
-    scores[0, 2] = float("nan")
-    with refused("scores", "row 0"):
-        picked({"name": name}, items, scores, 5)
-    with refused("vectors", "3"):
-        Cosine(vectors().index_fill(0, torch.tensor([3]), float("nan")))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attributed_models import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
+from explain_cases import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
 from refusing import refused
 from torch import Tensor
 
@@ -68,22 +68,6 @@ def test_what_every_method_keeps_on_every_model(name: str, method: str, monkeypa
     whole = subject_of(model.eval(), ROWS, USER, of="score")
     with torch.no_grad():
         assert torch.allclose(whole.full, model.score(query_of(ROWS, USER))[0][whole.targets])
-
-
-def test_events_are_those_that_the_model_reads() -> None:
-    long = [9, 8, 7, 6, 5, 4, 3, 2]
-    subject = subject_of(model_of("sasrec", ROWS, **SEQUENCES["sasrec"]), [long], 0)
-    assert (subject.items.tolist(), subject.reading.n_unread) == (long[-6:], 2)
-    # repeated items are events of a sequence and one edge of a graph, whose place is that of the last occurrence
-    rows = [[5, 6, 5, 7], *ROWS[1:]]
-    assert subject_of(model_of("sasrec", rows, **SEQUENCES["sasrec"]), rows, 0).n_events == 4
-    assert subject_of(model_of("meowrec", rows, **GRAPHS["meowrec"]), rows, 0).items.tolist() == [6, 5, 7]
-    # and one of a set
-    for name in ("ease", "itemknn", "ials", "gfcf", "turbocf"):
-        model = model_of(name, [sorted(set(row)) for row in ROWS], double=False)
-        once, twice = (subject_of(model, [row], 0, TARGETS) for row in ([1, 2, 3, 4], [4, 1, 3, 1, 2, 3, 4]))
-        assert twice.items.tolist() == [1, 2, 3, 4]
-        assert torch.equal(LeaveOneOut().attribute(twice, NONE), LeaveOneOut().attribute(once, NONE))
 
 
 def test_models_that_a_method_does_not_apply_to() -> None:
@@ -268,12 +252,3 @@ def test_agreement_and_faithfulness_by_loops(name: str) -> None:
     assert row["Spearman"] == pytest.approx(sum(each.agreement[0][2] or 0 for each in found) / 2)
     assert [row["method"] for row in faithfulness_rows(found)] == ["leave_one_out", "attention", "random order"]
     assert found[0]._repr_html_().count("<caption>") == 3
-
-
-def test_leaving_out_the_best_first_is_more_faithful_than_chance() -> None:
-    """Of a model whose value is a sum over the history the order by leave-one-out is the best of all."""
-    model = model_of("ease", ROWS, double=False)
-    for each in rg.explain.attribute(recommender_of(model, ROWS), "u4", ["i1", "i20"], ["leave_one_out"], of="score"):
-        (own,) = each.methods
-        assert own.faithfulness.comprehensiveness >= each.by_chance.comprehensiveness
-        assert own.faithfulness.sufficiency <= each.by_chance.sufficiency

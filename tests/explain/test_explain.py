@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,26 @@ import browser
 import polars as pl
 import pytest
 import torch
+from explain_cases import (
+    INTERACTIONS,
+    ITEMS,
+    SETTINGS,
+    USERS,
+    chance,
+    every_path,
+    random_graph,
+    recommender,
+    small_graph,
+)
 from refusing import refused
-from small_graph import INTERACTIONS, ITEMS, SETTINGS, USERS, every_path, recommender, small_graph
 from typer.testing import CliRunner, Result
 
 import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.explain.explanation import Evidence, Explanation, Node
 from recgraph.explain.nodes import nearest
-from recgraph.explain.page import evidence_rows, recommendation_rows, why_lines
+from recgraph.explain.page import why_lines
+from recgraph.explain.paths import Walks
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
@@ -170,13 +182,6 @@ def test_models_without_meta_paths_show_what_was_had_together(name: str) -> None
     assert "Alien" in rg.explain.page(found)
 
 
-def test_rows(found: Explanation) -> None:
-    rows, reasons = recommendation_rows(found), list(evidence_rows(found))
-    assert [tuple(row) for row in rows] == [("rank", "item", "title", "genres", "score")] * 3
-    assert len({tuple(row) for row in reasons}) == 1
-    assert len(reasons) == sum(len(each.evidence) for each in found.recommendations)
-
-
 def test_nearest_among_ties() -> None:
     vectors = torch.randint(-1, 2, (60, 3), generator=torch.Generator().manual_seed(0)).double()
     units = torch.nn.functional.normalize(vectors, dim=1)
@@ -290,3 +295,63 @@ def test_the_code_of_the_documentation(tmp_path: Path, monkeypatch: pytest.Monke
     exec(compile(code, "inspect.md", "exec", dont_inherit=True), scope)
     assert "Film" in (tmp_path / "why.html").read_text()
     assert scope["found"].recommendations[0].evidence
+
+
+# -- paths counted, compared and named, beside walking them one by one
+
+PATHS = [
+    "item-genre-item",
+    "item-user-item",
+    "user-item-user",
+    "user-user",
+    "user>friend>user<friend<user",
+    "user-item-genre-item-user",
+    "user>friend>user>friend>user<friend<user",
+]
+
+
+def reached(walks: Walks, starts: list[int]) -> dict[tuple[int, int], tuple[float, float]]:
+    found = {}
+    for part in walks.reach(torch.tensor(starts)):
+        for start, end, similarity, count in zip(*(column.tolist() for column in part), strict=True):
+            assert (starts[start], end) not in found
+            found[starts[start], end] = count, similarity
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("seed", range(2))
+def test_counts_and_similarities_are_those_of_all_paths(path: str, seed: int) -> None:
+    graph = random_graph(seed)
+    walks = Walks(path, graph)
+    n = graph.count(walks.types[0])
+    counts = Counter((start, nodes[-1]) for start in range(n) for nodes in every_path(graph, path, start))
+    out, into = Counter[int](), Counter[int]()
+    for (start, end), count in counts.items():
+        out[start] += count
+        into[end] += count
+    starts = [3, 0, 5]
+    found = reached(walks, starts)
+    wanted = {key for key in counts if key[0] in starts and key[0] != key[1]}
+    assert set(found) == wanted
+    for (a, b), (count, similarity) in found.items():
+        assert count == counts[a, b]
+        if walks.round_trip:
+            assert similarity == pytest.approx(2 * count / (counts[a, a] + counts[b, b]))
+        else:
+            assert similarity == pytest.approx(count / sqrt(out[a] * into[b]))
+        assert 0 < similarity <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_best_paths_are_the_likeliest_of_all(path: str) -> None:
+    graph = random_graph(1)
+    walks = Walks(path, graph)
+    starts = [0, 3, 7]
+    for end in range(graph.count(walks.types[-1])):
+        for start, found in zip(starts, walks.best_paths(torch.tensor(starts), end, 3), strict=True):
+            every = [nodes for nodes in every_path(graph, path, start) if nodes[-1] == end]
+            chances = sorted((chance(graph, path, nodes) for nodes in every), reverse=True)
+            assert len(set(found)) == len(found) == min(3, len(every))
+            assert set(found) <= set(every)
+            assert [chance(graph, path, nodes) for nodes in found] == pytest.approx(chances[:3])

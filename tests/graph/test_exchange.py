@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -15,7 +14,7 @@ from test_hetero import assert_same
 
 from recgraph.data.ids import IdMap
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.node_task import MASKS, NodeSplit, NodeTask
+from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.graph.schema import EdgeType, GraphError, LeftOutWarning
 
 pytestmark = pytest.mark.filterwarnings("error::recgraph.graph.schema.LeftOutWarning")
@@ -72,42 +71,6 @@ def test_what_has_no_place_is_named() -> None:
     data["a", "to", "a"].edge_attr = torch.ones(2, 1)
     with pytest.warns(LeftOutWarning):
         HeteroGraph.from_pyg(data)
-
-
-def test_types_that_edges_alone_name() -> None:
-    from torch_geometric.data import HeteroData
-
-    data = HeteroData()
-    data["a"].x = torch.eye(3)
-    data["a", "to", "b"].edge_index = torch.tensor([[0, 2], [4, 1]])
-    data["c", "to", "b"].edge_index = torch.tensor([[1], [6]], dtype=torch.int32)
-    data["c", "none", "d"].edge_index = torch.empty(2, 0, dtype=torch.int64)
-    graph = HeteroGraph.from_pyg(data)
-    assert {name: graph.count(name) for name in graph.node_types} == {"a": 3, "b": 7, "c": 2, "d": 0}
-    data["a", "to", "b"].edge_index = torch.tensor([[0, 3], [4, 1]])
-    with pytest.raises(GraphError):
-        HeteroGraph.from_pyg(data)
-    from torch_geometric.data import Data
-
-    assert HeteroGraph.from_pyg(Data(edge_index=torch.tensor([[0, 5], [2, 1]]))).count("node") == 6
-
-
-@pytest.mark.parametrize("kind", ["list", "numpy", "floats", "int32", "tensor"])
-def test_labels_are_read_from_lists_arrays_and_tensors(kind: str) -> None:
-    plain = [0, 1, 2, 1]
-    labels: Any = {
-        "list": plain,
-        "numpy": np.array(plain),
-        "floats": np.array(plain, dtype=float),
-        "int32": torch.tensor(plain, dtype=torch.int32),
-        "tensor": torch.tensor(plain),
-    }[kind]
-    split: Any = ([0], np.array([False, True, False, False]), torch.tensor([2, 3]))
-    task = NodeTask("paper", labels, {"1": NodeSplit(*split)}, ["paper-author-paper"])  # type: ignore[arg-type]
-    assert task.labels.dtype == torch.int64
-    assert [getattr(task.splits["1"], part).tolist() for part in MASKS] == [[0], [1], [2, 3]]
-    expected = NodeSplit(torch.tensor([0]), torch.tensor([1]), torch.tensor([2, 3]))
-    assert same_task(task, NodeTask("paper", torch.tensor(plain), {"1": expected}, ("paper-author-paper",)))
 
 
 @st.composite
@@ -173,21 +136,6 @@ def test_everything_comes_back_from_dgl(dgl: Any, made: tuple[HeteroGraph, NodeT
         again, its_task = HeteroGraph.from_dgl_with_task(graph.to_dgl(task))
     assert_same(again, graph)
     assert same_task(its_task, task)
-
-
-def test_homogeneous_dgl(dgl: Any) -> None:
-    there = dgl.graph((torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0])))
-    there.ndata["feat"] = torch.eye(3)
-    there.ndata["label"] = torch.tensor([0, 1, 1])
-    for name, values in masks(3).items():
-        there.ndata[name] = values
-    there.ndata["year"] = torch.tensor([1, 2, 3])
-    with pytest.warns(LeftOutWarning):
-        assert HeteroGraph.from_dgl(there).edge_types == [("node", "to", "node")]
-    del there.ndata["year"]
-    graph, task = HeteroGraph.from_dgl_with_task(there, node_type="paper", relation="cites")
-    assert graph.edge_types == [("paper", "cites", "paper")]
-    assert (task.target, task.labels.tolist()) == ("paper", [0, 1, 1])
 
 
 def test_labels_of_one_type_and_masks_of_several_splits() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,22 +123,6 @@ def test_the_hash_is_of_all_that_it_holds(tmp_path: Path) -> None:
     assert len({plain.hash, *(other.hash for other in others)}) == 7
 
 
-def test_the_hash_knows_the_width_of_sparse_features() -> None:
-    places = torch.tensor([0, 1, 2]), torch.tensor([1, 0, 2])
-    pairs = {("paper", "by", "author"): (torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]))}
-
-    def of_width(n: int) -> HeteroGraph:
-        features = {
-            "paper": Csr.from_coo(*places, torch.tensor([1.0, 0.5, 2.0]), shape=(3, n)),
-            "author": torch.ones(2, 2),
-        }
-        return HeteroGraph.from_edge_lists({"paper": 3, "author": 2}, pairs, features)
-
-    # as records have it: a width that the entries tell is not in the digest
-    assert of_width(3).hash == "6f2af2b3246f0878be1898552e92a5891e0b54b6c123df0ae91cabe1dd6eadd8"
-    assert len({of_width(n).hash for n in (3, 4, 5)}) == 3
-
-
 def test_scipy() -> None:
     pa = sp.csr_array(np.array([[1, 0, 1], [0, 1, 0]]))
     ps = sp.coo_array(np.array([[2.0], [0.0]]))
@@ -175,26 +157,6 @@ def test_frames(kind: str) -> None:
         HeteroGraph.from_frames({WRITES: edges}, {"author": people[:1]})
     with pytest.raises(ValueError):
         HeteroGraph.from_frames({WRITES: edges}, {"author": people}, {"author": ["name"]})
-
-
-@pytest.mark.parametrize("layout", ["Csr", "coo", "csr", "csc", "scipy", "dense"])
-def test_features_of_integers_become_floating(layout: str) -> None:
-    dense = torch.tensor([[0, 2], [3, 0], [0, 0]])
-    places = Csr.from_dense(dense)
-    values: Any = {
-        "Csr": places.with_weights(places.values().to(torch.int64)),
-        "coo": dense.to_sparse_coo(),
-        "csr": dense.to_sparse_csr(),
-        "csc": dense.to_sparse_csc(),
-        "scipy": sp.csr_array(dense.numpy()),
-        "dense": dense,
-    }[layout]
-    made = HeteroGraph.from_edge_lists({"a": 3}, {}, features={"a": values})
-    for found in (made.features("a"), HeteroGraph({"a": Nodes(3)}).with_features({"a": values}).features("a")):
-        assert isinstance(found, torch.Tensor if layout == "dense" else Csr)
-        weights = found.values() if isinstance(found, Csr) else found
-        assert weights.dtype == torch.get_default_dtype()
-        assert (found.to_dense() if isinstance(found, Csr) else found).tolist() == dense.tolist()
 
 
 def _log() -> Interactions:
@@ -275,25 +237,6 @@ def test_wrong_edges(edges: Any, names: tuple[str, ...]) -> None:
         HeteroGraph.from_edge_lists({"author": 3, "paper": 4}, edges)
 
 
-def test_the_library_imports_neither_pyg_nor_dgl() -> None:
-    code = "import sys, recgraph.graph.hetero; assert not {'dgl', 'torch_geometric'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_frames_whose_ids_have_other_types() -> None:
-    wide = pl.DataFrame({"a": [1, 2], "b": pl.Series(["x", "y"], dtype=pl.Categorical)})
-    narrow = pl.DataFrame({"a": pl.Series([2, 3], dtype=pl.Int32), "b": [5, 6]})
-    cites = ("author", "cites", "book")
-    made = HeteroGraph.from_frames({WRITES: wide, cites: narrow})
-    assert made.nodes["author"].ids.values.to_list() == [1, 2, 3]  # type: ignore[union-attr]
-    assert made.nodes["paper"].ids.values.to_list() == ["x", "y"]  # type: ignore[union-attr]
-    assert made.adjacency(cites).rows.tolist() == [1, 2]
-    none = pl.DataFrame({"a": [], "b": []}, schema={"a": pl.Null, "b": pl.Float64})
-    assert HeteroGraph.from_frames({cites: none, WRITES: wide}).count("author") == 2
-    with pytest.raises(GraphError):
-        HeteroGraph.from_frames({WRITES: wide, cites: pl.DataFrame({"who": ["1"], "b": [5]})})
-
-
 def test_nodes_in_other_orders(tmp_path: Path) -> None:
     """Node by node: features, ids, edges with their weights and times, classes and splits of what they were."""
     made = graph()
@@ -316,9 +259,3 @@ def test_nodes_in_other_orders(tmp_path: Path) -> None:
     other.save(tmp_path)
     again = NodeTask.load(tmp_path)
     assert (again.target, again.paths, again.hash) == (other.target, other.paths, other.hash)
-
-
-def test_devices(device: torch.device) -> None:
-    made = graph().to(device)
-    assert made.device.type == device.type
-    assert_same(made.to("cpu"), graph())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from recgraph.graph.metapath import (
     MetaPath,
     PathError,
     PathTooLargeError,
-    _Cosine,
     path_counts,
     propose,
     ranking,
@@ -289,22 +287,6 @@ def _two_subjects(words: torch.Tensor) -> HeteroGraph:
     )
 
 
-@pytest.mark.parametrize("path", ["user>rates>item<rates<user", "user-user"])
-def test_ties_by_a_random_order(path: str) -> None:
-    graph = _typed()
-    random = MetaPath(path, counts="binary", top_k=3, ties="random")
-    found = random.adjacency(graph, generator=torch.Generator().manual_seed(4)).to_dense() != 0
-    whole = MetaPath(path, counts="binary").counts(graph)
-    order = torch.randperm(whole.shape[0], generator=torch.Generator().manual_seed(4))
-    scores = torch.zeros(whole.shape, dtype=torch.float64)
-    scores[whole.rows, whole.indices] = similarities(whole)
-    for row, similarity in enumerate(scores):
-        nodes = whole.indices[whole.rows == row].tolist()
-        best = sorted(nodes, key=lambda node: (float(similarity[node]), int(order[node])))[-3:]
-        assert found[row].nonzero().flatten().tolist() == sorted(best)
-    assert not torch.equal(found, MetaPath(path, counts="binary", top_k=3).adjacency(graph).to_dense() != 0)
-
-
 def test_pathsim_of_ways_without_a_way_back() -> None:
     # 3 and 4 lead back to themselves; 0, 1 and 2 do not
     dense = torch.tensor([[0, 5, 7, 1, 0], [0] * 5, [0] * 5, [2, 0, 0, 4, 2], [0, 0, 0, 2, 4]], dtype=torch.float64)
@@ -314,23 +296,6 @@ def test_pathsim_of_ways_without_a_way_back() -> None:
     # a pair that PathSim knows comes before all others, and these by their numbers of paths
     assert top_k(counts, 1, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [3]
     assert top_k(counts, 2, similarities(counts)).take_rows(torch.tensor([0])).indices.tolist() == [2, 3]
-
-
-def test_an_edge_of_weight_0_is_none_at_every_step() -> None:
-    edges = {("a", "r", "b"): ([0, 0, 1, 2], [0, 1, 1, 1]), ("b", "s", "a"): ([0, 1, 1], [0, 1, 2])}
-    weights = {("a", "r", "b"): [0.0, 2.0, 3.0, 1.0], ("b", "s", "a"): [1.0, 0.0, 5.0]}
-    graph = HeteroGraph.from_edge_lists({"a": 3, "b": 2}, edges, weights=weights)
-    for path, wanted in (("a>r>b<r<a", [[4, 6, 2], [6, 9, 3], [2, 3, 1]]), ("a>r>b>s>a", [[0, 0, 10], [0, 0, 15]])):
-        full, binary = (MetaPath(path, counts=counts).counts(graph) for counts in ("full", "binary"))
-        found = full.to_dense()
-        assert found[: len(wanted)].tolist() == wanted
-        assert torch.equal(found != 0, binary.to_dense() != 0)
-        assert full.nnz == binary.nnz == int((found != 0).sum())
-        assert torch.equal(spmm(MetaPath(path, form="factorised").factorised(graph), torch.eye(found.shape[1])), found)
-        (context,) = MetaPath(path).contexts(graph)
-        assert context.reached.to_dense().tolist() == [[0, 1]] * 3
-    # without weights all edges are alike
-    assert MetaPath("a>r>b>s>a", weights=False).counts(graph).to_dense().tolist()[0] == [1, 1, 1]
 
 
 def test_proposals_from_the_schema() -> None:
@@ -352,30 +317,6 @@ def test_proposals_from_the_schema() -> None:
         "item<views<user>views>item",
     }
     assert all(text_of(MetaPath(path).route(graph), graph) == path for path in paths)
-
-
-def test_a_relation_that_is_held_in_both_directions_is_proposed_once() -> None:
-    draw = torch.Generator().manual_seed(0)
-    papers, authors = torch.randint(12, (40,), generator=draw), torch.randint(6, (40,), generator=draw)
-    counts = {"paper": 12, "author": 6}
-    there: dict[EdgeType, Any] = {("paper", "by", "author"): (papers, authors)}
-    both = HeteroGraph.from_edge_lists(counts, {**there, ("author", "rev_by", "paper"): (authors, papers)})
-    alone = HeteroGraph.from_edge_lists(counts, there)
-    found = propose(both, "paper", 4)
-    assert [each.path for each in found] == ["paper>by>author<by<paper"]
-    assert [replace(each, path="") for each in found] == [replace(each, path="") for each in propose(alone, "paper", 4)]
-
-
-def test_cosines_are_looked_up_without_a_dense_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = torch.Generator().manual_seed(3)
-    mask = torch.rand(300, 4000, generator=draw) < 0.004
-    features = Csr.from_dense(torch.where(mask, torch.rand(300, 4000, generator=draw), 0.0))
-    places = Csr.from_dense((torch.rand(300, 300, generator=draw) < 0.2).float()).with_weights(None)
-    exact = features.to_dense().double()
-    units = exact / exact.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    expected = (units @ units.T)[places.rows, places.indices].float()
-    monkeypatch.setattr(Csr, "to_dense", lambda _: pytest.fail("a dense row was made"))
-    torch.testing.assert_close(_Cosine(features)(places, 0, 1), expected)
 
 
 def conferences() -> tuple[Csr, ...]:
@@ -485,13 +426,3 @@ def test_a_divided_hub_relates_a_node_to_its_group_alone(path: str, weighted: bo
     torch.testing.assert_close(found.diagonal(), exact.diagonal())
     if path == BOUGHT:
         torch.testing.assert_close(found, found.t())
-
-
-def test_pathsim_names_the_hubs_that_it_divides() -> None:
-    path = MetaPath("user>has>item<has<user", top_k=3, hub_cap=39)
-    with pytest.warns(UserWarning, match="hub_cap"):
-        found = path.adjacency(shopping())
-    with pytest.warns(UserWarning, match="hub_cap"):
-        again = path.adjacency(shopping())
-    assert torch.equal(found.indices, again.indices)
-    assert torch.equal(found.weights, again.weights)

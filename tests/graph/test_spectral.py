@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -85,14 +84,3 @@ def test_the_order_of_a_file_does_not_matter() -> None:
     expected = here[orders["paper"]]
     difference = (expected @ expected.T - there @ there.T).abs().mean()
     assert float(difference) < 0.1 < float((here @ here.T - there @ there.T).abs().mean())
-
-
-@pytest.mark.parametrize("dim", [1, 5, 64])
-def test_small_graphs(dim: int) -> None:
-    graph = HeteroGraph.from_edge_lists({"a": 3, "b": 2}, {("a", "to", "b"): ([0, 1], [0, 0])})
-    found = coordinates(graph, dim, generator())
-    assert {name: tuple(x.shape) for name, x in found.items()} == {"a": (3, dim), "b": (2, dim)}
-    assert all(bool(x.isfinite().all()) for x in found.values())
-    # nodes that the graph does not tell apart but by their ends are near, the third is not
-    again = coordinates(graph, dim, generator())
-    assert all(torch.equal(x, again[name]) for name, x in found.items())

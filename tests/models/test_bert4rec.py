@@ -205,9 +205,3 @@ def test_windows_cover_a_long_history_from_its_end_on(step: int) -> None:
             continue
         begins = [*range(len(tokens) - 7, 0, -step), 0] if len(tokens) > 7 else [0]  # as in the published code
         assert sorted(found[user]) == sorted(tokens[begin : begin + 7] for begin in begins)
-
-
-# --- what does not fit is refused -------------------------------------------------------------------
-
-
-# --- the whole way ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, pl
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
+from recgraph.losses.pairwise import PairWeights
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig
@@ -119,3 +122,54 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     assert model.encode_items().requires_grad
     first_batch(model)
     model(first_batch(model), ["rec"])["rec"].backward()
+
+
+# Models of users and items whose samples share the negatives of a step
+
+
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+@pytest.mark.parametrize("exclude_own", [False, True])
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [("bprmf", "bpr"), ("bprmf", "ccl"), ("lightgcn", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")],
+)
+def test_models_of_pairs_leave_out_a_users_own_items(
+    model: str, loss: str, exclude_own: bool, n_groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
+    with ``exclude_own`` the others count as all."""
+    options, plain = {"name": loss, "n_negatives": 12}, {"dropout": 0.0} if model == "simplex" else {}
+    shared = {**options, "shared": True, "n_groups": n_groups}
+    ours = made(model, loss=shared, exclude_own=exclude_own, **plain).double()
+    batch = first_batch(ours)
+    assert batch.negatives.shape == (n_groups, 12)
+    of_samples = batch.of_samples(batch.negatives).expand(len(batch.items), -1)
+    assert batch.excluded is not None
+    histories = [set(row) for row in planted()[0].items.to_lists()]
+    mask = batch.negative_mask()
+    for row, user in enumerate(batch.users.tolist()):
+        barred = histories[user] if exclude_own else {int(batch.items[row])}
+        assert mask[row].tolist() == [item not in barred for item in of_samples[row].tolist()]
+    own = made(model, loss=options, **plain).double()
+    own.load_state_dict(ours.state_dict())
+    first_batch(own)
+    # what is excluded is said as it is there: by the sample's own item
+    negatives = torch.where(mask, of_samples, batch.items[:, None])
+    if exclude_own and own.loss.weighs_pairs:
+        scale, given = 12 / mask.sum(1).double(), own.pair_weights(batch)
+        of_pairs = (torch.ones(32), torch.ones(32, 12)) if given is None else given
+        weights = PairWeights(of_pairs[0].double(), of_pairs[1].double() * scale[:, None])
+        monkeypatch.setattr(own, "pair_weights", lambda _: weights)
+    expected = own(replace(batch, negatives=negatives, excluded=None, bounds=None), ["rec"])["rec"]
+    value = ours(batch, ["rec"])["rec"]
+    torch.testing.assert_close(value, expected, **EXACT)
+    parameters = [one for one in ours.parameters() if one.requires_grad]
+    theirs = [one for one in own.parameters() if one.requires_grad]
+    for got, want in zip(torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True):
+        torch.testing.assert_close(got, want, **EXACT)
+
+
+# The norms of a batch's vectors: their formula, and the same from row-sparse tables

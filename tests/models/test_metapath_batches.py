@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast.queue import Queue
 from recgraph.graph.contexts import Layered
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch
@@ -160,31 +159,6 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
     second.fit()
     for name, value in finished.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-
-
-def test_the_queue_holds_the_last_and_nobody_twice() -> None:
-    queue = Queue(5, 2)
-
-    def rows(*ids: int) -> tuple[Tensor, Tensor]:
-        index = torch.tensor(ids)
-        return index[:, None].float().expand(-1, 2), index
-
-    queue.push(*rows(1, 2, 3))
-    queue.push(*rows(4, 2))
-    assert sorted(queue.ids.tolist()) == [-1, 1, 2, 3, 4]
-    joined, ids = queue.join(*rows(3, 9))
-    assert ids[:2].tolist() == [3, 9]
-    assert sorted(ids.tolist()) == [1, 2, 3, 4, 9]
-    assert torch.equal(joined[:2], rows(3, 9)[0])
-    queue.push(*rows(*range(10, 17)))
-    assert sorted(queue.ids.tolist()) == [12, 13, 14, 15, 16]
-    # two phases of a step contrast one batch: its rows take their own places again
-    for ids in ([20, 21], [20, 21], [22, 23], [22, 23], [24]):
-        queue.push(*rows(*ids))
-    assert sorted(queue.ids.tolist()) == [20, 21, 22, 23, 24]
-    none = Queue(0, 2)
-    none.push(*rows(1))
-    assert none.join(*rows(2))[1].tolist() == [2]
 
 
 @pytest.mark.parametrize("share", [Share((4, 3), 0), Share((4, 3), 1), Share((3, 2, 2), 2)])

@@ -1,4 +1,4 @@
-"""MEOW and AdaMEOW: equal to the published code on the golden steps, views and weights in every combination."""
+"""MEOW, AdaMEOW and HeCo: the golden steps of the published code, views and weights, attention and positives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _positives, sample_neighbours
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -138,3 +140,89 @@ def test_features_of_each_path(cls: type[MetaPathModel], sparse: bool) -> None:
     changed = [not torch.allclose(a, b) for a, b in zip(same, other, strict=True)]
     assert changed == [False, False, True, True, True]  # the second path, its twin, and the coarse view
     assert train(cls(**settings, features_per_path=True).build(graph(x, 1 - x)), 2)
+
+
+# HeCo: the loss with several positives, attention and sampling of neighbours, against obvious versions
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def adjacency(n: int, m: int, share: float, seed: int = 0) -> Csr:
+    return Csr.from_dense((draw(n, m, seed=seed) > share).double()).with_weights(None)
+
+
+def test_neighbour_attention() -> None:
+    adj = adjacency(9, 7, 0.5)
+    adj = adj.select(adj.rows != 4)
+    layer, h, other = NeighbourAttention(3, 0.0).double(), draw(9, 3), draw(7, 3, seed=1)
+    got = layer(h, other, adj, None)
+    for i in range(9):
+        near = adj.indices[adj.indptr[i] : adj.indptr[i + 1]]
+        if not len(near):
+            assert not bool(got[i].any())
+            continue
+        both = torch.cat([h[i].expand(len(near), -1), other[near]], 1)
+        alpha = F.leaky_relu(both @ layer.att.reshape(-1), 0.01).softmax(0)
+        torch.testing.assert_close(got[i], alpha @ other[near])
+    assert torch.autograd.gradcheck(lambda x, y: layer(x, y, adj, None), (h.requires_grad_(), other.requires_grad_()))
+
+
+def test_sampled_neighbours() -> None:
+    adj = adjacency(40, 12, 0.3)
+    adj = adj.select(adj.rows != 3)
+    sampled = sample_neighbours(adj, 4, torch.Generator().manual_seed(0))
+    dense, counts = adj.to_dense(), sampled.to_dense()
+    assert bool((dense[counts > 0] > 0).all())
+    degrees = adj.degrees
+    assert torch.equal(sampled.degrees, torch.where(degrees > 0, 4, 0))
+    assert float(counts[degrees >= 4].max()) == 1
+    # uniform: over many draws every neighbour comes equally often
+    generator, total = torch.Generator().manual_seed(1), torch.zeros(40, 12)
+    for _ in range(400):
+        total += sample_neighbours(adj, 4, generator).to_dense()
+    expected = dense * (4 / degrees.clamp(min=1))[:, None] * 400
+    assert float(((total - expected).abs() / expected.clamp(min=1).sqrt()).max()) < 5
+
+
+def test_positives_are_those_that_short_rows_and_several_paths_lead_to() -> None:
+    one, two = adjacency(8, 8, 0.2), adjacency(8, 8, 0.2, seed=2)
+    positives = _positives([one, two], 3).to_dense()
+    assert bool((positives.diagonal() == 1).all())
+    shares = [matrix.to_dense() / matrix.to_dense().sum(1, keepdim=True).clamp(min=1) for matrix in (one, two)]
+    joined = (shares[0] + shares[1]).fill_diagonal_(0)
+    for i in range(8):
+        chosen = [j for j in range(8) if j != i and positives[i, j]]
+        assert len(chosen) == min(2, int((joined[i] > 0).sum()))
+        rest = [float(joined[i, j]) for j in range(8) if j != i and j not in chosen]
+        assert min([float(joined[i, j]) for j in chosen], default=9) >= max(rest)
+
+
+def test_positives_that_paths_lead_to_equally_often() -> None:
+    alike = Csr.from_dense(torch.ones(5, 5)).with_weights(None)
+    assert _positives([alike], 3).take_rows(torch.tensor([0])).indices.tolist() == [0, 3, 4]
+    order = torch.tensor([4, 1, 3, 0, 2])
+    rows = [_positives([alike], 3, order).take_rows(torch.tensor([i])).indices.tolist() for i in (0, 1)]
+    assert rows == [[0, 2, 4], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("has_features", [False, True])
+def test_settings_follow_what_is_published_for_targets_without_features(has_features: bool) -> None:
+    writers = torch.arange(400), torch.arange(400) % 8
+    graph = HeteroGraph.from_edge_lists({"film": 400, "writer": 8}, {("film", "by", "writer"): writers})
+    graph = graph.with_features({"film": torch.ones(400, 2) if has_features else None})
+    settings = {"metapaths": ("film-writer-film",), "hidden_dim": 2}
+    model = HeCo(**settings).build(graph)
+    assert model.contrast.config.temperature == (0.8 if has_features else 0.5)
+    assert model.type_layers[0].dropout == (0.2 if has_features else 0.1)
+    assert model.neighbour_attention[0].dropout == (0.5 if has_features else 0.3)
+    assert model._inputs.positives.degrees.unique().tolist() == [5 if has_features else 10]
+    given = HeCo(**settings, contrast={"temperature": 0.7}, dropout=0.0, attention_dropout=0.2, n_positives=3).build(
+        graph
+    )
+    assert given.contrast.config.temperature == 0.7
+    assert given.type_layers[0].dropout == 0
+    assert given._inputs.positives.degrees.unique().tolist() == [3]
+    one_hot = HeCo(**settings, features={"film": "one-hot"}).build(graph)
+    assert one_hot.contrast.config.temperature == 0.5

@@ -24,10 +24,8 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.contrast import clustering
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
 from recgraph.models.heterogeneous import base, heco
 from recgraph.models.heterogeneous.base import GraphModel
-from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.rng import Generators
 
 #: without masks and dropout, where a model has them
@@ -100,32 +98,3 @@ def test_results_are_those_of_the_nodes(name: str, settings: dict[str, Any], mon
     ((terms, z), (of_permuted, z_permuted)), order = of_both(name, settings, monkeypatch)
     torch.testing.assert_close(z_permuted, z[order], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(of_permuted, terms, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["meow", "heco"])
-def test_ties_by_index_read_the_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ties = {"ties": "index"}
-    ((terms, _), (of_permuted, _)), _ = of_both(name, ties if name == "heco" else {"paths": ties}, monkeypatch)
-    assert abs(float(terms["info"] - of_permuted["info"])) > 1e-4
-
-
-def alike(n: int) -> HeteroGraph:
-    edges = torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    return HeteroGraph.from_edge_lists({"paper": n, "author": 1}, {("paper", "by", "author"): edges})
-
-
-@pytest.mark.parametrize("name", ["meow", "heco"])
-def test_no_place_is_kept_more_often_among_ties(name: str) -> None:
-    """Of 12 nodes that are all alike 4 are neighbours of each, or its positives: over seeds, all as often."""
-    kept, whole, n_seeds = torch.zeros(12), alike(12), 60
-    for seed in range(n_seeds):
-        if name == "heco":
-            model = HeCo(metapaths=("paper-author-paper",), n_positives=5, hidden_dim=1).build(whole, seed)
-            columns = model._inputs.positives.with_diagonal(None)
-        else:
-            path = MetaPath("paper-author-paper", top_k=4, ties="random")
-            columns = path.adjacency(whole, generator=Generators(seed).fresh("ties"))
-        kept += columns.to_dense().bool().sum(0)
-    expected = 12 * 4 * n_seeds / 12
-    # an order keeps its last four for all rows: the sums are 12 times as wide as those of single entries
-    assert float((kept - expected).abs().max()) < 5 * (n_seeds * 4 / 12 * 8 / 12) ** 0.5 * 12

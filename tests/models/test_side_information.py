@@ -54,7 +54,7 @@ KNOWN = TRAIN.item_counts() > 0
 
 def built(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: Any) -> SequenceModel:
     cls = registry.load("model", name)
-    model = cls(**with_small(cls, SMALL, {"item_features": "all", **settings}))
+    model = cls(**with_small(cls, SMALL, {"items.features": "all", **settings}))
     features = ItemFeatures.learn(LOG.item_features, "item", LOG.items, KNOWN, model.wanted_features)
     made: SequenceModel = model.build(FeatureSpace(n_users=LOG.n_users, n_items=LOG.n_items, features=features), seed)
     return made.to(device)
@@ -73,7 +73,7 @@ def a_step(model: SequenceModel, device: torch.device | str = "cpu") -> dict[str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_get_gradients_and_cold_items_are_not_scored_in_training(name: str, device: torch.device) -> None:
-    model = built(name, device, item_id_dropout=0.0)
+    model = built(name, device, items={"id_dropout": 0.0})
     a_step(model, device)
     tower = model.item_tower
     assert tower is not None
@@ -89,7 +89,7 @@ def test_features_get_gradients_and_cold_items_are_not_scored_in_training(name: 
 
 def test_the_loss_of_a_step_is_that_of_the_warm_items_alone() -> None:
     """A slow oracle: cross-entropy over the mask token and the items of the training part."""
-    settings = {"dropout": 0.0, "encoder": {"attention_dropout": 0.0}, "item_id_dropout": 0.0}
+    settings = {"dropout": 0.0, "encoder": {"attention_dropout": 0.0}, "items.id_dropout": 0.0}
     model = built("sasrec", **settings).double()
     batch = next(iter(model.batches(TRAIN, 100, Generators(0)).epoch(0)))
     loss = model.train()(batch, ("rec",))["rec"]
@@ -104,7 +104,7 @@ def test_the_loss_of_a_step_is_that_of_the_warm_items_alone() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_items_of_the_same_features_and_no_interactions_have_the_same_vector(name: str) -> None:
-    model = built(name, item_features=("group",))
+    model = built(name, items={"features": ("group",)})
     a_step(model)
     vectors = model.eval().encode_items()
     cold = [item for item in range(N_ITEMS) if not KNOWN[item]]
@@ -119,7 +119,7 @@ def test_items_of_the_same_features_and_no_interactions_have_the_same_vector(nam
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_recommends_cold_items_and_a_bundle_needs_no_frame(name: str, tmp_path: Path) -> None:
     cls = registry.load("model", name)
-    model = cls(**with_small(cls, SMALL, {"item_features": ("group", "price")}))
+    model = cls(**with_small(cls, SMALL, {"items.features": ("group", "price")}))
     split = LOG.split("leave-one-out")
     run = rg.fit(model, split, seed=0, max_epochs=1, batch_size=8, progress=False, out=tmp_path / "run")
     cold = [int(LOG.items.ids([item])[0]) for item in range(N_ITEMS) if not KNOWN[item]]

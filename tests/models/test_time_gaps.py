@@ -18,6 +18,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
 
@@ -116,3 +117,39 @@ def test_training_reads_what_serving_reads(tmp_path: Path) -> None:
         scores = run.model.score(Query(cases.users, cases.history, cases.times))
     ranks = (scores > scores.gather(1, cases.truth.values[:, None])).sum(1) + 1
     assert result["mrr@12"] == pytest.approx(float((1 / ranks).mean()))
+
+
+# Times inside the encoders that read them: batches, views, queries, recommendations, refusals
+
+
+WITH_TIMES: dict[str, Any] = {"encoder": {"time_bias": True}}
+CASES = [
+    ("hstu", WITH_TIMES),
+    ("fuxialpha", WITH_TIMES),
+    ("mclrec", {"encoder": {"name": "hstu", "time_bias": True}}),
+    ("duorec", {"encoder": {"name": "fuxi", "time_bias": True}}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+@pytest.mark.parametrize("time_gaps", [False, True])
+def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, Any], time_gaps: bool) -> None:
+    model = trained(built(name, **settings, time_gaps=time_gaps))
+    assert model.reads_times
+    asked = query()
+    assert asked.times is not None
+    with torch.no_grad():
+        found, unknown = model.score(asked), model.score(query(times=False))
+        with accelerator_path():
+            torch.testing.assert_close(model.score(asked), found, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[1], unknown[1])  # no history
+    assert not torch.allclose(found[2], unknown[2])
+    with pytest.raises(ValueError):
+        model.padded_form()
+    with pytest.raises(ValueError):
+        model.reading(asked.take(torch.tensor([2]))).inputs()
+
+
+def test_a_log_without_times_is_refused() -> None:
+    with refused("time_bias"):
+        built("hstu", **WITH_TIMES).batches(Part(TRAIN.items, TRAIN.n_items), 8, Generators(0))

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import datetime
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
 import torch
 from refusing import refused
-from small_serving import ServedTowers, log, serve
+from small_serving import ServedTowers, log, recommender, serve
 
 from recgraph.data.batches import Query
 from recgraph.data.errors import TimestampError
 from recgraph.data.split import Interactions
 from recgraph.evaluate.ranking import catalogue_for, evaluating
-from recgraph.models.base import Space
+from recgraph.models.base import Model, Space
 from recgraph.models.closed_form.linear import EASE
+from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.parallel import Engine
 from recgraph.serve import lists
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.recommender import NoHistoryError, Recommender, recall_of_lists
+from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.ragged import Ragged
 
 
@@ -234,14 +239,6 @@ def test_scores_are_inner_products_of_the_vectors() -> None:
         serve(log(), EASE()).item_vectors()
 
 
-def test_vectors_do_not_depend_on_who_is_asked_for_beside(device: torch.device) -> None:
-    served = serve(log(), ServedTowers())
-    served.model.to(device)
-    every, one = served.user_vectors(), served.user_vectors(users=["5"])
-    at = every["who"].to_list().index("5")
-    np.testing.assert_allclose(every["vector"].to_numpy()[at], one["vector"].to_numpy()[0], atol=1e-6)
-
-
 # -- items like an item
 
 
@@ -317,16 +314,6 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
         served.use_ann(AnnIndex.build(serve(log(n_items=400)).model))
 
 
-def test_how_near_approximate_lists_are_to_exact_ones() -> None:
-    pytest.importorskip("faiss")
-    served = serve(log(n_users=60, n_items=3000))
-    exact = served.recommend(users="all", k=7)
-    served.use_ann(AnnIndex.build(served.model, "IVF64,Flat", search="nprobe=1"))
-    found = served.recommend(users="all", k=7)
-    share = recall_of_lists(served, k=7, n_users=1000)
-    assert 0 < share == len(exact.join(found, on=["who", "what"])) / len(exact) < 1
-
-
 @pytest.mark.parametrize(
     ("dim", "kind"),
     [(8, "IndexIVFFlat"), pytest.param(32, "IndexIVFPQFastScan", marks=pytest.mark.slow)],
@@ -349,3 +336,65 @@ def test_a_large_catalogue_is_searched_by_cells(dim: int, kind: str) -> None:
     catalogue = catalogue_for(model, n_items, 10)
     exact = catalogue.rank(model.encode_users(query), histories, ("exclude",))["exclude"]
     assert (found.items[:, :, None] == exact.items[:, None, :]).any(2).float().mean() > 0.95
+
+
+# -- one recommender, many threads: each gets the answers that it would get alone
+
+N_THREADS = 8
+N_USERS = 40
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Threads take turns a thousand times as often as they do by default."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(n_calls: int, call: Callable[[int], Any]) -> list[Any]:
+    """``call(0), ..., call(n_calls - 1)``, by threads that begin together."""
+    gate = threading.Barrier(N_THREADS)
+
+    def some(thread: int) -> list[Any]:
+        gate.wait()
+        return [call(number) for number in range(thread, n_calls, N_THREADS)]
+
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        parts = list(pool.map(some, range(N_THREADS)))
+    return [parts[number % N_THREADS][number // N_THREADS] for number in range(n_calls)]
+
+
+@pytest.mark.usefixtures("frequent_switches")
+@pytest.mark.parametrize("make", [LightGCN, SASRec, EASE])
+def test_threads_get_the_answers_of_one(make: Callable[[], Model]) -> None:
+    served = recommender(make, 500)
+    alone = [served.recommend(users=[user], k=10) for user in range(N_USERS)]
+    served.refresh()
+    found = in_threads(80, lambda n: served.recommend(users=[n % N_USERS], k=10))
+    assert [n for n, frame in enumerate(found) if not frame.equals(alone[n % N_USERS])] == []
+    again = pickle.loads(pickle.dumps(served))
+    assert again.recommend(users=[3], k=10).equals(alone[3])
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_threads_replace_the_catalogue_meanwhile() -> None:
+    served = recommender(LightGCN, 200)
+    lengths = (5, 6, 7)
+    alone = {(u, k): served.recommend(users=[u], k=k) for u in range(N_USERS) for k in lengths}
+
+    def call(number: int) -> bool:
+        user, k = number % N_USERS, lengths[number % 7 % 3]
+        if number % 11 == 0:
+            served.refresh()
+        return bool(served.recommend(users=[user], k=k).equals(alone[user, k]))
+
+    assert all(in_threads(160, call))
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_no_count_is_lost() -> None:
+    served = recommender(LightGCN)
+    in_threads(160, lambda n: served.recommend(users=[3, -1], k=3, allow=[1, 2, 3, 999], fallback="popularity"))
+    assert served.counters == {"unknown_items": 160, "unknown_users": 160, "fallbacks": 160}

@@ -13,11 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusing import refused
-from small_serving import ServedTowers, log, serve
+from small_serving import log, serve
 from torch import Tensor
 
 from recgraph.config import ConfigError
-from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Interactions
 from recgraph.evaluate import Protocol, evaluate
@@ -242,16 +241,6 @@ def test_rules_hold_for_histories_and_for_popular_items() -> None:
     ]
 
 
-def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
-    frame = pl.DataFrame({"user": [1, 1, 2], "item": [10, 11, 12]})
-    made = serve(Interactions.from_frame(frame, user="user", item="item"))
-    for block in (["11"], [11.0], pl.Series([11])):
-        found = made.recommend(users=[1, 2], k=3, block=block, exclude_seen=False)
-        assert set(found["item"]) == {10, 12}
-    assert made.recommend(users=[1], k=3, block=[999, 10], exclude_seen=False).height == 2
-    assert made.counters["unknown_items"] == 1
-
-
 def test_models_without_vectors_and_with_other_rerankers() -> None:
     data = log(n_users=12, n_items=N_ITEMS).with_features(item_features=features())
     made = serve(data, EASE(), item_features=data.item_features)
@@ -291,18 +280,6 @@ def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text('{"max_per": 3}')
     with refused("rules.json", "max_per", by=ConfigError):
         Rules.read(tmp_path / "rules.json")
-
-
-def test_scores_of_a_history_are_the_models(device: torch.device) -> None:
-    made = served(model=ServedTowers())
-    made.model.to(device)
-    made.refresh()
-    found = made.recommend(users="3", k=5, rules={"max_per": {"genre": 2}, "diversity": 0.2})
-    row = torch.from_numpy(made.users.index(["3"]))
-    with evaluating(made.model):
-        scores = made.model.score(Query(row, made.seen.take(row)).to(device))[0].cpu()
-    index = made.items.index(found["what"])
-    assert found["score"].to_list() == pytest.approx(scores[torch.from_numpy(index)].tolist(), rel=1e-5)
 
 
 # -- re-ranked lists: what is measured is what is served

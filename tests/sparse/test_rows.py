@@ -1,74 +1,24 @@
-"""Blocks of rows and what they share; reads of tables: distinct rows, and sparse gradients that are the dense ones."""
+"""Reads of tables: distinct rows, and sparse gradients that are the dense ones."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
 from recgraph.rng import Generators
-from recgraph.sparse.blocks import exponent_limit, row_blocks, unit_length, work_type
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.rows import distinct_rows, lookup, read_once, set_sparse
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
-
-
-@pytest.mark.parametrize("block_rows", [None, 1, 4, 10, 99])
-def test_blocks_cover_the_rows(block_rows: int | None) -> None:
-    blocks = list(row_blocks(10, 7, torch.empty(0), block_rows))
-    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(10))
-    assert blocks[0].stop == min(block_rows or 10, 10)
-
-
-def test_a_block_fits_the_cache() -> None:
-    for dtype in (torch.float32, torch.float64):
-        like = torch.empty(0, dtype=dtype)
-        assert next(row_blocks(10**6, 10_000, like)).stop * 10_000 * like.element_size() <= 4 * 2**20
-    # however many columns there are, products of a few rows are worth making
-    assert next(row_blocks(10**6, 10**8, torch.empty(0))).stop == 32
-
-
-def test_work_type() -> None:
-    half, single, double = (torch.empty(0, dtype=t) for t in (torch.bfloat16, torch.float32, torch.float64))
-    assert work_type(half) == work_type(half, single) == torch.float32
-    assert work_type(half, double) == torch.float64
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_exponents_within_the_limit_are_normal_numbers(dtype: torch.dtype) -> None:
-    limit = torch.tensor(exponent_limit(dtype), dtype=dtype)
-    assert (1e9 * limit.exp()).isfinite()
-    assert (-limit).exp() * 1e-6 > torch.finfo(dtype).tiny
-    assert math.isfinite(1 / float((-limit).exp()))
-
-
-@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 4), (6,)])
-def test_unit_length_is_normalize(shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    weights = torch.arange(x.numel()).view(shape).sin()
-    made, expected = unit_length(x), F.normalize(x, dim=-1)
-    assert torch.equal(made, expected)
-    assert torch.equal(*(torch.autograd.grad((one * weights).sum(), x)[0] for one in (made, expected)))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_what_is_0_has_no_direction_and_gets_no_gradient(dtype: torch.dtype) -> None:
-    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
-    made = unit_length(x)
-    assert made[0].tolist() == [0, 0]
-    torch.testing.assert_close(made[1], torch.tensor([0.6, 0.8], dtype=dtype))
-    (gradient,) = torch.autograd.grad(made[:, 0].sum(), x)
-    assert gradient[0].tolist() == [0, 0]
-    assert bool(gradient[1].abs().sum() > 0)
 
 
 @pytest.mark.parametrize("n_rows", [3, 9, 10_000])  # by a mask of the table, and by sorting
@@ -158,3 +108,100 @@ def test_sparse_adam_steps_the_rows_that_a_step_touches() -> None:
 def test_who_has_no_such_table() -> None:
     for name, settings in [("sasrec", {}), ("lightgcn", {}), ("bprmf", {"loss": "full_softmax"})]:
         assert registry.load("model", name)(**settings).build(Space(n_users=3, n_items=5)).row_sparse_tables == ()
+
+
+# -- ragged rows against the same thing done with lists
+
+Rows = list[list[int]]
+ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=7)
+
+
+def make(rows: Rows) -> Ragged:
+    return Ragged.from_lists(rows)
+
+
+def ints(values: list[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+@given(ROWS)
+def test_lists_round_trip(rows: Rows) -> None:
+    ragged = make(rows)
+    assert ragged.to_lists() == rows
+    assert (len(ragged), ragged.n_rows) == (len(rows), len(rows))
+    assert ragged.lengths.tolist() == [len(row) for row in rows]
+    assert ragged.rows.tolist() == [index for index, row in enumerate(rows) for _ in row]
+    assert ragged.positions.tolist() == [place for row in rows for place in range(len(row))]
+    assert [ragged.row(index).tolist() for index in range(len(rows))] == rows
+
+
+@given(ROWS, st.integers(0, 7))
+def test_ends_and_repeats_of_rows(rows: Rows, n: int) -> None:
+    made, every = make(rows), [*range(len(rows)), *range(len(rows))]
+    assert made.last(n).to_lists() == [row[-n:] if n else [] for row in rows]
+    assert made.first(made.lengths.clamp(max=n)).to_lists() == [row[:n] for row in rows]
+    assert made.take(ints(every)).to_lists() == rows * 2
+
+
+@given(ROWS.filter(bool), st.data())
+def test_window(rows: Rows, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
+    starts = [data.draw(st.integers(0, len(rows[index]))) for index in chosen]
+    lengths = [data.draw(st.integers(0, len(rows[index]) - start)) for index, start in zip(chosen, starts, strict=True)]
+    wanted = [rows[index][start : start + length] for index, start, length in zip(chosen, starts, lengths, strict=True)]
+    assert make(rows).window(ints(chosen), ints(starts), ints(lengths)).to_lists() == wanted
+
+
+@given(ROWS, st.data())
+def test_filter(rows: Rows, data: st.DataObject) -> None:
+    keep = [[data.draw(st.booleans()) for _ in row] for row in rows]
+    mask = torch.tensor([flag for row in keep for flag in row], dtype=torch.bool)
+    wanted = [
+        [value for value, flag in zip(row, flags, strict=True) if flag] for row, flags in zip(rows, keep, strict=True)
+    ]
+    made = make(rows)
+    assert made.filter(mask).to_lists() == wanted
+    assert "rows" not in vars(made)  # as large as the values; of a whole log it would stay
+
+
+@given(ROWS, st.integers(-1, 0))
+def test_padded_round_trip(rows: Rows, fill: int) -> None:
+    ragged = make(rows)
+    width = max((len(row) for row in rows), default=0)
+    padded = ragged.to_padded(fill)
+    assert padded.tolist() == [row + [fill] * (width - len(row)) for row in rows]
+    assert Ragged.from_padded(padded, ragged.lengths).to_lists() == rows
+
+
+@given(st.lists(ROWS, min_size=1, max_size=4))
+def test_cat(parts: list[Rows]) -> None:
+    assert Ragged.cat([make(rows) for rows in parts]).to_lists() == [row for rows in parts for row in rows]
+
+
+def test_values_with_features_keep_their_shape_and_gradient() -> None:
+    values = torch.randn(5, 2, requires_grad=True)
+    ragged = make([[0, 0], [], [0, 0, 0]]).with_values(values)
+    padded = ragged.to_padded()
+    assert padded.shape == (3, 3, 2)
+    padded.sum().backward()
+    assert values.grad is not None
+    assert torch.equal(values.grad, torch.ones(5, 2))
+    assert torch.equal(ragged.last(1).values, values[[1, 4]])
+
+
+def test_mirrored_rows_are_laid_out_without_a_read_of_the_device() -> None:
+    """The device ``meta`` has no values: whoever reads one gets an error."""
+    rows, more = make([[3, 1, 2], [], [5]]), make([[7, 7]])
+    there = rows.mirrored("meta")
+    assert there.values.is_meta
+    assert there.offsets.is_meta
+    assert (there.on_host.to_lists(), there.longest) == (rows.to_lists(), 3)
+    assert there.with_values(there.values * 0.5).longest == 3
+    together = Ragged.cat([there, more.mirrored("meta")])
+    assert together.values.is_meta
+    assert together.on_host.to_lists() == [*rows.to_lists(), *more.to_lists()]
+    assert (there.rows.shape, there.positions.shape) == ((4,), (4,))
+    with pytest.raises(NotImplementedError):
+        _ = rows.to("meta").on_host
+    assert rows.mirrored("cpu").on_host is not None
+    assert make([]).longest == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -92,33 +91,12 @@ def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path:
         rg.Run.open(tmp_path / "run", Split.of(split.interactions, "ratio"))
 
 
-def test_settings_of_training_for_a_model_that_is_fitted_in_one_step(split: Split) -> None:
-    with refused("max_epochs"):
-        rg.fit("ease", split, seed=0, max_epochs=3)
-    with refused("l3"):
-        rg.fit("ease", split, seed=0, l3=3.0)
-
-
-def test_a_model_of_a_graph_is_sent_to_fit_graph(split: Split) -> None:
-    with refused("MEOW", "fit_graph"):
-        rg.fit("meow", split, seed=0)
-
-
 def test_what_is_given_comes_before_the_models_own_defaults_of_training(split: Split) -> None:
     own = parts_of(registry.load("model", "lightgcn"))["training"]()
     assert (own.batch_size, own.learning_rate) == (4096, 0.01)  # type: ignore[attr-defined]
     assert parts_of(registry.load("model", "sasrec"))["training"]() == TrainConfig()
     run = rg.fit("lightgcn", split, seed=0, device="cpu", max_epochs=1, batch_size=16)
     assert (run.record["training"]["batch_size"], run.record["training"]["learning_rate"]) == (16, 0.01)
-
-
-def test_a_fit_tells_its_story(split: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="recgraph"):
-        fitted(split, tmp_path / "run", max_epochs=2)
-    told = [record.getMessage() for record in caplog.records]
-    assert told[0].startswith("fit sasrec, seed 0, to train of a log, leave-one-out: 12 users, 9 items, ")
-    assert [line.split(":")[0] for line in told if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
-    assert told[-1] == f"run saved in {tmp_path / 'run'}"
 
 
 SMALL = {"hidden_dim": 8, "encoder": {"n_heads": 1, "n_layers": 1}}

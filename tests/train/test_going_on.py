@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import polars as pl
 import pytest
 import torch
 from refusing import refused
+from safetensors.torch import load_file
+from test_trainer import toy, trainer_of
 
 import recgraph as rg
 from recgraph.data.split import Interactions, SealedTestError, Split, without_test_data
 from recgraph.serve.recommender import Recommender
+from recgraph.train.checkpoint import Checkpoint, CheckpointError
 from recgraph.train.observers import Observer
 from recgraph.train.record import RunRecord
 from recgraph.train.run import Run
@@ -70,22 +74,6 @@ def test_it_is_a_fit_on_train_and_one_on_all_for_its_best_epoch(split: Split, tm
 def test_on_train_and_valid_it_can_be_tested(split: Split) -> None:
     run = fitted(split, refit=True, fit_on="train+valid")
     assert run.evaluate("test")[0].protocol.fitted_on == "train+valid"
-
-
-def test_a_schedule_keeps_its_length(split: Split) -> None:
-    falling: dict[str, Any] = {"schedule": "cosine", "learning_rate": 0.3}
-    run = fitted(split, refit=True, max_epochs=8, patience=2, **falling)
-    best = run.record.best_epoch
-    assert best is not None
-    assert best < 8
-    # the rates of the first epochs of a fit on all for eight epochs, which stops after the best
-    assert same(run, fitted(split, fit_on="all", max_epochs=best, schedule_epochs=8, **falling))
-
-
-def test_a_model_that_is_fitted_in_one_step_is_fitted_to_all_at_once(split: Split) -> None:
-    run = rg.fit("ease", split, seed=0, refit=True)
-    assert (run.record.fitted_on, run.selection, run.record.selection) == ("all", None, None)
-    assert same(run, rg.fit("ease", split.interactions, seed=0))
 
 
 def test_a_folder_that_holds_something_else_is_refused_before_the_selection(split: Split, tmp_path: Path) -> None:
@@ -200,12 +188,6 @@ def test_every_epoch_is_trained_and_the_last_one_is_kept(log: Interactions) -> N
     assert by_loss.record.best_epoch == losses.index(min(losses)) + 1
 
 
-def test_a_metric_needs_a_validation_part(log: Interactions, tmp_path: Path) -> None:
-    with refused("metric"):
-        fitted_on("sasrec", log, out=tmp_path / "run", metric="ndcg@10")
-    assert not (tmp_path / "run").exists()
-
-
 TIMED = {"seconds", "cpu_seconds", "targets_per_second"}
 
 
@@ -302,32 +284,6 @@ def test_what_differs_is_named(short: Split, tmp_path: Path) -> None:
     assert (out / "config.json").read_text() == before
 
 
-def test_a_schedule_that_is_laid_out_for_more_goes_on(short: Split, tmp_path: Path) -> None:
-    trained(short, tmp_path / "run", max_epochs=2, schedule="cosine")
-    with refused("max_epochs"):
-        trained(short, tmp_path / "run", max_epochs=4, schedule="cosine", resume=True)
-    laid_out: dict[str, Any] = {"schedule": "cosine", "schedule_epochs": 4, "warmup_steps": 3}
-    trained(short, tmp_path / "long", max_epochs=2, **laid_out)
-    assert_same(
-        trained(short, tmp_path / "long", max_epochs=4, **laid_out, resume=True),
-        trained(short, max_epochs=4, **laid_out),
-    )
-
-
-def test_a_run_that_stopped_early_goes_on_with_more_patience(short: Split, tmp_path: Path) -> None:
-    # a learning rate of 0 in effect: the metric never improves
-    still = {"learning_rate": 1e-30, "metric": "ndcg@5", "max_epochs": 12}
-    assert len(trained(short, tmp_path / "run", patience=2, **still).history) == 3
-    more = trained(short, tmp_path / "run", patience=4, **still, resume=True)
-    assert_same(more, trained(short, patience=4, **still))
-
-
-def test_a_run_without_checkpoints_begins_again(short: Split, tmp_path: Path) -> None:
-    trained(short, tmp_path / "run", max_epochs=1)
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert_same(trained(short, tmp_path / "run", max_epochs=2, resume=True), trained(short, max_epochs=2))
-
-
 def test_one_that_is_stopped_while_it_chooses_goes_on(split: Split, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Killed):
@@ -337,3 +293,93 @@ def test_one_that_is_stopped_while_it_chooses_goes_on(split: Split, tmp_path: Pa
     assert run.selection is not None
     assert whole.selection is not None
     assert same(run.selection, whole.selection)
+
+
+# -- checkpoints: what is kept, and what is read where the newest is damaged
+
+VALUES = [2.0, 1.0, -1.0, 0.5, 3.0]
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in (folder / "checkpoints").glob("step-*"))
+
+
+def whole(value: float, step: int, epoch: int) -> Checkpoint:
+    tensors = {"a": torch.full((3,), value)}
+    return Checkpoint(tensors, tensors, {"stream": torch.zeros(2, dtype=torch.uint8)}, {"step": step, "epoch": epoch})
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=4).fit()
+    assert steps(tmp_path) == [15, 20]
+
+
+def test_the_best_weights_are_written_before_the_checkpoint_that_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    replace = os.replace
+
+    def note(source: Any, target: Any) -> None:
+        calls.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    monkeypatch.setattr("recgraph.files._exchange", lambda *_: False)
+    trainer_of(toy(), [1.0], tmp_path).fit()
+    assert calls.index("best.safetensors") < calls.index("step-000000001-000001")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path: Path) -> None:
+    """Change one bit, in what a reader cannot tell from other numbers."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", flip),
+        ("best.safetensors", cut),
+        ("optimisers.safetensors", Path.unlink),
+        ("state.json", cut),
+    ],
+)
+def test_a_training_goes_on_from_the_earlier_checkpoint_where_the_newest_is_damaged(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    never_stopped, model, folder = toy(), toy(), tmp_path / "run"
+    expected = trainer_of(never_stopped, VALUES, tmp_path / "whole", max_epochs=5)
+    expected.fit()
+    trainer_of(toy(), VALUES, folder, max_epochs=3).fit()
+    damage(folder / "checkpoints" / "step-000000015-000003" / name)
+    trainer = trainer_of(model, VALUES, folder, max_epochs=5)
+    assert trainer.resume()
+    assert trainer.progress.epoch == 2
+    assert "step-000000015" in caplog.text
+    trainer.fit()
+    assert torch.equal(model.a, never_stopped.a)
+    assert torch.equal(model.b, never_stopped.b)
+    assert expected.best is not None
+    for key, value in expected.best.items():
+        assert torch.equal(load_file(folder / "best.safetensors")[key], value)
+    assert steps(folder) == [20, 25]
+
+
+def test_two_damaged_checkpoints_are_an_error_that_names_them(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=3).fit()
+    for step in (10, 15):
+        cut(tmp_path / "checkpoints" / f"step-{step:09d}-{step // 5:06d}" / "model.safetensors")
+    with refused("step-000000015", "step-000000010", by=CheckpointError):
+        trainer_of(toy(), VALUES, tmp_path, max_epochs=3).resume()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=3).fit()
+    with refused("learning_rate", by=CheckpointError):
+        trainer_of(toy(), VALUES, tmp_path, max_epochs=3, learning_rate=0.2).resume()

@@ -200,14 +200,3 @@ def test_a_compiled_contrast_is_the_one_that_is_not(name: str) -> None:
         found.append([value, *torch.autograd.grad(value, inputs)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(other, one)
-
-
-@pytest.mark.usefixtures("compiling")
-@pytest.mark.slow
-def test_the_default_backend_gives_the_same_losses() -> None:
-    off = {"dropout": 0.0, "encoder": {"attention_dropout": 0.0}}  # it draws by an order of its own
-    plain = steps(built("sasrec", **off))
-    model = built("sasrec", **off)
-    model.compile_parts()
-    for one, other in zip(plain, steps(model), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)

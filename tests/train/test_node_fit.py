@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from node_data import N_PAPERS, make_card
 from refusing import refused
+from small_settings import N_PAPERS, make_card
 
 import recgraph
 from recgraph.data import catalog

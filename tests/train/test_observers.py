@@ -15,7 +15,7 @@ from refusing import refused
 import recgraph as rg
 from recgraph.data.split import Split
 from recgraph.train.config import TrainConfig
-from recgraph.train.observers import EpochLines, ProgressBar, duration
+from recgraph.train.observers import EpochLines, ProgressBar
 
 
 def row(epoch: int, value: float, best: float, seconds: float) -> dict[str, Any]:
@@ -23,13 +23,6 @@ def row(epoch: int, value: float, best: float, seconds: float) -> dict[str, Any]
 
 
 CONFIG = TrainConfig(max_epochs=10)
-
-
-def test_the_line_of_an_epoch() -> None:
-    lines = EpochLines(CONFIG, history=[row(1, 0.3, 0.3, 1.0)])
-    line = lines.line(row(2, 0.1, 0.3, 4.0))
-    assert line == "epoch 2/10: loss 1.5000, ndcg@10 0.1000, best 0.3000 (epoch 1), 4.0 s, at most 16 s left"
-    assert [duration(value) for value in (0.24, 12.3, 360, 9000)] == ["0.2 s", "12 s", "6 min", "2.5 h"]
 
 
 @pytest.mark.parametrize(("shows", "expected"), [(True, [1, 4, 7, 8]), (False, [])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,15 @@ from refusing import refused
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.sequence.mclrec import MCLRec
 from recgraph.rng import Generators
+from recgraph.sparse.device import accelerator_path
+from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.observers import JsonLines, Observer, TrainingInterrupted
-from recgraph.train.trainer import NonFiniteLoss, Trainer
+from recgraph.train.trainer import NonFiniteLoss, Trainer, prepared_ahead
 
 
 @dataclass
@@ -125,16 +130,6 @@ def test_two_steps_of_two_phases_equal_those_computed_by_hand() -> None:
     assert model.b.item() == pytest.approx(b, abs=1e-12)
 
 
-def test_optimiser_state_belongs_to_the_group_not_to_the_phase() -> None:
-    model = toy()
-    model.wanted = (Phase("one", ("a",), {"near": 1.0}), Phase("again", ("a",), {"near": 1.0}))
-    trainer_of(model, [2.0]).fit()
-    a, adam = 0.5, Adam(0.1)
-    for _ in range(2):
-        a = adam.step(a, 2 * (a * 2.0 - 1) * 2.0)
-    assert model.a.item() == pytest.approx(a, abs=1e-12)
-
-
 def test_only_the_terms_of_a_phase_are_computed_and_frozen_groups_get_no_gradient() -> None:
     model = toy()
     frozen = []
@@ -153,33 +148,6 @@ def test_only_the_terms_of_a_phase_are_computed_and_frozen_groups_get_no_gradien
     assert sum(entry[0] == "a" for entry in frozen if len(entry) == 2) == 1
 
 
-class Joint(Toy):
-    """Both groups in one phase."""
-
-    wanted = (Phase("both", ("a", "b"), {"near": 1.0, "far": 0.5}),)
-
-
-def with_b_frozen(cls: type[Toy]) -> Toy:
-    model = cls().build(Space(n_users=1, n_items=1))
-    model.b.requires_grad_(False)
-    model.b.grad = torch.ones_like(model.b)  # left from before it was frozen
-    return model
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("cls", [Toy, Joint])
-def test_what_was_frozen_before_training_stays_as_it_was(cls: type[Toy], accumulate: int) -> None:
-    model = with_b_frozen(cls)
-    trainer = trainer_of(
-        model, [2.0, 3.0], accumulate=accumulate, max_epochs=2, weight_decay=0.1, clip_norm=1.0, warmup_steps=1
-    )
-    history = trainer.fit()
-    assert model.b.item() == -1.0
-    assert model.a.item() != 0.5
-    assert (model.a.requires_grad, model.b.requires_grad) == (True, False)
-    assert {"near", "far"} <= set(history[-1]), "the terms of a phase that trains nothing are measured"
-
-
 def test_accumulated_batches_and_those_that_an_epoch_has_left_make_a_step_of_their_mean_gradient() -> None:
     model = toy()
     model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
@@ -188,13 +156,6 @@ def test_accumulated_batches_and_those_that_an_epoch_has_left_make_a_step_of_the
     for step in ([2.0, 3.0], [5.0]) * 2:
         a = adam.step(a, sum(2 * (a * x - 1) * x for x in step) / len(step))
     assert model.a.item() == pytest.approx(a, abs=1e-12)
-
-
-def test_phases_that_cannot_be_stepped_are_refused() -> None:
-    model = toy()
-    model.wanted = (Phase("one", ("a",), {"near": 1.0}), Phase("two", ("b", "a"), {"far": 1.0}))
-    with refused("accumulate = 2"):
-        trainer_of(model, [1.0], accumulate=2)
 
 
 @pytest.fixture
@@ -249,12 +210,6 @@ def test_the_best_weights_are_right_after_a_resume(after: int, tmp_path: Path) -
     assert torch.equal(load_file(tmp_path / "best.safetensors")["a"], whole.a)
 
 
-def test_the_last_epoch_is_validated_where_it_is_no_multiple_of_validate_every() -> None:
-    trainer = scored(toy(), iter([0.1, 0.3, 0.9]), max_epochs=5, validate_every=2, patience=None)
-    assert [row.get("score") for row in trainer.fit()] == [None, 0.1, None, 0.3, 0.9]
-    assert trainer.stopping.best_epoch == 5
-
-
 def test_a_term_that_is_not_finite_stops_with_its_name_and_step(tmp_path: Path) -> None:
     trainer = trainer_of(toy(), [1.0, 1.0, float("nan")], tmp_path, checkpoint_every=2)
     with refused("'near'", "step 2", by=NonFiniteLoss):
@@ -306,19 +261,6 @@ def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes
     assert len(resumed.progress.history) == 3
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [2, 4, 6, 8]), (1000.0, [2, 2, 2, 8])])
-def test_checkpoints_may_be_rarer_than_epochs(tmp_path: Path, seconds: float, steps: list[int]) -> None:
-    trainer = trainer_of(toy(), [1.0, 2.0], tmp_path, max_epochs=4, checkpoint_seconds=seconds)
-    seen: list[str] = []
-    newest = lambda _: seen.append(max(path.name for path in (tmp_path / "checkpoints").iterdir()))  # noqa: E731
-    trainer.observers = [OfEachEpoch(newest)]
-    trainer.fit()
-    assert [int(name.split("-")[1]) for name in seen] == steps
-    kept = load_file(tmp_path / "best.safetensors")
-    assert trainer.best is not None
-    assert all(torch.equal(kept[name], value) for name, value in trainer.best.items())
-
-
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -334,3 +276,115 @@ def test_learning_rate_follows_its_schedule(settings: dict[str, Any], expected: 
 
     config = TrainConfig.of(warmup_steps=2, max_epochs=3, **settings)
     assert [rate_factor(step, 2, config) for step in range(6)] == pytest.approx(expected, abs=1e-4)
+
+
+# -- batches prepared ahead: their order, what is drawn for them, errors in the thread, and where a training stops
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _forced() -> Iterator[None]:
+    with accelerator_path():
+        yield
+    assert not any(thread.name.startswith("prepared-ahead") for thread in threading.enumerate())
+
+
+def drawing(generators: Generators) -> Callable[[int], tuple[int, int]]:
+    """A batch with a number that is drawn for it on the host."""
+    return lambda batch: (batch, int(torch.randint(1000, (1,), generator=generators.on_host("views"))))
+
+
+def test_batches_come_in_order_with_what_would_be_drawn_without_the_thread() -> None:
+    own, other = Generators(3), Generators(3)
+    with prepared_ahead(range(9), drawing(own), own, CPU) as ready:
+        found = list(ready)
+    assert found == [drawing(other)(batch) for batch in range(9)]
+    assert torch.equal(own.state_dict()["views"], other.state_dict()["views"])
+
+
+@pytest.mark.parametrize("n_taken", [0, 1, 5])
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_streams_stand_after_the_batch_that_was_taken_last(n_taken: int, n_before: int) -> None:
+    own, other = Generators(3), Generators(3)
+    for generators, n in ((own, n_before), (other, n_before + n_taken)):
+        for batch in range(n):
+            drawing(generators)(batch)
+    with prepared_ahead(range(9), drawing(own), own, CPU) as ready:
+        for _ in range(n_taken):
+            next(ready)
+        threading.Event().wait(0.05)  # the thread is ahead by now
+        within = own.state_dict()
+    wanted = other.state_dict()
+    assert within.keys() == wanted.keys() == own.state_dict().keys()
+    for name, state in wanted.items():
+        assert torch.equal(within[name], state)
+        assert torch.equal(own.state_dict()[name], state)
+
+
+@pytest.mark.parametrize("where", ["batches", "prepare"])
+def test_an_error_is_raised_where_its_batch_would_have_come(where: str) -> None:
+    generators = Generators(3)
+
+    def batches() -> Iterator[int]:
+        yield from range(3)
+        if where == "batches":
+            raise ValueError("the log ends here")
+        yield from range(3, 9)
+
+    def prepare(batch: int) -> int:
+        if batch == 3:
+            raise ValueError("the log ends here")
+        return batch
+
+    with prepared_ahead(batches(), prepare, generators, CPU) as ready:
+        assert [next(ready) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(ValueError, match="the log ends here"):
+            next(ready)
+
+
+def test_an_error_of_the_step_ends_the_thread() -> None:
+    generators = Generators(3)
+
+    def train() -> None:
+        with prepared_ahead(iter(int, 1), lambda batch: batch, generators, CPU) as ready:  # batches without an end
+            next(ready)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+
+
+def trained(folder: Path | None = None, stop_after: int | None = None, **settings: Any) -> tuple[Trainer, list[Tensor]]:
+    """MCLRec with dropout, whose views are drawn on the host; stopped in the middle of an epoch where asked."""
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(2, 12, (40,), generator=generator)
+    train = Part(Ragged.from_lengths(torch.randint(0, 25, (int(lengths.sum()),), generator=generator), lengths), 25)
+    model = MCLRec(hidden_dim=8, encoder={"inner_dim": 12}, max_len=10).build(Space(n_users=40, n_items=25), seed=0)
+    generators = Generators(0)
+    config = TrainConfig.of(metric="loss", max_epochs=3, patience=None, **settings)
+    batches = model.batches(train, 8, generators)
+    trainer = Trainer(model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu"))
+    trainer.resume()
+    if stop_after is not None:
+        steps, step = [], trainer.step
+
+        def stopping(batch: Any) -> None:
+            if len(steps) == stop_after:
+                raise KeyboardInterrupt
+            steps.append(step(batch))
+
+        trainer.step = stopping  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit()
+    else:
+        trainer.fit()
+    return trainer, [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_a_training_that_stopped_in_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    _, whole = trained(tmp_path / "whole", checkpoint_every=2)
+    trained(tmp_path / "parts", stop_after=8, checkpoint_every=2)
+    resumed, parts = trained(tmp_path / "parts", checkpoint_every=2)
+    assert resumed.progress.epoch == 3
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))

@@ -20,7 +20,7 @@ from recgraph.data.split import Interactions
 from recgraph.models.base import ClosedFormModel
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.run import Run
-from recgraph.train.update import Joined, UpdateRefused, newest
+from recgraph.train.update import Joined, UpdateRefused
 
 SMALL: dict[str, Any] = {
     "hidden_dim": 8, "max_len": 8, "encoder.inner_dim": 8, "encoder.n_heads": 1, "encoder.n_layers": 1, "n_layers": 1,
@@ -182,15 +182,6 @@ def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
     assert new.recommender.seen.values.numel() == joined.trained.items.values.numel()
 
 
-def test_the_newest_are_chosen_by_time_or_in_each_row() -> None:
-    log = log_of(pl.DataFrame({"who": ["a", "b", "a", "b"], "what": [1, 2, 3, 4], "when": [5, 9, 7, 7]}))
-    # ordered: a's 5 and 7, b's 7 and 9
-    assert newest(log.ordered, 0.25).tolist() == [False, False, False, True]
-    assert newest(log.ordered, 0.5).tolist() == [False, False, True, True], "of equal times the later row"
-    plain = Interactions.from_frame(log.to_frame().drop("when"), user="who", item="what")
-    assert newest(plain.ordered, 0.1).tolist() == [False, True, False, True]
-
-
 def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
     fitted("bprmf", tmp_path / "old")
     found = checkpoints.read_latest(tmp_path / "old" / "checkpoints")
@@ -221,20 +212,6 @@ def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(id_embedd
     rows = space.features.entries.to_dense()[known.items.index([100, 112, 113])]
     assert torch.equal(rows[0], rows[1])
     assert rows[2].tolist() == [1, 0, 0], "a kind that the run has not learnt is no kind"
-
-
-def test_files_are_read(tmp_path: Path) -> None:
-    run = fitted("popularity")
-    plain = NEW.rename({"who": "user_id", "what": "item_id", "when": "timestamp"})  # names that are guessed
-    known = run.update(NEW, valid=0.3, force=True).recommender.seen.values
-    for name, frame in (("new.parquet", NEW), ("new.csv", NEW), ("guessed.csv", plain)):
-        frame.write_parquet(tmp_path / name) if name.endswith("parquet") else frame.write_csv(tmp_path / name)
-        assert torch.equal(run.update(tmp_path / name, valid=0.3, force=True).recommender.seen.values, known)
-    (tmp_path / "new.txt").write_text("u0 107 108\n")  # without the times that the run has; it has seen 60
-    assert len(run.update(tmp_path / "new.txt", valid=0, force=True).recommender.seen.values) == 62
-    texts = log_of(OLD.with_columns(pl.col("what").cast(pl.String)))  # ids that a reader of CSV takes for integers
-    run = rg.fit("popularity", texts.split(), seed=0)
-    assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
 
 
 def test_what_does_not_fit_is_refused() -> None:

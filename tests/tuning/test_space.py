@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +51,6 @@ def test_every_model_has_a_space_with_its_default_in_it() -> None:
             continue
         assert default is not None, f"no trial of {name} would be its default configuration"
         assert plan.space.settings(default)
-
-
-def test_lists_may_be_the_choices_of_an_annotation() -> None:
-    config = registry.load("model", "meowrec").Config
-    found = SearchSpace.of({"model": config}, {}, {"prototypes.n_clusters": [[20, 60], [10, 30]]})
-    default = found.default()
-    assert default is not None
-    assert config.of(found.settings(default)) == config()
-    last = list((found.dimensions["prototypes.n_clusters"].choices or ())[-1])
-    assert config.of(
-        found.settings({**default, "prototypes.n_clusters": json.dumps(last)})
-    ).prototypes.n_clusters == tuple(last)
 
 
 def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
@@ -137,15 +124,6 @@ def test_settings_of_a_part() -> None:
     assert {name for name in parts({"*": "searched"}, **fixed).dimensions if "." in name} >= {"encoder.alpha"}
 
 
-def test_a_part_that_is_searched_has_its_own_defaults() -> None:
-    found = SearchSpace.of({"model": CL4SRec.Config}, {}, {"encoder": ["transformer", "gru"]})
-    assert not [name for name in found.dimensions if name.startswith("encoder.")]
-    default = found.default()
-    assert default is not None
-    assert default["encoder"] == "transformer"
-    assert found.settings({**default, "encoder": "gru"})["encoder"] == "gru"
-
-
 def test_settings_of_one_of_several_parts() -> None:
     found = parts({"augmentations.crop.ratio": {}})
     assert found.dimensions["augmentations.crop.ratio"] == Dimension("augmentations.crop.ratio", 0.1, 0.9)
@@ -158,15 +136,6 @@ def test_settings_of_one_of_several_parts() -> None:
     found = parts({"contrast.regularisers.alignment.coefficient": {"low": 0.5, "high": 4.0}}, **weighed)
     name = "contrast.regularisers.alignment.coefficient"
     assert CL4SRec.Config.of(found.settings({name: 2.0})).contrast.regularisers[1].coefficient == 2
-
-
-@pytest.mark.parametrize(
-    "given",
-    [{"contrast.wieght": "learned"}, {"contrast.weight.iterations": 0}, {"encoder.alpha": {"low": 0, "high": 1}}],
-)
-def test_mistakes_in_parts_name_them(given: dict[str, Any]) -> None:
-    with refused(next(iter(given)).rpartition(".")[2], by=ConfigError):
-        parts(given)
 
 
 def test_grids() -> None:

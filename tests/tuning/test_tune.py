@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import optuna
 import polars as pl
@@ -18,11 +18,7 @@ from recgraph.config import distribute
 from recgraph.data.split import SealedSplit, SealedTestError, Split
 from recgraph.train.config import TrainConfig
 from recgraph.train.run import Run
-from recgraph.tuning import objectives
-from recgraph.tuning.objectives import Sampler, make_sampler
-from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import command, described, importances, outcomes
-from recgraph.tuning.space import SearchSpace
 from recgraph.tuning.storage import find_study
 
 SPACE = {"*": "fixed", "learning_rate": {}, "dropout": {}}
@@ -180,15 +176,6 @@ def test_mistakes_name_the_value(split: Split, options: dict[str, Any], named: s
         tune(split, **options)
 
 
-def test_an_objective_of_ones_own(split: Split, tmp_path: Path) -> None:
-    """It may be a function of the running script, with workers too."""
-    study = tune(split, tmp_path / "s", 2, workers=2, objective=lambda run: run.evaluate("valid")[0]["mrr@5"], **EASE)
-    assert 0 < study.best_value < 1
-    assert study.user_attrs["asked"]["pruner"] == "none"  # what the epochs report is not the objective
-    with refused("2 values"):
-        tune(split, n_trials=1, objective=lambda _: (1.0, 2.0), **EASE)
-
-
 def _reads_test(run: Run) -> float:
     assert run.split is not None
     return float(len(run.split.test))
@@ -224,65 +211,3 @@ def test_workers_are_given_no_test_row(split: Split, made: tuple[Path, optuna.St
         copy.unseal("please")
     with refused("of study s", "sealed", by=parallel.TaskFailed):
         tune(split, tmp_path / "s", workers=2, objective=_reads_test, **EASE)
-
-
-def test_a_default_that_cannot_be_trained_is_told_beside_the_test_of_the_best(split: Split, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "encoder": {"n_heads": 3}, "max_epochs": 1}
-    del settings["hidden_dim"]  # its default, 64, is no multiple of 3 heads
-    space = {"*": "fixed", "hidden_dim": [6, 9]}
-    study = tune(split, tmp_path / "s", 2, test_seeds=1, space=space, settings=settings)
-    (tested,) = study.user_attrs["unsealed"]
-    assert list(tested["results"]) == ["tuned"]
-    assert "hidden_dim = 64" in tested["default_not_trained"]
-    assert outcomes(study) == [f"the default configuration cannot be trained: {tested['default_not_trained']}"]
-
-
-SMALL = {"*": "fixed", "dropout": {}, "encoder.n_heads": [1, 2]}
-
-
-GRID = {"*": "fixed", "dropout": [0.1, 0.2, 0.3], "encoder.n_heads": [1, 2, 4, 8]}
-
-
-def test_objectives_by_name() -> None:
-    assert objectives.canonical("coverage@20") == "catalogue_coverage@20"
-    names = ("train_seconds", "average_popularity@5", "ndcg@10", "profit")
-    assert [*map(objectives.direction, names)] == ["minimize", "minimize", "maximize", "maximize"]
-    assert objectives.selecting(("train_seconds", "novelty@10", "mrr@5")) == "mrr@5"
-    assert objectives.selecting(("coverage@20",)) == "ndcg@10"
-    assert objectives.can_prune(("mrr@5",))
-    assert not objectives.can_prune(("catalogue_coverage@20",))
-
-
-def test_a_pruner_reads_the_most_epochs_wherever_they_are_given() -> None:
-    def most(**given: Any) -> int:
-        return Plan("s", SASRec, ("ndcg@10",), 1, **given).max_epochs
-
-    assert most(fixed={"max_epochs": 8}) == most(given={"max_epochs": 8}) == 8
-    assert most(given={"max_epochs": [4, 30]}) == 30
-
-
-def drawn(sampler: str, seed: int, n: int = 12) -> list[dict[str, Any]]:
-    """Parameters that a study draws, a sampler for each trial as workers make them."""
-    found = SearchSpace.of({"model": SASRec.Config}, {}, GRID if sampler == "grid" else SMALL)
-    study = optuna.create_study(direction="maximize")
-
-    def objective(trial: optuna.Trial) -> float:
-        for dimension in found.dimensions.values():
-            dimension.suggest(trial)
-        return -abs(float(trial.params["dropout"]) - 0.3)
-
-    for number in range(n):
-        study.sampler = make_sampler(sampler, seed, found, number)
-        study.optimize(objective, n_trials=1)
-    return [trial.params for trial in study.trials]
-
-
-@pytest.mark.parametrize("sampler", get_args(Sampler))
-def test_samplers_draw_by_their_seed(sampler: str) -> None:
-    first = drawn(sampler, 1)
-    assert drawn(sampler, 1) == first
-    if sampler == "grid":
-        assert len({tuple(params.values()) for params in first}) == len(first)
-    else:
-        assert drawn(sampler, 2) != first
-        assert len({params["dropout"] for params in first}) > 6

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError, checked
 from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
 from recgraph.data.read import LogFile, Reading, is_data_path
+from recgraph.files import read_object, replacing_folder, write_json
 
 if TYPE_CHECKING:
     from recgraph.data.split import Interactions, Split
@@ -93,7 +94,6 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         CountError: what comes out is not what the card expects.
     """
     from recgraph.data.catalog.logs import counts_of, prepare_files, prepare_log
-    from recgraph.files import replacing_folder, write_json
 
     card = find_card(name)
     if source not in (None, *card.kinds):
@@ -143,8 +143,7 @@ def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
         if is_data_path(name):
             return Interactions.from_files(LogFile(card.data.file, reading or Reading()))
         return prepare_files(card)
-    if card.task != "recommendation":
-        raise ValueError(f"dataset {name!r} is a graph with classes of nodes; it has no interactions (see load_graph)")
+    _check_has(name, card.task == "recommendation", "interactions")
     return Interactions.load(get(name).path)
 
 
@@ -153,7 +152,7 @@ def load_graph(name: str) -> HeteroGraph:
     ``HeteroGraph.from_interactions(split.interactions, split.train)`` adds."""
     from recgraph.graph.hetero import HeteroGraph
 
-    _graph_card(name)
+    _check_has(name, isinstance(find_card(name), GraphCard), "typed graph: see HeteroGraph.from_interactions")
     return HeteroGraph.load(get(name).path / "graph")
 
 
@@ -161,8 +160,7 @@ def load_node_task(name: str) -> NodeTask:
     """Labels and splits of a data set with a task on nodes."""
     from recgraph.graph.node_task import NodeTask
 
-    if _graph_card(name).task != "nodes":
-        raise ValueError(f"dataset {name!r} is for recommendation; it has no classes of nodes")
+    _check_has(name, find_card(name).task == "nodes", "classes of nodes")
     return NodeTask.load(get(name).path)
 
 
@@ -181,11 +179,9 @@ def default_strategy(data: Interactions) -> str:
     return "given" if data.has_parts else "leave-one-out"
 
 
-def _graph_card(name: str) -> GraphCard:
-    card = find_card(name)
-    if not isinstance(card, GraphCard):
-        raise ValueError(f"dataset {name!r} is a log, not a graph; HeteroGraph.from_interactions makes one of it")
-    return card
+def _check_has(name: str, has: bool, what: str) -> None:
+    if not has:
+        raise ValueError(f"dataset {name!r} has no {what}")
 
 
 def _folder(card: Card) -> Path:
@@ -197,8 +193,5 @@ def _is_prepared(card: Card) -> bool:
 
 
 def _read(card: AnyCard, *, cached: bool) -> Prepared:
-    from recgraph.files import read_object
-
-    folder = _folder(card)
-    record = read_object(folder / _RECORD)
-    return Prepared(folder, card, record["counts"], record["source"], cached)
+    record = read_object(_folder(card) / _RECORD)
+    return Prepared(_folder(card), card, record["counts"], record["source"], cached)

@@ -360,11 +360,8 @@ class GraphCard(Card):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        is_of_nodes = self.task == "nodes"
-        if (self.labels is None, self.interactions is None) != (not is_of_nodes, is_of_nodes):
-            raise ValueError(f"task = {self.task!r} needs one table: [labels] of nodes, else [interactions]")
         ends = {end for edge in self.edges for end in (edge.type[0], edge.type[2])}
-        ends |= set() if is_of_nodes else {"user", "item"}
+        ends |= set() if self.task == "nodes" else {"user", "item"}
         used = [edge.file for edge in self.edges] + [n.features for n in self.nodes.values() if n.features]
         used.append(self._table.file)
         if self.labels is not None:
@@ -382,8 +379,8 @@ class GraphCard(Card):
 
     @property
     def _table(self) -> NodeLabels | GraphInteractions:
-        table = self.labels or self.interactions
-        assert table is not None
+        table = self.labels if self.task == "nodes" else self.interactions
+        assert table is not None, f"task = {self.task!r} needs a table: [labels] of nodes, else [interactions]"
         return table
 
     @property
@@ -420,8 +417,6 @@ def card_files() -> dict[str, Path]:
     """name -> file of every card; one in a folder of ``RECGRAPH_CARDS`` hides the library's of that name."""
     files: dict[str, Path] = {}
     given = [Path(folder) for folder in os.environ.get("RECGRAPH_CARDS", "").split(os.pathsep) if folder.strip()]
-    if absent := [str(folder) for folder in given if not folder.is_dir()]:
-        raise ConfigError(f"RECGRAPH_CARDS names {absent[0]!r}, which is not a folder")
     for folder in (*given, _own_folder()):
         for path in sorted(folder.glob("*.toml")):
             files.setdefault(path.stem, path)

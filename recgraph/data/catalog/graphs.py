@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from recgraph.data.catalog.cards import GraphCard, NodeLabels
-from recgraph.data.catalog.logs import CountError, SourceError, UnavailableError, check_hash
+from recgraph.data.catalog.logs import SourceError, UnavailableError, check_counts, check_hash, counts_of
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Interactions
 from recgraph.files import reading
@@ -50,16 +50,21 @@ def prepare_graph(
             raise SourceError(f"{str(folder)!r} is no folder with the file {file!r} of dataset {card.name!r}")
         check_hash(folder / file, sha256, str(folder / file))
     lists = {edge.type: _pairs(folder / edge.file) for edge in card.edges}
-    _check_counts(card, {f"lines of {edge.file}": (edge.count, len(lists[edge.type])) for edge in card.edges})
+    check_counts(card, {f"lines of {edge.file}": (edge.count, len(lists[edge.type])) for edge in card.edges})
     if card.interactions is not None:
         pairs = _pairs(folder / card.interactions.file)
         log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
         data = Interactions.from_frame(log, user="user_id", item="item_id")
-        got = {"users": data.n_users, "items": data.n_items, "interactions": len(data)}
-        _check_counts(card, {what: (wanted, got[what]) for what, wanted in card.sizes.items()})
+        got = counts_of(data)
+        check_counts(card, {what: (wanted, got[what]) for what, wanted in card.sizes.items()})
         return _graph_of_ids(card, lists, data), None, data
     assert card.labels is not None
-    graph, task = _graph_of_indices(card, lists, folder), _node_task(card, card.labels, folder)
+    graph = HeteroGraph.from_edge_lists({each: node.count for each, node in card.nodes.items()}, lists)
+    nodes = dict(graph.nodes)
+    for each, node in card.nodes.items():
+        if node.features is not None:  # not by from_edge_lists, which would copy the features once more
+            nodes[each] = replace(nodes[each], features=_features(folder / node.features, node.normalise))
+    graph, task = HeteroGraph(nodes, graph.edges), _node_task(card, card.labels, folder)
     if card.permutation is not None:  # the nodes of each type in a random order: features, edges, labels and splits
         draw, sizes = Generators(card.permutation), {each: graph.count(each) for each in graph.node_types}
         orders = {each: torch.randperm(n, generator=draw.fresh("order of nodes", each)) for each, n in sizes.items()}
@@ -79,22 +84,6 @@ def _array(path: Path) -> npt.NDArray[Any]:
         return made
 
 
-def _check_counts(card: GraphCard, counts: dict[str, tuple[int, int]]) -> None:
-    """Refuse what is not there as often as it should be: what -> (wanted, got)."""
-    wrong = [f"{what}: expected {wanted:,}, got {got:,}" for what, (wanted, got) in counts.items() if wanted != got]
-    if wrong:
-        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
-
-
-def _graph_of_indices(card: GraphCard, lists: dict[EdgeType, Pairs], folder: Path) -> HeteroGraph:
-    made = HeteroGraph.from_edge_lists({name: node.count for name, node in card.nodes.items()}, lists)
-    nodes = dict(made.nodes)
-    for name, node in card.nodes.items():
-        if node.features is not None:  # not by from_edge_lists, which would copy the features once more
-            nodes[name] = replace(nodes[name], features=_features(folder / node.features, node.normalise))
-    return HeteroGraph(nodes, made.edges)
-
-
 def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
     with path.open("rb") as file:  # some published .npz files are plain arrays
         is_zip = file.read(2) == b"PK"
@@ -111,7 +100,7 @@ def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
     known_mask = ~(np.isnan(labels) | (labels == -1)) if labels.dtype.kind in "if" else np.ones(len(labels), bool)
     classes, numbers = np.unique(labels[known_mask], return_inverse=True)
     counts = {"labels": (card.nodes[task.target].count, len(labels)), "classes": (task.classes, len(classes))}
-    _check_counts(card, counts)
+    check_counts(card, counts)
     codes = np.full(len(labels), -1, dtype=np.int64)
     codes[known_mask] = numbers
     splits = {}
@@ -127,7 +116,7 @@ def _graph_of_ids(card: GraphCard, lists: dict[EdgeType, Pairs], interactions: I
         if name not in ids:
             ends = [pairs[:, place // 2] for of, pairs in lists.items() for place in (0, 2) if of[place] == name]
             ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
-    _check_counts(card, {name: (card.nodes[name].count, len(own)) for name, own in ids.items()})
+    check_counts(card, {name: (card.nodes[name].count, len(own)) for name, own in ids.items()})
     nodes = {name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}
     edges = {}
     for edge_type, pairs in lists.items():

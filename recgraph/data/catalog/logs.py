@@ -24,13 +24,13 @@ from recgraph.config import toml_text
 from recgraph.data.catalog.cards import (
     PART_TABLES,
     SEQUENCES,
+    Card,
     File,
     FileCard,
     Generated,
     Layout,
     Local,
     LogCard,
-    Preparation,
     Source,
     Url,
     Wheel,
@@ -64,6 +64,13 @@ def check_hash(path: Path, expected: str | None, what: str) -> None:
     """Raise unless the file has the hash (None: nothing is known of it)."""
     if expected is not None and (got := sha256(path)) != expected:
         raise SourceError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
+
+
+def check_counts(card: Card, counts: Mapping[str, tuple[int | str, int | str]]) -> None:
+    """Refuse what is not as the card has it: what -> (expected, got)."""
+    wrong = [f"{what}: expected {wanted}, got {got}" for what, (wanted, got) in counts.items() if wanted != got]
+    if wrong:
+        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
 
 
 def counts_of(log: Interactions) -> dict[str, int]:
@@ -119,8 +126,7 @@ def _checked(card: LogCard, tables: Tables) -> Interactions:
     wanted = None if card.expected is None else card.expected.sha256
     if wanted is not None:
         text = log.write_csv(separator="\t", include_header=False, quote_style="never", line_terminator="\n")
-        if (got := hashlib.sha256(text.encode()).hexdigest()) != wanted:
-            raise CountError(f"dataset {card.name!r}: its interactions have the sha256 {got}, not {wanted}")
+        check_counts(card, {"sha256 of interactions": (wanted, hashlib.sha256(text.encode()).hexdigest())})
     roles: dict[str, Any] = {role: role for role in ("timestamp", "rating", "weight") if role in log.columns}
     features: dict[str, Any] = {f"{name}_features": tables.get(f"{name}s") for name in ("user", "item")}
     data = Interactions.from_frame(log, user="user_id", item="item_id", **roles, **features)
@@ -138,17 +144,13 @@ def prepare_files(card: FileCard, file: LogFile | None = None) -> Interactions:
 def _prepared(card: LogCard | FileCard, data: Interactions) -> Interactions:
     """What the steps of a card leave, counted."""
     steps = card.prepare
-    if data.has_parts and steps != Preparation():
-        raise ValueError("prepare would change parts that are given; leave min_rating, duplicates and k_core out")
     if steps.min_rating is not None:
         data = data.min_rating(steps.min_rating, steps.negative)
     data = data.deduplicate(steps.duplicates)
     if steps.k_core > 1:
         data = data.k_core(steps.k_core, steps.k_core)
     got = counts_of(data)
-    wrong = [f"{what}: expected {n:,}, got {got[what]:,}" for what, n in card.sizes.items() if n != got[what]]
-    if wrong:
-        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
+    check_counts(card, {what: (n, got[what]) for what, n in card.sizes.items()})
     return data
 
 

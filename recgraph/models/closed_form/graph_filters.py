@@ -14,7 +14,7 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.encoders.kept import SizedByState
+from recgraph.encoders.items import SizedByState
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space
 from recgraph.models.closed_form.neighbours import NeighbourModel, fit_rows
 from recgraph.rng import numpy_generator

@@ -21,8 +21,7 @@ from recgraph.contrast.prototypes import (
     proto_nce,
     prototypes_of,
 )
-from recgraph.contrast.queue import Queue
-from recgraph.contrast.term import Contrast, ContrastiveTerm
+from recgraph.contrast.term import Contrast, ContrastiveTerm, Queue
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space
 from recgraph.models.heterogeneous.base import (

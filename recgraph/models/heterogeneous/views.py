@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import PartConfig
-from recgraph.encoders.graph import Propagation, SemanticAttention, ViewWeights
-from recgraph.encoders.item_graphs import ItemGraph
+from recgraph.encoders.graph import ItemGraph, Propagation, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Layered, Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import PathKey
@@ -210,7 +209,7 @@ class MetaPaths(HoldsGraph, ItemGraph):
     softmax of one learned weight a path.
 
     Args:
-        n_items, hidden_dim: see :class:`recgraph.encoders.item_graphs.ItemGraph`; D is ``hidden_dim``.
+        n_items, hidden_dim: see :class:`recgraph.encoders.graph.ItemGraph`; D is ``hidden_dim``.
         graph: of the training part; it is saved with the model.
         metapaths: from items to items.
         top_k: of paths through users.

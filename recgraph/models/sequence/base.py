@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -101,21 +101,19 @@ class SequenceModel(TrainableModel):
         draw_weights(self.item_embedding.weight.detach())
         self.encoder = make_encoder(config, space.n_items + 1)
         self.loss: NextItemLoss = config.loss.build()
-        self.item_tower = self._make_tower(space)
+        self.item_tower: ItemTower | None = None
+        if config.items.features:
+            if not isinstance(space, FeatureSpace):
+                raise ValueError(f"items.features = {config.items.features!r} needs the features of a FeatureSpace")
+            found = space.features
+            self.item_tower = ItemTower(
+                config.hidden_dim, found.entries, found.dense, found.schema.missing, config.items.id_dropout
+            )
         self.item_graph = None if config.items.graph is None else RelatedItems(config.items, config.hidden_dim, space)
         self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
             nn.init.zeros_(self.gap_embedding.weight)
-
-    def _make_tower(self, space: Space) -> ItemTower | None:
-        items = self.config.items
-        if not items.features:
-            return None
-        if not isinstance(space, FeatureSpace):
-            raise ValueError(f"items.features = {items.features!r} needs the features: build(FeatureSpace(...))")
-        found = space.features
-        return ItemTower(self.config.hidden_dim, found.entries, found.dense, found.schema.missing, items.id_dropout)
 
     @property
     def wanted_features(self) -> FeatureWish:
@@ -175,17 +173,11 @@ class SequenceModel(TrainableModel):
         self.loss.compile_parts(backend)
 
     def forward(self, batch: Any, wanted: Iterable[str]) -> dict[str, Tensor]:
-        with self.sharing_tables():
-            return super().forward(batch, wanted)
-
-    @contextmanager
-    def sharing_tables(self) -> Iterator[None]:
-        """The block in which the tables of items are computed once, with the parameters that there are in it."""
-        with ExitStack() as stack:
+        with ExitStack() as stack:  # in it the tables of items are computed once
             for part in (self.item_tower, self.item_graph):
                 if part is not None:
                     stack.enter_context(part.sharing())
-            yield
+            return super().forward(batch, wanted)
 
     def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
         """[n_items + 1, D]: the vector of each token, for inputs and scores alike.
@@ -218,10 +210,10 @@ class SequenceModel(TrainableModel):
         if "rec" in wanted:
             found["rec"] = self.next_item_loss(batch, self.training_states(batch))
         if "items" in wanted:
-            found["items"] = self.item_loss(batch)
+            found["items"] = self._item_loss(batch)
         return found
 
-    def item_loss(self, batch: SequenceBatch) -> Tensor:
+    def _item_loss(self, batch: SequenceBatch) -> Tensor:
         """The contrast of items with their graph; it reads the tables that were made for the other terms."""
         assert self.item_graph is not None
         return self.item_graph.loss(batch, self._item_tables(batch))
@@ -254,15 +246,13 @@ class SequenceModel(TrainableModel):
 
         Args:
             sequences: B rows of tokens, or of what :meth:`tokens_of` gives where times are read.
-            last_only: of each row as :meth:`closed` gives it; else of the places that there are, or M of these.
+            last_only: of each row, closed by the encoder; else of the places that there are, or M of these.
         """
-        tokens, table = self._inputs(self.closed(sequences) if last_only else sequences, self.token_table(batch))
+        tokens, table = self._inputs(
+            self.encoder.closed(sequences) if last_only else sequences, self.token_table(batch)
+        )
         states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only, places)
         return states
-
-    def closed(self, sequences: Ragged) -> Ragged:
-        """Rows as the encoder reads them: with a masked item behind each where it ``ends_masked``."""
-        return sequences.lengthened() if self.encoder.ends_masked else sequences
 
     def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:
         """Tokens, with times where the encoder reads them, and the table that it looks them up in. With time gaps each
@@ -284,7 +274,7 @@ class SequenceModel(TrainableModel):
         if not with_states:
             sizes = [part.n_rows for part in parts]
             return [Encoded(last) for last in torch.split(self.encode(Ragged.cat(parts), batch), sizes)]
-        parts = [self.closed(part) for part in parts]
+        parts = [self.encoder.closed(part) for part in parts]
         sizes = [len(part.values) for part in parts]
         states = torch.split(self.encode(Ragged.cat(parts), batch, last_only=False), sizes)
         each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
@@ -303,7 +293,7 @@ class SequenceModel(TrainableModel):
 
     def encode_tokens(self, tokens: Ragged) -> Tensor:
         """[B, D]: the vectors of users by at most ``max_len`` tokens each (:meth:`tokens_of`), in evaluation mode."""
-        tokens = self.closed(tokens)
+        tokens = self.encoder.closed(tokens)
         empty_mask = tokens.lengths == 0
         if bool(empty_mask.any()):
             tokens = tokens.lengthened(empty_mask)  # a masked item

@@ -109,26 +109,27 @@ class ContrastiveSequenceModel(SequenceModel):
     def losses(self, batch: SequenceBatch, wanted: frozenset[str]) -> dict[str, Tensor]:
         if wanted <= {"rec", "items"}:
             return super().losses(batch, wanted)
-        states, views = self._encode_with_views(batch, "rec" in wanted)
-        found = {}
-        if states is not None:
-            found["rec"] = self.next_item_loss(batch, states)
-        found |= self._contrasts_of_ranks(batch, views, wanted)
-        if "items" in wanted:
-            found["items"] = self.item_loss(batch)
-        return found
-
-    def _contrasts_of_ranks(
-        self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]
-    ) -> dict[str, Tensor]:
-        """:meth:`contrasts` of the views of all ranks, or of this one's, whose mean over ranks then counts."""
+        found: dict[str, Tensor] = {}
+        views = self.draw_views(batch)
+        # prefixes are read at their last place like views, so that all are encoded as one batch
+        if "rec" in wanted and not batch.causal:
+            prefixes, *encoded = self.encode_together([batch.sequences, *views], batch, self.needs_states)
+            found["rec"] = self.next_item_loss(batch, prefixes.last)
+        else:
+            encoded = self.encode_together(views, batch, self.needs_states)
+            if "rec" in wanted:
+                found["rec"] = self.next_item_loss(batch, self.training_states(batch))
         share = batch.share
         if share.is_whole:
-            return self.contrasts(batch, views, wanted)
-        if self.config.gather_negatives:
-            return self.contrasts(batch, gathered_views(views, share), wanted)
-        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
-        return {name: value * share.weight for name, value in self.contrasts(own, views, wanted).items()}
+            found |= self.contrasts(batch, encoded, wanted)
+        elif self.config.gather_negatives:
+            found |= self.contrasts(batch, gathered_views(encoded, share), wanted)
+        else:  # of this rank's views; the mean over ranks counts
+            own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
+            found |= {name: value * share.weight for name, value in self.contrasts(own, encoded, wanted).items()}
+        if "items" in wanted:
+            found["items"] = self._item_loss(batch)
+        return found
 
     def contrasts(self, batch: SequenceBatch, views: list[Encoded], wanted: frozenset[str]) -> dict[str, Tensor]:
         """The terms that are wanted of the encoded views of :meth:`draw_views`.
@@ -152,16 +153,6 @@ class ContrastiveSequenceModel(SequenceModel):
         ids, draw = batch.contrast_targets, term.stream(batch.generators, not self.config.gather_negatives)
         loss: Tensor = term(a, b, ids, ids, generator=draw, share=batch.share)
         return loss
-
-    def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:
-        """The states that ``rec`` reads (None: it is not asked for) and the encoded views."""
-        views = self.draw_views(batch)
-        # prefixes are read at their last place like views, so that all are encoded as one batch
-        if with_rec and not batch.causal:
-            prefixes, *encoded = self.encode_together([batch.sequences, *views], batch, self.needs_states)
-            return prefixes.last, encoded
-        encoded = self.encode_together(views, batch, self.needs_states)
-        return self.training_states(batch) if with_rec else None, encoded
 
 
 def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:

@@ -15,8 +15,8 @@ from recgraph.contrast.term import Contrast, ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
-from recgraph.encoders.item_graphs import ItemGraph
-from recgraph.encoders.kept import Kept
+from recgraph.encoders.graph import ItemGraph
+from recgraph.encoders.items import Kept
 from recgraph.models.base import PathKey, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.models.heterogeneous.views import MetaPaths
