@@ -68,12 +68,8 @@ class Walked:
         return means
 
     def _means(self, hop: int, reached: Csr, ways: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
-        """[n, D]: over the ways that are left, of rows that have reached these nodes after a hop, [n, N_hop] without
-        weights; 0 where there are no ways.
-
-        Args:
-            ways: hop -> sums [N_hop, D] and numbers [N_hop] of the ways from each node on; is added to.
-        """
+        """[n, D]: over the ways that are left, of rows that have reached these nodes [n, N_hop] after a hop; 0 where
+        there are none. ``ways``, hop -> sums and numbers of the ways from each node on, is added to."""
         sums, numbers = self._ways_after(hop, ways)
         counts = reached.with_weights(numbers[reached.indices]).row_sums()
         return spmm(reached, sums) / counts.clamp(min=1)[:, None].to(sums.dtype)

@@ -285,10 +285,8 @@ def _values_at(matrix: Csr, places: Csr) -> Tensor:
 
 
 class _Cosine:
-    """[E] float32: cosines of the features of the two ends of entries; 0 for a node without features.
-
-    Made in float64: cosines that are equal stay equal after rounding, in whichever order a processor adds.
-    """
+    """[E] float32: cosines of the features of the two ends of entries, 0 for a node without features; made in float64,
+    so that equal ones stay equal after rounding, in whichever order a processor adds."""
 
     def __init__(self, features: Tensor | Csr) -> None:
         self.units: Tensor | Csr

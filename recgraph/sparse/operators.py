@@ -153,11 +153,7 @@ def _row_sums(matrix: Csr | Chain | Sum) -> Tensor:
 def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
     """[N, F]: features divided by their row sums; rows without features stay 0.
 
-    Args:
-        what, fix: what an error calls them, and what it says to do.
-
-    Raises:
-        ValueError: a feature is negative: rows of embeddings of texts, which sum to about 0, would be blown up.
+    A negative one is refused, in the words ``what`` and ``fix``: rows of embeddings sum to about 0.
     """
     values = features.values() if isinstance(features, Csr) else features
     if bool((values < 0).any()):

@@ -67,16 +67,11 @@ def count_dtype(*factors: Csr) -> torch.dtype:
 def compose_blocks(
     a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None
 ) -> Iterator[tuple[slice, Csr]]:
-    """The product of :func:`compose` a block of rows at a time; the whole is never held.
+    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C].
 
     Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of columns. A block may
     have very many rows where these are nearly empty: its entries are bounded, not its cells.
-
-    Yields:
-        (rows, block): ``block`` [b, C] is ``(A B)[rows]``.
     """
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied")
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)

@@ -181,10 +181,7 @@ def offsets_of(lengths: Tensor) -> Tensor:
 
 
 def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ragged:
-    """K rows of consecutive numbers: row i is ``starts[i], starts[i] + 1, ...``, of ``lengths[i]`` numbers.
-
-    Without ``total``, the sum of the lengths, the device is waited for.
-    """
+    """K rows of ``lengths[i]`` numbers from ``starts[i]`` on; without their sum ``total`` the device is waited for."""
     offsets = offsets_of(lengths)
     total = int(offsets[-1]) if total is None else total
     first = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
@@ -195,9 +192,8 @@ def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor |
     """[T]: the softmax within each row, ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``.
 
     Args:
-        scores: [T] floating point, row after row; a row without values has no share.
-        offsets: [R + 1] int64, where each row begins, and T.
-        rows: [T] int64, the row of each.
+        scores: [T] floating point, row after row.
+        offsets, rows: of a :class:`Ragged`.
         n_zeros: [R], z: how many further values of score 0 take their share of each row; none of them is returned.
     """
     # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient

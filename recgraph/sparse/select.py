@@ -14,19 +14,16 @@ TIE_RULE = "highest column index first"
 
 
 def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor) -> Csr:
-    """Each row's k best entries, with the weights they had; shorter rows stay whole.
+    """Each row's k best entries by ``scores`` [E] (default: the weights); shorter rows stay whole.
 
-    Args:
-        scores: [E], by which entries are compared (default: the weights).
-        among_equals: [E] each, by which entries of equal score at the cut are compared, one after the other; what is
-            equal then: :data:`TIE_RULE`.
+    Entries of equal score at the cut are compared by ``among_equals`` [E], one after the other, then by
+    :data:`TIE_RULE`.
     """
     return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores, *among_equals))
 
 
 def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
-    """[E] bool: True for the entries that :func:`top_k` keeps: those above the k-th largest score of their row, and of
-    those that equal it the last."""
+    """[E] bool: True for the entries that :func:`top_k` keeps."""
     long = torch.nonzero(adj.degrees > k).squeeze(1)
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
