@@ -104,10 +104,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def dgl() -> Any:
     """The package DGL, where it is installed and runs."""
-    from recgraph.sparse.dgl import load
+    from recgraph.sparse.spmm import load_dgl
 
     try:
-        return load()
+        return load_dgl()
     except ImportError as error:
         missing("dgl", str(error))
 

@@ -26,10 +26,9 @@ class Walked:
     It serves large graphs, for embeddings without gradients. Nodes that reach the same before the last step take that
     step once for all of them.
 
-    For a node that follows more than ``cap`` ways at a step (several to one node all count) the distinct nodes that it
-    reaches are not looked for: from that step on a node counts once for each way to it, and the mean is over ways. This
-    equals the mean over distinct nodes wherever no two ways meet (papers of one venue each), and costs one product with
-    each later step for all nodes together; exact means over a hub that many nodes share cost the square of its size.
+    For a node that follows more than ``cap`` ways at a step (several to one node all count) a node reached counts from
+    that step on once for each way to it. This equals the mean over distinct nodes wherever no two ways meet, and costs
+    one product with each later step for all nodes together; exact means over a hub cost the square of its size.
 
     Attributes:
         steps: the matrices of the path up to the type reached, without weights.
@@ -69,12 +68,8 @@ class Walked:
         return means
 
     def _means(self, hop: int, reached: Csr, ways: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
-        """[n, D]: over the ways that are left, of rows that have reached these nodes after a hop, [n, N_hop] without
-        weights; 0 where there are no ways.
-
-        Args:
-            ways: hop -> sums [N_hop, D] and numbers [N_hop] of the ways from each node on; is added to.
-        """
+        """[n, D]: over the ways that are left, of rows that have reached these nodes [n, N_hop] after a hop; 0 where
+        there are none. ``ways``, hop -> sums and numbers of the ways from each node on, is added to."""
         sums, numbers = self._ways_after(hop, ways)
         counts = reached.with_weights(numbers[reached.indices]).row_sums()
         return spmm(reached, sums) / counts.clamp(min=1)[:, None].to(sums.dtype)

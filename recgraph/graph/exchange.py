@@ -2,15 +2,14 @@
 
 In a ``torch_geometric.data.HeteroData`` features are ``data[node_type].x`` (a sparse CSR tensor where they are sparse),
 ids ``.ids``, labels ``.y`` with ``.train_mask``, ``.val_mask`` and ``.test_mask``; edges are ``.edge_index`` with
-``.edge_weight`` and ``.time``. A homogeneous ``Data`` has the same names and one type of nodes and of edges. In a DGL
-graph features are ``graph.nodes[type].data["feat"]``, labels ``["label"]`` with the same masks, weights and times
-``graph.edges[type].data["weight"]`` and ``["time"]``; DGL has no place for ids, so they are the attribute
-``graph.node_ids``, which DGL does not carry over to graphs made from this one.
+``.edge_weight`` and ``.time``; a ``Data`` has the same names. In a DGL graph features are
+``graph.nodes[type].data["feat"]``, labels ``["label"]`` with the same masks, weights and times
+``graph.edges[type].data["weight"]`` and ``["time"]``, and ids the attribute ``graph.node_ids``, which DGL does not
+carry over to other graphs.
 
-Labels and masks are no part of a :class:`~recgraph.graph.hetero.HeteroGraph`, which is what models are trained on, but
-a :class:`~recgraph.graph.node_task.NodeTask` beside it. Whatever else there is has no place and is named in a warning
-(:class:`~recgraph.graph.schema.LeftOutWarning`). Edges come back in the order of their ends. Repeated edges stay: PyG's
-own converters merge them, and its ``from_dgl`` is wrong for several types.
+Labels and masks become a :class:`~recgraph.graph.node_task.NodeTask` beside the graph. Whatever else there is has no
+place and is named in a :class:`~recgraph.graph.schema.LeftOutWarning`. Edges come back in the order of their ends.
+Repeated edges stay: PyG's own converters merge them, and its ``from_dgl`` is wrong for several types.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from recgraph.graph.schema import (
 )
 from recgraph.sparse.csr import Csr, csr_tensor
 from recgraph.sparse.device import to_host
-from recgraph.sparse.dgl import load as load_dgl
+from recgraph.sparse.spmm import load_dgl
 
 #: the attributes of each type of nodes and of edges, by the names of PyTorch Geometric
 Stores = tuple[dict[str, dict[str, Any]], dict[EdgeType, dict[str, Any]]]
@@ -53,9 +52,8 @@ Stores = tuple[dict[str, dict[str, Any]], dict[EdgeType, dict[str, Any]]]
 _IDS = ("ids", "node_id", "n_id")
 _OF_NODES = {"x", "num_nodes", *_IDS, "y", *LABELS}
 _OF_EDGES = {"edge_index", "edge_weight", "edge_attr", "time"}
-#: the same in DGL
-_DGL_NODES = {"x": "feat", "y": "label", "ids": "_ID"}
-_DGL_EDGES = {"edge_weight": "weight"}
+#: the names of nodes' attributes in DGL, where they are others
+_DGL = {"feat": "x", "label": "y", "_ID": "ids"}
 
 
 def from_frames(
@@ -75,8 +73,7 @@ def from_frames(
         weight, time: the columns of edge frames that hold weights and times, where they are there.
 
     Raises:
-        GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice
-            or is missing.
+        GraphError: an edge names an id that its node frame does not have, an id occurs twice or is missing.
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
@@ -247,14 +244,9 @@ def _placed(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:
 def to_pyg(
     nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], task: NodeTask | None = None, homogeneous: bool = False
 ) -> Any:
-    """A ``HeteroData`` that shares the tensors of a graph.
+    """A ``HeteroData`` that shares the tensors of a graph, with the labels and masks of a task at its target.
 
-    Args:
-        task: whose labels and masks are written to the nodes of its target.
-        homogeneous: a ``Data`` instead, of a graph with one type of nodes and one of edges.
-
-    Raises:
-        GraphError: the graph has several types.
+    With ``homogeneous`` a ``Data`` instead, of a graph with one type of nodes and one of edges (GraphError).
     """
     from torch_geometric.data import Data, HeteroData
 
@@ -297,10 +289,8 @@ def stores_of_pyg(data: Any, node_type: str, relation: str) -> Stores:
 def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
     """A graph of what :func:`to_pyg` writes; an ``edge_attr`` of one column stands for ``edge_weight``.
 
-    A type of nodes without features, ids, labels or ``num_nodes`` has as many nodes as its edges name.
-
-    Args:
-        labels: whether the caller reads labels and masks, so that no warning names them.
+    A type of nodes without features, ids, labels or ``num_nodes`` has as many nodes as its edges name. Where the caller
+    reads ``labels`` and masks, no warning names them.
     """
     of_nodes, of_edges = stores
     ends = [
@@ -341,14 +331,7 @@ def parts_of(stores: Stores, labels: bool = False) -> GraphParts:
 
 
 def task_of(stores: Stores, target: str | None) -> NodeTask:
-    """Labels and masks as a task; see :meth:`NodeTask.from_columns`.
-
-    Args:
-        target: the type of nodes, where several have labels.
-
-    Raises:
-        GraphError: there are no labels, or several types have them.
-    """
+    """Labels and masks as a task; a GraphError where no type of nodes, or several have labels and none is chosen."""
     labelled = [name for name, store in stores[0].items() if store.get("y") is not None and target in (None, name)]
     if len(labelled) != 1:
         raise GraphError(f"target = {target!r}: labels are there of {', '.join(labelled) or 'no nodes'}")
@@ -358,14 +341,7 @@ def task_of(stores: Stores, target: str | None) -> NodeTask:
 def to_dgl(
     nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], device: torch.device, task: NodeTask | None = None
 ) -> Any:
-    """A heterograph that shares the tensors of a graph.
-
-    Args:
-        task: whose labels and masks are written to the nodes of its target.
-
-    Raises:
-        ImportError: DGL is not there or does not run here.
-    """
+    """A heterograph that shares the tensors of a graph, with the labels and masks of a task at its target."""
     pairs = {edge_type: (held.adj.rows, held.adj.indices) for edge_type, held in edges.items()}
     counts = {name: own.count for name, own in nodes.items()}
     made = load_dgl().heterograph(pairs, num_nodes_dict=counts, device=device)
@@ -383,29 +359,19 @@ def to_dgl(
 
 
 def stores_of_dgl(graph: Any, node_type: str, relation: str) -> Stores:
-    """The attributes of what :func:`to_dgl` writes, or of a heterograph whose data has these names.
-
-    Args:
-        node_type, relation: names of the one type of nodes and of edges of a homogeneous graph.
-    """
+    """The attributes of what :func:`to_dgl` writes, or of a DGL graph whose data has these names."""
     names = {name: node_type if name == "_N" else name for name in graph.ntypes}
     ids, tasks = getattr(graph, "node_ids", {}), getattr(graph, "node_tasks", {})
     of_nodes, of_edges = {}, {}
     for of, name in names.items():
-        store = _renamed(graph.nodes[of].data, _DGL_NODES)
+        store = {_DGL.get(key, key): values for key, values in graph.nodes[of].data.items()}
         of_nodes[name] = {"num_nodes": graph.num_nodes(of), **store, **tasks.get(of, {})}
         if of in ids:
             of_nodes[name]["ids"] = ids[of]
     for source, name, target in graph.canonical_etypes:
         edge_type = (names[source], relation if name == "_E" else name, names[target])
-        store = _renamed(graph.edges[source, name, target].data, _DGL_EDGES)
-        if "edge_weight" in store:
-            store["edge_weight"] = store["edge_weight"].reshape(-1)
+        store = dict(graph.edges[source, name, target].data)
+        if "weight" in store:
+            store["edge_weight"] = store.pop("weight").reshape(-1)
         of_edges[edge_type] = {"edge_index": graph.edges(etype=(source, name, target), order="eid"), **store}
     return of_nodes, of_edges
-
-
-def _renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a DGL frame by the names of PyTorch Geometric."""
-    ours = {theirs: own for own, theirs in names.items()}
-    return {ours.get(name, name): values for name, values in data.items()}

@@ -54,10 +54,8 @@ _FORMAT = 2
 
 @dataclass(frozen=True, eq=False)
 class HeteroGraph:
-    """A typed graph. Values are immutable: every method returns a new one, and what it is made of is copied.
-
-    The constructor itself and :meth:`with_edges` take :class:`Nodes`, :class:`Edges` and matrices as they are: write
-    nothing into their tensors afterwards.
+    """A typed graph. Values are immutable: every method returns a new one, and what it is made of is copied, but not
+    the :class:`Nodes`, :class:`Edges` and matrices that the constructor and :meth:`with_edges` take.
 
     Edges of a type are held by source and target, ascending; equal pairs keep the order in which they came.
 
@@ -262,14 +260,11 @@ class HeteroGraph:
 
     def to(self, device: torch.device | str) -> HeteroGraph:
         """On a device."""
-        nodes = {
-            name: replace(own, features=None if own.features is None else own.features.to(device))
-            for name, own in self.nodes.items()
-        }
-        edges = {
-            name: Edges(held.adj.to(device), None if held.times is None else held.times.to(device))
-            for name, held in self.edges.items()
-        }
+        nodes, edges = {}, {}
+        for name, own in self.nodes.items():
+            nodes[name] = replace(own, features=None if own.features is None else own.features.to(device))
+        for edge_type, held in self.edges.items():
+            edges[edge_type] = Edges(held.adj.to(device), None if held.times is None else held.times.to(device))
         return HeteroGraph(nodes, edges)
 
     def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
@@ -278,10 +273,7 @@ class HeteroGraph:
 
     @classmethod
     def from_pyg(cls, data: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
-        """From a ``torch_geometric.data.HeteroData`` or ``Data``; see :mod:`recgraph.graph.exchange`.
-
-        Args:
-            node_type, relation: names of the one type of nodes and of edges of a ``Data``.
+        """From a ``torch_geometric.data.HeteroData``, or a ``Data`` with names for its one type of nodes and of edges.
 
         Warns:
             LeftOutWarning: names what is no part of a graph, as labels and masks.
@@ -292,11 +284,8 @@ class HeteroGraph:
     def from_pyg_with_task(
         cls, data: Any, target: str | None = None, node_type: str = "node", relation: str = "to"
     ) -> tuple[HeteroGraph, NodeTask]:
-        """The graph, and the task of its labels and masks.
-
-        Args:
-            target: the type of nodes, where several have labels.
-        """
+        """The graph, and the task of the labels and masks of a type of nodes; without ``target`` of the one that has
+        labels."""
         stores = exchange.stores_of_pyg(data, node_type, relation)
         return cls(*exchange.parts_of(stores, labels=True)), exchange.task_of(stores, target)
 
@@ -320,8 +309,7 @@ class HeteroGraph:
     def save(self, folder: str | Path) -> None:
         """Write all together; an earlier graph there is replaced.
 
-        Edges, ids and sparse features are Parquet, dense features safetensors, what is short is JSON. Files are
-        numbered, because names of types may hold what a file name cannot.
+        Files are numbered, because names of types may hold what a file name cannot.
         """
         tensors: dict[str, Tensor] = {}
         with replacing_folder(Path(folder)) as new:
@@ -340,15 +328,10 @@ class HeteroGraph:
                     tensors[f"{number}.dense"] = x
             on_host = {name: to_host(x.detach()).contiguous().clone() for name, x in tensors.items()}
             write_tensors(on_host, new / "features.safetensors")
-            of_nodes = [
-                {
-                    "type": name,
-                    "count": own.count,
-                    "has_ids": own.ids is not None,
-                    "width": None if own.features is None else int(own.features.shape[1]),
-                }
-                for name, own in self.nodes.items()
-            ]
+            of_nodes = []
+            for name, own in self.nodes.items():
+                width = None if own.features is None else int(own.features.shape[1])
+                of_nodes.append({"type": name, "count": own.count, "has_ids": own.ids is not None, "width": width})
             head = {"format": _FORMAT, "nodes": of_nodes, "edges": [list(edge_type) for edge_type in self.edges]}
             write_json(head, new / _HEAD)
 
@@ -361,8 +344,6 @@ class HeteroGraph:
             FileNotFoundError: the folder holds none.
         """
         folder = Path(folder)
-        if not (folder / _HEAD).is_file():
-            raise FileNotFoundError(f"{folder} holds no saved graph ({_HEAD})")
         check_manifest(folder)
         head = read_object(folder / _HEAD)
         if head.get("format") != _FORMAT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -110,17 +110,16 @@ def parse(path: str, graph: HeteroGraph) -> Route:
         PathError: it is not of one of these forms, or two types are joined by no or by several edge types.
         UnknownTypeError: a type that the graph does not have.
     """
-    names = [part.strip() for part in re.split("[<>]" if "<" in path or ">" in path else "-", path)]
-    if arrows := re.findall("[<>]", path):
-        if len(names) < 3 or len(names) % 2 == 0 or arrows[::2] != arrows[1::2]:
-            raise PathError(f"path = {path!r} must be of the form 'user>rates>item<rates<user'")
+    arrows = re.findall("[<>]", path)
+    names = [part.strip() for part in re.split("[<>]" if arrows else "-", path)]
+    if len(names) < 2 or (arrows and (len(names) % 2 == 0 or arrows[::2] != arrows[1::2])):
+        raise PathError(f"path = {path!r} must be as 'paper-author-paper' or 'user>rates>item<rates<user'")
+    if arrows:
         triples = zip(names[::2], names[1::2], names[2::2], arrows[::2], strict=False)
         steps = [Step((a, name, b)) if arrow == ">" else Step((b, name, a), True) for a, name, b, arrow in triples]
         for step in steps:
             graph.adjacency(step.edge_type)
         return tuple(steps)
-    if len(names) < 2:
-        raise PathError(f"path = {path!r} must join at least two node types, as 'paper-author-paper' does")
     for name in names:
         graph.count(name)
     steps = []
@@ -174,11 +173,6 @@ class Cost:
     nbytes: int
     factor_nbytes: int
 
-    @property
-    def density(self) -> float:
-        """Estimated entries per place before any top-k."""
-        return self.nnz / max(self.shape[0] * self.shape[1], 1)
-
     def __str__(self) -> str:
         kept = f", {self.kept_nnz:,} after top-k" if self.kept_nnz != self.nnz else ""
         return (
@@ -194,21 +188,20 @@ def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts,
     kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
     per_entry = _INDEX_BYTES + (0 if counts == "binary" else count_dtype(*steps).itemsize)
     distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
-    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * sum(matrix.nbytes for matrix in distinct))
+    parts = [part for matrix in distinct for part in (matrix.indptr, matrix.indices, matrix.weights)]
+    of_factors = sum(part.nbytes for part in parts if part is not None)
+    return Cost(path, shape, nnz, kept, 2 * per_entry * kept, 2 * of_factors)
 
 
 def estimate_nnz(steps: Sequence[Csr]) -> int:
-    """Entries of the product of all steps.
-
-    The bound of a row is the number of its paths, or of the columns that can be reached where that is less. The
-    estimate scales the sum of bounds by the ratio that rows at regular distances show.
-    """
+    """Entries of the product of all steps: the sum of the rows' bounds (the paths of each, or the columns that can be
+    reached where these are less) by the ratio of entries to bounds that rows at regular distances show."""
     reachable = int((steps[-1].t().degrees > 0).sum())
     bounds = path_counts(steps).clamp(max=reachable)
     total = float(bounds.sum())
-    n_rows = bounds.numel()
     if not total:
         return 0
+    n_rows = bounds.numel()
     n = max(min(_SAMPLE, int(_MAX_SAMPLED * n_rows / total), n_rows), min(8, n_rows))
     rows = (torch.arange(n, device=bounds.device) * n_rows) // n
     found = steps[0].take_rows(rows).with_weights(None)
@@ -230,10 +223,7 @@ def path_counts(steps: Sequence[Csr]) -> Tensor:
 
 def ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
     """[E] float64: what a top-k compares, by the diagonals of rows and columns: PathSim,
-    ``2 A_ij / (A_ii + A_jj)``, and below it, of entries for which it is 0, ``-1 / (1 + A_ij)``.
-
-    It is 0 where no path leads from either node back to itself, as along a relation in one direction: PathSim is made
-    for paths of which the way back is the way there.
+    ``2 A_ij / (A_ii + A_jj)``, and below it, where no path leads from either node back to itself, ``-1 / (1 + A_ij)``.
 
     Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks (2011).
     """
@@ -254,9 +244,7 @@ def pathsim_top_k(
     :data:`recgraph.sparse.select.TIE_RULE`.
 
     Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for each entry of the
-    first matrix: hubs are divided as :func:`recgraph.sparse.select.split_hubs` says, always in the same way. Counts and
-    similarities are then those of the paths that are left; the diagonal, the paths from a node back to it, keeps its
-    values.
+    first matrix: hubs are divided (:func:`recgraph.sparse.select.split_hubs`), always in the same way.
 
     Args:
         parts: one or two matrices whose product, [N, N], holds the counts.
@@ -297,10 +285,8 @@ def _values_at(matrix: Csr, places: Csr) -> Tensor:
 
 
 class _Cosine:
-    """[E] float32: cosines of the features of the two ends of entries; 0 for a node without features.
-
-    Made in float64: cosines that are equal stay equal after rounding, in whichever order a processor adds.
-    """
+    """[E] float32: cosines of the features of the two ends of entries, 0 for a node without features; made in float64,
+    so that equal ones stay equal after rounding, in whichever order a processor adds."""
 
     def __init__(self, features: Tensor | Csr) -> None:
         self.units: Tensor | Csr
@@ -336,12 +322,10 @@ class _Cosine:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The distinct nodes of an intermediate type that the target nodes reach along a path, after ``hop`` steps:
+    """The distinct nodes of an intermediate type that the target nodes reach along a path:
     [N_target, N_type], one entry a node reached, without weights."""
 
-    path: str
     node_type: str
-    hop: int
     reached: Csr
 
 
@@ -494,7 +478,7 @@ class MetaPath:
             raise PathTooLargeError(f"{what}; {limit}: raise it, or use form='factorised' or a smaller top_k")
 
     def factorised(self, graph: HeteroGraph) -> Chain:
-        """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
+        """The path as a product that is never made; not normalised."""
         return Chain(tuple(self.steps(graph)))
 
     def __call__(
@@ -502,12 +486,11 @@ class MetaPath:
     ) -> Operator:
         """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised; the weights of
         a composed form have a type of their own where ``dtype`` is given."""
-        made: Operator = (
-            self.factorised(graph) if self.config.form == "factorised" else self.adjacency(graph, generator)
-        )
-        if self.config.form == "compressed" and isinstance(made, Csr):
-            made = compress_rows(made)
-        return normalise(made, self.config.normalisation, dtype)
+        form, kind = self.config.form, self.config.normalisation
+        if form == "factorised":
+            return normalise(self.factorised(graph), kind)
+        made = self.adjacency(graph, generator)
+        return normalise(compress_rows(made) if form == "compressed" else made, kind, dtype)
 
     def contexts(self, graph: HeteroGraph, known: dict[Route, Csr] | None = None) -> tuple[Context, ...]:
         """What lies between the ends: a context for each step but the last.
@@ -533,7 +516,7 @@ class MetaPath:
                     nbytes = 2 * _INDEX_BYTES * estimate_nnz([before, last])
                     self._check_fits(nbytes, f"{self.name}: a context of {step.end}, {nbytes / _MIB:,.0f} MiB")
                     known[route[:hop]] = compose(before, last, "binary")
-            found.append(Context(self.name, step.end, hop, known[route[:hop]]))
+            found.append(Context(step.end, known[route[:hop]]))
         return tuple(found)
 
 
@@ -544,14 +527,12 @@ class Proposal:
     Attributes:
         path: as :class:`MetaPath` reads it.
         coverage: the share of target nodes that it relates to another one.
-        density: estimated entries per place.
-        cost: before any top-k.
+        density: estimated entries per place, before any top-k.
     """
 
     path: str
     coverage: float
     density: float
-    cost: Cost
 
     @property
     def score(self) -> float:
@@ -574,25 +555,21 @@ def propose(graph: HeteroGraph, target: str, max_steps: int = 4) -> list[Proposa
     steps = _distinct_steps(graph)
     once = list(dict.fromkeys(steps.values()))
     routes: list[Route] = [(step,) for step in once if step.start == step.end == target and not step.backwards]
-    ways = _ways_out(steps, once, target, max_steps)
-    routes += [half + tuple(step.reversed for step in reversed(half)) for half in ways]
+    walks: list[Route] = [(step,) for step in once if step.start == target]
+    for _ in range(max_steps // 2):
+        routes += [walk + tuple(step.reversed for step in reversed(walk)) for walk in walks]
+        on = [(walk, step) for walk in walks for step in once if step.start == walk[-1].end]
+        walks = [(*walk, step) for walk, step in on if step != steps[walk[-1].reversed]]
     found = []
     for route in routes:
-        matrices, path = (
-            [step.followed(graph, weights=True).with_weights(None) for step in route],
-            text_of(route, graph),
-        )
-        cost = estimate_cost(path, route, matrices, "full", None)
-        found.append(Proposal(path, _coverage(matrices), cost.density, cost))
+        matrices = [step.followed(graph, weights=True).with_weights(None) for step in route]
+        density = estimate_nnz(matrices) / max(matrices[0].shape[0] * matrices[-1].shape[1], 1)
+        found.append(Proposal(text_of(route, graph), _coverage(matrices), density))
     return sorted(found, key=lambda proposal: (-proposal.score, len(proposal.path), proposal.path))
 
 
 def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
-    """Every step of a graph -> the first one with the same ends that follows the same edges.
-
-    A graph may hold a relation in both directions (as PyTorch Geometric's ``ToUndirected`` makes it): the one backwards
-    is then the other forwards.
-    """
+    """Every step of a graph -> the first one with the same ends that follows the same edges, perhaps backwards."""
     found: dict[Step, Step] = {}
     kept: dict[Step, Csr] = {}
     for step in [Step(edge_type, backwards) for backwards in (False, True) for edge_type in graph.edges]:
@@ -607,18 +584,6 @@ def _distinct_steps(graph: HeteroGraph) -> dict[Step, Step]:
 def _are_same(one: Csr, other: Csr) -> bool:
     same_places = torch.equal(one.indptr, other.indptr) and torch.equal(one.indices, other.indices)
     return same_places and bool((one.values() == other.values()).all())
-
-
-def _ways_out(steps: Mapping[Step, Step], once: Sequence[Step], target: str, max_steps: int) -> Iterator[Route]:
-    walks: list[Route] = [(step,) for step in once if step.start == target]
-    for _ in range(max_steps // 2):
-        yield from walks
-        walks = [
-            (*walk, step)
-            for walk in walks
-            for step in once
-            if step.start == walk[-1].end and step != steps[walk[-1].reversed]
-        ]
 
 
 def _coverage(steps: Sequence[Csr]) -> float:

@@ -26,10 +26,8 @@ LABELS = (*MASKS.values(), "split_names", "metapaths")
 
 @dataclass(frozen=True)
 class NodeSplit:
-    """Indices of target nodes, as published (IMDB's train parts hold some nodes twice).
-
-    Each part is given as indices or as a mask of booleans, in a tensor, an array or a list, and held as [n] int64.
-    """
+    """Indices of target nodes, as published (IMDB's train parts hold some nodes twice): [n] int64, given as indices or
+    as a mask of booleans, in a tensor, an array or a list."""
 
     train: Tensor
     valid: Tensor
@@ -82,13 +80,11 @@ class NodeTask:
                     )
 
     def permuted(self, order: Tensor) -> NodeTask:
-        """The task of a graph whose target node j is node ``order[j]`` of this one
-        (:meth:`recgraph.graph.hetero.HeteroGraph.permuted`)."""
+        """The task of a graph whose target node j is node ``order[j]`` of this one."""
         order = torch.as_tensor(order)
         places = torch.argsort(order)
         splits = {
-            name: NodeSplit(places[split.train], places[split.valid], places[split.test])
-            for name, split in self.splits.items()
+            name: NodeSplit(*(places[getattr(split, part)] for part in MASKS)) for name, split in self.splits.items()
         }
         return NodeTask(self.target, self.labels[order], splits, self.paths)
 
@@ -98,9 +94,8 @@ class NodeTask:
 
         Args:
             target: the node type.
-            columns: the attributes of its nodes: ``y`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and ``test_mask``
-                [N], or [N, S] of S splits, a mask [N] beside others of [N, S] is that of all splits; and, where
-                :meth:`to_columns` has written them, ``split_names`` and ``metapaths``.
+            columns: of its nodes: ``y`` [N] or [N, 1]; ``train_mask``, ``val_mask`` and ``test_mask`` [N], the same
+                for all splits, or [N, S]; and what :meth:`to_columns` has written besides.
 
         Raises:
             GraphError: not all of the three masks.

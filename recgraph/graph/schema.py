@@ -68,11 +68,7 @@ class LeftOutWarning(UserWarning):
 
 
 def check_type(what: str, name: object, there: Iterable[object]) -> None:
-    """Refuse a type that is not among those of the graph.
-
-    Raises:
-        UnknownTypeError: names the nearest types.
-    """
+    """Refuse a type that is not among those of the graph: an UnknownTypeError that names the nearest types."""
     names = list(there)
     if name not in names:
         meant = did_you_mean(nearest_names(str(name), map(str, names)))
@@ -83,11 +79,7 @@ def check_type(what: str, name: object, there: Iterable[object]) -> None:
 
 
 def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> None:
-    """Types, shapes and finite values of a graph.
-
-    Raises:
-        GraphError: names the first type that is wrong.
-    """
+    """Types, shapes and finite values of a graph: a GraphError that names the first type that is wrong."""
     for name, own in nodes.items():
         x = own.features
         shape = (own.count, None) if x is None else (x.shape[0], *x.shape[1:])
@@ -96,7 +88,8 @@ def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> 
             raise GraphError(f"node type {name!r} has {own.count} nodes, {n_ids} ids and features {shape}; give [N, F]")
         _check_finite(f"features of {name!r}", x.values() if isinstance(x, Csr) else x)
     for edge_type, held in edges.items():
-        _check_ends(edge_type, nodes)
+        for end in edge_type[::2]:
+            check_type("node type", end, nodes)
         wanted = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         n_times = held.adj.nnz if held.times is None else held.times.numel()
         if held.adj.shape != wanted or n_times != held.adj.nnz:
@@ -105,13 +98,6 @@ def check_parts(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> 
             )
         _check_finite(f"weights of {edge_type}", held.adj.weights)
         _check_finite(f"times of {edge_type}", held.times)
-
-
-def _check_ends(edge_type: object, nodes: Iterable[str]) -> None:
-    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
-        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
-    for end in edge_type[::2]:
-        check_type("node type", end, nodes)
 
 
 def _check_finite(what: str, values: Tensor | None) -> None:
@@ -133,7 +119,8 @@ def make_edges(
         UnknownTypeError: an end that is no type of nodes.
         GraphError: lists of other lengths, or an index out of range (names the edge type, the row and the value).
     """
-    _check_ends(edge_type, nodes)
+    for end in edge_type[::2]:
+        check_type("node type", end, nodes)
     shapes = {tuple(part.shape) for part in (source, target, weights, times) if part is not None}
     if len(shapes) > 1:
         raise GraphError(

@@ -50,10 +50,8 @@ def coordinates(graph: HeteroGraph, dim: int, generator: torch.Generator) -> dic
 
     Nodes that many short ways join lie near to one another, whatever their types. The eigenvectors span a space that
     iteration by blocks with a Chebyshev filter finds nearly; within it the axes are drawn, so that each has a part of
-    all eigenvectors. All coordinates of a type together have a mean square of 1. A graph of fewer than ``dim`` nodes
-    has as many eigenvectors as nodes, and the coordinates are their image in ``dim`` drawn dimensions.
-
-    It takes about 50 products of the matrix with [N, dim], and the memory of 5 of these.
+    all eigenvectors. All coordinates of a type together have a mean square of 1. It takes about 50 products of the
+    matrix with [N, dim], and the memory of 5 of these.
 
     Source: Zhou, Saad, Tiago and Chelikowsky, Self-consistent-field calculations using Chebyshev-filtered subspace
     iteration (J. Comput. Phys. 2006).

@@ -62,10 +62,7 @@ def work_type(*tensors: Tensor) -> torch.dtype:
 
 
 def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The total of the sums of blocks, scalars, in float64 where there are several; of none 0 of the type of ``like``.
-
-    Float32 loses a digit each time that ten times as many are added.
-    """
+    """The total of the sums of blocks, scalars, in float64 where there are several; of none 0 in the type of like."""
     if len(sums) > 1:
         return torch.stack([*sums]).sum(dtype=torch.float64)
     return sums[0] if sums else like.new_zeros(())
@@ -117,29 +114,24 @@ def of_groups(values: Tensor, bounds: Sequence[int]) -> Tensor:
 def unit_length(vectors: Tensor) -> Tensor:
     """Vectors [..., D] over their lengths, as ``F.normalize``; one that is 0 stays 0 and gets no gradient.
 
-    A narrow state is 0 where dropout takes all of its dimensions. ``F.normalize`` multiplies its gradient by 1e12, so
-    that weights become infinite.
+    ``F.normalize`` multiplies its gradient by 1e12; a narrow state is 0 where dropout takes all of its dimensions.
     """
     lengths: Tensor = vectors.norm(dim=-1, keepdim=True)
     return vectors / lengths.masked_fill(lengths <= _SHORTEST, math.inf)
 
 
 def exponent_limit(dtype: torch.dtype) -> float:
-    """``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers.
+    """``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers, which are slow.
 
-    A quarter of the exponents is left for the sum over the columns and the products with gradients. Subnormal
-    numbers would make matrix products slower by an order of magnitude.
+    A quarter of the exponents is left for the sum over the columns and the products with gradients.
     """
     return 0.75 * math.log(torch.finfo(dtype).max)
 
 
 def refuse_second_derivative(what: str) -> None:
-    """To be called in backward: under ``create_graph`` what was made in forward would pass for constants.
+    """To be called in backward: under ``create_graph`` (RuntimeError) what forward made would pass for constants.
 
     torch's ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss.
-
-    Raises:
-        RuntimeError: backward runs with ``create_graph=True``.
     """
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} can be differentiated once; create_graph=True is not supported")

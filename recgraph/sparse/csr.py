@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from recgraph.sparse.ragged import Ragged, consecutive
+from recgraph.sparse.ragged import Ragged, consecutive, offsets_of
 
 T = TypeVar("T")
 
@@ -20,9 +20,8 @@ class Csr:
     """Row ``r`` has entries in the columns ``indices[indptr[r]:indptr[r + 1]]``, ascending.
 
     A column may stand in a row several times (edges of a multigraph); such entries keep their order and their
-    values add up in every product. Values are immutable: every method returns a new one, and what depends on the
-    places of the entries alone (the transpose, the row of each entry, backends' own forms) is computed once and shared
-    by all matrices with the same places (:meth:`with_weights`).
+    values add up in every product. Values are immutable; what depends on the places of the entries alone (the
+    transpose, the row of each entry, backends' own forms) is computed once for all matrices with the same places.
 
     Attributes:
         indptr: [R + 1] int64, from 0 to the number of entries E.
@@ -39,11 +38,7 @@ class Csr:
     _own: dict[str, Csr] = field(default_factory=dict, init=False, repr=False)
 
     def checked(self) -> Csr:
-        """This matrix, where its entries lie in its rows and columns; kernels read by them unchecked.
-
-        Raises:
-            ValueError: the numbers are no int64, do not ascend, or lie outside of the shape.
-        """
+        """This matrix, where its entries lie in its rows and columns (ValueError); kernels read by them unchecked."""
         indptr, indices = self.indptr, self.indices
         wrong = indptr.dtype != torch.int64 or indices.dtype != torch.int64 or indices.dim() != 1
         wrong = wrong or int(indptr[0]) != 0 or int(indptr[-1]) != indices.numel() or bool((indptr.diff() < 0).any())
@@ -73,14 +68,12 @@ class Csr:
         Raises:
             ValueError: an index is out of range.
         """
-        for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
-            if not index.numel():
-                continue
+        for index, size in ((rows, shape[0]), (cols, shape[1])) if rows.numel() else ():
             low, high = torch.aminmax(index)
             if bool((low < 0) | (high >= size)):  # one read of a device
-                raise ValueError(f"{name} must lie in [0, {size}), not {int(low)} ... {int(high)}")
+                raise ValueError(f"entries {int(low)} ... {int(high)} lie outside of a matrix of shape {shape}")
         order = sort_entries(rows, cols, shape[1])
-        indptr = _offsets(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
+        indptr = offsets_of(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
         sorted_weights = None if weights is None else as_floating(weights)[order]
         made = cls(indptr, cols[order].to(torch.int64), sorted_weights, shape)
         return made if duplicates == "keep" else made.coalesce()
@@ -114,11 +107,6 @@ class Csr:
         return self.indices.device
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the three tensors."""
-        return sum(part.nbytes for part in (self.indptr, self.indices, self.weights) if part is not None)
-
-    @property
     def degrees(self) -> Tensor:
         """[R] int64: the entries of each row."""
         return self.indptr[1:] - self.indptr[:-1]
@@ -129,7 +117,7 @@ class Csr:
         return self.shared("rows", self._entry_rows)
 
     def _entry_rows(self) -> Tensor:
-        """:attr:`rows`, which are as large as the indices, where they are not worth keeping."""
+        """:attr:`rows` where they are not worth keeping."""
         return self._places["rows"] if "rows" in self._places else Ragged(self.indices, self.indptr).rows
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -177,7 +165,7 @@ class Csr:
             return flipped, order, back
         # narrow keys sort faster
         order = torch.argsort(self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True)
-        indptr = _offsets(torch.bincount(self.indices, minlength=self.shape[1]))
+        indptr = offsets_of(torch.bincount(self.indices, minlength=self.shape[1]))
         flipped = Csr(indptr, self._entry_rows()[order], None, (self.shape[1], self.shape[0]))
         # the tensors, not this matrix: two that hold each other are not freed before Python looks for such rings
         flipped._places["origin"] = (self.indptr, self.indices, order, True)
@@ -208,7 +196,7 @@ class Csr:
 
     def select(self, keep_mask: Tensor) -> Csr:
         """Only the entries where ``keep_mask`` [E] is True."""
-        indptr = _offsets(torch.bincount(self.rows[keep_mask], minlength=self.shape[0]))
+        indptr = offsets_of(torch.bincount(self.rows[keep_mask], minlength=self.shape[0]))
         weights = None if self.weights is None else self.weights[keep_mask]
         return Csr(indptr, self.indices[keep_mask], weights, self.shape)
 
@@ -296,10 +284,6 @@ def _permuted(values: Tensor, order: Tensor, back: bool) -> Tensor:
 def _wide(weights: Tensor) -> Tensor:
     """Half precision as float32: it would stop counting ones at 2^11, or 2^8."""
     return weights.float() if weights.dtype in (torch.float16, torch.bfloat16) else weights
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
 
 
 def as_floating(weights: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """The two paths of a computation: that of the host, and that of an accelerator.
 
-On the host small pieces of work are best: they stay in a core's cache, and reading a number costs nothing. An
-accelerator wants few and large kernels, and every number that the host reads makes it wait for all that was launched
-before. Code that has a path for each asks :func:`is_accelerated`, and nothing else decides it.
+On the host small pieces of work stay in a core's cache, and reading a number costs nothing. An accelerator wants few
+and large kernels, and every number that the host reads makes it wait. :func:`is_accelerated` alone decides the path.
 """
 
 from __future__ import annotations

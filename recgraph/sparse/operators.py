@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Chain:
     """``diag(left) A_1 A_2 ... A_n diag(right)``; apply it with :func:`recgraph.sparse.spmm.spmm`.
 
-    Costs the entries of the factors at every product, where the composed matrix costs its own, often many more: a
-    path over 60 subjects has 4 million entries composed and 8 thousand in its factors.
+    A product costs the entries of the factors: of a path over 60 subjects 8 thousand, where the composed matrix has 4
+    million.
 
     Attributes:
         factors: A_1 ... A_n, at least one; the inner sizes fit.
@@ -71,15 +71,8 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """``c_1 T_1 + ... + c_n T_n``; apply it with :func:`recgraph.sparse.spmm.spmm`.
-
-    So a matrix is held with many equal rows of which some entries differ: the equal rows once
-    (:func:`compress_rows`) minus what differs.
-
-    Attributes:
-        terms: of one shape, at least one.
-        coefficients: a number for each.
-    """
+    """``c_1 T_1 + ... + c_n T_n`` of at least one matrix or chain of one shape; apply it with
+    :func:`recgraph.sparse.spmm.spmm`. So a matrix is held whose many equal rows differ in some entries."""
 
     terms: tuple[Csr | Chain, ...]
     coefficients: tuple[float, ...]
@@ -160,11 +153,7 @@ def _row_sums(matrix: Csr | Chain | Sum) -> Tensor:
 def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
     """[N, F]: features divided by their row sums; rows without features stay 0.
 
-    Args:
-        what, fix: what an error calls them, and what it says to do.
-
-    Raises:
-        ValueError: a feature is negative: rows of embeddings of texts, which sum to about 0, would be blown up.
+    A negative one is refused, in the words ``what`` and ``fix``: rows of embeddings sum to about 0.
     """
     values = features.values() if isinstance(features, Csr) else features
     if bool((values < 0).any()):
@@ -183,7 +172,7 @@ def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:
     return Csr.from_coo(rows, cols, weights, shape=matrices[0].shape, duplicates="sum")
 
 
-# A chain pays where it has fewer entries than this share of the matrix.
+# a chain pays where it has fewer entries than this share of the matrix
 _WORTH = 0.5
 # Odd 64-bit numbers that spread their factor over all bits.
 _MIX = (-7046029254386353131, -4417276706812531889)
@@ -192,8 +181,7 @@ _MIX = (-7046029254386353131, -4417276706812531889)
 def compress_rows(adj: Csr) -> Chain | Csr:
     """``P U``, U the distinct rows and P the one that each row is; the matrix itself where that saves less than half.
 
-    The papers of a subject, the authors of the same conferences relate to the same nodes: after PathSim's top-k, 4,019
-    rows of ACM's paper-subject-paper are 60 different ones, and a product costs 2 % of its entries.
+    After PathSim's top-k the 4,019 rows of ACM's paper-subject-paper are 60 different ones.
     """
     distinct, group = group_rows(adj)
     if adj.shape[0] + distinct.nnz > _WORTH * adj.nnz:
@@ -216,22 +204,17 @@ def group_rows(adj: Csr) -> tuple[Csr, Tensor]:
     # the first row of each group stands for it
     first = every.new_zeros(int(group.max()) + 1).scatter_reduce(0, group, every, "amin", include_self=False)
     distinct = adj.take_rows(first)
-    # two rows may have one fingerprint
-    return (distinct, group) if _equal(distinct.take_rows(group), adj) else (adj, every)
-
-
-def _equal(a: Csr, b: Csr) -> bool:
-    if not (torch.equal(a.indptr, b.indptr) and torch.equal(a.indices, b.indices)):
-        return False
-    return a.weights is None or b.weights is None or torch.equal(a.weights, b.weights)
+    again = distinct.take_rows(group)  # two rows may have one fingerprint
+    is_equal = torch.equal(again.indptr, adj.indptr) and torch.equal(again.indices, adj.indices)
+    is_equal = is_equal and (adj.weights is None or torch.equal(again.values(), adj.weights))
+    return (distinct, group) if is_equal else (adj, every)
 
 
 class Placing:
     """Moves tensors, matrices, chains and sums, each of their tensors once.
 
-    What is the same object here is the same object there, and matrices with the same places (one is the other with
-    other weights) share those places, with all that is computed from them. Moving them one by one would hold the
-    indices of a matrix once for each matrix that is made from it.
+    What is the same object here is the same object there, and matrices with the same places share them there, with all
+    that is computed from them.
 
     Args:
         device: where to.

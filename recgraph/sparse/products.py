@@ -1,4 +1,4 @@
-"""Products of sparse matrices in blocks of rows, and co-occurrence of columns."""
+"""Sparse matrices in blocks of rows: products, co-occurrence of columns, and a ridge regression for each row."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from functools import reduce
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.ragged import Ragged, consecutive
+from recgraph.sparse.ragged import Ragged, consecutive, offsets_of
 
 Counts = Literal["full", "binary"]
 
@@ -26,17 +27,14 @@ _MAX_COUNT_PAIRS = 1 << 21
 _MAX_COUNT_CELLS = 1 << 21
 # In rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals.
 _PARTIAL = 64
+# The most cells of gathered vectors, and of matrices, that ridge regressions hold at a time (16 MB of float32 each).
+_MAX_RIDGE_CELLS = 1 << 22
 
 
 def n_pairs(a: Csr, b: Csr) -> Tensor:
     """[R] int64: the multiplications that each row of the product costs; no row has more entries than that."""
-    before = _cumulated(b.degrees[a.indices])
+    before = offsets_of(b.degrees[a.indices])
     return before[a.indptr[1:]] - before[a.indptr[:-1]]
-
-
-def _cumulated(counts: Tensor) -> Tensor:
-    """[n + 1]: the sum of all counts before each, and that of all."""
-    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
 
 
 def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
@@ -69,20 +67,15 @@ def count_dtype(*factors: Csr) -> torch.dtype:
 def compose_blocks(
     a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None
 ) -> Iterator[tuple[slice, Csr]]:
-    """The product of :func:`compose` a block of rows at a time; the whole is never held.
+    """The product of :func:`compose` a block of rows at a time: the rows, and ``(A B)[rows]`` [b, C].
 
     Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of columns. A block may
     have very many rows where these are nearly empty: its entries are bounded, not its cells.
-
-    Yields:
-        (rows, block): ``block`` [b, C] is ``(A B)[rows]``.
     """
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied")
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
-    before, degrees = _cumulated(n_pairs(a, b)).tolist(), b.degrees
+    before, degrees = offsets_of(n_pairs(a, b)).tolist(), b.degrees
     for rows in _blocks(before, b.shape[1]):
         part, n = a.row_block(rows), before[rows.stop] - before[rows.start]
         cells, weights = _pairs(part, b, degrees, n)
@@ -94,8 +87,7 @@ def compose_blocks(
 def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
     """Ranges of rows within the limits; a row that alone exceeds them is a range of its own.
 
-    Args:
-        before: for each row the pairs of all rows before it, and last those of all rows.
+    ``before`` [R + 1] holds for each row the pairs of all rows before it.
     """
     first, widest = 0, max(_MAX_CELLS // max(n_columns, 1), 1)
     last = len(before) - 1
@@ -189,7 +181,7 @@ def co_occurrence(
         (first, block): ``block`` [b, n_columns] float64 holds the rows ``first ... first + b - 1`` of ``C``.
     """
     left, right = _factors(rows, n_columns, row_weights, holders_of(rows, n_columns) if holders is None else holders)
-    before, degrees = _cumulated(n_pairs(left, right)).tolist(), right.degrees
+    before, degrees = offsets_of(n_pairs(left, right)).tolist(), right.degrees
     first, widest, last = 0, max(_MAX_COUNT_CELLS // n_columns, 1), left.shape[0]
     for row in range(1, last + 1):
         if row == last or row - first == widest or before[row + 1] - before[first] > _MAX_COUNT_PAIRS:
@@ -217,7 +209,7 @@ def neighbours(
     64 k cells a column.
 
     Args:
-        rows, row_weights: see :func:`co_occurrence`.
+        rows, row_weights: see :func:`co_occurrence`; weights are not negative.
         norms: [n_columns] float64, in the place of the powers of numbers of rows.
         with_itself: whether a column is among its own neighbours.
 
@@ -230,7 +222,7 @@ def neighbours(
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
     width = min(k, n_columns)
-    if n_columns <= _PARTIAL * width or not (row_weights is None or bool((row_weights >= 0).all())):
+    if n_columns <= _PARTIAL * width:
         for first, block in co_occurrence(rows, n_columns, row_weights):
             here = slice(first, first + block.shape[0])
             if not with_itself:
@@ -241,9 +233,8 @@ def neighbours(
             index[here, :width] = where * (top > 0)
             similarity[here, :width] = top.to(torch.float32)
         return index, similarity
-    for here, counts in compose_blocks(
-        *_factors(rows, n_columns, row_weights, holders_of(rows, n_columns)), dtype=torch.float64
-    ):
+    factors = _factors(rows, n_columns, row_weights, holders_of(rows, n_columns))
+    for here, counts in compose_blocks(*factors, dtype=torch.float64):
         own = counts.rows + here.start
         scores = counts.values() / (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
         if not with_itself:
@@ -259,10 +250,7 @@ def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor
 
     On the host torch scans a row of 64 k columns or more and keeps the best k so far, which are the first k columns to
     begin with; a 0 further on replaces none of these. So the result is that of a shorter row: the first k columns, the
-    entries after them, and zeros up to 64 k columns.
-
-    Yields:
-        [b] rows, and of each the values [b, k] and columns [b, k].
+    entries after them, and zeros up to 64 k columns. Yields rows [b], and their values and columns [b, k].
     """
     late = scores.select(scores.indices >= k)
     order = torch.argsort(late.degrees, descending=True, stable=True)
@@ -282,3 +270,90 @@ def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor
         columns[rest.rows, place] = rest.indices
         top, where = cells.topk(k)
         yield rows, top, columns.gather(1, where)
+
+
+def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Tensor:
+    """For each row r with the table's vectors ``y_i, i in r``, by Cholesky, the solution x of
+
+    ``(Y'Y + weight sum_{i in r} y_i y_i' + ridge_r I) x = (1 + weight) sum_{i in r} y_i``,
+
+    which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
+
+    Costs a [D, D] matrix for each row, in blocks of rows. A block whose equations cannot be factored in the table's
+    type, as ridge is small beside the vectors, is solved in float64.
+
+    Args:
+        rows: R rows of distinct indices of the table.
+        table: [C, D] floating point.
+        weight: of what a row names, beyond 1; at least 0.
+        ridge: [R], above 0.
+
+    Returns:
+        [R, D]; zeros where a row is empty.
+
+    Raises:
+        torch.linalg.LinAlgError: ridge is too small even for float64.
+    """
+    width = table.shape[1]
+    gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)
+    for block, index in _ridge_blocks(rows, len(table), width * width, width):
+        vectors = F.embedding(index, padded)
+        try:
+            solution[block] = _solved(gram, vectors, weight, ridge[block])
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # rounding makes one's equations indefinite
+            wide = table.double()
+            solved = _solved(wide.T @ wide, vectors.double(), weight, ridge[block].double())
+            solution[block] = solved.to(table.dtype)
+    return solution
+
+
+def _solved(gram: Tensor, vectors: Tensor, weight: float, ridge: Tensor) -> Tensor:
+    """[b, D]: the solutions of rows with vectors [b, L, D]."""
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
+    wanted = (1 + weight) * vectors.sum(1)
+    return torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(normal))[:, :, 0]
+
+
+def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, start: Tensor, steps: int) -> Tensor:
+    """As :func:`ridge_rows`, by ``steps`` steps of conjugate gradients from ``start`` [R, D]; no [D, D] matrix a row.
+
+    Exact after D steps, but for rounding. Source: Takacs, Pilaszy and Tikk, Applications of the Conjugate Gradient
+    Method for Implicit Feedback Collaborative Filtering (RecSys 2011).
+    """
+    gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), torch.zeros_like(start)
+    tiny = torch.finfo(table.dtype).tiny
+    for block, index in _ridge_blocks(rows, len(table), table.shape[1], table.shape[1]):
+        vectors, of_block = F.embedding(index, padded), ridge[block, None]
+
+        def product(x: Tensor, vectors: Tensor = vectors, of_block: Tensor = of_block) -> Tensor:
+            named = torch.bmm(vectors, x[:, :, None])
+            return x @ gram + of_block * x + weight * torch.bmm(vectors.mT, named)[:, :, 0]
+
+        x = start[block]
+        left = (1 + weight) * vectors.sum(1) - product(x)
+        direction, square = left, (left * left).sum(1, keepdim=True)
+        for _ in range(steps):
+            of_direction = product(direction)
+            # a row that is solved has nothing left and stays
+            length = square / (direction * of_direction).sum(1, keepdim=True).clamp_(min=tiny)
+            x, left = x + length * direction, left - length * of_direction
+            before, square = square, (left * left).sum(1, keepdim=True)
+            direction = left + square / before.clamp(min=tiny) * direction
+        solution[block] = x
+    return solution
+
+
+def _ridge_blocks(rows: Ragged, fill: int, cells_of_row: int, cells_of_value: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows that are not empty, of similar length, within the limit: their numbers [b] and indices [b, longest]."""
+    order = torch.argsort(rows.lengths, stable=True)
+    order = order[rows.lengths[order] > 0]
+    lengths, first = rows.lengths[order].tolist(), 0
+    for end in range(1, len(lengths) + 1):
+        # of ascending lengths: the next row would be the longest
+        longest = lengths[end] if end < len(lengths) else 0
+        if end < len(lengths) and (end + 1 - first) * max(longest * cells_of_value, cells_of_row) <= _MAX_RIDGE_CELLS:
+            continue
+        block = order[first:end]
+        yield block, rows.take(block).to_padded(fill)
+        first = end

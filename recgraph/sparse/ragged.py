@@ -20,8 +20,7 @@ class Ragged:
     Attributes:
         values: [T], the rows one after the other.
         offsets: [R + 1] int64, ``offsets[0] == 0`` and ``offsets[-1] == T``.
-        host_values, host_offsets: copies on the host of rows on a device, where they are known (:meth:`mirrored`):
-            what is laid out by them needs no read of the device.
+        host_values, host_offsets: copies on the host of rows on a device, where they are known (:meth:`mirrored`).
     """
 
     values: Tensor
@@ -37,9 +36,7 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
-        offsets = lengths.new_zeros(lengths.numel() + 1, dtype=torch.int64)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        return cls(values, offsets)
+        return cls(values, offsets_of(lengths))
 
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
@@ -131,13 +128,11 @@ class Ragged:
         lengths = self.lengths.clamp(max=n)
         if torch.equal(lengths, self.lengths):
             return self
-        every = torch.arange(self.n_rows, device=self.device)
-        return self.window(every, self.lengths - lengths, lengths)
+        return self.window(torch.arange(self.n_rows, device=self.device), self.lengths - lengths, lengths)
 
     def first(self, lengths: Tensor) -> Ragged:
         """The first ``lengths[r]`` values of each row."""
-        every = torch.arange(self.n_rows, device=self.device)
-        return self.window(every, torch.zeros_like(lengths), lengths)
+        return self.window(torch.arange(self.n_rows, device=self.device), torch.zeros_like(lengths), lengths)
 
     def lengthened(self, which_mask: Tensor | None = None) -> Ragged:
         """The rows with a zero behind each, mirrored where they are; or behind those of ``which_mask`` [R]."""
@@ -153,9 +148,7 @@ class Ragged:
     def filter(self, keep_mask: Tensor) -> Ragged:
         """Only the values where ``keep_mask`` [T] is True; rows may become empty."""
         # sums over the mask, and not over the rows: these would be kept, as large as the values of a whole log
-        before = torch.zeros(keep_mask.numel() + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(keep_mask, 0, out=before[1:])
-        return Ragged(self.values[keep_mask], before[self.offsets])
+        return Ragged(self.values[keep_mask], offsets_of(keep_mask)[self.offsets])
 
     def to_padded(self, fill: float = 0, width: int | None = None) -> Tensor:
         """[R, width] (default: the longest row), right-padded with ``fill``."""
@@ -166,8 +159,7 @@ class Ragged:
 
     def to_lists(self) -> list[list[int]]:
         flat = self.values.tolist()
-        bounds = self.offsets.tolist()
-        return [flat[start:end] for start, end in pairwise(bounds)]
+        return [flat[start:end] for start, end in pairwise(self.offsets.tolist())]
 
     def to(self, device: torch.device | str) -> Ragged:
         return Ragged(self.values.to(device), self.offsets.to(device))
@@ -181,12 +173,16 @@ class Ragged:
         return Ragged(values, offsets, *host)
 
 
-def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ragged:
-    """K rows of consecutive numbers: row i is ``starts[i], starts[i] + 1, ...``, of ``lengths[i]`` numbers.
+def offsets_of(lengths: Tensor) -> Tensor:
+    """[n + 1] int64: the sum of all lengths before each, and that of all."""
+    offsets = lengths.new_zeros(lengths.numel() + 1, dtype=torch.int64)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return offsets
 
-    Without ``total``, the sum of the lengths, the device is waited for.
-    """
-    offsets = Ragged.from_lengths(lengths, lengths).offsets
+
+def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ragged:
+    """K rows of ``lengths[i]`` numbers from ``starts[i]`` on; without their sum ``total`` the device is waited for."""
+    offsets = offsets_of(lengths)
     total = int(offsets[-1]) if total is None else total
     first = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
     return Ragged(first.add_(torch.arange(total, device=starts.device)), offsets)
@@ -196,9 +192,8 @@ def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor, n_zeros: Tensor |
     """[T]: the softmax within each row, ``exp(s_t) / (z_r + sum of exp(s_u) over the values u of t's row r)``.
 
     Args:
-        scores: [T] floating point, row after row; a row without values has no share.
-        offsets: [R + 1] int64, where each row begins, and T.
-        rows: [T] int64, the row of each.
+        scores: [T] floating point, row after row.
+        offsets, rows: of a :class:`Ragged`.
         n_zeros: [R], z: how many further values of score 0 take their share of each row; none of them is returned.
     """
     # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient

@@ -1,8 +1,7 @@
 """Reads of rows of a table, a parameter [N, D] with a row for each item or user.
 
-The gradient of a table may be *sparse*, as that of ``nn.Embedding(sparse=True)``: a step then costs what it touches,
-not what the table holds. The trainer says so of a parameter with :func:`set_sparse`; all other tables, such as those
-that a propagation made, have dense gradients.
+The gradient of a table may be *sparse*, as that of ``nn.Embedding(sparse=True)``: a step then costs what it touches.
+The trainer says so of a parameter with :func:`set_sparse`; all other tables have dense gradients.
 """
 
 from __future__ import annotations
@@ -47,10 +46,7 @@ def distinct_rows(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
 
 
 def touched(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """A table [U, D] to read an index from, and the index into it.
-
-    Of a table with sparse gradients these are the distinct rows of the index; any other is read as it is.
-    """
+    """A table [U, D] to read an index from, and the index into it: its distinct rows where gradients are sparse."""
     if not is_sparse(table):
         return table, index
     rows, places = distinct_rows(index, len(table))
@@ -60,9 +56,7 @@ def touched(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 def read_once(table: Tensor, *indices: Tensor) -> tuple[Tensor, list[Tensor]]:
     """A table [U, D] of the distinct rows of several indices, and these as indices into it: one lookup, one gradient.
 
-    With a lookup for each index, each would make a gradient as large as the table, and autograd would add them. On an
-    accelerator, which would have to wait for the number of distinct rows, the table itself unless its gradients are
-    sparse.
+    On an accelerator, which would wait for the number of rows, the table itself unless its gradients are sparse.
     """
     index = torch.cat([each.flatten() for each in indices])
     if is_accelerated(table):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,19 +14,16 @@ TIE_RULE = "highest column index first"
 
 
 def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor) -> Csr:
-    """Each row's k best entries, with the weights they had; shorter rows stay whole.
+    """Each row's k best entries by ``scores`` [E] (default: the weights); shorter rows stay whole.
 
-    Args:
-        scores: [E], by which entries are compared (default: the weights).
-        among_equals: [E] each, by which entries of equal score at the cut are compared, one after the other; what is
-            equal then: :data:`TIE_RULE`.
+    Entries of equal score at the cut are compared by ``among_equals`` [E], one after the other, then by
+    :data:`TIE_RULE`.
     """
     return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores, *among_equals))
 
 
 def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
-    """[E] bool: True for the entries that :func:`top_k` keeps: those above the k-th largest score of their row, and of
-    those that equal it the last."""
+    """[E] bool: True for the entries that :func:`top_k` keeps."""
     long = torch.nonzero(adj.degrees > k).squeeze(1)
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
@@ -67,23 +62,9 @@ def _best(k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
     return above | (level & (from_the_right <= room))
 
 
-@dataclass(frozen=True)
-class RowSample:
-    """What was drawn of K rows.
-
-    Attributes:
-        entries: K rows of places in the matrix's ``indices``, ascending.
-        scale: [K] float64, entries a row has for each that was drawn; 1 where all were. Sums over the drawn entries
-            times this are unbiased estimates of sums over the row.
-    """
-
-    entries: Ragged
-    scale: Tensor
-
-
 def sample_rows(
     adj: Csr, rows: Tensor, fan_out: int | None, generator: torch.Generator | None, replace: bool = False
-) -> RowSample:
+) -> tuple[Ragged, Tensor]:
     """Draw at most ``fan_out`` entries of each row, uniformly. Costs the entries drawn, not those of the rows.
 
     Without replacement a row of no more entries is taken whole, from any other all subsets are equally likely (Floyd's
@@ -94,11 +75,15 @@ def sample_rows(
         rows: [K] int64, repeats allowed: each draws by itself.
         fan_out: at least 1; None takes all entries and draws nothing.
         generator: on any device.
+
+    Returns:
+        K rows of places in the matrix's ``indices``, ascending; and [K] float64, entries a row has for each that was
+        drawn: sums over the drawn entries times this are unbiased estimates of sums over the row.
     """
     starts = adj.indptr[rows]
     degrees = adj.indptr[rows + 1] - starts
     if fan_out is None:
-        return RowSample(consecutive(starts, degrees), degrees.new_ones(len(degrees), dtype=torch.float64))
+        return consecutive(starts, degrees), degrees.new_ones(len(degrees), dtype=torch.float64)
     assert generator is not None
     if replace:
         counts = torch.where(degrees > 0, fan_out, 0)
@@ -109,8 +94,7 @@ def sample_rows(
         long = torch.nonzero(degrees > fan_out).squeeze(1)
         picks[long] = _distinct(degrees[long], fan_out, generator)
     drawn = (picks + starts[:, None])[torch.arange(fan_out, device=adj.device) < counts[:, None]]
-    scale = degrees.clamp(min=1).to(torch.float64) / counts.clamp(min=1)
-    return RowSample(Ragged.from_lengths(drawn, counts), scale)
+    return Ragged.from_lengths(drawn, counts), degrees.clamp(min=1).to(torch.float64) / counts.clamp(min=1)
 
 
 def _uniform(below: Tensor, generator: torch.Generator) -> Tensor:
@@ -133,14 +117,11 @@ def _distinct(degrees: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> tuple[Csr, Csr]:
     """``L`` and ``R``, of whose product the pairs through a hub are a random part, so that it costs few.
 
-    A hub is a middle node with more than ``cap`` entries in R. It becomes as many middle nodes as it takes for each to
-    have ``cap`` entries at most; the hub's entries are dealt out to these at random, evenly. A row i of L keeps its
-    entry, at the one of them that has the hub's entry for column i, or at a random one where there is none. So
-
-    - a row meets through a hub of d entries each other column with a chance of about ``cap / d``, and its own always:
-      the diagonal of a square product is what it was;
-    - where R is the transpose of L it stays so, and the product symmetric;
-    - the product costs at most ``cap`` pairs for each entry of L.
+    A hub, a middle node with more than ``cap`` entries in R, becomes as many middle nodes as it takes for each to have
+    ``cap`` entries at most, dealt out at random, evenly. A row i of L keeps its entry, at the one of them that has the
+    hub's entry for column i, or at a random one where there is none. So a row meets through a hub of d entries each
+    other column with a chance of about ``cap / d``, and its own always; a transpose of L stays one; and the product
+    costs at most ``cap`` pairs for each entry of L.
 
     Args:
         left, right: [N, K] and [K, N], one entry a place.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+import warnings
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -11,7 +16,6 @@ from torch import Tensor
 from recgraph.sparse.blocks import refuse_second_derivative, score_blocks, work_type
 from recgraph.sparse.csr import Csr, csr_tensor
 from recgraph.sparse.device import full_precision, is_accelerated
-from recgraph.sparse.dgl import load as load_dgl
 from recgraph.sparse.operators import Chain, Sum
 from recgraph.sparse.ragged import Ragged
 
@@ -59,9 +63,8 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The gradient to ``x`` is a product with the transpose, which is held with the matrix: torch's own backward of a
-    CSR product transposes again every time, which costs six times the product. The one to the weights is made at the
-    entries alone: torch's own makes the whole R x C matrix.
+    """The gradient to ``x`` is a product with the transpose, which is held with the matrix: torch's own transposes
+    every time, for six times the cost. The one to the weights is made at the entries alone: torch's makes R x C cells.
     """
 
     @staticmethod
@@ -104,6 +107,39 @@ def multiply(adj: Csr, x: Tensor, backend: Backend) -> Tensor:
     )
 
 
+def load_dgl() -> Any:
+    """The package ``dgl``, imported so that it works beside torch 2.13.
+
+    DGL 2.1.0, the newest wheel for Linux, needs on import a GraphBolt library built for the very torch version and
+    ``torchdata.datapipes``, which no longer exists. An empty module in the place of ``dgl.graphbolt`` passes both by;
+    heterographs, message passing with gradients and samplers work, ``dgl.sparse`` and GraphBolt do not.
+
+    Raises:
+        ImportError: DGL is not there or does not import; says why and how to get it.
+    """
+    if "dgl" in sys.modules:
+        return sys.modules["dgl"]
+    try:
+        import packaging.version
+
+        # DGL looks for it inside setuptools, which no longer carries it
+        extern = ModuleType("setuptools.extern")
+        extern.packaging = packaging  # type: ignore[attr-defined]
+        sys.modules.setdefault("setuptools.extern", extern)
+        sys.modules.setdefault("setuptools.extern.packaging", packaging)
+        sys.modules["dgl.graphbolt"] = ModuleType("dgl.graphbolt", "left out by recgraph: no build for this torch")
+        # without a choice DGL asks for one on stderr and writes a file to the user's home
+        os.environ.setdefault("DGLBACKEND", "pytorch")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("dgl")
+    except Exception as error:  # DGL raises whatever its native parts raise
+        for name in [name for name in sys.modules if name == "dgl" or name.startswith("dgl.")]:
+            del sys.modules[name]
+        how = "pip install 'recgraph[dgl]' (Linux, Python < 3.13)"
+        raise ImportError(f"DGL cannot be used here: {type(error).__name__}: {error}. Get it with {how}") from error
+
+
 def _dgl_graph(dgl: Any, adj: Csr) -> Any:
     """Columns send, rows receive; edge ``e`` is entry ``e``."""
     return dgl.heterograph(
@@ -128,10 +164,9 @@ def _at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
 def pair_products(x: Tensor, y: Tensor, pairs: Ragged, block_rows: int | None = None) -> Tensor:
     """[P]: ``x_i . y_j`` for each row i and each j of its list, in the order of the lists.
 
-    On the host no tensor of pairs and widths is made: the products are sampled from ``x y^T``, and their gradients are
-    sparse products. Where the pairs are many and a good part of all, all products of a block of rows are made instead,
-    and again for their gradients; the result can then be differentiated once. On an accelerator, where counting the
-    pairs of a column would make the host wait, the rows are looked up.
+    On the host the products are sampled from ``x y^T``, and their gradients are sparse products. Where the pairs are
+    many and a good part of all, all products of a block of rows are made instead; the result can then be differentiated
+    once. On an accelerator, where counting the pairs of a column would make the host wait, the rows are looked up.
 
     Args:
         x, y: [N, D] and [M, D] floating point; the result has the wider type, at least float32.

@@ -230,7 +230,6 @@ def test_interactions_with_a_graph_of_features(sparse: bool) -> None:
         ({WRITES: ([0], [0, 1])}, (f"{WRITES}",)),
         ({WRITES: np.zeros((2, 3), dtype=int)}, (f"{WRITES}",)),
         ({("autor", "writes", "paper"): ([0], [0])}, ("autor", "author")),
-        ({"writes": ([0], [0])}, ("writes",)),
     ],
 )
 def test_wrong_edges(edges: Any, names: tuple[str, ...]) -> None:

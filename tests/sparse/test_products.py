@@ -8,11 +8,18 @@ import scipy.sparse as sp
 import torch
 
 from recgraph.sparse import products as _products
-from recgraph.sparse import ridge as _ridge
 from recgraph.sparse.csr import Csr, random_matrix
-from recgraph.sparse.products import co_occurrence, compose, compose_blocks, distinct, n_pairs, neighbours
+from recgraph.sparse.products import (
+    co_occurrence,
+    compose,
+    compose_blocks,
+    distinct,
+    n_pairs,
+    neighbours,
+    ridge_rows,
+    ridge_rows_cg,
+)
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.ridge import ridge_rows, ridge_rows_cg
 from recgraph.sparse.spmm import BACKENDS, Backend, spmm
 
 
@@ -179,7 +186,7 @@ def _case(device: torch.device) -> tuple[Ragged, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("cells", [1 << 22, 100, 1])
 def test_rows_are_solved(cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ridge, "_MAX_CELLS", cells)
+    monkeypatch.setattr(_products, "_MAX_RIDGE_CELLS", cells)
     rows, table, ridge = _case(device)
     start = torch.randn(25, 4, dtype=torch.float64, device=device)
     expected = torch.zeros(25, 4, dtype=torch.float64, device=device)

@@ -14,9 +14,8 @@ from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, Space
 from recgraph.models.closed_form.neighbours import fit_rows
 from recgraph.rng import Generators
-from recgraph.sparse.products import distinct
+from recgraph.sparse.products import distinct, ridge_rows, ridge_rows_cg
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.ridge import ridge_rows, ridge_rows_cg
 
 
 class IALSConfig(ModelConfig):

@@ -84,7 +84,7 @@ class Sampling(Config):
                 if id(walked) not in made:
                     level = rows if before is None else before.nodes
                     step, fan_out = walked.steps[-1], _at(self.context_fan_out, hop)
-                    drawn = sample_rows(step, level, fan_out, generator, self.replace).entries
+                    drawn, _ = sample_rows(step, level, fan_out, generator, self.replace)
                     found, inverse = torch.unique(step.indices[drawn.values], return_inverse=True)
                     reached = Csr(drawn.offsets, inverse, None, (len(level), len(found))).pattern()
                     if before is not None:
@@ -158,9 +158,8 @@ def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Gene
     nodes, factors = rows, []
     pairs = [*zip(path.adjacency.factors, path.masked.factors, strict=True)]
     for number, (factor, twin) in enumerate(pairs):
-        sample = sample_rows(factor, nodes, _at(fan_out, number), generator, replace)
-        drawn = sample.entries
-        scale = torch.repeat_interleave(sample.scale.to(scales.dtype), drawn.lengths, output_size=len(drawn.values))
+        drawn, per_row = sample_rows(factor, nodes, _at(fan_out, number), generator, replace)
+        scale = torch.repeat_interleave(per_row.to(scales.dtype), drawn.lengths, output_size=len(drawn.values))
         columns, width = factor.indices[drawn.values], factor.shape[1]
         if number < len(pairs) - 1:  # a node that several rows reach is expanded once
             nodes, columns = torch.unique(columns, return_inverse=True)
