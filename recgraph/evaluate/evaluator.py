@@ -154,7 +154,6 @@ def evaluate(
 
 
 def _check(protocols: Sequence[Protocol], cases: Cases, allow_fitted: bool) -> None:
-    """Refuse empty cases, items outside the catalogue, and protocols that may not be mixed or that leak."""
     if len(cases) == 0:
         part, split = protocols[0].part, protocols[0].split
         raise ValueError(f"cases is empty: truth of part {part!r} of split {split!r} has no user; give another part")
@@ -226,12 +225,6 @@ class Measurement:
     candidates: Ragged | None
     #: picks the lists from the ranking; None: they are its best
     reranking: Reranking | None
-
-    def __post_init__(self) -> None:
-        if self.reranking is not None and self.needs_ranks:
-            raise ValueError(
-                "rerank: ties = 'expectation' and metrics such as auc read the whole ranking; leave them out"
-            )
 
     @property
     def scored(self) -> str:
@@ -350,7 +343,6 @@ def _reranked(lists: Lists, k: int, reranking: Reranking) -> Lists:
 def _ranked(
     one_pass: _Pass, measurement: Measurement, batches: Sequence[_Batch], facts: dict[str, Any], fit_part: Part | None
 ) -> RankedHits:
-    """The lists of all users as a measurement sees them."""
     cases, truth = one_pass.cases, one_pass.truth
     index = torch.cat([batch.index for batch in batches])
     row_of = index.argsort()
@@ -365,7 +357,7 @@ def _ranked(
         ranked = replace(ranked, known=known_items(cases, ranked.items, fit_part))
     if not measurement.needs_ranks:
         return ranked
-    ranks = RelevantRanks.gather([batch.ranks for batch in batches if batch.ranks is not None], index)
+    ranks = RelevantRanks.cat([batch.ranks for batch in batches if batch.ranks is not None]).take(row_of)
     ranked = replace(ranked, relevant_ranks=ranks)
     if measurement.protocol.ties == "expectation":
         hits, gains, ties = expected_hits(ranks, ranked.hits.shape[1], truth.grades)
@@ -412,8 +404,7 @@ def _n_unreachable(cases: Cases, measurement: Measurement) -> int:
 
 
 def check_selects(metric: str) -> None:
-    """Refuse a metric that cannot select the best epoch: lower values of it are better (a model that has learnt nothing
-    has the lowest), or it needs features of items."""
+    """Refuse a metric that cannot select the best epoch: of a model that has learnt nothing lower ones are the best."""
     of = metric_class(split_metric(metric)[0])
     if not of.higher_is_better or "features" in of().needs:
         why = "needs features of items" if of.higher_is_better else "is better when it is lower"
@@ -423,8 +414,8 @@ def check_selects(metric: str) -> None:
 def validation(
     model: Ranker, cases: Cases, selects: str, *, seen: Seen, fit_part: Part, cutoffs: Sequence[int] = (5, 10, 20)
 ) -> dict[str, float]:
-    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch, whose value
-    is found under the name ``selects``, e.g. ``"coverage@20"``, too."""
+    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch, as it is
+    named, e.g. ``"coverage@20"``."""
     check_selects(selects)
     name, k = split_metric(selects)
     every = sorted({*cutoffs, *([] if k is None else [k])})

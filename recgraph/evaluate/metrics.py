@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -41,27 +41,22 @@ class RelevantRanks:
     reachable: Tensor
     n_candidates: Tensor
 
-    def rows(self, start: int, end: int) -> RelevantRanks:
-        end = min(end, self.above.n_rows)
-        part = slice(int(self.above.offsets[start]), int(self.above.offsets[end]))
-        equal, before, reachable = (each[part] for each in (self.equal, self.before, self.reachable))
-        return RelevantRanks(self.above.part(start, end), equal, before, reachable, self.n_candidates[start:end])
+    def take(self, index: Tensor) -> RelevantRanks:
+        """The users at rows ``index`` [B]."""
+        equal, before, reachable = (
+            self.above.with_values(each).take(index).values for each in (self.equal, self.before, self.reachable)
+        )
+        return RelevantRanks(self.above.take(index), equal, before, reachable, self.n_candidates[index])
 
     def to(self, device: torch.device) -> RelevantRanks:
         counts = (part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates))
         return RelevantRanks(self.above.to(device), *counts)
 
     @classmethod
-    def gather(cls, parts: Sequence[RelevantRanks], index: Tensor) -> RelevantRanks:
-        """The users of all parts; row i of the parts is user ``index[i]`` [U] of the result."""
-        row_of = index.argsort()
-        above = Ragged.cat([part.above for part in parts])
-        equal, before, reachable = (
-            above.with_values(torch.cat([getattr(part, name) for part in parts])).take(row_of).values
-            for name in ("equal", "before", "reachable")
-        )
-        n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
-        return cls(above.take(row_of), equal, before, reachable, n_candidates)
+    def cat(cls, parts: Sequence[RelevantRanks]) -> RelevantRanks:
+        names = ("equal", "before", "reachable", "n_candidates")
+        counts = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        return cls(Ragged.cat([part.above for part in parts]), *counts)
 
 
 @dataclass(frozen=True)
@@ -120,20 +115,20 @@ class RankedHits:
 
     def first(self, k: int) -> RankedHits:
         """Lists cut to their first ``k`` ranks."""
-        return self._part(slice(None), slice(k))
+        return self._map(lambda table: table[:, :k])
 
     def rows(self, start: int, end: int) -> RankedHits:
         """Users ``start`` to ``end``."""
-        ranks = None if self.relevant_ranks is None else self.relevant_ranks.rows(start, end)
-        part = self._part(slice(start, end), slice(None))
+        users = torch.arange(start, min(end, len(self)))
+        ranks = self.relevant_ranks and self.relevant_ranks.take(users)
+        part = self._map(lambda table: table[start:end])
         return replace(part, n_relevant=self.n_relevant[start:end], relevant_ranks=ranks)
 
-    def _part(self, rows: slice, ranks: slice) -> RankedHits:
-        """What is of users and ranks, cut to some of them."""
+    def _map(self, cut: Callable[[Tensor], Tensor]) -> RankedHits:
         tables = {name: getattr(self, name) for name in ("hits", "gains", "ideal_gains", "items", "scores", "known")}
-        cut: dict[str, Any] = {name: None if table is None else table[rows, ranks] for name, table in tables.items()}
-        ties = self.ties and Ties(*(each[rows, ranks] for each in (self.ties.offset, self.ties.size, self.ties.n_hits)))
-        return replace(self, **cut, ties=ties)
+        made: dict[str, Any] = {name: None if table is None else cut(table) for name, table in tables.items()}
+        ties = self.ties and Ties(cut(self.ties.offset), cut(self.ties.size), cut(self.ties.n_hits))
+        return replace(self, **made, ties=ties)
 
     def listed(self) -> Tensor:
         """[U, K] int64: the items, -1 past the end of a list."""
@@ -148,23 +143,18 @@ class RankedHits:
 
 @dataclass(frozen=True)
 class Truth:
-    """Relevant items, each once.
+    """Relevant items, each once."""
 
-    Attributes:
-        keys: [T] int64, ascending: ``row * n_items + item``.
-        grades: [T] float64, aligned, or None; an item that is given twice counts with its highest grade.
-        n_relevant: [U] int64.
-        n_items: the size of the catalogue.
-    """
-
+    #: [T] int64, ascending: ``row * n_items + item``
     keys: Tensor
+    #: [T] float64, aligned, or None; an item that is given twice counts with its highest grade
     grades: Tensor | None
+    #: [U] int64
     n_relevant: Tensor
     n_items: int
 
     @classmethod
     def of(cls, cases: Cases) -> Truth:
-        """The truth of cases; refuses items outside the catalogue, and grades that are not positive and finite."""
         check_items("cases.truth", cases.truth.values, cases.n_items)
         keys, inverse = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values, return_inverse=True)
         n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
@@ -178,19 +168,16 @@ class Truth:
 
     @property
     def relevant(self) -> Ragged:
-        """A row for each user, the relevant items in ascending order."""
         return Ragged.from_lengths(self.keys % self.n_items, self.n_relevant)
 
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their gains, 0 for a miss,
-        None where grades are binary."""
+        """[B, K] bool, whether items [B, K] are relevant to the users at ``rows`` [B]; and their gains, or None."""
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
         positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
         hits = self.keys[positions] == wanted
         return hits, None if self.grades is None else self.grades[positions] * hits
 
     def ideal_gains(self, depth: int) -> Tensor | None:
-        """[U, depth] float64: each user's grades in descending order, padded with 0; None where binary."""
         if self.grades is None:
             return None
         rows = self.keys // self.n_items
@@ -201,17 +188,10 @@ class Truth:
 
 
 def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None) -> tuple[Tensor, Tensor | None, Ties]:
-    """Lists in which each rank holds the probability of a hit.
+    """Lists [U, depth] in which each rank holds the probability of a hit, and the gain where there are ``grades`` [T].
 
     A group of n candidates with the same score, m of them relevant, takes n consecutive ranks; over all their orders
-    each of these is a hit with probability m / n.
-
-    Args:
-        grades: [T] float64, aligned with ``ranks.above.values``, or None.
-
-    Returns:
-        hits [U, depth] float64, gains [U, depth] float64 or None, and the groups; a rank without a relevant item in
-        its group is a group of its own.
+    each of these is a hit with probability m / n. A rank without a relevant item in its group is a group of its own.
     """
     shape, device = (ranks.above.n_rows, depth), ranks.above.device
     hits = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -277,10 +257,8 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before).
-
-        Any value where a user has no relevant item and the metric needs one.
-        """
+        """[U] float64 from lists that are cut to their first ``k`` ranks (fewer where the catalogue ends before); any
+        value where a user has no relevant item and the metric needs one."""
 
     def mean(self, values: Tensor) -> float:
         """The value over all users: the mean of those that have one; NaN if none has."""
@@ -319,11 +297,9 @@ def ranks(like: Tensor) -> Tensor:
 
 
 def first_hit(ties: Ties) -> Tensor:
-    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores.
-
-    In a group of n tied candidates with m relevant ones, whose first o are misses, the next one is a hit with
-    probability m / (n - o) (McSherry and Najork, ECIR 2008, give the same as a hypergeometric tail).
-    """
+    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores: in a group of
+    n with m relevant ones, whose first o are misses, the next is a hit with m / (n - o) (McSherry and Najork, ECIR
+    2008)."""
     hits, left = ties.n_hits.double(), ties.size - ties.offset
     chance = (hits / left.clamp(min=1)).clamp(max=1)
     missed = (1 - chance).cumprod(1)
@@ -344,9 +320,17 @@ class ListedMean(Metric):
         return (self.values(ranked, k).double() * mask).sum(1) / mask.sum(1)
 
 
-def of_items(values: Tensor, ranked: RankedHits) -> Tensor:
-    """[U, K]: the value of each listed item, from ``values`` [n_items]; any value past the end of a list."""
-    return values[ranked.listed().clamp(min=0)]
+class ItemMean(ListedMean):
+    """A :class:`ListedMean` of what depends on the item alone. A subclass fills :meth:`of_items`."""
+
+    needs = frozenset({"items", "counts"})
+
+    @abstractmethod
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
+        """[n_items]."""
+
+    def values(self, ranked: RankedHits, k: int) -> Tensor:
+        return self.of_items(ranked, k)[ranked.listed().clamp(min=0)]
 
 
 def times_listed(ranked: RankedHits) -> Tensor:
@@ -518,14 +502,13 @@ class AUC(RelevanceMetric):
         return (found - lost / (relevant.n_candidates - found)) / ranked.n_relevant
 
 
-class AveragePopularity(ListedMean):
+class AveragePopularity(ItemMean):
     """The mean over the first k of the item's interactions in the training data."""
 
     higher_is_better = False
-    needs = frozenset({"items", "counts"})
 
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
-        return of_items(ranked.popularity(), ranked)
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
+        return ranked.popularity()
 
 
 class CatalogueCoverage(Aggregate):
@@ -574,7 +557,7 @@ class Personalization(Aggregate):
 
 
 @dataclass(frozen=True)
-class TailShare(ListedMean):
+class TailShare(ItemMean):
     """The share of the first k that belongs to the least popular items.
 
     The tail is the first max(int(ratio m), 1) of the m items with an interaction, by interactions and then by index;
@@ -586,15 +569,13 @@ class TailShare(ListedMean):
 
     ratio: float = 0.2
 
-    needs = frozenset({"items", "counts"})
-
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         counts = ranked.popularity()
         ascending = counts.argsort(stable=True)
         ascending = ascending[counts[ascending] > 0]
         tail = torch.zeros_like(counts, dtype=torch.bool)
         tail[ascending[: max(int(self.ratio * ascending.numel()), 1)]] = True
-        return of_items(tail, ranked)
+        return tail
 
 
 class IntraListDiversity(Metric):
@@ -633,7 +614,7 @@ class NewItems(ListedMean):
         return ~ranked.known
 
 
-class Novelty(ListedMean):
+class Novelty(ItemMean):
     """The mean over the first k of log2(users / the item's interactions): its self-information in bits.
 
     An item without interactions counts like one with a single one.
@@ -641,10 +622,10 @@ class Novelty(ListedMean):
 
     needs = frozenset({"items", "counts", "n_users"})
 
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.n_users
         assert n_users is not None
-        return of_items(counts.new_tensor(float(n_users)).log2() - counts.log2(), ranked)
+        return counts.new_tensor(float(n_users)).log2() - counts.log2()
 
 
 class Serendipity(ListedMean):
@@ -662,20 +643,18 @@ class Serendipity(ListedMean):
         _, group = torch.unique(-counts, return_inverse=True)
         expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
         own = (size + 1 - ranks(ranked.hits)) / size
-        return (own - of_items(expected, ranked)).clamp(min=0) * ranked.hits
+        return (own - expected[ranked.listed().clamp(min=0)]).clamp(min=0) * ranked.hits
 
 
-class Unexpectedness(ListedMean):
+class Unexpectedness(ItemMean):
     """The share of the first k that is not among the k most popular items."""
 
-    needs = frozenset({"items", "counts"})
-
-    def values(self, ranked: RankedHits, k: int) -> Tensor:
+    def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         # equally popular items in the order of their indices
         by_popularity = ranked.popularity().argsort(descending=True, stable=True)
-        popular = torch.zeros(ranked.n_items, dtype=torch.bool)
-        popular[by_popularity[:k]] = True
-        return ~of_items(popular, ranked)
+        unpopular = torch.ones(ranked.n_items, dtype=torch.bool)
+        unpopular[by_popularity[:k]] = False
+        return unpopular
 
 
 #: what is computed where the caller names no metrics
@@ -706,7 +685,6 @@ class MetricList:
 
     @classmethod
     def of(cls, wanted: Sequence[str | Metric] | None) -> MetricList:
-        """Read names; None for the default metrics."""
         metrics: dict[str, Metric] = {}
         lengths: dict[str, set[int]] = {}
         everywhere: set[str] = set()

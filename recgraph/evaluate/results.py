@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -63,9 +64,6 @@ class Result:
         values = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         return f"Result({len(self.users):,} users, protocol {self.hash}: {values})"
 
-    def _repr_html_(self) -> str:
-        return Results([self])._repr_html_()
-
     def __getitem__(self, metric: str) -> float:
         metrics = self.metrics
         if metric not in metrics:
@@ -88,7 +86,39 @@ class Result:
         return pl.DataFrame({**who, **self.per_user})
 
 
-class Results:
+class Printed(ABC):
+    """What ``print`` and notebooks show as a table."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """Texts and numbers by column; the first column names the row."""
+
+    def facts(self) -> dict[str, str]:
+        """What stands above the table in a notebook."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """What stands below the table."""
+        return []
+
+    def __str__(self) -> str:
+        def text(value: Any) -> str:
+            return "" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+
+        rows = self.rows()
+        texts = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts]
+        return "\n".join([*lines, *self.notes()])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name} {fact}' for name, fact in self.facts().items())})\n{self}"
+
+    def _repr_html_(self) -> str:
+        return block(type(self).__name__, self.facts(), [table(self.rows())], "; ".join(self.notes()))
+
+
+class Results(Printed):
     """What one call of ``evaluate`` computed: a result for each protocol.
 
     ``results["exclude"]`` finds one by its seen-item convention or its protocol's hash, ``results[0]`` by position.
@@ -135,34 +165,21 @@ class Results:
             columns[title] = [result.metrics.get(name) for name in names]
         return pl.DataFrame(columns)
 
-    def _notes(self) -> list[str]:
+    def rows(self) -> list[dict[str, Any]]:
+        return self.to_polars().to_dicts()
+
+    def facts(self) -> dict[str, str]:
+        return {
+            title: f"{len(result.users):,} users of {result.protocol.part}, protocol {result.hash}"
+            for title, result in zip(self.titles(), self, strict=True)
+        }
+
+    def notes(self) -> list[str]:
         return [
             f"{title}: {result.n_unreachable_users} users have unreachable relevant items"
             for title, result in zip(self.titles(), self, strict=True)
             if result.n_unreachable_users
         ]
-
-    def __str__(self) -> str:
-        rows = [["metric", *self.titles()]]
-        for name, *values in self.to_polars().rows():
-            rows.append([name, *("" if value is None else f"{value:.4f}" for value in values)])
-        return "\n".join([*aligned(rows), *self._notes()])
-
-    def __repr__(self) -> str:
-        return f"Results({', '.join(self.titles())})\n{self}"
-
-    def _repr_html_(self) -> str:
-        facts = {
-            title: f"{len(result.users):,} users of {result.protocol.part}, protocol {result.hash}"
-            for title, result in zip(self.titles(), self, strict=True)
-        }
-        return block("Results", facts, [table(self.to_polars().to_dicts())], "; ".join(self._notes()))
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of texts as lines in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 @checked
@@ -179,8 +196,7 @@ def comparable(a: Result, b: Result) -> list[str]:
     ``(10,)`` and of ``(5, 10, 20)``.
 
     Raises:
-        ProtocolMismatch: the protocols differ in anything else, or there is no such metric; the message shows what
-            differs.
+        ProtocolMismatch: the protocols differ in anything else, or there is no such metric.
     """
     shared = [name for name in a.metrics if name in b.metrics]
     if a.hash == b.hash:
@@ -203,12 +219,7 @@ def save_users(result: Result, path: str | Path) -> None:
 
     Any reader of Parquet reads it; :func:`load_users` gives the result back.
     """
-    about = {
-        "protocol": result.protocol.to_dict(),
-        "protocol_hash": result.hash,
-        "overall": result.metrics,
-        "n_unreachable_users": result.n_unreachable_users,
-    }
+    about = {**result.to_dict(), "overall": result.metrics}
     with replacing(Path(path)) as new:
         result.users_frame().write_parquet(new, metadata={"recgraph": json.dumps(about)})
 
@@ -222,17 +233,12 @@ def load_users(path: str | Path) -> Result:
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
         raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
-    frame = pl.read_parquet(path)
-    who, metrics = frame.columns[0], frame.columns[1:]
-    known = who == "user_id"
-    return Result(
-        protocol,
-        np.arange(frame.height) if known else frame[who].to_numpy(),
-        {name: frame[name].to_numpy() for name in metrics},
-        about["overall"],
-        about["n_unreachable_users"],
-        frame[who] if known else None,
-    )
+    who, *values = pl.read_parquet(path)
+    per_user = {column.name: column.to_numpy() for column in values}
+    about_all = about["overall"], about["n_unreachable_users"]
+    if who.name == "user_id":
+        return Result(protocol, np.arange(len(who)), per_user, *about_all, who)
+    return Result(protocol, who.to_numpy(), per_user, *about_all)
 
 
 def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
@@ -245,7 +251,7 @@ def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
     of_user = pl.Series("group", labels)
     groups = of_user.unique(maintain_order=True)
     masks = [of_user.eq_missing(group).to_numpy() for group in groups]
-    n_users = pl.Series([int(mask.sum()) for mask in masks], dtype=pl.UInt32)
+    n_users = pl.Series([mask.sum() for mask in masks], dtype=pl.UInt32)
     means = {}
     # polars' means of groups differ in the last digit by the number of threads
     for name, values in result.per_user.items():

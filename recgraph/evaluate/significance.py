@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from recgraph import pages
 from recgraph.config import checked
 from recgraph.evaluate.metrics import best_first
-from recgraph.evaluate.results import Result, aligned, comparable, load_users
+from recgraph.evaluate.results import Printed, Result, comparable, load_users
 from recgraph.rng import numpy_generator
 
 #: numbers drawn at a time
@@ -249,8 +248,8 @@ class Cell:
         return f"{self.value:.4f}{sign}"
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, repr=False)
+class Table(Printed):
     """Models by metrics; ``print(table)`` shows it.
 
     Attributes:
@@ -268,12 +267,8 @@ class Table:
     def __iter__(self) -> Iterator[tuple[str, dict[str, Cell]]]:
         return iter(self.cells.items())
 
-    def __str__(self) -> str:
-        rows = self.rows()
-        return "\n".join([*aligned([list(rows[0]), *(list(row.values()) for row in rows)]), self.legend])
-
-    def _repr_html_(self) -> str:
-        return pages.block("Comparison", {}, [pages.table(self.rows())], self.legend)
+    def notes(self) -> list[str]:
+        return [self.legend]
 
 
 @checked
