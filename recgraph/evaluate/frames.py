@@ -45,26 +45,23 @@ def frame(
     """Metrics of recommended lists, whoever made them.
 
     Args:
-        recommendations: a pandas, polars or pyarrow frame, one row a recommended item. Lists are ordered by ``rank``
-            if it is given, else by ``score``, else as the rows come; equal ranks or scores keep the order of the rows.
-        truth: a frame, one row a relevant item.
+        recommendations: a pandas, polars or pyarrow frame, one row a recommended item. Lists are ordered by the column
+            ``rank`` if it is given, else ``score``, else as the rows come, as equal ones are.
+        truth: a frame, one row a relevant item; ``grade`` is a column with positive numbers.
         user, item: the columns of ids in all frames: integers, texts, ...
-        score, rank: columns of ``recommendations``.
-        grade: a column of ``truth`` with positive numbers.
         train: a frame of the interactions that the model was fitted on, for metrics of popularity and novelty.
         features: a frame with a row an item, the column ``item`` and numbers, none missing, in all others, for the
             diversity of lists.
         n_items: the size of the catalogue; by default the different items of all frames given.
-        cutoffs, metrics: as for :func:`~recgraph.evaluate.evaluator.evaluate`. Metrics that read the whole ranking
-            (``"auc"``) cannot be had from lists.
+        cutoffs, metrics: as for :func:`~recgraph.evaluate.evaluator.evaluate`, but for ``"auc"``.
 
     Returns:
         One result. Users are those of both frames: one without recommendations counts with an empty list, and one
         without relevant items has no value in metrics that need them.
 
     Raises:
-        ValueError: a column is missing, or a value in it; an item is recommended twice to a user; ``n_items`` is
-            smaller than the number of different items; or a metric needs what is not given.
+        ValueError: a column or a value is missing, an item is recommended twice to a user, or a metric needs what is
+            not given.
     """
     wanted = MetricList.of(metrics)
     recs = _read(recommendations, "recommendations", [user, item], [name for name in (score, rank) if name])
@@ -86,7 +83,7 @@ def frame(
         raise ValueError(f"n_items = {n_items} must lie between the {len(items)} different items and {MOST_ITEMS:,}")
 
     def rows(table: pl.DataFrame, number: str | None = None) -> tuple[Ragged, Tensor | None]:
-        """A row of items for each user, in the order of the table, and numbers beside them; others are left out."""
+        """A row of items for each user, in the order of the table, and numbers beside them."""
         owner = _index(table[user], users)
         order = np.argsort(owner, kind="stable")
         order = order[owner[order] >= 0]
@@ -142,7 +139,6 @@ def _read(table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | No
 
 
 def _ids(columns: Sequence[pl.Series]) -> pl.Series:
-    """The different ids, in ascending order."""
     name = columns[0].name
     return pl.concat([column.to_frame() for column in columns], how="vertical_relaxed")[name].unique().sort()
 
@@ -185,10 +181,6 @@ def matrix(
         seen: whether seen items stay candidates; by default both where ``seen_items`` are given.
         cutoffs, metrics, ties: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
         features: [n_items, F], a tensor or an array, for the diversity of lists.
-
-    Raises:
-        ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
-            ``features`` and they are not given.
     """
     table = torch.as_tensor(scores)
     if table.dim() != 2:
@@ -214,7 +206,6 @@ def matrix(
 
 
 def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | None]:
-    """Rows of item indices, and their grades."""
     if isinstance(values, (list, tuple)) and len(values) == len(scores) and not (values and np.isscalar(values[0])):
         rows = Ragged.from_lists(values)
         check_items(name, rows.values, scores.shape[1])

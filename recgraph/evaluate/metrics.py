@@ -297,9 +297,8 @@ def ranks(like: Tensor) -> Tensor:
 
 
 def first_hit(ties: Ties) -> Tensor:
-    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores: in a group of
-    n with m relevant ones, whose first o are misses, the next is a hit with m / (n - o) (McSherry and Najork, ECIR
-    2008)."""
+    """[U, K] float64: the probability that the first hit is at each rank, over all orders of equal scores. In a group
+    of n, m of them relevant, whose first o are misses, the next is a hit with m / (n - o) (McSherry, Najork 2008)."""
     hits, left = ties.n_hits.double(), ties.size - ties.offset
     chance = (hits / left.clamp(min=1)).clamp(max=1)
     missed = (1 - chance).cumprod(1)
@@ -625,7 +624,8 @@ class Novelty(ItemMean):
     def of_items(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = ranked.popularity().clamp(min=1).double(), ranked.n_users
         assert n_users is not None
-        return counts.new_tensor(float(n_users)).log2() - counts.log2()
+        of_users: Tensor = counts.new_tensor(float(n_users)).log2()
+        return of_users - counts.log2()
 
 
 class Serendipity(ListedMean):
@@ -678,38 +678,35 @@ class MetricList:
     """Metrics that a caller names, with a cut-off (``"ndcg@10"``) or at all cut-offs, or gives as they are."""
 
     metrics: tuple[Metric, ...]
-    #: label -> its cut-offs, of metrics that are named with cut-offs alone
-    lengths: Mapping[str, tuple[int, ...]]
-    #: all cut-offs that metrics name
-    named: frozenset[int]
+    #: label -> the cut-offs that it is named with; None among them: all, or it has none
+    lengths: Mapping[str, set[int | None]]
 
     @classmethod
     def of(cls, wanted: Sequence[str | Metric] | None) -> MetricList:
         metrics: dict[str, Metric] = {}
-        lengths: dict[str, set[int]] = {}
-        everywhere: set[str] = set()
+        lengths: dict[str, set[int | None]] = {}
         for each in DEFAULT_METRICS if wanted is None else wanted:
             name, k = split_metric(each) if isinstance(each, str) and "@" in each else (each, None)
             metric = name if isinstance(name, Metric) else metric_class(name)()
             metrics.setdefault(metric.label, metric)
-            if k is None or not metric.cut:
-                everywhere.add(metric.label)
-            else:
-                lengths.setdefault(metric.label, set()).add(k)
-        own = {label: tuple(sorted(ks)) for label, ks in lengths.items() if label not in everywhere}
-        return cls(tuple(metrics.values()), own, frozenset[int]().union(*lengths.values()))
+            lengths.setdefault(metric.label, set()).add(k if metric.cut else None)
+        return cls(tuple(metrics.values()), lengths)
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
-        """The cut-offs of a protocol: those that are given, or else the default ones where a metric has none of its
-        own; and those that metrics name."""
+        """The cut-offs of a protocol: those given (by default the default ones, where a metric is named without one),
+        and those that metrics name."""
+        named = {k for lengths in self.lengths.values() for k in lengths if k is not None}
         if given is None:
-            is_plain = any(metric.cut and metric.label not in self.lengths for metric in self.metrics)
-            given = default if is_plain or not self.named else ()
-        return tuple(sorted({*given, *self.named}))
+            is_plain = any(metric.cut and None in self.lengths[metric.label] for metric in self.metrics)
+            given = default if is_plain or not named else ()
+        return tuple(sorted({*given, *named}))
 
     def columns(self, metric: Metric, cutoffs: Sequence[int]) -> tuple[int | None, ...]:
         """The cut-offs at which a metric is computed; None where it has none."""
-        return self.lengths.get(metric.label, tuple(cutoffs)) if metric.cut else (None,)
+        own = sorted(k for k in self.lengths[metric.label] if k is not None)
+        if None not in self.lengths[metric.label]:
+            return tuple(own)
+        return tuple(cutoffs) if metric.cut else (None,)
 
 
 def split_metric(text: str) -> tuple[str, int | None]:

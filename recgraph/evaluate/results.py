@@ -30,24 +30,18 @@ class ProtocolMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """The metrics under one protocol.
-
-    Attributes:
-        protocol: how the numbers were made.
-        users: [U] int64 user indices.
-        per_user: metric (``"ndcg@10"``) -> [U] float64; NaN where a user has no value.
-        overall: metric -> its value over all users, which is not always the mean of theirs; metrics without values of
-            users (``"gini@10"``) are here alone.
-        n_unreachable_users: users with a relevant item that the protocol takes out of the candidates;
-            counted as misses.
-        user_ids: [U], where the users are known by their ids.
-    """
+    """The metrics under one protocol."""
 
     protocol: Protocol
+    #: [U] int64 user indices
     users: NDArray[np.int64]
+    #: metric (``"ndcg@10"``) -> [U] float64; NaN where a user has no value
     per_user: dict[str, NDArray[np.float64]] = field(repr=False)
+    #: metric -> its value over all users, which is not always the mean of theirs (``"gini@10"``)
     overall: dict[str, float] = field(default_factory=dict)
+    #: users with a relevant item that the protocol takes out of the candidates, a miss
     n_unreachable_users: int = 0
+    #: [U], where the users are known by their ids
     user_ids: pl.Series | None = None
 
     @property
@@ -154,7 +148,6 @@ class Results(Printed):
         return [f"{title} {result.hash[:6]}" for title, result in zip(plain, self, strict=True)]
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Plain values, ready for JSON, a dictionary for each result."""
         return [result.to_dict() for result in self]
 
     def to_polars(self) -> pl.DataFrame:
@@ -242,12 +235,8 @@ def load_users(path: str | Path) -> Result:
 
 
 def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
-    """The metrics of each group: an attribute of users, or labels [U] of :func:`history_groups` and the like.
-
-    Returns:
-        one row a group, in order of first appearance: ``group``, ``n_users``, and a column a metric: the mean over the
-        users that have a value (null if none has). Metrics without values of users are left out.
-    """
+    """A row for each group of labels [U], in order of first appearance: ``group``, ``n_users``, and a column a metric
+    with values of users: the mean of those that have one (null if none has)."""
     of_user = pl.Series("group", labels)
     groups = of_user.unique(maintain_order=True)
     masks = [of_user.eq_missing(group).to_numpy() for group in groups]
@@ -273,10 +262,8 @@ def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
     """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``.
 
-    Args:
-        counts: [n_items] int64, interactions in the data the model was fitted on; an item without any is cold.
-        head: the share of the items with an interaction that is the head, the most popular ones (at least one item,
-            equally popular ones in the order of their indices).
+    An item without interactions, by ``counts`` [n_items], is cold; the share ``head`` of the others, the most popular
+    ones (at least one, equally popular ones in the order of their indices), is the head.
     """
     kinds = np.array(["cold", "tail", "head", "mixed"])
     kind = (counts > 0).long()

@@ -1,8 +1,4 @@
-"""Whether a difference between models is more than chance: over users or seeds; two models, or a table of them.
-
-scipy computes what it has. It has no Holm correction and no effect sizes, and its randomisation test is slower than the
-one here, see :func:`randomisation`.
-"""
+"""Whether a difference between models is more than chance: over users or seeds; two models, or a table of them."""
 
 from __future__ import annotations
 
@@ -48,7 +44,7 @@ class Interval:
 @dataclass(frozen=True)
 class Comparison:
     """A comparison of ``n`` pairs, ``b`` minus ``a``: the difference of the means with its interval and two-sided
-    p-values, and the difference over the deviation of the differences (Cohen's d for pairs)."""
+    p-values, and that over the deviation of the differences (Cohen's d for pairs)."""
 
     n: int
     difference: float
@@ -76,10 +72,8 @@ def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0)
     """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
 
     All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are drawn, and the pattern
-    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007).
-
-    ``scipy.stats.permutation_test`` is the same test. It permutes pairs and holds several copies of a batch: for 10,000
-    differences and 9,999 draws it takes 9.0 s and 520 MiB on one core, this product with drawn signs 0.8 s and 80 MiB.
+    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007). For 10,000 differences and 9,999
+    draws ``scipy.stats.permutation_test`` takes 9.0 s and 520 MiB on one core, this product 0.8 s and 80 MiB.
     """
     values = np.asarray(differences, dtype=np.float64)
     # sums that differ by rounding alone are as great as the observed one
@@ -134,12 +128,9 @@ class Welch:
 
 
 def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
-    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ.
-
-    With the same seed two models share no chance, so that nothing is gained by pairing their trainings, and they may
-    have different numbers of seeds (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
-    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0.
-    """
+    """Compare two samples, [N] and [M], of at least two values each, whose deviations may differ, e.g. seeds of two
+    models, which share no chance (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
+    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0."""
     own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = float(differences_of(own.mean(), other.mean()))
     free = own.size + other.size - 2
@@ -163,29 +154,18 @@ def compare_values(
     Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``. Seeds of
     two models are no pairs: see :func:`welch`.
     """
-    values = _differences(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
+    values = differences_of(a, b)
+    values = values[~np.isnan(values)]
     if values.size < 2:
         raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
+    rng, batch = numpy_generator(seed, "bootstrap"), max(_AT_ONCE // values.size, 1)
     low, high = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=n_draws,
-        batch=max(_AT_ONCE // values.size, 1),
-        confidence_level=confidence,
-        method="percentile",
-        rng=numpy_generator(seed, "bootstrap"),
+        (values,), np.mean, n_resamples=n_draws, batch=batch, confidence_level=confidence, method="percentile", rng=rng
     ).confidence_interval
-    p_values: dict[Test, float] = {
-        "t": paired_t(values),
-        "randomisation": randomisation(values, n_draws=n_draws, seed=seed),
-    }
+    by_signs = randomisation(values, n_draws=n_draws, seed=seed)
     interval = Interval(float(low), float(high), confidence)
+    p_values: dict[Test, float] = {"t": paired_t(values), "randomisation": by_signs}
     return Comparison(values.size, float(values.mean()), interval, p_values, cohen_d(values))
-
-
-def _differences(own: FloatArray, other: FloatArray) -> FloatArray:
-    """[M] ``other - own`` of the pairs with both."""
-    return differences_of(own, other)[~np.isnan(own) & ~np.isnan(other)]
 
 
 @checked
@@ -200,9 +180,8 @@ def over_users(
 ) -> Comparison:
     """Compare two models over users: whether the difference is to be expected for other users of the same kind.
 
-    Args:
-        a, b: a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
-            seeds) each user counts with the mean over them.
+    Each is a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
+    seeds) each user counts with the mean over them.
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
@@ -213,7 +192,6 @@ def over_users(
 
 
 def _results_of(given: Source | Sequence[Source]) -> list[Result]:
-    """The results of a model; files are read."""
     several = [given] if isinstance(given, Source) else given
     return [one if isinstance(one, Result) else load_users(one) for one in several]
 
@@ -236,11 +214,9 @@ class Cell:
     """A number of the table: the mean over the model's seeds."""
 
     value: float
-    #: against the best model of the column, corrected over the table; None for the best itself, for metrics without
-    #: values of users and where the value is NaN
+    #: against the best model of the column, corrected over the table; None where nothing was tested
     p_value: float | None
-    #: ``best``: better than every other; ``tied``: not significantly different from the best, which is itself tied
-    #: then; empty for others and where nothing was tested
+    #: ``best``: better than every other; ``tied``: not significantly different from the best, which is tied then, too
     mark: Literal["best", "tied", ""]
 
     def __str__(self) -> str:
@@ -250,13 +226,9 @@ class Cell:
 
 @dataclass(frozen=True, repr=False)
 class Table(Printed):
-    """Models by metrics; ``print(table)`` shows it.
+    """Models by metrics; ``print(table)`` shows it, ``legend`` says what the marks mean."""
 
-    Attributes:
-        cells: model -> metric -> cell; models in the order in which they were given.
-        legend: what the marks mean.
-    """
-
+    #: model -> metric -> cell; models in the order in which they were given
     cells: dict[str, dict[str, Cell]]
     legend: str
 
@@ -310,13 +282,13 @@ def table(
         for name, own in models.items():
             if name == best[metric] or metric not in own[0].per_user or math.isnan(means[metric][name]):
                 continue
-            values = _differences(*_user_means(own, models[best[metric]], metric))
+            values = differences_of(*_user_means(own, models[best[metric]], metric))
+            values = values[~np.isnan(values)]
             if values.size < 2:
-                p_values[name, metric] = 1.0
-            elif test == "t":
-                p_values[name, metric] = paired_t(values)
+                p = 1.0
             else:
-                p_values[name, metric] = randomisation(values, n_draws=n_draws, seed=seed)
+                p = paired_t(values) if test == "t" else randomisation(values, n_draws=n_draws, seed=seed)
+            p_values[name, metric] = p
     adjusted = dict(zip(p_values, holm([*p_values.values()]).tolist(), strict=True))
 
     def cell(name: str, metric: str) -> Cell:

@@ -404,8 +404,6 @@ def test_metrics_of_lists_need_what_they_read() -> None:
 
 
 def test_candidates_that_do_not_fit() -> None:
-    with refused("n_candidates"):
-        Protocol.of(candidates="sampled")
     cases, model = random_cases(3, 60), Scores(torch.randn(3, 60))
     for lists in (None, [[1]], [[1], [60], [2]], [[1], [2, 2], [2]]):
         rows = None if lists is None else Ragged.from_lists(lists)
