@@ -1,8 +1,5 @@
-"""``evaluate``: metrics of a model under one or several protocols, from one pass over its scores.
-
-Where several processes are connected, each ranks for its share of the users, and all have the numbers of every user. So
-has the process that gives shares to an engine.
-"""
+"""``evaluate``: metrics of a model under one or several protocols, from one pass over its scores. Of several processes
+each ranks for its share of the users, and all have the numbers of every user."""
 
 from __future__ import annotations
 
@@ -181,7 +178,7 @@ def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
 
 
 def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tuple[Protocol, Ragged | None]:
-    """The protocol with what identifies its candidates, and the candidates of each user (None: all items)."""
+    """The protocol with what identifies its candidates, and those of each user (None: all items)."""
     if protocol.candidates == "all":
         return protocol, None
     if protocol.candidates == "sampled":
@@ -221,11 +218,8 @@ class Measurement:
 
     @property
     def scored(self) -> str:
-        """The name of the ranking by score; measurements with the same candidates share it."""
-        own = self.protocol
-        if self.candidates is None:
-            return own.seen
-        return "/".join(map(str, (own.seen, own.candidates, own.n_candidates, own.candidate_seed, own.candidate_hash)))
+        """The name of the ranking by score, which measurements without candidates of their own share."""
+        return self.protocol.seen if self.candidates is None else self.protocol.hash
 
     def needs(self, *names: str) -> bool:
         """Whether a metric reads one of the named things."""

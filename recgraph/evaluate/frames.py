@@ -50,8 +50,7 @@ def frame(
         truth: a frame, one row a relevant item; ``grade`` is a column with positive numbers.
         user, item: the columns of ids in all frames: integers, texts, ...
         train: a frame of the interactions that the model was fitted on, for metrics of popularity and novelty.
-        features: a frame with a row an item, the column ``item`` and numbers, none missing, in all others, for the
-            diversity of lists.
+        features: a frame with a row an item, and numbers in all columns but ``item``, for the diversity of lists.
         n_items: the size of the catalogue; by default the different items of all frames given.
         cutoffs, metrics: as for :func:`~recgraph.evaluate.evaluator.evaluate`, but for ``"auc"``.
 
@@ -178,9 +177,7 @@ def matrix(
         truth: the relevant items: [U, n_items] as a scipy sparse or dense array that is not 0 there (grades, where it
             is not boolean and not all ones), or U lists of item indices. Users without any are left out.
         seen_items: the same for the interactions that the model was fitted on; also read by metrics of popularity.
-        seen: whether seen items stay candidates; by default both where ``seen_items`` are given.
-        cutoffs, metrics, ties: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
-        features: [n_items, F], a tensor or an array, for the diversity of lists.
+        seen, cutoffs, metrics, ties, features: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
     """
     table = torch.as_tensor(scores)
     if table.dim() != 2:

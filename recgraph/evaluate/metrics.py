@@ -25,20 +25,17 @@ def check_items(name: str, items: Tensor, n_items: int) -> None:
 
 @dataclass(frozen=True)
 class RelevantRanks:
-    """The ranks of the relevant items among all candidates, as counts of what is listed before them.
+    """The ranks of the relevant items among all candidates, as counts of what is listed before them."""
 
-    Attributes:
-        above: a row for each user, an entry for each relevant item: the candidates with a greater score.
-        equal, before: aligned with ``above.values``: the candidates with the same score, the item itself included; and
-            how many of them the tie rule lists before it.
-        reachable: aligned, bool: whether the item is a candidate at all; the counts of others mean nothing.
-        n_candidates: [U] int64.
-    """
-
+    #: a row for each user, an entry for each relevant item: the candidates with a greater score
     above: Ragged
+    #: aligned with ``above.values``: the candidates with the same score, the item itself included
     equal: Tensor
+    #: aligned: how many of these the tie rule lists before the item
     before: Tensor
+    #: aligned, bool: whether the item is a candidate at all; the counts of others mean nothing
     reachable: Tensor
+    #: [U] int64
     n_candidates: Tensor
 
     def take(self, index: Tensor) -> RelevantRanks:
@@ -61,13 +58,8 @@ class RelevantRanks:
 
 @dataclass(frozen=True)
 class Ties:
-    """The tied group that each rank of a list belongs to, for expectations over all orders of equal scores.
-
-    Attributes:
-        offset: [U, K] int64, ranks of the group before this one.
-        size: [U, K] int64, candidates in the group (also beyond the list); at least 1.
-        n_hits: [U, K] int64, relevant ones among them.
-    """
+    """The tied group that each rank of a list belongs to, [U, K] int64 each: ranks of the group before this one,
+    candidates in the group (also beyond the list; at least 1), and relevant ones among them."""
 
     offset: Tensor
     size: Tensor
@@ -79,12 +71,11 @@ class RankedHits:
     """Ranked lists as metrics see them. What is None is not known; a metric names what it needs.
 
     Attributes:
-        hits: [U, K], whether the item at each rank is relevant: bool, or float64 where ``ties`` are given: the
-            probability over all orders of equal scores. A rank past the end of a short list is a miss.
+        hits: [U, K], whether the item at each rank is relevant: bool, or float64, the probability over all orders of
+            equal scores, where ``ties`` are given. A rank past the end of a short list is a miss.
         n_relevant: [U] int64; relevant items that cannot be recommended count.
-        gains: [U, K] float64, the grade of the item at each rank, 0 for a miss (its expectation where ``ties`` are
-            given); None where grades are binary.
-        ideal_gains: [U, K] float64, the user's grades in descending order, padded with 0; None where binary.
+        gains, ideal_gains: [U, K] float64, the grade of the item at each rank, 0 for a miss; and the user's grades in
+            descending order, padded with 0. None where grades are binary.
         items: [U, K] int64, -1 past the end.
         scores: [U, K], aligned, where they are known.
         known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
@@ -131,12 +122,10 @@ class RankedHits:
         return replace(self, **made, ties=ties)
 
     def listed(self) -> Tensor:
-        """[U, K] int64: the items, -1 past the end of a list."""
         assert self.items is not None
         return self.items
 
     def popularity(self) -> Tensor:
-        """[n_items] int64: interactions of each item in the data the model was fitted on."""
         assert self.counts is not None
         return self.counts
 
@@ -361,11 +350,8 @@ class Recall(RelevanceMetric):
 
 @dataclass(frozen=True)
 class F1(RelevanceMetric):
-    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k).
-
-    Attributes:
-        beta: the weight b of recall.
-    """
+    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k); b is
+    ``beta``, the weight of recall."""
 
     beta: float = 1.0
 
@@ -392,20 +378,15 @@ class RPrecision(RelevanceMetric):
 
 
 def _of_users(values: Tensor, relevant: RelevantRanks) -> Tensor:
-    """[U] float64: the sums of values of relevant items, [T]."""
     sums = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=values.device)
     return sums.index_add_(0, relevant.above.rows, values.double())
 
 
 @dataclass(frozen=True)
 class DCG(RelevanceMetric):
-    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades.
+    """The sum over the ranks j <= k of gain_j / log2(j + 1): above 1 where there are several hits or grades."""
 
-    Attributes:
-        gain: of a grade: ``linear``, the grade; or ``exponential``, 2^grade - 1 (Burges et al., ICML 2005). It is 1 for
-            a relevant item where the truth carries no grades.
-    """
-
+    #: of a grade: the grade, or 2^grade - 1 (Burges et al., ICML 2005); without grades it is 1 for a relevant item
     gain: Literal["linear", "exponential"] = "linear"
 
     def gains(self, grades: Tensor) -> Tensor:
@@ -419,7 +400,6 @@ class DCG(RelevanceMetric):
 
 
 def _discounts(ranked: RankedHits) -> Tensor:
-    """[K] float64."""
     return (ranks(ranked.hits) + 1).log2().reciprocal()
 
 
@@ -469,11 +449,9 @@ class RBP(RelevanceMetric):
 
     Source: Moffat and Zobel, TOIS 2008. Departure: they multiply the sum by 1 - p instead, so that with few relevant
     items the best possible value is far below 1.
-
-    Attributes:
-        patience: p, the probability that a user goes on to the next item.
     """
 
+    #: p, the probability that a user goes on to the next item
     patience: float = 0.85
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -483,10 +461,7 @@ class RBP(RelevanceMetric):
 
 class AUC(RelevanceMetric):
     """The share of pairs of a relevant and another candidate in which the relevant one stands higher; ties count half.
-
-    All candidates are ranked and there is no cut-off. A relevant item that is no candidate loses every pair; a user
-    without other candidates has no value.
-    """
+    A relevant item that is no candidate loses every pair; a user without other candidates has no value."""
 
     cut = False
     needs = frozenset({"relevant_ranks"})
@@ -528,9 +503,7 @@ class Entropy(Aggregate):
 
 class Gini(Aggregate):
     """The Gini index of how often each item of the catalogue is among the first k: 0 for all alike, near 1 for few.
-
-    With x ascending it is the sum of (2i - N - 1) x_i / (N sum x).
-    """
+    With x ascending it is the sum of (2i - N - 1) x_i / (N sum x)."""
 
     higher_is_better = False
 
@@ -541,11 +514,8 @@ class Gini(Aggregate):
 
 
 class Personalization(Aggregate):
-    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users.
-
-    An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at. The length is at most the
-    items of the catalogue, and lists must have it. NaN for one user.
-    """
+    """1 - (items that two users' first k share) / (the length of a list), the mean over all pairs of users; NaN for one
+    user. An item that c users are shown is shared by c(c-1)/2 pairs, so no pair is looked at."""
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         counts, n_users = times_listed(ranked), len(ranked)
@@ -557,14 +527,8 @@ class Personalization(Aggregate):
 
 @dataclass(frozen=True)
 class TailShare(ItemMean):
-    """The share of the first k that belongs to the least popular items.
-
-    The tail is the first max(int(ratio m), 1) of the m items with an interaction, by interactions and then by index;
-    items without any are no part of it.
-
-    Attributes:
-        ratio: the share of the items that makes the tail.
-    """
+    """The share of the first k that belongs to the least popular items: the first max(int(ratio m), 1) of the m items
+    with an interaction, by interactions and then by index."""
 
     ratio: float = 0.2
 
@@ -578,10 +542,7 @@ class TailShare(ItemMean):
 
 
 class IntraListDiversity(Metric):
-    """The mean distance 1 - cosine over the pairs of the first k, between item features or embeddings.
-
-    A list of one item is 0, an empty one has no value.
-    """
+    """The mean distance 1 - cosine over the pairs of the first k, between item features; 0 for one item."""
 
     needs_truth = False
     needs = frozenset({"items", "features"})
@@ -614,10 +575,8 @@ class NewItems(ListedMean):
 
 
 class Novelty(ItemMean):
-    """The mean over the first k of log2(users / the item's interactions): its self-information in bits.
-
-    An item without interactions counts like one with a single one.
-    """
+    """The mean over the first k of log2(users / the item's interactions): its self-information in bits. An item without
+    interactions counts like one with a single one."""
 
     needs = frozenset({"items", "counts", "n_users"})
 
@@ -629,12 +588,9 @@ class Novelty(ItemMean):
 
 
 class Serendipity(ListedMean):
-    """The mean over the first k of max(p - q, 0) for hits and 0 for others.
-
-    p = (N + 1 - rank) / N of the N items in the catalogue; q the same of the item's rank by popularity, equally popular
-    items sharing a rank and the next one following without a gap; 0 for an item without interactions. A user without
-    relevant items counts as 0.
-    """
+    """The mean over the first k of max(p - q, 0) for hits and 0 for others. p = (N + 1 - rank) / N of the N items in
+    the catalogue; q the same of the item's rank by popularity, equally popular items sharing a rank and the next one
+    following without a gap; 0 for an item without interactions."""
 
     needs = frozenset({"items", "counts"})
 
@@ -643,7 +599,8 @@ class Serendipity(ListedMean):
         _, group = torch.unique(-counts, return_inverse=True)
         expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
         own = (size + 1 - ranks(ranked.hits)) / size
-        return (own - expected[ranked.listed().clamp(min=0)]).clamp(min=0) * ranked.hits
+        surprise: Tensor = own - expected[ranked.listed().clamp(min=0)]
+        return surprise.clamp(min=0) * ranked.hits
 
 
 class Unexpectedness(ItemMean):

@@ -25,8 +25,7 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Test scores of R probes, [R] float64 in [0, 1]; ``auc`` is the area under the ROC curve of each class against the
-    rest, averaged over classes."""
+    """Test scores of R probes, [R] float64; ``auc`` is the mean area of each class against the rest."""
 
     macro_f1: Tensor
     micro_f1: Tensor
@@ -96,7 +95,6 @@ def linear_probe(
 
 
 def _first_weights(dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
-    """Weights [C, R, D] and biases [C, R, 1] of R classifiers."""
     generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
     bound = math.sqrt(6 / (dim + n_classes))
     weight = torch.empty(n_classes, repeats, dim, device=device).uniform_(-bound, bound, generator=generator)
@@ -113,8 +111,7 @@ def logistic_probe(
 ) -> ProbeScores:
     """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes.
 
-    Neither first weights nor a number of steps matter, as they do in the published protocol. Macro-F1 is that of the
-    best validation Macro-F1, the others are those of the best Micro-F1.
+    Macro-F1 is that of the best validation Macro-F1, the others are those of the best Micro-F1.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -217,8 +214,7 @@ class NodeProtocol(Config):
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, repr=False)

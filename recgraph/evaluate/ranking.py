@@ -60,7 +60,7 @@ class Scorer(ABC):
 @dataclass(frozen=True)
 class RankedBatch:
     """Lists of the users at rows ``index`` [B] of a query, and ranks of their relevant items where they are wanted, on
-    the host: by convention (``"keep"``, ``"exclude"``), or by the name of the users' own candidates."""
+    the host: by convention, or by the name of the users' own candidates."""
 
     index: Tensor
     lists: dict[str, Lists]
@@ -133,13 +133,9 @@ def rank(
 ) -> Iterator[RankedBatch]:
     """Rank for all users of a query, shortest histories first, in the groups of 256 in which the model is called.
 
-    Args:
-        seen: one row for each user of the query, the items that ``"exclude"`` leaves out.
-        ranks: which of how many processes this is: of ``n`` processes each ranks every ``n``-th group. The groups are
-            those of one process, so that no score's rounding depends on the number of processes. None: there is one.
-
-    A model with ``ranks_in_threads`` is called by as many threads as torch computes with, each with a group of its own;
-    lists and scores are those of one thread.
+    ``seen`` are the items that ``"exclude"`` leaves out. Of ``n`` processes (``ranks``) each ranks every ``n``-th
+    group, so that no score's rounding depends on their number. A model with ``ranks_in_threads`` is called by as many
+    threads as torch computes with, each with a group of its own; lists and scores are those of one thread.
     """
     groups = query.history.lengths.argsort(stable=True).split(GROUP)  # type: ignore[no-untyped-call]
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories

@@ -1,8 +1,7 @@
-"""Re-rankers: what a list holds besides the best scores; picking lists from rankings, under limits too.
+"""Re-rankers: lists are picked from the best items of a ranking, its pool, one item after the other, under limits too.
 
-A list is picked from the best items of a ranking, its pool, one item after the other. A re-ranker compares the
-candidates with the items that were picked; the similarities of one kind are a matrix without negative eigenvalues, 1 of
-an item with itself, so that a determinant of them is a volume.
+The similarities of one kind are a matrix without negative eigenvalues, 1 of an item with itself, so that a determinant
+of them is a volume.
 """
 
 from __future__ import annotations

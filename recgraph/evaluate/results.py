@@ -113,10 +113,8 @@ class Printed(ABC):
 
 
 class Results(Printed):
-    """What one call of ``evaluate`` computed: a result for each protocol.
-
-    ``results["exclude"]`` finds one by its seen-item convention or its protocol's hash, ``results[0]`` by position.
-    """
+    """What one call of ``evaluate`` computed, a result for each protocol: ``results["exclude"]`` finds one by its
+    seen-item convention or its protocol's hash, ``results[0]`` by position."""
 
     def __init__(self, results: list[Result]) -> None:
         self._results = list(results)
@@ -183,14 +181,8 @@ def compare(a: Result, b: Result) -> dict[str, float]:
 
 
 def comparable(a: Result, b: Result) -> list[str]:
-    """The metrics that both results have and that were made in the same way.
-
-    Where the lists of cut-offs alone differ, a metric at a cut-off of both is the same number: NDCG@10 of cut-offs
-    ``(10,)`` and of ``(5, 10, 20)``.
-
-    Raises:
-        ProtocolMismatch: the protocols differ in anything else, or there is no such metric.
-    """
+    """The metrics that both results have. Raises ProtocolMismatch where protocols differ in more than the cut-offs: a
+    metric at a cut-off of both is the same number."""
     shared = [name for name in a.metrics if name in b.metrics]
     if a.hash == b.hash:
         return shared
@@ -208,10 +200,8 @@ def comparable(a: Result, b: Result) -> list[str]:
 
 @checked
 def save_users(result: Result, path: str | Path) -> None:
-    """Write a result: a row a user, a column a metric; protocol and overall values in the file's metadata.
-
-    Any reader of Parquet reads it; :func:`load_users` gives the result back.
-    """
+    """Write a result for :func:`load_users`, and any reader of Parquet: a row a user, a column a metric; protocol and
+    overall values in the file's metadata."""
     about = {**result.to_dict(), "overall": result.metrics}
     with replacing(Path(path)) as new:
         result.users_frame().write_parquet(new, metadata={"recgraph": json.dumps(about)})
@@ -260,11 +250,9 @@ def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]
 
 
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
-    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``.
-
-    An item without interactions, by ``counts`` [n_items], is cold; the share ``head`` of the others, the most popular
-    ones (at least one, equally popular ones in the order of their indices), is the head.
-    """
+    """[U] labels: ``"head"``, ``"tail"`` or ``"cold"`` where all relevant items of a user are so, else ``"mixed"``. An
+    item without interactions, by ``counts`` [n_items], is cold; the share ``head`` of the others (at least one), the
+    most popular ones and then by index, is the head."""
     kinds = np.array(["cold", "tail", "head", "mixed"])
     kind = (counts > 0).long()
     popular = counts.argsort(descending=True, stable=True)

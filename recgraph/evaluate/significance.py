@@ -34,8 +34,6 @@ class TooFewPairs(ValueError):
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval of a mean difference."""
-
     low: float
     high: float
     confidence: float
@@ -118,8 +116,8 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True)
 class Welch:
-    """A comparison of two samples, ``b`` minus ``a``: of the means, with Welch's interval and two-sided p-value, and
-    the difference over the pooled deviation, corrected for small samples (Hedges 1981)."""
+    """A comparison of two samples, ``b`` minus ``a``: Welch's interval and two-sided p-value, and the difference over
+    the pooled deviation, corrected for small samples (Hedges 1981)."""
 
     difference: float
     interval: Interval
@@ -149,11 +147,8 @@ def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
 def compare_values(
     a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0
 ) -> Comparison:
-    """Compare paired values, e.g. of the same users or folds: both tests and the percentile bootstrap interval.
-
-    Pairs in which either is NaN (the user has no value) are left out; fewer than two raise ``TooFewPairs``. Seeds of
-    two models are no pairs: see :func:`welch`.
-    """
+    """Compare paired values, e.g. of the same users or folds: both tests and the percentile bootstrap interval. Pairs
+    in which either is NaN are left out. Seeds of two models are no pairs: see :func:`welch`."""
     values = differences_of(a, b)
     values = values[~np.isnan(values)]
     if values.size < 2:
@@ -185,7 +180,6 @@ def over_users(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
-        ValueError: the users are not the same, or the metric has values of none or (``TooFewPairs``) one of them.
     """
     means = _user_means(_results_of(a), _results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
@@ -257,14 +251,12 @@ def table(
 
     Args:
         results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
-        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result, see
-            :func:`~recgraph.evaluate.results.comparable`.
-        test, n_draws, seed: of the comparisons; ``n_draws`` and ``seed`` are for ``"randomisation"``.
+        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result.
+        test: ``"t"``, or ``"randomisation"`` with ``n_draws`` and ``seed``.
         alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
-        ValueError: no models, or results of different users.
     """
     models = {name: _results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]

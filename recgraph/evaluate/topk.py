@@ -1,13 +1,10 @@
 """Streaming full ranking: the best k of all items for each user, seen items kept and excluded from one pass.
 
-The order is by score, then by a seeded permutation of the items: columns are the items in the permuted order, so that
-"the lower column first" is the whole tie rule. Scores are computed in tiles of fixed shape (128 users by 1,024 columns,
-padded at the ends), so that the rounding of a score, and with it every list, depends neither on how users are batched
-nor on how many items are ranked at a time.
-
-``torch.topk`` breaks ties arbitrarily. Here its values are trusted and its choice among equal values is not: rows in
-which equality could matter are found by comparing neighbours, and those rows alone are resolved exactly. The ranks of
-relevant items are counted from the same scores, to the last bit, so that no catalogue is ever sorted.
+Columns are the items in the order of a seeded permutation, so that "the lower column first" is the whole tie rule.
+Scores are computed in tiles of fixed shape (128 users by 1,024 columns, padded at the ends), so that the rounding of a
+score depends neither on how users are batched nor on how many items are ranked at a time. ``torch.topk`` breaks ties
+arbitrarily: its values are trusted, and rows in which equality could matter are resolved exactly. The ranks of relevant
+items are counted from the same scores, so that no catalogue is ever sorted.
 """
 
 from __future__ import annotations
@@ -79,11 +76,9 @@ class Catalogue:
     """The items that are ranked, in the order of the tie rule, prepared once for many users; threads may share one.
 
     Args:
-        k: the length of the lists.
         item_vectors: [n_items, D] where scores are inner products; None where a model gives scores.
         candidates: [C] int64 item indices to which the ranking is restricted; None for all.
         block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
-        device: where the ranking runs (default: that of ``item_vectors``, else the host).
         wide: compute scores in float64 from float32 vectors, widened tile by tile. Only for vectors whose products
             float64 adds up without rounding: such sums do not depend on the number of users, and tiles are not padded.
 
@@ -176,13 +171,10 @@ class Catalogue:
     def rank(
         self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...], users: Tensor | None = None
     ) -> dict[str, Lists]:
-        """Rank for a batch of users: convention -> lists.
+        """Rank for a batch of users: convention (``"keep"``, ``"exclude"``) -> lists.
 
-        Args:
-            queries: [B, D] user vectors where the catalogue has item vectors, else [B, n_items] scores in item order.
-            seen: B rows of item indices (repeats allowed); needed for ``"exclude"``.
-            conventions: of ``"keep"`` (seen items are candidates like any other) and ``"exclude"``.
-            users: [B] int64, only to name a user whose score is NaN.
+        Queries are user vectors [B, D] where the catalogue has item vectors, else scores [B, n_items] in item order;
+        ``seen`` are B rows of item indices (repeats allowed); ``users`` [B] name one whose score is NaN.
         """
         queries = self.prepared(queries)
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
@@ -298,16 +290,11 @@ def refuse_nan(scores: Tensor, rows: Tensor | None, users: Tensor | None) -> Non
 
 
 def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    """The ``k`` best columns of each row: by score, and among equal scores by lower column.
+    """The ``k`` best columns of each row, by score and then by lower column: values and columns [R, k] in rank order,
+    padded with -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
 
-    Args:
-        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; -inf where a column may not be chosen.
-        filled: columns from here on are padding.
-        excluded: [X] int64, further positions ``row * W + column`` that may not be chosen (an allowed one may hold
-            -inf, too).
-
-    Returns values [R, k] and columns [R, k] int64 in rank order, padded with -inf and -1. A NaN anywhere in a row shows
-    as a NaN in its first value.
+    Scores [R, W] are contiguous, W a multiple of 64 and greater than ``k``. Columns from ``filled`` on and positions
+    ``excluded`` [X] (``row * W + column``) may not be chosen and hold -inf, as an allowed one may, too.
     """
     values, columns = _topk(scores, k + 1)
     unsure = (values[:, k - 1] == NO_SCORE) | (values[:, k - 1] == values[:, k])
@@ -497,8 +484,8 @@ def rank_relevant(
 def rank_candidates(
     catalogue: Catalogue, queries: Tensor, candidates: Ragged, relevant: Ragged, users: Tensor | None = None
 ) -> tuple[Lists, RelevantRanks]:
-    """Rank each user's own candidates: lists of the catalogue's length, and the ranks of the relevant items, of which
-    those that are no candidate are not reachable. ``candidates`` and ``relevant`` are B rows of items, each once."""
+    """Rank each user's own candidates, B rows of items, each once: lists of the catalogue's length, and the ranks of
+    the relevant items."""
     queries = catalogue.prepared(queries)
     columns, own = (rows.with_values(catalogue.position[rows.values]) for rows in (candidates, relevant))
     tiles = []
