@@ -1,5 +1,4 @@
-"""Checks of a split and of the evaluation on it: leakage of time, duplicates, unknown items, popularity, scorers at
-chance."""
+"""Checks of a split and of the evaluation on it."""
 
 from __future__ import annotations
 
@@ -96,7 +95,6 @@ def duplicates(cases: Cases, part: str) -> Check:
 
 
 def _distinct(rows: Tensor, items: Tensor, cases: Cases) -> Tensor:
-    """[T] int64: the pairs of a row and an item, each once."""
     keys: Tensor = torch.unique(rows * cases.n_items + items)
     return keys
 

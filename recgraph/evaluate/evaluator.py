@@ -101,8 +101,8 @@ def evaluate(
         A result for each protocol, with the values of each user in the order of ``cases``.
 
     Raises:
-        ValueError: no cases, items outside the catalogue, an unknown metric or one that needs what is not given, NaN
-            scores, protocols that cannot share a pass, or a part that the model was fitted on.
+        ValueError: no cases, items outside the catalogue, a metric that needs what is not given, NaN scores, protocols
+            that cannot share a pass, or a part that the model was fitted on.
     """
     wanted = MetricList.of(metrics)
     if protocols is None:
@@ -166,9 +166,8 @@ def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
     replacement, from those that are neither relevant nor in the history. Metrics over them are far above those over all
     items, and may order models differently (Krichene and Rendle, KDD 2020)."""
     rows = []
-    for user, truth, history in zip(
-        cases.users.tolist(), cases.truth.to_lists(), cases.history.to_lists(), strict=True
-    ):
+    of_users = cases.users.tolist(), cases.truth.to_lists(), cases.history.to_lists()
+    for user, truth, history in zip(*of_users, strict=True):
         relevant, taken = np.unique(truth), np.unique([*truth, *history])
         n_free = cases.n_items - len(taken)
         drawn = numpy_generator(seed, "candidates", user).choice(n_free, min(n, n_free), replace=False)
@@ -216,6 +215,10 @@ class Measurement:
     #: picks the lists from the ranking; None: they are its best
     reranking: Reranking | None
 
+    def __post_init__(self) -> None:
+        if self.reranking is not None and self.needs_ranks:
+            raise ValueError("rerank: ties = 'expectation' and metrics such as auc read the whole ranking")
+
     @property
     def scored(self) -> str:
         """The name of the ranking by score, which measurements without candidates of their own share."""
@@ -234,8 +237,6 @@ class Measurement:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One ranking of the users of cases, for several measurements."""
-
     model: Ranker
     catalogue: Catalogue
     cases: Cases

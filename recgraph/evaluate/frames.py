@@ -57,10 +57,6 @@ def frame(
     Returns:
         One result. Users are those of both frames: one without recommendations counts with an empty list, and one
         without relevant items has no value in metrics that need them.
-
-    Raises:
-        ValueError: a column or a value is missing, an item is recommended twice to a user, or a metric needs what is
-            not given.
     """
     wanted = MetricList.of(metrics)
     recs = _read(recommendations, "recommendations", [user, item], [name for name in (score, rank) if name])
@@ -120,7 +116,6 @@ def frame(
 
 
 def _read(table: Any, name: str, ids: Sequence[str], numbers: Sequence[str] | None = ()) -> pl.DataFrame:
-    """The columns of a frame, of ids and of numbers (None: all others)."""
     found = table.collect() if isinstance(table, pl.LazyFrame) else nw.from_native(table, eager_only=True).to_polars()
     numbers = [column for column in found.columns if column not in ids] if numbers is None else numbers
     for column in (*ids, *numbers):

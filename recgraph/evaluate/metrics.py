@@ -274,7 +274,7 @@ class Aggregate(Metric):
 
 
 def check_needs(metrics: Iterable[Metric], missing: Mapping[str, str]) -> None:
-    """Refuse metrics that need something missing: what it is -> what to give."""
+    """Refuse metrics that need what is missing: what it is -> what to give."""
     for metric in metrics:
         for need in sorted(metric.needs & missing.keys()):
             raise ValueError(f"metric {metric.label!r} needs {need}, which is not known here; give {missing[need]}")
@@ -616,7 +616,6 @@ class Unexpectedness(ItemMean):
 
 #: what is computed where the caller names no metrics
 DEFAULT_METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
-#: short name -> name
 _SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
 
 

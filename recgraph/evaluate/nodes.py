@@ -62,7 +62,6 @@ def linear_probe(
         embedding: [N, D], frozen.
         labels: [N] int64 from 0.
         split: of the nodes; a node that occurs twice in ``train`` counts twice.
-        seed: of the first weights.
     """
     x, labels, n_classes = _checked(embedding, labels, split)
     labels = labels.to(x.device)
@@ -81,9 +80,8 @@ def linear_probe(
         optimiser.step()
         with torch.no_grad():
             predicted = _logits(weight, bias, x[split.valid]).max(0).indices
-            for score, (best_score, *best_weights) in zip(
-                f1_scores(predicted, valid_labels, n_classes), best, strict=True
-            ):
+            scores = f1_scores(predicted, valid_labels, n_classes)
+            for score, (best_score, *best_weights) in zip(scores, best, strict=True):
                 better = score > best_score
                 torch.where(better, score, best_score, out=best_score)
                 for then, now in zip(best_weights, (weight, bias), strict=True):
@@ -109,10 +107,8 @@ def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 def logistic_probe(
     embedding: Tensor, labels: Tensor, split: NodeSplit, *, strengths: tuple[float, ...] = STRENGTHS
 ) -> ProbeScores:
-    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes.
-
-    Macro-F1 is that of the best validation Macro-F1, the others are those of the best Micro-F1.
-    """
+    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes: for
+    Macro-F1 by Macro-F1, for the others by Micro-F1."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

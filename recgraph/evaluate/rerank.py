@@ -63,8 +63,8 @@ class Cosine(Similarity):
 
 
 class Jaccard(Similarity):
-    """The common values of two items over all their values; 0 where neither has one. ``columns`` are codes
-    [n_items, m] int64 of each item feature, -1 behind the last value of an item."""
+    """The common values of two items over all their values; 0 where neither has one. ``columns`` are codes [n_items, m]
+    of each item feature, -1 behind the last value of an item."""
 
     def __init__(self, columns: Sequence[Tensor]) -> None:
         self._columns = tuple(columns)
@@ -135,16 +135,13 @@ class RerankerConfig(Config):
     """Settings that every re-ranker has."""
 
     strength: Annotated[
-        float,
-        Field(ge=0, le=1, description="0: the ranking as it is, 1: differences alone"),
-        Search(0.01, 0.9, log=True),
+        float, Field(ge=0, le=1, description="0: the ranking, 1: differences alone"), Search(0.01, 0.9, log=True)
     ] = 0.3
     pool: Annotated[
         int, Field(ge=1, description="the best items among which is picked; the list goes on by rank below them")
     ] = 100
     similarity: Annotated[
-        SimilarBy,
-        Field(description="of items: cosine of the model's vectors, or of the sets of users who have them"),
+        SimilarBy, Field(description="of items: cosine of the model's vectors, or of the sets of users who have them")
     ] = "vectors"
     columns: Annotated[
         tuple[str, ...], Field(description="item features whose common values are the similarity instead")
@@ -293,8 +290,7 @@ def bind(
 ) -> Reranking:
     """Find the similarity that the settings of a re-ranker name; ``setting`` and ``model`` are for errors.
 
-    ``by_vectors``, ``in_common`` and ``columns`` are the similarity by the model's item vectors, that by users in
-    common, and the item features; None: not known here. ``separator`` serves where the re-ranker has none.
+    What is None is not known here. ``separator`` serves where the re-ranker has none.
     """
     config = reranker.config
     if config.columns:
@@ -314,8 +310,7 @@ def bind(
 
 @dataclass(frozen=True)
 class Limit:
-    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] int64 are the values of each item, -1
-    behind the last."""
+    """At most ``most`` items of a list share a value; ``codes`` [n_items, m] are those of each item, -1 behind."""
 
     codes: Tensor
     most: int

@@ -151,10 +151,8 @@ class Results(Printed):
     def to_polars(self) -> pl.DataFrame:
         """One row a metric: ``metric``, then a column for each result."""
         names = list(dict.fromkeys(name for result in self for name in result.metrics))
-        columns: dict[str, list[Any]] = {"metric": names}
-        for title, result in zip(self.titles(), self, strict=True):
-            columns[title] = [result.metrics.get(name) for name in names]
-        return pl.DataFrame(columns)
+        of_results = ([result.metrics.get(name) for name in names] for result in self)
+        return pl.DataFrame({"metric": names, **dict(zip(self.titles(), of_results, strict=True))})
 
     def rows(self) -> list[dict[str, Any]]:
         return self.to_polars().to_dicts()
@@ -209,7 +207,7 @@ def save_users(result: Result, path: str | Path) -> None:
 
 @checked
 def load_users(path: str | Path) -> Result:
-    """Read what :func:`save_users` wrote; refuses other files, and a protocol that is not that of its hash."""
+    """Read what :func:`save_users` wrote."""
     about = json.loads(pl.read_parquet_metadata(path).get("recgraph", "{}"))
     if "protocol" not in about:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")

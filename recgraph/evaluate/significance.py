@@ -100,7 +100,7 @@ def cohen_d(differences: ArrayLike) -> float:
 def _over(difference: float, deviation: float) -> float:
     """Infinite where nothing deviates and there is a difference."""
     if deviation == 0:
-        return float(np.sign(difference) * np.inf) if difference else 0.0
+        return math.copysign(math.inf, difference) if difference else 0.0
     return difference / deviation
 
 
@@ -176,10 +176,7 @@ def over_users(
     """Compare two models over users: whether the difference is to be expected for other users of the same kind.
 
     Each is a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
-    seeds) each user counts with the mean over them.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
+    seeds) each user counts with the mean over them. Raises ProtocolMismatch.
     """
     means = _user_means(_results_of(a), _results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
@@ -254,9 +251,6 @@ def table(
         metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result.
         test: ``"t"``, or ``"randomisation"`` with ``n_draws`` and ``seed``.
         alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
-
-    Raises:
-        ProtocolMismatch: the numbers were made in different ways.
     """
     models = {name: _results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
@@ -276,11 +270,10 @@ def table(
                 continue
             values = differences_of(*_user_means(own, models[best[metric]], metric))
             values = values[~np.isnan(values)]
-            if values.size < 2:
-                p = 1.0
-            else:
+            p_values[name, metric] = 1.0
+            if values.size > 1:
                 p = paired_t(values) if test == "t" else randomisation(values, n_draws=n_draws, seed=seed)
-            p_values[name, metric] = p
+                p_values[name, metric] = p
     adjusted = dict(zip(p_values, holm([*p_values.values()]).tolist(), strict=True))
 
     def cell(name: str, metric: str) -> Cell:
